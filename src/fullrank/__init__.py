@@ -1,0 +1,1 @@
+"""Train and diagnose joint-embedding encoders."""

@@ -1,0 +1,38 @@
+"""What one step sees: images, and what is known about each."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as it leaves the data, before any view is made.
+
+    Shapes: images (N, C, H, W) uint8; labels (N,) int64, -1 where unlabelled; index (N,) int64, the row of
+    each image in its set; layers, where a composite source knows them, name -> (N, C, H, W) uint8.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    layers: dict[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on `device` (the name and signature Lightning and torch look for)."""
+        layers = self.layers and {k: v.to(device, non_blocking=non_blocking) for k, v in self.layers.items()}
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.images, self.labels, self.index))
+        return replace(self, **dict(zip(("images", "labels", "index"), moved, strict=True)), layers=layers)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) in 0 to 255 -> float32 in 0 to 1: the range every encoder and view works in.
+
+    >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
+    return images.float().div_(255.0)

@@ -1,0 +1,41 @@
+"""The errors a user can meet: one sentence each, with the value, the limit and the remedy."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FullrankError(Exception):
+    """Something failed that the user can mend; the command line prints it and exits with `exit_status`."""
+
+    exit_status = 1
+
+
+class UsageError(FullrankError, ValueError):
+    """The request itself cannot be carried out: an unknown name, an impossible width, a bad option."""
+
+    exit_status = 2
+
+
+class DataError(FullrankError):
+    """Images, labels or files are missing, unreadable or not what they say they are."""
+
+
+class DivergedError(FullrankError):
+    """The loss is no longer a finite number."""
+
+
+class InterruptedRunError(FullrankError):
+    """Ctrl-C: what was done is saved, and the message says how to go on."""
+
+    exit_status = 130
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageError:
+    """The error for a name nobody registered, with the nearest names that exist.
+
+    >>> print(unknown_name("head", "linaer", ["linear", "mlp"], "`fullrank list heads` shows all"))
+    Unknown head 'linaer': did you mean 'linear'? `fullrank list heads` shows all.
+    """
+    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "no name is near it; "
+    return UsageError(f"Unknown {kind} {name!r}: {guess}{remedy}.")

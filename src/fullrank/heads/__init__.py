@@ -1,0 +1,142 @@
+"""Heads: what sits between the representation h (N, D) and the embedding z (N, K) that the loss sees.
+
+The catalogue imports nothing; `head` builds one, and the classes are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fullrank.specs import Entry, Parameter, Registry, Spec
+
+if TYPE_CHECKING:
+    from fullrank.heads.fixed import (
+        LowRankHead as LowRankHead,
+        NoHead as NoHead,
+        RandomSubvectorHead as RandomSubvectorHead,
+        ReweightHead as ReweightHead,
+        SubvectorHead as SubvectorHead,
+    )
+    from fullrank.heads.head import Head as Head
+    from fullrank.heads.trained import (
+        DiagonalHead as DiagonalHead,
+        LinearHead as LinearHead,
+        MLPHead as MLPHead,
+        OrthogonalHead as OrthogonalHead,
+    )
+
+_HOMES = {
+    "fullrank.heads.head": ["Head"],
+    "fullrank.heads.fixed": [
+        "NoHead",
+        "SubvectorHead",
+        "LowRankHead",
+        "ReweightHead",
+        "RandomSubvectorHead",
+    ],
+    "fullrank.heads.trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],
+}
+__all__ = ["HEADS", "head", *(name for names in _HOMES.values() for name in names)]  # noqa: PLE0604
+
+NORM = Parameter(
+    "norm", str, "z standardised over the batch, no trained parameter", "none", choices=("none", "batch")
+)
+_OUT_DIM = Parameter("out_dim", int, "width of z", 128)
+_DIM = Parameter("dim", int, "how many channels reach the loss", 360)
+
+HEADS = Registry("head", "heads")
+for _entry in [
+    Entry(
+        "none",
+        "fullrank.heads.fixed:NoHead",
+        "z = h: the loss sees the representation itself",
+        "P1 Table 1 and 2, 'no projector' (ImageNet top-1 51.5)",
+        options=(NORM,),
+    ),
+    Entry(
+        "linear",
+        "fullrank.heads.trained:LinearHead",
+        "z = W h, trained, no bias",
+        "P1 Table 1, '1-layer linear projector'; Table 2, 'trainable linear' (61.1)",
+        value=_OUT_DIM,
+        options=(NORM,),
+    ),
+    Entry(
+        "mlp",
+        "fullrank.heads.trained:MLPHead",
+        "linear layers, each with batch norm, ReLU between them, no bias",
+        "P1 Table 1, '2-layer nonlinear projector' (66.5)",
+        value=_OUT_DIM,
+        options=(
+            Parameter("hidden", int, "width of the hidden layers; by default the width of h"),
+            Parameter("layers", int, "number of linear layers", 2),
+            NORM,
+        ),
+    ),
+    Entry(
+        "diagonal",
+        "fullrank.heads.trained:DiagonalHead",
+        "z = w * h, one trained weight a channel, started at 1",
+        "P1 Table 2, 'trainable diagonal' (60.2)",
+        options=(NORM,),
+    ),
+    Entry(
+        "orthogonal",
+        "fullrank.heads.trained:OrthogonalHead",
+        "z = Q h, trained, kept orthogonal by parametrisation",
+        "P1 Table 2, 'orthogonal' (52.2)",
+        options=(NORM,),
+    ),
+    Entry(
+        "subvector",
+        "fullrank.heads.fixed:SubvectorHead",
+        "z = the first DIM channels of h, nothing trained (DirectCLR)",
+        "P1 Table 1, 'DirectCLR'; Table 2, 'fixed low-rank diagonal' (62.7)",
+        value=_DIM,
+        options=(NORM,),
+        aliases=("directclr",),
+    ),
+    Entry(
+        "lowrank",
+        "fullrank.heads.fixed:LowRankHead",
+        "z = U diag(1..1, 0..0) V' h with fixed random rotations: rank DIM, nothing trained",
+        "P1 Table 2, 'fixed low-rank' (62.3)",
+        value=_DIM,
+        options=(NORM,),
+    ),
+    Entry(
+        "reweight",
+        "fullrank.heads.fixed:ReweightHead",
+        "z_i = h_i / kappa^i, nothing trained",
+        "P2, fixed reweighting head (authors' code; kappa 1.05)",
+        value=Parameter("kappa", float, "ratio of neighbouring weights, 1 or more", 1.05),
+        options=(NORM,),
+    ),
+    Entry(
+        "random-subvector",
+        "fullrank.heads.fixed:RandomSubvectorHead",
+        "z = DIM channels of h, drawn anew at each training step; the identity in eval",
+        "P1 Appendix F, 'random features each iteration' (43.0)",
+        value=_DIM,
+        options=(NORM,),
+    ),
+]:
+    HEADS.register(_entry)
+
+
+def head(spec: str | Spec, *, in_dim: int) -> "Head":
+    """Build a head from its spec for representations of width `in_dim`.
+
+    Raises UsageError for an unknown name or a width the representation cannot give.
+
+    >>> head("subvector:24", in_dim=96).out_dim
+    24
+    """
+    built: Head = HEADS.build(spec, in_dim=in_dim)
+    return built
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,152 @@
+"""Heads without a trained parameter: what they keep of h is decided before training starts."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError
+from fullrank.heads.head import Head, check_width
+
+Norm = Literal["none", "batch"]
+
+
+class NoHead(Head):
+    """The loss sees the representation itself: z = h.
+
+    Shapes: (N, D) -> (N, D).
+
+    >>> NoHead(8)(torch.ones(2, 8)).shape
+    torch.Size([2, 8])
+
+    Source: P1 Table 1 and Table 2, 'no projector', ImageNet top-1 51.5.
+    """
+
+    def __init__(self, in_dim: int, norm: Norm = "none"):
+        super().__init__(in_dim, in_dim, norm)
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return z = h."""
+        return h
+
+
+class SubvectorHead(Head):
+    """DirectCLR: the first `dim` channels of h, z = h[:, :dim].
+
+    Shapes: (N, D) -> (N, dim). The other channels get no gradient from the loss directly; they learn
+    through the residual connection of the encoder's last block, so that block needs an identity shortcut.
+    Raises UsageError unless 1 <= dim <= D.
+
+    >>> SubvectorHead(8, 3)(torch.arange(8.0)[None])
+    tensor([[0., 1., 2.]])
+
+    Source: P1 Section 6, Table 1 'DirectCLR' and Table 2 'fixed low-rank diagonal', 62.7 (dim 360 of 2048).
+    """
+
+    def __init__(self, in_dim: int, dim: int = 360, norm: Norm = "none"):
+        super().__init__(in_dim, check_width("dim", dim, in_dim), norm)
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return the first `out_dim` channels."""
+        return h[:, : self.out_dim]
+
+
+class LowRankHead(Head):
+    r"""A fixed linear map of rank `dim` whose nonzero singular values are 1.
+
+    .. math:: z = U \,\mathrm{diag}(\underbrace{1,\dots,1}_{dim}, 0, \dots, 0)\, V^\top h
+
+    with orthogonal U and V drawn once, from torch's generator, and saved with the head. Shapes:
+    (N, D) -> (N, D). Inner products of z see only V'h, so for a cosine loss this is `SubvectorHead` after
+    a fixed rotation of h. Which orthogonal matrices P1 used is not known. Raises UsageError unless
+    1 <= dim <= D.
+
+    >>> torch.linalg.matrix_rank(LowRankHead(8, 3).weight)
+    tensor(3)
+
+    Source: P1 Table 2, 'fixed low-rank', 62.3.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, in_dim: int, dim: int = 360, norm: Norm = "none"):
+        super().__init__(in_dim, in_dim, norm)
+        check_width("dim", dim, in_dim)
+        for name in ("left", "right"):
+            rotation = nn.init.orthogonal_(torch.empty(in_dim, in_dim))
+            self.register_buffer(name, rotation[:, :dim].contiguous())
+
+    @property
+    def weight(self) -> Tensor:
+        """The map as one matrix (D, D)."""
+        return self.left @ self.right.T
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return z = U V'h, through the `dim` channels in the middle."""
+        return h @ self.right @ self.left.T
+
+
+class ReweightHead(Head):
+    r"""Fixed, ever smaller weights along the channels.
+
+    .. math:: z_i = h_i\, e^{-i \ln \kappa}, \quad i = 0, \dots, D - 1
+
+    Shapes: (N, D) -> (N, D). Weights below float32's smallest normal number (1.2e-38) are set to 0, so no
+    denormal slows the step. Under a cosine loss the head is a soft sub-vector of about
+    (1 + kappa^-2) / (1 - kappa^-2) channels. An optimizer of the Adam family rescales each channel's
+    gradient and so undoes much of the reweighting. Raises UsageError for kappa below 1.
+
+    >>> ReweightHead(4, kappa=2.0).weight
+    tensor([1.0000, 0.5000, 0.2500, 0.1250])
+
+    Source: P2, fixed reweighting head (authors' code: kappa 1.05 in pre-training, 1.01 in evaluation).
+    """
+
+    weight: Tensor
+
+    def __init__(self, in_dim: int, kappa: float = 1.05, norm: Norm = "none"):
+        super().__init__(in_dim, in_dim, norm)
+        if not (math.isfinite(kappa) and kappa >= 1):
+            raise UsageError(f"kappa must be a number of 1 or more, but got {kappa}; 1 is no reweighting.")
+        # In float64: kappa ** i overflows for wide h, and the power of a rounded 1/kappa drifts.
+        weight = torch.exp(torch.arange(in_dim, dtype=torch.float64) * -math.log(kappa)).float()
+        weight[weight < torch.finfo(torch.float32).tiny] = 0.0
+        self.register_buffer("weight", weight)
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return z = w * h."""
+        return h * self.weight
+
+
+class RandomSubvectorHead(Head):
+    """In training `dim` channels of h, drawn anew at each call; in eval the identity.
+
+    Shapes: (N, D) -> (N, dim) in training, (N, D) in eval. The draw comes from `generator`, or from torch's
+    own where that is None. With `norm="batch"` all of h is standardised before the draw, so the running
+    statistics belong to channels and not to positions. Raises UsageError unless 1 <= dim <= D.
+
+    >>> RandomSubvectorHead(8, 3)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3])
+
+    Source: P1 Appendix F, new random features at each iteration, 43.0.
+    """
+
+    def __init__(
+        self, in_dim: int, dim: int = 360, norm: Norm = "none", generator: torch.Generator | None = None
+    ):
+        super().__init__(in_dim, check_width("dim", dim, in_dim), norm)
+        if norm == "batch":
+            self.norm = nn.BatchNorm1d(in_dim, affine=False)
+        self.generator = generator
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return `out_dim` channels, the same for every row, or all of them in eval."""
+        if not self.training:
+            return h
+        return h[:, torch.randperm(self.in_dim, generator=self.generator)[: self.out_dim].to(h.device)]
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h (N, D) -> z (N, dim), standardised before the draw."""
+        return self.project(self.norm(h))

@@ -1,0 +1,55 @@
+"""The contract of a head."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError
+
+
+class Head(nn.Module, ABC):
+    """A map from h (N, in_dim) to z (N, out_dim), called once on both views stacked.
+
+    With `norm="batch"` each channel of z is standardised over the batch (both views in training, running
+    statistics in eval) without any trained parameter; in this a head differs from one that ends in an
+    affine batch norm.
+
+    `layers` are the head's layers in order: `head.1` ... `head.L` are places where features can be read.
+    """
+
+    layers: nn.ModuleList
+
+    def __init__(self, in_dim: int, out_dim: int, norm: Literal["none", "batch"] = "none"):
+        super().__init__()
+        if norm not in ("none", "batch"):
+            raise UsageError(f"norm must be 'none' or 'batch', but got {norm!r}.")
+        self.in_dim, self.out_dim = in_dim, out_dim
+        self.layers = nn.ModuleList()
+        self.norm = nn.BatchNorm1d(out_dim, affine=False) if norm == "batch" else nn.Identity()
+
+    @abstractmethod
+    def project(self, h: Tensor) -> Tensor:
+        """h (N, in_dim) -> z before any standardisation (N, out_dim)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h (N, in_dim) -> z (N, out_dim)."""
+        z: Tensor = self.norm(self.project(h))
+        return z
+
+
+def check_width(name: str, value: int, in_dim: int) -> int:
+    """`value` if it is between 1 and `in_dim`; otherwise UsageError names both and the remedy."""
+    if not 1 <= value <= in_dim:
+        raise UsageError(
+            f"{name}={value} is outside 1 to {in_dim}, the width of h; choose {in_dim} or less, or a wider "
+            "encoder."
+        )
+    return value
+
+
+def check_positive(name: str, value: int) -> int:
+    """`value` if it is 1 or more; otherwise UsageError."""
+    if value < 1:
+        raise UsageError(f"{name} must be 1 or more, but got {value}.")
+    return value

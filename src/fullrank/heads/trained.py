@@ -1,0 +1,114 @@
+"""Heads that learn together with the encoder."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from fullrank.heads.head import Head, check_positive
+
+Norm = Literal["none", "batch"]
+
+
+class _LayeredHead(Head):
+    """A head that is its layers, one after the other."""
+
+    def __init__(self, in_dim: int, out_dim: int, layers: Sequence[nn.Module], norm: Norm):
+        super().__init__(in_dim, out_dim, norm)
+        self.layers.extend(layers)
+
+    def project(self, h: Tensor) -> Tensor:
+        """Apply the layers in order."""
+        for layer in self.layers:
+            h = layer(h)
+        return h
+
+
+class LinearHead(_LayeredHead):
+    """One trained linear map without bias, z = W h.
+
+    Shapes: (N, D) -> (N, out_dim). Raises UsageError for out_dim below 1.
+
+    >>> LinearHead(8, 3)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3])
+
+    Source: P1 Table 1 '1-layer linear projector' and Table 2 'trainable linear', 61.1 (2048 -> 128).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int = 128, norm: Norm = "none"):
+        check_positive("out_dim", out_dim)
+        super().__init__(in_dim, out_dim, [nn.Linear(in_dim, out_dim, bias=False)], norm)
+
+
+class MLPHead(_LayeredHead):
+    """P1's nonlinear projector: linear layers without bias, each followed by batch norm, ReLU between them.
+
+    z = BN(W2 ReLU(BN(W1 h))) for two layers. Shapes: (N, D) -> (N, out_dim); `hidden` is D by default.
+    Raises UsageError for a width or number of layers below 1.
+
+    >>> MLPHead(8, 3, layers=3)(torch.randn(4, 8)).shape
+    torch.Size([4, 3])
+
+    Source: P1 Table 1, '2-layer nonlinear projector', 66.5 (2048 -> 2048 -> 128); the form is the authors'.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int = 128, hidden: int | None = None, layers: int = 2, norm: Norm = "none"
+    ):
+        check_positive("out_dim", out_dim)
+        check_positive("layers", layers)
+        hidden = check_positive("hidden", in_dim if hidden is None else hidden)
+        widths = [in_dim, *[hidden] * (layers - 1), out_dim]
+        blocks = []
+        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            parts: list[nn.Module] = [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after)]
+            blocks.append(nn.Sequential(*parts, *([nn.ReLU()] if i < layers else [])))
+        super().__init__(in_dim, out_dim, blocks, norm)
+
+
+class DiagonalHead(Head):
+    """One trained weight a channel, started at 1: z = w * h.
+
+    Shapes: (N, D) -> (N, D).
+
+    >>> DiagonalHead(3)(torch.ones(1, 3))
+    tensor([[1., 1., 1.]], grad_fn=<MulBackward0>)
+
+    Source: P1 Table 2, 'trainable diagonal', 60.2, and Proposition 1.
+    """
+
+    def __init__(self, in_dim: int, norm: Norm = "none"):
+        super().__init__(in_dim, in_dim, norm)
+        self.weight = nn.Parameter(torch.ones(in_dim))
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return z = w * h."""
+        return h * self.weight
+
+
+class OrthogonalHead(_LayeredHead):
+    """A trained rotation: z = Q h with Q kept orthogonal as the matrix exponential of a skew matrix.
+
+    Shapes: (N, D) -> (N, D). Under a cosine loss neither the value nor the gradient to h depends on Q, so
+    there it trains the encoder just as no head does.
+
+    >>> q = OrthogonalHead(8).weight
+    >>> torch.allclose(q @ q.T, torch.eye(8), atol=1e-5)
+    True
+
+    Source: P1 Table 2, 'orthogonal' (ExpM parametrisation, all singular values 1), 52.2.
+    """
+
+    def __init__(self, in_dim: int, norm: Norm = "none"):
+        rotation = nn.Linear(in_dim, in_dim, bias=False)
+        nn.init.orthogonal_(rotation.weight)
+        parametrizations.orthogonal(rotation, orthogonal_map="matrix_exp")
+        super().__init__(in_dim, in_dim, [rotation], norm)
+
+    @property
+    def weight(self) -> Tensor:
+        """The rotation Q, (D, D)."""
+        weight: Tensor = self.layers[0].weight
+        return weight

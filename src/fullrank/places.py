@@ -1,0 +1,125 @@
+"""Places: naming where in a model features are read, and reading them there.
+
+`h` is the encoder's output, `z` the head's, `head.1` the output of the head's first layer, any other name a
+place of the encoder; each may end in `[:k]`, its first k channels.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.batch import as_float
+from fullrank.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True)
+class Place:
+    """A parsed place: the name of a layer, and how many of its leading channels are kept.
+
+    >>> Place.parse("h[:24]")
+    Place(name='h', width=24)
+    >>> str(Place("z"))
+    'z'
+    """
+
+    name: str
+    width: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        """Read `name` or `name[:k]`; anything else raises UsageError."""
+        match = re.fullmatch(r"([\w.\-]+)(?:\[:(\d+)\])?", text.strip())
+        if match is None or match[2] == "0":
+            raise UsageError(f"'{text}' is no place: write a name, or name[:k] with k of 1 or more.")
+        return cls(match[1], int(match[2]) if match[2] else None)
+
+    def __str__(self) -> str:
+        return self.name if self.width is None else f"{self.name}[:{self.width}]"
+
+
+def head_places(head: nn.Module) -> list[str]:
+    """The places inside a head: `head.1` to `head.L`, of which the last is z."""
+    return [f"head.{i + 1}" for i in range(len(getattr(head, "layers", ())))]
+
+
+def read_places(encoder: nn.Module, head: nn.Module, images: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
+    """The features (N, D_p) of `images` (N, C, H, W) in 0 to 1 at each of `places`.
+
+    One pass through the encoder and one through the head serve all places. Raises UsageError for a place
+    that the model does not have, or a width beyond the place's own.
+    """
+    wanted = {text: Place.parse(text) for text in places}
+    inner = [name for name in dict.fromkeys(p.name for p in wanted.values()) if name in encoder.places]
+    known = ["h", "z", *head_places(head), *encoder.places]
+    for place in wanted.values():
+        if place.name not in known:
+            raise unknown_name("place", place.name, known, f"this model has {', '.join(known)}")
+    found = encoder.features(images, ["h", *inner])
+    if any(place.name == "z" or place.name.startswith("head.") for place in wanted.values()):
+        found |= _read_head(head, found["h"])
+    return {text: _leading(found[place.name], place) for text, place in wanted.items()}
+
+
+@torch.no_grad()
+def collect_features(
+    encoder: nn.Module,
+    head: nn.Module,
+    images: Tensor,
+    places: Sequence[str],
+    *,
+    batch_size: int = 512,
+) -> dict[str, Tensor]:
+    """Features of uint8 `images` (N, C, H, W) at each place, (N, D_p) float32 on the CPU.
+
+    Encoder and head are in eval mode meanwhile and come back in the mode they were in, unchanged.
+    """
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    parts: dict[str, list[Tensor]] = {place: [] for place in places}
+    with _evaluating(encoder, head):
+        for chunk in images.split(batch_size):
+            for place, features in read_places(encoder, head, as_float(chunk.to(device)), places).items():
+                parts[place].append(features.float().cpu())
+    return {place: torch.cat(chunks) for place, chunks in parts.items()}
+
+
+def _read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str):  # type: ignore[no-untyped-def]
+        return lambda module, inputs, output: found.__setitem__(name, output)
+
+    layers = getattr(head, "layers", ())
+    hooks = [layer.register_forward_hook(keep(f"head.{i + 1}")) for i, layer in enumerate(layers)]
+    try:
+        found["z"] = head(h)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _leading(features: Tensor, place: Place) -> Tensor:
+    if place.width is None:
+        return features
+    if place.width > features.shape[1]:
+        raise UsageError(
+            f"'{place}' asks for {place.width} channels, but {place.name} has {features.shape[1]}; "
+            f"write {place.name}[:k] with k of {features.shape[1]} or less."
+        )
+    return features[:, : place.width]
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    modes = [(m, m.training) for module in modules for m in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

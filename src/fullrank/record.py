@@ -1,0 +1,158 @@
+"""What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fullrank.errors import DataError
+
+SCHEMA = 1
+RECORD_FILE, ARRAYS_FILE = "record.json", "arrays.npz"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ProbeScore(_Part):
+    """Accuracy on the test split by the default protocol, 0 to 1: linear (raw features) and nearest."""
+
+    linear: float
+    nearest: float
+
+
+class Score(_Part):
+    """One measured number, in tidy form; `shots` is None where the whole training split was used."""
+
+    place: str
+    label: str
+    split: str
+    features: str
+    shots: int | None
+    measure: str
+    value: float
+
+
+class Spectrum(_Part):
+    """The spectrum of the centred covariance (1/N) of the raw features at a place, on the test split.
+
+    `singular_values` are descending; `effective_rank` is exp(entropy) of their normalised square roots.
+    """
+
+    singular_values: list[float]
+    effective_rank: float
+
+
+class RunEntry(_Part):
+    """One trained encoder: what it was, how long it took, what its features are worth at each place.
+
+    `folder` is relative to the record's own folder. `chance` is the loss of a head that tells nothing
+    apart, None where the objective has no such level.
+    """
+
+    head: str
+    seed: int
+    folder: str
+    epochs: int
+    steps: int
+    loss: float
+    chance: float | None
+    seconds: float
+    views_per_second: float
+    parameters: dict[str, int]
+    probes: dict[str, ProbeScore]
+    scores: list[Score]
+    spectrum: dict[str, Spectrum]
+
+
+class Comparison(_Part):
+    """A head against the first head, paired over seeds; points of linear accuracy at `place`, 0 to 100.
+
+    `low` and `high` bound the 95 % t interval; they are None for a single seed.
+    """
+
+    head: str
+    against: str
+    place: str
+    difference: float
+    low: float | None
+    high: float | None
+
+
+class Published(_Part):
+    """Numbers of a paper to stand beside ours: head spec -> value, and what and where they were measured."""
+
+    caption: str
+    values: dict[str, float]
+
+
+class Machine(_Part):
+    """Where the numbers were made; nothing here changes what is measured but times and last bits."""
+
+    processor: str
+    threads: int
+    device: str
+    python: str
+    torch: str
+
+
+class Record(_Part):
+    """The record of one command. `recipe` is resolved: running it again repeats the work."""
+
+    kind: Literal["run", "study", "diagnosis", "theory"]
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    fullrank: str
+    created: str
+    machine: Machine
+    recipe: dict[str, Any]
+    runs: list[RunEntry]
+    comparisons: list[Comparison] = []
+    published: Published | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write `record.json` into `folder`, whole or not at all."""
+        write_whole(folder / RECORD_FILE, self.model_dump_json(by_alias=True, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Record":
+        """Read `folder`/record.json; a missing, damaged or newer one raises DataError."""
+        path = Path(folder) / RECORD_FILE
+        if not path.is_file():
+            raise DataError(f"{folder} holds no {RECORD_FILE}; name the folder of a finished run or study.")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise DataError(
+                f"{path} is no record of schema {SCHEMA}: {where}: {first['msg']}; "
+                "run the command again to write a new one."
+            ) from None
+
+
+def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write `arrays.npz` into `folder`, whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(file.name, folder / ARRAYS_FILE)
+
+
+def load_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Read `folder`/arrays.npz; nothing in it is unpickled."""
+    path = Path(folder) / ARRAYS_FILE
+    if not path.is_file():
+        raise DataError(f"{folder} holds no {ARRAYS_FILE}; name the folder of a finished run.")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never half of either."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).chmod(0o644)
+    os.replace(file.name, path)
