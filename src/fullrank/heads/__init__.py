@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         ReweightHead as ReweightHead,
         SubvectorHead as SubvectorHead,
     )
-    from fullrank.heads.head import Head as Head
+    from fullrank.heads.contract import Head as Head
     from fullrank.heads.trained import (
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "fullrank.heads.head": ["Head"],
+    "fullrank.heads.contract": ["Head"],
     "fullrank.heads.fixed": [
         "NoHead",
         "SubvectorHead",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.heads.head import Head, check_width
+from fullrank.heads.contract import Head, check_width
 
 Norm = Literal["none", "batch"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from fullrank.heads.head import Head, check_positive
+from fullrank.heads.contract import Head, check_positive
 
 Norm = Literal["none", "batch"]
 

@@ -1,0 +1,90 @@
+"""Batches of one image set, in an order that a resumed run repeats."""
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import torch
+
+from fullrank.batch import Batch
+from fullrank.data.image_set import ImageSet
+from fullrank.data.selection import generator
+from fullrank.errors import UsageError, unknown_name
+
+
+class LoaderState(TypedDict):
+    """Where a loader stands: the epoch, and how many of its batches were handed out."""
+
+    epoch: int
+    position: int
+
+
+class BatchLoader:
+    """Whole batches of an image set, each epoch in an order that (seed, epoch) alone decides.
+
+    Images are (batch_size, C, H, W) uint8; each is seen at most once an epoch, and the N mod batch_size last
+    of the order are left out. Each `iter` begins a new epoch: the first 0, or what `set_epoch` asks for, and
+    after `load_state_dict` goes on with exactly the batches still to come.
+
+    Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
+
+    >>> from fullrank.data import source
+    >>> loader = BatchLoader(source("digits").load("train"), batch_size=256, seed=0)
+    >>> batch = next(iter(loader))
+    >>> len(loader), batch.images.shape, loader.state_dict()
+    (5, torch.Size([256, 1, 8, 8]), {'epoch': 0, 'position': 1})
+    """
+
+    def __init__(self, image_set: ImageSet, batch_size: int, seed: int, *, label: str = "label"):
+        if batch_size < 2:
+            raise UsageError(
+                f"The batch size must be 2 or more, but got {batch_size}: a batch of one has no negatives; "
+                "choose a larger one."
+            )
+        if batch_size > len(image_set):
+            raise UsageError(
+                f"The batch size {batch_size} is more than the {len(image_set)} images of {image_set}; "
+                f"choose {len(image_set)} or less."
+            )
+        if label not in image_set.labels:
+            known = image_set.labels
+            raise unknown_name("label", label, known, f"{image_set} has {', '.join(known)}")
+        generator(seed)
+        self.batch_size, self.seed = batch_size, seed
+        self._images = image_set.tensor()
+        self._labels = torch.tensor(image_set.labels[label])
+        self._epoch, self._position = 0, 0
+        self._starts_here = True  # the next `iter` begins at (epoch, position), not at the epoch after it
+
+    def __len__(self) -> int:
+        return len(self._images) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._starts_here or self._position == len(self):
+            self._epoch, self._position = self._epoch + 1, 0
+        self._starts_here = False
+        order = torch.from_numpy(generator(self.seed, self._epoch).permutation(len(self._images)))
+        while self._position < len(self):
+            start = self._position * self.batch_size
+            index = order[start : start + self.batch_size]
+            self._position += 1
+            yield Batch(self._images[index], self._labels[index], index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin the next `iter` with `epoch`: where a loaded state stands in it, else at its first batch."""
+        if not (self._starts_here and epoch == self._epoch):
+            self._epoch, self._position = epoch, 0
+        self._starts_here = True
+
+    def state_dict(self) -> LoaderState:
+        """Where the loader stands, counted in batches handed out."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: LoaderState) -> None:
+        """Go on from a state of the same set, batch size and seed; one beyond the epoch raises UsageError."""
+        if not 0 <= state["position"] <= len(self):
+            raise UsageError(
+                f"The saved position {state['position']} is outside 0 to {len(self)}, the batches of an "
+                "epoch; resume with the data and the batch size of the first run."
+            )
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._starts_here = True

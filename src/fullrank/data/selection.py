@@ -1,0 +1,47 @@
+"""Which rows: seeded, stratified, and the same on every machine."""
+
+import numpy as np
+
+from fullrank.errors import DataError, UsageError
+
+_TEST_SHARE = 0.2
+
+
+def generator(seed: int, *more: int) -> np.random.Generator:
+    """The random numbers that belong to `seed` and nothing else; a negative seed raises UsageError."""
+    if seed < 0:
+        raise UsageError(f"The seed must be 0 or more, but got {seed}; choose another.")
+    return np.random.default_rng(np.random.SeedSequence([seed, *more]))
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """All rows of `labels` (N,) in an order whose every beginning holds each label in proportion.
+
+    The r-th drawn of the m rows of a label stands at (r + 1/2) / m; rows are sorted by that, ties at random.
+    So the first n rows hold about n m / N of it, up to rounding. Unlabelled rows count as one more label.
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> labels[stratified_order(labels, seed=0)[:3]]
+    array([0, 1, 0])
+    """
+    shuffled = generator(seed).permutation(len(labels))
+    standing = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels[shuffled] == label)
+        standing[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    order: np.ndarray = shuffled[np.argsort(standing, kind="stable")]
+    return order
+
+
+def fixed_split(labels: np.ndarray, split: str, name: str) -> np.ndarray:
+    """The rows of `split` where the data has no split of its own: 80 % train, 20 % test, stratified.
+
+    It depends on the labels alone, not on the seed of a run. Raises DataError below 2 rows.
+    """
+    if len(labels) < 2:
+        raise DataError(
+            f"{name} has {len(labels)} image, but a train and a test split need 2 or more; add images."
+        )
+    order = stratified_order(labels, seed=0)
+    test = max(1, round(_TEST_SHARE * len(labels)))
+    return np.sort(order[:test] if split == "test" else order[test:])

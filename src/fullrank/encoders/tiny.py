@@ -1,0 +1,101 @@
+"""A residual net small enough to train on two CPU cores."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullrank.encoders.contract import Encoder
+from fullrank.errors import UsageError
+
+
+class TinyResNet(Encoder):
+    """A thin residual net of three stages for images of 8 to 32 pixels.
+
+    A 3x3 stem, then `blocks` basic blocks of width, 2 x width and 4 x width channels, halving the image
+    before the second and third stage; h is the mean over positions of the last block's output, so
+    D = 4 x width. Each residual branch ends in a batch norm started at zero: every block starts as its
+    shortcut.
+
+    The last block has an identity shortcut, so the last stage needs 2 blocks or more. Without it, channels
+    that no loss touches (h[d0:] under `subvector:d0`) would only be an untrained read-out of the layer
+    below; with it they carry what the block before learns.
+
+    Places, each averaged over positions: `stem`, `stage1.1` ... `stage3.2` (the output of each block), and
+    `last-conv-input`, the input of the last convolution.
+
+    Shapes: (N, in_chans, H, W) in 0 to 1 -> (N, 4 x width). Raises UsageError for an impossible size.
+
+    >>> TinyResNet(in_chans=1)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 96])
+    """
+
+    def __init__(
+        self,
+        width: int = 24,
+        blocks: Sequence[int] = (1, 1, 2),
+        *,
+        in_chans: int = 3,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.25,),
+    ):
+        super().__init__(in_chans, mean, std)
+        if width < 1:
+            raise UsageError(f"width must be 1 or more, but got {width}.")
+        if len(blocks) != 3 or min(blocks) < 1 or blocks[-1] < 2:
+            raise UsageError(
+                f"blocks={'-'.join(map(str, blocks))} is not three numbers of 1 or more with 2 or more in the "
+                "last stage (its last block needs an identity shortcut); write 1-1-2 or larger."
+            )
+        self.feature_dim = 4 * width
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.blocks = nn.ModuleDict()
+        channels = width
+        for stage, depth in enumerate(blocks, start=1):
+            for block in range(1, depth + 1):
+                stride = 2 if stage > 1 and block == 1 else 1
+                out = width * 2 ** (stage - 1)
+                self.blocks[f"stage{stage}_{block}"] = BasicBlock(channels, out, stride)
+                channels = out
+        # Channels last in memory: the same step takes two thirds of the time on a CPU (docs/architecture.md).
+        self.to(memory_format=torch.channels_last)
+        self.places = ("stem", *(name.replace("_", ".") for name in self.blocks), "last-conv-input")
+
+    def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
+        """The features at each of `places`, averaged over positions."""
+        x = self.stem(self.normalised(x)).contiguous(memory_format=torch.channels_last)
+        maps = {"stem": x}
+        for name, block in self.blocks.items():
+            x, inner = block(x)
+            maps[name.replace("_", ".")] = x
+        maps |= {"last-conv-input": inner, "h": x}
+        return {place: maps[place].mean((2, 3)) for place in places}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, added to a shortcut.
+
+    The shortcut is the identity where the shape allows it and a strided 1x1 convolution elsewhere. Returns
+    the block's output and the input of its second convolution. The second batch norm starts at zero.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        nn.init.zeros_(self.norm2.weight)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) -> the output (N, C', H', W') and the input of the second convolution."""
+        inner = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(x)), inner

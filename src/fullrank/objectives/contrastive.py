@@ -1,0 +1,142 @@
+"""Contrastive objectives: pull the two views of an image together, push other images away."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError
+
+
+def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    r"""InfoNCE with cross-view negatives, symmetrised.
+
+    With unit vectors a_i, b_i along z_a, z_b and s_ij = a_i . b_j / temperature,
+
+    .. math:: L = \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ij}} - s_{ii}\Big]
+                + \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ji}} - s_{ii}\Big]
+
+    Shapes: (N, K), (N, K) -> scalar.
+
+    >>> info_nce(torch.ones(4, 3), torch.ones(4, 3), 0.1)  # nothing told apart: ln 4
+    tensor(1.3863)
+
+    Source: P1, authors' code (the paper's formula leaves out the temperature and the minus sign).
+    """
+    similarity = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T / temperature
+    target = torch.arange(len(similarity), device=similarity.device)
+    return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))
+
+
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    r"""SimCLR's loss: each of the 2N views against all others.
+
+    With u the 2N unit vectors of both views, s_ij = u_i . u_j / temperature and p(i) the other view of i,
+
+    .. math:: L = \tfrac1{2N} \sum_i \Big[\log \sum_{j \ne i} e^{s_{ij}} - s_{i\,p(i)}\Big]
+
+    Shapes: (N, K), (N, K) -> scalar.
+
+    >>> nt_xent(torch.ones(4, 3), torch.ones(4, 3), 0.5)  # nothing told apart: ln 7
+    tensor(1.9459)
+
+    Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.
+    """
+    n = len(z_a)
+    u = F.normalize(torch.cat([z_a, z_b]), dim=1)
+    similarity = (u @ u.T / temperature).fill_diagonal_(-torch.inf)
+    return F.cross_entropy(similarity, torch.arange(2 * n, device=u.device).roll(n))
+
+
+class InfoNCELoss(nn.Module):
+    """`info_nce` as a module, with P1's group mode.
+
+    With `groups` of 2 or more the channels are permuted at random at each call, cut into that many equal
+    groups, and the groups' losses are added; the permutation comes from `generator`, or from torch's own.
+    Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
+    0, a batch of one, or a width that `groups` does not divide.
+
+    >>> InfoNCELoss(0.1)(torch.ones(4, 6), torch.ones(4, 6))
+    tensor(1.3863)
+
+    Source: P1, authors' code, modes `directclr` and `group` (8 groups of 256 channels).
+    """
+
+    needs_labels = False
+
+    def __init__(
+        self, temperature: float = 0.1, groups: int = 1, generator: torch.Generator | None = None
+    ):
+        super().__init__()
+        self.temperature = _check_temperature(temperature)
+        if groups < 1:
+            raise UsageError(f"groups must be 1 or more, but got {groups}.")
+        self.groups, self.generator = groups, generator
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of the two embeddings, (N, K) each."""
+        _check_pair(z_a, z_b)
+        if self.groups == 1:
+            return info_nce(z_a, z_b, self.temperature)
+        width = z_a.shape[1]
+        if width % self.groups:
+            raise UsageError(
+                f"groups={self.groups} does not divide the {width} channels of z; choose a divisor of {width}."
+            )
+        order = torch.randperm(width, generator=self.generator).to(z_a.device)
+        pairs = zip(z_a[:, order].chunk(self.groups, 1), z_b[:, order].chunk(self.groups, 1), strict=True)
+        return torch.stack([info_nce(a, b, self.temperature) for a, b in pairs]).sum()
+
+    def chance(self, n: int) -> float:
+        """The loss of a batch of n images when nothing is told apart: groups x ln n."""
+        return self.groups * math.log(n)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, groups={self.groups}"
+
+
+class NTXentLoss(nn.Module):
+    """`nt_xent` as a module.
+
+    Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
+    0 or a batch of one.
+
+    >>> round(NTXentLoss(0.5).chance(4), 4)
+    1.9459
+
+    Source: Chen et al. 2020 (2002.05709), Equation 1.
+    """
+
+    needs_labels = False
+
+    def __init__(self, temperature: float = 0.5):
+        super().__init__()
+        self.temperature = _check_temperature(temperature)
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of the two embeddings, (N, K) each."""
+        _check_pair(z_a, z_b)
+        return nt_xent(z_a, z_b, self.temperature)
+
+    def chance(self, n: int) -> float:
+        """The loss of a batch of n images when nothing is told apart: ln(2n - 1)."""
+        return math.log(2 * n - 1)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}"
+
+
+def _check_temperature(temperature: float) -> float:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UsageError(f"temperature must be a number above 0, but got {temperature}; 0.1 is P1's.")
+    return temperature
+
+
+def _check_pair(z_a: Tensor, z_b: Tensor) -> None:
+    if z_a.shape != z_b.shape or z_a.ndim != 2:
+        raise UsageError(
+            f"Expected two embeddings (N, K) of one shape, but got {tuple(z_a.shape)} and {tuple(z_b.shape)}."
+        )
+    if len(z_a) < 2:
+        raise UsageError("A contrastive loss needs 2 images or more in a batch, but got 1: raise the batch size.")

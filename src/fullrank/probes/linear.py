@@ -1,0 +1,363 @@
+"""The linear probe: multinomial logistic regression on frozen features, solved to a stated gradient."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from fullrank.errors import UsageError
+from fullrank.probes.probe import Probe, feature_matrix
+
+Treatment = Literal["raw", "l2", "standardised"]
+
+# Relative to the features' total variance, largest first: 1 to 1e-7.
+PENALTIES = tuple(10.0**-power for power in range(8))
+HELD_OUT = 0.2
+
+_MAX_ITERATIONS = 3000
+# Iterations after which the whitening is computed anew at the point reached.
+_STAGE = 50
+# Added to the whitening matrix only, so that it factors for every penalty; the optimum does not feel it.
+_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """A solved logistic regression: logits are `features @ weight.T + bias`.
+
+    `weight` (K, D) and `bias` (K,) are float64; `gradient` is the largest entry of the gradient per unit of
+    feature scale (see `solve_logistic`), and `converged` says whether it came down to `tol`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    gradient: float
+    iterations: int
+    converged: bool
+
+
+def solve_logistic(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    penalty: float,
+    tol: float = 1e-6,
+    start: LogisticFit | None = None,
+) -> LogisticFit:
+    r"""Multinomial logistic regression of labels (N,) in 0 to num_classes - 1 on features (N, D).
+
+    .. math:: \min_{W, b}\; \frac1N \sum_i -\log \mathrm{softmax}(W x_i + b)_{y_i}
+              + \frac\lambda2 \|W\|_F^2
+
+    The bias is not penalised, and sums to zero over the classes. The solution does not depend on `start`,
+    which only saves time. It is reached when the gradient is at most `tol` in every entry, for features
+    measured in one unit, :math:`s` = root mean squared distance from their mean:
+    :math:`\max(|\partial_W| / s, |\partial_b|) \le tol`. So a solution is as exact for features of scale
+    1e-6 as for 1e6. If that is not reached, `converged` is False and a warning says so.
+
+    L-BFGS (SciPy) runs in coordinates whitened by the Hessian, averaged over classes, at the point where it
+    starts, so its speed depends little on the features' scales, and collinear, constant or collapsed
+    features and D > N are all welcome. Everything is float64. Raises UsageError unless penalty > 0 and
+    tol > 0.
+
+    >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
+    >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
+    >>> (x.double() @ fit.weight.T + fit.bias).argmax(1)
+    tensor([0, 0, 1, 1])
+
+    Same optimum as scikit-learn's `LogisticRegression(C=1 / (N * penalty))`.
+    """
+    _check_positive("penalty", penalty)
+    _check_positive("tol", tol)
+    features = feature_matrix(features)
+    if labels.shape != features.shape[:1] or labels.min() < 0 or labels.max() >= num_classes:
+        raise UsageError(
+            f"Labels must be {len(features)} class numbers from 0 to {num_classes - 1}, one a row of features, "
+            f"but got shape {tuple(labels.shape)} from {labels.min()} to {labels.max()}; number the classes."
+        )
+    design = _Design.of(features)
+    fit = _minimise(design, labels, num_classes, penalty / float(design.unit) ** 2, tol, start)
+    _warn_unless_converged([fit], tol, stacklevel=3)
+    return fit
+
+
+@final
+class LinearProbe(Probe):
+    """Logistic regression on frozen features, its penalty chosen on a held-out part of the training set.
+
+    Penalties are relative to the total variance of the features, the mean squared distance from their mean
+    (after `features`): `penalty` p means (p / 2) * total variance * ||W||_F^2 beside the mean
+    cross-entropy. So an overall scale, a shift, a rotation, or channels that never move change no
+    prediction. The default grid is 1, 0.1, ..., 1e-7.
+
+    `fit` holds out a fifth of each class (at least one row of a class of two or more; drawn from `seed`),
+    solves for each penalty on the rest, largest first, each started at the one before, takes the penalty
+    of highest held-out accuracy (equal ones: the lower held-out cross-entropy, then the larger
+    penalty), and solves once more on all rows. Where nothing can be held out the largest penalty is taken.
+
+    `features` says what is done to the features first: `raw` nothing, `l2` every row to unit length,
+    `standardised` every channel to mean 0 and variance 1 over the rows it learns from. Standardising undoes
+    any diagonal head, so the default is raw.
+
+    After `fit`: `penalty`, `held_out` (accuracy by penalty), `classes`, and `weight` (K, D) and `bias`
+    (K,), float64, with logits = x W^T + b for features x (of unit length under `l2`; `raw` and
+    `standardised` take the features as they come). Shapes: features (N, D), labels (N,). Raises
+    UsageError for penalties or a tolerance that are not positive or an unknown `features`, and what
+    `Probe` raises; warns when `tol` (see `solve_logistic`) is not reached.
+
+    >>> x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    >>> probe = LinearProbe().fit(x, x[:, 0] > 0)
+    >>> probe.score(x, x[:, 0] > 0) > 0.95
+    True
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    held_out: dict[float, float]
+
+    def __init__(
+        self,
+        penalties: Sequence[float] | None = None,
+        tol: float = 1e-6,
+        features: Treatment = "raw",
+        seed: int = 0,
+    ):
+        if features not in get_args(Treatment):
+            raise UsageError(
+                f"LinearProbe: features must be one of {', '.join(get_args(Treatment))}, but got "
+                f"{features!r}."
+            )
+        _check_positive("tol", tol)
+        self.penalties = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
+        if not self.penalties:
+            raise UsageError("LinearProbe: penalties must hold at least 1 number, but got none.")
+        for penalty in self.penalties:
+            _check_positive("penalty", penalty)
+        self.tol, self.features, self.seed = tol, features, seed
+
+    def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
+        features = self._prepare(features)
+        held = _held_out_rows(targets, num_classes, self.seed)
+        kept = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+        kept[held] = False
+        self.held_out, self.penalty, start = {}, self.penalties[0], None
+        best = (-1.0, -math.inf)
+        fits = []
+        if len(held):
+            for penalty, fit in self._path(features[kept], targets[kept], num_classes):
+                fits.append(fit)
+                logits = features[held] @ fit.weight.T + fit.bias
+                accuracy = float((logits.argmax(1) == targets[held]).double().mean())
+                loss = float(cross_entropy(logits, targets[held]))
+                self.held_out[penalty] = accuracy
+                if (accuracy, -loss) > best:
+                    best, self.penalty, start = (accuracy, -loss), penalty, fit
+        design = self._design(features)
+        final_fit = _minimise(design, targets, num_classes, self.penalty, self.tol, start)
+        _warn_unless_converged([*fits, final_fit], self.tol, stacklevel=4)
+        self.weight, self.bias = final_fit.weight, final_fit.bias
+
+    def _path(
+        self, features: Tensor, targets: Tensor, num_classes: int
+    ) -> Iterator[tuple[float, LogisticFit]]:
+        """Each penalty and its solution, largest first, each started at the one before."""
+        design, fit = self._design(features), None
+        for penalty in self.penalties:
+            fit = _minimise(design, targets, num_classes, penalty, self.tol, fit)
+            yield penalty, fit
+
+    def _decide(self, features: Tensor) -> Tensor:
+        return (self._prepare(features) @ self.weight.T + self.bias).argmax(1)
+
+    def _prepare(self, features: Tensor) -> Tensor:
+        features = features.double()
+        return (
+            normalize(features, eps=torch.finfo(features.dtype).tiny) if self.features == "l2" else features
+        )
+
+    def _design(self, features: Tensor) -> "_Design":
+        return _Design.of(features, standardise=self.features == "standardised")
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Features in the solver's coordinates: float64, mean 0, total variance 1, and a column of ones.
+
+    x = mean + unit * (basis @ row). With more channels than rows, `basis` (D, N) is orthonormal and spans
+    the rows, where the optimum lies; else it is None, for the identity.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    unit: Tensor
+    basis: Tensor | None
+
+    @classmethod
+    def of(cls, features: Tensor, standardise: bool = False) -> "_Design":
+        features = features.detach().double()
+        mean = features.mean(0)
+        rows = features - mean
+        size = features.square().mean(0).sqrt()
+        unit = rows.new_ones(())
+        if standardise:
+            unit = _spread_or_one(rows.square().mean(0).sqrt(), size)
+            rows = rows / unit
+        total = _spread_or_one(rows.square().sum(1).mean().sqrt(), (size / unit).norm())
+        rows, unit, basis = rows / total, unit * total, None
+        if rows.shape[1] > rows.shape[0]:
+            basis, reduced = torch.linalg.qr(rows.T)
+            rows = reduced.T
+        return cls(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), mean, unit, basis)
+
+    def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The coefficients (K, R + 1) of a weight (K, D) and bias (K,) on the features."""
+        inner = weight * self.unit
+        if self.basis is not None:
+            inner = inner @ self.basis
+        return torch.cat([inner, (bias + weight @ self.mean)[:, None]], 1)
+
+    def outward(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight (K, D) and bias (K,) on the features of coefficients (K, R + 1)."""
+        weight = self.spread(coefficients[:, :-1]) / self.unit
+        bias = coefficients[:, -1] - weight @ self.mean
+        return weight, bias - bias.mean()
+
+    def spread(self, inner: Tensor) -> Tensor:
+        """Coefficients (K, R), or their gradient, over the D channels."""
+        return inner if self.basis is None else inner @ self.basis.T
+
+
+def _minimise(
+    design: _Design, targets: Tensor, num_classes: int, penalty: float, tol: float, start: LogisticFit | None
+) -> LogisticFit:
+    """Solve in the design's coordinates, whitening anew every `_STAGE` iterations."""
+    rows = design.rows
+    coefficients = rows.new_zeros(num_classes, rows.shape[1])
+    if start is not None:
+        coefficients = design.inward(start.weight, start.bias)
+    problem = _Problem(design, targets, penalty, tol)
+    gradient, iterations = problem.largest(problem.loss_and_gradient(coefficients)[1]), 0
+    while gradient > tol and iterations < _MAX_ITERATIONS:
+        before = gradient
+        coefficients, gradient, done = _run_stage(problem, coefficients, before)
+        iterations += done
+        if done < _STAGE and gradient >= before:
+            break  # The line search meets rounding: nothing more to gain in float64.
+    return LogisticFit(*design.outward(coefficients), gradient, iterations, gradient <= tol)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The penalised loss of coefficients C (K, R + 1) on a design's rows, its gradient and its Hessian."""
+
+    design: _Design
+    targets: Tensor
+    penalty: float
+    tol: float
+
+    def loss_and_gradient(self, coefficients: Tensor) -> tuple[float, Tensor]:
+        rows, chosen = self.design.rows, self.targets[:, None]
+        log_odds = (rows @ coefficients.T).log_softmax(1)
+        inner = coefficients[:, :-1]
+        loss = self.penalty / 2 * inner.square().sum() - log_odds.gather(1, chosen).mean()
+        residual = log_odds.exp_().scatter_add_(1, chosen, rows.new_full(chosen.shape, -1.0))
+        gradient = residual.T @ rows / len(rows)
+        gradient[:, :-1] += self.penalty * inner
+        return float(loss), gradient
+
+    def largest(self, gradient: Tensor) -> float:
+        """The largest entry of a gradient (K, R + 1), over the D channels and the bias."""
+        return float(
+            torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
+        )
+
+    def whitener(self, coefficients: Tensor) -> Tensor:
+        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
+
+        .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
+        """
+        rows = self.design.rows
+        odds = (rows @ coefficients.T).softmax(1)
+        curvature = (1 - odds.square().sum(1)) / odds.shape[1]
+        hessian = (rows * curvature[:, None]).T @ rows / len(rows)
+        hessian.diagonal()[:-1] += self.penalty
+        hessian.diagonal().add_(_FLOOR)
+        return torch.linalg.cholesky(hessian)
+
+
+def _run_stage(problem: _Problem, coefficients: Tensor, largest: float) -> tuple[Tensor, float, int]:
+    """L-BFGS from `coefficients` in coordinates C L: where it ends, its largest gradient, its iterations."""
+    from scipy.optimize import OptimizeResult, minimize
+
+    whitener = problem.whitener(coefficients)
+    shape, device = coefficients.shape, coefficients.device
+    reached, iterations = coefficients, 0
+    seen: tuple[Tensor, Tensor] = (coefficients, coefficients)
+
+    def colour(flat: Any) -> Tensor:
+        whitened = torch.from_numpy(flat).to(device).view(shape)
+        return torch.linalg.solve_triangular(whitener, whitened, upper=False, left=False)
+
+    def objective(flat: Any) -> tuple[float, Any]:
+        nonlocal seen
+        point = colour(flat)
+        loss, gradient = problem.loss_and_gradient(point)
+        seen = (point, gradient)
+        whitened = torch.linalg.solve_triangular(whitener, gradient.T, upper=False).T
+        return loss, whitened.contiguous().view(-1).cpu().numpy()
+
+    def stop(intermediate_result: OptimizeResult) -> None:
+        nonlocal reached, largest, iterations
+        # L-BFGS accepts the point it evaluated last, whose gradient is at hand.
+        reached, gradient = seen
+        largest, iterations = problem.largest(gradient), iterations + 1
+        if largest <= problem.tol or iterations >= _STAGE:
+            raise StopIteration
+
+    minimize(
+        objective,
+        (coefficients @ whitener).cpu().numpy().ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        callback=stop,
+        options={"ftol": 0.0, "gtol": 0.0, "maxiter": _MAX_ITERATIONS},
+    )
+    return reached, largest, iterations
+
+
+def _held_out_rows(targets: Tensor, num_classes: int, seed: int) -> Tensor:
+    """Row numbers of a fifth of each class, at least one row of every class that has two."""
+    generator = torch.Generator().manual_seed(seed)
+    held = []
+    for number in range(num_classes):
+        members = (targets == number).nonzero()[:, 0]
+        shuffled = members[torch.randperm(len(members), generator=generator).to(members.device)]
+        held.append(shuffled[: max(1, round(HELD_OUT * len(members))) if len(members) > 1 else 0])
+    return torch.cat(held)
+
+
+def _spread_or_one(spread: Tensor, size: Tensor) -> Tensor:
+    """The spread, or 1 where it is no more than rounding of values of this size: a constant."""
+    return torch.where(spread > 10 * torch.finfo(spread.dtype).eps * size, spread, 1.0)
+
+
+def _warn_unless_converged(fits: Sequence[LogisticFit], tol: float, stacklevel: int) -> None:
+    failed = [fit for fit in fits if not fit.converged]
+    if failed:
+        worst = max(failed, key=lambda fit: fit.gradient)
+        warnings.warn(
+            f"The linear probe stopped at gradient {worst.gradient:.1e} after {worst.iterations} iterations, "
+            f"above tol {tol:g}; raise the penalty or tol.",
+            stacklevel=stacklevel,
+        )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"Linear probe: {name} must be a positive number, but got {value}.")

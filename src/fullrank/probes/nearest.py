@@ -1,0 +1,66 @@
+"""The nearest-neighbour probe: a weighted vote of the training rows that point the same way."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import UsageError
+from fullrank.probes.probe import Probe
+
+# Similarities held at once: 2**24 float32 are 64 MiB.
+_TILE = 2**24
+
+
+@final
+class NearestProbe(Probe):
+    r"""The label with most votes among the k training rows of highest cosine similarity.
+
+    .. math:: \hat y(x) = \arg\max_c \sum_{i \in N_k(x)} \mathbb 1[y_i = c]\, e^{s_i / \tau},
+              \qquad s_i = \frac{x^\top x_i}{\|x\|\,\|x_i\|}
+
+    Features are L2-normalised and nothing else; similarities are float32. A zero vector has similarity 0
+    with everything. Where more training rows than there are votes are equally similar, which of them vote is
+    not defined; among labels with equal votes the smallest wins. Fewer than k training rows all vote. Queries
+    go in tiles, so memory is O(N D) and a constant. Nothing is trained or drawn. Shapes: features (N, D),
+    labels (N,). Raises UsageError unless k >= 1 and temperature > 0, and what `Probe` raises.
+
+    >>> train = torch.tensor([[1.0, 0.1], [2.0, 0.0], [0.0, 1.0], [0.2, 3.0]])
+    >>> probe = NearestProbe(k=2).fit(train, torch.tensor([5, 5, 7, 7]))
+    >>> probe.predict(torch.tensor([[9.0, 1.0], [0.1, 0.3]]))
+    tensor([5, 7])
+
+    Source: Wu et al. 2018 (arXiv 1805.01978), Section 3.4; k = 20 and 0.07 are DINO's (arXiv 2104.14294).
+    """
+
+    def __init__(self, k: int = 20, temperature: float = 0.07):
+        if not k >= 1:
+            raise UsageError(f"NearestProbe: k must be 1 or more, but got {k}; the usual value is 20.")
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise UsageError(
+                f"NearestProbe: temperature must be positive, but got {temperature}; the usual value is 0.07."
+            )
+        self.k, self.temperature = k, temperature
+
+    def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
+        self._directions, self._targets, self._num_classes = _directions(features), targets, num_classes
+
+    def _decide(self, features: Tensor) -> Tensor:
+        rows = max(1, _TILE // len(self._directions))
+        return torch.cat([self._vote(tile) for tile in _directions(features).split(rows)])
+
+    def _vote(self, directions: Tensor) -> Tensor:
+        """The winning class numbers (B,) of unit queries (B, D)."""
+        similarities, neighbours = (directions @ self._directions.T).topk(min(self.k, len(self._directions)))
+        # Relative to the nearest, so that no temperature overflows; the vote's order is the same.
+        weights = ((similarities - similarities[:, :1]).double() / self.temperature).exp()
+        votes = weights.new_zeros(len(directions), self._num_classes)
+        return votes.scatter_add_(1, self._targets[neighbours], weights).argmax(1)
+
+
+def _directions(features: Tensor) -> Tensor:
+    """Rows at unit length in float32; a zero row stays zero."""
+    features = features.double()
+    norms = features.norm(dim=1, keepdim=True)
+    return (features / torch.where(norms > 0, norms, 1.0)).float()

@@ -1,0 +1,102 @@
+"""What every probe does: check features and labels, learn from them, predict labels, count the hits."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import DataError, UsageError
+
+
+class Probe(ABC):
+    """A classifier of frozen features (N, D); it never touches the encoder.
+
+    `fit` learns from the labelled rows (label -1 means unlabelled) and keeps the label values in `classes`,
+    ascending; `predict` gives labels (N,); `score` is the accuracy, 0 to 1. Features and labels may be
+    tensors, NumPy arrays or lists, and are never changed. A subclass gives `_learn` and `_decide`.
+
+    Raises UsageError for shapes that do not fit, labels that are not whole numbers, or a probe not yet
+    fitted, and DataError for features that are not finite or fewer than two classes.
+    """
+
+    classes: Tensor
+    _width: int | None = None
+
+    @abstractmethod
+    def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
+        """Learn from finite features (N, D) and class numbers (N,), 0 to num_classes - 1, all present."""
+
+    @abstractmethod
+    def _decide(self, features: Tensor) -> Tensor:
+        """The class numbers (N,) of finite features (N, D)."""
+
+    def fit(self, features: Any, labels: Any) -> Self:
+        """Learn from features (N, D) and labels (N,); rows labelled -1 are left out."""
+        features, labels = _labelled_rows(features, labels)
+        classes, targets = torch.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(
+                f"A probe needs labels of at least 2 classes, but got {len(classes)} in {len(labels)} "
+                "labelled rows; give it labelled rows of more classes."
+            )
+        self._learn(features, targets, len(classes))
+        self.classes, self._width = classes, features.shape[1]
+        return self
+
+    def predict(self, features: Any) -> Tensor:
+        """The predicted labels (N,) of features (N, D), int64."""
+        features = feature_matrix(features)
+        if self._width is None:
+            raise UsageError(f"This {type(self).__name__} has learnt nothing yet; call fit first.")
+        if features.shape[1] != self._width:
+            raise UsageError(
+                f"This {type(self).__name__} was fitted on features of width {self._width}, but got width "
+                f"{features.shape[1]}; give it features of the same place."
+            )
+        return self.classes[self._decide(features)]
+
+    def score(self, features: Any, labels: Any) -> float:
+        """The share of labelled rows whose label is predicted; a label that `fit` never saw is a miss."""
+        features, labels = _labelled_rows(features, labels)
+        if not len(labels):
+            raise DataError("No row is labelled (all labels are -1); score needs at least 1 labelled row.")
+        return float((self.predict(features) == labels).double().mean())
+
+
+def _labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    features, labels = _tensor(features), _tensor(labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
+        raise UsageError(
+            f"Labels must be whole numbers of shape (N,), but got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}; give one class number a row."
+        )
+    if len(features) != len(labels):
+        raise UsageError(
+            f"Features and labels must have the same length, but got {len(features)} rows and {len(labels)} "
+            "labels; give one label a row, -1 for none."
+        )
+    labels = labels.long().to(features.device)
+    labelled = labels != -1
+    return feature_matrix(features[labelled]), labels[labelled]
+
+
+def feature_matrix(features: Any) -> Tensor:
+    """Features as a finite tensor (N, D); raises UsageError for another shape, DataError for NaN or inf."""
+    features = _tensor(features)
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise UsageError(
+            f"Features must have shape (N, D) with D of 1 or more, but got {tuple(features.shape)}; "
+            "pool or flatten them to one vector a row."
+        )
+    broken = int((~torch.isfinite(features)).any(1).sum())
+    if broken:
+        raise DataError(
+            f"{broken} of {len(features)} rows of features hold NaN or infinity; drop these rows or look for "
+            "the layer that diverged."
+        )
+    return features
+
+
+def _tensor(values: Any) -> Tensor:
+    return values.detach() if isinstance(values, Tensor) else torch.tensor(values)

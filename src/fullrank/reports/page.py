@@ -1,0 +1,264 @@
+"""One self-contained HTML page from a finished run or study: `write_page(folder)`. Torch-free."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import plotly.graph_objects as go
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from fullrank.errors import DataError, UsageError
+from fullrank.record import Record, load_arrays, write_whole
+from fullrank.reports import words
+from fullrank.reports.figures import (
+    Arrays,
+    Style,
+    accuracy_figure,
+    curve_figure,
+    has_series,
+    head_styles,
+    spectrum_figure,
+    spectrum_history_figure,
+)
+from fullrank.reports.images import example_rows
+from fullrank.reports.tables import (
+    HeadRow,
+    by_head,
+    effective_dimension,
+    head_table,
+    in_points,
+    probed_places,
+    score_rows,
+    signed,
+)
+
+PAGE_FILE = "report.html"
+CURVES = {
+    "loss": ("Loss", "loss"),
+    "positive_similarity": ("Similarity of the two views of an image", "mean cosine similarity"),
+    "negative_similarity": ("Similarity of views of different images", "mean cosine similarity"),
+    "effective_rank": ("Effective rank of h", "effective rank of h"),
+}
+_DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure as the page shows it: heading, what a screen reader says, the plotly JSON, a note below."""
+
+    heading: str
+    label: str
+    figure: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A difference and its interval drawn in a table cell: positions across the cell, 0 to 100."""
+
+    zero: float
+    low: float
+    mean: float
+    high: float
+
+
+def write_page(folder: Path) -> Path:
+    """Write `report.html` into the folder of a finished run or study, whole or not at all; return its path.
+
+    Everything shown comes from `record.json` and the runs' `arrays.npz`. Arrays that are missing or damaged
+    leave their figures out, and the page says which. Raises DataError where there is no readable record, and
+    UsageError for a record that is neither a run nor a study or holds no run.
+    """
+    folder = Path(folder)
+    record = Record.load(folder)
+    if record.kind not in ("run", "study") or not record.runs:
+        raise UsageError(
+            f"{folder} holds a {record.kind} of {len(record.runs)} runs; a page is made of a run or a study "
+            "with at least one run."
+        )
+    arrays, missing = _read_arrays(folder, record)
+    links = {
+        run.folder: f"{quote(run.folder)}/{PAGE_FILE}"
+        for run in record.runs
+        if run.folder != "." and (folder / run.folder / PAGE_FILE).is_file()
+    }
+    path = folder / PAGE_FILE
+    write_whole(path, render(record, arrays, missing, links).encode())
+    return path
+
+
+def render(
+    record: Record,
+    arrays: Mapping[str, Arrays],
+    missing: Mapping[str, str] | None = None,
+    links: Mapping[str, str] | None = None,
+) -> str:
+    """The page as text; `arrays` is keyed by the runs' folders, `missing` says why others are not there."""
+    rows, heads = head_table(record), list(by_head(record.runs))
+    strips = _strips(rows)
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        title=words.title(record),
+        summary=words.summary(record),
+        verdict=words.verdict(record),
+        machine=words.machine_line(record),
+        command=words.reproduce_command(record),
+        record=record,
+        rows=rows,
+        strips=strips,
+        styles=head_styles(heads),
+        unmatched={
+            head: value
+            for head, value in (record.published.values if record.published else {}).items()
+            if head not in heads
+        },
+        accuracy=_accuracy_panels(record),
+        spectra=_spectrum_panels(record),
+        curves=_curve_panels(record, arrays),
+        missing=dict(missing or {}),
+        examples=next(filter(None, (example_rows(one.get("examples")) for one in arrays.values())), []),
+        recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
+        places=probed_places(record),
+        spectrum_places=list(dict.fromkeys(place for run in record.runs for place in run.spectrum)),
+        parts=list(dict.fromkeys(part for run in record.runs for part in run.parameters)),
+        scores=score_rows(record),
+        links=dict(links or {}),
+        # The library is trusted and holds no closing script tag; everything else is escaped by the template.
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fullrank.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"points": in_points, "signed": signed, "swatch": _swatch, "short": _short}
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[str, str]]:
+    """The arrays of each run by its folder, and for those that cannot be read, why."""
+    arrays: dict[str, Arrays] = {}
+    missing: dict[str, str] = {}
+    for run in record.runs:
+        try:
+            arrays[run.folder] = load_arrays(folder / run.folder)
+        except DataError:
+            missing[run.folder] = "no arrays.npz"
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            missing[run.folder] = f"arrays.npz cannot be read ({error})"
+    return arrays, missing
+
+
+def _accuracy_panels(record: Record) -> list[Panel]:
+    """Nothing for one or two places: the results table already says all of it."""
+    figure = accuracy_figure(record) if len(probed_places(record)) > 2 else None
+    if figure is None:
+        return []
+    return [_panel(record, figure, "Linear accuracy by place", "Linear accuracy at each place of the model")]
+
+
+def _spectrum_panels(record: Record) -> list[Panel]:
+    panels = []
+    for place, noun in (("h", "representation h"), ("z", "embedding z")):
+        figure = spectrum_figure(record, place)
+        if figure is not None:
+            heading, what = f"Spectrum of the {noun}", f"Log singular values of the covariance of the {noun}"
+            panels.append(_panel(record, figure, heading, what, _collapse_note(record, place)))
+    return panels
+
+
+def _collapse_note(record: Record, place: str) -> str:
+    """Which heads have numerically zero singular values at the place, and how many of how many."""
+    parts = []
+    for head, runs in by_head(record.runs).items():
+        spectra = [run.spectrum[place].singular_values for run in runs if place in run.spectrum]
+        zeros = [len(values) - effective_dimension(values) for values in spectra]
+        if any(zeros):
+            span = str(zeros[0]) if len(set(zeros)) == 1 else f"{min(zeros)} to {max(zeros)}"
+            parts.append(f"{head}: {span} of {len(spectra[0])}")
+    return f"Numerically zero: {'; '.join(parts)}." if parts else ""
+
+
+def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
+    panels = []
+    for series, (heading, axis) in CURVES.items():
+        figure = curve_figure(record, arrays, series, axis)
+        if figure is None:
+            continue
+        without = [run.folder for run in record.runs if run.folder in arrays]
+        without = [name for name in without if not has_series(arrays[name], series)]
+        note = f"Not in the arrays of {', '.join(without)}." if without else ""
+        panels.append(_panel(record, figure, heading, f"{heading} over training, by epoch", note))
+    if len(record.runs) == 1 and record.runs[0].folder in arrays:
+        history = spectrum_history_figure(arrays[record.runs[0].folder])
+        if history is not None:
+            heading = "Spectrum of h over training"
+            what = (
+                "Log of the 1st, 2nd, 4th, 8th and so on singular value of the covariance of h over training"
+            )
+            note = "Each line is the singular value of that rank (1 is the largest), estimated on one batch."
+            panels.append(_panel(record, history, heading, what, note))
+    return panels
+
+
+def _panel(record: Record, figure: go.Figure, heading: str, what: str, note: str = "") -> Panel:
+    """Wrap a figure; the page has one key for all figures, so each goes without its own legend."""
+    figure.update_layout(showlegend=False)
+    heads = list(by_head(record.runs))
+    label = f"{what}. " + (f"One line for each head: {', '.join(heads)}." if len(heads) > 1 else "")
+    # Inside a script element only `<` can end the text early; as \u003c it is the same JSON.
+    return Panel(heading, label.strip(), Markup(figure.to_json().replace("<", "\\u003c")), note)
+
+
+def _strips(rows: list[HeadRow]) -> dict[str, Strip]:
+    """Where each difference and its interval stand on a common scale that includes zero."""
+    found = {row.head: row.difference for row in rows if row.difference}
+    ends = [0.0]
+    for difference in found.values():
+        ends += [end for end in (difference.low, difference.mean, difference.high) if end is not None]
+    ends = [end for end in ends if np.isfinite(end)]
+    low, high = min(ends), max(ends)
+    span = max(high - low, 1e-9)
+
+    def at(value: float | None, otherwise: float) -> float:
+        # 4 to 96 leaves room for the dot at either end.
+        return round(4 + 92 * ((otherwise if value is None else value) - low) / span, 2)
+
+    return {
+        head: Strip(at(0.0, 0.0), at(d.low, d.mean), at(d.mean, d.mean), at(d.high, d.mean))
+        for head, d in found.items()
+        if np.isfinite(d.mean)
+    }
+
+
+def _swatch(style: Style) -> Markup:
+    """A short line in the head's colour and dash, for the key and the tables."""
+    return Markup(
+        '<svg class="swatch" width="26" height="10" aria-hidden="true"><line x1="1" y1="5" x2="25" y2="5" '
+        'stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
+    ).format(style.color, _DASHES[style.dash])
+
+
+def _breakable(text: str) -> Markup:
+    """Text that may also break after a comma: a spec or a list of them has no spaces."""
+    return Markup(",<wbr>").join(text.split(","))
+
+
+def _short(value: Any) -> str:
+    """A number in four digits, an en dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

@@ -1,0 +1,105 @@
+"""Several heads, several seeds, everything else alike: one table with paired intervals."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fullrank.errors import InterruptedRunError, UsageError
+from fullrank.heads import HEADS
+from fullrank.record import RECORD_FILE, Published, Record, RunEntry, write_whole
+from fullrank.reports.tables import compare_heads
+from fullrank.training.monitor import progress_bar
+from fullrank.training.recipe import RECIPE_FILE, Recipe
+from fullrank.training.run import build, carry_out, check_folder, load, load_data, new_record, slug
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study: its folder and its record; each run stands in a folder of its own below."""
+
+    path: Path
+    record: Record
+
+
+def compare(
+    recipe: str | Path | Recipe,
+    *,
+    heads: Sequence[str],
+    seeds: int = 3,
+    out: str | Path | None = None,
+    resume: bool = False,
+    published: Published | None = None,
+    **overrides: Any,
+) -> Study:
+    """Train `recipe` under each head with each of `seeds` seeds, and compare the heads with the first.
+
+    The seeds are the recipe's seed and the ones after it; all heads share each seed's batches and views, so
+    differences are paired. With `resume`, runs that are finished are taken as they are, one that was cut off
+    goes on, and heads or seeds may be added. Raises UsageError before any training where a head cannot be
+    built, and InterruptedRunError on Ctrl-C, after saving.
+    """
+    plan = Recipe.resolve(recipe, overrides)
+    heads = [str(HEADS.parse(head)) for head in heads]
+    if not heads or len(set(heads)) < len(heads):
+        raise UsageError(f"--heads must name each head once, but got {', '.join(heads) or 'none at all'}.")
+    if seeds < 1:
+        raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
+    folder = Path(out) if out is not None else Path("runs") / f"{slug(plan.data)}-{datetime.now():%Y%m%d-%H%M%S}"
+    plans = {
+        f"{slug(head)}-seed{seed}": Recipe.resolve(plan, {"head": head, "seed": seed})
+        for head in heads
+        for seed in range(plan.seed, plan.seed + seeds)
+    }
+    # One head is as good as another for this check: a study's recipe holds the first.
+    plan = Recipe.resolve(plan, {"head": heads[0]})
+    check_folder(folder, plan, resume)
+    for name, run_plan in plans.items():
+        check_folder(folder / name, run_plan, resume)
+    train_set, test_set = load_data(plan)
+    for run_plan in plans.values():
+        build(run_plan, train_set)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / RECIPE_FILE, plan.dump().encode())
+
+    entries: list[RunEntry] = []
+    with progress_bar() as progress:
+        for number, (name, run_plan) in enumerate(plans.items(), start=1):
+            title = f"[{number}/{len(plans)}] {run_plan.head}, seed {run_plan.seed}"
+            if (folder / name / RECORD_FILE).is_file():
+                run = load(folder / name)
+            else:
+                progress.console.print(f"{title}: training", highlight=False)
+                try:
+                    run = carry_out(
+                        run_plan,
+                        folder / name,
+                        train_set,
+                        test_set,
+                        resume=(folder / name / RECIPE_FILE).is_file(),
+                        progress=progress,
+                    )
+                except InterruptedRunError:
+                    raise InterruptedRunError(
+                        f"Stopped in run {number} of {len(plans)} ({run_plan.head}, seed {run_plan.seed}); it is "
+                        f"saved, and the same command with --out {folder} --resume goes on from there."
+                    ) from None
+            entry = run.record.runs[0].model_copy(update={"folder": name})
+            progress.console.print(f"{title}: {_summary(entry)}", highlight=False)
+            entries.append(entry)
+
+    specs = ",".join(shlex.quote(head) for head in heads)
+    command = f"fullrank compare --recipe {RECIPE_FILE} --heads {specs} --seeds {seeds}"
+    record = new_record(
+        "study", command, plan, entries, comparisons=compare_heads(entries), published=published
+    )
+    record.save(folder)
+    return Study(folder, record)
+
+
+def _summary(run: RunEntry) -> str:
+    rank = f"rank of h {run.spectrum['h'].effective_rank:.1f}"
+    scores = [f"linear on {place} {100 * probe.linear:.1f}" for place, probe in run.probes.items()]
+    return ", ".join([*scores, rank, f"{run.seconds:.0f} s"])

@@ -1,0 +1,213 @@
+"""What is watched while a run goes on: the curves, the progress line, the checkpoint, and Ctrl-C."""
+
+import csv
+import io
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from fullrank.batch import Batch
+from fullrank.errors import DivergedError, InterruptedRunError
+from fullrank.record import write_whole
+from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.training.module import JointEmbedding
+
+CURVES = ("step", "epoch", "loss", "positive_similarity", "negative_similarity", "effective_rank", "learning_rate")
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+
+def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
+    """Mean cosine of the two views of one image, and of views of different images.
+
+    The second comes from the sum over all pairs, (sum_i a_i) . (sum_j b_j), in O(N K).
+
+    >>> mean_similarities(torch.eye(2), torch.eye(2))
+    (1.0, 0.0)
+    """
+    a, b = F.normalize(z_a.double(), dim=1), F.normalize(z_b.double(), dim=1)
+    same, every = (a * b).sum(), a.sum(0) @ b.sum(0)
+    n = len(a)
+    return float(same / n), float((every - same) / (n * (n - 1)))
+
+
+class Monitor(pl.Callback):
+    """Every `every` steps: loss, positive and negative similarity, effective rank and spectrum of h.
+
+    The numbers belong to the step's own batch, both views. They are part of the checkpoint, so a resumed
+    run has the curves of an unbroken one; `metrics.csv` is written at the end of each epoch. A loss that is
+    not finite raises DivergedError before anything saved is overwritten.
+    """
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder, every
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.spectra: list[Tensor] = []
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        due = trainer.global_step % self.every == 0 or trainer.global_step == 1
+        if not (due or batch_idx + 1 == trainer.num_training_batches):
+            return
+        assert isinstance(module, JointEmbedding)
+        latest = module.latest
+        loss = float(latest.loss)
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"The loss is {loss} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower the "
+                f"learning rate (now {module.optimizer.lr:g}: --set optimizer.lr=...) or raise the temperature."
+            )
+        if not due:
+            return
+        spectrum = singular_values(latest.h)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = trainer.global_step / trainer.num_training_batches
+        similarities = mean_similarities(latest.z_a, latest.z_b)
+        row = (trainer.global_step, epoch, loss, *similarities, effective_rank(spectrum), rate)
+        for name, value in zip(CURVES, row, strict=True):
+            self.curves[name].append(float(value))
+        self.spectra.append(spectrum.float().cpu())
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.seconds, self._since = self.elapsed(), None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(CURVES)
+        writer.writerows(zip(*(self.curves[name] for name in CURVES), strict=True))
+        write_whole(self.folder / "metrics.csv", text.getvalue().encode())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The curves and the spectra of h over time, as `arrays.npz` holds them."""
+        curves = {name: np.array(values) for name, values in self.curves.items()}
+        spectra = torch.stack(self.spectra).numpy() if self.spectra else np.zeros((0, 0), np.float32)
+        return curves | {"spectrum_step": curves["step"], "spectrum_h": spectra}
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all sessions of this run."""
+        return self.seconds if self._since is None else self.seconds + time.perf_counter() - self._since
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self.curves, "spectra": self.spectra, "seconds": self.elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves, self.spectra = state_dict["curves"], state_dict["spectra"]
+        self.seconds = state_dict["seconds"]
+
+
+class Checkpointer(pl.Callback):
+    """Saves the run at the end of each epoch, and when `stop` is set after the step under way.
+
+    The state of torch's generator is part of it, for heads and objectives that draw at each step.
+    """
+
+    def __init__(self, folder: Path, stop: threading.Event):
+        self.folder, self.stop = folder, stop
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.stop.is_set():
+            trainer.save_checkpoint(self.folder / CHECKPOINT)
+            raise InterruptedRunError(
+                f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is saved, "
+                f"and the same command with --out {self.folder} --resume goes on from there."
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / CHECKPOINT)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.generator = state_dict["generator"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if hasattr(self, "generator"):
+            torch.set_rng_state(self.generator.cpu())
+
+
+class ProgressLine(pl.Callback):
+    """One line for a run: epochs done, time left, loss beside its chance level, similarities, rank of h."""
+
+    def __init__(self, progress: Progress, monitor: Monitor, chance: float | None):
+        self.progress, self.monitor, self.chance = progress, monitor, chance
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        total = trainer.max_epochs or 0
+        self.task = self.progress.add_task("epoch", total=total, completed=trainer.current_epoch, status="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not (curves := self.monitor.curves)["step"]:
+            return
+        last = {name: values[-1] for name, values in curves.items()}
+        chance = f"/{self.chance:.2f}" if self.chance is not None else ""
+        status = (
+            f"loss {last['loss']:.2f}{chance} sim {last['positive_similarity']:.2f}"
+            f"/{last['negative_similarity']:.2f} rank {last['effective_rank']:.0f}"
+        )
+        done = trainer.global_step / trainer.num_training_batches
+        self.progress.update(self.task, completed=done, status=status)
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if hasattr(self, "task"):
+            self.progress.remove_task(self.task)
+
+
+def progress_bar() -> Progress:
+    """The progress line of training, which fits 80 columns; it vanishes when the work is done."""
+    from rich.console import Console
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left  {task.fields[status]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+@contextmanager
+def stop_on_ctrl_c() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step under way is finished before the run is saved.
+
+    A second Ctrl-C interrupts at once. Signals reach the main thread only; elsewhere nothing is changed.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

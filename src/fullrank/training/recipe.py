@@ -1,0 +1,125 @@
+"""The recipe: everything that defines a run, validated and resolved. Torch-free."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fullrank.data import SOURCES
+from fullrank.encoders import ENCODERS
+from fullrank.errors import UsageError, unknown_name
+from fullrank.heads import HEADS
+from fullrank.objectives import OBJECTIVES
+from fullrank.specs import Registry
+from fullrank.views import VIEWS
+
+RECIPE_FILE = "recipe.yaml"
+
+
+def _canonical(registry: Registry) -> AfterValidator:
+    return AfterValidator(lambda text: str(registry.parse(text)))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Optimizer(_Part):
+    """How the weights move: linear warm-up, then cosine to zero, both per step.
+
+    `lr` is used as it is, whatever the batch size. Norms, biases and other 1-d parameters have no decay.
+    `momentum` belongs to sgd alone.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    warmup_epochs: float = Field(4, ge=0)
+
+
+class Recipe(_Part):
+    """All that defines a run; two equal recipes give the same record on one machine.
+
+    >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
+    'subvector:360'
+    """
+
+    data: Annotated[str, _canonical(SOURCES)]
+    image_size: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)
+    views: Annotated[str, _canonical(VIEWS)] = "simclr"
+    encoder: Annotated[str, _canonical(ENCODERS)] = "tiny-resnet"
+    head: Annotated[str, _canonical(HEADS)] = "subvector:24"
+    objective: Annotated[str, _canonical(OBJECTIVES)] = "infonce:0.2"
+    optimizer: Optimizer = Optimizer()
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(256, ge=2)
+    seed: int = Field(0, ge=0)
+    monitor_every: int = Field(10, ge=1)
+
+    @classmethod
+    def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
+        """A recipe by name, from a YAML file, or as it is, with some of its keys replaced.
+
+        A key of a nested part is written with a dot: `optimizer.lr`. Raises UsageError for an unknown
+        recipe, key or name, or a value out of range.
+        """
+        content = recipe.model_dump() if isinstance(recipe, Recipe) else _read(recipe)
+        for key, value in (overrides or {}).items():
+            *parents, last = key.split(".")
+            part = content
+            for parent in parents:
+                part = part.setdefault(parent, {})
+                if not isinstance(part, dict):
+                    raise UsageError(f"'{key}': {parent} has no keys below it; write {parent}=VALUE.")
+            part[last] = value
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise _first_fault(error, recipe) from None
+
+    def dump(self) -> str:
+        """The recipe as YAML, every key written out."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that the package ships."""
+    return sorted(p.name.removesuffix(".yaml") for p in files(__package__).joinpath("recipes").iterdir())
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    if str(recipe) in recipe_names():
+        text = files(__package__).joinpath("recipes", f"{recipe}.yaml").read_text()
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text()
+    else:
+        raise unknown_name(
+            "recipe", str(recipe), recipe_names(), "`fullrank list recipes` shows all, or name a YAML file"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"Recipe {recipe} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"Recipe {recipe} holds no keys; write `data: digits` and so on, one key a line.")
+    return content
+
+
+def _first_fault(error: ValidationError, recipe: object) -> UsageError:
+    fault = error.errors()[0]
+    key = ".".join(map(str, fault["loc"]))
+    label = "Recipe" if isinstance(recipe, Recipe) else f"Recipe {recipe}"
+    if fault["type"] == "extra_forbidden":
+        part = Optimizer if len(fault["loc"]) > 1 else Recipe
+        return unknown_name("recipe key", key, part.model_fields, f"known keys are {', '.join(part.model_fields)}")
+    if fault["type"] == "missing":
+        return UsageError(f"{label} has no '{key}'; add it, for example `{key}: digits`.")
+    if isinstance(reason := fault.get("ctx", {}).get("error"), UsageError):
+        return reason
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return UsageError(f"{label}: {key}={fault['input']!r}: {message}.")

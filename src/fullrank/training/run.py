@@ -1,0 +1,312 @@
+"""From a recipe to a run folder: data, parts, training, evaluation, record. Read from `train` downwards."""
+
+import logging
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fullrank.batch import Batch
+from fullrank.data import BatchLoader, ImageSet, source
+from fullrank.encoders import Encoder, encoder as build_encoder
+from fullrank.errors import DataError, UsageError
+from fullrank.heads import Head, head as build_head
+from fullrank.objectives import objective as build_objective
+from fullrank.record import RECORD_FILE, Machine, Record, RunEntry, save_arrays, write_whole
+from fullrank.training.evaluate import Evaluation, check_probeable, evaluate
+from fullrank.training.module import JointEmbedding
+from fullrank.training.monitor import (
+    CHECKPOINT,
+    Checkpointer,
+    Monitor,
+    ProgressLine,
+    progress_bar,
+    stop_on_ctrl_c,
+)
+from fullrank.training.recipe import RECIPE_FILE, Recipe
+from fullrank.views import Views, step_generator, view_pipeline
+
+ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its recipe, the trained parts in eval mode, and its record."""
+
+    path: Path
+    recipe: Recipe
+    encoder: Encoder
+    head: Head
+    record: Record
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train an encoder as a recipe says, probe it, and leave everything in the folder `out`.
+
+    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. With
+    `resume` a run that was cut off goes on exactly where its last checkpoint stands, in a folder without one
+    from the beginning; a finished run is returned as it is. Raises UsageError for a recipe that cannot be
+    carried out or a folder in use, DataError for images that cannot be read, DivergedError for a loss that
+    is not finite, InterruptedRunError on Ctrl-C (after saving).
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp() + "/run"
+    >>> run = train("digits", out=folder, head="none", epochs=1, limit=300)
+    >>> sorted(run.record.runs[0].probes)
+    ['h', 'z']
+    """
+    plan = Recipe.resolve(recipe, overrides)
+    folder = Path(out) if out is not None else _fresh_folder(plan)
+    check_folder(folder, plan, resume)
+    if (folder / RECORD_FILE).is_file():
+        return load(folder)
+    return carry_out(plan, folder, *load_data(plan), resume=resume, progress=progress)
+
+
+def carry_out(
+    recipe: Recipe,
+    folder: Path,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Train, evaluate and record `recipe` in `folder`, on images that are loaded already."""
+    # Before the first parallel operation: the pool's threads take over the setting when they start.
+    torch.set_flush_denormal(True)
+    pl.seed_everything(recipe.seed, verbose=False)
+    module = build(recipe, train_set)
+    loader = BatchLoader(train_set, recipe.batch_size, recipe.seed)
+    _open_folder(folder, recipe, resume)
+
+    monitor = Monitor(folder, recipe.monitor_every)
+    _fit(module, loader, monitor, folder, recipe, progress)
+
+    evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
+    steps = recipe.epochs * len(loader)
+    entry = RunEntry(
+        head=recipe.head,
+        seed=recipe.seed,
+        folder=".",
+        epochs=recipe.epochs,
+        steps=steps,
+        loss=monitor.curves["loss"][-1],
+        chance=chance_level(module.objective, recipe.batch_size),
+        seconds=monitor.elapsed(),
+        views_per_second=2 * steps * recipe.batch_size / monitor.elapsed(),
+        parameters={"encoder": _count(module.encoder), "head": _count(module.head)},
+        probes=evaluation.probes,
+        scores=evaluation.scores,
+        spectrum=evaluation.spectrum,
+    )
+    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
+        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
+        save_file(weights, folder / file, _metadata(recipe, module.encoder))
+    save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
+    new_record("run", f"fullrank train --recipe {RECIPE_FILE}", recipe, [entry]).save(folder)
+    return load(folder)
+
+
+def load(folder: str | Path) -> Run:
+    """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
+
+    Weights are read from safetensors files; nothing is unpickled.
+    """
+    folder = Path(folder)
+    record = Record.load(folder)
+    if record.kind != "run":
+        raise DataError(f"{folder} holds a {record.kind}, not a run; name one of the run folders below it.")
+    recipe = Recipe.resolve(folder / RECIPE_FILE)
+    try:
+        with safe_open(folder / ENCODER_FILE, framework="pt") as file:
+            in_chans = int(file.metadata()["in_chans"])
+        encoder = build_encoder(recipe.encoder, in_chans=in_chans)
+        head = build_head(recipe.head, in_dim=encoder.feature_dim)
+        encoder.load_state_dict(load_file(folder / ENCODER_FILE))
+        head.load_state_dict(load_file(folder / HEAD_FILE))
+    except (FileNotFoundError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"The weights in {folder} cannot be read ({reason}); train the run again.") from None
+    return Run(folder, recipe, encoder.eval(), head.eval(), record)
+
+
+def probe(run: str | Path | Run, places: Sequence[str] | None = None) -> Evaluation:
+    """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
+
+    Raises DataError for images with fewer than two classes, UsageError for a place the model does not have.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    train_set, test_set = load_data(run.recipe)
+    check_probeable(train_set, "label")
+    return evaluate(run.encoder, run.head, train_set, test_set, places, seed=run.recipe.seed)
+
+
+def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a recipe; `limit` shortens the training images alone."""
+    images = source(recipe.data)
+    train_set = images.load("train", recipe.image_size)
+    test_set = images.load("test", recipe.image_size)
+    if recipe.limit is not None:
+        train_set = train_set.limited(recipe.limit, seed=0)
+    return train_set, test_set
+
+
+def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
+    """The parts of a recipe, sized for its images, in one module."""
+    mean, std = train_set.channel_statistics()
+    size, channels = train_set.images.shape[1], train_set.images.shape[3]
+    encoder = build_encoder(recipe.encoder, in_chans=channels, mean=mean, std=std)
+    head = build_head(recipe.head, in_dim=encoder.feature_dim)
+    views = view_pipeline(recipe.views, image_size=size, channels=channels)
+    objective = build_objective(recipe.objective)
+    return JointEmbedding(encoder, head, objective, views, recipe.optimizer, seed=recipe.seed)
+
+
+def new_record(kind: Any, command: str, recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
+    """A record made here and now."""
+    return Record(
+        kind=kind,
+        fullrank=version("fullrank"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=Machine(
+            processor=_processor(),
+            threads=torch.get_num_threads(),
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            python=platform.python_version(),
+            torch=torch.__version__,
+        ),
+        command=command,
+        recipe=recipe.model_dump(),
+        runs=runs,
+        **more,
+    )
+
+
+def _fit(
+    module: JointEmbedding,
+    loader: BatchLoader,
+    monitor: Monitor,
+    folder: Path,
+    recipe: Recipe,
+    progress: Progress | None,
+) -> None:
+    checkpoint = folder / CHECKPOINT
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    own = progress_bar() if progress is None else None
+    line = ProgressLine(progress or own, monitor, chance_level(module.objective, recipe.batch_size))  # type: ignore[arg-type]
+    with stop_on_ctrl_c() as stop, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = pl.Trainer(
+            max_epochs=recipe.epochs,
+            accelerator="auto",
+            devices=1,
+            callbacks=[monitor, Checkpointer(folder, stop), line],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        if own is not None:
+            own.start()
+        try:
+            trainer.fit(
+                module, loader, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True
+            )
+        finally:
+            if own is not None:
+                own.stop()
+
+
+def _fresh_folder(recipe: Recipe) -> Path:
+    name = f"{recipe.data}-{recipe.head}-seed{recipe.seed}"
+    return Path("runs") / f"{slug(name)}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def slug(text: str) -> str:
+    """A spec as a folder name: letters, digits, dots and dashes."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100]
+
+
+def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Raise UsageError unless `recipe` may write into `folder`: an empty one, or with `resume` its own."""
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; name a folder with --out.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not resume:
+        raise UsageError(
+            f"{folder} exists and is not empty; add --resume to go on with it, or name another --out."
+        )
+    stored = folder / RECIPE_FILE
+    if stored.is_file() and (before := Recipe.resolve(stored)) != recipe:
+        old, new = before.model_dump(), recipe.model_dump()
+        key = next(key for key in new if new[key] != old[key])
+        raise UsageError(
+            f"{folder} was started with {key}={old[key]!r}, but this recipe says {new[key]!r}; "
+            "resume with the same recipe, or name another --out."
+        )
+
+
+def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    checkpoint = folder / CHECKPOINT
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if not (folder / RECIPE_FILE).is_file():
+        write_whole(folder / RECIPE_FILE, recipe.dump().encode())
+    if resume and not checkpoint.is_file():
+        print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
+
+
+def chance_level(objective: nn.Module, batch_size: int) -> float | None:
+    """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
+    chance = getattr(objective, "chance", None)
+    return None if chance is None else float(chance(batch_size))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _metadata(recipe: Recipe, encoder: Encoder) -> dict[str, str]:
+    specs = {"encoder": recipe.encoder, "head": recipe.head, "data": recipe.data, "objective": recipe.objective}
+    return specs | {"in_chans": str(encoder.in_chans), "input": "images in 0 to 1", "fullrank": version("fullrank")}
+
+
+def _examples(views: Views, images: ImageSet, seed: int) -> np.ndarray:
+    """A few images with both views, (n, 3, H, W, C) uint8; views of another size are cut to the image's."""
+    chosen = images.subset(np.linspace(0, len(images.images) - 1, EXAMPLES).astype(int))
+    tensor = chosen.tensor()
+    batch = Batch(tensor, torch.full((len(tensor),), -1), torch.arange(len(tensor)))
+    pair = views.apply(batch, views.sample(len(batch), step_generator(seed, 0, 0)))
+    shown = [tensor, *((view * 255).round().to(torch.uint8) for view in pair)]
+    return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

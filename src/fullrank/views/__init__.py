@@ -1,0 +1,106 @@
+"""Views: two random variations of each image, drawn on the CPU and made a batch at a time.
+
+The catalogue imports nothing; `view_pipeline` builds a pair of pipelines, and the classes are imported on
+first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fullrank.specs import Entry, Parameter, Registry, Spec
+
+if TYPE_CHECKING:
+    from fullrank.views.colour import (
+        brightness as brightness,
+        contrast as contrast,
+        grey as grey,
+        hue as hue,
+        saturation as saturation,
+        solarize as solarize,
+    )
+    from fullrank.views.operations import (
+        Blur as Blur,
+        Crop as Crop,
+        Grey as Grey,
+        Jitter as Jitter,
+        Operation as Operation,
+        Solarize as Solarize,
+    )
+    from fullrank.views.pipeline import (
+        Pipeline as Pipeline,
+        ViewParameters as ViewParameters,
+        Views as Views,
+        step_generator as step_generator,
+    )
+    from fullrank.views.spatial import blur as blur, crop_resize as crop_resize, hflip as hflip
+
+_HOMES = {
+    "fullrank.views.pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
+    "fullrank.views.operations": ["Blur", "Crop", "Grey", "Jitter", "Operation", "Solarize"],
+    "fullrank.views.spatial": ["blur", "crop_resize", "hflip"],
+    "fullrank.views.colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize"],
+}
+__all__ = ["VIEWS", "view_pipeline", *(name for names in _HOMES.values() for name in names)]  # noqa: PLE0604
+
+_FLIP = Parameter("flip", float, "probability that an image is mirrored", 0.5)
+
+
+def _scale(default: float) -> Parameter:
+    return Parameter("scale", float, "smallest part of the area a crop keeps; 1 is no crop", default)
+
+
+VIEWS = Registry("views", "views")
+for _entry in [
+    Entry(
+        "simclr",
+        "fullrank.views.presets:simclr",
+        "crop, flip, colour jitter, grey, blur; the same for both views",
+        "Chen et al. 2020 (SimCLR), Appendix A, jitter at half its strength as in common use",
+        options=(
+            _scale(0.08),
+            _FLIP,
+            Parameter("brightness", float, "strength; 0 leaves it out", 0.4),
+            Parameter("contrast", float, "strength; 0 leaves it out", 0.4),
+            Parameter("saturation", float, "strength; 0 leaves it out", 0.4),
+            Parameter("hue", float, "largest turn, as a part of the circle; 0 leaves it out", 0.1),
+            Parameter("jitter", float, "probability that the four above are applied", 0.8),
+            Parameter("grey", float, "probability that the colours are dropped", 0.2),
+            Parameter("blur", float, "probability of a Gaussian blur, 0.1 to 2 pixels", 0.5),
+        ),
+    ),
+    Entry(
+        "directclr",
+        "fullrank.views.presets:directclr",
+        "P1's two unequal pipelines: view 1 always blurred, view 2 rarely, but sometimes solarized",
+        "P1, the authors' released code (ImageNet)",
+        options=(_scale(0.08), _FLIP),
+    ),
+    Entry(
+        "weak",
+        "fullrank.views.presets:weak",
+        "a mild crop and a flip; the same for both views",
+        "ours, the weak end of a comparison of augmentations",
+        options=(_scale(0.5), _FLIP),
+    ),
+]:
+    VIEWS.register(_entry)
+
+
+def view_pipeline(spec: str | Spec, *, image_size: int, channels: int = 3) -> "Views":
+    """Build the pair of pipelines that a spec names, for views of `image_size` by `image_size`.
+
+    Raises UsageError for an unknown name, a probability outside 0 to 1, a scale outside (0, 1], a negative
+    strength, or images with other than 1 or 3 channels.
+
+    >>> view_pipeline("simclr,blur=0,grey=0,hue=0", image_size=32).operations[0]
+    ('crop', 'flip', 'brightness', 'contrast', 'saturation')
+    """
+    built: Views = VIEWS.build(spec, image_size=image_size, channels=channels)
+    return built
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,23 @@
+"""Changing some images of a batch: only those are computed."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+def change_hits(images: Tensor, hit: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A copy of images (N, C, H, W) in which those where hit (N,) is true are replaced.
+
+    `change` gets the images that are hit (K, C, H, W) and their indices (K,), which stay on the device of
+    `hit`: with the mask on the CPU a GPU is never waited for.
+
+    >>> import torch
+    >>> change_hits(torch.zeros(3, 1, 1, 1), torch.tensor([True, False, True]), lambda x, i: x + 1).flatten()
+    tensor([1., 0., 1.])
+    """
+    which = hit.nonzero().flatten()
+    changed = images.clone()
+    if len(which):
+        there = which.to(images.device, non_blocking=True)
+        changed.index_copy_(0, there, change(images.index_select(0, there), which))
+    return changed

@@ -1,0 +1,284 @@
+"""Operations on a batch of images: drawing their parameters, one set an image, and applying them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import UsageError
+from fullrank.views import colour
+from fullrank.views.spatial import Interpolation, blur, crop_resize
+
+Values = Mapping[str, Tensor]
+
+
+class Operation(ABC):
+    """One step of a pipeline. It draws values under one or several names; a name left out is switched off."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """What can be switched off."""
+
+    @abstractmethod
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """Values of length `count` for images of height and width `source`, in order of application."""
+
+    @abstractmethod
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """images (N, C, H, W) in 0 to 1 -> changed images; names of other operations are ignored."""
+
+
+@dataclass(frozen=True)
+class Crop(Operation):
+    r"""A random box of the image, resampled to `size` by `size`, and mirrored with probability `flip`.
+
+    The box has an area drawn from `scale` to 1 of the image's and an aspect ratio w/h drawn from 3/4 to 4/3
+    uniformly in its logarithm, both rounded to whole pixels; ten boxes are drawn for each image and the
+    first that fits inside is placed at random. If none fits, the largest centred box of an allowed aspect
+    ratio is taken. A `scale` of 1 is the whole image, only resized.
+
+    Values: `crop` (N, 4), int64, top, left, height, width; `flip` (N,), bool. Raises UsageError for a scale
+    outside (0, 1] or a probability outside 0 to 1.
+
+    >>> crop = Crop(size=4, scale=0.5, flip=0.0)
+    >>> crop.sample(2, torch.Generator().manual_seed(0), source=(8, 8))["crop"].shape
+    torch.Size([2, 4])
+
+    Source: Szegedy et al. 2015; torchvision's `RandomResizedCrop`, of which it has the distribution.
+    """
+
+    size: int
+    scale: float = 0.08
+    flip: float = 0.5
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}.")
+        if not 0 < self.scale <= 1:
+            raise UsageError(
+                f"scale={self.scale} is no part of an image's area; choose above 0 and up to 1, which is no crop."
+            )
+        check_probability("flip", self.flip)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`crop` and `flip`, as far as they do anything."""
+        return ("crop",) * (self.scale < 1) + ("flip",) * (self.flip > 0)
+
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """Draw the boxes and who is mirrored."""
+        values = {}
+        if self.scale < 1:
+            values["crop"] = random_boxes(count, generator, source, self.scale)
+        if self.flip > 0:
+            values["flip"] = _chance(count, generator, self.flip)
+        return values
+
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """Crop, resize and flip in one pass; the result is new memory."""
+        boxes = values.get("crop")
+        if boxes is None:
+            boxes = torch.tensor([[0, 0, *images.shape[-2:]]]).expand(len(images), 4)
+        return crop_resize(images, boxes, self.size, self.interpolation, values.get("flip"))
+
+
+@dataclass(frozen=True)
+class Jitter(Operation):
+    """Brightness, contrast, saturation and hue, all together with probability `probability` or none of them.
+
+    Factors are drawn uniformly from max(0, 1 - strength) to 1 + strength, the hue's shift from -hue to hue
+    (a part of the circle). Where torchvision draws the order of the four anew for every image, here one
+    order is drawn for the view and batch. A strength of 0 leaves its name out.
+
+    Values: (N,) float32 under the four names, 1 (hue: 0) for an image that is not hit. Raises UsageError for
+    a negative strength, a hue beyond 0.5 or a probability outside 0 to 1.
+
+    >>> Jitter(brightness=0.4, contrast=0.4, saturation=0.0, hue=0.0).names
+    ('brightness', 'contrast')
+
+    Source: torchvision's `ColorJitter` inside `RandomApply`, as in SimCLR's and P1's pipelines.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    probability: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name, limit in (
+            ("brightness", math.inf),
+            ("contrast", math.inf),
+            ("saturation", math.inf),
+            ("hue", 0.5),
+        ):
+            strength = getattr(self, name)
+            if not 0 <= strength <= limit or strength == math.inf:
+                upto = "of 0 or more" if limit == math.inf else f"from 0 to {limit}"
+                raise UsageError(f"{name}={strength} must be a number {upto}; 0 leaves {name} out.")
+        check_probability("jitter", self.probability)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the four that have a strength."""
+        if self.probability == 0:
+            return ()
+        return tuple(n for n in ("brightness", "contrast", "saturation", "hue") if getattr(self, n) > 0)
+
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """Draw who is hit, the order, and each one's factor."""
+        hit = _chance(count, generator, self.probability)
+        names = self.names
+        values = {}
+        for name in (names[i] for i in torch.randperm(len(names), generator=generator)):
+            strength, neutral = getattr(self, name), 0.0 if name == "hue" else 1.0
+            least = neutral - strength if name == "hue" else max(0.0, neutral - strength)
+            drawn = _uniform(count, generator, least, neutral + strength)
+            values[name] = torch.where(hit, drawn, neutral).float()
+        return values
+
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """Apply the four in the order in which `values` holds them."""
+        for name in (name for name in values if name in self.names):
+            images = getattr(colour, name)(images, values[name])
+        return images
+
+
+@dataclass(frozen=True)
+class Grey(Operation):
+    """The image without its colours, with probability `probability`. Values: `grey` (N,) bool.
+
+    >>> Grey(0.2).names
+    ('grey',)
+
+    Source: torchvision's `RandomGrayscale`.
+    """
+
+    probability: float
+
+    def __post_init__(self) -> None:
+        check_probability("grey", self.probability)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`grey`, unless its probability is 0."""
+        return ("grey",) * (self.probability > 0)
+
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """Draw who is hit."""
+        return {"grey": _chance(count, generator, self.probability)}
+
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """Replace the colours of those hit by grey."""
+        return colour.grey(images, values["grey"]) if "grey" in values else images
+
+
+@dataclass(frozen=True)
+class Blur(Operation):
+    """Gaussian blur with probability `probability`, its standard deviation uniform from 0.1 to 2 pixels.
+
+    The kernel is 13 pixels wide whatever is drawn, three of the largest standard deviations to each side, or
+    the widest that reflection at the border allows in a smaller view. P1 and SimCLR's ports blur with
+    Pillow's `GaussianBlur(radius)`, box blurs which approximate a Gaussian of that standard deviation; here
+    it is the Gaussian. Values: `blur` (N,) float32, the standard deviation, 0 for an image that is not hit.
+
+    >>> Blur(1.0).sample(100, torch.Generator(), source=(32, 32))["blur"].max() <= 2.0
+    tensor(True)
+
+    Source: SimCLR, Appendix A; P1's released code.
+    """
+
+    probability: float
+
+    def __post_init__(self) -> None:
+        check_probability("blur", self.probability)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`blur`, unless its probability is 0."""
+        return ("blur",) * (self.probability > 0)
+
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """Draw who is hit, and how much."""
+        hit = _chance(count, generator, self.probability)
+        return {"blur": torch.where(hit, _uniform(count, generator, 0.1, 2.0), 0.0).float()}
+
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """Blur those hit."""
+        if "blur" not in values:
+            return images
+        return blur(images, values["blur"], kernel_size=min(13, 2 * min(images.shape[-2:]) - 1))
+
+
+@dataclass(frozen=True)
+class Solarize(Operation):
+    """Values of 128/255 and above inverted, with probability `probability`. Values: `solarize` (N,) bool.
+
+    >>> Solarize(0.2).names
+    ('solarize',)
+
+    Source: P1's released code (Pillow's `solarize` at its default threshold).
+    """
+
+    probability: float
+
+    def __post_init__(self) -> None:
+        check_probability("solarize", self.probability)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`solarize`, unless its probability is 0."""
+        return ("solarize",) * (self.probability > 0)
+
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """Draw who is hit."""
+        return {"solarize": _chance(count, generator, self.probability)}
+
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """Solarize those hit."""
+        return colour.solarize(images, values["solarize"]) if "solarize" in values else images
+
+
+def random_boxes(count: int, generator: torch.Generator, source: tuple[int, int], scale: float) -> Tensor:
+    """Boxes (count, 4), int64, as top, left, height, width, for `Crop`.
+
+    >>> random_boxes(1, torch.Generator(), (6, 12), scale=1.0)  # no box of allowed ratio is so large
+    tensor([[0, 2, 6, 8]])
+    """
+    height, width = source
+    area = _uniform((count, 10), generator, scale, 1.0) * (height * width)
+    ratio = _uniform((count, 10), generator, math.log(3 / 4), math.log(4 / 3)).exp_()
+    place = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    tries = torch.stack([(area / ratio).sqrt_(), (area * ratio).sqrt_()], dim=-1).round_()
+    limit = torch.tensor([height, width])
+    fits = ((tries >= 1) & (tries <= limit)).all(-1)
+    first = fits.float().argmax(1)
+    extent = tries[torch.arange(count), first]
+    corner = (place * (limit - extent + 1)).floor_()
+    none = ~fits.any(1)
+    if none.any():
+        extent[none] = torch.tensor(
+            [min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))]
+        ).double()
+        corner[none] = ((limit - extent[none]) / 2).floor_()
+    return torch.cat([corner, extent], dim=1).long()
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise UsageError unless `value` is between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name}={value} is no probability; choose a number from 0 (never) to 1 (always).")
+
+
+def _uniform(shape: int | tuple[int, ...], generator: torch.Generator, least: float, most: float) -> Tensor:
+    shape = (shape,) if isinstance(shape, int) else shape
+    return torch.rand(shape, generator=generator, dtype=torch.float64).mul_(most - least).add_(least)
+
+
+def _chance(count: int, generator: torch.Generator, probability: float) -> Tensor:
+    return torch.rand(count, generator=generator, dtype=torch.float64) < probability

@@ -1,0 +1,173 @@
+"""Two pipelines of operations, the parameters drawn for them, and the two views they make of a batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullrank.batch import Batch, as_float
+from fullrank.errors import UsageError, unknown_name
+from fullrank.views.operations import Crop, Operation, Values
+
+# Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
+_VALUES_AT_ONCE = 2**17
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What makes one view: a crop (or only a resize), then other operations in order.
+
+    >>> from fullrank.views.operations import Grey
+    >>> Pipeline(Crop(size=8), (Grey(0.2),)).names
+    ('crop', 'flip', 'grey')
+    """
+
+    crop: Crop
+    then: tuple[Operation, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be switched off, in order."""
+        return tuple(name for operation in (self.crop, *self.then) for name in operation.names)
+
+    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+        """The values of every operation for `count` images of height and width `source`."""
+        values: dict[str, Tensor] = {}
+        for operation in (self.crop, *self.then):
+            values |= operation.sample(count, generator, source)
+        return values
+
+    def apply(self, images: Tensor, values: Values) -> Tensor:
+        """images (N, C, H, W) in 0 to 1 -> the view (N, C, size, size) in 0 to 1."""
+        for operation in (self.crop, *self.then):
+            images = operation.apply(images, values)
+        return images
+
+
+@dataclass(frozen=True, eq=False)
+class ViewParameters:
+    """All that was drawn for the two views of a batch, on the CPU: name -> (N, ...), in order of application.
+
+    A name that is not there is switched off. A slice along N belongs to the same slice of the batch, so
+    each process of many takes its own rows of one global draw.
+
+    >>> from fullrank.views import view_pipeline
+    >>> drawn = view_pipeline("weak", image_size=8).sample(4, step_generator(seed=0, epoch=0, step=0))
+    >>> len(drawn), len(drawn[1:3]), drawn.names, drawn.without("flip").names
+    (4, 2, ('crop', 'flip'), ('crop',))
+    """
+
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+    count: int
+    source: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice) -> "ViewParameters":
+        first, second = ({k: v[rows] for k, v in view.items()} for view in (self.first, self.second))
+        return ViewParameters(first, second, len(range(*rows.indices(self.count))), self.source)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is switched on in either view."""
+        return tuple(dict.fromkeys((*self.first, *self.second)))
+
+    def without(self, *names: str) -> "ViewParameters":
+        """The same draw with these operations switched off; raises UsageError for one that is not on."""
+        for name in names:
+            if name not in self.names:
+                on = ", ".join(self.names) or "nothing"
+                raise unknown_name("operation", name, self.names, f"switched on here: {on}")
+        first, second = (
+            {k: v for k, v in view.items() if k not in names} for view in (self.first, self.second)
+        )
+        return ViewParameters(first, second, self.count, self.source)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Two pipelines, and how a batch becomes two views.
+
+    >>> from fullrank.views import view_pipeline
+    >>> views = view_pipeline("simclr", image_size=8, channels=1)
+    >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    >>> batch = Batch(images, labels=torch.tensor([-1, -1]), index=torch.arange(2))
+    >>> view_a, view_b = views.apply(batch, views.sample(2, step_generator(seed=0, epoch=0, step=0)))
+    >>> view_a.shape, view_a.dtype
+    (torch.Size([2, 1, 8, 8]), torch.float32)
+    """
+
+    first: Pipeline
+    second: Pipeline
+    channels: int = 3
+
+    @property
+    def operations(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the operations of each view, in order."""
+        return self.first.names, self.second.names
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of a view."""
+        return self.first.crop.size
+
+    def sample(
+        self, count: int, generator: torch.Generator, source: tuple[int, int] | None = None
+    ) -> ViewParameters:
+        """Draw for `count` images of height and width `source`, by default those of a view.
+
+        For many processes: draw for the global batch and take a slice.
+        """
+        source = source or (self.image_size, self.image_size)
+        first = self.first.sample(count, generator, source)
+        return ViewParameters(first, self.second.sample(count, generator, source), count, source)
+
+    @torch.no_grad()
+    def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, Tensor]:
+        """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.
+
+        No mean is subtracted and nothing divided by a deviation: the encoder carries that. Raises
+        UsageError unless number, size and channels of the images are those the parameters were drawn for.
+        """
+        images = batch.images
+        expected = (len(parameters), self.channels, *parameters.source)
+        if tuple(images.shape) != expected:
+            raise UsageError(
+                f"The images are of shape {tuple(images.shape)}, but these views and parameters are for "
+                f"{expected}; build the views with the images' channels and draw for their number and size."
+            )
+        shape = (len(images), self.channels, self.image_size, self.image_size)
+        views = (torch.empty(shape, device=images.device), torch.empty(shape, device=images.device))
+        # Inside mixed precision the products of crop and blur would come out in 16 bits.
+        with torch.autocast(images.device.type, enabled=False):
+            for rows in _chunks(images):
+                part, drawn = as_float(images[rows]), parameters[rows]
+                views[0][rows] = self.first.apply(part, drawn.first)
+                views[1][rows] = self.second.apply(part, drawn.second)
+        return views
+
+
+def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """The generator of one step's draws, so that a resumed run draws what an unbroken one would.
+
+    Raises UsageError for a negative number.
+
+    >>> first, second = (torch.rand((), generator=step_generator(0, 1, step)) for step in (0, 1))
+    >>> bool(first == second)
+    False
+    """
+    if min(seed, epoch, step) < 0:
+        raise UsageError(f"seed, epoch and step must be 0 or more, but got {seed}, {epoch} and {step}.")
+    state = np.random.SeedSequence(seed, spawn_key=(epoch, step)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _chunks(images: Tensor) -> Iterator[slice]:
+    """Rows that fit into a CPU's cache together; on other devices all rows."""
+    count = len(images)
+    size = max(1, _VALUES_AT_ONCE // images[0].numel()) if count and images.device.type == "cpu" else count
+    return (slice(start, min(start + size, count)) for start in range(0, count, max(size, 1)))

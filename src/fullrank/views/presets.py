@@ -1,0 +1,75 @@
+"""The registered pairs of pipelines."""
+
+from dataclasses import replace
+
+from fullrank.errors import UsageError
+from fullrank.views.operations import Blur, Crop, Grey, Jitter, Operation, Solarize
+from fullrank.views.pipeline import Pipeline, Views
+
+
+def simclr(
+    image_size: int,
+    channels: int,
+    scale: float = 0.08,
+    flip: float = 0.5,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    jitter: float = 0.8,
+    grey: float = 0.2,
+    blur: float = 0.5,
+) -> Views:
+    """SimCLR's augmentation at the strength in common use, the same for both views.
+
+    >>> simclr(32, channels=1, blur=0.0).operations[0]
+    ('crop', 'flip', 'brightness', 'contrast')
+
+    Source: Chen et al. 2020, SimCLR, Appendix A (there jitter is twice as strong: 0.8, 0.8, 0.8, 0.2).
+    """
+    crop = Crop(image_size, scale, flip)
+    then = (Jitter(brightness, contrast, saturation, hue, jitter), Grey(grey), Blur(blur))
+    return _pair(channels, crop, then, then)
+
+
+def directclr(image_size: int, channels: int, scale: float = 0.08, flip: float = 0.5) -> Views:
+    """P1's two unequal pipelines: the first view always blurred, the second rarely, but sometimes solarized.
+
+    >>> first, second = directclr(32, channels=3).operations
+    >>> set(second) - set(first)
+    {'solarize'}
+
+    Source: P1, the authors' released code (BYOL's pipelines); bicubic crops.
+    """
+    crop = Crop(image_size, scale, flip, interpolation="bicubic")
+    colours = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8), Grey(0.2))
+    return _pair(channels, crop, (*colours, Blur(1.0)), (*colours, Blur(0.1), Solarize(0.2)))
+
+
+def weak(image_size: int, channels: int, scale: float = 0.5, flip: float = 0.5) -> Views:
+    """Only a mild crop and a flip, the same for both views.
+
+    >>> weak(32, channels=3).operations[0]
+    ('crop', 'flip')
+    """
+    return _pair(channels, Crop(image_size, scale, flip), (), ())
+
+
+def _pair(channels: int, crop: Crop, first: tuple[Operation, ...], second: tuple[Operation, ...]) -> Views:
+    if channels not in (1, 3):
+        raise UsageError(f"Views are made of images with 1 or 3 channels, but got channels={channels}.")
+    first, second = _effective(first, channels), _effective(second, channels)
+    return Views(Pipeline(crop, first), Pipeline(crop, second), channels)
+
+
+def _effective(operations: tuple[Operation, ...], channels: int) -> tuple[Operation, ...]:
+    """Without the operations that never happen, and on one channel without those that need colours."""
+    kept: list[Operation] = []
+    for operation in operations:
+        if channels == 1 and isinstance(operation, Grey):
+            continue
+        if channels == 1 and isinstance(operation, Jitter):
+            operation = replace(operation, saturation=0.0, hue=0.0)
+        if operation.names:
+            kept.append(operation)
+    return tuple(kept)

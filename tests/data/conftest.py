@@ -1,0 +1,73 @@
+import gzip
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Fails = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.fixture
+def fails() -> Fails:
+    """`with fails(DataError, "words"): ...` demands that error, as one sentence that holds the words."""
+
+    @contextmanager
+    def check(kind: type[Exception], *words: str) -> Iterator[None]:
+        with pytest.raises(kind) as caught:
+            yield
+        message = str(caught.value)
+        assert type(caught.value) is kind
+        assert message.endswith(".") and "\n" not in message, message
+        assert not re.search(r"[.!?] +[A-Z]", message), message
+        assert ";" in message, f"no remedy: {message}"
+        for word in words:
+            assert word in message, f"{word!r} is not in {message!r}"
+
+    return check
+
+
+def write_idx(path: Path, array: np.ndarray, magic: int | None = None) -> None:
+    header = struct.pack(f">{1 + array.ndim}I", magic or 0x800 + array.ndim, *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def idx_folder() -> Callable[..., dict[str, np.ndarray]]:
+    """Writes the four files of MNIST, small, and gives back what it wrote."""
+
+    def write(folder: Path, ending: str = "", train: int = 40, test: int = 20) -> dict[str, np.ndarray]:
+        random = np.random.default_rng(0)
+        written = {}
+        for prefix, count in (("train", train), ("t10k", test)):
+            written[f"{prefix}-images-idx3-ubyte"] = random.integers(0, 256, (count, 28, 28), np.uint8)
+            written[f"{prefix}-labels-idx1-ubyte"] = (np.arange(count) % 10).astype(np.uint8)
+        for name, array in written.items():
+            write_idx(folder / f"{name}{ending}", array)
+        return written
+
+    return write
+
+
+@pytest.fixture
+def image_folder() -> Callable[..., Path]:
+    """Writes `count` grey or RGB PNG files of each class below a folder, every one different."""
+
+    def write(
+        folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 10, mode: str = "RGB"
+    ) -> Path:
+        random = np.random.default_rng(1)
+        for name in classes:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (12, 12) if mode == "L" else (12, 12, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{number}.png")
+        return folder
+
+    return write

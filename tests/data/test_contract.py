@@ -1,0 +1,117 @@
+"""What every registered source promises. A new one needs a row in `SPECS`, or these tests fail."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fullrank.data import SOURCES, ImageSet, Source, source
+from fullrank.data.idx import FASHION_MNIST
+from fullrank.errors import UsageError
+
+NAMES = [entry.name for entry in SOURCES]
+
+
+@pytest.fixture(params=[*NAMES, "fashion-mnist as packaged"])
+def spec(request, tmp_path: Path, idx_folder, image_folder) -> str:
+    name = request.param
+    if name == "digits":
+        return name
+    if name == "fashion-mnist as packaged":
+        if not FASHION_MNIST.packaged.is_dir():
+            pytest.skip("dataset-fashion-mnist is not installed")
+        return "fashion-mnist"
+    if name in ("mnist", "fashion-mnist"):
+        idx_folder(tmp_path)
+    elif name == "folder":
+        image_folder(tmp_path)
+    elif name == "npz":
+        images = np.random.default_rng(2).integers(0, 256, (50, 9, 9, 3), np.uint8)
+        np.savez(tmp_path / "x.npz", images=images, labels=np.arange(50) % 4)
+        return f"npz:{tmp_path / 'x.npz'}"
+    else:
+        raise NotImplementedError(f"write a small {name} here")
+    return f"{name}:{tmp_path}"
+
+
+def keys(image_set: ImageSet) -> set[bytes]:
+    return {image.tobytes() for image in image_set.images}
+
+
+def test_a_source_keeps_the_contract(spec: str, fails):
+    built = source(spec)
+    assert isinstance(built, Source) and built.name == str(SOURCES.parse(spec))
+    train, test = built.load("train"), built.load("test")
+    for split, image_set in (("train", train), ("test", test)):
+        assert image_set.images.dtype == np.uint8 and image_set.images.ndim == 4
+        assert image_set.images.shape[3] in (1, 3)
+        assert set(image_set.labels) == set(image_set.class_names) >= {"label"}
+        assert image_set.labels["label"].dtype == np.int64
+        assert image_set.images.max() > 200 > 50 > image_set.images.min()
+        assert (image_set.name, image_set.split) == (built.name, split)
+    assert train.image_shape == test.image_shape and train.class_names == test.class_names
+    assert set(train.labels["label"]) == set(range(len(train.class_names["label"])))
+    assert len(train) > len(test)
+    if len(train) < 10_000:
+        assert keys(train).isdisjoint(keys(test))
+        again = source(spec).load("train")
+        assert np.array_equal(train.images, again.images)
+        assert np.array_equal(train.labels["label"], again.labels["label"])
+        resized = built.load("test", image_size=6)
+        assert resized.image_shape == (6, 6, train.image_shape[2]) and len(resized) == len(test)
+        assert np.array_equal(resized.images, test.resized(6).images)
+    limited = train.limited(len(train) // 2, seed=3)
+    assert len(limited) == len(train) // 2
+    shares = np.bincount(train.labels["label"]) / 2 - np.bincount(limited.labels["label"])
+    assert np.abs(shares).max() <= 1
+    with fails(UsageError, "'val'"):
+        built.load("val")
+    with fails(UsageError, "0"):
+        built.load("train", image_size=0)
+
+
+def test_the_catalogue_imports_nothing_heavy():
+    code = (
+        "import sys, fullrank.data as d; d.SOURCES.parse('digits');"
+        "print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_loading_the_public_names_leaves_source_a_function():
+    for entry in SOURCES:
+        __import__(entry.builder.partition(":")[0])
+    import fullrank.data
+
+    assert callable(fullrank.data.source)
+    for name in fullrank.data.__all__:
+        assert getattr(fullrank.data, name) is not None
+    with pytest.raises(AttributeError):
+        _ = fullrank.data.nothing
+
+
+def test_digits_are_the_embedded_ones():
+    from sklearn.datasets import load_digits
+
+    train, test = source("digits").load("train"), source("digits").load("test")
+    assert (len(train), len(test)) == (1297, 500)
+    assert {train.images.max(), test.images.max()} == {255}
+    both = np.concatenate([train.images, test.images])[..., 0].reshape(1797, -1).astype(float) / 255 * 16
+    original = load_digits()
+    order, back = np.lexsort(both.round().T), np.lexsort(original.images.reshape(1797, -1).T)
+    assert np.array_equal(both.round()[order], original.images.reshape(1797, -1)[back])
+    labels = np.concatenate([train.labels["label"], test.labels["label"]])
+    assert np.array_equal(labels[order], original.target[back])
+    assert np.abs(np.bincount(test.labels["label"]) - np.bincount(original.target) * 500 / 1797).max() <= 1
+
+
+def test_a_tensor_is_a_copy_in_torch_order():
+    image_set = source("digits").load("test")
+    tensor = image_set.tensor()
+    assert tensor.dtype == torch.uint8 and tensor.shape == (500, 1, 8, 8)
+    tensor.zero_()
+    assert image_set.images.any()

@@ -1,0 +1,122 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fullrank.batch import Batch
+from fullrank.data import BatchLoader, ImageSet
+from fullrank.errors import UsageError
+
+
+def make(n: int = 23, batch_size: int = 4, seed: int = 0, **options) -> BatchLoader:
+    images = np.arange(n, dtype=np.uint8).repeat(12).reshape(n, 2, 2, 3)
+    labels = {"label": np.arange(n) % 5 - 1, "coarse": np.arange(n) % 2}
+    names = {"label": tuple("abcd"), "coarse": ("x", "y")}
+    return BatchLoader(ImageSet(images, labels, names), batch_size, seed, **options)
+
+
+def orders(loader: BatchLoader, epochs: int) -> list[list[int]]:
+    return [batch.index.tolist() for _ in range(epochs) for batch in loader]
+
+
+def test_a_batch_holds_what_belongs_together():
+    for batch in make():
+        assert isinstance(batch, Batch) and len(batch) == 4
+        assert batch.images.dtype == torch.uint8 and batch.images.shape == (4, 3, 2, 2)
+        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.index)
+        assert torch.equal(batch.labels, batch.index % 5 - 1)
+        assert batch.labels.dtype == batch.index.dtype == torch.int64
+    assert torch.equal((batch := next(iter(make(label="coarse")))).labels, batch.index % 2)
+
+
+@given(n=st.integers(2, 40), batch_size=st.integers(2, 40), seed=st.integers(0, 3))
+def test_an_epoch_sees_each_image_at_most_once_in_whole_batches(n, batch_size, seed):
+    batch_size = min(n, batch_size)
+    loader = make(n, batch_size, seed)
+    batches = orders(loader, 1)
+    seen = [row for batch in batches for row in batch]
+    assert len(batches) == len(loader) == n // batch_size
+    assert len(seen) == len(set(seen)) == len(loader) * batch_size and set(seen) <= set(range(n))
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    assert orders(make(seed=1), 3) == orders(make(seed=1), 3)
+    assert orders(make(seed=1), 1) != orders(make(seed=2), 1)
+    loader = make()
+    epochs = [orders(loader, 1) for _ in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    again = make()
+    again.set_epoch(2)
+    assert orders(again, 1) == epochs[2]
+    again.set_epoch(0)
+    assert orders(again, 2) == epochs[0] + epochs[1]
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(4, 30), batch_size=st.integers(2, 4), handed_out=st.integers(0, 40), seed=st.integers(0, 2)
+)
+def test_a_state_goes_on_with_exactly_the_batches_still_to_come(n, batch_size, handed_out, seed):
+    unbroken = make(n, batch_size, seed)
+    epochs = handed_out // len(unbroken) + 3
+    whole = orders(unbroken, epochs)
+
+    broken = make(n, batch_size, seed)
+    first: list[list[int]] = []
+    while len(first) < handed_out:
+        first += [batch.index.tolist() for batch in islice(broken, handed_out - len(first))]
+    state = broken.state_dict()
+    assert state["epoch"] * len(broken) + state["position"] == handed_out
+
+    resumed = make(n, batch_size, seed)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    rest = orders(resumed, 2)
+    assert first + rest == whole[: len(first) + len(rest)]
+    assert len(rest) > len(resumed)
+
+
+def test_a_pass_left_early_is_over_unless_its_state_is_loaded():
+    whole = orders(make(), 2)
+    loader = make()
+    next(iter(loader))
+    assert orders(loader, 1) == whole[5:]
+    loader.load_state_dict({"epoch": 0, "position": 3})
+    loader.set_epoch(0)
+    assert orders(loader, 1) == whole[3:5]
+    loader.load_state_dict({"epoch": 0, "position": 3})
+    loader.set_epoch(1)
+    assert orders(loader, 1) == whole[5:]
+
+
+def test_lightning_takes_it_for_stateful():
+    from lightning.fabric.utilities.types import _Stateful
+
+    assert isinstance(make(), _Stateful)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 1}, ["1", "2 or more", "no negatives"]),
+        ({"batch_size": 24}, ["24", "23 images", "images (train)", "23 or less"]),
+        ({"seed": -1}, ["-1", "0 or more"]),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(changes, words, fails):
+    with fails(UsageError, *words):
+        make(**changes)
+
+
+def test_an_unknown_label_names_the_known():
+    with pytest.raises(UsageError, match=r"'coarse'.* has label, coarse"):
+        make(label="coarsely")
+
+
+@pytest.mark.parametrize("position", [-1, 6])
+def test_a_state_of_another_set_is_refused(position, fails):
+    with fails(UsageError, str(position), "0 to 5"):
+        make().load_state_dict({"epoch": 0, "position": position})
