@@ -84,6 +84,10 @@ def test_a_pass_left_early_is_over_unless_its_state_is_loaded():
     loader = make()
     next(iter(loader))
     assert orders(loader, 1) == whole[5:]
+    loader = make()
+    next(iter(loader))
+    loader.set_epoch(0)
+    assert orders(loader, 1) == whole[:5]
     loader.load_state_dict({"epoch": 0, "position": 3})
     loader.set_epoch(0)
     assert orders(loader, 1) == whole[3:5]

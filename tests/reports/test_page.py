@@ -91,6 +91,13 @@ def test_page_holds_the_record(name: str, request: pytest.FixtureRequest, store,
     assert len(page.all("img")) == 18 and all(a["alt"] for a in page.all("img"))
 
 
+def test_image_size_is_that_of_the_examples_where_the_recipe_has_none(
+    run_record, store, tmp_path: Path
+) -> None:
+    record = run_record.model_copy(update={"recipe": {"data": "digits", "image_size": None}})
+    assert "images of 8 by 8 pixels" in Page(write_page(store(record, tmp_path))).text
+
+
 def test_nothing_is_fetched(study_record: Record, store, tmp_path: Path) -> None:
     page = Page(write_page(store(study_record, tmp_path)))
     for _, attributes in page.tags:
@@ -116,7 +123,7 @@ def test_hostile_text_stays_text(study_record: Record, store, tmp_path: Path) ->
     assert [tag for tag, _ in page.tags].count("script") == [tag for tag, _ in clean.tags].count("script")
     assert not [a for _, a in page.tags if "onerror" in a]
     assert page.text.count("alert(1)") > 5
-    assert page.figures
+    assert not any("<" in text for text in page.scripts[:-2]) and len(page.figures) == len(clean.figures)
 
 
 def test_missing_and_damaged_arrays(large_record: Record, store, tmp_path: Path) -> None:

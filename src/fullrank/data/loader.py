@@ -70,7 +70,11 @@ class BatchLoader:
             yield Batch(self._images[index], self._labels[index], index)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next `iter` with `epoch`: where a loaded state stands in it, else at its first batch."""
+        """Begin the next `iter` with `epoch`: where a loaded state stands in it, else at its first batch.
+
+        Lightning restores no loader from a checkpoint it wrote at the end of an epoch; `on_train_epoch_start`
+        is early enough to call this, for nothing is drawn before the first batch is asked for.
+        """
         if not (self._starts_here and epoch == self._epoch):
             self._epoch, self._position = epoch, 0
         self._starts_here = True

@@ -7,28 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fullrank.probes.linear import (
-        LinearProbe as LinearProbe,
-    )
-    from fullrank.probes.linear import (
-        LogisticFit as LogisticFit,
-    )
-    from fullrank.probes.linear import (
-        solve_logistic as solve_logistic,
-    )
-    from fullrank.probes.nearest import NearestProbe as NearestProbe
-    from fullrank.probes.probe import Probe as Probe
+    from fullrank.probes.linear import LinearProbe, LogisticFit, solve_logistic
+    from fullrank.probes.nearest import NearestProbe
+    from fullrank.probes.probe import Probe
 
 _HOMES = {
-    "fullrank.probes.linear": ["LinearProbe", "LogisticFit", "solve_logistic"],
-    "fullrank.probes.nearest": ["NearestProbe"],
-    "fullrank.probes.probe": ["Probe"],
+    "LinearProbe": "fullrank.probes.linear",
+    "LogisticFit": "fullrank.probes.linear",
+    "NearestProbe": "fullrank.probes.nearest",
+    "Probe": "fullrank.probes.probe",
+    "solve_logistic": "fullrank.probes.linear",
 }
-__all__ = [name for names in _HOMES.values() for name in names]
+__all__ = ["LinearProbe", "LogisticFit", "NearestProbe", "Probe", "solve_logistic"]
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,7 +48,7 @@ class NearestProbe(Probe):
 
     def _decide(self, features: Tensor) -> Tensor:
         rows = max(1, _TILE // len(self._directions))
-        return torch.cat([self._vote(tile) for tile in _directions(features).split(rows)])
+        return torch.cat([self._vote(tile) for tile in torch.split(_directions(features), rows)])
 
     def _vote(self, directions: Tensor) -> Tensor:
         """The winning class numbers (B,) of unit queries (B, D)."""

@@ -99,4 +99,5 @@ def feature_matrix(features: Any) -> Tensor:
 
 
 def _tensor(values: Any) -> Tensor:
-    return values.detach() if isinstance(values, Tensor) else torch.tensor(values)
+    tensor: Tensor = values.detach() if isinstance(values, Tensor) else torch.tensor(values)
+    return tensor

@@ -229,7 +229,7 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
         # Values descend with rank, so a label is free if it stands well below the last one.
         free = bool(np.isfinite(end) and end < labelled - room)
         labelled = end if free else labelled
-        text = [""] * (len(epochs) - 1) + [str(rank) if free else ""]
+        text = [""] * (len(epochs) - 1) + [f" {rank}" if free else ""]
         figure.add_scatter(
             x=epochs,
             y=logs[:, rank - 1],

@@ -106,7 +106,7 @@ def render(
     page = _environment().get_template("report.html.j2")
     return page.render(
         title=words.title(record),
-        summary=words.summary(record),
+        summary=words.summary(record, _side(arrays)),
         verdict=words.verdict(record),
         machine=words.machine_line(record),
         command=words.reproduce_command(record),
@@ -162,6 +162,12 @@ def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[
     return arrays, missing
 
 
+def _side(arrays: Mapping[str, Arrays]) -> int | None:
+    """The side of the example images, where there are any."""
+    examples = (one["examples"] for one in arrays.values() if "examples" in one)
+    return next((int(each.shape[2]) for each in examples if each.ndim == 5), None)
+
+
 def _accuracy_panels(record: Record) -> list[Panel]:
     """Nothing for one or two places: the results table already says all of it."""
     figure = accuracy_figure(record) if len(probed_places(record)) > 2 else None
@@ -200,8 +206,13 @@ def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
             continue
         without = [run.folder for run in record.runs if run.folder in arrays]
         without = [name for name in without if not has_series(arrays[name], series)]
-        note = f"Not in the arrays of {', '.join(without)}." if without else ""
-        panels.append(_panel(record, figure, heading, f"{heading} over training, by epoch", note))
+        notes = (
+            ["Estimated on one batch; the table's is on the test split."]
+            if series == "effective_rank"
+            else []
+        )
+        notes += [f"Not in the arrays of {', '.join(without)}."] if without else []
+        panels.append(_panel(record, figure, heading, f"{heading} over training, by epoch", " ".join(notes)))
     if len(record.runs) == 1 and record.runs[0].folder in arrays:
         history = spectrum_history_figure(arrays[record.runs[0].folder])
         if history is not None:
@@ -219,8 +230,8 @@ def _panel(record: Record, figure: go.Figure, heading: str, what: str, note: str
     figure.update_layout(showlegend=False)
     heads = list(by_head(record.runs))
     label = f"{what}. " + (f"One line for each head: {', '.join(heads)}." if len(heads) > 1 else "")
-    # Inside a script element only `<` can end the text early; as \u003c it is the same JSON.
-    return Panel(heading, label.strip(), Markup(figure.to_json().replace("<", "\\u003c")), note)
+    # plotly writes `<` as \u003c, so that no text in a figure can end the script element it stands in.
+    return Panel(heading, label.strip(), Markup(figure.to_json()), note)
 
 
 def _strips(rows: list[HeadRow]) -> dict[str, Strip]:

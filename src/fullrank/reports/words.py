@@ -17,8 +17,11 @@ def title(record: Record) -> str:
     return f"{name} on {data}" if data else name
 
 
-def summary(record: Record) -> str:
-    """One sentence: what was trained, on what, how long, on which machine."""
+def summary(record: Record, pixels: int | None = None) -> str:
+    """One sentence: what was trained, on what, how long, on which machine.
+
+    `pixels` is the side of the images where the recipe leaves it to the data.
+    """
     runs = record.runs
     heads, seeds = list(by_head(runs)), sorted({run.seed for run in runs})
     if len(runs) == 1:
@@ -31,7 +34,7 @@ def summary(record: Record) -> str:
         parts.append(f"encoder {encoder}")
     if data := _plain(record, "data"):
         parts.append(f"data {data}")
-    if size := _plain(record, "image_size"):
+    if size := _plain(record, "image_size") or pixels:
         parts.append(f"images of {size} by {size} pixels")
     epochs = sorted({run.epochs for run in runs})
     parts.append(" or ".join(map(str, epochs)) + (" epoch" if epochs == [1] else " epochs"))

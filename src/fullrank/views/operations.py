@@ -61,7 +61,7 @@ class Crop(Operation):
             raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}.")
         if not 0 < self.scale <= 1:
             raise UsageError(
-                f"scale={self.scale} is no part of an image's area; choose above 0 and up to 1, which is no crop."
+                f"scale={self.scale} is no part of an image's area; choose above 0, up to 1 for no crop."
             )
         check_probability("flip", self.flip)
 
@@ -144,8 +144,9 @@ class Jitter(Operation):
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Apply the four in the order in which `values` holds them."""
-        for name in (name for name in values if name in self.names):
-            images = getattr(colour, name)(images, values[name])
+        for name, drawn in values.items():
+            if name in self.names:
+                images = getattr(colour, name)(images, drawn)
         return images
 
 

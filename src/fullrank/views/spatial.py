@@ -71,10 +71,10 @@ def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
     Shapes: images (N, C, H, W); sigmas (N,). Raises UsageError unless `kernel_size` is odd and its half is
     smaller than both sides of the image.
 
-    >>> point = torch.zeros(1, 1, 3, 3)
-    >>> point[0, 0, 1, 1] = 1.0
-    >>> blur(point, torch.tensor([10.0]), kernel_size=3)[0, 0, 1]
-    tensor([0.1113, 0.1117, 0.1113])
+    >>> point = torch.zeros(1, 1, 5, 5)
+    >>> point[0, 0, 2, 2] = 1.0
+    >>> blur(point, torch.tensor([10.0]), kernel_size=3)[0, 0, 2]
+    tensor([0.0000, 0.1113, 0.1119, 0.1113, 0.0000])
 
     Source: torchvision's `gaussian_blur`, which it agrees with image by image.
     """

@@ -1,0 +1,63 @@
+"""What every registered head promises; a head joins by being registered."""
+
+import pytest
+import torch
+
+from fullrank import head
+from fullrank.heads import HEADS, Head
+
+WIDTH = 12
+SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1}
+
+
+def specs(norm: str) -> list[str]:
+    values = {entry.name: f":{SMALL[entry.value.name]}" if entry.value else "" for entry in HEADS}
+    return [f"{name}{value}{norm}" for name, value in values.items()]
+
+
+@pytest.fixture(params=specs("") + specs(",norm=batch"))
+def spec(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def part(spec) -> Head:
+    torch.manual_seed(0)
+    return head(spec, in_dim=WIDTH)
+
+
+def test_shapes_and_gradient(part):
+    h = torch.randn(8, WIDTH, requires_grad=True)
+    z = part(h)
+    assert z.shape == (8, part.out_dim) and part.in_dim == WIDTH
+    z.square().sum().backward()
+    assert h.grad is not None and h.grad.abs().sum() > 0
+
+
+def test_eval_is_a_pure_function_of_each_row(part):
+    part(torch.randn(8, WIDTH))
+    part.eval()
+    h = torch.randn(6, WIDTH)
+    torch.testing.assert_close(part(h)[2:4], part(h[2:4]))
+
+
+def test_weights_travel(spec, part):
+    torch.manual_seed(1)
+    twin = head(spec, in_dim=WIDTH)
+    twin.load_state_dict(part.state_dict())
+    h = torch.randn(4, WIDTH)
+    assert torch.equal(part.eval()(h), twin.eval()(h))
+
+
+def test_batch_norm_standardises_without_a_parameter(part):
+    if isinstance(part.norm, torch.nn.Identity):
+        pytest.skip("no norm asked for")
+    z = part(torch.randn(500, WIDTH) * 3 + 5)
+    torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(0, correction=0), torch.ones(z.shape[1]), atol=2e-2, rtol=0)
+    assert not list(part.norm.parameters())
+
+
+def test_every_entry_names_its_source_and_meaning():
+    for entry in HEADS:
+        assert entry.source and entry.summary, entry.name

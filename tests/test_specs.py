@@ -1,0 +1,94 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fullrank.errors import UsageError
+from fullrank.heads import HEADS
+from fullrank.specs import Entry, Parameter, Registry, split_specs
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry("thing", "things")
+    options = (
+        Parameter("size", int, "a size", 3),
+        Parameter("path", str, "a path"),
+        Parameter("fast", bool, "go fast", False),
+        Parameter("blocks", tuple, "how many", (1, 2)),
+    )
+    value = Parameter("rate", float, "a rate", 0.5)
+    registry.register(Entry("thing", "builtins:dict", "a thing", "nowhere", value, options, aliases=("it",)))
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("none", "none"),
+        ("directclr", "subvector:360"),
+        ("linear", "linear:128"),
+        ("mlp:128,layers=2", "mlp:128"),
+        ("mlp:128,layers=3,hidden=7", "mlp:128,hidden=7,layers=3"),
+        (" none , norm = batch ", "none,norm=batch"),
+        ("reweight:1.050", "reweight:1.05"),
+    ],
+)
+def test_canonical_form_of_heads(text, canonical):
+    assert str(HEADS.parse(text)) == canonical
+
+
+def test_build_passes_typed_values_and_defaults(registry):
+    built = registry.build("it:2,fast=true,blocks=3-4,path=x", colour="red")
+    assert built == {"rate": 2.0, "fast": True, "blocks": (3, 4), "size": 3, "path": "x", "colour": "red"}
+
+
+@given(path=st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\\"), min_size=1))
+def test_any_word_survives_writing_and_reading(path):
+    registry = Registry("thing", "things")
+    registry.register(Entry("file", "builtins:dict", "", "", Parameter("path", str, "", required=True)))
+    quoted = '"' + path.replace('"', '\\"') + '"'
+    spec = registry.parse(f"file:{quoted}")
+    assert spec.value == path
+    assert registry.parse(str(spec)) == spec
+    assert split_specs(f"{spec},a:1") == [str(spec), "a:1"]
+
+
+@given(st.lists(st.sampled_from(["none", "linear:48", "mlp:8,hidden=4,layers=3", "none,norm=batch"]), min_size=1))
+def test_splitting_a_list_undoes_joining_it(specs):
+    assert split_specs(",".join(specs)) == specs
+
+
+def test_paths_keep_their_colons_and_equals():
+    assert split_specs("folder:/a=b:c,digits") == ["folder:/a=b:c", "digits"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("linaer:3", "did you mean 'linear'"),
+        ("linear:many", "out_dim must be a whole number, but got 'many'"),
+        ("none:3", "takes no value"),
+        ("none,nrom=batch", "did you mean 'norm'"),
+        ("none,norm=layer", "must be one of none, batch, but got 'layer'"),
+        ("none,norm", "expected key=value"),
+        ("none,norm=batch,norm=none", "given twice"),
+        ('folder:"x', "never closed"),
+    ],
+)
+def test_a_bad_spec_is_one_sentence_that_names_the_fault(text, part):
+    with pytest.raises(UsageError, match=part.replace("(", r"\(")) as error:
+        HEADS.parse(text)
+    assert error.value.exit_status == 2
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "a,,b", "norm=batch"])
+def test_a_bad_list_raises(text):
+    with pytest.raises(UsageError):
+        split_specs(text)
+
+
+def test_a_taken_name_cannot_be_registered_again(registry):
+    for name in ("thing", "it"):
+        with pytest.raises(UsageError, match="taken"):
+            registry.register(Entry(name, "builtins:dict", "", ""))
