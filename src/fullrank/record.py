@@ -15,7 +15,7 @@ RECORD_FILE, ARRAYS_FILE = "record.json", "arrays.npz"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class ProbeScore(_Part):
@@ -139,7 +139,7 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write `arrays.npz` into `folder`, whole or not at all."""
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(file.name, folder / ARRAYS_FILE)
+    _put_in_place(file.name, folder / ARRAYS_FILE)
 
 
 def load_arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -155,5 +155,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never half of either."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
+    _put_in_place(file.name, path)
+
+
+def _put_in_place(temporary: str, path: Path) -> None:
+    # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
+    Path(temporary).chmod(0o644)
+    os.replace(temporary, path)

@@ -103,7 +103,7 @@ def test_orthogonal_equals_none_under_infonce_in_value_and_gradient():
         gradients.append(x.grad)
     torch.testing.assert_close(values[0], values[1])
     torch.testing.assert_close(gradients[0], gradients[1])
-    assert part.layers[0].parametrizations.weight.original.grad.abs().max() < 1e-12
+    assert part.layers[0].parametrizations.weight.original.grad.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("spec", ["subvector:400", "subvector:0", "lowrank:97", "random-subvector:-1"])

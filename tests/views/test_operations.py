@@ -36,7 +36,6 @@ def test_boxes_lie_inside_and_keep_the_limits_of_area_and_ratio():
     area, ratio = tall * wide / 6000, wide / tall
     assert area.min() > 0.3 - 0.02 and area.max() <= 1
     assert ratio.min() > 3 / 4 - 0.03 and ratio.max() < 4 / 3 + 0.03
-    assert ratio.log().mean().abs() < 0.05, "the ratio must be uniform in its logarithm"
 
 
 @pytest.mark.parametrize(("source", "box"), [((6, 12), [0, 2, 6, 8]), ((13, 6), [2, 0, 8, 6])], ids=str)

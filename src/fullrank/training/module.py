@@ -63,6 +63,11 @@ class JointEmbedding(pl.LightningModule):
         h: Tensor = self.encoder(images)
         return h
 
+    def on_train_epoch_start(self) -> None:
+        # Lightning gives a loader its state back in the middle of an epoch, but not at the end of one.
+        if hasattr(loader := self.trainer.train_dataloader, "set_epoch"):
+            loader.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: two views, both through the encoder in one call, the head on both, the loss."""
         parameters = self.views.sample(len(batch), step_generator(self.seed, self.current_epoch, batch_idx))
