@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from fullrank import Run, train
+
+# The tensors of these tests are too small to share between threads.
+torch.set_num_threads(1)
 
 # Two epochs of a thin net on 300 digits: every part takes part, in about a second.
 QUICK = {"encoder": "tiny-resnet,width=8", "limit": 300, "batch_size": 64, "epochs": 2, "monitor_every": 2}

@@ -1,6 +1,5 @@
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fullrank.linalg import Moments
 
@@ -11,7 +10,9 @@ def test_merging_two_parts_equals_numpy_on_the_whole(cut, offset):
     merged = Moments.of(x[:cut]).merge(Moments.of(x[cut:]))
     assert merged.count == 60
     torch.testing.assert_close(merged.mean, x.mean(0))
-    torch.testing.assert_close(merged.covariance, torch.cov(x.T, correction=0), rtol=1e-6, atol=1e-9 * (1 + offset**2))
+    torch.testing.assert_close(
+        merged.covariance, torch.cov(x.T, correction=0), rtol=1e-6, atol=1e-9 * (1 + offset**2)
+    )
 
 
 def test_small_variance_on_a_large_mean_is_not_lost():

@@ -1,6 +1,5 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS
@@ -53,7 +52,9 @@ def test_any_word_survives_writing_and_reading(path):
     assert split_specs(f"{spec},a:1") == [str(spec), "a:1"]
 
 
-@given(st.lists(st.sampled_from(["none", "linear:48", "mlp:8,hidden=4,layers=3", "none,norm=batch"]), min_size=1))
+@given(
+    st.lists(st.sampled_from(["none", "linear:48", "mlp:8,hidden=4,layers=3", "none,norm=batch"]), min_size=1)
+)
 def test_splitting_a_list_undoes_joining_it(specs):
     assert split_specs(",".join(specs)) == specs
 

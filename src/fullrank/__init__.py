@@ -60,7 +60,7 @@ _HOMES = {
     "fullrank.training.run": ["Run", "train", "load"],
     "fullrank.views": ["view_pipeline"],
 }
-__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,9 @@ def head_places(head: nn.Module) -> list[str]:
     return [f"head.{i + 1}" for i in range(len(getattr(head, "layers", ())))]
 
 
-def read_places(encoder: nn.Module, head: nn.Module, images: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
+def read_places(
+    encoder: nn.Module, head: nn.Module, images: Tensor, places: Sequence[str]
+) -> dict[str, Tensor]:
     """The features (N, D_p) of `images` (N, C, H, W) in 0 to 1 at each of `places`.
 
     One pass through the encoder and one through the head serve all places. Raises UsageError for a place

@@ -101,14 +101,13 @@ class Machine(_Part):
 
 
 class Record(_Part):
-    """The record of one command. `recipe` is resolved and `command` repeats the work."""
+    """The record of one command. `recipe` is resolved: carried out again it repeats the work."""
 
     kind: Literal["run", "study", "diagnosis", "theory"]
     schema_version: int = Field(default=SCHEMA, alias="schema")
     fullrank: str
     created: str
     machine: Machine
-    command: str = ""
     recipe: dict[str, Any]
     runs: list[RunEntry]
     comparisons: list[Comparison] = []

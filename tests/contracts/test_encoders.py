@@ -8,7 +8,9 @@ from fullrank.encoders import ENCODERS, Encoder
 from fullrank.errors import UsageError
 
 
-@pytest.fixture(params=[(entry.name, chans, size) for entry in ENCODERS for chans in (1, 3) for size in (8, 9, 32)])
+@pytest.fixture(
+    params=[(entry.name, chans, size) for entry in ENCODERS for chans in (1, 3) for size in (8, 9, 32)]
+)
 def case(request) -> tuple[Encoder, torch.Tensor]:
     name, chans, size = request.param
     torch.manual_seed(0)

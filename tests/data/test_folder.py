@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullrank.data import folder as folder_module
-from fullrank.data import source
+from fullrank.data import folder as folder_module, source
 from fullrank.errors import DataError, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)

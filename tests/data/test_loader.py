@@ -3,8 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader, ImageSet

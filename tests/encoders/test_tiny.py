@@ -27,7 +27,11 @@ def test_the_last_conv_input_is_what_the_last_convolution_gets():
 def test_a_subvector_gives_no_direct_gradient_beyond_its_channels_yet_the_whole_last_block_learns():
     """P1 Section 6: the rest of h learns through the residual connection of the last block."""
     torch.manual_seed(0)
-    net, part, loss = encoder("tiny-resnet,width=6", in_chans=1), head("subvector:5", in_dim=24), InfoNCELoss(0.2)
+    net, part, loss = (
+        encoder("tiny-resnet,width=6", in_chans=1),
+        head("subvector:5", in_dim=24),
+        InfoNCELoss(0.2),
+    )
     images = torch.rand(32, 1, 8, 8)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     block = net.blocks["stage3_2"]
@@ -50,7 +54,9 @@ def test_spread_of_blank_images_gives_numbers():
     assert torch.isfinite(net(torch.full((4, 1, 8, 8), 0.5))).all()
 
 
-@pytest.mark.parametrize("spec", ["tiny-resnet,blocks=1-1-1", "tiny-resnet,blocks=1-2", "tiny-resnet,width=0"])
+@pytest.mark.parametrize(
+    "spec", ["tiny-resnet,blocks=1-1-1", "tiny-resnet,blocks=1-2", "tiny-resnet,width=0"]
+)
 def test_impossible_sizes_raise(spec):
     with pytest.raises(UsageError):
         encoder(spec, in_chans=1)
@@ -59,4 +65,13 @@ def test_impossible_sizes_raise(spec):
 def test_width_and_depth_follow_the_spec():
     net = encoder("tiny-resnet,width=8,blocks=2-1-3", in_chans=1)
     assert net.feature_dim == 32
-    assert net.places == ("stem", "stage1.1", "stage1.2", "stage2.1", "stage3.1", "stage3.2", "stage3.3", "last-conv-input")
+    assert net.places == (
+        "stem",
+        "stage1.1",
+        "stage1.2",
+        "stage2.1",
+        "stage3.1",
+        "stage3.2",
+        "stage3.3",
+        "last-conv-input",
+    )

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from fullrank import InfoNCELoss, LowRankHead, MLPHead, OrthogonalHead, RandomSubvectorHead, ReweightHead, head
+from fullrank import (
+    InfoNCELoss,
+    LowRankHead,
+    MLPHead,
+    OrthogonalHead,
+    RandomSubvectorHead,
+    ReweightHead,
+    head,
+)
 from fullrank.errors import UsageError
 
 
@@ -58,7 +66,9 @@ def test_mlp_has_p1s_form():
         "layers.1.1.bias": (4,),
     }
     h = torch.randn(9, 6)
-    first = torch.relu(torch.nn.functional.batch_norm(h @ part.layers[0][0].weight.T, None, None, training=True))
+    first = torch.relu(
+        torch.nn.functional.batch_norm(h @ part.layers[0][0].weight.T, None, None, training=True)
+    )
     second = torch.nn.functional.batch_norm(first @ part.layers[1][0].weight.T, None, None, training=True)
     torch.testing.assert_close(part(h), second)
 
@@ -112,7 +122,9 @@ def test_an_impossible_width_names_value_limit_and_remedy(spec):
         head(spec, in_dim=96)
 
 
-@pytest.mark.parametrize("spec", ["linear:0", "mlp:8,layers=0", "mlp:8,hidden=0", "reweight:0.9", "reweight:nan"])
+@pytest.mark.parametrize(
+    "spec", ["linear:0", "mlp:8,layers=0", "mlp:8,hidden=0", "reweight:0.9", "reweight:nan"]
+)
 def test_an_impossible_number_raises(spec):
     with pytest.raises(UsageError, match="or more, but got"):
         head(spec, in_dim=96)

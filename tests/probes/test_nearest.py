@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from fullrank.errors import UsageError
-from fullrank.probes import NearestProbe
-from fullrank.probes import nearest as nearest_module
+from fullrank.probes import NearestProbe, nearest as nearest_module
 
 
 def vote(train, labels, query, k, temperature):
@@ -72,8 +70,8 @@ def test_equal_votes_go_to_the_smallest_label():
 def test_more_neighbours_than_rows_means_all_of_them():
     train, labels = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([0, 1, 1])
     query = torch.tensor([[1.0, 0.0]])
-    assert NearestProbe(1).fit(train, labels).predict(query).item() == 0
-    assert NearestProbe(1000).fit(train, labels).predict(query).item() == 1
+    assert NearestProbe(1, 10.0).fit(train, labels).predict(query).item() == 0
+    assert NearestProbe(1000, 10.0).fit(train, labels).predict(query).item() == 1
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])

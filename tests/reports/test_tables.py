@@ -125,8 +125,6 @@ def test_command(run_record: Record, study_record: Record) -> None:
     assert words.reproduce_command(study_record) == (
         "fullrank compare --recipe recipe.yaml --heads none,linear:48,subvector:24,mlp:48 --seeds 1"
     )
-    given = study_record.model_copy(update={"recipe": {"command": ["fullrank", "reproduce", "a b"]}})
-    assert words.reproduce_command(given) == "fullrank reproduce 'a b'"
 
 
 def test_no_runs_and_no_probes(study_record: Record) -> None:

@@ -67,10 +67,10 @@ def test_the_same_generator_gives_the_same_views_and_another_step_others(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_slice_of_the_draw_makes_the_slice_of_the_views(name):
     # More images than are worked on at a time, so the pieces begin at other places.
-    views, batch = view_pipeline(name, image_size=32), batch_of(60, height=32, width=32)
-    parameters = views.sample(60, step_generator(0, 0, 0))
+    views, batch = view_pipeline(name, image_size=32), batch_of(100, height=32, width=32)
+    parameters = views.sample(100, step_generator(0, 0, 0))
     whole = views.apply(batch, parameters)
-    for rows in (slice(0, 30), slice(30, 60), slice(7, 8)):
+    for rows in (slice(0, 50), slice(50, 100), slice(7, 8)):
         part = views.apply(rows_of(batch, rows), parameters[rows])
         for some, all_of in zip(part, whole, strict=True):
             torch.testing.assert_close(some, all_of[rows], atol=1e-6, rtol=0)

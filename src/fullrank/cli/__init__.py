@@ -17,7 +17,10 @@ def main() -> None:
         _fail("Interrupted; with --out and --resume the same command goes on from what is saved.", 130)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        _fail(f"The system refused{where}: {error.strerror or error}; check the path, its rights and the disk.", 1)
+        _fail(
+            f"The system refused{where}: {error.strerror or error}; check the path, its rights and the disk.",
+            1,
+        )
 
 
 def _fail(message: str, status: int) -> None:

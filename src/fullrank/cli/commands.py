@@ -20,19 +20,28 @@ app = typer.Typer(
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="A recipe by name, or a YAML file (`fullrank list recipes`).")
 ]
-DataOption = Annotated[str | None, typer.Option("--data", help="Where the images come from (`fullrank list data`).")]
-ViewsOption = Annotated[str | None, typer.Option("--views", help="How views are made (`fullrank list views`).")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Where the images come from (`fullrank list data`).")
+]
+ViewsOption = Annotated[
+    str | None, typer.Option("--views", help="How views are made (`fullrank list views`).")
+]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="`fullrank list encoders`")]
 ObjectiveOption = Annotated[str | None, typer.Option("--objective", help="`fullrank list objectives`")]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", help="Images a step; each is seen twice.")]
-SizeOption = Annotated[int | None, typer.Option("--image-size", help="Bring images to this many pixels square.")]
+SizeOption = Annotated[
+    int | None, typer.Option("--image-size", help="Bring images to this many pixels square.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Use so many training images only.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the (first) run.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Any key of the recipe: --set optimizer.lr=0.001. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Any key of the recipe: --set optimizer.lr=0.001. Repeatable."),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default: one under runs/.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the results; default: one under runs/.")
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with what stands in --out.")]
 
 
@@ -83,7 +92,9 @@ def train(
 
 @app.command()
 def compare(
-    heads: Annotated[list[str], typer.Option("--heads", help="Heads, comma-separated; the first is the reference.")],
+    heads: Annotated[
+        list[str], typer.Option("--heads", help="Heads, comma-separated; the first is the reference.")
+    ],
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds a head.")] = 3,
     recipe: RecipeOption = None,
     data: DataOption = None,
@@ -123,7 +134,8 @@ def compare(
 def probe(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     place: Annotated[
-        list[str] | None, typer.Option("--place", help="Where features are read: h, h[:24], head.1, z. Repeatable.")
+        list[str] | None,
+        typer.Option("--place", help="Where features are read: h, h[:24], head.1, z. Repeatable."),
     ] = None,
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place."""
@@ -146,7 +158,9 @@ def report(
 
 @app.command(name="list")
 def list_(
-    family: Annotated[str | None, typer.Argument(help="heads, objectives, encoders, data, views or recipes.")] = None,
+    family: Annotated[
+        str | None, typer.Argument(help="heads, objectives, encoders, data, views or recipes.")
+    ] = None,
 ) -> None:
     """What there is, one line each, with sources."""
     from fullrank.cli.tables import print_catalogue
@@ -160,7 +174,9 @@ def _overrides(set_: list[str] | None, **named: Any) -> dict[str, Any]:
     for assignment in set_ or []:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set takes key=value, but got '{assignment}'; for example --set optimizer.lr=0.001.")
+            raise UsageError(
+                f"--set takes key=value, but got '{assignment}'; for example --set optimizer.lr=0.001."
+            )
         overrides[key.strip()] = value.strip()
     return overrides
 

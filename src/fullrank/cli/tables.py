@@ -77,7 +77,9 @@ def print_catalogue(family: str | None) -> None:
         if family in (None, name):
             console.print(f"[bold]{name}[/bold]")
             for entry in registry:
-                console.print(f"  [cyan]{escape(entry.usage if family else entry.name)}[/cyan]", highlight=False)
+                console.print(
+                    f"  [cyan]{escape(entry.usage if family else entry.name)}[/cyan]", highlight=False
+                )
                 console.print(f"      {escape(entry.summary)}", highlight=False)
                 console.print(f"      [dim]{escape(entry.source)}[/dim]", highlight=False)
     if family in (None, "recipes"):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
 
 _HOMES = {"fullrank.encoders.contract": ["Encoder"], "fullrank.encoders.tiny": ["TinyResNet"]}
-__all__ = ["ENCODERS", "encoder", *(name for names in _HOMES.values() for name in names)]  # noqa: PLE0604
+__all__ = ["ENCODERS", "encoder", *(name for names in _HOMES.values() for name in names)]
 
 ENCODERS = Registry("encoder", "encoders")
 ENCODERS.register(

@@ -26,9 +26,15 @@ class Encoder(nn.Module, ABC):
         self.in_chans = in_chans
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, in_chans):
-                raise UsageError(f"{name} has {len(values)} numbers for {in_chans} channels; give 1 or {in_chans}.")
+                raise UsageError(
+                    f"{name} has {len(values)} numbers for {in_chans} channels; give 1 or {in_chans}."
+                )
             floor = 1 / 255 if name == "std" else 0.0
-            column = torch.tensor([max(float(v), floor) for v in values]).reshape(1, -1, 1, 1).expand(1, in_chans, 1, 1)
+            column = (
+                torch.tensor([max(float(v), floor) for v in values])
+                .reshape(1, -1, 1, 1)
+                .expand(1, in_chans, 1, 1)
+            )
             self.register_buffer(name, column.clone())
 
     @abstractmethod

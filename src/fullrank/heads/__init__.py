@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
+    from fullrank.heads.contract import Head as Head
     from fullrank.heads.fixed import (
         LowRankHead as LowRankHead,
         NoHead as NoHead,
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         ReweightHead as ReweightHead,
         SubvectorHead as SubvectorHead,
     )
-    from fullrank.heads.contract import Head as Head
     from fullrank.heads.trained import (
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
@@ -35,7 +35,7 @@ _HOMES = {
     ],
     "fullrank.heads.trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],
 }
-__all__ = ["HEADS", "head", *(name for names in _HOMES.values() for name in names)]  # noqa: PLE0604
+__all__ = ["HEADS", "head", *(name for names in _HOMES.values() for name in names)]
 
 NORM = Parameter(
     "norm", str, "z standardised over the batch, no trained parameter", "none", choices=("none", "batch")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
 
 _HOMES = {"fullrank.objectives.contrastive": ["InfoNCELoss", "NTXentLoss"]}
-__all__ = ["OBJECTIVES", "objective", *(name for names in _HOMES.values() for name in names)]  # noqa: PLE0604
+__all__ = ["OBJECTIVES", "objective", *(name for names in _HOMES.values() for name in names)]
 
 OBJECTIVES = Registry("objective", "objectives")
 for _entry in [

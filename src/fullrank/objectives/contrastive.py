@@ -65,9 +65,7 @@ class InfoNCELoss(nn.Module):
 
     needs_labels = False
 
-    def __init__(
-        self, temperature: float = 0.1, groups: int = 1, generator: torch.Generator | None = None
-    ):
+    def __init__(self, temperature: float = 0.1, groups: int = 1, generator: torch.Generator | None = None):
         super().__init__()
         self.temperature = _check_temperature(temperature)
         if groups < 1:
@@ -139,4 +137,6 @@ def _check_pair(z_a: Tensor, z_b: Tensor) -> None:
             f"Expected two embeddings (N, K) of one shape, but got {tuple(z_a.shape)} and {tuple(z_b.shape)}."
         )
     if len(z_a) < 2:
-        raise UsageError("A contrastive loss needs 2 images or more in a batch, but got 1: raise the batch size.")
+        raise UsageError(
+            "A contrastive loss needs 2 images or more in a batch, but got 1: raise the batch size."
+        )

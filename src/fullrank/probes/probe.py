@@ -83,21 +83,21 @@ def _labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 def feature_matrix(features: Any) -> Tensor:
     """Features as a finite tensor (N, D); raises UsageError for another shape, DataError for NaN or inf."""
-    features = _tensor(features)
-    if features.ndim != 2 or features.shape[1] == 0:
+    matrix = _tensor(features)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise UsageError(
-            f"Features must have shape (N, D) with D of 1 or more, but got {tuple(features.shape)}; "
+            f"Features must have shape (N, D) with D of 1 or more, but got {tuple(matrix.shape)}; "
             "pool or flatten them to one vector a row."
         )
-    broken = int((~torch.isfinite(features)).any(1).sum())
+    broken = int((~torch.isfinite(matrix)).any(1).sum())
     if broken:
         raise DataError(
-            f"{broken} of {len(features)} rows of features hold NaN or infinity; drop these rows or look for "
+            f"{broken} of {len(matrix)} rows of features hold NaN or infinity; drop these rows or look for "
             "the layer that diverged."
         )
-    return features
+    return matrix
 
 
 def _tensor(values: Any) -> Tensor:
-    tensor: Tensor = values.detach() if isinstance(values, Tensor) else torch.tensor(values)
-    return tensor
+    tensor: Tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    return tensor.detach()

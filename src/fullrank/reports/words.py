@@ -76,10 +76,7 @@ def verdict(record: Record, place: str = "h") -> list[str]:
 
 
 def reproduce_command(record: Record) -> str:
-    """The command line that repeats the work: the recorded one, or one on the recipe beside the record."""
-    command = record.recipe.get("command")
-    if command:
-        return command if isinstance(command, str) else shlex.join(map(str, command))
+    """The command line that repeats the work, on the recipe that lies beside the record."""
     if record.kind == "run":
         return "fullrank train --recipe recipe.yaml"
     heads = ",".join(by_head(record.runs))

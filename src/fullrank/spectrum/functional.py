@@ -21,7 +21,9 @@ def singular_values(features: Tensor) -> Tensor:
     Source: P1 Section 3 and Figures 2, 7 and 9 (their logarithms).
     """
     if not torch.isfinite(features).all():
-        raise DataError("The features hold NaN or infinity, so they have no spectrum; look at the loss first.")
+        raise DataError(
+            "The features hold NaN or infinity, so they have no spectrum; look at the loss first."
+        )
     # The covariance is symmetric and positive semi-definite: its eigenvalues are its singular values.
     return torch.linalg.eigvalsh(Moments.of(features).covariance.cpu()).flip(0).clamp_min(0.0)
 

@@ -1,6 +1,5 @@
 """Several heads, several seeds, everything else alike: one table with paired intervals."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,7 +46,9 @@ def compare(
         raise UsageError(f"--heads must name each head once, but got {', '.join(heads) or 'none at all'}.")
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
-    folder = Path(out) if out is not None else Path("runs") / f"{slug(plan.data)}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = (
+        Path(out) if out is not None else Path("runs") / f"{slug(plan.data)}-{datetime.now():%Y%m%d-%H%M%S}"
+    )
     plans = {
         f"{slug(head)}-seed{seed}": Recipe.resolve(plan, {"head": head, "seed": seed})
         for head in heads
@@ -90,11 +91,7 @@ def compare(
             progress.console.print(f"{title}: {_summary(entry)}", highlight=False)
             entries.append(entry)
 
-    specs = ",".join(shlex.quote(head) for head in heads)
-    command = f"fullrank compare --recipe {RECIPE_FILE} --heads {specs} --seeds {seeds}"
-    record = new_record(
-        "study", command, plan, entries, comparisons=compare_heads(entries), published=published
-    )
+    record = new_record("study", plan, entries, comparisons=compare_heads(entries), published=published)
     record.save(folder)
     return Study(folder, record)
 

@@ -83,7 +83,11 @@ def is_probeable(images: ImageSet, label: str) -> bool:
 def check_probeable(images: ImageSet, label: str) -> None:
     """Raise DataError unless `images` have two classes or more under `label`."""
     if not is_probeable(images, label):
-        found = 0 if label not in images.labels else len(np.unique(images.labels[label][images.labels[label] >= 0]))
+        found = (
+            0
+            if label not in images.labels
+            else len(np.unique(images.labels[label][images.labels[label] >= 0]))
+        )
         raise DataError(
             f"A probe needs 2 classes or more under '{label}', but the training images have {found}; "
             "give labelled images, for folders one sub-folder a class."

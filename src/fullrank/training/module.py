@@ -63,14 +63,11 @@ class JointEmbedding(pl.LightningModule):
         h: Tensor = self.encoder(images)
         return h
 
-    def on_train_epoch_start(self) -> None:
-        # Lightning gives a loader its state back in the middle of an epoch, but not at the end of one.
-        if hasattr(loader := self.trainer.train_dataloader, "set_epoch"):
-            loader.set_epoch(self.current_epoch)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: two views, both through the encoder in one call, the head on both, the loss."""
-        parameters = self.views.sample(len(batch), step_generator(self.seed, self.current_epoch, batch_idx))
+        generator = step_generator(self.seed, self.current_epoch, batch_idx)
+        height, width = batch.images.shape[-2:]
+        parameters = self.views.sample(len(batch), generator, (height, width))
         h = self.encoder(torch.cat(self.views.apply(batch, parameters)))
         z_a, z_b = self.head(h).chunk(2)
         loss: Tensor = self.objective(z_a, z_b)
@@ -82,7 +79,7 @@ class JointEmbedding(pl.LightningModule):
         """The recipe's optimizer, with warm-up and cosine for each step of the whole run."""
         optimizer = build_optimizer(self.optimizer, [self.encoder, self.head, self.objective])
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.optimizer.warmup_epochs * total / (self.trainer.max_epochs or 1))
+        warmup = round(self.optimizer.warmup * total)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -19,12 +19,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from fullrank.batch import Batch
+from fullrank.data import BatchLoader
 from fullrank.errors import DivergedError, InterruptedRunError
 from fullrank.record import write_whole
 from fullrank.spectrum.functional import effective_rank, singular_values
 from fullrank.training.module import JointEmbedding
 
-CURVES = ("step", "epoch", "loss", "positive_similarity", "negative_similarity", "effective_rank", "learning_rate")
+CURVES = (
+    "step",
+    "epoch",
+    "loss",
+    "positive_similarity",
+    "negative_similarity",
+    "effective_rank",
+    "learning_rate",
+)
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
@@ -116,11 +125,19 @@ class Monitor(pl.Callback):
 class Checkpointer(pl.Callback):
     """Saves the run at the end of each epoch, and when `stop` is set after the step under way.
 
-    The state of torch's generator is part of it, for heads and objectives that draw at each step.
+    Beside Lightning's own state it keeps the loader's, which Lightning restores only in some cases (not once
+    a schedule has asked how many steps there are), and that of torch's generator, for heads and objectives
+    that draw at each step.
     """
 
-    def __init__(self, folder: Path, stop: threading.Event):
-        self.folder, self.stop = folder, stop
+    def __init__(self, folder: Path, loader: BatchLoader, stop: threading.Event):
+        self.folder, self.loader, self.stop = folder, loader, stop
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._restored is not None:
+            self.loader.load_state_dict(self._restored["loader"])
+            torch.set_rng_state(self._restored["generator"].cpu())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -136,14 +153,10 @@ class Checkpointer(pl.Callback):
         trainer.save_checkpoint(self.folder / CHECKPOINT)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": torch.get_rng_state()}
+        return {"generator": torch.get_rng_state(), "loader": self.loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.generator = state_dict["generator"]
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if hasattr(self, "generator"):
-            torch.set_rng_state(self.generator.cpu())
+        self._restored = state_dict
 
 
 class ProgressLine(pl.Callback):

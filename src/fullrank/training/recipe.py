@@ -30,15 +30,15 @@ class _Part(BaseModel):
 class Optimizer(_Part):
     """How the weights move: linear warm-up, then cosine to zero, both per step.
 
-    `lr` is used as it is, whatever the batch size. Norms, biases and other 1-d parameters have no decay.
-    `momentum` belongs to sgd alone.
+    `lr` is used as it is, whatever the batch size; `warmup` is the share of the run in which it rises. Norms,
+    biases and other 1-d parameters have no decay. `momentum` belongs to sgd alone.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    warmup_epochs: float = Field(4, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
 
 
 class Recipe(_Part):
@@ -116,7 +116,9 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
     label = "Recipe" if isinstance(recipe, Recipe) else f"Recipe {recipe}"
     if fault["type"] == "extra_forbidden":
         part = Optimizer if len(fault["loc"]) > 1 else Recipe
-        return unknown_name("recipe key", key, part.model_fields, f"known keys are {', '.join(part.model_fields)}")
+        return unknown_name(
+            "recipe key", key, part.model_fields, f"known keys are {', '.join(part.model_fields)}"
+        )
     if fault["type"] == "missing":
         return UsageError(f"{label} has no '{key}'; add it, for example `{key}: digits`.")
     if isinstance(reason := fault.get("ctx", {}).get("error"), UsageError):

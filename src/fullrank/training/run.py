@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -125,7 +125,7 @@ def carry_out(
         weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
         save_file(weights, folder / file, _metadata(recipe, module.encoder))
     save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
-    new_record("run", f"fullrank train --recipe {RECIPE_FILE}", recipe, [entry]).save(folder)
+    new_record("run", recipe, [entry]).save(folder)
     return load(folder)
 
 
@@ -184,7 +184,7 @@ def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
     return JointEmbedding(encoder, head, objective, views, recipe.optimizer, seed=recipe.seed)
 
 
-def new_record(kind: Any, command: str, recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
+def new_record(kind: Literal["run", "study"], recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
     """A record made here and now."""
     return Record(
         kind=kind,
@@ -197,7 +197,6 @@ def new_record(kind: Any, command: str, recipe: Recipe, runs: list[RunEntry], **
             python=platform.python_version(),
             torch=torch.__version__,
         ),
-        command=command,
         recipe=recipe.model_dump(),
         runs=runs,
         **more,
@@ -222,7 +221,7 @@ def _fit(
             max_epochs=recipe.epochs,
             accelerator="auto",
             devices=1,
-            callbacks=[monitor, Checkpointer(folder, stop), line],
+            callbacks=[monitor, Checkpointer(folder, loader, stop), line],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -290,16 +289,25 @@ def _count(module: nn.Module) -> int:
 
 
 def _metadata(recipe: Recipe, encoder: Encoder) -> dict[str, str]:
-    specs = {"encoder": recipe.encoder, "head": recipe.head, "data": recipe.data, "objective": recipe.objective}
-    return specs | {"in_chans": str(encoder.in_chans), "input": "images in 0 to 1", "fullrank": version("fullrank")}
+    specs = {
+        "encoder": recipe.encoder,
+        "head": recipe.head,
+        "data": recipe.data,
+        "objective": recipe.objective,
+    }
+    return specs | {
+        "in_chans": str(encoder.in_chans),
+        "input": "images in 0 to 1",
+        "fullrank": version("fullrank"),
+    }
 
 
 def _examples(views: Views, images: ImageSet, seed: int) -> np.ndarray:
-    """A few images with both views, (n, 3, H, W, C) uint8; views of another size are cut to the image's."""
+    """A few images with both views, (n, 3, H, W, C) uint8; a view has the image's size."""
     chosen = images.subset(np.linspace(0, len(images.images) - 1, EXAMPLES).astype(int))
     tensor = chosen.tensor()
     batch = Batch(tensor, torch.full((len(tensor),), -1), torch.arange(len(tensor)))
-    pair = views.apply(batch, views.sample(len(batch), step_generator(seed, 0, 0)))
+    pair = views.apply(batch, views.sample(len(batch), step_generator(seed, 0, 0), images.image_shape[:2]))
     shown = [tensor, *((view * 255).round().to(torch.uint8) for view in pair)]
     return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()
 
@@ -309,4 +317,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )

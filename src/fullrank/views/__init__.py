@@ -40,7 +40,7 @@ _HOMES = {
     "fullrank.views.spatial": ["blur", "crop_resize", "hflip"],
     "fullrank.views.colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize"],
 }
-__all__ = ["VIEWS", "view_pipeline", *(name for names in _HOMES.values() for name in names)]  # noqa: PLE0604
+__all__ = ["VIEWS", "view_pipeline", *(name for names in _HOMES.values() for name in names)]
 
 _FLIP = Parameter("flip", float, "probability that an image is mirrored", 0.5)
 

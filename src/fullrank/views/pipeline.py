@@ -12,7 +12,7 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.views.operations import Crop, Operation, Values
 
 # Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
-_VALUES_AT_ONCE = 2**17
+_VALUES_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
