@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,15 @@ class Place:
         return self.name if self.width is None else f"{self.name}[:{self.width}]"
 
 
+class HasPlaces(Protocol):
+    """What reading needs of an encoder beside being an nn.Module."""
+
+    places: Sequence[str]
+
+    def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
+        """The features (N, D_p) at `h` or any of `places`."""
+
+
 def head_places(head: nn.Module) -> list[str]:
     """The places inside a head: `head.1` to `head.L`, of which the last is z."""
     return [f"head.{i + 1}" for i in range(len(getattr(head, "layers", ())))]
@@ -55,12 +65,13 @@ def read_places(
     that the model does not have, or a width beyond the place's own.
     """
     wanted = {text: Place.parse(text) for text in places}
-    inner = [name for name in dict.fromkeys(p.name for p in wanted.values()) if name in encoder.places]
-    known = ["h", "z", *head_places(head), *encoder.places]
+    placed = cast(HasPlaces, encoder)
+    inner = [name for name in dict.fromkeys(p.name for p in wanted.values()) if name in placed.places]
+    known = ["h", "z", *head_places(head), *placed.places]
     for place in wanted.values():
         if place.name not in known:
             raise unknown_name("place", place.name, known, f"this model has {', '.join(known)}")
-    found = encoder.features(images, ["h", *inner])
+    found = placed.features(images, ["h", *inner])
     if any(place.name == "z" or place.name.startswith("head.") for place in wanted.values()):
         found |= _read_head(head, found["h"])
     return {text: _leading(found[place.name], place) for text, place in wanted.items()}
@@ -82,7 +93,8 @@ def collect_features(
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     parts: dict[str, list[Tensor]] = {place: [] for place in places}
     with _evaluating(encoder, head):
-        for chunk in images.split(batch_size):
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
             for place, features in read_places(encoder, head, as_float(chunk.to(device)), places).items():
                 parts[place].append(features.float().cpu())
     return {place: torch.cat(chunks) for place, chunks in parts.items()}

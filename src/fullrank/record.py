@@ -1,6 +1,5 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -160,4 +159,4 @@ def write_whole(path: Path, content: bytes) -> None:
 def _put_in_place(temporary: str, path: Path) -> None:
     # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
     Path(temporary).chmod(0o644)
-    os.replace(temporary, path)
+    Path(temporary).replace(path)

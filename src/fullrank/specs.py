@@ -34,7 +34,7 @@ class Parameter:
     def parse(self, text: str, spec: str) -> Scalar:
         """The typed value of `text`; raises UsageError that quotes the whole `spec`."""
         try:
-            value = _PARSERS[self.kind](text)
+            value: Scalar = _PARSERS[self.kind](text)
         except ValueError:
             raise UsageError(
                 f"'{spec}': {self.name} must be {_NOUNS[self.kind]}, but got {text!r} ({self.meaning})."
@@ -194,7 +194,8 @@ def split_specs(text: str) -> list[str]:
 
 def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
     """Split at `separator` outside double quotes."""
-    parts, start, quoted = [], 0, False
+    parts: list[str] = []
+    start, quoted = 0, False
     for position, character in enumerate(text):
         if character == '"' and (position == 0 or text[position - 1] != "\\"):
             quoted = not quoted

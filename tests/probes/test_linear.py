@@ -1,5 +1,7 @@
 """The solver against scikit-learn, autograd and its stated invariances; the probe against its protocol."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,13 @@ def test_a_start_changes_the_way_and_not_the_answer():
         torch.testing.assert_close(again.weight, cold.weight)
 
 
+def test_the_bias_sums_to_zero_wherever_the_search_starts():
+    features, labels = noisy()
+    start = solve_logistic(features, labels, 3, 1e-2)
+    lifted = replace(start, bias=start.bias + 5)
+    assert abs(solve_logistic(features, labels, 3, 2e-2, start=lifted).bias.sum()) < 1e-9
+
+
 def test_a_tolerance_out_of_reach_warns_and_says_so():
     features, labels = noisy()
     with pytest.warns(UserWarning, match=r"above tol 1e-30; raise the penalty or tol") as caught:
@@ -174,8 +183,12 @@ def test_other_bad_arguments():
 
 def test_the_number_of_threads_comes_back():
     before = torch.get_num_threads()
-    solve_logistic(*noisy(), 3, 1e-2)
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(before + 1)
+    try:
+        solve_logistic(*noisy(), 3, 1e-2)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 # The probe

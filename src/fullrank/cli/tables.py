@@ -102,11 +102,11 @@ def _families() -> dict[str, Registry]:
 
 def _with_half(estimate: Estimate | None) -> str:
     if estimate is None or estimate.half is None:
-        return in_points(estimate and estimate.mean)
+        return in_points(None if estimate is None else estimate.mean)
     return f"{in_points(estimate.mean)} ±{in_points(estimate.half)}"
 
 
 def _difference(estimate: Estimate | None) -> str:
     if estimate is None or estimate.low is None:
-        return signed(estimate and estimate.mean)
+        return signed(None if estimate is None else estimate.mean)
     return f"{signed(estimate.mean)} \\[{signed(estimate.low)}, {signed(estimate.high)}]"

@@ -45,8 +45,8 @@ class TinyResNet(Encoder):
             raise UsageError(f"width must be 1 or more, but got {width}.")
         if len(blocks) != 3 or min(blocks) < 1 or blocks[-1] < 2:
             raise UsageError(
-                f"blocks={'-'.join(map(str, blocks))} is not three numbers of 1 or more with 2 or more in the "
-                "last stage (its last block needs an identity shortcut); write 1-1-2 or larger."
+                f"blocks={'-'.join(map(str, blocks))} is not three numbers of 1 or more with 2 or more in "
+                "the last stage (its last block needs an identity shortcut); write 1-1-2 or larger."
             )
         self.feature_dim = 4 * width
         self.stem = nn.Sequential(

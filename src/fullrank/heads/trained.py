@@ -1,7 +1,8 @@
 """Heads that learn together with the encoder."""
 
 from collections.abc import Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class MLPHead(_LayeredHead):
         hidden = check_positive("hidden", in_dim if hidden is None else hidden)
         widths = [in_dim, *[hidden] * (layers - 1), out_dim]
         blocks = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for i, (before, after) in enumerate(pairwise(widths), start=1):
             parts: list[nn.Module] = [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after)]
             blocks.append(nn.Sequential(*parts, *([nn.ReLU()] if i < layers else [])))
         super().__init__(in_dim, out_dim, blocks, norm)
@@ -110,5 +111,4 @@ class OrthogonalHead(_LayeredHead):
     @property
     def weight(self) -> Tensor:
         """The rotation Q, (D, D)."""
-        weight: Tensor = self.layers[0].weight
-        return weight
+        return cast(Tensor, self.layers[0].weight)

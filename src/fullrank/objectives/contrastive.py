@@ -80,7 +80,7 @@ class InfoNCELoss(nn.Module):
         width = z_a.shape[1]
         if width % self.groups:
             raise UsageError(
-                f"groups={self.groups} does not divide the {width} channels of z; choose a divisor of {width}."
+                f"groups={self.groups} does not divide the {width} channels of z; choose a divisor."
             )
         order = torch.randperm(width, generator=self.generator).to(z_a.device)
         pairs = zip(z_a[:, order].chunk(self.groups, 1), z_b[:, order].chunk(self.groups, 1), strict=True)
@@ -91,6 +91,7 @@ class InfoNCELoss(nn.Module):
         return self.groups * math.log(n)
 
     def extra_repr(self) -> str:
+        """Return what `print` shows."""
         return f"temperature={self.temperature}, groups={self.groups}"
 
 
@@ -122,6 +123,7 @@ class NTXentLoss(nn.Module):
         return math.log(2 * n - 1)
 
     def extra_repr(self) -> str:
+        """Return what `print` shows."""
         return f"temperature={self.temperature}"
 
 

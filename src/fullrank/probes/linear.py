@@ -24,7 +24,7 @@ _MAX_ITERATIONS = 3000
 # Iterations after which the whitening is computed anew at the point reached.
 _STAGE = 50
 # Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
-# busy cores, two threads made a fit of 1297 x 96 features fourteen times slower than one.
+# busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
 # Added to the whitening matrix only, so that it factors for every penalty; the optimum does not feel it.
 _FLOOR = 1e-12
@@ -62,7 +62,7 @@ def solve_logistic(
     which only saves time. It is reached when the gradient is at most `tol` in every entry, for features
     measured from their mean and in one unit, :math:`s` = root mean squared distance from the mean:
     :math:`\max(|\partial_W| / s, |\partial_b|) \le tol`. So a solution is as exact for features of scale
-    1e-6 as for 1e6. If that is not reached (1e-8 always was, below that rounding may prevent it),
+    1e-6 as for 1e6. If that is not reached (1e-8 is in every test of ours; below, rounding may forbid it),
     `converged` is False and a warning says so.
 
     L-BFGS (SciPy) runs in coordinates whitened by the Hessian, averaged over classes, at the point where it
@@ -344,7 +344,7 @@ def _run_stage(problem: _Problem, coefficients: Tensor, largest: float) -> tuple
 def _threads(products: int) -> Iterator[None]:
     """One thread for SciPy's BLAS and small problems: in short steps threads cost more than they bring."""
     import scipy.optimize  # noqa: F401  # loaded first, so that its BLAS is found and limited
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     if products < _WORTH_THREADS:

@@ -25,7 +25,8 @@ def singular_values(features: Tensor) -> Tensor:
             "The features hold NaN or infinity, so they have no spectrum; look at the loss first."
         )
     # The covariance is symmetric and positive semi-definite: its eigenvalues are its singular values.
-    return torch.linalg.eigvalsh(Moments.of(features).covariance.cpu()).flip(0).clamp_min(0.0)
+    values: Tensor = torch.linalg.eigvalsh(Moments.of(features).covariance.cpu())
+    return values.flip(0).clamp_min(0.0)
 
 
 def effective_rank(values: Tensor) -> float:

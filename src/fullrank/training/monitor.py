@@ -69,19 +69,18 @@ class Monitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    def on_train_batch_end(  # type: ignore[override]  # it watches our module and no other
+        self, trainer: pl.Trainer, module: JointEmbedding, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         due = trainer.global_step % self.every == 0 or trainer.global_step == 1
         if not (due or batch_idx + 1 == trainer.num_training_batches):
             return
-        assert isinstance(module, JointEmbedding)
         latest = module.latest
         loss = float(latest.loss)
         if not np.isfinite(loss):
             raise DivergedError(
-                f"The loss is {loss} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower the "
-                f"learning rate (now {module.optimizer.lr:g}: --set optimizer.lr=...) or raise the temperature."
+                f"The loss is {loss} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower "
+                f"the learning rate (now {module.optimizer.lr:g}: --set optimizer.lr=...) or raise the temperature."
             )
         if not due:
             return
@@ -145,8 +144,8 @@ class Checkpointer(pl.Callback):
         if self.stop.is_set():
             trainer.save_checkpoint(self.folder / CHECKPOINT)
             raise InterruptedRunError(
-                f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is saved, "
-                f"and the same command with --out {self.folder} --resume goes on from there."
+                f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
+                f"saved, and the same command with --out {self.folder} --resume goes on from there."
             )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -123,7 +123,7 @@ def carry_out(
     )
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
         weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
-        save_file(weights, folder / file, _metadata(recipe, module.encoder))
+        save_file(weights, folder / file, _metadata(recipe, train_set.image_shape[2]))
     save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
     new_record("run", recipe, [entry]).save(folder)
     return load(folder)
@@ -288,7 +288,7 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _metadata(recipe: Recipe, encoder: Encoder) -> dict[str, str]:
+def _metadata(recipe: Recipe, in_chans: int) -> dict[str, str]:
     specs = {
         "encoder": recipe.encoder,
         "head": recipe.head,
@@ -296,7 +296,7 @@ def _metadata(recipe: Recipe, encoder: Encoder) -> dict[str, str]:
         "objective": recipe.objective,
     }
     return specs | {
-        "in_chans": str(encoder.in_chans),
+        "in_chans": str(in_chans),
         "input": "images in 0 to 1",
         "fullrank": version("fullrank"),
     }
