@@ -163,7 +163,7 @@ def list_(
     ] = None,
 ) -> None:
     """What there is, one line each, with sources."""
-    from fullrank.cli.tables import print_catalogue
+    from fullrank.cli.catalogue import print_catalogue
 
     print_catalogue(family)
 

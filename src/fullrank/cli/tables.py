@@ -1,4 +1,4 @@
-"""Tables for a terminal of 80 columns."""
+"""Tables of results for a terminal of 80 columns."""
 
 from typing import TYPE_CHECKING
 
@@ -7,10 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.errors import unknown_name
 from fullrank.record import Record
 from fullrank.reports.tables import Estimate, head_table, in_points, signed
-from fullrank.specs import Registry
 
 if TYPE_CHECKING:
     from fullrank.training.evaluate import Evaluation
@@ -65,39 +63,6 @@ def print_places(evaluation: "Evaluation") -> None:
             in_points(spectrum.effective_rank),
         )
     Console().print(table)
-
-
-def print_catalogue(family: str | None) -> None:
-    """What is registered, one line each; of one family with the source and the options too."""
-    families = _families()
-    if family is not None and family not in [*families, "recipes"]:
-        raise unknown_name("family", family, [*families, "recipes"], "`fullrank list` shows all")
-    console = Console()
-    for name, registry in families.items():
-        if family in (None, name):
-            console.print(f"[bold]{name}[/bold]")
-            for entry in registry:
-                console.print(
-                    f"  [cyan]{escape(entry.usage if family else entry.name)}[/cyan]", highlight=False
-                )
-                console.print(f"      {escape(entry.summary)}", highlight=False)
-                console.print(f"      [dim]{escape(entry.source)}[/dim]", highlight=False)
-    if family in (None, "recipes"):
-        from fullrank.training.recipe import recipe_names
-
-        console.print("[bold]recipes[/bold]")
-        for recipe in recipe_names():
-            console.print(f"  [cyan]{recipe}[/cyan]")
-
-
-def _families() -> dict[str, Registry]:
-    from fullrank.data import SOURCES
-    from fullrank.encoders import ENCODERS
-    from fullrank.heads import HEADS
-    from fullrank.objectives import OBJECTIVES
-    from fullrank.views import VIEWS
-
-    return {registry.room: registry for registry in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS)}
 
 
 def _with_half(estimate: Estimate | None) -> str:

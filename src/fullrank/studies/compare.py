@@ -84,8 +84,8 @@ def compare(
                     )
                 except InterruptedRunError:
                     raise InterruptedRunError(
-                        f"Stopped in run {number} of {len(plans)} ({run_plan.head}, seed {run_plan.seed}); it "
-                        f"is saved, and the same command with --out {folder} --resume goes on from there."
+                        f"Stopped in run {number} of {len(plans)} ({run_plan.head}, seed {run_plan.seed}); "
+                        f"it is saved, and the same command with --out {folder} --resume goes on from there."
                     ) from None
             entry = run.record.runs[0].model_copy(update={"folder": name})
             progress.console.print(f"{title}: {_summary(entry)}", highlight=False)

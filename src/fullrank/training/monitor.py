@@ -80,7 +80,8 @@ class Monitor(pl.Callback):
         if not np.isfinite(loss):
             raise DivergedError(
                 f"The loss is {loss} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower "
-                f"the learning rate (now {module.optimizer.lr:g}: --set optimizer.lr=...) or raise the temperature."
+                f"the learning rate (now {module.optimizer.lr:g}: --set optimizer.lr=...) or raise the "
+                "temperature."
             )
         if not due:
             return

@@ -1,0 +1,195 @@
+"""The command line as a user meets it, in processes of its own where start-up or exit matters."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fullrank import cli
+from fullrank.cli.commands import app
+from fullrank.record import Record
+
+QUICK = "--limit 200 --batch-size 40 --epochs 1 --encoder tiny-resnet,width=4".split()
+
+
+def run(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["fullrank", *arguments])
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(exit_.value.code or 0), captured.out, captured.err
+
+
+def modules_loaded_by(code: str) -> set[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+HEAVY = {"torchvision", "timm", "lightning", "torchmetrics"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "heads"], ["train", "--help"]])
+def test_help_and_list_answer_without_torch(arguments):
+    code = (
+        "import sys; from fullrank import cli\n"
+        f"sys.argv = ['fullrank', *{arguments}]\n"
+        "try: cli.main()\nexcept SystemExit: pass"
+    )
+    assert not modules_loaded_by(code) & {"torch", "scipy", "sklearn", "plotly", *HEAVY}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fullrank",
+        "from fullrank.heads import SubvectorHead",
+        "from fullrank import InfoNCELoss, encoder; encoder('tiny-resnet')",
+        "from fullrank.spectrum.functional import effective_rank",
+        "from fullrank import LinearProbe, view_pipeline; view_pipeline('simclr', image_size=8)",
+    ],
+)
+def test_parts_load_none_of_the_heavy_libraries(code):
+    assert not modules_loaded_by(code) & HEAVY
+
+
+def test_every_command_has_help_that_fits_80_columns():
+    for command in ("", "demo", "train", "compare", "probe", "report", "list"):
+        result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+        assert result.exit_code == 0
+        assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_train_probe_and_report(capsys, monkeypatch, tmp_path):
+    out = str(tmp_path / "run")
+    status, printed, _ = run(capsys, monkeypatch, "train", *QUICK, "--head", "mlp:8", "--out", out)
+    assert status == 0 and "mlp:8" in printed and "report.html" in printed
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1e5
+    status, printed, _ = run(
+        capsys, monkeypatch, "probe", out, "--place", "h", "--place", "h[:4]", "--place", "head.1"
+    )
+    assert status == 0 and "h[:4]" in printed and "head.1" in printed
+    (tmp_path / "run" / "report.html").unlink()
+    status, printed, _ = run(capsys, monkeypatch, "report", out)
+    assert status == 0 and (tmp_path / "run" / "report.html").exists()
+
+
+def test_compare_prints_a_table_of_80_columns_and_writes_a_page(capsys, monkeypatch, tmp_path):
+    out = str(tmp_path / "study")
+    heads = "none,linear:8,none,norm=batch"
+    status, printed, _ = run(
+        capsys, monkeypatch, "compare", *QUICK, "--heads", heads, "--seeds", "2", "--out", out
+    )
+    assert status == 0
+    for head in ("none", "linear:8", "none,norm=batch"):
+        assert head in printed
+    assert max(map(len, printed.splitlines())) <= max(80, len(out) + 20)
+    assert len(Record.load(tmp_path / "study").runs) == 6
+    assert (tmp_path / "study" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "part"),
+    [
+        (["train", "--head", "linaer"], 2, "did you mean 'linear'"),
+        (["train", "--head", "subvector:400"], 2, "dim=400 is outside 1 to 96"),
+        (["train", "--data", "digist"], 2, "did you mean 'digits'"),
+        (["train", "--recipe", "nothing.yaml"], 2, "Unknown recipe"),
+        (["train", "--batch-size", "1"], 2, "batch_size"),
+        (["train", "--set", "epoch=3"], 2, "did you mean 'epochs'"),
+        (["train", "--set", "epochs"], 2, "--set takes key=value"),
+        (["train", "--resume"], 2, "--resume needs --out"),
+        (["train", "--data", "folder:/nowhere/at/all"], 1, "/nowhere/at/all"),
+        (["compare", "--heads", "none,,mlp"], 2, "empty name"),
+        (["compare", "--heads", "norm=batch"], 2, "continues no spec"),
+        (["probe", "/nowhere"], 1, "holds no record.json"),
+        (["report", "/nowhere"], 1, "holds no record.json"),
+        (["list", "haeds"], 2, "did you mean 'heads'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_the_right_status(
+    capsys, monkeypatch, tmp_path, arguments, status, part
+):
+    monkeypatch.chdir(tmp_path)
+    found, _, error = run(capsys, monkeypatch, *arguments)
+    assert (found, error.count("\n")) == (status, 1)
+    assert part in error and error.startswith("fullrank: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_exists_is_refused_with_status_2(capsys, monkeypatch, quick_run):
+    status, _, error = run(capsys, monkeypatch, "train", "--out", str(quick_run.path))
+    assert status == 2 and "exists and is not empty" in error
+
+
+def test_probing_a_place_that_is_not_there(capsys, monkeypatch, quick_run):
+    status, _, error = run(capsys, monkeypatch, "probe", str(quick_run.path), "--place", "h[:4000]")
+    assert status == 2 and "h has 32" in error
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, error = run(capsys, monkeypatch, "train", *QUICK, "--out", str(tmp_path / "file" / "run"))
+    assert status == 1 and error.count("\n") == 1 and "refused" in error
+
+
+@pytest.mark.parametrize("family", [None, "heads", "objectives", "encoders", "data", "views", "recipes"])
+def test_list_shows_every_part(family):
+    result = CliRunner().invoke(app, ["list", *([family] if family else [])], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    for name in {"heads": ["none", "subvector"], "data": ["digits"], None: ["ntxent", "tiny-resnet"]}.get(
+        family, []
+    ):
+        assert name in result.output
+
+
+def read_terminal(leader: int, into: list[bytes]) -> None:
+    """Take what a program writes to its terminal, so that it never waits for a reader."""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            return
+        if not chunk:
+            return
+        into.append(chunk)
+
+
+def test_ctrl_c_in_a_terminal_saves_and_resume_ends_the_run(tmp_path):
+    """A real terminal, a real Ctrl-C: status 130, one sentence, and a run that goes on."""
+    program = [sys.executable, "-c", "from fullrank.cli import main; main()"]
+    out = str(tmp_path / "run")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*program, "train", *QUICK, "--epochs", "200", "--out", out],
+        stdout=follower,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+        start_new_session=True,
+    )
+    os.close(follower)
+    printed: list[bytes] = []
+    reader = threading.Thread(target=read_terminal, args=(leader, printed))
+    reader.start()
+    while not (tmp_path / "run" / "metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    status = process.wait(timeout=60)
+    reader.join()
+    text = b"".join(printed).decode()
+    assert status == 130 and "--resume" in text and "Traceback" not in text, text
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < saved["global_step"] < 1000

@@ -1,0 +1,69 @@
+import pytest
+
+from fullrank import compare
+from fullrank.errors import UsageError
+from fullrank.record import Record
+from fullrank.studies.demo import P1_TABLE_1
+
+QUICK = {"encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 40, "epochs": 1, "monitor_every": 1}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    return compare("digits", heads=["none", "none,norm=batch"], seeds=2, out=out, **QUICK)
+
+
+def test_one_run_for_each_head_and_seed_in_a_folder_of_its_own(study):
+    runs = study.record.runs
+    assert [(run.head, run.seed) for run in runs] == [
+        ("none", 0),
+        ("none", 1),
+        ("none,norm=batch", 0),
+        ("none,norm=batch", 1),
+    ]
+    for run in runs:
+        alone = Record.load(study.path / run.folder)
+        assert alone.runs[0] == run.model_copy(update={"folder": "."})
+    assert Record.load(study.path) == study.record
+
+
+def test_differences_are_paired_by_seed(study):
+    points = {(run.head, run.seed): 100 * run.probes["h"].linear for run in study.record.runs}
+    difference = sum(points["none,norm=batch", s] - points["none", s] for s in (0, 1)) / 2
+    (comparison,) = study.record.comparisons
+    assert comparison.difference == pytest.approx(difference) and comparison.against == "none"
+    assert comparison.low <= comparison.difference <= comparison.high
+
+
+def test_resume_takes_what_is_finished_and_adds_what_is_new(study):
+    stamps = {path: path.stat().st_mtime_ns for path in study.path.rglob("checkpoints/last.ckpt")}
+    again = compare(
+        "digits", heads=["none", "none,norm=batch", "diagonal"], seeds=1, out=study.path, resume=True, **QUICK
+    )
+    assert [run.head for run in again.record.runs] == ["none", "none,norm=batch", "diagonal"]
+    assert again.record.runs[0] == study.record.runs[0]
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    with pytest.raises(UsageError, match="was started with epochs=1, but this recipe says 2"):
+        compare("digits", heads=["none"], seeds=1, out=study.path, resume=True, **QUICK | {"epochs": 2})
+
+
+@pytest.mark.parametrize(
+    ("heads", "seeds", "part"),
+    [
+        (["none", "subvector:17"], 1, "outside 1 to 16"),
+        (["none", "linaer"], 1, "did you mean 'linear'"),
+        (["directclr", "subvector:360"], 1, "each head once"),
+        ([], 1, "each head once"),
+        (["none"], 0, "--seeds must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_any_training(tmp_path, heads, seeds, part):
+    with pytest.raises(UsageError) as error:
+        compare("digits", heads=heads, seeds=seeds, out=tmp_path / "out", **QUICK)
+    assert part in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_has_p1s_numbers():
+    assert list(P1_TABLE_1.values.values()) == [51.5, 61.1, 62.7, 66.5]
