@@ -63,12 +63,12 @@ class Entry:
 
     @property
     def usage(self) -> str:
-        """How the spec is written: `linear:OUT_DIM,norm=...`."""
+        """How the spec is written: `linear[:OUT_DIM][,KEY=VALUE]`."""
         text = self.name
         if self.value is not None:
             word = f":{self.value.name.upper()}"
             text += word if self.value.required else f"[{word}]"
-        return text + "".join(f"[,{option.name}=...]" for option in self.options)
+        return text + ("[,KEY=VALUE]" if self.options else "")
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Spec:
     options: tuple[tuple[str, Scalar], ...] = ()
 
     def __str__(self) -> str:
-        head = self.name if self.value is None else f"{self.name}:{_write(self.value)}"
-        return ",".join([head, *(f"{key}={_write(value)}" for key, value in self.options)])
+        head = self.name if self.value is None else f"{self.name}:{write(self.value)}"
+        return ",".join([head, *(f"{key}={write(value)}" for key, value in self.options)])
 
 
 class Registry:
@@ -153,7 +153,7 @@ class Registry:
                 raise UsageError(f"'{text}': expected key=value after the first comma, but got '{segment}'.")
             if key not in known:
                 raise unknown_name(
-                    f"option of '{entry.name}'", key, known, f"the form is {entry.usage} (in '{text}')"
+                    f"option of '{entry.name}'", key, known, f"it takes {', '.join(known)} (in '{text}')"
                 )
             if key in options:
                 raise UsageError(f"'{text}': {key} is given twice; keep one.")
@@ -214,7 +214,8 @@ def _unquote(text: str) -> str:
     return text
 
 
-def _write(value: Scalar) -> str:
+def write(value: Scalar) -> str:
+    """A value as a spec spells it: `0.1`, `true`, `1-1-2`, quoted where it holds a comma, `=` or a quote."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

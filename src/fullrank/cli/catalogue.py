@@ -2,35 +2,64 @@
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
 
 from fullrank.data import SOURCES
 from fullrank.encoders import ENCODERS
 from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
-from fullrank.specs import Registry
+from fullrank.specs import Registry, write
+from fullrank.training.recipe import recipe_names, recipe_summary
 from fullrank.views import VIEWS
 
 FAMILIES: dict[str, Registry] = {r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS)}
 
 
 def print_catalogue(family: str | None) -> None:
-    """What is registered, one line each; of one family with the source and the options too."""
-    if family is not None and family not in [*FAMILIES, "recipes"]:
-        raise unknown_name("family", family, [*FAMILIES, "recipes"], "`fullrank list` shows all")
+    """What there is: a row for each part with its source, or one family with how each spec is written."""
+    known = [*FAMILIES, "recipes"]
+    if family is not None and family not in known:
+        raise unknown_name("family", family, known, "`fullrank list` shows all")
     console = Console()
-    for name, registry in FAMILIES.items():
-        if family in (None, name):
-            console.print(f"[bold]{name}[/bold]")
-            for entry in registry:
-                console.print(
-                    f"  [cyan]{escape(entry.usage if family else entry.name)}[/cyan]", highlight=False
-                )
-                console.print(f"      {escape(entry.summary)}", highlight=False)
-                console.print(f"      [dim]{escape(entry.source)}[/dim]", highlight=False)
-    if family in (None, "recipes"):
-        from fullrank.training.recipe import recipe_names
+    if family in FAMILIES:
+        _print_family(console, FAMILIES[family])
+        return
+    if family is None:
+        for registry in FAMILIES.values():
+            console.print(_overview(registry))
+    recipes = _table("recipes")
+    for recipe in recipe_names():
+        recipes.add_row(recipe, escape(recipe_summary(recipe)))
+    console.print(recipes)
+    if family is None:
+        console.print("\n`fullrank list heads` and so on: how each spec is written.", highlight=False)
 
-        console.print("[bold]recipes[/bold]")
-        for recipe in recipe_names():
-            console.print(f"  [cyan]{recipe}[/cyan]")
+
+def _table(title: str) -> Table:
+    table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold")
+    table.add_column(style="cyan", no_wrap=True, width=16)
+    table.add_column()
+    table.add_column(style="dim")
+    return table
+
+
+def _overview(registry: Registry) -> Table:
+    table = _table(registry.room)
+    for entry in registry:
+        table.add_row(entry.name, escape(entry.summary), escape(entry.source))
+    return table
+
+
+def _print_family(console: Console, registry: Registry) -> None:
+    for entry in registry:
+        console.print(escape(entry.usage), style="cyan", highlight=False)
+        lines = [escape(entry.summary), *(f"also called {alias}" for alias in entry.aliases)]
+        for parameter in (entry.value, *entry.options):
+            if parameter is not None:
+                default = "" if parameter.default is None else f"; default {write(parameter.default)}"
+                lines.append(escape(f"{parameter.name}: {parameter.meaning}{default}"))
+        lines.append(f"[dim]{escape(entry.source)}[/dim]")
+        for line in lines:
+            console.print(Padding(line, (0, 0, 0, 4)), highlight=False)

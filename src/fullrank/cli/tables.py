@@ -8,43 +8,30 @@ from rich.markup import escape
 from rich.table import Table
 
 from fullrank.record import Record
-from fullrank.reports.tables import Estimate, head_table, in_points, signed
+from fullrank.reports.tables import Estimate, HeadRow, head_table, in_points, signed
 
 if TYPE_CHECKING:
     from fullrank.training.evaluate import Evaluation
 
 
 def print_record(record: Record) -> None:
-    """The results table of a run or study, with P's numbers where the record has some."""
+    """The results table of a run or study, with the paper's numbers where the record has some."""
     rows = head_table(record)
-    intervals = any(row.linear is not None and row.linear.half is not None for row in rows)
+    several, published = len(rows) > 1, record.published is not None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("head", overflow="fold")
-    for title in ("linear h", "linear z", "nearest h"):
-        table.add_column(title, justify="right")
-    if len(rows) > 1:
-        table.add_column(f"h - {rows[0].head}", justify="right")
-    table.add_column("rank h", justify="right")
-    if record.published is not None:
-        table.add_column("paper", justify="right")
+    difference = [f"h - {rows[0].head}"] if several else []
+    for title in ("linear h", "z", "near h", *difference, "rank h", *(["paper"] if published else [])):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        cells = [escape(row.head), _with_half(row.linear), _with_half(row.linear_z), _with_half(row.nearest)]
-        if len(rows) > 1:
-            cells.append(_difference(row.difference))
-        cells.append(in_points(row.effective_rank))
-        if record.published is not None:
-            cells.append(in_points(row.published))
+        cells = [escape(row.head), _with_half(row.linear), _mean(row.linear_z), _mean(row.nearest)]
+        cells += [_difference(row.difference)] if several else []
+        cells += [in_points(row.effective_rank)]
+        cells += [in_points(row.published)] if published else []
         table.add_row(*cells)
     console = Console()
     console.print(table)
-    notes = ["Accuracy on the test images, 0 to 100."]
-    if intervals:
-        notes.append("± and [..]: 95 % t interval over seeds, differences paired.")
-    elif len(rows) > 1:
-        notes.append("One seed: differences of about a point are noise.")
-    if record.published is not None:
-        notes.append(f"paper: {record.published.caption}.")
-    console.print(" ".join(notes), highlight=False)
+    console.print(_note(rows, record), highlight=False)
 
 
 def print_places(evaluation: "Evaluation") -> None:
@@ -65,9 +52,24 @@ def print_places(evaluation: "Evaluation") -> None:
     Console().print(table)
 
 
+def _note(rows: list[HeadRow], record: Record) -> str:
+    sentences = ["Points on the test images: linear probe on h and z, nearest neighbours on h."]
+    if any(row.linear is not None and row.linear.half is not None for row in rows):
+        sentences.append("± and [ ]: 95 % t intervals over seeds; differences are paired.")
+    elif len(rows) > 1:
+        sentences.append("One seed: differences of about a point are noise.")
+    if record.published is not None:
+        sentences.append(f"paper: {record.published.caption}.")
+    return " ".join(sentences)
+
+
+def _mean(estimate: Estimate | None) -> str:
+    return in_points(None if estimate is None else estimate.mean)
+
+
 def _with_half(estimate: Estimate | None) -> str:
     if estimate is None or estimate.half is None:
-        return in_points(None if estimate is None else estimate.mean)
+        return _mean(estimate)
     return f"{in_points(estimate.mean)} ±{in_points(estimate.half)}"
 
 

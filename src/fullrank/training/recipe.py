@@ -17,6 +17,7 @@ from fullrank.specs import Registry
 from fullrank.views import VIEWS
 
 RECIPE_FILE = "recipe.yaml"
+_SHIPPED = files(__package__).joinpath("recipes")
 
 
 def _canonical(registry: Registry) -> AfterValidator:
@@ -89,12 +90,17 @@ class Recipe(_Part):
 
 def recipe_names() -> list[str]:
     """The recipes that the package ships."""
-    return sorted(p.name.removesuffix(".yaml") for p in files(__package__).joinpath("recipes").iterdir())
+    return sorted(p.name.removesuffix(".yaml") for p in _SHIPPED.iterdir())
+
+
+def recipe_summary(name: str) -> str:
+    """What a shipped recipe is for: the comment it starts with."""
+    return _SHIPPED.joinpath(f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
     if str(recipe) in recipe_names():
-        text = files(__package__).joinpath("recipes", f"{recipe}.yaml").read_text()
+        text = _SHIPPED.joinpath(f"{recipe}.yaml").read_text()
     elif Path(recipe).is_file():
         text = Path(recipe).read_text()
     else:
