@@ -3,8 +3,9 @@
 The public names; each is imported on first use, so that `import fullrank` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from fullrank.data import source as source
@@ -35,36 +36,32 @@ if TYPE_CHECKING:
     from fullrank.training.run import Run as Run, load as load, train as train
     from fullrank.views import view_pipeline as view_pipeline
 
-_HOMES = {
-    "fullrank.data": ["source"],
-    "fullrank.encoders": ["encoder"],
-    "fullrank.heads": [
-        "head",
-        "NoHead",
-        "LinearHead",
-        "MLPHead",
-        "DiagonalHead",
-        "OrthogonalHead",
-        "SubvectorHead",
-        "LowRankHead",
-        "ReweightHead",
-        "RandomSubvectorHead",
-    ],
-    "fullrank.objectives": ["objective", "InfoNCELoss", "NTXentLoss"],
-    "fullrank.probes": ["LinearProbe", "NearestProbe"],
-    "fullrank.reports.page": ["write_page"],
-    "fullrank.studies.compare": ["Study", "compare"],
-    "fullrank.studies.demo": ["demo"],
-    "fullrank.training.module": ["JointEmbedding"],
-    "fullrank.training.recipe": ["Optimizer", "Recipe"],
-    "fullrank.training.run": ["Run", "train", "load"],
-    "fullrank.views": ["view_pipeline"],
-}
-__all__ = [name for names in _HOMES.values() for name in names]
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "data": ["source"],
+        "encoders": ["encoder"],
+        "heads": [
+            "head",
+            "NoHead",
+            "LinearHead",
+            "MLPHead",
+            "DiagonalHead",
+            "OrthogonalHead",
+            "SubvectorHead",
+            "LowRankHead",
+            "ReweightHead",
+            "RandomSubvectorHead",
+            ,
+        ],
+        "objectives": ["objective", "InfoNCELoss", "NTXentLoss"],
+        "probes": ["LinearProbe", "NearestProbe"],
+        "reports.page": ["write_page"],
+        "studies.compare": ["Study", "compare"],
+        "studies.demo": ["demo"],
+        "training.module": ["JointEmbedding"],
+        "training.recipe": ["Optimizer", "Recipe"],
+        "training.run": ["Run", "train", "load"],
+        "views": ["view_pipeline"],
+    },
+)

@@ -3,8 +3,9 @@
 The catalogue imports nothing; `source` builds a source, and the classes are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
@@ -17,16 +18,19 @@ if TYPE_CHECKING:
     from fullrank.data.npz import NpzArchive as NpzArchive
     from fullrank.data.sources import Source as Source
 
-_HOMES = {
-    "fullrank.data.sources": ["Source"],
-    "fullrank.data.image_set": ["ImageSet"],
-    "fullrank.data.loader": ["BatchLoader"],
-    "fullrank.data.digits": ["Digits"],
-    "fullrank.data.idx": ["IdxFiles"],
-    "fullrank.data.folder": ["ImageFolder"],
-    "fullrank.data.npz": ["NpzArchive"],
-}
-__all__ = ["SOURCES", "source", *(name for names in _HOMES.values() for name in names)]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "sources": ["Source"],
+        "image_set": ["ImageSet"],
+        "loader": ["BatchLoader"],
+        "digits": ["Digits"],
+        "idx": ["IdxFiles"],
+        "folder": ["ImageFolder"],
+        "npz": ["NpzArchive"],
+    },
+)
+__all__ += ["SOURCES", "source"]
 
 _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzipped")
 
@@ -80,10 +84,3 @@ def source(spec: str | Spec) -> "Source":
     """
     built: Source = SOURCES.build(spec)
     return built
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

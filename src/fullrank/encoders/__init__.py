@@ -1,8 +1,9 @@
 """Encoders: images (N, C, H, W) in 0 to 1 -> the representation h (N, D)."""
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
@@ -10,8 +11,14 @@ if TYPE_CHECKING:
     from fullrank.encoders.contract import Encoder as Encoder
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
 
-_HOMES = {"fullrank.encoders.contract": ["Encoder"], "fullrank.encoders.tiny": ["TinyResNet"]}
-__all__ = ["ENCODERS", "encoder", *(name for names in _HOMES.values() for name in names)]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "contract": ["Encoder"],
+        "tiny": ["TinyResNet"],
+    },
+)
+__all__ += ["ENCODERS", "encoder"]
 
 ENCODERS = Registry("encoder", "encoders")
 ENCODERS.register(
@@ -42,10 +49,3 @@ def encoder(
     """
     built: Encoder = ENCODERS.build(spec, in_chans=in_chans, mean=mean, std=std)
     return built
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,8 +3,9 @@
 The catalogue imports nothing; `head` builds one, and the classes are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
@@ -24,18 +25,15 @@ if TYPE_CHECKING:
         OrthogonalHead as OrthogonalHead,
     )
 
-_HOMES = {
-    "fullrank.heads.contract": ["Head"],
-    "fullrank.heads.fixed": [
-        "NoHead",
-        "SubvectorHead",
-        "LowRankHead",
-        "ReweightHead",
-        "RandomSubvectorHead",
-    ],
-    "fullrank.heads.trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],
-}
-__all__ = ["HEADS", "head", *(name for names in _HOMES.values() for name in names)]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "contract": ["Head"],
+        "fixed": ["NoHead", "SubvectorHead", "LowRankHead", "ReweightHead", "RandomSubvectorHead"],
+        "trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],
+    },
+)
+__all__ += ["HEADS", "head"]
 
 NORM = Parameter(
     "norm", str, "z standardised over the batch, no trained parameter", "none", choices=("none", "batch")
@@ -133,10 +131,3 @@ def head(spec: str | Spec, *, in_dim: int) -> "Head":
     """
     built: Head = HEADS.build(spec, in_dim=in_dim)
     return built
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,8 +4,9 @@ The catalogue imports nothing; `objective` builds one, and the classes are impor
 `nn.Module` that is called as `loss(z_a, z_b)` can stand in their place in `JointEmbedding`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
 
-_HOMES = {"fullrank.objectives.contrastive": ["InfoNCELoss", "NTXentLoss"]}
-__all__ = ["OBJECTIVES", "objective", *(name for names in _HOMES.values() for name in names)]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "contrastive": ["InfoNCELoss", "NTXentLoss"],
+    },
+)
+__all__ += ["OBJECTIVES", "objective"]
 
 OBJECTIVES = Registry("objective", "objectives")
 for _entry in [
@@ -47,10 +53,3 @@ def objective(spec: str | Spec) -> "nn.Module":
     """
     built: nn.Module = OBJECTIVES.build(spec)
     return built
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,25 +3,24 @@
 The classes are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
-    from fullrank.probes.linear import LinearProbe, LogisticFit, solve_logistic
-    from fullrank.probes.nearest import NearestProbe
-    from fullrank.probes.probe import Probe
+    from fullrank.probes.linear import (
+        LinearProbe as LinearProbe,
+        LogisticFit as LogisticFit,
+        solve_logistic as solve_logistic,
+    )
+    from fullrank.probes.nearest import NearestProbe as NearestProbe
+    from fullrank.probes.probe import Probe as Probe
 
-_HOMES = {
-    "LinearProbe": "fullrank.probes.linear",
-    "LogisticFit": "fullrank.probes.linear",
-    "NearestProbe": "fullrank.probes.nearest",
-    "Probe": "fullrank.probes.probe",
-    "solve_logistic": "fullrank.probes.linear",
-}
-__all__ = ["LinearProbe", "LogisticFit", "NearestProbe", "Probe", "solve_logistic"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "linear": ["LinearProbe", "LogisticFit", "solve_logistic"],
+        "nearest": ["NearestProbe"],
+        "probe": ["Probe"],
+    },
+)

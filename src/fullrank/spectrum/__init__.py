@@ -1,7 +1,8 @@
 """Spectra: how the variance of features is spread over directions."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from fullrank.spectrum.functional import (
@@ -9,10 +10,6 @@ if TYPE_CHECKING:
         singular_values as singular_values,
     )
 
-__all__ = ["effective_rank", "singular_values"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("fullrank.spectrum.functional"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"functional": ["effective_rank", "singular_values"]}
+)

@@ -4,8 +4,9 @@ The catalogue imports nothing; `view_pipeline` builds a pair of pipelines, and t
 first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
@@ -34,13 +35,16 @@ if TYPE_CHECKING:
     )
     from fullrank.views.spatial import blur as blur, crop_resize as crop_resize, hflip as hflip
 
-_HOMES = {
-    "fullrank.views.pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
-    "fullrank.views.operations": ["Blur", "Crop", "Grey", "Jitter", "Operation", "Solarize"],
-    "fullrank.views.spatial": ["blur", "crop_resize", "hflip"],
-    "fullrank.views.colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize"],
-}
-__all__ = ["VIEWS", "view_pipeline", *(name for names in _HOMES.values() for name in names)]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
+        "operations": ["Blur", "Crop", "Grey", "Jitter", "Operation", "Solarize"],
+        "spatial": ["blur", "crop_resize", "hflip"],
+        "colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize"],
+    },
+)
+__all__ += ["VIEWS", "view_pipeline"]
 
 _FLIP = Parameter("flip", float, "probability that an image is mirrored", 0.5)
 
@@ -97,10 +101,3 @@ def view_pipeline(spec: str | Spec, *, image_size: int, channels: int = 3) -> "V
     """
     built: Views = VIEWS.build(spec, image_size=image_size, channels=channels)
     return built
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,89 @@
+"""The options that choose a recipe, shared by every command that trains."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fullrank.errors import UsageError
+
+# Key of the recipe -> its type and its help.
+_KEYS: dict[str, tuple[type, str]] = {
+    "data": (str, "Where the images come from (`fullrank list data`)."),
+    "views": (str, "How views are made (`fullrank list views`)."),
+    "encoder": (str, "`fullrank list encoders`"),
+    "objective": (str, "`fullrank list objectives`"),
+    "epochs": (int, "Passes over the training images."),
+    "batch_size": (int, "Images a step; each is seen twice."),
+    "image_size": (int, "Bring images to this many pixels square."),
+    "limit": (int, "Use so many training images only."),
+    "seed": (int, "Seed of the (first) run."),
+}
+_OPTIONS: dict[str, Any] = {
+    "recipe": Annotated[
+        str | None,
+        typer.Option("--recipe", help="A recipe by name, or a YAML file (`fullrank list recipes`)."),
+    ],
+    **{
+        key: Annotated[kind | None, typer.Option(f"--{key.replace('_', '-')}", help=text)]
+        for key, (kind, text) in _KEYS.items()
+    },
+    "assignments": Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any key of the recipe: --set optimizer.lr=0.001. Repeatable."),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """What the user said of the recipe: its name, if any, and the keys to replace."""
+
+    name: str | None
+    overrides: dict[str, Any]
+
+    def recipe(self, out: Path | None, resume: bool) -> str | Path:
+        """The recipe asked for; else the one in a folder to be resumed; else the data's own; else digits."""
+        from fullrank.data import SOURCES
+        from fullrank.training.recipe import RECIPE_FILE, recipe_names
+
+        if resume and out is None:
+            raise UsageError("--resume needs --out DIR, the folder to go on with.")
+        if self.name is not None:
+            return self.name
+        if out is not None and resume and (out / RECIPE_FILE).is_file():
+            return out / RECIPE_FILE
+        data = self.overrides.get("data", "digits")
+        return name if (name := SOURCES.parse(data).name) in recipe_names() else "digits"
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options above; it receives them as one argument `choice`."""
+    own = [p for name, p in inspect.signature(command).parameters.items() if name != "choice"]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def with_choice(**given: Any) -> None:
+        said = {name: given.pop(name) for name in _OPTIONS}
+        name, assignments = said.pop("recipe"), said.pop("assignments") or []
+        overrides = {key: value for key, value in said.items() if value is not None}
+        command(choice=RecipeChoice(name, overrides | dict(map(_assignment, assignments))), **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    with_choice.__signature__ = inspect.Signature([*shared, *parameters])  # type: ignore[attr-defined]
+    with_choice.__annotations__ = {p.name: p.annotation for p in (*shared, *parameters)}
+    return with_choice
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set takes key=value, but got '{text}'; for example --set optimizer.lr=0.001.")
+    return key.strip(), value.strip()
