@@ -52,7 +52,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "LowRankHead",
             "ReweightHead",
             "RandomSubvectorHead",
-            ,
         ],
         "objectives": ["objective", "InfoNCELoss", "NTXentLoss"],
         "probes": ["LinearProbe", "NearestProbe"],
