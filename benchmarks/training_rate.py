@@ -18,7 +18,7 @@ import torch
 from fullrank.reports.tables import Estimate
 from fullrank.training.module import JointEmbedding, build_optimizer
 from fullrank.training.recipe import Recipe
-from fullrank.training.run import build, load_data, train
+from fullrank.training.run import build, flushed_denormals, load_data, train
 
 SETTINGS = {
     "image_size": 28,
@@ -60,10 +60,10 @@ def main() -> None:
         np.savez(Path(folder) / "noise.npz", images=images, test_images=images[:500])
         settings = SETTINGS | {"data": f"npz:{folder}/noise.npz", "epochs": arguments.steps // 20}
         recipe = Recipe.resolve("fashion-mnist", settings)
-        torch.set_flush_denormal(True)
         for number in range(arguments.rounds):
             module = build(recipe, load_data(recipe)[0])
-            bare = bare_rate(module, recipe.batch_size, arguments.steps)
+            with flushed_denormals():
+                bare = bare_rate(module, recipe.batch_size, arguments.steps)
             run = train(recipe, out=Path(folder) / f"run{number}")
             rate = run.record.runs[0].views_per_second
             ratios.append(100 * rate / bare)

@@ -8,7 +8,7 @@ from fullrank.places import Place, collect_features, head_places, read_places
 
 @pytest.fixture
 def parts():
-    return encoder("tiny-resnet,width=4", in_chans=1), head("mlp:6,layers=3", in_dim=16)
+    return encoder("tiny-resnet,width=4", image_size=8, in_chans=1), head("mlp:6,layers=3", in_dim=16)
 
 
 @pytest.mark.parametrize("text", ["h", "z", "head.1", "stage3.2", "h[:24]", "last-conv-input[:3]"])

@@ -14,7 +14,7 @@ from fullrank.errors import UsageError
 def case(request) -> tuple[Encoder, torch.Tensor]:
     name, chans, size = request.param
     torch.manual_seed(0)
-    return encoder(name, in_chans=chans), torch.rand(4, chans, size, size)
+    return encoder(name, image_size=size, in_chans=chans), torch.rand(4, chans, size, size)
 
 
 def test_forward_gives_h_of_the_stated_width(case):

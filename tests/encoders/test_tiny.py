@@ -28,7 +28,7 @@ def test_a_subvector_gives_no_direct_gradient_beyond_its_channels_yet_the_whole_
     """P1 Section 6: the rest of h learns through the residual connection of the last block."""
     torch.manual_seed(0)
     net, part, loss = (
-        encoder("tiny-resnet,width=6", in_chans=1),
+        encoder("tiny-resnet,width=6", image_size=8, in_chans=1),
         head("subvector:5", in_dim=24),
         InfoNCELoss(0.2),
     )
@@ -59,11 +59,11 @@ def test_spread_of_blank_images_gives_numbers():
 )
 def test_impossible_sizes_raise(spec):
     with pytest.raises(UsageError):
-        encoder(spec, in_chans=1)
+        encoder(spec, image_size=8, in_chans=1)
 
 
 def test_width_and_depth_follow_the_spec():
-    net = encoder("tiny-resnet,width=8,blocks=2-1-3", in_chans=1)
+    net = encoder("tiny-resnet,width=8,blocks=2-1-3", image_size=8, in_chans=1)
     assert net.feature_dim == 32
     assert net.places == (
         "stem",

@@ -22,7 +22,11 @@ def module() -> JointEmbedding:
     torch.manual_seed(0)
     views = view_pipeline("weak", image_size=8, channels=1)
     return JointEmbedding(
-        encoder("tiny-resnet,width=4", in_chans=1), head("mlp:6", in_dim=16), Attraction(), views, Optimizer()
+        encoder("tiny-resnet,width=4", image_size=8, in_chans=1),
+        head("mlp:6", in_dim=16),
+        Attraction(),
+        views,
+        Optimizer(),
     )
 
 

@@ -18,7 +18,7 @@ def print_record(record: Record) -> None:
     """The results table of a run or study, with the paper's numbers where the record has some."""
     rows = head_table(record)
     several, published = len(rows) > 1, record.published is not None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("head", overflow="fold")
     difference = [f"h - {rows[0].head}"] if several else []
     for title in ("linear h", "z", "near h", *difference, "rank h", *(["paper"] if published else [])):

@@ -36,16 +36,21 @@ ENCODERS.register(
 
 
 def encoder(
-    spec: str | Spec, *, in_chans: int = 3, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.25,)
+    spec: str | Spec,
+    *,
+    image_size: int,
+    in_chans: int = 3,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
 ) -> "Encoder":
-    """Build an encoder from its spec, for images of `in_chans` channels with that mean and spread.
+    """Build an encoder from its spec, for square images of `in_chans` channels with that mean and spread.
 
     Mean and spread of the training images, one number a channel or one for all, become part of the
     encoder's weights: nobody who loads it can forget them. Raises UsageError for an unknown name or an
     impossible size.
 
-    >>> encoder("tiny-resnet,width=8", in_chans=1).feature_dim
+    >>> encoder("tiny-resnet,width=8", image_size=8, in_chans=1).feature_dim
     32
     """
-    built: Encoder = ENCODERS.build(spec, in_chans=in_chans, mean=mean, std=std)
+    built: Encoder = ENCODERS.build(spec, image_size=image_size, in_chans=in_chans, mean=mean, std=std)
     return built

@@ -36,11 +36,16 @@ class TinyResNet(Encoder):
         width: int = 24,
         blocks: Sequence[int] = (1, 1, 2),
         *,
+        image_size: int = 32,
         in_chans: int = 3,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.25,),
     ):
         super().__init__(in_chans, mean, std)
+        if image_size < 4:
+            raise UsageError(
+                f"Images of {image_size} pixels are too small: the net halves them twice; give 4 or more."
+            )
         if width < 1:
             raise UsageError(f"width must be 1 or more, but got {width}.")
         if len(blocks) != 3 or min(blocks) < 1 or blocks[-1] < 2:
@@ -60,7 +65,7 @@ class TinyResNet(Encoder):
                 out = width * 2 ** (stage - 1)
                 self.blocks[f"stage{stage}_{block}"] = BasicBlock(channels, out, stride)
                 channels = out
-        # Channels last in memory: the same step takes two thirds of the time on a CPU (docs/architecture.md).
+        # Channels last in memory: on a CPU the convolutions are faster so (docs/tried.md).
         self.to(memory_format=torch.channels_last)
         self.places = ("stem", *(name.replace("_", ".") for name in self.blocks), "last-conv-input")
 

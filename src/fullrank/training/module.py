@@ -36,7 +36,8 @@ class JointEmbedding(pl.LightningModule):
     t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one would.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
-    >>> module = JointEmbedding(encoder("tiny-resnet", in_chans=1), head("subvector:24", in_dim=96),
+    >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
+    ...                         head("subvector:24", in_dim=96),
     ...                         objective("infonce:0.2"), view_pipeline("weak", image_size=8, channels=1),
     ...                         Optimizer(lr=1e-3))
     >>> module.head.out_dim

@@ -4,7 +4,8 @@ import logging
 import platform
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -94,15 +95,13 @@ def carry_out(
     progress: Progress | None = None,
 ) -> Run:
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already."""
-    # Before the first parallel operation: the pool's threads take over the setting when they start.
-    torch.set_flush_denormal(True)
-    pl.seed_everything(recipe.seed, verbose=False)
-    module = build(recipe, train_set)
-    loader = BatchLoader(train_set, recipe.batch_size, recipe.seed)
-    _open_folder(folder, recipe, resume)
-
-    monitor = Monitor(folder, recipe.monitor_every)
-    _fit(module, loader, monitor, folder, recipe, progress)
+    with flushed_denormals():
+        pl.seed_everything(recipe.seed, verbose=False)
+        module = build(recipe, train_set)
+        loader = BatchLoader(train_set, recipe.batch_size, recipe.seed)
+        _open_folder(folder, recipe, resume)
+        monitor = Monitor(folder, recipe.monitor_every)
+        _fit(module, loader, monitor, folder, recipe, progress)
 
     evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
     steps = recipe.epochs * len(loader)
@@ -123,7 +122,7 @@ def carry_out(
     )
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
         weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
-        save_file(weights, folder / file, _metadata(recipe, train_set.image_shape[2]))
+        save_file(weights, folder / file, _metadata(recipe, train_set))
     save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
     new_record("run", recipe, [entry]).save(folder)
     return load(folder)
@@ -141,12 +140,12 @@ def load(folder: str | Path) -> Run:
     recipe = Recipe.resolve(folder / RECIPE_FILE)
     try:
         with safe_open(folder / ENCODER_FILE, framework="pt") as file:
-            in_chans = int(file.metadata()["in_chans"])
-        encoder = build_encoder(recipe.encoder, in_chans=in_chans)
+            size, in_chans = (int(file.metadata()[key]) for key in ("image_size", "in_chans"))
+        encoder = build_encoder(recipe.encoder, image_size=size, in_chans=in_chans)
         head = build_head(recipe.head, in_dim=encoder.feature_dim)
         encoder.load_state_dict(load_file(folder / ENCODER_FILE))
         head.load_state_dict(load_file(folder / HEAD_FILE))
-    except (FileNotFoundError, SafetensorError, RuntimeError) as error:
+    except (FileNotFoundError, SafetensorError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"The weights in {folder} cannot be read ({reason}); train the run again.") from None
     return Run(folder, recipe, encoder.eval(), head.eval(), record)
@@ -176,12 +175,27 @@ def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
 def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
     """The parts of a recipe, sized for its images, in one module."""
     mean, std = train_set.channel_statistics()
-    size, channels = train_set.images.shape[1], train_set.images.shape[3]
-    encoder = build_encoder(recipe.encoder, in_chans=channels, mean=mean, std=std)
+    size, _, channels = train_set.image_shape
+    encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
     views = view_pipeline(recipe.views, image_size=size, channels=channels)
     objective = build_objective(recipe.objective)
     return JointEmbedding(encoder, head, objective, views, recipe.optimizer, seed=recipe.seed)
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers too small for float32's normal range count as 0 meanwhile: on a CPU they are very slow.
+
+    The setting belongs to this thread and to those that start from it, so it must come before the first
+    parallel operation. Only this thread's is put back: the others work for torch alone.
+    """
+    before = float(torch.tensor(1e-38) * 0.01) == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def new_record(kind: Literal["run", "study"], recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
@@ -288,15 +302,14 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _metadata(recipe: Recipe, in_chans: int) -> dict[str, str]:
-    specs = {
+def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
+    return {
         "encoder": recipe.encoder,
         "head": recipe.head,
-        "data": recipe.data,
         "objective": recipe.objective,
-    }
-    return specs | {
-        "in_chans": str(in_chans),
+        "data": recipe.data,
+        "image_size": str(images.image_shape[0]),
+        "in_chans": str(images.image_shape[2]),
         "input": "images in 0 to 1",
         "fullrank": version("fullrank"),
     }
