@@ -61,8 +61,7 @@ def test_collapsed_values_are_crosses_below_everything(study_record: Record) -> 
     ("values", "dead"),
     [
         ([1.0, 0.1, 1e-18, 0.0], [3, 4]),
-        ([1.0, math.nan, 0.1, -1e-9], [2, 4]),
-        ([math.inf, 1.0], [1]),
+        ([1.0, 0.1, -1e-9], [3]),
         ([0.0, 0.0, 0.0], [1, 2, 3]),
     ],
 )
