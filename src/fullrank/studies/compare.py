@@ -1,5 +1,6 @@
 """Several heads, several seeds, everything else alike: one table with paired intervals."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,13 +67,16 @@ def compare(
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
 
     entries: list[RunEntry] = []
+    durations: list[float] = []
     with progress_bar() as progress:
         for number, (name, run_plan) in enumerate(plans.items(), start=1):
             title = f"[{number}/{len(plans)}] {run_plan.head}, seed {run_plan.seed}"
             if (folder / name / RECORD_FILE).is_file():
                 run = load(folder / name)
             else:
-                progress.console.print(f"{title}: training", highlight=False)
+                left = _time_left(durations, len(plans) - number + 1)
+                progress.console.print(f"{title}: training{left}", highlight=False, soft_wrap=True)
+                started = time.perf_counter()
                 try:
                     run = carry_out(
                         run_plan,
@@ -87,13 +91,22 @@ def compare(
                         f"Stopped in run {number} of {len(plans)} ({run_plan.head}, seed {run_plan.seed}); "
                         f"it is saved, and the same command with --out {folder} --resume goes on from there."
                     ) from None
+                durations.append(time.perf_counter() - started)
             entry = run.record.runs[0].model_copy(update={"folder": name})
-            progress.console.print(f"{title}: {_summary(entry)}", highlight=False)
+            progress.console.print(f"{title}: {_summary(entry)}", highlight=False, soft_wrap=True)
             entries.append(entry)
 
     record = new_record("study", plan, entries, comparisons=compare_heads(entries), published=published)
     record.save(folder)
     return Study(folder, record)
+
+
+def _time_left(durations: Sequence[float], runs: int) -> str:
+    """How long `runs` more runs take if they take as long as those of this session."""
+    if not durations:
+        return ""
+    minutes = sum(durations) / len(durations) * runs / 60
+    return f", about {minutes:.0f} min left in all" if minutes >= 1 else ", less than a minute left in all"
 
 
 def _summary(run: RunEntry) -> str:
