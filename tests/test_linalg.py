@@ -5,13 +5,13 @@ from fullrank.linalg import Moments
 
 
 @given(cut=st.integers(1, 59), offset=st.floats(-1e6, 1e6))
-def test_merging_two_parts_equals_numpy_on_the_whole(cut, offset):
+def test_merging_two_parts_equals_the_whole(cut, offset):
     x = torch.randn(60, 5, generator=torch.Generator().manual_seed(cut), dtype=torch.float64) + offset
     merged = Moments.of(x[:cut]).merge(Moments.of(x[cut:]))
     assert merged.count == 60
     torch.testing.assert_close(merged.mean, x.mean(0))
     torch.testing.assert_close(
-        merged.covariance, torch.cov(x.T, correction=0), rtol=1e-6, atol=1e-9 * (1 + offset**2)
+        merged.covariance, torch.cov(x.T, correction=0), rtol=1e-6, atol=1e-9 * (1 + abs(offset))
     )
 
 

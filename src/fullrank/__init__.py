@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fullrank.studies.demo import demo as demo
     from fullrank.training.module import JointEmbedding as JointEmbedding
     from fullrank.training.recipe import Optimizer as Optimizer, Recipe as Recipe
-    from fullrank.training.run import Run as Run, load as load, train as train
+    from fullrank.training.run import Run as Run, load as load, probe as probe, train as train
     from fullrank.views import view_pipeline as view_pipeline
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -60,7 +60,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "studies.demo": ["demo"],
         "training.module": ["JointEmbedding"],
         "training.recipe": ["Optimizer", "Recipe"],
-        "training.run": ["Run", "train", "load"],
+        "training.run": ["Run", "train", "load", "probe"],
         "views": ["view_pipeline"],
     },
 )

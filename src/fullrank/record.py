@@ -49,7 +49,8 @@ class Spectrum(_Part):
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
-    `folder` is relative to the record's own folder. `chance` is the loss of a head that tells nothing
+    `folder` is relative to the record's own folder. `loss` is that of the last step that was monitored,
+    `chance` is the loss of a head that tells nothing
     apart, None where the objective has no such level.
     """
 
@@ -100,7 +101,7 @@ class Machine(_Part):
 
 
 class Record(_Part):
-    """The record of one command. `recipe` is resolved: carried out again it repeats the work."""
+    """The record of one command. `recipe` is resolved; that of a study has its first head and seed."""
 
     kind: Literal["run", "study", "diagnosis", "theory"]
     schema_version: int = Field(default=SCHEMA, alias="schema")

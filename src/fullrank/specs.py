@@ -195,9 +195,13 @@ def split_specs(text: str) -> list[str]:
 def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
     """Split at `separator` outside double quotes."""
     parts: list[str] = []
-    start, quoted = 0, False
+    start, quoted, escaped = 0, False, False
     for position, character in enumerate(text):
-        if character == '"' and (position == 0 or text[position - 1] != "\\"):
+        if escaped:
+            escaped = False
+        elif quoted and character == "\\":
+            escaped = True
+        elif character == '"':
             quoted = not quoted
         elif character == separator and not quoted and len(parts) != at_most:
             parts.append(text[start:position])
@@ -210,7 +214,7 @@ def _split(text: str, separator: str, at_most: int = -1) -> list[str]:
 def _unquote(text: str) -> str:
     text = text.strip()
     if len(text) >= 2 and text[0] == text[-1] == '"':
-        return text[1:-1].replace('\\"', '"')
+        return re.sub(r'\\(["\\])', r"\1", text[1:-1])
     return text
 
 
@@ -225,7 +229,7 @@ def write(value: Scalar) -> str:
         return "-".join(map(str, value))
     text = str(value)
     if any(character in text for character in ',="') or text != text.strip():
-        return '"' + text.replace('"', '\\"') + '"'
+        return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
     return text
 
 

@@ -13,8 +13,10 @@ import torch
 from typer.testing import CliRunner
 
 from fullrank import cli
+from fullrank.cli.catalogue import FAMILIES
 from fullrank.cli.commands import app
 from fullrank.record import Record
+from fullrank.training.recipe import recipe_names
 
 QUICK = ["--limit", "200", "--batch-size", "40", "--epochs", "1", "--encoder", "tiny-resnet,width=4"]
 
@@ -160,14 +162,18 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, monkeypatch, tm
     assert status == 1 and error.count("\n") == 1 and "refused" in error
 
 
-@pytest.mark.parametrize("family", [None, "heads", "objectives", "encoders", "data", "views", "recipes"])
+@pytest.mark.parametrize("family", [None, *FAMILIES])
 def test_list_shows_every_part(family):
     result = CliRunner().invoke(app, ["list", *([family] if family else [])], env={"COLUMNS": "80"})
     assert result.exit_code == 0
-    for name in {"heads": ["none", "subvector"], "data": ["digits"], None: ["ntxent", "tiny-resnet"]}.get(
-        family, []
-    ):
-        assert name in result.output
+    for registry in FAMILIES.values() if family is None else [FAMILIES[family]]:
+        for entry in registry:
+            assert entry.name in result.output
+
+
+def test_list_shows_every_recipe():
+    result = CliRunner().invoke(app, ["list", "recipes"])
+    assert all(name in result.output for name in recipe_names())
 
 
 def read_terminal(leader: int, into: list[bytes]) -> None:
@@ -182,8 +188,8 @@ def read_terminal(leader: int, into: list[bytes]) -> None:
         into.append(chunk)
 
 
-def test_ctrl_c_in_a_terminal_saves_and_resume_ends_the_run(tmp_path):
-    """A real terminal, a real Ctrl-C: status 130, one sentence, and a run that goes on."""
+def test_an_interrupt_in_a_terminal_saves_and_says_how_to_go_on(tmp_path):
+    """A process of its own, SIGINT as Ctrl-C sends it: status 130, one sentence, a checkpoint."""
     program = [sys.executable, "-c", "from fullrank.cli import main; main()"]
     out = str(tmp_path / "run")
     leader, follower = pty.openpty()

@@ -1,11 +1,16 @@
+import shutil
+
 import pytest
 
 from fullrank import compare
-from fullrank.errors import UsageError
+from fullrank.errors import DivergedError, UsageError
 from fullrank.record import Record
 from fullrank.studies.demo import P1_TABLE_1
 
 QUICK = {"encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 40, "epochs": 1, "monitor_every": 1}
+
+
+GROUPED = QUICK | {"objective": "infonce:0.1,groups=2"}
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +41,22 @@ def test_differences_are_paired_by_seed(study):
     assert comparison.low <= comparison.difference <= comparison.high
 
 
-def test_resume_takes_what_is_finished_and_adds_what_is_new(study):
-    stamps = {path: path.stat().st_mtime_ns for path in study.path.rglob("checkpoints/last.ckpt")}
-    again = compare(
-        "digits", heads=["none", "none,norm=batch", "diagonal"], seeds=1, out=study.path, resume=True, **QUICK
-    )
-    assert [run.head for run in again.record.runs] == ["none", "none,norm=batch", "diagonal"]
-    assert again.record.runs[0] == study.record.runs[0]
-    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+def test_resume_takes_what_is_finished_adds_what_is_new_and_keeps_the_rest(study, tmp_path):
+    folder = shutil.copytree(study.path, tmp_path / "study")
+    before = {path: path.read_bytes() for path in folder.glob("*/*") if path.is_file()}
+    again = compare("digits", heads=["diagonal", "none"], seeds=1, out=folder, resume=True, **QUICK)
+    runs = [(run.head, run.seed) for run in again.record.runs]
+    assert runs == [("diagonal", 0), ("none", 0), ("none", 1), ("none,norm=batch", 0), ("none,norm=batch", 1)]
+    assert again.record.runs[1:] == study.record.runs
+    assert again.record.comparisons[0].against == "diagonal"
+    assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(UsageError, match="was started with epochs=1, but this recipe says 2"):
-        compare("digits", heads=["none"], seeds=1, out=study.path, resume=True, **QUICK | {"epochs": 2})
+        compare("digits", heads=["none"], seeds=1, out=folder, resume=True, **QUICK | {"epochs": 2})
+
+
+def test_a_run_that_fails_is_named(tmp_path):
+    with pytest.raises(DivergedError, match=r"\[1/1\] none, seed 0: (The loss is|A weight is)"):
+        compare("digits", heads=["none"], seeds=1, out=tmp_path / "out", **QUICK, **{"optimizer.lr": 1e30})
 
 
 @pytest.mark.parametrize(
@@ -56,14 +67,23 @@ def test_resume_takes_what_is_finished_and_adds_what_is_new(study):
         (["directclr", "subvector:360"], 1, "each head once"),
         ([], 1, "each head once"),
         (["none"], 0, "--seeds must be 1 or more"),
+        (["none", "linear:7"], 1, "groups=2 does not divide the 7 channels"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_any_training(tmp_path, heads, seeds, part):
     with pytest.raises(UsageError) as error:
-        compare("digits", heads=heads, seeds=seeds, out=tmp_path / "out", **QUICK)
+        compare(
+            "digits",
+            heads=heads,
+            seeds=seeds,
+            out=tmp_path / "out",
+            objective="infonce:0.1,groups=2",
+            **QUICK,
+        )
     assert part in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_demo_has_p1s_numbers():
-    assert list(P1_TABLE_1.values.values()) == [51.5, 61.1, 62.7, 66.5]
+    # P1 Table 1: SimCLR without projector, with a linear one, DirectCLR, SimCLR with a 2-layer one.
+    assert P1_TABLE_1.values == {"none": 51.5, "linear:48": 61.1, "subvector:24": 62.7, "mlp:48": 66.5}

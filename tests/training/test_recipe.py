@@ -7,7 +7,7 @@ from fullrank.training.recipe import Recipe, recipe_names
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_resolves_and_its_dump_resolves_to_it(name, tmp_path):
-    recipe = Recipe.resolve(name)
+    recipe = Recipe.resolve(name, {"data": "digits"})
     (tmp_path / "recipe.yaml").write_text(recipe.dump())
     assert Recipe.resolve(tmp_path / "recipe.yaml") == recipe
     assert set(yaml.safe_load(recipe.dump())) == set(Recipe.model_fields)

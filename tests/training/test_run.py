@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -133,6 +134,7 @@ def test_a_folder_in_use_is_left_alone(quick_run):
         ({"batch_size": 5000}, "more than the 200 images"),
         ({"limit": 5000}, "outside 1 to 1297"),
         ({"data": "folder:/nowhere"}, "/nowhere"),
+        ({"objective": "infonce:0.2,groups=3"}, "groups=3 does not divide the 16 channels"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(tmp_path, overrides, part):
@@ -158,6 +160,52 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path,
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 5
     assert all(t.isfinite().all() for t in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize("step", [4, 5])  # Ctrl-C before the loss is looked at again; the end of an epoch
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, step):
+    plain = monitor.Monitor.on_train_batch_end
+
+    def poison(self, trainer, module, *args):
+        plain(self, trainer, module, *args)
+        if trainer.global_step == 5 + step:  # after the loss was seen to be finite
+            with torch.no_grad():
+                next(module.encoder.parameters()).fill_(torch.nan)
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(DivergedError, match="A weight is no longer finite"):
+        patch.setattr(monitor.Monitor, "on_train_batch_end", poison)
+        train("digits", out=tmp_path / "run", **QUICK | {"monitor_every": 100})
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 5
+    assert all(t.isfinite().all() for t in saved["state_dict"].values())
+
+
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
+    train("digits", out=tmp_path / "run", **QUICK | {"epochs": 1})
+    (tmp_path / "run" / "record.json").unlink()
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(DataError, match="cannot be read") as error:
+        train("digits", out=tmp_path / "run", resume=True, **QUICK | {"epochs": 1})
+    assert "remove it" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    train("digits", out=tmp_path / "run", **QUICK | {"epochs": 1})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "PL_GLOBAL_SEED" not in os.environ
+
+
+def test_a_folder_of_somebody_elses_is_not_resumed(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds files but no recipe\.yaml"):
+        train("digits", out=tmp_path, resume=True, **QUICK)
+    with pytest.raises(UsageError, match="--resume needs --out"):
+        train("digits", resume=True, **QUICK)
 
 
 def test_load_gives_back_what_train_gave(quick_run):
@@ -187,20 +235,43 @@ def test_probing_changes_nothing_in_the_encoder_and_repeats_the_record(quick_run
     assert len(evaluation.spectrum["h[:5]"].singular_values) == 5
 
 
-def test_unlabelled_images_train_and_have_spectra_but_no_probes(tmp_path):
-    import numpy as np
+def npz(folder, **arrays):
+    rng = np.random.default_rng(0)
+    shapes = {
+        name: rng.integers(0, 256, shape, dtype=np.uint8) for name, shape in arrays.items() if "im" in name
+    }
+    labels = {name: np.arange(count) % 4 for name, count in arrays.items() if "labels" in name}
+    np.savez(folder / "images.npz", **shapes, **labels)
+    return QUICK | {"data": f"npz:{folder}/images.npz", "limit": None, "epochs": 1, "out": folder / "run"}
 
-    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=images)
-    run = train(
-        "digits",
-        out=tmp_path / "run",
-        data=f"npz:{tmp_path}/images.npz",
-        **QUICK | {"limit": None, "epochs": 1},
-    )
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"images": (80, 8, 8)},
+        {"train_images": (80, 8, 8), "train_labels": 80, "test_images": (20, 8, 8)},
+    ],
+    ids=["no labels", "no test labels"],
+)
+def test_images_that_cannot_be_probed_train_and_have_spectra(tmp_path, arrays):
+    run = train("digits", **npz(tmp_path, **arrays))
     assert run.record.runs[0].probes == {} and set(run.record.runs[0].spectrum) == {"h", "z"}
     with pytest.raises(DataError, match="needs 2 classes or more"):
         probe(run)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"images": (80, 8, 12)},
+        {"train_images": (80, 8, 8, 3), "test_images": (20, 8, 8)},
+    ],
+    ids=["not square", "colour and grey"],
+)
+def test_images_of_unlike_shapes_are_refused_before_anything_is_written(tmp_path, arrays):
+    with pytest.raises(DataError, match="must be the same square"):
+        train("digits", **npz(tmp_path, **arrays))
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_off_the_main_thread_leaves_signals_alone(tmp_path):

@@ -1,26 +1,34 @@
 """The command line: each command reads its arguments, calls one function and prints."""
 
+import signal
 import sys
+from types import FrameType
 
-from fullrank.errors import FullrankError
+from fullrank.errors import FullrankError, InterruptedRunError
 
 
 def main() -> None:
     """Run `fullrank`; a failure is one sentence on standard error and an exit status, never a traceback."""
     from fullrank.cli.commands import app
 
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except FullrankError as error:
         _fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        _fail("Interrupted; with --out and --resume the same command goes on from what is saved.", 130)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         _fail(
             f"The system refused{where}: {error.strerror or error}; check the path, its rights and the disk.",
             1,
         )
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    # Not KeyboardInterrupt: Typer would end the program on it without a word.
+    raise InterruptedRunError(
+        "Interrupted; with --out DIR --resume the same command goes on from what is saved."
+    )
 
 
 def _fail(message: str, status: int) -> None:

@@ -47,18 +47,16 @@ class RecipeChoice:
     overrides: dict[str, Any]
 
     def recipe(self, out: Path | None, resume: bool) -> str | Path:
-        """The recipe asked for; else the one in a folder to be resumed; else the data's own; else digits."""
+        """The recipe asked for; else the one in a folder to be resumed; else the data's own."""
         from fullrank.data import SOURCES
         from fullrank.training.recipe import RECIPE_FILE, recipe_names
 
-        if resume and out is None:
-            raise UsageError("--resume needs --out DIR, the folder to go on with.")
         if self.name is not None:
             return self.name
         if out is not None and resume and (out / RECIPE_FILE).is_file():
             return out / RECIPE_FILE
         data = self.overrides.get("data", "digits")
-        return name if (name := SOURCES.parse(data).name) in recipe_names() else "digits"
+        return name if (name := SOURCES.parse(data).name) in recipe_names() else "small-images"
 
 
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:

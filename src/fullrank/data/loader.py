@@ -1,8 +1,10 @@
 """Batches of one image set, in an order that a resumed run repeats."""
 
+import zlib
 from collections.abc import Iterator
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from fullrank.batch import Batch
@@ -12,18 +14,19 @@ from fullrank.errors import UsageError, unknown_name
 
 
 class LoaderState(TypedDict):
-    """Where a loader stands: the epoch, and how many of its batches were handed out."""
+    """Where a loader stands: the epoch, how many of its batches were handed out, and of which images."""
 
     epoch: int
     position: int
+    checksum: int
 
 
 class BatchLoader:
     """Whole batches of an image set, each epoch in an order that (seed, epoch) alone decides.
 
     Images are (batch_size, C, H, W) uint8; each is seen at most once an epoch, and the N mod batch_size last
-    of the order are left out. Each `iter` begins a new epoch: the first 0, or what `set_epoch` asks for, and
-    after `load_state_dict` goes on with exactly the batches still to come.
+    of the order are left out. Each `iter` begins a new epoch, the first 0; after `load_state_dict` it
+    goes on with exactly the batches still to come.
 
     Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
 
@@ -31,7 +34,7 @@ class BatchLoader:
     >>> loader = BatchLoader(source("digits").load("train"), batch_size=256, seed=0)
     >>> batch = next(iter(loader))
     >>> len(loader), batch.images.shape, loader.state_dict()
-    (5, torch.Size([256, 1, 8, 8]), {'epoch': 0, 'position': 1})
+    (5, torch.Size([256, 1, 8, 8]), {'epoch': 0, 'position': 1, 'checksum': 2500717534})
     """
 
     def __init__(self, image_set: ImageSet, batch_size: int, seed: int, *, label: str = "label"):
@@ -52,6 +55,7 @@ class BatchLoader:
         self.batch_size, self.seed = batch_size, seed
         self._images = image_set.tensor()
         self._labels = torch.tensor(image_set.labels[label])
+        self._checksum = zlib.crc32(np.ascontiguousarray(image_set.images).data)
         self._epoch, self._position = 0, 0
         self._starts_here = True  # the next `iter` begins at (epoch, position), not at the epoch after it
 
@@ -69,22 +73,17 @@ class BatchLoader:
             self._position += 1
             yield Batch(self._images[index], self._labels[index], index)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Begin the next `iter` with `epoch`: where a loaded state stands in it, else at its first batch.
-
-        Lightning restores no loader from a checkpoint it wrote at the end of an epoch; `on_train_epoch_start`
-        is early enough to call this, for nothing is drawn before the first batch is asked for.
-        """
-        if not (self._starts_here and epoch == self._epoch):
-            self._epoch, self._position = epoch, 0
-        self._starts_here = True
-
     def state_dict(self) -> LoaderState:
         """Where the loader stands, counted in batches handed out."""
-        return {"epoch": self._epoch, "position": self._position}
+        return {"epoch": self._epoch, "position": self._position, "checksum": self._checksum}
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Go on from a state of the same set, batch size and seed; one beyond the epoch raises UsageError."""
+        """Go on from a state of the same images, batch size and seed; of others it raises UsageError."""
+        if state["checksum"] != self._checksum:
+            raise UsageError(
+                "The training images are not those of the saved state, so the batches still to come are not "
+                "known; resume with the images of the first run, or start again in another folder."
+            )
         if not 0 <= state["position"] <= len(self):
             raise UsageError(
                 f"The saved position {state['position']} is outside 0 to {len(self)}, the batches of an "

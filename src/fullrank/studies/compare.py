@@ -3,17 +3,25 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fullrank.errors import InterruptedRunError, UsageError
+from fullrank.errors import FullrankError, InterruptedRunError, UsageError
 from fullrank.heads import HEADS
 from fullrank.record import RECORD_FILE, Published, Record, RunEntry, write_whole
 from fullrank.reports.tables import compare_heads
 from fullrank.training.monitor import progress_bar
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.training.run import build, carry_out, check_folder, load, load_data, new_record, slug
+from fullrank.training.run import (
+    carry_out,
+    check_folder,
+    check_plan,
+    claim_folder,
+    flushed_denormals,
+    load_data,
+    new_record,
+    slug,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Study:
     record: Record
 
 
+@flushed_denormals()
 def compare(
     recipe: str | Path | Recipe,
     *,
@@ -38,31 +47,30 @@ def compare(
 
     The seeds are the recipe's seed and the ones after it; all heads share each seed's batches and views, so
     differences are paired. With `resume`, runs that are finished are taken as they are, one that was cut off
-    goes on, and heads or seeds may be added. Raises UsageError before any training where a head cannot be
-    built, and InterruptedRunError on Ctrl-C, after saving.
+    goes on, heads or seeds may be added, and those not named again stay in the record. Raises UsageError
+    before any training where a head does not fit, and InterruptedRunError on Ctrl-C, after saving.
     """
-    plan = Recipe.resolve(recipe, overrides)
+    if "head" in overrides:
+        raise UsageError("A study takes its heads from --heads; leave out head=.")
     heads = [str(HEADS.parse(head)) for head in heads]
     if not heads or len(set(heads)) < len(heads):
         raise UsageError(f"--heads must name each head once, but got {', '.join(heads) or 'none at all'}.")
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
-    folder = (
-        Path(out) if out is not None else Path("runs") / f"{slug(plan.data)}-{datetime.now():%Y%m%d-%H%M%S}"
-    )
+    plan = Recipe.resolve(recipe, {**overrides, "head": heads[0]})
+    folder = claim_folder(out, plan.data, resume)
     plans = {
         f"{slug(head)}-seed{seed}": Recipe.resolve(plan, {"head": head, "seed": seed})
         for head in heads
         for seed in range(plan.seed, plan.seed + seeds)
     }
-    # One head is as good as another for this check: a study's recipe holds the first.
-    plan = Recipe.resolve(plan, {"head": heads[0]})
-    check_folder(folder, plan, resume)
+    check_folder(folder, plan, resume, free=("head", "seed"))
     for name, run_plan in plans.items():
         check_folder(folder / name, run_plan, resume)
     train_set, test_set = load_data(plan)
-    for run_plan in plans.values():
-        build(run_plan, train_set)
+    for head in heads:
+        check_plan(Recipe.resolve(plan, {"head": head}), train_set)
+    earlier = Record.load(folder).runs if (folder / RECORD_FILE).is_file() else []
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
 
@@ -71,14 +79,12 @@ def compare(
     with progress_bar() as progress:
         for number, (name, run_plan) in enumerate(plans.items(), start=1):
             title = f"[{number}/{len(plans)}] {run_plan.head}, seed {run_plan.seed}"
-            if (folder / name / RECORD_FILE).is_file():
-                run = load(folder / name)
-            else:
+            if not (folder / name / RECORD_FILE).is_file():
                 left = _time_left(durations, len(plans) - number + 1)
                 progress.console.print(f"{title}: training{left}", highlight=False, soft_wrap=True)
                 started = time.perf_counter()
                 try:
-                    run = carry_out(
+                    carry_out(
                         run_plan,
                         folder / name,
                         train_set,
@@ -91,10 +97,13 @@ def compare(
                         f"Stopped in run {number} of {len(plans)} ({run_plan.head}, seed {run_plan.seed}); "
                         f"it is saved, and the same command with --out {folder} --resume goes on from there."
                     ) from None
+                except FullrankError as error:
+                    raise type(error)(f"{title}: {error}") from None
                 durations.append(time.perf_counter() - started)
-            entry = run.record.runs[0].model_copy(update={"folder": name})
+            entry = Record.load(folder / name).runs[0].model_copy(update={"folder": name})
             progress.console.print(f"{title}: {_summary(entry)}", highlight=False, soft_wrap=True)
             entries.append(entry)
+    entries += [entry for entry in earlier if entry.folder not in plans]
 
     record = new_record("study", plan, entries, comparisons=compare_heads(entries), published=published)
     record.save(folder)

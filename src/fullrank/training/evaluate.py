@@ -42,17 +42,18 @@ def evaluate(
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
     Features are raw; the linear probe's penalty is chosen on a held-out part of `train`. Encoder and head
-    are in eval mode meanwhile and nothing in them changes. Without two labelled classes there are spectra
-    and no probes.
+    are in eval mode meanwhile and nothing in them changes. Without two classes among the training images,
+    or without a labelled test image, there are spectra and no probes.
     """
     places = default_places(head) if places is None else list(places)
     train_features = collect_features(encoder, head, train.tensor(), places)
     test_features = collect_features(encoder, head, test.tensor(), places)
     probes, scores, spectrum = {}, [], {}
+    probeable = count_classes(train, label) >= 2 and count_classes(test, label) >= 1
     for place in places:
         values = singular_values(test_features[place])
         spectrum[place] = Spectrum(singular_values=values.tolist(), effective_rank=effective_rank(values))
-        if not is_probeable(train, label):
+        if not probeable:
             continue
         linear, nearest = LinearProbe(seed=seed), NearestProbe()
         accuracy = {}
@@ -74,21 +75,17 @@ def evaluate(
     return Evaluation(probes, scores, spectrum)
 
 
-def is_probeable(images: ImageSet, label: str) -> bool:
-    """Whether `images` have two classes or more under `label`."""
+def count_classes(images: ImageSet, label: str) -> int:
+    """How many classes occur among the labelled images."""
     labels = images.labels.get(label)
-    return labels is not None and len(np.unique(labels[labels >= 0])) >= 2
+    return 0 if labels is None else len(np.unique(labels[labels >= 0]))
 
 
-def check_probeable(images: ImageSet, label: str) -> None:
-    """Raise DataError unless `images` have two classes or more under `label`."""
-    if not is_probeable(images, label):
-        found = (
-            0
-            if label not in images.labels
-            else len(np.unique(images.labels[label][images.labels[label] >= 0]))
-        )
+def check_probeable(train: ImageSet, test: ImageSet, label: str) -> None:
+    """Raise DataError unless a probe can be fitted on `train` and scored on `test`."""
+    found = count_classes(train, label), count_classes(test, label)
+    if found[0] < 2 or found[1] < 1:
         raise DataError(
-            f"A probe needs 2 classes or more under '{label}', but the training images have {found}; "
-            "give labelled images, for folders one sub-folder a class."
+            f"A probe needs 2 classes or more among the training images and 1 among the test images, but "
+            f"'{label}' has {found[0]} and {found[1]}; label them, for folders by one sub-folder a class."
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
+from fullrank.errors import UsageError
 from fullrank.training.recipe import Optimizer
 from fullrank.views import step_generator
 
@@ -33,7 +34,8 @@ class JointEmbedding(pl.LightningModule):
     """Encoder, head and objective, trained on two views of each image.
 
     `objective` is anything called as `loss(z_a, z_b)`. Batches are `fullrank.batch.Batch`; the views of step
-    t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one would.
+    t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one would. For one
+    process: several would draw the same views, and negatives are not gathered.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -80,8 +82,9 @@ class JointEmbedding(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, with warm-up and cosine for each step of the whole run."""
         optimizer = build_optimizer(self.optimizer, [self.encoder, self.head, self.objective])
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.optimizer.warmup * total)
+        if not math.isfinite(total := self.trainer.estimated_stepping_batches):
+            raise UsageError("The schedule needs to know its end: give the Trainer max_epochs or max_steps.")
+        total, warmup = int(total), round(self.optimizer.warmup * total)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

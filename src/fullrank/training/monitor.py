@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader
-from fullrank.errors import DivergedError, InterruptedRunError
+from fullrank.errors import DataError, DivergedError, InterruptedRunError
 from fullrank.record import write_whole
 from fullrank.spectrum.functional import effective_rank, singular_values
 from fullrank.training.module import JointEmbedding
@@ -56,7 +57,7 @@ class Monitor(pl.Callback):
 
     The numbers belong to the step's own batch, both views. They are part of the checkpoint, so a resumed
     run has the curves of an unbroken one; `metrics.csv` is written at the end of each epoch. A loss that is
-    not finite raises DivergedError before anything saved is overwritten.
+    not finite raises DivergedError.
     """
 
     def __init__(self, folder: Path, every: int):
@@ -74,15 +75,11 @@ class Monitor(pl.Callback):
     ) -> None:
         due = trainer.global_step % self.every == 0 or trainer.global_step == 1
         if not (due or batch_idx + 1 == trainer.num_training_batches):
-            return
+            return  # a look at the loss would wait for the device
         latest = module.latest
         loss = float(latest.loss)
         if not np.isfinite(loss):
-            raise DivergedError(
-                f"The loss is {loss} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower "
-                f"the learning rate (now {module.optimizer.lr:g}: --set optimizer.lr=...) or raise the "
-                "temperature."
-            )
+            raise diverged(f"The loss is {loss}", trainer, module)
         if not due:
             return
         spectrum = singular_values(latest.h)
@@ -98,6 +95,13 @@ class Monitor(pl.Callback):
         self.seconds, self._since = self.elapsed(), None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.write_csv()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.write_csv()
+
+    def write_csv(self) -> None:
+        """Write the curves so far to `metrics.csv`."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(CURVES)
@@ -143,20 +147,49 @@ class Checkpointer(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if self.stop.is_set():
-            trainer.save_checkpoint(self.folder / CHECKPOINT)
+            self.save(trainer, module)
             raise InterruptedRunError(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
                 f"saved, and the same command with --out {self.folder} --resume goes on from there."
             )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / CHECKPOINT)
+        self.save(trainer, module)
+
+    def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Replace the checkpoint, whole or not at all, and never by weights that are not finite."""
+        if not all(torch.isfinite(p).all() for p in module.parameters()):
+            raise diverged("A weight is no longer finite", trainer, module)
+        path = self.folder / CHECKPOINT
+        trainer.save_checkpoint(path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": torch.get_rng_state(), "loader": self.loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
+
+
+def diverged(what: str, trainer: pl.Trainer, module: pl.LightningModule) -> DivergedError:
+    """The error for a run that left the finite numbers; the last checkpoint stays as it was."""
+    rate = trainer.optimizers[0].param_groups[0]["lr"]
+    return DivergedError(
+        f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower the learning rate (now "
+        f"{rate:.2g}; --set optimizer.lr=...) or raise the temperature."
+    )
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Raise DataError for a checkpoint that is damaged."""
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"The checkpoint {checkpoint} cannot be read ({reason}); remove it and resume to start from the "
+            "beginning."
+        ) from None
 
 
 class ProgressLine(pl.Callback):
@@ -204,10 +237,11 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def stop_on_ctrl_c() -> Iterator[threading.Event]:
+def stop_on_ctrl_c(folder: Path) -> Iterator[threading.Event]:
     """An event that Ctrl-C sets, so that a step under way is finished before the run is saved.
 
-    A second Ctrl-C interrupts at once. Signals reach the main thread only; elsewhere nothing is changed.
+    A second Ctrl-C raises InterruptedRunError at once. Signals reach the main thread only; elsewhere nothing
+    is changed.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -216,7 +250,10 @@ def stop_on_ctrl_c() -> Iterator[threading.Event]:
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise InterruptedRunError(
+                f"Stopped at once; with --out {folder} --resume the same command goes on from its last "
+                "checkpoint."
+            )
         stop.set()
 
     before = signal.signal(signal.SIGINT, handle)

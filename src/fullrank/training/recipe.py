@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,15 +101,15 @@ def recipe_summary(name: str) -> str:
 
 def _read(recipe: str | Path) -> dict[str, Any]:
     if str(recipe) in recipe_names():
-        text = _SHIPPED.joinpath(f"{recipe}.yaml").read_text()
+        file: Traversable = _SHIPPED.joinpath(f"{recipe}.yaml")
     elif Path(recipe).is_file():
-        text = Path(recipe).read_text()
+        file = Path(recipe)
     else:
         raise unknown_name(
             "recipe", str(recipe), recipe_names(), "`fullrank list recipes` shows all, or name a YAML file"
         )
     try:
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"Recipe {recipe} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):

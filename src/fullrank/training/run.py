@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -34,6 +34,7 @@ from fullrank.training.monitor import (
     Checkpointer,
     Monitor,
     ProgressLine,
+    check_readable,
     progress_bar,
     stop_on_ctrl_c,
 )
@@ -55,6 +56,22 @@ class Run:
     record: Record
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers too small for float32's normal range count as 0 meanwhile: on a CPU they are very slow.
+
+    The setting belongs to this thread and to those that start from it, so it must come before the first
+    parallel operation. Only this thread's is put back: the others work for torch alone.
+    """
+    before = float(torch.tensor(1e-38) * 0.01) == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@flushed_denormals()
 def train(
     recipe: str | Path | Recipe,
     *,
@@ -78,11 +95,13 @@ def train(
     ['h', 'z']
     """
     plan = Recipe.resolve(recipe, overrides)
-    folder = Path(out) if out is not None else _fresh_folder(plan)
+    folder = claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
     check_folder(folder, plan, resume)
     if (folder / RECORD_FILE).is_file():
         return load(folder)
-    return carry_out(plan, folder, *load_data(plan), resume=resume, progress=progress)
+    train_set, test_set = load_data(plan)
+    check_plan(plan, train_set)
+    return carry_out(plan, folder, train_set, test_set, resume=resume, progress=progress)
 
 
 def carry_out(
@@ -94,14 +113,22 @@ def carry_out(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Train, evaluate and record `recipe` in `folder`, on images that are loaded already."""
-    with flushed_denormals():
-        pl.seed_everything(recipe.seed, verbose=False)
+    """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
+
+    The weights are saved before they are evaluated. The caller's random generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(recipe.seed)
         module = build(recipe, train_set)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed)
         _open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
         _fit(module, loader, monitor, folder, recipe, progress)
+
+    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
+        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
+        save_file(weights, folder / file, _metadata(recipe, train_set))
+    save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
 
     evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
     steps = recipe.epochs * len(loader)
@@ -120,10 +147,6 @@ def carry_out(
         scores=evaluation.scores,
         spectrum=evaluation.spectrum,
     )
-    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
-        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
-        save_file(weights, folder / file, _metadata(recipe, train_set))
-    save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
     new_record("run", recipe, [entry]).save(folder)
     return load(folder)
 
@@ -137,20 +160,24 @@ def load(folder: str | Path) -> Run:
     record = Record.load(folder)
     if record.kind != "run":
         raise DataError(f"{folder} holds a {record.kind}, not a run; name one of the run folders below it.")
+    if not (folder / RECIPE_FILE).is_file():
+        raise DataError(f"{folder} holds no {RECIPE_FILE}; name the folder of a finished run.")
     recipe = Recipe.resolve(folder / RECIPE_FILE)
     try:
         with safe_open(folder / ENCODER_FILE, framework="pt") as file:
             size, in_chans = (int(file.metadata()[key]) for key in ("image_size", "in_chans"))
-        encoder = build_encoder(recipe.encoder, image_size=size, in_chans=in_chans)
-        head = build_head(recipe.head, in_dim=encoder.feature_dim)
+        with torch.random.fork_rng(devices=()):
+            encoder = build_encoder(recipe.encoder, image_size=size, in_chans=in_chans)
+            head = build_head(recipe.head, in_dim=encoder.feature_dim)
         encoder.load_state_dict(load_file(folder / ENCODER_FILE))
         head.load_state_dict(load_file(folder / HEAD_FILE))
-    except (FileNotFoundError, SafetensorError, RuntimeError, KeyError) as error:
+    except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"The weights in {folder} cannot be read ({reason}); train the run again.") from None
     return Run(folder, recipe, encoder.eval(), head.eval(), record)
 
 
+@flushed_denormals()
 def probe(run: str | Path | Run, places: Sequence[str] | None = None) -> Evaluation:
     """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
 
@@ -158,7 +185,7 @@ def probe(run: str | Path | Run, places: Sequence[str] | None = None) -> Evaluat
     """
     run = run if isinstance(run, Run) else load(run)
     train_set, test_set = load_data(run.recipe)
-    check_probeable(train_set, "label")
+    check_probeable(train_set, test_set, "label")
     return evaluate(run.encoder, run.head, train_set, test_set, places, seed=run.recipe.seed)
 
 
@@ -169,7 +196,21 @@ def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     test_set = images.load("test", recipe.image_size)
     if recipe.limit is not None:
         train_set = train_set.limited(recipe.limit, seed=0)
+    height, width, _ = train_set.image_shape
+    if height != width or test_set.image_shape != train_set.image_shape:
+        raise DataError(
+            f"Training images are {_shape(train_set)} and test images {_shape(test_set)}, but both must be "
+            "the same square; give --image-size, and the same kind of images in both."
+        )
     return train_set, test_set
+
+
+def check_plan(recipe: Recipe, train_set: ImageSet) -> None:
+    """Raise UsageError for a recipe whose parts do not fit each other or the images."""
+    with torch.random.fork_rng(devices=()):
+        module = build(recipe, train_set)
+        BatchLoader(train_set, recipe.batch_size, recipe.seed)
+        module.objective(*torch.randn(2, 2, cast(Head, module.head).out_dim).unbind())
 
 
 def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
@@ -181,21 +222,6 @@ def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
     views = view_pipeline(recipe.views, image_size=size, channels=channels)
     objective = build_objective(recipe.objective)
     return JointEmbedding(encoder, head, objective, views, recipe.optimizer, seed=recipe.seed)
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Numbers too small for float32's normal range count as 0 meanwhile: on a CPU they are very slow.
-
-    The setting belongs to this thread and to those that start from it, so it must come before the first
-    parallel operation. Only this thread's is put back: the others work for torch alone.
-    """
-    before = float(torch.tensor(1e-38) * 0.01) == 0.0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
 
 
 def new_record(kind: Literal["run", "study"], recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
@@ -226,14 +252,13 @@ def _fit(
     progress: Progress | None,
 ) -> None:
     checkpoint = folder / CHECKPOINT
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    own = progress_bar() if progress is None else None
-    line = ProgressLine(progress or own, monitor, chance_level(module.objective, recipe.batch_size))  # type: ignore[arg-type]
-    with stop_on_ctrl_c() as stop, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
+    if checkpoint.is_file():
+        check_readable(checkpoint)
+    with quiet_lightning(), stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
+        line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
-            accelerator="auto",
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
             callbacks=[monitor, Checkpointer(folder, loader, stop), line],
             logger=False,
@@ -242,19 +267,30 @@ def _fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        if own is not None:
-            own.start()
-        try:
-            trainer.fit(
-                module, loader, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True
-            )
-        finally:
-            if own is not None:
-                own.stop()
+        resumed = checkpoint if checkpoint.is_file() else None
+        trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
 
 
-def _fresh_folder(recipe: Recipe) -> Path:
-    name = f"{recipe.data}-{recipe.head}-seed{recipe.seed}"
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's notes on devices and loaders, which nobody asked for, are not shown meanwhile."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
+    """The folder asked for, or a fresh one under runs/; `resume` needs one that is named."""
+    if out is not None:
+        return Path(out)
+    if resume:
+        raise UsageError("--resume needs --out DIR, the folder to go on with.")
     return Path("runs") / f"{slug(name)}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -263,8 +299,11 @@ def slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100]
 
 
-def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Raise UsageError unless `recipe` may write into `folder`: an empty one, or with `resume` its own."""
+def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:
+    """Raise UsageError unless `recipe` may write into `folder`: an empty one, or with `resume` its own.
+
+    Its own is one whose recipe is the same in all keys but those that are `free`.
+    """
     if folder.is_file():
         raise UsageError(f"{folder} is a file; name a folder with --out.")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -274,9 +313,10 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
             f"{folder} exists and is not empty; add --resume to go on with it, or name another --out."
         )
     stored = folder / RECIPE_FILE
-    if stored.is_file() and (before := Recipe.resolve(stored)) != recipe:
-        old, new = before.model_dump(), recipe.model_dump()
-        key = next(key for key in new if new[key] != old[key])
+    if not stored.is_file():
+        raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
+    old, new = Recipe.resolve(stored).model_dump(), recipe.model_dump()
+    if key := next((key for key in new if new[key] != old[key] and key not in free), None):
         raise UsageError(
             f"{folder} was started with {key}={old[key]!r}, but this recipe says {new[key]!r}; "
             "resume with the same recipe, or name another --out."
@@ -296,6 +336,11 @@ def chance_level(objective: nn.Module, batch_size: int) -> float | None:
     """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
     chance = getattr(objective, "chance", None)
     return None if chance is None else float(chance(batch_size))
+
+
+def _shape(images: ImageSet) -> str:
+    height, width, channels = images.image_shape
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
 
 
 def _count(module: nn.Module) -> int:
