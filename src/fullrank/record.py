@@ -130,7 +130,7 @@ class Record(_Part):
             where = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(
                 f"{path} is no record of schema {SCHEMA}: {where}: {first['msg']}; "
-                "run the command again to write a new one."
+                "remove it and run the same command with --resume to write a new one."
             ) from None
 
 

@@ -151,6 +151,10 @@ class Registry:
             key = key.strip()
             if not given:
                 raise UsageError(f"'{text}': expected key=value after the first comma, but got '{segment}'.")
+            if entry.value is not None and key == entry.value.name:
+                raise UsageError(
+                    f"'{text}': {key} is the value of '{entry.name}'; write {entry.name}:{given[0]}."
+                )
             if key not in known:
                 raise unknown_name(
                     f"option of '{entry.name}'", key, known, f"it takes {', '.join(known)} (in '{text}')"

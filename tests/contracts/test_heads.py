@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fullrank import head
+from fullrank.errors import UsageError
 from fullrank.heads import HEADS, Head
 
 WIDTH = 12
@@ -32,6 +33,12 @@ def test_shapes_and_gradient(part):
     assert z.shape == (8, part.out_dim) and part.in_dim == WIDTH
     z.square().sum().backward()
     assert h.grad is not None and h.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(8, WIDTH + 1), (8, 2, WIDTH), (WIDTH,)])
+def test_features_of_another_shape_raise(part, shape):
+    with pytest.raises(UsageError, match="takes features"):
+        part(torch.randn(shape))
 
 
 def test_eval_is_a_pure_function_of_each_row(part):

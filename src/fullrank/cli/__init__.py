@@ -16,6 +16,8 @@ def main() -> None:
         app()
     except FullrankError as error:
         _fail(str(error), error.exit_status)
+    except MemoryError as error:
+        _fail(f"Not enough memory ({error}); lower --image-size, --limit or --batch-size.", 1)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         _fail(

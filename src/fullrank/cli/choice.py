@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fullrank.data import SOURCES
 from fullrank.errors import UsageError
+from fullrank.training.recipe import RECIPE_FILE, Recipe, recipe_names
 
 # Key of the recipe -> its type and its help.
 _KEYS: dict[str, tuple[type, str]] = {
@@ -46,11 +48,13 @@ class RecipeChoice:
     name: str | None
     overrides: dict[str, Any]
 
-    def recipe(self, out: Path | None, resume: bool) -> str | Path:
-        """The recipe asked for; else the one in a folder to be resumed; else the data's own."""
-        from fullrank.data import SOURCES
-        from fullrank.training.recipe import RECIPE_FILE, recipe_names
+    def resolve(self, out: Path | None, resume: bool, **more: str | None) -> Recipe:
+        """The resolved recipe, which needs no torch: a mistake in it is said at once."""
+        given = {key: value for key, value in more.items() if value is not None}
+        return Recipe.resolve(self._base(out, resume), self.overrides | given)
 
+    def _base(self, out: Path | None, resume: bool) -> str | Path:
+        """The recipe asked for; else the one in a folder to be resumed; else the data's own."""
         if self.name is not None:
             return self.name
         if out is not None and resume and (out / RECIPE_FILE).is_file():

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from fullrank.cli.choice import RecipeChoice, takes_recipe
+from fullrank.errors import UsageError
+from fullrank.heads import HEADS
 from fullrank.specs import split_specs
 
 app = typer.Typer(
@@ -40,10 +42,10 @@ def train(
     resume: ResumeOption = False,
 ) -> None:
     """Train one encoder, probe it, and leave weights, record and report."""
+    recipe = choice.resolve(out, resume, head=head)
     from fullrank.training.run import train as run_train
 
-    overrides = choice.overrides if head is None else choice.overrides | {"head": head}
-    _finish(run_train(choice.recipe(out, resume), out=out, resume=resume, **overrides).path)
+    _finish(run_train(recipe, out=out, resume=resume).path)
 
 
 @app.command()
@@ -58,11 +60,13 @@ def compare(
     resume: ResumeOption = False,
 ) -> None:
     """Train several heads with several seeds; one table with paired 95 % intervals."""
+    if "head" in choice.overrides:
+        raise UsageError("A study takes its heads from --heads; leave out --set head=.")
+    specs = [str(HEADS.parse(spec)) for text in heads for spec in split_specs(text)]
+    recipe = choice.resolve(out, resume)
     from fullrank.studies.compare import compare as run_compare
 
-    specs = [spec for text in heads for spec in split_specs(text)]
-    recipe = choice.recipe(out, resume)
-    _finish(run_compare(recipe, heads=specs, seeds=seeds, out=out, resume=resume, **choice.overrides).path)
+    _finish(run_compare(recipe, heads=specs, seeds=seeds, out=out, resume=resume).path)
 
 
 @app.command()

@@ -53,10 +53,12 @@ def print_places(evaluation: "Evaluation") -> None:
 
 
 def _note(rows: list[HeadRow], record: Record) -> str:
+    if all(row.linear is None for row in rows):
+        return "No probes: they need 2 classes or more to train on, and labelled test images."
     sentences = ["Points on the test images: linear probe on h and z, nearest neighbours on h."]
     if any(row.linear is not None and row.linear.half is not None for row in rows):
         sentences.append("± and [ ]: 95 % t intervals over seeds; differences are paired.")
-    elif len(rows) > 1:
+    elif len(rows) > 1 and len(rows[0].seeds) == 1:
         sentences.append("One seed: differences of about a point are noise.")
     if record.published is not None:
         sentences.append(f"paper: {record.published.caption}.")

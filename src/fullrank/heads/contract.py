@@ -33,9 +33,18 @@ class Head(nn.Module, ABC):
         """h (N, in_dim) -> z before any standardisation (N, out_dim)."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """h (N, in_dim) -> z (N, out_dim)."""
-        z: Tensor = self.norm(self.project(h))
+        """h (N, in_dim) -> z (N, out_dim); raises UsageError for features of another shape."""
+        z: Tensor = self.norm(self.project(self.checked(h)))
         return z
+
+    def checked(self, h: Tensor) -> Tensor:
+        """`h` if it is (N, in_dim); a head that slices would else take part of something else."""
+        if h.ndim != 2 or h.shape[1] != self.in_dim:
+            raise UsageError(
+                f"This head takes features (N, {self.in_dim}), but got {tuple(h.shape)}; build it with "
+                "in_dim as wide as the encoder's output."
+            )
+        return h
 
 
 def check_width(name: str, value: int, in_dim: int) -> int:

@@ -149,4 +149,4 @@ class RandomSubvectorHead(Head):
 
     def forward(self, h: Tensor) -> Tensor:
         """h (N, D) -> z (N, dim), standardised before the draw."""
-        return self.project(self.norm(h))
+        return self.project(self.norm(self.checked(h)))

@@ -10,6 +10,7 @@ from fullrank.errors import FullrankError, InterruptedRunError, UsageError
 from fullrank.heads import HEADS
 from fullrank.record import RECORD_FILE, Published, Record, RunEntry, write_whole
 from fullrank.reports.tables import compare_heads
+from fullrank.specs import split_specs
 from fullrank.training.monitor import progress_bar
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 from fullrank.training.run import (
@@ -36,7 +37,7 @@ class Study:
 def compare(
     recipe: str | Path | Recipe,
     *,
-    heads: Sequence[str],
+    heads: str | Sequence[str],
     seeds: int = 3,
     out: str | Path | None = None,
     resume: bool = False,
@@ -50,9 +51,7 @@ def compare(
     goes on, heads or seeds may be added, and those not named again stay in the record. Raises UsageError
     before any training where a head does not fit, and InterruptedRunError on Ctrl-C, after saving.
     """
-    if "head" in overrides:
-        raise UsageError("A study takes its heads from --heads; leave out head=.")
-    heads = [str(HEADS.parse(head)) for head in heads]
+    heads = [str(HEADS.parse(head)) for head in (split_specs(heads) if isinstance(heads, str) else heads)]
     if not heads or len(set(heads)) < len(heads):
         raise UsageError(f"--heads must name each head once, but got {', '.join(heads) or 'none at all'}.")
     if seeds < 1:

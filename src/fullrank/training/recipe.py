@@ -60,7 +60,7 @@ class Recipe(_Part):
     optimizer: Optimizer = Optimizer()
     epochs: int = Field(40, ge=1)
     batch_size: int = Field(256, ge=2)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     monitor_every: int = Field(10, ge=1)
 
     @classmethod

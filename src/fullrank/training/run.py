@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader, ImageSet, source
 from fullrank.encoders import Encoder, encoder as build_encoder
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, InterruptedRunError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.objectives import objective as build_objective
 from fullrank.record import RECORD_FILE, Machine, Record, RunEntry, save_arrays, write_whole
@@ -127,7 +127,7 @@ def carry_out(
 
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
         weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
-        save_file(weights, folder / file, _metadata(recipe, train_set))
+        write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
     save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
 
     evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
@@ -173,7 +173,10 @@ def load(folder: str | Path) -> Run:
         head.load_state_dict(load_file(folder / HEAD_FILE))
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"The weights in {folder} cannot be read ({reason}); train the run again.") from None
+        raise DataError(
+            f"The weights in {folder} cannot be read ({reason}); remove {RECORD_FILE} there and "
+            "resume the run."
+        ) from None
     return Run(folder, recipe, encoder.eval(), head.eval(), record)
 
 
@@ -269,6 +272,11 @@ def _fit(
         )
         resumed = checkpoint if checkpoint.is_file() else None
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
+        if stop.is_set():
+            raise InterruptedRunError(
+                f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
+                "run."
+            )
 
 
 @contextmanager
