@@ -11,7 +11,7 @@ def main() -> None:
     """Run `fullrank`; a failure is one sentence on standard error and an exit status, never a traceback."""
     from fullrank.cli.commands import app
 
-    signal.signal(signal.SIGINT, _interrupt)
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except FullrankError as error:
@@ -24,6 +24,8 @@ def main() -> None:
             f"The system refused{where}: {error.strerror or error}; check the path, its rights and the disk.",
             1,
         )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
