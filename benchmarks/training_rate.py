@@ -45,6 +45,7 @@ def bare_rate(module: JointEmbedding, batch_size: int, steps: int) -> float:
     return 2 * batch_size * steps / (time.perf_counter() - started)
 
 
+@flushed_denormals()
 def main() -> None:
     """Print both rates and their ratio with its interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -62,8 +63,7 @@ def main() -> None:
         recipe = Recipe.resolve("fashion-mnist", settings)
         for number in range(arguments.rounds):
             module = build(recipe, load_data(recipe)[0])
-            with flushed_denormals():
-                bare = bare_rate(module, recipe.batch_size, arguments.steps)
+            bare = bare_rate(module, recipe.batch_size, arguments.steps)
             run = train(recipe, out=Path(folder) / f"run{number}")
             rate = run.record.runs[0].views_per_second
             ratios.append(100 * rate / bare)
