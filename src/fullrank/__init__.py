@@ -5,7 +5,7 @@ The public names; each is imported on first use, so that `import fullrank` costs
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
+from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.data import source as source
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from fullrank.training.run import Run as Run, load as load, probe as probe, train as train
     from fullrank.views import view_pipeline as view_pipeline
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "data": ["source"],
         "encoders": ["encoder"],
         "heads": [

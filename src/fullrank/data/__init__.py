@@ -5,8 +5,7 @@ The catalogue imports nothing; `source` builds a source, and the classes are imp
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
+from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from fullrank.data.npz import NpzArchive as NpzArchive
     from fullrank.data.sources import Source as Source
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "sources": ["Source"],
         "image_set": ["ImageSet"],
         "loader": ["BatchLoader"],

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
+from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
     from fullrank.encoders.contract import Encoder as Encoder
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "contract": ["Encoder"],
         "tiny": ["TinyResNet"],
     },

@@ -5,8 +5,7 @@ The catalogue imports nothing; `head` builds one, and the classes are imported o
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
+from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
         OrthogonalHead as OrthogonalHead,
     )
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "contract": ["Head"],
         "fixed": ["NoHead", "SubvectorHead", "LowRankHead", "ReweightHead", "RandomSubvectorHead"],
         "trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],

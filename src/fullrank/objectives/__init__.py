@@ -6,8 +6,7 @@ The catalogue imports nothing; `objective` builds one, and the classes are impor
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
+from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "contrastive": ["InfoNCELoss", "NTXentLoss"],
     },
 )

@@ -5,7 +5,7 @@ The classes are imported on first use.
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
+from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.probes.linear import (
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "linear": ["LinearProbe", "LogisticFit", "solve_logistic"],
         "nearest": ["NearestProbe"],
         "probe": ["Probe"],

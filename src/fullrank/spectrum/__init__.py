@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
+from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.spectrum.functional import (
@@ -10,6 +10,4 @@ if TYPE_CHECKING:
         singular_values as singular_values,
     )
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"functional": ["effective_rank", "singular_values"]}
-)
+__getattr__, __dir__, __all__ = attach(__name__, {"functional": ["effective_rank", "singular_values"]})

@@ -6,8 +6,7 @@ first use.
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
+from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
     )
     from fullrank.views.spatial import blur as blur, crop_resize as crop_resize, hflip as hflip
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    submod_attrs={
+    {
         "pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
         "operations": ["Blur", "Crop", "Grey", "Jitter", "Operation", "Solarize"],
         "spatial": ["blur", "crop_resize", "hflip"],
