@@ -8,7 +8,7 @@ from typing import Any
 def attach(
     package: str, names: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` for a package; `names` maps a module below it to what it exports.
+    """`__getattr__`, `__dir__`, `__all__` for a package; `names` maps a module below it to what it exports.
 
     A name that is asked for once stays in the package, so the next access costs nothing. No module may be
     called like a name that its package exports: importing the module would replace it.
