@@ -20,6 +20,16 @@ def registry() -> Registry:
     return registry
 
 
+@pytest.fixture
+def opened(registry) -> Registry:
+    """The same, beside every part of a library."""
+    options = (Parameter("deep", bool, "go deep", False),)
+    other = Entry("theirs/NAME", "builtins:dict", "a part of theirs", "nowhere", options=options)
+    opened = Registry("thing", "things", other)
+    opened.register(registry["thing"])
+    return opened
+
+
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
@@ -93,3 +103,50 @@ def test_a_taken_name_cannot_be_registered_again(registry):
     for name in ("thing", "it"):
         with pytest.raises(UsageError, match="taken"):
             registry.register(Entry(name, "builtins:dict", "", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("net_18", "net_18"),
+        ("theirs/net_18.a1,deep=true", "net_18.a1,deep=true"),
+        ("net_18,deep=false", "net_18"),
+        ("thing", "thing:0.5"),
+        ("it:2", "thing:2"),
+    ],
+)
+def test_an_open_entry_takes_the_names_that_nobody_registered(opened, text, canonical):
+    assert str(opened.parse(text)) == canonical
+    assert str(opened.parse(canonical)) == canonical
+
+
+def test_an_open_entry_hands_the_name_to_its_builder(opened):
+    assert opened.build("theirs/net_18,deep=true", colour="red") == {
+        "model": "net_18",
+        "deep": True,
+        "colour": "red",
+    }
+    assert "model" not in opened.build("thing")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Thing", "Unknown thing 'Thing': did you mean 'thing'"),
+        ("net-18", "Unknown thing 'net-18'"),
+        ("others/net_18", "Unknown thing 'others/net_18'"),
+        ("theirs/", "Unknown thing 'theirs/'"),
+        ("theirs/NAME", "Unknown thing 'theirs/NAME'"),
+        ("net_18:3", "thing 'net_18' takes no value"),
+        ("net_18,dep=true", "Unknown option of 'net_18' 'dep': did you mean 'deep'"),
+    ],
+)
+def test_a_name_or_option_that_cannot_be_the_librarys_is_unknown_at_once(opened, text, part):
+    with pytest.raises(UsageError) as error:
+        opened.parse(text)
+    assert part in str(error.value)
+
+
+def test_an_open_entry_is_listed_as_one_row(opened, registry):
+    assert [entry.usage for entry in opened] == ["thing[:RATE][,KEY=VALUE]", "theirs/NAME[,KEY=VALUE]"]
+    assert len(opened) == 2 and len(registry) == 1

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from fullrank.reports.page import write_page as write_page
     from fullrank.studies.compare import Study as Study, compare as compare
     from fullrank.studies.demo import demo as demo
+    from fullrank.training.dry_run import dry_run as dry_run
+    from fullrank.training.embed import embed as embed
+    from fullrank.training.export import export as export
     from fullrank.training.module import JointEmbedding as JointEmbedding
     from fullrank.training.recipe import Optimizer as Optimizer, Recipe as Recipe
     from fullrank.training.run import Run as Run, load as load, probe as probe, train as train
@@ -60,6 +63,9 @@ __getattr__, __dir__, __all__ = attach(
         "studies.demo": ["demo"],
         "training.module": ["JointEmbedding"],
         "training.recipe": ["Optimizer", "Recipe"],
+        "training.dry_run": ["dry_run"],
+        "training.embed": ["embed"],
+        "training.export": ["export"],
         "training.run": ["Run", "train", "load", "probe"],
         "views": ["view_pipeline"],
     },

@@ -1,6 +1,6 @@
 """What one step sees: images, and what is known about each."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,22 +11,32 @@ class Batch:
     """One batch as it leaves the data, before any view is made.
 
     Shapes: images (N, C, H, W) uint8; labels (N,) int64, -1 where unlabelled; index (N,) int64, the row of
-    each image in its set; layers, where a composite source knows them, name -> (N, C, H, W) uint8.
+    each image in its set; layers, where a composite source knows them, name -> (N, C, H, W) uint8; sizes,
+    where the images are squashed canvases, (N, 2) int64: the height and width of each original.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     layers: dict[str, Tensor] | None = None
+    sizes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device` (the name and signature Lightning and torch look for)."""
-        layers = self.layers and {k: v.to(device, non_blocking=non_blocking) for k, v in self.layers.items()}
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.images, self.labels, self.index))
-        return replace(self, **dict(zip(("images", "labels", "index"), moved, strict=True)), layers=layers)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return Batch(
+            moved(self.images),
+            moved(self.labels),
+            moved(self.index),
+            self.layers and {name: moved(layer) for name, layer in self.layers.items()},
+            None if self.sizes is None else moved(self.sizes),
+        )
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ place of the encoder; each may end in `[:k]`, its first k channels.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -81,21 +81,22 @@ def read_places(
 def collect_features(
     encoder: nn.Module,
     head: nn.Module,
-    images: Tensor,
+    images: Tensor | Iterable[Tensor],
     places: Sequence[str],
     *,
     batch_size: int = 512,
 ) -> dict[str, Tensor]:
     """Features of uint8 `images` (N, C, H, W) at each place, (N, D_p) float32 on the CPU.
 
-    Encoder and head are in eval mode meanwhile and come back in the mode they were in, unchanged.
+    `images` may also come in batches, so that they need not be in memory together. Encoder and head are in
+    eval mode meanwhile and come back in the mode they were in, unchanged.
     """
+    batches = images.split(batch_size) if isinstance(images, Tensor) else images
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     parts: dict[str, list[Tensor]] = {place: [] for place in places}
-    with _evaluating(encoder, head):
-        for start in range(0, len(images), batch_size):
-            chunk = images[start : start + batch_size]
-            for place, features in read_places(encoder, head, as_float(chunk.to(device)), places).items():
+    with evaluating(encoder, head):
+        for batch in batches:
+            for place, features in read_places(encoder, head, as_float(batch.to(device)), places).items():
                 parts[place].append(features.float().cpu())
     return {place: torch.cat(chunks) for place, chunks in parts.items()}
 
@@ -128,7 +129,8 @@ def _leading(features: Tensor, place: Place) -> Tensor:
 
 
 @contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Modules in eval mode; each of their parts comes back in the mode it was in."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules:
         module.eval()

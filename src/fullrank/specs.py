@@ -7,13 +7,14 @@ The same string works on the command line, in Python, in a recipe file and as th
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 from fullrank.errors import UsageError, unknown_name
 
 Scalar = int | float | str | bool | tuple[int, ...]
+_FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Spec:
 class Registry:
     """The parts of one family, by name, as frozen entries; importing one imports none of them.
 
+    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library. A name that
+    nobody registered, made of a-z, 0-9, `_` and `.`, is parsed as that entry under its own name, without a
+    leading `LIBRARY/`, and its builder gets it as the keyword `model`. Whether the library knows the name
+    is found when it is built, so that parsing imports nothing.
+
     >>> from fullrank.heads import HEADS
     >>> str(HEADS.parse("directclr"))
     'subvector:360'
@@ -98,23 +104,29 @@ class Registry:
     'mlp:128,hidden=64'
     """
 
-    def __init__(self, kind: str, room: str):
-        self.kind, self.room = kind, room
+    def __init__(self, kind: str, room: str, other: Entry | None = None):
+        self.kind, self.room, self.other = kind, room, other
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        yield from self._entries.values()
+        if self.other is not None:
+            yield self.other
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + (self.other is not None)
 
     def __getitem__(self, name: str) -> Entry:
         name = self._aliases.get(name, name)
-        if name not in self._entries:
-            known = [*self._entries, *self._aliases]
-            raise unknown_name(self.kind, name, known, f"`fullrank list {self.room}` shows all")
-        return self._entries[name]
+        if name in self._entries:
+            return self._entries[name]
+        if self.other is not None:
+            bare = name.removeprefix(self.other.name.partition("/")[0] + "/")
+            if _FOREIGN_NAME.fullmatch(bare):
+                return replace(self.other, name=bare)
+        known = [*self._entries, *self._aliases]
+        raise unknown_name(self.kind, name, known, f"`fullrank list {self.room}` shows all")
 
     def register(self, entry: Entry) -> None:
         """Add a part; a name or alias that is taken raises UsageError."""
@@ -173,6 +185,8 @@ class Registry:
         arguments.update(spec.options)
         if entry.value is not None and spec.value is not None:
             arguments[entry.value.name] = spec.value
+        if entry.name not in self._entries:
+            arguments["model"] = entry.name
         module, _, attribute = entry.builder.partition(":")
         return getattr(import_module(module), attribute)(**context, **arguments)
 

@@ -71,3 +71,36 @@ def image_folder() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def saved(monkeypatch) -> Callable[..., Path]:
+    """Saves a small data set of the `datasets` library: 12 images to train, 6 to test, unless told otherwise.
+
+    The columns are `picture` (PNG, each of another size) and `kind` (cat or dog) beside a number.
+    """
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def write(folder: Path, **counts: int) -> Path:
+        import datasets
+
+        datasets.disable_progress_bars()
+        random = np.random.default_rng(3)
+        splits = {}
+        for split, count in (counts or {"train": 12, "test": 6}).items():
+            pixels = [random.integers(0, 256, (10 + row, 12, 3), np.uint8) for row in range(count)]
+            columns = {
+                "number": list(range(count)),
+                "picture": [Image.fromarray(image) for image in pixels],
+                "kind": [row % 2 for row in range(count)],
+            }
+            features = datasets.Features(
+                number=datasets.Value("int64"),
+                picture=datasets.Image(),
+                kind=datasets.ClassLabel(names=["cat", "dog"]),
+            )
+            splits[split] = datasets.Dataset.from_dict(columns, features=features)
+        datasets.DatasetDict(splits).save_to_disk(folder / "saved")
+        return folder / "saved"
+
+    return write

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from fullrank.data import SOURCES, ImageSet, Source, source
+from fullrank.data import SOURCES, ImageSet, Source, source, write_miniature
 from fullrank.data.idx import FASHION_MNIST
 from fullrank.errors import UsageError
 
 NAMES = [entry.name for entry in SOURCES]
 
 
-@pytest.fixture(params=[*NAMES, "fashion-mnist as packaged"])
-def spec(request, tmp_path: Path, idx_folder, image_folder) -> str:
+@pytest.fixture(params=[*NAMES, "fashion-mnist as packaged", "folder streamed"])
+def spec(request, tmp_path: Path, idx_folder, image_folder, saved) -> str:
     name = request.param
     if name == "digits":
         return name
@@ -28,6 +28,12 @@ def spec(request, tmp_path: Path, idx_folder, image_folder) -> str:
         idx_folder(tmp_path)
     elif name == "folder":
         image_folder(tmp_path)
+    elif name == "folder streamed":
+        return f"folder:{image_folder(tmp_path)},canvas=16"
+    elif name in ("cifar10", "cifar100", "stl10", "imagenet"):
+        return write_miniature(name, tmp_path, images=24, classes=3, size=12)
+    elif name == "huggingface":
+        return f"huggingface:{saved(tmp_path)}"
     elif name == "npz":
         images = np.random.default_rng(2).integers(0, 256, (50, 9, 9, 3), np.uint8)
         np.savez(tmp_path / "x.npz", images=images, labels=np.arange(50) % 4)
@@ -38,7 +44,7 @@ def spec(request, tmp_path: Path, idx_folder, image_folder) -> str:
 
 
 def keys(image_set: ImageSet) -> set[bytes]:
-    return {image.tobytes() for image in image_set.images}
+    return {image.tobytes() for image in image_set.tensor().numpy()}
 
 
 def test_a_source_keeps_the_contract(spec: str, fails):
@@ -46,26 +52,36 @@ def test_a_source_keeps_the_contract(spec: str, fails):
     assert isinstance(built, Source) and built.name == str(SOURCES.parse(spec))
     train, test = built.load("train"), built.load("test")
     for split, image_set in (("train", train), ("test", test)):
-        assert image_set.images.dtype == np.uint8 and image_set.images.ndim == 4
-        assert image_set.images.shape[3] in (1, 3)
+        assert image_set.images.dtype == np.uint8 and len(image_set.images.shape) == 4
+        assert image_set.images.shape[3] == image_set.channels in (1, 3)
         assert set(image_set.labels) == set(image_set.class_names) >= {"label"}
         assert image_set.labels["label"].dtype == np.int64
-        assert image_set.images.max() > 200 > 50 > image_set.images.min()
+        pixels = image_set.tensor()
+        assert pixels.shape[1:] == (image_set.channels, *image_set.image_shape[:2])
+        assert pixels.max() > 200 > 50 > pixels.min()
+        assert torch.equal(pixels, torch.cat(list(image_set.batches(len(image_set) // 3))))
+        seen, sizes = image_set.read(np.array([2, 0]))
+        assert seen.dtype == torch.uint8 and seen.shape == (2, *np.roll(image_set.images.shape[1:], 1))
+        if sizes is None:
+            assert torch.equal(seen, pixels[[2, 0]])
+        else:
+            assert sizes.shape == (2, 2) and sizes.dtype == torch.int64 and sizes.min() > 0
         assert (image_set.name, image_set.split) == (built.name, split)
     assert train.image_shape == test.image_shape and train.class_names == test.class_names
-    assert set(train.labels["label"]) == set(range(len(train.class_names["label"])))
+    assert set(train.labels["label"]) - {-1} == set(range(len(train.class_names["label"])))
     assert len(train) > len(test)
     if len(train) < 10_000:
         assert keys(train).isdisjoint(keys(test))
         again = source(spec).load("train")
-        assert np.array_equal(train.images, again.images)
+        assert torch.equal(train.tensor(), again.tensor()) and train.checksum() == again.checksum()
+        assert train.checksum() != test.checksum()
         assert np.array_equal(train.labels["label"], again.labels["label"])
         resized = built.load("test", image_size=6)
         assert resized.image_shape == (6, 6, train.image_shape[2]) and len(resized) == len(test)
-        assert np.array_equal(resized.images, test.resized(6).images)
+        assert torch.equal(resized.tensor(), test.resized(6).tensor())
     limited = train.limited(len(train) // 2, seed=3)
     assert len(limited) == len(train) // 2
-    shares = np.bincount(train.labels["label"]) / 2 - np.bincount(limited.labels["label"])
+    shares = np.bincount(train.labels["label"] + 1) / 2 - np.bincount(limited.labels["label"] + 1)
     assert np.abs(shares).max() <= 1
     with fails(UsageError, "'val'"):
         built.load("val")
@@ -75,8 +91,8 @@ def test_a_source_keeps_the_contract(spec: str, fails):
 
 def test_the_catalogue_imports_nothing_heavy():
     code = (
-        "import sys, fullrank.data as d; d.SOURCES.parse('digits');"
-        "print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL') if m in sys.modules])"
+        "import sys, fullrank.data as d; d.SOURCES.parse('digits'), d.class_list('imagenet-100');"
+        "print([m for m in ('torch', 'torchvision', 'sklearn', 'PIL', 'numpy') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullrank.data import folder as folder_module, source
+from fullrank.data import source
+from fullrank.data.decoding import to_eight_bit
 from fullrank.errors import DataError, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
@@ -105,7 +106,7 @@ def test_sixteen_bits_become_eight(ending, tmp_path: Path):
 
 def test_thirty_two_bit_values_beyond_the_range_are_clipped():
     values = np.array([[-5, 0, 257, 65535, 70000]], np.int32)
-    assert np.asarray(folder_module.to_eight_bit(Image.fromarray(values))).tolist() == [[0, 0, 1, 255, 255]]
+    assert np.asarray(to_eight_bit(Image.fromarray(values))).tolist() == [[0, 0, 1, 255, 255]]
 
 
 def test_transparency_lies_on_white(tmp_path: Path):

@@ -1,13 +1,16 @@
+import threading
+import time
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
 from fullrank.batch import Batch
-from fullrank.data import BatchLoader, ImageSet
-from fullrank.errors import UsageError
+from fullrank.data import BatchLoader, ImageSet, StreamedImages
+from fullrank.errors import DataError, UsageError
 
 
 def make(n: int = 23, batch_size: int = 4, seed: int = 0, **options) -> BatchLoader:
@@ -116,3 +119,62 @@ def test_an_unknown_label_names_the_known():
 def test_a_state_of_another_set_is_refused(position, fails):
     with fails(UsageError, str(position), "0 to 5"):
         make().load_state_dict(make().state_dict() | {"position": position})
+
+
+def streamed(n: int = 23, broken: int | None = None) -> ImageSet:
+    """As `make` has them, but decoded on demand; the image `broken` cannot be."""
+
+    def read(row: int) -> Image.Image:
+        if row == broken:
+            raise OSError("broken data stream")
+        return Image.new("RGB", (4 + row, 3), (row, row, row))
+
+    images = StreamedImages(read, [f"{row}.png" for row in range(n)], canvas=2, image_size=2)
+    return ImageSet(images, {"label": np.arange(n) % 5 - 1}, {"label": tuple("abcd")})
+
+
+def test_streamed_batches_are_those_in_memory_with_their_sizes():
+    for ours, plain in zip(BatchLoader(streamed(), 4, 0), make(), strict=True):
+        assert torch.equal(ours.index, plain.index) and torch.equal(ours.labels, plain.labels)
+        assert torch.equal(ours.images, plain.images) and ours.images.dtype == torch.uint8
+        assert ours.sizes.tolist() == [[3, 4 + row] for row in plain.index.tolist()]
+        assert plain.sizes is None
+
+
+@pytest.mark.parametrize("handed_out", [0, 1, 3, 5, 7])
+def test_a_streamed_state_counts_what_was_handed_out_not_what_was_decoded(handed_out):
+    whole = orders(BatchLoader(streamed(), 4, 0), 3)
+    broken = BatchLoader(streamed(), 4, 0)
+    first: list[list[int]] = []
+    while len(first) < handed_out:
+        first += [batch.index.tolist() for batch in islice(broken, handed_out - len(first))]
+    resumed = BatchLoader(streamed(), 4, 0)
+    resumed.load_state_dict(broken.state_dict())
+    rest = orders(resumed, 1)
+    assert rest and first + rest == whole[: len(first) + len(rest)]
+
+
+def test_an_image_that_cannot_be_decoded_reaches_the_consumer(fails):
+    whole = orders(BatchLoader(streamed(), 4, 0), 1)
+    loader = BatchLoader(streamed(broken=whole[3][1]), 4, 0)
+    batches = iter(loader)
+    assert [next(batches).index.tolist() for _ in range(3)] == whole[:3]
+    with fails(DataError, f"{whole[3][1]}.png cannot be decoded (broken data stream)"):
+        next(batches)
+    assert loader.state_dict()["position"] == 3
+
+
+def test_a_streamed_pass_left_early_leaves_no_thread():
+    for _ in BatchLoader(streamed(), 4, 0):
+        break
+    for _ in range(1000):
+        if not any(thread.name.startswith("fullrank-ahead") for thread in threading.enumerate()):
+            return
+        time.sleep(0.01)
+    raise AssertionError("a thread goes on decoding for nobody")
+
+
+def test_a_streamed_state_of_other_files_is_refused():
+    state = BatchLoader(streamed(20), 4, 0).state_dict()
+    with pytest.raises(UsageError, match="are not those of the saved state"):
+        BatchLoader(streamed(21), 4, 0).load_state_dict(state)

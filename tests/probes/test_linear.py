@@ -136,6 +136,31 @@ def test_a_start_changes_the_way_and_not_the_answer():
         torch.testing.assert_close(again.weight, cold.weight)
 
 
+@settings(max_examples=15, deadline=None)
+@given(exponent=st.floats(-3, 4), seed=st.integers(0, 1000))
+def test_a_start_far_away_comes_to_the_same_optimum(exponent, seed):
+    # There the loss is a cliff of straight walls, and a quasi-Newton step may be far too long or too short.
+    features, labels = noisy(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    near = solve_logistic(features, labels, 3, 1e-3, tol=1e-10)
+    noise = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    far = replace(near, weight=10**exponent * noise, bias=10**exponent * noise[:, 0])
+    again = solve_logistic(features, labels, 3, 1e-3, tol=1e-10, start=far)
+    assert again.converged
+    torch.testing.assert_close(again.weight, near.weight, atol=1e-5, rtol=0)
+
+
+def test_the_number_of_iterations_hardly_depends_on_the_channels_scales():
+    features, labels = noisy(n=300)
+    counts = {}
+    for decades in (0, 4):
+        scaled = features * torch.logspace(0, -decades, 8, dtype=torch.float64)
+        penalty = 1e-8 * total_variance(scaled).item()
+        counts[decades] = solve_logistic(scaled, labels, 3, penalty).iterations
+    # Plain gradient steps would need some 10 ** 8 times as many.
+    assert 0 < counts[4] < 3 * counts[0] < 300
+
+
 def test_the_bias_sums_to_zero_wherever_the_search_starts():
     features, labels = noisy()
     start = solve_logistic(features, labels, 3, 1e-2)

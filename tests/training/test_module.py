@@ -1,5 +1,8 @@
 """The LightningModule on its own: schedules, parameter groups, foreign losses, foreign trainers."""
 
+import copy
+from dataclasses import replace
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch.utils.data import DataLoader
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, view_pipeline
 from fullrank.data import BatchLoader
 from fullrank.training.module import build_optimizer, warmup_cosine
+from fullrank.views import step_generator
 
 
 class Attraction(torch.nn.Module):
@@ -62,7 +66,7 @@ def test_one_encoder_call_serves_both_views(module):
 
 
 def test_norms_and_other_1d_parameters_have_no_decay(module):
-    for name in ("adamw", "sgd"):
+    for name in ("adamw", "sgd", "lars"):
         optimizer = build_optimizer(Optimizer(name=name, weight_decay=0.3), [module.encoder, module.head])
         decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
         parameters = [*module.encoder.parameters(), *module.head.parameters()]
@@ -82,3 +86,82 @@ def test_the_schedule_rises_then_follows_torchs_cosine(warmup, total):
             assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
             optimizer.step()
             cosine.step()
+
+
+def test_the_cosine_ends_at_the_floor():
+    assert warmup_cosine(10, 2, 10, floor=0.001) == pytest.approx(0.001)
+    assert warmup_cosine(2, 2, 10, floor=0.001) == 1.0
+
+
+def test_lars_adapts_matrices_and_steps_1d_parameters_as_sgd():
+    """P1.6: eta 1e-3, decay and adaptation for parameters of two dimensions or more alone."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(5, 4).double()
+    settings = Optimizer(name="lars", lr=0.5, momentum=0.9, weight_decay=1e-6, trust=1e-3)
+    optimizer = build_optimizer(settings, [layer])
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    speed = {"weight": torch.zeros_like(weight), "bias": torch.zeros_like(bias)}
+    for _ in range(3):
+        gradients = torch.randn_like(weight), torch.randn_like(bias)
+        layer.weight.grad, layer.bias.grad = (g.clone() for g in gradients)
+        optimizer.step()
+        decayed = gradients[0] + 1e-6 * weight
+        speed["weight"] = 0.9 * speed["weight"] + 1e-3 * weight.norm() / decayed.norm() * decayed
+        speed["bias"] = 0.9 * speed["bias"] + gradients[1]
+        weight, bias = weight - 0.5 * speed["weight"], bias - 0.5 * speed["bias"]
+    assert torch.equal(layer.bias.detach(), bias)
+    torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-6, atol=1e-9)
+
+
+def test_lars_adapts_matrices_also_without_decay():
+    layer = torch.nn.Linear(3, 2, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.ones_like(before) * 1e6
+    build_optimizer(Optimizer(name="lars", lr=1.0, weight_decay=0.0, trust=1e-3), [layer]).step()
+    assert float((layer.weight.detach() - before).norm()) == pytest.approx(
+        float(1e-3 * before.norm()), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_batch_norms_see_one_view_a_pass(module, passes):
+    """With two passes a step is what calling encoder and head once for each view gives."""
+    module.encoder_passes = passes
+    module.log = lambda *a, **k: None
+    module.trainer = quiet_trainer()
+    batch = next(iter(BatchLoader(source("digits").load("train"), 16, seed=0)))
+    reference = copy.deepcopy((module.encoder, module.head))
+    module.training_step(batch, 0)
+    views = module.views.apply(batch, module.draw(batch, step_generator(0, 0, 0)))
+    inputs = views if passes == 2 else [torch.cat(views)]
+    expected = torch.cat([reference[1](reference[0](images)) for images in inputs])
+    torch.testing.assert_close(torch.cat([module.latest.z_a, module.latest.z_b]), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_loss_is_computed_in_32_bits_under_mixed_precision(module):
+    kinds = []
+
+    class Kinds(Attraction):
+        def forward(self, z0, z1):
+            kinds.append((z0.dtype, (z0 @ z1.T).dtype))
+            return super().forward(z0, z1)
+
+    module.objective = Kinds()
+    batches = list(BatchLoader(source("digits").load("train").limited(16, seed=0), 8, seed=0))
+    quiet_trainer(max_epochs=1, precision="bf16-mixed").fit(module, DataLoader(batches, batch_size=None))
+    assert set(kinds) == {(torch.float32, torch.float32)}
+
+
+def test_a_process_draws_for_all_and_keeps_its_share(module, monkeypatch):
+    """Two processes together see the views that one process sees of the whole batch."""
+    batch = next(iter(BatchLoader(source("digits").load("train"), 16, seed=0)))
+    whole = module.draw(batch, step_generator(0, 0, 0))
+    monkeypatch.setattr("fullrank.training.module.process_count", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("fullrank.training.module.process_rank", lambda rank=rank: rank)
+        rows = slice(8 * rank, 8 * rank + 8)
+        share = replace(batch, images=batch.images[rows], labels=batch.labels[rows], index=batch.index[rows])
+        drawn = module.draw(share, step_generator(0, 0, 0))
+        assert torch.equal(drawn.first["crop"], whole.first["crop"][rows])
+        assert torch.equal(drawn.second["flip"], whole.second["flip"][rows])

@@ -4,10 +4,12 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError
 from fullrank.views import VIEWS, Blur, Crop, Jitter, Solarize, crop_resize, step_generator, view_pipeline
+from fullrank.views.pipeline import laid_on_canvas
 
 NAMES = [entry.name for entry in VIEWS]
 
@@ -231,3 +233,48 @@ def test_the_gpu_makes_the_cpus_views(name):
     for one, other in zip(expected, found, strict=True):
         assert other.is_cuda
         torch.testing.assert_close(other.cpu(), one, atol=1e-5, rtol=0)
+
+
+def test_a_crop_of_a_squashed_canvas_is_the_crop_of_the_original():
+    """Boxes are drawn in the originals, so what is cut out has its true proportions and place."""
+    height, width, side = 60, 100, 48
+    ramp = torch.stack(
+        torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    )
+    original = torch.cat([ramp, ramp.mean(0, keepdim=True)])  # linear, so that resampling keeps it
+    canvas = F.interpolate(original[None], (side, side), mode="bilinear", antialias=True)
+    images = (canvas * 255).round().to(torch.uint8).expand(16, -1, -1, -1)
+    batch = Batch(images, torch.full((16,), -1), torch.arange(16))
+    views = view_pipeline("weak,scale=0.2,flip=0", image_size=16)
+    sizes = torch.tensor([[height, width]]).expand(16, 2)
+    drawn = views.sample(16, step_generator(0, 0, 0), (side, side), sizes)
+    boxes = views.first.crop.sample(16, step_generator(0, 0, 0), sizes)["crop"]
+    for view, (top, left, tall, wide) in zip(views.apply_first(batch, drawn), boxes.tolist(), strict=True):
+        cut = original[:, top : top + tall, left : left + wide]
+        expected = F.interpolate(cut[None], (16, 16), mode="bilinear", antialias=True)[0]
+        # One canvas pixel at the borders, where the box cuts through pixels, and rounding to 8 bits.
+        assert (view - expected).abs().max() < 1 / side
+        assert (view - expected).abs().mean() < 0.004
+
+
+def test_what_is_drawn_does_not_depend_on_sizes():
+    views = view_pipeline("weak", image_size=8)
+    sizes = torch.tensor([[8, 8], [500, 300]])
+    first, second = (
+        views.sample(2, step_generator(0, 0, 0), (8, 8), given) for given in (sizes, sizes.flip(0))
+    )
+    assert torch.equal(first.second["flip"], second.second["flip"])
+    alike = views.sample(2, step_generator(0, 0, 0), (8, 8), torch.tensor([[500, 300], [500, 300]]))
+    assert torch.equal(first.first["crop"][1], alike.first["crop"][1])
+
+
+def test_a_box_smaller_than_a_canvas_pixel_is_widened_to_one():
+    boxes = laid_on_canvas(torch.tensor([[999, 999, 1, 1]]), torch.tensor([[1000, 1000]]), (10, 10))
+    assert boxes.tolist() == [[9.0, 9.0, 1.0, 1.0]]
+
+
+def test_the_first_view_alone_is_the_first_of_both():
+    views = view_pipeline("directclr", image_size=8)
+    batch = Batch(torch.randint(0, 256, (4, 3, 8, 8)).to(torch.uint8), torch.zeros(4), torch.arange(4))
+    drawn = views.sample(4, step_generator(0, 0, 0))
+    assert torch.equal(views.apply_first(batch, drawn), views.apply(batch, drawn)[0])

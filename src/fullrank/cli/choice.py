@@ -22,6 +22,8 @@ _KEYS: dict[str, tuple[type, str]] = {
     "epochs": (int, "Passes over the training images."),
     "batch_size": (int, "Images a step; each is seen twice."),
     "image_size": (int, "Bring images to this many pixels square."),
+    "classes": (str, "Keep these classes: imagenet-100, a file of names, or A+B+C."),
+    "fraction": (float, "Use this share of each class's training images: 0.01, 0.1."),
     "limit": (int, "Use so many training images only."),
     "seed": (int, "Seed of the (first) run."),
 }
@@ -36,7 +38,7 @@ _OPTIONS: dict[str, Any] = {
     },
     "assignments": Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any key of the recipe: --set optimizer.lr=0.001. Repeatable."),
+        typer.Option("--set", help="Any key of the recipe: --set optimizer.lr=0.001; null empties it."),
     ],
 }
 
@@ -59,8 +61,9 @@ class RecipeChoice:
             return self.name
         if out is not None and resume and (out / RECIPE_FILE).is_file():
             return out / RECIPE_FILE
-        data = self.overrides.get("data", "digits")
-        return name if (name := SOURCES.parse(data).name) in recipe_names() else "small-images"
+        name = SOURCES.parse(self.overrides.get("data", "digits")).name
+        own = (recipe for recipe in recipe_names() if recipe == name or recipe.startswith(f"{name}-"))
+        return next(own, "small-images")
 
 
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,8 +87,8 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     return with_choice
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def _assignment(text: str) -> tuple[str, str | None]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set takes key=value, but got '{text}'; for example --set optimizer.lr=0.001.")
-    return key.strip(), value.strip()
+    return key.strip(), None if value.strip() == "null" else value.strip()

@@ -38,14 +38,31 @@ def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
 def train(
     choice: RecipeChoice,
     head: Annotated[str | None, typer.Option("--head", help="`fullrank list heads`")] = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Weights to start from: .safetensors, .pth, .ckpt.")
+    ] = None,
     out: OutOption = None,
     resume: ResumeOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Two steps and the probes on generated images; nothing is kept.")
+    ] = False,
+    devices: Annotated[int, typer.Option("--devices", help="Processes on this machine, one a device.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", help="Machines.")] = 1,
 ) -> None:
     """Train one encoder, probe it, and leave weights, record and report."""
-    recipe = choice.resolve(out, resume, head=head)
+    recipe = choice.resolve(out, resume, head=head, init=None if init is None else str(init))
+    if dry_run:
+        from fullrank.cli.tables import print_rehearsal
+        from fullrank.training.dry_run import dry_run as rehearse
+
+        print_rehearsal(rehearse(recipe))
+        return
+    from fullrank.processes import launched_rank
     from fullrank.training.run import train as run_train
 
-    _finish(run_train(recipe, out=out, resume=resume).path)
+    run = run_train(recipe, out=out, resume=resume, devices=devices, nodes=nodes)
+    if launched_rank() == 0:
+        _finish(run.path)
 
 
 @app.command()
@@ -76,12 +93,51 @@ def probe(
         list[str] | None,
         typer.Option("--place", help="Where features are read: h, h[:24], head.1, z. Repeatable."),
     ] = None,
+    label: Annotated[str, typer.Option("--label", help="Which labels, where there are several.")] = "label",
+    measure: Annotated[
+        list[str] | None,
+        typer.Option("--measure", help="Also `retrieval` (recall at k, mAP) or `per-class`. Repeatable."),
+    ] = None,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option("--shots", help="Also a probe on so many images a class. Repeatable."),
+    ] = None,
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place."""
-    from fullrank.cli.tables import print_places
+    from fullrank.cli.tables import print_further, print_places
     from fullrank.training.run import probe as run_probe
 
-    print_places(run_probe(run, place))
+    evaluation = run_probe(run, place, label=label, measures=measure or (), shots=shots or ())
+    print_places(evaluation)
+    print_further(evaluation)
+
+
+@app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", help="The file: .npy, .safetensors or .parquet.")],
+    data: Annotated[str | None, typer.Option("--data", help="Images; default: the run's own.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
+    place: Annotated[str, typer.Option("--place", help="Where features are read.")] = "h",
+) -> None:
+    """Write the features of images at one place of a run."""
+    from fullrank.training.embed import embed as run_embed
+
+    features = run_embed(run, data, split=split, place=place, out=out)
+    typer.echo(f"{out}: {features.shape[0]} x {features.shape[1]} float32 at {place}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", help="The file: .safetensors for timm, or .onnx.")],
+    place: Annotated[str, typer.Option("--place", help="The place to keep.")] = "h",
+) -> None:
+    """Write a run's encoder as plain weights that timm loads, or as ONNX."""
+    from fullrank.training.export import export as run_export
+
+    for path in run_export(run, out, place=place):
+        typer.echo(path)
 
 
 @app.command()

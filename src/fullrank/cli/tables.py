@@ -1,6 +1,6 @@
 """Tables of results for a terminal of 80 columns."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -11,6 +11,7 @@ from fullrank.record import Record
 from fullrank.reports.tables import Estimate, HeadRow, head_table, in_points, signed
 
 if TYPE_CHECKING:
+    from fullrank.training.dry_run import Rehearsal
     from fullrank.training.evaluate import Evaluation
 
 
@@ -50,6 +51,45 @@ def print_places(evaluation: "Evaluation") -> None:
             in_points(spectrum.effective_rank),
         )
     Console().print(table)
+
+
+def print_further(evaluation: "Evaluation") -> None:
+    """What was measured beside the default protocol, one line each; nothing if there is nothing."""
+    further = [s for s in evaluation.scores if s.measure not in ("linear", "nearest")]
+    if not further:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in ("place", "measure"):
+        table.add_column(title, overflow="fold")
+    for title in ("shots", "points"):
+        table.add_column(title, justify="right")
+    for score in further:
+        shots = "all" if score.shots is None else str(score.shots)
+        table.add_row(escape(score.place), escape(score.measure), shots, in_points(100 * score.value))
+    Console().print(table)
+
+
+def print_rehearsal(rehearsal: "Rehearsal") -> None:
+    """What a dry run walked through, and which keys of the recipe it replaced."""
+    entry, recipe = rehearsal.entry, rehearsal.recipe
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in ("key", "recipe", "dry run"):
+        table.add_column(title, overflow="fold")
+    for key, value in rehearsal.replaced.items():
+        given: Any = recipe
+        for part in key.split("."):
+            given = getattr(given, part)
+        if key != "data" and given != value:
+            table.add_row(key, str(given), str(value))
+    console.print(table)
+    millions = sum(entry.parameters.values()) / 1e6
+    console.print(
+        f"Walked: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} million "
+        f"weights, {entry.steps} steps in {entry.seconds:.0f} s, loss {entry.loss:.2f}, probes at "
+        f"{escape(', '.join(entry.probes))}. The images were generated, in the layout of {recipe.data}: the "
+        "numbers mean nothing, and nothing was kept."
+    )
 
 
 def _note(rows: list[HeadRow], record: Record) -> str:

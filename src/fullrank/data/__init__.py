@@ -9,13 +9,20 @@ from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
+    from fullrank.data.cifar import Cifar as Cifar
+    from fullrank.data.classes import class_list as class_list
     from fullrank.data.digits import Digits as Digits
     from fullrank.data.folder import ImageFolder as ImageFolder
+    from fullrank.data.huggingface import HuggingFace as HuggingFace
     from fullrank.data.idx import IdxFiles as IdxFiles
     from fullrank.data.image_set import ImageSet as ImageSet
+    from fullrank.data.imagenet import ImageNet as ImageNet
     from fullrank.data.loader import BatchLoader as BatchLoader
+    from fullrank.data.miniature import write_miniature as write_miniature
     from fullrank.data.npz import NpzArchive as NpzArchive
     from fullrank.data.sources import Source as Source
+    from fullrank.data.stl10 import Stl10 as Stl10
+    from fullrank.data.streamed import StreamedImages as StreamedImages
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -27,11 +34,20 @@ __getattr__, __dir__, __all__ = attach(
         "idx": ["IdxFiles"],
         "folder": ["ImageFolder"],
         "npz": ["NpzArchive"],
+        "cifar": ["Cifar"],
+        "stl10": ["Stl10"],
+        "imagenet": ["ImageNet"],
+        "huggingface": ["HuggingFace"],
+        "streamed": ["StreamedImages"],
+        "classes": ["class_list"],
+        "miniature": ["write_miniature"],
     },
 )
 __all__ += ["SOURCES", "source"]
 
 _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzipped")
+_OFFICIAL_FOLDER = Parameter("path", str, "the unpacked folder or its parent", required=True)
+_CANVAS = Parameter("canvas", int, "side of the square that images are squashed to in training", 320)
 
 SOURCES = Registry("data", "data")
 for _entry in [
@@ -61,6 +77,9 @@ for _entry in [
         "a folder of image files; its first level of folders are the classes",
         "your own",
         value=Parameter("path", str, "the folder", required=True),
+        options=(
+            Parameter("canvas", int, "decode images when they are needed, squashed to this side in training"),
+        ),
     ),
     Entry(
         "npz",
@@ -68,6 +87,49 @@ for _entry in [
         "a NumPy .npz file of uint8 images and labels, as MedMNIST and Keras name them",
         "your own",
         value=Parameter("path", str, "the file", required=True),
+    ),
+    Entry(
+        "cifar10",
+        "fullrank.data.cifar:cifar10",
+        "60,000 photographs, 32 x 32 RGB, ten classes; the python or the binary version, unpacked",
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        value=_OFFICIAL_FOLDER,
+    ),
+    Entry(
+        "cifar100",
+        "fullrank.data.cifar:cifar100",
+        "60,000 photographs, 32 x 32 RGB, 100 classes and 20 coarse ones",
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        value=_OFFICIAL_FOLDER,
+    ),
+    Entry(
+        "stl10",
+        "fullrank.data.stl10:Stl10",
+        "13,000 photographs, 96 x 96 RGB, ten classes, and 100,000 unlabelled ones to train on",
+        "Coates, Lee, Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning",
+        value=_OFFICIAL_FOLDER,
+        options=(Parameter("unlabelled", bool, "train on the unlabelled images too", True),),
+    ),
+    Entry(
+        "imagenet",
+        "fullrank.data.imagenet:ImageNet",
+        "ILSVRC2012, 1.28 million photographs, 1000 classes, in train/WNID and val/WNID; decoded on demand",
+        "Russakovsky et al. 2015, arXiv:1409.0575",
+        value=Parameter("path", str, "the folder of train and val", required=True),
+        options=(_CANVAS,),
+    ),
+    Entry(
+        "huggingface",
+        "fullrank.data.huggingface:HuggingFace",
+        "a data set of the datasets library, saved, local or from the hub; decoded on demand",
+        "Lhoest et al. 2021, arXiv:2109.02846",
+        value=Parameter("path", str, "its folder, Parquet file or name", required=True),
+        options=(
+            Parameter("image", str, "the column of the images; the first that holds images if not given"),
+            Parameter("label", str, "the column of the labels; the first of classes if not given"),
+            _CANVAS,
+        ),
+        aliases=("hf",),
     ),
 ]:
     SOURCES.register(_entry)

@@ -1,6 +1,5 @@
 """Folders of image files."""
 
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,21 +8,21 @@ from pathlib import Path
 from typing import TypeVar, final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from fullrank.data.image_set import UNLABELLED, ImageSet, fit_square, to_array
+from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, to_array, upright
+from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
-from fullrank.data.sources import SPLITS, Source, Split
+from fullrank.data.sources import SPLITS, Source, Split, check_folder
+from fullrank.data.streamed import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError, UsageError
 from fullrank.specs import Spec
 
 MEMORY_LIMIT_GIB = 8
 _FORMATS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm")
 _TEST_FOLDERS = ("test", "val", "valid")
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _PROGRESS_FROM = 1000  # images; fewer are read before a bar can be looked at
 
 Item = TypeVar("Item")
@@ -48,14 +47,15 @@ class Header:
 
 @final
 class ImageFolder(Source):
-    """Image files at any depth below `path`, decoded into memory.
+    """Image files at any depth below `path`, decoded into memory, or when asked for if `canvas` is given.
 
     Splits are the folders `train` and `test` (or `val`, or `valid`) where `path` has both, otherwise 80 % and
     20 %, stratified and always the same. The class is the first folder below the split's own; files directly
     in that are unlabelled. Hidden files and folders are left out, and what no ending names as an image.
 
     Images stay grey if all are, in both splits. Transparency is laid on white, 16-bit grey scaled from 0 to
-    65535, only the first frame taken, the EXIF orientation applied.
+    65535, only the first frame taken, the EXIF orientation applied. Streamed images, those with a `canvas`,
+    may be of any size, are RGB, and no file is opened before it is needed.
 
     Raises DataError for a folder that is missing or without images, for files that cannot be decoded, and
     above 8 GiB of pixels; UsageError where the images are not all of one square size and none is asked for.
@@ -66,12 +66,28 @@ class ImageFolder(Source):
     fullrank.errors.DataError: There is no no/such/folder; check the path in folder:no/such/folder.
     """
 
-    def __init__(self, path: str):
-        super().__init__(str(Spec("folder", path)))
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str, canvas: int | None = None):
+        super().__init__(str(Spec("folder", path, () if canvas is None else (("canvas", canvas),))))
+        self.path, self.canvas = Path(path).expanduser(), canvas
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         paths = [file.path for file in self._files[split]]
+        if self.canvas is None:
+            images: np.ndarray | StreamedImages = self._decoded(paths, image_size)
+        else:
+            images = self._streamed(paths, self.canvas, image_size or IMAGE_SIZE)
+        classes = sorted({f.class_name for files in self._files.values() for f in files if f.class_name})
+        rows = {name: row for row, name in enumerate(classes)}
+        labels = np.array(
+            [rows.get(file.class_name or "", UNLABELLED) for file in self._files[split]], np.int64
+        )
+        return ImageSet(images, {"label": labels}, {"label": tuple(classes)}, self.name, split)
+
+    def _streamed(self, paths: Sequence[Path], canvas: int, image_size: int) -> StreamedImages:
+        keys = [path.relative_to(self.path).as_posix() for path in paths]
+        return StreamedImages(lambda row: Image.open(paths[row]), keys, canvas, image_size, name=self.name)
+
+    def _decoded(self, paths: Sequence[Path], image_size: int | None) -> np.ndarray:
         headers = [header for header in self._headers.values() if isinstance(header, Header)]
         if not headers:
             raise self._unreadable(self._headers)
@@ -85,20 +101,11 @@ class ImageFolder(Source):
         results = dict(zip(paths, _attempt(decode, range(len(paths)), f"Reading {self.path}"), strict=True))
         if any(results.values()):
             raise self._unreadable(results)
-        classes = sorted({f.class_name for files in self._files.values() for f in files if f.class_name})
-        rows = {name: row for row, name in enumerate(classes)}
-        labels = np.array(
-            [rows.get(file.class_name or "", UNLABELLED) for file in self._files[split]], np.int64
-        )
-        return ImageSet(images, {"label": labels}, {"label": tuple(classes)}, self.name, split)
+        return images
 
     @cached_property
     def _files(self) -> dict[Split, list[Listed]]:
-        if not self.path.is_dir():
-            problem = (
-                f"{self.path} is a file, not a folder" if self.path.exists() else f"There is no {self.path}"
-            )
-            raise DataError(f"{problem}; check the path in {self.name}.")
+        check_folder(self.path, self.name)
         test = next((self.path / name for name in _TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test and (self.path / "train").is_dir():
             return {"train": _list_images(self.path / "train"), "test": _list_images(test)}
@@ -132,26 +139,24 @@ class ImageFolder(Source):
         if gib > MEMORY_LIMIT_GIB:
             raise DataError(
                 f"{self.name} needs {gib:.1f} GiB for {count} images of {size} x {size} x {channels}, but "
-                f"the limit is {MEMORY_LIMIT_GIB} GiB; give a smaller --image-size or use fewer files."
+                f"the limit is {MEMORY_LIMIT_GIB} GiB; write {self.name},canvas={CANVAS} to decode them when "
+                "they are needed, or give a smaller --image-size."
             )
         return np.empty((count, size, size, channels), np.uint8)
 
     def _unreadable(self, results: Mapping[Path, object]) -> DataError:
         failures = {path: error for path, error in results.items() if isinstance(error, Exception)}
         path, error = next(iter(failures.items()))
-        reason = (
-            "no image inside" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        )
         return DataError(
             f"{self.name}: {len(failures)} of {len(results)} images cannot be read, the first is "
-            f"{path.relative_to(self.path)} ({reason.rstrip('.')}); remove or replace them."
+            f"{path.relative_to(self.path)} ({reason(error)}); remove or replace them."
         )
 
 
 def read_header(path: Path) -> Header:
     """The size and greyness of an image file; raises what Pillow raises."""
     with Image.open(path) as image:
-        return Header(image.size, image.mode in _GREY_MODES)
+        return Header(image.size, image.mode in GREY_MODES)
 
 
 def read_image(path: Path, size: int, grey: bool) -> np.ndarray:
@@ -160,30 +165,7 @@ def read_image(path: Path, size: int, grey: bool) -> np.ndarray:
     Raises what Pillow raises, and ValueError for pixels without a known range.
     """
     with Image.open(path) as image:
-        upright = to_eight_bit(ImageOps.exif_transpose(image))
-    return to_array(fit_square(upright.convert("L" if grey else "RGB"), size))
-
-
-def to_eight_bit(image: Image.Image) -> Image.Image:
-    """A grey image of any kind as mode L, any other as RGB; what is transparent shows white.
-
-    16-bit values 0 to 65535 become 0 to 255. Raises ValueError for floating point.
-
-    >>> to_eight_bit(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
-    (255, 255, 255)
-    """
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        return Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert(_eight_bit_mode(image))
-    return image.convert(_eight_bit_mode(image))
-
-
-def _eight_bit_mode(image: Image.Image) -> str:
-    return "L" if image.mode in _GREY_MODES else "RGB"
+        return to_array(fit_square(upright(image, grey), size))
 
 
 def _list_images(root: Path) -> list[Listed]:
@@ -219,7 +201,7 @@ def _attempt(
     def attempt(item: Item) -> Result | Exception:
         try:
             return function(item)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return error
 
     console = Console(stderr=True)

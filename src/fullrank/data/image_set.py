@@ -1,26 +1,37 @@
-"""Images in memory with their labels: what every source loads."""
+"""Images with their labels, in memory or decoded on demand: what every source loads."""
 
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fullrank.data.selection import stratified_order
-from fullrank.errors import DataError, UsageError
+from fullrank.data.ahead import ahead
+from fullrank.data.decoding import fit_square, to_array
+from fullrank.data.selection import generator, stratified_order, stratified_share
+from fullrank.data.streamed import Statistics, StreamedImages
+from fullrank.errors import DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 UNLABELLED = -1
+_CHUNK = 256  # images
+_STATISTICS_SAMPLE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images (N, H, W, C) uint8, C 1 or 3, with named labels (N,) int64, -1 where unlabelled.
 
-    The main labels are named "label"; `class_names` has one tuple for each of `labels`, and label i is called
-    `class_names[...][i]`. `name` and `split` are for messages. Anything else raises DataError.
+    The images are in memory, or StreamedImages, decoded when they are asked for. The main labels are named
+    "label"; `class_names` has one tuple for each of `labels`, and label i is called `class_names[...][i]`.
+    `name` and `split` are for messages. Anything else raises DataError.
 
     >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, -1])
     >>> digits = ImageSet(images, {"label": labels}, {"label": ("zero",)})
@@ -28,7 +39,7 @@ class ImageSet:
     (2, (8, 8, 1))
     """
 
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     labels: dict[str, np.ndarray]
     class_names: dict[str, tuple[str, ...]]
     name: str = "images"
@@ -77,20 +88,35 @@ class ImageSet:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
+        """(H, W, C) of every image as encoders see it."""
+        if isinstance(self.images, StreamedImages):
+            return self.images.image_size, self.images.image_size, self.images.channels
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    @property
+    def image_size(self) -> int:
+        """The height at which encoders see the images."""
+        return self.image_shape[0]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return self.image_shape[2]
 
     def resized(self, size: int) -> "ImageSet":
         """The set at size x size: the shorter side brought to `size` (antialiased), then the centre kept.
 
-        A set that has this size already is returned as it is. Raises UsageError for a size below 1.
+        A set that has this size already is returned as it is. Streamed images are decoded as before, for
+        encoders that see this size. Raises UsageError for a size below 1.
         """
         check_image_size(size)
         if self.image_shape[:2] == (size, size):
             return self
-        images = np.empty((len(self), size, size, self.image_shape[2]), np.uint8)
-        grey = self.image_shape[2] == 1
+        if isinstance(self.images, StreamedImages):
+            return self._with(self.images.resized(size), self.labels)
+        images = np.empty((len(self), size, size, self.channels), np.uint8)
+        grey = self.channels == 1
         for target, image in zip(images, self.images, strict=True):
             target[:] = to_array(fit_square(Image.fromarray(image[..., 0] if grey else image), size))
         return self._with(images, self.labels)
@@ -107,48 +133,161 @@ class ImageSet:
             )
         return self.subset(np.sort(stratified_order(self.labels["label"], seed)[:n]))
 
+    def fraction(self, share: float, seed: int) -> "ImageSet":
+        """`share` of each class and of the unlabelled images, drawn by `seed`, in their old order.
+
+        Of the m images of a class, share m rounded are kept. A larger share contains the smaller one's
+        images. Raises UsageError for a share outside 0 to 1, DataError where a class would be left empty.
+
+        >>> from fullrank.data import source
+        >>> np.bincount(source("digits").load("test").fraction(0.1, seed=0).labels["label"])
+        array([5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+        """
+        if not 0 < share <= 1:
+            raise UsageError(
+                f"A share of {share:g} of {self} is outside 0 to 1; choose more than 0 and at most 1, which "
+                "is all."
+            )
+        labels = self.labels["label"]
+        given = labels[labels != UNLABELLED] if (labels != UNLABELLED).any() else labels
+        counts = np.unique(given, return_counts=True)[1]
+        empty = int((0.5 / counts > share).sum())
+        if empty:
+            raise DataError(
+                f"A share of {share:g} of {self} leaves {empty} of {len(counts)} classes without an image; "
+                f"choose {_rounded_up(0.5 / counts.min())} or more."
+            )
+        return self.subset(stratified_share(labels, share, seed))
+
+    def of_classes(self, names: Sequence[str], label: str = "label") -> "ImageSet":
+        """The images of the classes `names`, which are numbered in the order given; other labels stay.
+
+        Raises UsageError for a label the set does not have, for names that are no class of it or are given
+        twice, and DataError where no image is left.
+
+        >>> from fullrank.data import source
+        >>> sevens = source("digits").load("test").of_classes(["7", "1"])
+        >>> sevens.class_names["label"], np.unique(sevens.labels["label"]).tolist()
+        (('7', '1'), [0, 1])
+        """
+        self.check_label(label)
+        known = self.class_names[label]
+        self._check_names(names, known, label)
+        renumbered = np.full(len(known) + 1, UNLABELLED)  # its last entry is for label -1
+        renumbered[[known.index(name) for name in names]] = np.arange(len(names))
+        labels = renumbered[self.labels[label]]
+        chosen = self.subset(np.flatnonzero(labels != UNLABELLED))
+        return ImageSet(
+            chosen.images,
+            {**chosen.labels, label: labels[labels != UNLABELLED]},
+            {**self.class_names, label: tuple(names)},
+            self.name,
+            self.split,
+        )
+
+    def _check_names(self, names: Sequence[str], known: Sequence[str], label: str) -> None:
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            near = get_close_matches(unknown[0], known, n=3, cutoff=0.5) or known[:3]
+            raise UsageError(
+                f"{len(unknown)} of {len(names)} names are no {label!r} of {self}, the first is "
+                f"{unknown[0]!r}; it has {len(known)}, among them {', '.join(map(repr, near))}."
+            )
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            raise UsageError(f"The class {twice[0]!r} is named twice; keep one.")
+
     def subset(self, index: np.ndarray) -> "ImageSet":
         """The images at the rows `index`, in that order."""
         return self._with(self.images[index], {key: labels[index] for key, labels in self.labels.items()})
 
     def tensor(self) -> "Tensor":
-        """A copy of the images as a uint8 tensor (N, C, H, W)."""
+        """A copy of the images as encoders see them, as a uint8 tensor (N, C, H, W)."""
         import torch
 
-        return torch.from_numpy(self.images.transpose(0, 3, 1, 2).copy())
+        if isinstance(self.images, StreamedImages):
+            return torch.cat(list(self.batches(_CHUNK)))
+        return _channels_first(self.images)
 
-    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def batches(self, batch_size: int) -> "Iterator[Tensor]":
+        """The images as encoders see them, in order: uint8 tensors (n, C, H, W), n at most `batch_size`.
+
+        Streamed images are decoded ahead of their use. Raises UsageError for a size below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"The batch size must be 1 or more, but got {batch_size}; choose a larger one.")
+        chunks = np.split(np.arange(len(self)), range(batch_size, len(self), batch_size))
+        images = self.images
+        if isinstance(images, StreamedImages):
+            return ahead(lambda rows: _channels_first(images.centres(rows)), chunks)
+        return (_channels_first(images[rows]) for rows in chunks)
+
+    def read(self, rows: np.ndarray) -> "tuple[Tensor, Tensor | None]":
+        """The images at `rows` (n,) for training: uint8 (n, C, H, W), and (n, 2) int64 their original sizes.
+
+        Streamed images come as square canvases of whole images; in memory they are what they are, and the
+        sizes None.
+        """
+        import torch
+
+        if isinstance(self.images, StreamedImages):
+            canvases, sizes = self.images.canvases(rows)
+            return _channels_first(canvases), torch.from_numpy(sizes)
+        return _channels_first(self.images[rows]), None
+
+    def checksum(self) -> int:
+        """CRC-32 of the pixels, or, for streamed images, of their number and names."""
+        if isinstance(self.images, StreamedImages):
+            return self.images.checksum()
+        return zlib.crc32(np.ascontiguousarray(self.images).data)
+
+    def channel_statistics(self) -> Statistics:
         """Mean and standard deviation (1/N) of each channel over all pixels, for pixels in 0 to 1.
 
-        The sums are whole numbers, so nothing is lost in them.
+        The sums are whole numbers, so nothing is lost in them. Of streamed images they are what convention
+        fixes, as for ImageNet, or those of 1024 centres, always the same ones.
 
         >>> grey = np.full((1, 2, 2, 1), 51, np.uint8)
         >>> ImageSet(grey, {"label": np.array([-1])}, {"label": ()}).channel_statistics()
         ((0.2,), (0.0,))
         """
-        pixels = self.images[..., 0].size
-        chunks = np.array_split(self.images, -(-len(self) // 256))
-        squares = np.sum([np.square(chunk, dtype=np.int64).sum((0, 1, 2)) for chunk in chunks], axis=0)
-        mean = self.images.sum((0, 1, 2), dtype=np.int64) / pixels
-        deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-        return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
+        if isinstance(self.images, StreamedImages):
+            if self.images.statistics is not None:
+                return self.images.statistics
+            drawn = generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]
+            return _channel_statistics(self.images.centres(np.sort(drawn)))
+        return _channel_statistics(self.images)
 
-    def _with(self, images: np.ndarray, labels: dict[str, np.ndarray]) -> "ImageSet":
+    def check_label(self, label: str) -> None:
+        """Raise UsageError, with the nearest names, for a label that the set does not have."""
+        if label not in self.labels:
+            raise unknown_name("label", label, self.labels, f"{self} has {', '.join(self.labels)}")
+
+    def _with(self, images: np.ndarray | StreamedImages, labels: dict[str, np.ndarray]) -> "ImageSet":
         return ImageSet(images, labels, self.class_names, self.name, self.split)
+
+
+def _channels_first(images: np.ndarray) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def _channel_statistics(images: np.ndarray) -> Statistics:
+    pixels = images[..., 0].size
+    chunks = np.array_split(images, -(-len(images) // 256))
+    squares = np.sum([np.square(chunk, dtype=np.int64).sum((0, 1, 2)) for chunk in chunks], axis=0)
+    mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
+
+
+def _rounded_up(share: float) -> float:
+    """A share as a message prints it, never below the true one."""
+    return math.ceil(share * 1e6) / 1e6
 
 
 def check_image_size(size: int) -> None:
     """Raise UsageError for an image size below 1."""
     if size < 1:
         raise UsageError(f"The image size must be 1 or more, but got {size}; choose a larger one.")
-
-
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """An 8-bit image with its shorter side at `size` (bilinear, antialiased), of which the centre is kept."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
-def to_array(image: Image.Image) -> np.ndarray:
-    """A grey or RGB image as (H, W, C) uint8."""
-    array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array

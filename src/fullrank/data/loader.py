@@ -1,16 +1,17 @@
 """Batches of one image set, in an order that a resumed run repeats."""
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypedDict
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from fullrank.batch import Batch
+from fullrank.data.ahead import ahead
 from fullrank.data.image_set import ImageSet
 from fullrank.data.selection import generator
-from fullrank.errors import UsageError, unknown_name
+from fullrank.data.streamed import StreamedImages
+from fullrank.errors import UsageError
 
 
 class LoaderState(TypedDict):
@@ -26,7 +27,8 @@ class BatchLoader:
 
     Images are (batch_size, C, H, W) uint8; each is seen at most once an epoch, and the N mod batch_size last
     of the order are left out. Each `iter` begins a new epoch, the first 0; after `load_state_dict` it
-    goes on with exactly the batches still to come.
+    goes on with exactly the batches still to come. Streamed images come as canvases, with the `sizes` of
+    their originals, and two batches are decoded ahead.
 
     Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
 
@@ -48,30 +50,27 @@ class BatchLoader:
                 f"The batch size {batch_size} is more than the {len(image_set)} images of {image_set}; "
                 f"choose {len(image_set)} or less."
             )
-        if label not in image_set.labels:
-            known = image_set.labels
-            raise unknown_name("label", label, known, f"{image_set} has {', '.join(known)}")
+        image_set.check_label(label)
         generator(seed)
         self.batch_size, self.seed = batch_size, seed
-        self._images = image_set.tensor()
+        self._read = _reader(image_set)
         self._labels = torch.tensor(image_set.labels[label])
-        self._checksum = zlib.crc32(np.ascontiguousarray(image_set.images).data)
+        self._checksum = image_set.checksum()
         self._epoch, self._position = 0, 0
         self._starts_here = True  # the next `iter` begins at (epoch, position), not at the epoch after it
 
     def __len__(self) -> int:
-        return len(self._images) // self.batch_size
+        return len(self._labels) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._starts_here or self._position == len(self):
             self._epoch, self._position = self._epoch + 1, 0
         self._starts_here = False
-        order = torch.from_numpy(generator(self.seed, self._epoch).permutation(len(self._images)))
-        while self._position < len(self):
-            start = self._position * self.batch_size
-            index = order[start : start + self.batch_size]
+        order = torch.from_numpy(generator(self.seed, self._epoch).permutation(len(self._labels)))
+        indices = torch.split(order, self.batch_size)[self._position : len(self)]
+        for index, images, sizes in self._read(indices):
             self._position += 1
-            yield Batch(self._images[index], self._labels[index], index)
+            yield Batch(images, self._labels[index], index, sizes=sizes)
 
     def state_dict(self) -> LoaderState:
         """Where the loader stands, counted in batches handed out."""
@@ -91,3 +90,14 @@ class BatchLoader:
             )
         self._epoch, self._position = state["epoch"], state["position"]
         self._starts_here = True
+
+
+Read = Iterator[tuple[Tensor, Tensor, Tensor | None]]
+"""Rows (n,), and what an image set reads there: images and sizes."""
+
+
+def _reader(image_set: ImageSet) -> Callable[[Sequence[Tensor]], Read]:
+    if isinstance(image_set.images, StreamedImages):
+        return lambda indices: ahead(lambda index: (index, *image_set.read(index.numpy())), indices)
+    images = image_set.tensor()
+    return lambda indices: ((index, images[index], None) for index in indices)

@@ -24,13 +24,33 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     >>> labels[stratified_order(labels, seed=0)[:3]]
     array([0, 1, 0])
     """
+    shuffled, standing = _standing(labels, seed)
+    order: np.ndarray = shuffled[np.argsort(standing, kind="stable")]
+    return order
+
+
+def stratified_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """The rows that are `share` of each label of `labels` (N,), in their old order.
+
+    Of the m rows of a label, share m rounded (a half up); the first of them in `stratified_order`, so that a
+    larger share contains a smaller one.
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> labels[stratified_share(labels, 0.5, seed=0)]
+    array([0, 0, 1])
+    """
+    shuffled, standing = _standing(labels, seed)
+    return np.sort(shuffled[standing <= share])
+
+
+def _standing(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """All rows in a random order, and (r + 1/2) / m for each."""
     shuffled = generator(seed).permutation(len(labels))
     standing = np.empty(len(labels))
     for label in np.unique(labels):
         rows = np.flatnonzero(labels[shuffled] == label)
         standing[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    order: np.ndarray = shuffled[np.argsort(standing, kind="stable")]
-    return order
+    return shuffled, standing
 
 
 def fixed_split(labels: np.ndarray, split: str, name: str) -> np.ndarray:

@@ -1,10 +1,12 @@
 """The contract of a source of data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, final, get_args
 
 from fullrank.data.image_set import ImageSet, check_image_size
-from fullrank.errors import UsageError
+from fullrank.errors import DataError, UsageError
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -23,6 +25,7 @@ class Source(ABC):
     def load(self, split: Split, image_size: int | None = None) -> ImageSet:
         """The images of `split`, at image_size x image_size, or at their own size if none is given.
 
+        Streamed images have no size of their own; without one they are for encoders that see 224 x 224.
         Raises UsageError for an unknown split or a size below 1, DataError for anything wrong with the files.
         """
         if split not in SPLITS:
@@ -35,3 +38,16 @@ class Source(ABC):
     @abstractmethod
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         """The images of `split`; a source whose files differ in size brings them to `image_size` itself."""
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Raise DataError unless `path`, which stands in the spec `name`, is a folder."""
+    if not path.is_dir():
+        problem = f"{path} is a file, not a folder" if path.exists() else f"There is no {path}"
+        raise DataError(f"{problem}; check the path in {name}.")
+
+
+def found_archive(path: Path, names: Sequence[str]) -> Path | None:
+    """The first of the archives `names` that lies in the folder `path` or beside it."""
+    candidates = [folder / name for folder in (path, path.parent) for name in names]
+    return next((file for file in candidates if file.is_file()), None)

@@ -8,18 +8,49 @@ from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
     from fullrank.encoders.contract import Encoder as Encoder
+    from fullrank.encoders.library import LibraryEncoder as LibraryEncoder
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
+    from fullrank.encoders.weights import (
+        Loaded as Loaded,
+        Weights as Weights,
+        load_weights as load_weights,
+        plain_state as plain_state,
+        read_weights as read_weights,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "contract": ["Encoder"],
+        "library": ["LibraryEncoder"],
         "tiny": ["TinyResNet"],
+        "weights": ["Loaded", "Weights", "load_weights", "plain_state", "read_weights"],
     },
 )
-__all__ += ["ENCODERS", "encoder"]
+__all__ += ["ENCODERS", "encoder", "without_download"]
 
-ENCODERS = Registry("encoder", "encoders")
+ENCODERS = Registry(
+    "encoder",
+    "encoders",
+    other=Entry(
+        "timm/NAME",
+        "fullrank.encoders.library:LibraryEncoder",
+        "any model of timm by its name there, as in resnet18 or vit_small_patch16_224",
+        "timm, PyTorch Image Models (github.com/huggingface/pytorch-image-models)",
+        options=(
+            Parameter("pretrained", bool, "start from timm's weights, downloaded or found", False),
+            Parameter(
+                "stem",
+                str,
+                "3x3 without max-pool (small), the model's own (standard), or by image size (auto)",
+                "auto",
+                choices=("auto", "small", "standard"),
+            ),
+            Parameter("channels", int, "what the model takes; a grey image is repeated to so many"),
+            Parameter("drop_path", float, "share of images that skip a residual branch, at the end", 0.0),
+        ),
+    ),
+)
 ENCODERS.register(
     Entry(
         "tiny-resnet",
@@ -39,17 +70,36 @@ def encoder(
     *,
     image_size: int,
     in_chans: int = 3,
+    pretrained: bool = False,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
 ) -> "Encoder":
     """Build an encoder from its spec, for square images of `in_chans` channels with that mean and spread.
 
     Mean and spread of the training images, one number a channel or one for all, become part of the
-    encoder's weights: nobody who loads it can forget them. Raises UsageError for an unknown name or an
-    impossible size.
+    encoder's weights: nobody who loads it can forget them. With `pretrained` (the same as the option in the
+    spec) the encoder starts from timm's weights, and has their mean and spread. Raises UsageError for an
+    unknown name or an impossible size, DataError for weights that cannot be had.
 
     >>> encoder("tiny-resnet,width=8", image_size=8, in_chans=1).feature_dim
     32
     """
-    built: Encoder = ENCODERS.build(spec, image_size=image_size, in_chans=in_chans, mean=mean, std=std)
+    parsed = ENCODERS.parse(str(spec))
+    if pretrained and ("pretrained", True) not in parsed.options:
+        parsed = ENCODERS.parse(f"{parsed},pretrained=true")
+    built: Encoder = ENCODERS.build(parsed, image_size=image_size, in_chans=in_chans, mean=mean, std=std)
     return built
+
+
+def without_download(spec: str | Spec) -> str:
+    """The spec of the same architecture with no pretrained weights, for weights that come from a file.
+
+    >>> without_download("resnet18,pretrained=true"), without_download("resnet18")
+    ('resnet18,stem=standard', 'resnet18')
+    """
+    parsed = ENCODERS.parse(str(spec))
+    options = dict(parsed.options)
+    if options.pop("pretrained", False):
+        # Pretrained weights keep the model's own stem at every image size; without them `auto` would not.
+        options.setdefault("stem", "standard")
+    return str(Spec(parsed.name, parsed.value, tuple(sorted(options.items()))))

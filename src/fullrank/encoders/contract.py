@@ -16,6 +16,7 @@ class Encoder(nn.Module, ABC):
     (1/255) counts as one, so that a set of blank images gives numbers too.
     """
 
+    name: str
     mean: Tensor
     std: Tensor
     feature_dim: int

@@ -31,6 +31,8 @@ class TinyResNet(Encoder):
     torch.Size([2, 96])
     """
 
+    name = "tiny-resnet"
+
     def __init__(
         self,
         width: int = 24,

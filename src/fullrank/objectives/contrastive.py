@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
+from fullrank.processes import gather_rows
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
@@ -54,6 +55,7 @@ class InfoNCELoss(nn.Module):
 
     With `groups` of 2 or more the channels are permuted at random at each call, cut into that many equal
     groups, and the groups' losses are added; the permutation comes from `generator`, or from torch's own.
+    With `gather` the embeddings of all processes are negatives, with exact gradients (`gather_rows`).
     Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
     0, a batch of one, or a width that `groups` does not divide.
 
@@ -65,16 +67,24 @@ class InfoNCELoss(nn.Module):
 
     needs_labels = False
 
-    def __init__(self, temperature: float = 0.1, groups: int = 1, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        groups: int = 1,
+        gather: bool = True,
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
         self.temperature = _check_temperature(temperature)
         if groups < 1:
             raise UsageError(f"groups must be 1 or more, but got {groups}.")
-        self.groups, self.generator = groups, generator
+        self.groups, self.gather, self.generator = groups, gather, generator
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
         _check_pair(z_a, z_b)
+        if self.gather:
+            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         if self.groups == 1:
             return info_nce(z_a, z_b, self.temperature)
         width = z_a.shape[1]
@@ -92,11 +102,11 @@ class InfoNCELoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
-        return f"temperature={self.temperature}, groups={self.groups}"
+        return f"temperature={self.temperature}, groups={self.groups}, gather={self.gather}"
 
 
 class NTXentLoss(nn.Module):
-    """`nt_xent` as a module.
+    """`nt_xent` as a module; with `gather` the embeddings of all processes are negatives.
 
     Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
     0 or a batch of one.
@@ -109,13 +119,15 @@ class NTXentLoss(nn.Module):
 
     needs_labels = False
 
-    def __init__(self, temperature: float = 0.5):
+    def __init__(self, temperature: float = 0.5, gather: bool = True):
         super().__init__()
-        self.temperature = _check_temperature(temperature)
+        self.temperature, self.gather = _check_temperature(temperature), gather
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
         _check_pair(z_a, z_b)
+        if self.gather:
+            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         return nt_xent(z_a, z_b, self.temperature)
 
     def chance(self, n: int) -> float:
@@ -124,7 +136,7 @@ class NTXentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
-        return f"temperature={self.temperature}"
+        return f"temperature={self.temperature}, gather={self.gather}"
 
 
 def _check_temperature(temperature: float) -> float:

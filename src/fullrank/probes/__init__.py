@@ -1,6 +1,6 @@
 """Probes: how well labels are read from frozen features (N, D), by a linear map or by neighbours.
 
-The classes are imported on first use.
+The names are imported on first use.
 """
 
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
+    from fullrank.probes.groups import PerClass as PerClass, per_class as per_class
     from fullrank.probes.linear import (
         LinearProbe as LinearProbe,
         LogisticFit as LogisticFit,
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
     )
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
+    from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
+    from fullrank.probes.shots import FewShot as FewShot, few_shot as few_shot, shot_probe as shot_probe
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "groups": ["PerClass", "per_class"],
         "linear": ["LinearProbe", "LogisticFit", "solve_logistic"],
         "nearest": ["NearestProbe"],
         "probe": ["Probe"],
+        "recall": ["Retrieval", "retrieval"],
+        "shots": ["FewShot", "few_shot", "shot_probe"],
     },
 )

@@ -2,10 +2,11 @@
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, final, get_args
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +24,12 @@ HELD_OUT = 0.2
 _MAX_ITERATIONS = 3000
 # Iterations after which the whitening is computed anew at the point reached.
 _STAGE = 50
+# Steps that L-BFGS remembers.
+_HISTORY = 10
+# A search along a line ends where the slope is this part of the first, or after so many trials.
+_FLATTER, _TRIALS = 0.9, 30
+# What may be rounding in a loss, relative to it.
+_ROUNDING = 1e-12
 # Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
 # busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
@@ -65,7 +72,7 @@ def solve_logistic(
     1e-6 as for 1e6. If that is not reached (1e-8 is in every test of ours; below, rounding may forbid it),
     `converged` is False and a warning says so.
 
-    L-BFGS (SciPy) runs in coordinates whitened by the Hessian, averaged over classes, at the point where it
+    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it
     starts, so its speed depends little on the features' scales, and collinear, constant or collapsed
     features and D > N are all welcome. Everything is float64. Raises UsageError unless penalty > 0 and
     tol > 0.
@@ -249,14 +256,15 @@ def _minimise(
         coefficients = design.inward(start.weight, start.bias)
     problem = _Problem(design, targets, penalty, tol)
     with _threads(rows.numel() * num_classes):
-        gradient, iterations = problem.largest(problem.loss_and_gradient(coefficients)[1]), 0
+        point, iterations = problem.at(coefficients), 0
+        gradient = problem.largest(point.gradient)
         while gradient > tol and iterations < _MAX_ITERATIONS:
-            before = gradient
-            coefficients, gradient, done = _run_stage(problem, coefficients, before)
-            iterations += done
-            if done < _STAGE and gradient >= before:
-                break  # The line search meets rounding: nothing more to gain in float64.
-    return LogisticFit(*design.outward(coefficients), gradient, iterations, gradient <= tol)
+            loss, before = point.loss, gradient
+            point, done = _run_stage(problem, point.coefficients)
+            iterations, gradient = iterations + done, problem.largest(point.gradient)
+            if gradient >= before and point.loss >= loss * (1 - _ROUNDING):
+                break  # The search meets rounding: nothing more to gain in float64.
+    return LogisticFit(*design.outward(point.coefficients), gradient, iterations, gradient <= tol)
 
 
 @dataclass(frozen=True)
@@ -268,7 +276,7 @@ class _Problem:
     penalty: float
     tol: float
 
-    def loss_and_gradient(self, coefficients: Tensor) -> tuple[float, Tensor]:
+    def at(self, coefficients: Tensor) -> "_Point":
         rows, chosen = self.design.rows, self.targets[:, None]
         log_odds = (rows @ coefficients.T).log_softmax(1)
         inner = coefficients[:, :-1]
@@ -276,7 +284,7 @@ class _Problem:
         residual = log_odds.exp_().scatter_add_(1, chosen, rows.new_full(chosen.shape, -1.0))
         gradient = residual.T @ rows / len(rows)
         gradient[:, :-1] += self.penalty * inner
-        return float(loss), gradient
+        return _Point(coefficients, float(loss), gradient)
 
     def largest(self, gradient: Tensor) -> float:
         """The largest entry of a gradient (K, R + 1), over the D channels and the bias."""
@@ -299,59 +307,98 @@ class _Problem:
         return factor
 
 
-def _run_stage(problem: _Problem, coefficients: Tensor, largest: float) -> tuple[Tensor, float, int]:
-    """L-BFGS from `coefficients` in coordinates C L: where it ends, its largest gradient, its iterations."""
-    from scipy.optimize import OptimizeResult, minimize
+@dataclass(frozen=True)
+class _Point:
+    """Coefficients C (K, R + 1), the loss there, and its gradient."""
 
-    whitener = problem.whitener(coefficients)
-    shape, device = coefficients.shape, coefficients.device
-    reached, iterations = coefficients, 0
-    seen: tuple[Tensor, Tensor] = (coefficients, coefficients)
+    coefficients: Tensor
+    loss: float
+    gradient: Tensor
 
-    def colour(flat: Any) -> Tensor:
-        whitened = torch.from_numpy(flat).to(device).view(shape)
-        point: Tensor = torch.linalg.solve_triangular(whitener, whitened, upper=False, left=False)
-        return point
 
-    def objective(flat: Any) -> tuple[float, Any]:
-        nonlocal seen
-        point = colour(flat)
-        loss, gradient = problem.loss_and_gradient(point)
-        seen = (point, gradient)
-        whitened = torch.linalg.solve_triangular(whitener, gradient.T, upper=False).T
-        return loss, whitened.contiguous().view(-1).cpu().numpy()
+class _Curvature:
+    """What L-BFGS knows of the Hessian: its average over the classes, corrected by the latest steps.
 
-    def stop(intermediate_result: OptimizeResult) -> None:
-        nonlocal reached, largest, iterations
-        # L-BFGS accepts the point it evaluated last, whose gradient is at hand.
-        reached, gradient = seen
-        largest, iterations = problem.largest(gradient), iterations + 1
-        if largest <= problem.tol or iterations >= _STAGE:
-            raise StopIteration
+    Source: Nocedal & Wright, Numerical Optimization (2006), Algorithm 7.4.
+    """
 
-    minimize(
-        objective,
-        (coefficients @ whitener).cpu().numpy().ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        callback=stop,
-        options={"ftol": 0.0, "gtol": 0.0, "maxiter": _MAX_ITERATIONS},
-    )
-    return reached, largest, iterations
+    def __init__(self, whitener: Tensor):
+        self._whitener = whitener
+        self._scale = 1.0
+        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_HISTORY)
+
+    def add(self, step: Tensor, change: Tensor) -> None:
+        """Learn from the change of the gradient over a step; rounding alone gives no positive curvature."""
+        curvature = _product(step, change)
+        if curvature > 0:
+            self._pairs.append((step, change, curvature))
+            self._scale = curvature / _product(change, self._solve(change))
+
+    def descent(self, gradient: Tensor) -> Tensor:
+        """The quasi-Newton direction (K, R + 1), minus the inverse Hessian times the gradient."""
+        rest, shares = gradient, []
+        for step, change, curvature in reversed(self._pairs):
+            shares.append(_product(step, rest) / curvature)
+            rest = rest - shares[-1] * change
+        direction = -self._scale * self._solve(rest)
+        for (step, change, curvature), share in zip(self._pairs, reversed(shares), strict=True):
+            direction = direction - (share + _product(change, direction) / curvature) * step
+        return direction
+
+    def _solve(self, gradient: Tensor) -> Tensor:
+        return torch.cholesky_solve(gradient.T, self._whitener).T
+
+
+def _run_stage(problem: _Problem, coefficients: Tensor) -> tuple[_Point, int]:
+    """L-BFGS from `coefficients`, with one whitening throughout: where it ends, and its iterations."""
+    curvature = _Curvature(problem.whitener(coefficients))
+    point = problem.at(coefficients)
+    for iteration in range(_STAGE):
+        if problem.largest(point.gradient) <= problem.tol:
+            return point, iteration
+        reached = _search(problem, point, curvature.descent(point.gradient))
+        if reached is None:
+            return point, iteration
+        curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
+        point = reached
+    return point, _STAGE
+
+
+def _search(problem: _Problem, start: _Point, direction: Tensor) -> _Point | None:
+    """A point along `direction` where the slope is a good part flatter; None where rounding hides it.
+
+    The loss is convex, so its slope rises along the line, and its sign says on which side the minimum lies.
+    Near the optimum losses differ by less than rounding while slopes still tell, so a loss may rise by
+    rounding.
+    """
+    slope = _product(start.gradient, direction)
+    highest = start.loss * (1 + _ROUNDING)
+    low, high, length = 0.0, math.inf, 1.0
+    for _ in range(_TRIALS if slope < 0 else 0):
+        point = problem.at(start.coefficients + length * direction)
+        here = _product(point.gradient, direction)
+        if here > -_FLATTER * slope or point.loss > highest:
+            high = length
+        elif here < _FLATTER * slope:
+            low = length
+        else:
+            return point
+        length = (low + high) / 2 if math.isfinite(high) else 4 * length
+    return None
+
+
+def _product(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
 
 
 @contextmanager
 def _threads(products: int) -> Iterator[None]:
-    """One thread for SciPy's BLAS and small problems: in short steps threads cost more than they bring."""
-    import scipy.optimize  # noqa: F401  # loaded first, so that its BLAS is found and limited
-    from threadpoolctl import threadpool_limits
-
+    """One thread for small problems: in short steps threads cost more than they bring."""
     before = torch.get_num_threads()
     if products < _WORTH_THREADS:
         torch.set_num_threads(1)
     try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
 

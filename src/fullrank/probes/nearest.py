@@ -44,23 +44,23 @@ class NearestProbe(Probe):
         self.k, self.temperature = k, temperature
 
     def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
-        self._directions, self._targets, self._num_classes = _directions(features), targets, num_classes
+        self._directions, self._targets, self._num_classes = directions(features), targets, num_classes
 
     def _decide(self, features: Tensor) -> Tensor:
         rows = max(1, _TILE // len(self._directions))
-        return torch.cat([self._vote(tile) for tile in torch.split(_directions(features), rows)])
+        return torch.cat([self._vote(tile) for tile in torch.split(directions(features), rows)])
 
-    def _vote(self, directions: Tensor) -> Tensor:
+    def _vote(self, queries: Tensor) -> Tensor:
         """The winning class numbers (B,) of unit queries (B, D)."""
-        similarities, neighbours = (directions @ self._directions.T).topk(min(self.k, len(self._directions)))
+        similarities, neighbours = (queries @ self._directions.T).topk(min(self.k, len(self._directions)))
         # Relative to the nearest, so that no temperature overflows; the vote's order is the same.
         weights = ((similarities - similarities[:, :1]).double() / self.temperature).exp()
-        votes = weights.new_zeros(len(directions), self._num_classes)
+        votes = weights.new_zeros(len(queries), self._num_classes)
         return votes.scatter_add_(1, self._targets[neighbours], weights).argmax(1)
 
 
-def _directions(features: Tensor) -> Tensor:
-    """Rows at unit length in float32; a zero row stays zero."""
+def directions(features: Tensor) -> Tensor:
+    """Rows (N, D) at unit length in float32; a zero row stays zero."""
     features = features.double()
     norms = features.norm(dim=1, keepdim=True)
     return (features / torch.where(norms > 0, norms, 1.0)).float()

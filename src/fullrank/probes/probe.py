@@ -33,7 +33,7 @@ class Probe(ABC):
 
     def fit(self, features: Any, labels: Any) -> Self:
         """Learn from features (N, D) and labels (N,); rows labelled -1 are left out."""
-        features, labels = _labelled_rows(features, labels)
+        features, labels = labelled_rows(features, labels)
         classes, targets = torch.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise DataError(
@@ -58,27 +58,38 @@ class Probe(ABC):
 
     def score(self, features: Any, labels: Any) -> float:
         """The share of labelled rows whose label is predicted; a label that `fit` never saw is a miss."""
-        features, labels = _labelled_rows(features, labels)
+        features, labels = labelled_rows(features, labels)
         if not len(labels):
             raise DataError("No row is labelled (all labels are -1); score needs at least 1 labelled row.")
         return float((self.predict(features) == labels).double().mean())
 
 
-def _labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    features, labels = _tensor(features), _tensor(labels)
-    if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
-        raise UsageError(
-            f"Labels must be whole numbers of shape (N,), but got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}; give one class number a row."
-        )
+def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    """The labelled rows: finite features (N, D) and labels (N,), int64, on the features' device.
+
+    Raises UsageError for shapes that do not fit or labels that are not whole numbers, DataError for features
+    of labelled rows that are not finite.
+    """
+    features, labels = _tensor(features), label_vector(labels)
     if len(features) != len(labels):
         raise UsageError(
             f"Features and labels must have the same length, but got {len(features)} rows and {len(labels)} "
             "labels; give one label a row, -1 for none."
         )
-    labels = labels.long().to(features.device)
+    labels = labels.to(features.device)
     labelled = labels != -1
     return feature_matrix(features[labelled]), labels[labelled]
+
+
+def label_vector(labels: Any) -> Tensor:
+    """Labels as an int64 tensor (N,); raises UsageError for another shape or numbers that are not whole."""
+    vector = _tensor(labels)
+    if vector.is_floating_point() or vector.is_complex() or vector.ndim != 1:
+        raise UsageError(
+            f"Labels must be whole numbers of shape (N,), but got {vector.dtype} of shape "
+            f"{tuple(vector.shape)}; give one class number a row."
+        )
+    return vector.long()
 
 
 def feature_matrix(features: Any) -> Tensor:

@@ -151,20 +151,24 @@ def accuracy_figure(record: Record) -> go.Figure | None:
     return figure
 
 
-def curve_figure(record: Record, arrays: Mapping[str, Arrays], series: str, label: str) -> go.Figure | None:
+def curve_figure(
+    record: Record, arrays: Mapping[str, Arrays], series: str, label: str, epochs: str = "epoch"
+) -> go.Figure | None:
     """A series over training, by epoch: a bold line a head (mean over seeds), thin lines its seeds.
 
-    `arrays` is keyed by the runs' folders. The loss has its chance level as a dotted line. Runs of a head
-    that were logged at different steps have no mean: only their own lines are drawn. Of more than 1000 points
-    every k-th is kept. Returns None where no run has the series.
+    `arrays` is keyed by the runs' folders; `epochs` names the array that says when each value was taken. The
+    loss has its chance level as a dotted line. Runs of a head that were logged at different steps have no
+    mean: only their own lines are drawn. Of more than 1000 points every k-th is kept. Returns None where no
+    run has the series.
     """
     heads = by_head(record.runs)
     figure = _empty("epoch", label)
     last = 0.0
     for position, (head, style) in enumerate(head_styles(list(heads)).items()):
-        found = [arrays[run.folder] for run in heads[head] if has_series(arrays.get(run.folder, {}), series)]
+        runs = (arrays.get(run.folder, {}) for run in heads[head])
+        found = [one for one in runs if has_series(one, series, epochs)]
         every = max((-(-len(found_one[series]) // MOST_POINTS) for found_one in found), default=1)
-        x = [one["epoch"][::every].astype(float) for one in found]
+        x = [one[epochs][::every].astype(float) for one in found]
         y = [one[series][::every].astype(float) for one in found]
         if not found:
             continue
@@ -248,9 +252,10 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
     return figure
 
 
-def has_series(arrays: Arrays, series: str) -> bool:
-    """Whether the arrays hold a series that is as long as its epochs."""
-    return series in arrays and "epoch" in arrays and arrays[series].shape == arrays["epoch"].shape
+def has_series(arrays: Arrays, series: str, epochs: str = "epoch") -> bool:
+    """Whether the arrays hold a series that is as long as its epochs, and not empty."""
+    held = series in arrays and epochs in arrays and arrays[series].shape == arrays[epochs].shape
+    return held and len(arrays[series]) > 0
 
 
 def log_or_nan(values: np.ndarray) -> np.ndarray:

@@ -40,13 +40,35 @@ from fullrank.reports.tables import (
 )
 
 PAGE_FILE = "report.html"
-CURVES = {
-    "loss": ("Loss", "loss"),
-    "positive_similarity": ("Similarity of the two views of an image", "mean cosine similarity"),
-    "negative_similarity": ("Similarity of views of different images", "mean cosine similarity"),
-    "effective_rank": ("Effective rank of h", "effective rank of h"),
-}
 _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A series of `arrays.npz` as the page draws it: heading, axis, a note, and the array of its epochs."""
+
+    heading: str
+    axis: str
+    note: str = ""
+    epochs: str = "epoch"
+
+
+_ONLINE_NOTE = (
+    "Probed while training, on augmented views of training images: not the protocol of the table, and not to "
+    "be compared with it."
+)
+CURVES = {
+    "loss": Curve("Loss", "loss"),
+    "positive_similarity": Curve("Similarity of the two views of an image", "mean cosine similarity"),
+    "negative_similarity": Curve("Similarity of views of different images", "mean cosine similarity"),
+    "effective_rank": Curve(
+        "Effective rank of h",
+        "effective rank of h",
+        "Estimated on one batch; the table's is on the test split.",
+    ),
+    "online_linear": Curve("Online linear probe", "online accuracy", _ONLINE_NOTE, "online_epoch"),
+    "online_nearest": Curve("Online nearest neighbours", "online accuracy", _ONLINE_NOTE, "online_epoch"),
+}
 
 
 @dataclass(frozen=True)
@@ -200,19 +222,16 @@ def _collapse_note(record: Record, place: str) -> str:
 
 def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
     panels = []
-    for series, (heading, axis) in CURVES.items():
-        figure = curve_figure(record, arrays, series, axis)
+    for series, curve in CURVES.items():
+        figure = curve_figure(record, arrays, series, curve.axis, curve.epochs)
         if figure is None:
             continue
         without = [run.folder for run in record.runs if run.folder in arrays]
-        without = [name for name in without if not has_series(arrays[name], series)]
-        notes = (
-            ["Estimated on one batch; the table's is on the test split."]
-            if series == "effective_rank"
-            else []
-        )
+        without = [name for name in without if not has_series(arrays[name], series, curve.epochs)]
+        notes = [curve.note] if curve.note else []
         notes += [f"Not in the arrays of {', '.join(without)}."] if without else []
-        panels.append(_panel(record, figure, heading, f"{heading} over training, by epoch", " ".join(notes)))
+        what = f"{curve.heading} over training, by epoch"
+        panels.append(_panel(record, figure, curve.heading, what, " ".join(notes)))
     if len(record.runs) == 1 and record.runs[0].folder in arrays:
         history = spectrum_history_figure(arrays[record.runs[0].folder])
         if history is not None:

@@ -13,16 +13,9 @@ from fullrank.reports.tables import compare_heads
 from fullrank.specs import split_specs
 from fullrank.training.monitor import progress_bar
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.training.run import (
-    carry_out,
-    check_folder,
-    check_plan,
-    claim_folder,
-    flushed_denormals,
-    load_data,
-    new_record,
-    slug,
-)
+from fullrank.training.folders import check_folder, claim_folder, slug
+from fullrank.training.parts import check_plan, load_data
+from fullrank.training.run import carry_out, flushed_denormals, new_record
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -13,11 +13,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
+from fullrank.processes import process_count, process_rank
 from fullrank.training.recipe import Optimizer
 from fullrank.views import step_generator
 
 if TYPE_CHECKING:
-    from fullrank.views import Views
+    from fullrank.views import ViewParameters, Views
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class JointEmbedding(pl.LightningModule):
     """Encoder, head and objective, trained on two views of each image.
 
     `objective` is anything called as `loss(z_a, z_b)`. Batches are `fullrank.batch.Batch`; the views of step
-    t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one would. For one
-    process: several would draw the same views, and negatives are not gathered.
+    t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one would. Of many
+    processes each has its share of the global batch, and draws for all of it.
+
+    `encoder_passes` of 1 sends both views through the encoder and the head at once, 2 each by itself: with
+    batch norms in them, statistics are then of one view, as in P1's code. `compiled` lets torch compile the
+    encoder's forward.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -57,10 +62,15 @@ class JointEmbedding(pl.LightningModule):
         optimizer: Optimizer | None = None,
         *,
         seed: int = 0,
+        encoder_passes: Literal[1, 2] = 1,
+        compiled: bool = False,
     ):
         super().__init__()
         self.encoder, self.head, self.objective = encoder, head, objective
         self.views, self.optimizer, self.seed = views, optimizer or Optimizer(), seed
+        self.encoder_passes = encoder_passes
+        if compiled:
+            self.encoder.compile()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in 0 to 1 -> h (N, D)."""
@@ -68,16 +78,30 @@ class JointEmbedding(pl.LightningModule):
         return h
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: two views, both through the encoder in one call, the head on both, the loss."""
-        generator = step_generator(self.seed, self.current_epoch, batch_idx)
-        height, width = batch.images.shape[-2:]
-        parameters = self.views.sample(len(batch), generator, (height, width))
-        h = self.encoder(torch.cat(self.views.apply(batch, parameters)))
-        z_a, z_b = self.head(h).chunk(2)
-        loss: Tensor = self.objective(z_a, z_b)
+        """One step: two views, both through the encoder and the head, the loss."""
+        parameters = self.draw(batch, step_generator(self.seed, self.current_epoch, batch_idx))
+        images = torch.cat(self.views.apply(batch, parameters))
+        h = torch.cat([self.encoder(part) for part in images.chunk(self.encoder_passes)])
+        z = torch.cat([self.head(part) for part in h.chunk(self.encoder_passes)])
+        # Inside mixed precision the similarities would be rounded to 16 bits, and then divided by 0.1.
+        with torch.autocast(z.device.type, enabled=False):
+            z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
+            loss: Tensor = self.objective(z_a, z_b)
         self.latest = Step(h.detach(), z_a.detach(), z_b.detach(), loss.detach())
         self.log("loss", loss)
         return loss
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":
+        """Parameters of the views of `batch`, this process's share of the global batch."""
+        count, total = len(batch), len(batch) * process_count()
+        mine = slice(count * process_rank(), count * (process_rank() + 1))
+        sizes = None
+        if batch.sizes is not None:
+            # What is drawn does not depend on sizes: those of the other processes need not be known.
+            sizes = torch.ones(total, 2, dtype=torch.int64)
+            sizes[mine] = batch.sizes.cpu()
+        height, width = batch.images.shape[-2:]
+        return self.views.sample(total, generator, (height, width), sizes)[mine]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, with warm-up and cosine for each step of the whole run."""
@@ -85,31 +109,47 @@ class JointEmbedding(pl.LightningModule):
         if not math.isfinite(total := self.trainer.estimated_stepping_batches):
             raise UsageError("The schedule needs to know its end: give the Trainer max_epochs or max_steps.")
         total, warmup = int(total), round(self.optimizer.warmup * total)
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
+        floor = self.optimizer.floor
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, floor))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """The share of the base learning rate at `step`: linear up to 1 over `warmup`, then cosine to 0.
+def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> float:
+    """The share of the base learning rate at `step`: linear up to 1 over `warmup`, then cosine to `floor`.
 
     >>> [round(warmup_cosine(t, 2, 6), 2) for t in range(7)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+    return floor + (1 - floor) * cosine
 
 
 def build_optimizer(settings: Optimizer, modules: list[nn.Module]) -> torch.optim.Optimizer:
-    """AdamW or SGD over all parameters; norms, biases and other 1-d parameters have no weight decay."""
+    r"""AdamW, SGD or LARS over all parameters; norms, biases and other 1-d ones are only stepped.
+
+    They have no weight decay and, under LARS, no adaptation: their step is SGD's. LARS with decay
+    :math:`eta` and trust :math:`\eta` scales the gradient of each other parameter,
+
+    .. math:: g \leftarrow rac{\eta \|w\|}{\|g\| + eta \|w\|}\,(g + eta w)
+
+    where P1's code has :math:`\|g + eta w\|` below: the same for a decay as small as 1e-6.
+
+    Source: You, Gitman, Ginsburg 2017 (1708.03888), by `timm.optim.Lars`; P1.6.
+    """
 
     def parameters() -> Iterator[nn.Parameter]:
         return (p for module in modules for p in module.parameters() if p.requires_grad)
 
-    groups = [
-        {"params": [p for p in parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    many: dict[str, Any] = {"params": [p for p in parameters() if p.ndim > 1]}
+    few: dict[str, Any] = {"params": [p for p in parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    many["weight_decay"] = settings.weight_decay
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.SGD([many, few], lr=settings.lr, momentum=settings.momentum)
+    if settings.name == "lars":
+        from timm.optim import Lars
+
+        groups = [many | {"always_adapt": True}, few | {"always_adapt": False}]
+        return Lars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
+    return torch.optim.AdamW([many, few], lr=settings.lr)

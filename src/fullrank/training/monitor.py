@@ -55,9 +55,9 @@ def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
 class Monitor(pl.Callback):
     """Every `every` steps: loss, positive and negative similarity, effective rank and spectrum of h.
 
-    The numbers belong to the step's own batch, both views. They are part of the checkpoint, so a resumed
-    run has the curves of an unbroken one; `metrics.csv` is written at the end of each epoch. A loss that is
-    not finite raises DivergedError.
+    The numbers belong to the step's own batch, both views; of many processes, to the first one's share. They
+    are part of the checkpoint, so a resumed run has the curves of an unbroken one; `metrics.csv` is written
+    at the end of each epoch. A loss that is not finite raises DivergedError.
     """
 
     def __init__(self, folder: Path, every: int):
@@ -73,6 +73,8 @@ class Monitor(pl.Callback):
     def on_train_batch_end(  # type: ignore[override]  # it watches our module and no other
         self, trainer: pl.Trainer, module: JointEmbedding, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        if self.curves["step"] and self.curves["step"][-1] == trainer.global_step:
+            return  # gradients are still being accumulated
         due = trainer.global_step % self.every == 0 or trainer.global_step == 1
         if not (due or batch_idx + 1 == trainer.num_training_batches):
             return  # a look at the loss would wait for the device
@@ -84,24 +86,28 @@ class Monitor(pl.Callback):
             return
         spectrum = singular_values(latest.h)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        epoch = trainer.global_step / trainer.num_training_batches
+        epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         similarities = mean_similarities(latest.z_a, latest.z_b)
         row = (trainer.global_step, epoch, loss, *similarities, effective_rank(spectrum), rate)
         for name, value in zip(CURVES, row, strict=True):
             self.curves[name].append(float(value))
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(zip(CURVES, map(float, row), strict=True)), trainer.global_step)
         self.spectra.append(spectrum.float().cpu())
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds, self._since = self.elapsed(), None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.write_csv()
+        self.write_csv(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self.write_csv()
+        self.write_csv(trainer)
 
-    def write_csv(self) -> None:
-        """Write the curves so far to `metrics.csv`."""
+    def write_csv(self, trainer: pl.Trainer) -> None:
+        """Write the curves so far to `metrics.csv`; of many processes the first one does."""
+        if not trainer.is_global_zero:
+            return
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(CURVES)
@@ -162,7 +168,8 @@ class Checkpointer(pl.Callback):
             raise diverged("A weight is no longer finite", trainer, module)
         path = self.folder / CHECKPOINT
         trainer.save_checkpoint(path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        if trainer.is_global_zero:
+            path.with_suffix(".part").replace(path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": torch.get_rng_state(), "loader": self.loader.state_dict()}
@@ -213,7 +220,7 @@ class ProgressLine(pl.Callback):
             f"loss {last['loss']:.2f}{chance} sim {last['positive_similarity']:.2f}"
             f"/{last['negative_similarity']:.2f} rank {last['effective_rank']:.0f}"
         )
-        done = trainer.global_step / trainer.num_training_batches
+        done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         self.progress.update(self.task, completed=done, status=status)
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:

@@ -21,6 +21,23 @@ RECIPE_FILE = "recipe.yaml"
 _SHIPPED = files(__package__).joinpath("recipes")
 
 
+# Names of Lightning's loggers -> their classes; each but csv needs its own package.
+LOGGERS = {
+    "csv": "CSVLogger",
+    "tensorboard": "TensorBoardLogger",
+    "wandb": "WandbLogger",
+    "mlflow": "MLFlowLogger",
+    "comet": "CometLogger",
+    "litlogger": "LitLogger",
+}
+
+
+def _known_logger(name: str) -> str:
+    if name not in LOGGERS:
+        raise unknown_name("logger", name, LOGGERS, f"Lightning has {', '.join(LOGGERS)}")
+    return name
+
+
 def _canonical(registry: Registry) -> AfterValidator:
     return AfterValidator(lambda text: str(registry.parse(text)))
 
@@ -30,21 +47,63 @@ class _Part(BaseModel):
 
 
 class Optimizer(_Part):
-    """How the weights move: linear warm-up, then cosine to zero, both per step.
+    """How the weights move: linear warm-up, then cosine to `floor` times the rate, both per step.
 
     `lr` is used as it is, whatever the batch size; `warmup` is the share of the run in which it rises. Norms,
-    biases and other 1-d parameters have no decay. `momentum` belongs to sgd alone.
+    biases and other 1-d parameters have no decay and, under lars, no adaptation. `momentum` belongs to sgd
+    and lars, `trust` (P1.6's eta) to lars alone.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
     lr: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    trust: float = Field(1e-3, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1)
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class Engine(_Part):
+    """How the step is computed; none of it is meant to change what is learnt, beyond rounding.
+
+    `accumulate` adds the gradients of so many batches before each update: the negatives of a contrastive
+    loss still come from one batch, so it is not a larger batch. `logger` is a logger of Lightning
+    (`csv`, `tensorboard`, `wandb`, ...), which gets every curve beside our own `metrics.csv`.
+    """
+
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    accumulate: int = Field(1, ge=1)
+    channels_last: bool = False
+    compile: bool = False
+    sync_batchnorm: bool = False
+    logger: Annotated[str, AfterValidator(_known_logger)] | None = None
+
+
+class SGDProbe(_Part):
+    """The papers' linear probe: SGD on random crops of the training images, the encoder frozen in eval mode.
+
+    Cosine per epoch; the weights start at N(0, 0.01), the bias at 0. It is scored after each epoch on the
+    test images, and both the last epoch and the best one are recorded: the best is chosen on the test
+    images themselves, as P1 does.
+
+    Source: P1, authors' code (PAPERS P1.6).
+    """
+
+    epochs: int = Field(100, ge=1)
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-6, ge=0)
+    batch_size: int = Field(256, ge=2)
 
 
 class Recipe(_Part):
     """All that defines a run; two equal recipes give the same record on one machine.
+
+    Of the training images, `classes` keeps those of a class list, `fraction` that share of each class, and
+    `limit` so many, in this order; of the test images `classes` alone does. `encoder_passes` of 2 sends each
+    view through the encoder and the head by itself, so that batch norms see one view at a time, as P1's code
+    does; 1 sends both at once. `init` is a file of weights to start the encoder from. `online_every` probes
+    every so many epochs on features of the training steps. `sgd_probe` adds the papers' probe to ours.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
@@ -52,16 +111,23 @@ class Recipe(_Part):
 
     data: Annotated[str, _canonical(SOURCES)]
     image_size: int | None = Field(None, ge=1)
+    classes: str | None = None
+    fraction: float | None = Field(None, gt=0, le=1)
     limit: int | None = Field(None, ge=1)
     views: Annotated[str, _canonical(VIEWS)] = "simclr"
     encoder: Annotated[str, _canonical(ENCODERS)] = "tiny-resnet"
     head: Annotated[str, _canonical(HEADS)] = "subvector:24"
     objective: Annotated[str, _canonical(OBJECTIVES)] = "infonce:0.2"
     optimizer: Optimizer = Optimizer()
+    encoder_passes: Literal[1, 2] = 1
+    engine: Engine = Engine()
+    init: str | None = None
     epochs: int = Field(40, ge=1)
     batch_size: int = Field(256, ge=2)
     seed: int = Field(0, ge=0, lt=2**32)
     monitor_every: int = Field(10, ge=1)
+    online_every: int | None = Field(None, ge=1)
+    sgd_probe: SGDProbe | None = None
 
     @classmethod
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
@@ -75,7 +141,9 @@ class Recipe(_Part):
             *parents, last = key.split(".")
             part = content
             for parent in parents:
-                part = part.setdefault(parent, {})
+                if part.get(parent) is None:
+                    part[parent] = {}
+                part = part[parent]
                 if not isinstance(part, dict):
                     raise UsageError(f"'{key}': {parent} has no keys below it; write {parent}=VALUE.")
             part[last] = value
@@ -122,7 +190,7 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
     key = ".".join(map(str, fault["loc"]))
     label = "Recipe" if isinstance(recipe, Recipe) else f"Recipe {recipe}"
     if fault["type"] == "extra_forbidden":
-        part = Optimizer if len(fault["loc"]) > 1 else Recipe
+        part = _part_of(fault["loc"])
         return unknown_name(
             "recipe key", key, part.model_fields, f"known keys are {', '.join(part.model_fields)}"
         )
@@ -132,3 +200,13 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
         return reason
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return UsageError(f"{label}: {key}={fault['input']!r}: {message}.")
+
+
+def _part_of(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The part of a recipe in which the key at `location` is looked for."""
+    parts: dict[int | str, type[BaseModel]] = {
+        "optimizer": Optimizer,
+        "engine": Engine,
+        "sgd_probe": SGDProbe,
+    }
+    return parts[location[0]] if len(location) > 1 else Recipe

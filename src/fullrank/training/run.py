@@ -1,9 +1,6 @@
 """From a recipe to a run folder: data, parts, training, evaluation, record. Read from `train` downwards."""
 
-import logging
 import platform
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from rich.progress import Progress
@@ -21,13 +17,22 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from fullrank.batch import Batch
-from fullrank.data import BatchLoader, ImageSet, source
-from fullrank.encoders import Encoder, encoder as build_encoder
+from fullrank.data import BatchLoader, ImageSet
+from fullrank.encoders import Encoder, encoder as build_encoder, without_download
 from fullrank.errors import DataError, InterruptedRunError, UsageError
 from fullrank.heads import Head, head as build_head
-from fullrank.objectives import objective as build_objective
+from fullrank.processes import launched_rank, process_rank
 from fullrank.record import RECORD_FILE, Machine, Record, RunEntry, save_arrays, write_whole
-from fullrank.training.evaluate import Evaluation, check_probeable, evaluate
+from fullrank.training.engine import (
+    ONE_PROCESS,
+    Machines,
+    accelerator,
+    build_trainer,
+    quiet_lightning,
+    wait_for_all,
+)
+from fullrank.training.evaluate import Evaluation, check_measures, check_probeable, evaluate
+from fullrank.training.folders import check_folder, claim_folder, open_folder
 from fullrank.training.module import JointEmbedding
 from fullrank.training.monitor import (
     CHECKPOINT,
@@ -38,8 +43,11 @@ from fullrank.training.monitor import (
     progress_bar,
     stop_on_ctrl_c,
 )
+from fullrank.training.online import OnlineProbes
+from fullrank.training.parts import build, chance_level, check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.views import Views, step_generator, view_pipeline
+from fullrank.training.sgd_probe import sgd_probe
+from fullrank.views import Views, step_generator
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 EXAMPLES = 8
@@ -77,16 +85,21 @@ def train(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    init: str | Path | None = None,
+    devices: int = 1,
+    nodes: int = 1,
     progress: Progress | None = None,
     **overrides: Any,
 ) -> Run:
     """Train an encoder as a recipe says, probe it, and leave everything in the folder `out`.
 
-    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. With
-    `resume` a run that was cut off goes on exactly where its last checkpoint stands, in a folder without one
-    from the beginning; a finished run is returned as it is. Raises UsageError for a recipe that cannot be
-    carried out or a folder in use, DataError for images that cannot be read, DivergedError for a loss that
-    is not finite, InterruptedRunError on Ctrl-C (after saving).
+    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. `init` is a
+    file of weights to start the encoder from (see `load_weights`). With `resume` a run that was cut off goes
+    on exactly where its last checkpoint stands, in a folder without one from the beginning; a finished run
+    is returned as it is. With more than one device or node, every process makes this call (`torchrun` or
+    SLURM start them), and the first one writes. Raises UsageError for a recipe that cannot be carried out or
+    a folder in use, DataError for images that cannot be read, DivergedError for a loss that is not finite,
+    InterruptedRunError on Ctrl-C (after saving).
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -94,14 +107,17 @@ def train(
     >>> sorted(run.record.runs[0].probes)
     ['h', 'z']
     """
-    plan = Recipe.resolve(recipe, overrides)
+    plan = Recipe.resolve(recipe, overrides if init is None else {**overrides, "init": str(init)})
+    machines = Machines(devices, nodes)
+    if machines.processes > 1 and out is None:
+        raise UsageError("Several processes need --out DIR, the folder that all of them know.")
     folder = claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
-    check_folder(folder, plan, resume)
+    check_folder(folder, plan, resume or launched_rank() > 0)
     if (folder / RECORD_FILE).is_file():
         return load(folder)
     train_set, test_set = load_data(plan)
-    check_plan(plan, train_set)
-    return carry_out(plan, folder, train_set, test_set, resume=resume, progress=progress)
+    check_plan(plan, train_set, machines.processes)
+    return carry_out(plan, folder, train_set, test_set, resume=resume, machines=machines, progress=progress)
 
 
 def carry_out(
@@ -111,6 +127,7 @@ def carry_out(
     test_set: ImageSet,
     *,
     resume: bool = False,
+    machines: Machines = ONE_PROCESS,
     progress: Progress | None = None,
 ) -> Run:
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
@@ -121,33 +138,17 @@ def carry_out(
         torch.manual_seed(recipe.seed)
         module = build(recipe, train_set)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed)
-        _open_folder(folder, recipe, resume)
+        open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
-        _fit(module, loader, monitor, folder, recipe, progress)
-
-    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
-        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
-        write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
-    save_arrays(folder, monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)})
-
-    evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
-    steps = recipe.epochs * len(loader)
-    entry = RunEntry(
-        head=recipe.head,
-        seed=recipe.seed,
-        folder=".",
-        epochs=recipe.epochs,
-        steps=steps,
-        loss=monitor.curves["loss"][-1],
-        chance=chance_level(module.objective, recipe.batch_size),
-        seconds=monitor.elapsed(),
-        views_per_second=2 * steps * recipe.batch_size / monitor.elapsed(),
-        parameters={"encoder": _count(module.encoder), "head": _count(module.head)},
-        probes=evaluation.probes,
-        scores=evaluation.scores,
-        spectrum=evaluation.spectrum,
-    )
-    new_record("run", recipe, [entry]).save(folder)
+        online = OnlineProbes(recipe.online_every) if recipe.online_every else None
+        _fit(module, loader, monitor, online, folder, recipe, machines, progress)
+    if process_rank() == 0:
+        arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
+        save_arrays(folder, arrays | (online.arrays() if online else {}))
+        _save_weights(module, folder, recipe, train_set)
+        entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
+        new_record("run", recipe, [entry]).save(folder)
+    wait_for_all()
     return load(folder)
 
 
@@ -167,7 +168,8 @@ def load(folder: str | Path) -> Run:
         with safe_open(folder / ENCODER_FILE, framework="pt") as file:
             size, in_chans = (int(file.metadata()[key]) for key in ("image_size", "in_chans"))
         with torch.random.fork_rng(devices=()):
-            encoder = build_encoder(recipe.encoder, image_size=size, in_chans=in_chans)
+            architecture = without_download(recipe.encoder)
+            encoder = build_encoder(architecture, image_size=size, in_chans=in_chans)
             head = build_head(recipe.head, in_dim=encoder.feature_dim)
         encoder.load_state_dict(load_file(folder / ENCODER_FILE))
         head.load_state_dict(load_file(folder / HEAD_FILE))
@@ -181,50 +183,36 @@ def load(folder: str | Path) -> Run:
 
 
 @flushed_denormals()
-def probe(run: str | Path | Run, places: Sequence[str] | None = None) -> Evaluation:
+def probe(
+    run: str | Path | Run,
+    places: Sequence[str] | None = None,
+    *,
+    label: str = "label",
+    measures: Sequence[str] = (),
+    shots: Sequence[int] = (),
+) -> Evaluation:
     """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
 
-    Raises DataError for images with fewer than two classes, UsageError for a place the model does not have.
+    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); `measures` and `shots` add to the
+    linear and nearest-neighbour accuracy (see `evaluate`). Raises DataError for images with fewer than two
+    classes, UsageError for a place, label or measure that there is not.
     """
     run = run if isinstance(run, Run) else load(run)
+    check_measures(measures, shots)
     train_set, test_set = load_data(run.recipe)
-    check_probeable(train_set, test_set, "label")
-    return evaluate(run.encoder, run.head, train_set, test_set, places, seed=run.recipe.seed)
-
-
-def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    """The training and test images of a recipe; `limit` shortens the training images alone."""
-    images = source(recipe.data)
-    train_set = images.load("train", recipe.image_size)
-    test_set = images.load("test", recipe.image_size)
-    if recipe.limit is not None:
-        train_set = train_set.limited(recipe.limit, seed=0)
-    height, width, _ = train_set.image_shape
-    if height != width or test_set.image_shape != train_set.image_shape:
-        raise DataError(
-            f"Training images are {_shape(train_set)} and test images {_shape(test_set)}, but both must be "
-            "the same square; give --image-size, and the same kind of images in both."
-        )
-    return train_set, test_set
-
-
-def check_plan(recipe: Recipe, train_set: ImageSet) -> None:
-    """Raise UsageError for a recipe whose parts do not fit each other or the images."""
-    with torch.random.fork_rng(devices=()):
-        module = build(recipe, train_set)
-        BatchLoader(train_set, recipe.batch_size, recipe.seed)
-        module.objective(*torch.randn(2, 2, cast(Head, module.head).out_dim).unbind())
-
-
-def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
-    """The parts of a recipe, sized for its images, in one module."""
-    mean, std = train_set.channel_statistics()
-    size, _, channels = train_set.image_shape
-    encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
-    head = build_head(recipe.head, in_dim=encoder.feature_dim)
-    views = view_pipeline(recipe.views, image_size=size, channels=channels)
-    objective = build_objective(recipe.objective)
-    return JointEmbedding(encoder, head, objective, views, recipe.optimizer, seed=recipe.seed)
+    check_probeable(train_set, test_set, label)
+    encoder, head = run.encoder.to(accelerator()), run.head.to(accelerator())
+    return evaluate(
+        encoder,
+        head,
+        train_set,
+        test_set,
+        places,
+        label=label,
+        seed=run.recipe.seed,
+        measures=measures,
+        shots=shots,
+    )
 
 
 def new_record(kind: Literal["run", "study"], recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
@@ -250,8 +238,10 @@ def _fit(
     module: JointEmbedding,
     loader: BatchLoader,
     monitor: Monitor,
+    online: OnlineProbes | None,
     folder: Path,
     recipe: Recipe,
+    machines: Machines,
     progress: Progress | None,
 ) -> None:
     checkpoint = folder / CHECKPOINT
@@ -259,17 +249,9 @@ def _fit(
         check_readable(checkpoint)
     with quiet_lightning(), stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
-        trainer = pl.Trainer(
-            max_epochs=recipe.epochs,
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=1,
-            callbacks=[monitor, Checkpointer(folder, loader, stop), line],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        # The checkpoint comes after the curves and probes of its epoch, which are part of it.
+        watchers = [monitor, *([online] if online else []), Checkpointer(folder, loader, stop), line]
+        trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers)
         resumed = checkpoint if checkpoint.is_file() else None
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if stop.is_set():
@@ -279,76 +261,55 @@ def _fit(
             )
 
 
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on devices and loaders, which nobody asked for, are not shown meanwhile."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
+def _save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
+    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
+        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
+        write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
 
 
-def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
-    """The folder asked for, or a fresh one under runs/; `resume` needs one that is named."""
-    if out is not None:
-        return Path(out)
-    if resume:
-        raise UsageError("--resume needs --out DIR, the folder to go on with.")
-    return Path("runs") / f"{slug(name)}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def slug(text: str) -> str:
-    """A spec as a folder name: letters, digits, dots and dashes."""
-    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100]
-
-
-def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:
-    """Raise UsageError unless `recipe` may write into `folder`: an empty one, or with `resume` its own.
-
-    Its own is one whose recipe is the same in all keys but those that are `free`.
-    """
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file; name a folder with --out.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not resume:
-        raise UsageError(
-            f"{folder} exists and is not empty; add --resume to go on with it, or name another --out."
-        )
-    stored = folder / RECIPE_FILE
-    if not stored.is_file():
-        raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
-    old, new = Recipe.resolve(stored).model_dump(), recipe.model_dump()
-    if key := next((key for key in new if new[key] != old[key] and key not in free), None):
-        raise UsageError(
-            f"{folder} was started with {key}={old[key]!r}, but this recipe says {new[key]!r}; "
-            "resume with the same recipe, or name another --out."
-        )
-
-
-def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    checkpoint = folder / CHECKPOINT
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if not (folder / RECIPE_FILE).is_file():
-        write_whole(folder / RECIPE_FILE, recipe.dump().encode())
-    if resume and not checkpoint.is_file():
-        print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
-
-
-def chance_level(objective: nn.Module, batch_size: int) -> float | None:
-    """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
-    chance = getattr(objective, "chance", None)
-    return None if chance is None else float(chance(batch_size))
-
-
-def _shape(images: ImageSet) -> str:
-    height, width, channels = images.image_shape
-    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
+def _evaluated(
+    module: JointEmbedding,
+    monitor: Monitor,
+    batches: int,
+    folder: Path,
+    recipe: Recipe,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    progress: Progress | None,
+) -> RunEntry:
+    """What the trained parts are worth, and how the training went."""
+    module.to(accelerator())  # Lightning leaves the modules on the CPU
+    evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
+    scores = list(evaluation.scores)
+    if recipe.sgd_probe is not None:
+        check_probeable(train_set, test_set, "label")
+        with stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
+            scores += sgd_probe(
+                cast(Encoder, module.encoder),
+                train_set,
+                test_set,
+                recipe.sgd_probe,
+                folder=folder,
+                progress=shown,
+                stop=stop,
+                seed=recipe.seed,
+            )
+    views = 2 * recipe.epochs * batches * recipe.batch_size
+    return RunEntry(
+        head=recipe.head,
+        seed=recipe.seed,
+        folder=".",
+        epochs=recipe.epochs,
+        steps=recipe.epochs * -(-batches // recipe.engine.accumulate),
+        loss=monitor.curves["loss"][-1],
+        chance=chance_level(module.objective, recipe.batch_size),
+        seconds=monitor.elapsed(),
+        views_per_second=views / monitor.elapsed(),
+        parameters={"encoder": _count(module.encoder), "head": _count(module.head)},
+        probes=evaluation.probes,
+        scores=scores,
+        spectrum=evaluation.spectrum,
+    )
 
 
 def _count(module: nn.Module) -> int:
@@ -361,8 +322,8 @@ def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
         "head": recipe.head,
         "objective": recipe.objective,
         "data": recipe.data,
-        "image_size": str(images.image_shape[0]),
-        "in_chans": str(images.image_shape[2]),
+        "image_size": str(images.image_size),
+        "in_chans": str(images.channels),
         "input": "images in 0 to 1",
         "fullrank": version("fullrank"),
     }
@@ -370,11 +331,13 @@ def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
 
 def _examples(views: Views, images: ImageSet, seed: int) -> np.ndarray:
     """A few images with both views, (n, 3, H, W, C) uint8; a view has the image's size."""
-    chosen = images.subset(np.linspace(0, len(images.images) - 1, EXAMPLES).astype(int))
-    tensor = chosen.tensor()
-    batch = Batch(tensor, torch.full((len(tensor),), -1), torch.arange(len(tensor)))
-    pair = views.apply(batch, views.sample(len(batch), step_generator(seed, 0, 0), images.image_shape[:2]))
-    shown = [tensor, *((view * 255).round().to(torch.uint8) for view in pair)]
+    rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
+    pixels, sizes = images.read(rows)
+    batch = Batch(pixels, torch.full((len(rows),), -1), torch.from_numpy(rows), sizes=sizes)
+    height, width = pixels.shape[-2:]
+    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), sizes)
+    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
+    shown = [images.subset(rows).tensor(), *pair]
     return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()
 
 

@@ -13,6 +13,7 @@ from fullrank.views import colour
 from fullrank.views.spatial import Interpolation, blur, crop_resize
 
 Values = Mapping[str, Tensor]
+Source = tuple[int, int] | Tensor  # height and width of all images, or (N, 2) of each
 
 
 class Operation(ABC):
@@ -24,7 +25,7 @@ class Operation(ABC):
         """What can be switched off."""
 
     @abstractmethod
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Values of length `count` for images of height and width `source`, in order of application."""
 
     @abstractmethod
@@ -70,7 +71,7 @@ class Crop(Operation):
         """`crop` and `flip`, as far as they do anything."""
         return ("crop",) * (self.scale < 1) + ("flip",) * (self.flip > 0)
 
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw the boxes and who is mirrored."""
         values = {}
         if self.scale < 1:
@@ -130,7 +131,7 @@ class Jitter(Operation):
             return ()
         return tuple(n for n in ("brightness", "contrast", "saturation", "hue") if getattr(self, n) > 0)
 
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw who is hit, the order, and each one's factor."""
         hit = _chance(count, generator, self.probability)
         names = self.names
@@ -170,7 +171,7 @@ class Grey(Operation):
         """`grey`, unless its probability is 0."""
         return ("grey",) * (self.probability > 0)
 
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw who is hit."""
         return {"grey": _chance(count, generator, self.probability)}
 
@@ -204,7 +205,7 @@ class Blur(Operation):
         """`blur`, unless its probability is 0."""
         return ("blur",) * (self.probability > 0)
 
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw who is hit, and how much."""
         hit = _chance(count, generator, self.probability)
         return {"blur": torch.where(hit, _uniform(count, generator, 0.1, 2.0), 0.0).float()}
@@ -236,7 +237,7 @@ class Solarize(Operation):
         """`solarize`, unless its probability is 0."""
         return ("solarize",) * (self.probability > 0)
 
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw who is hit."""
         return {"solarize": _chance(count, generator, self.probability)}
 
@@ -245,28 +246,28 @@ class Solarize(Operation):
         return colour.solarize(images, values["solarize"]) if "solarize" in values else images
 
 
-def random_boxes(count: int, generator: torch.Generator, source: tuple[int, int], scale: float) -> Tensor:
+def random_boxes(count: int, generator: torch.Generator, source: Source, scale: float) -> Tensor:
     """Boxes (count, 4), int64, as top, left, height, width, for `Crop`.
+
+    What is drawn does not depend on the images' sizes, so a process of many can draw for all of them and
+    know the sizes of its own alone.
 
     >>> random_boxes(1, torch.Generator(), (6, 12), scale=1.0)  # no box of allowed ratio is so large
     tensor([[0, 2, 6, 8]])
     """
-    height, width = source
-    area = _uniform((count, 10), generator, scale, 1.0) * (height * width)
+    limit = torch.as_tensor(source, dtype=torch.float64, device="cpu").expand(count, 2)
+    area = _uniform((count, 10), generator, scale, 1.0) * limit.prod(1, keepdim=True)
     ratio = _uniform((count, 10), generator, math.log(3 / 4), math.log(4 / 3)).exp_()
     place = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     tries = torch.stack([(area / ratio).sqrt_(), (area * ratio).sqrt_()], dim=-1).round_()
-    limit = torch.tensor([height, width])
-    fits = ((tries >= 1) & (tries <= limit)).all(-1)
+    fits = ((tries >= 1) & (tries <= limit[:, None])).all(-1)
     first = fits.float().argmax(1)
     extent = tries[torch.arange(count), first]
-    corner = (place * (limit - extent + 1)).floor_()
-    none = ~fits.any(1)
-    if none.any():
-        extent[none] = torch.tensor(
-            [min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))]
-        ).double()
-        corner[none] = ((limit - extent[none]) / 2).floor_()
+    largest = torch.minimum(limit, (limit.flip(1) * 4 / 3).round_())
+    extent = torch.where(fits.any(1, keepdim=True), extent, largest)
+    corner = torch.where(
+        fits.any(1, keepdim=True), place * (limit - extent + 1), (limit - largest) / 2
+    ).floor_()
     return torch.cat([corner, extent], dim=1).long()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError, unknown_name
-from fullrank.views.operations import Crop, Operation, Values
+from fullrank.views.operations import Crop, Operation, Source, Values
 
 # Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
 _VALUES_AT_ONCE = 2**18
@@ -32,7 +32,7 @@ class Pipeline:
         """What can be switched off, in order."""
         return tuple(name for operation in (self.crop, *self.then) for name in operation.names)
 
-    def sample(self, count: int, generator: torch.Generator, source: tuple[int, int]) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """The values of every operation for `count` images of height and width `source`."""
         values: dict[str, Tensor] = {}
         for operation in (self.crop, *self.then):
@@ -116,23 +116,46 @@ class Views:
         return self.first.crop.size
 
     def sample(
-        self, count: int, generator: torch.Generator, source: tuple[int, int] | None = None
+        self,
+        count: int,
+        generator: torch.Generator,
+        source: tuple[int, int] | None = None,
+        sizes: Tensor | None = None,
     ) -> ViewParameters:
         """Draw for `count` images of height and width `source`, by default those of a view.
 
-        For many processes: draw for the global batch and take a slice.
+        Where the images are canvases onto which larger ones were squashed, `sizes` (N, 2) are the originals'
+        heights and widths: boxes are drawn in the originals and laid on the canvas, so that what is cut out
+        has its true proportions. For many processes: draw for the global batch and take a slice.
         """
         source = source or (self.image_size, self.image_size)
-        first = self.first.sample(count, generator, source)
-        return ViewParameters(first, self.second.sample(count, generator, source), count, source)
+        views = [
+            pipeline.sample(count, generator, source if sizes is None else sizes)
+            for pipeline in (self.first, self.second)
+        ]
+        if sizes is not None:
+            for values in views:
+                if "crop" in values:
+                    values["crop"] = laid_on_canvas(values["crop"], sizes, source)
+        return ViewParameters(*views, count, source)
 
-    @torch.no_grad()
     def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, Tensor]:
         """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.
 
         No mean is subtracted and nothing divided by a deviation: the encoder carries that. Raises
         UsageError unless number, size and channels of the images are those the parameters were drawn for.
         """
+        first, second = self._make(batch, parameters, (self.first, self.second))
+        return first, second
+
+    def apply_first(self, batch: Batch, parameters: ViewParameters) -> Tensor:
+        """The first view alone, as `apply` makes it."""
+        return self._make(batch, parameters, (self.first,))[0]
+
+    @torch.no_grad()
+    def _make(
+        self, batch: Batch, parameters: ViewParameters, pipelines: tuple[Pipeline, ...]
+    ) -> tuple[Tensor, ...]:
         images = batch.images
         expected = (len(parameters), self.channels, *parameters.source)
         if tuple(images.shape) != expected:
@@ -141,14 +164,30 @@ class Views:
                 f"{expected}; build the views with the images' channels and draw for their number and size."
             )
         shape = (len(images), self.channels, self.image_size, self.image_size)
-        views = (torch.empty(shape, device=images.device), torch.empty(shape, device=images.device))
+        views = tuple(torch.empty(shape, device=images.device) for _ in pipelines)
         # Inside mixed precision the products of crop and blur would come out in 16 bits.
         with torch.autocast(images.device.type, enabled=False):
             for rows in _chunks(images):
                 part, drawn = as_float(images[rows]), parameters[rows]
-                views[0][rows] = self.first.apply(part, drawn.first)
-                views[1][rows] = self.second.apply(part, drawn.second)
+                values = (drawn.first, drawn.second)[: len(pipelines)]
+                for view, pipeline, mine in zip(views, pipelines, values, strict=True):
+                    view[rows] = pipeline.apply(part, mine)
         return views
+
+
+def laid_on_canvas(boxes: Tensor, sizes: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) in images of `sizes` (N, 2), as boxes of the canvas (H, W) each image was squashed onto.
+
+    A box that would be narrower than a pixel of the canvas is widened to one. The result is float64.
+
+    >>> laid_on_canvas(torch.tensor([[0, 100, 50, 100]]), torch.tensor([[100, 200]]), (10, 10))
+    tensor([[0., 5., 5., 5.]], dtype=torch.float64)
+    """
+    limit = torch.tensor(canvas, dtype=torch.float64)
+    scale = limit / sizes.cpu()
+    extent = torch.minimum((boxes[:, 2:] * scale).clamp_min(1.0), limit)
+    corner = torch.minimum(boxes[:, :2] * scale, limit - extent)
+    return torch.cat([corner, extent], dim=1)
 
 
 def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:

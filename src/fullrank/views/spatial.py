@@ -13,6 +13,7 @@ from fullrank.errors import UsageError
 from fullrank.views.hits import change_hits
 
 Interpolation = Literal["bilinear", "bicubic"]
+_ROUNDING = 1e-6  # pixels: boxes laid on a canvas are no whole numbers
 
 
 def crop_resize(
@@ -32,8 +33,9 @@ def crop_resize(
     summing to 1. A flip only reorders the rows of :math:`W_x`. The cubic kernel overshoots; the result is
     clamped to 0 to 1.
 
-    Shapes: images (N, C, H, W) in 0 to 1; boxes (N, 4), pixels, as top, left, height, width; flip (N,)
-    bool or None; result (N, C, size, size). Raises UsageError for a box that leaves its image or is empty.
+    Shapes: images (N, C, H, W) in 0 to 1; boxes (N, 4), pixels or parts of them, as top, left, height, width;
+    flip (N,) bool or None; result (N, C, size, size). Raises UsageError for a box that leaves its image or
+    is narrower than a pixel.
 
     >>> crop_resize(torch.eye(4)[None, None], torch.tensor([[0, 0, 2, 2]]), 2)
     tensor([[[[1., 0.],
@@ -161,9 +163,9 @@ def _check_boxes(boxes: Tensor, count: int, height: int, width: int) -> None:
     first, extent = boxes[:, :2], boxes[:, 2:]
     rest = torch.tensor([height, width], device=boxes.device) - first - extent
     slack = torch.cat([first, extent - 1, rest], dim=1).amin(1)
-    if slack.min() < 0:
+    if slack.min() < -_ROUNDING:
         box = tuple(boxes[slack.argmin()].tolist())
         raise UsageError(
-            f"The box {box} (top, left, height, width) is empty or leaves the image of {height}x{width}; "
-            "draw the parameters for the size of these images."
+            f"The box {box} (top, left, height, width) is narrower than a pixel or leaves the image of "
+            f"{height}x{width}; draw the parameters for the size of these images."
         )

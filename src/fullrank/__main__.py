@@ -1,0 +1,5 @@
+"""`python -m fullrank`, which is what torchrun starts."""
+
+from fullrank.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""One image: upright in eight bits, and brought to a square."""
+
+import re
+import struct
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for a file that it cannot decode."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what undoes each EXIF orientation
+_SIDEWAYS = (5, 6, 7, 8)  # those that exchange height and width
+_RESIZED_TO_CROP = 256 / 224
+
+
+def to_eight_bit(image: Image.Image) -> Image.Image:
+    """A grey image of any kind as mode L, any other as RGB; what is transparent shows white.
+
+    16-bit values 0 to 65535 become 0 to 255. Raises ValueError for floating point.
+
+    >>> to_eight_bit(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert(_eight_bit_mode(image))
+    return image.convert(_eight_bit_mode(image))
+
+
+def upright(image: Image.Image, grey: bool) -> Image.Image:
+    """An opened image as mode L if `grey`, else RGB, with its EXIF orientation applied."""
+    ImageOps.exif_transpose(image, in_place=True)
+    return _eight_bit(image, grey)
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """An 8-bit image with its shorter side at `size` (bilinear, antialiased), of which the centre is kept."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def squash(image: Image.Image, canvas: int, grey: bool) -> tuple[np.ndarray, tuple[int, int]]:
+    """The whole of an opened image as (canvas, canvas, C) uint8, and the height and width that it had.
+
+    Bilinear, antialiased; a JPEG at least twice as large is decoded at a half, a quarter or an eighth.
+    """
+    width, height = image.size
+    drafted = image.draft(None, (canvas, canvas))
+    # A fraction of the size need not be whole: the box leaves out what the last row and column have too much.
+    box = drafted[1] if drafted else None
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    flat = _eight_bit(image, grey).resize((canvas, canvas), Image.Resampling.BILINEAR, box)
+    squashed = flat.transpose(_TURNS[orientation]) if orientation in _TURNS else flat
+    return to_array(squashed), (width, height) if orientation in _SIDEWAYS else (height, width)
+
+
+def centre(image: Image.Image, size: int, grey: bool) -> np.ndarray:
+    """The centre of an opened image as (size, size, C) uint8, its shorter side at round(size 256 / 224).
+
+    Bilinear, antialiased. Sides and corners are rounded as torchvision's Resize and CenterCrop round them,
+    so that accuracies compare.
+
+    >>> centre(Image.new("L", (500, 375)), 224, grey=True).shape
+    (224, 224, 1)
+    """
+    full = upright(image, grey)
+    shorter = round(size * _RESIZED_TO_CROP)
+    width, height = (int(shorter * side / min(full.size)) for side in full.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = full.resize((width, height), Image.Resampling.BILINEAR)
+    return to_array(resized.crop((left, top, left + size, top + size)))
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """A grey or RGB image as (H, W, C) uint8."""
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, as a part of our own sentence: one line, the first sentence, no full stop.
+
+    >>> reason(OSError("image file is truncated. Try again."))
+    'image file is truncated'
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return "no image inside"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[.!?]) ", text)[0].rstrip(".!?")
+
+
+def _eight_bit(image: Image.Image, grey: bool) -> Image.Image:
+    mode = "L" if grey else "RGB"
+    # `convert` copies also what has the mode already, which most files have.
+    return (
+        image if image.mode == mode and not image.has_transparency_data else to_eight_bit(image).convert(mode)
+    )
+
+
+def _eight_bit_mode(image: Image.Image) -> str:
+    return "L" if image.mode in GREY_MODES else "RGB"

@@ -1,0 +1,156 @@
+"""Small generated data sets in the official layouts, to try a run before the real data is there."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.cifar import CIFAR10, CIFAR100, SIDE as CIFAR_SIDE, CifarCollection
+from fullrank.data.imagenet import FOLDERS
+from fullrank.data.sources import SPLITS, Split
+from fullrank.data.stl10 import FOLDER as STL10_FOLDER, NAMES as STL10_NAMES, SIDE as STL10_SIDE
+from fullrank.errors import UsageError, unknown_name
+
+_TEST_SHARE = 4  # one test image for as many to train
+_FINE_IN_COARSE = 5  # as in CIFAR-100
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is written: for each split the class of every image, how classes are called, the side of files."""
+
+    labels: dict[Split, np.ndarray]
+    names: tuple[str, ...]
+    size: int
+    random: np.random.Generator
+
+    def pictures(self, split: Split, side: int) -> np.ndarray:
+        """The images of a split as (n, side, side, 3) uint8."""
+        return np.stack([self.picture(label, side, side) for label in self.labels[split]])
+
+    def picture(self, label: int, height: int, width: int) -> np.ndarray:
+        """A noisy disc or square on a dark ground, (height, width, 3) uint8; the class is its colour."""
+        y, x = np.mgrid[:height, :width] / (min(height, width) - 1)
+        middle, radius = self.random.uniform(0.4, 0.6, 2), self.random.uniform(0.2, 0.35)
+        far = np.stack([y - middle[0], x - middle[1]])
+        distance = np.abs(far).max(0) if label % 2 else np.hypot(*far)
+        phase = 2 * np.pi * (label / len(self.names) + np.arange(3) / 3)
+        colour = np.where((distance < radius)[..., None], 160 + 95 * np.cos(phase), 40)
+        noisy = colour + self.random.normal(0, 25, (height, width, 3))
+        return np.rint(noisy).clip(0, 255).astype(np.uint8)
+
+
+def write_miniature(
+    spec: str,
+    folder: Path,
+    *,
+    images: int,
+    classes: int,
+    size: int,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+) -> str:
+    """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
+
+    `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
+    is the shorter side of the files of imagenet and folder; the others have the size of their format.
+    `class_names` take the place of `classes`. What `spec` says beside its path is kept.
+
+    Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
+    or a size below 8.
+
+    >>> import tempfile
+    >>> from fullrank.data import source
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     spec = write_miniature("cifar10", Path(folder), images=20, classes=2, size=32)
+    ...     source(spec).load("train").images.shape
+    (20, 32, 32, 3)
+    """
+    from fullrank.data import SOURCES
+
+    name = SOURCES[re.split("[:,]", spec)[0].strip()].name
+    if name not in _WRITERS:
+        remedy = f"{', '.join(_WRITERS)} can be generated"
+        raise unknown_name("data in miniature", name, _WRITERS, remedy)
+    names = tuple(class_names) if class_names is not None else tuple(f"class-{i:03d}" for i in range(classes))
+    for value, least, what in (
+        (len(names), 2, "classes"),
+        (images, len(names), "images, one of each class,"),
+        (size, 8, "pixels a side"),
+    ):
+        if value < least:
+            raise UsageError(f"Data in miniature needs {least} {what} or more, but got {value}; give more.")
+    counts = {"train": images, "test": max(images // _TEST_SHARE, len(names))}
+    labels = {split: np.arange(counts[split]) % len(names) for split in SPLITS}
+    folder.mkdir(parents=True, exist_ok=True)
+    _WRITERS[name](_Plan(labels, names, size, np.random.default_rng(seed)), folder)
+    read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
+    return str(replace(read, value=str(folder)))
+
+
+def _write_cifar(collection: CifarCollection) -> Callable[[_Plan, Path], None]:
+    def write(plan: _Plan, folder: Path) -> None:
+        form = collection.binary
+        coarse = max(2, -(-len(plan.names) // _FINE_IN_COARSE))
+        target = folder / form.folder
+        target.mkdir(exist_ok=True)
+        names = {"label": plan.names, "coarse": tuple(f"coarse-{i:03d}" for i in range(coarse))}
+        for kind in collection.labels:
+            (target / kind.names_file).write_text("\n".join(names[kind.name]) + "\n", "utf-8")
+        for split in SPLITS:
+            fine = plan.labels[split]
+            bytes_of = {"label": fine, "coarse": fine % coarse}
+            columns = [bytes_of[kind.name] for kind in sorted(collection.labels, key=lambda kind: kind.byte)]
+            pixels = plan.pictures(split, CIFAR_SIDE).transpose(0, 3, 1, 2).reshape(len(fine), -1)
+            records = np.column_stack([*columns, pixels]).astype(np.uint8)
+            for file, part in zip(
+                form.files[split], np.array_split(records, len(form.files[split])), strict=True
+            ):
+                part.tofile(target / file)
+
+    return write
+
+
+def _write_stl10(plan: _Plan, folder: Path) -> None:
+    target = folder / STL10_FOLDER
+    target.mkdir(exist_ok=True)
+    (target / STL10_NAMES).write_text("\n".join(plan.names) + "\n", "utf-8")
+    for split in SPLITS:
+        plan.pictures(split, STL10_SIDE).transpose(0, 3, 2, 1).tofile(target / f"{split}_X.bin")
+        (plan.labels[split] + 1).astype(np.uint8).tofile(target / f"{split}_y.bin")
+    plan.pictures("train", STL10_SIDE).transpose(0, 3, 2, 1).tofile(target / "unlabeled_X.bin")
+
+
+def _write_imagenet(plan: _Plan, folder: Path) -> None:
+    """Every second image is a third wider than high, since real ones are of many shapes."""
+    for split in SPLITS:
+        for row, label in enumerate(plan.labels[split].tolist()):
+            target = folder / FOLDERS[split] / plan.names[label]
+            target.mkdir(parents=True, exist_ok=True)
+            width = plan.size * (4 if row % 2 else 3) // 3
+            pixels = plan.picture(label, plan.size, width)
+            Image.fromarray(pixels).save(target / f"{plan.names[label]}_{row}.JPEG", "JPEG", quality=90)
+
+
+def _write_folder(plan: _Plan, folder: Path) -> None:
+    for split in SPLITS:
+        for row, (label, pixels) in enumerate(
+            zip(plan.labels[split].tolist(), plan.pictures(split, plan.size), strict=True)
+        ):
+            target = folder / split / plan.names[label]
+            target.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(target / f"{row}.png")
+
+
+_WRITERS: dict[str, Callable[[_Plan, Path], None]] = {
+    "cifar10": _write_cifar(CIFAR10),
+    "cifar100": _write_cifar(CIFAR100),
+    "stl10": _write_stl10,
+    "imagenet": _write_imagenet,
+    "folder": _write_folder,
+}
+LAYOUTS = tuple(_WRITERS)
+"""The sources that `write_miniature` has a layout for."""

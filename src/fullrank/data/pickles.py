@@ -1,0 +1,86 @@
+"""Reading the pickled files of CIFAR without running anything that stands in them."""
+
+import pickle
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from fullrank.data.decoding import reason
+from fullrank.errors import DataError
+
+_DAMAGED = (
+    pickle.UnpicklingError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+)
+
+
+@final
+class Array:
+    """What an array of a pickle becomes: `values` is a uint8 array, None until its state was read."""
+
+    values: np.ndarray | None = None
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], "_Type", bool, str | bytes]) -> None:
+        _, shape, kind, is_fortran, content = state
+        if not isinstance(kind, _Type):
+            raise pickle.UnpicklingError("an array without a type")
+        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        self.values = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+
+
+@final
+class _Type:
+    def __init__(self, code: str, *_: object) -> None:
+        if code != "u1":
+            raise pickle.UnpicklingError(f"an array of the type {code!r}, where only 'u1' is known")
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# A pickle is a program: the usual reader calls whatever the file names. This one knows these four names and
+# answers them with the two classes above, so that a file can make arrays of bytes, text, numbers, lists and
+# dictionaries, and call nothing, NumPy's own constructors included.
+_KNOWN: dict[tuple[str, str], type] = {
+    ("numpy.core.multiarray", "_reconstruct"): Array,
+    ("numpy._core.multiarray", "_reconstruct"): Array,
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): _Type,
+}
+
+
+@final
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _KNOWN[module, name]
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """The dictionary in a pickle of text, numbers, lists and uint8 arrays, which come as `Array`.
+
+    Raises DataError for a file that is missing, damaged, or asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            found = _Unpickler(file, encoding="latin1").load()
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path} cannot be read as the pickle it should be ({reason(error)}); take it from the original "
+            "archive again."
+        ) from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no dictionary; take it from the original archive again.")
+    return found

@@ -1,0 +1,136 @@
+"""Retrieval: whether the rows nearest to a row carry its label. Nothing is fitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import DataError, UsageError
+from fullrank.probes.nearest import directions
+from fullrank.probes.probe import labelled_rows
+
+# Similarities held at once: 2**22 float32 are 16 MiB, and some ten arrays of that size are in use.
+_TILE = 2**22
+# Similarities are rounded to multiples of 2**-20, below which float32 sums of products tell nothing.
+_STEPS = 2.0**20
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well rows find those of their label, means over `queries` rows, 0 to 1.
+
+    `recall` is by k, in the order asked for. `left_out` counts the rows that had nothing to find, because the
+    gallery holds no other row of their label; they enter no mean.
+    """
+
+    recall: dict[int, float]
+    mean_average_precision: float
+    queries: int
+    left_out: int
+
+
+def retrieval(
+    features: Any,
+    labels: Any,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    gallery: Any = None,
+    gallery_labels: Any = None,
+) -> Retrieval:
+    r"""Recall at k and mean average precision, by cosine similarity, of each labelled row as a query.
+
+    .. math:: \mathrm{recall@}k = \frac1Q \sum_q \mathbb 1[\min_{i \in R_q} r_i \le k], \qquad
+              \mathrm{mAP} = \frac1Q \sum_q \frac1{|R_q|} \sum_{i \in R_q}
+              \frac{|\{j \in R_q : r_j \le r_i\}|}{r_i}
+
+    with :math:`R_q` the gallery rows of the query's label and :math:`r_i` the rank of row i for this query, 1
+    the most similar. So recall at k is the share of queries with at least one row of their label among the
+    k nearest, as in metric learning, and not the share of such rows that are found. The gallery is all
+    other labelled rows, or the rows given, which are then taken as they are: a query that is also a gallery
+    row finds itself.
+
+    Features are L2-normalised and nothing else; a zero vector has similarity 0 with everything. Similarities
+    are float32, and equal where they round to the same multiple of 2^-20. Among equals the rows of other
+    labels rank first, so features collapsed to a point earn nothing by the order of their rows. Queries go in
+    tiles, so memory is O(N D) and a constant (some 300 MB; more only where one row of similarities needs it).
+
+    Shapes: features (N, D), labels (N,), gallery (M, D), gallery_labels (M,); -1 is unlabelled and left out.
+    Raises UsageError for shapes or labels that do not fit, k below 1, or a gallery without labels, and
+    DataError for features that are not finite or where no query has anything to find.
+
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.3, 1.0]])
+    >>> found = retrieval(x, torch.tensor([0, 0, 1, 0]), ks=(1, 2))
+    >>> found.recall, found.queries, found.left_out
+    ({1: 0.666..., 2: 1.0}, 3, 1)
+
+    Source: recall at k of Song et al. 2016 (arXiv 1511.06452), Section 6.
+    """
+    if not ks or min(ks) < 1:
+        raise UsageError(
+            f"Recall needs one k or more, each 1 or more, but got {list(ks)}; the usual are 1, 5, 10."
+        )
+    if (gallery is None) != (gallery_labels is None):
+        given, lacking = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
+        raise UsageError(f"Retrieval got {given} but no {lacking}; give both, or neither.")
+    features, labels = labelled_rows(features, labels)
+    queries = directions(features)
+    if gallery is None:
+        rows, row_labels = queries, labels
+    else:
+        gallery, row_labels = labelled_rows(gallery, gallery_labels)
+        if gallery.shape[1] != features.shape[1]:
+            raise UsageError(
+                f"Queries have width {features.shape[1]} and the gallery width {gallery.shape[1]}; give both "
+                "features of the same place."
+            )
+        rows, row_labels = directions(gallery).to(queries.device), row_labels.to(queries.device)
+    wanted = _count(labels, row_labels) - (1 if gallery is None else 0)
+    asked = (wanted > 0).nonzero()[:, 0]
+    if not len(asked):
+        raise DataError(
+            f"None of {len(labels)} labelled rows has a row of its label to find among {len(row_labels)}; "
+            "give at least 2 rows of one label, or a gallery of the same labels."
+        )
+    first, precision = [], []
+    for tile in torch.split(asked, max(1, _TILE // len(rows))):
+        similarities = (queries[tile] @ rows.T).mul_(_STEPS).round_()
+        relevant = labels[tile, None] == row_labels
+        if gallery is None:
+            similarities.scatter_(1, tile[:, None], -torch.inf)  # the query itself, behind all that counts
+        ranks = _ranks(similarities, relevant, int(wanted[tile].max()))
+        first.append(ranks[:, 0])
+        precision.append(_average_precision(ranks, wanted[tile]))
+    nearest = torch.cat(first)
+    return Retrieval(
+        recall={k: float((nearest <= k).double().mean()) for k in ks},
+        mean_average_precision=float(torch.cat(precision).mean()),
+        queries=len(asked),
+        left_out=len(labels) - len(asked),
+    )
+
+
+def _count(labels: Tensor, among: Tensor) -> Tensor:
+    """How often each of `labels` (N,) stands in `among` (M,): (N,)."""
+    classes, numbers = torch.unique(torch.cat([labels, among]), return_inverse=True)
+    return torch.bincount(numbers[len(labels) :], minlength=len(classes))[numbers[: len(labels)]]
+
+
+def _ranks(similarities: Tensor, relevant: Tensor, most: int) -> Tensor:
+    """The ranks (B, most) of each query's relevant rows, ascending, behind all others that are as similar.
+
+    Shapes: similarities (B, M), -inf where a row does not count, and `relevant` the same, at most `most` of
+    those that count true; what follows the ranks of a query with fewer means nothing.
+    """
+    found = similarities.masked_fill(~relevant, -torch.inf).topk(most).values
+    others = similarities.masked_fill(relevant, -torch.inf).sort().values
+    ahead = others.shape[1] - torch.searchsorted(others, found)
+    return ahead + torch.arange(1, most + 1, device=ahead.device)
+
+
+def _average_precision(ranks: Tensor, wanted: Tensor) -> Tensor:
+    """The mean precision (B,), float64, at the first `wanted` (B,) of the ascending `ranks` (B, most)."""
+    order = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    precision = order.double() / ranks
+    return torch.where(order <= wanted[:, None], precision, 0.0).sum(1) / wanted

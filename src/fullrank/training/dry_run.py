@@ -1,0 +1,77 @@
+"""A rehearsal: any recipe through two steps and its probes, on generated images in the right layout."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fullrank.data import SOURCES, class_list, write_miniature
+from fullrank.data.miniature import LAYOUTS
+from fullrank.record import RunEntry
+from fullrank.training.recipe import Recipe
+from fullrank.training.run import train
+
+BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was walked through: the recipe as given, the keys that were replaced, and the run's entry."""
+
+    recipe: Recipe
+    replaced: dict[str, Any]
+    entry: RunEntry
+
+
+def dry_run(recipe: str | Path | Recipe, **overrides: Any) -> Rehearsal:
+    """Train two steps and probe on generated images, laid out as the recipe's data is; nothing is kept.
+
+    Encoder, head, objective, views, optimizer and image size are the recipe's own; data, lengths and batch
+    size are replaced, and without a GPU the precision. So a mistake in a recipe shows in seconds, before the
+    days that it costs. The numbers mean nothing: the images are coloured noise. Raises what `train` raises.
+    """
+    plan = Recipe.resolve(recipe, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        replaced = replacements(plan, Path(folder) / "images")
+        run = train(plan, out=Path(folder) / "run", **replaced)
+        return Rehearsal(plan, replaced, run.record.runs[0])
+
+
+def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
+    """The keys of `plan` that a rehearsal replaces, after writing its images into `folder`."""
+    size = plan.image_size or 32
+    names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
+    given = SOURCES.parse(plan.data).name
+    layout = plan.data if given in LAYOUTS else "folder"
+    data = write_miniature(
+        layout,
+        folder,
+        images=BATCH_SIZE * STEPS,
+        classes=CLASSES,
+        size=size,
+        class_names=names,
+    )
+    replaced: dict[str, Any] = {
+        "data": data,
+        "limit": None,
+        "batch_size": BATCH_SIZE,
+        "epochs": 1,
+        "monitor_every": 1,
+        "fraction": None,
+        "engine.accumulate": 1,
+        "engine.logger": None,
+        "engine.compile": False,
+    }
+    if layout == "folder":
+        replaced["image_size"] = size
+    if names is not None:
+        replaced["classes"] = "+".join(names)
+    if plan.online_every is not None:
+        replaced["online_every"] = 1
+    if plan.sgd_probe is not None:
+        replaced |= {"sgd_probe.epochs": 1, "sgd_probe.batch_size": BATCH_SIZE}
+    if plan.engine.precision != "32-true" and not torch.cuda.is_available():
+        replaced["engine.precision"] = "32-true"
+    return replaced

@@ -1,0 +1,111 @@
+"""The engine below a run: Lightning's Trainer on the devices at hand, and the logger that was asked for."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+
+from fullrank.errors import UsageError
+from fullrank.processes import process_count
+from fullrank.training.recipe import LOGGERS, Engine
+
+# The other processes wait for the first while it probes, which can take hours.
+_PATIENCE = timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Machines:
+    """How many processes train together: `devices` on each of `nodes` machines."""
+
+    devices: int = 1
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or self.nodes < 1:
+            raise UsageError(
+                f"devices and nodes must be 1 or more, but got {self.devices} and {self.nodes}; one process "
+                "runs on each device."
+            )
+
+    @property
+    def processes(self) -> int:
+        """All of them."""
+        return self.devices * self.nodes
+
+
+ONE_PROCESS = Machines()
+
+
+def accelerator() -> Literal["cuda", "cpu"]:
+    """The kind of device that work is done on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build_trainer(
+    settings: Engine, machines: Machines, epochs: int, folder: Path, callbacks: list[pl.Callback]
+) -> pl.Trainer:
+    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else."""
+    many = machines.processes > 1
+    backend = "nccl" if accelerator() == "cuda" else "gloo"
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator(),
+        devices=machines.devices,
+        num_nodes=machines.nodes,
+        strategy=DDPStrategy(process_group_backend=backend, timeout=_PATIENCE) if many else "auto",
+        precision=settings.precision,
+        accumulate_grad_batches=settings.accumulate,
+        # torch's SyncBatchNorm refuses CPUs.
+        sync_batchnorm=settings.sync_batchnorm and accelerator() == "cuda",
+        callbacks=callbacks,
+        logger=build_logger(settings.logger, folder) if settings.logger else False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def build_logger(name: str, folder: Path) -> Logger:
+    """A logger of Lightning by name, writing into `folder`; a missing library raises UsageError."""
+    try:
+        logger: Logger = getattr(loggers, LOGGERS[name])(save_dir=folder)
+    except ModuleNotFoundError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(
+            f"The logger {name} needs a package that is not installed ({reason}); `pip install {name}`, or "
+            "for tensorboard `pip install 'fullrank[loggers]'`."
+        ) from None
+    return logger
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here."""
+    if process_count() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's notes on devices and loaders, which nobody asked for, are not shown meanwhile."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,91 @@
+"""The parts that a recipe names: its images, and its modules sized for them."""
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from fullrank.data import BatchLoader, ImageSet, class_list, source
+from fullrank.encoders import encoder as build_encoder, load_weights
+from fullrank.errors import DataError, UsageError
+from fullrank.heads import Head, head as build_head
+from fullrank.objectives import objective as build_objective
+from fullrank.training.module import JointEmbedding
+from fullrank.training.recipe import Recipe
+from fullrank.views import view_pipeline
+
+
+def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a recipe.
+
+    `classes` keeps those classes in both; `fraction` and then `limit` shorten the training images alone, by
+    the same draw for every seed of the run.
+    """
+    images = source(recipe.data)
+    train_set = images.load("train", recipe.image_size)
+    test_set = images.load("test", recipe.image_size)
+    if recipe.classes is not None:
+        names = class_list(recipe.classes)
+        train_set, test_set = train_set.of_classes(names), test_set.of_classes(names)
+    if recipe.fraction is not None:
+        train_set = train_set.fraction(recipe.fraction, seed=0)
+    if recipe.limit is not None:
+        train_set = train_set.limited(recipe.limit, seed=0)
+    height, width, _ = train_set.image_shape
+    if height != width or test_set.image_shape != train_set.image_shape:
+        raise DataError(
+            f"Training images are {_shape(train_set)} and test images {_shape(test_set)}, but both must be "
+            "the same square; give --image-size, and the same kind of images in both."
+        )
+    return train_set, test_set
+
+
+def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
+    """Raise UsageError for a recipe whose parts do not fit each other, the images or the machine."""
+    if recipe.engine.precision == "16-mixed" and not torch.cuda.is_available():
+        raise UsageError(
+            "engine.precision=16-mixed needs a GPU, and there is none; use 32-true, or bf16-mixed, which is "
+            "slow on most CPUs."
+        )
+    if recipe.batch_size % processes:
+        raise UsageError(
+            f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "
+            f"multiple of {processes}."
+        )
+    with torch.random.fork_rng(devices=()):
+        module = build(recipe, train_set)
+        BatchLoader(train_set, recipe.batch_size, recipe.seed)
+        module.objective(*torch.randn(2, 2, cast(Head, module.head).out_dim).unbind())
+
+
+def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
+    """The parts of a recipe, sized for its images, in one module; the encoder starts from `init`, if any."""
+    mean, std = train_set.channel_statistics()
+    size, channels = train_set.image_size, train_set.channels
+    encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
+    if recipe.init is not None:
+        load_weights(encoder, recipe.init)
+    if recipe.engine.channels_last:
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    head = build_head(recipe.head, in_dim=encoder.feature_dim)
+    return JointEmbedding(
+        encoder,
+        head,
+        build_objective(recipe.objective),
+        view_pipeline(recipe.views, image_size=size, channels=channels),
+        recipe.optimizer,
+        seed=recipe.seed,
+        encoder_passes=recipe.encoder_passes,
+        compiled=recipe.engine.compile,
+    )
+
+
+def chance_level(objective: nn.Module, batch_size: int) -> float | None:
+    """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
+    chance = getattr(objective, "chance", None)
+    return None if chance is None else float(chance(batch_size))
+
+
+def _shape(images: ImageSet) -> str:
+    height, width, channels = images.image_shape
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

@@ -1,0 +1,157 @@
+"""The papers' linear probe: SGD on random crops, for numbers to stand beside theirs."""
+
+import io
+import math
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from fullrank.batch import Batch, as_float
+from fullrank.data import BatchLoader, ImageSet
+from fullrank.encoders import Encoder
+from fullrank.errors import DataError, InterruptedRunError
+from fullrank.places import evaluating
+from fullrank.record import Score, write_whole
+from fullrank.training.recipe import SGDProbe
+from fullrank.views import Views, step_generator, view_pipeline
+
+CHECKPOINT = Path("checkpoints") / "sgd-probe.ckpt"
+VIEWS = "weak,scale=0.08"  # a random resized crop at torchvision's default scale, and a flip
+_EVALUATION_BATCH = 256
+
+
+@dataclass(eq=False)
+class SGDProbeRun:
+    """An SGD probe under way: the linear map, its optimizer, and the test accuracy after each epoch."""
+
+    classifier: nn.Linear
+    optimizer: torch.optim.SGD
+    accuracies: list[float] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, settings: SGDProbe, width: int, num_classes: int, seed: int, device: torch.device) -> Self:
+        """Weights from N(0, 0.01), biases 0 (P1.6)."""
+        classifier = nn.Linear(width, num_classes)
+        nn.init.normal_(classifier.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
+        nn.init.zeros_(classifier.bias)
+        classifier.to(device)
+        optimizer = torch.optim.SGD(
+            classifier.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        return cls(classifier, optimizer)
+
+    def save(self, path: Path) -> None:
+        """Write the state after an epoch, whole or not at all."""
+        state = {
+            "classifier": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "accuracies": self.accuracies,
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
+
+    def restore(self, path: Path) -> None:
+        """Go on from the state in `path`."""
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        self.classifier.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.accuracies = state["accuracies"]
+
+
+def sgd_probe(
+    encoder: Encoder,
+    train: ImageSet,
+    test: ImageSet,
+    settings: SGDProbe,
+    *,
+    folder: Path,
+    progress: Progress,
+    stop: threading.Event,
+    label: str = "label",
+    seed: int = 0,
+) -> list[Score]:
+    """Accuracy at h of a linear map trained by SGD on crops of `train`: the last epoch's, and the best one's.
+
+    The encoder stays in eval mode and gets no gradient. The best epoch is chosen on the test images, as P1
+    reports it, so that number flatters; its measure says so. After each epoch the state is saved in `folder`,
+    from which the same call goes on. Where P1 takes the last, smaller batch of an epoch too, whole batches
+    only are used. Raises InterruptedRunError when `stop` is set.
+
+    Source: P1, authors' code (PAPERS P1.6).
+    """
+    labelled = train.subset((train.labels[label] >= 0).nonzero()[0])
+    device = next(encoder.parameters()).device
+    num_classes = len(train.class_names[label])
+    views = view_pipeline(VIEWS, image_size=train.image_size, channels=train.channels)
+    loader = BatchLoader(labelled, min(settings.batch_size, len(labelled)), seed, label=label)
+    run = SGDProbeRun.begin(settings, encoder.feature_dim, num_classes, seed, device)
+    if (path := folder / CHECKPOINT).is_file():
+        run.restore(path)
+    task = progress.add_task("sgd probe", total=settings.epochs, completed=len(run.accuracies), status="")
+    with evaluating(encoder):
+        for epoch in range(len(run.accuracies), settings.epochs):
+            rate = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+            for group in run.optimizer.param_groups:
+                group["lr"] = rate
+            loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "position": 0})
+            for step, batch in enumerate(loader):
+                _step(encoder, run, views, batch.to(device), step_generator(seed, epoch, step))
+                done = epoch + (step + 1) / len(loader)
+                progress.update(task, completed=done, status=_status(run.accuracies))
+                if stop.is_set():
+                    raise InterruptedRunError(
+                        f"Stopped in epoch {epoch} of the SGD probe; the epochs before it are saved, and the "
+                        f"same command with --out {folder} --resume goes on from there."
+                    )
+            run.accuracies.append(_accuracy(encoder, run.classifier, test, label, device))
+            run.save(path)
+    progress.remove_task(task)
+    if not run.accuracies:
+        raise DataError("The SGD probe has no epoch; give sgd_probe.epochs of 1 or more.")
+    measures = {"linear, SGD, last epoch": run.accuracies[-1]}
+    measures["linear, SGD, best epoch chosen on the test images"] = max(run.accuracies)
+    return [
+        Score(place="h", label=label, split="test", features="raw", shots=None, measure=measure, value=value)
+        for measure, value in measures.items()
+    ]
+
+
+def _step(encoder: Encoder, run: SGDProbeRun, views: Views, batch: Batch, generator: torch.Generator) -> None:
+    """One update of the linear map on one random crop of each image."""
+    height, width = batch.images.shape[-2:]
+    parameters = views.sample(len(batch), generator, (height, width), batch.sizes)
+    with torch.no_grad():
+        h = encoder(views.apply_first(batch, parameters))
+    run.optimizer.zero_grad()
+    loss: Tensor = F.cross_entropy(run.classifier(h), batch.labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+
+
+@torch.no_grad()
+def _accuracy(
+    encoder: Encoder, classifier: nn.Linear, test: ImageSet, label: str, device: torch.device
+) -> float:
+    """The share of labelled test images whose label is predicted."""
+    predicted = [
+        classifier(encoder(as_float(images.to(device)))).argmax(1).cpu()
+        for images in test.batches(_EVALUATION_BATCH)
+    ]
+    labels = torch.from_numpy(test.labels[label])
+    known = labels >= 0
+    return float((torch.cat(predicted)[known] == labels[known]).double().mean())
+
+
+def _status(accuracies: list[float]) -> str:
+    return f"test accuracy {100 * accuracies[-1]:.1f}" if accuracies else ""

@@ -1,0 +1,94 @@
+"""Two processes are one: gathered rows, their gradients, and the losses that gather."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from fullrank import objective
+from fullrank.processes import gather_rows, launched_rank, process_count, process_rank
+
+PROCESSES, ROWS, WIDTH = 2, 3, 4
+OBJECTIVES = ("infonce:0.1", "infonce:0.2,groups=2", "ntxent:0.5")
+
+
+def whole() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    z_a, z_b = torch.randn(2, PROCESSES * ROWS, WIDTH, dtype=torch.float64, generator=generator).unbind()
+    return z_a, z_b
+
+
+def compute(spec: str, z_a: torch.Tensor, z_b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(1)  # the permutation of the group mode
+    return objective(spec)(z_a @ weight, z_b @ weight)
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    rows = slice(rank * ROWS, (rank + 1) * ROWS)
+    found = {"process": torch.tensor([process_rank(), process_count()])}
+    found["gathered"] = gather_rows(torch.full((2,), float(rank)))
+    for spec in OBJECTIVES:
+        weight = torch.eye(WIDTH, dtype=torch.float64, requires_grad=True)
+        z_a, z_b = whole()
+        loss = compute(spec, z_a[rows], z_b[rows], weight)
+        loss.backward()
+        gradient = weight.grad
+        dist.all_reduce(gradient)  # DistributedDataParallel takes the mean over processes
+        found[spec], found[f"{spec} gradient"] = loss.detach(), gradient / PROCESSES
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("processes"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(port), folder])
+        for rank in range(PROCESSES)
+    ]
+    assert [worker.wait() for worker in workers] == [0] * PROCESSES
+    return [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+
+
+def test_rows_come_in_the_order_of_the_processes(found):
+    for rank, each in enumerate(found):
+        assert each["process"].tolist() == [rank, PROCESSES]
+        assert each["gathered"].tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("spec", OBJECTIVES)
+def test_two_processes_have_the_loss_and_gradient_of_one(found, spec):
+    weight = torch.eye(WIDTH, dtype=torch.float64, requires_grad=True)
+    loss = compute(spec, *whole(), weight)
+    loss.backward()
+    for each in found:
+        torch.testing.assert_close(each[spec], loss.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(each[f"{spec} gradient"], weight.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_one_process_gathers_nothing():
+    rows = torch.ones(2, requires_grad=True)
+    assert gather_rows(rows) is rows and process_count() == 1 and process_rank() == 0
+
+
+def test_the_launcher_names_the_process(monkeypatch):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched_rank() == 0
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert launched_rank() == 3
+    monkeypatch.setenv("RANK", "1")
+    assert launched_rank() == 1
+
+
+if __name__ == "__main__":  # one of the processes that `found` starts
+    one_of_two(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
