@@ -33,7 +33,8 @@ class Digits(Dataset):
 
 
 torch.manual_seed(0)
-dataset = LightlyDataset.from_torch_dataset(Digits(SimCLRTransform(input_size=32, min_scale=0.5, gaussian_blur=0.0)))
+transform = SimCLRTransform(input_size=32, min_scale=0.5, gaussian_blur=0.0)
+dataset = LightlyDataset.from_torch_dataset(Digits(transform))
 loader = DataLoader(dataset, batch_size=64, shuffle=True, drop_last=True)
 
 encoder = timm.create_model("resnet10t", num_classes=0)

@@ -91,7 +91,7 @@ def collect_features(
     `images` may also come in batches, so that they need not be in memory together. Encoder and head are in
     eval mode meanwhile and come back in the mode they were in, unchanged.
     """
-    batches = images.split(batch_size) if isinstance(images, Tensor) else images
+    batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     parts: dict[str, list[Tensor]] = {place: [] for place in places}
     with evaluating(encoder, head):

@@ -13,7 +13,7 @@ REGISTERED = [(entry.name, size) for entry in ENCODERS if entry is not ENCODERS.
 # Plain and deep stems, gates, depthwise and dense convolutions, tokens with and without
 # class tokens, windows, maps with the channels last, mixtures of convolutions and attention.
 FOREIGN = [
-    ("resnet18", 32),
+    ("resnet18", 16),
     ("resnet10t,drop_path=0.1", 72),
     ("test_resnet", 64),
     ("test_byobnet", 64),

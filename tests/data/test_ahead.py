@@ -59,3 +59,21 @@ def test_who_stops_early_leaves_no_thread(leave):
             del results
     wait_until(lambda: workers() == 0)
     assert len(done) < 6
+
+
+def test_what_waits_is_not_begun_once_the_consumer_has_left():
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def work(item: int) -> None:
+        begun.append(item)
+        if item == 1:
+            go_on.wait(30)
+
+    results = ahead(work, range(10))
+    next(results)  # by now the second is under way and the third waits
+    wait_until(lambda: begun == [0, 1])
+    results.close()
+    go_on.set()
+    wait_until(lambda: workers() == 0)
+    assert begun == [0, 1]

@@ -114,9 +114,7 @@ def test_a_lightly_model_gives_its_own_features(theirs, images, h, ours, tmp_pat
     assert loaded.ignored and all("projection_head" in name for name in loaded.ignored)
 
 
-@pytest.mark.parametrize(
-    "name", ["test_vit", "test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224"]
-)
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
 def test_a_classifier_of_timm_gives_its_own_features(name, tmp_path):
     torch.manual_seed(1)
     options = {"img_size": 64} if timm.get_pretrained_cfg(name).fixed_input_size else {}

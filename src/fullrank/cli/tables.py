@@ -85,8 +85,8 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
     console.print(table)
     millions = sum(entry.parameters.values()) / 1e6
     console.print(
-        f"Walked: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} million "
-        f"weights, {entry.steps} steps in {entry.seconds:.0f} s, loss {entry.loss:.2f}, probes at "
+        f"Walked: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} "
+        f"million weights, {entry.steps} steps in {entry.seconds:.0f} s, loss {entry.loss:.2f}, probes at "
         f"{escape(', '.join(entry.probes))}. The images were generated, in the layout of {recipe.data}: the "
         "numbers mean nothing, and nothing was kept."
     )

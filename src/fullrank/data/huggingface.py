@@ -35,6 +35,9 @@ class HuggingFace(Source):
 
     Raises UsageError without the library or for a column that is not there, DataError for a data set that
     cannot be loaded or has no images.
+
+    >>> HuggingFace("somebody/pets", label="breed").name
+    'huggingface:somebody/pets,label=breed'
     """
 
     def __init__(self, path: str, image: str | None = None, label: str | None = None, canvas: int = CANVAS):

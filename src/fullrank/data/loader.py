@@ -12,6 +12,7 @@ from fullrank.data.image_set import ImageSet
 from fullrank.data.selection import generator
 from fullrank.data.streamed import StreamedImages
 from fullrank.errors import UsageError
+from fullrank.processes import process_count, process_rank
 
 
 class LoaderState(TypedDict):
@@ -28,7 +29,8 @@ class BatchLoader:
     Images are (batch_size, C, H, W) uint8; each is seen at most once an epoch, and the N mod batch_size last
     of the order are left out. Each `iter` begins a new epoch, the first 0; after `load_state_dict` it
     goes on with exactly the batches still to come. Streamed images come as canvases, with the `sizes` of
-    their originals, and two batches are decoded ahead.
+    their originals, and two batches are decoded ahead. Of many processes each gets its share of every batch,
+    in the order of the processes.
 
     Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
 
@@ -67,7 +69,8 @@ class BatchLoader:
             self._epoch, self._position = self._epoch + 1, 0
         self._starts_here = False
         order = torch.from_numpy(generator(self.seed, self._epoch).permutation(len(self._labels)))
-        indices = torch.split(order, self.batch_size)[self._position : len(self)]
+        batches = torch.split(order, self.batch_size)[self._position : len(self)]
+        indices = [batch.chunk(process_count())[process_rank()] for batch in batches]
         for index, images, sizes in self._read(indices):
             self._position += 1
             yield Batch(images, self._labels[index], index, sizes=sizes)

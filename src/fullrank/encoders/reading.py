@@ -68,7 +68,7 @@ def read(model: nn.Module, x: Tensor, readings: Mapping[str, Reading]) -> tuple[
     found: dict[str, Tensor] = {}
 
     def keep(place: str, reading: Reading, value: Any) -> None:
-        features = _first_tensor(value, len(x))
+        features = _first_tensor(value, x.shape[0])
         if features is not None:
             found[place] = pooled(features, reading.layout, reading.prefix)
 
@@ -246,7 +246,7 @@ def _layers(module: nn.Module) -> int:
 def _first_tensor(value: Any, rows: int) -> Tensor | None:
     """`value`, or the first tensor in it, that has a row an image."""
     values = value if isinstance(value, tuple | list) else (value,)
-    return next((v for v in values if isinstance(v, Tensor) and v.ndim in (2, 3, 4) and len(v) == rows), None)
+    return next((v for v in values if isinstance(v, Tensor) and v.ndim in (2, 3, 4) and v.shape[0] == rows), None)
 
 
 def _shape(call: Call, of_input: bool) -> tuple[int, ...]:
@@ -277,17 +277,19 @@ def _settle(
     """
     batch, channels, size, _ = seen.images
     device = next(model.parameters()).device
-    try:
-        larger = trace(model, torch.zeros(batch, channels, size + 32, size + 32, device=device))
-    except REFUSALS:
-        known = Counter(axis for axis in axes.values() if axis is not None)
-        usual = known.most_common(1)[0][0] if known else 1
-        return {place: axis or usual for place, axis in axes.items()}
-    again = {call.module: call for call in larger.calls}
-    return {
-        place: axis or _channel_axis(_shape(again[wanted[place].module], wanted[place].of_input))
-        for place, axis in axes.items()
-    }
+    for other in (size - size // 4, size + 32):
+        try:
+            calls = trace(model, torch.zeros(batch, channels, other, other, device=device)).calls
+        except REFUSALS:
+            continue
+        again = {call.module: call for call in calls}
+        return {
+            place: axis or _channel_axis(_shape(again[wanted[place].module], wanted[place].of_input))
+            for place, axis in axes.items()
+        }
+    known = Counter(axis for axis in axes.values() if axis is not None)
+    usual = known.most_common(1)[0][0] if known else 1
+    return {place: axis or usual for place, axis in axes.items()}
 
 
 def _with_layout(model: nn.Module, reading: Reading, shape: tuple[int, ...], axis: int | None) -> Reading:

@@ -9,11 +9,8 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.probes.groups import PerClass as PerClass, per_class as per_class
-    from fullrank.probes.linear import (
-        LinearProbe as LinearProbe,
-        LogisticFit as LogisticFit,
-        solve_logistic as solve_logistic,
-    )
+    from fullrank.probes.linear import LinearProbe as LinearProbe
+    from fullrank.probes.logistic import LogisticFit as LogisticFit, solve_logistic as solve_logistic
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
     from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
@@ -23,7 +20,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "groups": ["PerClass", "per_class"],
-        "linear": ["LinearProbe", "LogisticFit", "solve_logistic"],
+        "linear": ["LinearProbe"],
+        "logistic": ["LogisticFit", "solve_logistic"],
         "nearest": ["NearestProbe"],
         "probe": ["Probe"],
         "recall": ["Retrieval", "retrieval"],

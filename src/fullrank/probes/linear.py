@@ -1,11 +1,7 @@
-"""The linear probe: multinomial logistic regression on frozen features, solved to a stated gradient."""
+"""The linear probe: logistic regression on frozen features, its penalty chosen on held-out rows."""
 
 import math
-import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, final, get_args
 
 import torch
@@ -13,89 +9,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from fullrank.errors import UsageError
-from fullrank.probes.probe import Probe, feature_matrix
+from fullrank.probes.logistic import Design, LogisticFit, check_positive, minimise, warn_unless_converged
+from fullrank.probes.probe import Probe
 
 Treatment = Literal["raw", "l2", "standardised"]
 
 # Relative to the features' total variance, largest first: 1 to 1e-7.
 PENALTIES = tuple(10.0**-power for power in range(8))
 HELD_OUT = 0.2
-
-_MAX_ITERATIONS = 3000
-# Iterations after which the whitening is computed anew at the point reached.
-_STAGE = 50
-# Steps that L-BFGS remembers.
-_HISTORY = 10
-# A search along a line ends where the slope is this part of the first, or after so many trials.
-_FLATTER, _TRIALS = 0.9, 30
-# What may be rounding in a loss, relative to it.
-_ROUNDING = 1e-12
-# Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
-# busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
-_WORTH_THREADS = 2**25
-# Added to the whitening matrix only, so that it factors for every penalty; the optimum does not feel it.
-_FLOOR = 1e-12
-
-
-@dataclass(frozen=True)
-class LogisticFit:
-    """A solved logistic regression: logits are `features @ weight.T + bias`.
-
-    `weight` (K, D) and `bias` (K,) are float64; `gradient` is the largest entry of the gradient per unit of
-    feature scale (see `solve_logistic`), and `converged` says whether it came down to `tol`.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    gradient: float
-    iterations: int
-    converged: bool
-
-
-def solve_logistic(
-    features: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    penalty: float,
-    tol: float = 1e-6,
-    start: LogisticFit | None = None,
-) -> LogisticFit:
-    r"""Multinomial logistic regression of labels (N,) in 0 to num_classes - 1 on features (N, D).
-
-    .. math:: \min_{W, b}\; \frac1N \sum_i -\log \mathrm{softmax}(W x_i + b)_{y_i}
-              + \frac\lambda2 \|W\|_F^2
-
-    The bias is not penalised, and sums to zero over the classes. The solution does not depend on `start`,
-    which only saves time. It is reached when the gradient is at most `tol` in every entry, for features
-    measured from their mean and in one unit, :math:`s` = root mean squared distance from the mean:
-    :math:`\max(|\partial_W| / s, |\partial_b|) \le tol`. So a solution is as exact for features of scale
-    1e-6 as for 1e6. If that is not reached (1e-8 is in every test of ours; below, rounding may forbid it),
-    `converged` is False and a warning says so.
-
-    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it
-    starts, so its speed depends little on the features' scales, and collinear, constant or collapsed
-    features and D > N are all welcome. Everything is float64. Raises UsageError unless penalty > 0 and
-    tol > 0.
-
-    >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
-    >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
-    >>> (x.double() @ fit.weight.T + fit.bias).argmax(1)
-    tensor([0, 0, 1, 1])
-
-    Same optimum as scikit-learn's `LogisticRegression(C=1 / (N * penalty))`.
-    """
-    _check_positive("penalty", penalty)
-    _check_positive("tol", tol)
-    features = feature_matrix(features)
-    if labels.shape != features.shape[:1] or labels.min() < 0 or labels.max() >= num_classes:
-        raise UsageError(
-            f"Labels must be {len(features)} class numbers from 0 to {num_classes - 1}, but got shape "
-            f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}; number the classes, one a row."
-        )
-    design = _Design.of(features)
-    fit = _minimise(design, labels, num_classes, penalty / float(design.unit) ** 2, tol, start)
-    _warn_unless_converged([fit], tol, stacklevel=3)
-    return fit
 
 
 @final
@@ -146,12 +67,12 @@ class LinearProbe(Probe):
                 f"LinearProbe: features must be one of {', '.join(get_args(Treatment))}, but got "
                 f"{features!r}."
             )
-        _check_positive("tol", tol)
+        check_positive("tol", tol)
         self.penalties = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
         if not self.penalties:
             raise UsageError("LinearProbe: penalties must hold at least 1 number, but got none.")
         for penalty in self.penalties:
-            _check_positive("penalty", penalty)
+            check_positive("penalty", penalty)
         self.tol, self.features, self.seed = tol, features, seed
 
     def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
@@ -172,8 +93,8 @@ class LinearProbe(Probe):
                 if (accuracy, -loss) > best:
                     best, self.penalty, start = (accuracy, -loss), penalty, fit
         design = self._design(features)
-        final_fit = _minimise(design, targets, num_classes, self.penalty, self.tol, start)
-        _warn_unless_converged([*fits, final_fit], self.tol, stacklevel=4)
+        final_fit = minimise(design, targets, num_classes, self.penalty, self.tol, start)
+        warn_unless_converged([*fits, final_fit], self.tol, stacklevel=4)
         self.weight, self.bias = final_fit.weight, final_fit.bias
 
     def _path(
@@ -182,7 +103,7 @@ class LinearProbe(Probe):
         """Each penalty and its solution, largest first, each started at the one before."""
         design, fit = self._design(features), None
         for penalty in self.penalties:
-            fit = _minimise(design, targets, num_classes, penalty, self.tol, fit)
+            fit = minimise(design, targets, num_classes, penalty, self.tol, fit)
             yield penalty, fit
 
     def _decide(self, features: Tensor) -> Tensor:
@@ -194,213 +115,8 @@ class LinearProbe(Probe):
             normalize(features, eps=torch.finfo(features.dtype).tiny) if self.features == "l2" else features
         )
 
-    def _design(self, features: Tensor) -> "_Design":
-        return _Design.of(features, standardise=self.features == "standardised")
-
-
-@dataclass(frozen=True)
-class _Design:
-    """Features in the solver's coordinates: float64, mean 0, total variance 1, and a column of ones.
-
-    x = mean + unit * (basis @ row). With more channels than rows, `basis` (D, N) is orthonormal and spans
-    the rows, where the optimum lies; else it is None, for the identity.
-    """
-
-    rows: Tensor
-    mean: Tensor
-    unit: Tensor
-    basis: Tensor | None
-
-    @classmethod
-    def of(cls, features: Tensor, standardise: bool = False) -> "_Design":
-        features = features.detach().double()
-        mean = features.mean(0)
-        rows = features - mean
-        size = features.square().mean(0).sqrt()
-        unit = rows.new_ones(())
-        if standardise:
-            unit = _spread_or_one(rows.square().mean(0).sqrt(), size)
-            rows = rows / unit
-        total = _spread_or_one(rows.square().sum(1).mean().sqrt(), (size / unit).norm())
-        rows, unit, basis = rows / total, unit * total, None
-        if rows.shape[1] > rows.shape[0]:
-            basis, reduced = torch.linalg.qr(rows.T)
-            rows = reduced.T
-        return cls(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), mean, unit, basis)
-
-    def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """The coefficients (K, R + 1) of a weight (K, D) and bias (K,) on the features."""
-        inner = weight * self.unit
-        if self.basis is not None:
-            inner = inner @ self.basis
-        return torch.cat([inner, (bias + weight @ self.mean)[:, None]], 1)
-
-    def outward(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight (K, D) and bias (K,) on the features of coefficients (K, R + 1)."""
-        weight = self.spread(coefficients[:, :-1]) / self.unit
-        bias = coefficients[:, -1] - weight @ self.mean
-        return weight, bias - bias.mean()
-
-    def spread(self, inner: Tensor) -> Tensor:
-        """Coefficients (K, R), or their gradient, over the D channels."""
-        return inner if self.basis is None else inner @ self.basis.T
-
-
-def _minimise(
-    design: _Design, targets: Tensor, num_classes: int, penalty: float, tol: float, start: LogisticFit | None
-) -> LogisticFit:
-    """Solve in the design's coordinates, whitening anew every `_STAGE` iterations."""
-    rows = design.rows
-    coefficients = rows.new_zeros(num_classes, rows.shape[1])
-    if start is not None:
-        coefficients = design.inward(start.weight, start.bias)
-    problem = _Problem(design, targets, penalty, tol)
-    with _threads(rows.numel() * num_classes):
-        point, iterations = problem.at(coefficients), 0
-        gradient = problem.largest(point.gradient)
-        while gradient > tol and iterations < _MAX_ITERATIONS:
-            loss, before = point.loss, gradient
-            point, done = _run_stage(problem, point.coefficients)
-            iterations, gradient = iterations + done, problem.largest(point.gradient)
-            if gradient >= before and point.loss >= loss * (1 - _ROUNDING):
-                break  # The search meets rounding: nothing more to gain in float64.
-    return LogisticFit(*design.outward(point.coefficients), gradient, iterations, gradient <= tol)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """The penalised loss of coefficients C (K, R + 1) on a design's rows, its gradient and its Hessian."""
-
-    design: _Design
-    targets: Tensor
-    penalty: float
-    tol: float
-
-    def at(self, coefficients: Tensor) -> "_Point":
-        rows, chosen = self.design.rows, self.targets[:, None]
-        log_odds = (rows @ coefficients.T).log_softmax(1)
-        inner = coefficients[:, :-1]
-        loss = self.penalty / 2 * inner.square().sum() - log_odds.gather(1, chosen).mean()
-        residual = log_odds.exp_().scatter_add_(1, chosen, rows.new_full(chosen.shape, -1.0))
-        gradient = residual.T @ rows / len(rows)
-        gradient[:, :-1] += self.penalty * inner
-        return _Point(coefficients, float(loss), gradient)
-
-    def largest(self, gradient: Tensor) -> float:
-        """The largest entry of a gradient (K, R + 1), over the D channels and the bias."""
-        return float(
-            torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
-        )
-
-    def whitener(self, coefficients: Tensor) -> Tensor:
-        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
-
-        .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
-        """
-        rows = self.design.rows
-        odds = (rows @ coefficients.T).softmax(1)
-        curvature = (1 - odds.square().sum(1)) / odds.shape[1]
-        hessian = (rows * curvature[:, None]).T @ rows / len(rows)
-        hessian.diagonal()[:-1] += self.penalty
-        hessian.diagonal().add_(_FLOOR)
-        factor: Tensor = torch.linalg.cholesky(hessian)
-        return factor
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Coefficients C (K, R + 1), the loss there, and its gradient."""
-
-    coefficients: Tensor
-    loss: float
-    gradient: Tensor
-
-
-class _Curvature:
-    """What L-BFGS knows of the Hessian: its average over the classes, corrected by the latest steps.
-
-    Source: Nocedal & Wright, Numerical Optimization (2006), Algorithm 7.4.
-    """
-
-    def __init__(self, whitener: Tensor):
-        self._whitener = whitener
-        self._scale = 1.0
-        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_HISTORY)
-
-    def add(self, step: Tensor, change: Tensor) -> None:
-        """Learn from the change of the gradient over a step; rounding alone gives no positive curvature."""
-        curvature = _product(step, change)
-        if curvature > 0:
-            self._pairs.append((step, change, curvature))
-            self._scale = curvature / _product(change, self._solve(change))
-
-    def descent(self, gradient: Tensor) -> Tensor:
-        """The quasi-Newton direction (K, R + 1), minus the inverse Hessian times the gradient."""
-        rest, shares = gradient, []
-        for step, change, curvature in reversed(self._pairs):
-            shares.append(_product(step, rest) / curvature)
-            rest = rest - shares[-1] * change
-        direction = -self._scale * self._solve(rest)
-        for (step, change, curvature), share in zip(self._pairs, reversed(shares), strict=True):
-            direction = direction - (share + _product(change, direction) / curvature) * step
-        return direction
-
-    def _solve(self, gradient: Tensor) -> Tensor:
-        return torch.cholesky_solve(gradient.T, self._whitener).T
-
-
-def _run_stage(problem: _Problem, coefficients: Tensor) -> tuple[_Point, int]:
-    """L-BFGS from `coefficients`, with one whitening throughout: where it ends, and its iterations."""
-    curvature = _Curvature(problem.whitener(coefficients))
-    point = problem.at(coefficients)
-    for iteration in range(_STAGE):
-        if problem.largest(point.gradient) <= problem.tol:
-            return point, iteration
-        reached = _search(problem, point, curvature.descent(point.gradient))
-        if reached is None:
-            return point, iteration
-        curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
-        point = reached
-    return point, _STAGE
-
-
-def _search(problem: _Problem, start: _Point, direction: Tensor) -> _Point | None:
-    """A point along `direction` where the slope is a good part flatter; None where rounding hides it.
-
-    The loss is convex, so its slope rises along the line, and its sign says on which side the minimum lies.
-    Near the optimum losses differ by less than rounding while slopes still tell, so a loss may rise by
-    rounding.
-    """
-    slope = _product(start.gradient, direction)
-    highest = start.loss * (1 + _ROUNDING)
-    low, high, length = 0.0, math.inf, 1.0
-    for _ in range(_TRIALS if slope < 0 else 0):
-        point = problem.at(start.coefficients + length * direction)
-        here = _product(point.gradient, direction)
-        if here > -_FLATTER * slope or point.loss > highest:
-            high = length
-        elif here < _FLATTER * slope:
-            low = length
-        else:
-            return point
-        length = (low + high) / 2 if math.isfinite(high) else 4 * length
-    return None
-
-
-def _product(a: Tensor, b: Tensor) -> float:
-    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
-
-
-@contextmanager
-def _threads(products: int) -> Iterator[None]:
-    """One thread for small problems: in short steps threads cost more than they bring."""
-    before = torch.get_num_threads()
-    if products < _WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    def _design(self, features: Tensor) -> Design:
+        return Design.of(features, standardise=self.features == "standardised")
 
 
 def _held_out_rows(targets: Tensor, num_classes: int, seed: int) -> Tensor:
@@ -412,24 +128,3 @@ def _held_out_rows(targets: Tensor, num_classes: int, seed: int) -> Tensor:
         shuffled = members[torch.randperm(len(members), generator=generator).to(members.device)]
         held.append(shuffled[: max(1, round(HELD_OUT * len(members))) if len(members) > 1 else 0])
     return torch.cat(held)
-
-
-def _spread_or_one(spread: Tensor, size: Tensor) -> Tensor:
-    """The spread, or 1 where it is no more than rounding of values of this size: a constant."""
-    return torch.where(spread > 10 * torch.finfo(spread.dtype).eps * size, spread, 1.0)
-
-
-def _warn_unless_converged(fits: Sequence[LogisticFit], tol: float, stacklevel: int) -> None:
-    failed = [fit for fit in fits if not fit.converged]
-    if failed:
-        worst = max(failed, key=lambda fit: fit.gradient)
-        warnings.warn(
-            f"The linear probe stopped at gradient {worst.gradient:.1e} after {worst.iterations} iterations, "
-            f"above tol {tol:g}; raise the penalty or tol.",
-            stacklevel=stacklevel,
-        )
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"Linear probe: {name} must be a positive number, but got {value}.")

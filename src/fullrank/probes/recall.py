@@ -11,7 +11,7 @@ from fullrank.errors import DataError, UsageError
 from fullrank.probes.nearest import directions
 from fullrank.probes.probe import labelled_rows
 
-# Similarities held at once: 2**22 float32 are 16 MiB, and some ten arrays of that size are in use.
+# Similarities held at once: 2**22 float32 are 16 MiB, and several arrays of that size are in use.
 _TILE = 2**22
 # Similarities are rounded to multiples of 2**-20, below which float32 sums of products tell nothing.
 _STEPS = 2.0**20
@@ -54,7 +54,7 @@ def retrieval(
     Features are L2-normalised and nothing else; a zero vector has similarity 0 with everything. Similarities
     are float32, and equal where they round to the same multiple of 2^-20. Among equals the rows of other
     labels rank first, so features collapsed to a point earn nothing by the order of their rows. Queries go in
-    tiles, so memory is O(N D) and a constant (some 300 MB; more only where one row of similarities needs it).
+    tiles, so memory is O(N D) and a constant (some 150 MB; more only where one row of similarities needs it).
 
     Shapes: features (N, D), labels (N,), gallery (M, D), gallery_labels (M,); -1 is unlabelled and left out.
     Raises UsageError for shapes or labels that do not fit, k below 1, or a gallery without labels, and
@@ -65,7 +65,7 @@ def retrieval(
     >>> found.recall, found.queries, found.left_out
     ({1: 0.666..., 2: 1.0}, 3, 1)
 
-    Source: recall at k of Song et al. 2016 (arXiv 1511.06452), Section 6.
+    Source: recall at k of Song et al. 2016 (arXiv 1511.06452).
     """
     if not ks or min(ks) < 1:
         raise UsageError(

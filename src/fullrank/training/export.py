@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fullrank.encoders import Encoder, plain_state
+from fullrank.encoders import Encoder, LibraryEncoder, plain_state
 from fullrank.errors import DataError, UsageError
 from fullrank.places import collect_features, read_places
 from fullrank.record import write_whole
@@ -224,9 +224,11 @@ def stem_lines(encoder: Encoder) -> dict[str, str]:
     >>> stem_lines(encoder("resnet18", image_size=96))
     {}
     """
+    if not isinstance(encoder, LibraryEncoder):
+        return {}
     from timm.models.resnet import ResNet
 
-    net = getattr(encoder, "model", None)
+    net = encoder.model
     if not isinstance(net, ResNet) or not isinstance(net.conv1, nn.Conv2d) or net.conv1.stride != (1, 1):
         return {}
     conv = net.conv1

@@ -130,11 +130,11 @@ def build_optimizer(settings: Optimizer, modules: list[nn.Module]) -> torch.opti
     r"""AdamW, SGD or LARS over all parameters; norms, biases and other 1-d ones are only stepped.
 
     They have no weight decay and, under LARS, no adaptation: their step is SGD's. LARS with decay
-    :math:`eta` and trust :math:`\eta` scales the gradient of each other parameter,
+    :math:`\beta` and trust :math:`\eta` scales the gradient of each other parameter,
 
-    .. math:: g \leftarrow rac{\eta \|w\|}{\|g\| + eta \|w\|}\,(g + eta w)
+    .. math:: g \leftarrow \frac{\eta \|w\|}{\|g\| + \beta \|w\|}\,(g + \beta w)
 
-    where P1's code has :math:`\|g + eta w\|` below: the same for a decay as small as 1e-6.
+    where P1's code has :math:`\|g + \beta w\|` below: the same for a decay as small as 1e-6.
 
     Source: You, Gitman, Ginsburg 2017 (1708.03888), by `timm.optim.Lars`; P1.6.
     """
@@ -148,7 +148,7 @@ def build_optimizer(settings: Optimizer, modules: list[nn.Module]) -> torch.opti
     if settings.name == "sgd":
         return torch.optim.SGD([many, few], lr=settings.lr, momentum=settings.momentum)
     if settings.name == "lars":
-        from timm.optim import Lars
+        from timm.optim.lars import Lars
 
         groups = [many | {"always_adapt": True}, few | {"always_adapt": False}]
         return Lars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)

@@ -66,7 +66,7 @@ def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
     if recipe.init is not None:
         load_weights(encoder, recipe.init)
     if recipe.engine.channels_last:
-        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        encoder.to(memory_format=torch.channels_last)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
     return JointEmbedding(
         encoder,

@@ -129,15 +129,14 @@ class Views:
         has its true proportions. For many processes: draw for the global batch and take a slice.
         """
         source = source or (self.image_size, self.image_size)
-        views = [
-            pipeline.sample(count, generator, source if sizes is None else sizes)
-            for pipeline in (self.first, self.second)
-        ]
+        originals = source if sizes is None else sizes
+        first = self.first.sample(count, generator, originals)
+        second = self.second.sample(count, generator, originals)
         if sizes is not None:
-            for values in views:
+            for values in (first, second):
                 if "crop" in values:
                     values["crop"] = laid_on_canvas(values["crop"], sizes, source)
-        return ViewParameters(*views, count, source)
+        return ViewParameters(first, second, count, source)
 
     def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, Tensor]:
         """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.

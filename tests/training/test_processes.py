@@ -1,0 +1,59 @@
+"""Two processes train as one: the same loss and the same weights."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fullrank import train
+from fullrank.errors import UsageError
+
+# A net without batch norm: torch's SyncBatchNorm refuses CPUs, so each process would have its own statistics.
+RECIPE = {
+    "data": "digits",
+    "image_size": 32,
+    "encoder": "vit_tiny_patch16_224",
+    "head": "subvector:24",
+    "epochs": 1,
+    "limit": 64,
+    "batch_size": 32,
+    "monitor_every": 1,
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.05,
+}
+
+
+def losses(folder):
+    return [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    settings = [part for key, value in RECIPE.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "fullrank", "train", "--devices", "2", "--out", str(tmp_path / "two"), *settings]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("record.json") == 1  # one process speaks
+    train("digits", out=tmp_path / "one", **RECIPE)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(UsageError, match="batch size 32 cannot be shared by 3 processes; choose a multiple"):
+        train("digits", out=tmp_path / "run", devices=3, batch_size=32)
+
+
+def test_several_processes_need_a_folder_that_all_know():
+    with pytest.raises(UsageError, match="need --out DIR"):
+        train("digits", devices=2)
+
+
+def test_devices_and_nodes_are_one_or_more(tmp_path):
+    with pytest.raises(UsageError, match="1 or more, but got 0 and 1"):
+        train("digits", out=tmp_path / "run", devices=0)
