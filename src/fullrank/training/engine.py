@@ -64,7 +64,7 @@ def build_trainer(
         devices=machines.devices,
         num_nodes=machines.nodes,
         strategy=DDPStrategy(process_group_backend=backend, timeout=_PATIENCE) if many else "auto",
-        precision=settings.precision,
+        precision=settings.precision if accelerator() == "cuda" else "32-true",
         accumulate_grad_batches=settings.accumulate,
         # torch's SyncBatchNorm refuses CPUs.
         sync_batchnorm=settings.sync_batchnorm and accelerator() == "cuda",

@@ -41,12 +41,7 @@ def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
 
 
 def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
-    """Raise UsageError for a recipe whose parts do not fit each other, the images or the machine."""
-    if recipe.engine.precision == "16-mixed" and not torch.cuda.is_available():
-        raise UsageError(
-            "engine.precision=16-mixed needs a GPU, and there is none; use 32-true, or bf16-mixed, which is "
-            "slow on most CPUs."
-        )
+    """Raise UsageError for a recipe whose parts do not fit each other, the images or the processes."""
     if recipe.batch_size % processes:
         raise UsageError(
             f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "

@@ -66,6 +66,7 @@ class Optimizer(_Part):
 class Engine(_Part):
     """How the step is computed; none of it is meant to change what is learnt, beyond rounding.
 
+    `precision` is that of a GPU; a CPU always computes in 32 bits, for in 16 it is far slower.
     `accumulate` adds the gradients of so many batches before each update: the negatives of a contrastive
     loss still come from one batch, so it is not a larger batch. `logger` is a logger of Lightning
     (`csv`, `tensorboard`, `wandb`, ...), which gets every curve beside our own `metrics.csv`.
