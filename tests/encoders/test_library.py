@@ -170,6 +170,7 @@ def test_building_leaves_the_model_in_training_mode_and_its_statistics_alone():
         ("resnet18,channels=1", 32, 3, "channels=1 does not fit images of 3 channels"),
         ("vit_tiny_patch16_224", 30, 3, "no multiple of 16; give --image-size 16 or 32."),
         ("vit_tiny_patch16_224", 8, 3, "vit_tiny_patch16_224 cannot take images of 8 pixels"),
+        ("halonet26t", 64, 3, "halonet26t cannot take images of 64 pixels (AssertionError); give another"),
         ("inception_v3", 32, 3, "inception_v3 cannot take images of 32 pixels"),
     ],
 )

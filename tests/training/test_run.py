@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fullrank import load, train
+from fullrank.data import write_miniature
 from fullrank.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from fullrank.record import load_arrays
 from fullrank.training import monitor
@@ -87,6 +88,20 @@ def test_ctrl_c_saves_and_resume_continues_bit_for_bit(unbroken, tmp_path, monke
     assert not (out / "record.json").exists()
     torch.manual_seed(99)  # whatever the new process's generator holds
     assert fingerprint(train("digits", out=out, resume=True, **DRAWING)) == fingerprint(unbroken)
+
+
+def test_a_streamed_run_resumes_bit_for_bit_with_its_online_probes(tmp_path, monkeypatch):
+    """Images decoded ahead, gradients accumulated, features queued for a probe: all of it goes on."""
+    data = write_miniature("imagenet,canvas=40", tmp_path / "images", images=48, classes=4, size=40)
+    recipe = QUICK | {"data": data, "image_size": 32, "limit": None, "batch_size": 8, "online_every": 1}
+    whole = train("digits", out=tmp_path / "whole", **recipe)
+    assert len(load_arrays(whole.path)["online_linear"]) == 3
+    interrupt_after(monkeypatch, step=8)  # in the second of three epochs
+    with pytest.raises(InterruptedRunError, match="step 8 of 18"):
+        train("digits", out=tmp_path / "cut", **recipe)
+    monkeypatch.undo()
+    again = train("digits", out=tmp_path / "cut", resume=True, **recipe)
+    assert fingerprint(again) == fingerprint(whole)
 
 
 def test_a_crash_between_epochs_resumes_from_the_last_one_bit_for_bit(unbroken, tmp_path, monkeypatch):

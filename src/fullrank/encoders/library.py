@@ -91,7 +91,7 @@ class LibraryEncoder(Encoder):
         self.name = model
         self.image_size = image_size if fixed else None
         self.model = built
-        (lambda f: None)(_forget_caches)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forget_caches)  # type: ignore[no-untyped-call]
         self.feature_dim: int = seen.output.shape[1]
         self._readings = find_readings(built, seen)
         self.places = tuple(self._readings)
@@ -207,8 +207,8 @@ def _refused(name: str, wanted: dict[str, Any], image_size: int, error: Exceptio
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= 200 else f"{text[:197]}..." if text else type(error).__name__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:

@@ -246,7 +246,9 @@ def _layers(module: nn.Module) -> int:
 def _first_tensor(value: Any, rows: int) -> Tensor | None:
     """`value`, or the first tensor in it, that has a row an image."""
     values = value if isinstance(value, tuple | list) else (value,)
-    return next((v for v in values if isinstance(v, Tensor) and v.ndim in (2, 3, 4) and v.shape[0] == rows), None)
+    return next(
+        (v for v in values if isinstance(v, Tensor) and v.ndim in (2, 3, 4) and v.shape[0] == rows), None
+    )
 
 
 def _shape(call: Call, of_input: bool) -> tuple[int, ...]:

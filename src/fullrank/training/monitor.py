@@ -73,7 +73,7 @@ class Monitor(pl.Callback):
     def on_train_batch_end(  # type: ignore[override]  # it watches our module and no other
         self, trainer: pl.Trainer, module: JointEmbedding, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.curves["step"] and self.curves["step"][-1] == trainer.global_step:
+        if trainer.global_step in (0, *self.curves["step"][-1:]):
             return  # gradients are still being accumulated
         due = trainer.global_step % self.every == 0 or trainer.global_step == 1
         if not (due or batch_idx + 1 == trainer.num_training_batches):
