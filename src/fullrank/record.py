@@ -69,6 +69,88 @@ class RunEntry(_Part):
     spectrum: dict[str, Spectrum]
 
 
+class Measure(_Part):
+    """One number of the spectrum or geometry at a place, by its paper's name; None where it is not defined."""
+
+    place: str
+    name: str
+    value: float | None
+
+
+class Finding(_Part):
+    """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
+
+    `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
+    and `remedy` are a sentence each.
+    """
+
+    cause: str
+    place: str
+    level: Literal["alarm", "note"]
+    measure: str
+    value: float
+    threshold: float
+    evidence: str
+    remedy: str
+
+
+class LayerRow(_Part):
+    """A place as a candidate for the cut; accuracies are 0 to 1, None without labels.
+
+    `gradient_rank` is the effective rank of the loss's gradient there, None where no loss is known.
+    """
+
+    place: str
+    width: int
+    effective_rank: float
+    rankme: float
+    linear: float | None
+    nearest: float | None
+    recall_at_1: float | None
+    gradient_rank: float | None
+
+
+class DimensionCurve(_Part):
+    """Linear accuracy at a place from some of its dimensions: random channels, or leading components."""
+
+    place: str
+    kind: Literal["random channels", "leading components"]
+    dimensions: list[int]
+    accuracy: list[float]
+
+
+class OperationShare(_Part):
+    """The share of the views' covariance (Sigma_1) at a place that one operation alone makes, 0 to 1."""
+
+    place: str
+    operation: str
+    share: float
+
+
+class Diagnosis(_Part):
+    """What was seen in one model or file of embeddings, and why. Places go from the image to z.
+
+    `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
+    say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
+    could not be looked at.
+    """
+
+    target: str
+    rows: int
+    places: list[str]
+    verdict: str
+    collapsed: bool
+    cut: str | None
+    findings: list[Finding]
+    measures: list[Measure]
+    spectrum: dict[str, Spectrum]
+    layers: list[LayerRow] = []
+    dimensions: list[DimensionCurve] = []
+    augmentation: list[OperationShare] = []
+    alignment: list[list[float]] = []
+    not_seen: list[str] = []
+
+
 class Comparison(_Part):
     """A head against the first head, paired over seeds; points of linear accuracy at `place`, 0 to 100.
 
@@ -112,6 +194,7 @@ class Record(_Part):
     runs: list[RunEntry]
     comparisons: list[Comparison] = []
     published: Published | None = None
+    diagnosis: Diagnosis | None = None
 
     def save(self, folder: Path) -> None:
         """Write `record.json` into `folder`, whole or not at all."""
