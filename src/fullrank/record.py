@@ -70,7 +70,7 @@ class RunEntry(_Part):
 
 
 class Measure(_Part):
-    """One number of the spectrum or geometry at a place, by its paper's name; None where it is not defined."""
+    """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined."""
 
     place: str
     name: str
