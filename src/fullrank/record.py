@@ -127,7 +127,7 @@ class OperationShare(_Part):
     share: float
 
 
-class Diagnosis(_Part):
+class DiagnosisEntry(_Part):
     """What was seen in one model or file of embeddings, and why. Places go from the image to z.
 
     `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
@@ -194,7 +194,7 @@ class Record(_Part):
     runs: list[RunEntry]
     comparisons: list[Comparison] = []
     published: Published | None = None
-    diagnosis: Diagnosis | None = None
+    diagnosis: DiagnosisEntry | None = None
 
     def save(self, folder: Path) -> None:
         """Write `record.json` into `folder`, whole or not at all."""
@@ -244,3 +244,6 @@ def _put_in_place(temporary: str, path: Path) -> None:
     # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
     Path(temporary).chmod(0o644)
     Path(temporary).replace(path)
+
+
+Diagnosis = DiagnosisEntry  # while the pages still call it so

@@ -1,13 +1,21 @@
 """Records and arrays of realistic shapes, made up: a single run, a study of four heads, one of twelve."""
 
+import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fullrank.record import (
+    DiagnosisEntry,
+    DimensionCurve,
+    Finding,
+    LayerRow,
     Machine,
+    Measure,
+    OperationShare,
     ProbeScore,
     Published,
     Record,
@@ -34,6 +42,59 @@ PUBLISHED = Published(
     caption="P1 Table 1, linear-probe top-1 on ImageNet (ResNet-50, 100 epochs): another data set and scale.",
     values={"none": 51.5, "linear:48": 61.1, "subvector:24": 62.7, "mlp:48": 66.5},
 )
+
+
+VOID = {"meta", "img", "br", "wbr", "line", "ellipse", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Text, attributes and scripts of a page; raises where tags do not nest."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts = "", list[str]()
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
+        elif self.open[-1:] != ["style"]:
+            self.text += data
+
+    @property
+    def figures(self) -> list[dict]:
+        kinds = [attributes.get("type") for tag, attributes in self.tags if tag == "script"]
+        found = zip(kinds, self.scripts, strict=True)
+        return [json.loads(text) for kind, text in found if kind == "application/json"]
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+@pytest.fixture
+def read_page() -> Callable[[Path], Page]:
+    return Page
 
 
 def spectrum(generator: np.random.Generator, width: int, decay: float, dead: int = 0) -> Spectrum:
@@ -192,3 +253,167 @@ def study_record() -> Record:
 @pytest.fixture
 def large_record() -> Record:
     return make_record("study", TWELVE, 5)
+
+
+DEEP = ["stem", *(f"encoder.stages.{i}.blocks.{j}" for i in range(4) for j in (0, 2, 5)), "h", "z"]
+OPERATIONS = ["crop", "flip", "brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"]
+
+
+def make_diagnosis(
+    places: list[str],
+    *,
+    target: str = "runs/digits",
+    labels: bool = True,
+    views: bool = True,
+    findings: list[Finding] | None = None,
+    collapsed: bool = False,
+) -> Record:
+    """The record of a diagnosis at `places`; where it collapsed, half the dimensions of the last are zero."""
+    generator = np.random.default_rng(len(places))
+    last = len(places) - 1
+    widths = [64 * 2 ** (4 * i // max(len(places), 4)) for i in range(len(places))]
+    spectra = {
+        place: spectrum(generator, width, 4 / width, dead=width // 2 if collapsed and i >= last - 1 else 0)
+        for i, (place, width) in enumerate(zip(places, widths, strict=True))
+    }
+    names = ["effective_rank", "rankme", "participation_ratio", "stable_rank", "mean_cosine", "alpha_req"]
+    level = [0.55 + 0.4 * np.sin(2.2 * (i + 1) / (last + 1)) for i in range(len(places))]
+    aligned = np.abs(np.linalg.qr(np.eye(32) + 0.15 * generator.normal(size=(32, 32)))[0])
+    some = [place for place in places if place in ("h", "z")] or places[-1:]
+    return Record.model_validate(
+        {
+            "kind": "diagnosis",
+            "fullrank": "0.1.0",
+            "created": "2026-03-01T12:30:00+00:00",
+            "machine": Machine(
+                processor="AMD EPYC 7B13", threads=2, device="cpu", python="3.12.3", torch="2.15.0"
+            ),
+            "recipe": {},
+            "runs": [],
+            "diagnosis": DiagnosisEntry(
+                target=target,
+                rows=1297,
+                places=places,
+                verdict=(
+                    f"Half of the dimensions of {places[-1]} are lost."
+                    if collapsed
+                    else "The features use the dimensions that they have."
+                ),
+                collapsed=collapsed,
+                cut=places[int(np.argmax(level))] if labels else None,
+                findings=findings or [],
+                measures=[
+                    Measure(
+                        place=place,
+                        name=name,
+                        value=None if name == "alpha_req" and i == 0 else 1.37 * (i + 1) + 10 * j,
+                    )
+                    for i, place in enumerate(places)
+                    for j, name in enumerate(names)
+                ],
+                spectrum=spectra,
+                layers=[
+                    LayerRow(
+                        place=place,
+                        width=width,
+                        effective_rank=spectra[place].effective_rank,
+                        rankme=0.9 * spectra[place].effective_rank,
+                        linear=level[i] if labels else None,
+                        nearest=level[i] - 0.031 if labels else None,
+                        recall_at_1=level[i] - 0.052 if labels else None,
+                        gradient_rank=3.3 + 2 * i if views else None,
+                    )
+                    for i, (place, width) in enumerate(zip(places, widths, strict=True))
+                ],
+                dimensions=[
+                    DimensionCurve(
+                        place=place,
+                        kind=kind,
+                        dimensions=[2**k for k in range(10)],
+                        accuracy=[1 - (0.7 + 0.1 * (place == "z")) * 2 ** (-power * k) for k in range(10)],
+                    )
+                    for place in some
+                    for kind, power in (("random channels", 0.3), ("leading components", 0.6))
+                ]
+                if labels
+                else [],
+                augmentation=[
+                    OperationShare(place=place, operation=operation, share=float(share))
+                    for place in places
+                    for operation, share in zip(
+                        OPERATIONS, generator.dirichlet(np.linspace(6, 0.4, 9)), strict=True
+                    )
+                ]
+                if views
+                else [],
+                alignment=aligned.tolist() if collapsed else [],
+                not_seen=[] if views else ["The augmentation: the file has no positives to compare."],
+            ),
+        }
+    )
+
+
+def three_findings(place: str) -> list[Finding]:
+    return [
+        Finding(
+            cause="mean-dominance",
+            place="h",
+            level="note",
+            measure="mean_cosine",
+            value=0.957,
+            threshold=0.95,
+            evidence="The mean makes up most of the features.",
+            remedy="Standardise the features before you compare them, or add batch normalisation.",
+        ),
+        Finding(
+            cause="augmentation",
+            place=place,
+            level="alarm",
+            measure="negative_share",
+            value=0.48,
+            threshold=0.1,
+            evidence="In 31 of 64 directions two views differ by more than two images do.",
+            remedy="Weaken the crop first: it makes 41 % of the change between views.",
+        ),
+        Finding(
+            cause="augmentation",
+            place="z",
+            level="alarm",
+            measure="negative_share",
+            value=0.52,
+            threshold=0.1,
+            evidence="In 33 of 64 directions two views differ by more than two images do.",
+            remedy="Weaken the crop first: it makes 41 % of the change between views.",
+        ),
+        Finding(
+            cause="dead-channels",
+            place="h",
+            level="alarm",
+            measure="share of channels without variance",
+            value=0.5,
+            threshold=0.05,
+            evidence="48 of 96 channels are constant over all rows.",
+            remedy="Lower the learning rate, or replace ReLU by a leaky form.",
+        ),
+    ]
+
+
+@pytest.fixture
+def healthy_diagnosis() -> Record:
+    return make_diagnosis(["stem", "layer1.0", "layer2.0", "layer3.0", "h", "head.1", "z"])
+
+
+@pytest.fixture
+def collapsed_diagnosis() -> Record:
+    places = ["stem", "layer1.0", "layer2.0", "layer3.0", "h", "z"]
+    return make_diagnosis(places, findings=three_findings("layer3.0"), collapsed=True)
+
+
+@pytest.fixture
+def file_diagnosis() -> Record:
+    return make_diagnosis(["features"], target="embeddings.npy", labels=False, views=False)
+
+
+@pytest.fixture
+def deep_diagnosis() -> Record:
+    return make_diagnosis(DEEP, target="timm/" + "vit_small_patch16_reg4_dinov2_and_a_long_name" * 3)

@@ -7,12 +7,11 @@ import plotly.graph_objects as go
 import pytest
 
 from fullrank.record import Record, Spectrum
+from fullrank.reports.drawing import COLORS, distinct_styles
 from fullrank.reports.figures import (
-    COLORS,
     MOST_POINTS,
     accuracy_figure,
     curve_figure,
-    head_styles,
     spectrum_figure,
     spectrum_history_figure,
 )
@@ -158,9 +157,9 @@ def test_a_head_looks_the_same_everywhere(large_record: Record, make_arrays) -> 
         curve_figure(large_record, make_arrays(large_record), "loss", "loss"),
     ]
     assert (
-        len({tuple((t.line.dash, t.meta["head"]) for t in traces(f, "mean").values()) for f in figures}) == 1
+        len({tuple((t.line.dash, t.meta["key"]) for t in traces(f, "mean").values()) for f in figures}) == 1
     )
-    assert len(set(head_styles([str(i) for i in range(18)]).values())) == 18
+    assert len(set(distinct_styles([str(i) for i in range(18)]).values())) == 18
 
 
 def test_colours_stand_out_on_white() -> None:

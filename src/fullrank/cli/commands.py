@@ -113,6 +113,67 @@ def probe(
 
 
 @app.command()
+def diagnose(
+    target: Annotated[
+        str, typer.Argument(help="A run's folder, a timm model's name, or a file of embeddings.")
+    ],
+    data: Annotated[str | None, typer.Option("--data", help="Images for a model; a run has its own.")] = None,
+    views: Annotated[
+        str | None, typer.Option("--views", help="Views; a run has its own.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Weights of the timm model: .safetensors, .pth, .ckpt.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Which labels; for a file: a file, an array or a column.")
+    ] = None,
+    positives: Annotated[
+        Path | None, typer.Option("--positives", help="A second file: another view of each row.")
+    ] = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option("--place", help="Places; default: evenly chosen. Repeatable."),
+    ] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Bring images to this size.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Look at so many test images at most.")] = 4096,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of samples and views.")] = 0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows with NaN or infinity, and count them.")
+    ] = False,
+    fail_on: Annotated[
+        str | None, typer.Option("--fail-on", help="`collapse`: exit with status 3 when it is found.")
+    ] = None,
+    out: OutOption = None,
+) -> None:
+    """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
+    if fail_on not in (None, "collapse"):
+        raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
+    from fullrank.cli.diagnosis import print_diagnosis
+    from fullrank.reports.page import write_page
+    from fullrank.studies.diagnose import diagnose as run_diagnose
+
+    found = run_diagnose(
+        target,
+        data=data,
+        views=views,
+        weights=weights,
+        labels=labels,
+        positives=positives,
+        places=place,
+        image_size=image_size,
+        limit=limit,
+        seed=seed,
+        skip_bad=skip_bad,
+        out=out,
+    )
+    page = write_page(found.path)
+    print_diagnosis(found.entry)
+    typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}")
+    if fail_on == "collapse" and found.entry.collapsed:
+        raise typer.Exit(3)
+
+
+@app.command()
 def embed(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", help="The file: .npy, .safetensors or .parquet.")],

@@ -1,49 +1,27 @@
-"""Record data -> plotly figures; pure functions, no file is read and nothing is drawn. Torch-free.
+"""Record data -> plotly figures; pure functions, no file is read and nothing is drawn. Torch-free."""
 
-Colours are chosen for a light page: six that stay apart under red-green colour blindness, then the same six
-dashed and dotted. The page's dark form inverts them, which keeps both hue and contrast.
-"""
-
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import Record
-from fullrank.reports.tables import above_noise, accuracy, base_place, by_head, probed_places
+from fullrank.reports.drawing import (
+    INK,
+    Style,
+    between,
+    distinct_styles,
+    empty_figure,
+    faint,
+    log_or_nan,
+    plain_text,
+)
+from fullrank.reports.tables import accuracy, base_place, by_head, probed_places
 
 Arrays = Mapping[str, np.ndarray]
 
-COLORS = ("#4d4d4d", "#0072b2", "#e66b1f", "#cc79a7", "#332288", "#8c510a")
-DASHES = ("solid", "dash", "dot")
-SYMBOLS = ("circle", "diamond", "square")
 MOST_POINTS = 1000
-_GRID, _AXIS, _INK = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.6)", "#666666"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one head is drawn in every figure."""
-
-    color: str
-    dash: str
-    symbol: str
-
-
-def head_styles(heads: Sequence[str]) -> dict[str, Style]:
-    """A style for each head, the same in every figure; the first head, compared against, is grey.
-
-    >>> head_styles(["none", "linear:48"])["linear:48"]
-    Style(color='#0072b2', dash='solid', symbol='circle')
-    """
-    styles = [
-        Style(color, dash, symbol) for dash, symbol in zip(DASHES, SYMBOLS, strict=True) for color in COLORS
-    ]
-    return {head: styles[i % len(styles)] for i, head in enumerate(heads)}
 
 
 def spectrum_figure(record: Record, place: str) -> go.Figure | None:
@@ -66,11 +44,11 @@ def spectrum_figure(record: Record, place: str) -> go.Figure | None:
     low, high = (kept.min(), kept.max()) if kept.size else (0.0, 0.0)
     gap = 0.04 * max(high - low, 1.0)
     collapsed = [head for head, lines in logs.items() if any(not np.isfinite(line).all() for line in lines)]
-    figure = _empty(
-        "index of the singular value, largest first", f"ln singular value of cov({_plain(place)})"
+    figure = empty_figure(
+        "index of the singular value, largest first", f"ln singular value of cov({plain_text(place)})"
     )
     figure.update_xaxes(range=[0, 1.02 * max(line.size for line in drawn) + 0.5])
-    for position, (head, style) in enumerate(head_styles(list(heads)).items()):
+    for position, (head, style) in enumerate(distinct_styles(list(heads)).items()):
         lines = logs[head]
         if not lines:
             continue
@@ -89,11 +67,11 @@ def spectrum_figure(record: Record, place: str) -> go.Figure | None:
                 x=zero,
                 y=np.full(zero.size, low - gap * (2 + collapsed.index(head))),
                 mode="markers",
-                name=_plain(head),
+                name=plain_text(head),
                 marker={"symbol": "x-thin", "size": 6, "line": {"color": style.color, "width": 1.5}},
                 hovertemplate="%{fullData.name}<br>index %{x}: numerically zero<extra></extra>",
                 showlegend=False,
-                meta={"head": position, "role": "zero"},
+                meta={"key": position, "role": "zero"},
             )
     if collapsed:
         figure.add_annotation(
@@ -111,13 +89,13 @@ def accuracy_figure(record: Record) -> go.Figure | None:
     places, heads = probed_places(record), by_head(record.runs)
     if not places:
         return None
-    figure = _empty("place, from the image towards the loss", "linear accuracy (points)")
+    figure = empty_figure("place, from the image towards the loss", "linear accuracy (points)")
     figure.update_xaxes(
-        tickvals=list(range(len(places))), ticktext=[_plain(place) for place in places], showgrid=False
+        tickvals=list(range(len(places))), ticktext=[plain_text(place) for place in places], showgrid=False
     )
     figure.update_xaxes(range=[-0.5, len(places) - 0.5])
     step = min(0.08, 0.6 / max(len(heads), 1))
-    for position, (head, style) in enumerate(head_styles(list(heads)).items()):
+    for position, (head, style) in enumerate(distinct_styles(list(heads)).items()):
         at = [(i, place, accuracy(heads[head], place, "linear")) for i, place in enumerate(places)]
         shift = (position - (len(heads) - 1) / 2) * step
         for sliced in (False, True):
@@ -135,18 +113,18 @@ def accuracy_figure(record: Record) -> go.Figure | None:
                     "visible": any(half is not None for half in halves),
                 },
                 mode="markers" if sliced else "lines+markers",
-                name=_plain(head),
-                legendgroup=_plain(head),
+                name=plain_text(head),
+                legendgroup=plain_text(head),
                 showlegend=not sliced,
-                line={"color": _faint(style.color, 0.55), "dash": style.dash, "width": 1.2},
+                line={"color": faint(style.color, 0.55), "dash": style.dash, "width": 1.2},
                 marker={
                     "symbol": style.symbol + ("-open" if sliced else ""),
                     "color": style.color,
                     "size": 7,
                 },
-                customdata=[_plain(place) for _, place, _ in points],
+                customdata=[plain_text(place) for _, place, _ in points],
                 hovertemplate="%{fullData.name}<br>%{customdata}: %{y:.1f}<extra></extra>",
-                meta={"head": position, "role": "slice" if sliced else "mean"},
+                meta={"key": position, "role": "slice" if sliced else "mean"},
             )
     return figure
 
@@ -162,9 +140,9 @@ def curve_figure(
     run has the series.
     """
     heads = by_head(record.runs)
-    figure = _empty("epoch", label)
+    figure = empty_figure("epoch", label)
     last = 0.0
-    for position, (head, style) in enumerate(head_styles(list(heads)).items()):
+    for position, (head, style) in enumerate(distinct_styles(list(heads)).items()):
         runs = (arrays.get(run.folder, {}) for run in heads[head])
         found = [one for one in runs if has_series(one, series, epochs)]
         every = max((-(-len(found_one[series]) // MOST_POINTS) for found_one in found), default=1)
@@ -186,7 +164,7 @@ def curve_figure(
                 x=[0, last],
                 y=[chance, chance],
                 mode="lines",
-                line={"color": _INK, "dash": "dot", "width": 1.2},
+                line={"color": INK, "dash": "dot", "width": 1.2},
                 hoverinfo="skip",
                 showlegend=False,
                 name="chance",
@@ -220,15 +198,13 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
     unit = "epoch" if has_series(arrays, "step") else "step"
     logs, width = log_or_nan(values), values.shape[1]
     ranks = [2**i for i in range(width.bit_length()) if 2**i < width] + [width]
-    figure = _empty(unit, "ln singular value of cov(h)")
+    figure = empty_figure(unit, "ln singular value of cov(h)")
     room = 0.05 * float(np.ptp(logs[np.isfinite(logs)])) if np.isfinite(logs).any() else 0.0
     labelled = np.inf
     for i, rank in enumerate(ranks):
         share = i / max(len(ranks) - 1, 1)
         # One hue from dark to light: the order of the lines is the order of their ranks.
-        color = "#" + "".join(
-            f"{round(a + share * (b - a)):02x}" for a, b in ((0, 130), (60, 175), (115, 215))
-        )
+        color = between("#003c73", "#82afd7", share)
         end = logs[-1, rank - 1]
         # Values descend with rank, so a label is free if it stands well below the last one.
         free = bool(np.isfinite(end) and end < labelled - room)
@@ -240,7 +216,7 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
             mode="lines+text",
             text=text,
             textposition="middle right",
-            textfont={"color": _INK, "size": 11},
+            textfont={"color": INK, "size": 11},
             cliponaxis=False,
             name=str(rank),
             line={"color": color, "width": 1.8},
@@ -256,16 +232,6 @@ def has_series(arrays: Arrays, series: str, epochs: str = "epoch") -> bool:
     """Whether the arrays hold a series that is as long as its epochs, and not empty."""
     held = series in arrays and epochs in arrays and arrays[series].shape == arrays[epochs].shape
     return held and len(arrays[series]) > 0
-
-
-def log_or_nan(values: np.ndarray) -> np.ndarray:
-    """Natural logarithm; NaN for what is numerically zero or not finite.
-
-    >>> log_or_nan(np.array([1.0, 0.0, np.nan]))
-    array([ 0., nan, nan])
-    """
-    kept = above_noise(values)
-    return np.where(kept, np.log(np.where(kept, values, 1.0)), np.nan)
 
 
 def _mean_line(lines: Sequence[np.ndarray]) -> np.ndarray:
@@ -286,16 +252,16 @@ def _add_lines(
     hover: str,
 ) -> None:
     """Add the seeds of a head as one thin trace with gaps between them, and their mean as a bold one."""
-    common: dict[str, Any] = {"mode": "lines", "name": _plain(head), "legendgroup": _plain(head)}
+    common: dict[str, Any] = {"mode": "lines", "name": plain_text(head), "legendgroup": plain_text(head)}
     if len(y) > 1 or mean_y is None:
         gap = np.array([np.nan])
         figure.add_scatter(
             x=np.concatenate([part for line in x for part in (line, gap)]),
             y=np.concatenate([part for line in y for part in (line, gap)]),
-            line={"color": _faint(style.color, 0.3), "width": 0.8},
+            line={"color": faint(style.color, 0.3), "width": 0.8},
             hoverinfo="skip",
             showlegend=mean_y is None,
-            meta={"head": position, "role": "seeds"},
+            meta={"key": position, "role": "seeds"},
             **common,
         )
     if mean_y is not None:
@@ -305,43 +271,6 @@ def _add_lines(
             line={"color": style.color, "dash": style.dash, "width": 2},
             hovertemplate=hover,
             showlegend=True,
-            meta={"head": position, "role": "mean"},
+            meta={"key": position, "role": "mean"},
             **common,
         )
-
-
-def _empty(x_title: str, y_title: str) -> go.Figure:
-    """A figure without data: transparent, mid-grey ink that reads on white and on black, faint grid."""
-    axis = {
-        "gridcolor": _GRID,
-        "linecolor": _AXIS,
-        "tickcolor": _AXIS,
-        "ticks": "outside",
-        "ticklen": 4,
-        "zeroline": False,
-        "automargin": True,
-    }
-    return go.Figure(
-        layout={
-            "template": {},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": _FONT, "size": 12, "color": _INK},
-            "margin": {"l": 50, "r": 14, "t": 26, "b": 44},
-            "xaxis": {**axis, "showline": True, "title": {"text": x_title, "standoff": 8}},
-            "yaxis": {**axis, "title": {"text": y_title, "standoff": 8}},
-            "hovermode": "closest",
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _AXIS, "activecolor": _INK},
-            "legend": {"orientation": "h", "y": -0.25, "x": 0},
-        }
-    )
-
-
-def _faint(color: str, alpha: float) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
-
-
-def _plain(text: str) -> str:
-    """Text that plotly shows as it is: it reads a few HTML tags in names and labels otherwise."""
-    return html.escape(text, quote=False)

@@ -1,46 +1,40 @@
-"""One self-contained HTML page from a finished run or study: `write_page(folder)`. Torch-free."""
+"""One self-contained HTML page from what a command left: `write_page(folder)`. Torch-free."""
 
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import plotly.graph_objects as go
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record, load_arrays, write_whole
 from fullrank.reports import words
+from fullrank.reports.diagnosis_page import render_diagnosis
+from fullrank.reports.drawing import distinct_styles
 from fullrank.reports.figures import (
     Arrays,
-    Style,
     accuracy_figure,
     curve_figure,
     has_series,
-    head_styles,
     spectrum_figure,
     spectrum_history_figure,
 )
 from fullrank.reports.images import example_rows
+from fullrank.reports.layout import Panel, fill, panel
 from fullrank.reports.tables import (
     HeadRow,
     by_head,
     effective_dimension,
     head_table,
-    in_points,
     probed_places,
     score_rows,
-    signed,
 )
 
 PAGE_FILE = "report.html"
-_DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
 
 
 @dataclass(frozen=True)
@@ -72,16 +66,6 @@ CURVES = {
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One figure as the page shows it: heading, what a screen reader says, the plotly JSON, a note below."""
-
-    heading: str
-    label: str
-    figure: Markup
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Strip:
     """A difference and its interval drawn in a table cell: positions across the cell, 0 to 100."""
 
@@ -92,27 +76,26 @@ class Strip:
 
 
 def write_page(folder: Path) -> Path:
-    """Write `report.html` into the folder of a finished run or study, whole or not at all; return its path.
+    """Write `report.html` into the folder of a finished command, whole or not at all; return its path.
 
     Everything shown comes from `record.json` and the runs' `arrays.npz`. Arrays that are missing or damaged
     leave their figures out, and the page says which. Raises DataError where there is no readable record, and
-    UsageError for a record that is neither a run nor a study or holds no run.
+    UsageError for a record that holds neither a run nor a diagnosis.
     """
     folder = Path(folder)
     record = Record.load(folder)
-    if record.kind not in ("run", "study") or not record.runs:
+    if record.kind == "diagnosis" and record.diagnosis is not None:
+        page = render_diagnosis(record, record.diagnosis)
+    elif record.kind in ("run", "study") and record.runs:
+        arrays, missing = _read_arrays(folder, record)
+        page = render(record, arrays, missing, _links(folder, record))
+    else:
         raise UsageError(
-            f"{folder} holds a {record.kind} of {len(record.runs)} runs; a page is made of a run or a study "
-            "with at least one run."
+            f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
+            "diagnosis, or of a run or a study with at least one run."
         )
-    arrays, missing = _read_arrays(folder, record)
-    links = {
-        run.folder: f"{quote(run.folder)}/{PAGE_FILE}"
-        for run in record.runs
-        if run.folder != "." and (folder / run.folder / PAGE_FILE).is_file()
-    }
     path = folder / PAGE_FILE
-    write_whole(path, render(record, arrays, missing, links).encode())
+    write_whole(path, page.encode())
     return path
 
 
@@ -122,11 +105,11 @@ def render(
     missing: Mapping[str, str] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> str:
-    """The page as text; `arrays` is keyed by the runs' folders, `missing` says why others are not there."""
+    """The page of a run or study as text; `arrays` by the runs' folders, `missing` says why others lack."""
     rows, heads = head_table(record), list(by_head(record.runs))
     strips = _strips(rows)
-    page = _environment().get_template("report.html.j2")
-    return page.render(
+    return fill(
+        "report.html.j2",
         title=words.title(record),
         summary=words.summary(record, _side(arrays)),
         verdict=words.verdict(record),
@@ -135,7 +118,7 @@ def render(
         record=record,
         rows=rows,
         strips=strips,
-        styles=head_styles(heads),
+        styles=distinct_styles(heads),
         unmatched={
             head: value
             for head, value in (record.published.values if record.published else {}).items()
@@ -152,22 +135,7 @@ def render(
         parts=list(dict.fromkeys(part for run in record.runs for part in run.parameters)),
         scores=score_rows(record),
         links=dict(links or {}),
-        # The library is trusted and holds no closing script tag; everything else is escaped by the template.
-        plotly=Markup(get_plotlyjs()),
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fullrank.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"points": in_points, "signed": signed, "swatch": _swatch, "short": _short}
-    environment.filters["breakable"] = _breakable
-    return environment
 
 
 def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[str, str]]:
@@ -182,6 +150,15 @@ def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             missing[run.folder] = f"arrays.npz cannot be read ({error})"
     return arrays, missing
+
+
+def _links(folder: Path, record: Record) -> dict[str, str]:
+    """The address of each run's own page, where it has one."""
+    return {
+        run.folder: f"{quote(run.folder)}/{PAGE_FILE}"
+        for run in record.runs
+        if run.folder != "." and (folder / run.folder / PAGE_FILE).is_file()
+    }
 
 
 def _side(arrays: Mapping[str, Arrays]) -> int | None:
@@ -245,12 +222,9 @@ def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
 
 
 def _panel(record: Record, figure: go.Figure, heading: str, what: str, note: str = "") -> Panel:
-    """Wrap a figure; the page has one key for all figures, so each goes without its own legend."""
-    figure.update_layout(showlegend=False)
     heads = list(by_head(record.runs))
     label = f"{what}. " + (f"One line for each head: {', '.join(heads)}." if len(heads) > 1 else "")
-    # plotly writes `<` as \u003c, so that no text in a figure can end the script element it stands in.
-    return Panel(heading, label.strip(), Markup(figure.to_json()), note)
+    return panel(figure, heading, label.strip(), note)
 
 
 def _strips(rows: list[HeadRow]) -> dict[str, Strip]:
@@ -272,23 +246,3 @@ def _strips(rows: list[HeadRow]) -> dict[str, Strip]:
         for head, d in found.items()
         if np.isfinite(d.mean)
     }
-
-
-def _swatch(style: Style) -> Markup:
-    """A short line in the head's colour and dash, for the key and the tables."""
-    return Markup(
-        '<svg class="swatch" width="26" height="10" aria-hidden="true"><line x1="1" y1="5" x2="25" y2="5" '
-        'stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
-    ).format(style.color, _DASHES[style.dash])
-
-
-def _breakable(text: str) -> Markup:
-    """Text that may also break after a comma: a spec or a list of them has no spaces."""
-    return Markup(",<wbr>").join(text.split(","))
-
-
-def _short(value: Any) -> str:
-    """A number in four digits, an en dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

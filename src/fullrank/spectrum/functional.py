@@ -1,10 +1,36 @@
-"""Pure functions on a feature matrix (N, D), named after their papers."""
+"""Pure functions on a feature matrix (N, D) or on its spectrum (D,), named after their papers.
+
+Two spectra, from which the ranks follow: `singular_values` of the centred covariance, which has no mean in
+it, and `matrix_singular_values` of the features as they are, as RankMe takes them. Everything is computed in
+float64. A rank compares runs of one method: across different heads or objectives it is not a quality score.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from fullrank.errors import DataError
-from fullrank.linalg import Moments
+from fullrank.errors import DataError, UsageError
+from fullrank.linalg import Moments, require_matrix, row_blocks
+from fullrank.spectrum.audit import (
+    RogueDimensions as RogueDimensions,
+    hubness as hubness,
+    near_duplicates as near_duplicates,
+    rogue_dimensions as rogue_dimensions,
+)
+from fullrank.spectrum.discriminant import (
+    group_moments as group_moments,
+    lidar as lidar,
+    lidar_of as lidar_of,
+)
+from fullrank.spectrum.geometry import (
+    alignment as alignment,
+    mean_cosine as mean_cosine,
+    principal_angles as principal_angles,
+    uniformity as uniformity,
+    unit_rows as unit_rows,
+)
 
 
 def singular_values(features: Tensor) -> Tensor:
@@ -13,20 +39,83 @@ def singular_values(features: Tensor) -> Tensor:
     .. math:: C = \tfrac1N \sum_i (h_i - \bar h)(h_i - \bar h)^\top
 
     Shapes: (N, D) -> (D,), in the square of the features' unit. At most N - 1 of them can be above zero.
-    Rounding below zero is returned as 0. Raises DataError for features that are not finite.
+    Rounding below zero is returned as 0. Raises UsageError for another shape, DataError for no row or rows
+    that are not finite.
 
     >>> singular_values(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     tensor([1., 0.], dtype=torch.float64)
 
     Source: P1 Section 3 and Figures 2, 7 and 9 (their logarithms).
     """
-    if not torch.isfinite(features).all():
-        raise DataError(
-            "The features hold NaN or infinity, so they have no spectrum; look at the loss first."
+    return Moments.of(features).singular_values()
+
+
+def normalised_singular_values(features: Tensor) -> Tensor:
+    r"""Singular values of the centred covariance of the L2-normalised rows, descending, in float64.
+
+    .. math:: C = \tfrac1N \sum_i (u_i - \bar u)(u_i - \bar u)^\top, \qquad u_i = h_i / \|h_i\|
+
+    Their sum is :math:`1 - \|\bar u\|^2`, so at most 1. A loss on cosines sees this spectrum, not the raw
+    one. Shapes: (N, D) -> (D,). Raises as `singular_values` does.
+
+    >>> normalised_singular_values(torch.tensor([[9.0, 0.0], [-1.0, 0.0]]))
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    _require_rows(features)
+    blocks = row_blocks(features, at_least=features.shape[1])
+    return reduce(Moments.merge, (Moments.of(unit_rows(block)) for block in blocks)).singular_values()
+
+
+def matrix_singular_values(features: Tensor) -> Tensor:
+    """Singular values of the features themselves, uncentred, descending, in float64.
+
+    By a singular value decomposition of the whole matrix, exact to rounding, in O(ND) memory; for more rows
+    than that allows take `Moments`. Shapes: (N, D) -> (min(N, D),). Raises as `singular_values` does.
+
+    >>> matrix_singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
+    tensor([4., 3.], dtype=torch.float64)
+    """
+    _require_rows(features)
+    values: Tensor = torch.linalg.svdvals(torch.cat(list(row_blocks(features))).cpu())
+    return values
+
+
+def rankme(features: Tensor, eps: float = 1e-7) -> float:
+    r"""RankMe: exponential of the entropy of the normalised singular values of the features, uncentred.
+
+    .. math:: p_k = \frac{\sigma_k}{\|\sigma\|_1} + \epsilon, \qquad \exp\Big(-\sum_k p_k \ln p_k\Big)
+
+    Exactly as published, with :math:`\sigma` the min(N, D) singular values of the matrix itself. Nothing is
+    centred, so a strong mean alone brings it near 1. The range is 1 to min(N, D), up to what epsilon adds
+    (1.003 for rank one of width 2048); features that are all zero have 0. It compares runs of one method and
+    is no measure of quality across methods. Shapes: (N, D). Raises as `singular_values` does, and UsageError
+    for a negative epsilon.
+
+    >>> round(rankme(torch.eye(4)), 4)
+    4.0
+
+    Source: Garrido et al. 2023 (arXiv 2210.02885), Equation 1; 25,600 rows suffice there.
+    """
+    return rankme_of(matrix_singular_values(features), eps)
+
+
+def rankme_of(values: Tensor, eps: float = 1e-7) -> float:
+    """`rankme` from the singular values (min(N, D),) of the features, as `matrix_singular_values` gives them.
+
+    From `Moments.matrix_singular_values` it is off by 1e-5 of itself or less where directions are missing.
+
+    >>> round(rankme_of(torch.tensor([2.0, 2.0, 0.0])), 4)
+    2.0
+    """
+    if not 0 <= eps < 1:
+        raise UsageError(
+            f"RankMe: eps must be from 0 to below 1, but got {eps}; the published value is 1e-7."
         )
-    # The covariance is symmetric and positive semi-definite: its eigenvalues are its singular values.
-    values: Tensor = torch.linalg.eigvalsh(Moments.of(features).covariance.cpu())
-    return values.flip(0).clamp_min(0.0)
+    values = _spectrum(values)
+    if values.sum() == 0:
+        return 0.0
+    p = values / values.sum() + eps
+    return float(torch.special.entr(p).sum().exp())
 
 
 def effective_rank(values: Tensor) -> float:
@@ -37,15 +126,202 @@ def effective_rank(values: Tensor) -> float:
 
     Shapes: (D,) -> a number between 1 and D, or 0 where every value is 0. The square roots are the
     singular values of the centred features, up to a factor, so this is Roy and Vetterli's measure of them.
-    It compares runs of one method; across different heads it is not a quality score.
+    It compares runs of one method; across different heads it is not a quality score. Raises UsageError for
+    what is no spectrum.
 
     >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
     2.0
 
     Source: Roy and Vetterli 2007, Definition 1.
     """
-    roots = values.double().sqrt()
+    roots = _spectrum(values).sqrt()
     if roots.sum() == 0:
         return 0.0
     p = roots / roots.sum()
     return float(torch.special.entr(p).sum().exp())
+
+
+def participation_ratio(values: Tensor) -> float:
+    r"""Participation ratio of covariance singular values.
+
+    .. math:: \frac{(\sum_k \lambda_k)^2}{\sum_k \lambda_k^2}
+
+    Centred, as the values are. Range 1 to D, or 0 where every value is 0. It counts the directions that hold
+    the bulk of the variance and ignores a long tail, so a low value is not yet collapse. Some call it the
+    stable rank, which it is not. Shapes: (D,). Raises UsageError for what is no spectrum.
+
+    >>> participation_ratio(torch.tensor([3.0, 3.0, 0.0]))
+    2.0
+
+    Source: Gao et al. 2017 (bioRxiv 214262), "dimensionality".
+    """
+    values = _relative(values)
+    return float(values.sum().square() / values.square().sum()) if values.any() else 0.0
+
+
+def nesum(values: Tensor) -> float:
+    r"""NESum: the sum of covariance singular values in units of the largest.
+
+    .. math:: \sum_k \lambda_k / \lambda_1
+
+    Centred, as the values are. Range 1 to D, or 0 where every value is 0. One dominant direction brings it
+    near 1 however many others live. Shapes: (D,). Raises UsageError for what is no spectrum.
+
+    >>> nesum(torch.tensor([4.0, 2.0, 1.0]))
+    1.75
+
+    Source: He and Ozay 2022 (ICML), "normalised eigenvalue sum".
+    """
+    return float(_relative(values).sum())
+
+
+def stable_rank(features: Tensor) -> float:
+    r"""Stable rank of the feature matrix: its squared Frobenius norm over its squared spectral norm.
+
+    .. math:: \frac{\|H\|_F^2}{\|H\|_2^2} = \frac{\sum_k \sigma_k^2}{\sigma_1^2}
+
+    Nothing is centred, so a strong mean alone brings it near 1: NESum is the same ratio without the mean.
+    Range 1 to min(N, D), or 0 where all is zero. Shapes: (N, D). Raises as `singular_values` does.
+
+    >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0])))
+    1.25
+
+    Source: Rudelson and Vershynin 2007.
+    """
+    return nesum(Moments.of(features).matrix_singular_values().square())
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A power law fitted to a spectrum: its exponent, and the ranks it was fitted on, both ends included."""
+
+    alpha: float
+    first: int
+    last: int
+
+
+def alpha_req(values: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
+    r"""alpha-ReQ: the exponent of a power law fitted to covariance singular values.
+
+    .. math:: \min_{\alpha, c} \sum_{k=first}^{last} \frac1k
+              \big(\ln\lambda_k + \alpha \ln k - c\big)^2
+
+    Centred, as the values are. The window ends earlier where the values do, or are numerically zero (below
+    D eps of the largest); the result says which ranks were fitted. Public code fits ranks 4 to 50, 4 to 100,
+    6 to 50 or 12 to 100, and the exponent depends on it. Range: 0 for a flat spectrum, unbounded above.
+    Good representations of one method stood near 1; far from it, or where the spectrum is no power law, it
+    says nothing. Shapes: (D,). Raises UsageError for a window that is none or what is no spectrum, DataError
+    for fewer than 3 values to fit.
+
+    >>> fit = alpha_req(torch.arange(1, 31) ** -1.5)
+    >>> round(fit.alpha, 4), fit.first, fit.last
+    (1.5, 4, 30)
+
+    Source: Agrawal et al. 2022 (arXiv 2202.05808); the weights are those of Stringer et al. 2019.
+    """
+    if not 1 <= first <= last - 2:
+        raise UsageError(
+            f"alpha-ReQ: the window must hold 3 ranks or more, from 1 on, but got {first} to {last}; the "
+            "usual is 4 to 50."
+        )
+    values = _relative(values)
+    last = min(last, int((values > _numerical_zero(values)).sum()))
+    if last - first < 2:
+        raise DataError(
+            f"alpha-ReQ fits 3 or more values from rank {first} on, but this spectrum of {len(values)} has "
+            f"{max(last - first + 1, 0)} that are not zero; choose a lower first rank or give more rows."
+        )
+    ranks = torch.arange(first, last + 1, dtype=torch.float64)
+    x, y, weights = ranks.log(), values[first - 1 : last].log().cpu(), 1 / ranks
+    weights = weights / weights.sum()
+    x, y = x - (weights * x).sum(), y - (weights * y).sum()
+    return PowerLaw(-float((weights * x * y).sum() / (weights * x * x).sum()), first, last)
+
+
+def live_dimensions(values: Tensor, tolerance: float | None = None) -> int:
+    r"""How many covariance singular values are above `tolerance` times the largest.
+
+    .. math:: |\{k : \lambda_k > \mathrm{tolerance} \cdot \lambda_1\}|
+
+    The default, (D eps)^2 with the epsilon of float32, is what numpy.linalg.matrix_rank takes for features
+    computed in float32: below it a direction is rounding. Features kept in half precision, or of a mean far
+    above their deviation, have more rounding: choose a higher tolerance there, or `largest_gap`. Centred, as
+    the values are. Range 0 to D; a live direction need not be a useful one. Shapes: (D,). Raises UsageError
+    for a tolerance outside 0 to 1 or what is no spectrum.
+
+    >>> values = torch.tensor([4.0, 1.0, 1e-6, 0.0])
+    >>> live_dimensions(values), live_dimensions(values, tolerance=1e-3)
+    (3, 2)
+    """
+    values = _relative(values)
+    if tolerance is None:
+        tolerance = (len(values) * torch.finfo(torch.float32).eps) ** 2
+    if not 0 <= tolerance < 1:
+        raise UsageError(
+            f"The tolerance is a share of the largest value, from 0 to below 1, but got {tolerance}; "
+            "try 1e-6, or leave it out."
+        )
+    return int((values > tolerance).sum())
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The largest gap of a spectrum: `index` values stand above it, and across it they fall by `ratio`.
+
+    Where the gap is large, `index` is the number of live dimensions. Without any gap, the index is the
+    number of values that are not zero and the ratio 1.
+    """
+
+    index: int
+    ratio: float
+
+
+def largest_gap(values: Tensor) -> Gap:
+    r"""Where covariance singular values fall most steeply, in the logarithm.
+
+    .. math:: k^* = \arg\max_k \ln\lambda_k - \ln\lambda_{k+1}, \qquad
+              \mathrm{ratio} = \lambda_{k^*} / \lambda_{k^*+1}
+
+    Values that are numerically zero, below D eps of the largest, count as D eps, so gaps among rounding do
+    not compete. Centred, as the values are. The ratio ranges from 1 to 1 / (D eps). Every spectrum has a
+    largest gap: only its ratio says whether it separates anything, and a first value far above all others
+    is a gap too. Shapes: (D,). Raises UsageError for what is no spectrum.
+
+    >>> largest_gap(torch.tensor([5.0, 4.0, 0.002, 0.001]))
+    Gap(index=2, ratio=1999.999...)
+    """
+    values = _relative(values)
+    floor = _numerical_zero(values)
+    logs = values.clamp_min(floor).log()
+    steps = logs[:-1] - logs[1:]
+    if not values.any() or not (steps > 0).any():
+        return Gap(int((values > floor).sum()), 1.0)
+    index = int(steps.argmax())
+    return Gap(index + 1, float(steps[index].exp()))
+
+
+def _spectrum(values: Tensor) -> Tensor:
+    """A spectrum (D,) in float64; raises UsageError for what is none."""
+    if values.ndim != 1 or not len(values) or not bool(((values >= 0) & torch.isfinite(values)).all()):
+        raise UsageError(
+            "A spectrum is a vector (D,) of finite values, none below 0, but got shape "
+            f"{tuple(values.shape)}; take `singular_values(features)`."
+        )
+    return values.detach().double()
+
+
+def _relative(values: Tensor) -> Tensor:
+    """A spectrum in units of its largest value, descending; zeros where all are zero."""
+    values = _spectrum(values).sort(descending=True).values
+    return values / torch.where(values[0] > 0, values[0], 1.0)
+
+
+def _numerical_zero(values: Tensor) -> float:
+    """The share of the largest value below which float64 tells nothing."""
+    return len(values) * torch.finfo(torch.float64).eps
+
+
+def _require_rows(features: Tensor) -> None:
+    require_matrix(features)
+    if not len(features):
+        raise DataError("The features hold no row, so they have no spectrum; give at least 1 row.")

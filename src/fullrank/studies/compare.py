@@ -8,6 +8,7 @@ from typing import Any
 
 from fullrank.errors import FullrankError, InterruptedRunError, UsageError
 from fullrank.heads import HEADS
+from fullrank.machine import new_record
 from fullrank.record import RECORD_FILE, Published, Record, RunEntry, write_whole
 from fullrank.reports.tables import compare_heads
 from fullrank.specs import split_specs
@@ -15,7 +16,7 @@ from fullrank.training.folders import check_folder, claim_folder, slug
 from fullrank.training.monitor import progress_bar
 from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.training.run import carry_out, flushed_denormals, new_record
+from fullrank.training.run import carry_out, flushed_denormals
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def compare(
             entries.append(entry)
     entries += [entry for entry in earlier if entry.folder not in plans]
 
-    record = new_record("study", plan, entries, comparisons=compare_heads(entries), published=published)
+    record = new_record(
+        "study", plan.model_dump(), entries, comparisons=compare_heads(entries), published=published
+    )
     record.save(folder)
     return Study(folder, record)
 

@@ -1,13 +1,11 @@
 """From a recipe to a run folder: data, parts, training, evaluation, record. Read from `train` downwards."""
 
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +19,9 @@ from fullrank.data import BatchLoader, ImageSet
 from fullrank.encoders import Encoder, encoder as build_encoder, without_download
 from fullrank.errors import DataError, InterruptedRunError, UsageError
 from fullrank.heads import Head, head as build_head
+from fullrank.machine import new_record
 from fullrank.processes import launched_rank, process_rank
-from fullrank.record import RECORD_FILE, Machine, Record, RunEntry, save_arrays, write_whole
+from fullrank.record import RECORD_FILE, Record, RunEntry, save_arrays, write_whole
 from fullrank.training.engine import (
     ONE_PROCESS,
     Machines,
@@ -147,7 +146,7 @@ def carry_out(
         save_arrays(folder, arrays | (online.arrays() if online else {}))
         _save_weights(module, folder, recipe, train_set)
         entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
-        new_record("run", recipe, [entry]).save(folder)
+        new_record("run", recipe.model_dump(), [entry]).save(folder)
     wait_for_all()
     return load(folder)
 
@@ -212,25 +211,6 @@ def probe(
         seed=run.recipe.seed,
         measures=measures,
         shots=shots,
-    )
-
-
-def new_record(kind: Literal["run", "study"], recipe: Recipe, runs: list[RunEntry], **more: Any) -> Record:
-    """A record made here and now."""
-    return Record(
-        kind=kind,
-        fullrank=version("fullrank"),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=Machine(
-            processor=_processor(),
-            threads=torch.get_num_threads(),
-            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            python=platform.python_version(),
-            torch=torch.__version__,
-        ),
-        recipe=recipe.model_dump(),
-        runs=runs,
-        **more,
     )
 
 
@@ -339,13 +319,3 @@ def _examples(views: Views, images: ImageSet, seed: int) -> np.ndarray:
     pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
     shown = [images.subset(rows).tensor(), *pair]
     return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )

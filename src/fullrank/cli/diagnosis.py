@@ -1,0 +1,59 @@
+"""A diagnosis for a terminal of 80 columns."""
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from fullrank.record import DiagnosisEntry, Finding
+from fullrank.reports.tables import in_points
+
+_LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
+
+
+def print_diagnosis(entry: DiagnosisEntry) -> None:
+    """The verdict, each finding with value, threshold and remedy, and what was seen at each place."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(entry.verdict)}[/bold]")
+    for finding in entry.findings:
+        _print_finding(console, finding)
+    console.print(_places(entry))
+    ranks = "Ranks compare runs of one method, and say nothing of quality across methods."
+    accuracies = any(row.linear is not None for row in entry.layers)
+    console.print(f"{'Accuracies in points. ' if accuracies else ''}{ranks}")
+    for sentence in entry.not_seen:
+        console.print(f"[dim]Not seen: {escape(sentence)}[/dim]")
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    console.print(f"\n{_LEVELS[finding.level]}  {finding.cause} at {escape(finding.place)}")
+    lines = [
+        escape(finding.evidence),
+        f"{finding.measure}: {finding.value:.3g} (threshold {finding.threshold:.3g})",
+        f"Try: {escape(finding.remedy)}",
+    ]
+    for line in lines:
+        console.print(Padding(line, (0, 0, 0, 7)))
+
+
+def _places(entry: DiagnosisEntry) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("place", overflow="fold")
+    for title in ("width", "rank", "rankme", "live", "linear", "near", "recall@1"):
+        table.add_column(title, justify="right", no_wrap=True)
+    measured = {(measure.place, measure.name): measure.value for measure in entry.measures}
+    rows = {row.place: row for row in entry.layers}
+    for place in entry.places:
+        row = rows.get(place)
+        accuracies = (None,) * 3 if row is None else (row.linear, row.nearest, row.recall_at_1)
+        live = measured.get((place, "live_dimensions"))
+        table.add_row(
+            escape(place) + (" [green]<- cut[/green]" if place == entry.cut else ""),
+            str(len(entry.spectrum[place].singular_values)),
+            in_points(entry.spectrum[place].effective_rank),
+            in_points(measured.get((place, "rankme"))),
+            "–" if live is None else f"{live:.0f}",
+            *(in_points(None if value is None else 100 * value) for value in accuracies),
+        )
+    return table

@@ -1,0 +1,291 @@
+"""Augmentation as a cause: P1's weighted covariances, their form for cosines, and who owes what to whom."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fullrank.diagnosis.evidence import PlaceEvidence
+from fullrank.errors import UsageError
+from fullrank.record import OperationShare
+
+# Larger sets are cut to their first images: similarities are quadratic in them.
+_MAX_IMAGES = 1024
+# Leading components looked at: 4 images or more for each, so that whitening does not invent directions.
+_MAX_COMPONENTS, _IMAGES_PER_COMPONENT = 256, 4
+# Variances below this share of the largest are rounding of float32 features.
+_ROUNDING = 1e-9
+_RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class WeightedCovariances:
+    r"""The data's and the augmentation's covariance at the input of a linear map, as the loss weighs them.
+
+    The loss's gradient in the map is :math:`-W X` with :math:`X = \Sigma_0 - \Sigma_1 - R`; directions with a
+    negative quadratic form of X shrink. R is what the normalisation of z takes away along z, 0 without one.
+    Shapes: (D, D) each, float64.
+
+    Source: P1 Theorem 1 and Lemma 2 (the appendix's sign).
+    """
+
+    sigma0: Tensor
+    sigma1: Tensor
+    radial: Tensor
+
+    @property
+    def growth(self) -> Tensor:
+        """X, the matrix in W' = W X."""
+        return self.sigma0 - self.sigma1 - self.radial
+
+
+@dataclass(frozen=True)
+class AugmentationRatio:
+    """Sigma1 over Sigma0 in the directions of `place` that a map lost, and in those that it kept.
+
+    `low` to `high` is the 95 % interval of `lost`; `lost_directions` of the `components` were lost.
+    """
+
+    place: str
+    lost: float
+    low: float
+    high: float
+    kept: float
+    lost_directions: int
+    components: int
+
+
+def euclidean_covariances(x: Tensor, x_prime: Tensor, z: Tensor, z_prime: Tensor) -> WeightedCovariances:
+    r"""P1's Sigma0 and Sigma1 for the loss on squared distances, where z = W x is not normalised.
+
+    .. math:: \Sigma_0 = \sum_{i, j \ne i} \alpha_{ij} (x_i - x_j)(x_i - x_j)^\top, \quad
+              \Sigma_1 = \sum_i (1 - \alpha_{ii}) (x_i' - x_i)(x_i' - x_i)^\top
+
+    with :math:`\alpha_{ij} \propto e^{-|z_i - z_j|^2 / 2}`, on the diagonal
+    :math:`\alpha_{ii} \propto e^{-|z_i - z_i'|^2 / 2}`, each row summing to 1. Shapes: x, x_prime (N, D), z,
+    z_prime (N, K). Raises UsageError for shapes that do not fit.
+
+    >>> x = torch.randn(20, 3)
+    >>> found = euclidean_covariances(x, x, x, x)
+    >>> float(found.sigma1.abs().max())
+    0.0
+
+    Source: P1 Lemma 2 with the sign of its appendix; the loss of P1 Section 4.1.
+    """
+    x, x_prime, z, z_prime = _checked(x, x_prime, z, z_prime)
+    distances = (z[:, None] - z[None]).square().sum(2)
+    distances.diagonal().copy_((z - z_prime).square().sum(1))
+    alpha = (-distances / 2).softmax(1)
+    repelled = 1 - alpha.diagonal()
+    sigma0 = _pair_scatter(_off_diagonal(alpha), x, x)
+    return WeightedCovariances(sigma0, _scatter(repelled, x - x_prime), torch.zeros_like(sigma0))
+
+
+def cosine_covariances(
+    x: Tensor, x_prime: Tensor, z: Tensor, z_prime: Tensor, temperature: float = 0.1
+) -> WeightedCovariances:
+    r"""Sigma0, Sigma1 and the radial part for symmetrised InfoNCE on cosines, where z = W x.
+
+    With :math:`\tilde x_i = x_i / |z_i|`, :math:`\tilde x_j' = x_j' / |z_j'|`, similarities :math:`s_{ij}` of
+    unit vectors over the temperature :math:`\tau`, and the mean of the softmax over candidates of both
+    directions, :math:`\omega_{ij} = \frac1{2N}(\alpha_{ij} + \beta_{ij})`,
+
+    .. math:: \Sigma_0 = \tfrac1\tau \sum_{i \ne j} \omega_{ij} (\tilde x_i - \tilde x_j')(\cdot)^\top, \quad
+              \Sigma_1 = \tfrac1\tau \sum_i (\tfrac1N - \omega_{ii}) (\tilde x_i - \tilde x_i')(\cdot)^\top
+
+    .. math:: R = \sum_i (\rho_i - \kappa_i)\, \tilde x_i \tilde x_i^\top
+                + \sum_j (\rho_j' - \kappa_j')\, \tilde x_j' \tilde x_j'^\top
+
+    with :math:`\rho_i = \sum_j (\delta_{ij}/N - \omega_{ij}) s_{ij}`,
+    :math:`\kappa_i = (1/N - \sum_j \omega_{ij}) / \tau`, and the same over columns for the second view. The
+    gradient of `info_nce` in W is then exactly :math:`-W X`. Shapes: x, x_prime (N, D), z, z_prime (N, K).
+    Raises UsageError for shapes that do not fit or a temperature that is not above 0.
+
+    >>> x, w = torch.randn(20, 3), torch.randn(2, 3)
+    >>> cosine_covariances(x, x + 0.1, x @ w.T, (x + 0.1) @ w.T).growth.shape
+    torch.Size([3, 3])
+
+    Source: derived here after P1 Lemma 2; checked against finite differences in the tests.
+    """
+    x, x_prime, z, z_prime = _checked(x, x_prime, z, z_prime)
+    if not temperature > 0:
+        raise UsageError(f"temperature must be a number above 0, but got {temperature}; 0.1 is P1's.")
+    tiny = torch.finfo(torch.float64).tiny
+    x = x / z.norm(dim=1, keepdim=True).clamp_min(tiny)
+    x_prime = x_prime / z_prime.norm(dim=1, keepdim=True).clamp_min(tiny)
+    similarity = F.normalize(z, dim=1) @ F.normalize(z_prime, dim=1).T / temperature
+    weights = _cosine_weights(similarity)
+    positive = torch.eye(len(x), dtype=weights.dtype, device=weights.device) / len(x)
+    pull = positive - weights
+    first = (pull * similarity).sum(1) - pull.sum(1) / temperature
+    second = (pull * similarity).sum(0) - pull.sum(0) / temperature
+    return WeightedCovariances(
+        sigma0=_pair_scatter(_off_diagonal(weights), x, x_prime) / temperature,
+        sigma1=_scatter(pull.diagonal(), x - x_prime) / temperature,
+        radial=_scatter(first, x) + _scatter(second, x_prime),
+    )
+
+
+def augmentation_ratio(
+    source: PlaceEvidence, target: PlaceEvidence, rank: int, *, temperature: float = 0.1, seed: int = 0
+) -> AugmentationRatio | None:
+    r"""How strong augmentation is, at `source`, in the directions that `target` lost beyond its first `rank`.
+
+    .. math:: r = \operatorname{tr}(P \Sigma_1) / \operatorname{tr}(P \Sigma_0)
+
+    P projects onto the lost directions: the whitened clean features of `source` explain those of `target` by
+    least squares, and the right singular vectors beyond `rank` are lost. Sigma0 and Sigma1 are those of a
+    cosine loss whose weights come from the whitened features themselves, that is from a map that still keeps
+    every direction alike. With the weights of the trained map the two balance wherever the map still sees
+    anything, so they would say nothing of why it shrank. The interval is the bootstrap's over images, 2.5 to
+    97.5 %. The first 1024 images of the views and the leading components (at most 256, and 4 images for each)
+    are looked at. Returns None without views, or where nothing of `source` is lost. Raises UsageError where
+    the two places have other numbers of images.
+
+    >>> x = torch.randn(200, 4)
+    >>> noise = torch.tensor([0.1, 0.1, 3.0, 3.0])
+    >>> views = tuple(x + noise * torch.randn(200, 4) for _ in range(2))
+    >>> z = PlaceEvidence("z", x * torch.tensor([1.0, 1.0, 0.01, 0.01]))
+    >>> found = augmentation_ratio(PlaceEvidence("h", x, views), z, 2)
+    >>> found.lost_directions, found.low > 0.5 > found.kept
+    (2, True)
+
+    Source: P1 Theorem 1, at the map's input.
+    """
+    if source.views is None:
+        return None
+    if len(source.features) != len(target.features):
+        raise UsageError(
+            f"{source.place} has features of {len(source.features)} images and {target.place} of "
+            f"{len(target.features)}; give the same images at every place."
+        )
+    mean, whitening = _whitening(source.features.double())
+    clean = (source.features.double() - mean) @ whitening
+    outcome = target.features.double()
+    outcome = outcome - outcome.mean(0)
+    # The columns of `clean` are orthonormal but for a factor, so the product is the least-squares map.
+    directions = torch.linalg.svd(outcome.T @ clean, full_matrices=True).Vh
+    rank = min(rank, len(directions))
+    if rank == len(directions):
+        return None
+    first, second = (
+        F.normalize((view[:_MAX_IMAGES].double() - mean) @ whitening, dim=1) for view in source.views
+    )
+    weights = _cosine_weights(first @ second.T / temperature)
+    lost = _directional(weights, first @ directions[rank:].T, second @ directions[rank:].T)
+    kept = _directional(weights, first @ directions[:rank].T, second @ directions[:rank].T)
+    low, high = _bootstrap(lost, seed)
+    return AugmentationRatio(
+        place=source.place,
+        lost=_ratio(lost),
+        low=low,
+        high=high,
+        kept=_ratio(kept),
+        lost_directions=len(directions) - rank,
+        components=len(directions),
+    )
+
+
+def operation_shares(
+    place: PlaceEvidence, z_views: tuple[Tensor, Tensor] | None = None, temperature: float = 0.1
+) -> list[OperationShare]:
+    r"""The share of each operation's own views in the trace of Sigma1 at a place, the largest first.
+
+    .. math:: t_o = \sum_i (1 - \alpha_{ii}) |x_i^o - x_i'^o|^2, \quad \mathrm{share}_o = t_o / \sum_p t_p
+
+    The weights come from `z_views` (n, K), the embeddings of the views with all operations on, and are the
+    same for every operation; without them all are 1. The shares of operations that undo each other's effect
+    still add up to 1. Without any operation the list is empty; where no operation moves anything all shares
+    are 0. Raises UsageError for views of another number of images.
+
+    >>> x = torch.zeros(2, 3)
+    >>> place = PlaceEvidence("h", x, (x, x + 2), {"crop": (x, x + 1), "flip": (x, x)})
+    >>> [(share.operation, share.share) for share in operation_shares(place)]
+    [('crop', 1.0), ('flip', 0.0)]
+
+    Source: P1 Lemma 2, Sigma1, with the views of one operation at a time.
+    """
+    if place.views is None or not place.operations:
+        return []
+    repelled = torch.ones(len(place.views[0]), dtype=torch.float64)
+    if z_views is not None:
+        if len(z_views[0]) != len(repelled) or z_views[0].shape != z_views[1].shape:
+            raise UsageError(
+                f"Expected embeddings of the {len(repelled)} images whose views {place.place} has, but got "
+                f"{tuple(z_views[0].shape)} and {tuple(z_views[1].shape)}."
+            )
+        first, second = (F.normalize(view[:_MAX_IMAGES].double().cpu(), dim=1) for view in z_views)
+        repelled = 1 - len(first) * _cosine_weights(first @ second.T / temperature).diagonal()
+    traces = {}
+    for name, (a, b) in place.operations.items():
+        moved = (a[: len(repelled)].double().cpu() - b[: len(repelled)].double().cpu()).square().sum(1)
+        traces[name] = float((repelled * moved).sum())
+    total = sum(traces.values())
+    return [
+        OperationShare(place=place.place, operation=name, share=trace / total if total > 0 else 0.0)
+        for name, trace in sorted(traces.items(), key=lambda item: -item[1])
+    ]
+
+
+def _checked(*tensors: Tensor) -> list[Tensor]:
+    x, x_prime, z, z_prime = tensors
+    if x.ndim != 2 or z.ndim != 2 or x.shape != x_prime.shape or z.shape != z_prime.shape or len(x) != len(z):
+        raise UsageError(
+            "Expected features (N, D) and embeddings (N, K) of two views of the same images, but got "
+            + ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            + "."
+        )
+    return [tensor.detach().double() for tensor in tensors]
+
+
+def _cosine_weights(similarity: Tensor) -> Tensor:
+    """The weight of each pair (N, N) in the symmetrised loss; they sum to 1."""
+    return (similarity.softmax(1) + similarity.softmax(0)) / (2 * len(similarity))
+
+
+def _off_diagonal(weights: Tensor) -> Tensor:
+    return weights - torch.diag(weights.diagonal())
+
+
+def _scatter(weights: Tensor, x: Tensor) -> Tensor:
+    """sum_i weights_i x_i x_i', (D, D)."""
+    return (x * weights[:, None]).T @ x
+
+
+def _pair_scatter(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """sum_ij weights_ij (x_i - y_j)(x_i - y_j)', (D, D), without the N^2 differences."""
+    crossed = x.T @ weights @ y
+    return _scatter(weights.sum(1), x) + _scatter(weights.sum(0), y) - crossed - crossed.T
+
+
+def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (D,) of features (N, D) and a map (D, r) onto their leading components with variance 1."""
+    mean = features.mean(0)
+    _, scales, directions = torch.linalg.svd((features - mean) / len(features) ** 0.5, full_matrices=False)
+    above = int((scales.square() > _ROUNDING * scales[0].square()).sum())
+    count = max(1, min(above, len(features) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
+    return mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny)
+
+
+def _directional(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """What each image adds to the traces of Sigma0 and Sigma1, (N, 2), up to a common factor."""
+    distances = torch.cdist(first, second).square()
+    spread = _off_diagonal(weights) * distances
+    drawn = (1 / len(weights) - weights.diagonal()) * distances.diagonal()
+    return torch.stack([(spread.sum(0) + spread.sum(1)) / 2, drawn], dim=1)
+
+
+def _ratio(traces: Tensor) -> float:
+    sigma0, sigma1 = traces.sum(0).tolist()
+    return sigma1 / sigma0 if sigma0 > 0 else 0.0
+
+
+def _bootstrap(traces: Tensor, seed: int) -> tuple[float, float]:
+    generator = torch.Generator().manual_seed(seed)
+    n = len(traces)
+    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator)
+    sums = traces.cpu()[drawn].sum(1)
+    ratios = sums[:, 1] / sums[:, 0].clamp_min(torch.finfo(sums.dtype).tiny)
+    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
+    return low, high

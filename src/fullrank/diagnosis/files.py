@@ -1,0 +1,237 @@
+"""Files of embeddings: features (N, D) on a disk with labels, checked whole, then read a piece at a time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullrank.diagnosis.formats import OPENERS, Matrix, read_npy
+from fullrank.errors import DataError, UsageError
+
+UNLABELLED = -1
+_LABEL_FILES = (".npy", ".txt")
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingFile:
+    """Features (N, D) in a file, without the rows `dropped` (their numbers in the file, from 0, ascending).
+
+    `classes[i]` is what label i is called, where labels were words. What is not the file's name stands in
+    properties; `open_embeddings` makes one.
+    """
+
+    name: str
+    matrix: Matrix
+    dropped: np.ndarray
+    all_labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """N, without the dropped rows."""
+        return self.matrix.shape[0] - len(self.dropped)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.matrix.shape[1]
+
+    @property
+    def dtype(self) -> str:
+        """What the numbers are in the file, as in `float16`."""
+        return self.matrix.dtype
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The labels (N,) int64, -1 where unlabelled; None where no row is labelled."""
+        return None if self.all_labels is None else np.delete(self.all_labels, self.dropped)
+
+    def chunks(self, rows: int = 65536) -> Iterator[Tensor]:
+        """All rows in order as float32 (n, D), n at most `rows`; UsageError for `rows` below 1.
+
+        Of a `.npy` file of float32 a chunk is a piece of the mapped file, which takes no memory: read it, and
+        write into a copy.
+        """
+        if rows < 1:
+            raise UsageError(f"A chunk must be of 1 row or more, but got {rows}; 65536 is the default.")
+        start = 0
+        for block in self.matrix.blocks(rows):
+            here = (self.dropped >= start) & (self.dropped < start + len(block))
+            if here.any():
+                kept = np.delete(np.arange(len(block)), self.dropped[here] - start)
+                start += len(block)
+                block = block[torch.from_numpy(kept)]
+            else:
+                start += len(block)
+            if len(block):
+                yield block
+
+    def sample_rows(self, n: int, seed: int) -> np.ndarray:
+        """Which rows `sample` takes, of 0 to N - 1, ascending: int64 (min(n, N),).
+
+        They are the first n of NumPy's permutation of N from `SeedSequence([seed])`, so a larger n has the
+        smaller one's among them. Raises UsageError for n below 1 or a negative seed.
+        """
+        if n < 1:
+            raise UsageError(f"A sample must be of 1 row or more, but got {n}; give a larger number.")
+        if seed < 0:
+            raise UsageError(f"The seed must be 0 or more, but got {seed}; choose another.")
+        order = np.random.default_rng(np.random.SeedSequence([seed])).permutation(self.rows)
+        return np.sort(order[:n])
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """`n` rows drawn by `seed`, or all if there are fewer, in order: float32 (min(n, N), D)."""
+        rows = self.sample_rows(n, seed)
+        if len(self.dropped):
+            rows = np.delete(np.arange(self.matrix.shape[0]), self.dropped)[rows]
+        return self.matrix.take(rows)
+
+
+def open_embeddings(
+    path: str | Path, *, labels: str | Path | None = None, skip_bad: bool = False
+) -> EmbeddingFile:
+    """A file of features (N, D), floating-point or whole numbers of any size, checked, with its labels.
+
+    - `.npy`: memory-mapped, never loaded whole; labels in `NAME.labels.npy` beside it, if that is there
+    - `.npz`: loaded; the array features, embeddings, embedding or x, or else the only one of two dimensions,
+      and the labels labels, label or y
+    - `.safetensors`: mapped; the same names
+    - `.parquet`: streamed; a column of lists and one of labels by the same names; needs the extra `parquet`
+
+    `labels` is another array or column of the file, or a file of labels: `.npy`, or `.txt` with one a line.
+    Labels are whole numbers, -1 for none, or words, which are numbered in their order (an empty one is none).
+    `skip_bad` leaves out the rows that hold NaN, infinity or a number beyond float32.
+
+    Raises DataError for such rows without `skip_bad`, a file that is missing, damaged or not what it says,
+    Python objects (nothing is unpickled), complex numbers or words as features, another shape than (N, D),
+    fewer than 2 rows, and labels that do not fit; UsageError for another ending or a missing extra.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/x.npy"
+    >>> np.save(path, np.eye(4, 3, dtype=np.float16))
+    >>> file = open_embeddings(path)
+    >>> file.rows, file.width, file.dtype, file.sample(2, seed=0).dtype
+    (4, 3, 'float16', torch.float32)
+    """
+    path = Path(path)
+    if path.suffix not in OPENERS:
+        raise UsageError(
+            f"{path} ends in {path.suffix or 'nothing'!r}, but embeddings are read from "
+            f"{', '.join(OPENERS)}; write them as one of these."
+        )
+    if not path.is_file():
+        raise DataError(f"There is no file {path}; check the path.")
+    in_file = labels is None or Path(labels).suffix not in _LABEL_FILES
+    matrix, found = OPENERS[path.suffix](path, str(labels) if labels is not None and in_file else None)
+    if labels is not None and not in_file:
+        found = _read_labels(Path(labels))
+    numbers, classes = (None, ()) if found is None else numbered(found, path.name)
+    if numbers is not None and len(numbers) != matrix.shape[0]:
+        raise DataError(
+            f"{path.name} has {matrix.shape[0]} rows, but {len(numbers)} labels; give one a row, -1 for none."
+        )
+    if numbers is not None and (numbers == UNLABELLED).all():
+        numbers = None
+    bad = bad_rows(matrix)
+    if len(bad) and not skip_bad:
+        raise DataError(
+            f"{path.name}: {len(bad)} of {matrix.shape[0]} rows hold NaN, infinity or a number beyond "
+            f"float32, the first is row {bad[0]} (from 0); look for what made them, or leave them out with "
+            "skip_bad."
+        )
+    return _left(EmbeddingFile(path.name, matrix, bad, numbers, classes), bad)
+
+
+def check_same_width(first: EmbeddingFile, second: EmbeddingFile) -> None:
+    """Raise DataError unless two files hold features of one width."""
+    if first.width != second.width:
+        raise DataError(
+            f"{first.name} has width {first.width}, but {second.name} has width {second.width}; give files "
+            "of one place of one model."
+        )
+
+
+def paired(first: EmbeddingFile, second: EmbeddingFile) -> tuple[EmbeddingFile, EmbeddingFile]:
+    """Two files of which row i is the same image, without the rows that are dropped from either.
+
+    Raises DataError for files of different width or number of rows.
+    """
+    check_same_width(first, second)
+    counts = first.matrix.shape[0], second.matrix.shape[0]
+    if counts[0] != counts[1]:
+        raise DataError(
+            f"{first.name} has {counts[0]} rows and {second.name} has {counts[1]}, but row i of both must be "
+            "the same image; give files of the same images."
+        )
+    dropped = np.union1d(first.dropped, second.dropped)
+    return _left(first, dropped), _left(second, dropped)
+
+
+def bad_rows(matrix: Matrix) -> np.ndarray:
+    """The numbers, ascending, of the rows that are not finite as float32."""
+    found, start = [np.empty(0, np.int64)], 0
+    for tile in matrix.tiles():
+        # Extremes are NaN if any number is; to look at each number alone takes 30 times as long.
+        if not all(math.isfinite(extreme) for extreme in torch.aminmax(tile)):
+            found.append(start + (~torch.isfinite(tile)).any(1).nonzero()[:, 0].numpy())
+        start += len(tile)
+    return np.concatenate(found)
+
+
+def numbered(labels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels (N,) as int64, -1 where there is none, and what they are called if they were words.
+
+    Raises DataError, which speaks of the labels of `name`, for what is neither numbers nor words, another
+    shape, or numbers below -1.
+
+    >>> numbered(np.array(["dog", "", "cat", "dog"]), "x.npz")
+    (array([ 1, -1,  0,  1]), ('cat', 'dog'))
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
+        raise DataError(
+            f"The labels of {name} must be whole numbers or words of the shape (N,), but are {labels.dtype} "
+            f"of the shape {labels.shape}; give one label a row."
+        )
+    if labels.dtype.kind in "US":
+        words = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
+        classes = np.unique(words[words != ""])
+        return np.where(words == "", UNLABELLED, np.searchsorted(classes, words)), tuple(classes.tolist())
+    numbers = labels.astype(np.int64)
+    if len(numbers) and numbers.min() < UNLABELLED:
+        raise DataError(
+            f"The labels of {name} hold {numbers.min()}, but must be 0 or more, or {UNLABELLED} for none; "
+            "number them anew."
+        )
+    return numbers, ()
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    """The labels in a file of their own: `.npy`, or `.txt` with one a line."""
+    if not path.is_file():
+        raise DataError(f"There is no file of labels {path}; check the path.")
+    if path.suffix == ".npy":
+        return read_npy(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text in UTF-8; write one label a line.") from None
+    words = np.array([line.strip() for line in lines], dtype=np.str_)
+    try:
+        return words.astype(np.int64)
+    except ValueError:
+        return words
+
+
+def _left(file: EmbeddingFile, dropped: np.ndarray) -> EmbeddingFile:
+    """The file without these of its rows; DataError where fewer than 2 are left."""
+    left = replace(file, dropped=dropped)
+    if left.rows < 2:
+        what = f"{left.rows} row{'' if left.rows == 1 else 's'}{' left' if len(dropped) else ''}"
+        raise DataError(f"{file.name} has {what}, but a spectrum needs 2 or more; give more rows.")
+    return left

@@ -1,0 +1,270 @@
+"""Where to cut: what features are worth and how they are spread at each place, from the first block to z."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
+
+from fullrank.data import ImageSet
+from fullrank.diagnosis.collect import first_device, view_batches, with_places
+from fullrank.errors import UsageError
+from fullrank.places import evaluating, read_places
+from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes.probe import label_vector
+from fullrank.record import DimensionCurve, LayerRow
+from fullrank.spectrum.functional import effective_rank, matrix_singular_values, rankme, singular_values
+from fullrank.views import Views
+
+# Relative to the total variance of the dimensions that are used; the middle of what digits choose.
+PENALTY = 1e-4
+DRAWS = 3
+_ROWS_AT_ONCE = 64
+
+Labels = tuple[Any, Any]
+"""The labels of the training rows (N,) and of the test rows (M,), -1 where unlabelled."""
+
+
+def layer_rows(
+    train: Mapping[str, Tensor],
+    test: Mapping[str, Tensor],
+    labels: Labels | None = None,
+    *,
+    seed: int = 0,
+    gradient_ranks: Mapping[str, float] | None = None,
+) -> list[LayerRow]:
+    """Each place of `test` as a candidate for the cut, in its order.
+
+    Ranks are of the test features. Linear and nearest accuracy are by the default protocol of probes, fitted
+    on `train` and scored on `test`; recall at 1 is among the test rows. They are None without labels, or where
+    these do not suffice: two classes to learn from, a row to score, two rows of a label to find. Shapes:
+    features (N, D_p) and (M, D_p) by place. Raises UsageError for a place that `train` lacks, and what probes
+    and spectra raise.
+
+    >>> x, y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    >>> rows = layer_rows({"h": x[:40]}, {"h": x[40:]}, (y[:40], y[40:]))
+    >>> rows[0].place, rows[0].width, rows[0].gradient_rank
+    ('h', 4, None)
+    """
+    missing = [place for place in test if labels is not None and place not in train]
+    if missing:
+        raise UsageError(
+            f"There are {len(missing)} of {len(test)} places without training features, the first is "
+            f"{missing[0]}; collect both at the same places."
+        )
+    known, asked = (torch.tensor([-1]),) * 2 if labels is None else map(label_vector, labels)
+    found = torch.unique(asked[asked != -1], return_counts=True)[1]
+    probeable = len(torch.unique(known[known != -1])) > 1 and len(found) > 0
+    rows = []
+    for place, features in test.items():
+        linear = nearest = recall = None
+        if probeable:
+            linear = LinearProbe(seed=seed).fit(train[place], known).score(features, asked)
+            nearest = NearestProbe().fit(train[place], known).score(features, asked)
+        if len(found) and found.max() > 1:
+            recall = retrieval(features, asked, ks=(1,)).recall[1]
+        row = LayerRow(
+            place=place,
+            width=features.shape[1],
+            effective_rank=effective_rank(singular_values(features)),
+            rankme=rankme(features),
+            linear=linear,
+            nearest=nearest,
+            recall_at_1=recall,
+            gradient_rank=(gradient_ranks or {}).get(place),
+        )
+        rows.append(row)
+    return rows
+
+
+def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
+    r"""The place to keep: h, unless another is better by more than chance; None where nothing is labelled.
+
+    Candidates are the places whose linear accuracy is within one binomial standard error of the highest, a,
+
+    .. math:: \hat a = \frac{a n + 1}{n + 2}, \qquad \mathrm{se} = \sqrt{\hat a (1 - \hat a) / n}
+
+    with n the number of rows `tested` (smoothed, since even a perfect score has an error). Of them h is taken
+    if it is one: it is what everybody's code gives, and the paper's default. Otherwise the last one on the way
+    to z, which had most of the training. Raises UsageError for `tested` below 1.
+
+    >>> def row(place, linear):
+    ...     return LayerRow(place=place, width=8, effective_rank=1, rankme=1, linear=linear, nearest=None,
+    ...                     recall_at_1=None, gradient_rank=None)
+    >>> best_cut([row("layer3", 0.95), row("layer4", 0.94), row("h", 0.80), row("z", 0.70)], tested=500)
+    'layer4'
+    >>> best_cut([row("layer3", 0.95), row("layer4", 0.94), row("h", 0.945), row("z", 0.70)], tested=500)
+    'h'
+    """
+    if tested < 1:
+        raise UsageError(f"The accuracy is of 1 test row or more, but got {tested}; give their number.")
+    accuracies = {row.place: row.linear for row in rows if row.linear is not None}
+    if not accuracies:
+        return None
+    best = max(accuracies.values())
+    smoothed = (best * tested + 1) / (tested + 2)
+    least = best - math.sqrt(smoothed * (1 - smoothed) / tested)
+    near = [place for place, accuracy in accuracies.items() if accuracy >= least]
+    return "h" if "h" in near else near[-1]
+
+
+def dimension_curves(
+    train: Tensor, test: Tensor, labels: Labels, place: str, *, seed: int = 0
+) -> list[DimensionCurve]:
+    """How many dimensions are needed: accuracy from 1, 2, 4, ... and all D of them, chosen in two ways.
+
+    `random channels` are drawn by `seed`, the mean of 3 draws, in each of which the larger choice holds the
+    smaller; `leading components` are the principal components of the training features, the largest first.
+    The probe is a LinearProbe of one penalty, 1e-4 of the total variance of what it is given. Shapes:
+    features (N, D) and (M, D). Raises what probes raise.
+
+    >>> x, y = torch.eye(4).repeat(20, 1), torch.arange(80) % 4
+    >>> curves = dimension_curves(x, x, (y, y), "h")
+    >>> [(curve.kind, curve.dimensions, curve.accuracy[-1]) for curve in curves]
+    [('random channels', [1, 2, 4], 1.0), ('leading components', [1, 2, 4], 1.0)]
+
+    Source: the question of Nanda et al. 2023 (2306.00183), diffused redundancy: random subsets suffice.
+    """
+    width = train.shape[1]
+    dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
+
+    def accuracy(known: Tensor, asked: Tensor) -> float:
+        return LinearProbe(penalties=(PENALTY,), seed=seed).fit(known, labels[0]).score(asked, labels[1])
+
+    whole = accuracy(train, test)
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(width, generator=generator).to(train.device) for _ in range(DRAWS)]
+    drawn = [
+        sum(accuracy(train[:, order[:k]], test[:, order[:k]]) for order in orders) / DRAWS
+        for k in dimensions[:-1]
+    ]
+    mean = train.double().mean(0)
+    centred, asked = train.double() - mean, test.double() - mean
+    components = torch.linalg.eigh(centred.T @ centred)[1].flip(1)
+    leading = [accuracy(centred @ components[:, :k], asked @ components[:, :k]) for k in dimensions[:-1]]
+    return [
+        # The probe does not feel a rotation, so all dimensions are worth the same in both ways.
+        DimensionCurve(place=place, kind="random channels", dimensions=dimensions, accuracy=[*drawn, whole]),
+        DimensionCurve(
+            place=place, kind="leading components", dimensions=dimensions, accuracy=[*leading, whole]
+        ),
+    ]
+
+
+def gradient_ranks(
+    encoder: nn.Module,
+    head: nn.Module | None,
+    objective: nn.Module,
+    views: Views,
+    images: ImageSet,
+    places: Sequence[str],
+    *,
+    limit: int = 256,
+    seed: int = 0,
+) -> dict[str, float]:
+    r"""The effective rank of the loss's gradient at each place, over both views of one batch of images.
+
+    .. math:: G_p = \Big(\frac{\partial L}{\partial x_i^{(p)}}\Big)_{i = 1 \dots 2n}, \qquad
+              \mathrm{rank}_p = \exp\Big(-\sum_k q_k \ln q_k\Big), \quad q_k = \sigma_k / \|\sigma\|_1
+
+    with :math:`\sigma` the singular values of :math:`G_p` (2n, D_p) itself, uncentred: a push that all rows
+    share is a push. Where a place pools a map or tokens, the gradient is that with respect to the map, pooled
+    as the place is (an average over positions; its sum has the same rank). So a sub-vector head gives h and
+    the last block's output no more than its width, and the input of the block's last convolution can have
+    all: P1's reason why the channels that the loss does not see still learn.
+
+    The batch is a sample of at most `limit` images, drawn by `seed` as its views are. Encoder and head are in
+    eval mode, in which rows do not depend on each other but through the loss, so the memory is that of 64
+    rows. At most 2n can be reached. Raises UsageError for a place that there is not, a limit below 1, and a
+    model that passes no gradient on.
+
+    >>> from fullrank import encoder, head, objective, source, view_pipeline
+    >>> ranks = gradient_ranks(encoder("tiny-resnet,width=4", image_size=8, in_chans=1),
+    ...                        head("subvector:3", in_dim=16), objective("infonce:0.2"),
+    ...                        view_pipeline("weak", image_size=8, channels=1), source("digits").load("test"),
+    ...                        ["h"], limit=32)
+    >>> 1 < ranks["h"] < 3
+    True
+    """
+    if limit < 1:
+        raise UsageError(f"The limit must be 1 image or more, but got {limit}; 256 is the default.")
+    sample = images.limited(min(limit, len(images)), seed)
+    placed, last = with_places(encoder), nn.Identity() if head is None else head
+    batch, drawn = next(view_batches(sample, views, seed, batch_size=len(sample)))
+    pairs = torch.cat(views.apply(batch.to(first_device(encoder)), drawn)).split(_ROWS_AT_ONCE)
+    found: dict[str, list[Tensor]] = {place: [] for place in places}
+    with evaluating(placed, last, objective), torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            z = torch.cat([read_places(placed, last, rows, ["z"])["z"] for rows in pairs])
+        with torch.enable_grad():
+            z = z.float().requires_grad_()
+            pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0].split(_ROWS_AT_ONCE)
+            for rows, push in zip(pairs, pushes, strict=True):
+                for place, gradient in _pooled_gradients(placed, last, rows, push, places).items():
+                    found[place].append(gradient.float().cpu())
+    return {place: _rank(torch.cat(parts)) for place, parts in found.items()}
+
+
+def _pooled_gradients(
+    encoder: nn.Module, head: nn.Module, images: Tensor, push: Tensor, places: Sequence[str]
+) -> dict[str, Tensor]:
+    """The gradient (n, D_p) at each place, pooled as the place is, where it is `push` (n, K) at z."""
+    # Of the images, so that there is a gradient also where every weight is frozen.
+    read = read_places(encoder, head, images.clone().requires_grad_(), [*places, "z"])
+    z = read["z"]
+    if z.grad_fn is None:
+        raise UsageError(
+            "No gradient passes from z to the images, so it has no rank at any place; give a model that does not "
+            "detach its features."
+        )
+    on_the_way = _nodes_below(z.grad_fn)
+    edges = {place: _met(read[place], on_the_way) for place in places}
+    every = list(dict.fromkeys(edge for found in edges.values() for edge in found))
+    gradients = dict(
+        zip(every, torch.autograd.grad(z, every, push.to(z.dtype), retain_graph=True), strict=True)
+    )
+    return {place: _pooled(read[place], {edge: gradients[edge] for edge in edges[place]}) for place in places}
+
+
+def _met(features: Tensor, on_the_way: set[Node]) -> list[GradientEdge]:
+    """Where, going back from the features of a place, its pooling meets what leads to the loss: its maps."""
+    met: dict[GradientEdge, None] = {}
+    waiting = [] if features.grad_fn is None else [(features.grad_fn, features.output_nr)]
+    while waiting:
+        node, number = waiting.pop()
+        if node in on_the_way:
+            met[GradientEdge(node, number)] = None
+        else:
+            waiting += [(before, n) for before, n in node.next_functions if before is not None]
+    return list(met)
+
+
+def _nodes_below(node: Node) -> set[Node]:
+    """All that a node of the graph was computed from, with itself."""
+    found: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += [before for before, _ in current.next_functions if before is not None]
+    return found
+
+
+def _pooled(features: Tensor, gradients: Mapping[GradientEdge, Tensor]) -> Tensor:
+    """Gradients with respect to maps, pooled by the linear map that made `features` (n, D_p) of these.
+
+    What autograd gives is the transposed map; the transposed of that, by differentiating once more, is the map.
+    """
+    if not gradients:
+        return torch.zeros_like(features)
+    direction = torch.zeros_like(features, requires_grad=True)
+    back = torch.autograd.grad(features, list(gradients), direction, create_graph=True)
+    return torch.autograd.grad(back, direction, list(gradients.values()), retain_graph=True)[0]
+
+
+def _rank(gradient: Tensor) -> float:
+    return effective_rank(matrix_singular_values(gradient).square())

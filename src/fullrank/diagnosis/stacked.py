@@ -1,0 +1,100 @@
+"""Stacked linear maps as a cause: how balanced and how aligned they are (P1, Section 5)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import UsageError
+
+
+def imbalance(first: Tensor, second: Tensor) -> float:
+    r"""How far two stacked maps are from balance, 0 where they share their singular values and directions.
+
+    .. math:: |W_1 W_1^\top - W_2^\top W_2|_F \,/\, |W_1 W_1^\top|_F
+
+    Gradient flow conserves the numerator, so the ratio falls as the maps grow; other optimizers conserve
+    nothing. Shapes: W1 (m, D), W2 (K, m) -> 0 or more. Raises UsageError for maps that do not fit together
+    or a first map of zeros.
+
+    >>> imbalance(torch.eye(3), torch.eye(3))
+    0.0
+
+    Source: P1 Lemma 3.
+    """
+    first, second = _checked(first, second)
+    gram = first @ first.T
+    if not gram.any():
+        raise UsageError(
+            "The first map holds only zeros, so its imbalance is not defined; give trained maps."
+        )
+    return float((gram - second.T @ second).norm() / gram.norm())
+
+
+def alignment_matrix(first: Tensor, second: Tensor) -> Tensor:
+    r"""The directions that the second map takes in against those that the first gives out, absolute values.
+
+    .. math:: A = |V_2^\top U_1|
+
+    Shapes: W1 (m, D), W2 (K, m) -> (m, m), float64, rows and columns by descending singular values. Only its
+    blocks of unlike singular values have a meaning: within a group of nearly equal ones the vectors, and so
+    the entries, are arbitrary, and the diagonal of aligned maps may be far from 1. Raises UsageError for maps
+    that do not fit together.
+
+    >>> alignment_matrix(torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([2.0, 1.0])))
+    tensor([[1., 0.],
+            [0., 1.]], dtype=torch.float64)
+
+    Source: P1 Theorem 2 and Figure 5.
+    """
+    first, second = _checked(first, second)
+    given = torch.linalg.svd(first, full_matrices=True).U
+    taken = torch.linalg.svd(second, full_matrices=True).Vh
+    overlap: Tensor = (taken @ given).abs()
+    return overlap
+
+
+def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
+    r"""Whether the leading `rank` directions of two stacked maps are the same, 0 at chance and 1 if they are.
+
+    .. math:: \frac{m \sum_{k, l \le r} A_{kl}^2 - r^2}{r (m - r)}
+
+    The remaining m - r directions give the same number. It does not depend on the vectors within a block, so
+    nearly equal singular values do no harm. Shapes: W1 (m, D), W2 (K, m) -> 1 or less; below 0 is less than
+    chance. Raises UsageError for maps that do not fit together or a rank outside 1 to m - 1.
+
+    >>> stretch = torch.diag(torch.tensor([3.0, 3.0, 1.0, 1.0]))
+    >>> block_alignment(stretch, stretch, 2), block_alignment(stretch, stretch.flip(0, 1), 2)
+    (1.0, -1.0)
+
+    Source: P1 Theorem 2, by blocks, since it holds within groups of equal singular values only so.
+    """
+    overlap = alignment_matrix(first, second)
+    inner = len(overlap)
+    if not 1 <= rank < inner:
+        raise UsageError(
+            f"rank must be 1 to {inner - 1}, less than the {inner} channels between the maps, but got {rank}."
+        )
+    inside = float(overlap[:rank, :rank].square().sum())
+    return (inner * inside - rank**2) / (rank * (inner - rank))
+
+
+def product(stacked: Sequence[Tensor]) -> Tensor:
+    """The maps as one matrix (K, D), float64; the first of `stacked` is applied first.
+
+    >>> product([torch.ones(2, 3), torch.ones(1, 2)]).tolist()
+    [[2.0, 2.0, 2.0]]
+    """
+    whole = stacked[0].detach().double()
+    for following in stacked[1:]:
+        whole = following.detach().double() @ whole
+    return whole
+
+
+def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[1]:
+        raise UsageError(
+            "Expected two stacked maps (m, D) and (K, m), but got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}; give the one applied first first."
+        )
+    return first.detach().double(), second.detach().double()

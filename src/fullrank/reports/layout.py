@@ -1,0 +1,79 @@
+"""What every page shares: its templates and their filters, and how a figure stands on it. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from fullrank.reports.drawing import Style
+from fullrank.reports.tables import in_points, signed
+
+_DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure as the page shows it.
+
+    `label` is what a screen reader says, `figure` the plotly JSON, `note` stands below. `key` says which
+    line is which where the page's own key does not; `height` is in pixels, None for the page's usual one.
+    """
+
+    heading: str
+    label: str
+    figure: Markup
+    note: str = ""
+    key: Mapping[str, Style] = field(default_factory=dict)
+    height: int | None = None
+
+
+def panel(
+    figure: go.Figure, heading: str, label: str, note: str = "", key: Mapping[str, Style] | None = None
+) -> Panel:
+    """Wrap a figure; keys stand on the page, where they wrap and can be read, so it has no legend."""
+    figure.update_layout(showlegend=False)
+    # plotly writes `<` as \u003c, so that no text in a figure can end the script element it stands in.
+    return Panel(heading, label, Markup(figure.to_json()), note, key or {}, figure.layout.height)
+
+
+def fill(template: str, **values: Any) -> str:
+    """The template as text; every value is escaped but what is marked as safe."""
+    # The library is trusted and holds no closing script tag.
+    return _environment().get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fullrank.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"points": in_points, "signed": signed, "swatch": _swatch, "short": _short}
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _swatch(style: Style) -> Markup:
+    """A short line in the colour and dash of a head or place, for keys and tables."""
+    return Markup(
+        '<svg class="swatch" width="26" height="10" aria-hidden="true"><line x1="1" y1="5" x2="25" y2="5" '
+        'stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
+    ).format(style.color, _DASHES[style.dash])
+
+
+def _breakable(text: str, after: str = ",") -> Markup:
+    """Text that may also break after a comma, or a dot: specs and places have no spaces."""
+    return Markup("{}<wbr>").format(after).join(text.split(after))
+
+
+def _short(value: Any) -> str:
+    """A number in four digits, an en dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

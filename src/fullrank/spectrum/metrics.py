@@ -1,0 +1,297 @@
+"""The measures that depend on moments only, streaming, as torchmetrics: O(D^2) memory, float64, exact merge.
+
+The state is count, mean and scatter in one tensor, merged by Chan's formula. Sums of rows and of products
+about zero would merge by mere addition, but lose twice as many digits as the mean has above the deviation,
+and a rank reads the last ones. Each number needs the other two to merge, so they are one state.
+
+Metrics of one `MetricCollection` find that their states agree and keep them once.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fullrank.errors import UsageError
+from fullrank.linalg import Moments
+from fullrank.spectrum.discriminant import group_moments, lidar_of
+from fullrank.spectrum.functional import (
+    alpha_req,
+    effective_rank,
+    live_dimensions,
+    nesum,
+    participation_ratio,
+    rankme_of,
+)
+from fullrank.spectrum.geometry import cosine_parts_of, unit_row_sums
+
+
+class StreamedMetric(Metric, ABC):
+    """A measure of all features (N, D) it was given, from float64 sums of them.
+
+    `width` is D. Further arguments go to torchmetrics. The sums stay in float64 when a module around the
+    metric changes its precision. Raises UsageError for another width, DataError for rows that are not finite
+    (none of that update is counted) and for no row at all.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, width: int, **kwargs: Any):
+        if not width >= 1:
+            raise UsageError(f"{type(self).__name__}: width must be 1 or more, but got {width}; give D.")
+        super().__init__(**kwargs)
+        self.width = width
+
+    def _require_width(self, width: int) -> None:
+        if width != self.width:
+            raise UsageError(
+                f"{type(self).__name__} was made for width {self.width}, but got features of width {width}; "
+                f"make one with width={width}."
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> torch.nn.Module:
+        # Half precision in a trainer converts every module it finds; only the device is taken over here.
+        device = fn(torch.empty(0, dtype=torch.float64, device=self.device)).device
+        return super()._apply(lambda state: state.to(device), exclude_state)
+
+
+class MomentMetric(StreamedMetric):
+    """A measure of the moments of all features (N, D) it was given."""
+
+    moments: Tensor
+
+    def __init__(self, width: int, **kwargs: Any):
+        super().__init__(width, **kwargs)
+        self.add_state("moments", _pack(Moments.empty(width)), dist_reduce_fx=_merged)
+
+    @abstractmethod
+    def _measure(self, moments: Moments) -> Tensor | float:
+        """The measure of the moments."""
+
+    def update(self, features: Tensor) -> None:
+        """Take in features (n, D)."""
+        self._add(Moments.of(features))
+
+    def compute(self) -> Tensor:
+        """The measure of all features so far, in all processes, float64."""
+        measured = self._measure(_unpack(self.moments))
+        return torch.as_tensor(measured, dtype=torch.float64, device=self.moments.device)
+
+    def _add(self, moments: Moments) -> None:
+        self._require_width(len(moments.mean))
+        self.moments = _pack(_unpack(self.moments).merge(moments))
+
+
+@final
+class SingularValues(MomentMetric):
+    """`fullrank.spectrum.singular_values` of all features: (D,), of the centred covariance, descending.
+
+    For the spectrum of L2-normalised rows, give it `unit_rows(features)`.
+
+    >>> metric = SingularValues(2)
+    >>> metric.update(torch.tensor([[1.0, 0.0]]))
+    >>> metric.update(torch.tensor([[-1.0, 0.0]]))
+    >>> metric.compute()
+    tensor([1., 0.], dtype=torch.float64)
+    """
+
+    def _measure(self, moments: Moments) -> Tensor:
+        return moments.singular_values()
+
+
+@final
+class EffectiveRank(MomentMetric):
+    """`fullrank.spectrum.effective_rank` of all features: centred, 1 to D, or 0 where nothing varies.
+
+    >>> metric = EffectiveRank(2)
+    >>> metric.update(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]))
+    >>> round(float(metric.compute()), 6)
+    2.0
+    """
+
+    def _measure(self, moments: Moments) -> float:
+        return effective_rank(moments.singular_values())
+
+
+@final
+class ParticipationRatio(MomentMetric):
+    """`fullrank.spectrum.participation_ratio` of all features: centred, 1 to D, or 0 where nothing varies.
+
+    >>> metric = ParticipationRatio(3)
+    >>> metric.update(torch.tensor([[1.0, 1.0, 7.0], [-1.0, 1.0, 7.0], [1.0, -1.0, 7.0], [-1.0, -1.0, 7.0]]))
+    >>> metric.compute()
+    tensor(2., dtype=torch.float64)
+    """
+
+    def _measure(self, moments: Moments) -> float:
+        return participation_ratio(moments.singular_values())
+
+
+@final
+class NESum(MomentMetric):
+    """`fullrank.spectrum.nesum` of all features: centred, 1 to D, or 0 where nothing varies.
+
+    >>> metric = NESum(2)
+    >>> metric.update(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+    >>> metric.compute()
+    tensor(1.2500, dtype=torch.float64)
+    """
+
+    def _measure(self, moments: Moments) -> float:
+        return nesum(moments.singular_values())
+
+
+@final
+class AlphaReQ(MomentMetric):
+    """The exponent of `fullrank.spectrum.alpha_req` of all features, fitted on ranks `first` to `last`.
+
+    The window ends earlier where the spectrum does; `alpha_req` of `SingularValues` says where.
+
+    >>> metric = AlphaReQ(8, first=1, last=8)
+    >>> rows = torch.diag(torch.arange(1, 9) ** -0.5)
+    >>> metric.update(torch.cat([rows, -rows]))
+    >>> round(float(metric.compute()), 6)
+    1.0
+    """
+
+    def __init__(self, width: int, first: int = 4, last: int = 50, **kwargs: Any):
+        super().__init__(width, **kwargs)
+        self.first, self.last = first, last
+
+    def _measure(self, moments: Moments) -> float:
+        return alpha_req(moments.singular_values(), self.first, self.last).alpha
+
+
+@final
+class LiveDimensions(MomentMetric):
+    """`fullrank.spectrum.live_dimensions` of all features: centred, 0 to D.
+
+    >>> metric = LiveDimensions(3)
+    >>> metric.update(torch.tensor([[1.0, 1.0, 7.0], [-1.0, 1.0, 7.0], [1.0, -1.0, 7.0], [-1.0, -1.0, 7.0]]))
+    >>> int(metric.compute())
+    2
+    """
+
+    def __init__(self, width: int, tolerance: float | None = None, **kwargs: Any):
+        super().__init__(width, **kwargs)
+        self.tolerance = tolerance
+
+    def _measure(self, moments: Moments) -> float:
+        return live_dimensions(moments.singular_values(), self.tolerance)
+
+
+@final
+class RankMe(MomentMetric):
+    """`fullrank.spectrum.rankme` of all features, from their uncentred second moment: 1 to min(N, D).
+
+    Where directions are missing it is off by 1e-5 of itself or less: a moment matrix squares the singular
+    values, so those that should be 0 come out as up to 1e-7 of the largest.
+
+    >>> metric = RankMe(4)
+    >>> metric.update(torch.eye(4))
+    >>> round(float(metric.compute()), 4)
+    4.0
+    """
+
+    def __init__(self, width: int, eps: float = 1e-7, **kwargs: Any):
+        super().__init__(width, **kwargs)
+        self.eps = eps
+
+    def _measure(self, moments: Moments) -> float:
+        return rankme_of(moments.matrix_singular_values(), self.eps)
+
+
+@final
+class StableRank(MomentMetric):
+    """`fullrank.spectrum.stable_rank` of all features: uncentred, 1 to min(N, D), or 0 where all is zero.
+
+    >>> metric = StableRank(2)
+    >>> metric.update(torch.diag(torch.tensor([2.0, 1.0])))
+    >>> metric.compute()
+    tensor(1.2500, dtype=torch.float64)
+    """
+
+    def _measure(self, moments: Moments) -> float:
+        return nesum(moments.matrix_singular_values().square())
+
+
+@final
+class LiDAR(MomentMetric):
+    """`fullrank.spectrum.lidar` of all groups: `update` takes whole groups (n, q, D) of q = `views` views.
+
+    >>> metric = LiDAR(2, views=2)
+    >>> images = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> metric.update(torch.stack([images, images], dim=1))
+    >>> round(float(metric.compute()), 4)
+    2.0
+    """
+
+    within: Tensor
+
+    def __init__(self, width: int, views: int, delta: float = 1e-4, eps: float = 1e-8, **kwargs: Any):
+        super().__init__(width, **kwargs)
+        self.views, self.delta, self.eps = views, delta, eps
+        self.add_state("within", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features: Tensor) -> None:
+        """Take in whole groups (n, q, D): n images, q views of each."""
+        means, within = group_moments(features)
+        if features.shape[1] != self.views:
+            raise UsageError(
+                f"LiDAR was made for groups of {self.views} views, but got groups of {features.shape[1]}; "
+                "give every image as many views."
+            )
+        self._add(means)
+        self.within = self.within + within
+
+    def _measure(self, moments: Moments) -> float:
+        return lidar_of(moments, self.within, self.views, self.delta, self.eps)
+
+
+@final
+class MeanCosine(StreamedMetric):
+    """`fullrank.spectrum.mean_cosine` of all features, in O(D) memory: -1/(N-1) to 1, not centred.
+
+    >>> metric = MeanCosine(2)
+    >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
+    >>> metric.compute()
+    tensor(0.3333, dtype=torch.float64)
+    """
+
+    sums: Tensor
+    rows: Tensor
+
+    def __init__(self, width: int, **kwargs: Any):
+        super().__init__(width, **kwargs)
+        self.add_state("sums", torch.zeros(2, width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, features: Tensor) -> None:
+        """Take in features (n, D)."""
+        sums = unit_row_sums(features)
+        self._require_width(sums.shape[1])
+        self.sums, self.rows = self.sums + sums, self.rows + len(features)
+
+    def compute(self) -> Tensor:
+        """The measure of all features so far, in all processes, float64."""
+        return cosine_parts_of(self.sums, int(self.rows)).sum()
+
+
+def _pack(moments: Moments) -> Tensor:
+    """Count, mean and scatter as the rows of one float64 tensor (D + 2, D)."""
+    count = torch.full_like(moments.mean, moments.count)
+    return torch.cat([count[None], moments.mean[None], moments.scatter])
+
+
+def _unpack(state: Tensor) -> Moments:
+    return Moments(int(state[0, 0]), state[1], state[2:])
+
+
+def _merged(states: Tensor) -> Tensor:
+    """One state of the states (P, D + 2, D) of P processes, or of two metrics."""
+    return _pack(reduce(Moments.merge, map(_unpack, states)))

@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings, strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from fullrank.errors import DataError, UsageError
+from fullrank.spectrum import hubness, mean_cosine, near_duplicates, rogue_dimensions
+
+
+def normal(n, d, seed=0):
+    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 20), k=st.integers(1, 12))
+def test_hubness_against_sklearns_neighbours_and_scipys_skewness(seed, k):
+    x = normal(60, 8, seed)
+    rows = x.numpy() / np.linalg.norm(x, axis=1, keepdims=True)
+    # Of unit rows the nearest by distance are the nearest by cosine; without a query the row itself is out.
+    nearest = NearestNeighbors(n_neighbors=k).fit(rows).kneighbors(return_distance=False)
+    counts = np.bincount(nearest.ravel(), minlength=60)
+    assert hubness(x, k) == pytest.approx(scipy.stats.skew(counts), abs=1e-9)
+    assert hubness(5 * x.flip(0), k) == pytest.approx(hubness(x, k), abs=1e-9)
+
+
+def test_rows_off_centre_have_hubs_where_the_dimension_is_high():
+    assert hubness(normal(1200, 100) + 1) > hubness(normal(1200, 100)) + 1
+    assert hubness(normal(1200, 100) + 1) > hubness(normal(1200, 3) + 1) + 1
+
+
+def test_rows_that_are_neighbours_equally_often_have_no_hubs():
+    angles = torch.arange(12) * (2 * math.pi / 12) + torch.tensor([0.0, 0.1]).repeat(6)
+    pairs = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert hubness(pairs, k=1) == 0.0
+
+
+def test_samples_are_seeded():
+    x = normal(200, 6)
+    assert hubness(x, sample=100) == hubness(x, sample=100) != hubness(x, sample=100, seed=1)
+    doubled = torch.cat([x[:50], x])
+    assert near_duplicates(doubled, 0.9999, sample=120) == near_duplicates(doubled, 0.9999, sample=120)
+    assert near_duplicates(doubled, 0.9999, sample=120) == pytest.approx(100 / 250, abs=0.15)
+
+
+def test_near_duplicates_are_counted_at_any_scale_and_place():
+    x = normal(40, 16)
+    assert near_duplicates(x) == 0.0
+    doubled = torch.cat([x, 3 * x[:10]])
+    assert near_duplicates(doubled) == 20 / 50
+    assert near_duplicates(torch.ones(7, 3)) == 1.0
+    assert near_duplicates(torch.zeros(7, 3)) == 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 30), cosine=st.floats(0.3, 0.95))
+def test_near_duplicates_against_all_pairs(seed, cosine):
+    x = normal(25, 3, seed)
+    pairs = torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1).fill_diagonal_(-1)
+    assert near_duplicates(x, cosine) == pytest.approx(float((pairs.amax(1) >= cosine).double().mean()))
+
+
+def test_rogue_dimensions_by_hand_and_their_sums():
+    x = normal(200, 6)
+    x[:, 2] = 50 + 0.01 * x[:, 2]
+    x[:, 4] *= 20
+    found = rogue_dimensions(x)
+    variances = np.var(x.numpy(), axis=0)
+    np.testing.assert_allclose(found.variance, variances / variances.sum(), rtol=1e-9)
+    assert int(found.variance.argmax()) == 4 and int(found.cosine.argmax()) == 2
+    assert float(found.cosine.sum()) == pytest.approx(mean_cosine(x))
+
+
+def test_rogue_dimensions_of_a_large_mean_and_of_constants():
+    x = normal(500, 3)
+    np.testing.assert_allclose(rogue_dimensions(x + 1e7).variance, rogue_dimensions(x).variance, rtol=1e-6)
+    assert rogue_dimensions(torch.ones(4, 3)).variance.tolist() == [0.0] * 3
+
+
+def test_what_does_not_fit_raises():
+    with pytest.raises(UsageError, match="k must be 1 or more, but got 0"):
+        hubness(torch.eye(4), k=0)
+    with pytest.raises(DataError, match="more than k=4 rows, but got 4"):
+        hubness(torch.eye(4), k=4)
+    with pytest.raises(UsageError, match=r"above 0 and below 1, but got 1\.0"):
+        near_duplicates(torch.eye(4), 1.0)
+    for measure in (hubness, near_duplicates, rogue_dimensions):
+        with pytest.raises(DataError, match="needs 2 or more rows, but got 1"):
+            measure(torch.ones(1, 3))
+        with pytest.raises(DataError, match="1 of 2 rows of features hold NaN or infinity"):
+            measure(torch.tensor([[1.0], [math.inf]]))

@@ -1,0 +1,119 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings, strategies as st
+
+from fullrank.errors import DataError, UsageError
+from fullrank.spectrum import alignment, mean_cosine, principal_angles, uniformity, unit_rows
+from fullrank.spectrum.geometry import cosine_parts
+
+
+def normal(n, d, seed=0):
+    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_unit_rows_leave_a_zero_row_at_zero():
+    rows = unit_rows(torch.tensor([[0, 0], [3, -4]]))
+    assert rows.tolist() == [[0.0, 0.0], [0.6, -0.8]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(alpha=st.floats(0.5, 3), seed=st.integers(0, 20))
+def test_alignment_against_cosines(alpha, seed):
+    a, b = normal(20, 4, seed), normal(20, 4, seed + 100)
+    cosine = torch.nn.functional.cosine_similarity(a, b)
+    expected = (2 - 2 * cosine).pow(alpha / 2).mean()  # the law of cosines
+    assert alignment(a, b, alpha) == pytest.approx(float(expected), rel=1e-9)
+    assert alignment(3 * a, b, alpha) == pytest.approx(alignment(b, a, alpha))
+
+
+def test_alignment_has_its_bounds():
+    a = normal(10, 3)
+    assert alignment(a, a) == 0.0 and alignment(a, -a) == pytest.approx(4.0)
+
+
+def test_uniformity_against_pairwise_distances():
+    x = normal(700, 5)
+    distances = torch.pdist(x / x.norm(dim=1, keepdim=True))
+    expected = distances.square().mul(-2).exp().mean().log()
+    assert uniformity(x) == pytest.approx(float(expected), rel=1e-9)
+    assert uniformity(7 * x, t=3.0) < uniformity(x)
+
+
+def test_uniformity_of_known_shapes():
+    assert uniformity(torch.ones(5, 3)) == pytest.approx(0.0, abs=1e-12)
+    assert uniformity(normal(2000, 512)) == pytest.approx(-4.0, abs=0.05)  # nearly all pairs at a right angle
+    assert uniformity(torch.tensor([[1.0], [-1.0]]), t=1e4) == pytest.approx(-4e4)  # underflows nowhere
+
+
+def test_uniformity_draws_a_seeded_sample():
+    x = normal(300, 4)
+    assert uniformity(x, sample=300) == uniformity(x)
+    assert uniformity(x, sample=100) == uniformity(x, sample=100, seed=0) != uniformity(x, sample=100, seed=1)
+    assert uniformity(x, sample=250) == pytest.approx(uniformity(x), rel=0.1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2, 30), mean=st.floats(-10, 10))
+def test_mean_cosine_against_all_pairs(n, mean):
+    x = normal(n, 4, n) + mean
+    pairs = torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1)
+    expected = pairs[~torch.eye(n, dtype=torch.bool)].mean()
+    assert mean_cosine(x) == pytest.approx(float(expected), abs=1e-12)
+    assert cosine_parts(x).sum() == pytest.approx(mean_cosine(x))
+
+
+def test_mean_cosine_has_its_bounds():
+    assert mean_cosine(torch.ones(9, 3)) == pytest.approx(1.0)
+    simplex = torch.eye(4) - 0.25
+    assert mean_cosine(simplex) == pytest.approx(-1 / 3)
+    assert mean_cosine(torch.zeros(3, 2)) == 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(k=st.integers(1, 4), m=st.integers(1, 4), seed=st.integers(0, 50))
+def test_principal_angles_against_scipy(k, m, seed):
+    a, b = normal(6, k, seed), normal(6, m, seed + 1000)
+    expected = scipy.linalg.subspace_angles(a.numpy(), b.numpy())[::-1]
+    found = principal_angles(a, b)
+    np.testing.assert_allclose(found, expected, atol=1e-7)  # SciPy takes some angles of 0 from their cosine
+    assert (found < 1e-14).sum() == max(k + m - 6, 0)  # what two such spaces must share
+    rotation = torch.linalg.qr(normal(6, 6, seed)).Q
+    np.testing.assert_allclose(principal_angles(rotation @ b, rotation @ a * 5), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-12, 1e-5, 0.7, math.pi / 2 - 1e-12, math.pi / 2])
+def test_a_known_angle_is_exact_at_both_ends(angle):
+    a = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    b = torch.tensor([[math.cos(angle)], [math.sin(angle)]], dtype=torch.float64)
+    assert principal_angles(a, b).item() == pytest.approx(angle, rel=1e-12, abs=1e-15)
+
+
+def test_dependent_columns_add_no_angle():
+    a = torch.eye(5)[:, :3]
+    assert len(principal_angles(torch.cat([a, a @ torch.randn(3, 4)], 1), a)) == 3
+    with pytest.raises(DataError, match=r"shape \(5, 2\) are all zero and span no subspace"):
+        principal_angles(a, torch.zeros(5, 2))
+
+
+def test_what_does_not_fit_raises():
+    with pytest.raises(UsageError, match=r"pairs of rows, but got shapes \(2, 3\) and \(3, 3\)"):
+        alignment(torch.ones(2, 3), torch.ones(3, 3))
+    with pytest.raises(UsageError, match=r"alpha must be positive, but got 0\.0"):
+        alignment(torch.ones(2, 3), torch.ones(2, 3), alpha=0.0)
+    with pytest.raises(DataError, match="Alignment needs 1 or more rows, but got 0"):
+        alignment(torch.ones(0, 3), torch.ones(0, 3))
+    with pytest.raises(UsageError, match="t must be positive, but got nan"):
+        uniformity(torch.eye(3), t=math.nan)
+    with pytest.raises(UsageError, match="the sample must be 2 rows or more, but got 1"):
+        uniformity(torch.eye(3), sample=1)
+    for measure in (uniformity, mean_cosine):
+        with pytest.raises(DataError, match="needs 2 or more rows, but got 1"):
+            measure(torch.ones(1, 3))
+        with pytest.raises(DataError, match="1 of 2 rows of features hold NaN or infinity"):
+            measure(torch.tensor([[1.0], [math.inf]]))
+    with pytest.raises(UsageError, match="lie in 2 and 3 dimensions"):
+        principal_angles(torch.ones(2, 1), torch.ones(3, 1))

@@ -1,0 +1,154 @@
+"""Diagnoses end to end: a run, a model of timm's, any module, a file of embeddings, and bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fullrank import diagnose
+from fullrank.cli.commands import app
+from fullrank.errors import DataError, UsageError
+from fullrank.record import Record
+from fullrank.reports.page import write_page
+
+
+def saved(folder, name, array):
+    np.save(folder / name, array.astype(np.float32))
+    return folder / name
+
+
+@pytest.fixture
+def gaussian():
+    return np.random.default_rng(0).normal(size=(600, 16))
+
+
+def test_a_run_is_looked_at_from_the_image_to_z(quick_run, tmp_path):
+    found = diagnose(quick_run.path, out=tmp_path / "d", limit=200)
+    entry = found.entry
+    assert entry.places[0] == "stem" and entry.places[-3:] == ["h", "head.1", "z"]
+    assert entry.rows == 200 and found.record.recipe == quick_run.recipe.model_dump()
+    rows = {row.place: row for row in entry.layers}
+    assert all(0 < row.linear <= 1 and row.gradient_rank >= 1 for row in rows.values())
+    assert rows["z"].width == 16 and entry.cut in rows
+    # Each operation was replayed alone, and its shares at a place are parts of one whole.
+    at_h = [share for share in entry.augmentation if share.place == "h"]
+    assert {share.operation for share in at_h} == {"crop", "flip", "brightness", "contrast"}
+    assert sum(share.share for share in at_h) == pytest.approx(1)
+    # The spectrum is the one that training recorded, up to the sample of 200 of 500 images.
+    recorded = quick_run.record.runs[0].spectrum["h"].effective_rank
+    assert entry.spectrum["h"].effective_rank == pytest.approx(recorded, rel=0.1)
+    assert Record.load(found.path) == found.record
+    assert "<script>alert" not in write_page(found.path).read_text()
+
+
+def test_the_same_seed_gives_the_same_diagnosis(quick_run, tmp_path):
+    one, two = (diagnose(quick_run, out=tmp_path / name, limit=100).entry for name in ("a", "b"))
+    assert one == two
+
+
+def test_a_model_of_timms_with_weights_and_views(tmp_path):
+    found = diagnose(
+        "resnet10t",
+        data="digits",
+        views="weak",
+        image_size=32,
+        limit=60,
+        places=["layer4.0", "h"],
+        out=tmp_path,
+    )
+    assert found.entry.places == ["layer4.0", "h"] and {s.operation for s in found.entry.augmentation} == {
+        "crop",
+        "flip",
+    }
+    with pytest.raises(DataError, match=r"no.safetensors"):
+        diagnose("resnet10t", data="digits", image_size=32, weights=tmp_path / "no.safetensors")
+
+
+def test_any_module_that_gives_features(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
+    entry = diagnose(model, data="digits", limit=150, out=tmp_path).entry
+    assert entry.places == ["h"] and entry.target == "Sequential" and entry.layers[0].linear > 0.3
+    assert any("loss" in sentence for sentence in entry.not_seen)
+
+
+def test_a_healthy_file_and_one_of_rank_four(tmp_path, gaussian):
+    healthy = diagnose(saved(tmp_path, "x.npy", gaussian), out=tmp_path / "a")
+    assert not healthy.entry.collapsed and healthy.causes == []
+    low = gaussian[:, :4] @ np.random.default_rng(1).normal(size=(4, 16))
+    found = diagnose(saved(tmp_path, "low.npy", low), out=tmp_path / "b")
+    assert found.entry.collapsed and [f.cause for f in found.causes] == ["unexplained-low-rank"]
+    assert "unexplained-low-rank" in found.verdict
+    live = {m.name: m.value for m in found.entry.measures}
+    assert live["live_dimensions"] == 4 and live["rankme"] == pytest.approx(
+        float(np.exp(entropy(np.linalg.svd(low, compute_uv=False)))), rel=1e-3
+    )
+
+
+def entropy(values):
+    p = values / values.sum()
+    p = p[p > 1e-12]
+    return -(p * np.log(p)).sum()
+
+
+def test_labels_beside_the_features_are_probed(tmp_path, gaussian):
+    labels = (gaussian[:, 0] > 0).astype(int)
+    np.savez(tmp_path / "x.npz", features=gaussian.astype(np.float32), labels=labels)
+    (row,) = diagnose(tmp_path / "x.npz", out=tmp_path / "d").entry.layers
+    assert row.linear > 0.9
+
+
+def test_positives_give_alignment_and_let_augmentation_be_asked(tmp_path, gaussian):
+    other = saved(tmp_path, "y.npy", gaussian + 0.1 * np.random.default_rng(2).normal(size=gaussian.shape))
+    entry = diagnose(saved(tmp_path, "x.npy", gaussian), positives=other, out=tmp_path / "d").entry
+    assert 0 < {m.name: m.value for m in entry.measures}["alignment"] < 0.2
+    assert not any("positives" in sentence for sentence in entry.not_seen)
+    with pytest.raises(DataError, match="600 rows and z.npy has 300"):
+        diagnose(saved(tmp_path, "x.npy", gaussian), positives=saved(tmp_path, "z.npy", gaussian[:300]))
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "error", "part"),
+    [
+        ("resnet10t", {}, UsageError, "--data"),
+        ("resnet10t", {"data": "digits", "positives": "y.npy"}, UsageError, "positives"),
+        ("resnt18", {"data": "digits", "image_size": 32}, UsageError, "resnet18"),
+        ("nothing.npy", {}, DataError, "nothing.npy"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_one_sentence(target, options, error, part, tmp_path):
+    with pytest.raises(error) as raised:
+        diagnose(target, out=tmp_path / "d", **options)
+    assert part in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_command_says_why_and_exits_with_three(tmp_path, gaussian, monkeypatch):
+    from typer.testing import CliRunner
+
+    monkeypatch.setenv("COLUMNS", "80")
+    low = saved(tmp_path, "low.npy", gaussian[:, :4] @ np.random.default_rng(1).normal(size=(4, 16)))
+    arguments = ["diagnose", str(low), "--out", str(tmp_path / "d"), "--fail-on", "collapse"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 3 and "alarm" in result.output and "Try:" in result.output
+    assert max(map(len, result.output.splitlines()[:-2])) <= 80
+    assert json.loads((tmp_path / "d" / "record.json").read_text())["kind"] == "diagnosis"
+    healthy = saved(tmp_path, "x.npy", gaussian)
+    assert CliRunner().invoke(app, ["diagnose", str(healthy), "--out", str(tmp_path / "e")]).exit_code == 0
+    with pytest.raises(UsageError, match="'collapse', but got 'rank'"):
+        CliRunner().invoke(app, ["diagnose", str(healthy), "--fail-on", "rank"], catch_exceptions=False)
+
+
+def test_a_file_is_diagnosed_without_the_heavy_libraries(tmp_path, gaussian):
+    path = saved(tmp_path, "x.npy", gaussian)
+    code = (
+        "import sys; from fullrank import diagnose; "
+        f"diagnose({str(path)!r}, out={str(tmp_path / 'd')!r}); "
+        "print([m for m in ('torchvision', 'timm', 'lightning', 'torchmetrics') if m in sys.modules])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"
