@@ -196,7 +196,7 @@ CASES = (
     *(Case("augmentation", f"noise {k:g}", bound(augmented, k)) for k in (1.0, 1.5, 3.0)),
     *(Case("implicit-regularisation", f"decay {d:g}", bound(stacked, d)) for d in (0.3, 0.45, 0.6)),
     *(Case("dead-channels", f"{s:.0%} dead", bound(dead, s)) for s in (0.1, 0.3, 0.5)),
-    *(Case("mean-dominance", f"{s:.4%} mean", bound(cone, s)) for s in (0.93, 0.99, 0.9999)),
+    *(Case("mean-dominance", f"mean share {s:g}", bound(cone, s)) for s in (0.93, 0.99, 0.9999)),
     *(Case("too-few-samples", f"{n} of 200", bound(few, n)) for n in (190, 100, 20)),
     *(Case("complete-collapse", f"spread {s:g}", bound(one_point, s)) for s in (2e-4, 1e-5, 0.0)),
     *(Case("unexplained-low-rank", f"rank {r} of 64", bound(low_rank, r)) for r in (48, 24, 6)),

@@ -6,14 +6,13 @@
 The same steps (both views, forward, loss, backward, optimizer, under Lightning) are timed with the monitor on
 encoder and head and without it, in turn in one process and in the other order each round; the ratio is taken
 pair by pair. Wall time is what a user waits, but other programs on the machine move it; processor time, of
-all threads, moves less. There is one look more than 1 in 50 steps, that at the first 4096 rows, so a long run
-pays less.
+all threads, moves less, and that of the looks alone hardly. There is one look more than 1 in 50 steps, that
+at the first 4096 rows, so a long run pays less.
 """
 
 import argparse
-import logging
+import os
 import time
-import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,6 +21,7 @@ import torch
 
 from fullrank.data import BatchLoader, ImageSet, source
 from fullrank.reports.tables import Estimate
+from fullrank.training.engine import quiet_lightning
 from fullrank.training.module import JointEmbedding
 from fullrank.training.recipe import Recipe
 from fullrank.training.run import build, flushed_denormals
@@ -31,25 +31,24 @@ WARM_UP = 3
 
 
 class Clock(pl.Callback):
-    """Wall and processor seconds of the steps after the first few."""
+    """Wall and processor time at the end of each step."""
 
     def __init__(self) -> None:
-        self.started, self.ended = np.zeros(2), np.zeros(2)
+        self.times: list[tuple[float, float]] = []
 
-    def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
-        now = np.array([time.perf_counter(), time.process_time()])
-        if trainer.global_step == WARM_UP:
-            self.started = now
-        self.ended = now
+    def on_train_batch_end(self, *anything: Any) -> None:
+        self.times.append((time.perf_counter(), time.process_time()))
 
 
-def seconds(module: JointEmbedding, images: ImageSet, recipe: Recipe, steps: int, extra: list[Any]) -> Any:
-    """Wall and processor seconds of so many steps."""
-    clock = Clock()
+def seconds(
+    module: JointEmbedding, images: ImageSet, recipe: Recipe, steps: int, extra: list[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wall and processor seconds of so many steps, and those of them that the extra callbacks' ends took."""
+    before, after = Clock(), Clock()
     trainer = pl.Trainer(
         max_steps=steps + WARM_UP,
         accelerator="cpu",
-        callbacks=[*extra, clock],  # the clock reads last, when the monitor has done its part
+        callbacks=[before, *extra, after],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -57,7 +56,8 @@ def seconds(module: JointEmbedding, images: ImageSet, recipe: Recipe, steps: int
         use_distributed_sampler=False,
     )
     trainer.fit(module, BatchLoader(images, recipe.batch_size, 0))
-    return clock.ended - clock.started
+    ends = np.array(after.times)[WARM_UP - 1 :]
+    return ends[-1] - ends[0], (ends - np.array(before.times)[WARM_UP - 1 :])[1:].sum(0)
 
 
 @flushed_denormals()
@@ -70,8 +70,6 @@ def main() -> None:
     parser.add_argument("--head", default="mlp:128")
     parser.add_argument("--image-size", type=int, default=8)
     arguments = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     settings = {"encoder": arguments.encoder, "head": arguments.head, "image_size": arguments.image_size}
     recipe = Recipe.resolve("digits", settings | {"epochs": 1})
     images = source("digits").load("train").resized(arguments.image_size)
@@ -79,22 +77,27 @@ def main() -> None:
     shares = []
     for number in range(arguments.rounds):
         monitor = SpectrumMonitor(["encoder", "head"])
-        order = (True, False) if number % 2 else (False, True)
-        taken = {
-            on: seconds(module, images, recipe, arguments.steps, [monitor] if on else []) for on in order
-        }
-        shares.append(100 * (taken[True] / taken[False] - 1))
-        looks = monitor.looks["encoder"]
+        taken = {}
+        for watched in (True, False) if number % 2 else (False, True):
+            extra = [monitor] if watched else []
+            with quiet_lightning():
+                taken[watched] = seconds(module, images, recipe, arguments.steps, extra)
+        (with_it, inside), (without, _) = taken[True], taken[False]
+        shares.append(100 * np.array([*(with_it / without - 1), inside[1] / without[1]]))
         print(
-            f"round {number}: without {taken[False][0]:.2f} s, with {taken[True][0]:.2f} s and {len(looks)} "
-            f"looks: {shares[-1][0]:+.2f} % wall, {shares[-1][1]:+.2f} % processor",
+            f"round {number}: without {without[0]:.2f} s, with {with_it[0]:.2f} s and "
+            f"{len(monitor.looks['encoder'])} looks: wall {shares[-1][0]:+.2f} %, processor "
+            f"{shares[-1][1]:+.2f} %, looks alone {shares[-1][2]:.2f} %",
             flush=True,
         )
-    width = len(looks[-1].singular_values)
-    print(f"two cores, {torch.get_num_threads()} threads, torch {torch.__version__}, h of width {width}:")
-    for name, values in zip(("wall", "processor"), np.array(shares).T, strict=True):
+    widths = [len(looks[-1].singular_values) for looks in monitor.looks.values()]
+    print(
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, {arguments.encoder} at {arguments.image_size} pixels, widths {widths}:"
+    )
+    for name, values in zip(("wall time", "processor time", "looks alone"), np.array(shares).T, strict=True):
         cost = Estimate.of(values.tolist())
-        print(f"  {name} time: {cost.mean:+.2f} % (95 % interval {cost.low:+.2f} to {cost.high:+.2f})")
+        print(f"  {name}: {cost.mean:+.2f} % (95 % interval {cost.low:+.2f} to {cost.high:+.2f})")
 
 
 if __name__ == "__main__":

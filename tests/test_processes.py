@@ -83,11 +83,11 @@ def test_one_process_gathers_nothing():
 def test_the_launcher_names_the_process(monkeypatch):
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert launched_rank() == 0
+    assert launched_rank(4) == 0
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert launched_rank() == 3
+    assert launched_rank(4) == 3 and launched_rank(1) == 0
     monkeypatch.setenv("RANK", "1")
-    assert launched_rank() == 1
+    assert launched_rank(4) == 1
 
 
 if __name__ == "__main__":  # one of the processes that `found` starts

@@ -12,7 +12,7 @@ class Batch:
 
     Shapes: images (N, C, H, W) uint8; labels (N,) int64, -1 where unlabelled; index (N,) int64, the row of
     each image in its set; layers, where a composite source knows them, name -> (N, C, H, W) uint8; sizes,
-    where the images are squashed canvases, (N, 2) int64: the height and width of each original.
+    where the images are squashed canvases, (N, 2) int64 on the CPU: the height and width of each original.
     """
 
     images: Tensor
@@ -35,7 +35,7 @@ class Batch:
             moved(self.labels),
             moved(self.index),
             self.layers and {name: moved(layer) for name, layer in self.layers.items()},
-            None if self.sizes is None else moved(self.sizes),
+            self.sizes,  # parameters are drawn on the CPU
         )
 
 

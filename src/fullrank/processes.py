@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fullrank.errors import UsageError
+
 
 def process_count() -> int:
     """How many processes train together; 1 where torch's process group is not set up."""
@@ -18,8 +20,20 @@ def process_rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def launched_rank() -> int:
-    """Which process this is, by what its launcher says (torchrun, SLURM, Lightning), before they connect."""
+def launched_rank(processes: int) -> int:
+    """Which of the `processes` this is, before they connect: what torchrun, SLURM or Lightning say.
+
+    A process that trains alone is the first, whatever a launcher of many such says. Raises UsageError where
+    torchrun started another number.
+    """
+    started = os.environ.get("WORLD_SIZE")
+    if started is not None and "TORCHELASTIC_RUN_ID" in os.environ and int(started) != processes:
+        raise UsageError(
+            f"torchrun started {started} processes, but devices x nodes is {processes}; say --devices and "
+            "--nodes as you said to torchrun."
+        )
+    if processes == 1:
+        return 0
     named = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((int(rank) for rank in named if rank is not None), 0)
 

@@ -244,6 +244,3 @@ def _put_in_place(temporary: str, path: Path) -> None:
     # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
     Path(temporary).chmod(0o644)
     Path(temporary).replace(path)
-
-
-Diagnosis = DiagnosisEntry  # while the pages still call it so

@@ -19,10 +19,10 @@ def test_imagenet_100_is_a_hundred_of_imagenets_classes():
     assert "bonnet" in info.label_name_to_description(names[0])
 
 
-def test_a_file_gives_the_first_word_of_each_line(tmp_path: Path):
+def test_a_file_gives_its_lines_and_of_a_wordnet_number_that_alone(tmp_path: Path):
     path = tmp_path / "mine.txt"
-    path.write_text("# our classes\nn01 tench, Tinca tinca\n\n  n02\tgoldfish\nn03\n")
-    assert class_list(str(path)) == ("n01", "n02", "n03")
+    path.write_text("# ours\nn01440764 tench, Tinca tinca\n\n  n01443537\tgoldfish\ngolden retriever \n")
+    assert class_list(str(path)) == ("n01440764", "n01443537", "golden retriever")
 
 
 def test_names_are_joined_by_plus(tmp_path: Path, monkeypatch):
@@ -46,7 +46,7 @@ def test_wrong_lists_are_refused(tmp_path: Path, fails):
         class_list("cat+")
     path = tmp_path / "mine.txt"
     for content, words in (
-        (b"a\nb\na and more\n", ["'a' twice"]),
+        (b"a\nb\n a \n", ["'a' twice"]),
         (b"\n# nothing\n", ["holds no class name"]),
         (b"\xff\xfe\x00", ["cannot be read as text"]),
     ):

@@ -209,7 +209,7 @@ def resnets(tmp_path_factory) -> Path:
             "resnet18,stem=standard",
             1,
             "resnet18",
-            ["; write resnet18,channels=3 to repeat the grey channel."],
+            ["; write resnet18,stem=standard,channels=3 to repeat the grey channel."],
         ),
         (
             "resnet18",

@@ -107,7 +107,7 @@ def test_positives_give_alignment_and_let_augmentation_be_asked(tmp_path, gaussi
     entry = diagnose(saved(tmp_path, "x.npy", gaussian), positives=other, out=tmp_path / "d").entry
     assert 0 < {m.name: m.value for m in entry.measures}["alignment"] < 0.2
     assert not any("positives" in sentence for sentence in entry.not_seen)
-    with pytest.raises(DataError, match="600 rows and z.npy has 300"):
+    with pytest.raises(DataError, match=r"600 rows and z\.npy has 300"):
         diagnose(saved(tmp_path, "x.npy", gaussian), positives=saved(tmp_path, "z.npy", gaussian[:300]))
 
 

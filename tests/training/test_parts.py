@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
-from fullrank import train
+from fullrank import export, train
 from fullrank.data import write_miniature
+from fullrank.encoders import encoder, load_weights
 from fullrank.errors import DataError, UsageError
-from fullrank.training.parts import build, load_data
+from fullrank.training.parts import build, check_plan, load_data
 from fullrank.training.recipe import Recipe
+from fullrank.training.run import probe
 
 SMALL = {"encoder": "tiny-resnet,width=4", "head": "none"}
 
@@ -66,8 +70,6 @@ def test_weights_of_another_width_say_how_many_tensors_do_not_fit(quick_run, tmp
 
 
 def test_a_run_probes_at_the_coarse_labels_too(tmp_path):
-    from fullrank.training.run import probe
-
     data = write_miniature("cifar100", tmp_path / "images", images=60, classes=10, size=32)
     run = train("small-images", data=data, out=tmp_path / "run", **SMALL, batch_size=20, epochs=1)
     scores = probe(run, ["h"], label="coarse", measures=["retrieval", "per-class"], shots=[1]).scores
@@ -80,3 +82,45 @@ def test_a_run_probes_at_the_coarse_labels_too(tmp_path):
         probe(run, measures=["retreival"])
     with pytest.raises(UsageError, match="1 or more, but got 0"):
         probe(run, shots=[0])
+
+
+def test_two_kinds_of_weights_to_start_from_are_refused():
+    plan = Recipe.resolve("digits", {"encoder": "resnet10t,pretrained=true", "init": "w.safetensors"})
+    with pytest.raises(UsageError, match="leave out one of them"):
+        check_plan(plan, load_data(Recipe.resolve("digits", {"limit": 40}))[0])
+
+
+def test_an_exported_encoder_brings_its_mean_and_spread(quick_run, tmp_path):
+    export(quick_run, tmp_path / "e.safetensors")
+    other = encoder("tiny-resnet,width=8", image_size=8, in_chans=1, mean=(0.9,), std=(0.9,))
+    load_weights(other, tmp_path / "e.safetensors")
+    torch.testing.assert_close(other.mean, quick_run.encoder.mean)
+    torch.testing.assert_close(other.std, quick_run.encoder.std)
+
+
+def test_the_remedy_for_colour_weights_on_small_grey_images_works_at_once(tmp_path):
+    save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(UsageError) as raised:
+        load_weights(
+            encoder("resnet10t,drop_path=0.1", image_size=32, in_chans=1), tmp_path / "w.safetensors"
+        )
+    spec = str(raised.value).split("write ")[1].split(" ")[0]
+    assert "drop_path=0.1" in spec
+    load_weights(encoder(spec, image_size=32, in_chans=1), tmp_path / "w.safetensors")
+
+
+def test_every_key_of_a_recipe_can_be_set_as_text():
+    """As `--set` gives them."""
+    plain = Recipe.resolve("imagenet-directclr").model_dump()
+    texts = {
+        f"{key}.{inner}" if isinstance(value, dict) else key: str(given)
+        for key, value in plain.items()
+        for inner, given in (value.items() if isinstance(value, dict) else [("", value)])
+        if given is not None
+    }
+    assert Recipe.resolve("imagenet-directclr", texts).model_dump() == plain
+
+
+def test_shots_beyond_a_class_are_refused_by_name_before_any_probe(quick_run):
+    with pytest.raises(DataError, match=r"200 shots are more than the \d+ training images of class '\d'"):
+        probe(quick_run, ["h"], shots=[200])

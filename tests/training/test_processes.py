@@ -2,8 +2,11 @@
 
 import csv
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -44,6 +47,62 @@ def test_two_processes_train_as_one(tmp_path):
     one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+
+
+def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
+    """The other would wait for it forever."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quick = ["--limit", "200", "--batch-size", "40", "--encoder", "tiny-resnet,width=4", "--epochs", "2000"]
+    command = [
+        sys.executable,
+        "-m",
+        "fullrank",
+        "train",
+        "--devices",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+        *quick,
+    ]
+    workers = []
+    for rank in range(2):
+        names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+        names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        names |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        workers.append(
+            subprocess.Popen(
+                command, env=os.environ | names, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c
+            )
+        )
+    metrics, waited = tmp_path / "run" / "checkpoints" / "last.ckpt", 0.0
+    while not checkpoint.is_file() and waited < 120:
+        time.sleep(0.2)
+        waited += 0.2
+    workers[0].send_signal(signal.SIGINT)
+    said = [worker.communicate(timeout=100)[1].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [130, 130], said
+    assert "--resume goes on from there" in said[0]
+
+
+def heeding_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+
+
+def test_torchrun_and_devices_must_agree(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        UsageError, match=r"torchrun started 2 processes, but devices x nodes is 1.*--devices"
+    ):
+        train("digits", out=tmp_path / "run")
+
+
+def test_a_sweep_under_a_launcher_is_many_runs_of_one_process(tmp_path, monkeypatch, quick_run):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with pytest.raises(UsageError, match="is not empty"):
+        train(quick_run.recipe, out=quick_run.path)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(tmp_path):

@@ -63,6 +63,18 @@ def interrupt_after(monkeypatch, step: int) -> None:
     monkeypatch.setattr(monitor.Monitor, "on_train_batch_end", send)
 
 
+def interrupt_at_batch(monkeypatch, epoch: int, batch: int) -> None:
+    """The same, while a given batch is under way."""
+    plain = monitor.Monitor.on_train_batch_end
+
+    def send(self, trainer, module, outputs, images, batch_idx):
+        plain(self, trainer, module, outputs, images, batch_idx)
+        if (trainer.current_epoch, batch_idx) == (epoch, batch):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(monitor.Monitor, "on_train_batch_end", send)
+
+
 def test_the_same_seed_gives_the_same_run(unbroken, tmp_path):
     again = train("digits", out=tmp_path / "again", **DRAWING)
     assert fingerprint(again) == fingerprint(unbroken)
@@ -94,10 +106,11 @@ def test_a_streamed_run_resumes_bit_for_bit_with_its_online_probes(tmp_path, mon
     """Images decoded ahead, gradients accumulated, features queued for a probe: all of it goes on."""
     data = write_miniature("imagenet,canvas=40", tmp_path / "images", images=48, classes=4, size=40)
     recipe = QUICK | {"data": data, "image_size": 32, "limit": None, "batch_size": 8, "online_every": 1}
+    recipe |= {"engine.accumulate": 2}
     whole = train("digits", out=tmp_path / "whole", **recipe)
     assert len(load_arrays(whole.path)["online_linear"]) == 3
-    interrupt_after(monkeypatch, step=8)  # in the second of three epochs
-    with pytest.raises(InterruptedRunError, match="step 8 of 18"):
+    interrupt_at_batch(monkeypatch, epoch=1, batch=2)  # half a step: the stop waits for the other half
+    with pytest.raises(InterruptedRunError, match="step 5 of 9"):
         train("digits", out=tmp_path / "cut", **recipe)
     monkeypatch.undo()
     again = train("digits", out=tmp_path / "cut", resume=True, **recipe)

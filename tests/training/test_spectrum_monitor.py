@@ -139,6 +139,7 @@ def test_what_is_not_a_number_is_neither_high_nor_low():
     "name, values, at, threshold",
     [
         ("complete-collapse", [0.5, 0.98, 0.995, 0.999], 3, 0.99),
+        ("complete-collapse", [0.5, 1 + 1e-9, 1 + 1e-9], 2, 0.99),
         ("complete-collapse", [0.98, 0.991, 0.995, 0.9965, 0.997], 4, 0.996),
         ("rank-fell", [30, 12, 9.9, 9.8], 3, 10),
         ("dimensions-lost", [60, 64, 31, 30], 3, 32),
@@ -229,9 +230,8 @@ def test_both_lightnings_take_it_and_log_what_it_sees(lightning, tmp_path):
     logger = lightning.loggers.CSVLogger(tmp_path)
     monitor = SpectrumMonitor({"h": "trunk", "first": "trunk.0"}, every_n_steps=6, samples=24)
     module = foreign(lightning)
-    trainer = fit(
-        module, monitor, lightning=lightning, logger=logger
-    )  # not in a list: its class is asked for
+    # Outside a list the Trainer asks for its own class.
+    fit(module, monitor, lightning=lightning, logger=logger)
     assert isinstance(monitor, lightning.Callback)
     assert {name: [look.step for look in looks] for name, looks in monitor.looks.items()} == {
         "h": [3, 6, 12, 18],
@@ -243,8 +243,6 @@ def test_both_lightnings_take_it_and_log_what_it_sees(lightning, tmp_path):
     for look in monitor.looks["h"]:
         for measure in MEASURES:
             assert float(rows[look.step][f"spectrum/h/{measure}"]) == getattr(look, measure)
-    last = monitor.looks["first"][-1].effective_rank
-    assert float(trainer.callback_metrics["spectrum/first/effective_rank"]) == pytest.approx(last)
     assert monitor.looks["h"][0].singular_values.shape == (8,) and monitor.alerts == []
 
 

@@ -62,8 +62,7 @@ class RecipeChoice:
         if out is not None and resume and (out / RECIPE_FILE).is_file():
             return out / RECIPE_FILE
         name = SOURCES.parse(self.overrides.get("data", "digits")).name
-        own = (recipe for recipe in recipe_names() if recipe == name or recipe.startswith(f"{name}-"))
-        return next(own, "small-images")
+        return name if name in recipe_names() else "small-images"
 
 
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:

@@ -51,6 +51,8 @@ def train(
 ) -> None:
     """Train one encoder, probe it, and leave weights, record and report."""
     recipe = choice.resolve(out, resume, head=head, init=None if init is None else str(init))
+    if dry_run and (out is not None or resume or devices * nodes > 1):
+        raise UsageError("A dry run keeps nothing and is one process; leave out --out, --resume, --devices.")
     if dry_run:
         from fullrank.cli.tables import print_rehearsal
         from fullrank.training.dry_run import dry_run as rehearse
@@ -61,7 +63,7 @@ def train(
     from fullrank.training.run import train as run_train
 
     run = run_train(recipe, out=out, resume=resume, devices=devices, nodes=nodes)
-    if launched_rank() == 0:
+    if launched_rank(devices * nodes) == 0:
         _finish(run.path)
 
 
@@ -118,9 +120,7 @@ def diagnose(
         str, typer.Argument(help="A run's folder, a timm model's name, or a file of embeddings.")
     ],
     data: Annotated[str | None, typer.Option("--data", help="Images for a model; a run has its own.")] = None,
-    views: Annotated[
-        str | None, typer.Option("--views", help="Views; a run has its own.")
-    ] = None,
+    views: Annotated[str | None, typer.Option("--views", help="Views; a run has its own.")] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Weights of the timm model: .safetensors, .pth, .ckpt.")
     ] = None,

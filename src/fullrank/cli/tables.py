@@ -84,11 +84,13 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
             table.add_row(key, str(given), str(value))
     console.print(table)
     millions = sum(entry.parameters.values()) / 1e6
+    kind = rehearsal.replaced["data"].partition(":")[0].partition(",")[0]
+    where = f"in the layout of {kind}" if recipe.data.startswith(kind) else f"in a {kind}"
     console.print(
         f"Walked: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} "
         f"million weights, {entry.steps} steps in {entry.seconds:.0f} s, loss {entry.loss:.2f}, probes at "
-        f"{escape(', '.join(entry.probes))}. The images were generated, in the layout of {recipe.data}: the "
-        "numbers mean nothing, and nothing was kept."
+        f"{escape(', '.join(entry.probes))}. The images were generated, {where}: the numbers mean "
+        "nothing, and nothing was kept."
     )
 
 

@@ -1,5 +1,6 @@
 """Lists of classes by name: shipped, in a file, or written out. Torch-free."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -13,7 +14,8 @@ _FORMS = "write {shipped}, the path of a text file with one name a line, or name
 def class_list(text: str) -> tuple[str, ...]:
     """The class names that `text` means: a shipped list, the path of a file, or names joined by `+`.
 
-    Of each line of a file the first word counts; empty lines and those that start with `#` do not. Raises
+    A name is a line of a file, but of one that begins with a WordNet number (n01440764 tench) that alone;
+    empty lines and those that start with `#` do not count. Raises
     UsageError for a text that is none of these and for names written twice, DataError for a file that is no
     text, holds no name or the same one twice.
 
@@ -57,8 +59,9 @@ def _from_file(path: Path) -> tuple[str, ...]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    words = [line.split() for line in text.splitlines()]
-    return tuple(word[0] for word in words if word and not word[0].startswith("#"))
+    lines = [line.strip() for line in text.splitlines()]
+    kept = (line for line in lines if line and not line.startswith("#"))
+    return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in kept)
 
 
 def _first_twice(names: Sequence[str]) -> str | None:

@@ -25,6 +25,7 @@ class _Plan:
     labels: dict[Split, np.ndarray]
     names: tuple[str, ...]
     size: int
+    channels: int
     random: np.random.Generator
 
     def pictures(self, split: Split, side: int) -> np.ndarray:
@@ -52,12 +53,14 @@ def write_miniature(
     size: int,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    channels: int = 3,
 ) -> str:
     """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
 
     `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
     is the shorter side of the files of imagenet and folder; the others have the size of their format.
-    `class_names` take the place of `classes`. What `spec` says beside its path is kept.
+    `class_names` take the place of `classes`; with `channels` of 1 the files of a folder are grey. What
+    `spec` says beside its path is kept.
 
     Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
     or a size below 8.
@@ -86,7 +89,7 @@ def write_miniature(
     counts = {"train": images, "test": max(images // _TEST_SHARE, len(names))}
     labels = {split: np.arange(counts[split]) % len(names) for split in SPLITS}
     folder.mkdir(parents=True, exist_ok=True)
-    _WRITERS[name](_Plan(labels, names, size, np.random.default_rng(seed)), folder)
+    _WRITERS[name](_Plan(labels, names, size, channels, np.random.default_rng(seed)), folder)
     read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
     return str(replace(read, value=str(folder)))
 
@@ -142,7 +145,8 @@ def _write_folder(plan: _Plan, folder: Path) -> None:
         ):
             target = folder / split / plan.names[label]
             target.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(target / f"{row}.png")
+            image = Image.fromarray(pixels).convert("L" if plan.channels == 1 else "RGB")
+            image.save(target / f"{row}.png")
 
 
 _WRITERS: dict[str, Callable[[_Plan, Path], None]] = {

@@ -144,7 +144,7 @@ def augmentation_ratio(
     the two places have other numbers of images.
 
     >>> x = torch.randn(200, 4)
-    >>> noise = torch.tensor([0.1, 0.1, 3.0, 3.0])
+    >>> noise = torch.tensor([0.01, 0.01, 3.0, 3.0])
     >>> views = tuple(x + noise * torch.randn(200, 4) for _ in range(2))
     >>> z = PlaceEvidence("z", x * torch.tensor([1.0, 1.0, 0.01, 0.01]))
     >>> found = augmentation_ratio(PlaceEvidence("h", x, views), z, 2)

@@ -178,7 +178,7 @@ def stacked_maps(*modules: nn.Module) -> tuple[Tensor, ...]:
     other one ends what came before, as a norm or a nonlinearity does. Biases are left out. The map that is
     applied first is first; without two there are none.
 
-    >>> [tuple(map.shape) for map in stacked_maps(nn.Linear(6, 5), nn.Linear(5, 3))]
+    >>> [tuple(matrix.shape) for matrix in stacked_maps(nn.Linear(6, 5), nn.Linear(5, 3))]
     [(5, 6), (3, 5)]
     """
     maps: list[Tensor] = []

@@ -18,8 +18,6 @@ from fullrank.record import DimensionCurve, LayerRow
 from fullrank.spectrum.functional import effective_rank, matrix_singular_values, rankme, singular_values
 from fullrank.views import Views
 
-# Relative to the total variance of the dimensions that are used; the middle of what digits choose.
-PENALTY = 1e-4
 DRAWS = 3
 _ROWS_AT_ONCE = 64
 
@@ -38,10 +36,10 @@ def layer_rows(
     """Each place of `test` as a candidate for the cut, in its order.
 
     Ranks are of the test features. Linear and nearest accuracy are by the default protocol of probes, fitted
-    on `train` and scored on `test`; recall at 1 is among the test rows. They are None without labels, or where
-    these do not suffice: two classes to learn from, a row to score, two rows of a label to find. Shapes:
-    features (N, D_p) and (M, D_p) by place. Raises UsageError for a place that `train` lacks, and what probes
-    and spectra raise.
+    on `train` and scored on `test`; recall at 1 is among the test rows. They are None without labels, or
+    where these do not suffice: two classes to learn from, a row to score, two rows of a label to find.
+    Shapes: features (N, D_p) and (M, D_p) by place. Raises UsageError for a place that `train` lacks, and
+    what probes and spectra raise.
 
     >>> x, y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
     >>> rows = layer_rows({"h": x[:40]}, {"h": x[40:]}, (y[:40], y[40:]))
@@ -86,14 +84,14 @@ def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
 
     .. math:: \hat a = \frac{a n + 1}{n + 2}, \qquad \mathrm{se} = \sqrt{\hat a (1 - \hat a) / n}
 
-    with n the number of rows `tested` (smoothed, since even a perfect score has an error). Of them h is taken
-    if it is one: it is what everybody's code gives, and the paper's default. Otherwise the last one on the way
-    to z, which had most of the training. Raises UsageError for `tested` below 1.
+    with n the number of rows `tested` (smoothed, since even a perfect score has an error). If h is one of
+    them it is taken: it is what every tool gives, and needs no surgery. Otherwise it is the last of them on
+    the way to z. Raises UsageError for `tested` below 1.
 
     >>> def row(place, linear):
     ...     return LayerRow(place=place, width=8, effective_rank=1, rankme=1, linear=linear, nearest=None,
     ...                     recall_at_1=None, gradient_rank=None)
-    >>> best_cut([row("layer3", 0.95), row("layer4", 0.94), row("h", 0.80), row("z", 0.70)], tested=500)
+    >>> best_cut([row("layer3", 0.95), row("layer4", 0.945), row("h", 0.80), row("z", 0.70)], tested=500)
     'layer4'
     >>> best_cut([row("layer3", 0.95), row("layer4", 0.94), row("h", 0.945), row("z", 0.70)], tested=500)
     'h'
@@ -117,8 +115,8 @@ def dimension_curves(
 
     `random channels` are drawn by `seed`, the mean of 3 draws, in each of which the larger choice holds the
     smaller; `leading components` are the principal components of the training features, the largest first.
-    The probe is a LinearProbe of one penalty, 1e-4 of the total variance of what it is given. Shapes:
-    features (N, D) and (M, D). Raises what probes raise.
+    The probe is a LinearProbe of one penalty, that which the default protocol chooses for all D, so the last
+    accuracies are those of `layer_rows`. Shapes: features (N, D) and (M, D). Raises what probes raise.
 
     >>> x, y = torch.eye(4).repeat(20, 1), torch.arange(80) % 4
     >>> curves = dimension_curves(x, x, (y, y), "h")
@@ -130,10 +128,13 @@ def dimension_curves(
     width = train.shape[1]
     dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
 
-    def accuracy(known: Tensor, asked: Tensor) -> float:
-        return LinearProbe(penalties=(PENALTY,), seed=seed).fit(known, labels[0]).score(asked, labels[1])
+    probe = LinearProbe(seed=seed).fit(train, labels[0])
+    whole = probe.score(test, labels[1])
 
-    whole = accuracy(train, test)
+    def accuracy(known: Tensor, asked: Tensor) -> float:
+        smaller = LinearProbe(penalties=(probe.penalty,), seed=seed).fit(known, labels[0])
+        return smaller.score(asked, labels[1])
+
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(width, generator=generator).to(train.device) for _ in range(DRAWS)]
     drawn = [
@@ -172,8 +173,8 @@ def gradient_ranks(
     with :math:`\sigma` the singular values of :math:`G_p` (2n, D_p) itself, uncentred: a push that all rows
     share is a push. Where a place pools a map or tokens, the gradient is that with respect to the map, pooled
     as the place is (an average over positions; its sum has the same rank). So a sub-vector head gives h and
-    the last block's output no more than its width, and the input of the block's last convolution can have
-    all: P1's reason why the channels that the loss does not see still learn.
+    the last block's output no more than its width, and the input of the block's last convolution has more:
+    P1's reason why the channels that the loss does not see still learn.
 
     The batch is a sample of at most `limit` images, drawn by `seed` as its views are. Encoder and head are in
     eval mode, in which rows do not depend on each other but through the loss, so the memory is that of 64
@@ -193,7 +194,8 @@ def gradient_ranks(
     sample = images.limited(min(limit, len(images)), seed)
     placed, last = with_places(encoder), nn.Identity() if head is None else head
     batch, drawn = next(view_batches(sample, views, seed, batch_size=len(sample)))
-    pairs = torch.cat(views.apply(batch.to(first_device(encoder)), drawn)).split(_ROWS_AT_ONCE)
+    seen = torch.cat(views.apply(batch.to(first_device(encoder)), drawn))
+    pairs = torch.split(seen, _ROWS_AT_ONCE)
     found: dict[str, list[Tensor]] = {place: [] for place in places}
     with evaluating(placed, last, objective), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -201,8 +203,8 @@ def gradient_ranks(
             z = torch.cat([read_places(placed, last, rows, ["z"])["z"] for rows in pairs])
         with torch.enable_grad():
             z = z.float().requires_grad_()
-            pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0].split(_ROWS_AT_ONCE)
-            for rows, push in zip(pairs, pushes, strict=True):
+            pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0]
+            for rows, push in zip(pairs, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
                 for place, gradient in _pooled_gradients(placed, last, rows, push, places).items():
                     found[place].append(gradient.float().cpu())
     return {place: _rank(torch.cat(parts)) for place, parts in found.items()}
@@ -217,12 +219,12 @@ def _pooled_gradients(
     z = read["z"]
     if z.grad_fn is None:
         raise UsageError(
-            "No gradient passes from z to the images, so it has no rank at any place; give a model that does not "
-            "detach its features."
+            "No gradient passes from z to the images, so it has no rank at any place; give a model that does "
+            "not detach its features."
         )
     on_the_way = _nodes_below(z.grad_fn)
     edges = {place: _met(read[place], on_the_way) for place in places}
-    every = list(dict.fromkeys(edge for found in edges.values() for edge in found))
+    every = list(dict.fromkeys(edge for met in edges.values() for edge in met))
     gradients = dict(
         zip(every, torch.autograd.grad(z, every, push.to(z.dtype), retain_graph=True), strict=True)
     )
@@ -257,7 +259,7 @@ def _nodes_below(node: Node) -> set[Node]:
 def _pooled(features: Tensor, gradients: Mapping[GradientEdge, Tensor]) -> Tensor:
     """Gradients with respect to maps, pooled by the linear map that made `features` (n, D_p) of these.
 
-    What autograd gives is the transposed map; the transposed of that, by differentiating once more, is the map.
+    What autograd gives is the transpose of that map; differentiated once more, it is the map itself.
     """
     if not gradients:
         return torch.zeros_like(features)

@@ -88,6 +88,7 @@ def encoder(
     if pretrained and ("pretrained", True) not in parsed.options:
         parsed = ENCODERS.parse(f"{parsed},pretrained=true")
     built: Encoder = ENCODERS.build(parsed, image_size=image_size, in_chans=in_chans, mean=mean, std=std)
+    built.spec = str(parsed)
     return built
 
 

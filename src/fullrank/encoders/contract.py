@@ -13,7 +13,7 @@ class Encoder(nn.Module, ABC):
     """Images (N, in_chans, H, W) in 0 to 1 -> h (N, feature_dim), with named places to read along the way.
 
     The images' mean and spread are buffers: they travel with the weights. A spread below one grey level
-    (1/255) counts as one, so that a set of blank images gives numbers too.
+    (1/255) counts as one, so that a set of blank images gives numbers too. `spec` is what it was built from.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self, in_chans: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        self.in_chans = in_chans
+        self.in_chans, self.spec = in_chans, ""
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, in_chans):
                 raise UsageError(

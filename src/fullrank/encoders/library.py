@@ -126,7 +126,8 @@ def _takes_one_size(name: str) -> bool:
     import timm
 
     if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models(), "timm.list_models() lists all")
+        known = ["tiny-resnet", *timm.list_models()]
+        raise unknown_name("encoder", name.lower(), known, "timm.list_models() lists timm's")
     architecture, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(architecture + ".*")]
     if tag and tag not in tags:
@@ -146,7 +147,7 @@ def _create(name: str, wanted: dict[str, Any], pretrained: bool, image_size: int
             _create(name, wanted, False, image_size)
             raise DataError(
                 f"The pretrained weights of {name} cannot be had ({_reason(error)}); give a file of weights "
-                "with --init FILE, or drop pretrained=true."
+                "with --init FILE in place of pretrained=true, or start without."
             ) from None
         raise _refused(name, wanted, image_size, error) from None
     return model

@@ -1,5 +1,6 @@
 """Weights from a file: reading them without unpickling, and finding an encoder's own among them."""
 
+import json
 import pickle
 import re
 from collections import defaultdict
@@ -88,8 +89,8 @@ def plain_state(encoder: Encoder) -> dict[str, Tensor]:
 def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     """Put the weights of a file into an encoder: all of them, or UsageError and the encoder as it was.
 
-    Known are our `encoder.safetensors` (the mean and spread of its images come with it), state dicts of timm
-    and of torchvision's residual nets, and what lies in other checkpoints behind any prefix, as in
+    Known are our `encoder.safetensors` and what we export (mean and spread come with them), state dicts of
+    timm and of torchvision's residual nets, and what lies in other checkpoints behind any prefix, as in
     `state_dict`, `module.encoder_q` or `backbone`; also residual nets saved as an nn.Sequential (lightly).
     Of several nets in a file the one that fits best is taken. Heads, classifiers and slow copies are
     ignored. torchvision's transformers and ConvNeXt name their tensors in another way and do not fit.
@@ -98,7 +99,8 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     fit: a tensor missing, of another shape, or of a part that the encoder does not have.
     """
     path = Path(path)
-    tensors = read_weights(path).tensors
+    weights = read_weights(path)
+    tensors = weights.tensors | _statistics(weights.metadata)
     state = encoder.state_dict()
     root = "model." if isinstance(encoder, LibraryEncoder) else ""
     wanted = {
@@ -122,6 +124,18 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     encoder.load_state_dict({name: tensors[source] for name, source in chosen.items()}, strict=False)
     used = set(chosen.values())
     return Loaded(len(chosen), tuple(name for name in tensors if name not in used))
+
+
+def _statistics(metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """Mean and spread as our exported files carry them: lists beside the tensors."""
+    found = {}
+    for name in ("mean", "std"):
+        try:
+            values = torch.tensor(json.loads(metadata.get(name, "")), dtype=torch.float32)
+        except (ValueError, TypeError):
+            return {}
+        found[name] = values.reshape(1, -1, 1, 1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -199,7 +213,10 @@ def _sentence(
     remedy = f"give weights of {encoder.name}, or name the encoder that they are of"
     alone = isinstance(encoder, LibraryEncoder) and not misfit.missing and not misfit.beyond
     if alone and (options := _input_options(shapes)):
-        remedy = f"write {','.join([encoder.name, *options.values()])} {' and '.join(options)}"
+        given = {part.partition("=")[0]: part for part in encoder.spec.split(",")[1:]}
+        changed = {part.partition("=")[0]: part for part in options.values()}
+        spec = ",".join([encoder.name, *(given | changed).values()])
+        remedy = f"write {spec} {' and '.join(options)}"
     return f"{path.name} does not fit {encoder.name}: {', '.join(faults)}; {remedy}."
 
 

@@ -160,7 +160,7 @@ def _probe_file(
     order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed))
     known, asked = order[: int(_HALF * len(order))], order[int(_HALF * len(order)) :]
     train, test = {"embedding": sample[known]}, {"embedding": sample[asked]}
-    if len(labels[known][labels[known] >= 0].unique()) < 2 or not (labels[asked] >= 0).any():
+    if len(torch.unique(labels[known][labels[known] >= 0])) < 2 or not (labels[asked] >= 0).any():
         return [], []
     answers = (labels[known], labels[asked])
     rows = layer_rows(train, test, answers, seed=seed)

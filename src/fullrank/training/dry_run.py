@@ -12,6 +12,7 @@ from fullrank.training.recipe import Recipe
 from fullrank.training.run import train
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
+GREY = ("digits", "mnist", "fashion-mnist")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ def dry_run(recipe: str | Path | Recipe, **overrides: Any) -> Rehearsal:
     """Train two steps and probe on generated images, laid out as the recipe's data is; nothing is kept.
 
     Encoder, head, objective, views, optimizer and image size are the recipe's own; data, lengths and batch
-    size are replaced. So a mistake in a recipe shows in seconds, before the
-    days that it costs. The numbers mean nothing: the images are coloured noise. Raises what `train` raises.
+    size are replaced. So a mistake in a recipe shows in seconds, before the days that it costs. The numbers
+    mean nothing: the images are coloured shapes, grey for sets that are grey. Raises what `train` raises.
     """
     plan = Recipe.resolve(recipe, overrides)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +43,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     size = plan.image_size or 32
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
     given = SOURCES.parse(plan.data).name
+    # Your own folder, archive or hub set is rehearsed with colour images in a folder.
     layout = plan.data if given in LAYOUTS else "folder"
     data = write_miniature(
         layout,
@@ -50,6 +52,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
         classes=CLASSES,
         size=size,
         class_names=names,
+        channels=1 if given in GREY else 3,
     )
     replaced: dict[str, Any] = {
         "data": data,

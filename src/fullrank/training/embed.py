@@ -17,7 +17,7 @@ from fullrank.data.sources import SPLITS, Split
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.places import Place, collect_features
 from fullrank.record import write_whole
-from fullrank.training.engine import accelerator
+from fullrank.training.engine import on_accelerator
 from fullrank.training.parts import load_data
 from fullrank.training.run import ENCODER_FILE, Run, flushed_denormals, load
 
@@ -78,8 +78,8 @@ def embed(
         check_extra("parquet", ("pyarrow",), "Writing .parquet")
     run = run if isinstance(run, Run) else load(run)
     images = _images(run, data, SPLITS[SPLITS.index(split)])
-    encoder, head = run.encoder.to(accelerator()), run.head.to(accelerator())
-    features = collect_features(encoder, head, images.batches(BATCH), [place])[place].numpy()
+    with on_accelerator(run.encoder, run.head):
+        features = collect_features(run.encoder, run.head, images.batches(BATCH), [place])[place].numpy()
     if target is not None:
         name = run.recipe.data if data is None else str(SOURCES.parse(data))
         classes = images.class_names["label"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 
 from fullrank.errors import UsageError
 from fullrank.processes import process_count
@@ -44,12 +46,46 @@ class Machines:
         return self.devices * self.nodes
 
 
+# Logger -> the module it needs, and the package that has it.
+_LOGGER_PACKAGES = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow"),
+    "comet": ("comet_ml", "comet-ml"),
+    "litlogger": ("litlogger", "litlogger"),
+}
 ONE_PROCESS = Machines()
 
 
 def accelerator() -> Literal["cuda", "cpu"]:
     """The kind of device that work is done on."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def on_accelerator(*modules: nn.Module) -> Iterator[None]:
+    """Modules on the device that work is done on; they go back to where they were."""
+    homes = [next((p.device for p in module.parameters()), torch.device("cpu")) for module in modules]
+    for module in modules:
+        module.to(accelerator())
+    try:
+        yield
+    finally:
+        for module, home in zip(modules, homes, strict=True):
+            module.to(home)
+
+
+def split_statistics(module: nn.Module, machines: Machines) -> str | None:
+    """A sentence where several processes on CPUs each have batch statistics of their own share."""
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    if machines.processes == 1 or accelerator() == "cuda":
+        return None
+    if not any(isinstance(part, norms) for part in module.modules()):
+        return None
+    return (
+        f"Note: on CPUs each of the {machines.processes} processes has batch statistics of its own share, so "
+        "this run is not the one that a single process makes."
+    )
 
 
 def build_trainer(
@@ -79,16 +115,18 @@ def build_trainer(
 
 
 def build_logger(name: str, folder: Path) -> Logger:
-    """A logger of Lightning by name, writing into `folder`; a missing library raises UsageError."""
-    try:
-        logger: Logger = getattr(loggers, LOGGERS[name])(save_dir=folder)
-    except ModuleNotFoundError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(
-            f"The logger {name} needs a package that is not installed ({reason}); `pip install {name}`, or "
-            "for tensorboard `pip install 'fullrank[loggers]'`."
-        ) from None
+    """A logger of Lightning by name, writing into `folder`."""
+    logger: Logger = getattr(loggers, LOGGERS[name])(save_dir=folder)
     return logger
+
+
+def check_logger(name: str) -> None:
+    """Raise UsageError unless the package that a logger needs is installed."""
+    module, package = _LOGGER_PACKAGES.get(name, (None, None))
+    if module is not None and find_spec(module) is None:
+        raise UsageError(
+            f"The logger {name} needs the package {package}, which is not installed; `pip install {package}`."
+        )
 
 
 def wait_for_all() -> None:

@@ -92,6 +92,7 @@ def evaluate(
     test_features = collect_features(encoder, head, test.batches(BATCH_SIZE), places)
     if probeable:
         labelled = train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
+        check_shots(labelled, label, shots)
         train_features = collect_features(encoder, head, labelled.batches(BATCH_SIZE), places)
     probes, scores, spectrum = {}, [], {}
     for place in places:
@@ -155,6 +156,18 @@ def check_measures(measures: Sequence[str], shots: Sequence[int]) -> None:
             raise unknown_name("measure", measure, MEASURES, f"there are {', '.join(MEASURES)}")
     if any(count < 1 for count in shots):
         raise UsageError(f"Shots are training images a class, 1 or more, but got {min(shots)}.")
+
+
+def check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:
+    """Raise DataError where a class that occurs has fewer images than the most of `shots`."""
+    labels, names = images.labels[label], images.class_names[label]
+    counts = np.bincount(labels, minlength=len(names))
+    fewest = min(np.flatnonzero(counts), key=lambda number: counts[number])
+    if shots and counts[fewest] < max(shots):
+        raise DataError(
+            f"{max(shots)} shots are more than the {counts[fewest]} training images of class "
+            f"{names[fewest]!r}; ask for {counts[fewest]} or fewer."
+        )
 
 
 def count_classes(images: ImageSet, label: str) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -62,7 +62,7 @@ class JointEmbedding(pl.LightningModule):
         optimizer: Optimizer | None = None,
         *,
         seed: int = 0,
-        encoder_passes: Literal[1, 2] = 1,
+        encoder_passes: int = 1,
         compiled: bool = False,
     ):
         super().__init__()

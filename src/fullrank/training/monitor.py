@@ -65,10 +65,17 @@ class Monitor(pl.Callback):
         self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
         self.spectra: list[Tensor] = []
         self.seconds = 0.0
+        self._rate = 0.0
         self._since: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # When the step is over the schedule has moved on to the next one.
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(  # type: ignore[override]  # it watches our module and no other
         self, trainer: pl.Trainer, module: JointEmbedding, outputs: Any, batch: Batch, batch_idx: int
@@ -85,14 +92,14 @@ class Monitor(pl.Callback):
         if not due:
             return
         spectrum = singular_values(latest.h)
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         similarities = mean_similarities(latest.z_a, latest.z_b)
-        row = (trainer.global_step, epoch, loss, *similarities, effective_rank(spectrum), rate)
+        row = (trainer.global_step, epoch, loss, *similarities, effective_rank(spectrum), self._rate)
         for name, value in zip(CURVES, row, strict=True):
             self.curves[name].append(float(value))
         for logger in trainer.loggers:
-            logger.log_metrics(dict(zip(CURVES, map(float, row), strict=True)), trainer.global_step)
+            # Lightning counts the first step as 0, and logs its own values so.
+            logger.log_metrics(dict(zip(CURVES, map(float, row), strict=True)), trainer.global_step - 1)
         self.spectra.append(spectrum.float().cpu())
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -152,12 +159,20 @@ class Checkpointer(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.stop.is_set():
+        # Gradients half accumulated are in no checkpoint, so a stop waits for the step to be whole.
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if whole and self._stop_anywhere(trainer):
             self.save(trainer, module)
             raise InterruptedRunError(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
                 f"saved, and the same command with --out {self.folder} --resume goes on from there."
             )
+
+    def _stop_anywhere(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was told to stop: one alone that saved would wait for the others forever."""
+        if trainer.world_size == 1:
+            return self.stop.is_set()
+        return bool(trainer.strategy.reduce_boolean_decision(self.stop.is_set(), all=False))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.save(trainer, module)

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from fullrank.data import BatchLoader, ImageSet, class_list, source
-from fullrank.encoders import encoder as build_encoder, load_weights
+from fullrank.encoders import encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.objectives import objective as build_objective
+from fullrank.training.engine import check_logger
 from fullrank.training.module import JointEmbedding
 from fullrank.training.recipe import Recipe
 from fullrank.views import view_pipeline
@@ -42,6 +43,12 @@ def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
 
 def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
     """Raise UsageError for a recipe whose parts do not fit each other, the images or the processes."""
+    if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
+        raise UsageError(
+            f"Both init={recipe.init} and {recipe.encoder} name weights to start from; leave out one of them."
+        )
+    if recipe.engine.logger is not None:
+        check_logger(recipe.engine.logger)
     if recipe.batch_size % processes:
         raise UsageError(
             f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "

@@ -69,14 +69,15 @@ class Engine(_Part):
     `precision` is that of a GPU; a CPU always computes in 32 bits, for in 16 it is far slower.
     `accumulate` adds the gradients of so many batches before each update: the negatives of a contrastive
     loss still come from one batch, so it is not a larger batch. `logger` is a logger of Lightning
-    (`csv`, `tensorboard`, `wandb`, ...), which gets every curve beside our own `metrics.csv`.
+    (`csv`, `tensorboard`, `wandb`, ...), which gets every curve beside our own `metrics.csv`. Several GPUs
+    have batch statistics in common with `sync_batchnorm`; CPUs cannot have them.
     """
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate: int = Field(1, ge=1)
     channels_last: bool = False
     compile: bool = False
-    sync_batchnorm: bool = False
+    sync_batchnorm: bool = True
     logger: Annotated[str, AfterValidator(_known_logger)] | None = None
 
 
@@ -120,7 +121,7 @@ class Recipe(_Part):
     head: Annotated[str, _canonical(HEADS)] = "subvector:24"
     objective: Annotated[str, _canonical(OBJECTIVES)] = "infonce:0.2"
     optimizer: Optimizer = Optimizer()
-    encoder_passes: Literal[1, 2] = 1
+    encoder_passes: int = Field(1, ge=1, le=2)
     engine: Engine = Engine()
     init: str | None = None
     epochs: int = Field(40, ge=1)
@@ -199,6 +200,10 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
         return UsageError(f"{label} has no '{key}'; add it, for example `{key}: digits`.")
     if isinstance(reason := fault.get("ctx", {}).get("error"), UsageError):
         return reason
+    if fault["type"] == "model_type":
+        return UsageError(
+            f"{label}: {key} has keys of its own; write {key}.KEY=VALUE, as in its recipe.yaml."
+        )
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return UsageError(f"{label}: {key}={fault['input']!r}: {message}.")
 

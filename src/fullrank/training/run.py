@@ -1,5 +1,6 @@
 """From a recipe to a run folder: data, parts, training, evaluation, record. Read from `train` downwards."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from fullrank.training.engine import (
     Machines,
     accelerator,
     build_trainer,
+    on_accelerator,
     quiet_lightning,
+    split_statistics,
     wait_for_all,
 )
 from fullrank.training.evaluate import Evaluation, check_measures, check_probeable, evaluate
@@ -45,7 +48,7 @@ from fullrank.training.monitor import (
 from fullrank.training.online import OnlineProbes
 from fullrank.training.parts import build, chance_level, check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.training.sgd_probe import sgd_probe
+from fullrank.training.sgd_probe import CHECKPOINT as SGD_CHECKPOINT, sgd_probe
 from fullrank.views import Views, step_generator
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
@@ -111,7 +114,7 @@ def train(
     if machines.processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
     folder = claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
-    check_folder(folder, plan, resume or launched_rank() > 0)
+    check_folder(folder, plan, resume or launched_rank(machines.processes) > 0)
     if (folder / RECORD_FILE).is_file():
         return load(folder)
     train_set, test_set = load_data(plan)
@@ -200,18 +203,18 @@ def probe(
     check_measures(measures, shots)
     train_set, test_set = load_data(run.recipe)
     check_probeable(train_set, test_set, label)
-    encoder, head = run.encoder.to(accelerator()), run.head.to(accelerator())
-    return evaluate(
-        encoder,
-        head,
-        train_set,
-        test_set,
-        places,
-        label=label,
-        seed=run.recipe.seed,
-        measures=measures,
-        shots=shots,
-    )
+    with on_accelerator(run.encoder, run.head):
+        return evaluate(
+            run.encoder,
+            run.head,
+            train_set,
+            test_set,
+            places,
+            label=label,
+            seed=run.recipe.seed,
+            measures=measures,
+            shots=shots,
+        )
 
 
 def _fit(
@@ -227,6 +230,10 @@ def _fit(
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
         check_readable(checkpoint)
+    elif process_rank() == 0:
+        (folder / SGD_CHECKPOINT).unlink(missing_ok=True)  # it is of an encoder that is trained anew
+    if (note := split_statistics(module, machines)) and launched_rank(machines.processes) == 0:
+        print(note, file=sys.stderr)
     with quiet_lightning(), stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.

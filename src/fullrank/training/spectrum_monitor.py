@@ -276,13 +276,13 @@ class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base d
     before the look as fill them. Only in these batches, and only while they are trained on, do modules carry
     a hook. The first look is at the first `samples` rows. Rank is at most rows - 1, so keep `samples` above
     twice the width where you can; `tolerance` is the share of the largest variance above which a direction
-    is live. See `look_at` for the measures. The time of a look grows as (samples + D) D min(samples, D).
+    is live. See `look_at` for the measures. The time of a look grows as (samples + D) min(samples, D)^2.
 
-    The measures are logged as `spectrum/NAME/effective_rank` and so on, to every logger and as a metric that
-    EarlyStopping can follow; `looks` and `arrays` hold them and the spectra. When one of `rules` fires there
-    is an `Alert` in `alerts` and a `CollapseWarning`. Each rule compares a module with itself earlier in the
-    run: an untrained module or a low rank from the start is no alert, and a supervised classifier, whose
-    rank falls to the number of its classes, needs rules of its own.
+    The measures go to every logger of the Trainer as `spectrum/NAME/effective_rank` and so on; `looks` and
+    `arrays` hold them and the spectra. When one of `rules` fires there is an `Alert` in `alerts` and a
+    `CollapseWarning`. The rules on rank and direction compare a module with itself earlier in the run: an
+    untrained module or a low rank from the start is no alert, and a supervised classifier, whose rank falls
+    to the number of its classes, needs rules of its own.
 
     Training is bit for bit what it is without the monitor. Looks, alerts and rows not yet looked at are part
     of the checkpoint; a callback that saves after a step must come after this one. Of many processes the
@@ -377,7 +377,7 @@ class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base d
             self._window = min(self.every_n_steps, -(-self.samples // max(1, min(counts))))
         if self._batches % self.every_n_steps == 0 or self._batches == self._window:
             for name, watch in self._watches.items():
-                self._look(name, watch, trainer, pl_module)
+                self._look(name, watch, trainer)
         if not self._collects(self._batches + 1):
             for watch in self._watches.values():
                 watch.newest.clear()
@@ -439,7 +439,7 @@ class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base d
         for watch in self._watches.values():
             watch.fresh = []
 
-    def _look(self, name: str, watch: _Watch, trainer: Any, pl_module: Any) -> None:
+    def _look(self, name: str, watch: _Watch, trainer: Any) -> None:
         if len(watch.newest) < 2:
             if not watch.missed:
                 watch.missed = True
@@ -453,10 +453,10 @@ class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base d
         look = look_at(watch.newest.rows(), trainer.global_step, self.tolerance)
         watch.looks.append(look)
         shown = {f"spectrum/{name}/{measure}": getattr(look, measure) for measure in MEASURES}
+        # Not by the module's `log`: it costs as much as the look, and hands on only what falls on its own
+        # log_every_n_steps.
         for logger in trainer.loggers:
             logger.log_metrics(shown, look.step)
-        # The loggers have it already: Lightning would hand on only what falls on its own log_every_n_steps.
-        pl_module.log_dict(shown, logger=False, on_step=True, on_epoch=False, batch_size=1)
         self._judge(name, watch.looks)
 
     def _judge(self, name: str, looks: list[Look]) -> None:
