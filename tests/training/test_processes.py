@@ -54,29 +54,18 @@ def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    quick = ["--limit", "200", "--batch-size", "40", "--encoder", "tiny-resnet,width=4", "--epochs", "2000"]
-    command = [
-        sys.executable,
-        "-m",
-        "fullrank",
-        "train",
-        "--devices",
-        "2",
-        "--out",
-        str(tmp_path / "run"),
-        *quick,
-    ]
+    quick = {"limit": 200, "batch-size": 40, "encoder": "tiny-resnet,width=4", "head": "none", "epochs": 2000}
+    options = [part for key, value in quick.items() for part in (f"--{key}", str(value))]
+    out = ["--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "fullrank", "train", "--devices", "2", *options, *out]
     workers = []
     for rank in range(2):
         names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
         names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        names |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        workers.append(
-            subprocess.Popen(
-                command, env=os.environ | names, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c
-            )
-        )
-    metrics, waited = tmp_path / "run" / "checkpoints" / "last.ckpt", 0.0
+        environment = os.environ | names | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        worker = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c)
+        workers.append(worker)
+    checkpoint, waited = tmp_path / "run" / "checkpoints" / "last.ckpt", 0.0
     while not checkpoint.is_file() and waited < 120:
         time.sleep(0.2)
         waited += 0.2

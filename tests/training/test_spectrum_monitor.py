@@ -27,7 +27,6 @@ from fullrank.training.spectrum_monitor import (
     CollapseWarning,
     NewestRows,
     SpectrumMonitor,
-    _callback_classes,
     firings,
     look_at,
     rows_of,
@@ -331,13 +330,21 @@ def test_compiled_modules_are_seen():
     assert [look.step for look in monitor.looks["trunk"]] == [1, 5, 10]
 
 
-def test_it_needs_lightning_alone_and_travels_between_processes(monkeypatch):
-    assert _callback_classes() == (pl.Callback, pytorch_lightning.Callback)
-    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    assert _callback_classes() == (pl.Callback,)
-    again = pickle.loads(pickle.dumps(SpectrumMonitor({"h": "trunk"}, samples=9)))  # noqa: S301  # our own
+def test_it_needs_lightning_alone_and_joins_the_other_where_that_is_imported(monkeypatch):
+    monkeypatch.setattr(SpectrumMonitor, "__bases__", (pl.Callback,))
+    monkeypatch.delitem(sys.modules, "pytorch_lightning")
+    early = SpectrumMonitor(["h"])
+    assert isinstance(early, pl.Callback) and not isinstance(early, pytorch_lightning.Callback)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", pytorch_lightning)
+    for monitor in (SpectrumMonitor(["h"]), early):
+        assert isinstance(monitor, pl.Callback) and isinstance(monitor, pytorch_lightning.Callback)
+
+
+def test_a_monitor_travels_between_processes():
+    monitor = SpectrumMonitor({"h": "trunk"}, samples=9)
+    again = pickle.loads(pickle.dumps(monitor))  # noqa: S301  # our own
     assert (again.modules, again.samples, again.rules) == ({"h": "trunk"}, 9, ALERT_RULES)
-    assert again.state_key != SpectrumMonitor(["trunk"]).state_key
+    assert again.state_key == monitor.state_key != SpectrumMonitor(["trunk"]).state_key
 
 
 # Alerts

@@ -13,7 +13,24 @@ if TYPE_CHECKING:
         operation_shares as operation_shares,
     )
     from fullrank.diagnosis.causes import find_causes as find_causes
+    from fullrank.diagnosis.collect import (
+        Collected as Collected,
+        imposed_rank as imposed_rank,
+        stacked_maps as stacked_maps,
+    )
     from fullrank.diagnosis.evidence import Evidence as Evidence, PlaceEvidence as PlaceEvidence
+    from fullrank.diagnosis.files import (
+        EmbeddingFile as EmbeddingFile,
+        check_same_width as check_same_width,
+        open_embeddings as open_embeddings,
+        paired as paired,
+    )
+    from fullrank.diagnosis.layers import (
+        best_cut as best_cut,
+        dimension_curves as dimension_curves,
+        gradient_ranks as gradient_ranks,
+        layer_rows as layer_rows,
+    )
     from fullrank.diagnosis.stacked import (
         alignment_matrix as alignment_matrix,
         block_alignment as block_alignment,
@@ -31,7 +48,10 @@ __getattr__, __dir__, __all__ = attach(
             "operation_shares",
         ],
         "causes": ["find_causes"],
+        "collect": ["Collected", "imposed_rank", "stacked_maps"],
         "evidence": ["Evidence", "PlaceEvidence"],
+        "files": ["EmbeddingFile", "check_same_width", "open_embeddings", "paired"],
+        "layers": ["best_cut", "dimension_curves", "gradient_ranks", "layer_rows"],
         "stacked": ["alignment_matrix", "block_alignment", "imbalance"],
     },
 )

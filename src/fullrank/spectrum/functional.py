@@ -102,7 +102,7 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
 def rankme_of(values: Tensor, eps: float = 1e-7) -> float:
     """`rankme` from the singular values (min(N, D),) of the features, as `matrix_singular_values` gives them.
 
-    From `Moments.matrix_singular_values` it is off by 1e-5 of itself or less where directions are missing.
+    From `Moments.matrix_singular_values` it is off by some 1e-5 of itself where directions are missing.
 
     >>> round(rankme_of(torch.tensor([2.0, 2.0, 0.0])), 4)
     2.0

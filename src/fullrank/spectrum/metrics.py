@@ -189,7 +189,7 @@ class LiveDimensions(MomentMetric):
 class RankMe(MomentMetric):
     """`fullrank.spectrum.rankme` of all features, from their uncentred second moment: 1 to min(N, D).
 
-    Where directions are missing it is off by 1e-5 of itself or less: a moment matrix squares the singular
+    Where directions are missing it is off by some 1e-5 of itself: a moment matrix squares the singular
     values, so those that should be 0 come out as up to 1e-7 of the largest.
 
     >>> metric = RankMe(4)

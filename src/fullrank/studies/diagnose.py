@@ -181,9 +181,7 @@ def find_subject(
         target = load(target)
     if isinstance(target, Run):
         if weights is not None:
-            raise UsageError(
-                "A run has weights of its own; leave --weights out, or name its encoder."
-            )
+            raise UsageError("A run has weights of its own; leave --weights out, or name its encoder.")
         return _subject_of_run(target, data, views)
     name = type(target).__name__ if isinstance(target, nn.Module) else str(target)
     if data is None:
@@ -268,12 +266,18 @@ def diagnose_model(
     gradients: dict[str, float] = {}
     if subject.objective is not None and subject.views is not None:
         gradients = gradient_ranks(
-            subject.encoder, subject.head, subject.objective, subject.views, found.images, found.places
+            subject.encoder,
+            subject.head,
+            subject.objective,
+            subject.views,
+            found.images,
+            found.places,
+            seed=seed,
         )
     else:
         not_seen.append("The rank of the loss's gradient: the model came without a loss, or without views.")
     curves: list[DimensionCurve] = []
-    train = None
+    train, tested = None, 0
     if subject.train is not None and _labelled(subject.train, found.images, label):
         train = subject.train.limited(min(LEARNT_FROM, len(subject.train)), seed)
     if train is None:
@@ -283,6 +287,7 @@ def diagnose_model(
         head = subject.head if subject.head is not None else NoHead(1)
         known = collect_features(with_places(subject.encoder), head, train.batches(256), found.places)
         answers = (train.labels[label], found.images.labels[label])
+        tested = int((answers[1] >= 0).sum())
         layers = layer_rows(known, found.features, answers, seed=seed, gradient_ranks=gradients)
         kept = "h" if "h" in known else found.places[-1]
         curves = dimension_curves(known[kept], found.features[kept], answers, kept, seed=seed)
@@ -298,6 +303,7 @@ def diagnose_model(
         alignment,
         not_seen,
         seed,
+        tested,
     )
 
 
@@ -312,9 +318,10 @@ def _entry(
     alignment: list[list[float]],
     not_seen: list[str],
     seed: int,
+    tested: int = 0,
 ) -> DiagnosisEntry:
     spectrum = {one.place: spectrum_of(one) for one in seen}
-    cut = best_cut(layers, rows) if len(layers) > 1 else None
+    cut = best_cut(layers, tested) if len(layers) > 1 and tested else None
     return DiagnosisEntry(
         target=target,
         rows=rows,

@@ -1,11 +1,11 @@
 """SpectrumMonitor: spectra, ranks and alerts of any module while anybody's Lightning training goes on."""
 
 import math
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any, final
 
 import lightning.pytorch as pl
@@ -250,21 +250,8 @@ class _Watch:
         self.fresh.append(rows_of(output, self.path))
 
 
-def _callback_classes() -> tuple[type, ...]:
-    """The callback class of each Lightning there is: `pytorch_lightning` has its own, and asks for it.
-
-    A Trainer calls what stands in its list of callbacks by name, so for a list one of them would do; but a
-    single callback outside a list, a class in a file of its command line, or a hook that only one of the two
-    has come to know, need the class itself.
-    """
-    try:
-        return pl.Callback, import_module("pytorch_lightning").Callback
-    except ImportError:
-        return (pl.Callback,)
-
-
 @final
-class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base depends on what is installed
+class SpectrumMonitor(pl.Callback):
     """Spectrum, ranks and live dimensions of modules of any LightningModule, and an alert when they collapse.
 
     It goes into the callbacks of a Trainer of `lightning.pytorch` or `pytorch_lightning`. `modules` are
@@ -326,6 +313,7 @@ class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base d
         for rule in rules:
             if rule.measure not in MEASURES:
                 raise unknown_name("measure", rule.measure, MEASURES, f"rules may use {', '.join(MEASURES)}")
+        join_pytorch_lightning()
         self.modules = dict(modules) if isinstance(modules, Mapping) else {path: path for path in modules}
         self.every_n_steps, self.samples = every_n_steps, samples
         self.tolerance, self.rules = tolerance, tuple(rules)
@@ -470,3 +458,19 @@ class SpectrumMonitor(*_callback_classes()):  # type: ignore[misc]  # the base d
             what = f"{rule.measure.replace('_', ' ')} is {value:.4g}, past {threshold:.4g}"
             message = f"Step {alert.step}, {name!r}, {rule.name}: {what}: {rule.means}."
             warnings.warn(CollapseWarning(message, alert), stacklevel=1)
+
+
+def join_pytorch_lightning() -> None:
+    """Make the monitor a callback of `pytorch_lightning` too, where that has been imported.
+
+    It has a class of its own. A Trainer calls what stands in its list of callbacks by name, so in a list
+    either class will do; but one callback outside a list, a class named in a file of the command line, and
+    a hook that only one of the two has come to know, need the class itself. It is not imported here: that
+    takes the logger away from Lightning.
+    """
+    callback = getattr(sys.modules.get("pytorch_lightning"), "Callback", SpectrumMonitor)
+    if not issubclass(SpectrumMonitor, callback):
+        SpectrumMonitor.__bases__ += (callback,)
+
+
+join_pytorch_lightning()
