@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fullrank.training.module import JointEmbedding as JointEmbedding
     from fullrank.training.recipe import Optimizer as Optimizer, Recipe as Recipe
     from fullrank.training.run import Run as Run, load as load, probe as probe, train as train
+    from fullrank.training.spectrum_monitor import SpectrumMonitor as SpectrumMonitor
     from fullrank.views import view_pipeline as view_pipeline
 
 __getattr__, __dir__, __all__ = attach(
@@ -69,6 +70,7 @@ __getattr__, __dir__, __all__ = attach(
         "training.embed": ["embed"],
         "training.export": ["export"],
         "training.run": ["Run", "train", "load", "probe"],
+        "training.spectrum_monitor": ["SpectrumMonitor"],
         "views": ["view_pipeline"],
     },
 )

@@ -330,8 +330,16 @@ def test_compiled_modules_are_seen():
     assert [look.step for look in monitor.looks["trunk"]] == [1, 5, 10]
 
 
-def test_it_needs_lightning_alone_and_joins_the_other_where_that_is_imported(monkeypatch):
-    monkeypatch.setattr(SpectrumMonitor, "__bases__", (pl.Callback,))
+@pytest.fixture
+def of_lightning_alone():
+    """The class as it is before pytorch_lightning is imported; monkeypatch cannot put bases back."""
+    bases = SpectrumMonitor.__bases__
+    SpectrumMonitor.__bases__ = (pl.Callback,)
+    yield
+    SpectrumMonitor.__bases__ = bases
+
+
+def test_it_needs_lightning_alone_and_joins_the_other_where_that_is_imported(monkeypatch, of_lightning_alone):
     monkeypatch.delitem(sys.modules, "pytorch_lightning")
     early = SpectrumMonitor(["h"])
     assert isinstance(early, pl.Callback) and not isinstance(early, pytorch_lightning.Callback)

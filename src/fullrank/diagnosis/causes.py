@@ -19,6 +19,8 @@ _FLAT = 1e-6
 # Eigenvalues below this share of the largest count as this share: there float32 features and the sums over
 # many channels leave rounding, and an untrained net has breaks of 50 to 500 times at shares of 1e-10.
 _FLOOR = 1e-8
+# Rectified features come near zero; any others that are never negative are far from it by their mean.
+_NEAR_ZERO = 0.3
 # The head's rank counts as reached from here: the data need not fill it to the last dimension.
 _FILLED = 0.9
 
@@ -118,7 +120,7 @@ def measure(features: Tensor) -> Shape:
         spread=math.sqrt(float(variances.sum()) / total) if total > 0 else 0.0,
         mean_share=float(mean.square().sum()) / total if total > 0 else 0.0,
         dead=int(dead.sum()),
-        rectified=bool((x >= 0).all()),
+        rectified=0 <= float(x.min()) <= _NEAR_ZERO * float(x.mean()),
         eigenvalues=eigenvalues,
     )
 
