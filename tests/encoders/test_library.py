@@ -159,7 +159,7 @@ def test_building_leaves_the_model_in_training_mode_and_its_statistics_alone():
 @pytest.mark.parametrize(
     ("spec", "size", "chans", "part"),
     [
-        ("resnet1o8", 32, 3, "Unknown timm model 'resnet1o8': did you mean 'resnet18'"),
+        ("resnet1o8", 32, 3, "Unknown encoder 'resnet1o8': did you mean 'resnet18'"),
         ("resnet18.a1_in1j", 32, 3, "Unknown weights of resnet18 'a1_in1j': did you mean 'a1_in1k'"),
         ("vgg11,drop_path=0.1", 32, 3, "vgg11 takes no drop_path, but got 0.1; leave it out."),
         ("resnet18,drop_path=1", 32, 3, "drop_path must be at least 0 and less than 1, but got 1"),

