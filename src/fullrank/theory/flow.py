@@ -1,0 +1,128 @@
+"""Gradient flow of a few matrices: SciPy's adaptive solver, and plain gradient descent as its twin."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.integrate import DOP853
+
+from fullrank.errors import UsageError
+
+Array = NDArray[np.float64]
+Weights = tuple[Array, ...]
+Velocity = Callable[[Weights], Weights]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Weights over time: `weights` has one array (T, *shape) a layer, `times` (T,) the times reached.
+
+    `diverged_at` is the time at which the weights left every bound, None where they did not; `times` then
+    ends before it.
+    """
+
+    times: Array
+    weights: Weights
+    diverged_at: float | None = None
+
+    @property
+    def last(self) -> Weights:
+        """The weights at the last time that was reached."""
+        return tuple(layer[-1] for layer in self.weights)
+
+
+def integrate(
+    velocity: Velocity, start: Weights, times: ArrayLike, *, rtol: float = 1e-10, atol: float = 1e-12
+) -> Trajectory:
+    r"""The flow :math:`\dot W = V(W)` from `start` at `times` (T,), ascending, the first of them being t = 0.
+
+    A flow that grows faster than exponentially leaves every bound in finite time. The step then shrinks below
+    what float64 can add to t, and that time is reported; it is the true one to about 1e-8 of itself. Raises
+    UsageError for times that do not ascend from 0.
+
+    >>> exponential = integrate(lambda w: (-w[0],), (np.ones((1, 1)),), [0.0, 1.0])
+    >>> round(float(exponential.last[0][0, 0]), 9)
+    0.367879441
+    >>> squared = integrate(lambda w: (w[0] ** 2,), (np.ones((1, 1)),), [0.0, 0.5, 2.0])
+    >>> squared.times.tolist(), round(squared.diverged_at, 6)
+    ([0.0, 0.5], 1.0)
+
+    Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
+    """
+    times = _ascending(times)
+    shapes = [layer.shape for layer in start]
+
+    def slope(_: float, flat: Array) -> Array:
+        # Where the weights explode, their products pass the largest float before the solver notices.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _flat(velocity(_shaped(flat, shapes)))
+
+    solver = DOP853(slope, 0.0, _flat(start), float(times[-1]), rtol=rtol, atol=atol)
+    reached = [_flat(start)]
+    while solver.status == "running":
+        solver.step()
+        if solver.status == "failed":
+            break
+        between = solver.dense_output()
+        due = times[len(reached) :]
+        reached += [between(time) for time in due[due <= solver.t]]
+    diverged = float(solver.t) if solver.status == "failed" else None
+    return Trajectory(times[: len(reached)], _by_layer(reached, shapes), diverged)
+
+
+def descend(
+    velocity: Velocity, start: Weights, *, rate: float, steps: int, keep_every: int = 1
+) -> Trajectory:
+    r"""Gradient descent :math:`W_{k+1} = W_k + \eta V(W_k)`, the flow's Euler steps; time is :math:`\eta k`.
+
+    Every `keep_every`-th weights are kept, and the last. Ends where a weight is no longer finite, and reports
+    that time. Raises UsageError for a rate or a number of steps that is not above 0.
+
+    >>> twin = descend(lambda w: (-w[0],), (np.ones((1, 1)),), rate=1e-4, steps=10_000, keep_every=5_000)
+    >>> twin.times.tolist(), round(float(twin.last[0][0, 0]), 3)
+    ([0.0, 0.5, 1.0], 0.368)
+    """
+    if not rate > 0 or steps < 1 or keep_every < 1:
+        raise UsageError(
+            f"Descent needs a rate above 0 and 1 step or more, but got rate {rate}, {steps} steps and "
+            f"keep_every {keep_every}."
+        )
+    shapes = [layer.shape for layer in start]
+    weights = tuple(np.asarray(layer, np.float64) for layer in start)
+    kept, times = [_flat(weights)], [0.0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(1, steps + 1):
+            change = velocity(weights)
+            weights = tuple(layer + rate * its for layer, its in zip(weights, change, strict=True))
+            if not all(np.isfinite(layer).all() for layer in weights):
+                return Trajectory(np.array(times), _by_layer(kept, shapes), rate * step)
+            if step % keep_every == 0 or step == steps:
+                kept.append(_flat(weights))
+                times.append(rate * step)
+    return Trajectory(np.array(times), _by_layer(kept, shapes))
+
+
+def _ascending(times: ArrayLike) -> Array:
+    values = np.asarray(times, np.float64)
+    if values.ndim != 1 or len(values) < 2 or values[0] != 0 or not (np.diff(values) > 0).all():
+        raise UsageError(f"The times of a flow must ascend from 0, at least two of them, but got {times!r}.")
+    if not np.isfinite(values[-1]):
+        raise UsageError(f"The last time of a flow must be finite, but got {values[-1]}.")
+    return values
+
+
+def _flat(weights: Weights) -> Array:
+    return np.concatenate([np.asarray(layer, np.float64).ravel() for layer in weights])
+
+
+def _shaped(flat: Array, shapes: list[tuple[int, ...]]) -> Weights:
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = np.split(flat, ends)
+    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def _by_layer(kept: list[Array], shapes: list[tuple[int, ...]]) -> Weights:
+    layers = zip(*(_shaped(flat, shapes) for flat in kept), strict=True)
+    return tuple(np.stack(layer) for layer in layers)
