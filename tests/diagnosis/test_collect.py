@@ -23,6 +23,10 @@ DIGITS = source("digits").load("test")
 VIEWS = view_pipeline("simclr,hue=0,saturation=0,grey=0", image_size=8, channels=1)
 
 
+WEAK = view_pipeline("weak,flip=0", image_size=8, channels=1)
+STILL = view_pipeline("weak,scale=1,flip=0", image_size=8, channels=1)
+
+
 @pytest.fixture
 def parts():
     torch.manual_seed(0)
@@ -53,7 +57,11 @@ def test_views_are_drawn_by_the_seed_and_replayed_with_one_operation_each(parts)
     images = DIGITS.limited(40, 1)
     found = collect(model, last, images, ["stage2.1", "h", "z"], seed=5, views=VIEWS)
     drawn = VIEWS.sample(40, step_generator(5, 0, 0))
-    batch = Batch(images.tensor(), torch.zeros(40), torch.arange(40))
+    # The images come to the views in random order: views that change nothing show in which.
+    still = collect(model, last, images, ["h"], seed=5, views=STILL)
+    order = torch.cdist(still.views["h"][0], still.features["h"]).argmin(1)
+    assert sorted(order.tolist()) == list(range(40)) and not torch.equal(order, torch.arange(40))
+    batch = Batch(images.tensor()[order], torch.zeros(40), torch.arange(40))
 
     def features(parameters):
         with torch.no_grad():
@@ -70,6 +78,14 @@ def test_views_are_drawn_by_the_seed_and_replayed_with_one_operation_each(parts)
     assert without.operations == {"z": {}} and torch.equal(without.views["z"][0], found.views["z"][0])
 
 
+def test_operations_are_replayed_on_the_first_batch_of_the_viewed_images(parts, monkeypatch):
+    monkeypatch.setattr("fullrank.diagnosis.collect.BATCH_SIZE", 20)
+    found = collect(*parts, DIGITS, ["h"], limit=50, seed=3, views=WEAK)
+    assert len(found.views["h"][0]) == 50 and len(found.operations["h"]["crop"][0]) == 20
+    # Where nothing is flipped, the crop alone is all there is to a view.
+    torch.testing.assert_close(found.operations["h"]["crop"][1], found.views["h"][1][:20])
+
+
 def test_views_are_of_a_part_of_the_sample_with_every_class(parts, monkeypatch):
     monkeypatch.setattr("fullrank.diagnosis.collect.VIEWED", 50)
     monkeypatch.setattr("fullrank.diagnosis.collect.BATCH_SIZE", 16)
@@ -77,8 +93,7 @@ def test_views_are_of_a_part_of_the_sample_with_every_class(parts, monkeypatch):
     found = collect(*parts, DIGITS.subset(rows), ["h"], limit=100, views=VIEWS, replay=False)
     assert len(found.features["h"]) == 100 and len(found.views["h"][0]) == 50
     # Sorted by class: the first 50 of 100 would be of five classes.
-    still = view_pipeline("weak,scale=1,flip=0", image_size=8, channels=1)
-    found = collect(*parts, DIGITS.subset(rows), ["h"], limit=100, views=still)
+    found = collect(*parts, DIGITS.subset(rows), ["h"], limit=100, views=STILL)
     near = torch.cdist(found.views["h"][0], found.features["h"]).argmin(1)
     assert set(found.images.labels["label"][near]) == set(range(10))
     assert found.operations == {"h": {}}

@@ -8,7 +8,7 @@ import torch
 from fullrank import encoder, source, train
 from fullrank.encoders import Encoder
 from fullrank.errors import InterruptedRunError
-from fullrank.training.monitor import progress_bar
+from fullrank.progress import progress_bar
 from fullrank.training.recipe import SGDProbe
 from fullrank.training.sgd_probe import CHECKPOINT, SGDProbeRun, sgd_probe
 

@@ -195,9 +195,10 @@ def operation_shares(
     .. math:: t_o = \sum_i (1 - \alpha_{ii}) |x_i^o - x_i'^o|^2, \quad \mathrm{share}_o = t_o / \sum_p t_p
 
     The weights come from `z_views` (n, K), the embeddings of the views with all operations on, and are the
-    same for every operation; without them all are 1. The shares of operations that undo each other's effect
-    still add up to 1. Without any operation the list is empty; where no operation moves anything all shares
-    are 0. Raises UsageError for views of another number of images.
+    same for every operation; without them all are 1. The sum is over the images that the operations' views
+    were made of. The shares of operations that undo each other's effect still add up to 1. Without any
+    operation the list is empty; where no operation moves anything all shares are 0. Raises UsageError for
+    views of another number of images.
 
     >>> x = torch.zeros(2, 3)
     >>> place = PlaceEvidence("h", x, (x, x + 2), {"crop": (x, x + 1), "flip": (x, x)})
@@ -220,7 +221,7 @@ def operation_shares(
     traces = {}
     for name, (a, b) in place.operations.items():
         moved = (a[: len(repelled)].double().cpu() - b[: len(repelled)].double().cpu()).square().sum(1)
-        traces[name] = float((repelled * moved).sum())
+        traces[name] = float((repelled[: len(moved)] * moved).sum())
     total = sum(traces.values())
     return [
         OperationShare(place=place.place, operation=name, share=trace / total if total > 0 else 0.0)

@@ -1,12 +1,14 @@
 """What a diagnosis reads of a model: features of clean images and of views, at places from the image to z."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import final
 
 import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from fullrank.batch import Batch
@@ -15,11 +17,13 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.errors import UsageError
 from fullrank.heads import Head, LowRankHead, NoHead, RandomSubvectorHead, ReweightHead, SubvectorHead
 from fullrank.places import Place, collect_features, evaluating, head_places, read_places
+from fullrank.progress import counted
 from fullrank.views import ViewParameters, Views, step_generator
 
 # So many places of the encoder are read, beside h and those of the head.
 MOST_PLACES = 12
-# Of so many images views are made.
+# Of so many images views are made. Of their first batch they are made again with one operation at a time: a
+# share of a trace needs fewer images than the directions of a covariance, and there are many operations.
 VIEWED = 1024
 BATCH_SIZE = 256
 
@@ -31,9 +35,9 @@ class Collected:
     """Features at places, in the order from the image to z, of a sample of images and of views of some of it.
 
     `images` are the sample. Shapes, float32 on the CPU: `features[place]` (N, D_p) of the clean images;
-    `views[place]` (n, D_p) twice, of two views of n of them; `operations[place][name]` the same, of the
-    same draw with all other operations off. `imposed[place]` is what `imposed_rank` says, and `stacked` what
-    `stacked_maps` says.
+    `views[place]` (n, D_p) twice, of two views of n of them; `operations[place][name]` the same of the first
+    m of these, of the same draw with all other operations off. `imposed[place]` is what `imposed_rank` says,
+    and `stacked` what `stacked_maps` says.
     """
 
     images: ImageSet
@@ -73,15 +77,17 @@ def collect(
     seed: int = 0,
     views: Views | None = None,
     replay: bool = True,
+    progress: Progress | None = None,
 ) -> Collected:
     """Features of `images` at `places`, in eval mode, and, with `views`, of two views of each.
 
     The images are a sample of at most `limit`, every class in proportion, drawn by `seed`; views are made of
-    n of them, at most 1024, chosen likewise. With `replay` the views are made again for each operation, the
-    same draw with all other operations off. The encoder may be any module that gives (N, D); where it has no
-    places there is h alone, and without a head z is h. Without `places` they are those of `thinned_places`.
-    It holds N + 2 n (1 + operations) rows of float32 of each place. Encoder and head come back in the mode
-    they were in, and nothing in them changes.
+    n of them, at most 1024, chosen likewise, in random order. With `replay` the views of the first m of
+    these, a batch of at most 256, are made again for each operation, the same draw with all other operations
+    off. The encoder may be any module that gives (N, D); where it has no places there is h alone, and without
+    a head z is h. Without `places` they are those of `thinned_places`. It holds N + 2 n + 2 m operations rows
+    of float32 of each place. Encoder and head come back in the mode they were in, and nothing in them
+    changes.
 
     Raises UsageError for a place that there is not, a limit below 1, an encoder that gives no (N, D), and
     views of another size or number of channels than the images'.
@@ -99,17 +105,21 @@ def collect(
     places = thinned_places(encoder, head) if places is None else list(places)
     sample = images.limited(min(limit, len(images)), seed)
     placed, last = with_places(encoder), nn.Identity() if head is None else head
+    clean = counted(sample.batches(BATCH_SIZE), progress, "images", len(sample))
+    features = collect_features(placed, last, clean, places)
     seen: dict[str | None, dict[str, Pair]] = {}
     names: list[str] = []
     if views is not None:
-        viewed = sample.limited(min(VIEWED, len(sample)), seed)
+        viewed = _shuffled(sample.limited(min(VIEWED, len(sample)), seed), seed)
         names = list(dict.fromkeys(name for view in views.operations for name in view)) if replay else []
-        seen = {
-            name: _view_features(placed, last, viewed, views, places, seed, name) for name in (None, *names)
-        }
+        for name in (None, *names):
+            count = len(viewed) if name is None else min(BATCH_SIZE, len(viewed))
+            drawn = islice(view_batches(viewed, views, seed, BATCH_SIZE), -(-count // BATCH_SIZE))
+            shown = counted(drawn, progress, name or "views", count, lambda pair: len(pair[0]))
+            seen[name] = _view_features(placed, last, shown, views, places, name)
     return Collected(
         sample,
-        collect_features(placed, last, sample.batches(BATCH_SIZE), places),
+        features,
         views=seen.get(None, {}),
         operations={place: {name: seen[name][place] for name in names} for place in places},
         imposed={place: imposed_rank(last, place) for place in places},
@@ -134,7 +144,7 @@ def thinned_places(encoder: nn.Module, head: nn.Module | None, most: int = MOST_
 
 
 def view_batches(
-    images: ImageSet, views: Views, seed: int, batch_size: int = BATCH_SIZE
+    images: ImageSet, views: Views, seed: int, batch_size: int
 ) -> Iterator[tuple[Batch, ViewParameters]]:
     """Images in batches, in order, with what is drawn for their views: for batch b from (`seed`, 0, b)."""
     for number, start in enumerate(range(0, len(images), batch_size)):
@@ -230,16 +240,15 @@ class _Unplaced(nn.Module):
 def _view_features(
     encoder: nn.Module,
     head: nn.Module,
-    images: ImageSet,
+    batches: Iterable[tuple[Batch, ViewParameters]],
     views: Views,
     places: Sequence[str],
-    seed: int,
     only: str | None,
 ) -> dict[str, Pair]:
     """Features (n, D_p) of the two views of all images, by place; with `only` that operation switched on."""
     parts: dict[str, list[Pair]] = {place: [] for place in places}
     with evaluating(encoder, head):
-        for batch, drawn in view_batches(images, views, seed):
+        for batch, drawn in batches:
             if only is not None:
                 drawn = drawn.without(*(name for name in drawn.names if name != only))
             pair = torch.cat(views.apply(batch.to(first_device(encoder)), drawn))
@@ -250,6 +259,11 @@ def _view_features(
         place: (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
         for place, pairs in parts.items()
     }
+
+
+def _shuffled(images: ImageSet, seed: int) -> ImageSet:
+    """The same images in random order: the first ones of a folder may all be of one class."""
+    return images.subset(np.random.default_rng(np.random.SeedSequence([seed])).permutation(len(images)))
 
 
 def _soft_width(head: ReweightHead) -> int | None:

@@ -14,7 +14,8 @@ class PlaceEvidence:
     """Features at one place, read in eval mode.
 
     Shapes: `features` (N, D) of clean images; `views`, where known, (n, D) twice: two views of n images;
-    `operations` the same views with all but one operation off, by the name of that operation.
+    `operations` the same views of the first m of them, m at most n, with all but one operation off, by the
+    name of that operation.
     `imposed_rank` is the rank that a fixed head imposes here (24 for the z of `subvector:24`); it is never a
     finding. Raises UsageError for shapes that do not fit, DataError for features that are not finite.
 
@@ -47,7 +48,7 @@ class PlaceEvidence:
             )
         pairs = {"views": self.views} if self.views is not None else {}
         for name, pair in (pairs | self.operations).items():
-            _check_pair(self.place, name, pair, width, pairs["views"][0].shape)
+            _check_pair(self.place, name, pair, width, len(pairs["views"][0]))
         for tensor in (
             self.features,
             *(side for pair in (pairs | self.operations).values() for side in pair),
@@ -106,12 +107,12 @@ class Evidence:
         return self.places[:index][::-1]
 
 
-def _check_pair(place: str, name: str, pair: tuple[Tensor, Tensor], width: int, shape: torch.Size) -> None:
+def _check_pair(place: str, name: str, pair: tuple[Tensor, Tensor], width: int, most: int) -> None:
     first, second = pair
-    if first.shape != second.shape or first.shape != shape or first.ndim != 2 or first.shape[1] != width:
+    if first.shape != second.shape or first.ndim != 2 or first.shape[1] != width or len(first) > most:
         raise UsageError(
-            f"Expected {name} at {place} as two tensors (n, {width}) of the same images, but got "
-            f"{tuple(first.shape)} and {tuple(second.shape)}; every pair needs the same n."
+            f"Expected {name} at {place} as two tensors (n, {width}) of the same images, n at most {most}, "
+            f"but got {tuple(first.shape)} and {tuple(second.shape)}; read both in one pass."
         )
     if len(first) < 2:
         raise UsageError(f"{name} at {place} need 2 images or more, but got {len(first)}; give more.")

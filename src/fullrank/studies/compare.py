@@ -9,11 +9,11 @@ from typing import Any
 from fullrank.errors import FullrankError, InterruptedRunError, UsageError
 from fullrank.heads import HEADS
 from fullrank.machine import new_record
+from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Published, Record, RunEntry, write_whole
 from fullrank.reports.tables import compare_heads
 from fullrank.specs import split_specs
 from fullrank.training.folders import check_folder, claim_folder, slug
-from fullrank.training.monitor import progress_bar
 from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 from fullrank.training.run import carry_out, flushed_denormals

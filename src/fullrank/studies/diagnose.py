@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from fullrank.diagnosis.augmentation import operation_shares
@@ -21,6 +22,7 @@ from fullrank.diagnosis.stacked import alignment_matrix
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 from fullrank.machine import new_record
+from fullrank.progress import counted, progress_bar
 from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, OperationShare, Record
 
 if TYPE_CHECKING:
@@ -112,7 +114,10 @@ def diagnose(
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; a model takes views.")
         subject = find_subject(target, data, views, weights, image_size)
-        entry = diagnose_model(subject, places, label=labels or "label", limit=limit, seed=seed)
+        with progress_bar() as progress:
+            entry = diagnose_model(
+                subject, places, label=labels or "label", limit=limit, seed=seed, progress=progress
+            )
         recipe = subject.recipe
     folder = Path(out) if out is not None else Path("runs") / f"diagnosis-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.is_file():
@@ -238,7 +243,13 @@ def _views(spec: str, images: "ImageSet") -> "Views":
 
 
 def diagnose_model(
-    subject: Subject, places: Sequence[str] | None = None, *, label: str = "label", limit: int, seed: int = 0
+    subject: Subject,
+    places: Sequence[str] | None = None,
+    *,
+    label: str = "label",
+    limit: int,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> DiagnosisEntry:
     """Everything that a model shows on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.diagnosis.collect import collect, with_places
@@ -246,7 +257,14 @@ def diagnose_model(
     from fullrank.places import collect_features
 
     found = collect(
-        subject.encoder, subject.head, subject.test, places, limit=limit, seed=seed, views=subject.views
+        subject.encoder,
+        subject.head,
+        subject.test,
+        places,
+        limit=limit,
+        seed=seed,
+        views=subject.views,
+        progress=progress,
     )
     temperature = getattr(subject.objective, "temperature", None)
     evidence = found.evidence(temperature)
@@ -277,6 +295,7 @@ def diagnose_model(
     else:
         not_seen.append("The rank of the loss's gradient: the model came without a loss, or without views.")
     curves: list[DimensionCurve] = []
+    layers: list[LayerRow] = []
     train, tested = None, 0
     if subject.train is not None and _labelled(subject.train, found.images, label):
         train = subject.train.limited(min(LEARNT_FROM, len(subject.train)), seed)
@@ -285,10 +304,13 @@ def diagnose_model(
         layers = layer_rows({}, found.features, gradient_ranks=gradients)
     else:
         head = subject.head if subject.head is not None else NoHead(1)
-        known = collect_features(with_places(subject.encoder), head, train.batches(256), found.places)
+        learnt = counted(train.batches(256), progress, "training images", len(train))
+        known = collect_features(with_places(subject.encoder), head, learnt, found.places)
         answers = (train.labels[label], found.images.labels[label])
         tested = int((answers[1] >= 0).sum())
-        layers = layer_rows(known, found.features, answers, seed=seed, gradient_ranks=gradients)
+        for name in counted(found.places, progress, "probes", len(found.places), lambda _: 1):
+            one = {name: found.features[name]}
+            layers += layer_rows(known, one, answers, seed=seed, gradient_ranks=gradients)
         kept = "h" if "h" in known else found.places[-1]
         curves = dimension_curves(known[kept], found.features[kept], answers, kept, seed=seed)
     alignment = alignment_matrix(*found.stacked[:2]).tolist() if len(found.stacked) > 1 else []

@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from fullrank.batch import Batch
@@ -241,21 +241,6 @@ class ProgressLine(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if hasattr(self, "task"):
             self.progress.remove_task(self.task)
-
-
-def progress_bar() -> Progress:
-    """The progress line of training, which fits 80 columns; it vanishes when the work is done."""
-    from rich.console import Console
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left  {task.fields[status]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from fullrank.errors import DataError, InterruptedRunError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.machine import new_record
 from fullrank.processes import launched_rank, process_rank
+from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, save_arrays, write_whole
 from fullrank.training.engine import (
     ONE_PROCESS,
@@ -42,7 +43,6 @@ from fullrank.training.monitor import (
     Monitor,
     ProgressLine,
     check_readable,
-    progress_bar,
     stop_on_ctrl_c,
 )
 from fullrank.training.online import OnlineProbes

@@ -1,0 +1,49 @@
+"""The progress line of long work: what is done, how much of it, and the time that is left."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Batch = TypeVar("Batch")
+
+
+def progress_bar() -> Progress:
+    """A progress line on standard error that fits 80 columns; it vanishes when the work is done.
+
+    Each task has a field `status`, a few words that stand at the end.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left  {task.fields[status]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def counted(
+    batches: Iterable[Batch],
+    progress: Progress | None,
+    what: str,
+    total: int,
+    rows: Callable[[Any], int] = len,
+) -> Iterator[Batch]:
+    """The batches, their rows counted up to `total` on a line of `progress` called `what`; None shows none.
+
+    >>> [len(batch) for batch in counted([[1, 2], [3]], None, "images", 3)]
+    [2, 1]
+    """
+    if progress is None:
+        yield from batches
+        return
+    task = progress.add_task(what, total=total, status="")
+    try:
+        for batch in batches:
+            yield batch
+            progress.advance(task, rows(batch))
+    finally:
+        progress.remove_task(task)
