@@ -223,6 +223,8 @@ def write_run_folders(record: Record, folder: Path) -> Path:
     for run in record.runs:
         (folder / run.folder).mkdir(exist_ok=True)
         save_arrays(folder / run.folder, arrays(run.seed, heads.index(run.head)))
+    if "monitor" in record.recipe:
+        save_arrays(folder, looks_over_time(record.diagnosis.places))
     return folder
 
 
@@ -353,6 +355,30 @@ def make_diagnosis(
     )
 
 
+def looks_over_time(names: list[str]) -> dict[str, np.ndarray]:
+    """Series as SpectrumMonitor leaves them: directions are lost on the way, and one look is not finite."""
+    step, found = np.array([3, *range(50, 1050, 50)]), {}
+    for position, name in enumerate(names):
+        width = 32 * 2**position
+        values = np.exp(-0.002 * step[:, None] * np.arange(width) / 8).astype(np.float32)
+        values[15:, width // 2 :] = 0
+        p = np.sqrt(values) / np.sqrt(values).sum(1, keepdims=True)
+        ranks = np.exp(-np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1))
+        live = (values > 1e-6).sum(1).astype(float)
+        for series in (values, ranks, live):
+            series[7] = np.nan
+        found |= {
+            f"spectrum/{name}/{series}": each
+            for series, each in (
+                ("step", step),
+                ("singular_values", values),
+                ("effective_rank", ranks),
+                ("live_dimensions", live),
+            )
+        }
+    return found
+
+
 def three_findings(place: str) -> list[Finding]:
     return [
         Finding(
@@ -412,6 +438,29 @@ def collapsed_diagnosis() -> Record:
 @pytest.fixture
 def file_diagnosis() -> Record:
     return make_diagnosis(["features"], target="embeddings.npy", labels=False, views=False)
+
+
+@pytest.fixture
+def watched_record() -> Record:
+    record = make_diagnosis(["encoder", "head.0"], target="Foreign", labels=False, views=False)
+    finding = Finding(
+        cause="rank-fell",
+        place="head.0",
+        level="alarm",
+        measure="effective_rank",
+        value=9.5,
+        threshold=10.0,
+        evidence="Step 35: the variance has moved into few directions.",
+        remedy="Try weaker augmentation.",
+    )
+    watched = record.diagnosis.model_copy(update={"layers": [], "findings": [finding], "collapsed": True})
+    recipe = {"monitor": {"modules": {"encoder": "net", "head.0": "net.1"}, "samples": 4096}}
+    return record.model_copy(update={"diagnosis": watched, "recipe": recipe})
+
+
+@pytest.fixture
+def watched_arrays(watched_record: Record) -> dict[str, np.ndarray]:
+    return looks_over_time(watched_record.diagnosis.places)
 
 
 @pytest.fixture

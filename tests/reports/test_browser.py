@@ -191,6 +191,7 @@ PAGES = {
     "collapsed_diagnosis": 6,
     "deep_diagnosis": 5,
     "file_diagnosis": 1,
+    "watched_record": 4,
 }
 
 

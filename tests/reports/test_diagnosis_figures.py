@@ -14,7 +14,9 @@ from fullrank.reports.diagnosis_figures import (
     dimensions_figure,
     place_styles,
     ranks_figure,
+    ranks_over_time_figure,
     spectra_figure,
+    spectrum_over_time_figure,
     spectrum_places,
 )
 
@@ -170,3 +172,73 @@ def test_long_places_keep_their_end(deep_diagnosis: Record) -> None:
     labels = ranks_figure(part(deep_diagnosis, cut=None)).layout.yaxis.ticktext
     assert labels[0] == "stem" and labels[1] == "…0.blocks.0" and len(set(labels)) == len(labels)
     assert max(map(len, labels)) <= 16
+
+
+def test_a_spectrum_over_time_holds_every_look(watched_arrays: dict) -> None:
+    lines = traces(spectrum_over_time_figure(watched_arrays, "head.0"), "rank")
+    assert list(lines) == ["1", "2", "4", "8", "16", "32", "64"]
+    held = watched_arrays["spectrum/head.0/singular_values"].astype(float)
+    for rank, line in lines.items():
+        values = np.where(held[:, int(rank) - 1] > 0, held[:, int(rank) - 1], np.nan)
+        np.testing.assert_allclose(np.exp(line.y), values, rtol=1e-6)
+        np.testing.assert_array_equal(line.x, watched_arrays["spectrum/head.0/step"])
+        assert [text for text in line.text if text] in ([f" {rank}"], [])
+    # Rank 64 is zero at the end, so it has no name there; rank 32 is the last that has.
+    assert lines["32"].text[-1] == " 32" and set(lines["64"].text) == {""}
+
+
+def test_lines_are_named_at_the_last_finite_look(watched_arrays: dict) -> None:
+    values = watched_arrays["spectrum/encoder/singular_values"]
+    values[-3:] = np.nan
+    lines = traces(spectrum_over_time_figure(watched_arrays, "encoder"), "rank")
+    assert lines["1"].text[-4] == " 1" and set(lines["1"].text[-3:]) == {""}
+    values[:] = np.nan
+    assert spectrum_over_time_figure(watched_arrays, "encoder") is None
+    assert spectrum_over_time_figure(watched_arrays, "other") is None
+
+
+@pytest.mark.parametrize(("looks", "mode"), [(1, "lines+markers"), (12, "lines+markers"), (13, "lines")])
+def test_few_looks_have_dots(looks: int, mode: str, watched_arrays: dict) -> None:
+    few = {key: value[:looks] for key, value in watched_arrays.items()}
+    (line, *_) = traces(spectrum_over_time_figure(few, "encoder"), "rank").values()
+    assert line.mode == f"{mode}+text"
+    ranks = ranks_over_time_figure(few, ["encoder"], place_styles(["encoder"]))
+    assert {trace.mode for trace in ranks.data} == {mode}
+    low, high = ranks.layout.xaxis.range
+    assert low < few["spectrum/encoder/step"][0] and high > few["spectrum/encoder/step"][-1]
+
+
+def test_ranks_over_time_are_the_looks(watched_arrays: dict) -> None:
+    names = ["encoder", "head.0"]
+    figure = ranks_over_time_figure(watched_arrays, names, place_styles(["other", *names]))
+    for measure, dash in (("effective rank", "solid"), ("live dimensions", "dot")):
+        lines = traces(figure, measure)
+        assert list(lines) == [f"{name}, {measure}" for name in names]
+        for key, name in enumerate(names, 1):
+            line = lines[f"{name}, {measure}"]
+            held = watched_arrays[f"spectrum/{name}/{measure.replace(' ', '_')}"]
+            np.testing.assert_array_equal(line.y, held)
+            assert (line.line.dash, line.meta["key"]) == (dash, key) and np.isnan(held).sum() == 1
+    highest = max(np.nanmax(trace.y) for trace in figure.data)
+    assert 10 ** figure.layout.yaxis.range[1] > highest and 10 ** figure.layout.yaxis.range[0] < 1
+
+
+def test_a_rank_of_zero_is_a_gap_and_only_zeros_are_no_picture(watched_arrays: dict) -> None:
+    watched_arrays["spectrum/encoder/live_dimensions"][3] = 0
+    styles = place_styles(["encoder"])
+    (line,) = traces(ranks_over_time_figure(watched_arrays, ["encoder"], styles), "live dimensions").values()
+    assert np.isnan(line.y[3]) and np.isnan(line.y).sum() == 2
+    zeros = {key: 0 * value for key, value in watched_arrays.items()}
+    assert ranks_over_time_figure(zeros, ["encoder"], styles) is None
+
+
+def test_long_trainings_are_thinned(watched_arrays: dict) -> None:
+    many = {key: np.repeat(value, 200, axis=0) for key, value in watched_arrays.items()}
+    many["spectrum/encoder/step"] = np.arange(4200)
+    for figure in (
+        spectrum_over_time_figure(many, "encoder"),
+        ranks_over_time_figure(many, ["encoder"], place_styles(["encoder"])),
+    ):
+        for trace in figure.data:
+            assert len(trace.x) == len(trace.y) == MOST_POINTS
+            assert (trace.x[0], trace.x[-1]) == (0, 4199)

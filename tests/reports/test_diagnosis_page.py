@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fullrank.errors import UsageError
-from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
+from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record, save_arrays
 from fullrank.reports import diagnosis_words as words
 from fullrank.reports.page import write_page
 
@@ -118,6 +119,101 @@ def test_hostile_text_stays_text(collapsed_diagnosis: Record, page_of, tmp_path:
         shown = [trace.get("name") or "" for trace in figure["data"]]
         shown += figure["layout"]["yaxis"].get("ticktext", [])
         assert not any("<script" in text or "<img" in text for text in shown)
+
+
+# A training that SpectrumMonitor watched
+
+
+def test_the_page_of_a_watched_training(watched_record: Record, store, read_page, tmp_path: Path) -> None:
+    page = read_page(write_page(store(watched_record, tmp_path)))
+    headings = [figure["layout"]["yaxis"]["title"]["text"] for figure in page.figures]
+    assert headings == ["ln of singular value / largest", "rank (dimensions)", *2 * ["ln singular value"]]
+    for said in (
+        "Watched training of Foreign",
+        "At the last look 1,297 rows, read at 2 places, from encoder to head.0;",
+        "Spectrum over time: encoder",
+        "Spectrum over time: head.0",
+        "A gap: numerically zero, or not finite.",
+        "The variance has moved into few directions",
+        "Settings of the monitor",
+        "samples: 4096",
+    ):
+        assert said in page.words
+    assert "Not shown" not in page.words and "Collapsed" not in page.words
+    first = page.words.index
+    assert first("Alert") < first(watched_record.diagnosis.verdict) < first("Findings")
+    calm = changed(watched_record, findings=[], collapsed=False)
+    assert "No alert" in read_page(write_page(store(calm, tmp_path / "calm"))).words
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), r"Not shown: no arrays\.npz\."),
+        (lambda path: path.write_bytes(b"PK\x03\x04 no zip"), r"Not shown: arrays\.npz cannot be read \("),
+        (lambda path: path.write_bytes(path.read_bytes()[:400]), r"Not shown: arrays\.npz cannot be read \("),
+    ],
+)
+def test_arrays_that_cannot_be_read_leave_the_pictures_out(
+    spoil: Callable, said: str, watched_record: Record, store, read_page, tmp_path: Path
+) -> None:
+    spoil(store(watched_record, tmp_path) / "arrays.npz")
+    page = read_page(write_page(tmp_path))
+    assert re.search(said, page.words) and len(page.figures) == 1
+    assert watched_record.diagnosis.verdict in page.words
+
+
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6, 0.8])
+def test_a_flipped_byte_leaves_the_pictures_out(
+    place: float, watched_record: Record, store, read_page, tmp_path: Path
+) -> None:
+    path = store(watched_record, tmp_path) / "arrays.npz"
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at : at + 9] = bytes(byte ^ 0xFF for byte in content[at : at + 9])
+    path.write_bytes(content)
+    page = read_page(write_page(tmp_path))
+    assert "Not shown" in page.words and len(page.figures) < 4
+
+
+def test_series_that_are_not_there_are_named(
+    watched_record: Record, watched_arrays: dict, store, read_page, tmp_path: Path
+) -> None:
+    store(watched_record, tmp_path)
+    for name, wrong in (
+        ("singular_values", np.zeros((21, 8))),
+        ("singular_values", np.ones((20, 8))),
+        ("singular_values", np.ones(21)),
+        ("singular_values", np.full((21, 8), "x")),
+        ("step", np.zeros(0)),
+    ):
+        save_arrays(tmp_path, watched_arrays | {f"spectrum/encoder/{name}": wrong})
+        page = read_page(write_page(tmp_path))
+        assert "Not shown over time, for arrays.npz holds nothing to draw: encoder." in page.words
+        assert "Spectrum over time: head.0" in page.words and len(page.figures) == 3
+    save_arrays(tmp_path, {"other": np.zeros(3)})
+    page = read_page(write_page(tmp_path))
+    assert "nothing to draw: encoder, head.0." in page.words and len(page.figures) == 1
+
+
+def test_another_diagnosis_lacks_nothing_and_shows_what_it_has(
+    file_diagnosis: Record, watched_arrays: dict, page_of, tmp_path: Path
+) -> None:
+    assert "Over time" not in page_of(file_diagnosis, tmp_path).words
+    renamed = {key.replace("/encoder/", "/features/"): value for key, value in watched_arrays.items()}
+    save_arrays(tmp_path, renamed)
+    page = page_of(file_diagnosis, tmp_path)
+    assert "Spectrum over time: features" in page.words and "head.0" not in page.words
+    assert "Not shown" not in page.words
+
+
+def test_hostile_names_over_time_stay_text(watched_record: Record, store, read_page, tmp_path: Path) -> None:
+    text = watched_record.model_dump_json().replace("head.0", EVIL).replace("Foreign", EVIL)
+    page = read_page(write_page(store(Record.model_validate_json(text), tmp_path)))
+    clean = read_page(write_page(store(watched_record, tmp_path / "clean")))
+    assert len(page.all("script")) == len(clean.all("script")) and not page.all("img")
+    names = [trace["name"] for figure in page.figures for trace in figure["data"]]
+    assert len(page.figures) == 4 and not any("<script" in name for name in names)
 
 
 def test_nothing_is_fetched(collapsed_diagnosis: Record, page_of, tmp_path: Path) -> None:

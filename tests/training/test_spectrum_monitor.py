@@ -6,6 +6,7 @@ import pickle
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,18 +20,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from fullrank import JointEmbedding, Optimizer, encoder, head, objective, source, view_pipeline
 from fullrank.data import BatchLoader
 from fullrank.errors import DataError, UsageError
-from fullrank.training.spectrum_monitor import (
-    ALERT_RULES,
-    MEASURES,
-    Alert,
-    AlertRule,
-    CollapseWarning,
-    NewestRows,
-    SpectrumMonitor,
-    firings,
-    look_at,
-    rows_of,
-)
+from fullrank.record import Record, load_arrays
+from fullrank.reports.page import write_page
+from fullrank.training.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, firings
+from fullrank.training.looks import MEASURES, NewestRows, look_at, rows_of
+from fullrank.training.spectrum_monitor import SpectrumMonitor, watched_diagnosis
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -171,6 +165,20 @@ def test_the_shipped_rules(name, values, at, threshold):
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         SpectrumMonitor(**{"modules": ["net"]} | arguments)
+
+
+@pytest.mark.parametrize(
+    "bounds, message",
+    [
+        ({"share": math.inf}, "must be above 0 and one of them finite, but got inf and inf; a share of 0.5"),
+        ({"share": 0.0}, "above 0 and one of them finite, but got 0.0 and inf"),
+        ({"share": 0.5, "limit": math.nan}, "but got 0.5 and nan"),
+        ({"share": 0.5, "looks": 0}, "'mine': looks must be 1 or more, but got 0; the default is 2"),
+    ],
+)
+def test_a_rule_without_a_bound_is_refused(bounds, message):
+    with pytest.raises(UsageError, match=message):
+        AlertRule("mine", "rankme", means="", **bounds)
 
 
 # Under a Trainer
@@ -461,7 +469,7 @@ def test_the_arrays_hold_every_look(tmp_path):
 
 
 @LIGHTNINGS
-@pytest.mark.filterwarnings("ignore::fullrank.training.spectrum_monitor.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::fullrank.training.alerts.CollapseWarning")
 def test_a_resumed_run_has_the_curves_and_alerts_of_an_unbroken_one(lightning, tmp_path):
     # After 4 epochs of 10 batches, the look of step 42 already has its first rows; the collapse is under way.
     def begin():
@@ -487,3 +495,157 @@ def test_between_looks_a_checkpoint_holds_no_rows():
     monitor = SpectrumMonitor(["trunk"], every_n_steps=10, samples=16)
     fit(foreign(pl), [monitor], epochs=1)
     assert monitor.state_dict()["rows"] == {} and len(monitor.state_dict()["looks"]["trunk"]) == 2
+
+
+def records(folder):
+    record = Record.load(folder)
+    assert record.kind == "diagnosis" and record.runs == []
+    return record, record.diagnosis
+
+
+def test_a_save_holds_the_last_look_and_all_arrays(tmp_path):
+    monitor = SpectrumMonitor({"late": "trunk.3", "spare": "spare", "h": "trunk"}, 5, 16, tolerance=1e-4)
+    with pytest.warns(UserWarning, match="'spare' gave 0 rows"):
+        fit(foreign(pl), [monitor])
+    monitor.save(tmp_path / "a" / "b")
+    same_arrays(load_arrays(tmp_path / "a" / "b"), monitor.arrays())
+    record, seen = records(tmp_path / "a" / "b")
+    assert (seen.target, seen.rows, seen.places) == ("Foreign", 16, ["late", "h"])
+    assert (seen.collapsed, seen.findings, seen.cut) == (False, [], None)
+    assert seen.verdict == "No rule fired in 5 looks up to step 20."
+    for place in seen.places:
+        look = monitor.looks[place][-1]
+        assert {m.name: m.value for m in seen.measures if m.place == place} == {
+            name: getattr(look, name) for name in MEASURES
+        }
+        assert seen.spectrum[place].singular_values == look.singular_values.tolist()
+        assert seen.spectrum[place].effective_rank == look.effective_rank
+    said = " ".join(seen.not_seen)
+    assert "spare: fewer than 2 rows" in said and said.count("fullrank diagnose") == 3
+    settings = record.recipe["monitor"]
+    assert settings["modules"] == monitor.modules and settings["tolerance"] == 1e-4
+    page = write_page(tmp_path / "a" / "b").read_text()
+    assert "Spectrum over time: late" in page and "Spectrum over time: h" in page and "Not shown" not in page
+    # A later save takes the place of an earlier one.
+    fit(foreign(pl), [monitor])
+    monitor.save(str(tmp_path / "a" / "b"))
+    same_arrays(load_arrays(tmp_path / "a" / "b"), monitor.arrays())
+    assert "9 looks" in records(tmp_path / "a" / "b")[1].verdict
+
+
+def test_alerts_are_the_alarms_of_a_save(tmp_path):
+    module = foreign(pl, silence, 0.03)
+    module.trunk[2].p = 0.0
+    module.trunk.append(nn.ReLU())
+    own = AlertRule("own", "effective_rank", share=0.9, means="", remedy="rest")
+    monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=40, rules=[*ALERT_RULES, own])
+    with pytest.warns(CollapseWarning):
+        fit(module, [monitor], epochs=20)
+    monitor.save(tmp_path)
+    _, seen = records(tmp_path)
+    assert seen.collapsed and len(seen.findings) == len(monitor.alerts) >= 3
+    last = monitor.looks["trunk"][-1]
+    for finding, alert in zip(seen.findings, monitor.alerts, strict=True):
+        assert (finding.cause, finding.place, finding.level) == (alert.rule, "trunk", "alarm")
+        assert (finding.measure, finding.value) == (alert.measure, alert.value)
+        assert finding.threshold == alert.threshold != finding.value
+        assert finding.evidence.startswith(f"Step {alert.step}: ")
+        now = f"at the last look, step {last.step}, {alert.measure} was {getattr(last, alert.measure):.4g}."
+        assert finding.evidence.endswith(now)
+    for alert in monitor.alerts[:3]:
+        assert f"{alert.rule} at step {alert.step} in trunk" in seen.verdict
+    found = {finding.cause: finding for finding in seen.findings}
+    assert found["own"].remedy == "Rest." and ": the rule own fired; " in found["own"].evidence
+    assert found["rank-fell"].remedy.startswith("Try weaker augmentation")
+    page = write_page(tmp_path).read_text()
+    assert "The variance has moved into few directions" in page and "Alert" in page
+
+
+def test_many_alerts_are_counted():
+    alerts = [Alert(step, "h", "fell", "rankme", 1.0, 2.0, "", "") for step in (3, 4, 5, 6, 7)]
+    looks = {"h": [look_at(torch.eye(3), 7, 1e-6)]}
+    seen = watched_diagnosis("Foreign", looks, alerts)
+    assert seen.verdict == (
+        "5 alerts in 1 look up to step 7: fell at step 3 in h, fell at step 4 in h, fell at step 5 in h and "
+        "2 more."
+    )
+    assert seen.findings[-1].evidence == "Step 7: the rule fell fired."
+
+
+@pytest.mark.filterwarnings("ignore::fullrank.training.alerts.CollapseWarning")
+@pytest.mark.parametrize("good", [0, 12])
+def test_a_look_that_is_not_finite_breaks_no_record(good, tmp_path):
+    module = foreign(pl, act=lambda h: h.square().mean())
+    module.trunk[2] = nn.Identity()
+    module.trunk.register_forward_hook(
+        lambda trunk, inputs, h: h * (torch.nan if len(module.seen) >= good else 1)
+    )
+    monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
+    fit(module, [monitor])
+    monitor.save(tmp_path)
+    _, seen = records(tmp_path)
+    values = {measure.name: measure.value for measure in seen.measures}
+    assert values.pop("finite_rows") == 0 and set(values.values()) == {None}
+    assert [finding.cause for finding in seen.findings] == ["not-finite"] and seen.collapsed
+    page = write_page(tmp_path).read_text()
+    if good:
+        finite = monitor.looks["trunk"][2]
+        assert finite.step == 10
+        assert seen.spectrum["trunk"].singular_values == finite.singular_values.tolist()
+        assert seen.not_seen[0] == (
+            "trunk at step 20: not every number is finite; the spectrum is that of step 10."
+        )
+        assert "Spectrum over time: trunk" in page
+    else:
+        assert seen.spectrum == {} and "trunk at step 20: not every number" in seen.not_seen[0]
+        assert "there is no spectrum" in seen.not_seen[0]
+        assert "arrays.npz holds nothing to draw: trunk." in page
+
+
+def test_values_beyond_single_precision_break_no_record():
+    rows = 1e30 * torch.randn(9, 3)
+    look = look_at(rows, 1, 1e-6)
+    assert look.singular_values.isinf().any() and look.finite_rows == 1
+    seen = watched_diagnosis("Foreign", {"h": [look]}, [])
+    assert seen.spectrum == {} and "h at step 1: not every number is finite" in seen.not_seen[0]
+
+
+def test_where_a_save_cannot_go(tmp_path):
+    monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
+    with pytest.raises(
+        UsageError, match=r"nothing was seen in 0 batches, .*; save after the training, with "
+    ):
+        monitor.save(tmp_path / "early")
+    assert not (tmp_path / "early").exists()
+    fit(foreign(pl), [monitor])
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="file is a file, but save needs a folder; name another one"):
+            monitor.save(folder)
+    monitor.save(tmp_path)
+    record = Record.load(tmp_path)
+    record.model_copy(update={"recipe": {}}).save(tmp_path)
+    with pytest.raises(UsageError, match="the record of a diagnosis, which save would replace; name another"):
+        monitor.save(tmp_path)
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(DataError, match=r"record\.json is no record"):
+        monitor.save(tmp_path)
+    assert (tmp_path / "record.json").read_text() == "{}"
+
+
+def test_a_process_that_is_not_the_first_saves_nothing(tmp_path):
+    monitor = SpectrumMonitor(["trunk"])
+    monitor.on_fit_start(SimpleNamespace(is_global_zero=False), foreign(pl))
+    monitor.save(tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_monitor_of_a_checkpoint_saves_as_the_first_did(tmp_path):
+    monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
+    fit(foreign(pl), [monitor])
+    again = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
+    again.load_state_dict(monitor.state_dict())
+    monitor.save(tmp_path / "first")
+    again.save(tmp_path / "again")
+    assert records(tmp_path / "first")[1] == records(tmp_path / "again")[1]
+    same_arrays(load_arrays(tmp_path / "first"), load_arrays(tmp_path / "again"))

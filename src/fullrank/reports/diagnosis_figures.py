@@ -4,6 +4,7 @@ Figures by place have the places from top to bottom, the image at the top: names
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,7 +19,8 @@ from fullrank.reports.drawing import (
     log_or_nan,
     plain_text,
 )
-from fullrank.reports.tables import base_place
+from fullrank.reports.figures import Arrays, even_choice, line_mode, span, values_over_time
+from fullrank.reports.tables import above_noise, base_place
 
 MOST_POINTS, MOST_DIRECTIONS = 1000, 64
 ACCURACIES = {
@@ -32,9 +34,12 @@ RANKS = {
     "rank of the gradient": Style("#332288", "dot", "square"),
     "width": Style("#4d4d4d", "solid", "circle-open"),
 }
+TIME_DASHES = {"effective rank": "solid", "live dimensions": "dot"}
 CURVE_DASHES = {"leading components": "solid", "random channels": "dot"}
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _ROW, _LONGEST = 25, 16
+_RANK_TICKS = [step * 10**power for power in range(6) for step in (1, 3)]
+_RANK_AXIS = {"type": "log", "tickvals": _RANK_TICKS, "ticktext": [f"{tick:,}" for tick in _RANK_TICKS]}
 
 
 def place_styles(places: Sequence[str]) -> dict[str, Style]:
@@ -115,6 +120,62 @@ def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go
     return figure
 
 
+def spectrum_over_time_figure(arrays: Arrays, name: str) -> go.Figure | None:
+    """ln of the 1st, 2nd, 4th, 8th, ... singular value of a watched module against the training step.
+
+    Returns None where the arrays hold no `spectrum/NAME/step` (T,) and `singular_values` (T, D), or no value
+    above zero.
+    """
+    steps, values = (arrays.get(f"spectrum/{name}/{series}") for series in ("step", "singular_values"))
+    if (
+        not (_is_numeric(steps, 1) and _is_numeric(values, 2))
+        or len(steps) != len(values)
+        or not above_noise(values).any()
+    ):
+        return None
+    return values_over_time(steps, values, "step", "ln singular value")
+
+
+def ranks_over_time_figure(
+    arrays: Arrays, names: Sequence[str], styles: Mapping[str, Style]
+) -> go.Figure | None:
+    """Effective rank, solid, and live dimensions, dotted, of watched modules against the training step.
+
+    Logarithmic from 1; a rank of 0 or one that is not a number leaves a gap. Of more than 1000 steps an even
+    choice is kept. Returns None where the arrays hold none.
+    """
+    figure = empty_figure("step", "rank (dimensions)")
+    keys = {name: key for key, name in enumerate(styles)}
+    highest, shown = 1.0, np.array([])
+    for name in names:
+        steps = arrays.get(f"spectrum/{name}/step")
+        for measure, dash in TIME_DASHES.items():
+            values = arrays.get(f"spectrum/{name}/{measure.replace(' ', '_')}")
+            if not (_is_numeric(steps, 1) and _is_numeric(values, 1)) or len(steps) != len(values):
+                continue
+            kept = even_choice(len(steps))
+            ranks = np.where(np.isfinite(values) & (values > 0), values, np.nan)[kept]
+            if np.isnan(ranks).all():
+                continue
+            highest, shown = max(highest, float(np.nanmax(ranks))), np.union1d(shown, steps[kept])
+            figure.add_scatter(
+                x=steps[kept],
+                y=ranks,
+                mode=line_mode(len(kept)),
+                name=plain_text(f"{name}, {measure}"),
+                line={"color": styles[name].color, "dash": dash, "width": 1.8},
+                marker={"size": 5},
+                hovertemplate="%{fullData.name}<br>step %{x:,d}: %{y:.4g}<extra></extra>",
+                meta={"key": keys[name], "role": measure},
+            )
+    if not figure.data:
+        return None
+    figure.update_xaxes(range=span(shown))
+    # From 1 on, so that a fall is as high as it is, and a rank that stays looks level.
+    figure.update_yaxes(**_RANK_AXIS, range=[np.log10(0.9), np.log10(1.2 * highest)])
+    return figure
+
+
 def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band.
 
@@ -152,8 +213,7 @@ def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
         "rank of the gradient": [row.gradient_rank for row in rows],
         "width": [float(row.width) for row in rows],
     }
-    ticks = [step * 10**power for power in range(6) for step in (1, 3)]
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
+    figure.update_xaxes(**_RANK_AXIS)
     for name, values in found.items():
         # Zero has no logarithm; the table holds it.
         _add_by_place(figure, places, [value or None for value in values], name, RANKS[name], ".4g")
@@ -253,6 +313,10 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     )
     figure.update_layout(height=360)
     return figure
+
+
+def _is_numeric(values: np.ndarray | None, dimensions: int) -> TypeGuard[np.ndarray]:
+    return values is not None and values.ndim == dimensions and values.size > 0 and values.dtype.kind in "iuf"
 
 
 def _part(place: str) -> str:

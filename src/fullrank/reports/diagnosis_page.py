@@ -1,7 +1,8 @@
 """The page of a diagnosis: verdict, findings, pictures by place, tables. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 import yaml
 
@@ -12,6 +13,7 @@ from fullrank.reports.diagnosis_figures import (
     CURVE_DASHES,
     MOST_DIRECTIONS,
     RANKS,
+    TIME_DASHES,
     accuracies_figure,
     alignment_figure,
     augmentation_figure,
@@ -19,32 +21,47 @@ from fullrank.reports.diagnosis_figures import (
     operation_styles,
     place_styles,
     ranks_figure,
+    ranks_over_time_figure,
     spectra_figure,
+    spectrum_over_time_figure,
     spectrum_places,
 )
 from fullrank.reports.drawing import Style
+from fullrank.reports.figures import Arrays
 from fullrank.reports.layout import Panel, fill, panel
 from fullrank.reports.words import machine_line
 
 
-def render_diagnosis(record: Record, diagnosis: DiagnosisEntry) -> str:
-    """The page as text; parts without data are left out."""
+def render_diagnosis(
+    record: Record, diagnosis: DiagnosisEntry, arrays: Arrays | None = None, missing: str = ""
+) -> str:
+    """The page as text; parts without data are left out. `missing` says why there are no `arrays`."""
+    arrays = arrays or {}
     measured, measures = words.measure_table(diagnosis)
     keyed = spectrum_places(diagnosis)
-    keyed += [curve.place for curve in diagnosis.dimensions if curve.place not in keyed]
-    styles = place_styles(list(dict.fromkeys(keyed)))
+    keyed += [curve.place for curve in diagnosis.dimensions]
+    timed = [
+        place for place in diagnosis.places if any(key.startswith(f"spectrum/{place}/") for key in arrays)
+    ]
+    styles = place_styles(list(dict.fromkeys([*keyed, *timed])))
+    over_time, undrawn = _time_panels(arrays, timed, styles)
+    if words.is_watched(record):
+        undrawn += [place for place in diagnosis.places if place not in timed]
     return fill(
         "diagnosis.html.j2",
-        title=f"Diagnosis of {diagnosis.target}",
+        title=words.title(record, diagnosis),
         summary=words.summary(record, diagnosis),
         machine=machine_line(record),
         diagnosis=diagnosis,
-        headline=words.headline(diagnosis),
+        headline=words.headline(record, diagnosis),
         cut=words.cut_sentence(diagnosis),
         causes=words.causes(diagnosis.findings),
         side=words.side,
         styles=styles,
         spectra=_spectrum_panels(diagnosis, styles),
+        timed=timed,
+        over_time=over_time,
+        not_drawn=words.not_drawn(undrawn, missing),
         layers=_layer_panels(diagnosis),
         columns=words.layer_columns(diagnosis.layers),
         augmentation=_augmentation_panels(diagnosis),
@@ -53,6 +70,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry) -> str:
         measured=measured,
         measures=measures,
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True) if record.recipe else "",
+        recipe_of=words.recipe_of(record),
     )
 
 
@@ -63,6 +81,34 @@ def _spectrum_panels(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> 
     places = spectrum_places(diagnosis)
     what = f"Log singular values of the covariance of the features, a line for each of: {', '.join(places)}."
     return [panel(figure, "Log spectrum", what, words.zero_note(diagnosis, places))]
+
+
+def _time_panels(
+    arrays: Arrays, names: Sequence[str], styles: Mapping[str, Style]
+) -> tuple[list[Panel], list[str]]:
+    """Ranks of all names over time and the spectrum of each, and the names whose spectrum cannot be drawn."""
+    panels, undrawn = [], []
+    figure = ranks_over_time_figure(arrays, names, styles)
+    if figure is not None:
+        what = f"Effective rank and live dimensions over training, by step, of: {', '.join(names)}."
+        note = "Ranks compare a module with itself at other steps; they are no score of quality."
+        note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
+        kinds = {kind: Style("#666666", dash, "circle") for kind, dash in TIME_DASHES.items()}
+        panels.append(panel(figure, "Ranks over time", what, note, kinds))
+    for name in names:
+        figure = spectrum_over_time_figure(arrays, name)
+        if figure is None:
+            undrawn.append(name)
+            continue
+        what = f"Log of the 1st, 2nd, 4th, 8th and so on singular value of {name} over training, by step."
+        note = "Each line is the singular value of that rank (1 is the largest)."
+        note += " A gap: numerically zero, or not finite." if _has_gaps(figure) else ""
+        panels.append(panel(figure, f"Spectrum over time: {name}", what, note))
+    return panels, undrawn
+
+
+def _has_gaps(figure: go.Figure) -> bool:
+    return any(np.isnan(trace.y).any() for trace in figure.data)
 
 
 def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:

@@ -14,6 +14,9 @@ CAUSES = {
     "too-few-samples": "Too few samples for the width",
     "complete-collapse": "Every input gets nearly the same features",
     "unexplained-low-rank": "Few directions are in use, and no known cause explains it",
+    "rank-fell": "The variance has moved into few directions",
+    "dimensions-lost": "Directions have lost their variance",
+    "not-finite": "Rows hold NaN or infinity",
 }
 
 
@@ -27,8 +30,20 @@ class Cause:
     remedies: tuple[str, ...]
 
 
-def headline(diagnosis: DiagnosisEntry) -> str:
-    """The answer in two or three words."""
+def is_watched(record: Record) -> bool:
+    """Whether the diagnosis is what SpectrumMonitor saw of a training: its recipe is the monitor's."""
+    return "monitor" in record.recipe
+
+
+def title(record: Record, diagnosis: DiagnosisEntry) -> str:
+    """What was looked at, and how."""
+    return f"{'Watched training' if is_watched(record) else 'Diagnosis'} of {diagnosis.target}"
+
+
+def headline(record: Record, diagnosis: DiagnosisEntry) -> str:
+    """The answer in one to three words; an alert of a training may have passed, so it is not called more."""
+    if is_watched(record):
+        return "Alert" if diagnosis.findings else "No alert"
     return "Collapsed" if diagnosis.collapsed else "No collapse found"
 
 
@@ -41,7 +56,8 @@ def summary(record: Record, diagnosis: DiagnosisEntry) -> str:
         where = f"one place, {''.join(places)}"
     rows = "1 row" if diagnosis.rows == 1 else f"{diagnosis.rows:,} rows"
     machine = record.machine
-    return f"{rows}, read at {where}; computed on {machine.device} ({machine.processor})."
+    looked = f"At the last look {rows}" if is_watched(record) else rows
+    return f"{looked}, read at {where}; computed on {machine.device} ({machine.processor})."
 
 
 def causes(findings: Sequence[Finding]) -> list[Cause]:
@@ -100,6 +116,22 @@ def zero_note(diagnosis: DiagnosisEntry, places: Sequence[str]) -> str:
         zero = len(values) - effective_dimension(values)
         found += [f"{place} {zero} of {len(values)}"] if zero else []
     return f"Numerically zero from the cross on: {'; '.join(found)}." if found else ""
+
+
+def recipe_of(record: Record) -> str:
+    """What the record's recipe is the recipe of."""
+    return "Settings of the monitor" if is_watched(record) else "Of the run that was diagnosed"
+
+
+def not_drawn(names: Sequence[str], missing: str) -> str:
+    """Why the pictures over time lack: `missing` says why there are no arrays, `names` what they lack.
+
+    >>> not_drawn(["encoder"], ""), not_drawn([], "no arrays.npz"), not_drawn([], "")
+    ('Not shown over time, for arrays.npz holds nothing to draw: encoder.', 'Not shown: no arrays.npz.', '')
+    """
+    if missing:
+        return f"Not shown: {missing}."
+    return f"Not shown over time, for arrays.npz holds nothing to draw: {', '.join(names)}." if names else ""
 
 
 def measure_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[float | None]]]:

@@ -22,6 +22,8 @@ from fullrank.reports.tables import accuracy, base_place, by_head, probed_places
 Arrays = Mapping[str, np.ndarray]
 
 MOST_POINTS = 1000
+_FEW_POINTS = 12
+_FORMATS = {"epoch": ".1f", "step": ",d"}
 
 
 def spectrum_figure(record: Record, place: str) -> go.Figure | None:
@@ -196,36 +198,80 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
         else steps.astype(float)
     )
     unit = "epoch" if has_series(arrays, "step") else "step"
-    logs, width = log_or_nan(values), values.shape[1]
+    return values_over_time(epochs, values, unit, "ln singular value of cov(h)")
+
+
+def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str) -> go.Figure:
+    """ln of the 1st, 2nd, 4th, 8th, ... and last of descending `values` (T, D) against `x` (T,), in `unit`.
+
+    What is numerically zero or not finite leaves a gap. Of more than 1000 times an even choice is kept.
+    """
+    kept = even_choice(len(x))
+    x, logs, width = x[kept], log_or_nan(values[kept]), values.shape[1]
     ranks = [2**i for i in range(width.bit_length()) if 2**i < width] + [width]
-    figure = empty_figure(unit, "ln singular value of cov(h)")
-    room = 0.05 * float(np.ptp(logs[np.isfinite(logs)])) if np.isfinite(logs).any() else 0.0
+    figure = empty_figure(unit, y_title)
+    alive = np.isfinite(logs)
+    room = 0.05 * float(np.ptp(logs[alive])) if alive.any() else 0.0
+    # Lines are named where the last numbers are: those of a later time may all be missing.
+    last = int(np.flatnonzero(alive.any(axis=1))[-1]) if alive.any() else 0
+    hover = f"{unit} %{{x:{_FORMATS[unit]}}}: %{{y:.2f}}"
     labelled = np.inf
     for i, rank in enumerate(ranks):
         share = i / max(len(ranks) - 1, 1)
         # One hue from dark to light: the order of the lines is the order of their ranks.
         color = between("#003c73", "#82afd7", share)
-        end = logs[-1, rank - 1]
+        end = logs[last, rank - 1]
         # Values descend with rank, so a label is free if it stands well below the last one.
         free = bool(np.isfinite(end) and end < labelled - room)
         labelled = end if free else labelled
-        text = [""] * (len(epochs) - 1) + [f" {rank}" if free else ""]
         figure.add_scatter(
-            x=epochs,
+            x=x,
             y=logs[:, rank - 1],
-            mode="lines+text",
-            text=text,
+            mode=f"{line_mode(len(x))}+text",
+            text=[f" {rank}" if free and time == last else "" for time in range(len(x))],
             textposition="middle right",
             textfont={"color": INK, "size": 11},
             cliponaxis=False,
             name=str(rank),
             line={"color": color, "width": 1.8},
-            hovertemplate=f"singular value {rank}<br>{unit} %{{x:.1f}}: %{{y:.2f}}<extra></extra>",
+            marker={"size": 5},
+            hovertemplate=f"singular value {rank}<br>{hover}<extra></extra>",
             showlegend=False,
             meta={"role": "rank"},
         )
     figure.update_layout(margin={"r": 34})
+    figure.update_xaxes(range=span(x))
     return figure
+
+
+def even_choice(count: int) -> np.ndarray:
+    """Indices of at most 1000 of `count` points, evenly spread, the first and the last among them.
+
+    >>> len(even_choice(12)), even_choice(5000)[[0, 1, -1]].tolist()
+    (12, [0, 5, 4999])
+    """
+    chosen: np.ndarray = np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int)
+    return chosen
+
+
+def span(x: np.ndarray) -> list[float]:
+    """The range of an axis that shows all of `x` and little else.
+
+    >>> span(np.array([100, 200])), span(np.array([7]))
+    ([98.0, 202.0], [6.5, 7.5])
+    """
+    first, last = float(x.min()), float(x.max())
+    room = 0.02 * (last - first) or 0.5
+    return [first - room, last + room]
+
+
+def line_mode(count: int) -> str:
+    """How a line through so many points is drawn: a few have dots, for one alone is no line.
+
+    >>> line_mode(1), line_mode(500)
+    ('lines+markers', 'lines')
+    """
+    return "lines+markers" if count <= _FEW_POINTS else "lines"
 
 
 def has_series(arrays: Arrays, series: str, epochs: str = "epoch") -> bool:

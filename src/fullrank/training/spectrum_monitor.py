@@ -3,235 +3,87 @@
 import math
 import sys
 import warnings
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, final
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fullrank.errors import DataError, UsageError, unknown_name
-from fullrank.linalg import Moments
-from fullrank.spectrum.functional import effective_rank, live_dimensions, rankme_of
-from fullrank.spectrum.geometry import mean_cosine
+from fullrank.errors import UsageError, unknown_name
+from fullrank.machine import new_record
+from fullrank.record import RECORD_FILE, DiagnosisEntry, Measure, Record, Spectrum, save_arrays
+from fullrank.training.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, finding_of, raised
+from fullrank.training.looks import MEASURES, Look, NewestRows, look_arrays, look_at, rows_of
 
-MEASURES = ("effective_rank", "rankme", "live_dimensions", "mean_cosine", "finite_rows")
+# What no spectrum of a training can show, and what can.
+NOT_SEEN = (
+    "Why: the causes (the augmentation, stacked linear maps, dead channels) need the model, its images and "
+    "its views; fullrank diagnose, given the model, names them.",
+    "Where to cut: the accuracy at each place needs labelled images that were not trained on; fullrank "
+    "diagnose, given the model, shows it.",
+    "A rank that was low before the first look: the rules compare a module with itself earlier in the "
+    "training; fullrank diagnose judges the model as it is.",
+)
+_MOST_NAMED = 3
 
 
-@dataclass(frozen=True)
-class Look:
-    """What was seen of one module at one step, in `rows` rows of its output.
+def watched_diagnosis(
+    target: str, looks: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]
+) -> DiagnosisEntry:
+    """What the looks at one or more modules and their alerts say of the training of `target`.
 
-    `singular_values` (D,) are those of the centred covariance (1/N), descending, as float32. Where a row is
-    not finite, only `finite_rows`, the share of finite ones, is a number.
+    Spectrum and measures are those of each module's last look; a number that is not finite is None. Where the
+    rows of the last look are not finite, the spectrum is that of the last look where they were. Names without
+    a look are among what was not seen.
     """
-
-    step: int
-    rows: int
-    effective_rank: float
-    rankme: float
-    live_dimensions: float
-    mean_cosine: float
-    finite_rows: float
-    singular_values: Tensor
-
-
-def look_at(rows: Tensor, step: int, tolerance: float) -> Look:
-    """The measures of rows (N, D), N of 2 or more, by `fullrank.spectrum`: float64, one pass, two spectra.
-
-    `effective_rank` and `live_dimensions` (variances above `tolerance` times the largest) are centred,
-    `rankme` and `mean_cosine` are not. No rank is above min(N, D), so keep N well above D; all compare runs
-    of one method only.
-
-    >>> look = look_at(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), 1, 1e-6)
-    >>> look.live_dimensions, look.singular_values.tolist(), round(look.effective_rank, 3)
-    (2, [4.5, 0.5], 1.755)
-    """
-    count, width = rows.shape
-    finite = float(torch.isfinite(rows).all(1).double().mean())
-    if finite < 1:
-        nan = math.nan
-        return Look(step, count, nan, nan, nan, nan, finite, torch.full((width,), nan))
-    if count < width:
-        # The same rows up to a rotation, in N dimensions: the spectra then cost N^3 and not D^3.
-        rows = torch.linalg.qr(rows.double().T, mode="r").R.T
-    moments = Moments.of(rows)
-    values = moments.singular_values()
-    return Look(
-        step=step,
-        rows=count,
-        effective_rank=effective_rank(values),
-        rankme=rankme_of(moments.matrix_singular_values()),
-        live_dimensions=live_dimensions(values, tolerance),
-        mean_cosine=mean_cosine(rows),
-        finite_rows=finite,
-        singular_values=F.pad(values, (0, width - len(values))).float(),
+    seen = {name: found for name, found in looks.items() if found}
+    not_seen = [
+        f"{name}: fewer than 2 rows came from it; name a module that each training step calls."
+        for name in looks
+        if name not in seen
+    ]
+    measures, spectrum = [], {}
+    for name, found in seen.items():
+        for measure in MEASURES:
+            value = float(getattr(found[-1], measure))
+            measures.append(Measure(place=name, name=measure, value=value if math.isfinite(value) else None))
+        finite = [look for look in found if look.singular_values.isfinite().all()]
+        if finite:
+            spectrum[name] = Spectrum(
+                singular_values=finite[-1].singular_values.tolist(), effective_rank=finite[-1].effective_rank
+            )
+        if not finite or finite[-1] is not found[-1]:
+            held = f"the spectrum is that of step {finite[-1].step}" if finite else "there is no spectrum"
+            not_seen.append(f"{name} at step {found[-1].step}: not every number is finite; {held}.")
+    return DiagnosisEntry(
+        target=target,
+        rows=max(found[-1].rows for found in seen.values()),
+        places=list(seen),
+        verdict=_verdict(seen, alerts),
+        collapsed=bool(alerts),
+        cut=None,
+        findings=[finding_of(alert, looks[alert.module]) for alert in alerts],
+        measures=measures,
+        spectrum=spectrum,
+        not_seen=[*not_seen, *NOT_SEEN],
     )
 
 
-def rows_of(output: object, name: str) -> Tensor:
-    """A module's output as rows (N, D), detached: maps (N, C, H, W) and tokens (N, T, D) by their mean.
-
-    The mean is over all positions, a class token among them. The rows are a copy in float32, which what the
-    module's caller does to the output cannot change. Raises DataError for anything else.
-
-    >>> rows_of(torch.arange(8.0).view(1, 2, 2, 2), "layer4")
-    tensor([[1.5000, 5.5000]])
-    """
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise DataError(
-            f"SpectrumMonitor: the output of {name!r} must be one tensor (N, D), (N, T, D) or (N, C, H, W), "
-            f"but got {got}; name a module inside it, or one that comes after."
-        )
-    output = output.detach()
-    if output.ndim == 2:
-        return output.to(torch.float32, copy=True)
-    return output.float().mean(1) if output.ndim == 3 else output.float().flatten(2).mean(2)
-
-
-# Rules
-
-
-@dataclass(frozen=True)
-class AlertRule:
-    """When a measure has come too near its `worst` value: data, not code.
-
-    The gap is |value - worst|. A look counts where the gap is below both `limit` and `share` times the widest
-    gap so far (inf: whatever it was); after `looks` such looks in a row the rule fires. It is armed again
-    only once the gap is `REARM` times the one that counts, so a value that trembles fires once.
-    """
-
-    name: str
-    measure: str
-    share: float
-    means: str
-    worst: float = 0.0
-    limit: float = math.inf
-    looks: int = 2
-
-
-REARM = 2.0
-ALERT_RULES = (
-    AlertRule(
-        "complete-collapse",
-        "mean_cosine",
-        share=0.2,
-        worst=1.0,
-        limit=0.01,
-        means="all rows have become nearly one direction; look for a loss that only attracts",
-    ),
-    AlertRule(
-        "rank-fell",
-        "effective_rank",
-        share=1 / 3,
-        means="the variance has moved into few directions; try weaker augmentation, a lower learning rate or "
-        "another head",
-    ),
-    AlertRule(
-        "dimensions-lost",
-        "live_dimensions",
-        share=0.5,
-        means="directions have lost their variance; try weaker augmentation, a lower learning rate or "
-        "another head",
-    ),
-    AlertRule(
-        "not-finite",
-        "finite_rows",
-        share=math.inf,
-        limit=1.0,
-        means="rows hold NaN or infinity; lower the learning rate or look at the precision",
-        looks=1,
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Alert:
-    """A rule that fired: at `step` the measure of `module` had come past `threshold` and was `value`."""
-
-    step: int
-    module: str
-    rule: str
-    value: float
-    threshold: float
-
-
-class CollapseWarning(UserWarning):
-    """The warning with which an alert is raised; it holds the `alert`.
-
-    `warnings.simplefilter("error", CollapseWarning)` lets it stop the training.
-    """
-
-    def __init__(self, message: str, alert: Alert):
-        super().__init__(message)
-        self.alert = alert
-
-
-def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]:
-    """Where in a series of its measure a rule fires, and the threshold there.
-
-    >>> fell = AlertRule("fell", "effective_rank", share=0.5, means="", looks=2)
-    >>> firings(fell, [8, 10, 4, 4, 3, 6, 3, 3, 10, 4, 4])
-    [(3, 5.0), (10, 5.0)]
-    """
-    found, widest, counted, armed = [], 0.0, 0, True
-    for index, value in enumerate(values):
-        gap = value - rule.worst
-        if abs(gap) > abs(widest):
-            widest = gap
-        narrow = min(rule.limit, rule.share * abs(widest))
-        counted = counted + 1 if abs(gap) < narrow else 0
-        if armed and counted == rule.looks:
-            found.append((index, rule.worst + math.copysign(narrow, widest)))
-            armed = False
-        armed = armed or abs(gap) >= REARM * narrow
-    return found
-
-
-# Watching
-
-
-@final
-class NewestRows:
-    """The newest `size` rows of what is pushed, oldest first.
-
-    >>> newest = NewestRows(3)
-    >>> for rows in torch.arange(4.0).view(2, 2, 1):
-    ...     newest.push(rows)
-    >>> newest.rows()[:, 0].tolist()
-    [1.0, 2.0, 3.0]
-    """
-
-    def __init__(self, size: int):
-        self.size = size
-        self._chunks: deque[Tensor] = deque()
-        self._held = 0
-
-    def __len__(self) -> int:
-        return min(self._held, self.size)
-
-    def push(self, rows: Tensor) -> None:
-        """Keep rows (N, D); chunks that are no longer among the newest go."""
-        self._chunks.append(rows)
-        self._held += len(rows)
-        while self._held - len(self._chunks[0]) >= self.size:
-            self._held -= len(self._chunks.popleft())
-
-    def rows(self) -> Tensor:
-        """The rows (n, D), on the device of the last ones; there must be some."""
-        device = self._chunks[-1].device
-        return torch.cat([chunk.to(device) for chunk in self._chunks])[-self.size :]
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self._chunks.clear()
-        self._held = 0
+def _verdict(seen: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]) -> str:
+    looks = max(map(len, seen.values()))
+    last = max(found[-1].step for found in seen.values())
+    where = f"{looks} look{'s' if looks > 1 else ''} up to step {last}"
+    if not alerts:
+        return f"No rule fired in {where}."
+    named = [f"{alert.rule} at step {alert.step} in {alert.module}" for alert in alerts[:_MOST_NAMED]]
+    if len(alerts) > _MOST_NAMED:
+        named.append(f"{len(alerts) - _MOST_NAMED} more")
+    listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''} in {where}: {listed}."
 
 
 @final
@@ -266,10 +118,10 @@ class SpectrumMonitor(pl.Callback):
     is live. See `look_at` for the measures. The time of a look grows as (samples + D) min(samples, D)^2.
 
     The measures go to every logger of the Trainer as `spectrum/NAME/effective_rank` and so on; `looks` and
-    `arrays` hold them and the spectra. When one of `rules` fires there is an `Alert` in `alerts` and a
-    `CollapseWarning`. The rules on rank and direction compare a module with itself earlier in the run: an
-    untrained module or a low rank from the start is no alert, and a supervised classifier, whose rank falls
-    to the number of its classes, needs rules of its own.
+    `arrays` hold them and the spectra, and `save` leaves all of it for `fullrank report`. When one of `rules`
+    fires there is an `Alert` in `alerts` and a `CollapseWarning`. The rules on rank and direction compare a
+    module with itself earlier in the run: an untrained module or a low rank from the start is no alert, and a
+    supervised classifier, whose rank falls to the number of its classes, needs rules of its own.
 
     Training is bit for bit what it is without the monitor. Looks, alerts and rows not yet looked at are part
     of the checkpoint; a callback that saves after a step must come after this one. Of many processes the
@@ -322,6 +174,7 @@ class SpectrumMonitor(pl.Callback):
         self._batches = 0
         self._window: int | None = None  # batches that fill `samples`; known after the first
         self._hooks: list[RemovableHandle] = []
+        self._target, self._first = "LightningModule", True
 
     @property
     def state_key(self) -> str:
@@ -335,6 +188,7 @@ class SpectrumMonitor(pl.Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Check the names, before any step is made."""
+        self._target, self._first = type(pl_module).__name__, trainer.is_global_zero
         known = [name for name, _ in pl_module.named_modules() if name]
         for path in self.modules.values():
             if path not in known:
@@ -384,16 +238,50 @@ class SpectrumMonitor(pl.Callback):
         For each name with a look: `spectrum/NAME/step` and `rows` (T,), each of `MEASURES` (T,), and
         `singular_values` (T, D).
         """
-        found: dict[str, np.ndarray] = {}
-        for name, watch in self._watches.items():
-            if watch.looks:
-                for field in ("step", "rows", *MEASURES):
-                    found[f"spectrum/{name}/{field}"] = np.array(
-                        [getattr(look, field) for look in watch.looks]
-                    )
-                spectra = torch.stack([look.singular_values for look in watch.looks])
-                found[f"spectrum/{name}/singular_values"] = spectra.numpy()
-        return found
+        return {
+            f"spectrum/{name}/{field}": values
+            for name, watch in self._watches.items()
+            if watch.looks
+            for field, values in look_arrays(watch.looks).items()
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Leave what was seen in `folder`, of which `fullrank report` makes a page.
+
+        Writes `arrays.npz`, the looks over time, and `record.json`, a diagnosis: the last look at each
+        module, the alerts as alarms, and what only `fullrank diagnose` of the model can say. The folder is
+        made if it is missing; an earlier save of a monitor in it is replaced. Of many processes the first
+        writes, the others do nothing. Raises UsageError before the first look, and for a folder that is a
+        file or holds the record of something else; DataError for one that holds a damaged record.
+        """
+        if not self._first:
+            return
+        folder = Path(folder)
+        if not any(watch.looks for watch in self._watches.values()):
+            raise UsageError(
+                f"SpectrumMonitor: nothing was seen in {self._batches} batches, so there is nothing to save; "
+                f"save after the training, with every_n_steps (now {self.every_n_steps}) at most its batches."
+            )
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+        if file is not None:
+            raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
+        if (folder / RECORD_FILE).is_file() and "monitor" not in (held := Record.load(folder)).recipe:
+            raise UsageError(
+                f"SpectrumMonitor: {folder} holds the record of a {held.kind}, which save would replace; "
+                "name another folder."
+            )
+        settings = {
+            "modules": self.modules,
+            "every_n_steps": self.every_n_steps,
+            "samples": self.samples,
+            "tolerance": self.tolerance,
+            "rules": [rule.name for rule in self.rules],
+        }
+        entry = watched_diagnosis(self._target, self.looks, self.alerts)
+        record = new_record("diagnosis", {"monitor": settings}, [], diagnosis=entry)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_arrays(folder, self.arrays())
+        record.save(folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Looks, alerts, and rows that have not been looked at."""
@@ -401,6 +289,7 @@ class SpectrumMonitor(pl.Callback):
         return {
             "batches": self._batches,
             "window": self._window,
+            "target": self._target,
             "alerts": [asdict(alert) for alert in self.alerts],
             "looks": {name: [dict(vars(look)) for look in watch.looks] for name, watch in watches},
             "rows": {name: watch.newest.rows() for name, watch in watches if len(watch.newest)},
@@ -409,6 +298,7 @@ class SpectrumMonitor(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
         self._batches, self._window = state_dict["batches"], state_dict["window"]
+        self._target = state_dict["target"]
         self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
         for name, watch in self._watches.items():
             watch.looks = [Look(**look) for look in state_dict["looks"][name]]
@@ -445,19 +335,9 @@ class SpectrumMonitor(pl.Callback):
         # log_every_n_steps.
         for logger in trainer.loggers:
             logger.log_metrics(shown, look.step)
-        self._judge(name, watch.looks)
-
-    def _judge(self, name: str, looks: list[Look]) -> None:
-        for rule in self.rules:
-            fired = firings(rule, [getattr(look, rule.measure) for look in looks])
-            if not fired or fired[-1][0] != len(looks) - 1:
-                continue
-            value, threshold = getattr(looks[-1], rule.measure), fired[-1][1]
-            alert = Alert(looks[-1].step, name, rule.name, value, threshold)
+        for alert in filter(None, (raised(rule, name, watch.looks) for rule in self.rules)):
             self.alerts.append(alert)
-            what = f"{rule.measure.replace('_', ' ')} is {value:.4g}, past {threshold:.4g}"
-            message = f"Step {alert.step}, {name!r}, {rule.name}: {what}: {rule.means}."
-            warnings.warn(CollapseWarning(message, alert), stacklevel=1)
+            warnings.warn(CollapseWarning(alert), stacklevel=1)
 
 
 def join_pytorch_lightning() -> None:
