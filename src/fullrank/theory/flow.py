@@ -55,14 +55,14 @@ def integrate(
     shapes = [layer.shape for layer in start]
 
     def slope(_: float, flat: Array) -> Array:
-        # Where the weights explode, their products pass the largest float before the solver notices.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return _flat(velocity(_shaped(flat, shapes)))
+        return _flat(velocity(_shaped(flat, shapes)))
 
     solver = DOP853(slope, 0.0, _flat(start), float(times[-1]), rtol=rtol, atol=atol)
     reached = [_flat(start)]
     while solver.status == "running":
-        solver.step()
+        # Where the weights explode, their products pass the largest float before the solver notices.
+        with np.errstate(over="ignore", invalid="ignore"):
+            solver.step()
         if solver.status == "failed":
             break
         between = solver.dense_output()
