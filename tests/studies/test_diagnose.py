@@ -152,3 +152,14 @@ def test_a_file_is_diagnosed_without_the_heavy_libraries(tmp_path, gaussian):
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
+
+
+def test_twins_in_a_large_file_are_counted_among_all_rows(tmp_path):
+    # 20,000 rows of which half have their twin half a file away: a sample of 4096 holds few pairs.
+    rows = np.random.default_rng(0).normal(size=(10_000, 32))
+    x = np.concatenate([rows, rows[:5000], np.random.default_rng(1).normal(size=(5000, 32)) * 3])
+    found = diagnose(saved(tmp_path, "x.npy", x), out=tmp_path / "d").entry
+    shares = {measure.name: measure.value for measure in found.measures}
+    assert shares["near_duplicates"] == pytest.approx(0.5, abs=0.07)
+    spread = x.astype(np.float32).var(0)
+    assert shares["largest_variance_share"] == pytest.approx(spread.max() / spread.sum(), rel=1e-6)

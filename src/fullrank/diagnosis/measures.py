@@ -9,7 +9,7 @@ from torch import Tensor
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 from fullrank.record import Measure, Spectrum
-from fullrank.spectrum.audit import hubness, near_duplicates, rogue_dimensions
+from fullrank.spectrum.audit import hubness, near_duplicates
 from fullrank.spectrum.functional import (
     alpha_req,
     effective_rank,
@@ -27,12 +27,16 @@ SAMPLE = 4096
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a place: the moments of all rows, a sample (n, D) of them, two views if there are."""
+    """What is known of a place: the moments of all rows, a sample (n, D) of them, two views if there are.
+
+    `duplicates` is the share of near duplicates among all rows; None takes that of the sample.
+    """
 
     place: str
     moments: Moments
     sample: Tensor
     views: tuple[Tensor, Tensor] | None = None
+    duplicates: float | None = None
 
 
 def spectrum_of(seen: Seen) -> Spectrum:
@@ -42,7 +46,7 @@ def spectrum_of(seen: Seen) -> Spectrum:
 
 
 def measures_of(seen: Seen, seed: int = 0) -> list[Measure]:
-    """Every measure at a place: ranks from the moments of all rows, the others from the sample.
+    """Every measure at a place: ranks and variances from the moments of all rows, others from the sample.
 
     Where a measure is not defined, as alpha-ReQ on two values, its value is None. Ranks are comparable within
     one method only. Alignment and uniformity are taken on the views, where there are some.
@@ -55,7 +59,8 @@ def measures_of(seen: Seen, seed: int = 0) -> list[Measure]:
     """
     values = seen.moments.singular_values()
     rows = seen.moments.matrix_singular_values()
-    sample = seen.sample
+    sample, duplicates = seen.sample, seen.duplicates
+    spread = seen.moments.scatter.diagonal()
     measured: dict[str, Callable[[], float]] = {
         "effective_rank": lambda: effective_rank(values),
         "rankme": lambda: rankme_of(rows),
@@ -68,8 +73,8 @@ def measures_of(seen: Seen, seed: int = 0) -> list[Measure]:
         "largest_gap": lambda: largest_gap(values).ratio,
         "mean_cosine": lambda: mean_cosine(sample),
         "hubness": lambda: hubness(sample, seed=seed),
-        "near_duplicates": lambda: near_duplicates(sample, seed=seed),
-        "largest_variance_share": lambda: float(rogue_dimensions(sample).variance.max()),
+        "near_duplicates": lambda: near_duplicates(sample, seed=seed) if duplicates is None else duplicates,
+        "largest_variance_share": lambda: float(spread.max() / spread.sum()),
     }
     if (views := seen.views) is not None:
         measured["alignment"] = lambda: alignment(*views)

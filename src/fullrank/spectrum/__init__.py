@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         RogueDimensions as RogueDimensions,
         hubness as hubness,
         near_duplicates as near_duplicates,
+        near_duplicates_among as near_duplicates_among,
         rogue_dimensions as rogue_dimensions,
     )
     from fullrank.spectrum.discriminant import (
@@ -63,6 +64,7 @@ __getattr__, __dir__, __all__ = attach(
             "RogueDimensions",
             "hubness",
             "near_duplicates",
+            "near_duplicates_among",
             "rogue_dimensions",
         ],
         "discriminant": ["group_moments", "lidar", "lidar_of"],

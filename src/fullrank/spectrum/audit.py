@@ -1,5 +1,6 @@
 """What auditors of embedding files count: hubs, rogue dimensions, near duplicates. Nothing is centred."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ def rogue_dimensions(features: Tensor) -> RogueDimensions:
     # Twice over the rows: first the mean, then squares around it, so that a large mean costs no digits.
     mean = sum((block.sum(0) for block in row_blocks(features)), torch.zeros_like(cosine)) / len(features)
     squares = sum(
-        ((block - mean).square().sum(0) for block in row_blocks(features)), torch.zeros_like(cosine)
+        ((block - mean).square_().sum(0) for block in row_blocks(features)), torch.zeros_like(cosine)
     )
     total = squares.sum()
     return RogueDimensions(squares / torch.where(total > 0, total, 1.0), cosine)
@@ -94,15 +95,32 @@ def near_duplicates(features: Tensor, cosine: float = 0.99, *, sample: int = 102
     >>> near_duplicates(torch.tensor([[1.0, 0.0], [2.0, 0.01], [0.0, 1.0], [-1.0, 0.0]]))
     0.5
     """
+    what = "The share of near duplicates"
+    chosen = drawn_index(len(features), sample, seed, what)
+    return near_duplicates_among(drawn_rows(features, sample, seed, what), chosen, [features], cosine)
+
+
+def near_duplicates_among(
+    rows: Tensor, index: Tensor, blocks: Iterable[Tensor], cosine: float = 0.99
+) -> float:
+    """The share of `rows` that have another row among all of them at a cosine of `cosine` or more, 0 to 1.
+
+    All N rows come in `blocks` (n, D), in order, so that they need not be in memory together; `index` (m,)
+    says where each of `rows` (m, D) stands among them. Raises as `near_duplicates` does.
+
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.01]])
+    >>> near_duplicates_among(x[:2], torch.tensor([0, 1]), [x[:1], x[1:]])
+    0.5
+    """
     if not 0 < cosine < 1:
         raise UsageError(
             f"Near duplicates: the cosine must be above 0 and below 1, but got {cosine}; the usual is 0.99."
         )
-    queries = unit_rows(drawn_rows(features, sample, seed, "The share of near duplicates"))
-    chosen = drawn_index(len(features), sample, seed, "The share of near duplicates").to(queries.device)
+    queries = unit_rows(rows.double())
+    chosen = index.to(queries.device)
     found = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
     start = 0
-    for block in row_blocks(features):
+    for block in (piece for given in blocks for piece in row_blocks(given)):
         similarities = unit_rows(block) @ queries.T
         inside = ((chosen >= start) & (chosen < start + len(block))).nonzero()[:, 0]
         similarities[chosen[inside] - start, inside] = -torch.inf  # the row itself

@@ -24,6 +24,7 @@ from fullrank.linalg import Moments
 from fullrank.machine import new_record
 from fullrank.progress import counted, progress_bar
 from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, OperationShare, Record
+from fullrank.spectrum import near_duplicates_among
 
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # Training images that probes learn from; a few thousand rank places as more do.
 LEARNT_FROM = 4096
 _HALF = 0.5
+# Rows of a file that are compared with all others.
+_ASKED = 1024
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,10 @@ def diagnose_file(
     sample, pair = file.sample(SAMPLE, seed), None
     if positives is not None:
         pair = (sample, positives.sample(SAMPLE, seed))
-    seen = Seen("embedding", moments, sample, pair)
+    # A sample holds few pairs of twins, so the rows of one are compared with all.
+    asked = torch.from_numpy(file.sample_rows(_ASKED, seed))
+    duplicates = near_duplicates_among(file.sample(_ASKED, seed), asked, file.chunks())
+    seen = Seen("embedding", moments, sample, pair, duplicates)
     findings = find_causes(Evidence((PlaceEvidence("embedding", sample, pair),)), seed=seed)
     rows = moments.count
     if rows - 1 >= file.width:  # the sample may have fewer rows than dimensions, the file has not

@@ -1,0 +1,627 @@
+"""`fullrank diagnose FILE` beside other auditors of embeddings, on the same files in one run.
+
+    uv run --group benchmark python benchmarks/auditors.py
+    uv run python benchmarks/auditors.py --quick            (seconds; small files)
+
+Prints both tables of docs/causes.md. In the first each tool looks at each file in a process of its own, with
+its defaults, from reading the file to its verdict; ours writes its record and its page as well. Before the
+clock starts what the tool loads is loaded, and a small file looked at. Anonymous memory, to which a mapped
+file does not count, is sampled from outside every 10 ms; resident memory is by how much the peak that the
+system keeps grew. A tool that is not installed is a row that says so, one that takes longer than `--limit`
+is stopped.
+
+In the second table a measure that two tools compute is timed, in turn, in the other order each round. Before
+that both take it from the same few rows; where their values differ, the row says so.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fullrank import spectrum
+
+if TYPE_CHECKING:
+    import torch
+
+# Each tool is imported where it is used, so that a process holds no other tool's libraries.
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+# MONAI gives a score from 0 (full rank) to 1 and no verdict. A quarter of the rank lost is our reading of it;
+# half of the channels dead is then named, and healthy files are far below.
+MONAI_LIMIT = 0.25
+# A contest ends after this many rounds, or with the round in which it has taken this many seconds.
+ROUNDS, ENOUGH = 3, 30.0
+EVERYTHING, QUICK = 200_000, 1000
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a tool holds against a file: its word for it, how grave it is, and the number behind it."""
+
+    word: str
+    level: Literal["alarm", "warning"]
+    value: float
+
+    def __str__(self) -> str:
+        return f"`{self.word}` {self.value:.3g}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file: what is wrong with it, and which words of any tool count as naming that."""
+
+    name: str
+    rows: int
+    width: int
+    build: Callable[[np.random.Generator, int, int], Array]
+    names: tuple[str, ...] = ()
+    quick: bool = True
+
+    def write(self, folder: Path) -> Path:
+        """The file, in float32; the same numbers each time."""
+        path = folder / "features.npy"
+        np.save(path, self.build(np.random.default_rng(0), self.rows, self.width))
+        return path
+
+    def at_most(self, rows: int) -> "Case":
+        """The same with no more rows."""
+        return replace(self, rows=min(self.rows, rows))
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.rows:,} x {self.width}"
+
+
+def healthy(rng: np.random.Generator, rows: int, width: int) -> Array:
+    return rng.standard_normal((rows, width), np.float32)
+
+
+def healthy_at_unit_length(rng: np.random.Generator, rows: int, width: int) -> Array:
+    x = healthy(rng, rows, width)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x
+
+
+def rank_6(rng: np.random.Generator, rows: int, width: int) -> Array:
+    map_: Array = np.linalg.qr(healthy(rng, width, 6))[0].T
+    return healthy(rng, rows, 6) @ map_
+
+
+def dead_half(rng: np.random.Generator, rows: int, width: int) -> Array:
+    x = healthy(rng, rows, width)
+    x[:, : width // 2] = 0
+    return x
+
+
+def strong_mean(rng: np.random.Generator, rows: int, width: int) -> Array:
+    """The mean makes up 95 % of the second moment."""
+    direction = healthy(rng, 1, width)
+    x = healthy(rng, rows, width)
+    x += direction * (math.sqrt(width * 0.95 / 0.05) / np.linalg.norm(direction))
+    return x
+
+
+# Any word for a low rank counts as naming dead channels and too few rows too, though it does not tell them.
+LOW_RANK = ("effective_rank", "dimensionality", "effective_rank_score")
+CASES = (
+    Case("healthy Gaussian", 4000, 64, healthy),
+    Case("the same at unit length", 4000, 64, healthy_at_unit_length, quick=False),
+    Case("exact rank 6", 4000, 64, rank_6, ("unexplained-low-rank", *LOW_RANK)),
+    Case("one half dead", 4000, 64, dead_half, ("dead-channels", *LOW_RANK)),
+    Case("strong mean", 4000, 64, strong_mean, ("mean-dominance", "anisotropy")),
+    Case("N below D", 40, 64, healthy, ("too-few-samples", *LOW_RANK)),
+    Case("healthy Gaussian", EVERYTHING, 256, healthy, quick=False),
+)
+
+
+def by_fullrank(path: Path) -> list[Flag]:
+    """`fullrank diagnose FILE`, with its record and page."""
+    from fullrank.reports.page import write_page
+    from fullrank.studies.diagnose import diagnose
+
+    levels: dict[str, Literal["alarm", "warning"]] = {"alarm": "alarm", "note": "warning"}
+    with tempfile.TemporaryDirectory() as folder:
+        found = diagnose(path, out=folder)
+        write_page(found.path)
+    return [Flag(finding.cause, levels[finding.level], finding.value) for finding in found.causes]
+
+
+def by_vecscope(path: Path) -> list[Flag]:
+    """`vecscope audit FILE`: a `fail` is an alarm, a `warn` a warning."""
+    from vecscope.evidence import audit
+    from vecscope.io import load_vectors
+
+    levels: dict[str, Literal["alarm", "warning"]] = {"fail": "alarm", "warn": "warning"}
+    found = audit(load_vectors(path)).findings
+    return [Flag(one.name, levels[one.verdict], one.value) for one in found if one.verdict in levels]
+
+
+def by_spectralyte(path: Path) -> list[Flag]:
+    """`spectralyte audit FILE`: its grade `bad` is an alarm, `warn` a warning."""
+    from spectralyte import Spectralyte
+    from spectralyte.core.severity import severity
+
+    levels: dict[str, Literal["alarm", "warning"]] = {"bad": "alarm", "warn": "warning"}
+    report = Spectralyte(np.load(path).astype(np.float64)).run(verbose=False)
+    found = (
+        ("anisotropy", report.anisotropy, report.anisotropy.score),
+        ("dimensionality", report.dimensionality, report.dimensionality.utilization),
+    )
+    graded = [(word, severity(result), value) for word, result, value in found]
+    return [Flag(word, levels[grade], value) for word, grade, value in graded if grade in levels]
+
+
+def by_monai(path: Path) -> list[Flag]:
+    """MONAI's EmbeddingCollapseMetric without labels: a score above our limit is an alarm."""
+    import torch
+    from monai.metrics.embedding_collapse import EmbeddingCollapseMetric
+
+    score = EmbeddingCollapseMetric()(torch.from_numpy(np.load(path)))["effective_rank_score"]
+    assert score is not None  # it is given for every file
+    value = float(score)
+    return [Flag("effective_rank_score", "alarm", value)] if value > MONAI_LIMIT else []
+
+
+TOOLS: dict[str, Callable[[Path], list[Flag]]] = {
+    "fullrank": by_fullrank,
+    "vecscope": by_vecscope,
+    "spectralyte": by_spectralyte,
+    "monai": by_monai,
+}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Measures that `peer` computes too; each side takes them from its own number of the file's first rows.
+
+    The values of both on one array must agree to `tolerances`. `audited` are the rows that each tool's own
+    audit takes; where these differ, another contest has equal rows.
+    """
+
+    measures: str
+    peer: str
+    rows: tuple[int, int]
+    ours: "Callable[[torch.Tensor], tuple[float, ...]]"
+    theirs: Callable[[Array], tuple[float, ...]]
+    tolerances: tuple[float, ...]
+    audited: bool = False
+
+
+def monai_rank(x: Array) -> tuple[float]:
+    """Its score is 1 - rank / the largest rank."""
+    import torch
+    from monai.metrics.embedding_collapse import compute_embedding_collapse
+
+    score = compute_embedding_collapse(torch.from_numpy(x))["effective_rank_score"]
+    assert score is not None
+    return ((1 - float(score)) * min(len(x) - 1, x.shape[1]),)
+
+
+def spectralyte_ratio(x: Array) -> tuple[float]:
+    """Of more than 10,000 rows by a randomised decomposition."""
+    from spectralyte.metrics.dimensionality import compute
+
+    return (compute(x).participation_ratio,)
+
+
+def spectralyte_cosine(x: Array) -> tuple[float]:
+    """Cut to 0 where it is negative; it takes the eigenvalues of all cosines as well."""
+    from spectralyte.metrics.anisotropy import compute
+
+    return (compute(x).score,)
+
+
+def vecscope_cone(x: Array) -> tuple[float, float]:
+    """The cosine of 20,000 random pairs, before and after centring; the rank of at most 50,000 rows."""
+    from vecscope.diagnostics import anisotropy
+
+    found = anisotropy(x)
+    return found["mean_random_cosine"], found["effective_rank"]
+
+
+def vecscope_variance(x: Array) -> tuple[float]:
+    from vecscope.diagnostics import rogue_dimensions
+
+    return (rogue_dimensions(x)["top1_dim_variance_share"],)
+
+
+def vecscope_hubness(x: Array) -> tuple[float]:
+    from vecscope.diagnostics import hubness
+
+    return (hubness(x)["skewness"],)
+
+
+def vecscope_duplicates(x: Array) -> tuple[float]:
+    from vecscope.diagnostics import collapse
+
+    return (collapse(x)["near_duplicate_ratio"],)
+
+
+def vecscope_neighbours(x: Array) -> tuple[float, float]:
+    """Both from one search, as its audit has them."""
+    from vecscope._knn import exact_knn
+    from vecscope.diagnostics import collapse, hubness
+
+    index, distances = exact_knn(x, 10)
+    duplicates = collapse(x, knn_dist=distances)["near_duplicate_ratio"]
+    return hubness(x, knn=index)["skewness"], duplicates
+
+
+def our_rank(x: "torch.Tensor") -> tuple[float]:
+    return (spectrum.effective_rank(spectrum.singular_values(x)),)
+
+
+def our_ratio(x: "torch.Tensor") -> tuple[float]:
+    return (spectrum.participation_ratio(spectrum.singular_values(x)),)
+
+
+def our_cosine(x: "torch.Tensor") -> tuple[float]:
+    return (spectrum.mean_cosine(x),)
+
+
+def our_cone(x: "torch.Tensor") -> tuple[float, float]:
+    return spectrum.mean_cosine(x), spectrum.participation_ratio(spectrum.normalised_singular_values(x))
+
+
+def our_variance(x: "torch.Tensor") -> tuple[float]:
+    return (float(spectrum.rogue_dimensions(x).variance.max()),)
+
+
+def our_hubness(x: "torch.Tensor") -> tuple[float]:
+    return (spectrum.hubness(x, sample=len(x)),)
+
+
+def our_duplicates(x: "torch.Tensor") -> tuple[float]:
+    return (spectrum.near_duplicates(x, sample=len(x)),)
+
+
+def our_sampled_neighbours(x: "torch.Tensor") -> tuple[float, float]:
+    """With the default samples: hubs among 4,096 rows, near duplicates of 1,024 rows among all."""
+    return spectrum.hubness(x), spectrum.near_duplicates(x)
+
+
+ALL = (EVERYTHING, EVERYTHING)
+CONE, VARIANCE = "mean cosine; participation ratio at unit length", "largest share of variance"
+CONTESTS = (
+    Contest("effective rank", "monai", ALL, our_rank, monai_rank, (1e-3,), audited=True),
+    Contest("participation ratio", "spectralyte", ALL, our_ratio, spectralyte_ratio, (1e-3,), audited=True),
+    Contest("mean cosine", "spectralyte", (5000, 5000), our_cosine, spectralyte_cosine, (1e-4,)),
+    Contest(
+        "mean cosine", "spectralyte", (4096, 5000), our_cosine, spectralyte_cosine, (1e-4,), audited=True
+    ),
+    Contest(CONE, "vecscope", (50_000, 50_000), our_cone, vecscope_cone, (0.02, 1e-3)),
+    Contest(CONE, "vecscope", (EVERYTHING, 100_000), our_cone, vecscope_cone, (0.02, 1e-3), audited=True),
+    Contest(VARIANCE, "vecscope", ALL, our_variance, vecscope_variance, (1e-6,)),
+    Contest(VARIANCE, "vecscope", (4096, 100_000), our_variance, vecscope_variance, (1e-6,), audited=True),
+    Contest("hubness", "vecscope", (10_000, 10_000), our_hubness, vecscope_hubness, (1e-3,)),
+    Contest("near duplicates", "vecscope", (10_000, 10_000), our_duplicates, vecscope_duplicates, (1e-3,)),
+    Contest(
+        "hubness; near duplicates",
+        "vecscope",
+        (EVERYTHING, 100_000),
+        our_sampled_neighbours,
+        vecscope_neighbours,
+        (1e-3, 1e-3),
+        audited=True,
+    ),
+)
+
+
+def agreed_rows() -> Array:
+    """Rows on which no shared measure is trivial: a mean, unequal variances, 100 near duplicates."""
+    rng = np.random.default_rng(1)
+    x = healthy(rng, 1000, 64)
+    x *= np.arange(1, 65, dtype=np.float32) ** -0.5
+    x += 0.2
+    x[:50] = x[50:100] + np.float32(1e-3) * healthy(rng, 50, 64)
+    return x
+
+
+def anonymous_megabytes(process: int | str = "self") -> float:
+    """Anonymous memory of a process now (Linux); 0 where it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    _, found, rest = status.partition("RssAnon:")
+    return int(rest.split()[0]) / 1024 if found else 0.0
+
+
+def say(**what: object) -> None:
+    """One line of JSON to the process that watches."""
+    print(json.dumps(what), file=sys.__stdout__, flush=True)
+
+
+def timed(job: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What a job gives, its wall and its processor seconds."""
+    wall, processor = time.perf_counter(), time.process_time()
+    found = job()
+    return found, time.perf_counter() - wall, time.process_time() - processor
+
+
+def work_audit(tool: str, path: Path) -> None:
+    """In a process of its own: warm up, say so, look at the file, say what was found and what it took."""
+    look = TOOLS[tool]
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "small.npy"
+        np.save(small, healthy(np.random.default_rng(2), 300, 16))
+        look(small)
+    say(anonymous=anonymous_megabytes())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    flags, wall, processor = timed(lambda: look(path))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    found = [(flag.word, flag.level, flag.value) for flag in flags]
+    say(wall=wall, processor=processor, resident=grown, flags=found)
+
+
+def work_contest(number: int, path: Path) -> None:
+    """In a process of its own: both sides' values on the same rows, then their times, in turn."""
+    import torch
+
+    contest, small, x = CONTESTS[number], agreed_rows(), np.load(path)
+    our_rows, their_rows = (x[:count] for count in contest.rows)
+    ours, theirs = contest.ours(torch.from_numpy(small)), contest.theirs(small)
+    say(ours=ours, theirs=theirs, rows=[len(our_rows), len(their_rows)])
+    sides = {
+        "ours": lambda: contest.ours(torch.from_numpy(our_rows)),
+        "theirs": lambda: contest.theirs(their_rows),
+    }
+    spent = 0.0
+    for round_ in range(ROUNDS):
+        for side in list(sides) if round_ % 2 == 0 else reversed(sides):
+            _, wall, processor = timed(sides[side])
+            say(side=side, wall=wall, processor=processor)
+            spent += wall
+        if spent > ENOUGH:
+            return
+
+
+@dataclass
+class Watched:
+    """What a process said in JSON lines, the most anonymous memory it had, and whether it was stopped."""
+
+    said: list[dict[str, Any]] = field(default_factory=list)
+    anonymous: float = 0.0
+    stopped: bool = False
+
+
+def watch(command: list[str], limit: float) -> Watched:
+    """Run a process; from its first line on it has `limit` seconds and is watched every 10 ms."""
+    seen = Watched()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def listen() -> None:
+        for line in process.stdout or ():
+            seen.said.append(json.loads(line))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    started: float | None = None
+    while process.poll() is None:
+        if seen.said:
+            started = started or time.perf_counter()
+            seen.anonymous = max(seen.anonymous, anonymous_megabytes(process.pid))
+            if time.perf_counter() - started > limit:
+                process.kill()
+                seen.stopped = True
+                process.wait()
+        time.sleep(0.01)
+    listener.join()
+    if process.returncode and not seen.stopped:
+        raise RuntimeError(f"{' '.join(command[2:])} ended with status {process.returncode}; see above.")
+    return seen
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a tool said of a file, and what that took; nothing of it where it was stopped."""
+
+    case: Case
+    tool: str
+    limit: float
+    anonymous: float
+    flags: tuple[Flag, ...] | None = None
+    wall: float = math.nan
+    processor: float = math.nan
+    resident: float = math.nan
+
+    @property
+    def named(self) -> list[Flag]:
+        """The flags that name what is wrong."""
+        return [flag for flag in self.flags or () if flag.word in self.case.names]
+
+    def others(self, level: str) -> list[Flag]:
+        """The flags of a level that do not; on a healthy file alarms among them are false."""
+        return [flag for flag in self.flags or () if flag.word not in self.case.names and flag.level == level]
+
+    def __str__(self) -> str:
+        if self.flags is None:
+            cells = ["?", "?", "?", f"> {self.limit:g}", "-", f"{self.anonymous:.0f}", "-"]
+        else:
+            named = ", ".join(f"{flag}{' (warning)' * (flag.level == 'warning')}" for flag in self.named)
+            cells = [
+                (named or "**no**") if self.case.names else "",
+                *(", ".join(map(str, self.others(level))) or "-" for level in ("alarm", "warning")),
+                f"{self.wall:.2f}",
+                f"{self.processor:.2f}",
+                f"{self.anonymous:.0f}",
+                f"{self.resident:.0f}",
+            ]
+        return f"| {' | '.join([str(self.case), self.tool, *cells])} |"
+
+
+LOOKS_HEADER = (
+    "| file | tool | names it | other alarms | warnings | wall s | processor s | anonymous MB "
+    "| resident MB |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def look_at(case: Case, tool: str, path: Path, limit: float) -> Look:
+    """One tool on one file."""
+    seen = watch([sys.executable, __file__, "--work", tool, str(path)], limit)
+    anonymous = max(0.0, seen.anonymous - seen.said[0]["anonymous"])
+    if seen.stopped:
+        return Look(case, tool, limit, anonymous)
+    last = seen.said[-1]
+    flags = tuple(Flag(*flag) for flag in last["flags"])
+    return Look(case, tool, limit, anonymous, flags, last["wall"], last["processor"], last["resident"])
+
+
+def sum_up(tool: str, looks: Iterable[Look]) -> str:
+    """How many faults a tool names, and how many healthy files it alarms on."""
+    seen = [look for look in looks if look.tool == tool and look.flags is not None]
+    ill = [look for look in seen if look.case.names]
+    well = [look for look in seen if not look.case.names]
+    named, false = sum(bool(look.named) for look in ill), sum(bool(look.others("alarm")) for look in well)
+    warned = sum(bool(look.others("warning")) for look in well)
+    return (
+        f"{tool} names {named} of {len(ill)}, alarms on {false} of {len(well)} healthy files"
+        f"{f' and warns on {warned}' if warned else ''}"
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    """A contest's times; those of a side that was stopped before its first are empty."""
+
+    contest: Contest
+    rows: tuple[int, ...]
+    values: tuple[tuple[float, ...], tuple[float, ...]]
+    ours: tuple[tuple[float, float], ...]
+    theirs: tuple[tuple[float, float], ...]
+    limit: float
+
+    @property
+    def agree(self) -> bool:
+        """Whether both sides' values are the same to the tolerances."""
+        rows = zip(*self.values, self.contest.tolerances, strict=True)
+        return all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b, tolerance in rows)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Median wall seconds of ours, and of theirs, or what they had taken when they were stopped."""
+        ours, theirs = (
+            statistics.median(wall for wall, _ in times) if times else self.limit
+            for times in (self.ours, self.theirs)
+        )
+        return ours, theirs
+
+    def __str__(self) -> str:
+        (ours, theirs), more = self.seconds, "" if self.theirs else "> "
+        values = [", ".join(f"{value:.4g}" for value in side) for side in self.values]
+        busy = [
+            f"{statistics.median(p for _, p in times):.3g}" if times else "-"
+            for times in (self.ours, self.theirs)
+        ]
+        cells = [
+            self.contest.measures,
+            self.contest.peer,
+            " / ".join(f"{rows:,}" for rows in self.rows),
+            f"{values[0]} / {values[1]}{'' if self.agree else ' **differ**'}",
+            f"{ours:.3g} / {more}{theirs:.3g}",
+            f"{more}{theirs / ours:.1f}",
+            " / ".join(busy),
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+RESULTS_HEADER = (
+    "| measure | beside | rows, ours / theirs | on the same 1,000 rows | wall s | ratio | processor s |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def hold(number: int, path: Path, limit: float) -> Result:
+    """One contest on one file; ours goes first."""
+    seen = watch([sys.executable, __file__, "--work", str(number), str(path)], limit)
+    first, *times = seen.said
+    ours, theirs = (
+        tuple((one["wall"], one["processor"]) for one in times if one["side"] == side)
+        for side in ("ours", "theirs")
+    )
+    values = tuple(first["ours"]), tuple(first["theirs"])
+    return Result(CONTESTS[number], tuple(first["rows"]), values, ours, theirs, limit)
+
+
+def sum_up_times(peer: str, results: Iterable[Result]) -> str:
+    """How much longer a peer takes for all that both compute, as each audits the file."""
+    seen = [result for result in results if result.contest.peer == peer and result.contest.audited]
+    ours, theirs = (sum(result.seconds[side] for result in seen) for side in (0, 1))
+    more = "" if all(result.theirs for result in seen) else "more than "
+    return f"{peer} takes {more}{theirs / ours:.1f} times"
+
+
+def installed(tool: str) -> bool:
+    """Whether a tool can be imported here."""
+    return importlib.util.find_spec(tool) is not None
+
+
+def machine(tools: Iterable[str]) -> str:
+    """Cores, threads and versions, in a line."""
+    versions = ", ".join(f"{tool} {importlib.metadata.version(tool)}" for tool in (*tools, "torch", "numpy"))
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    return (
+        f"{os.cpu_count()} cores, OMP_NUM_THREADS {threads}, Python {platform.python_version()}, {versions}."
+    )
+
+
+def main() -> None:
+    """Print both tables, or, where a process was started for it, do one piece of work."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="five files of 1,000 rows at most")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds that a process may take")
+    parser.add_argument("--work", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work is not None:
+        what, path = arguments.work[0], Path(arguments.work[1])
+        with contextlib.redirect_stdout(sys.stderr):
+            work_contest(int(what), path) if what.isdigit() else work_audit(what, path)
+        return
+    here = [tool for tool in TOOLS if installed(tool)]
+    most = QUICK if arguments.quick else EVERYTHING
+    cases = [case.at_most(most) for case in CASES if case.quick or not arguments.quick]
+    with tempfile.TemporaryDirectory() as folder:
+        looks, results = [], []
+        print(LOOKS_HEADER)
+        for case in cases:
+            path = case.write(Path(folder))
+            for tool in TOOLS:
+                if tool in here:
+                    looks.append(look_at(case, tool, path, arguments.limit))
+                    print(looks[-1], flush=True)
+                else:
+                    print(f"| {case} | {tool} | not installed | | | | | | |")
+        print(f"\n{'; '.join(sum_up(tool, looks) for tool in here)}.\n\n{RESULTS_HEADER}")
+        path = CASES[-1].at_most(most).write(Path(folder))
+        for number, contest in enumerate(CONTESTS):
+            if contest.peer in here:
+                results.append(hold(number, path, arguments.limit))
+                print(results[-1], flush=True)
+            else:
+                print(f"| {contest.measures} | {contest.peer} | not installed | | | | |")
+    met = dict.fromkeys(result.contest.peer for result in results)
+    if met:
+        times = ", ".join(sum_up_times(peer, results) for peer in met)
+        print(f"\nAll that both compute, as each audits the file: {times} as long as ours.")
+    print(f"\n{machine(here)}")
+
+
+if __name__ == "__main__":
+    main()
