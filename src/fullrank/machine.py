@@ -1,5 +1,6 @@
 """Where and when a record is made."""
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,23 +8,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from fullrank.record import Machine, Record, RunEntry
 
 
 def new_record(
-    kind: Literal["run", "study", "diagnosis"],
+    kind: Literal["run", "study", "diagnosis", "theory"],
     recipe: Mapping[str, Any],
     runs: Sequence[RunEntry],
+    machine: Machine | None = None,
     **more: Any,
 ) -> Record:
-    """A record made here and now; `more` are its other fields."""
+    """A record made here and now, on `machine` or on `this_machine()`; `more` are its other fields."""
     return Record(
         kind=kind,
         fullrank=version("fullrank"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=this_machine(),
+        machine=machine or this_machine(),
         recipe=dict(recipe),
         runs=list(runs),
         **more,
@@ -32,12 +32,25 @@ def new_record(
 
 def this_machine() -> Machine:
     """The processor, threads, device and versions of this process."""
+    import torch
+
     return Machine(
         processor=_processor(),
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         python=platform.python_version(),
         torch=torch.__version__,
+    )
+
+
+def machine_of_numpy() -> Machine:
+    """The processor, cores and versions of a process that need not load torch."""
+    return Machine(
+        processor=_processor(),
+        threads=os.cpu_count() or 1,
+        device="cpu",
+        python=platform.python_version(),
+        torch=version("torch"),
     )
 
 

@@ -151,6 +151,46 @@ class DiagnosisEntry(_Part):
     not_seen: list[str] = []
 
 
+class TheoryPanel(_Part):
+    """A picture of a theory run: its title and what its axes count."""
+
+    title: str
+    x: str
+    y: str
+    log_x: bool
+    log_y: bool
+
+
+class TheoryCurve(_Part):
+    """A line of the panel of that title; the i-th has its points in `curves/i/x` and `curves/i/y`.
+
+    What is predicted is drawn dashed.
+    """
+
+    panel: str
+    name: str
+    dashed: bool
+
+
+class TheoryEntry(_Part):
+    """A theorem with settings (the record's recipe), and what the record's two tables of numbers hold.
+
+    `predicted` and `simulated` of the record have a list for each of `rows` with a number for each of
+    `columns`; `quantity` says what the numbers are. `verdict` is a sentence, `remarks` are the limits.
+    """
+
+    theorem: str
+    statement: str
+    source: str
+    quantity: str
+    rows: list[str]
+    columns: list[str]
+    verdict: str
+    remarks: list[str]
+    panels: list[TheoryPanel] = []
+    curves: list[TheoryCurve] = []
+
+
 class Comparison(_Part):
     """A head against the first head, paired over seeds; points of linear accuracy at `place`, 0 to 100.
 
@@ -183,7 +223,10 @@ class Machine(_Part):
 
 
 class Record(_Part):
-    """The record of one command. `recipe` is resolved; that of a study has its first head and seed."""
+    """The record of one command. `recipe` is resolved; that of a study has its first head and seed.
+
+    `predicted` and `simulated` belong to `theory`, which says what they are; None is "no number".
+    """
 
     kind: Literal["run", "study", "diagnosis", "theory"]
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -195,6 +238,9 @@ class Record(_Part):
     comparisons: list[Comparison] = []
     published: Published | None = None
     diagnosis: DiagnosisEntry | None = None
+    theory: TheoryEntry | None = None
+    predicted: list[list[float | None]] | None = None
+    simulated: list[list[float | None]] | None = None
 
     def save(self, folder: Path) -> None:
         """Write `record.json` into `folder`, whole or not at all."""

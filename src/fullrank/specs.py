@@ -71,6 +71,11 @@ class Entry:
             text += word if self.value.required else f"[{word}]"
         return text + ("[,KEY=VALUE]" if self.options else "")
 
+    def load(self) -> Any:
+        """The builder itself: this is what imports the part."""
+        module, _, attribute = self.builder.partition(":")
+        return getattr(import_module(module), attribute)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -187,8 +192,7 @@ class Registry:
             arguments[entry.value.name] = spec.value
         if entry.name not in self._entries:
             arguments["model"] = entry.name
-        module, _, attribute = entry.builder.partition(":")
-        return getattr(import_module(module), attribute)(**context, **arguments)
+        return entry.load()(**context, **arguments)
 
 
 def split_specs(text: str) -> list[str]:

@@ -31,7 +31,7 @@ def main() -> None:
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt: Typer would end the program on it without a word.
     raise InterruptedRunError(
-        "Interrupted; with --out DIR --resume the same command goes on from what is saved."
+        "Interrupted; train, compare and demo go on from what is saved with --out DIR --resume."
     )
 
 

@@ -11,10 +11,11 @@ from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
 from fullrank.specs import Registry, write
+from fullrank.theory import THEOREMS
 from fullrank.training.recipe import recipe_names, recipe_summary
 from fullrank.views import VIEWS
 
-FAMILIES: dict[str, Registry] = {r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS)}
+FAMILIES: dict[str, Registry] = {r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, THEOREMS)}
 
 
 def print_catalogue(family: str | None) -> None:

@@ -78,7 +78,7 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
         said = {name: given.pop(name) for name in _OPTIONS}
         name, assignments = said.pop("recipe"), said.pop("assignments") or []
         overrides = {key: value for key, value in said.items() if value is not None}
-        command(choice=RecipeChoice(name, overrides | dict(map(_assignment, assignments))), **given)
+        command(choice=RecipeChoice(name, overrides | dict(map(assignment, assignments))), **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     with_choice.__signature__ = inspect.Signature([*shared, *parameters])  # type: ignore[attr-defined]
@@ -86,8 +86,9 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     return with_choice
 
 
-def _assignment(text: str) -> tuple[str, str | None]:
+def assignment(text: str) -> tuple[str, str | None]:
+    """The key and value of `key=value`; null is None. Raises UsageError for anything else."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set takes key=value, but got '{text}'; for example --set optimizer.lr=0.001.")
+        raise UsageError(f"--set takes key=value, but got '{text}'; for example --set seed=1.")
     return key.strip(), None if value.strip() == "null" else value.strip()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fullrank.cli.choice import RecipeChoice, takes_recipe
+from fullrank.cli.theory import theory_app
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(theory_app, name="theory")
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results; default: one under runs/.")
@@ -203,7 +206,7 @@ def export(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs or studies.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")],
 ) -> None:
     """Write report.html again, from the records."""
     from fullrank.reports.page import write_page
@@ -215,7 +218,7 @@ def report(
 @app.command(name="list")
 def list_(
     family: Annotated[
-        str | None, typer.Argument(help="heads, objectives, encoders, data, views or recipes.")
+        str | None, typer.Argument(help="heads, objectives, encoders, data, views, theory, recipes.")
     ] = None,
 ) -> None:
     """What there is, one line each, with sources."""

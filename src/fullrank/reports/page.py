@@ -1,9 +1,11 @@
 """One self-contained HTML page from what a command left: `write_page(folder)`. Torch-free."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from urllib.parse import quote
 
 import numpy as np
@@ -11,9 +13,10 @@ import plotly.graph_objects as go
 import yaml
 
 from fullrank.errors import DataError, UsageError
-from fullrank.record import Record, load_arrays, write_whole
+from fullrank.record import ARRAYS_FILE, Record, load_arrays, write_whole
 from fullrank.reports import words
 from fullrank.reports.diagnosis_page import render_diagnosis
+from fullrank.reports.diagnosis_words import is_watched
 from fullrank.reports.drawing import distinct_styles
 from fullrank.reports.figures import (
     Arrays,
@@ -33,8 +36,11 @@ from fullrank.reports.tables import (
     probed_places,
     score_rows,
 )
+from fullrank.reports.theory_page import render_theory
 
 PAGE_FILE = "report.html"
+# What numpy and zipfile raise where a byte is wrong: in the data, in an array's header, or in the archive's.
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TokenError)
 
 
 @dataclass(frozen=True)
@@ -78,21 +84,25 @@ class Strip:
 def write_page(folder: Path) -> Path:
     """Write `report.html` into the folder of a finished command, whole or not at all; return its path.
 
-    Everything shown comes from `record.json` and the runs' `arrays.npz`. Arrays that are missing or damaged
-    leave their figures out, and the page says which. Raises DataError where there is no readable record, and
-    UsageError for a record that holds neither a run nor a diagnosis.
+    Everything shown comes from `record.json` and `arrays.npz`, those of its runs for a study. Arrays that are
+    missing or damaged leave their figures out, and the page says which. Raises DataError where there is no
+    readable record, and UsageError for a record that holds none of a run, a diagnosis and a theory run.
     """
     folder = Path(folder)
     record = Record.load(folder)
     if record.kind == "diagnosis" and record.diagnosis is not None:
-        page = render_diagnosis(record, record.diagnosis)
+        # Only a watched training has arrays at all times; what another diagnosis lacks is not missing.
+        timed = is_watched(record) or (folder / ARRAYS_FILE).exists()
+        page = render_diagnosis(record, record.diagnosis, *(_arrays_of(folder) if timed else ({}, "")))
+    elif record.kind == "theory" and record.theory is not None:
+        page = render_theory(record, record.theory, *_arrays_of(folder))
     elif record.kind in ("run", "study") and record.runs:
         arrays, missing = _read_arrays(folder, record)
         page = render(record, arrays, missing, _links(folder, record))
     else:
         raise UsageError(
             f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
-            "diagnosis, or of a run or a study with at least one run."
+            "diagnosis, a theory run, or a run or a study with at least one run."
         )
     path = folder / PAGE_FILE
     write_whole(path, page.encode())
@@ -143,13 +153,22 @@ def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[
     arrays: dict[str, Arrays] = {}
     missing: dict[str, str] = {}
     for run in record.runs:
-        try:
-            arrays[run.folder] = load_arrays(folder / run.folder)
-        except DataError:
-            missing[run.folder] = "no arrays.npz"
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            missing[run.folder] = f"arrays.npz cannot be read ({error})"
+        held, why = _arrays_of(folder / run.folder)
+        if why:
+            missing[run.folder] = why
+        else:
+            arrays[run.folder] = held
     return arrays, missing
+
+
+def _arrays_of(folder: Path) -> tuple[Arrays, str]:
+    """The arrays in a folder, and where they cannot be read, none and why."""
+    try:
+        return load_arrays(folder), ""
+    except DataError:
+        return {}, f"no {ARRAYS_FILE}"
+    except _DAMAGE as error:
+        return {}, f"{ARRAYS_FILE} cannot be read ({error})"
 
 
 def _links(folder: Path, record: Record) -> dict[str, str]:

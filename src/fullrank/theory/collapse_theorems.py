@@ -1,5 +1,6 @@
 """P1's theorems as demos: strong augmentation, the implicit low-rank bias of two layers, and depth."""
 
+import itertools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,15 +21,15 @@ from fullrank.theory.infonce_flow import (
 )
 from fullrank.theory.inner_products import inner_driving_matrix, inner_residual, limit_velocity
 from fullrank.theory.linear_stack import Network, fixed_velocity, linear, rectified, relative_imbalance
-from fullrank.theory.theorem import Curve, Outcome, Panel, Theorem
-from fullrank.theory.toys import Schedule, ToyRun, stacked_layers, strong_augmentation
+from fullrank.theory.theorem import Curve, Outcome, Panel, SteppedTheorem
+from fullrank.theory.toys import OnStep, Schedule, ToyRun, stacked_layers, strong_augmentation
 
 # An eigenvalue of the embedding covariance below this counts as collapsed, as in P1's plots.
 COLLAPSED = 1e-3
 _SAMPLES = 256
 
 
-class StrongAugmentation(Theorem):
+class StrongAugmentation(SteppedTheorem):
     """Theorem 1: X of one negative eigenvalue takes a singular value of W to zero; and P1's first toy."""
 
     FULL: ClassVar[dict[str, Any]] = {"steps": 10_000}
@@ -42,9 +43,16 @@ class StrongAugmentation(Theorem):
     time: float = Field(2.0, gt=0, le=50, description="length of the theorem's flow")
     seed: int = Field(0, ge=0, description="of data, start and noise")
 
-    def outcome(self) -> Outcome:
+    @property
+    def total_steps(self) -> int:
+        """The steps of the toy."""
+        return self.steps
+
+    def outcome(self, on_step: OnStep | None = None) -> Outcome:
         """The flow with X held fixed against its closed form, and the toy against its Gaussian limit."""
-        toy = strong_augmentation(self.noise, _schedule(self), width=self.width, augmented=self.augmented)
+        toy = strong_augmentation(
+            self.noise, _schedule(self), width=self.width, augmented=self.augmented, on_step=on_step
+        )
         start = toy.weights[0][0]
         x, views = self._samples()
         alpha = softmax_weights(x @ start.T, views @ start.T)
@@ -117,7 +125,7 @@ class StrongAugmentation(Theorem):
         return _values(flow.weights[0])
 
 
-class ImplicitRegularization(Theorem):
+class ImplicitRegularization(SteppedTheorem):
     """Theorem 3: two aligned layers grow their large singular values first; and P1's second toy."""
 
     FULL: ClassVar[dict[str, Any]] = {"steps": 10_000}
@@ -130,7 +138,12 @@ class ImplicitRegularization(Theorem):
     temperature: float = Field(0.1, gt=0, description="of the softmax")
     seed: int = Field(0, ge=0, description="of data, start and noise")
 
-    def outcome(self) -> Outcome:
+    @property
+    def total_steps(self) -> int:
+        """The steps of the toy."""
+        return self.steps
+
+    def outcome(self, on_step: OnStep | None = None) -> Outcome:
         """Theorem 3's law against the two-layer flow with X fixed, and against the toy with X saturating."""
         start = np.exp(-self.decay * np.arange(self.width))
         drive = self._drive()
@@ -142,7 +155,9 @@ class ImplicitRegularization(Theorem):
         aligned = (turn[0] * start @ vectors.T, turn[1] * start @ turn[0].T)
         flow = integrate(fixed_velocity(drive), aligned, times)
         blow_up = integrate(fixed_velocity(drive), aligned, [0.0, 2 * end], rtol=1e-8).diverged_at or np.inf
-        toy = stacked_layers(2, _schedule(self), width=self.width, decay=self.decay, noise=self.noise)
+        toy = stacked_layers(
+            2, _schedule(self), width=self.width, decay=self.decay, noise=self.noise, on_step=on_step
+        )
         limit = _limit_values(self, start, 2, toy.steps)
         collapsed, before = int(toy.collapsed(COLLAPSED)[-1]), int(toy.collapsed(COLLAPSED)[0])
         balance = relative_imbalance(toy.weights)[:, 0]
@@ -193,7 +208,7 @@ class ImplicitRegularization(Theorem):
         return inner_driving_matrix(x_a, x_b, inner_residual(none, none, self.temperature), self.temperature)
 
 
-class Depth(Theorem):
+class Depth(SteppedTheorem):
     """More linear layers collapse more dimensions: P1's depth sweep, with and without ReLU between them."""
 
     FULL: ClassVar[dict[str, Any]] = {"steps": 10_000}
@@ -207,13 +222,24 @@ class Depth(Theorem):
     temperature: float = Field(0.1, gt=0, description="of the softmax")
     seed: int = Field(0, ge=0, description="of data, start and noise")
 
-    def outcome(self) -> Outcome:
+    @property
+    def total_steps(self) -> int:
+        """The steps of every stack: one layer, and each deeper depth twice."""
+        return self.steps * (2 * self.depth - 1)
+
+    def outcome(self, on_step: OnStep | None = None) -> Outcome:
         """Collapsed dimensions at each depth: the law of aligned balanced layers against SGD."""
         start = np.exp(-self.decay * np.arange(self.width))
         depths = range(1, self.depth + 1)
-        stacks = [self._run(depth, linear) for depth in depths]
+        done = itertools.count()
+
+        def counted(_: int) -> None:
+            if on_step is not None:
+                on_step(next(done) + 1)
+
+        stacks = [self._run(depth, linear, counted) for depth in depths]
         # One layer has no place for a ReLU.
-        nonlinear = [stacks[0], *(self._run(depth, rectified) for depth in depths[1:])]
+        nonlinear = [stacks[0], *(self._run(depth, rectified, counted) for depth in depths[1:])]
         predicted = [
             _collapsed(_limit_values(self, start, depth, run.steps)[-1], depth)
             for depth, run in zip(depths, stacks, strict=True)
@@ -249,10 +275,15 @@ class Depth(Theorem):
             ),
         )
 
-    def _run(self, depth: int, network: Network) -> ToyRun:
-        schedule = _schedule(self)
+    def _run(self, depth: int, network: Network, on_step: OnStep) -> ToyRun:
         return stacked_layers(
-            depth, schedule, network=network, width=self.width, decay=self.decay, noise=self.noise
+            depth,
+            _schedule(self),
+            network=network,
+            width=self.width,
+            decay=self.decay,
+            noise=self.noise,
+            on_step=on_step,
         )
 
 

@@ -1,6 +1,7 @@
 """A theorem with settings, and what it leaves: the predicted and the simulated numbers, side by side."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -66,4 +67,17 @@ class Theorem(BaseModel, ABC):
 
     @abstractmethod
     def outcome(self) -> Outcome:
+        """Predict, simulate, and lay both side by side; raises UsageError for settings that do not fit."""
+
+
+class SteppedTheorem(Theorem):
+    """A theorem whose simulation takes many steps; `on_step` is told how many of `total_steps` are done."""
+
+    @property
+    @abstractmethod
+    def total_steps(self) -> int:
+        """The steps of all simulations together."""
+
+    @abstractmethod
+    def outcome(self, on_step: Callable[[int], None] | None = None) -> Outcome:
         """Predict, simulate, and lay both side by side; raises UsageError for settings that do not fit."""

@@ -14,7 +14,7 @@ from fullrank.theory.flow import Array, Weights
 from fullrank.theory.inner_products import inner_gradients, inner_loss
 from fullrank.theory.linear_stack import Network, linear
 
-Progress = Callable[[int], None]
+OnStep = Callable[[int], None]
 # Makes both views of a batch (N, D) of inputs.
 Augmentation = Callable[[np.random.Generator, Array], tuple[Array, Array]]
 
@@ -79,7 +79,7 @@ def strong_augmentation(
     *,
     width: int = 16,
     augmented: int = 8,
-    on_step: Progress | None = None,
+    on_step: OnStep | None = None,
 ) -> ToyRun:
     """Case 1: one linear layer with bias, and Gaussian noise on the last coordinates of both views.
 
@@ -125,7 +125,7 @@ def stacked_layers(
     width: int = 16,
     decay: float = 0.35,
     noise: float = 1e-3,
-    on_step: Progress | None = None,
+    on_step: OnStep | None = None,
 ) -> ToyRun:
     r"""Case 2 and its sweeps: layers without bias that start with one spectrum in random bases.
 
@@ -171,7 +171,7 @@ def _train(
     fresh: Array,
     schedule: Schedule,
     rng: np.random.Generator,
-    on_step: Progress | None,
+    on_step: OnStep | None,
 ) -> ToyRun:
     temperature, count = schedule.temperature, schedule.batch
     kept_at = np.unique(np.linspace(0, schedule.steps, schedule.snapshots + 1).astype(int))

@@ -1,0 +1,115 @@
+"""The theory of both papers, executable: closed forms, the flows they speak of, and the theorems as demos.
+
+NumPy float64 and SciPy; nothing here loads torch or knows a run. The catalogue imports nothing;
+`theorem_named` makes one, with settings, and its `outcome()` has the predicted and the simulated numbers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from fullrank.errors import UsageError, unknown_name
+from fullrank.lazy import attach
+from fullrank.specs import Entry, Registry
+
+if TYPE_CHECKING:
+    from fullrank.theory.flow import Trajectory as Trajectory, descend as descend, integrate as integrate
+    from fullrank.theory.theorem import (
+        Curve as Curve,
+        Outcome as Outcome,
+        Panel as Panel,
+        SteppedTheorem as SteppedTheorem,
+        Theorem as Theorem,
+    )
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "flow": ["Trajectory", "descend", "integrate"],
+        "theorem": ["Curve", "Outcome", "Panel", "SteppedTheorem", "Theorem"],
+    },
+)
+__all__ += ["THEOREMS", "theorem_named"]
+
+# The summary of an entry is its statement, in a line.
+THEOREMS = Registry("theorem", "theory")
+for _entry in [
+    Entry(
+        "strong-augmentation",
+        "fullrank.theory.collapse_theorems:StrongAugmentation",
+        "Where augmentation moves the data more than the data varies, X has a negative eigenvalue and the "
+        "weights lose that direction.",
+        "P1, Theorem 1, Figure 3",
+    ),
+    Entry(
+        "implicit-regularization",
+        "fullrank.theory.collapse_theorems:ImplicitRegularization",
+        "In two aligned layers a small singular value grows more slowly than a large one, so the embedding "
+        "is of low rank without any augmentation.",
+        "P1, Theorem 3, Figures 5 and 6",
+        aliases=("implicit-regularisation",),
+    ),
+    Entry(
+        "depth",
+        "fullrank.theory.collapse_theorems:Depth",
+        "The more linear layers, the more dimensions of the embedding collapse; one layer alone does not.",
+        "P1, Figure 11",
+    ),
+    Entry(
+        "feature-weighting",
+        "fullrank.theory.weighting_theorems:FeatureWeighting",
+        "Layer l of L weights feature i by strength^(1 - l/L) times its weight at the output^(l/L).",
+        "P2, linear model; the form is derived here",
+    ),
+    Entry(
+        "weight-decay",
+        "fullrank.theory.weighting_theorems:WeightDecay",
+        "Weight decay takes a feature below its threshold out of all layers at once.",
+        "P2, linear model; the thresholds are derived here",
+    ),
+    Entry(
+        "pre-or-post",
+        "fullrank.theory.weighting_theorems:PreOrPost",
+        "A feature that augmentation disrupts needs fewer labels before the head than after it.",
+        "P2, claims; the margin proxy is derived here",
+    ),
+    Entry(
+        "absent-features",
+        "fullrank.theory.weighting_theorems:AbsentFeatures",
+        "Through a symmetrised ReLU a feature can live below the head and be absent above it.",
+        "P2, nonlinear claim; the condition is derived here",
+    ),
+    Entry(
+        "reweighting",
+        "fullrank.theory.weighting_theorems:Reweighting",
+        "A fixed reweighting head decides which features the layer below it carries, and how strongly.",
+        "P2, reweighting head; the weights are derived here",
+    ),
+]:
+    THEOREMS.register(_entry)
+
+
+def theorem_named(name: str, *, full: bool = False, **settings: Any) -> "Theorem":
+    """A theorem by name with settings; `full` takes the paper's own for those that are not given.
+
+    Raises UsageError for an unknown name or setting and for a value outside its limits.
+
+    >>> theorem_named("feature-weighting", depth=3).outcome().predicted.shape
+    (3, 5)
+    """
+    entry = THEOREMS[name]
+    kind: type[Theorem] = entry.load()
+    unknown = [key for key in settings if key not in kind.model_fields]
+    if unknown:
+        fields = list(kind.model_fields)
+        raise unknown_name(f"setting of '{entry.name}'", unknown[0], fields, f"it has {', '.join(fields)}")
+    try:
+        return kind(**((kind.FULL if full else {}) | settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "settings"
+        meaning = kind.model_fields[key].description if key in kind.model_fields else None
+        raise UsageError(
+            f"'{entry.name}': {key} = {settings.get(key)!r}: {first['msg']}"
+            f"{f' ({meaning})' if meaning else ''}; `fullrank theory {entry.name} --help` shows the settings."
+        ) from None
