@@ -12,16 +12,19 @@ Batch = TypeVar("Batch")
 def progress_bar() -> Progress:
     """A progress line on standard error that fits 80 columns; it vanishes when the work is done.
 
-    Each task has a field `status`, a few words that stand at the end.
+    Each task has a field `status`, a few words that stand at the end. Where standard error is no terminal
+    nothing is written.
     """
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("left  {task.fields[status]}"),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
