@@ -62,7 +62,7 @@ def test_the_moments_are_those_of_drawn_views(model):
 def test_amounts_outside_their_limits_are_refused():
     with pytest.raises(UsageError, match="noise must be a finite number of 0 or more"):
         additive_noise([1], [-0.1])
-    with pytest.raises(UsageError, match="keep must be 0 to 1 for each feature, but feature 2 has 1.1"):
+    with pytest.raises(UsageError, match=r"keep must be 0 to 1 for each feature, but feature 2 has 1.1"):
         keep_or_resample([1, 1], [0.5, 1.1])
     with pytest.raises(UsageError, match="drop must be 0 to 1"):
         drop([1], [2])

@@ -126,7 +126,9 @@ def test_the_class_moment_is_the_mean_over_pairs_of_one_class():
         for c, share in enumerate(shares)
     )
     np.testing.assert_allclose(class_moment(means, shares), pairs, atol=1e-12)
-    with pytest.raises(UsageError, match="shares must be 3 numbers that sum to 1, but got 3 that sum to 1.5"):
+    with pytest.raises(
+        UsageError, match=r"shares must be 3 numbers that sum to 1, but got 3 that sum to 1.5"
+    ):
         class_moment(means, [0.5, 0.5, 0.5])
     with pytest.raises(UsageError, match=r"means must be finite, one row a class, but got shape \(3,\)"):
         class_moment(means[0])

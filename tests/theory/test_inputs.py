@@ -35,10 +35,10 @@ def test_correlated_features_are_no_diagonal_moments():
 
 
 def test_numbers_per_feature_are_checked():
-    with pytest.raises(UsageError, match="keep must be 0 to 1 for each feature, but feature 1 has -0.1"):
+    with pytest.raises(UsageError, match=r"keep must be 0 to 1 for each feature, but feature 1 has -0.1"):
         per_feature("keep", [-0.1, 0.3], high=1)
     with pytest.raises(
-        UsageError, match="strengths must be a finite number of 0 or more .* feature 2 has -1"
+        UsageError, match=r"strengths must be a finite number of 0 or more .* feature 2 has -1"
     ):
         feature_strengths([1, -1])
     with pytest.raises(UsageError, match="strengths must be above 0, but feature 2 has 0; leave it out"):

@@ -14,7 +14,7 @@ def test_it_follows_the_same_path_as_the_explicit_solver():
     path = settle(velocity, start, horizon=5.0)
     exact = integrate(velocity, start, path.times)
     for ours, theirs in zip(path.weights, exact.weights, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_flow_stands_still_where_it_settled():
@@ -30,16 +30,24 @@ def test_a_flow_without_bounds_ends_with_its_time():
     assert np.isfinite(path.weights[0]).all() and len(path.times) == len(path.weights[0])
 
 
-@pytest.mark.parametrize(("depth", "scale"), [(1, 0.01), (2, 0.05), (2, 0.6), (3, 0.3)])
-def test_a_weak_feature_passes_half_its_weight_about_when_it_is_said_to(depth, scale):
+@pytest.mark.parametrize(
+    ("depth", "scale", "low", "high"),
+    [
+        (1, 0.01, 0.8, 1),
+        (2, 0.6, 0.4, 1.1),
+        (2, 0.05, 0.97, 1.03),
+        (3, 0.1, 0.97, 1.03),
+        (4, 0.2, 0.97, 1.03),
+    ],
+)
+def test_a_weak_feature_passes_half_its_weight_about_when_it_is_said_to(depth, scale, low, high):
     strength, keep = 0.5, 1.0
     moments = keep_or_resample([strength], [keep])
     path = settle(spectral_velocity(*moments), (np.eye(1) * scale,) * depth, horizon=1e5)
-    end = [
-        measured_weights(tuple(w[i] for w in path.weights), [strength])[-1, 0] for i in range(len(path.times))
-    ]
+    layers = zip(*path.weights, strict=True)
+    end = [measured_weights(layer, [strength])[-1, 0] for layer in layers]
     passed = np.interp(keep / 2, end, path.times)
-    assert 0.4 < passed / learning_time(*moments, depth, scale)[0] < 1.1
+    assert low < passed / learning_time(*moments, depth, scale)[0] < high
 
 
 def test_a_feature_that_views_never_share_is_never_learned_and_one_that_starts_above_is_at_once():

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def moments(seed, d=4):
 
 
 def layers(rng, *sizes):
-    return tuple(rng.normal(size=(out, into)) / 2 for into, out in zip(sizes[:-1], sizes[1:], strict=True))
+    return tuple(rng.normal(size=(out, into)) / 2 for into, out in pairwise(sizes))
 
 
 @settings(max_examples=10, deadline=None)
@@ -159,7 +161,7 @@ def test_balanced_factors_are_balanced_and_give_the_layers_grams(seed, depth, ra
             partial.T @ partial, expected, atol=1e-9 * np.abs(gram).max() ** 0.5 + 1e-9
         )
     np.testing.assert_allclose(partial.T @ partial, gram, atol=1e-9 * np.abs(gram).max())
-    for first, second in zip(factors[:-1], factors[1:], strict=True):
+    for first, second in pairwise(factors):
         np.testing.assert_allclose(first @ first.T, second.T @ second, atol=1e-9)
 
 
@@ -187,7 +189,7 @@ def test_where_no_view_varies_the_net_is_zero():
 
 def test_a_loss_without_a_minimum_is_refused_and_its_flow_diverges_when_the_closed_form_says():
     moment, cross = np.diag([1.0, 0.0]), np.diag([0.5, 0.5])
-    with pytest.raises(UsageError, match="cross_moment is 0.5 in a direction in which moment is 0"):
+    with pytest.raises(UsageError, match=r"cross_moment is 0.5 in a direction in which moment is 0"):
         optimal_gram(moment, cross)
     # w' = 8 q w^2 from 1/4 leaves every bound at 1 / (8 q / 4).
     path = gradient_flow((np.eye(2) / 2, np.eye(2) / 2), moment, cross, [0, 0.5, 2])
@@ -216,5 +218,5 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         balanced_start(2, 3, scale=0)
     with pytest.raises(UsageError, match="width must be 1 to 3, but got 4"):
         balanced_start(2, 3, width=4)
-    with pytest.raises(UsageError, match="gains must be a finite number of 0 or more .* feature 1 has -1"):
+    with pytest.raises(UsageError, match=r"gains must be a finite number of 0 or more .* feature 1 has -1"):
         layer_weights([1, 1], [-1, 1], 2)

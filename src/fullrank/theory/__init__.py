@@ -69,7 +69,7 @@ for _entry in [
     ),
     Entry(
         "pre-or-post",
-        "fullrank.theory.weighting_theorems:PreOrPost",
+        "fullrank.theory.pre_or_post:PreOrPost",
         "A feature that augmentation disrupts needs fewer labels before the head than after it.",
         "P2, claims; the margin proxy is derived here",
     ),

@@ -239,7 +239,7 @@ def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Ve
         first, second = weights
         passed = np.maximum(np.abs(first) * strengths - threshold, 0)
         force = 4 * (keep**2 - (second * passed) ** 2) * second * passed
-        return force * second * strengths * np.sign(first) * (passed > 0), force * passed
+        return force * second * strengths * np.sign(first), force * passed
 
     return velocity
 

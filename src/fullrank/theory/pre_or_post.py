@@ -85,7 +85,7 @@ class PreOrPost(Theorem):
         )
 
     def _mistakes(self, gain: Array, shares: Array) -> tuple[Array, int]:
-        """Mistakes (feature, share, trial) of perceptrons that all see the same streams, and the late ones."""
+        """Mistakes (feature, share, trial) of perceptrons that see the same streams, and the late ones."""
         generator = np.random.default_rng(self.seed)
         count = len(gain)
         weights = (np.asarray(self.strengths) * gain ** shares[:, None])[None, :, None]

@@ -15,7 +15,8 @@ def settle(
 
     A strong feature settles thousands of times before a weak one moves. `integrate` then takes a step for
     each of those times; this solver turns implicit and steps over them. Entries smaller than `atol` are not
-    followed. Raises UsageError for a horizon that is not above 0.
+    followed, and a flow that leaves every bound ends with that time. Raises UsageError for a horizon that is
+    not above 0.
 
     >>> path = settle(lambda w: (1 - w[0],), (np.zeros(1),))
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)
@@ -40,8 +41,11 @@ def settle(
     solver = LSODA(slope, 0.0, first, horizon, rtol=rtol, atol=atol)
     times, kept = [0.0], [first]
     while solver.status == "running":
-        solver.step()
-        if solver.status == "failed" or not np.isfinite(solver.y).all():
+        # Where the weights explode, their products pass the largest float before the solver notices.
+        with np.errstate(over="ignore", invalid="ignore"):
+            solver.step()
+        stuck = solver.t <= np.nextafter(times[-1], np.inf)
+        if stuck or solver.status == "failed" or not np.isfinite(solver.y).all():
             return _trajectory(times, [shaped(flat) for flat in kept], float(solver.t))
         times.append(float(solver.t))
         kept.append(solver.y.copy())

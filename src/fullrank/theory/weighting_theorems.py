@@ -15,7 +15,6 @@ from fullrank.theory.fixed_reweighting import (
     reweighting,
 )
 from fullrank.theory.flow import Array, Weights
-from fullrank.theory.pre_or_post import PreOrPost as PreOrPost
 from fullrank.theory.settling import learning_time, settle
 from fullrank.theory.side_by_side import (
     KEEP,
@@ -303,13 +302,13 @@ class Reweighting(Theorem):
     def _remarks(self, margin: float, there: Array) -> list[str]:
         least = f"{100 * there.min(initial=1):.4g} % or more of each feature went where speed predicts"
         remarks = [
-            "Derived here for a linear encoder: the loss fixes z up to a rotation of channels, and the speed of "
-            "learning from a small start decides which feature a channel holds.",
-            f"The order holds with margin {margin:.3g}: about {self.start**margin:.2g} of an amplitude should be "
-            f"misplaced, and {least}."
+            "Derived here for a linear encoder: the loss fixes z up to a rotation of channels, and the speed "
+            "of learning from a small start decides which feature a channel holds.",
+            f"The order holds with margin {margin:.3g}: about {self.start**margin:.2g} of an amplitude "
+            f"should be misplaced, and {least}."
             if margin > 0
-            else f"The order of channels is not predicted here (margin {margin:.3g}): they mix, or a feature on "
-            f"which views agree more takes one over; {least}.",
+            else f"The order of channels is not predicted here (margin {margin:.3g}): they mix, or a "
+            f"feature on which views agree more takes one over; {least}.",
             "An optimizer of the Adam family rescales each channel's gradient and so undoes this order.",
         ]
         if self.kappa > 1:
