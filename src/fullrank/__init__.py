@@ -23,8 +23,13 @@ if TYPE_CHECKING:
         head as head,
     )
     from fullrank.objectives import (
+        BarlowTwinsLoss as BarlowTwinsLoss,
+        CrossEntropyLoss as CrossEntropyLoss,
         InfoNCELoss as InfoNCELoss,
         NTXentLoss as NTXentLoss,
+        SpectralContrastiveLoss as SpectralContrastiveLoss,
+        SupConLoss as SupConLoss,
+        VICRegLoss as VICRegLoss,
         objective as objective,
     )
     from fullrank.probes import LinearProbe as LinearProbe, NearestProbe as NearestProbe
@@ -58,7 +63,16 @@ __getattr__, __dir__, __all__ = attach(
             "ReweightHead",
             "RandomSubvectorHead",
         ],
-        "objectives": ["objective", "InfoNCELoss", "NTXentLoss"],
+        "objectives": [
+            "objective",
+            "InfoNCELoss",
+            "NTXentLoss",
+            "SupConLoss",
+            "CrossEntropyLoss",
+            "SpectralContrastiveLoss",
+            "VICRegLoss",
+            "BarlowTwinsLoss",
+        ],
         "probes": ["LinearProbe", "NearestProbe"],
         "reports.page": ["write_page"],
         "studies.compare": ["Study", "compare"],

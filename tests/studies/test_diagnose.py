@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fullrank import diagnose
+from fullrank import diagnose, train
 from fullrank.cli.commands import app
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record
@@ -163,3 +163,12 @@ def test_twins_in_a_large_file_are_counted_among_all_rows(tmp_path):
     assert shares["near_duplicates"] == pytest.approx(0.5, abs=0.07)
     spread = x.astype(np.float32).var(0)
     assert shares["largest_variance_share"] == pytest.approx(spread.max() / spread.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["supcon:0.2", "cross-entropy"])
+def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(objective, tmp_path):
+    settings = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1}
+    run = train("digits", out=tmp_path / "run", head="linear:8", objective=objective, **settings)
+    entry = diagnose(run, out=tmp_path / "d", limit=100).entry
+    assert all(row.gradient_rank is None and row.linear is not None for row in entry.layers)
+    assert any("no loss without labels" in sentence for sentence in entry.not_seen)

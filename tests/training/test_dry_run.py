@@ -37,6 +37,15 @@ def test_what_defines_the_run_is_not_replaced(tmp_path):
     assert replaced["classes"].count("+") == 3 and replaced["data"].startswith("imagenet:")
 
 
+def test_what_is_learned_is_rehearsed_too():
+    """Coarse labels where the layout has them; a folder has one kind of labels."""
+    small = {"encoder": "tiny-resnet,width=4", "head": "mlp:5", "image_size": 32, "sgd_probe": None}
+    rehearsed = dry_run("small-images", data="cifar100:x", objective="supcon", label="coarse", **small)
+    assert "label" not in rehearsed.replaced and rehearsed.entry.steps == 2
+    rehearsed = dry_run("digits", objective="cross-entropy", label="group", **small)
+    assert rehearsed.replaced["label"] == "label" and rehearsed.entry.parameters["objective"] == 4 * 5 + 4
+
+
 def test_a_mistake_in_a_recipe_shows_in_the_rehearsal():
     with pytest.raises(UsageError, match="4096 is outside 1 to 16"):
         dry_run("cifar10", head="subvector:4096", encoder="tiny-resnet,width=4")

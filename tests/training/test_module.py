@@ -138,6 +138,31 @@ def test_batch_norms_see_one_view_a_pass(module, passes):
     torch.testing.assert_close(torch.cat([module.latest.z_a, module.latest.z_b]), expected)
 
 
+class Labelled(Attraction):
+    """A foreign loss that says it learns labels, with a weight of its own."""
+
+    needs_labels = True
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.seen = []
+
+    def forward(self, z0, z1, labels):
+        self.seen.append(labels)
+        return self.scale * super().forward(z0, z1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_labels_go_to_the_loss_that_says_it_needs_them_and_its_weights_are_trained(module):
+    module.objective = Labelled()
+    batches = list(BatchLoader(source("digits").load("train").limited(32, seed=0), 16, seed=0))
+    quiet_trainer(max_epochs=1).fit(module, DataLoader(batches, batch_size=None))
+    for seen, batch in zip(module.objective.seen, batches, strict=True):
+        assert torch.equal(seen, batch.labels)
+    assert float(module.objective.scale.detach()) != 1.0
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_loss_is_computed_in_32_bits_under_mixed_precision(module):
     kinds = []

@@ -1,23 +1,34 @@
 """Objectives: the loss of two embeddings z_a, z_b (N, K) of the same images under two views.
 
-The catalogue imports nothing; `objective` builds one, and the classes are imported on first use. Any foreign
-`nn.Module` that is called as `loss(z_a, z_b)` can stand in their place in `JointEmbedding`.
+Those that say `needs_labels` are called as `loss(z_a, z_b, labels)`. The catalogue imports nothing;
+`objective` builds one, and the classes are imported on first use. Any foreign `nn.Module` that is called as
+`loss(z_a, z_b)` can stand in their place in `JointEmbedding`.
 """
 
+import inspect
 from typing import TYPE_CHECKING
 
+from fullrank.errors import UsageError
 from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from fullrank.objectives.contract import loss_of as loss_of
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
+    from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
+    from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
+    from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "contract": ["loss_of"],
         "contrastive": ["InfoNCELoss", "NTXentLoss"],
+        "redundancy": ["BarlowTwinsLoss", "VICRegLoss"],
+        "spectral": ["SpectralContrastiveLoss"],
+        "supervised": ["CrossEntropyLoss", "SupConLoss"],
     },
 )
 __all__ += ["OBJECTIVES", "objective"]
@@ -40,15 +51,71 @@ for _entry in [
         value=Parameter("temperature", float, "divides the cosines, above 0", 0.5),
         aliases=("simclr",),
     ),
+    Entry(
+        "supcon",
+        "fullrank.objectives.supervised:SupConLoss",
+        "views of one class are positives, all other views in the denominator, cosine; needs labels",
+        "Khosla et al. 2020 (2004.11362), Equation 2 (L_out)",
+        value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
+    ),
+    Entry(
+        "cross-entropy",
+        "fullrank.objectives.supervised:CrossEntropyLoss",
+        "supervised: a trained linear classifier above z, both views classified; needs labels",
+        "P2, authors' code (supervised training through a head)",
+        options=(Parameter("label_smoothing", float, "share of the target spread over all classes", 0.0),),
+    ),
+    Entry(
+        "spectral",
+        "fullrank.objectives.spectral:SpectralContrastiveLoss",
+        "-2 positive products + squared products of other images; lengths at most sqrt(mu)",
+        "HaoChen et al. 2021 (2106.04156), and authors' code",
+        options=(
+            Parameter("mu", float, "largest squared length of z, above 0", 1.0),
+            Parameter("clip", bool, "false leaves the lengths free, as in the formula", True),
+        ),
+    ),
+    Entry(
+        "vicreg",
+        "fullrank.objectives.redundancy:VICRegLoss",
+        "views close, channels of standard deviation 1, no covariance between them; no negatives",
+        "Bardes, Ponce, LeCun 2022 (2105.04906), Equation 6, weighted as in the authors' code",
+        options=(
+            Parameter("invariance", float, "weight of the distance between views", 25.0),
+            Parameter("variance", float, "weight of the hinge on each channel's deviation", 25.0),
+            Parameter("covariance", float, "weight of the squared covariances", 1.0),
+        ),
+    ),
+    Entry(
+        "barlow-twins",
+        "fullrank.objectives.redundancy:BarlowTwinsLoss",
+        "the cross-correlation of the views' channels brought to the identity; no negatives",
+        "Zbontar et al. 2021 (2103.03230), Equation 1",
+        options=(Parameter("redundancy", float, "weight of the entries off the diagonal", 0.005),),
+    ),
 ]:
     OBJECTIVES.register(_entry)
 
 
-def objective(spec: str | Spec) -> "nn.Module":
-    """Build an objective from its spec; raises UsageError for an unknown name or a bad number.
+def objective(spec: str | Spec, *, in_dim: int | None = None, num_classes: int | None = None) -> "nn.Module":
+    """Build an objective from its spec; one with weights needs the width of z and how many classes there are.
+
+    Raises UsageError for an unknown name, a bad number, and a width or a number of classes that the objective
+    needs and does not get.
 
     >>> round(objective("infonce:0.1").chance(256), 3)
     5.545
+    >>> objective("cross-entropy", in_dim=24, num_classes=10).classifier
+    Linear(in_features=24, out_features=10, bias=True)
     """
-    built: nn.Module = OBJECTIVES.build(spec)
+    spec = OBJECTIVES.parse(str(spec))
+    sizes = {"in_dim": in_dim, "num_classes": num_classes}
+    wanted = inspect.signature(OBJECTIVES[spec.name].load()).parameters
+    given = {name: size for name, size in sizes.items() if name in wanted}
+    if None in given.values():
+        raise UsageError(
+            f"The objective '{spec}' has weights of its own, so it needs {' and '.join(given)}; write "
+            f"objective('{spec}', {', '.join(f'{name}=...' for name in given)})."
+        )
+    built: nn.Module = OBJECTIVES.build(spec, **given)
     return built

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
+from fullrank.objectives.contract import check_number, check_pair
 from fullrank.processes import gather_rows
 
 
@@ -75,14 +76,14 @@ class InfoNCELoss(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.temperature = _check_temperature(temperature)
+        self.temperature = check_number("temperature", temperature, above=0)
         if groups < 1:
             raise UsageError(f"groups must be 1 or more, but got {groups}.")
         self.groups, self.gather, self.generator = groups, gather, generator
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
-        _check_pair(z_a, z_b)
+        check_pair(z_a, z_b)
         if self.gather:
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         if self.groups == 1:
@@ -121,11 +122,11 @@ class NTXentLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.5, gather: bool = True):
         super().__init__()
-        self.temperature, self.gather = _check_temperature(temperature), gather
+        self.temperature, self.gather = check_number("temperature", temperature, above=0), gather
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
-        _check_pair(z_a, z_b)
+        check_pair(z_a, z_b)
         if self.gather:
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         return nt_xent(z_a, z_b, self.temperature)
@@ -137,20 +138,3 @@ class NTXentLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print` shows."""
         return f"temperature={self.temperature}, gather={self.gather}"
-
-
-def _check_temperature(temperature: float) -> float:
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise UsageError(f"temperature must be a number above 0, but got {temperature}; 0.1 is P1's.")
-    return temperature
-
-
-def _check_pair(z_a: Tensor, z_b: Tensor) -> None:
-    if z_a.shape != z_b.shape or z_a.ndim != 2:
-        raise UsageError(
-            f"Expected two embeddings (N, K) of one shape, but got {tuple(z_a.shape)} and {tuple(z_b.shape)}."
-        )
-    if len(z_a) < 2:
-        raise UsageError(
-            "A contrastive loss needs 2 images or more in a batch, but got 1: raise the batch size."
-        )

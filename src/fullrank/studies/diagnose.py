@@ -204,10 +204,12 @@ def find_subject(
 
 
 def _subject_of_run(run: "Run", data: str | None, views: str | None) -> Subject:
-    from fullrank.objectives import objective
+    from fullrank.objectives import OBJECTIVES, objective
     from fullrank.training.embed import input_shape
     from fullrank.training.parts import load_data
 
+    # Such a loss has trained weights of its own, or asks for the labels of views.
+    needs_labels = OBJECTIVES[OBJECTIVES.parse(run.recipe.objective).name].load().needs_labels
     train: ImageSet | None
     if data is None:
         train, test = load_data(run.recipe)
@@ -220,7 +222,7 @@ def _subject_of_run(run: "Run", data: str | None, views: str | None) -> Subject:
         train=train,
         test=test,
         views=_views(views or run.recipe.views, test),
-        objective=objective(run.recipe.objective),
+        objective=None if needs_labels else objective(run.recipe.objective),
         recipe=run.recipe.model_dump(),
     )
 
@@ -299,7 +301,7 @@ def diagnose_model(
             seed=seed,
         )
     else:
-        not_seen.append("The rank of the loss's gradient: the model came without a loss, or without views.")
+        not_seen.append("The rank of the loss's gradient: there are no views, or no loss without labels.")
     curves: list[DimensionCurve] = []
     layers: list[LayerRow] = []
     train, tested = None, 0

@@ -66,7 +66,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
         "engine.compile": False,
     }
     if layout == "folder":
-        replaced["image_size"] = size
+        replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
     if names is not None:
         replaced["classes"] = "+".join(names)
     if plan.online_every is not None:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
+from fullrank.objectives import loss_of
 from fullrank.processes import process_count, process_rank
 from fullrank.training.recipe import Optimizer
 from fullrank.views import step_generator
@@ -34,9 +35,10 @@ class Step:
 class JointEmbedding(pl.LightningModule):
     """Encoder, head and objective, trained on two views of each image.
 
-    `objective` is anything called as `loss(z_a, z_b)`. Batches are `fullrank.batch.Batch`; the views of step
-    t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one would. Of many
-    processes each has its share of the global batch, and draws for all of it.
+    `objective` is anything called as `loss(z_a, z_b)`, or as `loss(z_a, z_b, labels)` where it says
+    `needs_labels`; weights of its own are trained with the rest. Batches are `fullrank.batch.Batch`; the
+    views of step t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one
+    would. Of many processes each has its share of the global batch, and draws for all of it.
 
     `encoder_passes` of 1 sends both views through the encoder and the head at once, 2 each by itself: with
     batch norms in them, statistics are then of one view, as in P1's code. `compiled` lets torch compile the
@@ -86,7 +88,7 @@ class JointEmbedding(pl.LightningModule):
         # Inside mixed precision the similarities would be rounded to 16 bits, and then divided by 0.1.
         with torch.autocast(z.device.type, enabled=False):
             z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
-            loss: Tensor = self.objective(z_a, z_b)
+            loss: Tensor = loss_of(self.objective, z_a, z_b, batch.labels)
         self.latest = Step(h.detach(), z_a.detach(), z_b.detach(), loss.detach())
         self.log("loss", loss)
         return loss

@@ -9,8 +9,9 @@ from fullrank.data import BatchLoader, ImageSet, class_list, source
 from fullrank.encoders import encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
-from fullrank.objectives import objective as build_objective
+from fullrank.objectives import OBJECTIVES, loss_of, objective as build_objective
 from fullrank.training.engine import check_logger
+from fullrank.training.evaluate import count_classes
 from fullrank.training.module import JointEmbedding
 from fullrank.training.recipe import Recipe
 from fullrank.views import view_pipeline
@@ -56,12 +57,17 @@ def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
         )
     with torch.random.fork_rng(devices=()):
         module = build(recipe, train_set)
-        BatchLoader(train_set, recipe.batch_size, recipe.seed)
-        module.objective(*torch.randn(2, 2, cast(Head, module.head).out_dim).unbind())
+        BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
+        z_a, z_b = torch.randn(2, 2, cast(Head, module.head).out_dim).unbind()
+        loss_of(module.objective, z_a, z_b, torch.zeros(2, dtype=torch.int64))
 
 
 def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
-    """The parts of a recipe, sized for its images, in one module; the encoder starts from `init`, if any."""
+    """The parts of a recipe, sized for its images, in one module; the encoder starts from `init`, if any.
+
+    Raises UsageError where the objective learns labels and the images have fewer than two classes of them.
+    """
+    check_learnable(recipe, train_set)
     mean, std = train_set.channel_statistics()
     size, channels = train_set.image_size, train_set.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
@@ -73,7 +79,9 @@ def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
     return JointEmbedding(
         encoder,
         head,
-        build_objective(recipe.objective),
+        build_objective(
+            recipe.objective, in_dim=head.out_dim, num_classes=len(train_set.class_names[recipe.label])
+        ),
         view_pipeline(recipe.views, image_size=size, channels=channels),
         recipe.optimizer,
         seed=recipe.seed,
@@ -82,10 +90,22 @@ def build(recipe: Recipe, train_set: ImageSet) -> JointEmbedding:
     )
 
 
+def check_learnable(recipe: Recipe, train_set: ImageSet) -> None:
+    """Raise UsageError for labels that the images do not have, or that an objective cannot learn."""
+    train_set.check_label(recipe.label)
+    learns = getattr(OBJECTIVES[OBJECTIVES.parse(recipe.objective).name].load(), "needs_labels", False)
+    if learns and (found := count_classes(train_set, recipe.label)) < 2:
+        raise UsageError(
+            f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
+            f"{train_set} has {found}; label the images, set another label, or train without: infonce:0.1."
+        )
+
+
 def chance_level(objective: nn.Module, batch_size: int) -> float | None:
     """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
     chance = getattr(objective, "chance", None)
-    return None if chance is None else float(chance(batch_size))
+    level = None if chance is None else chance(batch_size)
+    return None if level is None else float(level)
 
 
 def _shape(images: ImageSet) -> str:

@@ -102,10 +102,12 @@ class Recipe(_Part):
     """All that defines a run; two equal recipes give the same record on one machine.
 
     Of the training images, `classes` keeps those of a class list, `fraction` that share of each class, and
-    `limit` so many, in this order; of the test images `classes` alone does. `encoder_passes` of 2 sends each
-    view through the encoder and the head by itself, so that batch norms see one view at a time, as P1's code
-    does; 1 sends both at once. `init` is a file of weights to start the encoder from. `online_every` probes
-    every so many epochs on features of the training steps. `sgd_probe` adds the papers' probe to ours.
+    `limit` so many, in this order; of the test images `classes` alone does. `label` names the labels that a
+    supervised objective learns, where the images have several (CIFAR-100's `coarse`), and that online probes
+    use; a finished run is probed on "label" all the same. `encoder_passes` of 2 sends each view through the
+    encoder and the head by itself, so that batch norms see one view at a time, as P1's code does; 1 sends
+    both at once. `init` is a file of weights to start the encoder from. `online_every` probes every so many
+    epochs on features of the training steps. `sgd_probe` adds the papers' probe to ours.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
@@ -120,6 +122,7 @@ class Recipe(_Part):
     encoder: Annotated[str, _canonical(ENCODERS)] = "tiny-resnet"
     head: Annotated[str, _canonical(HEADS)] = "subvector:24"
     objective: Annotated[str, _canonical(OBJECTIVES)] = "infonce:0.2"
+    label: str = "label"
     optimizer: Optimizer = Optimizer()
     encoder_passes: int = Field(1, ge=1, le=2)
     engine: Engine = Engine()

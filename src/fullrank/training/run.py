@@ -139,7 +139,7 @@ def carry_out(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(recipe.seed)
         module = build(recipe, train_set)
-        loader = BatchLoader(train_set, recipe.batch_size, recipe.seed)
+        loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
         open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
         online = OnlineProbes(recipe.online_every) if recipe.online_every else None
@@ -292,11 +292,18 @@ def _evaluated(
         chance=chance_level(module.objective, recipe.batch_size),
         seconds=monitor.elapsed(),
         views_per_second=views / monitor.elapsed(),
-        parameters={"encoder": _count(module.encoder), "head": _count(module.head)},
+        parameters=_parameters(module),
         probes=evaluation.probes,
         scores=scores,
         spectrum=evaluation.spectrum,
     )
+
+
+def _parameters(module: JointEmbedding) -> dict[str, int]:
+    """How many weights each part has; the objective is named where it has any."""
+    counts = {"encoder": _count(module.encoder), "head": _count(module.head)}
+    own = _count(module.objective)
+    return counts | {"objective": own} if own else counts
 
 
 def _count(module: nn.Module) -> int:

@@ -1,0 +1,155 @@
+"""Objectives without negatives: channels that vary, and that do not repeat each other."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullrank.objectives.contract import check_number, check_pair
+from fullrank.processes import gather_rows
+
+# The authors' own; without them the slope at a constant channel is infinite.
+_VICREG_EPS, _BARLOW_EPS = 1e-4, 1e-5
+
+
+def off_diagonal_energy(square: Tensor) -> Tensor:
+    """The sum of squares off the diagonal, (K, K) -> scalar.
+
+    >>> import torch
+    >>> off_diagonal_energy(torch.tensor([[5.0, 2.0], [1.0, 5.0]]))
+    tensor(5.)
+    """
+    squares = square.square()
+    return squares.sum() - squares.diagonal().sum()
+
+
+def variance_hinge(z: Tensor) -> Tensor:
+    r"""By how much channels fall short of a standard deviation of 1, the mean over channels.
+
+    .. math:: v(z) = \frac1K \sum_k \max\Big(0,\ 1 - \sqrt{\operatorname{var}(z_k) + 10^{-4}}\Big)
+
+    with the variance over N - 1. Shapes: (N, K) -> scalar.
+
+    >>> import torch
+    >>> variance_hinge(torch.zeros(4, 3))
+    tensor(0.9900)
+
+    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 1 and 2.
+    """
+    return F.relu(1 - (z.var(0) + _VICREG_EPS).sqrt()).mean()
+
+
+def covariance_energy(z: Tensor) -> Tensor:
+    r"""How much channels repeat each other: squared covariances (over N - 1) off the diagonal, over K.
+
+    .. math:: c(z) = \frac1K \sum_{k \ne l} \operatorname{cov}(z_k, z_l)^2
+
+    Shapes: (N, K) -> scalar.
+
+    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 3 and 4.
+    """
+    centred = z - z.mean(0)
+    return off_diagonal_energy(centred.T @ centred / (len(z) - 1)) / z.shape[1]
+
+
+def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
+    r"""The correlation of each channel of one view with each of the other, (N, K), (N, K) -> (K, K).
+
+    .. math:: C_{kl} = \frac1N \sum_i \hat a_{ik} \hat b_{il}, \quad
+              \hat a_k = \frac{a_k - \bar a_k}{\sqrt{\operatorname{var}(a_k) + 10^{-5}}}
+
+    with the variance over N, as batch norm has it, so that a channel's correlation with itself is 1.
+
+    Source: Zbontar et al. 2021 (2103.03230), Equation 2, standardised as in the authors' code.
+    """
+    a, b = ((z - z.mean(0)) * (z.var(0, correction=0) + _BARLOW_EPS).rsqrt() for z in (z_a, z_b))
+    return a.T @ b / len(z_a)
+
+
+class VICRegLoss(nn.Module):
+    r"""Views of an image close, every channel varying, no two channels alike.
+
+    .. math:: L = \lambda \frac1{N K} \|z_a - z_b\|_F^2 + \mu \frac{v(z_a) + v(z_b)}2
+                  + \nu \big(c(z_a) + c(z_b)\big)
+
+    with v `variance_hinge` and c `covariance_energy`; the weights are called `invariance`, `variance` and
+    `covariance`. As the authors' code has it: the mean over channels and the half are not in the paper's
+    formula. Nothing is normalised. With `gather` the statistics are those of all processes' rows. Shapes:
+    (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a weight below 0 or a batch of one.
+
+    >>> import torch
+    >>> VICRegLoss()(torch.zeros(4, 6), torch.zeros(4, 6))  # all alike: 25 (1 - 0.01)
+    tensor(24.7500)
+
+    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equation 6, weighted as in the authors' code.
+    """
+
+    needs_labels = False
+
+    def __init__(
+        self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, gather: bool = True
+    ):
+        super().__init__()
+        self.invariance = check_number("invariance", invariance, least=0)
+        self.variance = check_number("variance", variance, least=0)
+        self.covariance = check_number("covariance", covariance, least=0)
+        self.gather = gather
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of the two embeddings, (N, K) each."""
+        check_pair(z_a, z_b)
+        if self.gather:
+            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
+        close = F.mse_loss(z_a, z_b)
+        short = (variance_hinge(z_a) + variance_hinge(z_b)) / 2
+        alike = covariance_energy(z_a) + covariance_energy(z_b)
+        return self.invariance * close + self.variance * short + self.covariance * alike
+
+    def chance(self, n: int) -> float:
+        """The loss of embeddings that are all alike: the weight of the variance, less its 1e-4."""
+        return self.variance * (1 - math.sqrt(_VICREG_EPS))
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows."""
+        weights = f"invariance={self.invariance}, variance={self.variance}, covariance={self.covariance}"
+        return f"{weights}, gather={self.gather}"
+
+
+class BarlowTwinsLoss(nn.Module):
+    r"""The cross-correlation of the two views brought to the identity.
+
+    .. math:: L = \sum_k (1 - C_{kk})^2 + \lambda \sum_{k \ne l} C_{kl}^2
+
+    with C `cross_correlation` and lambda called `redundancy`. With `gather` the statistics are those of all
+    processes' rows. A collapsed batch has the loss K, which no number of images tells: `chance` is None.
+    Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a redundancy below 0 or a batch of
+    one.
+
+    >>> import torch
+    >>> BarlowTwinsLoss()(torch.zeros(4, 6), torch.zeros(4, 6))
+    tensor(6.)
+
+    Source: Zbontar et al. 2021 (2103.03230), Equation 1.
+    """
+
+    needs_labels = False
+
+    def __init__(self, redundancy: float = 0.005, gather: bool = True):
+        super().__init__()
+        self.redundancy, self.gather = check_number("redundancy", redundancy, least=0), gather
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of the two embeddings, (N, K) each."""
+        check_pair(z_a, z_b)
+        if self.gather:
+            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
+        correlation = cross_correlation(z_a, z_b)
+        same = (1 - correlation.diagonal()).square().sum()
+        return same + self.redundancy * off_diagonal_energy(correlation)
+
+    def chance(self, n: int) -> None:
+        """None: a batch in which nothing is told apart has the loss K, the width of z."""
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows."""
+        return f"redundancy={self.redundancy}, gather={self.gather}"

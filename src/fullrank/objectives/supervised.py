@@ -1,0 +1,168 @@
+"""Objectives that learn labels: images of one class together, or a classifier above the head."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError
+from fullrank.objectives.contract import UNLABELLED, check_number, labelled_views
+
+
+def positive_pairs(labels: Tensor, views: int) -> Tensor:
+    """Which of the views of a batch are positives of which: the same label, or the same image; never itself.
+
+    Shapes: (N,) -> (V N, V N) bool, the views of the batch one after the other. An image with label -1 has
+    its own other views alone.
+
+    >>> positive_pairs(torch.tensor([0, 0, -1]), views=1).int()
+    tensor([[0, 1, 0],
+            [1, 0, 0],
+            [0, 0, 0]], dtype=torch.int32)
+    """
+    image = torch.arange(len(labels), device=labels.device).repeat(views)
+    known = labels.repeat(views)
+    alike = (known[:, None] == known) & (known != UNLABELLED)
+    same_row = torch.eye(len(image), dtype=torch.bool, device=labels.device)
+    return (alike | (image[:, None] == image)) & ~same_row
+
+
+def sup_con(z: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
+
+    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i), and the anchors A that
+    have one at least,
+
+    .. math:: L = \frac1{|A|} \sum_{i \in A}
+              \Big[\log \sum_{j \ne i} e^{s_{ij}} - \frac1{|P(i)|} \sum_{p \in P(i)} s_{ip}\Big]
+
+    Shapes: (M, K), (M, M) bool -> scalar; 0 where no row has a positive.
+
+    >>> sup_con(torch.ones(4, 3), positive_pairs(torch.tensor([0, 0, 1, 1]), views=1), 0.1)  # ln 3
+    tensor(1.0986)
+
+    Source: Khosla et al. 2020 (2004.11362), Equation 2. The authors' code also counts anchors without a
+    positive in the mean, and multiplies by temperature / 0.07; both only scale the gradient, the first by how
+    many labels a batch happens to lack, so neither is done here.
+    """
+    u = F.normalize(z, dim=1)
+    similarity = u @ u.T / temperature
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    every = similarity.masked_fill(itself, -torch.inf).logsumexp(1)
+    count = positive.sum(1)
+    pulled = (similarity * positive).sum(1) / count.clamp_min(1)
+    anchors = count > 0
+    return ((every - pulled) * anchors).sum() / anchors.sum().clamp_min(1)
+
+
+class SupConLoss(nn.Module):
+    """`sup_con` as a module, for two views or one; with `gather` all processes' rows are in it.
+
+    Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`; labels (N,) are whole
+    numbers, -1 where there is none. Positives of a view are the views of its class and its own other view;
+    an unlabelled image has its own other view alone. After each call `without_positive` says how many
+    anchors had none and were left out of the mean: never one with two views.
+    Shapes: (N, K), (N, K) or None, (N,) -> scalar, N of 2 or more. Raises UsageError for a temperature that
+    is not above 0, a batch of one, and labels of another shape or kind.
+
+    >>> loss = SupConLoss(0.1)
+    >>> loss(torch.ones(3, 4), None, torch.tensor([5, 5, -1])), loss.without_positive
+    (tensor(0.6931), tensor(1))
+
+    Source: Khosla et al. 2020 (2004.11362), Equation 2 ("L_out").
+    """
+
+    needs_labels = True
+
+    def __init__(self, temperature: float = 0.1, gather: bool = True):
+        super().__init__()
+        self.temperature, self.gather = check_number("temperature", temperature, above=0), gather
+        self.without_positive = torch.zeros((), dtype=torch.int64)
+
+    def forward(self, z_a: Tensor, z_b: Tensor | None, labels: Tensor) -> Tensor:
+        """Return the loss of one or two embeddings (N, K) under their labels (N,)."""
+        views, labels = labelled_views(z_a, z_b, labels, gather=self.gather, least=2)
+        positive = positive_pairs(labels, len(views))
+        # A tensor, not a number: reading it here would wait for the device.
+        self.without_positive = (~positive.any(1)).sum()
+        return sup_con(torch.cat(list(views)), positive, self.temperature)
+
+    def chance(self, n: int) -> float:
+        """The loss of two views of n images when nothing is told apart: ln(2n - 1), whatever the labels."""
+        return math.log(2 * n - 1)
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows."""
+        return f"temperature={self.temperature}, gather={self.gather}"
+
+
+class CrossEntropyLoss(nn.Module):
+    r"""Supervised training: a trained linear classifier above z, which the loss owns.
+
+    With logits l = W z + b of each of the V views and the labelled images A,
+
+    .. math:: L = \frac1{V |A|} \sum_{v} \sum_{i \in A} -\log \operatorname{softmax}(l^{(v)}_i)_{y_i}
+
+    Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`; labels (N,) are 0 to C -
+    1, or -1, which is left out: without any label the loss is 0, and its gradient too. With `gather` the mean
+    is over all processes' rows. `label_smoothing` s gives each class s / C of the target and the label the
+    rest. Shapes: (N, K), (N, K) or None, (N,) -> scalar. Raises UsageError for a width below 1, fewer than 2
+    classes, a smoothing outside 0 to 1, z of another width, and labels of another shape or kind; a label
+    beyond C raises on a CPU, where looking at it costs no wait.
+
+    >>> loss = CrossEntropyLoss(in_dim=4, num_classes=10)
+    >>> loss(torch.randn(3, 4), torch.randn(3, 4), torch.tensor([-1, -1, -1])).item()
+    0.0
+    >>> round(loss.chance(3), 4)  # ln 10
+    2.3026
+
+    Source: P2, authors' code (supervised training through a head, the classifier after it).
+    """
+
+    needs_labels = True
+
+    def __init__(self, in_dim: int, num_classes: int, label_smoothing: float = 0.0, gather: bool = True):
+        super().__init__()
+        if in_dim < 1 or num_classes < 2:
+            raise UsageError(
+                f"A classifier needs z of width 1 or more and 2 classes or more, but got in_dim={in_dim} and "
+                f"num_classes={num_classes}; name another label, or an objective that needs none."
+            )
+        if not 0 <= label_smoothing < 1:
+            raise UsageError(
+                f"label_smoothing must be 0 or more and below 1, but got {label_smoothing}; 0.1 is common."
+            )
+        self.classifier = nn.Linear(in_dim, num_classes)
+        self.label_smoothing, self.gather = label_smoothing, gather
+
+    def forward(self, z_a: Tensor, z_b: Tensor | None, labels: Tensor) -> Tensor:
+        """Return the loss of one or two embeddings (N, K) under their labels (N,)."""
+        views, labels = labelled_views(z_a, z_b, labels, gather=self.gather)
+        self._check(z_a, labels)
+        logits, target = self.classifier(torch.cat(list(views))), labels.repeat(len(views))
+        total = F.cross_entropy(
+            logits, target, ignore_index=UNLABELLED, reduction="sum", label_smoothing=self.label_smoothing
+        )
+        return total / (target != UNLABELLED).sum().clamp_min(1)
+
+    def chance(self, n: int) -> float:
+        """The loss of a classifier that tells nothing apart: ln C, whatever n is."""
+        return math.log(self.classifier.out_features)
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows."""
+        return f"label_smoothing={self.label_smoothing}, gather={self.gather}"
+
+    def _check(self, z: Tensor, labels: Tensor) -> None:
+        width, classes = self.classifier.in_features, self.classifier.out_features
+        if z.shape[1] != width:
+            raise UsageError(
+                f"This classifier takes z of width {width}, but got {z.shape[1]}; build it with in_dim as "
+                "wide as the head's output."
+            )
+        if labels.device.type == "cpu" and ((labels < UNLABELLED) | (labels >= classes)).any():
+            raise UsageError(
+                f"Labels must lie in -1 (unlabelled) to {classes - 1}, but go from {int(labels.min())} to "
+                f"{int(labels.max())}; build the loss with num_classes as many as there are."
+            )
