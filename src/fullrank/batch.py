@@ -11,8 +11,9 @@ class Batch:
     """One batch as it leaves the data, before any view is made.
 
     Shapes: images (N, C, H, W) uint8; labels (N,) int64, -1 where unlabelled; index (N,) int64, the row of
-    each image in its set; layers, where a composite source knows them, name -> (N, C, H, W) uint8; sizes,
-    where the images are squashed canvases, (N, 2) int64 on the CPU: the height and width of each original.
+    each image in its set; layers, where the images are composites, name of a layer -> (N, C, H, W) uint8, the
+    same images without it; sizes, where the images are squashed canvases, (N, 2) int64 on the CPU: the
+    height and width of each original.
     """
 
     images: Tensor

@@ -15,7 +15,7 @@ from fullrank.errors import UsageError
 NAMES = [entry.name for entry in SOURCES]
 
 
-@pytest.fixture(params=[*NAMES, "fashion-mnist as packaged", "folder streamed"])
+@pytest.fixture(params=[*NAMES, "fashion-mnist as packaged", "folder streamed", "composite of two sets"])
 def spec(request, tmp_path: Path, idx_folder, image_folder, saved) -> str:
     name = request.param
     if name == "digits":
@@ -34,6 +34,12 @@ def spec(request, tmp_path: Path, idx_folder, image_folder, saved) -> str:
         return write_miniature(name, tmp_path, images=24, classes=3, size=12)
     elif name == "huggingface":
         return f"huggingface:{saved(tmp_path)}"
+    elif name == "composite":
+        return "composite:digits-on-textures,n=120"
+    elif name == "composite of two sets":
+        idx_folder(tmp_path, train=40, test=20)
+        cifar10 = write_miniature("cifar10", tmp_path, images=24, classes=3, size=32)
+        return f"composite:mnist-on-cifar10,{cifar10.replace(':', '=')},mnist={tmp_path},n=100"
     elif name == "npz":
         images = np.random.default_rng(2).integers(0, 256, (50, 9, 9, 3), np.uint8)
         np.savez(tmp_path / "x.npz", images=images, labels=np.arange(50) % 4)

@@ -11,6 +11,14 @@ from fullrank.specs import Entry, Parameter, Registry, Spec
 if TYPE_CHECKING:
     from fullrank.data.cifar import Cifar as Cifar
     from fullrank.data.classes import class_list as class_list
+    from fullrank.data.composite import (
+        Cue as Cue,
+        compose as compose,
+        image_cue as image_cue,
+        object_cue as object_cue,
+        texture_cue as texture_cue,
+    )
+    from fullrank.data.composite_presets import Composite as Composite
     from fullrank.data.digits import Digits as Digits
     from fullrank.data.folder import ImageFolder as ImageFolder
     from fullrank.data.huggingface import HuggingFace as HuggingFace
@@ -41,12 +49,15 @@ __getattr__, __dir__, __all__ = attach(
         "streamed": ["StreamedImages"],
         "classes": ["class_list"],
         "miniature": ["write_miniature"],
+        "composite": ["Cue", "compose", "image_cue", "object_cue", "texture_cue"],
+        "composite_presets": ["Composite"],
     },
 )
 __all__ += ["SOURCES", "source"]
 
 _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzipped")
 _OFFICIAL_FOLDER = Parameter("path", str, "the unpacked folder or its parent", required=True)
+_COMPOSITES = ("mnist-on-cifar10", "digits-on-textures", "two-cues", "any")
 _CANVAS = Parameter("canvas", int, "side of the square that images are squashed to in training", 320)
 
 SOURCES = Registry("data", "data")
@@ -130,6 +141,26 @@ for _entry in [
             _CANVAS,
         ),
         aliases=("hf",),
+    ),
+    Entry(
+        "composite",
+        "fullrank.data.composite_presets:Composite",
+        "foregrounds on backgrounds and other cues, each correlated with the label; every factor is a label",
+        "P2's controlled data (PAPERS P2.5); UrbanCars, Li et al. 2023, arXiv:2212.04825",
+        value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
+        options=(
+            Parameter("mnist", str, "folder of MNIST, for mnist-on-cifar10"),
+            Parameter("cifar10", str, "folder of CIFAR-10, for mnist-on-cifar10"),
+            Parameter("foreground", str, "the data of the foreground, for any"),
+            Parameter("background", str, "the data of the background or textures, for any"),
+            Parameter("strength", float, "weight of the foreground where it lies, 0 to 1"),
+            Parameter("scale", float, "side of the foreground as a part of the canvas's"),
+            Parameter("place", str, "where the foreground lies: centre, top-left, ..., or drawn"),
+            Parameter("size", int, "side of the canvas in pixels"),
+            Parameter("n", int, "number of training images; foregrounds are reused if they are fewer"),
+            Parameter("correlation", float, "of each cue with the label in training; the test is balanced"),
+            Parameter("seed", int, "what is drawn with what", 0),
+        ),
     ),
 ]:
     SOURCES.register(_entry)

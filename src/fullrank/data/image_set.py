@@ -4,7 +4,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from fullrank.errors import DataError, UsageError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fullrank.batch import Batch
+
 UNLABELLED = -1
 _CHUNK = 256  # images
 _STATISTICS_SAMPLE = 1024
@@ -31,7 +33,8 @@ class ImageSet:
 
     The images are in memory, or StreamedImages, decoded when they are asked for. The main labels are named
     "label"; `class_names` has one tuple for each of `labels`, and label i is called `class_names[...][i]`.
-    `name` and `split` are for messages. Anything else raises DataError.
+    `name` and `split` are for messages. `layers`, of composites in memory, are for each named layer the same
+    images without it; they follow the images wherever these go. Anything else raises DataError.
 
     >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, -1])
     >>> digits = ImageSet(images, {"label": labels}, {"label": ("zero",)})
@@ -44,6 +47,7 @@ class ImageSet:
     class_names: dict[str, tuple[str, ...]]
     name: str = "images"
     split: str = "train"
+    layers: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
@@ -65,6 +69,12 @@ class ImageSet:
             )
         for key, labels in self.labels.items():
             self._check_labels(key, labels)
+        for key, layer in self.layers.items():
+            if isinstance(self.images, StreamedImages) or layer.shape != shape or layer.dtype != np.uint8:
+                raise DataError(
+                    f"{self}: the layer {key!r} must be uint8 with the shape {shape} of images in memory, "
+                    f"but got {layer.dtype} with the shape {layer.shape}; give each image without that layer."
+                )
 
     def _check_labels(self, key: str, labels: np.ndarray) -> None:
         if labels.dtype != np.int64 or labels.shape != (len(self),):
@@ -114,12 +124,9 @@ class ImageSet:
         if self.image_shape[:2] == (size, size):
             return self
         if isinstance(self.images, StreamedImages):
-            return self._with(self.images.resized(size), self.labels)
-        images = np.empty((len(self), size, size, self.channels), np.uint8)
-        grey = self.channels == 1
-        for target, image in zip(images, self.images, strict=True):
-            target[:] = to_array(fit_square(Image.fromarray(image[..., 0] if grey else image), size))
-        return self._with(images, self.labels)
+            return replace(self, images=self.images.resized(size))
+        layers = {key: _fitted(layer, size) for key, layer in self.layers.items()}
+        return replace(self, images=_fitted(self.images, size), layers=layers)
 
     def limited(self, n: int, seed: int) -> "ImageSet":
         """`n` of the images, drawn by `seed` with every class in proportion, in their old order.
@@ -177,12 +184,10 @@ class ImageSet:
         renumbered[[known.index(name) for name in names]] = np.arange(len(names))
         labels = renumbered[self.labels[label]]
         chosen = self.subset(np.flatnonzero(labels != UNLABELLED))
-        return ImageSet(
-            chosen.images,
-            {**chosen.labels, label: labels[labels != UNLABELLED]},
-            {**self.class_names, label: tuple(names)},
-            self.name,
-            self.split,
+        return replace(
+            chosen,
+            labels={**chosen.labels, label: labels[labels != UNLABELLED]},
+            class_names={**self.class_names, label: tuple(names)},
         )
 
     def _check_names(self, names: Sequence[str], known: Sequence[str], label: str) -> None:
@@ -199,7 +204,12 @@ class ImageSet:
 
     def subset(self, index: np.ndarray) -> "ImageSet":
         """The images at the rows `index`, in that order."""
-        return self._with(self.images[index], {key: labels[index] for key, labels in self.labels.items()})
+        return replace(
+            self,
+            images=self.images[index],
+            labels={key: labels[index] for key, labels in self.labels.items()},
+            layers={key: layer[index] for key, layer in self.layers.items()},
+        )
 
     def tensor(self) -> "Tensor":
         """A copy of the images as encoders see them, as a uint8 tensor (N, C, H, W)."""
@@ -235,6 +245,25 @@ class ImageSet:
             return _channels_first(canvases), torch.from_numpy(sizes)
         return _channels_first(self.images[rows]), None
 
+    def read_layers(self, rows: np.ndarray) -> "dict[str, Tensor] | None":
+        """The images at `rows` (n,) without each layer: name -> uint8 (n, C, H, W); None without layers."""
+        return {key: _channels_first(layer[rows]) for key, layer in self.layers.items()} or None
+
+    def batch(self, rows: np.ndarray) -> "Batch":
+        """The images at `rows` (n,) as a batch that views are made of, unlabelled.
+
+        >>> from fullrank.data import source
+        >>> source("digits").load("test").batch(np.array([3, 1])).images.shape
+        torch.Size([2, 1, 8, 8])
+        """
+        import torch
+
+        from fullrank.batch import Batch
+
+        pixels, sizes = self.read(rows)
+        unlabelled = torch.full((len(rows),), UNLABELLED)
+        return Batch(pixels, unlabelled, torch.from_numpy(rows), self.read_layers(rows), sizes)
+
     def checksum(self) -> int:
         """CRC-32 of the pixels, or, for streamed images, of their number and names."""
         if isinstance(self.images, StreamedImages):
@@ -263,8 +292,13 @@ class ImageSet:
         if label not in self.labels:
             raise unknown_name("label", label, self.labels, f"{self} has {', '.join(self.labels)}")
 
-    def _with(self, images: np.ndarray | StreamedImages, labels: dict[str, np.ndarray]) -> "ImageSet":
-        return ImageSet(images, labels, self.class_names, self.name, self.split)
+
+def _fitted(images: np.ndarray, size: int) -> np.ndarray:
+    grey = images.shape[3] == 1
+    fitted = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for target, image in zip(fitted, images, strict=True):
+        target[:] = to_array(fit_square(Image.fromarray(image[..., 0] if grey else image), size))
+    return fitted
 
 
 def _channels_first(images: np.ndarray) -> "Tensor":

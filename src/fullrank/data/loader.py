@@ -29,8 +29,8 @@ class BatchLoader:
     Images are (batch_size, C, H, W) uint8; each is seen at most once an epoch, and the N mod batch_size last
     of the order are left out. Each `iter` begins a new epoch, the first 0; after `load_state_dict` it
     goes on with exactly the batches still to come. Streamed images come as canvases, with the `sizes` of
-    their originals, and two batches are decoded ahead. Of many processes each gets its share of every batch,
-    in the order of the processes.
+    their originals, and two batches are decoded ahead; composites come with their `layers`. Of many processes
+    each gets its share of every batch, in the order of the processes.
 
     Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
 
@@ -55,7 +55,7 @@ class BatchLoader:
         image_set.check_label(label)
         generator(seed)
         self.batch_size, self.seed = batch_size, seed
-        self._read = _reader(image_set)
+        self._read, self._read_layers = _reader(image_set), image_set.read_layers
         self._labels = torch.tensor(image_set.labels[label])
         self._checksum = image_set.checksum()
         self._epoch, self._position = 0, 0
@@ -73,7 +73,7 @@ class BatchLoader:
         indices = [batch.chunk(process_count())[process_rank()] for batch in batches]
         for index, images, sizes in self._read(indices):
             self._position += 1
-            yield Batch(images, self._labels[index], index, sizes=sizes)
+            yield Batch(images, self._labels[index], index, self._read_layers(index.numpy()), sizes)
 
     def state_dict(self) -> LoaderState:
         """Where the loader stands, counted in batches handed out."""

@@ -149,11 +149,10 @@ def view_batches(
     """Images in batches, in order, with what is drawn for their views: for batch b from (`seed`, 0, b)."""
     for number, start in enumerate(range(0, len(images), batch_size)):
         rows = np.arange(start, min(start + batch_size, len(images)))
-        pixels, sizes = images.read(rows)
-        height, width = pixels.shape[-2:]
-        drawn = views.sample(len(rows), step_generator(seed, 0, number), (height, width), sizes)
-        unlabelled = torch.full((len(rows),), -1)
-        yield Batch(pixels, unlabelled, torch.from_numpy(rows), sizes=sizes), drawn
+        batch = images.batch(rows)
+        height, width = batch.images.shape[-2:]
+        drawn = views.sample(len(rows), step_generator(seed, 0, number), (height, width), batch.sizes)
+        yield batch, drawn
 
 
 def imposed_rank(head: nn.Module, place: str = "z") -> int | None:

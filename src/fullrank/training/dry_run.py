@@ -12,6 +12,8 @@ from fullrank.training.recipe import Recipe
 from fullrank.training.run import train
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
+# Composites have layers that views may drop, and no layout on a disk.
+COMPOSITE = "composite:digits-on-textures,n=40"
 GREY = ("digits", "mnist", "fashion-mnist")
 
 
@@ -45,18 +47,22 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     given = SOURCES.parse(plan.data).name
     # Your own folder, archive or hub set is rehearsed with colour images in a folder.
     layout = plan.data if given in LAYOUTS else "folder"
-    data = write_miniature(
-        layout,
-        folder,
-        images=BATCH_SIZE * STEPS,
-        classes=CLASSES,
-        size=size,
-        class_names=names,
-        channels=1 if given in GREY else 3,
+    data = (
+        COMPOSITE
+        if given == "composite"
+        else write_miniature(
+            layout,
+            folder,
+            images=BATCH_SIZE * STEPS,
+            classes=CLASSES,
+            size=size,
+            class_names=names,
+            channels=1 if given in GREY else 3,
+        )
     )
     replaced: dict[str, Any] = {
         "data": data,
-        "limit": None,
+        "limit": BATCH_SIZE * STEPS if given == "composite" else None,
         "batch_size": BATCH_SIZE,
         "epochs": 1,
         "monitor_every": 1,
@@ -67,7 +73,9 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     }
     if layout == "folder":
         replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
-    if names is not None:
+    if given == "composite":
+        replaced["classes"] = None
+    elif names is not None:
         replaced["classes"] = "+".join(names)
     if plan.online_every is not None:
         replaced["online_every"] = 1

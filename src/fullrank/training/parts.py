@@ -57,6 +57,7 @@ def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
         )
     with torch.random.fork_rng(devices=()):
         module = build(recipe, train_set)
+        module.views.check_layers(train_set.layers)
         BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
         z_a, z_b = torch.randn(2, 2, cast(Head, module.head).out_dim).unbind()
         loss_of(module.objective, z_a, z_b, torch.zeros(2, dtype=torch.int64))

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from fullrank.batch import Batch
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.encoders import Encoder, encoder as build_encoder, without_download
 from fullrank.errors import DataError, InterruptedRunError, UsageError
@@ -326,10 +325,9 @@ def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
 def _examples(views: Views, images: ImageSet, seed: int) -> np.ndarray:
     """A few images with both views, (n, 3, H, W, C) uint8; a view has the image's size."""
     rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
-    pixels, sizes = images.read(rows)
-    batch = Batch(pixels, torch.full((len(rows),), -1), torch.from_numpy(rows), sizes=sizes)
-    height, width = pixels.shape[-2:]
-    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), sizes)
+    batch = images.batch(rows)
+    height, width = batch.images.shape[-2:]
+    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
     pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
     shown = [images.subset(rows).tensor(), *pair]
     return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fullrank.views.operations import (
         Blur as Blur,
         Crop as Crop,
+        Drop as Drop,
         Grey as Grey,
         Jitter as Jitter,
         Operation as Operation,
@@ -38,7 +39,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
-        "operations": ["Blur", "Crop", "Grey", "Jitter", "Operation", "Solarize"],
+        "operations": ["Blur", "Crop", "Drop", "Grey", "Jitter", "Operation", "Solarize"],
         "spatial": ["blur", "crop_resize", "hflip"],
         "colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize"],
     },
@@ -46,6 +47,10 @@ __getattr__, __dir__, __all__ = attach(
 __all__ += ["VIEWS", "view_pipeline"]
 
 _FLIP = Parameter("flip", float, "probability that an image is mirrored", 0.5)
+_DROP = (
+    Parameter("drop", float, "probability that a composite loses a layer, before all else", 0.0),
+    Parameter("layer", str, "the layer that drop takes", "foreground"),
+)
 
 
 def _scale(default: float) -> Parameter:
@@ -69,6 +74,7 @@ for _entry in [
             Parameter("jitter", float, "probability that the four above are applied", 0.8),
             Parameter("grey", float, "probability that the colours are dropped", 0.2),
             Parameter("blur", float, "probability of a Gaussian blur, 0.1 to 2 pixels", 0.5),
+            *_DROP,
         ),
     ),
     Entry(
@@ -76,14 +82,14 @@ for _entry in [
         "fullrank.views.presets:directclr",
         "P1's two unequal pipelines: view 1 always blurred, view 2 rarely, but sometimes solarized",
         "P1, the authors' released code (ImageNet)",
-        options=(_scale(0.08), _FLIP),
+        options=(_scale(0.08), _FLIP, *_DROP),
     ),
     Entry(
         "weak",
         "fullrank.views.presets:weak",
         "a mild crop and a flip; the same for both views",
         "ours, the weak end of a comparison of augmentations",
-        options=(_scale(0.5), _FLIP),
+        options=(_scale(0.5), _FLIP, *_DROP),
     ),
 ]:
     VIEWS.register(_entry)

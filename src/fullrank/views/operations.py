@@ -2,17 +2,20 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fullrank.errors import UsageError
+from fullrank.batch import as_float
+from fullrank.errors import UsageError, unknown_name
 from fullrank.views import colour
+from fullrank.views.hits import change_hits
 from fullrank.views.spatial import Interpolation, blur, crop_resize
 
 Values = Mapping[str, Tensor]
+Layers = Mapping[str, Tensor]
 Source = tuple[int, int] | Tensor  # height and width of all images, or (N, 2) of each
 
 
@@ -31,6 +34,60 @@ class Operation(ABC):
     @abstractmethod
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """images (N, C, H, W) in 0 to 1 -> changed images; names of other operations are ignored."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A composite without its layer `layer`, with probability `probability`: what lies below is seen again.
+
+    It stands before the crop, and takes the image as it was composed without the layer from `Batch.layers`,
+    so nothing is inverted and what comes after acts on one image. Values: `drop` (N,) bool, true where the
+    layer is missing. Raises UsageError for a probability outside 0 to 1.
+
+    >>> drop = Drop(0.5)
+    >>> images, below = torch.ones(2, 1, 1, 1), torch.zeros(2, 1, 1, 1, dtype=torch.uint8)
+    >>> drop.apply(images, {"drop": torch.tensor([True, False])}, {"foreground": below}).flatten()
+    tensor([0., 1.])
+
+    Source: P2's controlled data (PAPERS P2.5), where a digit is dropped.
+    """
+
+    probability: float
+    layer: str = "foreground"
+
+    def __post_init__(self) -> None:
+        check_probability("drop", self.probability)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`drop`, unless its probability is 0."""
+        return ("drop",) * (self.probability > 0)
+
+    def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw who loses the layer; nothing is drawn for a probability of 0."""
+        return {"drop": _chance(count, generator, self.probability)} if self.probability > 0 else {}
+
+    def apply(self, images: Tensor, values: Values, layers: Layers) -> Tensor:
+        """images (N, C, H, W) in 0 to 1, and uint8 without each of `layers` -> images, those hit without."""
+        if "drop" not in values:
+            return images
+        self.check(layers)
+        below = layers[self.layer]
+
+        def restore(_: Tensor, which: Tensor) -> Tensor:
+            return as_float(below.index_select(0, which.to(below.device, non_blocking=True)))
+
+        return change_hits(images, values["drop"], restore)
+
+    def check(self, layers: Collection[str]) -> None:
+        """Raise UsageError unless images with these `layers` have the one to drop."""
+        if self.probability > 0 and not layers:
+            raise UsageError(
+                f"drop={self.probability:g} takes the layer {self.layer!r} out of composites, but these "
+                "images have no layers; leave drop out, or take composite:PRESET as the data."
+            )
+        if self.probability > 0 and self.layer not in layers:
+            raise unknown_name("layer", self.layer, layers, f"these images have {', '.join(layers)}")
 
 
 @dataclass(frozen=True)

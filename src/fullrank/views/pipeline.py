@@ -1,6 +1,6 @@
 """Two pipelines of operations, the parameters drawn for them, and the two views they make of a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +9,16 @@ from torch import Tensor
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError, unknown_name
-from fullrank.views.operations import Crop, Operation, Source, Values
+from fullrank.views.operations import Crop, Drop, Layers, Operation, Source, Values
 
 # Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
 _VALUES_AT_ONCE = 2**18
+_NOTHING_DROPPED = Drop(0.0)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What makes one view: a crop (or only a resize), then other operations in order.
+    """What makes one view: a layer dropped, a crop (or only a resize), then other operations in order.
 
     >>> from fullrank.views.operations import Grey
     >>> Pipeline(Crop(size=8), (Grey(0.2),)).names
@@ -26,21 +27,27 @@ class Pipeline:
 
     crop: Crop
     then: tuple[Operation, ...] = ()
+    drop: Drop = _NOTHING_DROPPED
 
     @property
     def names(self) -> tuple[str, ...]:
         """What can be switched off, in order."""
-        return tuple(name for operation in (self.crop, *self.then) for name in operation.names)
+        then = (name for operation in (self.crop, *self.then) for name in operation.names)
+        return (*self.drop.names, *then)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """The values of every operation for `count` images of height and width `source`."""
-        values: dict[str, Tensor] = {}
+        values = self.drop.sample(count, generator)
         for operation in (self.crop, *self.then):
             values |= operation.sample(count, generator, source)
         return values
 
-    def apply(self, images: Tensor, values: Values) -> Tensor:
-        """images (N, C, H, W) in 0 to 1 -> the view (N, C, size, size) in 0 to 1."""
+    def apply(self, images: Tensor, values: Values, layers: Layers | None = None) -> Tensor:
+        """images (N, C, H, W) in 0 to 1 -> the view (N, C, size, size) in 0 to 1.
+
+        `layers`, of composites, are the same images in uint8 without each layer.
+        """
+        images = self.drop.apply(images, values, layers or {})
         for operation in (self.crop, *self.then):
             images = operation.apply(images, values)
         return images
@@ -142,7 +149,8 @@ class Views:
         """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.
 
         No mean is subtracted and nothing divided by a deviation: the encoder carries that. Raises
-        UsageError unless number, size and channels of the images are those the parameters were drawn for.
+        UsageError unless number, size and channels of the images are those the parameters were drawn for,
+        and for a layer to drop that the batch does not have.
         """
         first, second = self._make(batch, parameters, (self.first, self.second))
         return first, second
@@ -150,6 +158,18 @@ class Views:
     def apply_first(self, batch: Batch, parameters: ViewParameters) -> Tensor:
         """The first view alone, as `apply` makes it."""
         return self._make(batch, parameters, (self.first,))[0]
+
+    def check_layers(self, layers: Collection[str]) -> None:
+        """Raise UsageError if a layer is to be dropped that images with these `layers` do not have.
+
+        >>> from fullrank.views import view_pipeline
+        >>> view_pipeline("weak,drop=0.5", image_size=8).check_layers([])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        fullrank.errors.UsageError: drop=0.5 takes the layer 'foreground' out of composites, but these ...
+        """
+        for pipeline in (self.first, self.second):
+            pipeline.drop.check(layers)
 
     @torch.no_grad()
     def _make(
@@ -168,9 +188,10 @@ class Views:
         with torch.autocast(images.device.type, enabled=False):
             for rows in _chunks(images):
                 part, drawn = as_float(images[rows]), parameters[rows]
+                layers = {name: layer[rows] for name, layer in (batch.layers or {}).items()}
                 values = (drawn.first, drawn.second)[: len(pipelines)]
                 for view, pipeline, mine in zip(views, pipelines, values, strict=True):
-                    view[rows] = pipeline.apply(part, mine)
+                    view[rows] = pipeline.apply(part, mine, layers)
         return views
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from fullrank.errors import UsageError
-from fullrank.views.operations import Blur, Crop, Grey, Jitter, Operation, Solarize
+from fullrank.views.operations import Blur, Crop, Drop, Grey, Jitter, Operation, Solarize
 from fullrank.views.pipeline import Pipeline, Views
 
 
@@ -19,6 +19,8 @@ def simclr(
     jitter: float = 0.8,
     grey: float = 0.2,
     blur: float = 0.5,
+    drop: float = 0.0,
+    layer: str = "foreground",
 ) -> Views:
     """SimCLR's augmentation at the strength in common use, the same for both views.
 
@@ -29,10 +31,17 @@ def simclr(
     """
     crop = Crop(image_size, scale, flip)
     then = (Jitter(brightness, contrast, saturation, hue, jitter), Grey(grey), Blur(blur))
-    return _pair(channels, crop, then, then)
+    return _pair(channels, Drop(drop, layer), crop, then, then)
 
 
-def directclr(image_size: int, channels: int, scale: float = 0.08, flip: float = 0.5) -> Views:
+def directclr(
+    image_size: int,
+    channels: int,
+    scale: float = 0.08,
+    flip: float = 0.5,
+    drop: float = 0.0,
+    layer: str = "foreground",
+) -> Views:
     """P1's two unequal pipelines: the first view always blurred, the second rarely, but sometimes solarized.
 
     >>> first, second = directclr(32, channels=3).operations
@@ -43,23 +52,35 @@ def directclr(image_size: int, channels: int, scale: float = 0.08, flip: float =
     """
     crop = Crop(image_size, scale, flip, interpolation="bicubic")
     colours = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8), Grey(0.2))
-    return _pair(channels, crop, (*colours, Blur(1.0)), (*colours, Blur(0.1), Solarize(0.2)))
+    first, second = (*colours, Blur(1.0)), (*colours, Blur(0.1), Solarize(0.2))
+    return _pair(channels, Drop(drop, layer), crop, first, second)
 
 
-def weak(image_size: int, channels: int, scale: float = 0.5, flip: float = 0.5) -> Views:
+def weak(
+    image_size: int,
+    channels: int,
+    scale: float = 0.5,
+    flip: float = 0.5,
+    drop: float = 0.0,
+    layer: str = "foreground",
+) -> Views:
     """Only a mild crop and a flip, the same for both views.
 
     >>> weak(32, channels=3).operations[0]
     ('crop', 'flip')
+    >>> weak(32, channels=3, drop=0.5).operations[0]
+    ('drop', 'crop', 'flip')
     """
-    return _pair(channels, Crop(image_size, scale, flip), (), ())
+    return _pair(channels, Drop(drop, layer), Crop(image_size, scale, flip), (), ())
 
 
-def _pair(channels: int, crop: Crop, first: tuple[Operation, ...], second: tuple[Operation, ...]) -> Views:
+def _pair(
+    channels: int, drop: Drop, crop: Crop, first: tuple[Operation, ...], second: tuple[Operation, ...]
+) -> Views:
     if channels not in (1, 3):
         raise UsageError(f"Views are made of images with 1 or 3 channels, but got channels={channels}.")
     first, second = _effective(first, channels), _effective(second, channels)
-    return Views(Pipeline(crop, first), Pipeline(crop, second), channels)
+    return Views(Pipeline(crop, first, drop), Pipeline(crop, second, drop), channels)
 
 
 def _effective(operations: tuple[Operation, ...], channels: int) -> tuple[Operation, ...]:
