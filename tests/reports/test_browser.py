@@ -13,6 +13,7 @@ import pytest
 
 from fullrank.record import Record
 from fullrank.reports.page import write_page
+from fullrank.studies.theory import run_theorem
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -206,6 +207,18 @@ def test_all_is_seen_and_nothing_fails(
     browser.resize(*PHONE)
     assert look(browser) == wide and len(wide) == PAGES[name]
     assert browser.ask("getComputedStyle(document.body).backgroundColor") != light
+    assert not troubles(browser.events)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "pictures"),
+    [("feature-weighting", {}, 2), ("implicit-regularization", {"steps": 100}, 3)],
+)
+def test_pages_of_theorems_are_seen(name, settings, pictures, browser: Browser, tmp_path: Path) -> None:
+    browser.open(write_page(run_theorem(name, out=tmp_path, **settings).path), *DESKTOP)
+    wide = look(browser)
+    browser.resize(*PHONE)
+    assert look(browser) == wide and len(wide) == pictures
     assert not troubles(browser.events)
 
 
