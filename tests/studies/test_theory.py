@@ -69,6 +69,9 @@ def test_the_command_of_the_page_gives_the_numbers_again(capsys, monkeypatch, tm
         (["weight-decay", "--set", "decoy=1"], "Unknown setting of 'weight-decay' 'decoy'"),
         (["weight-decay", "--set", "decay=-1"], "decay"),
         (["weight-decay", "--set", "decay=nan"], "decay"),
+        (["weight-decay", "--set", "decay=1e308"], "decay"),
+        (["feature-weighting", "--strengths", "1e200,1"], "1e+200 is not from 0.001 to 1000"),
+        (["pre-or-post", "--strengths", "1e-9,1"], "1e-09 is not from 0.001 to 1000"),
         (["strong-augmentation", "--set", "noise=lots"], "noise"),
     ],
 )

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fullrank.theory.flow import Array, Trajectory, Velocity
 from fullrank.theory.inputs import Indices, Mask
@@ -16,7 +16,20 @@ _CLOSE = 1e-4
 # Solver steps come by the thousand; a line on a page needs no more points than these.
 _POINTS = 150
 
-Strengths = Annotated[Numbers, Field(description="strength of each feature in the input")]
+WEAKEST, STRONGEST = 1e-3, 1e3
+
+
+def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
+    # Beyond these a flow takes minutes or its moments overflow; what is not above 0 is refused by the theory.
+    wrong = [value for value in strengths if value > 0 and not WEAKEST <= value <= STRONGEST]
+    if wrong:
+        raise ValueError(f"{wrong[0]:g} is not from {WEAKEST:g} to {STRONGEST:g}")
+    return strengths
+
+
+Strengths = Annotated[
+    Numbers, AfterValidator(_in_range), Field(description="strength of each feature in the input")
+]
 Keep = Annotated[Numbers, Field(description="probability that a view keeps each feature, 0 to 1")]
 Depth = Annotated[int, Field(ge=1, le=12, description="number of linear layers")]
 Seed = Annotated[int, Field(ge=0, description="seed of what is drawn")]

@@ -120,7 +120,7 @@ class WeightDecay(Theorem):
 
     strengths: Strengths = STRENGTHS
     keep: Keep = KEEP
-    decay: float = Field(0.1, gt=0, description="weight decay lambda of the sum of squared weights")
+    decay: float = Field(0.1, gt=0, le=1e3, description="weight decay lambda of the sum of squared weights")
     depth: Depth = 2
 
     def outcome(self) -> Outcome:
