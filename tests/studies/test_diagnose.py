@@ -172,3 +172,12 @@ def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(objective, tmp_
     entry = diagnose(run, out=tmp_path / "d", limit=100).entry
     assert all(row.gradient_rank is None and row.linear is not None for row in entry.layers)
     assert any("no loss without labels" in sentence for sentence in entry.not_seen)
+
+
+def test_a_file_takes_nothing_that_only_a_model_has_and_says_what_it_left_out(gaussian, tmp_path):
+    gaussian[3] = np.nan
+    path = saved(tmp_path, "x.npy", gaussian)
+    with pytest.raises(UsageError, match="takes no views"):
+        diagnose(path, views="simclr", out=tmp_path / "d")
+    entry = diagnose(path, skip_bad=True, out=tmp_path / "d").entry
+    assert entry.rows == 599 and any(sentence.startswith("1 rows") for sentence in entry.not_seen)

@@ -125,7 +125,12 @@ def test_without_a_place_it_is_the_input_of_the_last_map(quick_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("places", "sentence"),
-    [({"place": "z"}, "both z"), ({"place": "nowhere"}, "nowhere"), ({"outcome": "z[:900]"}, "900")],
+    [
+        ({"place": "z"}, "both z"),
+        ({"place": "z", "outcome": "h"}, "z comes after h"),
+        ({"place": "nowhere"}, "nowhere"),
+        ({"outcome": "z[:900]"}, "900"),
+    ],
 )
 def test_places_that_cannot_be_compared_are_refused(quick_run, tmp_path, places, sentence):
     with pytest.raises(UsageError, match=sentence):

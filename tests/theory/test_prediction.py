@@ -70,6 +70,38 @@ def test_no_direction_agrees_by_chance_more_than_by_the_other_half():
     assert np.abs(found.agreement).max() < 0.25 and abs(found.agreement.mean()) < 0.03
 
 
+def typical(pairs):
+    return np.mean([predict_directions(*pair).correlation for pair in pairs])
+
+
+def test_noise_alone_gives_no_correlation():
+    def nothing_shared(seed):  # z is the same in both views, and has to do with neither
+        rng = np.random.default_rng(seed)
+        a, b = rng.normal(size=(2, 600, 24))
+        z = rng.normal(size=(600, 24))
+        return (a, b), (z, z)
+
+    def isometry(seed):  # all directions agree alike and all are kept: nothing is predicted
+        rng = np.random.default_rng(seed)
+        a, b = views(rng, 600, np.ones(24))
+        return (a, b), (a, b)
+
+    assert abs(typical(map(nothing_shared, range(6)))) < 0.1
+    assert abs(typical(map(isometry, range(6)))) < 0.1
+
+
+def test_directions_without_agreement_are_lost_at_a_thousand_images():
+    rng = np.random.default_rng(5)
+    noise = np.r_[np.full(8, 0.2), np.full(40, 50.0)]
+    a, b = views(rng, 1024, noise)
+    gain = 1 / (1 + noise**2)
+    found = predict_directions((a, b), (a * gain, b * gain))
+    assert fates(found.predicted)[:8] == fates(found.measured)[:8] == ["kept"] * 8
+    assert fates(found.measured)[8:].count("lost") >= 36
+    assert fates(found.predicted)[8:].count("lost") >= 36
+    assert found.low <= found.correlation <= found.high
+
+
 @pytest.mark.parametrize(
     ("first", "second", "sentence"),
     [

@@ -220,3 +220,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         balanced_start(2, 3, width=4)
     with pytest.raises(UsageError, match=r"gains must be a finite number of 0 or more .* feature 1 has -1"):
         layer_weights([1, 1], [-1, 1], 2)
+
+
+def test_gains_know_no_smallest_feature():
+    strengths = [1e3, 1e-3]
+    np.testing.assert_allclose(gains(*keep_or_resample(strengths, [1.0, 0.5])), [1e-3, 500.0], rtol=1e-12)

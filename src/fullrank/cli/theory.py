@@ -126,7 +126,7 @@ def _run(entry: Entry) -> Callable[..., None]:
             (field.annotation if field.annotation in _PLAIN else str) | None,
             typer.Option(
                 f"--{name.replace('_', '-')}",
-                help=f"{field.description or name} [default: {_written(field.default)}]",
+                help=f"{field.description or name} \\[default: {_written(field.default)}]",
             ),
         ]
         for name, field in entry.load().model_fields.items()
@@ -135,7 +135,13 @@ def _run(entry: Entry) -> Callable[..., None]:
         "assignments": Annotated[
             list[str] | None, typer.Option("--set", help="Any setting as key=value. Repeatable.")
         ],
-        "full": Annotated[bool, typer.Option("--full", help="The paper's own step counts.")],
+        "full": Annotated[
+            bool,
+            typer.Option(
+                "--full",
+                help="P1's own step counts, more trials for pre-or-post.",
+            ),
+        ],
         "out": Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")],
     }
     defaults = {"assignments": None, "full": False, "out": None}

@@ -1,5 +1,6 @@
 """The page of a theory run: the theorem, predicted beside simulated, its pictures. Torch-free."""
 
+import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -45,12 +46,15 @@ def theory_command(record: Record) -> str:
 
     A setting of several numbers is written with commas, as the command line takes it.
     """
-    words = [f"fullrank theory {record.recipe.get('theorem', '')}"]
-    for key, value in record.recipe.items():
-        if key != "theorem":
+    settings = dict(record.recipe)
+    words = ["fullrank", "theory", str(settings.pop("theorem", ""))]
+    if "run" in settings:  # `predict` lays a run beside the theory, and has options of its own
+        words += [str(settings.pop("run")), *(f"--{key}={value}" for key, value in settings.items())]
+    else:
+        for key, value in settings.items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words.append(f"--set {key}={text}")
-    return " ".join(words)
+            words += ["--set", f"{key}={text}"]
+    return shlex.join(words)
 
 
 def curve_styles(curves: list[TheoryCurve]) -> dict[tuple[str, str], Style]:

@@ -110,6 +110,7 @@ def diagnose(
     False
     """
     if isinstance(target, str | Path) and _is_embedding_file(target):
+        _refuse_for_files(data=data, views=views, weights=weights, places=places, image_size=image_size)
         file = open_embeddings(target, labels=labels, skip_bad=skip_bad)
         pair = None if positives is None else open_embeddings(positives, skip_bad=skip_bad)
         entry, recipe = diagnose_file(file, pair, seed=seed), {}
@@ -154,6 +155,8 @@ def diagnose_file(
     layers: list[LayerRow] = []
     curves: list[DimensionCurve] = []
     not_seen = ["What the encoder, the views and the head did: only a model can show it."]
+    if len(file.dropped):
+        not_seen.append(f"{len(file.dropped)} rows that hold NaN or infinity: they were left out.")
     if pair is None:
         not_seen.append("Alignment and augmentation: give a second view of each row with --positives.")
     if file.labels is not None:
@@ -385,6 +388,13 @@ def verdict(findings: Sequence[Finding], spectrum: dict[str, Any], cut: str | No
     else:
         text = f"No collapse found. {rank_text}"
     return text if cut is None else f"{text} Labels are read best at {cut}: keep that place."
+
+
+def _refuse_for_files(**given: object) -> None:
+    """Raise UsageError where something was given that only a model has."""
+    useless = [name for name, value in given.items() if value is not None]
+    if useless:
+        raise UsageError(f"A file of embeddings takes no {useless[0]}; leave it out, or name a model.")
 
 
 def _labelled(train: "ImageSet", test: "ImageSet", label: str) -> bool:

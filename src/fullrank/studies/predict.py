@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fullrank.errors import UsageError
+from fullrank.places import Place
 from fullrank.studies.theory import TheoryRun, default_folder, write_theory
 from fullrank.theory.prediction import FATES, KEPT, LOST, Prediction, fates, predict_directions
 from fullrank.theory.theorem import Curve, Outcome, Panel
@@ -47,6 +48,10 @@ def predict(
     place = place or _default_place(run, known)
     if place == outcome:
         raise UsageError(f"The place and its outcome are both {place}; name a place below with --place.")
+    order = [*known, "z"]
+    bases = [Place.parse(name).name for name in (place, outcome)]
+    if all(base in order for base in bases) and order.index(bases[0]) > order.index(bases[1]):
+        raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as the place.")
     train, test = load_data(run.recipe)
     views = _views(run, test.image_size, test.channels)
     found = collect(run.encoder, run.head, train, [place, outcome], seed=seed, views=views, replay=False)
@@ -71,7 +76,7 @@ def described_prediction(found: Prediction, place: str, outcome: str, rank: int)
     verdict = (
         f"Of {len(said)} directions of {place} the theory says that {_counted(counts)}; in {outcome} "
         f"{_counted(seen)}, {agreed} of them as predicted. Spearman's correlation of the weights is "
-        f"{found.correlation:.2f} (95 % interval over images {found.low:.2f} to {found.high:.2f})."
+        f"{found.correlation:.2f} ({found.low:.2f} to {found.high:.2f} over splits of the images)."
     )
     return Outcome(
         quantity=f"weight of each direction of {place} in {outcome}, relative to the strongest",

@@ -70,7 +70,8 @@ for _entry in [
     Entry(
         "pre-or-post",
         "fullrank.theory.pre_or_post:PreOrPost",
-        "A feature that augmentation disrupts needs fewer labels before the head than after it.",
+        "A feature that augmentation disrupts, or that is strong in the input, can need fewer labels before "
+        "the head than after it.",
         "P2, claims; the margin proxy is derived here",
     ),
     Entry(
@@ -82,7 +83,8 @@ for _entry in [
     Entry(
         "reweighting",
         "fullrank.theory.weighting_theorems:Reweighting",
-        "A fixed reweighting head decides which features the layer below it carries, and how strongly.",
+        "A fixed reweighting head changes nothing after it; the layer below carries each feature the more "
+        "strongly, the later its channel.",
         "P2, reweighting head; the weights are derived here",
     ),
 ]:

@@ -25,7 +25,7 @@ def fixed_mode_velocity(gains: Array) -> Velocity:
     >>> [v.tolist() for v in velocity((np.array([2.0]), np.array([3.0])))]
     [[18.0], [12.0]]
 
-    Source: P1 Section 4.2, Theorem 3.
+    Source: P1 Section 5.3, Theorem 3.
     """
 
     def velocity(values: Weights) -> Weights:
@@ -113,7 +113,7 @@ def two_layer_values(lower: Array, upper: Array, gains: Array, times: Array) -> 
     >>> [values.tolist() for values in two_layer_values(half, half, gains, np.array([0.75]))]
     [[[1.0]], [[1.0]]]
 
-    Source: P1 Section 4.2, Theorem 3, for the law.
+    Source: P1 Section 5.3, Theorem 3, for the law.
     """
     times = np.asarray(times, np.float64)
     for start in (lower, upper):

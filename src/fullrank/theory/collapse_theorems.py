@@ -39,7 +39,7 @@ class StrongAugmentation(SteppedTheorem):
     augmented: int = Field(8, ge=0, description="coordinates that the augmentation moves, the last ones")
     steps: int = Field(2000, ge=1, description="SGD steps of the toy")
     learning_rate: float = Field(1e-3, gt=0, description="of the toy")
-    temperature: float = Field(0.1, gt=0, description="of the toy's softmax")
+    temperature: float = Field(0.1, ge=1e-3, le=100, description="of the toy's softmax")
     time: float = Field(2.0, gt=0, le=50, description="length of the theorem's flow")
     seed: int = Field(0, ge=0, description="of data, start and noise")
 
@@ -102,6 +102,8 @@ class StrongAugmentation(SteppedTheorem):
                 f"here: its gains end at sqrt(T) = {self.temperature**0.5:.3g} and sqrt(T)/(1 + noise^2) = "
                 f"{self.temperature**0.5 / (1 + self.noise**2):.3g}; with 128 in a batch the clean ones end "
                 "higher.",
+                f"The {clean} largest values are taken for the clean ones, so without noise the two groups "
+                "differ only by what sorting does.",
                 "A last value near zero in the toy is the bias: it takes an output direction for itself "
                 "while its squared length is above 2 T/(1 + noise^2) (derived here).",
             ),
@@ -133,9 +135,9 @@ class ImplicitRegularization(SteppedTheorem):
     steps: int = Field(2000, ge=1, description="SGD steps of the toy")
     learning_rate: float = Field(1e-2, gt=0, description="of the toy")
     decay: float = Field(0.35, ge=0, le=1, description="the start's singular values are exp(-decay i)")
-    noise: float = Field(1e-3, ge=0, description="standard deviation of the augmentation's noise")
+    noise: float = Field(1e-3, ge=0, le=10, description="standard deviation of the augmentation's noise")
     width: int = Field(16, ge=2, le=64, description="inputs and outputs of each layer")
-    temperature: float = Field(0.1, gt=0, description="of the softmax")
+    temperature: float = Field(0.1, ge=1e-3, le=100, description="of the softmax")
     seed: int = Field(0, ge=0, description="of data, start and noise")
 
     @property
@@ -217,9 +219,9 @@ class Depth(SteppedTheorem):
     steps: int = Field(600, ge=1, description="SGD steps of each stack")
     learning_rate: float = Field(1e-2, gt=0, description="of SGD")
     decay: float = Field(0.35, ge=0, le=1, description="the start's singular values are exp(-decay i)")
-    noise: float = Field(1e-3, ge=0, description="standard deviation of the augmentation's noise")
+    noise: float = Field(1e-3, ge=0, le=10, description="standard deviation of the augmentation's noise")
     width: int = Field(16, ge=2, le=64, description="inputs and outputs of each layer")
-    temperature: float = Field(0.1, gt=0, description="of the softmax")
+    temperature: float = Field(0.1, ge=1e-3, le=100, description="of the softmax")
     seed: int = Field(0, ge=0, description="of data, start and noise")
 
     @property

@@ -23,7 +23,7 @@ def softmax_weights(z: Array, z_views: Array) -> Array:
     >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
 
-    Source: P1 Section 4.1, Equation 4 and the definitions below it.
+    Source: P1 Section 4.2, Equation 4 and the definitions below it.
     """
     weights: Array = np.exp(_log_weights(z, z_views))
     return weights
@@ -40,7 +40,7 @@ def distance_loss(z: Array, z_views: Array) -> float:
     >>> round(distance_loss(np.zeros((2, 1)), np.zeros((2, 1))), 6)
     1.386294
 
-    Source: P1 Section 3, Equation 1, without normalisation.
+    Source: P1 Section 4.1, Equation 2, without normalisation.
     """
     return -float(np.trace(_log_weights(z, z_views)))
 
@@ -58,7 +58,7 @@ def distance_gradients(z: Array, z_views: Array, weights: Array) -> tuple[Array,
     >>> [g.round(3).tolist() for g in distance_gradients(z, views, np.full((2, 2), 0.5))]
     [[[0.75], [-1.0]], [[0.25], [0.0]]]
 
-    Source: P1 Appendix B.1 (Lemma 1).
+    Source: P1 Section 4.2, Lemma 1 and Equation 4.
     """
     _require_weights(weights, len(z))
     others = _without_diagonal(weights)
@@ -78,7 +78,7 @@ def data_covariance(x: Array, weights: Array) -> Array:
     >>> data_covariance(np.array([[0.0], [2.0]]), np.full((2, 2), 0.5)).tolist()
     [[4.0]]
 
-    Source: P1 Section 4.1, Lemma 2.
+    Source: P1 Section 4.2, Lemma 2.
     """
     _require_weights(weights, len(x))
     both = weights + weights.T
@@ -96,7 +96,7 @@ def augmentation_covariance(x: Array, views: Array, weights: Array) -> Array:
     >>> augmentation_covariance(np.zeros((2, 1)), np.ones((2, 1)), np.full((2, 2), 0.5)).tolist()
     [[1.0]]
 
-    Source: P1 Section 4.1, Lemma 2.
+    Source: P1 Section 4.2, Lemma 2.
     """
     _require_weights(weights, len(x))
     shift = views - x
@@ -115,7 +115,7 @@ def driving_matrix(x: Array, views: Array, weights: Array) -> Array:
     >>> driving_matrix(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]), np.full((2, 2), 0.5)).tolist()
     [[3.0]]
 
-    Source: P1 Section 4.1, Lemma 2; Appendix B.2.
+    Source: P1 Section 4.2, Lemma 2; Appendix B.2.
     """
     return data_covariance(x, weights) - augmentation_covariance(x, views, weights)
 
@@ -131,7 +131,7 @@ def moving_velocity(x: Array, views: Array) -> Velocity:
     >>> round(float(velocity((np.array([[1e-9]]),))[0][0, 0] * 1e9), 6)
     3.0
 
-    Source: P1 Section 4.1, Lemma 1 and Equation 7.
+    Source: P1 Section 4.2, Lemma 1 and Equation 5.
     """
 
     def velocity(weights: Weights) -> Weights:
@@ -152,7 +152,7 @@ def exact_weights(start: Array, drive: Array, times: Array) -> Array:
     >>> exact_weights(np.eye(2), np.diag([0.0, -np.log(2)]), np.array([0.0, 1.0]))[1].round(6).tolist()
     [[1.0, 0.0], [0.0, 0.5]]
 
-    Source: P1 Section 4.1, proof of Theorem 1.
+    Source: P1 Appendix B.3, proof of Theorem 1.
     """
     require_symmetric(drive, "X")
     values, vectors = np.linalg.eigh(drive)
@@ -170,7 +170,7 @@ def collapsing_directions(drive: Array, tolerance: float = 1e-9) -> Array:
     >>> collapsing_directions(np.diag([2.0, -1.0])).round(6).tolist()
     [[0.0], [1.0]]
 
-    Source: P1 Section 4.1, Theorem 1.
+    Source: P1 Section 4.2, Theorem 1.
     """
     require_symmetric(drive, "X")
     values, vectors = np.linalg.eigh(drive)
@@ -190,7 +190,7 @@ def collapse_count(drive: Array, width: int, tolerance: float = 1e-9) -> int:
     >>> collapse_count(drive, width=3), collapse_count(drive, width=2)
     (1, 0)
 
-    Source: P1 Section 4.1, Theorem 1.
+    Source: P1 Section 4.2, Theorem 1.
     """
     if width < 1:
         raise UsageError(f"The width of an embedding must be 1 or more, but got {width}.")
@@ -209,7 +209,7 @@ def embedding_covariance(weight: Array, covariance: Array) -> Array:
     >>> embedding_covariance(np.array([[1.0, 2.0]]), np.eye(2)).tolist()
     [[5.0]]
 
-    Source: P1 Section 4.1, Corollary 1.
+    Source: P1 Section 4.2, Corollary 1.
     """
     return np.asarray(weight @ semidefinite("covariance", covariance) @ weight.T)
 

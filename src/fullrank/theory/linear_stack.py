@@ -39,7 +39,7 @@ def layer_gradients(weights: Weights, gradient: Array) -> Weights:
     >>> [g.tolist() for g in layer_gradients((np.array([[2.0]]), np.array([[3.0]])), np.array([[1.0]]))]
     [[[3.0]], [[2.0]]]
 
-    Source: P1 Section 4.2, Lemma 3, for two layers; any depth is the chain rule.
+    Source: P1 Section 5.2, Lemma 3, for two layers; any depth is the chain rule.
     """
     _require_chain(weights)
     below, gradients = [np.eye(weights[0].shape[1])], []
@@ -73,7 +73,7 @@ def rectified(weights: Weights, x: Array) -> tuple[Array, Pullback]:
     >>> z.tolist(), [g.tolist() for g in pull(np.ones((1, 1)))]
     ([[6.0]], [[[6.0], [0.0]], [[3.0, 0.0]]])
 
-    Source: P1 Section 4.2, Figure 11.
+    Source: P1 Appendix C, Figure 11.
     """
     _require_chain(weights)
     inputs = [x]
@@ -103,7 +103,7 @@ def fixed_velocity(drive: Array) -> Velocity:
     >>> [v.tolist() for v in velocity((np.array([[2.0]]), np.array([[3.0]])))]
     [[[18.0]], [[12.0]]]
 
-    Source: P1 Section 4.2, Lemma 3 and Equation 9.
+    Source: P1 Section 5.2, Lemma 3 and Equation 9.
     """
     require_symmetric(drive, "X")
     return lambda weights: layer_gradients(weights, product(weights) @ drive)
@@ -119,7 +119,7 @@ def contrastive_velocity(network: Network, x: Array, views: Array) -> Velocity:
     >>> [v.round(6).tolist() for v in velocity((np.array([[1e-6]]), np.array([[1.0]])))]
     [[[3e-06]], [[0.0]]]
 
-    Source: P1 Section 4.2, Lemma 3.
+    Source: P1 Section 5.2, Lemma 3.
     """
     both = np.concatenate([x, views])
 
@@ -142,7 +142,7 @@ def imbalance(weights: Weights) -> Weights:
     >>> [b.tolist() for b in imbalance((np.array([[1.0]]), np.array([[3.0]])))]
     [[[8.0]]]
 
-    Source: P1 Section 4.2 and Appendix B.3; the remark on the ReLU is derived here.
+    Source: P1 Section 5.2 and Appendix B.5; the remark on the ReLU is derived here.
     """
     _require_chain(weights)
     return tuple(
@@ -179,7 +179,7 @@ def alignment(lower: Array, upper: Array) -> Array:
     >>> alignment(np.diag([2.0, 1.0]), np.diag([1.0, 3.0])).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
 
-    Source: P1 Section 4.2, Theorem 2 and Figure 5.
+    Source: P1 Section 5.3, Theorem 2 and Figure 5.
     """
     _require_chain((lower, upper))
     return np.asarray(np.abs(np.linalg.svd(upper)[2] @ np.linalg.svd(lower)[0]))
@@ -249,7 +249,7 @@ def alignment_rate(lower: Array, upper: Array, gradient: Array) -> Array:
     >>> alignment_rate(np.diag([2.0, 1.0]), np.diag([2.0, 1.0]), np.eye(2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]
 
-    Source: P1 Appendix A, with the sign of H corrected.
+    Source: P1 Appendix A, Lemma 6, with the sign of H corrected.
     """
     u1, s1, v1t = np.linalg.svd(lower)
     u2, s2, v2t = np.linalg.svd(upper)

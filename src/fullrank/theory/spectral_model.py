@@ -197,7 +197,19 @@ def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -
     Source: derived here.
     """
     first, second = diagonal_moments(moment, cross_moment)
-    return np.asarray(np.sqrt(np.diag(optimal_gram(np.diag(first), np.diag(second), rank))))
+    rank = _checked_rank(rank, len(first))
+    varies = first > 0
+    if (second[~varies] > 0).any():
+        raise UsageError(
+            "cross_moment is above 0 for a feature whose moment is 0, so the loss has no minimum; measure "
+            "both moments on the same views."
+        )
+    agreements = np.divide(second, first, out=np.zeros_like(first), where=varies)
+    order = np.argsort(-agreements, kind="stable")
+    _require_no_tie(agreements[order], rank)
+    found = np.divide(np.sqrt(second), first, out=np.zeros_like(first), where=varies)
+    found[order[rank:]] = 0.0
+    return np.asarray(found)
 
 
 def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) -> Array:

@@ -15,6 +15,9 @@ from fullrank.theory.inner_products import inner_gradients, inner_loss
 from fullrank.theory.linear_stack import Network, linear
 
 OnStep = Callable[[int], None]
+
+# Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
+_LARGEST = 1e6
 # Makes both views of a batch (N, D) of inputs.
 Augmentation = Callable[[np.random.Generator, Array], tuple[Array, Array]]
 
@@ -90,7 +93,7 @@ def strong_augmentation(
     >>> run.steps.tolist(), run.weights[0].shape
     ([0.0, 1.0, 2.0], (3, 16, 16))
 
-    Source: P1 Section 4.1 and Figure 3; settings from the public code.
+    Source: P1 Section 4 and Figure 3; settings from the public code.
     """
     if not noise >= 0:
         raise UsageError(f"The noise of the augmentation must be 0 or more, but got {noise}.")
@@ -139,7 +142,7 @@ def stacked_layers(
     >>> run.singular_values[0][0, :3].round(3).tolist()
     [1.0, 0.705, 0.497]
 
-    Source: P1 Section 4.2 and Figures 5, 6 and 11; settings from the public code.
+    Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
     """
     if depth < 1:
         raise UsageError(f"A stack has a depth of 1 or more, but got {depth}.")
@@ -182,10 +185,10 @@ def _train(
         for step in range(schedule.steps + 1):
             chosen = data[rng.choice(len(data), count, replace=False)]
             z, pull = network(weights, np.concatenate(augment(rng, chosen)))
-            if not np.isfinite(z).all():
+            if not np.abs(z).max() < _LARGEST:
                 raise DivergedError(
-                    f"The toy's embeddings are no longer finite after {step} steps at a learning rate of "
-                    f"{schedule.learning_rate:g}; take a smaller one."
+                    f"The toy's embeddings have grown beyond {_LARGEST:g} after {step} steps at a learning "
+                    f"rate of {schedule.learning_rate:g}; take a smaller one, or less noise."
                 )
             if step in due:
                 kept.append(weights)
@@ -211,5 +214,5 @@ def _train(
 
 
 def _spectrum(embeddings: Array) -> Array:
-    values = np.linalg.eigvalsh(np.cov(embeddings, rowvar=False))
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(embeddings, rowvar=False)))
     return np.asarray(np.maximum(values[::-1], 0.0))

@@ -195,8 +195,8 @@ class AbsentFeatures(Theorem):
 
     strengths: Strengths = (2.0, 1.0, 0.5)
     keep: Keep = (1.0, 0.9, 1.0)
-    threshold: float = Field(0.5, ge=0, description="threshold of the symmetrised ReLU")
-    start: float = Field(0.8, gt=0, description="initial weight of every channel in both layers")
+    threshold: float = Field(0.5, ge=0, le=1e3, description="threshold of the symmetrised ReLU")
+    start: float = Field(0.8, ge=1e-6, le=1e3, description="initial weight of every channel in both layers")
 
     def outcome(self) -> Outcome:
         """Predict the weights before and after the head; simulate the flow of both layers."""
@@ -253,7 +253,7 @@ class Reweighting(Theorem):
     strengths: Strengths = STRENGTHS
     keep: Keep = KEEP
     kappa: float = Field(1.5, ge=1, le=10, description="ratio of the weights of neighbouring channels")
-    start: float = Field(1e-8, gt=0, le=1, description="deviation of the encoder's initial weights")
+    start: float = Field(1e-8, ge=1e-30, le=1, description="deviation of the encoder's initial weights")
     seed: Seed = 0
 
     def outcome(self) -> Outcome:
