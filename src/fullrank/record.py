@@ -1,13 +1,14 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fullrank.errors import DataError
+from fullrank.errors import DataError, UsageError
 
 SCHEMA = 1
 RECORD_FILE, ARRAYS_FILE = "record.json", "arrays.npz"
@@ -261,6 +262,14 @@ class Record(_Part):
                 f"{path} is no record of schema {SCHEMA}: {where}: {first['msg']}; "
                 "remove it and run the same command with --resume to write a new one."
             ) from None
+
+
+def result_folder(out: str | Path | None, name: str) -> Path:
+    """The folder asked for, or a fresh one of this second under runs/; UsageError where it is a file."""
+    folder = Path(out) if out is not None else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; name a folder with --out.")
+    return folder
 
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -10,7 +10,6 @@ from fullrank.diagnosis import (
     PlaceEvidence,
     augmentation_ratio,
     cosine_covariances,
-    euclidean_covariances,
     operation_shares,
 )
 from fullrank.errors import DataError, UsageError
@@ -25,17 +24,6 @@ def drawn(seed, n=9, d=5, k=4):
     return x, x + 0.5 * x_prime, w
 
 
-def p1_loss(w, x, x_prime):
-    """P1's loss as printed, by a loop over anchors."""
-    z, z_prime = x @ w.T, x_prime @ w.T
-    total = 0.0
-    for i in range(len(z)):
-        positive = torch.exp(-((z[i] - z_prime[i]) ** 2).sum() / 2)
-        others = sum(torch.exp(-((z[i] - z[j]) ** 2).sum() / 2) for j in range(len(z)) if j != i)
-        total = total - torch.log(positive / (positive + others))
-    return total
-
-
 def differences(loss, w, step=1e-5):
     """The gradient of a loss by central differences."""
     gradient = torch.zeros_like(w)
@@ -45,16 +33,6 @@ def differences(loss, w, step=1e-5):
             shift[i, j] = step
             gradient[i, j] = (loss(w + shift) - loss(w - shift)) / (2 * step)
     return gradient
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_euclidean_form_is_the_gradient_of_p1s_loss(seed):
-    x, x_prime, w = drawn(seed)
-    x, x_prime = x / 2, x_prime / 2
-    found = euclidean_covariances(x, x_prime, x @ w.T, x_prime @ w.T)
-    gradient = differences(lambda v: p1_loss(v, x, x_prime), w)
-    assert gradient.abs().max() > 0.1
-    torch.testing.assert_close(gradient, -w @ found.growth, rtol=0, atol=1e-7)
 
 
 @settings(max_examples=10, deadline=None)
@@ -78,7 +56,6 @@ def test_the_covariances_are_symmetric_and_positive_and_the_growth_is_radially_b
 def test_without_augmentation_sigma1_is_zero():
     x, _, w = drawn(4)
     assert cosine_covariances(x, x, x @ w.T, x @ w.T).sigma1.abs().max() == 0
-    assert euclidean_covariances(x, x, x @ w.T, x @ w.T).sigma1.abs().max() == 0
 
 
 def two_places(noise, kept=(1.0, 1.0, 0.01, 0.01), n=400, seed=0):

@@ -74,5 +74,5 @@ def test_maps_that_do_not_fit_are_refused():
         alignment_matrix(torch.ones(3, 4), torch.ones(3, 4))
     with pytest.raises(UsageError, match="less than the 3 channels between the maps, but got 3"):
         block_alignment(torch.ones(3, 4), torch.ones(3, 3), 3)
-    with pytest.raises(UsageError, match="holds only zeros"):
+    with pytest.raises(UsageError, match="A layer is all zero"):
         imbalance(torch.zeros(3, 4), torch.ones(3, 3))

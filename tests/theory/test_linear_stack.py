@@ -16,7 +16,6 @@ from fullrank.theory.inner_products import limit_driving_matrix
 from fullrank.theory.linear_stack import (
     alignment,
     alignment_rate,
-    block_alignment,
     contrastive_velocity,
     fixed_velocity,
     imbalance,
@@ -26,6 +25,7 @@ from fullrank.theory.linear_stack import (
     rectified,
     relative_imbalance,
     singular_rates,
+    within_block_share,
 )
 
 SHAPES = [(5, 4), (3, 5), (3, 3), (2, 3)]
@@ -285,14 +285,14 @@ def test_growth_lowers_the_relative_imbalance_while_the_absolute_stays():
     assert relative[-1] < 0.5 * relative[0]
 
 
-def test_block_alignment_forgives_turns_within_equal_values_only():
+def test_within_block_share_forgives_turns_within_equal_values_only():
     rng = np.random.default_rng(1)
     aligned = np.eye(5)
     aligned[:3, :3] = turned(rng, 3)
-    assert block_alignment(aligned, np.array([1.0, 0.99, 0.98, 0.3, 0.1])) == pytest.approx(1)
-    strict = block_alignment(aligned, np.array([5.0, 4.0, 3.0, 2.0, 1.0]))
+    assert within_block_share(aligned, np.array([1.0, 0.99, 0.98, 0.3, 0.1])) == pytest.approx(1)
+    strict = within_block_share(aligned, np.array([5.0, 4.0, 3.0, 2.0, 1.0]))
     assert strict == pytest.approx((np.diag(aligned) ** 2).mean())
-    assert block_alignment(turned(rng, 5), np.ones(5)) == pytest.approx(1)
+    assert within_block_share(turned(rng, 5), np.ones(5)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_block_alignment_forgives_turns_within_equal_values_only():
         (lambda: rectified((np.ones((2, 3)), np.ones((2, 3))), np.ones((1, 3))), r"Layer 1 gives width 2"),
         (lambda: fixed_velocity(np.triu(np.ones((2, 2)))), r"X must be symmetric"),
         (lambda: relative_imbalance((np.zeros((2, 2)), np.eye(2))), r"A layer is all zero.*take `imbalance`"),
-        (lambda: block_alignment(np.eye(2), np.array([1.0, 2.0])), r"must descend.*\[1.0, 2.0\]; sort"),
+        (lambda: within_block_share(np.eye(2), np.array([1.0, 2.0])), r"must descend.*\[1.0, 2.0\]; sort"),
         (lambda: singular_rates(np.eye(2), np.eye(2)), r"must differ.*\[1.0, 1.0\]; perturb"),
         (
             lambda: singular_rates(np.ones((2, 3)), np.ones((2, 3))),

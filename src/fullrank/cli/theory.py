@@ -121,6 +121,7 @@ def _command(entry: Entry) -> Any:
 
 def _run(entry: Entry) -> Callable[..., None]:
     """A function with an option for each setting of the theorem."""
+    kind = entry.load()
     settings = {
         name: Annotated[
             (field.annotation if field.annotation in _PLAIN else str) | None,
@@ -129,31 +130,27 @@ def _run(entry: Entry) -> Callable[..., None]:
                 help=f"{field.description or name} \\[default: {_written(field.default)}]",
             ),
         ]
-        for name, field in entry.load().model_fields.items()
+        for name, field in kind.model_fields.items()
     }
     shared = {
         "assignments": Annotated[
             list[str] | None, typer.Option("--set", help="Any setting as key=value. Repeatable.")
         ],
-        "full": Annotated[
-            bool,
-            typer.Option(
-                "--full",
-                help="P1's own step counts, more trials for pre-or-post.",
-            ),
-        ],
         "out": Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")],
     }
+    if kind.FULL:  # a theorem without a long form has no option that would change nothing
+        long = ", ".join(f"{name}={value}" for name, value in kind.FULL.items())
+        shared["full"] = Annotated[bool, typer.Option("--full", help=f"The long form: {long}.")]
     defaults = {"assignments": None, "full": False, "out": None}
 
     def run(**given: Any) -> None:
         said = {name: given[name] for name in settings if given[name] is not None}
         said |= dict(map(assignment, given["assignments"] or []))
-        _show(entry.name, full=given["full"], out=given["out"], settings=said)
+        _show(entry.name, full=given.get("full", False), out=given["out"], settings=said)
 
     parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=kind)
-        for name, kind in (settings | shared).items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=hint)
+        for name, hint in (settings | shared).items()
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = settings | shared

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
         WeightedCovariances as WeightedCovariances,
         augmentation_ratio as augmentation_ratio,
         cosine_covariances as cosine_covariances,
-        euclidean_covariances as euclidean_covariances,
         operation_shares as operation_shares,
     )
     from fullrank.diagnosis.causes import find_causes as find_causes
@@ -44,7 +43,6 @@ __getattr__, __dir__, __all__ = attach(
             "WeightedCovariances",
             "augmentation_ratio",
             "cosine_covariances",
-            "euclidean_covariances",
             "operation_shares",
         ],
         "causes": ["find_causes"],

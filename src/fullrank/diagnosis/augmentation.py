@@ -24,7 +24,7 @@ class WeightedCovariances:
     r"""The data's and the augmentation's covariance at the input of a linear map, as the loss weighs them.
 
     The loss's gradient in the map is :math:`-W X` with :math:`X = \Sigma_0 - \Sigma_1 - R`; directions with a
-    negative quadratic form of X shrink. R is what the normalisation of z takes away along z, 0 without one.
+    negative quadratic form of X shrink. R is what the normalisation of z takes away along z.
     Shapes: (D, D) each, float64.
 
     Source: P1 Theorem 1 and Lemma 2 (the appendix's sign).
@@ -54,32 +54,6 @@ class AugmentationRatio:
     kept: float
     lost_directions: int
     components: int
-
-
-def euclidean_covariances(x: Tensor, x_prime: Tensor, z: Tensor, z_prime: Tensor) -> WeightedCovariances:
-    r"""P1's Sigma0 and Sigma1 for the loss on squared distances, where z = W x is not normalised.
-
-    .. math:: \Sigma_0 = \sum_{i, j \ne i} \alpha_{ij} (x_i - x_j)(x_i - x_j)^\top, \quad
-              \Sigma_1 = \sum_i (1 - \alpha_{ii}) (x_i' - x_i)(x_i' - x_i)^\top
-
-    with :math:`\alpha_{ij} \propto e^{-|z_i - z_j|^2 / 2}`, on the diagonal
-    :math:`\alpha_{ii} \propto e^{-|z_i - z_i'|^2 / 2}`, each row summing to 1. Shapes: x, x_prime (N, D), z,
-    z_prime (N, K). Raises UsageError for shapes that do not fit.
-
-    >>> x = torch.randn(20, 3)
-    >>> found = euclidean_covariances(x, x, x, x)
-    >>> float(found.sigma1.abs().max())
-    0.0
-
-    Source: P1 Lemma 2 with the sign of its appendix; the loss of P1 Section 4.1.
-    """
-    x, x_prime, z, z_prime = _checked(x, x_prime, z, z_prime)
-    distances = (z[:, None] - z[None]).square().sum(2)
-    distances.diagonal().copy_((z - z_prime).square().sum(1))
-    alpha = (-distances / 2).softmax(1)
-    repelled = 1 - alpha.diagonal()
-    sigma0 = _pair_scatter(_off_diagonal(alpha), x, x)
-    return WeightedCovariances(sigma0, _scatter(repelled, x - x_prime), torch.zeros_like(sigma0))
 
 
 def cosine_covariances(

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
+from fullrank.theory import linear_stack
+from fullrank.theory.flow import Array
 
 
 def imbalance(first: Tensor, second: Tensor) -> float:
@@ -22,13 +25,7 @@ def imbalance(first: Tensor, second: Tensor) -> float:
 
     Source: P1 Lemma 3.
     """
-    first, second = _checked(first, second)
-    gram = first @ first.T
-    if not gram.any():
-        raise UsageError(
-            "The first map holds only zeros, so its imbalance is not defined; give trained maps."
-        )
-    return float((gram - second.T @ second).norm() / gram.norm())
+    return float(linear_stack.relative_imbalance(_checked(first, second))[0])
 
 
 def alignment_matrix(first: Tensor, second: Tensor) -> Tensor:
@@ -47,11 +44,7 @@ def alignment_matrix(first: Tensor, second: Tensor) -> Tensor:
 
     Source: P1 Theorem 2 and Figure 5.
     """
-    first, second = _checked(first, second)
-    given = torch.linalg.svd(first, full_matrices=True).U
-    taken = torch.linalg.svd(second, full_matrices=True).Vh
-    overlap: Tensor = (taken @ given).abs()
-    return overlap
+    return torch.from_numpy(linear_stack.alignment(*_checked(first, second)))
 
 
 def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
@@ -85,16 +78,17 @@ def product(stacked: Sequence[Tensor]) -> Tensor:
     >>> product([torch.ones(2, 3), torch.ones(1, 2)]).tolist()
     [[2.0, 2.0, 2.0]]
     """
-    whole = stacked[0].detach().double()
-    for following in stacked[1:]:
-        whole = following.detach().double() @ whole
-    return whole
+    return torch.from_numpy(linear_stack.product(tuple(map(_array, stacked))))
 
 
-def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(first: Tensor, second: Tensor) -> tuple[Array, Array]:
     if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[1]:
         raise UsageError(
             "Expected two stacked maps (m, D) and (K, m), but got "
             f"{tuple(first.shape)} and {tuple(second.shape)}; give the one applied first first."
         )
-    return first.detach().double(), second.detach().double()
+    return _array(first), _array(second)
+
+
+def _array(matrix: Tensor) -> Array:
+    return np.asarray(matrix.detach().double().cpu())

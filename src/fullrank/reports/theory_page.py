@@ -11,6 +11,8 @@ from fullrank.reports.drawing import Style, distinct_styles, empty_figure, plain
 from fullrank.reports.layout import Panel, fill, panel
 from fullrank.reports.words import machine_line
 
+Line = tuple[TheoryCurve, np.ndarray, np.ndarray]
+
 # On a logarithmic axis, what is below this share of the largest value is rounding, and left out.
 _ROUNDING = 1e-12
 
@@ -20,6 +22,7 @@ def render_theory(
 ) -> str:
     """The page as text; a panel whose curves are not in `arrays` is left out, and `missing` says why."""
     styles = curve_styles(theory.curves)
+    lines = {each.title: lines_of(each.title, theory.curves, arrays) for each in theory.panels}
     return fill(
         "theory.html.j2",
         title=f"Theorem: {theory.theorem}",
@@ -28,14 +31,7 @@ def render_theory(
         theory=theory,
         predicted=record.predicted or [],
         simulated=record.simulated or [],
-        panels=[
-            _panel(each, theory.curves, arrays, styles)
-            for each in theory.panels
-            if any(
-                curve.panel == each.title and f"curves/{number}/y" in arrays
-                for number, curve in enumerate(theory.curves)
-            )
-        ],
+        panels=[_panel(each, lines[each.title], styles) for each in theory.panels if lines[each.title]],
         missing=missing,
         command=theory_command(record),
     )
@@ -71,22 +67,20 @@ def curve_styles(curves: list[TheoryCurve]) -> dict[tuple[str, str], Style]:
     return styles
 
 
-def theory_figure(
-    axes: TheoryPanel,
-    curves: list[TheoryCurve],
-    arrays: Mapping[str, np.ndarray],
-    styles: Mapping[tuple[str, str], Style],
-) -> go.Figure:
-    """The curves of one panel; on a logarithmic axis what is not above 0 leaves a gap."""
-    figure = empty_figure(plain_text(axes.x), plain_text(axes.y))
-    drawn = {
-        number: (arrays[f"curves/{number}/x"], arrays[f"curves/{number}/y"])
+def lines_of(title: str, curves: list[TheoryCurve], arrays: Mapping[str, np.ndarray]) -> list[Line]:
+    """The curves of a panel that have points in `arrays`, with their x and y."""
+    return [
+        (curve, arrays[f"curves/{number}/x"], arrays[f"curves/{number}/y"])
         for number, curve in enumerate(curves)
-        if curve.panel == axes.title and f"curves/{number}/y" in arrays
-    }
-    least = _ROUNDING * max((np.nanmax(y, initial=0.0) for _, y in drawn.values()), default=0.0)
-    for number, (x, y) in drawn.items():
-        curve = curves[number]
+        if curve.panel == title and f"curves/{number}/y" in arrays
+    ]
+
+
+def theory_figure(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[str, str], Style]) -> go.Figure:
+    """The lines of one panel; on a logarithmic axis what is not above 0 leaves a gap."""
+    figure = empty_figure(plain_text(axes.x), plain_text(axes.y))
+    least = _ROUNDING * max((np.nanmax(y, initial=0.0) for _, _, y in lines), default=0.0)
+    for curve, x, y in lines:
         style = styles[axes.title, curve.name]
         figure.add_scatter(
             x=_drawable(x, 0.0 if axes.log_x else None),
@@ -103,17 +97,11 @@ def theory_figure(
     return figure
 
 
-def _panel(
-    axes: TheoryPanel,
-    curves: list[TheoryCurve],
-    arrays: Mapping[str, np.ndarray],
-    styles: Mapping[tuple[str, str], Style],
-) -> Panel:
-    mine = [curve for curve in curves if curve.panel == axes.title]
-    figure = theory_figure(axes, curves, arrays, styles)
-    label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(curve.name for curve in mine)}."
-    key = {curve.name: styles[axes.title, curve.name] for curve in mine}
-    note = "Predicted values are dashed." if any(curve.dashed for curve in mine) else ""
+def _panel(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[str, str], Style]) -> Panel:
+    figure = theory_figure(axes, lines, styles)
+    key = {curve.name: styles[axes.title, curve.name] for curve, _, _ in lines}
+    label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(key)}."
+    note = "Predicted values are dashed." if any(curve.dashed for curve, _, _ in lines) else ""
     return panel(figure, axes.title, label, note, key if len(key) > 1 else {})
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,15 @@ from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 from fullrank.machine import new_record
 from fullrank.progress import counted, progress_bar
-from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, OperationShare, Record
+from fullrank.record import (
+    DiagnosisEntry,
+    DimensionCurve,
+    Finding,
+    LayerRow,
+    OperationShare,
+    Record,
+    result_folder,
+)
 from fullrank.spectrum import near_duplicates_among
 
 if TYPE_CHECKING:
@@ -109,6 +116,7 @@ def diagnose(
     >>> diagnose(folder + "/x.npy", out=folder + "/diagnosis").record.diagnosis.collapsed
     False
     """
+    folder = result_folder(out, "diagnosis")
     if isinstance(target, str | Path) and _is_embedding_file(target):
         _refuse_for_files(data=data, views=views, weights=weights, places=places, image_size=image_size)
         file = open_embeddings(target, labels=labels, skip_bad=skip_bad)
@@ -123,9 +131,6 @@ def diagnose(
                 subject, places, label=labels or "label", limit=limit, seed=seed, progress=progress
             )
         recipe = subject.recipe
-    folder = Path(out) if out is not None else Path("runs") / f"diagnosis-{datetime.now():%Y%m%d-%H%M%S}"
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file; name a folder with --out.")
     folder.mkdir(parents=True, exist_ok=True)
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)

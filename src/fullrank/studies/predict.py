@@ -8,13 +8,13 @@ import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.places import Place
-from fullrank.studies.theory import TheoryRun, default_folder, write_theory
+from fullrank.record import result_folder
+from fullrank.studies.theory import TheoryRun, write_theory
 from fullrank.theory.prediction import FATES, KEPT, LOST, Prediction, fates, predict_directions
 from fullrank.theory.theorem import Curve, Outcome, Panel
 
 if TYPE_CHECKING:
     from fullrank.training.run import Run
-    from fullrank.views import Views
 
 STATEMENT = (
     "The minimiser of the spectral contrastive loss gives each direction the square root of its agreement "
@@ -38,10 +38,12 @@ def predict(
     most 1024 training images. Leaves record and arrays in `out`, by default under runs/. Raises UsageError
     for places that there are not or that stand in the wrong order.
     """
-    from fullrank.diagnosis.collect import collect, thinned_places
+    from fullrank.diagnosis.collect import VIEWED, collect, thinned_places
     from fullrank.training.parts import load_data
     from fullrank.training.run import Run, load
+    from fullrank.views import view_pipeline
 
+    folder = result_folder(out, "theory-predict")
     run = run if isinstance(run, Run) else load(run)
     known = thinned_places(run.encoder, run.head)
     outcome = outcome or "z"
@@ -52,16 +54,17 @@ def predict(
     bases = [Place.parse(name).name for name in (place, outcome)]
     if all(base in order for base in bases) and order.index(bases[0]) > order.index(bases[1]):
         raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as the place.")
-    train, test = load_data(run.recipe)
-    views = _views(run, test.image_size, test.channels)
-    found = collect(run.encoder, run.head, train, [place, outcome], seed=seed, views=views, replay=False)
+    train, _ = load_data(run.recipe)
+    views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)
+    found = collect(
+        run.encoder, run.head, train, [place, outcome], limit=VIEWED, seed=seed, views=views, replay=False
+    )
     first, second = (side.numpy() for side in found.views[place])
     after = [side.numpy() for side in found.views[outcome]]
     width = after[0].shape[1]
     rank = min(width, found.imposed[outcome] or width)
     prediction = predict_directions((first, second), (after[0], after[1]), rank, seed)
     settings = {"run": str(run.path), "place": place, "outcome": outcome, "seed": seed}
-    folder = Path(out) if out is not None else default_folder("predict")
     told = described_prediction(prediction, place, outcome, rank)
     return write_theory(folder, "predict", STATEMENT, SOURCE, settings, told)
 
@@ -116,9 +119,3 @@ def _default_place(run: "Run", known: list[str]) -> str:
     if before < 0:
         raise UsageError("The encoder has no place below h; name the places with --place and --outcome.")
     return known[before]
-
-
-def _views(run: "Run", image_size: int, channels: int) -> "Views":
-    from fullrank.views import view_pipeline
-
-    return view_pipeline(run.recipe.views, image_size=image_size, channels=channels)

@@ -1,16 +1,15 @@
 """A theorem with settings, predicted and simulated, as a record and its arrays. Torch-free."""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress
 
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError
 from fullrank.machine import machine_of_numpy, new_record
-from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel, save_arrays
+from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel, result_folder, save_arrays
 from fullrank.theory import THEOREMS, Outcome, SteppedTheorem, theorem_named
 
 
@@ -48,8 +47,7 @@ def run_theorem(
     """
     entry = THEOREMS[name]
     chosen = theorem_named(entry.name, full=full, **settings)
-    folder = Path(out) if out is not None else default_folder(entry.name)
-    check_folder(folder)
+    folder = result_folder(out, f"theory-{entry.name}")
     if progress is not None and isinstance(chosen, SteppedTheorem):
         task = progress.add_task("step", total=chosen.total_steps, status="")
         outcome = chosen.outcome(lambda done: progress.update(task, completed=done))
@@ -64,7 +62,6 @@ def write_theory(
     folder: Path, name: str, statement: str, source: str, settings: dict[str, Any], outcome: Outcome
 ) -> TheoryRun:
     """Write an outcome as record and arrays into `folder`."""
-    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_arrays(folder, curve_arrays(outcome))
     record = new_record(
@@ -78,12 +75,6 @@ def write_theory(
     )
     record.save(folder)
     return TheoryRun(folder, record)
-
-
-def check_folder(folder: Path) -> None:
-    """Raise UsageError where a file stands in the folder's place."""
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file; name a folder with --out.")
 
 
 def described(outcome: Outcome) -> dict[str, Any]:
@@ -113,8 +104,3 @@ def curve_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
 def numbers(table: np.ndarray) -> list[list[float | None]]:
     """A table as a record holds it; what is not finite is None."""
     return [[float(value) if np.isfinite(value) else None for value in row] for row in np.asarray(table)]
-
-
-def default_folder(name: str) -> Path:
-    """A folder under runs/ of this second."""
-    return Path("runs") / f"theory-{name}-{datetime.now():%Y%m%d-%H%M%S}"

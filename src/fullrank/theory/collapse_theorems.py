@@ -127,18 +127,23 @@ class StrongAugmentation(SteppedTheorem):
         return _values(flow.weights[0])
 
 
-class ImplicitRegularization(SteppedTheorem):
-    """Theorem 3: two aligned layers grow their large singular values first; and P1's second toy."""
+class _Stacked(SteppedTheorem):
+    """The settings of P1's second toy, stacked layers that start with a given spectrum."""
 
     FULL: ClassVar[dict[str, Any]] = {"steps": 10_000}
 
-    steps: int = Field(2000, ge=1, description="SGD steps of the toy")
-    learning_rate: float = Field(1e-2, gt=0, description="of the toy")
+    learning_rate: float = Field(1e-2, gt=0, description="of SGD")
     decay: float = Field(0.35, ge=0, le=1, description="the start's singular values are exp(-decay i)")
     noise: float = Field(1e-3, ge=0, le=10, description="standard deviation of the augmentation's noise")
     width: int = Field(16, ge=2, le=64, description="inputs and outputs of each layer")
     temperature: float = Field(0.1, ge=1e-3, le=100, description="of the softmax")
     seed: int = Field(0, ge=0, description="of data, start and noise")
+
+
+class ImplicitRegularization(_Stacked):
+    """Theorem 3: two aligned layers grow their large singular values first; and P1's second toy."""
+
+    steps: int = Field(2000, ge=1, description="SGD steps of the toy")
 
     @property
     def total_steps(self) -> int:
@@ -210,19 +215,11 @@ class ImplicitRegularization(SteppedTheorem):
         return inner_driving_matrix(x_a, x_b, inner_residual(none, none, self.temperature), self.temperature)
 
 
-class Depth(SteppedTheorem):
+class Depth(_Stacked):
     """More linear layers collapse more dimensions: P1's depth sweep, with and without ReLU between them."""
-
-    FULL: ClassVar[dict[str, Any]] = {"steps": 10_000}
 
     depth: int = Field(4, ge=1, le=8, description="the deepest stack; all from one layer on are run")
     steps: int = Field(600, ge=1, description="SGD steps of each stack")
-    learning_rate: float = Field(1e-2, gt=0, description="of SGD")
-    decay: float = Field(0.35, ge=0, le=1, description="the start's singular values are exp(-decay i)")
-    noise: float = Field(1e-3, ge=0, le=10, description="standard deviation of the augmentation's noise")
-    width: int = Field(16, ge=2, le=64, description="inputs and outputs of each layer")
-    temperature: float = Field(0.1, ge=1e-3, le=100, description="of the softmax")
-    seed: int = Field(0, ge=0, description="of data, start and noise")
 
     @property
     def total_steps(self) -> int:
@@ -289,7 +286,7 @@ class Depth(SteppedTheorem):
         )
 
 
-def _schedule(settings: StrongAugmentation | ImplicitRegularization | Depth) -> Schedule:
+def _schedule(settings: StrongAugmentation | _Stacked) -> Schedule:
     return Schedule(
         learning_rate=settings.learning_rate,
         steps=settings.steps,
@@ -298,7 +295,7 @@ def _schedule(settings: StrongAugmentation | ImplicitRegularization | Depth) -> 
     )
 
 
-def _limit_values(settings: ImplicitRegularization | Depth, start: Array, depth: int, steps: Array) -> Array:
+def _limit_values(settings: _Stacked, start: Array, depth: int, steps: Array) -> Array:
     """The aligned singular values (T, K) of each layer at those steps, under the saturating X."""
     moment = np.full(len(start), 1 + settings.noise**2)
     velocity = limit_mode_velocity(moment, np.ones(len(start)), settings.temperature)

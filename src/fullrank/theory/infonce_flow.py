@@ -9,7 +9,7 @@ import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.theory.flow import Array, Velocity, Weights
-from fullrank.theory.inputs import semidefinite
+from fullrank.theory.inputs import require_symmetric, semidefinite
 
 
 def softmax_weights(z: Array, z_views: Array) -> Array:
@@ -212,21 +212,6 @@ def embedding_covariance(weight: Array, covariance: Array) -> Array:
     Source: P1 Section 4.2, Corollary 1.
     """
     return np.asarray(weight @ semidefinite("covariance", covariance) @ weight.T)
-
-
-def require_symmetric(matrix: Array, name: str) -> None:
-    """Raises UsageError, with `name` as its subject, unless the matrix is square, finite and symmetric."""
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise UsageError(f"{name} must be a square matrix, but got shape {matrix.shape}.")
-    scale = np.abs(matrix).max(initial=0.0)
-    if not np.isfinite(scale):
-        raise UsageError(f"{name} must be finite, but it holds NaN or infinity.")
-    off = float(np.abs(matrix - matrix.T).max(initial=0.0))
-    if off > 1e-8 * scale:
-        raise UsageError(
-            f"{name} must be symmetric, but it differs from its transpose by {off:.3g}; "
-            "average both if that is rounding."
-        )
 
 
 def _log_weights(z: Array, z_views: Array) -> Array:

@@ -37,16 +37,7 @@ def view_moments(moment: ArrayLike, cross_moment: ArrayLike) -> tuple[Array, Arr
 def semidefinite(name: str, matrix: ArrayLike) -> Array:
     """A symmetric positive semi-definite matrix (d, d) in float64; raises UsageError for any other."""
     values = np.array(matrix, np.float64)
-    if values.ndim != 2 or values.shape[0] != values.shape[1] or not values.size:
-        raise UsageError(f"{name} must be a square matrix, but got shape {values.shape}.")
-    if not np.isfinite(values).all():
-        raise UsageError(f"{name} must be finite, but it holds NaN or infinity; look for the broken rows.")
-    gap = float(np.abs(values - values.T).max())
-    if gap > ROUNDING * np.abs(values).max():
-        raise UsageError(
-            f"{name} must be symmetric, but it differs from its transpose by up to {gap:.3g}; take the mean "
-            "of both, which is the moment over both orders of the views."
-        )
+    require_symmetric(values, name)
     values = (values + values.T) / 2
     eigenvalues = np.linalg.eigvalsh(values)
     if eigenvalues[0] < -ROUNDING * np.abs(eigenvalues).max():
@@ -55,6 +46,20 @@ def semidefinite(name: str, matrix: ArrayLike) -> Array:
             f"largest of {eigenvalues[-1]:.3g}; measure it on more images or cut that direction."
         )
     return values
+
+
+def require_symmetric(matrix: Array, name: str) -> None:
+    """Raises UsageError, with `name` as its subject, unless the matrix is square, finite and symmetric."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise UsageError(f"{name} must be a square matrix, but got shape {matrix.shape}.")
+    if not np.isfinite(matrix).all():
+        raise UsageError(f"{name} must be finite, but it holds NaN or infinity; look for the broken rows.")
+    gap = float(np.abs(matrix - matrix.T).max())
+    if gap > ROUNDING * np.abs(matrix).max():
+        raise UsageError(
+            f"{name} must be symmetric, but it differs from its transpose by up to {gap:.3g}; take the mean "
+            "of both, which is the moment over both orders of the views."
+        )
 
 
 def diagonal_moments(moment: ArrayLike, cross_moment: ArrayLike) -> tuple[Array, Array]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.theory.flow import Array, Velocity, Weights
-from fullrank.theory.infonce_flow import distance_gradients, require_symmetric, softmax_weights
+from fullrank.theory.infonce_flow import distance_gradients, softmax_weights
+from fullrank.theory.inputs import require_symmetric
 
 Pullback = Callable[[Array], Weights]
 # Embeds x (N, D), and gives the map from the gradient to the embedding (N, K) to that to each layer.
@@ -185,7 +186,7 @@ def alignment(lower: Array, upper: Array) -> Array:
     return np.asarray(np.abs(np.linalg.svd(upper)[2] @ np.linalg.svd(lower)[0]))
 
 
-def block_alignment(aligned: Array, values: Array, tolerance: float = 0.1) -> float:
+def within_block_share(aligned: Array, values: Array, tolerance: float = 0.1) -> float:
     r"""The share of an alignment matrix within the blocks of nearly equal singular values, from 0 to 1.
 
     .. math:: \frac1n \sum_{B} \sum_{i, j \in B} A_{ij}^2
@@ -196,7 +197,7 @@ def block_alignment(aligned: Array, values: Array, tolerance: float = 0.1) -> fl
     negative or do not descend.
 
     >>> half = np.full((2, 2), 0.5**0.5)
-    >>> [round(block_alignment(half, np.array([1.0, second])), 6) for second in (0.99, 0.5)]
+    >>> [round(within_block_share(half, np.array([1.0, second])), 6) for second in (0.99, 0.5)]
     [1.0, 0.5]
     """
     if (np.diff(values) > 0).any() or (values < 0).any():

@@ -19,6 +19,7 @@ from fullrank.theory.inputs import (
     view_moments,
     whole_number,
 )
+from fullrank.theory.linear_stack import layer_gradients, product
 
 _TIE = 1e-10
 
@@ -39,9 +40,9 @@ def spectral_loss(weights: Weights, moment: ArrayLike, cross_moment: ArrayLike) 
     Source: the loss of HaoChen et al. 2021 (2106.04156), written in moments here.
     """
     moment, cross_moment = view_moments(moment, cross_moment)
-    product = _product(_fitting(weights, len(moment)))
-    gram = product @ moment @ product.T
-    return float(np.sum(gram * gram) - 2 * np.sum((product @ cross_moment) * product))
+    whole = product(_fitting(weights, len(moment)))
+    gram = whole @ moment @ whole.T
+    return float(np.sum(gram * gram) - 2 * np.sum((whole @ cross_moment) * whole))
 
 
 def spectral_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
@@ -62,16 +63,9 @@ def spectral_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
     moment, cross_moment = view_moments(moment, cross_moment)
 
     def velocity(weights: Weights) -> Weights:
-        below = [np.eye(len(moment))]
-        for layer in weights:
-            below.append(layer @ below[-1])
-        product = below[-1]
-        above = 4 * (product @ cross_moment - product @ moment @ product.T @ product @ moment)
-        moves: list[Array] = []
-        for layer, partial in zip(reversed(weights), reversed(below[:-1]), strict=True):
-            moves.append(above @ partial.T)
-            above = layer.T @ above
-        return tuple(reversed(moves))
+        whole = product(weights)
+        downhill = 4 * (whole @ cross_moment - whole @ moment @ whole.T @ whole @ moment)
+        return layer_gradients(weights, downhill)
 
     return velocity
 
@@ -288,13 +282,6 @@ def _checked_rank(rank: int | None, width: int) -> int:
 
 def _checked_depth(depth: int) -> int:
     return whole_number("depth", depth, 1, np.inf, "1 layer or more")
-
-
-def _product(weights: Weights) -> Array:
-    product = weights[0]
-    for layer in weights[1:]:
-        product = layer @ product
-    return product
 
 
 def _fitting(weights: Weights, features: int) -> Weights:

@@ -2,22 +2,19 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from fullrank.errors import UsageError
-from fullrank.record import write_whole
+from fullrank.record import result_folder, write_whole
 from fullrank.training.monitor import CHECKPOINT
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
     """The folder asked for, or a fresh one under runs/; `resume` needs one that is named."""
-    if out is not None:
-        return Path(out)
-    if resume:
+    if out is None and resume:
         raise UsageError("--resume needs --out DIR, the folder to go on with.")
-    return Path("runs") / f"{slug(name)}-{datetime.now():%Y%m%d-%H%M%S}"
+    return result_folder(out, slug(name))
 
 
 def slug(text: str) -> str:
@@ -30,8 +27,6 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
 
     Its own is one whose recipe is the same in all keys but those that are `free`.
     """
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file; name a folder with --out.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not resume:
