@@ -192,6 +192,50 @@ class TheoryEntry(_Part):
     curves: list[TheoryCurve] = []
 
 
+class TableRow(_Part):
+    """A row of a reproduced table: what the paper found in each column, and what each seed gave here.
+
+    `values` has a list a column with a number for each of `seeds`. `runs` are the folders of the seeds' runs.
+    `expected` is where the theory said beforehand that the label reads better, before the head or after it,
+    and `theory` the number that says so. `chosen` tells the settings that tuning chose. `x` is the row's
+    place on the axis of the figure.
+    """
+
+    title: str
+    seeds: list[int]
+    runs: list[str]
+    paper: list[float | None]
+    values: list[list[float]]
+    x: float | None = None
+    expected: Literal["pre", "post", "nothing"] | None = None
+    theory: float | None = None
+    chosen: str = ""
+
+
+class TableEntry(_Part):
+    """A table or figure of a paper, measured here. `paper` says what the paper's numbers were measured on; it is
+    None where no paper asked.
+
+    `columns` are titles, `units` "points" or "number"; `differences` are the columns that are a difference of
+    two places of one run. `spectrum` names places whose spectra belong to it, `x` the axis of its figure.
+    """
+
+    name: str
+    scale: str
+    title: str
+    source: str
+    question: str
+    paper: str | None
+    columns: list[str]
+    units: list[Literal["points", "number"]]
+    differences: list[int]
+    rows: list[TableRow]
+    spectrum: list[str]
+    x: str | None
+    log_x: bool
+    remarks: list[str]
+
+
 class Comparison(_Part):
     """A head against the first head, paired over seeds; points of linear accuracy at `place`, 0 to 100.
 
@@ -240,6 +284,7 @@ class Record(_Part):
     published: Published | None = None
     diagnosis: DiagnosisEntry | None = None
     theory: TheoryEntry | None = None
+    table: TableEntry | None = None
     predicted: list[list[float | None]] | None = None
     simulated: list[list[float | None]] | None = None
 

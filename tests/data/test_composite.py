@@ -400,6 +400,37 @@ def test_any_source_serves_as_foreground_and_background(tmp_path, image_folder):
     assert textured.images.shape == (6, 32, 32, 3) and textured.class_names["background"] == TEXTURES
 
 
+@pytest.mark.parametrize("part", ["foreground", "background", "object"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_composite_without_a_part_is_its_layer_under_the_same_labels(part, split):
+    whole = source("composite:two-cues,n=200,seed=1").load(split)
+    rest = source(f"composite:two-cues,n=200,seed=1,without={part}").load(split)
+    assert np.array_equal(rest.images, whole.layers[part]) and rest.layers == {}
+    assert not np.array_equal(rest.images, whole.images)
+    assert rest.class_names == whole.class_names and rest.labels.keys() == whole.labels.keys()
+    assert all(np.array_equal(rest.labels[key], whole.labels[key]) for key in whole.labels)
+    assert rest.name == f"composite:two-cues,n=200,seed=1,without={part}"
+
+
+def test_without_its_background_a_composite_is_black_there():
+    """The offline twin of "only foreground": nothing but the digit and the thing is left."""
+    rest = source("composite:two-cues,n=200,without=background").load("test")
+    assert not rest.images[:, 0, 0].any()  # top left, where neither the digit nor the thing lies
+    assert (rest.images.reshape(len(rest), -1) > 0).any(1).all()
+
+
+def test_an_unknown_part_is_refused_with_those_there_are():
+    with pytest.raises(
+        UsageError,
+        match=r"Unknown part of two-cues 'foregrond': did you mean 'foreground'.*background, object\.",
+    ):
+        source("composite:two-cues,without=foregrond")
+    with pytest.raises(
+        UsageError, match=r"digits-on-textures 'object'.*its parts are foreground, background\."
+    ):
+        source("composite:digits-on-textures,without=object")
+
+
 @pytest.mark.parametrize("side", [8, 12, 32])
 def test_textures_are_varied_and_contrasted(side):
     for kind in range(len(TEXTURES)):

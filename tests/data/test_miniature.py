@@ -8,7 +8,7 @@ from torchvision import datasets
 from fullrank.data import SOURCES, class_list, source, write_miniature
 from fullrank.errors import UsageError
 
-NAMES = ("cifar10", "cifar100", "stl10", "imagenet", "folder")
+NAMES = ("cifar10", "cifar100", "stl10", "imagenet", "imagenet-9", "folder")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,12 +75,15 @@ def test_the_rest_of_the_spec_is_kept(spec, expected, tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"spec": "digits"}, ["'digits'", "cifar10, cifar100, stl10, imagenet, folder can be generated"]),
+        ({"spec": "digits"}, ["'digits'", "cifar10, cifar100, stl10, imagenet, ", "can be generated"]),
         ({"spec": "imagnet"}, ["'imagnet'", "'imagenet'"]),
         ({"classes": 1}, ["2 classes", "got 1"]),
         ({"class_names": ["a"]}, ["2 classes", "got 1"]),
         ({"images": 2}, ["3 images, one of each class", "got 2"]),
         ({"size": 7}, ["8 pixels", "got 7"]),
+        ({"spec": "imagenet-c,kind=fog"}, ["no severity"]),
+        ({"spec": "imagenet-9", "images": 10, "classes": 10}, ["9 classes", "got 10", "fewer"]),
+        ({"spec": "imagenet-r", "class_names": ["n01443537", "n01440764"]}, ["'n01440764'", "it has 200"]),
     ],
 )
 def test_what_cannot_be_written_is_refused(changes, words, tmp_path: Path):
@@ -97,6 +100,7 @@ def test_every_source_of_large_official_data_has_a_miniature(tmp_path: Path):
         if (
             entry.value is not None
             and entry.value.required
-            and entry.name not in ("npz", "huggingface", "composite")
+            and entry.name not in ("npz", "huggingface", "composite", "corrupted")
         ):
-            write_miniature(entry.name, tmp_path / entry.name, images=4, classes=2, size=8)
+            options = ",kind=fog,severity=1" if entry.name == "imagenet-c" else ""
+            write_miniature(entry.name + options, tmp_path / entry.name, images=4, classes=2, size=8)

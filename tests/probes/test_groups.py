@@ -1,12 +1,13 @@
-"""Accuracy by class: by hand, and against scikit-learn."""
+"""Accuracy by class and by group: by hand, and against scikit-learn."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
+from sklearn.utils.class_weight import compute_sample_weight
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes import per_class
+from fullrank.probes import group_accuracy, per_class
 
 
 def test_by_hand():
@@ -63,3 +64,61 @@ def test_errors():
         per_class([0, 1], [0, 2], num_classes=2)
     with pytest.raises(DataError, match="needs 1 labelled row"):
         per_class([0, 1], [-1, -1])
+
+
+# By group
+
+
+def test_groups_by_hand():
+    #        three of group 0, two of 4, one of 7; the last two rows lack a label or a group
+    groups = [0, 0, 0, 4, 4, 7, 7, -1]
+    labels = [1, 1, 0, 0, 1, 1, -1, 1]
+    guess = [1, 0, 0, 0, 1, 0, 1, 1]
+    found = group_accuracy(guess, labels, groups, num_groups=8)
+    assert found.accuracy == {0: pytest.approx(2 / 3), 4: 1.0, 7: 0.0}
+    assert found.counts == {0: 3, 4: 2, 7: 1}
+    assert found.empty == (1, 2, 3, 5, 6)
+    assert found.mean == pytest.approx(5 / 9) and found.average == pytest.approx(4 / 6)
+    assert (found.worst_group, found.worst) == (7, 0.0)
+    # Training has 6 rows of group 0, 3 of 4 and 1 of 5, which is empty in the test.
+    assert found.weighted([0] * 6 + [4] * 3 + [5, -1]) == pytest.approx((6 * 2 / 3 + 3) / 9)
+
+
+def test_an_empty_group_is_never_the_worst():
+    found = group_accuracy([0, 1, 0], [0, 1, 1], [2, 2, 3], num_groups=4)
+    assert found.empty == (0, 1) and found.worst == 0.0 and found.worst_group == 3
+    assert group_accuracy([0, 1], [0, 1], [1, 1], num_groups=3).worst == 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=60))
+def test_groups_agree_with_scikit_learn(rows):
+    guess, labels, groups = (np.array(column) for column in zip(*rows, strict=True))
+    found = group_accuracy(guess, labels, groups)
+    # A hit is a prediction of the row's own group, a miss one of a group that there is not.
+    told = np.where(guess == labels, groups, 99)
+    matrix = confusion_matrix(groups, told, labels=[*range(4), 99])
+    present = np.flatnonzero(matrix.sum(1))
+    assert list(found.accuracy) == present.tolist()
+    recalls = [matrix[g, g] / matrix[g].sum() for g in present]
+    assert list(found.accuracy.values()) == pytest.approx(recalls)
+    assert found.mean == pytest.approx(np.mean(recalls)) and found.worst == pytest.approx(min(recalls))
+    assert found.average == pytest.approx(accuracy_score(labels, guess))
+    assert found.weighted(groups) == pytest.approx(found.average)
+    if (told != 99).all() and len(present) > 1:
+        assert found.mean == pytest.approx(balanced_accuracy_score(groups, told))
+    weights = compute_sample_weight("balanced", groups)
+    assert found.mean == pytest.approx(accuracy_score(labels, guess, sample_weight=weights))
+
+
+def test_errors_of_groups():
+    with pytest.raises(UsageError, match=r"same length, but got 2, 2 and 3"):
+        group_accuracy([0, 1], [0, 1], [0, 1, 1])
+    with pytest.raises(UsageError, match="whole numbers"):
+        group_accuracy([0, 1], [0, 1], [0.5, 1.0])
+    with pytest.raises(UsageError, match="from 0 to 1, but got 0 to 2"):
+        group_accuracy([0, 1], [0, 1], [0, 2], num_groups=2)
+    with pytest.raises(DataError, match="every group is empty"):
+        group_accuracy([0, 1], [-1, 1], [0, -1])
+    with pytest.raises(DataError, match="None of the 2 groups with test rows has a training row"):
+        group_accuracy([0, 1], [0, 1], [0, 1]).weighted([2, 3])

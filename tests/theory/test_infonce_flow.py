@@ -275,7 +275,10 @@ def test_a_bias_takes_its_direction_where_it_is_longer_than_the_threshold(square
             lambda: augmentation_covariance(np.zeros((2, 2)), np.zeros((2, 2)), np.full((2, 2), np.nan)),
             r"sum to 1, but one is off by nan",
         ),
-        (lambda: exact_weights(np.eye(2), np.triu(np.ones((2, 2))), [0]), r"X must be symmetric.* by up to 1;"),
+        (
+            lambda: exact_weights(np.eye(2), np.triu(np.ones((2, 2))), [0]),
+            r"X must be symmetric.* by up to 1;",
+        ),
         (
             lambda: collapsing_directions(np.ones((2, 3))),
             r"X must be a square matrix, but got shape \(2, 3\)",

@@ -11,6 +11,7 @@ from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
 from fullrank.specs import Registry, write
+from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
 from fullrank.training.recipe import recipe_names, recipe_summary
 from fullrank.views import VIEWS
@@ -20,7 +21,7 @@ FAMILIES: dict[str, Registry] = {r.room: r for r in (HEADS, OBJECTIVES, ENCODERS
 
 def print_catalogue(family: str | None) -> None:
     """What there is: a row for each part with its source, or one family with how each spec is written."""
-    known = [*FAMILIES, "recipes"]
+    known = [*FAMILIES, "recipes", "tables"]
     if family is not None and family not in known:
         raise unknown_name("family", family, known, "`fullrank list` shows all")
     console = Console()
@@ -30,12 +31,19 @@ def print_catalogue(family: str | None) -> None:
     if family is None:
         for registry in FAMILIES.values():
             console.print(_overview(registry))
-    recipes = _table("recipes")
-    for recipe in recipe_names():
-        recipes.add_row(recipe, escape(recipe_summary(recipe)))
-    console.print(recipes)
+    if family in (None, "recipes"):
+        console.print(_listed("recipes", {name: recipe_summary(name) for name in recipe_names()}))
+    if family in (None, "tables"):
+        console.print(_listed("tables", {name: table_named(name).title for name in table_names()}))
     if family is None:
         console.print("\n`fullrank list heads` and so on: how each spec is written.", highlight=False)
+
+
+def _listed(title: str, summaries: dict[str, str]) -> Table:
+    table = _table(title)
+    for name, summary in summaries.items():
+        table.add_row(name, escape(summary))
+    return table
 
 
 def _table(title: str) -> Table:

@@ -26,6 +26,9 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results; default: one under runs/.")
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with what stands in --out.")]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", help="Runs at a time, in processes that share the cores.")
+]
 
 
 @app.command()
@@ -78,6 +81,7 @@ def compare(
         list[str], typer.Option("--heads", help="Heads, comma-separated; the first is the reference.")
     ],
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds a head.")] = 3,
+    workers: WorkersOption = 1,
     out: OutOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -88,7 +92,7 @@ def compare(
     recipe = choice.resolve(out, resume)
     from fullrank.studies.compare import compare as run_compare
 
-    _finish(run_compare(recipe, heads=specs, seeds=seeds, out=out, resume=resume).path)
+    _finish(run_compare(recipe, heads=specs, seeds=seeds, workers=workers, out=out, resume=resume).path)
 
 
 @app.command()
@@ -101,20 +105,40 @@ def probe(
     label: Annotated[str, typer.Option("--label", help="Which labels, where there are several.")] = "label",
     measure: Annotated[
         list[str] | None,
-        typer.Option("--measure", help="Also `retrieval` (recall at k, mAP) or `per-class`. Repeatable."),
+        typer.Option(
+            "--measure",
+            help="Also retrieval, per-class, groups (worst one, gaps), group-balanced. Repeatable.",
+        ),
     ] = None,
     shots: Annotated[
         list[int] | None,
         typer.Option("--shots", help="Also a probe on so many images a class. Repeatable."),
     ] = None,
+    shift: Annotated[
+        list[str] | None,
+        typer.Option("--shift", help="Also the test images of this data (`fullrank list data`). Repeatable."),
+    ] = None,
+    features: Annotated[
+        str, typer.Option("--features", help="For linear probes: raw, l2 or standardised.")
+    ] = "raw",
 ) -> None:
-    """Linear and nearest-neighbour accuracy of a run at any place."""
-    from fullrank.cli.tables import print_further, print_places
+    """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
+    from fullrank.cli.tables import print_further, print_notes, print_places, print_shifts
     from fullrank.training.run import probe as run_probe
 
-    evaluation = run_probe(run, place, label=label, measures=measure or (), shots=shots or ())
+    evaluation = run_probe(
+        run,
+        place,
+        label=label,
+        measures=measure or (),
+        shots=shots or (),
+        shifts=shift or (),
+        features=features,
+    )
     print_places(evaluation)
     print_further(evaluation)
+    print_shifts(evaluation)
+    print_notes(evaluation)
 
 
 @app.command()
@@ -205,6 +229,38 @@ def export(
 
 
 @app.command()
+def reproduce(
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Tables (`fullrank list tables`), a paper's for all of its, or all."),
+    ],
+    scale: Annotated[
+        str, typer.Option("--scale", help="mini (digits, two cores), cifar or paper (a GPU, many).")
+    ] = "mini",
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds; default: the table's own.")] = None,
+    workers: WorkersOption = 1,
+    out: OutOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only build every part, on generated images; nothing is kept.")
+    ] = False,
+) -> None:
+    """Tables and figures of the papers: their numbers beside ours. Goes on where it was stopped."""
+    from fullrank.cli.reproduced import print_reproduction
+    from fullrank.reports.page import write_page
+    from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce
+    from fullrank.studies.table import known_scale
+
+    if dry_run:
+        for recipe in rehearse(names, scale=known_scale(scale)):
+            typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
+        return
+    for found in run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out):
+        page = write_page(found.path)
+        print_reproduction(found.record)
+        typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}\n")
+
+
+@app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")],
 ) -> None:
@@ -218,7 +274,7 @@ def report(
 @app.command(name="list")
 def list_(
     family: Annotated[
-        str | None, typer.Argument(help="heads, objectives, encoders, data, views, theory, recipes.")
+        str | None, typer.Argument(help="heads, objectives, encoders, data, views, theory, recipes, tables.")
     ] = None,
 ) -> None:
     """What there is, one line each, with sources."""

@@ -7,12 +7,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.record import Record
+from fullrank.cli.dial import print_dial
+from fullrank.record import Record, Score
+from fullrank.reports.score_tables import shifted_scores
 from fullrank.reports.tables import Estimate, HeadRow, head_table, in_points, signed
 
 if TYPE_CHECKING:
     from fullrank.training.dry_run import Rehearsal
     from fullrank.training.evaluate import Evaluation
+
+# Words of measures that are no shares of the test images.
+_PLAIN = ("prediction bias", "factor weight")
 
 
 def print_record(record: Record) -> None:
@@ -33,6 +38,7 @@ def print_record(record: Record) -> None:
     console = Console()
     console.print(table)
     console.print(_note(rows, record), highlight=False)
+    print_dial(record)
 
 
 def print_places(evaluation: "Evaluation") -> None:
@@ -55,7 +61,9 @@ def print_places(evaluation: "Evaluation") -> None:
 
 def print_further(evaluation: "Evaluation") -> None:
     """What was measured beside the default protocol, one line each; nothing if there is nothing."""
-    further = [s for s in evaluation.scores if s.measure not in ("linear", "nearest")]
+    pairs = ("linear, classes of", "nearest, classes of")
+    further = [s for s in evaluation.scores if s.split == "test" and not s.measure.startswith(pairs)]
+    further = [s for s in further if s.measure not in ("linear", "nearest")]
     if not further:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -65,8 +73,37 @@ def print_further(evaluation: "Evaluation") -> None:
         table.add_column(title, justify="right")
     for score in further:
         shots = "all" if score.shots is None else str(score.shots)
-        table.add_row(escape(score.place), escape(score.measure), shots, in_points(100 * score.value))
+        table.add_row(escape(score.place), escape(score.measure), shots, _value(score))
     Console().print(table)
+
+
+def print_shifts(evaluation: "Evaluation") -> None:
+    """Accuracy under each shift beside that on the test images of the same classes; nothing without one."""
+    shifted = shifted_scores(evaluation.scores)
+    if not shifted:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in ("place", "shift", "probe"):
+        table.add_column(title, overflow="fold")
+    for title in ("test", "shift", "difference"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in shifted:
+        inside = None if one.inside is None else 100 * one.inside
+        difference = None if inside is None else 100 * one.shifted - inside
+        star = "*" if one.fewer else ""
+        cells = [in_points(inside) + star, in_points(100 * one.shifted), signed(difference)]
+        table.add_row(escape(one.place), escape(one.shift), one.probe, *cells)
+    console = Console(highlight=False)
+    console.print(table)
+    if any(one.fewer for one in shifted):
+        console.print("* of the shift's classes only, among which alone both are predicted.")
+
+
+def print_notes(evaluation: "Evaluation") -> None:
+    """What one should know of the numbers, a sentence a line."""
+    console = Console(highlight=False)
+    for note in evaluation.notes:
+        console.print(escape(note))
 
 
 def print_rehearsal(rehearsal: "Rehearsal") -> None:
@@ -92,6 +129,12 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
         f"{escape(', '.join(entry.probes))}. The images were generated, {where}: the numbers mean "
         "nothing, and nothing was kept."
     )
+
+
+def _value(score: Score) -> str:
+    """Accuracies in points, ratios and weights as they are."""
+    plain = any(word in score.measure for word in _PLAIN)
+    return f"{score.value:.3g}" if plain else in_points(100 * score.value)
 
 
 def _note(rows: list[HeadRow], record: Record) -> str:

@@ -10,7 +10,7 @@ from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
     from fullrank.data.cifar import Cifar as Cifar
-    from fullrank.data.classes import class_list as class_list
+    from fullrank.data.classes import class_groups as class_groups, class_list as class_list
     from fullrank.data.composite import (
         Cue as Cue,
         compose as compose,
@@ -19,18 +19,24 @@ if TYPE_CHECKING:
         texture_cue as texture_cue,
     )
     from fullrank.data.composite_presets import Composite as Composite
+    from fullrank.data.corrupted import Corrupted as Corrupted
+    from fullrank.data.corruptions import corrupt as corrupt
     from fullrank.data.digits import Digits as Digits
     from fullrank.data.folder import ImageFolder as ImageFolder
     from fullrank.data.huggingface import HuggingFace as HuggingFace
     from fullrank.data.idx import IdxFiles as IdxFiles
     from fullrank.data.image_set import ImageSet as ImageSet
     from fullrank.data.imagenet import ImageNet as ImageNet
+    from fullrank.data.imagenet_9 import ImageNet9 as ImageNet9
+    from fullrank.data.imagenet_shifts import ImageNetShift as ImageNetShift
     from fullrank.data.loader import BatchLoader as BatchLoader
     from fullrank.data.miniature import write_miniature as write_miniature
     from fullrank.data.npz import NpzArchive as NpzArchive
     from fullrank.data.sources import Source as Source
     from fullrank.data.stl10 import Stl10 as Stl10
     from fullrank.data.streamed import StreamedImages as StreamedImages
+    from fullrank.data.urbancars import UrbanCars as UrbanCars
+    from fullrank.data.waterbirds import Waterbirds as Waterbirds
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -45,12 +51,18 @@ __getattr__, __dir__, __all__ = attach(
         "cifar": ["Cifar"],
         "stl10": ["Stl10"],
         "imagenet": ["ImageNet"],
+        "imagenet_9": ["ImageNet9"],
+        "imagenet_shifts": ["ImageNetShift"],
         "huggingface": ["HuggingFace"],
         "streamed": ["StreamedImages"],
-        "classes": ["class_list"],
+        "classes": ["class_groups", "class_list"],
         "miniature": ["write_miniature"],
         "composite": ["Cue", "compose", "image_cue", "object_cue", "texture_cue"],
         "composite_presets": ["Composite"],
+        "corruptions": ["corrupt"],
+        "corrupted": ["Corrupted"],
+        "urbancars": ["UrbanCars"],
+        "waterbirds": ["Waterbirds"],
     },
 )
 __all__ += ["SOURCES", "source"]
@@ -58,7 +70,31 @@ __all__ += ["SOURCES", "source"]
 _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzipped")
 _OFFICIAL_FOLDER = Parameter("path", str, "the unpacked folder or its parent", required=True)
 _COMPOSITES = ("mnist-on-cifar10", "digits-on-textures", "two-cues", "any")
+_CORRUPTIONS = (
+    "gaussian-noise",
+    "shot-noise",
+    "impulse-noise",
+    "gaussian-blur",
+    "motion-blur",
+    "brightness",
+    "contrast",
+    "saturation",
+    "pixelate",
+    "jpeg",
+    "posterize",
+    "solarize",
+    "rotate",
+    "elastic",
+)
+_TEST = Parameter(
+    "test", str, "which official split is the test images: val or test", "test", choices=("val", "test")
+)
 _CANVAS = Parameter("canvas", int, "side of the square that images are squashed to in training", 320)
+_GROUPED = (
+    _CANVAS,
+    Parameter("classes", str, "take classes together: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
+)
+_CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
 
 SOURCES = Registry("data", "data")
 for _entry in [
@@ -127,7 +163,62 @@ for _entry in [
         "ILSVRC2012, 1.28 million photographs, 1000 classes, in train/WNID and val/WNID; decoded on demand",
         "Russakovsky et al. 2015, arXiv:1409.0575",
         value=Parameter("path", str, "the folder of train and val", required=True),
-        options=(_CANVAS,),
+        options=_GROUPED,
+    ),
+    Entry(
+        "imagenet-9",
+        "fullrank.data.imagenet_9:ImageNet9",
+        "nine super-classes of ImageNet, foreground and background varied, in VARIANT/train and VARIANT/val",
+        "Xiao et al. 2020, arXiv:2006.09994 (the Backgrounds Challenge)",
+        value=Parameter("path", str, "the folder of the variants", required=True),
+        options=(
+            Parameter("variant", str, "original, only-fg, mixed-rand, mixed-same, ... or in9l", "original"),
+            _CANVAS,
+        ),
+    ),
+    Entry(
+        "imagenet-a",
+        "fullrank.data.imagenet_shifts:imagenet_a",
+        "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
+        "Hendrycks et al. 2021, arXiv:1907.07174",
+        value=_CLASS_FOLDERS,
+        options=_GROUPED,
+    ),
+    Entry(
+        "imagenet-r",
+        "fullrank.data.imagenet_shifts:imagenet_r",
+        "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
+        "Hendrycks et al. 2021, arXiv:2006.16241",
+        value=_CLASS_FOLDERS,
+        options=_GROUPED,
+    ),
+    Entry(
+        "imagenet-sketch",
+        "fullrank.data.imagenet_shifts:imagenet_sketch",
+        "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
+        "Wang et al. 2019, arXiv:1905.13549",
+        value=_CLASS_FOLDERS,
+        options=_GROUPED,
+    ),
+    Entry(
+        "imagenet-v2",
+        "fullrank.data.imagenet_shifts:imagenet_v2",
+        "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
+        "Recht et al. 2019, arXiv:1902.10811",
+        value=_CLASS_FOLDERS,
+        options=_GROUPED,
+    ),
+    Entry(
+        "imagenet-c",
+        "fullrank.data.imagenet_shifts:imagenet_c",
+        "ImageNet-C, to test on: ImageNet's validation images, corrupted in 19 kinds at severities 1 to 5",
+        "Hendrycks, Dietterich 2019, arXiv:1903.12261",
+        value=Parameter("path", str, "the folder of the kinds, or of their categories", required=True),
+        options=(
+            Parameter("kind", str, "gaussian_noise, fog, ..., as its folder is called"),
+            Parameter("severity", int, "1 to 5"),
+            *_GROUPED,
+        ),
     ),
     Entry(
         "huggingface",
@@ -160,6 +251,35 @@ for _entry in [
             Parameter("n", int, "number of training images; foregrounds are reused if they are fewer"),
             Parameter("correlation", float, "of each cue with the label in training; the test is balanced"),
             Parameter("seed", int, "what is drawn with what", 0),
+            Parameter("without", str, "a part to leave out: foreground, background or object"),
+        ),
+    ),
+    Entry(
+        "urbancars",
+        "fullrank.data.urbancars:UrbanCars",
+        "cars, urban or country; background and object go with them at 0.95 in training; decoded on demand",
+        "Li et al. 2023, arXiv:2212.04825",
+        value=_OFFICIAL_FOLDER,
+        options=(_TEST, _CANVAS),
+    ),
+    Entry(
+        "waterbirds",
+        "fullrank.data.waterbirds:Waterbirds",
+        "landbirds and waterbirds, 95 % on their own ground in training; decoded on demand",
+        "Sagawa, Koh, Hashimoto, Liang 2020, arXiv:1911.08731",
+        value=_OFFICIAL_FOLDER,
+        options=(_TEST, _CANVAS),
+    ),
+    Entry(
+        "corrupted",
+        "fullrank.data.corrupted:Corrupted",
+        "any data under a common corruption, severities 1 to 5; not ImageNet-C itself",
+        "in the spirit of Hendrycks, Dietterich 2019, arXiv:1903.12261",
+        value=Parameter("kind", str, ", ".join(_CORRUPTIONS), choices=_CORRUPTIONS, required=True),
+        options=(
+            Parameter("data", str, "the data, quoted if it holds a comma or ="),
+            Parameter("severity", int, "1 to 5", 3),
+            Parameter("seed", int, "what is drawn", 0),
         ),
     ),
 ]:

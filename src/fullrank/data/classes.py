@@ -1,12 +1,13 @@
-"""Lists of classes by name: shipped, in a file, or written out. Torch-free."""
+"""Lists of classes by name: shipped, in a file, or written out; and shipped groups of them. Torch-free."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, unknown_name
 
 _FORMS = "write {shipped}, the path of a text file with one name a line, or names joined by '+'"
 
@@ -24,12 +25,10 @@ def class_list(text: str) -> tuple[str, ...]:
     >>> len(class_list("imagenet-100")), class_list("imagenet-100")[0]
     (100, 'n02869837')
 
-    Source of imagenet-100: Tian, Krishnan, Isola 2019, arXiv:1906.05849, the list released with it.
+    Source of imagenet-100: Tian, Krishnan, Isola 2019, arXiv:1906.05849, the list released with it; of the
+    others, what the first lines of their files say.
     """
-    shipped = {
-        file.name.removesuffix(".txt"): file
-        for file in resources.files(__package__).joinpath("class_lists").iterdir()
-    }
+    shipped = _shipped("class_lists")
     if text in shipped:
         return _names(shipped[text].read_text("utf-8"))
     path = Path(text).expanduser()
@@ -44,6 +43,29 @@ def class_list(text: str) -> tuple[str, ...]:
     if twice := _first_twice(names):
         raise UsageError(f"{text!r} names the class {twice!r} twice; keep one.")
     return names
+
+
+def class_groups(name: str) -> dict[str, str]:
+    """The classes that the shipped grouping `name` takes together: class -> its group, group by group.
+
+    Raises UsageError for a name that is not shipped.
+
+    >>> groups = class_groups("imagenet-9")
+    >>> len(groups), groups["n02085620"], list(dict.fromkeys(groups.values()))[:3]
+    (370, 'dog', ['dog', 'bird', 'wheeled vehicle'])
+
+    Source of imagenet-9: Xiao, Engstrom, Ilyas, Madry 2020, arXiv:2006.09994, released with it.
+    """
+    shipped = _shipped("class_groups")
+    if name not in shipped:
+        raise unknown_name("grouping of classes", name, shipped, f"there is {', '.join(sorted(shipped))}")
+    lines = shipped[name].read_text("utf-8").splitlines()
+    return dict(line.split(maxsplit=1) for line in lines if not line.startswith("#"))
+
+
+def _shipped(folder: str) -> dict[str, Traversable]:
+    files = resources.files(__package__).joinpath(folder).iterdir()
+    return {file.name.removesuffix(".txt"): file for file in files}
 
 
 def _from_file(path: Path) -> tuple[str, ...]:

@@ -24,10 +24,10 @@ PLACES = tuple(
 """Nine places on a canvas, row by row."""
 
 DRAWN = "drawn"
-_FOREGROUND = "foreground"
+FOREGROUND = "foreground"
 _ROUNDING = 1e-6  # 0.95 of 10 is a half more than 9, whatever binary fractions say
 _CHUNK = 4096  # images
-_RESERVED = ("label", "group", "position", _FOREGROUND)
+_RESERVED = ("label", "group", "position", FOREGROUND)
 
 
 @final
@@ -253,7 +253,7 @@ def compose(
     else:
         places = np.full(n, PLACES.index(place))
     pixels = in_memory(shown.resized(side))
-    parts.append(_Part(_FOREGROUND, pixels, pixels.max(-1) > 0, places, strength))
+    parts.append(_Part(FOREGROUND, pixels, pixels.max(-1) > 0, places, strength))
     images = _composed(parts, size)
     layers = {
         part.name: _composed([p for p in parts if p is not part], size, images.shape[3]) for part in parts

@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from fullrank.data.composite import Cue, compose, image_cue, object_cue, texture_cue
+from fullrank.data.composite import FOREGROUND, Cue, compose, image_cue, object_cue, texture_cue
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split
 from fullrank.data.textures import OBJECTS, TEXTURES, texture_numbers
@@ -74,10 +74,12 @@ class Composite(Source):
     """A composition of `PRESETS`, with what the spec changes of it; always the same images for one spec.
 
     Foregrounds and images of cues to train and to test are those of their sources' own splits. In training
-    each cue has its label's partner with probability `correlation`; in the test images all are balanced.
+    each cue has its label's partner with probability `correlation`; in the test images all are balanced. The
+    images may go `without` a part, "foreground", "background" or "object": then they have its labels all the
+    same, and no layers.
 
-    Raises UsageError for an unknown preset, an option that is missing or belongs to another preset, and
-    whatever `compose` raises.
+    Raises UsageError for an unknown preset or part, an option that is missing or belongs to another preset,
+    and whatever `compose` raises.
 
     >>> test = Composite("two-cues").load("test")
     >>> len(test), test.class_names["background"], test.class_names["object"]
@@ -100,6 +102,7 @@ class Composite(Source):
         size: int | None = None,
         n: int | None = None,
         correlation: float | None = None,
+        without: str | None = None,
     ):
         parts = {"mnist": mnist, "cifar10": cifar10, "foreground": foreground, "background": background}
         changes: dict[str, Scalar | None] = {
@@ -110,7 +113,7 @@ class Composite(Source):
             "n": n,
             "correlation": correlation,
         }
-        options = {**parts, **changes, "seed": seed or None}
+        options = {**parts, **changes, "seed": seed or None, "without": without}
         given = tuple(sorted((key, value) for key, value in options.items() if value is not None))
         super().__init__(str(Spec("composite", preset, given)))
         if preset not in PRESETS:
@@ -122,6 +125,10 @@ class Composite(Source):
             "images" if key == "n" else key: value for key, value in changes.items() if value is not None
         }
         self.preset = replace(PRESETS[preset], **known)  # type: ignore[arg-type]
+        shown = (FOREGROUND, "background", *(("object",) if self.preset.objects else ()))
+        if without is not None and without not in shown:
+            raise unknown_name(f"part of {preset}", without, shown, f"its parts are {', '.join(shown)}")
+        self.without = without
 
     def _check_parts(self, preset: str) -> None:
         needs = PRESETS[preset].needs
@@ -142,7 +149,7 @@ class Composite(Source):
         preset = self.preset
         images = self._part(preset.foreground or self.parts["foreground"], split)
         count = preset.images if split == "train" else max(1, preset.images // preset.train_for_test)
-        return compose(
+        composed = compose(
             _joined(images, preset.classes),
             self._cues(split),
             n=count,
@@ -153,6 +160,9 @@ class Composite(Source):
             seed=self.seed,
             name=self.name,
         )
+        if self.without is None:
+            return composed
+        return replace(composed, images=composed.layers[self.without], layers={})
 
     def _cues(self, split: Split) -> list[Cue]:
         preset = self.preset

@@ -166,6 +166,25 @@ class ImageSet:
             )
         return self.subset(stratified_share(labels, share, seed))
 
+    def held_out(self, share: float, seed: int) -> "tuple[ImageSet, ImageSet]":
+        """The set without `share` of each class, and that share, drawn by `seed`; both in their old order.
+
+        Raises what `fraction` raises, also where the rest would lack a class.
+
+        >>> from fullrank.data import source
+        >>> rest, taken = source("digits").load("train").held_out(0.2, seed=0)
+        >>> len(rest), len(taken)
+        (1038, 259)
+        """
+        taken = self.fraction(share, seed)
+        rows = stratified_share(self.labels["label"], share, seed)
+        rest = np.setdiff1d(np.arange(len(self)), rows)
+        if set(self.labels["label"]) != set(self.labels["label"][rest]):
+            raise DataError(
+                f"A share of {share:g} of {self} takes every image of some class; choose a smaller one."
+            )
+        return self.subset(rest), taken
+
     def of_classes(self, names: Sequence[str], label: str = "label") -> "ImageSet":
         """The images of the classes `names`, which are numbered in the order given; other labels stay.
 

@@ -1,5 +1,6 @@
 """Small generated data sets in the official layouts, to try a run before the real data is there."""
 
+import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,17 @@ import numpy as np
 from PIL import Image
 
 from fullrank.data.cifar import CIFAR10, CIFAR100, SIDE as CIFAR_SIDE, CifarCollection
+from fullrank.data.class_folders import regroup
+from fullrank.data.classes import class_list
 from fullrank.data.imagenet import FOLDERS
+from fullrank.data.imagenet_9 import ImageNet9, class_folders
+from fullrank.data.imagenet_shifts import SHIFTS, ImageNetShift
 from fullrank.data.sources import SPLITS, Split
 from fullrank.data.stl10 import FOLDER as STL10_FOLDER, NAMES as STL10_NAMES, SIDE as STL10_SIDE
+from fullrank.data.urbancars import CORRELATIONS, group_folder
+from fullrank.data.waterbirds import COLUMNS, METADATA, OFFICIAL_SPLITS
 from fullrank.errors import UsageError, unknown_name
+from fullrank.specs import Spec
 
 _TEST_SHARE = 4  # one test image for as many to train
 _FINE_IN_COARSE = 5  # as in CIFAR-100
@@ -20,13 +28,17 @@ _FINE_IN_COARSE = 5  # as in CIFAR-100
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is written: for each split the class of every image, how classes are called, the side of files."""
+    """What is written: for each split the class of every image, how classes are called, the side of files.
+
+    `spec` reads it.
+    """
 
     labels: dict[Split, np.ndarray]
     names: tuple[str, ...]
     size: int
     channels: int
     random: np.random.Generator
+    spec: Spec
 
     def pictures(self, split: Split, side: int) -> np.ndarray:
         """The images of a split as (n, side, side, 3) uint8."""
@@ -58,12 +70,14 @@ def write_miniature(
     """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
 
     `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
-    is the shorter side of the files of imagenet and folder; the others have the size of their format.
+    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; the others
+    have the size of their format. A shift has test images alone, and its classes are the first ones of its
+    official list. The two with groups have every second class as their second one.
     `class_names` take the place of `classes`; with `channels` of 1 the files of a folder are grey. What
     `spec` says beside its path is kept.
 
     Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
-    or a size below 8.
+    a size below 8, or classes that an official list does not have.
 
     >>> import tempfile
     >>> from fullrank.data import source
@@ -72,13 +86,16 @@ def write_miniature(
     ...     source(spec).load("train").images.shape
     (20, 32, 32, 3)
     """
-    from fullrank.data import SOURCES
+    from fullrank.data import SOURCES, source
 
     name = SOURCES[re.split("[:,]", spec)[0].strip()].name
     if name not in _WRITERS:
         remedy = f"{', '.join(_WRITERS)} can be generated"
         raise unknown_name("data in miniature", name, _WRITERS, remedy)
-    names = tuple(class_names) if class_names is not None else tuple(f"class-{i:03d}" for i in range(classes))
+    read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
+    read = replace(read, value=str(folder))
+    source(read)  # its options are checked before anything is written
+    names = _class_names(read, classes) if class_names is None else _known_names(read, class_names)
     for value, least, what in (
         (len(names), 2, "classes"),
         (images, len(names), "images, one of each class,"),
@@ -89,9 +106,8 @@ def write_miniature(
     counts = {"train": images, "test": max(images // _TEST_SHARE, len(names))}
     labels = {split: np.arange(counts[split]) % len(names) for split in SPLITS}
     folder.mkdir(parents=True, exist_ok=True)
-    _WRITERS[name](_Plan(labels, names, size, channels, np.random.default_rng(seed)), folder)
-    read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
-    return str(replace(read, value=str(folder)))
+    _WRITERS[name](_Plan(labels, names, size, channels, np.random.default_rng(seed), read), folder)
+    return str(read)
 
 
 def _write_cifar(collection: CifarCollection) -> Callable[[_Plan, Path], None]:
@@ -127,15 +143,72 @@ def _write_stl10(plan: _Plan, folder: Path) -> None:
     plan.pictures("train", STL10_SIDE).transpose(0, 3, 2, 1).tofile(target / "unlabeled_X.bin")
 
 
+def _official_folders(spec: Spec) -> dict[str, str]:
+    """Where a layout fixes its classes, how each is called -> the folder of its images; else nothing."""
+    if spec.name == "imagenet-9":
+        return {name: folder for folder, name in class_folders().items()}
+    classes = dict(spec.options).get("classes")
+    if spec.name in SHIFTS:
+        folder_of = {wnid: folder for folder, wnid in SHIFTS[spec.name].wnids().items()}
+    elif classes is not None:
+        folder_of = {wnid: wnid for wnid in class_list("imagenet-1k")}
+    else:
+        return {}
+    grouped = regroup(folder_of, None if classes is None else str(classes), spec.name)
+    return {class_name: folder_of[wnid] for wnid, class_name in grouped.items()}
+
+
+def _class_names(spec: Spec, classes: int) -> tuple[str, ...]:
+    """The first `classes` names of the official list, if there is one."""
+    official = _official_folders(spec)
+    if official and classes > len(official):
+        raise UsageError(f"{spec.name} has {len(official)} classes, but got {classes}; ask for fewer.")
+    return tuple(official)[:classes] or tuple(f"class-{row:03d}" for row in range(classes))
+
+
+def _known_names(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
+    """The `names`, all of them in the official list, if there is one."""
+    official = _official_folders(spec)
+    wrong = [name for name in names if official and name not in official]
+    if wrong:
+        raise unknown_name(f"class of {spec.name}", wrong[0], official, f"it has {len(official)}")
+    return tuple(names)
+
+
+def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:
+    """The images of a split in class folders below `folder`, in files called like `files`.
+
+    Every second image is a third wider than high, since real ones are of many shapes.
+    """
+    official = _official_folders(plan.spec)
+    for row, label in enumerate(plan.labels[split].tolist()):
+        name = plan.names[label]
+        target = folder / official.get(name, name)
+        target.mkdir(parents=True, exist_ok=True)
+        width = plan.size * (4 if row % 2 else 3) // 3
+        pixels = plan.picture(label, plan.size, width)
+        Image.fromarray(pixels).save(target / files.replace("*", f"{name}_{row}"), "JPEG", quality=90)
+
+
 def _write_imagenet(plan: _Plan, folder: Path) -> None:
-    """Every second image is a third wider than high, since real ones are of many shapes."""
     for split in SPLITS:
-        for row, label in enumerate(plan.labels[split].tolist()):
-            target = folder / FOLDERS[split] / plan.names[label]
-            target.mkdir(parents=True, exist_ok=True)
-            width = plan.size * (4 if row % 2 else 3) // 3
-            pixels = plan.picture(label, plan.size, width)
-            Image.fromarray(pixels).save(target / f"{plan.names[label]}_{row}.JPEG", "JPEG", quality=90)
+        _write_tree(plan, split, folder / FOLDERS[split])
+
+
+def _write_imagenet9(plan: _Plan, folder: Path) -> None:
+    from fullrank.data import SOURCES
+
+    built: ImageNet9 = SOURCES.build(plan.spec)
+    for split in SPLITS:
+        _write_tree(plan, split, folder / built.folder(split))
+
+
+def _write_shift(plan: _Plan, folder: Path) -> None:
+    """Test images alone; of ImageNet-C those of the kind and severity asked for, in their category."""
+    from fullrank.data import SOURCES
+
+    built: ImageNetShift = SOURCES.build(plan.spec)
+    _write_tree(plan, "test", folder / built.folders[-1], built.shift.files)
 
 
 def _write_folder(plan: _Plan, folder: Path) -> None:
@@ -149,11 +222,40 @@ def _write_folder(plan: _Plan, folder: Path) -> None:
             image.save(target / f"{row}.png")
 
 
+def _write_urbancars(plan: _Plan, folder: Path) -> None:
+    """Every second class is a country car; backgrounds and objects are balanced, in all three splits."""
+    for official in OFFICIAL_SPLITS:
+        tree = folder / CORRELATIONS["train" if official == "train" else "val"] / official
+        for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
+            target = tree / group_folder(label % 2, row // 2 % 2, row // 4 % 2)
+            target.mkdir(parents=True, exist_ok=True)
+            pixels = plan.picture(label % 2, plan.size, plan.size)
+            Image.fromarray(pixels).save(target / f"{row}.jpg", "JPEG", quality=90)
+
+
+def _write_waterbirds(plan: _Plan, folder: Path) -> None:
+    """Every second class is a waterbird; the places are balanced, in all three splits."""
+    rows: list[tuple[str | int, ...]] = []
+    for number, official in enumerate(OFFICIAL_SPLITS):
+        for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
+            name = f"{label % 2}.bird/{official}_{row}.jpg"
+            (folder / name).parent.mkdir(exist_ok=True)
+            pixels = plan.picture(label % 2, plan.size, plan.size * 4 // 3)
+            Image.fromarray(pixels).save(folder / name, "JPEG", quality=90)
+            rows.append((len(rows) + 1, name, label % 2, number, row // 2 % 2, f"/place/{row}.jpg"))
+    with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
 _WRITERS: dict[str, Callable[[_Plan, Path], None]] = {
     "cifar10": _write_cifar(CIFAR10),
     "cifar100": _write_cifar(CIFAR100),
     "stl10": _write_stl10,
     "imagenet": _write_imagenet,
+    "imagenet-9": _write_imagenet9,
+    **dict.fromkeys(SHIFTS, _write_shift),
+    "urbancars": _write_urbancars,
+    "waterbirds": _write_waterbirds,
     "folder": _write_folder,
 }
 LAYOUTS = tuple(_WRITERS)

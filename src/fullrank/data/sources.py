@@ -15,8 +15,11 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 class Source(ABC):
     """Where images come from. The same source and split always give the same images in the same order.
 
-    `name` is the spec that builds the source.
+    `name` is the spec that builds the source, `splits` are those that it has: all but a shift's, a set to
+    test on, have both.
     """
+
+    splits: tuple[Split, ...] = SPLITS
 
     def __init__(self, name: str):
         self.name = name
@@ -26,10 +29,16 @@ class Source(ABC):
         """The images of `split`, at image_size x image_size, or at their own size if none is given.
 
         Streamed images have no size of their own; without one they are for encoders that see 224 x 224.
-        Raises UsageError for an unknown split or a size below 1, DataError for anything wrong with the files.
+        Raises UsageError for an unknown split or a size below 1, DataError for a split that the source does
+        not have and for anything wrong with the files.
         """
         if split not in SPLITS:
             raise UsageError(f"A split is 'train' or 'test', but got {split!r}; choose one of these.")
+        if split not in self.splits:
+            raise DataError(
+                f"{self.name} has no training images, it is a shift to test on; write `fullrank probe RUN "
+                f"--shift {self.name}`."
+            )
         if image_size is None:
             return self._read(split, None)
         check_image_size(image_size)

@@ -17,6 +17,7 @@ from fullrank.record import ARRAYS_FILE, Record, load_arrays, write_whole
 from fullrank.reports import words
 from fullrank.reports.diagnosis_page import render_diagnosis
 from fullrank.reports.diagnosis_words import is_watched
+from fullrank.reports.dial import dial_section
 from fullrank.reports.drawing import distinct_styles
 from fullrank.reports.figures import (
     Arrays,
@@ -28,6 +29,8 @@ from fullrank.reports.figures import (
 )
 from fullrank.reports.images import example_rows
 from fullrank.reports.layout import Panel, fill, panel
+from fullrank.reports.score_tables import group_table, shift_table, standardised_note
+from fullrank.reports.table_page import render_table
 from fullrank.reports.tables import (
     HeadRow,
     by_head,
@@ -96,6 +99,8 @@ def write_page(folder: Path) -> Path:
         page = render_diagnosis(record, record.diagnosis, *(_arrays_of(folder) if timed else ({}, "")))
     elif record.kind == "theory" and record.theory is not None:
         page = render_theory(record, record.theory, *_arrays_of(folder))
+    elif record.kind == "study" and record.table is not None:
+        page = render_table(record, record.table, _links(folder, record))
     elif record.kind in ("run", "study") and record.runs:
         arrays, missing = _read_arrays(folder, record)
         page = render(record, arrays, missing, _links(folder, record))
@@ -144,6 +149,10 @@ def render(
         spectrum_places=list(dict.fromkeys(place for run in record.runs for place in run.spectrum)),
         parts=list(dict.fromkeys(part for run in record.runs for part in run.parameters)),
         scores=score_rows(record),
+        dial=dial_section(record),
+        groups=group_table(record),
+        shifts=shift_table(record),
+        standardised=standardised_note(record),
         links=dict(links or {}),
     )
 

@@ -162,20 +162,27 @@ def by_head(runs: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
 
 
 def probed_places(record: Record) -> list[str]:
-    """Every place with a probe, from the image towards the loss; a slice such as `h[:24]` follows its place.
+    """Every place with a probe, in the order of `by_depth`."""
+    return by_depth(list(dict.fromkeys(place for run in record.runs for place in run.probes)))
 
-    Encoder layers keep the record's order and stand before h, then the head's layers, then z.
+
+def by_depth(places: Sequence[str]) -> list[str]:
+    """Places from the image towards the loss; a slice such as `h[:24]` follows its place.
+
+    Encoder layers keep their order and stand before h, then the head's layers, then z.
+
+    >>> by_depth(["z", "head.1", "h", "h[:24]", "stem"])
+    ['stem', 'h', 'h[:24]', 'head.1', 'z']
     """
-    found = list(dict.fromkeys(place for run in record.runs for place in run.probes))
-    layers = list(dict.fromkeys(base_place(place) for place in found))
+    layers = list(dict.fromkeys(base_place(place) for place in places))
 
     def depth(place: str) -> tuple[int, int, bool, int]:
         base = base_place(place)
         layer = re.fullmatch(r"head\.(\d+)", base)
         stage = {"h": 1, "z": 3}.get(base, 2 if layer else 0)
-        return stage, int(layer[1]) if layer else layers.index(base), place != base, found.index(place)
+        return stage, int(layer[1]) if layer else layers.index(base), place != base, places.index(place)
 
-    return sorted(found, key=depth)
+    return sorted(places, key=depth)
 
 
 def base_place(place: str) -> str:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
         lidar as lidar,
         lidar_of as lidar_of,
     )
+    from fullrank.spectrum.factors import (
+        Entangled as Entangled,
+        association as association,
+        factor_weights as factor_weights,
+        independent_factors as independent_factors,
+    )
     from fullrank.spectrum.functional import (
         Gap as Gap,
         PowerLaw as PowerLaw,
@@ -68,6 +74,7 @@ __getattr__, __dir__, __all__ = attach(
             "rogue_dimensions",
         ],
         "discriminant": ["group_moments", "lidar", "lidar_of"],
+        "factors": ["Entangled", "association", "factor_weights", "independent_factors"],
         "functional": [
             "Gap",
             "PowerLaw",

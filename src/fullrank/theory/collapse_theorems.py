@@ -286,7 +286,7 @@ class Depth(_Stacked):
         )
 
 
-def _schedule(settings: StrongAugmentation | _Stacked) -> Schedule:
+def _schedule(settings: StrongAugmentation | ImplicitRegularization | Depth) -> Schedule:
     return Schedule(
         learning_rate=settings.learning_rate,
         steps=settings.steps,

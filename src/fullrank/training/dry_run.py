@@ -8,6 +8,7 @@ from typing import Any
 from fullrank.data import SOURCES, class_list, write_miniature
 from fullrank.data.miniature import LAYOUTS
 from fullrank.record import RunEntry
+from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import Recipe
 from fullrank.training.run import train
 
@@ -40,6 +41,14 @@ def dry_run(recipe: str | Path | Recipe, **overrides: Any) -> Rehearsal:
         return Rehearsal(plan, replaced, run.record.runs[0])
 
 
+def check_on_generated(recipe: Recipe) -> None:
+    """Build the parts of a recipe on generated images; raises what `check_plan` raises."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Recipe.resolve(recipe, replacements(recipe, Path(folder) / "images"))
+        train_set, _ = load_data(plan)
+        check_plan(plan, train_set)
+
+
 def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a rehearsal replaces, after writing its images into `folder`."""
     size = plan.image_size or 32
@@ -67,6 +76,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
         "epochs": 1,
         "monitor_every": 1,
         "fraction": None,
+        "held_out": None,
         "engine.accumulate": 1,
         "engine.logger": None,
         "engine.compile": False,

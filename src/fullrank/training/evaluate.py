@@ -1,64 +1,51 @@
 """What features are worth: probes and spectra at places, from one pass over the images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullrank import probes as measured
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.places import collect_features, head_places
-from fullrank.probes import LinearProbe, NearestProbe
+from fullrank.probes.linear import Treatment
 from fullrank.record import ProbeScore, Score, Spectrum
 from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.training.groups import Grouping, check_balance, grouping
+from fullrank.training.scoring import LabelledFeatures, Request, Scorer, score_place
+from fullrank.training.shifts import matched
 
 # What `probe` can measure beside linear and nearest accuracy.
-MEASURES = ("retrieval", "per-class")
-RECALL_AT = (1, 5, 10)
+MEASURES = ("retrieval", "per-class", "groups", "group-balanced")
 BATCH_SIZE = 256
+# Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
+_SAME = 1 - 1e-6
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Probes, tidy scores and spectra, by place."""
+    """Probes, tidy scores and spectra, by place; `notes` are sentences that a reader of them should know."""
 
     probes: dict[str, ProbeScore]
     scores: list[Score]
     spectrum: dict[str, Spectrum]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class LabelledFeatures:
-    """Features (N, D) of some images at one place, and their labels (N,), -1 where unlabelled."""
+class Collected:
+    """Features of some images by place, and their labels (N,)."""
 
-    features: Tensor
-    labels: Tensor
+    features: dict[str, Tensor]
+    labels: np.ndarray
 
-
-@dataclass(frozen=True)
-class Scorer:
-    """Makes tidy scores of one place and kind of label, on the test split."""
-
-    place: str
-    label: str
-    scores: list[Score] = field(default_factory=list)
-
-    def add(self, measure: str, value: float, features: str = "raw", shots: int | None = None) -> None:
-        """Keep one number."""
-        score = Score(
-            place=self.place,
-            label=self.label,
-            split="test",
-            features=features,
-            shots=shots,
-            measure=measure,
-            value=value,
-        )
-        self.scores.append(score)
+    def at(self, place: str) -> LabelledFeatures:
+        """Those of one place."""
+        return LabelledFeatures(self.features[place], torch.from_numpy(self.labels))
 
 
 def default_places(head: nn.Module) -> list[str]:
@@ -77,76 +64,124 @@ def evaluate(
     seed: int = 0,
     measures: Sequence[str] = (),
     shots: Sequence[int] = (),
+    shifts: Mapping[str, ImageSet] | None = None,
+    features: str = "raw",
 ) -> Evaluation:
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
-    Features are raw; the linear probe's penalty is chosen on a held-out part of `train`. `measures` adds
-    retrieval among the test images ("retrieval") and accuracy by class ("per-class"), `shots` the accuracy
-    of a linear probe on so many training images a class. Encoder and head are in eval mode meanwhile and
-    nothing in them changes. Without two classes among the training images, or without a labelled test image,
-    there are spectra and no probes.
+    The linear probe's penalty is chosen on a held-out part of `train`; `features` says what it does to the
+    features first. Encoder and head are in eval mode meanwhile and nothing in them changes. Without two
+    classes among the training images, or without a labelled test image, there are spectra and no probes.
+
+    `measures` adds retrieval among the test images ("retrieval"); accuracy and prediction bias by class
+    ("per-class"); the linear probe's accuracy in the worst group, over groups and where they count as in
+    training, and its gaps where cues are uncommon ("groups"); the same, but for the gaps, of a probe fitted
+    on group-balanced subsets of the training images ("group-balanced"). `shots` adds the accuracy of a linear
+    probe on so many training images a class.
+
+    `shifts` are other sets of images, by the spec that is to stand as their scores' split. They are scored by
+    the probes of the run's own training images; their classes are matched by name. A set with some of these
+    classes only is predicted among them alone, and so are the test images of these classes, whose accuracy is
+    kept beside it as "linear, classes of SPEC": for the linear probe the other classes' scores are left out,
+    as the authors of ImageNet-A and ImageNet-R do, for the nearest neighbours their rows are.
+
+    Raises UsageError for an unknown measure or label and for groups that the images do not have; DataError
+    for too few images of a class or group, and for a shift with a class that training lacks or of one class.
     """
     check_measures(measures, shots)
+    treatment = checked_treatment(features)
     places = default_places(head) if places is None else list(places)
-    probeable = count_classes(train, label) >= 2 and count_classes(test, label) >= 1
-    test_features = collect_features(encoder, head, test.batches(BATCH_SIZE), places)
-    if probeable:
-        labelled = train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
-        check_shots(labelled, label, shots)
-        train_features = collect_features(encoder, head, labelled.batches(BATCH_SIZE), places)
-    probes, scores, spectrum = {}, [], {}
+    if count_classes(train, label) < 2 or count_classes(test, label) < 1:
+        found = collect_features(encoder, head, test.batches(BATCH_SIZE), places)
+        return Evaluation({}, [], {place: _spectrum(found[place]) for place in places})
+    train = train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
+    check_shots(train, label, shots)
+    groups = grouping(train, test, label) if {"groups", "group-balanced"} & set(measures) else None
+    notes = [] if groups is None else _group_notes(groups, measures)
+    sets = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
+    request = Request(measures, shots, treatment, seed, test.class_names[label], groups, sets)
+
+    def read(images: ImageSet) -> dict[str, Tensor]:
+        return collect_features(encoder, head, images.batches(BATCH_SIZE), places)
+
+    known, asked = (Collected(read(images), images.labels[label]) for images in (train, test))
+    there = {spec: Collected(read(shift.images), shift.labels) for spec, shift in sets.items()}
+    if features == "standardised" and {"h", "z"} <= set(places):
+        notes += _diagonal_notes(asked.features["h"], asked.features["z"])
+    probes, scores = {}, []
     for place in places:
-        values = singular_values(test_features[place])
-        spectrum[place] = Spectrum(singular_values=values.tolist(), effective_rank=effective_rank(values))
-        if not probeable:
-            continue
-        known = LabelledFeatures(train_features[place], torch.from_numpy(labelled.labels[label]))
-        asked = LabelledFeatures(test_features[place], torch.from_numpy(test.labels[label]))
-        scorer = Scorer(place, label)
-        probes[place] = _probe(scorer, known, asked, seed, test.class_names[label], "per-class" in measures)
-        if "retrieval" in measures:
-            _retrieve(scorer, asked)
-        if shots:
-            for result in measured.few_shot(
-                known.features, known.labels, asked.features, asked.labels, shots=shots, seed=seed
-            ):
-                scorer.add("few-shot", result.mean, shots=result.shots)
+        scorer = Scorer(place, label, treatment)
+        shifted = {spec: images.at(place) for spec, images in there.items()}
+        probes[place] = score_place(scorer, request, known.at(place), asked.at(place), shifted)
         scores += scorer.scores
-    return Evaluation(probes, scores, spectrum)
+        notes += scorer.notes
+    return Evaluation(probes, scores, {place: _spectrum(asked.features[place]) for place in places}, notes)
 
 
-def _probe(
-    scorer: Scorer,
-    known: LabelledFeatures,
-    asked: LabelledFeatures,
-    seed: int,
-    class_names: Sequence[str],
-    by_class: bool,
-) -> ProbeScore:
-    """The default protocol at one place, and by class where asked."""
-    accuracy = {}
-    for measure, probe in (("linear", LinearProbe(seed=seed)), ("nearest", NearestProbe())):
-        probe.fit(known.features, known.labels)
-        predicted = probe.predict(asked.features)
-        labelled = asked.labels != UNLABELLED
-        hits = predicted[labelled] == asked.labels[labelled]
-        accuracy[measure] = float(hits.double().mean())
-        treatment = "raw" if measure == "linear" else "l2"
-        scorer.add(measure, accuracy[measure], treatment)
-        if by_class and measure == "linear":
-            result = measured.per_class(predicted[labelled], asked.labels[labelled])
-            for number, share in result.accuracy.items():
-                scorer.add(f"linear, class {class_names[number]}", share)
-            scorer.add("linear, mean over classes", result.mean)
-            scorer.add("linear, worst class", result.worst)
-    return ProbeScore(**accuracy)
+def _spectrum(features: Tensor) -> Spectrum:
+    values = singular_values(features)
+    return Spectrum(singular_values=values.tolist(), effective_rank=effective_rank(values))
 
 
-def _retrieve(scorer: Scorer, asked: LabelledFeatures) -> None:
-    found = measured.retrieval(asked.features, asked.labels, ks=RECALL_AT)
-    for k, value in found.recall.items():
-        scorer.add(f"recall@{k}", value, "l2")
-    scorer.add("mean average precision", found.mean_average_precision, "l2")
+def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
+    """What the groups cannot say; DataError where group-balanced subsets are asked for and impossible."""
+    notes = []
+    if "group-balanced" in measures:
+        check_balance(groups)
+        smallest, count = groups.smallest_in_training()
+        notes.append(
+            f"Group-balanced subsets hold {smallest} training image{'s' if smallest > 1 else ''} of each of "
+            f"{count} groups."
+        )
+    if empty := groups.empty_in_test():
+        notes.append(
+            f"{len(empty)} of {len(groups.names)} groups have no test image and count nowhere; the first is "
+            f"{empty[0]}."
+        )
+    if (loose := groups.unpaired()) and "groups" in measures:
+        notes.append(f"No gap of {' or '.join(loose)}: in training no value goes with a label.")
+    return notes
+
+
+def _diagonal_notes(h: Tensor, z: Tensor) -> list[str]:
+    """A warning where z is h with its channels scaled, which standardising takes away again."""
+    if not scaled_alike(h, z) or torch.equal(h, z):
+        return []
+    return [
+        "z is h with every channel scaled, and standardising undoes any diagonal head: linear accuracy at h "
+        "and z is equal by construction; compare raw or l2 features."
+    ]
+
+
+def scaled_alike(one: Tensor, other: Tensor) -> bool:
+    r"""Whether each channel of `other` is a channel of `one` times a number, plus one.
+
+    True where the squared correlation of every pair of channels is 1 up to rounding; channels that do not
+    move in one of them say nothing. Shapes: (N, D) and (N, K).
+
+    >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    >>> scaled_alike(x, x * torch.tensor([1.0, -0.5, 1e-9]) + 2), scaled_alike(x, x.cumsum(1))
+    (True, False)
+
+    Source: PAPERS P2.3, the trap of standardised features.
+    """
+    if one.shape != other.shape:
+        return False
+    a, b = (part.double() - part.double().mean(0) for part in (one, other))
+    products = (a.square().sum(0), b.square().sum(0))
+    moving = (products[0] > 0) & (products[1] > 0)
+    if not moving.any():
+        return False
+    correlation = (a * b).sum(0).square()[moving] / (products[0] * products[1])[moving]
+    return bool((correlation > _SAME).all())
+
+
+def checked_treatment(features: str) -> Treatment:
+    """`features` if linear probes know that treatment; otherwise UsageError."""
+    known: tuple[Treatment, ...] = get_args(Treatment)
+    if features not in known:
+        raise unknown_name("treatment of features", features, known, f"there are {', '.join(known)}")
+    return known[known.index(features)]
 
 
 def check_measures(measures: Sequence[str], shots: Sequence[int]) -> None:

@@ -20,8 +20,8 @@ from fullrank.views import view_pipeline
 def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     """The training and test images of a recipe.
 
-    `classes` keeps those classes in both; `fraction` and then `limit` shorten the training images alone, by
-    the same draw for every seed of the run.
+    `classes` keeps those classes in both; `fraction` and then `limit` shorten the training images alone, and
+    `held_out` then takes the test images from them, by the same draws for every seed of the run.
     """
     images = source(recipe.data)
     train_set = images.load("train", recipe.image_size)
@@ -33,6 +33,8 @@ def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
         train_set = train_set.fraction(recipe.fraction, seed=0)
     if recipe.limit is not None:
         train_set = train_set.limited(recipe.limit, seed=0)
+    if recipe.held_out is not None:
+        train_set, test_set = train_set.held_out(recipe.held_out, seed=0)
     height, width, _ = train_set.image_shape
     if height != width or test_set.image_shape != train_set.image_shape:
         raise DataError(

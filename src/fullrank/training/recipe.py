@@ -102,12 +102,14 @@ class Recipe(_Part):
     """All that defines a run; two equal recipes give the same record on one machine.
 
     Of the training images, `classes` keeps those of a class list, `fraction` that share of each class, and
-    `limit` so many, in this order; of the test images `classes` alone does. `label` names the labels that a
-    supervised objective learns, where the images have several (CIFAR-100's `coarse`), and that online probes
-    use; a finished run is probed on "label" all the same. `encoder_passes` of 2 sends each view through the
-    encoder and the head by itself, so that batch norms see one view at a time, as P1's code does; 1 sends
-    both at once. `init` is a file of weights to start the encoder from. `online_every` probes every so many
-    epochs on features of the training steps. `sgd_probe` adds the papers' probe to ours.
+    `limit` so many, in this order; of the test images `classes` alone does. `held_out` puts that share of
+    each class of the training images that are left in the place of the test images, so that settings are
+    chosen without a look at these. `label` names the labels that a supervised objective learns, where the
+    images have several (CIFAR-100's `coarse`), and that online probes use; a finished run is probed on
+    "label" all the same. `encoder_passes` of 2 sends each view through the encoder and the head by itself, so
+    that batch norms see one view at a time, as P1's code does; 1 sends both at once. `init` is a file of
+    weights to start the encoder from. `online_every` probes every so many epochs on features of the training
+    steps. `sgd_probe` adds the papers' probe to ours.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
@@ -118,6 +120,7 @@ class Recipe(_Part):
     classes: str | None = None
     fraction: float | None = Field(None, gt=0, le=1)
     limit: int | None = Field(None, ge=1)
+    held_out: float | None = Field(None, gt=0, lt=1)
     views: Annotated[str, _canonical(VIEWS)] = "simclr"
     encoder: Annotated[str, _canonical(ENCODERS)] = "tiny-resnet"
     head: Annotated[str, _canonical(HEADS)] = "subvector:24"

@@ -22,7 +22,7 @@ from fullrank.heads import Head, head as build_head
 from fullrank.machine import new_record
 from fullrank.processes import launched_rank, process_rank
 from fullrank.progress import progress_bar
-from fullrank.record import RECORD_FILE, Record, RunEntry, save_arrays, write_whole
+from fullrank.record import RECORD_FILE, Record, RunEntry, Score, save_arrays, write_whole
 from fullrank.training.engine import (
     ONE_PROCESS,
     Machines,
@@ -33,7 +33,14 @@ from fullrank.training.engine import (
     split_statistics,
     wait_for_all,
 )
-from fullrank.training.evaluate import Evaluation, check_measures, check_probeable, evaluate
+from fullrank.training.evaluate import (
+    Evaluation,
+    check_measures,
+    check_probeable,
+    checked_treatment,
+    evaluate,
+)
+from fullrank.training.factors import factor_scores
 from fullrank.training.folders import check_folder, claim_folder, open_folder
 from fullrank.training.module import JointEmbedding
 from fullrank.training.monitor import (
@@ -48,6 +55,7 @@ from fullrank.training.online import OnlineProbes
 from fullrank.training.parts import build, chance_level, check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 from fullrank.training.sgd_probe import CHECKPOINT as SGD_CHECKPOINT, sgd_probe
+from fullrank.training.shifts import load_shift
 from fullrank.views import Views, step_generator
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
@@ -191,17 +199,23 @@ def probe(
     label: str = "label",
     measures: Sequence[str] = (),
     shots: Sequence[int] = (),
+    shifts: Sequence[str] = (),
+    features: str = "raw",
 ) -> Evaluation:
     """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
 
-    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); `measures` and `shots` add to the
-    linear and nearest-neighbour accuracy (see `evaluate`). Raises DataError for images with fewer than two
-    classes, UsageError for a place, label or measure that there is not.
+    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); `measures`, `shots` and `features`
+    add to the linear and nearest-neighbour accuracy or change it (see `evaluate`). `shifts` are specs of
+    sources whose test images, brought to the run's image size, are scored by the same probes; their scores'
+    `split` is the canonical spec. Raises DataError for images with fewer than two classes, UsageError for a
+    place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
     """
     run = run if isinstance(run, Run) else load(run)
     check_measures(measures, shots)
+    checked_treatment(features)
     train_set, test_set = load_data(run.recipe)
     check_probeable(train_set, test_set, label)
+    sets = dict(load_shift(spec, train_set) for spec in shifts)
     with on_accelerator(run.encoder, run.head):
         return evaluate(
             run.encoder,
@@ -213,6 +227,8 @@ def probe(
             seed=run.recipe.seed,
             measures=measures,
             shots=shots,
+            shifts=sets,
+            features=features,
         )
 
 
@@ -266,7 +282,7 @@ def _evaluated(
     """What the trained parts are worth, and how the training went."""
     module.to(accelerator())  # Lightning leaves the modules on the CPU
     evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
-    scores = list(evaluation.scores)
+    scores = [*evaluation.scores, *_factor_scores(module, recipe, train_set, test_set)]
     if recipe.sgd_probe is not None:
         check_probeable(train_set, test_set, "label")
         with stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
@@ -296,6 +312,16 @@ def _evaluated(
         scores=scores,
         spectrum=evaluation.spectrum,
     )
+
+
+def _factor_scores(
+    module: JointEmbedding, recipe: Recipe, train_set: ImageSet, test_set: ImageSet
+) -> list[Score]:
+    """The weights of known factors, of images that have several and enough of each."""
+    try:
+        return factor_scores(recipe, module.encoder, cast(Head, module.head), train_set, test_set)
+    except DataError:
+        return []
 
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:

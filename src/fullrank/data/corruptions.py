@@ -1,0 +1,219 @@
+"""Common corruptions of one image, each at five severities.
+
+They are in the spirit of Hendrycks and Dietterich 2019, made of torchvision's operations and a few lines of
+our own: accuracies on them do not compare with those on ImageNet-C or CIFAR-10-C.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.decoding import to_array
+from fullrank.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEVERITIES = (1, 2, 3, 4, 5)
+_KNOTS = 4  # along each side, between which an elastic field is smooth
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A way to spoil an image (H, W, C) uint8, and how strongly at each of `SEVERITIES`, in `unit`."""
+
+    strengths: tuple[float, ...]
+    unit: str
+    apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    needs_colour: bool = False
+
+
+def corrupt(image: np.ndarray, kind: str, severity: int, random: np.random.Generator) -> np.ndarray:
+    """An image (H, W, C) uint8 spoilt by the corruption `kind` of `CORRUPTIONS`, of the same shape; a copy.
+
+    From one state of `random` each severity spoils an image in the same way, only further (shot noise alone
+    is drawn anew). Raises what `check_corruption` raises.
+
+    >>> image = np.full((8, 8, 1), 100, np.uint8)
+    >>> int(corrupt(image, "brightness", 1, np.random.default_rng(0)).max())
+    120
+
+    Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261.
+    """
+    check_corruption(kind, severity, image.shape[2])
+    corruption = CORRUPTIONS[kind]
+    return corruption.apply(image, corruption.strengths[severity - 1], random)
+
+
+def check_corruption(kind: str, severity: int, channels: int) -> None:
+    """Raise UsageError for an unknown kind, a severity outside 1 to 5 or a kind that needs more channels."""
+    if kind not in CORRUPTIONS:
+        raise unknown_name("corruption", kind, CORRUPTIONS, f"there are {', '.join(CORRUPTIONS)}")
+    if severity not in SEVERITIES:
+        raise UsageError(
+            f"A severity of {severity} is outside 1 to 5, and 0 would be the image itself; choose one of 1 "
+            "to 5, or the data without a corruption."
+        )
+    if CORRUPTIONS[kind].needs_colour and channels == 1:
+        raise UsageError(
+            f"The corruption {kind!r} changes colours, but the images are grey; choose another one or images "
+            "in colour."
+        )
+
+
+def _gaussian_noise(image: np.ndarray, sigma: float, random: np.random.Generator) -> np.ndarray:
+    return _eight_bit(image + 255 * sigma * random.standard_normal(image.shape))
+
+
+def _shot_noise(image: np.ndarray, photons: float, random: np.random.Generator) -> np.ndarray:
+    """Poisson(photons x) / photons for x in 0 to 1."""
+    return _eight_bit(random.poisson(photons / 255 * image) * (255 / photons))
+
+
+def _impulse_noise(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """That share of the values, half of it black and half white."""
+    drawn = random.random(image.shape)
+    return np.where(drawn < share / 2, 0, np.where(drawn >= 1 - share / 2, 255, image)).astype(np.uint8)
+
+
+def _gaussian_blur(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+    sigma = strength * _root(image)
+    # The image is continued by reflection, so the kernel's half must be smaller than its sides.
+    width = 1 + 2 * min(math.ceil(3 * sigma), min(image.shape[:2]) - 1)
+    return _by_torchvision(image, "gaussian_blur", kernel_size=[width, width], sigma=[sigma, sigma])
+
+
+def _motion_blur(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+    """The mean over copies along a line in a drawn direction, a pixel apart at most."""
+    import torch
+    import torch.nn.functional as F
+
+    height, width, _ = image.shape
+    length, direction = strength * _root(image), random.uniform(0, math.pi)
+    copies = 1 + 2 * math.ceil(length / 2)
+    along = ((torch.arange(copies) + 0.5) / copies - 0.5) * length
+    moved = torch.eye(2, 3).repeat(copies, 1, 1)
+    moved[:, 0, 2] = along * math.cos(direction) * 2 / width
+    moved[:, 1, 2] = along * math.sin(direction) * 2 / height
+    pixels = _tensor(image).float().expand(copies, -1, -1, -1)
+    grid = F.affine_grid(moved, list(pixels.shape), align_corners=False)
+    return _array(F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False).mean(0))
+
+
+def _pixelate(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """Means over boxes, `share` of the side of them along each side; a pixel in two boxes shows of each."""
+    pixels = image.astype(np.float64)
+    for axis in (0, 1):
+        side = image.shape[axis]
+        edges = np.linspace(0, side, 1 + max(1, round(share * side)))
+        below = np.arange(side)
+        overlaps = (np.minimum(edges[1:, None], below + 1) - np.maximum(edges[:-1, None], below)).clip(0)
+        means = overlaps / overlaps.sum(1, keepdims=True)
+        pixels = np.moveaxis(np.tensordot(overlaps.T @ means, pixels, (1, axis)), 0, axis)
+    return _eight_bit(pixels)
+
+
+def _jpeg(image: np.ndarray, quality: float, random: np.random.Generator) -> np.ndarray:
+    # Pillow's, since torchvision gives its own up.
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=int(quality))
+    with Image.open(file) as compressed:
+        return to_array(compressed).copy()
+
+
+def _rotate(image: np.ndarray, degrees: float, random: np.random.Generator) -> np.ndarray:
+    from torchvision.transforms import InterpolationMode
+
+    angle = float(random.choice((-1, 1))) * degrees
+    return _by_torchvision(image, "rotate", angle=angle, interpolation=InterpolationMode.BILINEAR)
+
+
+def _elastic(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+    """Every pixel moves by a smooth random field, `strength` of the side in the root mean square."""
+    import torch
+    import torch.nn.functional as F
+
+    size = image.shape[:2]
+    knots = torch.from_numpy(random.standard_normal((1, 2, _KNOTS, _KNOTS))).float()
+    field = F.interpolate(knots, size, mode="bicubic", align_corners=True)[0]
+    field *= strength * min(size) / field.square().mean().sqrt()
+    # torchvision counts in half widths and half heights.
+    moved = torch.stack([field[0] * 2 / size[1], field[1] * 2 / size[0]], dim=-1)[None]
+    return _by_torchvision(image, "elastic", displacement=moved)
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "gaussian-noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), "standard deviation", _gaussian_noise),
+    "shot-noise": Corruption((60, 25, 12, 5, 3), "photons that make white", _shot_noise),
+    "impulse-noise": Corruption((0.03, 0.06, 0.09, 0.17, 0.27), "share of the values", _impulse_noise),
+    "gaussian-blur": Corruption(
+        (0.13, 0.17, 0.22, 0.28, 0.36), "standard deviation / root of the side", _gaussian_blur
+    ),
+    "motion-blur": Corruption((0.5, 0.8, 1.1, 1.5, 2.0), "length / root of the side", _motion_blur),
+    "brightness": Corruption(
+        (1.2, 1.4, 1.7, 2.0, 2.5),
+        "factor of the values",
+        lambda image, factor, _: _by_torchvision(image, "adjust_brightness", brightness_factor=factor),
+    ),
+    "contrast": Corruption(
+        (0.75, 0.5, 0.4, 0.3, 0.2),
+        "factor of the distance from the mean",
+        lambda image, factor, _: _by_torchvision(image, "adjust_contrast", contrast_factor=factor),
+    ),
+    "saturation": Corruption(
+        (0.6, 0.4, 0.2, 0.1, 0.0),
+        "factor of the distance from grey",
+        lambda image, factor, _: _by_torchvision(image, "adjust_saturation", saturation_factor=factor),
+        needs_colour=True,
+    ),
+    "pixelate": Corruption((0.75, 0.6, 0.5, 0.375, 0.25), "boxes along a side / side", _pixelate),
+    "jpeg": Corruption((25, 25, 15, 10, 7), "quality of 100", _jpeg),
+    "posterize": Corruption(
+        (5, 4, 3, 2, 1),
+        "bits kept of 8",
+        lambda image, bits, _: _by_torchvision(image, "posterize", bits=int(bits)),
+    ),
+    "solarize": Corruption(
+        (224, 192, 160, 128, 96),
+        "values of this and above are inverted",
+        lambda image, threshold, _: _by_torchvision(image, "solarize", threshold=threshold),
+    ),
+    "rotate": Corruption((6, 12, 18, 24, 30), "degrees, to either side", _rotate),
+    "elastic": Corruption((0.02, 0.03, 0.04, 0.05, 0.06), "root mean square of the way / side", _elastic),
+}
+"""Noise of shots and impulses and the qualities of JPEG have ImageNet-C's strengths; all others are ours.
+
+Blurs grow with the root of the side: in parts of the side those of ImageNet-C would not touch 8 pixels.
+"""
+
+
+def _root(image: np.ndarray) -> float:
+    return math.sqrt(min(image.shape[:2]))
+
+
+def _by_torchvision(image: np.ndarray, operation: str, **settings: Any) -> np.ndarray:
+    """An operation of torchvision.transforms.v2.functional on an image (H, W, C) uint8."""
+    from torchvision.transforms.v2 import functional
+
+    return _array(getattr(functional, operation)(_tensor(image), **settings))
+
+
+def _tensor(image: np.ndarray) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
+
+
+def _array(image: "Tensor") -> np.ndarray:
+    """Any (C, H, W) in 0 to 255 as (H, W, C) uint8."""
+    return _eight_bit(image.numpy().transpose(1, 2, 0))
+
+
+def _eight_bit(image: np.ndarray) -> np.ndarray:
+    levels = image if image.dtype == np.uint8 else np.rint(image).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(levels)

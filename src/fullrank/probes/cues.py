@@ -1,0 +1,146 @@
+"""What a cue that goes with the label in training is worth: UrbanCars' gaps, for any number of cues."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullrank.errors import DataError, UsageError
+from fullrank.probes.groups import GroupAccuracy, group_accuracy
+from fullrank.probes.probe import label_vector
+
+
+@dataclass(frozen=True)
+class CueGaps:
+    """Accuracy as training is composed, and how far it falls where cues are not what training lets expect.
+
+    `in_distribution` is an accuracy, 0 to 1. A gap is a difference of accuracies, negative where it falls;
+    its key names the cues that are uncommon, all others being common: "background", "background and object".
+    `unpaired` are the cues that go with no label in training: nothing of them is common or uncommon.
+    """
+
+    in_distribution: float
+    gaps: dict[str, float]
+    unpaired: tuple[str, ...] = ()
+
+
+def partners(labels: Any, cue: Any) -> dict[int, int] | None:
+    """The value of a cue that most rows of each label have; None where some label prefers no value.
+
+    A label prefers a value that two rows more have than any other; a difference of one is what a balanced
+    draw leaves. Shapes: labels and cue (N,), without -1.
+
+    >>> partners([0, 0, 0, 1, 1], [5, 5, 5, 6, 6]), partners([0, 0, 0, 1, 1], [5, 5, 6, 5, 6])
+    ({0: 5, 1: 6}, None)
+    """
+    truth, shown = label_vector(labels), label_vector(cue)
+    found = {}
+    for label in torch.unique(truth).tolist():
+        values, counts = torch.unique(shown[truth == label], return_counts=True)
+        order = counts.argsort(descending=True, stable=True)
+        if len(values) > 1 and counts[order[0]] - counts[order[1]] < 2:
+            return None
+        found[label] = int(values[order[0]])
+    return found
+
+
+def cue_gaps(
+    predicted: Any,
+    labels: Any,
+    cues: Mapping[str, Any],
+    train_labels: Any,
+    train_cues: Mapping[str, Any],
+) -> CueGaps:
+    r"""UrbanCars' accuracy in distribution, and its gap where a cue, or several, are uncommon.
+
+    A cue's value is common with a label if it is the label's partner in training (`partners`). A group is a
+    label with a value of every cue, and :math:`a_g` its accuracy on the test rows. With training's shares of
+    groups, :math:`p_g`, and of labels, :math:`p_y`,
+
+    .. math:: \mathrm{I.D.} = \sum_g p_g a_g, \qquad
+              \mathrm{gap}(U) = \sum_y p_y\, \overline{a}_{y, U} - \mathrm{I.D.}
+
+    where the bar is the mean over the groups of label y in which exactly the cues U are uncommon. Groups
+    without a test row are left out, and a gap that has none is not given. With two cues of two values and
+    labels as frequent as each other these are the authors' numbers, in whose code the labels of a cell count
+    alike and the shares are the products of the nominal ratios (0.95 and 0.05).
+
+    Shapes: predicted, labels and each of `cues` (N,), train_labels and each of `train_cues` (M,); rows with a
+    -1 among label and cues are left out. Raises UsageError for other cues in training, shapes that do not fit
+    or no cue, DataError where no row is left or no group has rows in both.
+
+    >>> label, cue = [0, 0, 1, 1], [0, 1, 0, 1]
+    >>> train_label, train_cue = [0] * 10 + [1] * 10, [0] * 9 + [1] * 10 + [0]
+    >>> cue_gaps(cue, label, {"scene": cue}, train_label, {"scene": train_cue})
+    CueGaps(in_distribution=0.9, gaps={'scene': -0.9}, unpaired=())
+
+    Source: Li et al. 2023 (arXiv 2212.04825), Section 3; facebookresearch/Whac-A-Mole,
+    urbancars_trainers/base_trainer.py.
+    """
+    if not cues or set(cues) != set(train_cues):
+        raise UsageError(
+            f"Gaps need 1 cue or more, the same in test and training, but got {', '.join(cues) or 'none'} "
+            f"and {', '.join(train_cues) or 'none'}; name them alike."
+        )
+    names = list(cues)
+    test, kept = _table(labels, [cues[name] for name in names], "test")
+    train, _ = _table(train_labels, [train_cues[name] for name in names], "training")
+    guess = label_vector(predicted).cpu()
+    if len(guess) != len(kept):
+        raise UsageError(
+            f"Predictions and labels must have the same length, but got {len(guess)} and {len(kept)}; give "
+            "one of each a row."
+        )
+    groups, numbers = torch.unique(torch.cat([test, train]), dim=0, return_inverse=True)
+    found = group_accuracy(guess[kept], test[:, 0], numbers[: len(test)])
+    common = {name: partners(train[:, 0], train[:, 1 + at]) for at, name in enumerate(names)}
+    inside = found.weighted(numbers[len(test) :])
+    values, counts = torch.unique(train[:, 0], return_counts=True)
+    shares = dict(zip(values.tolist(), (counts / len(train)).tolist(), strict=True))
+    paired = {name: pairs for name, pairs in common.items() if pairs is not None}
+    gaps = {}
+    for size in range(1, len(paired) + 1):
+        for uncommon in combinations(paired, size):
+            at = {name: names.index(name) for name in paired}
+            cell = _cell(found, groups.tolist(), paired, at, set(uncommon))
+            if weight := sum(shares[label] for label in cell):
+                outside = sum(shares[label] * float(np.mean(cell[label])) for label in cell) / weight
+                gaps[" and ".join(uncommon)] = outside - inside
+    return CueGaps(inside, gaps, tuple(name for name in names if name not in paired))
+
+
+def _table(labels: Any, cues: list[Any], split: str) -> tuple[Tensor, Tensor]:
+    """Label and cues (n, 1 + cues) of the rows (N,) bool in which none is -1, and which rows these are."""
+    columns = [label_vector(each).cpu() for each in (labels, *cues)]
+    if len({len(column) for column in columns}) > 1:
+        raise UsageError(
+            f"Labels and cues must have the same length, but the {split} ones have "
+            f"{', '.join(str(len(column)) for column in columns)}; give one of each a row."
+        )
+    table = torch.stack(columns, 1)
+    kept = (table != -1).all(1)
+    if not kept.any():
+        raise DataError(f"No {split} row has both a label and every cue; gaps need 1 such row.")
+    return table[kept], kept
+
+
+def _cell(
+    found: GroupAccuracy,
+    groups: list[list[int]],
+    paired: Mapping[str, dict[int, int]],
+    at: Mapping[str, int],
+    uncommon: set[str],
+) -> dict[int, list[float]]:
+    """The accuracies of the groups, by label, in which of the paired cues exactly these are uncommon."""
+    cell: dict[int, list[float]] = {}
+    for number, (label, *values) in enumerate(groups):
+        learnt = all(label in pairs for pairs in paired.values())
+        if number in found.accuracy and learnt:
+            odd = {name for name, pairs in paired.items() if values[at[name]] != pairs[label]}
+            if odd == uncommon:
+                cell.setdefault(label, []).append(found.accuracy[number])
+    return cell

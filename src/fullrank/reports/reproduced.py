@@ -1,0 +1,110 @@
+"""What a reproduced table says: its cells, its differences, whether its order is the paper's. Torch-free."""
+
+from itertools import combinations
+
+import numpy as np
+
+from fullrank.record import TableEntry, TableRow
+from fullrank.reports.tables import Estimate, in_points, signed
+
+NOT_KNOWN = "not known"
+
+
+def cell(row: TableRow, column: int) -> Estimate:
+    """A column of a row: the mean over its seeds and the 95 % t interval."""
+    return Estimate.of(row.values[column])
+
+
+def difference(row: TableRow, other: TableRow, column: int) -> Estimate | None:
+    """A row less another one, paired over the seeds both have; None where they share none."""
+    base = dict(zip(other.seeds, other.values[column], strict=True))
+    own = zip(row.seeds, row.values[column], strict=True)
+    paired = [value - base[seed] for seed, value in own if seed in base]
+    return Estimate.of(paired) if paired else None
+
+
+def with_paper(table: TableEntry, column: int) -> bool:
+    """Whether the paper's numbers stand beside a column: always beside the first, if a paper asked."""
+    known = any(row.paper[column] is not None for row in table.rows)
+    return known or (column == 0 and table.paper is not None)
+
+
+def paper_number(row: TableRow, column: int) -> str:
+    """What the paper found, or that nobody here has seen it."""
+    value = row.paper[column]
+    return NOT_KNOWN if value is None else f"{value:g}"
+
+
+def shown(estimate: Estimate, unit: str, sign: bool = False) -> str:
+    """A mean and its interval: points or numbers with one decimal.
+
+    >>> shown(Estimate(94.0, 93.0, 95.0), "points"), shown(Estimate(3.0), "points", sign=True)
+    ('94.0 [93.0, 95.0]', '+3.0')
+    """
+    written = signed if sign else in_points
+    if estimate.low is None:
+        return written(estimate.mean)
+    return f"{written(estimate.mean)} [{written(estimate.low)}, {written(estimate.high)}]"
+
+
+def verdict(table: TableEntry) -> list[str]:
+    """What came out, in sentences: the paper's order against ours, and predictions against results."""
+    sentences = []
+    for column, title in enumerate(table.columns):
+        if (told := _order(table, column, title)) is not None:
+            sentences.append(told)
+    if predictions := [row for row in table.rows if row.expected is not None]:
+        sentences.append(_kept_predictions(predictions, table))
+    if sentences or table.paper is None:
+        return sentences
+    return ["The paper's numbers are not known here; what stands below was measured."]
+
+
+def outcome(row: TableRow, table: TableEntry) -> str:
+    """What became of a prediction: as predicted, contradicted, or not separated from no difference.
+
+    "pre" says that the difference of the two places is above 0, "post" that it is not.
+    """
+    if row.expected in (None, "nothing"):
+        return "nothing predicted"
+    found = cell(row, table.differences[0])
+    above = found.separated and found.mean > 0
+    if row.expected == "post":
+        return "contradicted" if above else "as predicted"
+    return "as predicted" if above else "contradicted" if found.separated else "not separated"
+
+
+def _order(table: TableEntry, column: int, title: str) -> str | None:
+    """How many pairs of rows stand in the paper's order; None where it has fewer than two numbers."""
+    known = [row for row in table.rows if row.paper[column] is not None]
+    pairs = [(a, b, difference(a, b, column)) for a, b in combinations(known, 2)]
+    gaps = [
+        (np.sign((a.paper[column] or 0.0) - (b.paper[column] or 0.0)), found)
+        for a, b, found in pairs
+        if found is not None and a.paper[column] != b.paper[column]
+    ]
+    if not gaps:
+        return None
+    alike = sum(int(sign == np.sign(found.mean)) for sign, found in gaps)
+    separated = [(sign, found) for sign, found in gaps if found.separated]
+    agreed = sum(int(sign == np.sign(found.mean)) for sign, found in separated)
+    pairs_ = f"{len(gaps)} pairs of rows" if len(gaps) > 1 else "pair of rows"
+    if len(table.rows[0].seeds) < 2:
+        return f"{title}: {alike} of the {pairs_} in the paper's order; one seed separates nothing."
+    return (
+        f"{title}: {alike} of the {pairs_} in the paper's order; our seeds separate {len(separated)}, "
+        f"{agreed} in the paper's order."
+    )
+
+
+def _kept_predictions(rows: list[TableRow], table: TableEntry) -> str:
+    told = [(row, outcome(row, table)) for row in rows if row.expected != "nothing"]
+    counts = {
+        word: [row.title for row, found in told if found == word]
+        for word in ("as predicted", "not separated", "contradicted")
+    }
+    parts = [f"{len(titles)} {word}" for word, titles in counts.items() if titles]
+    sentence = f"Of {len(told)} predictions {', '.join(parts)}."
+    if counts["contradicted"]:
+        sentence += f" Contradicted: {'; '.join(counts['contradicted'])}."
+    return sentence

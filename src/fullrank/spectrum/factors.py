@@ -1,0 +1,165 @@
+"""How strongly features carry each known factor of the images, and whether factors can be told apart."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import DataError, UsageError
+from fullrank.linalg import require_finite, require_matrix
+
+# Factors that go together more than this are not weighed apart.
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Entangled:
+    """A factor that is not weighed, since it goes with another one: how strongly, by `association`."""
+
+    factor: str
+    goes_with: str
+    strength: float
+
+
+def factor_weights(features: Tensor, factors: Mapping[str, Tensor]) -> dict[str, float]:
+    r"""The weight of each factor in features: the deviation of its level means, without sampling noise.
+
+    .. math:: a_f = \sqrt{\operatorname{tr} B_f}, \quad
+              B_f = \frac1V \sum_v (\mu_v - \bar\mu)(\mu_v - \bar\mu)^\top, \quad
+              \bar\mu = \frac1V \sum_v \mu_v
+
+    The level means are those of the additive model with all the factors, fitted by least squares, so what is
+    chance in how levels of different factors meet does not count; where they meet evenly, they are the plain
+    means. Of :math:`\operatorname{tr} \hat B_f` what noise adds to it,
+    :math:`\tfrac{\hat\sigma^2}{V} \operatorname{tr} C_f`, is taken off, with :math:`\hat\sigma^2` the
+    residual variance over its degrees of freedom and :math:`C_f` the unscaled covariance of the centred
+    level means: unbiased for noise of one size. What is then below 0 is 0.
+
+    Shapes: features (N, D), each factor (N,) whole numbers, -1 where unknown; rows that lack one are left
+    out. Raises UsageError for other shapes, DataError for a factor with fewer than two levels, for factors
+    that cannot be told apart, too few rows, or rows that are not finite.
+
+    >>> level = torch.tensor([0, 0, 1, 1])
+    >>> factor_weights(torch.tensor([[1.0], [1.0], [5.0], [5.0]]), {"colour": level})
+    {'colour': 2.0}
+
+    Source: derived here (the components of variance of a fixed-effects analysis of variance).
+    """
+    require_matrix(features)
+    for name, levels in factors.items():
+        if levels.shape != (len(features),):
+            raise UsageError(
+                f"The factor {name!r} has the shape {tuple(levels.shape)}, but must be ({len(features)},), "
+                "one whole number for each row of features."
+            )
+    if not factors:
+        raise UsageError("No factor is given, but a weight needs 1 or more; name its levels.")
+    known = torch.stack([levels >= 0 for levels in factors.values()]).all(0)
+    require_finite(features[known])
+    blocks = [_indicators(name, levels[known]) for name, levels in factors.items()]
+    design, rows = torch.cat(blocks, 1), features[known].detach().double().cpu()
+    inverse = _inverse(design, list(factors), [block.shape[1] for block in blocks])
+    means = inverse @ (design.T @ rows)
+    freedom = len(rows) - (design.shape[1] - len(blocks) + 1)
+    noise = float((rows - design @ means).square().sum()) / freedom
+    weights, start = {}, 0
+    for name, block in zip(factors, blocks, strict=True):
+        own = slice(start, start + block.shape[1])
+        start = own.stop
+        centred = means[own] - means[own].mean(0)
+        spread = inverse[own, own]
+        variance = float(centred.square().sum()) - noise * float(spread.trace() - spread.mean(1).sum())
+        weights[name] = math.sqrt(max(0.0, variance / block.shape[1]))
+    return weights
+
+
+def association(first: Tensor, second: Tensor) -> float:
+    r"""How far two labels are from independent, 0 to 1: Cramer's V less what chance gives.
+
+    .. math:: \tilde V = \sqrt{\frac{\max(0,\ \chi^2 / n - \tfrac{(r - 1)(c - 1)}{n - 1})}
+              {\min(\tilde r, \tilde c) - 1}}, \quad \tilde r = r - \frac{(r - 1)^2}{n - 1}
+
+    and likewise for the c levels of the second. Shapes: (N,), (N,) whole numbers, -1 where unknown; rows that
+    lack one are left out. Raises UsageError for other shapes, DataError for a label with fewer than two
+    levels.
+
+    >>> first = torch.tensor([0, 0, 1, 1] * 25)
+    >>> association(first, torch.tensor([0, 1, 0, 1] * 25)), association(first, 1 - first)
+    (0.0, 1.0)
+
+    Source: Bergsma 2013, A bias-correction for Cramer's V and Tschuprow's T.
+    """
+    if first.ndim != 1 or first.shape != second.shape:
+        raise UsageError(
+            f"Two labels of the same rows are compared, but got the shapes {tuple(first.shape)} and "
+            f"{tuple(second.shape)}; give one whole number a row for each."
+        )
+    known = (first >= 0) & (second >= 0)
+    tables = [_indicators(name, side[known]) for name, side in (("first", first), ("second", second))]
+    count = int(known.sum())
+    observed = tables[0].T @ tables[1]
+    expected = tables[0].sum(0)[:, None] * tables[1].sum(0) / count
+    chi = float(((observed - expected).square() / expected).sum())
+    r, c = observed.shape
+    excess = max(0.0, chi / count - (r - 1) * (c - 1) / (count - 1))
+    ranks = (levels - (levels - 1) ** 2 / (count - 1) for levels in (r, c))
+    return math.sqrt(min(1.0, excess / max(min(ranks) - 1, 1e-9)))
+
+
+def independent_factors(
+    labels: Mapping[str, Tensor], tolerance: float = TOLERANCE
+) -> tuple[list[str], list[Entangled]]:
+    """The labels that are factors of their own, and those that go with one of these by more than `tolerance`.
+
+    The first named wins: a later label is compared with those that are kept. Labels with fewer than two
+    levels are neither. Shapes: each (N,) whole numbers, -1 where unknown. Raises UsageError as `association`.
+
+    >>> shape = torch.tensor([0, 0, 1, 1] * 25)
+    >>> colour = torch.tensor([0, 1, 0, 1] * 25)
+    >>> kept, left_out = independent_factors({"shape": shape, "colour": colour, "both": 2 * shape + colour})
+    >>> kept, left_out[0].factor, left_out[0].goes_with
+    (['shape', 'colour'], 'both', 'shape')
+    """
+    kept: list[str] = []
+    left_out: list[Entangled] = []
+    for name, levels in labels.items():
+        if len(torch.unique(levels[levels >= 0])) < 2:
+            continue
+        found = ((other, association(labels[other], levels)) for other in kept)
+        near = next(((other, strength) for other, strength in found if strength > tolerance), None)
+        if near is None:
+            kept.append(name)
+        else:
+            left_out.append(Entangled(name, *near))
+    return kept, left_out
+
+
+def _indicators(name: str, levels: Tensor) -> Tensor:
+    """A column for each level that occurs, 1 where a row has it, (n, V) float64 on the CPU."""
+    found, codes = torch.unique(levels.cpu(), return_inverse=True)
+    if len(found) < 2:
+        raise DataError(
+            f"The factor {name!r} has {len(found)} level among the {len(levels)} labelled rows, but needs 2 "
+            "or more; leave it out, or give images of other levels."
+        )
+    return torch.nn.functional.one_hot(codes, len(found)).double()
+
+
+def _inverse(design: Tensor, names: list[str], levels: list[int]) -> Tensor:
+    """The pseudo-inverse of the design's Gram matrix; DataError unless every factor can be estimated."""
+    rank = sum(levels) - len(levels) + 1
+    if len(design) <= rank:
+        raise DataError(
+            f"{len(design)} labelled rows are too few for the {sum(levels)} levels of {', '.join(names)}; "
+            f"give {rank + 1} or more."
+        )
+    gram = design.T @ design
+    if int(torch.linalg.matrix_rank(gram, hermitian=True)) < rank:
+        raise DataError(
+            f"The factors {', '.join(names)} cannot be told apart: some of their levels never occur without "
+            "each other; leave one out."
+        )
+    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True)
+    return inverse

@@ -1,0 +1,255 @@
+"""Tables and figures of the papers, measured again: their numbers beside ours."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fullrank.errors import DataError, UsageError
+from fullrank.machine import new_record
+from fullrank.progress import progress_bar
+from fullrank.record import Record, RunEntry, TableEntry, TableRow
+from fullrank.reports.tables import effective_dimension
+from fullrank.studies.runs import PlannedRun, finish_runs, score_of
+from fullrank.studies.table import (
+    Asked,
+    Column,
+    Row,
+    Scale,
+    Setting,
+    Table,
+    TheoremFigure,
+    chosen_tables,
+)
+from fullrank.studies.theory import run_theorem
+from fullrank.training.dry_run import check_on_generated, dry_run
+from fullrank.training.folders import slug
+from fullrank.training.recipe import Recipe
+
+RUNS = "runs"
+GO_ON = "the same command goes on from there"
+# What a column may read from a run's spectrum instead of its scores.
+SPECTRAL = ("effective rank", "dimensions")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table or figure that was measured: its name, its folder and its record."""
+
+    name: str
+    path: Path
+    record: Record
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """A table at a scale: which runs it needs, in folders under `store`, and what they make of it."""
+
+    name: str
+    table: Table
+    scale: Scale
+    seeds: int
+    store: Path
+
+    def trials(self) -> list[PlannedRun]:
+        """The runs that settings are chosen by; none for a table that is not tuned."""
+        rows = self.table.rows_at(self.scale) if self.table.tune else []
+        return [run for row in rows for _, _, run in self._row_trials(row)]
+
+    def runs(self) -> list[PlannedRun]:
+        """The runs whose numbers the table shows, one a row and seed; tuning must be finished."""
+        return [run for row in self.table.rows_at(self.scale) for run in self._row_runs(row)]
+
+    def entry(self) -> TableEntry:
+        """The table of finished runs."""
+        table = self.table
+        return TableEntry(
+            name=self.name,
+            scale=self.scale,
+            columns=[column.title for column in table.columns],
+            units=["number" if column.measure in SPECTRAL else "points" for column in table.columns],
+            differences=[i for i, column in enumerate(table.columns) if column.minus is not None],
+            rows=[self._row_entry(row) for row in table.rows_at(self.scale)],
+            **table.model_dump(
+                include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}
+            ),
+        )
+
+    def _row_trials(self, row: Row) -> list[tuple[str, Setting, PlannedRun]]:
+        """A key, one of its values, and the run that tries it, all other keys as the row has them."""
+        tune = self.table.tune
+        if tune is None:
+            return []
+        found = []
+        for key, values in (tune.grid | row.grid).items():
+            for value in values:
+                recipe = Recipe.resolve(
+                    self.table.recipe_of(row, self.scale, tune.seed), {key: value, "held_out": tune.held_out}
+                )
+                run = PlannedRun(f"{row.title}, trying {key}={value}", recipe, self._folder(recipe))
+                found.append((key, value, run))
+        return found
+
+    def _chosen(self, row: Row) -> dict[str, Setting]:
+        """Of each key that is tuned the value with the best first column; of equals the first."""
+        asked, _ = self._asked(row)[0]
+        best: dict[str, tuple[float, Setting]] = {}
+        for key, value, run in self._row_trials(row):
+            score = score_of(run.entry, asked)
+            if key not in best or score > best[key][0]:
+                best[key] = score, value
+        return {key: value for key, (_, value) in best.items()}
+
+    def _row_runs(self, row: Row) -> list[PlannedRun]:
+        chosen = self._chosen(row)
+        asked = tuple(
+            score
+            for pair in self._asked(row)
+            for score in pair
+            if score is not None and score.measure not in SPECTRAL
+        )
+        runs = []
+        for seed in range(self.seeds):
+            recipe = Recipe.resolve(self.table.recipe_of(row, self.scale, seed), chosen)
+            runs.append(PlannedRun(f"{row.title}, seed {seed}", recipe, self._folder(recipe), asked))
+        return runs
+
+    def _asked(self, row: Row) -> list[tuple[Asked, Asked | None]]:
+        return self.table.asked(row, self.scale)
+
+    def _folder(self, recipe: Recipe) -> Path:
+        return self.store / run_name(recipe)
+
+    def _row_entry(self, row: Row) -> TableRow:
+        runs = self._row_runs(row)
+        entries = [run.entry for run in runs]
+        columns = zip(self.table.columns, self._asked(row), strict=True)
+        return TableRow(
+            title=row.title,
+            seeds=[entry.seed for entry in entries],
+            runs=[run.folder.name for run in runs],
+            paper=row.paper or [None] * len(self.table.columns),
+            values=[[_value(entry, column, *asked) for entry in entries] for column, asked in columns],
+            x=row.x,
+            expected=row.expected,
+            theory=row.theory,
+            chosen=", ".join(f"{key}={value}" for key, value in self._chosen(row).items()),
+        )
+
+
+def reproduce(
+    names: str | Sequence[str],
+    *,
+    scale: Scale = "mini",
+    seeds: int | None = None,
+    workers: int = 1,
+    out: str | Path | None = None,
+) -> list[Reproduction]:
+    """Measure tables and figures of the papers again at a scale, and leave each in a folder of its own.
+
+    `names` are those of `table_names`, a paper's for all of its, or "all". Runs stand in `out`/runs, by
+    default runs/reproduce-SCALE/runs, under a name made of their recipe: tables share them, and one that is
+    finished there is never trained again. After Ctrl-C the same call goes on where it stopped. `seeds`
+    replaces the tables' own number of seeds; `workers` runs go at a time. Raises UsageError before any
+    training for an unknown name or a table without that scale, and InterruptedRunError on Ctrl-C, after
+    saving.
+    """
+    chosen = chosen_tables(names, scale)
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
+    folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}"
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; name a folder with --out.")
+    plans = {
+        name: TablePlan(name, table, scale, seeds or table.seeds[scale], folder / RUNS)
+        for name, table in chosen.items()
+        if isinstance(table, Table)
+    }
+    finish_runs(_each_once(run for plan in plans.values() for run in plan.trials()), workers, go_on=GO_ON)
+    finish_runs(_each_once(run for plan in plans.values() for run in plan.runs()), workers, go_on=GO_ON)
+    return [
+        _shown(name, table, scale, folder / slug(name))
+        if isinstance(table, TheoremFigure)
+        else _tabulated(plans[name], folder / slug(name))
+        for name, table in chosen.items()
+    ]
+
+
+def rehearse(names: str | Sequence[str], *, scale: Scale = "mini") -> list[Recipe]:
+    """Build the parts of every recipe that tables need, on generated images; nothing is kept.
+
+    Of recipes that differ in their head alone the first is also trained for two steps and probed. Returns the
+    recipes. Raises what `dry_run` raises.
+    """
+    tables = [table for table in chosen_tables(names, scale).values() if isinstance(table, Table)]
+    needed = [table.recipe_of(row, scale, seed=0) for table in tables for row in table.rows_at(scale)]
+    recipes = {run_name(recipe): recipe for recipe in needed}
+    walked: list[Recipe] = []
+    for recipe in recipes.values():
+        alike = Recipe.resolve(recipe, {"head": "none"})
+        if alike in walked:
+            check_on_generated(recipe)
+        else:
+            dry_run(recipe)
+            walked.append(alike)
+    return list(recipes.values())
+
+
+def run_name(recipe: Recipe) -> str:
+    """The folder of a run that many tables may share: its data, head and seed, and a digest of its recipe.
+
+    Keys at their default do not count, so that a key that a later version adds changes no name.
+
+    >>> run_name(Recipe.resolve("digits", {"head": "mlp:48", "seed": 3}))
+    'digits-mlp-48-6f1c0c1c-seed3'
+    """
+    told = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{slug(recipe.data)}-{slug(recipe.head)}-{digest}-seed{recipe.seed}"
+
+
+def _each_once(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """The runs, one for each folder, which is asked for all that any of them is asked."""
+    found: dict[Path, PlannedRun] = {}
+    for run in runs:
+        found[run.folder] = run.also_asked(found[run.folder].asked) if run.folder in found else run
+    return list(found.values())
+
+
+def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
+    """Write the record of a table whose runs are finished."""
+    table = plan.entry()
+    runs = {run.folder: run for run in plan.runs()}
+    entries = [
+        run.entry.model_copy(update={"folder": f"../{RUNS}/{run.folder.name}"}) for run in runs.values()
+    ]
+    record = new_record("study", next(iter(runs.values())).recipe.model_dump(), entries, table=table)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.save(folder)
+    return Reproduction(plan.name, folder, record)
+
+
+def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Reproduction:
+    """Run the theorem of a figure, unless its record stands there already."""
+    with progress_bar() as progress:
+        run = run_theorem(
+            figure.theorem, full=scale in figure.full, out=folder, progress=progress, **figure.settings[scale]
+        )
+    return Reproduction(name, run.path, run.record)
+
+
+def _value(run: RunEntry, column: Column, asked: Asked, minus: Asked | None) -> float:
+    """The number of a column for a run; accuracies in points."""
+    if column.measure in SPECTRAL:
+        if asked.place not in run.spectrum:
+            raise DataError(
+                f"{run.folder} has no spectrum at {asked.place}; remove its folder and run it again."
+            )
+        spectrum = run.spectrum[asked.place]
+        return (
+            spectrum.effective_rank
+            if column.measure == "effective rank"
+            else float(effective_dimension(spectrum.singular_values))
+        )
+    return 100 * (score_of(run, asked) - (0.0 if minus is None else score_of(run, minus)))

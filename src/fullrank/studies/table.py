@@ -1,0 +1,201 @@
+"""A table or figure of a paper as data: its rows as recipes at several scales, its columns, its numbers."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from fullrank.errors import UsageError, unknown_name
+from fullrank.training.recipe import Recipe
+
+Scale = Literal["mini", "cifar", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+Setting = str | int | float | bool | None
+_TABLES = files(__package__).joinpath("tables")
+
+
+class Asked(NamedTuple):
+    """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set."""
+
+    place: str
+    label: str
+    split: str
+    measure: str
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Column(_Part):
+    """A number of each run: a score of its record, or "effective rank" of the spectrum at the place.
+
+    With `minus` it is the score less that at another place of the same run. Accuracies are points.
+    """
+
+    title: str
+    place: str | dict[Scale, str] = "h"
+    minus: str | None = None
+    label: str = "label"
+    split: str | dict[Scale, str] = "test"
+    measure: str = "linear"
+
+
+class Row(_Part):
+    """A setting: keys of the recipe that it replaces, `set`, and what the paper found, a number a column.
+
+    A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place`
+    stands for the place of the first column. `x` is where the row stands on the axis of a figure. `expected`
+    says what the theory predicts of the column of differences, as `theory`, the number it computes there,
+    says it.
+    """
+
+    title: str
+    set: dict[str, Setting | dict[Scale, Setting]] = {}
+    paper: list[float | None] = []
+    place: str | dict[Scale, str] | None = None
+    x: float | None = None
+    expected: Literal["pre", "post", "nothing"] | None = None
+    theory: float | None = None
+    grid: dict[str, list[Setting]] = {}
+
+
+class Tuning(_Part):
+    """How settings are chosen: key after key, by the first column on a held-out share of training."""
+
+    grid: dict[str, list[Setting]]
+    held_out: float = Field(0.2, gt=0, lt=1)
+    seed: int = 1000
+
+
+class Table(_Part):
+    """A table of runs. `recipe`, `seeds` and `base` (keys for every row) may be given by scale.
+
+    `paper` says what the paper's numbers were measured on, null that no paper asked; `spectrum` names places
+    whose spectra are drawn, `x` the axis of a figure of all columns.
+    """
+
+    title: str
+    source: str
+    question: str
+    paper: str | None = ""
+    recipe: dict[Scale, str]
+    seeds: dict[Scale, int]
+    base: dict[str, Setting | dict[Scale, Setting]] = {}
+    columns: list[Column]
+    rows: list[Row]
+    tune: Tuning | None = None
+    spectrum: list[str] = []
+    x: str | None = None
+    log_x: bool = False
+    remarks: list[str] = []
+
+    def settings(self, row: Row, scale: Scale) -> dict[str, Setting] | None:
+        """The keys of the recipe that a row replaces at a scale; None where it has no place there."""
+        given = {**self.base, **row.set}
+        if any(isinstance(value, dict) and scale not in value for value in given.values()):
+            return None
+        return {key: at_scale(value, scale) for key, value in given.items()}
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The scales at which it is described."""
+        return list(self.recipe)
+
+    def rows_at(self, scale: Scale) -> list[Row]:
+        """The rows that have a place at the scale."""
+        return [row for row in self.rows if self.settings(row, scale) is not None]
+
+    def recipe_of(self, row: Row, scale: Scale, seed: int) -> Recipe:
+        """The recipe of a row at a scale, for a seed."""
+        return Recipe.resolve(self.recipe[scale], {**(self.settings(row, scale) or {}), "seed": seed})
+
+    def asked(self, row: Row, scale: Scale) -> list[tuple[Asked, Asked | None]]:
+        """The scores of each column for a row: the score, and the one that is subtracted, if any."""
+        found = []
+        for number, column in enumerate(self.columns):
+            place = row.place if number == 0 and row.place is not None else column.place
+            split = at_scale(column.split, scale)
+            score = Asked(at_scale(place, scale), column.label, split, column.measure)
+            found.append((score, None if column.minus is None else score._replace(place=column.minus)))
+        return found
+
+
+class TheoremFigure(_Part):
+    """A figure of a paper that a theorem shows: its name, and its settings at each scale."""
+
+    title: str
+    source: str
+    question: str
+    theorem: str
+    settings: dict[Scale, dict[str, Setting]]
+    full: list[Scale] = []
+    remarks: list[str] = []
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The scales at which it is described."""
+        return list(self.settings)
+
+
+def at_scale(value: Any, scale: Scale) -> Any:
+    """The value, or where it is given by scale, that of the scale."""
+    return value[scale] if isinstance(value, dict) else value
+
+
+def known_scale(name: str) -> Scale:
+    """A scale by its name; UsageError for a name that is none."""
+    for scale in SCALES:
+        if scale == name:
+            return scale
+    raise unknown_name("scale", name, SCALES, f"there are {', '.join(SCALES)}")
+
+
+def table_names() -> list[str]:
+    """The tables and figures that the package ships: `directclr/table1` and so on."""
+    return sorted(
+        f"{paper.name}/{file.name.removesuffix('.yaml')}"
+        for paper in _TABLES.iterdir()
+        if paper.is_dir()
+        for file in paper.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table | TheoremFigure]":
+    """The tables at a scale that names stand for: one by its name, those of a paper by its, and `all`.
+
+    Of a paper's tables, and of all, those that are not described at the scale are left out. Raises UsageError
+    for an unknown name, and for a table named itself that is not described there.
+
+    >>> list(chosen_tables("directclr/table1", "mini"))
+    ['directclr/table1']
+    """
+    known = table_names()
+    chosen: dict[str, Table | TheoremFigure] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if name in known:
+            table = table_named(name)
+            if scale not in table.scales:
+                raise UsageError(
+                    f"{name} is not described at the scale {scale}; give --scale {' or '.join(table.scales)}."
+                )
+            chosen[name] = table
+            continue
+        group = {each: table_named(each) for each in known if name in ("all", each.split("/")[0])}
+        if not group:
+            papers = sorted({each.split("/")[0] for each in known})
+            raise unknown_name(
+                "table", name, [*known, *papers], "`fullrank list tables` shows all, and all is every one"
+            )
+        chosen |= {each: table for each, table in group.items() if scale in table.scales}
+    return chosen
+
+
+def table_named(name: str) -> Table | TheoremFigure:
+    """A table or figure by its name, one of `table_names`."""
+    paper, _, file = name.partition("/")
+    content = yaml.safe_load(_TABLES.joinpath(paper, f"{file}.yaml").read_text())
+    return TheoremFigure(**content) if "theorem" in content else Table(**content)

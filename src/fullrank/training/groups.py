@@ -1,0 +1,113 @@
+"""Groups and cues of images: which there are, and what a probe is worth in them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fullrank.data import ImageSet
+from fullrank.data.image_set import UNLABELLED
+from fullrank.errors import DataError, UsageError
+from fullrank.probes import CueGaps, GroupAccuracy, cue_gaps, group_accuracy, partners
+
+GROUP = "group"
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups of the training and the test images (N,), -1 where unknown, their names, and the cues.
+
+    A cue is a label (train, test) that goes with the one that is probed in some images and not in others.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    names: tuple[str, ...]
+    train_labels: np.ndarray
+    cues: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def empty_in_test(self) -> list[str]:
+        """The names of the groups without a test image."""
+        return [name for number, name in enumerate(self.names) if not (self.test == number).any()]
+
+    def empty_in_training(self) -> list[str]:
+        """The names of the groups with a test image and without a training image."""
+        return [self.names[number] for number in np.setdiff1d(self.test, [*self.train, UNLABELLED])]
+
+    def smallest_in_training(self) -> tuple[int, int]:
+        """How many training images the smallest group with any has, and how many such groups there are."""
+        counts = np.unique(self.train[self.train != UNLABELLED], return_counts=True)[1]
+        return int(counts.min()), len(counts)
+
+    def unpaired(self) -> list[str]:
+        """The cues of which training prefers no value with some label, so that they have no gap."""
+        known = {name: (self.train_labels >= 0) & (train >= 0) for name, (train, _) in self.cues.items()}
+        return [
+            name
+            for name, (train, _) in self.cues.items()
+            if partners(self.train_labels[known[name]], train[known[name]]) is None
+        ]
+
+    def accuracy(self, predicted: Any, labels: Any) -> GroupAccuracy:
+        """Accuracy of predictions (N,) of the test images by group."""
+        return group_accuracy(predicted, labels, self.test, len(self.names))
+
+    def gaps(self, predicted: Any, labels: Any) -> CueGaps | None:
+        """UrbanCars' gaps of predictions (N,) of the test images; None without a cue."""
+        if not self.cues:
+            return None
+        train, test = ({name: pair[at] for name, pair in self.cues.items()} for at in (0, 1))
+        return cue_gaps(predicted, labels, test, self.train_labels, train)
+
+
+def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
+    """The groups of two sets, and the cues that go with `label`; raises UsageError for a set without groups.
+
+    Which labels are cues is read from the names: "group" is called after the labels that it is made of
+    ("low/lines/disc"), and each of these but `label` is a cue, unless `label` decides it. So a refinement of
+    the label (the digit of a composite) or a factor outside the group (its position) is none.
+    """
+    for images in (train, test):
+        if GROUP not in images.labels:
+            raise UsageError(
+                f"Accuracy by group needs the label {GROUP!r}, but {images} has {', '.join(images.labels)}; "
+                "take images with groups (composite, urbancars, waterbirds), or leave the measure out."
+            )
+    shared = [key for key in test.labels if key in train.labels and key not in (GROUP, label)]
+    cues = {
+        key: (train.labels[key], test.labels[key])
+        for key in shared
+        if all(_is_part(images, key) for images in (train, test)) and not _decided(train, test, label, key)
+    }
+    names = test.class_names[GROUP]
+    return Grouping(train.labels[GROUP], test.labels[GROUP], names, train.labels[label], cues)
+
+
+def check_balance(groups: Grouping) -> None:
+    """Raise DataError unless subsets of the training images can hold every group of the test images."""
+    if empty := groups.empty_in_training():
+        raise DataError(
+            f"Group-balanced retraining needs training images of every group, but {len(empty)} of "
+            f"{len(groups.names)} groups have none, the first is {empty[0]!r}; raise the limit or the "
+            "fraction, lower the correlation, or leave the measure group-balanced out."
+        )
+    if (found := groups.smallest_in_training()[1]) < 2:
+        raise DataError(
+            f"Group-balanced retraining needs 2 groups or more among the training images, but got {found}; "
+            "take images of more groups, or leave the measure group-balanced out."
+        )
+
+
+def _is_part(images: ImageSet, key: str) -> bool:
+    """Whether every image's group is called after its value of the label `key`, among others."""
+    groups, values = images.labels[GROUP], images.labels[key]
+    pairs = np.unique(np.stack([groups, values], 1)[(groups != UNLABELLED) & (values != UNLABELLED)], axis=0)
+    group_names, names = images.class_names[GROUP], images.class_names[key]
+    return all(f"/{names[value]}/" in f"/{group_names[group]}/" for group, value in pairs.tolist())
+
+
+def _decided(train: ImageSet, test: ImageSet, label: str, key: str) -> bool:
+    """Whether every label has one value of `key` in all images, so that the two never part."""
+    pairs = np.concatenate([np.stack([s.labels[label], s.labels[key]], 1) for s in (train, test)])
+    pairs = np.unique(pairs[(pairs != UNLABELLED).all(1)], axis=0)
+    return len(pairs) == len(np.unique(pairs[:, 0]))

@@ -1,0 +1,68 @@
+"""Image sets that a probe never learnt from: brought to the run's images, their classes matched by name."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fullrank.data import SOURCES, ImageSet, source
+from fullrank.data.image_set import UNLABELLED
+from fullrank.errors import DataError
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Labelled images of another source, their labels (N,) in training's numbers, and which occur.
+
+    `narrower` says that training has further classes.
+    """
+
+    images: ImageSet
+    labels: np.ndarray
+    classes: frozenset[int]
+    narrower: bool
+
+
+def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:
+    """The canonical spec of a source, and its test images at the size of those a run was trained on.
+
+    Raises UsageError for an unknown source, DataError for images that cannot be read or have other channels.
+    """
+    name = str(SOURCES.parse(spec))
+    images = source(name).load("test", like.image_size)
+    if images.channels != like.channels:
+        needed = "grey" if like.channels == 1 else "colour"
+        raise DataError(
+            f"{images} has images of {images.channels} channels, but the run was trained on images of "
+            f"{like.channels}; give {needed} images, or a run trained on such."
+        )
+    return name, images
+
+
+def matched(images: ImageSet, train: ImageSet, label: str) -> Shift:
+    """The labelled images of a shift, with training's numbers for their classes, which are matched by name.
+
+    Raises UsageError for a label that the images do not have, DataError where none is labelled, fewer than
+    two classes occur, or one that does occur has no training image.
+    """
+    images.check_label(label)
+    given = images.labels[label]
+    rows = np.flatnonzero(given != UNLABELLED)
+    names = images.class_names[label]
+    known = {name: number for number, name in enumerate(train.class_names[label])}
+    learnt = set(train.labels[label].tolist())
+    occurring = [names[number] for number in np.unique(given[rows])]
+    lacking = [name for name in occurring if known.get(name) not in learnt]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} of the {len(occurring)} classes of {images} have no training image, the first "
+            f"is {lacking[0]!r}; leave them out (classes= of the source, where it has that), or train on "
+            "them."
+        )
+    if len(occurring) < 2:
+        raise DataError(
+            f"Accuracy under a shift needs labelled images of 2 classes or more, but {images} has "
+            f"{len(occurring)}; give images of more classes."
+        )
+    numbers = np.array([known.get(name, UNLABELLED) for name in names])[given[rows]]
+    classes = frozenset(numbers.tolist())
+    return Shift(images.subset(rows), numbers, classes, len(classes) < len(learnt - {UNLABELLED}))

@@ -1,0 +1,267 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fullrank import load
+from fullrank.errors import DataError, UsageError
+from fullrank.record import Record, Score
+from fullrank.reports.page import write_page
+from fullrank.reports.reproduced import shown
+from fullrank.reports.tables import Estimate
+from fullrank.studies import table as tables
+from fullrank.studies.reproduce import TablePlan, rehearse, reproduce, run_name
+from fullrank.studies.runs import PlannedRun, finish_runs, score_of
+from fullrank.studies.table import (
+    SCALES,
+    Asked,
+    Table,
+    TheoremFigure,
+    chosen_tables,
+    table_named,
+    table_names,
+)
+from fullrank.training.recipe import Recipe
+
+QUICK = {"encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 40, "epochs": 1, "monitor_every": 1}
+SMALL = {
+    "title": "A small table",
+    "source": "nobody",
+    "question": "Does it work?",
+    "recipe": {"mini": "digits"},
+    "seeds": {"mini": 2},
+    "base": QUICK,
+    "columns": [
+        {"title": "h"},
+        {"title": "h less z", "place": "h", "minus": "z"},
+        {"title": "rank of z", "place": "z", "measure": "effective rank"},
+    ],
+    "rows": [
+        {"title": "none", "paper": [51.5, None, None], "set": {"head": "none"}},
+        {"title": "a part", "paper": [62.7, None, None], "set": {"head": {"mini": "subvector:4"}}},
+        {
+            "title": "the part alone",
+            "paper": [47.9, None, None],
+            "set": {"head": "subvector:4"},
+            "place": "h[:4]",
+        },
+        {"title": "elsewhere", "set": {"head": {"paper": "subvector:360"}}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """A folder of tables that holds the small one."""
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "tests").mkdir()
+    (folder / "tests" / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return folder
+
+
+@pytest.fixture
+def small(shipped, monkeypatch):
+    """The small table in the place of the real ones."""
+    monkeypatch.setattr(tables, "_TABLES", shipped)
+
+
+@pytest.fixture(scope="module")
+def done(shipped, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_TABLES", shipped)
+        (found,) = reproduce("tests/small", out=tmp_path_factory.mktemp("out"))
+    return found
+
+
+def test_a_row_is_the_runs_of_its_recipe_and_each_column_a_number_of_theirs(done):
+    table = done.record.table
+    assert [row.title for row in table.rows] == ["none", "a part", "the part alone"]
+    store = done.path.parent / "runs"
+    assert len(list(store.iterdir())) == 4  # the last two rows share their runs
+    for row in table.rows:
+        assert row.seeds == [0, 1]
+        for seed, folder in enumerate(row.runs):
+            run = load(store / folder).record.runs[0]
+            own = {(s.place, s.measure): s.value for s in run.scores}
+            place = "h[:4]" if row.title == "the part alone" else "h"
+            assert row.values[0][seed] == pytest.approx(100 * own[place, "linear"])
+            assert row.values[1][seed] == pytest.approx(100 * (own["h", "linear"] - own["z", "linear"]))
+            assert row.values[2][seed] == run.spectrum["z"].effective_rank
+    assert table.units == ["points", "points", "number"] and table.differences == [1]
+
+
+def test_what_is_finished_is_not_trained_or_probed_again(done, small):
+    store = done.path.parent
+    before = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/*")}
+    (again,) = reproduce("tests/small", out=store, seeds=1)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert [row.values[0] for row in again.record.table.rows] == [
+        row.values[0][:1] for row in done.record.table.rows
+    ]
+
+
+def test_workers_find_what_one_process_finds(done, small, tmp_path):
+    (other,) = reproduce("tests/small", out=tmp_path, seeds=1, workers=2)
+    for row, alone in zip(other.record.table.rows, done.record.table.rows, strict=True):
+        # Sums over threads may differ in their last digits, and with them one image of 500.
+        assert row.values[0] == pytest.approx(alone.values[0][:1], abs=0.5)
+        assert row.values[2] == pytest.approx(alone.values[2][:1], rel=1e-3)
+
+
+def test_its_page_and_its_terminal_table_show_both_numbers(done, capsys, monkeypatch):
+    from fullrank.cli.reproduced import print_reproduction
+
+    done.record.save(done.path)  # another test may have asked for fewer seeds in this folder
+    page = write_page(done.path).read_text()
+    ours = shown(Estimate.of(done.record.table.rows[0].values[0]), "points")
+    assert "62.7" in page and ours in page
+    monkeypatch.setenv("COLUMNS", "80")
+    print_reproduction(done.record)
+    text = capsys.readouterr().out
+    assert "62.7" in text and ours in text and max(map(len, text.splitlines())) <= 80
+    row = done.record.table.rows[0].model_copy(update={"paper": [None] * 3})
+    table = done.record.table.model_copy(update={"rows": [row]})
+    print_reproduction(done.record.model_copy(update={"table": table}))
+    assert "not known" in capsys.readouterr().out
+
+
+def test_settings_are_chosen_on_held_out_images_and_measured_on_the_test_images(small, tmp_path):
+    table = Table(
+        **{**SMALL, "rows": [SMALL["rows"][1]], "columns": SMALL["columns"][:1]},
+        tune={"grid": {"optimizer.lr": [1e-8, 3e-3]}, "seed": 5},
+    )
+    plan = TablePlan("tests/tuned", table, "mini", 1, tmp_path)
+    trials = plan.trials()
+    assert [(t.recipe.optimizer.lr, t.recipe.held_out, t.recipe.seed) for t in trials] == [
+        (1e-8, 0.2, 5),
+        (3e-3, 0.2, 5),
+    ]
+    entries = finish_runs(trials, go_on="")
+    asked = Asked("h", "label", "test", "linear")
+    best = max(zip(trials, entries, strict=True), key=lambda pair: score_of(pair[1], asked))[0]
+    (run,) = plan.runs()
+    assert run.recipe == Recipe.resolve(best.recipe, {"held_out": None, "seed": 0})
+    finish_runs([run], go_on="")
+    assert plan.entry().rows[0].chosen == f"optimizer.lr={best.recipe.optimizer.lr}"
+
+
+def test_a_run_is_named_after_all_of_its_recipe_but_defaults():
+    recipe = Recipe.resolve("digits", {"head": "mlp:48"})
+    assert run_name(recipe) == run_name(Recipe.resolve(recipe, {"held_out": None}))
+    for key, value in {"epochs": 3, "optimizer.lr": 0.1, "held_out": 0.2, "head": "mlp:49"}.items():
+        assert run_name(Recipe.resolve(recipe, {key: value})) != run_name(recipe)
+    seeds = [run_name(Recipe.resolve(recipe, {"seed": seed})) for seed in (0, 1)]
+    assert seeds[0] != seeds[1] and seeds[0][:-1] == seeds[1][:-1]
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_table_of_the_package_is_sound(name):
+    table = table_named(name)
+    assert (
+        table.scales
+        and all(scale in SCALES for scale in table.scales)
+        and table.source[:2] in ("P1", "P2", "fu")
+    )
+    if isinstance(table, TheoremFigure):
+        from fullrank.theory import theorem_named
+
+        for settings in table.settings.values():
+            theorem_named(table.theorem, **settings)
+        return
+    for scale in table.scales:
+        rows = table.rows_at(scale)
+        assert rows and len({row.title for row in rows}) == len(rows)
+        for row in rows:
+            assert len(row.paper) in (0, len(table.columns))
+            table.recipe_of(row, scale, seed=0)
+            table.asked(row, scale)
+    used = {row.title for scale in table.scales for row in table.rows_at(scale)}
+    assert used == {row.title for row in table.rows}
+
+
+def test_the_papers_numbers_are_those_of_its_tables():
+    # P1, Tables 1 and 2 and Appendix F, as PAPERS.md has them.
+    numbers = {
+        name: [row.paper[0] for row in table_named(f"directclr/{name}").rows]
+        for name in ("table1", "table2", "ablations")
+    }
+    assert numbers["table1"] == [51.5, 61.1, 62.7, 66.5]
+    assert numbers["table2"] == [51.5, 52.2, 61.1, 60.2, 62.3, 62.7]
+    assert numbers["ablations"] == [62.7, 47.9, 43.0, 51.5]
+
+
+def test_a_papers_name_stands_for_its_tables_at_the_scale():
+    assert set(chosen_tables("directclr", "mini")) == {n for n in table_names() if n.startswith("directclr/")}
+    assert "directclr/figure3" not in chosen_tables("all", "cifar")
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
+    [
+        (lambda out: reproduce("directclr/tabel1", out=out), "did you mean 'directclr/table1'"),
+        (lambda out: reproduce("directclr/figure3", scale="cifar", out=out), "--scale mini or paper"),
+        (lambda out: reproduce("directclr/table1", seeds=0, out=out), "--seeds must be 1 or more"),
+        (lambda out: reproduce("directclr/table1", workers=0, out=out), "--workers must be 1 or more"),
+        (lambda out: tables.known_scale("tiny"), "there are mini, cifar, paper"),
+    ],
+)
+def test_a_wrong_request_is_told_before_any_training(tmp_path, call, part):
+    with pytest.raises(UsageError) as error:
+        call(tmp_path / "out")
+    assert part in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_score_that_is_not_there_is_named(done):
+    run = done.record.runs[0]
+    with pytest.raises(DataError, match="no 'linear' of 'coarse' at h on test; run the study again"):
+        score_of(run, Asked("h", "coarse", "test", "linear"))
+    score = Score(place="h", label="x", split="test", features="raw", shots=None, measure="linear", value=0.5)
+    assert score_of(run.model_copy(update={"scores": [score]}), Asked("h", "x", "test", "linear")) == 0.5
+
+
+def test_every_recipe_of_the_cifar_scale_fits_its_parts():
+    recipes = rehearse("directclr/table1", scale="cifar")
+    assert [recipe.head for recipe in recipes] == ["none", "linear:128", "subvector:128", "mlp:128"]
+
+
+def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
+    """Two workers, interrupted as a terminal does it: the whole group of processes at once."""
+    script = tmp_path / "study.py"
+    words = (
+        "compare --data digits --heads none,diagonal --seeds 1 --workers 2 --resume --epochs 60 --limit 200"
+    )
+    more = "--batch-size 40 --set encoder=tiny-resnet,width=4 --out"
+    script.write_text(
+        "import sys\n"
+        "from fullrank.cli import main\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.argv = ['fullrank', *'{words} {more}'.split(), sys.argv[1]]\n"
+        "    main()\n"
+    )
+    out = tmp_path / "out"
+    first = subprocess.Popen(
+        [sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 240
+    while len(list(out.glob("*/metrics.csv"))) < 2 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGINT)
+    errors = first.communicate(timeout=120)[1]
+    assert first.returncode == 130 and "0 of 2 runs finished" in errors and "Traceback" not in errors
+    assert len(list(out.glob("*/checkpoints/last.ckpt"))) == 2
+    done = subprocess.run(
+        [sys.executable, str(script), str(out)], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    assert [run.epochs for run in Record.load(out).runs] == [60, 60]
+
+
+def test_runs_are_planned_with_all_that_is_asked_of_them():
+    run = PlannedRun("a", Recipe.resolve("digits"), Path("x"), (Asked("h", "label", "test", "linear"),))
+    both = run.also_asked([Asked("z", "label", "test", "linear"), run.asked[0]])
+    assert [asked.place for asked in both.asked] == ["h", "z"]
