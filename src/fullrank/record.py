@@ -213,11 +213,11 @@ class TableRow(_Part):
 
 
 class TableEntry(_Part):
-    """A table or figure of a paper, measured here. `paper` says what the paper's numbers were measured on; it is
-    None where no paper asked.
+    """A table or figure of a paper, measured here.
 
-    `columns` are titles, `units` "points" or "number"; `differences` are the columns that are a difference of
-    two places of one run. `spectrum` names places whose spectra belong to it, `x` the axis of its figure.
+    `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
+    titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
+    one run. `spectrum` names places whose spectra belong to it, `x` the axis of its figure.
     """
 
     name: str

@@ -154,7 +154,7 @@ def test_noise_has_the_spread_that_it_says(severity):
     share_black = np.exp(-0.4 * photons)  # no photon arrives
     assert abs((made == 0).mean() - share_black) < 0.01
     if photons >= 12:  # above white hardly anything is clipped
-        assert abs(made.std() - 255 * (0.4 / photons) ** 0.5) < 2
+        assert abs(made.mean() - 102) < 1 and abs(made.std() - 255 * (0.4 / photons) ** 0.5) < 2
 
     share = strength("impulse-noise", severity)
     made = corrupt(grey, "impulse-noise", severity, random)
@@ -192,11 +192,12 @@ def test_an_elastic_field_moves_pixels_as_far_as_it_says(severity):
     for seed in range(40):
         made = corrupt(image, "elastic", severity, np.random.default_rng(seed)).astype(float)
         moves.append((made - image)[12:-12, 12:-12, :2] / 4)
-    found = np.sqrt(np.square(moves).mean())
+    found = np.sqrt(np.square(moves).mean((0, 1, 2)))  # across, down
     # The mean square is over the whole image, where knots at the edge move more than what lies between.
-    assert 0.75 < found / (strength("elastic", severity) * side) < 1.1
+    ratios = found / (strength("elastic", severity) * side)
+    assert ratios.min() > 0.75 and ratios.max() < 1.1
     slopes = np.diff(np.array(moves), axis=1)
-    assert np.sqrt(np.square(slopes).mean()) < 0.15 * found, "the field must be smooth"
+    assert np.sqrt(np.square(slopes).mean()) < 0.15 * found.min(), "the field must be smooth"
 
 
 def test_the_catalogue_names_every_kind():

@@ -11,7 +11,7 @@ from fullrank.training.factors import factor_scores
 from fullrank.training.parts import build, load_data
 from fullrank.training.recipe import Recipe
 
-SETTING = {"data": "composite:two-cues,n=480,size=9", "views": "weak", "encoder": "tiny-resnet,width=4"}
+SETTING = {"data": "composite:two-cues,n=480", "views": "weak", "encoder": "tiny-resnet,width=4"}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Any source under a common corruption."""
 
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import final
@@ -27,10 +26,10 @@ _SEVERITY = 3
 class Corrupted(Source):
     """The images of the source `data`, to train and to test, each spoilt by a corruption of `CORRUPTIONS`.
 
-    What is drawn for an image depends on `seed`, the kind, the split and the image's row in it alone, so a
-    subset has the images of the whole. Images in memory are corrupted at the size that they come in, then
-    resized; streamed ones when they are decoded, with a shorter side of 256 pixels at most, which is what
-    ImageNet-C's photographs had. Labels stay; a composite's layers do not.
+    What is drawn for an image depends on `seed`, the split and the image's row in it alone, so a subset has
+    the images of the whole. Images in memory are corrupted at the size that they come in, then resized;
+    streamed ones when they are decoded, with a shorter side of 256 pixels at most, which is what ImageNet-C's
+    photographs had. Labels stay; a composite's layers do not.
 
     Raises UsageError for an unknown kind, a severity outside 1 to 5, no `data`, and a kind that needs colour
     where the images are grey.
@@ -63,10 +62,10 @@ class Corrupted(Source):
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         clean = self.data._read(split, image_size)
         check_corruption(self.kind, self.severity, clean.channels)
-        key = (SPLITS.index(split), zlib.crc32(self.kind.encode()))
+        number = SPLITS.index(split)
 
         def spoilt(image: np.ndarray, row: int) -> np.ndarray:
-            return corrupt(image, self.kind, self.severity, generator(self.seed, *key, row))
+            return corrupt(image, self.kind, self.severity, generator(self.seed, number, row))
 
         images: np.ndarray | StreamedImages
         if isinstance(clean.images, StreamedImages):

@@ -172,7 +172,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         needs_colour=True,
     ),
     "pixelate": Corruption((0.75, 0.6, 0.5, 0.375, 0.25), "boxes along a side / side", _pixelate),
-    "jpeg": Corruption((25, 25, 15, 10, 7), "quality of 100", _jpeg),
+    "jpeg": Corruption((25, 18, 15, 10, 7), "quality of 100", _jpeg),
     "posterize": Corruption(
         (5, 4, 3, 2, 1),
         "bits kept of 8",

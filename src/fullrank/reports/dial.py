@@ -154,7 +154,7 @@ def dial_figure(record: Record, factor: str) -> go.Figure | None:
         type="log",
         range=[np.log10(FLOOR) - 0.08, 0.12],
         tickvals=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1],
-        ticktext=["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"],
+        ticktext=["≤ 0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"],
     )
     return figure
 

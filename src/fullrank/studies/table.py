@@ -38,7 +38,7 @@ class Column(_Part):
     title: str
     place: str | dict[Scale, str] = "h"
     minus: str | None = None
-    label: str = "label"
+    label: str | dict[Scale, str] = "label"
     split: str | dict[Scale, str] = "test"
     measure: str = "linear"
 
@@ -47,7 +47,7 @@ class Row(_Part):
     """A setting: keys of the recipe that it replaces, `set`, and what the paper found, a number a column.
 
     A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place`
-    stands for the place of the first column. `x` is where the row stands on the axis of a figure. `expected`
+    stands for the place of every column. `x` is where the row stands on the axis of a figure. `expected`
     says what the theory predicts of the column of differences, as `theory`, the number it computes there,
     says it.
     """
@@ -113,12 +113,15 @@ class Table(_Part):
         return Recipe.resolve(self.recipe[scale], {**(self.settings(row, scale) or {}), "seed": seed})
 
     def asked(self, row: Row, scale: Scale) -> list[tuple[Asked, Asked | None]]:
-        """The scores of each column for a row: the score, and the one that is subtracted, if any."""
+        """The score of each column for a row, and the one that is subtracted from it, if any."""
         found = []
-        for number, column in enumerate(self.columns):
-            place = row.place if number == 0 and row.place is not None else column.place
-            split = at_scale(column.split, scale)
-            score = Asked(at_scale(place, scale), column.label, split, column.measure)
+        for column in self.columns:
+            score = Asked(
+                place=at_scale(column.place if row.place is None else row.place, scale),
+                label=at_scale(column.label, scale),
+                split=at_scale(column.split, scale),
+                measure=column.measure,
+            )
             found.append((score, None if column.minus is None else score._replace(place=column.minus)))
         return found
 

@@ -135,7 +135,7 @@ def depth_shares(head: Head) -> dict[str, float]:
     if isinstance(head, LinearHead | MLPHead):
         maps = len(head.layers) + 1
         inner = {f"head.{layer}": (layer + 1) / maps for layer in range(1, maps)}
-        return {"h": 1 / (maps+1), **inner, "z": 1.0}
+        return {"h": 1 / maps, **inner, "z": 1.0}
     return {}
 
 
