@@ -46,8 +46,8 @@ class Column(_Part):
 class Row(_Part):
     """A setting: keys of the recipe that it replaces, `set`, and what the paper found, a number a column.
 
-    A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place`
-    stands for the place of every column. `x` is where the row stands on the axis of a figure. `expected`
+    A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place` and
+    `label` stand for those of every column. `x` is where the row stands on the axis of a figure. `expected`
     says what the theory predicts of the column of differences, as `theory`, the number it computes there,
     says it.
     """
@@ -56,6 +56,7 @@ class Row(_Part):
     set: dict[str, Setting | dict[Scale, Setting]] = {}
     paper: list[float | None] = []
     place: str | dict[Scale, str] | None = None
+    label: str | None = None
     x: float | None = None
     expected: Literal["pre", "post", "nothing"] | None = None
     theory: float | None = None
@@ -118,7 +119,7 @@ class Table(_Part):
         for column in self.columns:
             score = Asked(
                 place=at_scale(column.place if row.place is None else row.place, scale),
-                label=at_scale(column.label, scale),
+                label=at_scale(row.label or column.label, scale),
                 split=at_scale(column.split, scale),
                 measure=column.measure,
             )
