@@ -90,7 +90,7 @@ def test_a_row_is_the_runs_of_its_recipe_and_each_column_a_number_of_theirs(done
             own = {(s.place, s.measure): s.value for s in run.scores}
             place = "h[:4]" if row.title == "the part alone" else "h"
             assert row.values[0][seed] == pytest.approx(100 * own[place, "linear"])
-            assert row.values[1][seed] == pytest.approx(100 * (own["h", "linear"] - own["z", "linear"]))
+            assert row.values[1][seed] == pytest.approx(100 * (own[place, "linear"] - own["z", "linear"]))
             assert row.values[2][seed] == run.spectrum["z"].effective_rank
     assert table.units == ["points", "points", "number"] and table.differences == [1]
 
@@ -121,12 +121,12 @@ def test_its_page_and_its_terminal_table_show_both_numbers(done, capsys, monkeyp
     ours = shown(Estimate.of(done.record.table.rows[0].values[0]), "points")
     assert "62.7" in page and ours in page
     monkeypatch.setenv("COLUMNS", "80")
-    print_reproduction(done.record)
+    print_reproduction(done.title, done.record)
     text = capsys.readouterr().out
     assert "62.7" in text and ours in text and max(map(len, text.splitlines())) <= 80
     row = done.record.table.rows[0].model_copy(update={"paper": [None] * 3})
     table = done.record.table.model_copy(update={"rows": [row]})
-    print_reproduction(done.record.model_copy(update={"table": table}))
+    print_reproduction(done.title, done.record.model_copy(update={"table": table}))
     assert "not known" in capsys.readouterr().out
 
 

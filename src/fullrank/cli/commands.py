@@ -107,7 +107,7 @@ def probe(
         list[str] | None,
         typer.Option(
             "--measure",
-            help="Also retrieval, per-class, groups (worst one, gaps), group-balanced. Repeatable.",
+            help="Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable.",
         ),
     ] = None,
     shots: Annotated[
@@ -123,6 +123,7 @@ def probe(
     ] = "raw",
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
+    from fullrank.cli.dial import print_factors
     from fullrank.cli.tables import print_further, print_notes, print_places, print_shifts
     from fullrank.training.run import probe as run_probe
 
@@ -137,6 +138,7 @@ def probe(
     )
     print_places(evaluation)
     print_further(evaluation)
+    print_factors(evaluation.scores)
     print_shifts(evaluation)
     print_notes(evaluation)
 
@@ -256,7 +258,7 @@ def reproduce(
         return
     for found in run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out):
         page = write_page(found.path)
-        print_reproduction(found.record)
+        print_reproduction(found.title, found.record)
         typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}\n")
 
 

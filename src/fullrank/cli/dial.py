@@ -1,12 +1,15 @@
 """The dial in a terminal of 80 columns: the weight of each factor before and after the head."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.record import Record
-from fullrank.reports.dial import DialCell, dial_factors, dial_left_out, dial_rows
+from fullrank.record import Record, Score
+from fullrank.reports.dial import PREDICTED, RELATIVE, DialCell, dial_factors, dial_left_out, dial_rows
+from fullrank.reports.tables import Estimate
 
 
 def print_dial(record: Record) -> None:
@@ -34,6 +37,32 @@ def print_dial(record: Record) -> None:
     if left_out:
         note += f" Left out, since they go with another factor: {escape(', '.join(left_out))}."
     console.print(note, highlight=False)
+
+
+def print_factors(scores: Sequence[Score]) -> None:
+    """The weight of each factor at each place, in brackets the predicted one; nothing without factors."""
+    weights = {(s.place, s.label): s.value for s in scores if s.measure == RELATIVE}
+    predicted = {(s.place, s.label): s.value for s in scores if s.measure == PREDICTED}
+    if not weights:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("place")
+    factors = list(dict.fromkeys(factor for _, factor in weights))
+    for factor in factors:
+        table.add_column(escape(factor), justify="right", no_wrap=True)
+    for place in dict.fromkeys(place for place, _ in weights):
+        cells = [
+            _cell(DialCell(Estimate(weights[place, factor]), predicted.get((place, factor))))
+            for factor in factors
+        ]
+        table.add_row(escape(place), *cells)
+    console = Console()
+    console.print(table)
+    console.print(
+        "Weight of each factor relative to the largest at that place; in brackets what the linear theory "
+        "predicts.",
+        highlight=False,
+    )
 
 
 def _cell(cell: DialCell | None) -> str:

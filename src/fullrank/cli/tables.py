@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fullrank.cli.dial import print_dial
 from fullrank.record import Record, Score
+from fullrank.reports.dial import WEIGHT
 from fullrank.reports.score_tables import shifted_scores
 from fullrank.reports.tables import Estimate, HeadRow, head_table, in_points, signed
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fullrank.training.evaluate import Evaluation
 
 # Words of measures that are no shares of the test images.
-_PLAIN = ("prediction bias", "factor weight")
+_PLAIN = ("prediction bias",)
 
 
 def print_record(record: Record) -> None:
@@ -64,6 +65,7 @@ def print_further(evaluation: "Evaluation") -> None:
     pairs = ("linear, classes of", "nearest, classes of")
     further = [s for s in evaluation.scores if s.split == "test" and not s.measure.startswith(pairs)]
     further = [s for s in further if s.measure not in ("linear", "nearest")]
+    further = [s for s in further if not s.measure.startswith(WEIGHT)]  # they have a table of their own
     if not further:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

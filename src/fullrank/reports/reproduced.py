@@ -29,10 +29,12 @@ def with_paper(table: TableEntry, column: int) -> bool:
     return known or (column == 0 and table.paper is not None)
 
 
-def paper_number(row: TableRow, column: int) -> str:
+def paper_number(row: TableRow, column: int, unit: str) -> str:
     """What the paper found, or that nobody here has seen it."""
     value = row.paper[column]
-    return NOT_KNOWN if value is None else f"{value:g}"
+    if value is None:
+        return NOT_KNOWN
+    return in_points(value) if unit == "points" else f"{value:g}"
 
 
 def shown(estimate: Estimate, unit: str, sign: bool = False) -> str:
@@ -54,20 +56,21 @@ def verdict(table: TableEntry) -> list[str]:
         if (told := _order(table, column, title)) is not None:
             sentences.append(told)
     if predictions := [row for row in table.rows if row.expected is not None]:
-        sentences.append(_kept_predictions(predictions, table))
-    if sentences or table.paper is None:
+        sentences += [_kept_predictions(predictions, table, column) for column in table.differences]
+    known = any(value is not None for row in table.rows for value in row.paper)
+    if sentences or known or table.paper is None:
         return sentences
     return ["The paper's numbers are not known here; what stands below was measured."]
 
 
-def outcome(row: TableRow, table: TableEntry) -> str:
-    """What became of a prediction: as predicted, contradicted, or not separated from no difference.
+def outcome(row: TableRow, column: int) -> str:
+    """What became of a prediction in a column: as predicted, contradicted, or not separated from 0.
 
     "pre" says that the difference of the two places is above 0, "post" that it is not.
     """
     if row.expected in (None, "nothing"):
         return "nothing predicted"
-    found = cell(row, table.differences[0])
+    found = cell(row, column)
     above = found.separated and found.mean > 0
     if row.expected == "post":
         return "contradicted" if above else "as predicted"
@@ -97,14 +100,14 @@ def _order(table: TableEntry, column: int, title: str) -> str | None:
     )
 
 
-def _kept_predictions(rows: list[TableRow], table: TableEntry) -> str:
-    told = [(row, outcome(row, table)) for row in rows if row.expected != "nothing"]
+def _kept_predictions(rows: list[TableRow], table: TableEntry, column: int) -> str:
+    told = [(row, outcome(row, column)) for row in rows if row.expected != "nothing"]
     counts = {
         word: [row.title for row, found in told if found == word]
         for word in ("as predicted", "not separated", "contradicted")
     }
     parts = [f"{len(titles)} {word}" for word, titles in counts.items() if titles]
-    sentence = f"Of {len(told)} predictions {', '.join(parts)}."
+    sentence = f"{table.columns[column]}: of {len(told)} predictions {', '.join(parts)}."
     if counts["contradicted"]:
         sentence += f" Contradicted: {'; '.join(counts['contradicted'])}."
     return sentence

@@ -18,7 +18,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
     rows = [
         {
             "title": row.title,
-            "paper": [paper_number(row, column) for column in range(len(table.columns))],
+            "paper": [paper_number(row, column, unit) for column, unit in enumerate(table.units)],
             "ours": [
                 shown(cell(row, column), unit, column in table.differences)
                 for column, unit in enumerate(table.units)
@@ -27,7 +27,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
             "chosen": row.chosen,
             "expected": row.expected,
             "theory": row.theory,
-            "outcome": outcome(row, table) if table.differences else "",
+            "outcome": outcome(row, table.differences[0]) if table.differences else "",
         }
         for row in table.rows
     ]
@@ -86,15 +86,15 @@ def sweep_figure(table: TableEntry, unit: str) -> go.Figure | None:
             marker={"size": 7, "symbol": style.symbol},
             hovertemplate=f"{plain_text(title)}<br>%{{x:g}}: %{{y:.1f}}<extra></extra>",
         )
-        for row in table.rows:
-            if row.x is None:
-                level = cell(row, column).mean
-                figure.add_hline(
-                    y=level,
-                    line={"color": faint(style.color, 0.7), "dash": "dot", "width": 1.4},
-                    annotation={"text": plain_text(row.title), "font": {"color": style.color, "size": 11}},
-                    annotation_position="top left",
-                )
+        flat = [row for row in table.rows if row.x is None]
+        for number, row in enumerate(flat):
+            figure.add_hline(
+                y=cell(row, column).mean,
+                line={"color": faint(style.color, 0.7), "dash": "dot", "width": 1.4},
+                annotation={"text": plain_text(row.title), "font": {"color": style.color, "size": 11}},
+                # Neighbouring levels are told apart by the side of the line on which their names stand.
+                annotation_position="bottom right" if number % 2 else "top right",
+            )
     return figure
 
 

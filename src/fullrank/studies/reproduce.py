@@ -35,9 +35,10 @@ SPECTRAL = ("effective rank", "dimensions")
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table or figure that was measured: its name, its folder and its record."""
+    """A table or figure that was measured: its name, its title, its folder and its record."""
 
     name: str
+    title: str
     path: Path
     record: Record
 
@@ -227,7 +228,7 @@ def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
     record = new_record("study", next(iter(runs.values())).recipe.model_dump(), entries, table=table)
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder)
-    return Reproduction(plan.name, folder, record)
+    return Reproduction(plan.name, table.title, folder, record)
 
 
 def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Reproduction:
@@ -236,7 +237,7 @@ def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Repr
         run = run_theorem(
             figure.theorem, full=scale in figure.full, out=folder, progress=progress, **figure.settings[scale]
         )
-    return Reproduction(name, run.path, run.record)
+    return Reproduction(name, figure.title, run.path, run.record)
 
 
 def _value(run: RunEntry, column: Column, asked: Asked, minus: Asked | None) -> float:

@@ -192,6 +192,7 @@ def answer(run: PlannedRun) -> None:
             list(dict.fromkeys(asked.place for asked in here)),
             label=label,
             measures=measures_for(asked.measure for asked in here),
+            shots=sorted({asked.shots for asked in here if asked.shots is not None}),
             shifts=list(dict.fromkeys(asked.split for asked in here if asked.split != "test")),
         ).scores
     record = Record.load(run.folder)
@@ -203,7 +204,7 @@ def answer(run: PlannedRun) -> None:
 
 
 def _key(score: Score) -> Asked:
-    return Asked(score.place, score.label, score.split, score.measure)
+    return Asked(score.place, score.label, score.split, score.measure, score.shots)
 
 
 @contextmanager

@@ -17,12 +17,16 @@ _TABLES = files(__package__).joinpath("tables")
 
 
 class Asked(NamedTuple):
-    """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set."""
+    """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set.
+
+    `shots` is the number of training images a class, None for all of them.
+    """
 
     place: str
     label: str
     split: str
     measure: str
+    shots: int | None = None
 
 
 class _Part(BaseModel):
@@ -41,15 +45,16 @@ class Column(_Part):
     label: str | dict[Scale, str] = "label"
     split: str | dict[Scale, str] = "test"
     measure: str = "linear"
+    shots: int | None = None
 
 
 class Row(_Part):
     """A setting: keys of the recipe that it replaces, `set`, and what the paper found, a number a column.
 
-    A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place` and
-    `label` stand for those of every column. `x` is where the row stands on the axis of a figure. `expected`
-    says what the theory predicts of the column of differences, as `theory`, the number it computes there,
-    says it.
+    A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place`
+    stands for h, and `label` for the label, of every column. `x` is where the row stands on the axis of a
+    figure. `expected` says what the theory predicts of the column of differences, as `theory`, the number it
+    computes there, says it; `grid` are further settings to tune.
     """
 
     title: str
@@ -117,11 +122,13 @@ class Table(_Part):
         """The score of each column for a row, and the one that is subtracted from it, if any."""
         found = []
         for column in self.columns:
+            place = row.place if row.place is not None and column.place == "h" else column.place
             score = Asked(
-                place=at_scale(column.place if row.place is None else row.place, scale),
+                place=at_scale(place, scale),
                 label=at_scale(row.label or column.label, scale),
                 split=at_scale(column.split, scale),
                 measure=column.measure,
+                shots=column.shots,
             )
             found.append((score, None if column.minus is None else score._replace(place=column.minus)))
         return found

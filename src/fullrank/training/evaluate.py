@@ -184,11 +184,11 @@ def checked_treatment(features: str) -> Treatment:
     return known[known.index(features)]
 
 
-def check_measures(measures: Sequence[str], shots: Sequence[int]) -> None:
-    """Raise UsageError for a measure that there is not, or shots below 1."""
+def check_measures(measures: Sequence[str], shots: Sequence[int], known: Sequence[str] = MEASURES) -> None:
+    """Raise UsageError for a measure that is not `known`, or shots below 1."""
     for measure in measures:
-        if measure not in MEASURES:
-            raise unknown_name("measure", measure, MEASURES, f"there are {', '.join(MEASURES)}")
+        if measure not in known:
+            raise unknown_name("measure", measure, known, f"there are {', '.join(known)}")
     if any(count < 1 for count in shots):
         raise UsageError(f"Shots are training images a class, 1 or more, but got {min(shots)}.")
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,7 @@ from fullrank.training.engine import (
     wait_for_all,
 )
 from fullrank.training.evaluate import (
+    MEASURES,
     Evaluation,
     check_measures,
     check_probeable,
@@ -60,6 +61,8 @@ from fullrank.views import Views, step_generator
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 EXAMPLES = 8
+# The measure of `probe` that needs a run's views, beside those of `evaluate`.
+FACTORS = "factors"
 
 
 @dataclass(frozen=True)
@@ -204,20 +207,22 @@ def probe(
 ) -> Evaluation:
     """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
 
-    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); `measures`, `shots` and `features`
+    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); the measure "factors" adds the
+    weight of every known factor (see `factor_scores`), the other `measures`, `shots` and `features`
     add to the linear and nearest-neighbour accuracy or change it (see `evaluate`). `shifts` are specs of
     sources whose test images, brought to the run's image size, are scored by the same probes; their scores'
     `split` is the canonical spec. Raises DataError for images with fewer than two classes, UsageError for a
     place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
     """
     run = run if isinstance(run, Run) else load(run)
-    check_measures(measures, shots)
+    check_measures(measures, shots, (*MEASURES, FACTORS))
+    among_images = [measure for measure in measures if measure != FACTORS]
     checked_treatment(features)
     train_set, test_set = load_data(run.recipe)
     check_probeable(train_set, test_set, label)
     sets = dict(load_shift(spec, train_set) for spec in shifts)
     with on_accelerator(run.encoder, run.head):
-        return evaluate(
+        found = evaluate(
             run.encoder,
             run.head,
             train_set,
@@ -225,11 +230,17 @@ def probe(
             places,
             label=label,
             seed=run.recipe.seed,
-            measures=measures,
+            measures=among_images,
             shots=shots,
             shifts=sets,
             features=features,
         )
+        weights = (
+            factor_scores(run.recipe, run.encoder, run.head, train_set, test_set, places)
+            if FACTORS in measures
+            else []
+        )
+    return replace(found, scores=[*found.scores, *weights])
 
 
 def _fit(
