@@ -6,6 +6,7 @@ import torch
 from fullrank import head
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS, Head
+from fullrank.heads.norms import NORMS
 
 WIDTH = 12
 SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1}
@@ -16,7 +17,7 @@ def specs(norm: str) -> list[str]:
     return [f"{name}{value}{norm}" for name, value in values.items()]
 
 
-@pytest.fixture(params=specs("") + specs(",norm=batch"))
+@pytest.fixture(params=[spec for norm in ("", *NORMS[1:]) for spec in specs(norm and f",norm={norm}")])
 def spec(request) -> str:
     return request.param
 
@@ -56,13 +57,32 @@ def test_weights_travel(spec, part):
     assert torch.equal(part.eval()(h), twin.eval()(h))
 
 
+@pytest.mark.parametrize("spec", specs(",norm=batch"))
 def test_batch_norm_standardises_without_a_parameter(part):
-    if isinstance(part.norm, torch.nn.Identity):
-        pytest.skip("no norm asked for")
     z = part(torch.randn(500, WIDTH) * 3 + 5)
     torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std(0, correction=0), torch.ones(z.shape[1]), atol=2e-2, rtol=0)
     assert not list(part.norm.parameters())
+
+
+@pytest.mark.parametrize("spec", specs(""))
+def test_centring_and_scaling_are_the_halves_of_standardising(spec):
+    h = torch.randn(500, WIDTH) * 3 + 5
+    found = {}
+    for norm in NORMS:
+        torch.manual_seed(0)
+        part = head(f"{spec},norm={norm}", in_dim=WIDTH)
+        found[norm] = torch.stack([part(h), part.eval()(h)]) if "random" not in spec else part(h)[None]
+    plain = found["none"][0]
+    torch.testing.assert_close(found["centre"][0], plain - plain.mean(0))
+    torch.testing.assert_close(found["scale"][0], plain / plain.std(0, correction=0), rtol=1e-4, atol=1e-4)
+    centred = found["scale"][0] - found["scale"][0].mean(0)
+    torch.testing.assert_close(centred, found["batch"][0], rtol=1e-4, atol=1e-4)
+    if "random" not in spec:  # in eval: running statistics, which all three keep alike
+        shift = found["none"][1] - found["centre"][1]
+        factor = found["none"][1] / found["scale"][1]
+        whole = (found["none"][1] - shift) / factor
+        torch.testing.assert_close(whole, found["batch"][1], rtol=1e-4, atol=1e-4)
 
 
 def test_every_entry_names_its_source_and_meaning():

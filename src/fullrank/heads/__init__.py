@@ -35,7 +35,11 @@ __getattr__, __dir__, __all__ = attach(
 __all__ += ["HEADS", "head"]
 
 NORM = Parameter(
-    "norm", str, "z standardised over the batch, no trained parameter", "none", choices=("none", "batch")
+    "norm",
+    str,
+    "batch: z standardised over the batch, nothing trained; centre, scale: only one half of it",
+    "none",
+    choices=("none", "batch", "centre", "scale"),
 )
 _OUT_DIM = Parameter("out_dim", int, "width of z", 128)
 _DIM = Parameter("dim", int, "how many channels reach the loss", 360)

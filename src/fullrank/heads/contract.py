@@ -1,11 +1,11 @@
 """The contract of a head."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
 
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
+from fullrank.heads.norms import Norm, batch_norm_of
 
 
 class Head(nn.Module, ABC):
@@ -13,20 +13,18 @@ class Head(nn.Module, ABC):
 
     With `norm="batch"` each channel of z is standardised over the batch (both views in training, running
     statistics in eval) without any trained parameter; in this a head differs from one that ends in an
-    affine batch norm.
+    affine batch norm. `norm="centre"` only takes the mean away, `norm="scale"` only divides by the deviation.
 
     `layers` are the head's layers in order: `head.1` ... `head.L` are places where features can be read.
     """
 
     layers: nn.ModuleList
 
-    def __init__(self, in_dim: int, out_dim: int, norm: Literal["none", "batch"] = "none"):
+    def __init__(self, in_dim: int, out_dim: int, norm: Norm = "none"):
         super().__init__()
-        if norm not in ("none", "batch"):
-            raise UsageError(f"norm must be 'none' or 'batch', but got {norm!r}.")
         self.in_dim, self.out_dim = in_dim, out_dim
         self.layers = nn.ModuleList()
-        self.norm = nn.BatchNorm1d(out_dim, affine=False) if norm == "batch" else nn.Identity()
+        self.norm = batch_norm_of(out_dim, norm)
 
     @abstractmethod
     def project(self, h: Tensor) -> Tensor:

@@ -1,15 +1,13 @@
 """Heads without a trained parameter: what they keep of h is decided before training starts."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.heads.contract import Head, check_width
-
-Norm = Literal["none", "batch"]
+from fullrank.heads.norms import Norm, batch_norm_of
 
 
 class NoHead(Head):
@@ -124,8 +122,8 @@ class RandomSubvectorHead(Head):
     """In training `dim` channels of h, drawn anew at each call; in eval the identity.
 
     Shapes: (N, D) -> (N, dim) in training, (N, D) in eval. The draw comes from `generator`, or from torch's
-    own where that is None. With `norm="batch"` all of h is standardised before the draw, so the running
-    statistics belong to channels and not to positions. Raises UsageError unless 1 <= dim <= D.
+    own where that is None. A `norm` is that of all of h, before the draw, so the running statistics belong to
+    channels and not to positions. Raises UsageError unless 1 <= dim <= D.
 
     >>> RandomSubvectorHead(8, 3)(torch.zeros(2, 8)).shape
     torch.Size([2, 3])
@@ -137,8 +135,7 @@ class RandomSubvectorHead(Head):
         self, in_dim: int, dim: int = 360, norm: Norm = "none", generator: torch.Generator | None = None
     ):
         super().__init__(in_dim, check_width("dim", dim, in_dim), norm)
-        if norm == "batch":
-            self.norm = nn.BatchNorm1d(in_dim, affine=False)
+        self.norm = batch_norm_of(in_dim, norm)
         self.generator = generator
 
     def project(self, h: Tensor) -> Tensor:

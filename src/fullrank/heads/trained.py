@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from fullrank.heads.contract import Head, check_positive
-
-Norm = Literal["none", "batch"]
+from fullrank.heads.norms import Norm
 
 
 class _LayeredHead(Head):

@@ -9,7 +9,7 @@ from fullrank.reports.tables import Estimate, by_head
 
 _GROUP_MEASURE = re.compile(r"gap .*|.*, (worst group|mean over groups|weighted by training groups)")
 # Heads that scale the channels of h one by one: standardising undoes them.
-_DIAGONAL = re.compile(r"none,norm=batch|diagonal\b|reweight\b")
+_DIAGONAL = re.compile(r"none,norm=|diagonal\b|reweight\b")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""What may be done to z over the batch, without a trained parameter: both halves of it, and each alone."""
+
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError
+
+Norm = Literal["none", "batch", "centre", "scale"]
+NORMS: tuple[Norm, ...] = ("none", "batch", "centre", "scale")
+
+
+class _BatchStatistics(nn.Module):
+    """Mean and variance of each channel: in training the batch's, in eval running ones, as torch keeps them.
+
+    Of several processes each has its own, which SyncBatchNorm does not join.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (K,) and standard deviation (K,) to use for z (N, K); in training they are also remembered."""
+        if not self.training:
+            return self.running_mean, (self.running_var + self.eps).sqrt()
+        mean, variance = z.mean(0), z.var(0, correction=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * len(z) / max(len(z) - 1, 1), self.momentum)
+        return mean, (variance + self.eps).sqrt()
+
+
+@final
+class BatchCentre(_BatchStatistics):
+    """z less its mean over the batch: the half of a batch norm that moves the origin.
+
+    >>> BatchCentre(1)(torch.tensor([[1.0], [5.0]])).flatten().tolist()
+    [-2.0, 2.0]
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (N, K) -> z - mean (N, K)."""
+        return z - self.statistics(z)[0]
+
+
+@final
+class BatchScale(_BatchStatistics):
+    """z over its standard deviation in the batch, its mean left in: the half of a batch norm that equalises.
+
+    >>> BatchScale(1)(torch.tensor([[1.0], [5.0]])).flatten().tolist()
+    [0.49999..., 2.49999...]
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (N, K) -> z / deviation (N, K)."""
+        return z / self.statistics(z)[1]
+
+
+def batch_norm_of(width: int, norm: Norm) -> nn.Module:
+    """The module for a norm by its name; raises UsageError for a name that is none."""
+    if norm == "none":
+        return nn.Identity()
+    if norm == "batch":
+        return nn.BatchNorm1d(width, affine=False)
+    if norm == "centre":
+        return BatchCentre(width)
+    if norm == "scale":
+        return BatchScale(width)
+    raise UsageError(f"norm must be one of {', '.join(NORMS)}, but got {norm!r}.")
