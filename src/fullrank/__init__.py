@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fullrank.studies.compare import Study as Study, compare as compare
     from fullrank.studies.demo import demo as demo
     from fullrank.studies.diagnose import Diagnosis as Diagnosis, diagnose as diagnose
+    from fullrank.studies.reproduce import Reproduction as Reproduction, reproduce as reproduce
     from fullrank.training.dry_run import dry_run as dry_run
     from fullrank.training.embed import embed as embed
     from fullrank.training.export import export as export
@@ -78,6 +79,7 @@ __getattr__, __dir__, __all__ = attach(
         "studies.compare": ["Study", "compare"],
         "studies.demo": ["demo"],
         "studies.diagnose": ["Diagnosis", "diagnose"],
+        "studies.reproduce": ["Reproduction", "reproduce"],
         "training.module": ["JointEmbedding"],
         "training.recipe": ["Optimizer", "Recipe"],
         "training.dry_run": ["dry_run"],
