@@ -217,7 +217,9 @@ class TableEntry(_Part):
 
     `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
     titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
-    one run. `spectrum` names places whose spectra belong to it, `x` the axis of its figure.
+    one run. `here` says what ours were measured on, `alike` whether all rows read one label of the same
+    images, so that they can be subtracted. `spectrum` names places whose spectra belong to it, `x` the axis
+    of its figure.
     """
 
     name: str
@@ -226,6 +228,8 @@ class TableEntry(_Part):
     source: str
     question: str
     paper: str | None
+    here: str
+    alike: bool
     columns: list[str]
     units: list[Literal["points", "number"]]
     differences: list[int]
@@ -305,7 +309,7 @@ class Record(_Part):
             where = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(
                 f"{path} is no record of schema {SCHEMA}: {where}: {first['msg']}; "
-                "remove it and run the same command with --resume to write a new one."
+                "remove it and run its command again, with --resume where it has that, to write a new one."
             ) from None
 
 

@@ -12,7 +12,7 @@ from fullrank import load
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record, Score
 from fullrank.reports.page import write_page
-from fullrank.reports.reproduced import shown
+from fullrank.reports.reproduced import outcome, shown, verdict
 from fullrank.reports.tables import Estimate
 from fullrank.studies import table as tables
 from fullrank.studies.reproduce import TablePlan, rehearse, reproduce, run_name
@@ -132,7 +132,7 @@ def test_its_page_and_its_terminal_table_show_both_numbers(done, capsys, monkeyp
 
 def test_settings_are_chosen_on_held_out_images_and_measured_on_the_test_images(small, tmp_path):
     table = Table(
-        **{**SMALL, "rows": [SMALL["rows"][1]], "columns": SMALL["columns"][:1]},
+        **{**SMALL, "rows": [SMALL["rows"][1] | {"paper": []}], "columns": SMALL["columns"][:1]},
         tune={"grid": {"optimizer.lr": [1e-8, 3e-3]}, "seed": 5},
     )
     plan = TablePlan("tests/tuned", table, "mini", 1, tmp_path)
@@ -207,6 +207,10 @@ def test_a_papers_name_stands_for_its_tables_at_the_scale():
         (lambda out: reproduce("directclr/figure3", scale="cifar", out=out), "--scale mini or paper"),
         (lambda out: reproduce("directclr/table1", seeds=0, out=out), "--seeds must be 1 or more"),
         (lambda out: reproduce("directclr/table1", workers=0, out=out), "--workers must be 1 or more"),
+        (
+            lambda out: chosen_tables("questions", "paper"),
+            "No table of questions is described at the scale paper",
+        ),
         (lambda out: tables.known_scale("tiny"), "there are mini, cifar, paper"),
     ],
 )
@@ -214,6 +218,66 @@ def test_a_wrong_request_is_told_before_any_training(tmp_path, call, part):
     with pytest.raises(UsageError) as error:
         call(tmp_path / "out")
     assert part in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_way_is_seen_before_any_training(small, tmp_path):
+    (tmp_path / "tests-small").write_text("")
+    with pytest.raises(UsageError, match="tests-small is a file, but a folder is due there"):
+        reproduce("tests/small", out=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_row_whose_parts_do_not_fit_is_told_before_any_training(shipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_TABLES", shipped)
+    wide = SMALL | {"rows": [SMALL["rows"][0], {"title": "too wide", "set": {"head": "subvector:99"}}]}
+    (shipped / "tests" / "wide.yaml").write_text(yaml.safe_dump(wide))
+    with pytest.raises(UsageError, match="dim=99 is outside 1 to 16"):
+        reproduce("tests/wide", out=tmp_path)
+    assert not (tmp_path / "runs").exists()
+    (shipped / "tests" / "wide.yaml").unlink()
+
+
+def test_a_measure_that_no_probe_gives_is_told_and_not_asked_for_ever(done):
+    folder = done.path.parent / "runs" / done.record.table.rows[0].runs[0]
+    asked = (Asked("h", "label", "test", "lineal"),)
+    with pytest.raises(UsageError, match="No probe gives 'lineal' of 'label' at h on test"):
+        finish_runs([PlannedRun("a", load(folder).recipe, folder, asked)], go_on="")
+
+
+def test_the_figure_of_a_theorem_is_run_once_for_its_settings(tmp_path):
+    (first,) = reproduce("directclr/figure3", out=tmp_path)
+    (again,) = reproduce("directclr/figure3", out=tmp_path)
+    assert again.record == first.record and again.record.theory.theorem == "strong-augmentation"
+
+
+@pytest.mark.parametrize(
+    ("expected", "values", "found"),
+    [
+        ("pre", [2.0, 2.1, 2.2], "as predicted"),
+        ("pre", [-2.0, -2.1, -2.2], "contradicted"),
+        ("pre", [2.0, -2.1, 0.3], "not separated"),
+        ("post", [-2.0, -2.1, -2.2], "as predicted"),
+        ("post", [2.0, 2.1, 2.2], "contradicted"),
+        ("post", [2.0, -2.1, 0.3], "not separated"),
+        ("nothing", [2.0, 2.1, 2.2], "nothing predicted"),
+    ],
+)
+def test_a_prediction_is_kept_broken_or_left_open(done, expected, values, found):
+    row = done.record.table.rows[0].model_copy(update={"expected": expected, "values": [values]})
+    assert outcome(row, 0) == found
+
+
+def test_the_verdict_on_predictions_has_the_score_of_always_saying_pre(done):
+    row = done.record.table.rows[0]
+    told = [("pre", 0.5, [2.0, 2.1]), ("pre", 0.1, [1.0, 1.01]), ("post", -0.4, [3.0, 3.1])]
+    rows = [
+        row.model_copy(update={"expected": kind, "theory": number, "values": [values], "seeds": [0, 1]})
+        for kind, number, values in told
+    ]
+    table = done.record.table.model_copy(update={"rows": rows, "differences": [0], "paper": None})
+    (sentence,) = verdict(table)
+    assert "of 2 predictions of pre 2 as predicted; of 1 predictions of post 1 contradicted" in sentence
+    assert "always to say pre would be right in 3 of 3" in sentence and sentence.endswith("3 rows: −0.50.")
 
 
 def test_a_score_that_is_not_there_is_named(done):
@@ -232,10 +296,8 @@ def test_every_recipe_of_the_cifar_scale_fits_its_parts():
 def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
     """Two workers, interrupted as a terminal does it: the whole group of processes at once."""
     script = tmp_path / "study.py"
-    words = (
-        "compare --data digits --heads none,diagonal --seeds 1 --workers 2 --resume --epochs 60 --limit 200"
-    )
-    more = "--batch-size 40 --set encoder=tiny-resnet,width=4 --out"
+    words = "compare --data digits --heads none,diagonal,orthogonal --workers 2 --resume --epochs 60"
+    more = "--seeds 1 --limit 200 --batch-size 40 --set encoder=tiny-resnet,width=4 --out"
     script.write_text(
         "import sys\n"
         "from fullrank.cli import main\n"
@@ -252,13 +314,13 @@ def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)
     errors = first.communicate(timeout=120)[1]
-    assert first.returncode == 130 and "0 of 2 runs finished" in errors and "Traceback" not in errors
-    assert len(list(out.glob("*/checkpoints/last.ckpt"))) == 2
+    assert first.returncode == 130 and "0 of 3 runs finished" in errors and "Traceback" not in errors
+    assert len(list(out.glob("*/checkpoints/last.ckpt"))) == 2  # nothing is begun after Ctrl-C
     done = subprocess.run(
         [sys.executable, str(script), str(out)], capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
-    assert [run.epochs for run in Record.load(out).runs] == [60, 60]
+    assert [run.epochs for run in Record.load(out).runs] == [60] * 3
 
 
 def test_runs_are_planned_with_all_that_is_asked_of_them():

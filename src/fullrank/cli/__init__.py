@@ -31,7 +31,8 @@ def main() -> None:
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt: Typer would end the program on it without a word.
     raise InterruptedRunError(
-        "Interrupted; train, compare and demo go on from what is saved with --out DIR --resume."
+        "Interrupted; train, compare and demo go on from what is saved with --out DIR --resume, reproduce "
+        "with the same command."
     )
 
 

@@ -252,6 +252,8 @@ def reproduce(
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce
     from fullrank.studies.table import known_scale
 
+    if dry_run and (out is not None or seeds is not None or workers != 1):
+        raise UsageError("A dry run keeps nothing and trains nothing; leave out --out, --seeds, --workers.")
     if dry_run:
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")

@@ -29,9 +29,14 @@ def print_reproduction(title: str, record: Record) -> None:
     titles = [row.title for row in table.rows]
     for columns in _side_by_side(_columns(table), console.width - _TITLES):
         console.print(_table(titles, columns))
+    for row in table.rows:
+        if row.chosen:
+            console.print(f"{escape(row.title)}: {escape(row.chosen)}")
     for sentence in verdict(table):
         console.print(escape(sentence))
-    for remark in (*([f"Paper: {table.paper}."] if table.paper else []), *table.remarks):
+    notes = [f"Paper: {table.paper}."] if table.paper else []
+    notes.append(f"Here: {table.here}; 95 % t intervals over {len(table.rows[0].seeds)} seeds, one test set.")
+    for remark in (*notes, *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
 
 
@@ -48,7 +53,7 @@ def _columns(table: TableEntry) -> list[list[str]]:
             columns.append(
                 ["predicted: outcome", *(f"{row.expected}: {outcome(row, number)}" for row in rows)]
             )
-        if number == 0 and len(rows) > 1:
+        if number == 0 and len(rows) > 1 and table.alike:
             gaps = [None if row is first else difference(row, first, 0) for row in rows]
             told = ["–" if gap is None else shown(gap, "points", sign=True) for gap in gaps]
             columns.append(["against the first", *told])

@@ -66,15 +66,14 @@ def verdict(table: TableEntry) -> list[str]:
 def outcome(row: TableRow, column: int) -> str:
     """What became of a prediction in a column: as predicted, contradicted, or not separated from 0.
 
-    "pre" says that the difference of the two places is above 0, "post" that it is not.
+    "pre" says that the difference of the two places is above 0, "post" that it is below.
     """
     if row.expected in (None, "nothing"):
         return "nothing predicted"
     found = cell(row, column)
-    above = found.separated and found.mean > 0
-    if row.expected == "post":
-        return "contradicted" if above else "as predicted"
-    return "as predicted" if above else "contradicted" if found.separated else "not separated"
+    if not found.separated:
+        return "not separated"
+    return "as predicted" if (found.mean > 0) == (row.expected == "pre") else "contradicted"
 
 
 def _order(table: TableEntry, column: int, title: str) -> str | None:
@@ -101,13 +100,29 @@ def _order(table: TableEntry, column: int, title: str) -> str | None:
 
 
 def _kept_predictions(rows: list[TableRow], table: TableEntry, column: int) -> str:
-    told = [(row, outcome(row, column)) for row in rows if row.expected != "nothing"]
-    counts = {
-        word: [row.title for row, found in told if found == word]
-        for word in ("as predicted", "not separated", "contradicted")
-    }
-    parts = [f"{len(titles)} {word}" for word, titles in counts.items() if titles]
-    sentence = f"{table.columns[column]}: of {len(told)} predictions {', '.join(parts)}."
-    if counts["contradicted"]:
-        sentence += f" Contradicted: {'; '.join(counts['contradicted'])}."
+    """What became of the predictions of each kind, beside what always saying "pre" would have got."""
+    title = table.columns[column]
+    parts = []
+    for kind in ("pre", "post"):
+        told = [outcome(row, column) for row in rows if row.expected == kind]
+        counts = {word: told.count(word) for word in ("as predicted", "not separated", "contradicted")}
+        if told:
+            found = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+            parts.append(f"of {len(told)} predictions of {kind} {found}")
+    means = [cell(row, column) for row in rows if row.expected != "nothing"]
+    above = sum(mean.separated and mean.mean > 0 for mean in means)
+    sentence = f"{title}: {'; '.join(parts)}; always to say pre would be right in {above} of {len(means)}."
+    numbered = [row for row in table.rows if row.theory is not None]
+    if len(numbered) > 2:
+        rank = _rank_correlation(
+            [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
+        )
+        written = f"{rank:+.2f}".replace("-", "−")
+        sentence += f" Rank correlation of the theory's numbers with ours, {len(numbered)} rows: {written}."
     return sentence
+
+
+def _rank_correlation(first: list[float], second: list[float]) -> float:
+    """Spearman's, for numbers that hardly tie."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

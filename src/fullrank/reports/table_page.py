@@ -23,11 +23,11 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
                 shown(cell(row, column), unit, column in table.differences)
                 for column, unit in enumerate(table.units)
             ],
-            "against": None if row is first else difference(row, first, 0),
+            "against": difference(row, first, 0) if table.alike and row is not first else None,
             "chosen": row.chosen,
             "expected": row.expected,
             "theory": row.theory,
-            "outcome": outcome(row, table.differences[0]) if table.differences else "",
+            "outcomes": [outcome(row, column) for column in table.differences],
         }
         for row in table.rows
     ]
@@ -37,11 +37,11 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         summary=f"{table.question} ({table.source}; {table.name}, scale {table.scale})",
         verdict=verdict(table),
         machine=machine_line(record),
-        here=_here(record),
+        device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
         record=record,
         table=table,
         rows=rows,
-        first=first.title,
+        first=first.title if table.alike and len(rows) > 1 else None,
         judged=any(row.expected is not None for row in table.rows),
         with_paper=[with_paper(table, column) for column in range(len(table.columns))],
         shown=lambda estimate: shown(estimate, "points", sign=True),
@@ -49,13 +49,6 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         links=dict(links),
         command=f"fullrank reproduce {table.name} --scale {table.scale}",
     )
-
-
-def _here(record: Record) -> str:
-    """What our numbers were measured on."""
-    recipe, epochs = record.recipe, sorted({run.epochs for run in record.runs})
-    device = record.machine.device if record.machine.device != "cpu" else record.machine.processor
-    return f"{recipe['data']}, {recipe['encoder']}, {' or '.join(map(str, epochs))} epochs, on {device}"
 
 
 def sweep_figure(table: TableEntry, unit: str) -> go.Figure | None:

@@ -15,7 +15,6 @@ from fullrank.studies.runs import PlannedRun, finish_runs
 from fullrank.training.folders import check_folder, claim_folder, slug
 from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.training.run import flushed_denormals
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,6 @@ class Study:
     record: Record
 
 
-@flushed_denormals()
 def compare(
     recipe: str | Path | Recipe,
     *,

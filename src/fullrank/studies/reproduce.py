@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fullrank.data import ImageSet
 from fullrank.errors import DataError, UsageError
 from fullrank.machine import new_record
 from fullrank.progress import progress_bar
-from fullrank.record import Record, RunEntry, TableEntry, TableRow
+from fullrank.record import RECORD_FILE, Record, RunEntry, TableEntry, TableRow
 from fullrank.reports.tables import effective_dimension
-from fullrank.studies.runs import PlannedRun, finish_runs, score_of
+from fullrank.studies.runs import IMAGE_KEYS, PlannedRun, finish_runs, score_of
 from fullrank.studies.table import (
     Asked,
-    Column,
     Row,
     Scale,
     Setting,
@@ -23,8 +23,10 @@ from fullrank.studies.table import (
     chosen_tables,
 )
 from fullrank.studies.theory import run_theorem
+from fullrank.theory import theorem_named
 from fullrank.training.dry_run import check_on_generated, dry_run
 from fullrank.training.folders import slug
+from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import Recipe
 
 RUNS = "runs"
@@ -65,9 +67,13 @@ class TablePlan:
     def entry(self) -> TableEntry:
         """The table of finished runs."""
         table = self.table
+        recipes = [run.recipe for run in self.runs()]
+        labels = {row.label for row in table.rows_at(self.scale)}
         return TableEntry(
             name=self.name,
             scale=self.scale,
+            here=_measured_on(recipes),
+            alike=len({recipe.data for recipe in recipes}) == 1 and len(labels) == 1,
             columns=[column.title for column in table.columns],
             units=["number" if column.measure in SPECTRAL else "points" for column in table.columns],
             differences=[i for i, column in enumerate(table.columns) if column.minus is not None],
@@ -125,13 +131,12 @@ class TablePlan:
     def _row_entry(self, row: Row) -> TableRow:
         runs = self._row_runs(row)
         entries = [run.entry for run in runs]
-        columns = zip(self.table.columns, self._asked(row), strict=True)
         return TableRow(
             title=row.title,
             seeds=[entry.seed for entry in entries],
             runs=[run.folder.name for run in runs],
             paper=row.paper or [None] * len(self.table.columns),
-            values=[[_value(entry, column, *asked) for entry in entries] for column, asked in columns],
+            values=[[_value(entry, *asked) for entry in entries] for asked in self._asked(row)],
             x=row.x,
             expected=row.expected,
             theory=row.theory,
@@ -160,15 +165,18 @@ def reproduce(
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
     folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}"
-    if folder.is_file():
-        raise UsageError(f"{folder} is a file; name a folder with --out.")
+    for path in (folder, folder / RUNS, *(folder / slug(name) for name in chosen)):
+        if path.is_file():
+            raise UsageError(f"{path} is a file, but a folder is due there; name another one with --out.")
     plans = {
         name: TablePlan(name, table, scale, seeds or table.seeds[scale], folder / RUNS)
         for name, table in chosen.items()
         if isinstance(table, Table)
     }
-    finish_runs(_each_once(run for plan in plans.values() for run in plan.trials()), workers, go_on=GO_ON)
-    finish_runs(_each_once(run for plan in plans.values() for run in plan.runs()), workers, go_on=GO_ON)
+    for stage in (TablePlan.trials, TablePlan.runs):  # what is tuned decides which runs there are
+        runs = _each_once(run for plan in plans.values() for run in stage(plan))
+        _check_parts([run.recipe for run in runs if not run.trained])
+        finish_runs(runs, workers, go_on=GO_ON)
     return [
         _shown(name, table, scale, folder / slug(name))
         if isinstance(table, TheoremFigure)
@@ -218,6 +226,17 @@ def _each_once(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     return list(found.values())
 
 
+def _check_parts(recipes: Sequence[Recipe]) -> None:
+    """Raise what `check_plan` raises for any of the recipes, before any of them is trained."""
+    distinct = {run_name(each): each for each in (Recipe.resolve(one, {"seed": 0}) for one in recipes)}
+    images: dict[str, ImageSet] = {}
+    for recipe in sorted(distinct.values(), key=lambda recipe: recipe.data):
+        key = json.dumps(recipe.model_dump(include=set(IMAGE_KEYS)))
+        if key not in images:
+            images = {key: load_data(recipe)[0]}
+        check_plan(recipe, images[key])
+
+
 def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
     """Write the record of a table whose runs are finished."""
     table = plan.entry()
@@ -232,17 +251,36 @@ def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
 
 
 def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Reproduction:
-    """Run the theorem of a figure, unless its record stands there already."""
+    """Run the theorem of a figure, unless its record with the same settings stands there already."""
+    settings, full = figure.settings[scale], scale in figure.full
+    theorem = theorem_named(figure.theorem, full=full, **settings)
+    wanted = {"theorem": figure.theorem, **theorem.model_dump(mode="json")}
+    if (folder / RECORD_FILE).is_file() and (record := Record.load(folder)).recipe == wanted:
+        return Reproduction(name, figure.title, folder, record)
     with progress_bar() as progress:
-        run = run_theorem(
-            figure.theorem, full=scale in figure.full, out=folder, progress=progress, **figure.settings[scale]
-        )
+        run = run_theorem(figure.theorem, full=full, out=folder, progress=progress, **settings)
     return Reproduction(name, figure.title, run.path, run.record)
 
 
-def _value(run: RunEntry, column: Column, asked: Asked, minus: Asked | None) -> float:
-    """The number of a column for a run; accuracies in points."""
-    if column.measure in SPECTRAL:
+def _measured_on(recipes: Sequence[Recipe]) -> str:
+    """Data, encoder and epochs of some recipes, in a few words; "or" where they differ."""
+    kinds = [
+        list(dict.fromkeys(values))
+        for values in (
+            (recipe.data for recipe in recipes),
+            (recipe.encoder for recipe in recipes),
+            (f"{recipe.epochs} epochs" for recipe in recipes),
+        )
+    ]
+    return ", ".join(
+        " or ".join(values) if len(values) < 3 else f"{len(values)} kinds of images, by row"
+        for values in kinds
+    )
+
+
+def _value(run: RunEntry, asked: Asked, minus: Asked | None) -> float:
+    """The number that a column reads from a run; accuracies in points."""
+    if asked.measure in SPECTRAL:
         if asked.place not in run.spectrum:
             raise DataError(
                 f"{run.folder} has no spectrum at {asked.place}; remove its folder and run it again."
@@ -250,7 +288,7 @@ def _value(run: RunEntry, column: Column, asked: Asked, minus: Asked | None) -> 
         spectrum = run.spectrum[asked.place]
         return (
             spectrum.effective_rank
-            if column.measure == "effective rank"
+            if asked.measure == "effective rank"
             else float(effective_dimension(spectrum.singular_values))
         )
     return 100 * (score_of(run, asked) - (0.0 if minus is None else score_of(run, minus)))

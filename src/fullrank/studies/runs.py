@@ -4,28 +4,30 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import Progress
 
+from fullrank.data import ImageSet
 from fullrank.errors import DataError, FullrankError, InterruptedRunError, UsageError
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
 from fullrank.studies.table import Asked
 from fullrank.training.folders import check_folder
+from fullrank.training.parts import load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-
-if TYPE_CHECKING:
-    from fullrank.data import ImageSet
+from fullrank.training.run import carry_out, flushed_denormals, probe, train
+from fullrank.training.scoring import measures_for
 
 # The keys of a recipe that decide which images it has.
-_IMAGES = ("data", "image_size", "classes", "fraction", "limit", "held_out")
+IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def score_of(run: RunEntry, asked: Asked) -> float:
     )
 
 
+@flushed_denormals()
 def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> list[RunEntry]:
     """Carry out every run that is not finished yet, and return the entries of all, in their order.
 
@@ -118,16 +121,13 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
 
 def _alone(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[PlannedRun]:
     """One run after the other in this process, each with a line that counts its steps."""
-    from fullrank.training.parts import load_data
-    from fullrank.training.run import carry_out
-
     images: tuple[dict[str, Any], tuple[ImageSet, ImageSet]] | None = None
     durations: list[float] = []
     for number, run in enumerate(waiting):
         _say(progress, f"{run.title}: training{_time_left(durations, len(waiting) - number)}")
         started = time.perf_counter()
         with _named(run):
-            wanted = run.recipe.model_dump(include=set(_IMAGES))
+            wanted = run.recipe.model_dump(include=set(IMAGE_KEYS))
             if images is None or images[0] != wanted:
                 images = wanted, load_data(run.recipe)
             if not run.trained:
@@ -142,13 +142,20 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
     threads = max(1, (os.cpu_count() or 1) // workers)
     task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_work, initargs=(threads,))
+    # No more than the workers can begin at once: what is queued in the pool would still be carried out whole
+    # after Ctrl-C.
+    left = iter(waiting)
+    under_way = {pool.submit(_carry_out, run): run for run in islice(left, workers)}
     try:
-        futures = {pool.submit(_carry_out, run): run for run in waiting}
-        for future in as_completed(futures):
-            with _named(futures[future]):
-                future.result()
-            progress.advance(task)
-            yield futures[future]
+        while under_way:
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                run = under_way.pop(future)
+                with _named(run):
+                    future.result()
+                under_way |= {pool.submit(_carry_out, following): following for following in islice(left, 1)}
+                progress.advance(task)
+                yield run
     except BrokenProcessPool:
         raise FullrankError(
             f"One of {workers} worker processes was ended by the system, perhaps for want of memory; what is "
@@ -171,8 +178,6 @@ def _begin_work(threads: int) -> None:
 
 
 def _carry_out(run: PlannedRun) -> None:
-    from fullrank.training.run import train
-
     with Progress(disable=True) as silent:
         train(run.recipe, out=run.folder, resume=run.begun, progress=silent)
     answer(run)
@@ -180,9 +185,6 @@ def _carry_out(run: PlannedRun) -> None:
 
 def answer(run: PlannedRun) -> None:
     """Measure what is asked of a trained run and not in its record yet, and keep it there."""
-    from fullrank.training.run import probe
-    from fullrank.training.scoring import measures_for
-
     missing = run.unanswered
     found: list[Score] = []
     for label in dict.fromkeys(asked.label for asked in missing):
@@ -198,6 +200,11 @@ def answer(run: PlannedRun) -> None:
     record = Record.load(run.folder)
     known = {_key(score) for score in record.runs[0].scores}
     scores = [*record.runs[0].scores, *(score for score in found if _key(score) not in known)]
+    if lacking := [asked for asked in missing if asked not in map(_key, scores)]:
+        raise UsageError(
+            f"No probe gives {lacking[0].measure!r} of {lacking[0].label!r} at {lacking[0].place} on "
+            f"{lacking[0].split}; correct the measure that the table asks for."
+        )
     record.model_copy(update={"runs": [record.runs[0].model_copy(update={"scores": scores})]}).save(
         run.folder
     )

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
 from fullrank.training.recipe import Recipe
 
@@ -44,7 +45,7 @@ class Column(_Part):
     minus: str | None = None
     label: str | dict[Scale, str] = "label"
     split: str | dict[Scale, str] = "test"
-    measure: str = "linear"
+    measure: str | dict[Scale, str] = "linear"
     shots: int | None = None
 
 
@@ -98,6 +99,15 @@ class Table(_Part):
     log_x: bool = False
     remarks: list[str] = []
 
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        for row in self.rows:
+            if len(row.paper) not in (0, len(self.columns)):
+                raise ValueError(
+                    f"{row.title}: {len(row.paper)} paper numbers for {len(self.columns)} columns"
+                )
+        return self
+
     def settings(self, row: Row, scale: Scale) -> dict[str, Setting] | None:
         """The keys of the recipe that a row replaces at a scale; None where it has no place there."""
         given = {**self.base, **row.set}
@@ -126,8 +136,8 @@ class Table(_Part):
             score = Asked(
                 place=at_scale(place, scale),
                 label=at_scale(row.label or column.label, scale),
-                split=at_scale(column.split, scale),
-                measure=column.measure,
+                split=_canonical(at_scale(column.split, scale)),
+                measure=at_scale(column.measure, scale),
                 shots=column.shots,
             )
             found.append((score, None if column.minus is None else score._replace(place=column.minus)))
@@ -149,6 +159,11 @@ class TheoremFigure(_Part):
     def scales(self) -> list[Scale]:
         """The scales at which it is described."""
         return list(self.settings)
+
+
+def _canonical(split: str) -> str:
+    """The split as scores name it: "test", or the canonical spec of a shifted set."""
+    return split if split == "test" else str(SOURCES.parse(split))
 
 
 def at_scale(value: Any, scale: Scale) -> Any:
@@ -201,7 +216,13 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
             raise unknown_name(
                 "table", name, [*known, *papers], "`fullrank list tables` shows all, and all is every one"
             )
-        chosen |= {each: table for each, table in group.items() if scale in table.scales}
+        described = {each: table for each, table in group.items() if scale in table.scales}
+        if not described:
+            scales = [each for each in SCALES if any(each in table.scales for table in group.values())]
+            raise UsageError(
+                f"No table of {name} is described at the scale {scale}; give --scale {' or '.join(scales)}."
+            )
+        chosen |= described
     return chosen
 
 

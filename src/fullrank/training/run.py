@@ -328,7 +328,11 @@ def _evaluated(
 def _factor_scores(
     module: JointEmbedding, recipe: Recipe, train_set: ImageSet, test_set: ImageSet
 ) -> list[Score]:
-    """The weights of known factors, of images that have several and enough of each."""
+    """The weights of known factors, of images that have several and enough of each.
+
+    Features that are not finite have failed the probes before; what is left to refuse is too few images for
+    the factors, and that is no reason to lose a run.
+    """
     try:
         return factor_scores(recipe, module.encoder, cast(Head, module.head), train_set, test_set)
     except DataError:

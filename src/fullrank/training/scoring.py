@@ -20,7 +20,14 @@ RECALL_AT = (1, 5, 10)
 _ADDED = {
     "group-balanced": ("group-balanced, ",),
     "groups": ("linear, worst group", "linear, mean over groups", "linear, weighted by", "gap "),
-    "per-class": ("linear, class ", "linear, prediction bias", "linear, worst class", "linear, best class"),
+    "per-class": (
+        "linear, class ",
+        "linear, prediction bias",
+        "linear, mean over classes",
+        "linear, worst class",
+        "linear, best class",
+        "linear, standard deviation",
+    ),
     "retrieval": ("recall@", "mean average precision"),
 }
 
