@@ -7,6 +7,7 @@ import pytest
 from fullrank.errors import DataError, UsageError
 from fullrank.reports.dial import PREDICTED
 from fullrank.studies.factors import FactorForecast, predict_factors
+from fullrank.studies.table import table_named
 from fullrank.training.factors import factor_scores
 from fullrank.training.parts import build, load_data
 from fullrank.training.recipe import Recipe
@@ -73,3 +74,16 @@ def test_where_h_is_z_or_not_spoken_of_no_place_is_better():
 def test_what_cannot_be_forecast_is_said(keys, kind, sentence):
     with pytest.raises(kind, match=sentence):
         predict_factors("digits", **SETTING | {"head": "linear:12"} | keys)
+
+
+@pytest.mark.parametrize("name", ["pre-or-post", "pre-or-post-wide"])
+def test_the_predictions_of_the_tables_are_what_the_theory_computes(name):
+    """Two rows of each table, a strong and a faint digit under jittered views, from one forecast."""
+    table = table_named(f"projection-head/{name}")
+    strong, faint = table.rows[:2]
+    assert table.settings(strong, "mini") == table.settings(faint, "mini")
+    told = {one.factor: one for one in predict_factors(table.recipe_of(strong, "mini", seed=0))}
+    for row in (strong, faint):
+        one = told[row.label or "label"]
+        assert round(one.advantage, 2) == row.theory
+        assert row.expected == {"h": "pre", "z": "post", None: "nothing"}[one.better]
