@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -15,6 +17,7 @@ from fullrank.data import write_miniature
 from fullrank.errors import DataError, DivergedError, InterruptedRunError, UsageError
 from fullrank.record import load_arrays
 from fullrank.training import monitor
+from fullrank.training.folders import sole_writer
 from fullrank.training.run import probe
 
 QUICK = {
@@ -315,3 +318,25 @@ def test_training_off_the_main_thread_leaves_signals_alone(tmp_path):
     thread.start()
     thread.join()
     assert failures == []
+
+
+def test_a_folder_that_another_process_writes_into_is_refused_and_free_again_when_that_ends(tmp_path):
+    folder = tmp_path / "run"
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from fullrank.training.folders import sole_writer\n"
+        "with sole_writer(Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="is being written by another process"), sole_writer(folder):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with sole_writer(folder):
+        pass

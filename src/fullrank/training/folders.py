@@ -1,13 +1,19 @@
 """The folder of a run or study: which one, and whether a recipe may write into it."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from fullrank.errors import UsageError
 from fullrank.record import result_folder, write_whole
 from fullrank.training.monitor import CHECKPOINT
 from fullrank.training.recipe import RECIPE_FILE, Recipe
+
+# A lock of the system on this file ends with the process that holds it, however that ends.
+LOCK_FILE = CHECKPOINT.parent / ".lock"
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
@@ -42,6 +48,20 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
             f"{folder} was started with {key}={old[key]!r}, but this recipe says {new[key]!r}; "
             "resume with the same recipe, or name another --out."
         )
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """The folder of a run is this process's alone meanwhile; UsageError where another one writes there."""
+    lock = folder / LOCK_FILE
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"{folder} is being written by another process; wait until it is done, or name another --out."
+        ) from None
 
 
 def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,7 @@ from fullrank.training.evaluate import (
     evaluate,
 )
 from fullrank.training.factors import factor_scores
-from fullrank.training.folders import check_folder, claim_folder, open_folder
+from fullrank.training.folders import check_folder, claim_folder, open_folder, sole_writer
 from fullrank.training.module import JointEmbedding
 from fullrank.training.monitor import (
     CHECKPOINT,
@@ -145,21 +145,25 @@ def carry_out(
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
 
     The weights are saved before they are evaluated. The caller's random generators are left as they were.
+    Raises UsageError where another process writes into `folder`.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    writes = launched_rank(machines.processes) == 0
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as held:
         torch.manual_seed(recipe.seed)
         module = build(recipe, train_set)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
+        if writes:
+            held.enter_context(sole_writer(folder))
         open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
         online = OnlineProbes(recipe.online_every) if recipe.online_every else None
         _fit(module, loader, monitor, online, folder, recipe, machines, progress)
-    if process_rank() == 0:
-        arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
-        save_arrays(folder, arrays | (online.arrays() if online else {}))
-        _save_weights(module, folder, recipe, train_set)
-        entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
-        new_record("run", recipe.model_dump(), [entry]).save(folder)
+        if writes:
+            arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
+            save_arrays(folder, arrays | (online.arrays() if online else {}))
+            _save_weights(module, folder, recipe, train_set)
+            entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
+            new_record("run", recipe.model_dump(), [entry]).save(folder)
     wait_for_all()
     return load(folder)
 
