@@ -211,7 +211,7 @@ def test_a_papers_name_stands_for_its_tables_at_the_scale():
             lambda out: chosen_tables("questions", "paper"),
             "No table of questions is described at the scale paper",
         ),
-        (lambda out: tables.known_scale("tiny"), "there are mini, cifar, paper"),
+        (lambda out: tables.known_scale("tiny"), "there are mini, small, cifar, paper"),
     ],
 )
 def test_a_wrong_request_is_told_before_any_training(tmp_path, call, part):

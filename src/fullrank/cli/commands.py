@@ -237,7 +237,7 @@ def reproduce(
         typer.Argument(help="Tables (`fullrank list tables`), a paper's for all of its, or all."),
     ],
     scale: Annotated[
-        str, typer.Option("--scale", help="mini (digits, two cores), cifar or paper (a GPU, many).")
+        str, typer.Option("--scale", help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
     ] = "mini",
     seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds; default: the table's own.")] = None,
     workers: WorkersOption = 1,

@@ -11,7 +11,7 @@ from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
 from fullrank.training.recipe import Recipe
 
-Scale = Literal["mini", "cifar", "paper"]
+Scale = Literal["mini", "small", "cifar", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 Setting = str | int | float | bool | None
 _TABLES = files(__package__).joinpath("tables")
@@ -227,7 +227,16 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
 
 
 def table_named(name: str) -> Table | TheoremFigure:
-    """A table or figure by its name, one of `table_names`."""
-    paper, _, file = name.partition("/")
-    content = yaml.safe_load(_TABLES.joinpath(paper, f"{file}.yaml").read_text())
+    """A table or figure by its name, one of `table_names`.
+
+    A file that says `like: NAME` has the keys of that table where it has none of its own.
+    """
+    content = _read(name)
+    content = _read(content.pop("like")) | content if "like" in content else content
     return TheoremFigure(**content) if "theorem" in content else Table(**content)
+
+
+def _read(name: str) -> dict[str, Any]:
+    paper, _, file = name.partition("/")
+    content: dict[str, Any] = yaml.safe_load(_TABLES.joinpath(paper, f"{file}.yaml").read_text())
+    return content
