@@ -195,6 +195,14 @@ def test_the_papers_numbers_are_those_of_its_tables():
     assert numbers["ablations"] == [62.7, 47.9, 43.0, 51.5]
 
 
+def test_a_table_like_another_has_its_rows_and_its_own_keys():
+    first, other = (table_named(f"questions/{name}") for name in ("fixed-heads", "fixed-heads-sgd"))
+    assert other.rows == first.rows and other.columns == first.columns and other.title != first.title
+    assert {recipe.optimizer.name for row in other.rows for recipe in [other.recipe_of(row, "small", 0)]} == {
+        "sgd"
+    }
+
+
 def test_a_papers_name_stands_for_its_tables_at_the_scale():
     assert set(chosen_tables("directclr", "mini")) == {n for n in table_names() if n.startswith("directclr/")}
     assert "directclr/figure3" not in chosen_tables("all", "cifar")

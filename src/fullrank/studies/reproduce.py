@@ -88,14 +88,15 @@ class TablePlan:
         tune = self.table.tune
         if tune is None:
             return []
+        judged, _ = self._asked(row)[0]
         found = []
         for key, values in (tune.grid | row.grid).items():
             for value in values:
                 recipe = Recipe.resolve(
                     self.table.recipe_of(row, self.scale, tune.seed), {key: value, "held_out": tune.held_out}
                 )
-                run = PlannedRun(f"{row.title}, trying {key}={value}", recipe, self._folder(recipe))
-                found.append((key, value, run))
+                title = f"{row.title}, trying {key}={value}"
+                found.append((key, value, PlannedRun(title, recipe, self._folder(recipe), (judged,))))
         return found
 
     def _chosen(self, row: Row) -> dict[str, Setting]:
