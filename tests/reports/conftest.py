@@ -22,6 +22,8 @@ from fullrank.record import (
     RunEntry,
     Score,
     Spectrum,
+    TableEntry,
+    TableRow,
     save_arrays,
 )
 
@@ -221,7 +223,7 @@ def write_run_folders(record: Record, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder)
     for run in record.runs:
-        (folder / run.folder).mkdir(exist_ok=True)
+        (folder / run.folder).mkdir(parents=True, exist_ok=True)
         save_arrays(folder / run.folder, arrays(run.seed, heads.index(run.head)))
     if "monitor" in record.recipe:
         save_arrays(folder, looks_over_time(record.diagnosis.places))
@@ -466,3 +468,50 @@ def watched_arrays(watched_record: Record) -> dict[str, np.ndarray]:
 @pytest.fixture
 def deep_diagnosis() -> Record:
     return make_diagnosis(DEEP, target="timm/" + "vit_small_patch16_reg4_dinov2_and_a_long_name" * 3)
+
+
+@pytest.fixture
+def table_record() -> Record:
+    """A sweep of three heads with a flat row below it, two seeds, a paper's numbers and predictions."""
+    heads = ["none", "subvector:8", "subvector:24", "subvector:48"]
+    study = make_record("study", heads, 2)
+    runs = [run.model_copy(update={"folder": f"../runs/{run.head}-{run.seed}"}) for run in study.runs]
+    rows = [
+        TableRow(
+            title=f"{head}, a setting whose name is long",
+            seeds=[0, 1],
+            runs=[f"{head}-{seed}" for seed in (0, 1)],
+            paper=[paper, None, None],
+            values=[[90.0 + i, 91.0 + i], [2.0 - i, 2.1 - i], [40.0 + i, 41.0 + i]],
+            x=x,
+            expected=expected,
+            theory=theory,
+        )
+        for i, (head, paper, x, expected, theory) in enumerate(
+            [
+                ("none", 51.5, None, "pre", 0.5),
+                ("subvector:8", None, 8.0, "post", -0.5),
+                ("subvector:24", 62.7, 24.0, "post", -0.1),
+                ("subvector:48", None, 48.0, "nothing", None),
+            ]
+        )
+    ]
+    table = TableEntry(
+        name="directclr/figure12",
+        scale="mini",
+        title="Figure 12: how many channels",
+        source="P1, Figure 12",
+        question="Is there a best d0?",
+        paper="ImageNet",
+        here="digits, tiny-resnet, 40 epochs",
+        alike=True,
+        columns=["linear on h", "h less z", "effective rank"],
+        units=["points", "points", "number"],
+        differences=[1],
+        rows=rows,
+        spectrum=["h"],
+        x="d0",
+        log_x=True,
+        remarks=["Small."],
+    )
+    return study.model_copy(update={"runs": runs, "table": table})

@@ -193,6 +193,7 @@ PAGES = {
     "deep_diagnosis": 5,
     "file_diagnosis": 1,
     "watched_record": 4,
+    "table_record": 3,
 }
 
 

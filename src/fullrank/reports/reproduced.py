@@ -90,13 +90,10 @@ def _order(table: TableEntry, column: int, title: str) -> str | None:
     alike = sum(int(sign == np.sign(found.mean)) for sign, found in gaps)
     separated = [(sign, found) for sign, found in gaps if found.separated]
     agreed = sum(int(sign == np.sign(found.mean)) for sign, found in separated)
-    pairs_ = f"{len(gaps)} pairs of rows" if len(gaps) > 1 else "pair of rows"
+    order = f"{title}: {alike} of {len(gaps)} pairs of rows in the paper's order"
     if len(table.rows[0].seeds) < 2:
-        return f"{title}: {alike} of the {pairs_} in the paper's order; one seed separates nothing."
-    return (
-        f"{title}: {alike} of the {pairs_} in the paper's order; our seeds separate {len(separated)}, "
-        f"{agreed} in the paper's order."
-    )
+        return f"{order}; one seed separates nothing."
+    return f"{order}; our seeds separate {len(separated)}, {agreed} in the paper's order."
 
 
 def _kept_predictions(rows: list[TableRow], table: TableEntry, column: int) -> str:
