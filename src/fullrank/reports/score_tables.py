@@ -131,18 +131,18 @@ def is_shifted(split: str, measure: str) -> bool:
 
 
 def standardised_note(record: Record) -> str:
-    """A warning where standardised features are compared at h and z of a diagonal head; else nothing."""
-    heads = []
-    for run in record.runs:
-        places = {score.place for score in run.scores if score.features == "standardised"}
-        if {"h", "z"} <= places and _DIAGONAL.match(run.head):
-            heads.append(run.head)
+    """A warning where h and z of a diagonal head stand side by side; else nothing."""
+    heads = [
+        run.head
+        for run in record.runs
+        if _DIAGONAL.match(run.head) and {"h", "z"} <= {score.place for score in run.scores}
+    ]
     if not heads:
         return ""
     return (
-        f"Standardising undoes any diagonal head, so of {', '.join(dict.fromkeys(heads))} standardised "
-        "scores at h and z are equal by construction, up to channels that are numerically zero; compare raw "
-        "or l2 features."
+        f"z of {', '.join(dict.fromkeys(heads))} is h with its channels scaled, so a probe on standardised "
+        "features, as P2's authors use, reads both alike by construction, up to channels that are 0 in its "
+        "arithmetic; compare raw features, as the tables here do, or l2."
     )
 
 

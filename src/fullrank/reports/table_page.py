@@ -9,6 +9,7 @@ from fullrank.reports.drawing import distinct_styles, empty_figure, faint, plain
 from fullrank.reports.figures import spectrum_figure
 from fullrank.reports.layout import Panel, fill, panel
 from fullrank.reports.reproduced import cell, difference, outcome, paper_number, shown, verdict, with_paper
+from fullrank.reports.score_tables import standardised_note
 from fullrank.reports.words import machine_line
 
 
@@ -45,6 +46,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         judged=any(row.expected is not None for row in table.rows),
         with_paper=[with_paper(table, column) for column in range(len(table.columns))],
         shown=lambda estimate: shown(estimate, "points", sign=True),
+        standardised=standardised_note(record),
         panels=[*_sweep_panels(table), *_spectrum_panels(record, table)],
         links=dict(links),
         command=f"fullrank reproduce {table.name} --scale {table.scale}",
