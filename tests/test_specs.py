@@ -80,7 +80,7 @@ def test_paths_keep_their_colons_and_equals():
         ("linear:many", "out_dim must be a whole number, but got 'many'"),
         ("none:3", "takes no value"),
         ("none,nrom=batch", "did you mean 'norm'"),
-        ("none,norm=layer", "must be one of none, batch, but got 'layer'"),
+        ("none,norm=layer", "must be one of none, batch, centre, scale, but got 'layer'"),
         ("none,norm", "expected key=value"),
         ("none,norm=batch,norm=none", "given twice"),
         ('folder:"x', "never closed"),
