@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fullrank.data.classes import class_groups, class_list
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split, check_folder
-from fullrank.data.streamed import CANVAS, IMAGE_SIZE, IMAGENET_STATISTICS, StreamedImages
+from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
 from fullrank.specs import Scalar, Spec
 
@@ -126,13 +125,5 @@ class ClassFolders(Source):
         if not keys:
             raise self._wrong(split)
         labels = np.repeat([rows[name] for name in class_of.values()], [len(some) for some in files])
-        root = self.path
-        images = StreamedImages(
-            lambda row: Image.open(root / keys[row]),
-            keys,
-            self.canvas,
-            image_size or IMAGE_SIZE,
-            name=self.name,
-            statistics=IMAGENET_STATISTICS,
-        )
+        images = photographs(self.path, keys, self.canvas, image_size, self.name)
         return ImageSet(images, {"label": labels.astype(np.int64)}, {"label": classes}, self.name, split)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar, final
 
 import numpy as np
@@ -137,3 +138,17 @@ def _in_threads(function: Callable[[int], None], count: int) -> None:
     with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
         for _ in pool.map(function, range(count)):
             pass
+
+
+def photographs(
+    root: Path, keys: Sequence[str], canvas: int, image_size: int | None, name: str
+) -> StreamedImages:
+    """The image files `keys` below `root`: seen at 224 if no size is given, with ImageNet's statistics."""
+    return StreamedImages(
+        lambda row: Image.open(root / keys[row]),
+        keys,
+        canvas,
+        image_size or IMAGE_SIZE,
+        name=name,
+        statistics=IMAGENET_STATISTICS,
+    )

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
-from PIL import Image
 
 from fullrank.data.class_folders import tree_spec
 from fullrank.data.crossed import with_groups
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split, check_folder
-from fullrank.data.streamed import CANVAS, IMAGE_SIZE, IMAGENET_STATISTICS, StreamedImages
+from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
 
 VALUES = ("urban", "country")
@@ -56,14 +55,7 @@ class UrbanCars(Source):
                 "seven folders like it."
             )
         rows = np.array([values for values, listed in files.items() for _ in listed], np.int64)
-        images = StreamedImages(
-            lambda row: Image.open(root / keys[row]),
-            keys,
-            self.canvas,
-            image_size or IMAGE_SIZE,
-            name=self.name,
-            statistics=IMAGENET_STATISTICS,
-        )
+        images = photographs(root, keys, self.canvas, image_size, self.name)
         labels = dict(zip(FACTORS, rows.T.copy(), strict=True))
         return ImageSet(images, *with_groups(labels, dict.fromkeys(FACTORS, VALUES)), self.name, split)
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
-from PIL import Image
 
 from fullrank.data.class_folders import tree_spec
 from fullrank.data.crossed import with_groups
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split, check_folder
-from fullrank.data.streamed import CANVAS, IMAGE_SIZE, IMAGENET_STATISTICS, StreamedImages
+from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
 
 METADATA, FOLDER = "metadata.csv", "waterbird_complete95_forest2water2"
@@ -60,14 +59,7 @@ class Waterbirds(Source):
                 f"{self.name}: {len(missing)} of {len(keys)} {official} images that {file} lists are not "
                 f"there, the first is {missing[0]}; unpack the archive again."
             )
-        images = StreamedImages(
-            lambda row: Image.open(file.parent / keys[row]),
-            keys,
-            self.canvas,
-            image_size or IMAGE_SIZE,
-            name=self.name,
-            statistics=IMAGENET_STATISTICS,
-        )
+        images = photographs(file.parent, keys, self.canvas, image_size, self.name)
         labels = dict(zip(_CLASS_NAMES, numbers, strict=True))
         return ImageSet(images, *with_groups(labels, _CLASS_NAMES), self.name, split)
 
