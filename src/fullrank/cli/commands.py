@@ -249,7 +249,7 @@ def reproduce(
     """Tables and figures of the papers: their numbers beside ours. Goes on where it was stopped."""
     from fullrank.cli.reproduced import print_reproduction
     from fullrank.reports.page import write_page
-    from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce
+    from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale
 
     if dry_run and (out is not None or seeds is not None or workers != 1):
@@ -258,10 +258,13 @@ def reproduce(
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
         return
-    for found in run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out):
+    reproduced = run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out)
+    for found in reproduced:
         page = write_page(found.path)
         print_reproduction(found.title, found.record)
         typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}\n")
+    runs, minutes = training_minutes(reproduced)
+    typer.echo(f"{runs} runs, {minutes:.1f} minutes of training in all, as their records have it")
 
 
 @app.command()

@@ -11,9 +11,8 @@ from fullrank.machine import new_record
 from fullrank.record import RECORD_FILE, Published, Record, write_whole
 from fullrank.reports.tables import compare_heads
 from fullrank.specs import split_specs
-from fullrank.studies.runs import PlannedRun, finish_runs
+from fullrank.studies.runs import PlannedRun, check_parts, finish_runs
 from fullrank.training.folders import check_folder, claim_folder, slug
-from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 
 
@@ -59,7 +58,7 @@ def compare(
     check_folder(folder, plan, resume, free=("head", "seed"))
     for name, run_plan in plans.items():
         check_folder(folder / name, run_plan, resume)
-    _check_heads(plan, heads)
+    check_parts(Recipe.resolve(plan, {"head": head}) for head in heads)
     earlier = Record.load(folder).runs if (folder / RECORD_FILE).is_file() else []
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
@@ -74,10 +73,3 @@ def compare(
     )
     record.save(folder)
     return Study(folder, record)
-
-
-def _check_heads(plan: Recipe, heads: Sequence[str]) -> None:
-    """Raise UsageError for a head that does not fit the other parts; the images are let go of again."""
-    train_set, _ = load_data(plan)
-    for head in heads:
-        check_plan(Recipe.resolve(plan, {"head": head}), train_set)

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fullrank.data import ImageSet
 from fullrank.errors import DataError, UsageError
 from fullrank.machine import new_record
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, TableEntry, TableRow
 from fullrank.reports.tables import effective_dimension
-from fullrank.studies.runs import IMAGE_KEYS, PlannedRun, finish_runs, score_of
+from fullrank.studies.runs import PlannedRun, check_parts, finish_runs, score_of
 from fullrank.studies.table import (
     Asked,
     Row,
@@ -26,7 +25,6 @@ from fullrank.studies.theory import run_theorem
 from fullrank.theory import theorem_named
 from fullrank.training.dry_run import check_on_generated, dry_run
 from fullrank.training.folders import slug
-from fullrank.training.parts import check_plan, load_data
 from fullrank.training.recipe import Recipe
 
 RUNS = "runs"
@@ -176,7 +174,7 @@ def reproduce(
     }
     for stage in (TablePlan.trials, TablePlan.runs):  # what is tuned decides which runs there are
         runs = _each_once(run for plan in plans.values() for run in stage(plan))
-        _check_parts([run.recipe for run in runs if not run.trained])
+        check_parts(run.recipe for run in runs if not run.trained)
         finish_runs(runs, workers, go_on=GO_ON)
     return [
         _shown(name, table, scale, folder / slug(name))
@@ -206,6 +204,12 @@ def rehearse(names: str | Sequence[str], *, scale: Scale = "mini") -> list[Recip
     return list(recipes.values())
 
 
+def training_minutes(found: Sequence[Reproduction]) -> tuple[int, float]:
+    """How many runs some tables stand on, each counted once, and the minutes that their training took."""
+    seconds = {(each.path / run.folder).resolve(): run.seconds for each in found for run in each.record.runs}
+    return len(seconds), sum(seconds.values()) / 60
+
+
 def run_name(recipe: Recipe) -> str:
     """The folder of a run that many tables may share: its data, head and seed, and a digest of its recipe.
 
@@ -225,17 +229,6 @@ def _each_once(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     for run in runs:
         found[run.folder] = run.also_asked(found[run.folder].asked) if run.folder in found else run
     return list(found.values())
-
-
-def _check_parts(recipes: Sequence[Recipe]) -> None:
-    """Raise what `check_plan` raises for any of the recipes, before any of them is trained."""
-    distinct = {run_name(each): each for each in (Recipe.resolve(one, {"seed": 0}) for one in recipes)}
-    images: dict[str, ImageSet] = {}
-    for recipe in sorted(distinct.values(), key=lambda recipe: recipe.data):
-        key = json.dumps(recipe.model_dump(include=set(IMAGE_KEYS)))
-        if key not in images:
-            images = {key: load_data(recipe)[0]}
-        check_plan(recipe, images[key])
 
 
 def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
@@ -264,18 +257,14 @@ def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Repr
 
 
 def _measured_on(recipes: Sequence[Recipe]) -> str:
-    """Data, encoder and epochs of some recipes, in a few words; "or" where they differ."""
-    kinds = [
-        list(dict.fromkeys(values))
-        for values in (
-            (recipe.data for recipe in recipes),
-            (recipe.encoder for recipe in recipes),
-            (f"{recipe.epochs} epochs" for recipe in recipes),
-        )
-    ]
+    """Data, encoder and epochs of some recipes, in a few words; many are counted and not named."""
+    kinds = {
+        "data sets": list(dict.fromkeys(recipe.data for recipe in recipes)),
+        "encoders": list(dict.fromkeys(recipe.encoder for recipe in recipes)),
+        "lengths of training": list(dict.fromkeys(f"{recipe.epochs} epochs" for recipe in recipes)),
+    }
     return ", ".join(
-        " or ".join(values) if len(values) < 3 else f"{len(values)} kinds of images, by row"
-        for values in kinds
+        " or ".join(values) if len(values) < 3 else f"{len(values)} {what}" for what, values in kinds.items()
     )
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress
 
 from fullrank.data import ImageSet
@@ -21,13 +22,10 @@ from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
 from fullrank.studies.table import Asked
 from fullrank.training.folders import check_folder
-from fullrank.training.parts import load_data
+from fullrank.training.parts import IMAGE_KEYS, check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 from fullrank.training.run import carry_out, flushed_denormals, probe, train
 from fullrank.training.scoring import measures_for
-
-# The keys of a recipe that decide which images it has.
-IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out")
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,20 @@ def score_of(run: RunEntry, asked: Asked) -> float:
     )
 
 
+def check_parts(recipes: Iterable[Recipe]) -> None:
+    """Raise what `check_plan` raises for any of the recipes; images are loaded once and let go of again."""
+    images: tuple[dict[str, Any], ImageSet] | None = None
+    checked: list[Recipe] = []
+    for recipe in sorted(recipes, key=lambda recipe: recipe.data):
+        seedless = Recipe.resolve(recipe, {"seed": 0})
+        if seedless in checked:
+            continue
+        if images is None or images[0] != _images_of(recipe):
+            images = _images_of(recipe), load_data(recipe)[0]
+        check_plan(seedless, images[1])
+        checked.append(seedless)
+
+
 @flushed_denormals()
 def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> list[RunEntry]:
     """Carry out every run that is not finished yet, and return the entries of all, in their order.
@@ -124,13 +136,13 @@ def _alone(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Planne
     images: tuple[dict[str, Any], tuple[ImageSet, ImageSet]] | None = None
     durations: list[float] = []
     for number, run in enumerate(waiting):
-        _say(progress, f"{run.title}: training{_time_left(durations, len(waiting) - number)}")
+        doing = "probing" if run.trained else "training"
+        _say(progress, f"{run.title}: {doing}{_time_left(durations, len(waiting) - number)}")
         started = time.perf_counter()
         with _named(run):
-            wanted = run.recipe.model_dump(include=set(IMAGE_KEYS))
-            if images is None or images[0] != wanted:
-                images = wanted, load_data(run.recipe)
             if not run.trained:
+                if images is None or images[0] != _images_of(run.recipe):
+                    images = _images_of(run.recipe), load_data(run.recipe)
                 carry_out(run.recipe, run.folder, *images[1], resume=run.begun, progress=progress)
             answer(run)
         durations.append(time.perf_counter() - started)
@@ -171,8 +183,6 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
 
 def _begin_work(threads: int) -> None:
     """What a worker process does first: its share of the cores, and no Ctrl-C but while it trains."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 
@@ -185,7 +195,8 @@ def _carry_out(run: PlannedRun) -> None:
 
 def answer(run: PlannedRun) -> None:
     """Measure what is asked of a trained run and not in its record yet, and keep it there."""
-    missing = run.unanswered
+    if not (missing := run.unanswered):
+        return
     found: list[Score] = []
     for label in dict.fromkeys(asked.label for asked in missing):
         here = [asked for asked in missing if asked.label == label]
@@ -208,6 +219,11 @@ def answer(run: PlannedRun) -> None:
     record.model_copy(update={"runs": [record.runs[0].model_copy(update={"scores": scores})]}).save(
         run.folder
     )
+
+
+def _images_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides which images a recipe has."""
+    return recipe.model_dump(include=set(IMAGE_KEYS))
 
 
 def _key(score: Score) -> Asked:

@@ -16,6 +16,9 @@ from fullrank.training.module import JointEmbedding
 from fullrank.training.recipe import Recipe
 from fullrank.views import view_pipeline
 
+# The keys of a recipe that decide which images `load_data` gives.
+IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out")
+
 
 def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     """The training and test images of a recipe.
