@@ -1,0 +1,117 @@
+"""What stands between encoder and loss: the similarities that the loss sees, and the gradient that h gets.
+
+    uv run fullrank reproduce questions/norms --scale mini --workers 2 --out reproduced
+    uv run python benchmarks/head_signals.py reproduced/questions-norms
+
+For every row of a reproduced table, read on each seed's run twice: where its training began (the same
+weights, built again from the recipe) and at its end. Two views of one batch of training images go through
+encoder and head in training mode, and the loss sends its gradient back to h.
+
+    positive      mean cosine of the two views of an image, at z
+    negative      mean cosine of different images, at z
+    spread        standard deviation of the latter over the temperature: how far logits differ
+    mean          share of h's energy in its mean, |mean h|^2 / mean |h|^2
+    along it      share of the gradient's energy along that mean; 1 / width for no preference
+    directions    effective rank of the gradients, rows of h's shape: how many directions h is pushed in
+"""
+
+import argparse
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fullrank.data import BatchLoader
+from fullrank.objectives import loss_of
+from fullrank.record import Record
+from fullrank.reports.tables import Estimate
+from fullrank.spectrum import effective_rank, matrix_singular_values
+from fullrank.studies.reproduce import RUNS
+from fullrank.training.module import JointEmbedding, step_generator
+from fullrank.training.parts import build, load_data
+from fullrank.training.run import flushed_denormals, load
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one batch shows; the words are those of the table."""
+
+    positive: float
+    negative: float
+    spread: float
+    mean: float
+    along: float
+    directions: float
+
+    @classmethod
+    def of(cls, module: JointEmbedding, batch: Any) -> "Signals":
+        """The signals of a module in training mode, on one batch."""
+        module.train()
+        views = module.views.apply(batch, module.draw(batch, step_generator(module.seed, 0, 0)))
+        h = module.encoder(torch.cat(views)).detach().requires_grad_()
+        z = module.head(h)
+        (gradient,) = torch.autograd.grad(loss_of(module.objective, *z.chunk(2), batch.labels), h)
+        one, two = F.normalize(z.detach(), dim=1).chunk(2)
+        cosines = one @ two.T
+        others = cosines[~torch.eye(len(cosines), dtype=torch.bool)]
+        centre = h.detach().mean(0)
+        unit = F.normalize(centre, dim=0)
+        energy = gradient.square().sum()
+        return cls(
+            positive=float(cosines.diag().mean()),
+            negative=float(others.mean()),
+            spread=float(others.std() / module.objective.temperature),
+            mean=float(centre.square().sum() / h.detach().square().sum(1).mean()),
+            along=float((gradient @ unit).square().sum() / energy),
+            directions=effective_rank(matrix_singular_values(gradient)),
+        )
+
+
+def began_and_ended(folder: Path) -> tuple[Signals, Signals]:
+    """The signals of a run where its training began and where it ended."""
+    run = load(folder)
+    recipe = run.recipe
+    images, _ = load_data(recipe)
+    batch = next(iter(BatchLoader(images, recipe.batch_size, recipe.seed, label=recipe.label)))
+    torch.manual_seed(recipe.seed)
+    module = build(recipe, images)
+    began = Signals.of(module, batch)
+    module.encoder.load_state_dict(run.encoder.state_dict())
+    module.head.load_state_dict(run.head.state_dict())
+    return began, Signals.of(module, batch)
+
+
+def shown(values: Tensor) -> str:
+    """A mean over seeds with its interval."""
+    found = Estimate.of(values.tolist())
+    interval = "" if found.half is None else f" ±{found.half:.2f}"
+    return f"{found.mean:.2f}{interval}"
+
+
+@flushed_denormals()
+def main() -> None:
+    """Print one table of the beginning and one of the end, as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path, help="the folder of a reproduced table")
+    folder = parser.parse_args().table
+    table = Record.load(folder).table
+    if table is None:
+        parser.error(f"{folder} holds no reproduced table; name a folder that `fullrank reproduce` wrote.")
+    names = [field.name.replace("along", "along it") for field in fields(Signals)]
+    runs = folder.parent / RUNS
+    both = {
+        row.title: torch.tensor([[astuple(each) for each in began_and_ended(runs / run)] for run in row.runs])
+        for row in table.rows
+    }
+    for when, title in enumerate(("Where training began", "At its end")):
+        print(f"\n{title}, mean over seeds ± 95 % interval\n")
+        print(f"| setting | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
+        for setting, found in both.items():
+            print(f"| {setting} | {' | '.join(shown(column) for column in found[:, when].T)} |")
+
+
+if __name__ == "__main__":
+    main()
