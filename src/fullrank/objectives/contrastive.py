@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.objectives.contract import check_number, check_pair
+from fullrank.objectives.tiles import log_sums_among, log_sums_between
 from fullrank.processes import gather_rows
 
 
@@ -26,9 +27,9 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
 
     Source: P1, authors' code (the paper's formula leaves out the temperature and the minus sign).
     """
-    similarity = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T / temperature
-    target = torch.arange(len(similarity), device=similarity.device)
-    return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))
+    a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
+    from_a, from_b = log_sums_between(a, b, 1 / temperature)
+    return 0.5 * (from_a + from_b).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
@@ -45,10 +46,9 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
 
     Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.
     """
-    n = len(z_a)
     u = F.normalize(torch.cat([z_a, z_b]), dim=1)
-    similarity = (u @ u.T / temperature).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(similarity, torch.arange(2 * n, device=u.device).roll(n))
+    a, b = u.chunk(2)
+    return log_sums_among(u, 1 / temperature).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
 class InfoNCELoss(nn.Module):

@@ -8,38 +8,38 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.objectives.contract import UNLABELLED, check_number, labelled_views
+from fullrank.objectives.tiles import log_sums_among
 
 
-def positive_pairs(labels: Tensor, views: int) -> Tensor:
-    """Which of the views of a batch are positives of which: the same label, or the same image; never itself.
+def positive_sets(labels: Tensor, views: int) -> Tensor:
+    """The set of positives that each view of a batch belongs to: those of its class, or of its image alone.
 
-    Shapes: (N,) -> (V N, V N) bool, the views of the batch one after the other. An image with label -1 has
-    its own other views alone.
+    Two views are positives of each other where their numbers, from 0 to 2 N - 1, are equal; an image with
+    label -1 has a number for itself. Shapes: (N,) -> (V N,), the views of the batch one after the other.
 
-    >>> positive_pairs(torch.tensor([0, 0, -1]), views=1).int()
-    tensor([[0, 1, 0],
-            [1, 0, 0],
-            [0, 0, 0]], dtype=torch.int32)
+    >>> positive_sets(torch.tensor([7, 7, -1, -1]), views=2)
+    tensor([2, 2, 6, 7, 2, 2, 6, 7])
     """
-    image = torch.arange(len(labels), device=labels.device).repeat(views)
-    known = labels.repeat(views)
-    alike = (known[:, None] == known) & (known != UNLABELLED)
-    same_row = torch.eye(len(image), dtype=torch.bool, device=labels.device)
-    return (alike | (image[:, None] == image)) & ~same_row
+    n = len(labels)
+    # Where a label first stands among the sorted ones is its number: no count of classes to wait for.
+    first = torch.searchsorted(labels.sort().values, labels)
+    alone = n + torch.arange(n, device=labels.device)
+    return torch.where(labels == UNLABELLED, alone, first).repeat(views)
 
 
-def sup_con(z: Tensor, positive: Tensor, temperature: float) -> Tensor:
+def sup_con(z: Tensor, sets: Tensor, temperature: float) -> Tensor:
     r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
 
-    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i), and the anchors A that
-    have one at least,
+    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i), which are the others of
+    i's set, and the anchors A that have one at least,
 
     .. math:: L = \frac1{|A|} \sum_{i \in A}
               \Big[\log \sum_{j \ne i} e^{s_{ij}} - \frac1{|P(i)|} \sum_{p \in P(i)} s_{ip}\Big]
 
-    Shapes: (M, K), (M, M) bool -> scalar; 0 where no row has a positive.
+    The second sum is u_i . (the sum of its set, less u_i): no pair needs to be held. Shapes: (M, K), (M,) of
+    numbers from 0 to 2 M - 1, equal within a set -> scalar; 0 where no row has a positive.
 
-    >>> sup_con(torch.ones(4, 3), positive_pairs(torch.tensor([0, 0, 1, 1]), views=1), 0.1)  # ln 3
+    >>> sup_con(torch.ones(4, 3), positive_sets(torch.tensor([0, 0, 1, 1]), views=1), 0.1)  # ln 3
     tensor(1.0986)
 
     Source: Khosla et al. 2020 (2004.11362), Equation 2. The authors' code also counts anchors without a
@@ -47,13 +47,22 @@ def sup_con(z: Tensor, positive: Tensor, temperature: float) -> Tensor:
     many labels a batch happens to lack, so neither is done here.
     """
     u = F.normalize(z, dim=1)
-    similarity = u @ u.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    every = similarity.masked_fill(itself, -torch.inf).logsumexp(1)
-    count = positive.sum(1)
-    pulled = (similarity * positive).sum(1) / count.clamp_min(1)
+    together = u.new_zeros(2 * len(u), u.shape[1]).index_add(0, sets, u)[sets]
+    count = partners(sets)
+    pulled = (u * (together - u)).sum(1) / count.clamp_min(1)
     anchors = count > 0
-    return ((every - pulled) * anchors).sum() / anchors.sum().clamp_min(1)
+    losses = log_sums_among(u, 1 / temperature) - (pulled - 1) / temperature
+    return (losses * anchors).sum() / anchors.sum().clamp_min(1)
+
+
+def partners(sets: Tensor) -> Tensor:
+    """How many others each row's set has: (M,) -> (M,).
+
+    >>> partners(torch.tensor([0, 0, 2]))
+    tensor([1, 1, 0])
+    """
+    ones = torch.ones_like(sets)
+    return ones.new_zeros(2 * len(sets)).index_add(0, sets, ones)[sets] - 1
 
 
 class SupConLoss(nn.Module):
@@ -83,10 +92,10 @@ class SupConLoss(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss of one or two embeddings (N, K) under their labels (N,)."""
         views, labels = labelled_views(z_a, z_b, labels, gather=self.gather, least=2)
-        positive = positive_pairs(labels, len(views))
+        sets = positive_sets(labels, len(views))
         # A tensor, not a number: reading it here would wait for the device.
-        self.without_positive = (~positive.any(1)).sum()
-        return sup_con(torch.cat(list(views)), positive, self.temperature)
+        self.without_positive = (partners(sets) == 0).sum()
+        return sup_con(torch.cat(list(views)), sets, self.temperature)
 
     def chance(self, n: int) -> float:
         """The loss of two views of n images when nothing is told apart: ln(2n - 1), whatever the labels."""

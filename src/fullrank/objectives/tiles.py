@@ -1,0 +1,142 @@
+"""Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# One side of a tile: on a CPU it fits into a core's cache (the fastest of 256 to 2048), and a GPU needs large
+# products.
+_SIDE = {"cpu": 512}
+_SIDE_ELSEWHERE = 8192
+
+
+def log_sums_between(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    r"""Log-sums of each row of a over all rows of b, and of each row of b over all rows of a.
+
+    .. math:: r_i = \log \sum_j e^{\text{scale}\, (a_i \cdot b_j - 1)}, \quad
+              c_j = \log \sum_i e^{\text{scale}\, (a_i \cdot b_j - 1)}
+
+    The rows must be no longer than 1, so that no exponent is above 0: no row needs its own maximum, and one
+    exponential serves both sums. Memory is O((N + M) K), a tile apart; the backward pass computes the tiles
+    again, and cannot be differentiated once more. Where `scale` is so large that exponents leave the range of
+    float64, above 354, the matrix is held. Shapes: (N, K), (M, K) -> (N,), (M,).
+
+    >>> log_sums_between(torch.eye(2), torch.eye(2), 1.0)[0]  # ln(1 + 1/e)
+    tensor([0.3133, 0.3133])
+
+    Source: Cheng et al. 2024 (2410.17243), Inf-CL; here one pass gives both directions.
+    """
+    if _is_beyond_range(scale):
+        exponents = (a @ b.T - 1) * scale
+        return exponents.logsumexp(1), exponents.logsumexp(0)
+    rows, columns = _Between.apply(*_roomy(scale, a, b), scale)
+    return rows.to(a.dtype), columns.to(a.dtype)
+
+
+def log_sums_among(u: Tensor, scale: float) -> Tensor:
+    r"""Log-sums of each row of u over all other rows.
+
+    .. math:: r_i = \log \sum_{j \ne i} e^{\text{scale}\, (u_i \cdot u_j - 1)}
+
+    As `log_sums_between`; the matrix is symmetric, so half of its tiles are computed. Shapes: (M, K) -> (M,).
+
+    >>> log_sums_among(torch.eye(3), 1.0)  # ln 2 - 1
+    tensor([-0.3069, -0.3069, -0.3069])
+
+    Source: Cheng et al. 2024 (2410.17243), Inf-CL; the symmetry is ours.
+    """
+    if _is_beyond_range(scale):
+        return ((u @ u.T - 1) * scale).fill_diagonal_(-torch.inf).logsumexp(1)
+    rows: Tensor = _Among.apply(*_roomy(scale, u), scale)
+    return rows.to(u.dtype)
+
+
+class _Between(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        rows, columns = a.new_zeros(len(a)), b.new_zeros(len(b))
+        for here in _tiles(a):
+            for there in _tiles(b):
+                tile = _exponentials(a[here], b[there], scale)
+                rows[here] += tile.sum(1)
+                columns[there] += tile.sum(0)
+        ctx.save_for_backward(a, b, rows, columns)
+        ctx.scale = scale
+        return rows.log(), columns.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b, rows, columns = ctx.saved_tensors
+        in_row, in_column = (of_rows / rows)[:, None], of_columns / columns
+        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+        for here in _tiles(a):
+            for there in _tiles(b):
+                tile = _exponentials(a[here], b[there], ctx.scale).mul_(in_row[here] + in_column[there])
+                grad_a[here].addmm_(tile, b[there])
+                grad_b[there].addmm_(tile.T, a[here])
+        return grad_a.mul_(ctx.scale), grad_b.mul_(ctx.scale), None
+
+
+class _Among(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, scale: float) -> Tensor:
+        sums = u.new_zeros(len(u))
+        for here, there in _upper(u):
+            tile = _exponentials(u[here], u[there], scale)
+            if here == there:
+                tile.fill_diagonal_(0.0)
+            else:
+                sums[there] += tile.sum(0)
+            sums[here] += tile.sum(1)
+        ctx.save_for_backward(u, sums)
+        ctx.scale = scale
+        return sums.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        u, sums = ctx.saved_tensors
+        weight, grad = gradient / sums, torch.zeros_like(u)
+        for here, there in _upper(u):
+            tile = _exponentials(u[here], u[there], ctx.scale).mul_(weight[here, None] + weight[there])
+            if here == there:
+                tile.fill_diagonal_(0.0)
+            else:
+                grad[there].addmm_(tile.T, u[here])
+            grad[here].addmm_(tile, u[there])
+        return grad.mul_(ctx.scale), None
+
+
+def _exponentials(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """exp(scale (a_i . b_j - 1)), a tile."""
+    return (a @ b.T).sub_(1.0).mul_(scale).exp_()
+
+
+def _is_beyond_range(scale: float) -> bool:
+    return 2 * scale > _span(torch.float64)
+
+
+def _roomy(scale: float, *sides: Tensor) -> tuple[Tensor, ...]:
+    """The vectors in float64 where exponents from -2 scale to 0 would leave the range of their own dtype."""
+    return sides if 2 * scale <= _span(sides[0].dtype) else tuple(side.double() for side in sides)
+
+
+def _span(dtype: torch.dtype) -> float:
+    """How far below 0 an exponent may lie so that its exponential is still precise."""
+    return -math.log(torch.finfo(dtype).tiny)
+
+
+def _tiles(rows: Tensor) -> list[slice]:
+    side = _SIDE.get(rows.device.type, _SIDE_ELSEWHERE)
+    return [slice(start, start + side) for start in range(0, len(rows), side)]
+
+
+def _upper(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Pairs of tiles on and above the diagonal."""
+    tiles = _tiles(rows)
+    return ((here, there) for number, here in enumerate(tiles) for there in tiles[number:])
