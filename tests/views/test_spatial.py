@@ -61,7 +61,8 @@ def test_any_box_at_any_size(data, bicubic, flipped):
 def test_the_whole_image_at_its_own_size_is_the_image(interpolation):
     images = images_of(3, 3, 15, 15)
     boxes = torch.tensor([[0, 0, 15, 15]]).expand(3, 4)
-    torch.testing.assert_close(crop_resize(images, boxes, 15, interpolation), images, atol=1e-6, rtol=0)
+    # Where a pixel is read is a float32 number too.
+    torch.testing.assert_close(crop_resize(images, boxes, 15, interpolation), images, atol=5e-6, rtol=0)
 
 
 def test_large_photographs_agree_too():

@@ -51,6 +51,12 @@ _DROP = (
     Parameter("drop", float, "probability that a composite loses a layer, before all else", 0.0),
     Parameter("layer", str, "the layer that drop takes", "foreground"),
 )
+_COLOUR = Parameter(
+    "colour",
+    str,
+    "exact: step by step, as torchvision; composed: in one map, clamped at its end; linear: hue too",
+    "exact",
+)
 
 
 def _scale(default: float) -> Parameter:
@@ -74,6 +80,7 @@ for _entry in [
             Parameter("jitter", float, "probability that the four above are applied", 0.8),
             Parameter("grey", float, "probability that the colours are dropped", 0.2),
             Parameter("blur", float, "probability of a Gaussian blur, 0.1 to 2 pixels", 0.5),
+            _COLOUR,
             *_DROP,
         ),
     ),
@@ -82,7 +89,7 @@ for _entry in [
         "fullrank.views.presets:directclr",
         "P1's two unequal pipelines: view 1 always blurred, view 2 rarely, but sometimes solarized",
         "P1, the authors' released code (ImageNet)",
-        options=(_scale(0.08), _FLIP, *_DROP),
+        options=(_scale(0.08), _FLIP, _COLOUR, *_DROP),
     ),
     Entry(
         "weak",

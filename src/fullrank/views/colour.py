@@ -1,13 +1,16 @@
 """What changes the colours of a batch, each image with a parameter of its own; all work on values 0 to 1.
 
 Each agrees image by image with the function of the same purpose in torchvision. On images of one channel
-saturation, hue and grey change nothing.
+saturation, hue and grey change nothing. Each has a twin with an underscore that works in place, as in torch:
+a chain of them stays in a CPU's cache.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-from fullrank.views.hits import change_hits
+from fullrank.views.hits import change_hits_
 
 _LUMA = (0.2989, 0.587, 0.114)
 
@@ -20,7 +23,12 @@ def brightness(images: Tensor, factors: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_brightness`.
     """
-    return images.mul(_per_image(factors, images)).clamp_(0.0, 1.0)
+    return brightness_(images.clone(), factors)
+
+
+def brightness_(images: Tensor, factors: Tensor) -> Tensor:
+    """`brightness` in place."""
+    return images.mul_(_per_image(factors, images)).clamp_(0.0, 1.0)
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
@@ -33,9 +41,14 @@ def contrast(images: Tensor, factors: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_contrast`.
     """
+    return contrast_(images.clone(), factors)
+
+
+def contrast_(images: Tensor, factors: Tensor) -> Tensor:
+    """`contrast` in place."""
     factors = _per_image(factors, images)
     means = _luma(images.mean((2, 3), keepdim=True))
-    return images.mul(factors).add_(means * (1.0 - factors)).clamp_(0.0, 1.0)
+    return images.mul_(factors).add_(means * (1.0 - factors)).clamp_(0.0, 1.0)
 
 
 def saturation(images: Tensor, factors: Tensor) -> Tensor:
@@ -48,10 +61,16 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_saturation`.
     """
+    return saturation_(images.clone(), factors)
+
+
+def saturation_(images: Tensor, factors: Tensor) -> Tensor:
+    """`saturation` in place."""
     if images.shape[1] == 1:
         return images
     factors = _per_image(factors, images)
-    return images.mul(factors).add_(_luma(images).mul_(1.0 - factors)).clamp_(0.0, 1.0)
+    rest = _luma(images).mul_(1.0 - factors)
+    return images.mul_(factors).add_(rest).clamp_(0.0, 1.0)
 
 
 def hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -72,9 +91,56 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_hue`.
     """
+    return hue_(images.clone(), shifts)
+
+
+def hue_(images: Tensor, shifts: Tensor) -> Tensor:
+    """`hue` in place."""
     if images.shape[1] == 1:
         return images
-    return change_hits(images, shifts != 0, lambda some, which: _turn_hue(some, shifts[which]))
+    return change_hits_(images, shifts != 0, lambda some, which: _turn_hue(some, shifts[which]))
+
+
+def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
+    r"""Turn the colours of each image about the grey axis, by a part of the circle: clamp(R x, 0, 1).
+
+    .. math:: R = \cos\theta\, I + \frac{1 - \cos\theta}{3}\, 1 1^\top + \frac{\sin\theta}{\sqrt3}
+              \begin{pmatrix} 0 & -1 & 1 \\ 1 & 0 & -1 \\ -1 & 1 & 0 \end{pmatrix},
+              \quad \theta = 2 \pi \cdot \text{shift}
+
+    Linear in the image, which `hue` is not: here the mean and spread of a pixel's three colours stay, there
+    value and saturation; thirds of the circle permute the colours in both. Shapes: images (N, 1 or 3, H, W),
+    shifts (N,) in -0.5 to 0.5; 0 changes nothing.
+
+    >>> turn_hue(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([1 / 3])).flatten().round()
+    tensor([0., 1., 0.])
+
+    Source: Rodrigues' formula; the turn of hue common in video.
+    """
+    if images.shape[1] == 1:
+        return images
+    turned = turn_matrix(shifts.to(images.device, images.dtype, non_blocking=True)) @ images.flatten(2)
+    return turned.view_as(images).clamp_(0.0, 1.0)
+
+
+def scale_matrix(factors: Tensor, channels: int) -> Tensor:
+    """f I, (N, C, C): what `brightness` does to colours, and `contrast` but for the mean."""
+    return factors[:, None, None] * torch.eye(channels, device=factors.device)
+
+
+def grey_matrix(factors: Tensor, channels: int) -> Tensor:
+    """f 1 w^T, (N, C, C), with w the luma: a part f of the grey version."""
+    luma = torch.tensor(_LUMA if channels == 3 else (1.0,), device=factors.device)
+    return factors[:, None, None] * luma.expand(channels, channels)
+
+
+def turn_matrix(shifts: Tensor) -> Tensor:
+    """The matrix R (N, 3, 3) of `turn_hue`."""
+    angle = (2 * math.pi * shifts)[:, None, None]
+    ones = torch.ones(3, 3, device=shifts.device, dtype=shifts.dtype)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=shifts.device, dtype=shifts.dtype)
+    cosine, third = angle.cos(), 1 / 3
+    return cosine * ones.diag().diag() + (1 - cosine) * third * ones + angle.sin() * math.sqrt(third) * cross
 
 
 def grey(images: Tensor, mask: Tensor) -> Tensor:
@@ -85,9 +151,14 @@ def grey(images: Tensor, mask: Tensor) -> Tensor:
 
     Source: torchvision's `rgb_to_grayscale` with three output channels.
     """
+    return grey_(images.clone(), mask)
+
+
+def grey_(images: Tensor, mask: Tensor) -> Tensor:
+    """`grey` in place."""
     if images.shape[1] == 1:
         return images
-    return change_hits(images, mask, lambda some, which: _luma(some).expand_as(some))
+    return change_hits_(images, mask, lambda some, which: _luma(some).expand_as(some))
 
 
 def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
@@ -98,7 +169,12 @@ def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tens
 
     Source: torchvision's `solarize`; the threshold is Pillow's default, 128 of 255.
     """
-    return change_hits(images, mask, lambda some, which: torch.where(some >= threshold, 1.0 - some, some))
+    return solarize_(images.clone(), mask, threshold)
+
+
+def solarize_(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
+    """`solarize` in place."""
+    return change_hits_(images, mask, lambda some, which: torch.where(some >= threshold, 1.0 - some, some))
 
 
 def _turn_hue(images: Tensor, shifts: Tensor) -> Tensor:

@@ -15,9 +15,13 @@ def change_hits(images: Tensor, hit: Tensor, change: Callable[[Tensor, Tensor], 
     >>> change_hits(torch.zeros(3, 1, 1, 1), torch.tensor([True, False, True]), lambda x, i: x + 1).flatten()
     tensor([1., 0., 1.])
     """
+    return change_hits_(images.clone(), hit, change)
+
+
+def change_hits_(images: Tensor, hit: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`change_hits` in place."""
     which = hit.nonzero().flatten()
-    changed = images.clone()
     if len(which):
         there = which.to(images.device, non_blocking=True)
-        changed.index_copy_(0, there, change(images.index_select(0, there), which))
-    return changed
+        images.index_copy_(0, there, change(images.index_select(0, there), which))
+    return images

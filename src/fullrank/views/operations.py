@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch import Tensor
 from fullrank.batch import as_float
 from fullrank.errors import UsageError, unknown_name
 from fullrank.views import colour
+from fullrank.views.composed import ColourMap
 from fullrank.views.hits import change_hits
-from fullrank.views.spatial import Interpolation, blur, crop_resize
+from fullrank.views.spatial import Interpolation, blur_, crop_resize, hflip
 
 Values = Mapping[str, Tensor]
 Layers = Mapping[str, Tensor]
@@ -33,7 +35,14 @@ class Operation(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """images (N, C, H, W) in 0 to 1 -> changed images; names of other operations are ignored."""
+        """images (N, C, H, W) in 0 to 1 -> changed images, in the same memory where they stay as large.
+
+        Names of other operations are ignored.
+        """
+
+    def compose(self, due: ColourMap, values: Values) -> ColourMap:
+        """`apply`, added to what is due where it is an affine map of the colours, and else made at once."""
+        return ColourMap(self.apply(due.applied(), values))
 
 
 @dataclass(frozen=True)
@@ -138,11 +147,16 @@ class Crop(Operation):
         return values
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Crop, resize and flip in one pass; the result is new memory."""
-        boxes = values.get("crop")
+        """Crop, resize and flip in one pass, into new memory.
+
+        An image of this size that is not cropped is not resampled.
+        """
+        boxes, mirror = values.get("crop"), values.get("flip")
+        if boxes is None and images.shape[-2:] == (self.size, self.size):
+            return images.clone() if mirror is None else hflip(images, mirror)
         if boxes is None:
             boxes = torch.tensor([[0, 0, *images.shape[-2:]]]).expand(len(images), 4)
-        return crop_resize(images, boxes, self.size, self.interpolation, values.get("flip"))
+        return crop_resize(images, boxes, self.size, self.interpolation, mirror)
 
 
 @dataclass(frozen=True)
@@ -156,6 +170,8 @@ class Jitter(Operation):
     Values: (N,) float32 under the four names, 1 (hue: 0) for an image that is not hit. Raises UsageError for
     a negative strength, a hue beyond 0.5 or a probability outside 0 to 1.
 
+    `turn` says what a hue is: torchvision's, in HSV, or the turn about the grey axis, which is linear.
+
     >>> Jitter(brightness=0.4, contrast=0.4, saturation=0.0, hue=0.0).names
     ('brightness', 'contrast')
 
@@ -167,6 +183,7 @@ class Jitter(Operation):
     saturation: float
     hue: float
     probability: float = 0.8
+    turn: Literal["hsv", "linear"] = "hsv"
 
     def __post_init__(self) -> None:
         for name, limit in (
@@ -203,9 +220,33 @@ class Jitter(Operation):
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Apply the four in the order in which `values` holds them."""
         for name, drawn in values.items():
-            if name in self.names:
-                images = getattr(colour, name)(images, drawn)
+            if name == "hue" and self.turn == "linear":
+                images = colour.turn_hue(images, drawn)
+            elif name in self.names:
+                images = getattr(colour, f"{name}_")(images, drawn)
         return images
+
+    def compose(self, due: ColourMap, values: Values) -> ColourMap:
+        """Add the four to what is due, in their order; a hue of HSV is no matrix and is made at once."""
+        for name, drawn in values.items():
+            if name not in self.names:
+                continue
+            if name == "hue" and self.turn == "hsv":
+                due = ColourMap(colour.hue_(due.applied(), drawn))
+                continue
+            factors = drawn.to(due.device, non_blocking=True)
+            if name == "hue":
+                due.add(colour.turn_matrix(factors))
+                continue
+            scaled = colour.scale_matrix(factors, due.channels)
+            rest = colour.grey_matrix(1 - factors, due.channels)
+            if name == "brightness":
+                due.add(scaled)
+            elif name == "contrast":
+                due.add(scaled, of_mean=rest)
+            else:
+                due.add(scaled + rest)
+        return due
 
 
 @dataclass(frozen=True)
@@ -234,7 +275,14 @@ class Grey(Operation):
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Replace the colours of those hit by grey."""
-        return colour.grey(images, values["grey"]) if "grey" in values else images
+        return colour.grey_(images, values["grey"]) if "grey" in values else images
+
+    def compose(self, due: ColourMap, values: Values) -> ColourMap:
+        """Add it to what is due."""
+        if "grey" in values:
+            hit = values["grey"].to(due.device, torch.float32, non_blocking=True)
+            due.add(colour.grey_matrix(hit, due.channels) + colour.scale_matrix(1 - hit, due.channels))
+        return due
 
 
 @dataclass(frozen=True)
@@ -271,7 +319,7 @@ class Blur(Operation):
         """Blur those hit."""
         if "blur" not in values:
             return images
-        return blur(images, values["blur"], kernel_size=min(13, 2 * min(images.shape[-2:]) - 1))
+        return blur_(images, values["blur"], kernel_size=min(13, 2 * min(images.shape[-2:]) - 1))
 
 
 @dataclass(frozen=True)
@@ -300,7 +348,7 @@ class Solarize(Operation):
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Solarize those hit."""
-        return colour.solarize(images, values["solarize"]) if "solarize" in values else images
+        return colour.solarize_(images, values["solarize"]) if "solarize" in values else images
 
 
 def random_boxes(count: int, generator: torch.Generator, source: Source, scale: float) -> Tensor:

@@ -9,16 +9,20 @@ from torch import Tensor
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError, unknown_name
+from fullrank.views.composed import ColourMap
 from fullrank.views.operations import Crop, Drop, Layers, Operation, Source, Values
 
 # Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
-_VALUES_AT_ONCE = 2**18
+_VALUES_AT_ONCE = 2**20
 _NOTHING_DROPPED = Drop(0.0)
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """What makes one view: a layer dropped, a crop (or only a resize), then other operations in order.
+
+    With `composed` changes of colour that are affine maps are put together and made at once (`ColourMap`):
+    the same but for the clamping to 0 to 1 between them.
 
     >>> from fullrank.views.operations import Grey
     >>> Pipeline(Crop(size=8), (Grey(0.2),)).names
@@ -28,6 +32,7 @@ class Pipeline:
     crop: Crop
     then: tuple[Operation, ...] = ()
     drop: Drop = _NOTHING_DROPPED
+    composed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,6 +53,11 @@ class Pipeline:
         `layers`, of composites, are the same images in uint8 without each layer.
         """
         images = self.drop.apply(images, values, layers or {})
+        if self.composed:
+            due = ColourMap(self.crop.apply(images, values))
+            for operation in self.then:
+                due = operation.compose(due, values)
+            return due.applied()
         for operation in (self.crop, *self.then):
             images = operation.apply(images, values)
         return images

@@ -1,10 +1,13 @@
 """The registered pairs of pipelines."""
 
 from dataclasses import replace
+from typing import Literal
 
 from fullrank.errors import UsageError
 from fullrank.views.operations import Blur, Crop, Drop, Grey, Jitter, Operation, Solarize
 from fullrank.views.pipeline import Pipeline, Views
+
+COLOUR = ("exact", "composed", "linear")
 
 
 def simclr(
@@ -19,6 +22,7 @@ def simclr(
     jitter: float = 0.8,
     grey: float = 0.2,
     blur: float = 0.5,
+    colour: str = "exact",
     drop: float = 0.0,
     layer: str = "foreground",
 ) -> Views:
@@ -30,8 +34,9 @@ def simclr(
     Source: Chen et al. 2020, SimCLR, Appendix A (there jitter is twice as strong: 0.8, 0.8, 0.8, 0.2).
     """
     crop = Crop(image_size, scale, flip)
-    then = (Jitter(brightness, contrast, saturation, hue, jitter), Grey(grey), Blur(blur))
-    return _pair(channels, Drop(drop, layer), crop, then, then)
+    colours = Jitter(brightness, contrast, saturation, hue, jitter, turn=_turn(colour))
+    then = (colours, Grey(grey), Blur(blur))
+    return _pair(channels, Drop(drop, layer), crop, then, then, composed=colour != "exact")
 
 
 def directclr(
@@ -39,6 +44,7 @@ def directclr(
     channels: int,
     scale: float = 0.08,
     flip: float = 0.5,
+    colour: str = "exact",
     drop: float = 0.0,
     layer: str = "foreground",
 ) -> Views:
@@ -51,9 +57,9 @@ def directclr(
     Source: P1, the authors' released code (BYOL's pipelines); bicubic crops.
     """
     crop = Crop(image_size, scale, flip, interpolation="bicubic")
-    colours = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8), Grey(0.2))
+    colours = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8, turn=_turn(colour)), Grey(0.2))
     first, second = (*colours, Blur(1.0)), (*colours, Blur(0.1), Solarize(0.2))
-    return _pair(channels, Drop(drop, layer), crop, first, second)
+    return _pair(channels, Drop(drop, layer), crop, first, second, composed=colour != "exact")
 
 
 def weak(
@@ -74,13 +80,25 @@ def weak(
     return _pair(channels, Drop(drop, layer), Crop(image_size, scale, flip), (), ())
 
 
+def _turn(colour: str) -> Literal["hsv", "linear"]:
+    """What a hue is under one of the three ways to change colours; UsageError for a name that is none."""
+    if colour not in COLOUR:
+        raise UsageError(f"colour must be one of {', '.join(COLOUR)}, but got {colour!r}.")
+    return "linear" if colour == "linear" else "hsv"
+
+
 def _pair(
-    channels: int, drop: Drop, crop: Crop, first: tuple[Operation, ...], second: tuple[Operation, ...]
+    channels: int,
+    drop: Drop,
+    crop: Crop,
+    first: tuple[Operation, ...],
+    second: tuple[Operation, ...],
+    composed: bool = False,
 ) -> Views:
     if channels not in (1, 3):
         raise UsageError(f"Views are made of images with 1 or 3 channels, but got channels={channels}.")
     first, second = _effective(first, channels), _effective(second, channels)
-    return Views(Pipeline(crop, first, drop), Pipeline(crop, second, drop), channels)
+    return Views(Pipeline(crop, first, drop, composed), Pipeline(crop, second, drop, composed), channels)
 
 
 def _effective(operations: tuple[Operation, ...], channels: int) -> tuple[Operation, ...]:

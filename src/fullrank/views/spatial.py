@@ -1,16 +1,17 @@
 """Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own.
 
-All of these are linear in the image and separable, so a batch of different crops or blurs is one small
-matrix an image and axis, and two batched products.
+All of these are linear in the image and separable: a crop that shrinks is one small matrix an image and axis
+and two batched products, one that grows two taps an axis, a blur a convolution an axis.
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.views.hits import change_hits
+from fullrank.views.hits import change_hits, change_hits_
 
 Interpolation = Literal["bilinear", "bicubic"]
 _ROUNDING = 1e-6  # pixels: boxes laid on a canvas are no whole numbers
@@ -45,12 +46,18 @@ def crop_resize(
     """
     count, _, height, width = images.shape
     _check_boxes(boxes, count, height, width)
-    top, left, tall, wide = boxes.to(images.device, torch.float32, non_blocking=True).unbind(1)
-    if flip is not None:
-        flip = flip.to(images.device, non_blocking=True)
-    rows = _resampling(top, tall, height, size, interpolation)
-    columns = _resampling(left, wide, width, size, interpolation, flip)
-    return _separable(images, rows, columns).clamp_(0.0, 1.0)
+    grown = (boxes[:, 2:] <= size).all(1)
+    if interpolation == "bicubic" or not grown.any():
+        return _antialiased(images, boxes, size, interpolation, flip)
+    if grown.all():
+        return _magnified(images, boxes, size, flip)
+    result = images.new_empty(count, images.shape[1], size, size)
+    for which, resample in ((grown, _magnified), (~grown, _antialiased_bilinear)):
+        rows = which.nonzero().flatten()
+        there = rows.to(images.device, non_blocking=True)
+        mirror = None if flip is None else flip[rows]
+        result.index_copy_(0, there, resample(images.index_select(0, there), boxes[rows], size, mirror))
+    return result
 
 
 def hflip(images: Tensor, mask: Tensor) -> Tensor:
@@ -80,6 +87,11 @@ def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
 
     Source: torchvision's `gaussian_blur`, which it agrees with image by image.
     """
+    return blur_(images.clone(), sigmas, kernel_size)
+
+
+def blur_(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
+    """`blur` in place."""
     radius = kernel_size // 2
     height, width = images.shape[-2:]
     if kernel_size % 2 == 0 or not 0 <= radius < min(height, width):
@@ -87,18 +99,53 @@ def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
             f"kernel_size={kernel_size} does not fit images of {height}x{width}; it must be odd and at most "
             f"{2 * min(height, width) - 1}."
         )
-    return change_hits(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
+    return change_hits_(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
 
 
 def _blur_all(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
-    """`blur` for images that are all blurred."""
-    height, width = images.shape[-2:]
-    offsets = torch.arange(radius + 1, device=images.device)
+    """`blur` for images that are all blurred: a convolution along each axis, every image its own group."""
+    count, channels, height, width = images.shape
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
     sigmas = sigmas.to(images.device, torch.float32, non_blocking=True)[:, None]
     taps = torch.exp(-0.5 * (offsets / sigmas).square())
-    taps = taps / (2 * taps.sum(1, keepdim=True) - taps[:, :1])
-    rows = _reflected_taps(taps, height)
-    columns = rows if width == height else _reflected_taps(taps, width)
+    taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]
+    padded = F.pad(images, (radius, radius, radius, radius), mode="reflect")
+    padded = padded.view(1, count * channels, height + 2 * radius, width + 2 * radius)
+    across = F.conv2d(padded, taps[:, :, None], groups=count * channels)
+    blurred = F.conv2d(across, taps[..., None], groups=count * channels)
+    return blurred.view(images.shape).clamp_(0.0, 1.0)
+
+
+def _magnified(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
+    """`crop_resize`, bilinear, of boxes no larger than the result: nothing to antialias, two taps an axis."""
+    height, width = images.shape[-2:]
+    top, left, tall, wide = boxes.to(images.device, torch.float32, non_blocking=True)[:, :, None].unbind(1)
+    steps = (torch.arange(size, device=images.device) + 0.5) / size
+    along = steps.expand(len(images), size)
+    if flip is not None:
+        along = torch.where(flip.to(images.device, non_blocking=True)[:, None], 1 - along, along)
+    # Half a pixel from its edge a box has nothing further out to mix in.
+    x = left + torch.minimum((along * wide).clamp_min(0.5), wide - 0.5)
+    y = top + torch.minimum((steps * tall).clamp_min(0.5), tall - 0.5)
+    x, y = x * (2 / width) - 1, y * (2 / height) - 1
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp_(0.0, 1.0)
+
+
+def _antialiased_bilinear(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
+    return _antialiased(images, boxes, size, "bilinear", flip)
+
+
+def _antialiased(
+    images: Tensor, boxes: Tensor, size: int, interpolation: Interpolation, flip: Tensor | None
+) -> Tensor:
+    """`crop_resize` of any boxes: one matrix an image and axis."""
+    height, width = images.shape[-2:]
+    top, left, tall, wide = boxes.to(images.device, torch.float32, non_blocking=True).unbind(1)
+    if flip is not None:
+        flip = flip.to(images.device, non_blocking=True)
+    rows = _resampling(top, tall, height, size, interpolation)
+    columns = _resampling(left, wide, width, size, interpolation, flip)
     return _separable(images, rows, columns).clamp_(0.0, 1.0)
 
 
@@ -136,23 +183,13 @@ def _cubic(distance: Tensor) -> Tensor:
     return u.square().mul_(u.sub_(1.0)).mul_(0.5).add_(v.square().mul_(v.mul_(-2.0).add_(1.0)))
 
 
-def _reflected_taps(taps: Tensor, length: int) -> Tensor:
-    """The blur along one axis as matrices (N, length, length); taps (N, radius + 1), the middle one first."""
-    radius = taps.shape[1] - 1
-    offset = torch.arange(-radius, radius + 1, device=taps.device)[:, None]
-    here = torch.arange(length, device=taps.device)
-    # Reflected at both ends without repeating the edge: -1 is 1 again, and `length` is length - 2.
-    there = (length - 1) - ((length - 1) - (here + offset).abs()).abs()
-    places = torch.zeros(radius + 1, length, length, device=taps.device)
-    places.index_put_((offset.abs(), here, there), torch.ones((), device=taps.device), accumulate=True)
-    return (taps @ places.flatten(1)).view(-1, length, length)
-
-
 def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rows @ image @ columns' for each image and channel: (N, C, H, W) -> (N, C, H', W')."""
     count, channels, height, width = images.shape
     across = torch.bmm(images.reshape(count, channels * height, width), columns.transpose(1, 2))
-    return rows[:, None] @ across.view(count, channels, height, -1)
+    across = across.view(count, channels, height, -1)
+    # Channel by channel: a broadcast product would first copy the rows for each.
+    return torch.stack([torch.bmm(rows, across[:, channel]) for channel in range(channels)], dim=1)
 
 
 def _check_boxes(boxes: Tensor, count: int, height: int, width: int) -> None:

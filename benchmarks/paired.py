@@ -1,0 +1,51 @@
+"""Timing side by side: contenders in turn, in the other order each round, and ratios pair by pair."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def seconds_in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, after one call that warms it up.
+
+    The machine's speed drifts, so only numbers of one round are to be compared with each other.
+    """
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        names = list(contenders)
+        for name in names if number % 2 == 0 else reversed(names):
+            start = time.perf_counter()
+            contenders[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(theirs: list[float], ours: list[float]) -> float:
+    """The median over rounds of their seconds by ours: how many times faster ours is."""
+    return statistics.median(their / our for their, our in zip(theirs, ours, strict=True))
+
+
+def peak_megabytes(run: Callable[..., Any], *arguments: Any) -> float:
+    """What `run(*arguments)` adds at most to a new process that has called it before at a small size.
+
+    `run` is called as `run(*arguments, small=True)` first, so that libraries are loaded and threads started.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (run, arguments))
+
+
+def _peak(run: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+    run(*arguments, small=True)
+    before = _high_water()
+    run(*arguments, small=False)
+    return _high_water() - before
+
+
+def _high_water() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
