@@ -4,6 +4,7 @@ import signal
 import sys
 from types import FrameType
 
+from fullrank.allocator import keep_freed_memory
 from fullrank.errors import FullrankError, InterruptedRunError
 
 
@@ -11,6 +12,7 @@ def main() -> None:
     """Run `fullrank`; a failure is one sentence on standard error and an exit status, never a traceback."""
     from fullrank.cli.commands import app
 
+    keep_freed_memory()
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()

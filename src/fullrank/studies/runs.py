@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
 from fullrank.errors import DataError, FullrankError, InterruptedRunError, UsageError
 from fullrank.progress import progress_bar
@@ -183,6 +184,7 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
 
 def _begin_work(threads: int) -> None:
     """What a worker process does first: its share of the cores, and no Ctrl-C but while it trains."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 
