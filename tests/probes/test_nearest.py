@@ -28,16 +28,18 @@ def vote(train, labels, query, k, temperature):
     seed=st.integers(0, 10_000),
     k=st.integers(1, 12),
     temperature=st.sampled_from([0.05, 0.07, 0.5, 10.0]),
-    tile=st.sampled_from([1, 50, 10**6]),
+    queries_at_once=st.sampled_from([1, 3, 1000]),
+    rows_at_once=st.sampled_from([1, 7, 1000]),
 )
-def test_agrees_with_a_loop(seed, k, temperature, tile):
+def test_agrees_with_a_loop(seed, k, temperature, queries_at_once, rows_at_once):
     generator = torch.Generator().manual_seed(seed)
     train = torch.randn(30, 4, generator=generator)
     labels = torch.randint(3, (30,), generator=generator) * 5
     labels[:2] = torch.tensor([0, 5])
     queries = torch.randn(8, 4, generator=generator) * 100
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest_module, "_TILE", tile)
+        patch.setattr(nearest_module, "_QUERIES", queries_at_once)
+        patch.setattr(nearest_module, "_ROWS", rows_at_once)
         predicted = NearestProbe(k, temperature).fit(train, labels).predict(queries)
     assert predicted.tolist() == [vote(train, labels, query, k, temperature) for query in queries]
 
