@@ -3,9 +3,10 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,20 +86,21 @@ def solve_logistic(
             f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}; number the classes, one a row."
         )
     design = Design.of(features)
-    fit = minimise(design, labels, num_classes, penalty / float(design.unit) ** 2, tol, start)
+    (fit,) = minimise(design, labels, num_classes, [penalty / float(design.unit) ** 2], tol, start)
     warn_unless_converged([fit], tol, stacklevel=3)
     return fit
 
 
 @dataclass(frozen=True)
 class Design:
-    """Features in the solver's coordinates: float64, mean 0, total variance 1, and a column of ones.
+    """Features in the solver's coordinates: float64, mean 0, total variance 1, and a channel of ones.
 
-    x = mean + unit * (basis @ row). With more channels than rows, `basis` (D, N) is orthonormal and spans
-    the rows, where the optimum lies; else it is None, for the identity.
+    `channels` (R + 1, N) has a column for each row of features: x = mean + unit * (basis @ column). With more
+    channels than rows, `basis` (D, N) is orthonormal and spans the rows, where the optimum lies; else it is
+    None, for the identity. Products of a few classes with so many rows are fastest with the rows last.
     """
 
-    rows: Tensor
+    channels: Tensor
     mean: Tensor
     unit: Tensor
     basis: Tensor | None
@@ -119,7 +121,7 @@ class Design:
         if rows.shape[1] > rows.shape[0]:
             basis, reduced = torch.linalg.qr(rows.T)
             rows = reduced.T
-        return cls(torch.cat([rows, rows.new_ones(len(rows), 1)], 1), mean, unit, basis)
+        return cls(torch.cat([rows.T, rows.new_ones(1, len(rows))]), mean, unit, basis)
 
     def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
         """The coefficients (K, R + 1) of a weight (K, D) and bias (K,) on the features."""
@@ -140,64 +142,36 @@ class Design:
 
 
 def minimise(
-    design: Design, targets: Tensor, num_classes: int, penalty: float, tol: float, start: LogisticFit | None
-) -> LogisticFit:
-    """Solve in the design's coordinates, whitening anew every `_STAGE` iterations."""
-    rows = design.rows
-    coefficients = rows.new_zeros(num_classes, rows.shape[1])
+    design: Design,
+    targets: Tensor,
+    num_classes: int,
+    penalties: Sequence[float],
+    tol: float,
+    start: LogisticFit | None = None,
+) -> list[LogisticFit]:
+    """Solve for every penalty in the design's coordinates, whitening anew every `_STAGE` iterations.
+
+    Each descent says at which coefficients it wants to know the loss; those of all are computed together, in
+    one pass over the features, which costs hardly more than that of one.
+    """
+    channels = design.channels
+    coefficients = channels.new_zeros(num_classes, len(channels))
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
-    problem = _Problem(design, targets, penalty, tol)
-    with _threads(rows.numel() * num_classes):
-        point, iterations = problem.at(coefficients), 0
-        gradient = problem.largest(point.gradient)
-        while gradient > tol and iterations < _MAX_ITERATIONS:
-            loss, before = point.loss, gradient
-            point, done = _run_stage(problem, point.coefficients)
-            iterations, gradient = iterations + done, problem.largest(point.gradient)
-            if gradient >= before and point.loss >= loss * (1 - _ROUNDING):
-                break  # The search meets rounding: nothing more to gain in float64.
-    return LogisticFit(*design.outward(point.coefficients), gradient, iterations, gradient <= tol)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """The penalised loss of coefficients C (K, R + 1) on a design's rows, its gradient and its Hessian."""
-
-    design: Design
-    targets: Tensor
-    penalty: float
-    tol: float
-
-    def at(self, coefficients: Tensor) -> "_Point":
-        rows, chosen = self.design.rows, self.targets[:, None]
-        log_odds = (rows @ coefficients.T).log_softmax(1)
-        inner = coefficients[:, :-1]
-        loss = self.penalty / 2 * inner.square().sum() - log_odds.gather(1, chosen).mean()
-        residual = log_odds.exp_().scatter_add_(1, chosen, rows.new_full(chosen.shape, -1.0))
-        gradient = residual.T @ rows / len(rows)
-        gradient[:, :-1] += self.penalty * inner
-        return _Point(coefficients, float(loss), gradient)
-
-    def largest(self, gradient: Tensor) -> float:
-        """The largest entry of a gradient (K, R + 1), over the D channels and the bias."""
-        return float(
-            torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
-        )
-
-    def whitener(self, coefficients: Tensor) -> Tensor:
-        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
-
-        .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
-        """
-        rows = self.design.rows
-        odds = (rows @ coefficients.T).softmax(1)
-        curvature = (1 - odds.square().sum(1)) / odds.shape[1]
-        hessian = (rows * curvature[:, None]).T @ rows / len(rows)
-        hessian.diagonal()[:-1] += self.penalty
-        hessian.diagonal().add_(_FLOOR)
-        factor: Tensor = torch.linalg.cholesky(hessian)
-        return factor
+    problem = _Problem(design, targets)
+    solved: dict[int, LogisticFit] = {}
+    with _threads(channels.numel() * num_classes):
+        descents = [_descend(problem, penalty, tol, coefficients) for penalty in penalties]
+        asked = {number: next(descent) for number, descent in enumerate(descents)}
+        while asked:
+            points = problem.at(list(asked.values()), [penalties[number] for number in asked])
+            for number, point in zip(list(asked), points, strict=True):
+                try:
+                    asked[number] = descents[number].send(point)
+                except StopIteration as end:
+                    solved[number] = end.value
+                    del asked[number]
+    return [solved[number] for number in range(len(penalties))]
 
 
 @dataclass(frozen=True)
@@ -207,6 +181,74 @@ class _Point:
     coefficients: Tensor
     loss: float
     gradient: Tensor
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian."""
+
+    design: Design
+    targets: Tensor
+
+    def at(self, asked: Sequence[Tensor], penalties: Sequence[float]) -> list[_Point]:
+        """The points at P coefficients (K, R + 1), each with its own penalty, from one pass over the rows."""
+        stacked, channels = torch.stack(list(asked)), self.design.channels
+        count, classes, _ = stacked.shape
+        rows = channels.shape[1]
+        chosen = self.targets.expand(count, 1, rows)
+        log_odds = (stacked.flatten(0, 1) @ channels).view(count, classes, rows).log_softmax(1)
+        losses = -log_odds.gather(1, chosen).mean((1, 2))
+        residual = log_odds.exp_().scatter_add_(1, chosen, channels.new_full(chosen.shape, -1.0))
+        gradients = (residual.flatten(0, 1) @ channels.T).view(stacked.shape).div_(rows)
+        ridge = channels.new_tensor(list(penalties))
+        inner = stacked[..., :-1]
+        gradients[..., :-1] += ridge[:, None, None] * inner
+        losses += ridge / 2 * inner.square().sum((1, 2))
+        return [_Point(*point) for point in zip(asked, losses.tolist(), gradients.unbind(), strict=True)]
+
+    def largest(self, gradient: Tensor) -> float:
+        """The largest entry of a gradient (K, R + 1), over the D channels and the bias."""
+        return float(
+            torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
+        )
+
+    def whitener(self, coefficients: Tensor, penalty: float) -> Tensor:
+        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
+
+        .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
+        """
+        channels = self.design.channels
+        if coefficients.any():
+            odds = (coefficients @ channels).softmax(0)
+            curvature = (1 - odds.square().sum(0)) / len(odds)
+            hessian = (channels * curvature) @ channels.T / channels.shape[1]
+        else:  # every class is as likely in every row, whatever the penalty
+            hessian = self._second_moment * ((1 - 1 / len(coefficients)) / len(coefficients))
+        hessian.diagonal()[:-1] += penalty
+        hessian.diagonal().add_(_FLOOR)
+        factor: Tensor = torch.linalg.cholesky(hessian)
+        return factor
+
+    @cached_property
+    def _second_moment(self) -> Tensor:
+        return self.design.channels @ self.design.channels.T / self.design.channels.shape[1]
+
+
+# Yields coefficients, is sent the point there, and returns what was reached.
+_Descent = Generator[Tensor, _Point, LogisticFit]
+
+
+def _descend(problem: _Problem, penalty: float, tol: float, coefficients: Tensor) -> _Descent:
+    """The solution for one penalty, from `coefficients` on."""
+    point, iterations = (yield coefficients), 0
+    gradient = problem.largest(point.gradient)
+    while gradient > tol and iterations < _MAX_ITERATIONS:
+        loss, before = point.loss, gradient
+        point, done = yield from _run_stage(problem, penalty, tol, point)
+        iterations, gradient = iterations + done, problem.largest(point.gradient)
+        if gradient >= before and point.loss >= loss * (1 - _ROUNDING):
+            break  # The search meets rounding: nothing more to gain in float64.
+    return LogisticFit(*problem.design.outward(point.coefficients), gradient, iterations, gradient <= tol)
 
 
 class _Curvature:
@@ -242,14 +284,15 @@ class _Curvature:
         return torch.cholesky_solve(gradient.T, self._whitener).T
 
 
-def _run_stage(problem: _Problem, coefficients: Tensor) -> tuple[_Point, int]:
-    """L-BFGS from `coefficients`, with one whitening throughout: where it ends, and its iterations."""
-    curvature = _Curvature(problem.whitener(coefficients))
-    point = problem.at(coefficients)
+def _run_stage(
+    problem: _Problem, penalty: float, tol: float, point: _Point
+) -> Generator[Tensor, _Point, tuple[_Point, int]]:
+    """L-BFGS from a point, with one whitening throughout: where it ends, and its iterations."""
+    curvature = _Curvature(problem.whitener(point.coefficients, penalty))
     for iteration in range(_STAGE):
-        if problem.largest(point.gradient) <= problem.tol:
+        if problem.largest(point.gradient) <= tol:
             return point, iteration
-        reached = _search(problem, point, curvature.descent(point.gradient))
+        reached = yield from _search(point, curvature.descent(point.gradient))
         if reached is None:
             return point, iteration
         curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
@@ -257,7 +300,7 @@ def _run_stage(problem: _Problem, coefficients: Tensor) -> tuple[_Point, int]:
     return point, _STAGE
 
 
-def _search(problem: _Problem, start: _Point, direction: Tensor) -> _Point | None:
+def _search(start: _Point, direction: Tensor) -> Generator[Tensor, _Point, _Point | None]:
     """A point along `direction` where the slope is a good part flatter; None where rounding hides it.
 
     The loss is convex, so its slope rises along the line, and its sign says on which side the minimum lies.
@@ -268,7 +311,7 @@ def _search(problem: _Problem, start: _Point, direction: Tensor) -> _Point | Non
     highest = start.loss * (1 + _ROUNDING)
     low, high, length = 0.0, math.inf, 1.0
     for _ in range(_TRIALS if slope < 0 else 0):
-        point = problem.at(start.coefficients + length * direction)
+        point = yield start.coefficients + length * direction
         here = _product(point.gradient, direction)
         if here > -_FLATTER * slope or point.loss > highest:
             high = length
