@@ -1,0 +1,122 @@
+"""The cached-feature probes beside scikit-learn and the bare matrix product.
+
+    uv run python benchmarks/probes.py
+    uv run python benchmarks/probes.py --rows 5000 --rounds 2
+
+Linear probe: `--rows` x 512 features of 10 overlapping classes, channels of falling scale, after a ReLU. Ours
+is solved to its default tolerance; scikit-learn's LogisticRegression (L-BFGS; tolerance 1e-5, for at its
+default it can end 1e-4 short) gets the same penalty. The objective that it minimises is computed in float64 for both; a difference of more than 1e-4
+(relative) ends the program with status 1. The path is 12 penalties from 1 to 1e-7 of the features' variance;
+"the last" is the smallest of them, solved alone, the slowest.
+
+Nearest neighbours: k = 20 among 2 x `--rows` training rows for a third as many queries, beside the product of
+the same matrices in one call.
+"""
+
+import argparse
+import statistics
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from paired import median_ratio, seconds_in_turn
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from fullrank.probes import NearestProbe
+from fullrank.probes.logistic import Design, minimise, solve_logistic
+
+CHANNELS, CLASSES, TOLERANCE = 512, 10, 1e-4
+PATH = [float(penalty) for penalty in np.logspace(0, -7, 12)]
+
+
+def features_of(rows: int) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and labels (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (rows,), generator=generator)
+    centres = 0.5 * torch.randn(CLASSES, CHANNELS, generator=generator)
+    noise = torch.randn(rows, CHANNELS, generator=generator)
+    return ((centres[labels] + noise) * torch.logspace(0, -2, CHANNELS)).relu(), labels
+
+
+def objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> float:
+    """Mean cross-entropy and the penalty, in float64."""
+    logits = x.double() @ weight.double().T + bias.double()
+    return float(torch.nn.functional.cross_entropy(logits, y) + penalty / 2 * weight.double().square().sum())
+
+
+def compare_linear(rows: int, rounds: int) -> bool:
+    """Print the rows of the linear probe; whether the objectives agree."""
+    x, y = features_of(rows)
+    penalty = 1e-4 * float((x - x.mean(0)).double().square().sum(1).mean())
+    array, labels = x.double().numpy(), y.numpy()
+    reference = LogisticRegression(C=1 / (rows * penalty), tol=1e-5, max_iter=10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = reference.fit(array, labels)
+    fit = solve_logistic(x, y, CLASSES, penalty)
+    ours = objective(x, y, fit.weight, fit.bias, penalty)
+    other = objective(x, y, torch.tensor(theirs.coef_), torch.tensor(theirs.intercept_), penalty)
+    error = abs(other - ours) / ours
+    contenders: dict[str, Callable[[], Any]] = {
+        "fullrank": lambda: solve_logistic(x, y, CLASSES, penalty),
+        "scikit-learn": lambda: reference.fit(array, labels),
+    }
+    seconds = seconds_in_turn(contenders, rounds)
+    for name, times in seconds.items():
+        ratio = median_ratio(times, seconds["fullrank"])
+        print(f"| linear, one penalty | {name} | {statistics.median(times):.2f} | {ratio:.1f} |", flush=True)
+    print(f"| | objectives {ours:.6f} and {other:.6f} | {error:.1e} apart | |")
+    design = Design.of(x)
+    path = seconds_in_turn(
+        {
+            "the last alone": lambda: minimise(design, y, CLASSES, PATH[-1:], 1e-6),
+            "all 12": lambda: minimise(design, y, CLASSES, PATH, 1e-6),
+        },
+        rounds,
+    )
+    for name, times in path.items():
+        ratio = median_ratio(times, path["the last alone"])
+        print(f"| linear, a path | {name} | {statistics.median(times):.2f} | {ratio:.1f} |", flush=True)
+    return error <= TOLERANCE
+
+
+def compare_nearest(rows: int, rounds: int) -> bool:
+    """Print the rows of nearest neighbours; whether the neighbours are those of the whole product."""
+    x, y = features_of(2 * rows)
+    queries, _ = features_of(rows // 3)
+    probe = NearestProbe().fit(x, y)
+    unit, asked = (torch.nn.functional.normalize(some, dim=1) for some in (x, queries))
+    some = asked[:200] @ unit.T
+    values, numbers = some.topk(20)
+    votes = torch.zeros(200, CLASSES).scatter_add_(1, y[numbers], (values / 0.07).exp())
+    agree = float((votes.argmax(1) == probe.predict(queries[:200])).double().mean())
+    seconds = seconds_in_turn(
+        {"bare product": lambda: asked @ unit.T, "fullrank": lambda: probe.predict(queries)}, rounds
+    )
+    for name, times in seconds.items():
+        ratio = median_ratio(times, seconds["bare product"])
+        print(f"| nearest | {name} | {statistics.median(times):.2f} | {ratio:.2f} |", flush=True)
+    return agree >= 0.99
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.rows} x {CHANNELS}\n")
+    print("| probe | whose | seconds | times the first |\n|---|---|---|---|")
+    equal = [
+        compare_linear(arguments.rows, arguments.rounds),
+        compare_nearest(arguments.rows, arguments.rounds),
+    ]
+    return 0 if all(equal) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The speed benchmarks in their quick form: that they run, and that what they compare is equal."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for name in loaded:
+        sys.modules.pop(name, None)
+
+
+def test_probes_agree_with_scikit_learn_and_the_bare_product():
+    found = run("probes.py", "--rows", "600", "--rounds", "1")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("| linear") == 4 and found.stdout.count("| nearest") == 2
+
+
+def test_losses_run_alone():
+    found = run("losses.py", "--alone", "300")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("| fullrank |") == 3
+
+
+@pytest.mark.parametrize(("size", "blur"), [(16, 0.0), (24, 1.0)])
+def test_exact_views_are_torchvisions_and_the_others_are_near(load, size, blur):
+    views = load("views")
+    apart = views.differences(views.batch_of(8, size), blur)
+    assert apart["exact"][0] < 1e-4
+    assert apart["exact"][1] < apart["composed"][1] < apart["linear"][1] < 0.05
+
+
+def test_the_median_of_ratios_is_taken_round_by_round(load):
+    paired = load("paired")
+    # The machine was ten times slower in the second round: the ratio is two in all three.
+    assert paired.median_ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == 2.0
+    calls = []
+    seconds = paired.seconds_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert "".join(calls) == "ab" + "ab" + "ba"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
