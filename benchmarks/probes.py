@@ -5,9 +5,9 @@
 
 Linear probe: `--rows` x 512 features of 10 overlapping classes, channels of falling scale, after a ReLU. Ours
 is solved to its default tolerance; scikit-learn's LogisticRegression (L-BFGS; tolerance 1e-5, for at its
-default it can end 1e-4 short) gets the same penalty. The objective that it minimises is computed in float64 for both; a difference of more than 1e-4
-(relative) ends the program with status 1. The path is 12 penalties from 1 to 1e-7 of the features' variance;
-"the last" is the smallest of them, solved alone, the slowest.
+default it can end 1e-4 short) gets the same penalty. The objective that it minimises is computed in float64
+for both; a difference of more than 1e-4 (relative) ends the program with status 1. The path is 12 penalties
+from 1 to 1e-7 of the features' variance; "the last" is the smallest of them, solved alone, the slowest.
 
 Nearest neighbours: k = 20 among 2 x `--rows` training rows for a third as many queries, beside the product of
 the same matrices in one call.
