@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes import LinearProbe, linear as linear_module, solve_logistic
+from fullrank.probes.logistic import Design, minimise
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +325,25 @@ def test_the_seed_draws_the_split():
     features, labels = noisy(n=60)
     held = [LinearProbe([1e-2], seed=seed).fit(features, labels).held_out[1e-2] for seed in range(6)]
     assert len(set(held)) > 1
+
+
+def test_classes_that_are_nearly_apart_are_solved_at_the_smallest_penalty():
+    # Here quasi-Newton steps crawl: three thousand of them did not reach the tolerance.
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(160) % 10
+    features = torch.randn(10, 16, generator=generator)[labels] + 0.7 * torch.randn(
+        160, 16, generator=generator
+    )
+    penalty = 1e-7 * total_variance(features).item()
+    fit = solve_logistic(features, labels, 10, penalty)
+    assert fit.converged and fit.iterations < 50
+
+
+def test_a_path_of_penalties_has_the_solutions_of_each_alone():
+    features, labels = noisy(n=200)
+    design = Design.of(features)
+    penalties = [1.0, 1e-2, 1e-4, 1e-6]
+    for penalty, fit in zip(penalties, minimise(design, labels, 3, penalties, 1e-9), strict=True):
+        (alone,) = minimise(design, labels, 3, [penalty], 1e-9)
+        torch.testing.assert_close(fit.weight, alone.weight, atol=1e-5, rtol=1e-5)
+        assert fit.converged

@@ -54,6 +54,9 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option("--devices", help="Processes on this machine, one a device.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", help="Machines.")] = 1,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the time of a training step went.")
+    ] = False,
 ) -> None:
     """Train one encoder, probe it, and leave weights, record and report."""
     recipe = choice.resolve(out, resume, head=head, init=None if init is None else str(init))
@@ -68,9 +71,16 @@ def train(
     from fullrank.processes import launched_rank
     from fullrank.training.run import train as run_train
 
-    run = run_train(recipe, out=out, resume=resume, devices=devices, nodes=nodes)
+    clock = None
+    if profile:
+        from fullrank.training.profile import StepClock
+
+        clock = StepClock()
+    run = run_train(recipe, out=out, resume=resume, devices=devices, nodes=nodes, profiler=clock)
     if launched_rank(devices * nodes) == 0:
         _finish(run.path)
+        if clock is not None:
+            typer.echo(f"\n{clock.summary()}")
 
 
 @app.command()

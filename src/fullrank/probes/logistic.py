@@ -17,6 +17,9 @@ from fullrank.probes.probe import feature_matrix
 _MAX_ITERATIONS = 3000
 # Iterations after which the whitening is computed anew at the point reached.
 _STAGE = 50
+# Up to so many coefficients the Hessian itself is solved with, anew at each iteration: Newton's method. Where
+# the loss is straight it has no curvature to say how far, so a part of the gradient's size is added to it.
+_EXACT, _DAMPING = 256, 0.001
 # Steps that L-BFGS remembers.
 _HISTORY = 10
 # A search along a line ends where the slope is this part of the first, or after so many trials.
@@ -152,16 +155,17 @@ def minimise(
     """Solve for every penalty in the design's coordinates, whitening anew every `_STAGE` iterations.
 
     Each descent says at which coefficients it wants to know the loss; those of all are computed together, in
-    one pass over the features, which costs hardly more than that of one.
+    one pass over the features, which costs hardly more than that of one. With each whitening a descent moves
+    to the solution of the next larger penalty, if that is known by then and better than where it stands.
     """
     channels = design.channels
     coefficients = channels.new_zeros(num_classes, len(channels))
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
-    problem = _Problem(design, targets)
+    problem, reached = _Problem(design, targets), dict[float, Tensor]()
     solved: dict[int, LogisticFit] = {}
     with _threads(channels.numel() * num_classes):
-        descents = [_descend(problem, penalty, tol, coefficients) for penalty in penalties]
+        descents = [_descend(problem, penalty, tol, coefficients, reached) for penalty in penalties]
         asked = {number: next(descent) for number, descent in enumerate(descents)}
         while asked:
             points = problem.at(list(asked.values()), [penalties[number] for number in asked])
@@ -212,12 +216,16 @@ class _Problem:
             torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
         )
 
-    def whitener(self, coefficients: Tensor, penalty: float) -> Tensor:
-        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
+    def whitener(self, point: _Point, penalty: float) -> Tensor:
+        r"""L, lower, with L L^T the Hessian, or, above `_EXACT`, its diagonal blocks averaged over classes.
+
+        The latter is (R + 1, R + 1) and stands for each of the K classes:
 
         .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
         """
-        channels = self.design.channels
+        channels, coefficients = self.design.channels, point.coefficients
+        if coefficients.numel() <= _EXACT:
+            return self._whole_hessian(coefficients, penalty, _DAMPING * self.largest(point.gradient))
         if coefficients.any():
             odds = (coefficients @ channels).softmax(0)
             curvature = (1 - odds.square().sum(0)) / len(odds)
@@ -226,6 +234,26 @@ class _Problem:
             hessian = self._second_moment * ((1 - 1 / len(coefficients)) / len(coefficients))
         hessian.diagonal()[:-1] += penalty
         hessian.diagonal().add_(_FLOOR)
+        factor: Tensor = torch.linalg.cholesky(hessian)
+        return factor
+
+    def _whole_hessian(self, coefficients: Tensor, penalty: float, damping: float) -> Tensor:
+        """L (K (R + 1), K (R + 1)) of the Hessian itself, its diagonal raised by `damping`."""
+        channels = self.design.channels
+        classes, width = coefficients.shape
+        odds = (coefficients @ channels).softmax(0)
+        weighted = odds[:, None] * channels
+        flat = weighted.flatten(0, 1)
+        hessian = -(flat @ flat.T)
+        blocks = hessian.view(classes, width, classes, width)
+        for number in range(classes):
+            blocks[number, :, number] += weighted[number] @ channels.T
+        hessian /= channels.shape[1]
+        ridge = hessian.new_full((classes, width), penalty)
+        ridge[:, -1] = 0.0
+        hessian.diagonal().add_(ridge.flatten() + (damping + _FLOOR))
+        # The loss does not feel a number added to every bias; without this the matrix has no inverse.
+        blocks[:, -1, :, -1] += 1 / classes
         factor: Tensor = torch.linalg.cholesky(hessian)
         return factor
 
@@ -238,21 +266,30 @@ class _Problem:
 _Descent = Generator[Tensor, _Point, LogisticFit]
 
 
-def _descend(problem: _Problem, penalty: float, tol: float, coefficients: Tensor) -> _Descent:
-    """The solution for one penalty, from `coefficients` on."""
+def _descend(
+    problem: _Problem, penalty: float, tol: float, coefficients: Tensor, reached: dict[float, Tensor]
+) -> _Descent:
+    """The solution for one penalty, from `coefficients` on; `reached` holds those of all that are known."""
     point, iterations = (yield coefficients), 0
-    gradient = problem.largest(point.gradient)
+    gradient, nearest = problem.largest(point.gradient), math.inf
     while gradient > tol and iterations < _MAX_ITERATIONS:
         loss, before = point.loss, gradient
         point, done = yield from _run_stage(problem, penalty, tol, point)
         iterations, gradient = iterations + done, problem.largest(point.gradient)
+        larger = min((each for each in reached if each > penalty), default=math.inf)
+        if gradient > tol and larger < nearest:
+            nearest, other = larger, (yield reached[larger])
+            if other.loss < point.loss:
+                point, gradient = other, problem.largest(other.gradient)
+                continue
         if gradient >= before and point.loss >= loss * (1 - _ROUNDING):
             break  # The search meets rounding: nothing more to gain in float64.
+    reached[penalty] = point.coefficients
     return LogisticFit(*problem.design.outward(point.coefficients), gradient, iterations, gradient <= tol)
 
 
 class _Curvature:
-    """What L-BFGS knows of the Hessian: its average over the classes, corrected by the latest steps.
+    """What L-BFGS knows of the Hessian: the whitener, corrected by the latest steps.
 
     Source: Nocedal & Wright, Numerical Optimization (2006), Algorithm 7.4.
     """
@@ -281,6 +318,8 @@ class _Curvature:
         return direction
 
     def _solve(self, gradient: Tensor) -> Tensor:
+        if len(self._whitener) == gradient.numel():
+            return torch.cholesky_solve(gradient.reshape(-1, 1), self._whitener).view_as(gradient)
         return torch.cholesky_solve(gradient.T, self._whitener).T
 
 
@@ -288,8 +327,9 @@ def _run_stage(
     problem: _Problem, penalty: float, tol: float, point: _Point
 ) -> Generator[Tensor, _Point, tuple[_Point, int]]:
     """L-BFGS from a point, with one whitening throughout: where it ends, and its iterations."""
-    curvature = _Curvature(problem.whitener(point.coefficients, penalty))
-    for iteration in range(_STAGE):
+    curvature = _Curvature(problem.whitener(point, penalty))
+    stage = 1 if point.coefficients.numel() <= _EXACT else _STAGE
+    for iteration in range(stage):
         if problem.largest(point.gradient) <= tol:
             return point, iteration
         reached = yield from _search(point, curvature.descent(point.gradient))
@@ -297,7 +337,7 @@ def _run_stage(
             return point, iteration
         curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
         point = reached
-    return point, _STAGE
+    return point, stage
 
 
 def _search(start: _Point, direction: Tensor) -> Generator[Tensor, _Point, _Point | None]:

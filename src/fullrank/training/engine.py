@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -89,7 +90,12 @@ def split_statistics(module: nn.Module, machines: Machines) -> str | None:
 
 
 def build_trainer(
-    settings: Engine, machines: Machines, epochs: int, folder: Path, callbacks: list[pl.Callback]
+    settings: Engine,
+    machines: Machines,
+    epochs: int,
+    folder: Path,
+    callbacks: list[pl.Callback],
+    profiler: Profiler | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else."""
     many = machines.processes > 1
@@ -105,6 +111,7 @@ def build_trainer(
         # torch's SyncBatchNorm refuses CPUs.
         sync_batchnorm=settings.sync_batchnorm and accelerator() == "cuda",
         callbacks=callbacks,
+        profiler=profiler,
         logger=build_logger(settings.logger, folder) if settings.logger else False,
         log_every_n_steps=1,
         enable_checkpointing=False,

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -81,12 +83,15 @@ class JointEmbedding(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step: two views, both through the encoder and the head, the loss."""
-        parameters = self.draw(batch, step_generator(self.seed, self.current_epoch, batch_idx))
-        images = torch.cat(self.views.apply(batch, parameters))
-        h = torch.cat([self.encoder(part) for part in images.chunk(self.encoder_passes)])
-        z = torch.cat([self.head(part) for part in h.chunk(self.encoder_passes)])
+        with self._timed("views"):
+            parameters = self.draw(batch, step_generator(self.seed, self.current_epoch, batch_idx))
+            images = torch.cat(self.views.apply(batch, parameters))
+        with self._timed("encoder"):
+            h = torch.cat([self.encoder(part) for part in images.chunk(self.encoder_passes)])
+        with self._timed("head"):
+            z = torch.cat([self.head(part) for part in h.chunk(self.encoder_passes)])
         # Inside mixed precision the similarities would be rounded to 16 bits, and then divided by 0.1.
-        with torch.autocast(z.device.type, enabled=False):
+        with self._timed("objective"), torch.autocast(z.device.type, enabled=False):
             z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
             loss: Tensor = loss_of(self.objective, z_a, z_b, batch.labels)
         self.latest = Step(h.detach(), z_a.detach(), z_b.detach(), loss.detach())
@@ -104,6 +109,13 @@ class JointEmbedding(pl.LightningModule):
             sizes[mine] = batch.sizes.cpu()
         height, width = batch.images.shape[-2:]
         return self.views.sample(total, generator, (height, width), sizes)[mine]
+
+    def _timed(self, part: str) -> AbstractContextManager[None]:
+        """What the trainer's profiler makes of a part of the step; without a trainer nothing."""
+        if self._trainer is None:
+            return nullcontext()
+        profiler: Profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector sets it
+        return profiler.profile(part)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, with warm-up and cosine for each step of the whole run."""

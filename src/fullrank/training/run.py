@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.profilers import Profiler
 from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -101,6 +102,7 @@ def train(
     devices: int = 1,
     nodes: int = 1,
     progress: Progress | None = None,
+    profiler: Profiler | None = None,
     **overrides: Any,
 ) -> Run:
     """Train an encoder as a recipe says, probe it, and leave everything in the folder `out`.
@@ -109,9 +111,9 @@ def train(
     file of weights to start the encoder from (see `load_weights`). With `resume` a run that was cut off goes
     on exactly where its last checkpoint stands, in a folder without one from the beginning; a finished run
     is returned as it is. With more than one device or node, every process makes this call (`torchrun` or
-    SLURM start them), and the first one writes. Raises UsageError for a recipe that cannot be carried out or
-    a folder in use, DataError for images that cannot be read, DivergedError for a loss that is not finite,
-    InterruptedRunError on Ctrl-C (after saving).
+    SLURM start them), and the first one writes. `profiler` is any of Lightning's, or a `StepClock`. Raises
+    UsageError for a recipe that cannot be carried out or a folder in use, DataError for images that cannot be
+    read, DivergedError for a loss that is not finite, InterruptedRunError on Ctrl-C (after saving).
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -129,7 +131,16 @@ def train(
         return load(folder)
     train_set, test_set = load_data(plan)
     check_plan(plan, train_set, machines.processes)
-    return carry_out(plan, folder, train_set, test_set, resume=resume, machines=machines, progress=progress)
+    return carry_out(
+        plan,
+        folder,
+        train_set,
+        test_set,
+        resume=resume,
+        machines=machines,
+        progress=progress,
+        profiler=profiler,
+    )
 
 
 def carry_out(
@@ -141,6 +152,7 @@ def carry_out(
     resume: bool = False,
     machines: Machines = ONE_PROCESS,
     progress: Progress | None = None,
+    profiler: Profiler | None = None,
 ) -> Run:
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
 
@@ -157,7 +169,7 @@ def carry_out(
         open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
         online = OnlineProbes(recipe.online_every) if recipe.online_every else None
-        _fit(module, loader, monitor, online, folder, recipe, machines, progress)
+        _fit(module, loader, monitor, online, folder, recipe, machines, progress, profiler)
         if writes:
             arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
             save_arrays(folder, arrays | (online.arrays() if online else {}))
@@ -256,6 +268,7 @@ def _fit(
     recipe: Recipe,
     machines: Machines,
     progress: Progress | None,
+    profiler: Profiler | None,
 ) -> None:
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
@@ -268,7 +281,7 @@ def _fit(
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
         watchers = [monitor, *([online] if online else []), Checkpointer(folder, loader, stop), line]
-        trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers)
+        trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
         resumed = checkpoint if checkpoint.is_file() else None
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if stop.is_set():

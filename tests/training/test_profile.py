@@ -1,0 +1,57 @@
+"""Where a step's time goes: every part is named, and the parts are all of the time."""
+
+import time
+
+import pytest
+
+from fullrank import train
+from fullrank.training.profile import StepClock
+
+QUICK = {"head": "linear:8", "encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 50, "epochs": 2}
+PARTS = ["loader", "upload", "views", "encoder", "head", "objective", "backward", "optimizer", "rest"]
+
+
+@pytest.fixture(scope="module")
+def clocked(tmp_path_factory):
+    clock = StepClock()
+    start = time.perf_counter()
+    train("digits", out=tmp_path_factory.mktemp("profile") / "run", profiler=clock, **QUICK)
+    return clock, time.perf_counter() - start
+
+
+def test_every_part_of_every_step_is_seen(clocked):
+    clock, _ = clocked
+    assert list(clock.seconds()) == PARTS
+    assert clock.steps == 2 * (200 // 50)
+
+
+def test_the_parts_are_the_time_of_the_epochs_and_no_more_than_the_run_took(clocked):
+    clock, wall = clocked
+    parts = clock.seconds()
+    assert all(seconds > 0 for seconds in parts.values())
+    assert sum(parts.values()) < wall
+    assert parts["encoder"] + parts["backward"] > parts["head"]
+
+
+def test_the_table_has_a_line_a_part_and_fits_80_columns(clocked):
+    clock, _ = clocked
+    lines = clock.summary().splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == PARTS
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith("of 8 steps")
+    shares = [float(line.split()[-2]) for line in lines[1:-1]]
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_a_clock_that_saw_nothing_says_so():
+    assert StepClock().seconds() == {"rest": 0.0}
+    assert "0 steps" in StepClock().summary()
+
+
+def test_what_is_timed_inside_another_part_is_counted_once():
+    clock = StepClock()
+    outer = "[LightningModule]JointEmbedding.optimizer_step"
+    with clock.profile("run_training_epoch"), clock.profile(outer), clock.profile("views"):
+        time.sleep(0.02)
+    parts = clock.seconds()
+    assert parts["views"] >= 0.02 > parts["optimizer"]
