@@ -1,82 +1,151 @@
-"""How much of the bare step's rate a whole training run keeps.
+"""How much of the bare step's rate a whole training run keeps, and how much a loop around lightly keeps.
 
     uv run python benchmarks/training_rate.py
+    uv run python benchmarks/training_rate.py --rounds 10 --workers 0 1 2
 
-The bare step has both views ready as tensors: forward, loss, backward, optimizer. The run is
-`fullrank train` as users have it: loader, views, Lightning, curves, progress, checkpoints. Both are timed in
-turn in one process, and the ratio is taken pair by pair, for the machine's speed drifts.
+The bare step has both views ready as tensors: forward, loss, backward, optimizer. The run is `fullrank train`
+as users have it: loader, views, Lightning, curves, progress, checkpoints. lightly's loop is as its examples
+have it: its transform on Pillow images in a DataLoader, then the same encoder, head and optimizer under its
+own NT-Xent, with the number of workers that is fastest. All are timed in turn in one process, and ratios are
+taken round by round, for the machine's speed drifts. The overhead is seconds a view beyond the bare step's.
 """
 
 import argparse
+import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from fullrank.reports.tables import Estimate
+from fullrank.allocator import keep_freed_memory
 from fullrank.training.module import JointEmbedding, build_optimizer
 from fullrank.training.recipe import Recipe
 from fullrank.training.run import build, flushed_denormals, load_data, train
 
-SETTINGS = {
-    "image_size": 28,
-    "encoder": "tiny-resnet,width=8",
-    "head": "mlp:16",
-    "batch_size": 256,
-    "limit": None,
-    "monitor_every": 20,
+BATCH, STEPS_AN_EPOCH, WARM_UP, TEMPERATURE = 256, 20, 3, 0.5
+NETS: dict[str, dict[str, Any]] = {
+    "8x8, 24-48-96 channels": {"image_size": 8, "encoder": "tiny-resnet", "head": "mlp:48"},
+    "28x28, 8-16-32 channels": {"image_size": 28, "encoder": "tiny-resnet,width=8", "head": "mlp:16"},
 }
 
 
-def bare_rate(module: JointEmbedding, batch_size: int, steps: int) -> float:
+class Pictures(torch.utils.data.Dataset):
+    """Images as lightly takes them: Pillow's, through its transform, two views each."""
+
+    def __init__(self, images: np.ndarray):
+        from lightly.transforms import SimCLRTransform
+
+        self.pictures = [Image.fromarray(image) for image in images]
+        self.transform = SimCLRTransform(
+            input_size=images.shape[1],
+            cj_strength=1.0,
+            cj_bright=0.4,
+            cj_contrast=0.4,
+            cj_sat=0.0,
+            cj_hue=0.0,
+            min_scale=0.4,
+            random_gray_scale=0.0,
+            gaussian_blur=0.0,
+            normalize=None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> list[Tensor]:
+        return self.transform(self.pictures[row])
+
+
+def bare_rate(module: JointEmbedding, size: int, steps: int) -> float:
     """Views a second of forward, loss, backward and optimizer on views that are ready."""
     optimizer = build_optimizer(module.optimizer, [module.encoder, module.head])
-    module.encoder.train(), module.head.train()
-    views = torch.rand(2 * batch_size, 1, SETTINGS["image_size"], SETTINGS["image_size"])
+    module.train()
+    views = torch.rand(2 * BATCH, 1, size, size)
     started = 0.0
-    for step in range(steps + 3):
-        if step == 3:  # after warming up
+    for step in range(steps + WARM_UP):
+        if step == WARM_UP:
             started = time.perf_counter()
         optimizer.zero_grad()
         module.objective(*module.head(module.encoder(views)).chunk(2)).backward()
         optimizer.step()
-    return 2 * batch_size * steps / (time.perf_counter() - started)
+    return 2 * BATCH * steps / (time.perf_counter() - started)
+
+
+def lightly_rate(module: JointEmbedding, images: np.ndarray, steps: int, workers: int) -> float:
+    """Views a second of a plain loop over lightly's views under lightly's loss."""
+    from lightly.loss import NTXentLoss
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(images),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    optimizer = build_optimizer(module.optimizer, [module.encoder, module.head])
+    criterion = NTXentLoss(TEMPERATURE)
+    module.train()
+    done, started = 0, 0.0
+    while done < steps + WARM_UP:
+        for view_a, view_b in loader:
+            if done == WARM_UP:
+                started = time.perf_counter()
+            optimizer.zero_grad()
+            criterion(module.head(module.encoder(view_a)), module.head(module.encoder(view_b))).backward()
+            optimizer.step()
+            done += 1
+            if done == steps + WARM_UP:
+                break
+    return 2 * BATCH * steps / (time.perf_counter() - started)
+
+
+def compare(name: str, rounds: int, steps: int, workers: list[int], folder: Path) -> None:
+    """Print a row for one net."""
+    size = NETS[name]["image_size"]
+    # Noise costs the same as pictures, and needs no data set.
+    images = np.random.default_rng(0).integers(0, 256, (STEPS_AN_EPOCH * BATCH, size, size), dtype=np.uint8)
+    np.savez(folder / f"{size}.npz", images=images, test_images=images[:500])
+    settings = {"data": f"npz:{folder}/{size}.npz", "epochs": steps // STEPS_AN_EPOCH, "batch_size": BATCH}
+    settings |= {"objective": f"ntxent:{TEMPERATURE}", "limit": None, "monitor_every": 20} | NETS[name]
+    recipe = Recipe.resolve("fashion-mnist", settings)
+    rates: dict[str, list[float]] = {"bare": [], "fullrank": [], "lightly": []}
+    for number in range(rounds):
+        module = build(recipe, load_data(recipe)[0])
+        rates["bare"].append(bare_rate(module, size, steps))
+        run = train(recipe, out=folder / f"{size}-{number}")
+        rates["fullrank"].append(run.record.runs[0].views_per_second)
+        rates["lightly"].append(max(lightly_rate(module, images, STEPS_AN_EPOCH, count) for count in workers))
+    rows = list(zip(*rates.values(), strict=True))
+    kept = statistics.median(100 * ours / bare for bare, ours, _ in rows)
+    times = statistics.median(ours / theirs for _, ours, theirs in rows)
+    saved = statistics.median(
+        (1 / theirs - 1 / bare) / max(1 / ours - 1 / bare, 1e-9) for bare, ours, theirs in rows
+    )
+    medians = " | ".join(f"{statistics.median(values):,.0f}" for values in rates.values())
+    print(f"| {name} | {medians} | {kept:.0f} % | {times:.1f} | {saved:.0f} |", flush=True)
 
 
 @flushed_denormals()
 def main() -> None:
-    """Print both rates and their ratio with its interval."""
+    """Print a table of both nets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60, help="steps a round, in epochs of 20")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of lightly's loader")
     arguments = parser.parse_args()
-    ratios = []
+    keep_freed_memory()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, batch {BATCH}, views a second\n")
+    print("| net | bare step | fullrank | lightly | kept | times lightly | lightly's overhead, times ours |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        # Noise costs the same as pictures, and needs no data set.
-        images = np.random.default_rng(0).integers(
-            0, 256, (20 * SETTINGS["batch_size"], 28, 28), dtype=np.uint8
-        )
-        np.savez(Path(folder) / "noise.npz", images=images, test_images=images[:500])
-        settings = SETTINGS | {"data": f"npz:{folder}/noise.npz", "epochs": arguments.steps // 20}
-        recipe = Recipe.resolve("fashion-mnist", settings)
-        for number in range(arguments.rounds):
-            module = build(recipe, load_data(recipe)[0])
-            bare = bare_rate(module, recipe.batch_size, arguments.steps)
-            run = train(recipe, out=Path(folder) / f"run{number}")
-            rate = run.record.runs[0].views_per_second
-            ratios.append(100 * rate / bare)
-            print(
-                f"round {number}: bare step {bare:.0f} views/s, run {rate:.0f}, {ratios[-1]:.1f} %",
-                flush=True,
-            )
-    ratio = Estimate.of(ratios)
-    print(
-        f"{run.record.machine.processor}, {torch.get_num_threads()} threads, torch {torch.__version__}: "
-        f"a run keeps {ratio.mean:.1f} % of the bare step's rate "
-        f"(95 % interval {ratio.low:.1f} to {ratio.high:.1f})"
-    )
+        for name in NETS:
+            compare(name, arguments.rounds, arguments.steps, arguments.workers, Path(folder))
 
 
 if __name__ == "__main__":
