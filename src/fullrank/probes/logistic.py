@@ -29,6 +29,8 @@ _ROUNDING = 1e-12
 # Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
 # busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
+# Logits held at once, 128 MiB: penalties x classes x rows of a pass over the features.
+_LOGITS = 2**24
 # Added to the whitening matrix only, so that it factors for every penalty; the optimum does not feel it.
 _FLOOR = 1e-12
 
@@ -198,16 +200,20 @@ class _Problem:
         """The points at P coefficients (K, R + 1), each with its own penalty, from one pass over the rows."""
         stacked, channels = torch.stack(list(asked)), self.design.channels
         count, classes, _ = stacked.shape
-        rows = channels.shape[1]
-        chosen = self.targets.expand(count, 1, rows)
-        log_odds = (stacked.flatten(0, 1) @ channels).view(count, classes, rows).log_softmax(1)
-        losses = -log_odds.gather(1, chosen).mean((1, 2))
-        residual = log_odds.exp_().scatter_add_(1, chosen, channels.new_full(chosen.shape, -1.0))
-        gradients = (residual.flatten(0, 1) @ channels.T).view(stacked.shape).div_(rows)
-        ridge = channels.new_tensor(list(penalties))
-        inner = stacked[..., :-1]
+        every, rows = stacked.flatten(0, 1), channels.shape[1]
+        losses, gradients = stacked.new_zeros(count), torch.zeros_like(every)
+        step = max(1, _LOGITS // len(every))
+        for start in range(0, rows, step):
+            some = channels[:, start : start + step]
+            chosen = self.targets[start : start + step].expand(count, 1, -1)
+            log_odds = (every @ some).view(count, classes, -1).log_softmax(1)
+            losses -= log_odds.gather(1, chosen).sum((1, 2))
+            residual = log_odds.exp_().scatter_add_(1, chosen, some.new_full(chosen.shape, -1.0))
+            gradients += residual.flatten(0, 1) @ some.T
+        gradients = gradients.div_(rows).view(stacked.shape)
+        ridge, inner = channels.new_tensor(list(penalties)), stacked[..., :-1]
         gradients[..., :-1] += ridge[:, None, None] * inner
-        losses += ridge / 2 * inner.square().sum((1, 2))
+        losses = losses / rows + ridge / 2 * inner.square().sum((1, 2))
         return [_Point(*point) for point in zip(asked, losses.tolist(), gradients.unbind(), strict=True)]
 
     def largest(self, gradient: Tensor) -> float:
