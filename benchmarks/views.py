@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from fullrank import view_pipeline
+from fullrank.allocator import keep_freed_memory
 from fullrank.batch import Batch, as_float
 from fullrank.training.run import flushed_denormals
 from fullrank.views import step_generator
@@ -139,6 +140,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the command does
     print(f"one thread, torch {torch.__version__}, {arguments.images} images, two views each\n")
     print("| pixels | whose | views a second | times lightly | times kornia | from torchvision |")
     print("|---|---|---|---|---|---|")

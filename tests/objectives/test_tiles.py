@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from fullrank.objectives.contrastive import info_nce, nt_xent
+from fullrank.objectives.spectral import spectral_contrastive
 from fullrank.objectives.supervised import positive_sets, sup_con
 from fullrank.objectives.tiles import log_sums_among, log_sums_between
 
@@ -109,3 +110,48 @@ def test_rows_far_from_all_others_are_not_lost_where_float32_has_no_number_for_t
     assert log_sums_among(u, 200.0)[2].item() == pytest.approx(-200 + torch.tensor(2.0).log().item())
     assert log_sums_among(u, 200.0).dtype == torch.float32
     assert log_sums_between(u[2:], u[:2], 200.0)[0].item() == pytest.approx(-200 + 0.6931472)
+
+
+LOSSES = {
+    "infonce": lambda z, labels: info_nce(*z.chunk(2), 0.05),
+    "ntxent": lambda z, labels: nt_xent(*z.chunk(2), 0.05),
+    "supcon": lambda z, labels: sup_con(z, positive_sets(labels, views=2), 0.05),
+    "spectral": lambda z, labels: spectral_contrastive(*z.chunk(2)),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_sixteen_bits_and_autocast_lose_no_more_than_the_rounding_of_z(kind):
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.zeros(600, dtype=torch.int64)  # one class of more members than bfloat16 can count
+    z = torch.randn(1200, 16, generator=generator).bfloat16()
+    exact = z.double().requires_grad_()
+    expected = LOSSES[kind](exact, labels)
+    (wanted,) = torch.autograd.grad(expected, exact)
+    half, single = z.clone().requires_grad_(), z.float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        values = [LOSSES[kind](half, labels), LOSSES[kind](single, labels)]
+    found = [torch.autograd.grad(value, x)[0] for value, x in zip(values, (half, single), strict=True)]
+    for value, gradient, tolerance in zip(values, found, (1e-2, 1e-5), strict=True):
+        assert value.dtype == torch.float32 and value.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert float((gradient.double() - wanted).norm() / wanted.norm()) < tolerance
+
+
+@pytest.mark.parametrize("kind", ["infonce", "ntxent", "supcon"])
+def test_the_backward_pass_may_be_called_inside_autocast(kind):
+    z = torch.randn(40, 16, requires_grad=True)
+    labels = torch.arange(20) % 3
+    (expected,) = torch.autograd.grad(tiled(kind, z, labels, 0.1), z)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(tiled(kind, z, labels, 0.1), z)
+    # What lies around the tiles, the lengths of z, is autograd's own and is rounded there.
+    assert float((found - expected).norm() / expected.norm()) < 1e-2
+
+
+@pytest.mark.parametrize(("rows", "width"), [(5, 9), (9, 5)])
+def test_the_spectral_loss_is_the_same_by_pairs_of_images_and_of_channels(rows, width):
+    z_a, z_b = torch.randn(2, rows, width, dtype=torch.float64)
+    products = z_a @ z_b.T
+    others = products[~torch.eye(rows, dtype=torch.bool)]
+    expected = others.square().mean() - 2 * products.diagonal().mean()
+    torch.testing.assert_close(spectral_contrastive(z_a, z_b), expected)

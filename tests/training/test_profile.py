@@ -22,7 +22,7 @@ def clocked(tmp_path_factory):
 def test_every_part_of_every_step_is_seen(clocked):
     clock, _ = clocked
     assert list(clock.seconds()) == PARTS
-    assert clock.steps == 2 * (200 // 50)
+    assert clock.batches == 2 * (200 // 50)
 
 
 def test_the_parts_are_the_time_of_the_epochs_and_no_more_than_the_run_took(clocked):
@@ -38,14 +38,14 @@ def test_the_table_has_a_line_a_part_and_fits_80_columns(clocked):
     lines = clock.summary().splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == PARTS
     assert max(map(len, lines)) <= 80
-    assert lines[-1].endswith("of 8 steps")
+    assert lines[-1].endswith("of 8 batches")
     shares = [float(line.split()[-2]) for line in lines[1:-1]]
     assert sum(shares) == pytest.approx(100, abs=1)
 
 
 def test_a_clock_that_saw_nothing_says_so():
     assert StepClock().seconds() == {"rest": 0.0}
-    assert "0 steps" in StepClock().summary()
+    assert "0 batches" in StepClock().summary()
 
 
 def test_what_is_timed_inside_another_part_is_counted_once():
@@ -55,3 +55,19 @@ def test_what_is_timed_inside_another_part_is_counted_once():
         time.sleep(0.02)
     parts = clock.seconds()
     assert parts["views"] >= 0.02 > parts["optimizer"]
+
+
+def test_batches_that_are_accumulated_take_no_time_from_the_optimizer(tmp_path):
+    clock = StepClock()
+    train("digits", out=tmp_path / "run", profiler=clock, **QUICK, **{"engine.accumulate": 2})
+    assert clock.batches == 8
+    assert all(seconds >= 0 for seconds in clock.seconds().values())
+
+
+def test_an_action_that_never_ends_ends_with_the_one_around_it():
+    clock = StepClock()
+    clock.start("run_training_epoch")
+    clock.start("[_TrainingEpochLoop].train_dataloader_next")
+    clock.stop("run_training_epoch")
+    clock.stop("views")  # never began
+    assert list(clock.seconds()) == ["rest"]

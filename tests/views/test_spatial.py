@@ -1,5 +1,6 @@
 """Crops, flips and blurs against torchvision, image by image."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as reference
@@ -117,3 +118,29 @@ def test_blur_is_gaussian_blur(channels, height, width, kernel_size):
 def test_a_kernel_that_does_not_fit_is_refused(kernel_size):
     with pytest.raises(UsageError, match=rf"kernel_size={kernel_size} .* 8x9; .* at most 15"):
         blur(images_of(1, 1, 8, 9), torch.ones(1), kernel_size)
+
+
+def weights_by_formula(start, length, before, after):
+    """The docstring's W for one axis: a triangle around each place, over pixels with centres in the box."""
+    s = length / after
+    centres = np.arange(before) + 0.5
+    inside = (centres >= start) & (centres <= start + length)
+    places = start + s * (np.arange(after) + 0.5)
+    weights = np.maximum(0, 1 - np.abs(centres - places[:, None]) / max(s, 1)) * inside
+    return weights / weights.sum(1, keepdims=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(3, 20), flipped=st.booleans())
+def test_boxes_of_parts_of_pixels_follow_the_formula_grown_or_shrunk(seed, size, flipped):
+    random = np.random.default_rng(seed)
+    image = random.random((2, 12, 9))
+    tall, wide = 1 + random.random(2) * [11, 8]
+    top, left = random.random(2) * [12 - tall, 9 - wide]
+    rows, columns = weights_by_formula(top, tall, 12, size), weights_by_formula(left, wide, 9, size)
+    expected = rows @ image @ (columns[::-1] if flipped else columns).T
+    box = torch.tensor([[top, left, tall, wide]])
+    found = crop_resize(
+        torch.tensor(image, dtype=torch.float32)[None], box, size, flip=torch.tensor([flipped])
+    )
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-5)

@@ -79,7 +79,7 @@ def train(
     run = run_train(recipe, out=out, resume=resume, devices=devices, nodes=nodes, profiler=clock)
     if launched_rank(devices * nodes) == 0:
         _finish(run.path)
-        if clock is not None:
+        if clock is not None and clock.batches:
             typer.echo(f"\n{clock.summary()}")
 
 
@@ -274,7 +274,8 @@ def reproduce(
         print_reproduction(found.title, found.record)
         typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}\n")
     runs, minutes = training_minutes(reproduced)
-    typer.echo(f"{runs} runs, {minutes:.1f} minutes of training in all, as their records have it")
+    if runs:
+        typer.echo(f"Runs: {runs}; minutes of training in all, as their records have it: {minutes:.1f}")
 
 
 @app.command()

@@ -2,13 +2,43 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec
 
+import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
 from fullrank.processes import gather_rows
 
 UNLABELLED = -1
+Parameters = ParamSpec("Parameters")
+
+
+def in_single(loss: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
+    """The loss computed in float32 at least, whatever its tensors are in, and whatever autocast would do.
+
+    Sums over a batch in 16 bits lose most of what they add, and similarities divided by a temperature leave
+    their range.
+
+    >>> import torch
+    >>> in_single(lambda z: z.sum())(torch.ones(3, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+
+    @wraps(loss)
+    def single(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
+        raised = [
+            arg.to(torch.promote_types(arg.dtype, torch.float32))
+            if isinstance(arg, Tensor) and arg.is_floating_point()
+            else arg
+            for arg in args
+        ]
+        device = next((arg.device.type for arg in args if isinstance(arg, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return loss(*raised, **kwargs)  # type: ignore[arg-type]
+
+    return single
 
 
 def loss_of(objective: Callable[..., Tensor], z_a: Tensor, z_b: Tensor, labels: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import check_number, check_pair
+from fullrank.objectives.contract import check_number, check_pair, in_single
 from fullrank.objectives.tiles import log_sums_among, log_sums_between
 from fullrank.processes import gather_rows
 
 
+@in_single
 def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     r"""InfoNCE with cross-view negatives, symmetrised.
 
@@ -32,6 +33,7 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     return 0.5 * (from_a + from_b).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
+@in_single
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     r"""SimCLR's loss: each of the 2N views against all others.
 

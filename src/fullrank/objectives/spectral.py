@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fullrank.objectives.contract import check_number, check_pair
+from fullrank.objectives.contract import check_number, check_pair, in_single
 from fullrank.processes import gather_rows
 
 
+@in_single
 def spectral_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
     r"""The spectral contrastive loss of two views, lengths as they are.
 
@@ -16,8 +17,8 @@ def spectral_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
                   + \frac1{N (N - 1)} \sum_{i \ne j} (a_i \cdot b_j)^2
 
     with a and b the rows of z_a and z_b: the mean over i != j leaves each image's own pair out of the
-    negatives. All squares sum to tr(A^T A B^T B), so that no pair needs to be held. Shapes: (N, K), (N, K)
-    -> scalar.
+    negatives. All squares sum to tr(A^T A B^T B), so that with more images than channels no pair is held.
+    Shapes: (N, K), (N, K) -> scalar.
 
     >>> spectral_contrastive(torch.eye(3), torch.eye(3))
     tensor(-2.)
@@ -25,7 +26,8 @@ def spectral_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
     Source: HaoChen et al. 2021 (2106.04156), and its authors' code.
     """
     n, own = len(z_a), (z_a * z_b).sum(1)
-    squares = ((z_a.T @ z_a) * (z_b.T @ z_b)).sum()
+    # Whichever is the smaller, the pairs of images or of channels.
+    squares = (z_a @ z_b.T).square().sum() if n < z_a.shape[1] else ((z_a.T @ z_a) * (z_b.T @ z_b)).sum()
     return (squares - own.square().sum()) / (n * (n - 1)) - 2 * own.mean()
 
 

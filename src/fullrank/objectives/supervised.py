@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import UNLABELLED, check_number, labelled_views
+from fullrank.objectives.contract import UNLABELLED, check_number, in_single, labelled_views
 from fullrank.objectives.tiles import log_sums_among
 
 
@@ -27,6 +27,7 @@ def positive_sets(labels: Tensor, views: int) -> Tensor:
     return torch.where(labels == UNLABELLED, alone, first).repeat(views)
 
 
+@in_single
 def sup_con(z: Tensor, sets: Tensor, temperature: float) -> Tensor:
     r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
 

@@ -21,9 +21,10 @@ def log_sums_between(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor
               c_j = \log \sum_i e^{\text{scale}\, (a_i \cdot b_j - 1)}
 
     The rows must be no longer than 1, so that no exponent is above 0: no row needs its own maximum, and one
-    exponential serves both sums. Memory is O((N + M) K), a tile apart; the backward pass computes the tiles
-    again, and cannot be differentiated once more. Where `scale` is so large that exponents leave the range of
-    float64, above 354, the matrix is held. Shapes: (N, K), (M, K) -> (N,), (M,).
+    exponential serves both sums. Memory is O((N + M) K) and two tiles; the backward pass computes the tiles
+    again, and cannot be differentiated once more. Above a scale of 43 exponents leave the range of float32
+    and the sums are float64; above 354 they leave that too, and the matrix is held. Shapes: (N, K), (M, K) ->
+    (N,), (M,).
 
     >>> log_sums_between(torch.eye(2), torch.eye(2), 1.0)[0]  # ln(1 + 1/e)
     tensor([0.3133, 0.3133])
@@ -74,11 +75,12 @@ class _Between(torch.autograd.Function):
         a, b, rows, columns = ctx.saved_tensors
         in_row, in_column = (of_rows / rows)[:, None], of_columns / columns
         grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
-        for here in _tiles(a):
-            for there in _tiles(b):
-                tile = _exponentials(a[here], b[there], ctx.scale).mul_(in_row[here] + in_column[there])
-                grad_a[here].addmm_(tile, b[there])
-                grad_b[there].addmm_(tile.T, a[here])
+        with torch.autocast(a.device.type, enabled=False):  # it may be called where the loss was not
+            for here in _tiles(a):
+                for there in _tiles(b):
+                    tile = _exponentials(a[here], b[there], ctx.scale).mul_(in_row[here] + in_column[there])
+                    grad_a[here].addmm_(tile, b[there])
+                    grad_b[there].addmm_(tile.T, a[here])
         return grad_a.mul_(ctx.scale), grad_b.mul_(ctx.scale), None
 
 
@@ -102,13 +104,14 @@ class _Among(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         u, sums = ctx.saved_tensors
         weight, grad = gradient / sums, torch.zeros_like(u)
-        for here, there in _upper(u):
-            tile = _exponentials(u[here], u[there], ctx.scale).mul_(weight[here, None] + weight[there])
-            if here == there:
-                tile.fill_diagonal_(0.0)
-            else:
-                grad[there].addmm_(tile.T, u[here])
-            grad[here].addmm_(tile, u[there])
+        with torch.autocast(u.device.type, enabled=False):
+            for here, there in _upper(u):
+                tile = _exponentials(u[here], u[there], ctx.scale).mul_(weight[here, None] + weight[there])
+                if here == there:
+                    tile.fill_diagonal_(0.0)
+                else:
+                    grad[there].addmm_(tile.T, u[here])
+                grad[here].addmm_(tile, u[there])
         return grad.mul_(ctx.scale), None
 
 

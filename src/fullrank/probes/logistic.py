@@ -17,8 +17,8 @@ from fullrank.probes.probe import feature_matrix
 _MAX_ITERATIONS = 3000
 # Iterations after which the whitening is computed anew at the point reached.
 _STAGE = 50
-# Up to so many coefficients the Hessian itself is solved with, anew at each iteration: Newton's method. Where
-# the loss is straight it has no curvature to say how far, so a part of the gradient's size is added to it.
+# Up to so many coefficients, what a stage did not reach is left to Newton's method, with the Hessian itself.
+# Where the loss is straight it has no curvature to say how far, so a part of the gradient's size is added.
 _EXACT, _DAMPING = 256, 0.001
 # Steps that L-BFGS remembers.
 _HISTORY = 10
@@ -29,8 +29,10 @@ _ROUNDING = 1e-12
 # Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
 # busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
-# Logits held at once, 128 MiB: penalties x classes x rows of a pass over the features.
+# Numbers held at once, 128 MiB: the logits of a pass, penalties x classes x rows; and the coefficients of all
+# penalties that are solved together, with the steps that their searches remember.
 _LOGITS = 2**24
+_COEFFICIENTS = _LOGITS // (2 * _HISTORY)
 # Added to the whitening matrix only, so that it factors for every penalty; the optimum does not feel it.
 _FLOOR = 1e-12
 
@@ -70,10 +72,10 @@ def solve_logistic(
     1e-6 as for 1e6. If that is not reached (1e-8 is in every test of ours; below, rounding may forbid it),
     `converged` is False and a warning says so.
 
-    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it
-    starts, so its speed depends little on the features' scales, and collinear, constant or collapsed
-    features and D > N are all welcome. Everything is float64. Raises UsageError unless penalty > 0 and
-    tol > 0.
+    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it starts,
+    and where coefficients are few Newton's method after it. So its speed depends little on the features'
+    scales, and collinear, constant or collapsed features and D > N are all welcome. Everything is float64.
+    Raises UsageError unless penalty > 0 and tol > 0.
 
     >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
@@ -159,25 +161,39 @@ def minimise(
     Each descent says at which coefficients it wants to know the loss; those of all are computed together, in
     one pass over the features, which costs hardly more than that of one. With each whitening a descent moves
     to the solution of the next larger penalty, if that is known by then and better than where it stands.
+    Where the coefficients of all penalties are too many to be held, some are solved after the others.
     """
     channels = design.channels
     coefficients = channels.new_zeros(num_classes, len(channels))
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
     problem, reached = _Problem(design, targets), dict[float, Tensor]()
+    together = max(1, _COEFFICIENTS // coefficients.numel())
+    solved: list[LogisticFit] = []
+    for first in range(0, len(penalties), together):
+        some = penalties[first : first + together]
+        with _threads(channels.numel() * num_classes * len(some)):
+            solved += _side_by_side(
+                problem, some, [_descend(problem, each, tol, coefficients, reached) for each in some]
+            )
+    return solved
+
+
+def _side_by_side(
+    problem: "_Problem", penalties: Sequence[float], descents: Sequence["_Descent"]
+) -> list[LogisticFit]:
+    """What descents return, each sent the points that it asks for, all of a round computed together."""
     solved: dict[int, LogisticFit] = {}
-    with _threads(channels.numel() * num_classes):
-        descents = [_descend(problem, penalty, tol, coefficients, reached) for penalty in penalties]
-        asked = {number: next(descent) for number, descent in enumerate(descents)}
-        while asked:
-            points = problem.at(list(asked.values()), [penalties[number] for number in asked])
-            for number, point in zip(list(asked), points, strict=True):
-                try:
-                    asked[number] = descents[number].send(point)
-                except StopIteration as end:
-                    solved[number] = end.value
-                    del asked[number]
-    return [solved[number] for number in range(len(penalties))]
+    asked = {number: next(descent) for number, descent in enumerate(descents)}
+    while asked:
+        points = problem.at(list(asked.values()), [penalties[number] for number in asked])
+        for number, point in zip(list(asked), points, strict=True):
+            try:
+                asked[number] = descents[number].send(point)
+            except StopIteration as end:
+                solved[number] = end.value
+                del asked[number]
+    return [solved[number] for number in range(len(descents))]
 
 
 @dataclass(frozen=True)
@@ -222,16 +238,12 @@ class _Problem:
             torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
         )
 
-    def whitener(self, point: _Point, penalty: float) -> Tensor:
-        r"""L, lower, with L L^T the Hessian, or, above `_EXACT`, its diagonal blocks averaged over classes.
-
-        The latter is (R + 1, R + 1) and stands for each of the K classes:
+    def whitener(self, coefficients: Tensor, penalty: float) -> Tensor:
+        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
 
         .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
         """
-        channels, coefficients = self.design.channels, point.coefficients
-        if coefficients.numel() <= _EXACT:
-            return self._whole_hessian(coefficients, penalty, _DAMPING * self.largest(point.gradient))
+        channels = self.design.channels
         if coefficients.any():
             odds = (coefficients @ channels).softmax(0)
             curvature = (1 - odds.square().sum(0)) / len(odds)
@@ -243,21 +255,24 @@ class _Problem:
         factor: Tensor = torch.linalg.cholesky(hessian)
         return factor
 
-    def _whole_hessian(self, coefficients: Tensor, penalty: float, damping: float) -> Tensor:
-        """L (K (R + 1), K (R + 1)) of the Hessian itself, its diagonal raised by `damping`."""
+    def hessian_factor(self, point: _Point, penalty: float) -> Tensor:
+        """L (K (R + 1), K (R + 1)), lower, of the Hessian itself, its diagonal a little raised."""
         channels = self.design.channels
-        classes, width = coefficients.shape
-        odds = (coefficients @ channels).softmax(0)
-        weighted = odds[:, None] * channels
-        flat = weighted.flatten(0, 1)
-        hessian = -(flat @ flat.T)
+        classes, width = point.coefficients.shape
+        hessian = channels.new_zeros(classes * width, classes * width)
         blocks = hessian.view(classes, width, classes, width)
-        for number in range(classes):
-            blocks[number, :, number] += weighted[number] @ channels.T
+        step = max(1, _LOGITS // len(hessian))
+        for start in range(0, channels.shape[1], step):
+            some = channels[:, start : start + step]
+            weighted = (point.coefficients @ some).softmax(0)[:, None] * some
+            flat = weighted.flatten(0, 1)
+            hessian -= flat @ flat.T
+            for number in range(classes):
+                blocks[number, :, number] += weighted[number] @ some.T
         hessian /= channels.shape[1]
         ridge = hessian.new_full((classes, width), penalty)
         ridge[:, -1] = 0.0
-        hessian.diagonal().add_(ridge.flatten() + (damping + _FLOOR))
+        hessian.diagonal().add_(ridge.flatten() + (_DAMPING * self.largest(point.gradient) + _FLOOR))
         # The loss does not feel a number added to every bias; without this the matrix has no inverse.
         blocks[:, -1, :, -1] += 1 / classes
         factor: Tensor = torch.linalg.cholesky(hessian)
@@ -280,7 +295,11 @@ def _descend(
     gradient, nearest = problem.largest(point.gradient), math.inf
     while gradient > tol and iterations < _MAX_ITERATIONS:
         loss, before = point.loss, gradient
-        point, done = yield from _run_stage(problem, penalty, tol, point)
+        if iterations >= _STAGE and coefficients.numel() <= _EXACT:
+            curvature, steps = _Curvature(problem.hessian_factor(point, penalty)), 1
+        else:
+            curvature, steps = _Curvature(problem.whitener(point.coefficients, penalty)), _STAGE
+        point, done = yield from _run_stage(problem, tol, point, curvature, steps)
         iterations, gradient = iterations + done, problem.largest(point.gradient)
         larger = min((each for each in reached if each > penalty), default=math.inf)
         if gradient > tol and larger < nearest:
@@ -330,12 +349,10 @@ class _Curvature:
 
 
 def _run_stage(
-    problem: _Problem, penalty: float, tol: float, point: _Point
+    problem: _Problem, tol: float, point: _Point, curvature: _Curvature, steps: int
 ) -> Generator[Tensor, _Point, tuple[_Point, int]]:
     """L-BFGS from a point, with one whitening throughout: where it ends, and its iterations."""
-    curvature = _Curvature(problem.whitener(point, penalty))
-    stage = 1 if point.coefficients.numel() <= _EXACT else _STAGE
-    for iteration in range(stage):
+    for iteration in range(steps):
         if problem.largest(point.gradient) <= tol:
             return point, iteration
         reached = yield from _search(point, curvature.descent(point.gradient))
@@ -343,7 +360,7 @@ def _run_stage(
             return point, iteration
         curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
         point = reached
-    return point, stage
+    return point, steps
 
 
 def _search(start: _Point, direction: Tensor) -> Generator[Tensor, _Point, _Point | None]:

@@ -2,11 +2,12 @@
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 from lightning.pytorch.profilers import Profiler
 
-# What Lightning and the step call their actions -> the part of the step that it is, the inner ones apart.
+# What Lightning and the step call their actions -> the part of the step that it is.
 _PARTS = {
     "train_dataloader_next": "loader",
     "batch_to_device": "upload",
@@ -18,15 +19,24 @@ _PARTS = {
     "optimizer_step": "optimizer",
 }
 _WHOLE = "run_training_epoch"
-_INSIDE_OPTIMIZER = ("views", "encoder", "head", "objective", "backward")
+
+
+@dataclass
+class _Open:
+    """An action that has begun: its name, when, and the seconds of the actions inside it so far."""
+
+    name: str
+    began: float
+    inside: float = 0.0
 
 
 class StepClock(Profiler):
     """Adds up the seconds of each part of the steps of a training run; for `train(profiler=StepClock())`.
 
     The parts are the loader, the upload to the device, views, encoder, head and objective (forward),
-    backward, the optimizer's own work, and the rest: curves, checkpoints, progress and the engine. On a GPU
-    every part is waited for, which makes the run slower and its shares true.
+    backward, the optimizer with all that Lightning does around it, and the rest: curves, checkpoints,
+    progress and the engine. What is inside another part is counted once, as its own. On a GPU every part is
+    waited for, which makes the run slower and its shares true.
 
     >>> clock = StepClock()
     >>> with clock.profile("run_training_epoch"), clock.profile("views"):
@@ -37,49 +47,53 @@ class StepClock(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._began: dict[str, float] = {}
+        self._open: list[_Open] = []
         self._totals: dict[str, float] = defaultdict(float)
-        self.steps = 0
+        self.batches = 0
 
     def start(self, action_name: str) -> None:
         """An action begins."""
-        if self._part(action_name) is not None:
-            self._began[action_name] = self._now()
+        if _part(action_name) is not None:
+            self._open.append(_Open(action_name, _now()))
 
     def stop(self, action_name: str) -> None:
-        """An action ends."""
-        part = self._part(action_name)
-        if part is not None and action_name in self._began:
-            self._totals[part] += self._now() - self._began.pop(action_name)
-            self.steps += part == "optimizer"
+        """An action ends, and with it those inside it that did not say so."""
+        part = _part(action_name)
+        if part is None or all(action.name != action_name for action in self._open):
+            return
+        while (action := self._open.pop()).name != action_name:
+            pass
+        spent = _now() - action.began
+        self._totals[part] += spent - action.inside
+        self.batches += part == "objective"
+        if self._open:
+            self._open[-1].inside += spent
 
     def seconds(self) -> dict[str, float]:
         """Seconds by part, in the order of a step; they sum to the seconds of all epochs."""
-        totals = dict(self._totals)
-        if "optimizer" in totals:
-            # Lightning runs the step itself inside the optimizer's.
-            totals["optimizer"] -= sum(totals.get(part, 0.0) for part in _INSIDE_OPTIMIZER)
-        whole = totals.pop(_WHOLE, 0.0)
-        found = {part: totals[part] for part in _PARTS.values() if part in totals}
-        return found | {"rest": whole - sum(found.values())}
+        found = {part: self._totals[part] for part in _PARTS.values() if part in self._totals}
+        return found | {"rest": self._totals[_WHOLE]}
 
     def summary(self) -> str:
-        """A line for each part: milliseconds a step, and its share."""
-        parts, steps = self.seconds(), max(self.steps, 1)
+        """A line for each part: milliseconds a batch, and its share."""
+        parts, batches = self.seconds(), max(self.batches, 1)
         whole = sum(parts.values()) or 1.0
         lines = [f"{'part of a step':<16}{'ms':>9}{'share':>9}"]
         lines += [
-            f"{part:<16}{1000 * spent / steps:>9.2f}{100 * spent / whole:>7.1f} %"
+            f"{part:<16}{1000 * spent / batches:>9.2f}{100 * spent / whole:>7.1f} %"
             for part, spent in parts.items()
         ]
-        return "\n".join([*lines, f"{'all':<16}{1000 * whole / steps:>9.2f}   of {self.steps} steps"])
+        return "\n".join([*lines, f"{'all':<16}{1000 * whole / batches:>9.2f}   of {self.batches} batches"])
 
-    def _part(self, action: str) -> str | None:
-        if action == _WHOLE:
-            return _WHOLE
-        return _PARTS.get(action.rpartition(".")[2] if action.startswith("[") else action)
 
-    def _now(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
+def _part(action: str) -> str | None:
+    """The part of a step that an action of Lightning's is, if any."""
+    if action == _WHOLE:
+        return _WHOLE
+    return _PARTS.get(action.rpartition(".")[2] if action.startswith("[") else action)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         hue as hue,
         saturation as saturation,
         solarize as solarize,
+        turn_hue as turn_hue,
     )
     from fullrank.views.operations import (
         Blur as Blur,
@@ -41,7 +42,7 @@ __getattr__, __dir__, __all__ = attach(
         "pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
         "operations": ["Blur", "Crop", "Drop", "Grey", "Jitter", "Operation", "Solarize"],
         "spatial": ["blur", "crop_resize", "hflip"],
-        "colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize"],
+        "colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize", "turn_hue"],
     },
 )
 __all__ += ["VIEWS", "view_pipeline"]

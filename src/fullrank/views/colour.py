@@ -1,8 +1,8 @@
 """What changes the colours of a batch, each image with a parameter of its own; all work on values 0 to 1.
 
-Each agrees image by image with the function of the same purpose in torchvision. On images of one channel
-saturation, hue and grey change nothing. Each has a twin with an underscore that works in place, as in torch:
-a chain of them stays in a CPU's cache.
+All but `turn_hue` agree image by image with the function of the same purpose in torchvision, and have a twin
+with an underscore that works in place, as in torch: a chain of them stays in a CPU's cache. On images of one
+channel saturation, hue and grey change nothing.
 """
 
 import math
@@ -119,8 +119,8 @@ def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
     """
     if images.shape[1] == 1:
         return images
-    turned = turn_matrix(shifts.to(images.device, images.dtype, non_blocking=True)) @ images.flatten(2)
-    return turned.view_as(images).clamp_(0.0, 1.0)
+    matrix = turn_matrix(shifts.to(images.dtype)).to(images.device, non_blocking=True)
+    return (matrix @ images.flatten(2)).view_as(images).clamp_(0.0, 1.0)
 
 
 def scale_matrix(factors: Tensor, channels: int) -> Tensor:
@@ -185,7 +185,8 @@ def _turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
     # Grey has no hue: any finite number serves, for it is multiplied by a chroma of 0.
     away = (green + blue).sub_(red).sub_(smallest).div_(chroma.clamp_min(torch.finfo(images.dtype).tiny))
     angle = away.add_(1.0).copysign_(green - blue).div_(6.0).add_(_per_image(shifts, images))
-    turns = angle - torch.tensor([0.0, 1 / 3, 2 / 3], device=images.device).view(3, 1, 1)
+    thirds = torch.tensor([0.0, 1 / 3, 2 / 3]).view(3, 1, 1).to(images.device, non_blocking=True)
+    turns = angle - thirds
     turns.sub_(turns.round()).abs_().clamp_(1 / 6, 1 / 3)
     return torch.addcmul(largest + chroma, turns, chroma, value=-6.0).clamp_(0.0, 1.0)
 

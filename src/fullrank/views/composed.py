@@ -1,6 +1,5 @@
 """Changes of colour that are linear in the image, put together before any of them is made."""
 
-import torch
 from torch import Tensor
 
 
@@ -29,13 +28,13 @@ class ColourMap:
         """How many colours a pixel has."""
         return self._images.shape[1]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self._images.device
-
     def add(self, matrix: Tensor, of_mean: Tensor | None = None) -> None:
-        """x -> matrix x + of_mean m is due too, (N, C, C) each, m (C,) the image's mean colour so far."""
+        """x -> matrix x + of_mean m is due too, (N, C, C) each, m (C,) the image's mean colour so far.
+
+        The matrices may be on the CPU, where they are drawn; the images' device does not wait for them.
+        """
+        matrix = matrix.to(self._images.device, non_blocking=True)
+        of_mean = None if of_mean is None else of_mean.to(self._images.device, non_blocking=True)
         shift = None if of_mean is None else of_mean @ self._mean()
         if self._shift is not None:
             moved = matrix @ self._shift

@@ -35,7 +35,7 @@ class Operation(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """images (N, C, H, W) in 0 to 1 -> changed images, in the same memory where they stay as large.
+        """images (N, C, H, W) in 0 to 1 -> changed images; `images` may be overwritten.
 
         Names of other operations are ignored.
         """
@@ -218,7 +218,7 @@ class Jitter(Operation):
         return values
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Apply the four in the order in which `values` holds them."""
+        """Apply the four in the order in which `values` holds them; `images` may be overwritten."""
         for name, drawn in values.items():
             if name == "hue" and self.turn == "linear":
                 images = colour.turn_hue(images, drawn)
@@ -231,21 +231,18 @@ class Jitter(Operation):
         for name, drawn in values.items():
             if name not in self.names:
                 continue
-            if name == "hue" and self.turn == "hsv":
-                due = ColourMap(colour.hue_(due.applied(), drawn))
-                continue
-            factors = drawn.to(due.device, non_blocking=True)
-            if name == "hue":
-                due.add(colour.turn_matrix(factors))
-                continue
-            scaled = colour.scale_matrix(factors, due.channels)
-            rest = colour.grey_matrix(1 - factors, due.channels)
+            scaled = colour.scale_matrix(drawn, due.channels)
+            rest = colour.grey_matrix(1 - drawn, due.channels)
             if name == "brightness":
                 due.add(scaled)
             elif name == "contrast":
                 due.add(scaled, of_mean=rest)
-            else:
+            elif name == "saturation":
                 due.add(scaled + rest)
+            elif self.turn == "hsv":
+                due = ColourMap(colour.hue_(due.applied(), drawn))
+            elif due.channels == 3:
+                due.add(colour.turn_matrix(drawn))
         return due
 
 
@@ -274,13 +271,13 @@ class Grey(Operation):
         return {"grey": _chance(count, generator, self.probability)}
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Replace the colours of those hit by grey."""
+        """Replace the colours of those hit by grey; `images` may be overwritten."""
         return colour.grey_(images, values["grey"]) if "grey" in values else images
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
         """Add it to what is due."""
         if "grey" in values:
-            hit = values["grey"].to(due.device, torch.float32, non_blocking=True)
+            hit = values["grey"].float()
             due.add(colour.grey_matrix(hit, due.channels) + colour.scale_matrix(1 - hit, due.channels))
         return due
 
@@ -316,7 +313,7 @@ class Blur(Operation):
         return {"blur": torch.where(hit, _uniform(count, generator, 0.1, 2.0), 0.0).float()}
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Blur those hit."""
+        """Blur those hit; `images` may be overwritten."""
         if "blur" not in values:
             return images
         return blur_(images, values["blur"], kernel_size=min(13, 2 * min(images.shape[-2:]) - 1))
@@ -347,7 +344,7 @@ class Solarize(Operation):
         return {"solarize": _chance(count, generator, self.probability)}
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Solarize those hit."""
+        """Solarize those hit; `images` may be overwritten."""
         return colour.solarize_(images, values["solarize"]) if "solarize" in values else images
 
 

@@ -124,12 +124,16 @@ def _magnified(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None) ->
     along = steps.expand(len(images), size)
     if flip is not None:
         along = torch.where(flip.to(images.device, non_blocking=True)[:, None], 1 - along, along)
-    # Half a pixel from its edge a box has nothing further out to mix in.
-    x = left + torch.minimum((along * wide).clamp_min(0.5), wide - 0.5)
-    y = top + torch.minimum((steps * tall).clamp_min(0.5), tall - 0.5)
-    x, y = x * (2 / width) - 1, y * (2 / height) - 1
+    x = _between_centres(left + along * wide, left, wide) * (2 / width) - 1
+    y = _between_centres(top + steps * tall, top, tall) * (2 / height) - 1
     grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp_(0.0, 1.0)
+
+
+def _between_centres(places: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    """Places no further out than the outermost pixels with centres in the box: beyond is nothing to mix."""
+    first, last = (start - 0.5).ceil() + 0.5, (start + length - 0.5).floor() + 0.5
+    return torch.minimum(torch.maximum(places, first), last)
 
 
 def _antialiased_bilinear(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
