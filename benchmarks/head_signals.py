@@ -30,9 +30,10 @@ from fullrank.record import Record
 from fullrank.reports.tables import Estimate
 from fullrank.spectrum import effective_rank, matrix_singular_values
 from fullrank.studies.reproduce import RUNS
-from fullrank.training.module import JointEmbedding, step_generator
+from fullrank.training.module import JointEmbedding
 from fullrank.training.parts import build, load_data
 from fullrank.training.run import flushed_denormals, load
+from fullrank.views import step_generator
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ KINDS = ("NT-Xent", "InfoNCE", "SupCon")
 CUBIC, CUBIC_ROWS = "pytorch-metric-learning (cubic)", 128
 
 
-def embeddings(rows: int) -> tuple[Tensor, Tensor, Tensor]:
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def embeddings(rows: int) -> Inputs:
     """Two views (N, K) that are alike, and labels (N,)."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(rows, WIDTH, generator=generator)
@@ -72,9 +75,10 @@ def peers(kind: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     }
 
 
-def step(loss: Callable[..., Tensor], rows: int) -> tuple[float, Tensor]:
+def step(loss: Callable[..., Tensor], inputs: Inputs) -> tuple[float, Tensor]:
     """The value of a loss and its gradient to the first view."""
-    z_a, z_b, labels = embeddings(rows)
+    z_a, z_b, labels = inputs
+    z_a.grad = z_b.grad = None
     value = loss(z_a, z_b, labels)
     value.backward()
     assert z_a.grad is not None
@@ -83,12 +87,12 @@ def step(loss: Callable[..., Tensor], rows: int) -> tuple[float, Tensor]:
 
 def one_step(kind: str, name: str, rows: int, small: bool) -> None:
     """One call in a process of its own, for its memory."""
-    step(ours(kind) if name == "fullrank" else peers(kind)[name], 64 if small else rows)
+    step(ours(kind) if name == "fullrank" else peers(kind)[name], embeddings(64 if small else rows))
 
 
-def products(kind: str, rows: int) -> None:
+def products(kind: str, inputs: Inputs) -> None:
     """The matrix products of a step, tile by tile: one forward, three backward."""
-    z_a, z_b, _ = embeddings(rows)
+    z_a, z_b, _ = inputs
     with torch.no_grad():
         u = F.normalize(z_a if kind == "InfoNCE" else torch.cat([z_a, z_b]), dim=1)
         gradient = torch.zeros_like(u)
@@ -107,10 +111,11 @@ def compare(kind: str, rows: int, rounds: int) -> bool:
     contenders = {"fullrank": ours(kind)} | peers(kind)
     if rows > CUBIC_ROWS:
         contenders.pop(CUBIC, None)
-    value, gradient = step(contenders["fullrank"], rows)
+    inputs = embeddings(rows)
+    value, gradient = step(contenders["fullrank"], inputs)
     equal = True
     for name, loss in contenders.items():
-        theirs, slope = step(loss, rows)
+        theirs, slope = step(loss, inputs)
         error = max(abs(theirs - value) / abs(value), float((slope - gradient).norm() / gradient.norm()))
         if error > TOLERANCE:
             print(
@@ -119,9 +124,9 @@ def compare(kind: str, rows: int, rounds: int) -> bool:
             )
             equal = False
     runs: dict[str, Callable[[], Any]] = {
-        name: (lambda loss=loss: step(loss, rows)) for name, loss in contenders.items()
+        name: (lambda loss=loss: step(loss, inputs)) for name, loss in contenders.items()
     }
-    seconds = seconds_in_turn(runs | {"ceiling": lambda: products(kind, rows)}, rounds)
+    seconds = seconds_in_turn(runs | {"ceiling": lambda: products(kind, inputs)}, rounds)
     for name, times in seconds.items():
         memory = "" if name == "ceiling" else f"{peak_megabytes(one_step, kind, name, rows):.0f}"
         ratio = median_ratio(times, seconds["fullrank"])

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from fullrank.allocator import keep_freed_memory
 from fullrank.training.module import JointEmbedding, build_optimizer
+from fullrank.training.parts import build, load_data
 from fullrank.training.recipe import Recipe
-from fullrank.training.run import build, flushed_denormals, load_data, train
+from fullrank.training.run import flushed_denormals, train
 
 BATCH, STEPS_AN_EPOCH, WARM_UP, TEMPERATURE = 256, 20, 3, 0.5
 NETS: dict[str, dict[str, Any]] = {
@@ -124,11 +125,11 @@ def compare(name: str, rounds: int, steps: int, workers: list[int], folder: Path
     rows = list(zip(*rates.values(), strict=True))
     kept = statistics.median(100 * ours / bare for bare, ours, _ in rows)
     times = statistics.median(ours / theirs for _, ours, theirs in rows)
-    saved = statistics.median(
-        (1 / theirs - 1 / bare) / max(1 / ours - 1 / bare, 1e-9) for bare, ours, theirs in rows
-    )
+    mine = statistics.median(1 / ours - 1 / bare for bare, ours, _ in rows)
+    lightlys = statistics.median(1 / theirs - 1 / bare for bare, _, theirs in rows)
+    saved = f"{lightlys / mine:.0f}" if mine > 0 else "none of ours seen"
     medians = " | ".join(f"{statistics.median(values):,.0f}" for values in rates.values())
-    print(f"| {name} | {medians} | {kept:.0f} % | {times:.1f} | {saved:.0f} |", flush=True)
+    print(f"| {name} | {medians} | {kept:.0f} % | {times:.1f} | {saved} |", flush=True)
 
 
 @flushed_denormals()

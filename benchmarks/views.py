@@ -1,16 +1,18 @@
 """Views alone on one core: the full SimCLR chain, beside the peers' and beside torchvision's, image by image.
 
     uv run --group benchmark python benchmarks/views.py
-    uv run --group benchmark python benchmarks/views.py --sizes 32 --rounds 9
+    uv run --group benchmark python benchmarks/views.py --sizes 32:32 --rounds 9
 
 Two views of each of `--images` random uint8 images: crop with antialiasing, flip, brightness, contrast,
-saturation, hue, grey, and blur from 96 pixels on, with the same probabilities everywhere. All contenders run
-in turn in one process and one thread. Equality is checked on the parameters that were drawn: `exact` against
-torchvision's functions image by image (more than 1e-3 apart anywhere ends the program with status 1); what
-`composed` and `linear` leave out is printed as their mean absolute difference from it.
+saturation, hue, grey, and blur from 96 pixels on, with the same probabilities everywhere. A size is that of
+the images and that of the views; where they are equal no crop shrinks. All contenders run in turn in one
+process and one thread. Equality is checked on the parameters that were drawn: `exact` against torchvision's
+functions image by image (more than 1e-3 apart anywhere ends the program with status 1); what `composed` and
+`linear` leave out is printed as their mean absolute difference from it.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 from collections.abc import Callable
@@ -41,18 +43,18 @@ def batch_of(count: int, size: int) -> Batch:
     return Batch(images, torch.full((count,), -1), torch.arange(count))
 
 
-def ours(batch: Batch, blur: float, way: str) -> Callable[[], Any]:
+def ours(batch: Batch, size: int, blur: float, way: str) -> Callable[[], Any]:
     """Both views by this package; parameters are drawn anew at each call."""
-    size = batch.images.shape[-1]
     views = view_pipeline(f"simclr,blur={blur},colour={way}", image_size=size)
-    return lambda: views.apply(batch, views.sample(len(batch), step_generator(0, 0, 0)))
+    source = (batch.images.shape[-2], batch.images.shape[-1])
+    steps = itertools.count()
+    return lambda: views.apply(batch, views.sample(len(batch), step_generator(0, 0, next(steps)), source))
 
 
-def lightly_views(batch: Batch, blur: float) -> Callable[[], Any]:
+def lightly_views(batch: Batch, size: int, blur: float) -> Callable[[], Any]:
     """lightly's transform on Pillow images, one after the other."""
     from lightly.transforms import SimCLRTransform
 
-    size = batch.images.shape[-1]
     transform = SimCLRTransform(
         input_size=size, cj_strength=0.5, gaussian_blur=blur, sigmas=(0.1, 2), normalize=None
     )
@@ -60,11 +62,10 @@ def lightly_views(batch: Batch, blur: float) -> Callable[[], Any]:
     return lambda: [transform(picture) for picture in pictures]
 
 
-def kornia_views(batch: Batch, blur: float) -> Callable[[], Any]:
+def kornia_views(batch: Batch, size: int, blur: float) -> Callable[[], Any]:
     """kornia's batched operations; its crop does not antialias."""
     import kornia.augmentation as ka
 
-    size = batch.images.shape[-1]
     kernel = min(13, 2 * size - 1)
     transform = ka.AugmentationSequential(
         ka.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
@@ -81,9 +82,8 @@ def kornia_views(batch: Batch, blur: float) -> Callable[[], Any]:
     return both
 
 
-def torchvision_view(image: Tensor, values: dict[str, Tensor], row: int) -> Tensor:
+def torchvision_view(image: Tensor, size: int, values: dict[str, Tensor], row: int) -> Tensor:
     """One view of one image by torchvision's functions, under the parameters drawn for `row`."""
-    size = image.shape[-1]
     top, left, tall, wide = values["crop"][row].tolist()
     view = tv.resized_crop(as_float(image), top, left, tall, wide, [size, size], antialias=True)
     for name, value in ((name, drawn[row].item()) for name, drawn in values.items() if name != "crop"):
@@ -99,12 +99,13 @@ def torchvision_view(image: Tensor, values: dict[str, Tensor], row: int) -> Tens
     return view
 
 
-def differences(batch: Batch, blur: float) -> dict[str, tuple[float, float]]:
+def differences(batch: Batch, size: int, blur: float) -> dict[str, tuple[float, float]]:
     """Largest and mean absolute difference of each way from torchvision, under the same parameters."""
-    size = batch.images.shape[-1]
-    drawn = view_pipeline(f"simclr,blur={blur}", image_size=size).sample(len(batch), step_generator(0, 0, 0))
+    source = (batch.images.shape[-2], batch.images.shape[-1])
+    pipeline = view_pipeline(f"simclr,blur={blur}", image_size=size)
+    drawn = pipeline.sample(len(batch), step_generator(0, 0, 0), source)
     expected = torch.stack(
-        [torchvision_view(image, drawn.first, row) for row, image in enumerate(batch.images)]
+        [torchvision_view(image, size, drawn.first, row) for row, image in enumerate(batch.images)]
     )
     found = {}
     for way in WAYS:
@@ -114,20 +115,20 @@ def differences(batch: Batch, blur: float) -> dict[str, tuple[float, float]]:
     return found
 
 
-def compare(size: int, count: int, rounds: int) -> bool:
+def compare(source: int, size: int, count: int, rounds: int) -> bool:
     """Print a row for each contender at one size; whether `exact` is."""
-    batch, blur = batch_of(count, size), 0.5 if size >= 96 else 0.0
-    contenders = {f"fullrank, {way}": ours(batch, blur, way) for way in WAYS}
-    contenders["lightly"] = lightly_views(batch, blur)
-    contenders["kornia"] = kornia_views(batch, blur)
+    batch, blur = batch_of(count, source), 0.5 if size >= 96 else 0.0
+    contenders = {f"fullrank, {way}": ours(batch, size, blur, way) for way in WAYS}
+    contenders["lightly"] = lightly_views(batch, size, blur)
+    contenders["kornia"] = kornia_views(batch, size, blur)
     seconds = seconds_in_turn(contenders, rounds)
-    apart = differences(batch, blur)
+    apart = differences(batch, size, blur)
     for name, times in seconds.items():
         rate = 2 * count / statistics.median(times)
         ratios = " | ".join(f"{median_ratio(seconds[peer], times):.1f}" for peer in ("lightly", "kornia"))
         way = name.removeprefix("fullrank, ")
         difference = f"{apart[way][1]:.1e}, at most {apart[way][0]:.1e}" if way in apart else ""
-        print(f"| {size} | {name} | {rate:,.0f} | {ratios} | {difference} |", flush=True)
+        print(f"| {source} to {size} | {name} | {rate:,.0f} | {ratios} | {difference} |", flush=True)
     return apart["exact"][0] <= FARTHEST
 
 
@@ -135,7 +136,7 @@ def compare(size: int, count: int, rounds: int) -> bool:
 def main() -> int:
     """Print a table of all sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96])
+    parser.add_argument("--sizes", nargs="+", default=["32:32", "96:96", "128:96"])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
@@ -144,7 +145,9 @@ def main() -> int:
     print(f"one thread, torch {torch.__version__}, {arguments.images} images, two views each\n")
     print("| pixels | whose | views a second | times lightly | times kornia | from torchvision |")
     print("|---|---|---|---|---|---|")
-    exact = [compare(size, arguments.images, arguments.rounds) for size in arguments.sizes]
+    exact = []
+    for source, size in (map(int, pair.split(":")) for pair in arguments.sizes):
+        exact.append(compare(source, size, arguments.images, arguments.rounds))
     return 0 if all(exact) else 1
 
 

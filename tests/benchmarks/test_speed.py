@@ -43,10 +43,10 @@ def test_losses_run_alone():
     assert found.stdout.count("| fullrank |") == 3
 
 
-@pytest.mark.parametrize(("size", "blur"), [(16, 0.0), (24, 1.0)])
-def test_exact_views_are_torchvisions_and_the_others_are_near(load, size, blur):
+@pytest.mark.parametrize(("source", "size", "blur"), [(16, 16, 0.0), (24, 24, 1.0), (24, 16, 0.5)])
+def test_exact_views_are_torchvisions_and_the_others_are_near(load, source, size, blur):
     views = load("views")
-    apart = views.differences(views.batch_of(8, size), blur)
+    apart = views.differences(views.batch_of(8, source), size, blur)
     assert apart["exact"][0] < 1e-4
     assert apart["exact"][1] < apart["composed"][1] < apart["linear"][1] < 0.05
 

@@ -1,5 +1,6 @@
 """Many runs, each in a folder of its own: finished ones are kept, and several may go side by side."""
 
+import json
 import os
 import signal
 import time
@@ -87,7 +88,7 @@ def check_parts(recipes: Iterable[Recipe]) -> None:
     """Raise what `check_plan` raises for any of the recipes; images are loaded once and let go of again."""
     images: tuple[dict[str, Any], ImageSet] | None = None
     checked: list[Recipe] = []
-    for recipe in sorted(recipes, key=lambda recipe: recipe.data):
+    for recipe in sorted(recipes, key=lambda recipe: json.dumps(_images_of(recipe))):
         seedless = Recipe.resolve(recipe, {"seed": 0})
         if seedless in checked:
             continue

@@ -112,6 +112,7 @@ class JointEmbedding(pl.LightningModule):
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         """What the trainer's profiler makes of a part of the step; without a trainer nothing."""
+        # The public property raises where there is none.
         if self._trainer is None:
             return nullcontext()
         profiler: Profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector sets it
