@@ -231,9 +231,13 @@ def table_named(name: str) -> Table | TheoremFigure:
 
     A file that says `like: NAME` has the keys of that table where it has none of its own.
     """
-    content = _read(name)
-    content = _read(content.pop("like")) | content if "like" in content else content
+    content = _described(name)
     return TheoremFigure(**content) if "theorem" in content else Table(**content)
+
+
+def _described(name: str) -> dict[str, Any]:
+    content = _read(name)
+    return _described(content.pop("like")) | content if "like" in content else content
 
 
 def _read(name: str) -> dict[str, Any]:
