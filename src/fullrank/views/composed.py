@@ -11,6 +11,7 @@ class ColourMap:
     for every pixel x: one pass over the images in place of one for each operation. Only the clamping between
     them is left out.
 
+    >>> import torch
     >>> due = ColourMap(torch.full((1, 1, 1, 1), 0.25))
     >>> due.add(torch.tensor([[[8.0]]]))
     >>> due.add(torch.tensor([[[0.25]]]))
