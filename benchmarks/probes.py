@@ -27,7 +27,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from fullrank.probes import NearestProbe
-from fullrank.probes.logistic import Design, minimise, solve_logistic
+from fullrank.probes.design import Design
+from fullrank.probes.logistic import minimise, solve_logistic
 
 CHANNELS, CLASSES, TOLERANCE = 512, 10, 1e-4
 PATH = [float(penalty) for penalty in np.logspace(0, -7, 12)]

@@ -11,8 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes import LinearProbe, linear as linear_module, logistic as logistic_module, solve_logistic
-from fullrank.probes.logistic import Design, minimise
+from fullrank.probes import LinearProbe, descent as descent_module, linear as linear_module, solve_logistic
+from fullrank.probes.design import Design
+from fullrank.probes.logistic import minimise
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +354,6 @@ def test_a_path_of_penalties_has_the_solutions_of_each_alone():
 def test_a_pass_over_the_rows_may_be_cut_anywhere(logits, monkeypatch):
     features, labels = noisy(n=101)
     expected = solve_logistic(features, labels, 3, 1e-3, tol=1e-9)
-    monkeypatch.setattr(logistic_module, "_LOGITS", logits)
+    monkeypatch.setattr(descent_module, "_LOGITS", logits)
     found = solve_logistic(features, labels, 3, 1e-3, tol=1e-9)
     torch.testing.assert_close(found.weight, expected.weight, atol=1e-9, rtol=1e-9)

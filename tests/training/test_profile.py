@@ -48,13 +48,14 @@ def test_a_clock_that_saw_nothing_says_so():
     assert "0 batches" in StepClock().summary()
 
 
-def test_what_is_timed_inside_another_part_is_counted_once():
+def test_what_is_timed_inside_another_part_is_counted_once(monkeypatch):
+    # The clock is read at each beginning and end: 0 whole, 1 outer, 3 views; 10 views, 15 outer, 21 whole.
+    monkeypatch.setattr(time, "perf_counter", iter([0.0, 1.0, 3.0, 10.0, 15.0, 21.0]).__next__)
     clock = StepClock()
     outer = "[LightningModule]JointEmbedding.optimizer_step"
     with clock.profile("run_training_epoch"), clock.profile(outer), clock.profile("views"):
-        time.sleep(0.02)
-    parts = clock.seconds()
-    assert parts["views"] >= 0.02 > parts["optimizer"]
+        pass
+    assert clock.seconds() == {"views": 7.0, "optimizer": 7.0, "rest": 7.0}
 
 
 def test_batches_that_are_accumulated_take_no_time_from_the_optimizer(tmp_path):

@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullrank.objectives.contract import check_number, check_pair
+from fullrank.objectives.contract import check_number, check_pair, in_single
 from fullrank.processes import gather_rows
 
 # The authors' own; without them the slope at a constant channel is infinite.
@@ -23,6 +23,7 @@ def off_diagonal_energy(square: Tensor) -> Tensor:
     return squares.sum() - squares.diagonal().sum()
 
 
+@in_single
 def variance_hinge(z: Tensor) -> Tensor:
     r"""By how much channels fall short of a standard deviation of 1, the mean over channels.
 
@@ -39,6 +40,7 @@ def variance_hinge(z: Tensor) -> Tensor:
     return F.relu(1 - (z.var(0) + _VICREG_EPS).sqrt()).mean()
 
 
+@in_single
 def covariance_energy(z: Tensor) -> Tensor:
     r"""How much channels repeat each other: squared covariances (over N - 1) off the diagonal, over K.
 
@@ -52,6 +54,7 @@ def covariance_energy(z: Tensor) -> Tensor:
     return off_diagonal_energy(centred.T @ centred / (len(z) - 1)) / z.shape[1]
 
 
+@in_single
 def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
     r"""The correlation of each channel of one view with each of the other, (N, K), (N, K) -> (K, K).
 

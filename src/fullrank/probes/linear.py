@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from fullrank.errors import UsageError
-from fullrank.probes.logistic import Design, LogisticFit, check_positive, minimise, warn_unless_converged
+from fullrank.probes.design import Design
+from fullrank.probes.logistic import LogisticFit, check_positive, minimise, warn_unless_converged
 from fullrank.probes.probe import Probe
 
 Treatment = Literal["raw", "l2", "standardised"]

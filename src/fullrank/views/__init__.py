@@ -57,6 +57,7 @@ _COLOUR = Parameter(
     str,
     "exact: step by step, as torchvision; composed: in one map, clamped at its end; linear: hue too",
     "exact",
+    choices=("exact", "composed", "linear"),
 )
 
 

@@ -98,7 +98,7 @@ def hue_(images: Tensor, shifts: Tensor) -> Tensor:
     """`hue` in place."""
     if images.shape[1] == 1:
         return images
-    return change_hits_(images, shifts != 0, lambda some, which: _turn_hue(some, shifts[which]))
+    return change_hits_(images, shifts != 0, lambda some, which: _turn_in_hsv(some, shifts[which]))
 
 
 def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def solarize_(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Ten
     return change_hits_(images, mask, lambda some, which: torch.where(some >= threshold, 1.0 - some, some))
 
 
-def _turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
+def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
     """`hue` for images that all have three channels and are all turned."""
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
