@@ -65,6 +65,16 @@ def test_gradients_agree_with_finite_differences(loss):
     assert torch.autograd.gradcheck(lambda a, b: called(loss, a, b), (a, b))
 
 
+def test_autocast_takes_no_digits_from_the_loss(loss):
+    # A classifier's own products are a layer's, and autocast's business.
+    if list(loss.parameters()):
+        return
+    a, b = torch.randn(2, 64, WIDTH) @ (5 * torch.randn(WIDTH, WIDTH))  # channels that go together
+    expected = called(loss, a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert called(loss, a, b).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_labels_are_asked_for_exactly_where_the_class_says_so(loss):
     assert type(loss).needs_labels is ("labels" in inspect.signature(loss.forward).parameters)
 
