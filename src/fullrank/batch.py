@@ -25,6 +25,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, rows: Tensor) -> "Batch":
+        """The images at `rows` (n,), and all that is known about them; the rows are on the images' device.
+
+        >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+        >>> batch = Batch(images, labels=torch.tensor([5, 6, 7]), index=torch.arange(3))
+        >>> batch.take(torch.tensor([2, 0])).labels
+        tensor([7, 5])
+        """
+        return Batch(
+            self.images[rows],
+            self.labels[rows],
+            self.index[rows],
+            self.layers and {name: layer[rows] for name, layer in self.layers.items()},
+            None if self.sizes is None else self.sizes[rows.cpu()],
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device` (the name and signature Lightning and torch look for)."""
 

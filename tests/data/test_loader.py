@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from fullrank.batch import Batch
-from fullrank.data import BatchLoader, ImageSet, StreamedImages
+from fullrank.data import BatchLoader, ImageSet, StreamedImages, source
 from fullrank.errors import DataError, UsageError
 
 
@@ -178,3 +178,23 @@ def test_a_streamed_state_of_other_files_is_refused():
     state = BatchLoader(streamed(20), 4, 0).state_dict()
     with pytest.raises(UsageError, match="are not those of the saved state"):
         BatchLoader(streamed(21), 4, 0).load_state_dict(state)
+
+
+def test_on_a_device_every_part_of_a_batch_is_made_there():
+    # Tensors on "meta" hold nothing: a batch made on the CPU and sent there would have to be sent.
+    images = source("composite:two-cues").load("train").limited(50, seed=0)
+    loader = BatchLoader(images, 16, seed=0)
+    assert loader.nbytes == sum(part.nbytes for part in (images.images, *images.layers.values()))
+    here, there = next(iter(loader)), next(iter(loader.to("meta")))
+    for part in ("images", "labels", "index"):
+        assert getattr(there, part).is_meta and getattr(there, part).shape == getattr(here, part).shape
+    assert there.layers.keys() == here.layers.keys() and all(each.is_meta for each in there.layers.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_hands_out_the_batches_of_the_cpu():
+    images = source("composite:two-cues").load("train").limited(50, seed=0)
+    on_cpu, on_gpu = (BatchLoader(images, 16, seed=0).to(device) for device in ("cpu", "cuda"))
+    for here, there in zip(on_cpu, on_gpu, strict=True):
+        assert there.images.is_cuda and torch.equal(there.images.cpu(), here.images)
+        assert torch.equal(there.labels.cpu(), here.labels) and torch.equal(there.index.cpu(), here.index)

@@ -264,8 +264,8 @@ class ImageSet:
             return _channels_first(canvases), torch.from_numpy(sizes)
         return _channels_first(self.images[rows]), None
 
-    def read_layers(self, rows: np.ndarray) -> "dict[str, Tensor] | None":
-        """The images at `rows` (n,) without each layer: name -> uint8 (n, C, H, W); None without layers."""
+    def read_layers(self, rows: np.ndarray | slice) -> "dict[str, Tensor] | None":
+        """The images at `rows` (n,) without each layer: name -> uint8 (n, C, H, W); None if none has any."""
         return {key: _channels_first(layer[rows]) for key, layer in self.layers.items()} or None
 
     def batch(self, rows: np.ndarray) -> "Batch":

@@ -1,6 +1,7 @@
 """Batches of one image set, in an order that a resumed run repeats."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import torch
@@ -30,7 +31,8 @@ class BatchLoader:
     of the order are left out. Each `iter` begins a new epoch, the first 0; after `load_state_dict` it
     goes on with exactly the batches still to come. Streamed images come as canvases, with the `sizes` of
     their originals, and two batches are decoded ahead; composites come with their `layers`. Of many processes
-    each gets its share of every batch, in the order of the processes.
+    each gets its share of every batch, in the order of the processes. After `to`, batches of images in memory
+    are made on that device, and nothing of them is sent there.
 
     Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
 
@@ -55,8 +57,12 @@ class BatchLoader:
         image_set.check_label(label)
         generator(seed)
         self.batch_size, self.seed = batch_size, seed
-        self._read, self._read_layers = _reader(image_set), image_set.read_layers
         self._labels = torch.tensor(image_set.labels[label])
+        self._image_set = image_set
+        self._whole = None  # all images as one batch, where they are in memory
+        if not isinstance(image_set.images, StreamedImages):
+            layers = image_set.read_layers(slice(None))
+            self._whole = Batch(image_set.tensor(), self._labels, torch.arange(len(image_set)), layers)
         self._checksum = image_set.checksum()
         self._epoch, self._position = 0, 0
         self._starts_here = True  # the next `iter` begins at (epoch, position), not at the epoch after it
@@ -64,16 +70,39 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self._labels) // self.batch_size
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images and layers that are held in memory."""
+        if self._whole is None:
+            return 0
+        return sum(held.nbytes for held in (self._whole.images, *(self._whole.layers or {}).values()))
+
+    def to(self, device: torch.device | str) -> "BatchLoader":
+        """Hold images that are in memory on `device`; streamed ones stay where they are decoded."""
+        if self._whole is not None:
+            self._whole = self._whole.to(device)
+        return self
+
     def __iter__(self) -> Iterator[Batch]:
         if not self._starts_here or self._position == len(self):
             self._epoch, self._position = self._epoch + 1, 0
         self._starts_here = False
         order = torch.from_numpy(generator(self.seed, self._epoch).permutation(len(self._labels)))
+        if self._whole is not None:
+            order = order.to(self._whole.images.device)
         batches = torch.split(order, self.batch_size)[self._position : len(self)]
         indices = [batch.chunk(process_count())[process_rank()] for batch in batches]
-        for index, images, sizes in self._read(indices):
+        for batch in self._read(indices):
             self._position += 1
-            yield Batch(images, self._labels[index], index, self._read_layers(index.numpy()), sizes)
+            yield batch
+
+    def _read(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        if self._whole is not None:
+            return map(self._whole.take, indices)
+        return ahead(self._decoded, indices)
+
+    def _decoded(self, index: Tensor) -> Batch:
+        return replace(self._image_set.batch(index.numpy()), labels=self._labels[index])
 
     def state_dict(self) -> LoaderState:
         """Where the loader stands, counted in batches handed out."""
@@ -93,14 +122,3 @@ class BatchLoader:
             )
         self._epoch, self._position = state["epoch"], state["position"]
         self._starts_here = True
-
-
-Read = Iterator[tuple[Tensor, Tensor, Tensor | None]]
-"""Rows (n,), and what an image set reads there: images and sizes."""
-
-
-def _reader(image_set: ImageSet) -> Callable[[Sequence[Tensor]], Read]:
-    if isinstance(image_set.images, StreamedImages):
-        return lambda indices: ahead(lambda index: (index, *image_set.read(index.numpy())), indices)
-    images = image_set.tensor()
-    return lambda indices: ((index, images[index], None) for index in indices)

@@ -63,6 +63,11 @@ def accelerator() -> Literal["cuda", "cpu"]:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def has_room(device: torch.device, nbytes: int) -> bool:
+    """Whether so many bytes may stay on a device: at most half of what a GPU has free, and any on a CPU."""
+    return device.type != "cuda" or 2 * nbytes <= torch.cuda.mem_get_info(device)[0]
+
+
 @contextmanager
 def on_accelerator(*modules: nn.Module) -> Iterator[None]:
     """Modules on the device that work is done on; they go back to where they were."""

@@ -29,6 +29,7 @@ from fullrank.training.engine import (
     Machines,
     accelerator,
     build_trainer,
+    has_room,
     on_accelerator,
     quiet_lightning,
     split_statistics,
@@ -282,6 +283,9 @@ def _fit(
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
         watchers = [monitor, *([online] if online else []), Checkpointer(folder, loader, stop), line]
         trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
+        home = trainer.strategy.root_device
+        if has_room(home, loader.nbytes):
+            loader.to(home)  # a step then uploads nothing but what its views are drawn with
         resumed = checkpoint if checkpoint.is_file() else None
         trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if stop.is_set():
