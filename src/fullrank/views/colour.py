@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from fullrank.views.hits import change_hits_
+from fullrank.views.hits import take_hits_
 
 _LUMA = (0.2989, 0.587, 0.114)
 
@@ -98,7 +98,7 @@ def hue_(images: Tensor, shifts: Tensor) -> Tensor:
     """`hue` in place."""
     if images.shape[1] == 1:
         return images
-    return change_hits_(images, shifts != 0, lambda some, which: _turn_in_hsv(some, shifts[which]))
+    return take_hits_(images, _turn_in_hsv(images, shifts), shifts != 0)
 
 
 def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def grey_(images: Tensor, mask: Tensor) -> Tensor:
     """`grey` in place."""
     if images.shape[1] == 1:
         return images
-    return change_hits_(images, mask, lambda some, which: _luma(some).expand_as(some))
+    return take_hits_(images, _luma(images).expand_as(images), mask)
 
 
 def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
@@ -174,11 +174,11 @@ def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tens
 
 def solarize_(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
     """`solarize` in place."""
-    return change_hits_(images, mask, lambda some, which: torch.where(some >= threshold, 1.0 - some, some))
+    return take_hits_(images, torch.where(images >= threshold, 1.0 - images, images), mask)
 
 
 def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
-    """`hue` for images that all have three channels and are all turned."""
+    """`hue` for images of three channels; those that are not turned change by rounding."""
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     chroma = largest - smallest
@@ -188,7 +188,7 @@ def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
     thirds = torch.tensor([0.0, 1 / 3, 2 / 3]).view(3, 1, 1).to(images.device, non_blocking=True)
     turns = angle - thirds
     turns.sub_(turns.round()).abs_().clamp_(1 / 6, 1 / 3)
-    return torch.addcmul(largest + chroma, turns, chroma, value=-6.0).clamp_(0.0, 1.0)
+    return turns.mul_(chroma * -6.0).add_(largest.add_(chroma)).clamp_(0.0, 1.0)
 
 
 def _luma(images: Tensor) -> Tensor:

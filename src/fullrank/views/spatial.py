@@ -1,9 +1,10 @@
 """Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own.
 
-All of these are linear in the image and separable: a crop that shrinks is one small matrix an image and axis
-and two batched products, one that grows two taps an axis, a blur a convolution an axis.
+All of these are linear in the image and separable: along each axis every row of the result mixes a few rows
+of the image, as few as the kernel reaches.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -14,6 +15,8 @@ from fullrank.errors import UsageError
 from fullrank.views.hits import change_hits, change_hits_
 
 Interpolation = Literal["bilinear", "bicubic"]
+# Pixels of the result to which a kernel reaches at most to either side, where it does not shrink.
+_RADIUS: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 _ROUNDING = 1e-6  # pixels: boxes laid on a canvas are no whole numbers
 
 
@@ -46,18 +49,9 @@ def crop_resize(
     """
     count, _, height, width = images.shape
     _check_boxes(boxes, count, height, width)
-    grown = (boxes[:, 2:] <= size).all(1)
-    if interpolation == "bicubic" or not grown.any():
-        return _antialiased(images, boxes, size, interpolation, flip)
-    if grown.all():
-        return _magnified(images, boxes, size, flip)
-    result = images.new_empty(count, images.shape[1], size, size)
-    for which, resample in ((grown, _magnified), (~grown, _antialiased_bilinear)):
-        rows = which.nonzero().flatten()
-        there = rows.to(images.device, non_blocking=True)
-        mirror = None if flip is None else flip[rows]
-        result.index_copy_(0, there, resample(images.index_select(0, there), boxes[rows], size, mirror))
-    return result
+    taps, weights = _windows(boxes, (height, width), size, interpolation, flip, images.device)
+    rows = _mix_rows(images, taps[:, 0], weights[:, 0])
+    return _mix_columns(rows, taps[:, 1], weights[:, 1]).contiguous().clamp_(0.0, 1.0)
 
 
 def hflip(images: Tensor, mask: Tensor) -> Tensor:
@@ -103,77 +97,73 @@ def blur_(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
 
 
 def _blur_all(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
-    """`blur` for images that are all blurred: a convolution along each axis, every image its own group."""
-    count, channels, height, width = images.shape
+    """`blur` for images that are all blurred."""
+    height, width = images.shape[-2:]
     offsets = torch.arange(-radius, radius + 1, device=images.device)
-    sigmas = sigmas.to(images.device, torch.float32, non_blocking=True)[:, None]
-    taps = torch.exp(-0.5 * (offsets / sigmas).square())
-    taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]
-    padded = F.pad(images, (radius, radius, radius, radius), mode="reflect")
-    padded = padded.view(1, count * channels, height + 2 * radius, width + 2 * radius)
-    across = F.conv2d(padded, taps[:, :, None], groups=count * channels)
-    blurred = F.conv2d(across, taps[..., None], groups=count * channels)
-    return blurred.view(images.shape).clamp_(0.0, 1.0)
+    sigmas = sigmas.to(images.device, images.dtype, non_blocking=True)[:, None, None]
+    weights = torch.exp(-0.5 * (offsets / sigmas).square())
+    weights /= weights.sum(-1, keepdim=True)
+    down = _mix_rows(images, _reflected(height, offsets), weights.expand(-1, height, -1))
+    return _mix_columns(down, _reflected(width, offsets), weights.expand(-1, width, -1)).clamp_(0.0, 1.0)
 
 
-def _magnified(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
-    """`crop_resize`, bilinear, of boxes no larger than the result: nothing to antialias, two taps an axis."""
-    height, width = images.shape[-2:]
-    top, left, tall, wide = boxes.to(images.device, torch.float32, non_blocking=True)[:, :, None].unbind(1)
-    steps = (torch.arange(size, device=images.device) + 0.5) / size
-    along = steps.expand(len(images), size)
-    if flip is not None:
-        along = torch.where(flip.to(images.device, non_blocking=True)[:, None], 1 - along, along)
-    x = _between_centres(left + along * wide, left, wide) * (2 / width) - 1
-    y = _between_centres(top + steps * tall, top, tall) * (2 / height) - 1
-    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp_(0.0, 1.0)
+def _reflected(length: int, offsets: Tensor) -> Tensor:
+    """Pixels (1, length, T) at `offsets` (T,) from each, those beyond a border reflected at the last one."""
+    last = length - 1
+    places = torch.arange(length, device=offsets.device)[:, None] + offsets
+    return (last - (last - places.abs()).abs())[None]
 
 
-def _between_centres(places: Tensor, start: Tensor, length: Tensor) -> Tensor:
-    """Places no further out than the outermost pixels with centres in the box: beyond is nothing to mix."""
-    first, last = (start - 0.5).ceil() + 0.5, (start + length - 0.5).floor() + 0.5
-    return torch.minimum(torch.maximum(places, first), last)
+def _mix_rows(images: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """Row i of the result is the sum over k of weights[:, i, k] times row taps[:, i, k] of its image.
+
+    Images (N, C, H, W), taps (1 or N, R, T) from 0 to H - 1, weights (N, R, T); result (N, C, R, W). A sum of
+    rows of a table is what embeddings of bags of words are, and torch has a fast kernel for those.
+    """
+    count, channels, height, width = images.shape
+    first = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1) * height
+    places = taps[:, None] + first
+    shares = weights[:, None].expand(places.shape).flatten(0, 2)
+    mixed = F.embedding_bag(
+        places.flatten(0, 2), images.reshape(-1, width), per_sample_weights=shares, mode="sum"
+    )
+    return mixed.view(count, channels, -1, width)
 
 
-def _antialiased_bilinear(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
-    return _antialiased(images, boxes, size, "bilinear", flip)
+def _mix_columns(images: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """`_mix_rows` along the other axis."""
+    return _mix_rows(images.transpose(2, 3), taps, weights).transpose(2, 3)
 
 
-def _antialiased(
-    images: Tensor, boxes: Tensor, size: int, interpolation: Interpolation, flip: Tensor | None
-) -> Tensor:
-    """`crop_resize` of any boxes: one matrix an image and axis."""
-    height, width = images.shape[-2:]
-    top, left, tall, wide = boxes.to(images.device, torch.float32, non_blocking=True).unbind(1)
-    if flip is not None:
-        flip = flip.to(images.device, non_blocking=True)
-    rows = _resampling(top, tall, height, size, interpolation)
-    columns = _resampling(left, wide, width, size, interpolation, flip)
-    return _separable(images, rows, columns).clamp_(0.0, 1.0)
-
-
-def _resampling(
-    start: Tensor,
-    length: Tensor,
-    before: int,
+def _windows(
+    boxes: Tensor,
+    before: tuple[int, int],
     after: int,
     kernel: Interpolation,
-    mirror: Tensor | None = None,
-) -> Tensor:
-    """Antialiased weights (N, after, before) that resample `length` pixels from `start` on."""
-    start, length = start[:, None], length[:, None]
+    flip: Tensor | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Pixels and their antialiased weights (N, 2, after, T), along both axes, that resample boxes (N, 4)."""
+    # As many taps as the longest kernel reaches; boxes are on the CPU, where they are drawn.
+    shrinking = max(1.0, float(boxes[:, 2:].max()) / after)
+    offsets = torch.arange(math.ceil(2 * _RADIUS[kernel] * shrinking), device=device)
+    start, length = boxes.to(device, torch.float32, non_blocking=True)[:, :, None].chunk(2, 1)
     scale = length / after
-    reach = scale.clamp_min(1.0)
-    pixels = torch.arange(before, device=start.device) + 0.5 - start
-    # Infinitely far away, a pixel outside the box gets weight 0 from either kernel.
-    pixels = (pixels / reach).masked_fill_((pixels < 0) | (pixels > length), torch.inf)
-    centres = (torch.arange(after, device=start.device) + 0.5) * scale
-    if mirror is not None:
-        centres = torch.where(mirror[:, None], length - centres, centres)
-    distance = (pixels[:, None, :] - (centres / reach)[:, :, None]).abs_()
+    stretch = scale.clamp_min(1.0)
+    along = (torch.arange(after, device=device) + 0.5) * scale
+    if flip is not None:
+        mirror = torch.stack([torch.zeros_like(flip), flip], 1).to(device, non_blocking=True)
+        along = torch.where(mirror[..., None], length - along, along)
+    centres = start + along
+    first = (centres - _RADIUS[kernel] * stretch + 0.5).floor_()
+    pixels = first[..., None] + offsets
+    distance = (pixels + 0.5).sub_(centres[..., None]).abs_().div_(stretch[..., None])
     weights = _triangle(distance) if kernel == "bilinear" else _cubic(distance)
-    return weights.div_(weights.sum(-1, keepdim=True))
+    inside = (pixels + 0.5).sub_(start[..., None])
+    weights.masked_fill_((inside < 0) | (inside > length[..., None]), 0.0)
+    weights /= weights.sum(-1, keepdim=True)
+    taps = torch.stack([pixels[:, axis].clamp_(0, before[axis] - 1) for axis in (0, 1)], 1)
+    return taps.long(), weights
 
 
 def _triangle(distance: Tensor) -> Tensor:
@@ -185,15 +175,6 @@ def _cubic(distance: Tensor) -> Tensor:
     u = (2.0 - distance).clamp_(min=0.0)
     v = _triangle(distance)
     return u.square().mul_(u.sub_(1.0)).mul_(0.5).add_(v.square().mul_(v.mul_(-2.0).add_(1.0)))
-
-
-def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows @ image @ columns' for each image and channel: (N, C, H, W) -> (N, C, H', W')."""
-    count, channels, height, width = images.shape
-    across = torch.bmm(images.reshape(count, channels * height, width), columns.transpose(1, 2))
-    across = across.view(count, channels, height, -1)
-    # Channel by channel: a broadcast product would first copy the rows for each.
-    return torch.stack([torch.bmm(rows, across[:, channel]) for channel in range(channels)], dim=1)
 
 
 def _check_boxes(boxes: Tensor, count: int, height: int, width: int) -> None:
