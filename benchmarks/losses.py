@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from paired import median_ratio, peak_megabytes, seconds_in_turn
+from paired import alone, median_ratio, seconds_in_turn
 from torch import Tensor
 
 from fullrank.objectives import InfoNCELoss, NTXentLoss, SupConLoss
@@ -128,7 +128,7 @@ def compare(kind: str, rows: int, rounds: int) -> bool:
     }
     seconds = seconds_in_turn(runs | {"ceiling": lambda: products(kind, inputs)}, rounds)
     for name, times in seconds.items():
-        memory = "" if name == "ceiling" else f"{peak_megabytes(one_step, kind, name, rows):.0f}"
+        memory = "" if name == "ceiling" else f"{alone(one_step, kind, name, rows)[1]:.0f}"
         ratio = median_ratio(times, seconds["fullrank"])
         print(f"| {kind} | {name} | {statistics.median(times):.2f} | {ratio:.2f} | {memory} |", flush=True)
     return equal
@@ -146,11 +146,8 @@ def main() -> int:
     print("| loss | whose | seconds | times ours | MB |\n|---|---|---|---|---|")
     if arguments.alone:
         for kind in KINDS:
-            seconds = seconds_in_turn(
-                {"fullrank": lambda kind=kind: one_step(kind, "fullrank", rows, False)}, 1
-            )
-            memory = peak_megabytes(one_step, kind, "fullrank", rows)
-            print(f"| {kind} | fullrank | {seconds['fullrank'][0]:.1f} | 1.00 | {memory:.0f} |", flush=True)
+            seconds, memory = alone(one_step, kind, "fullrank", rows)
+            print(f"| {kind} | fullrank | {seconds:.1f} | 1.00 | {memory:.0f} |", flush=True)
         return 0
     equal = [compare(kind, rows, arguments.rounds) for kind in KINDS]
     return 0 if all(equal) else 1

@@ -30,21 +30,21 @@ def median_ratio(theirs: list[float], ours: list[float]) -> float:
     return statistics.median(their / our for their, our in zip(theirs, ours, strict=True))
 
 
-def peak_megabytes(run: Callable[..., Any], *arguments: Any) -> float:
-    """What `run(*arguments)` adds at most to a new process that has called it before at a small size.
+def alone(run: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+    """Seconds of `run(*arguments)` in a new process, and the megabytes that it adds to it at most.
 
     `run` is called as `run(*arguments, small=True)` first, so that libraries are loaded and threads started.
     """
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_peak, (run, arguments))
+        return pool.apply(_cost, (run, arguments))
 
 
-def _peak(run: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+def _cost(run: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float]:
     run(*arguments, small=True)
-    before = _high_water()
+    before, start = _high_water(), time.perf_counter()
     run(*arguments, small=False)
-    return _high_water() - before
+    return time.perf_counter() - start, _high_water() - before
 
 
 def _high_water() -> float:
