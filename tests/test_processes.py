@@ -10,10 +10,13 @@ import torch
 import torch.distributed as dist
 
 from fullrank import objective
+from fullrank.objectives import OBJECTIVES, loss_of, tiles
 from fullrank.processes import gather_rows, launched_rank, process_count, process_rank
 
-PROCESSES, ROWS, WIDTH = 2, 3, 4
-OBJECTIVES = ("infonce:0.1", "infonce:0.2,groups=2", "ntxent:0.5")
+# Seven tiles among the views, so that processes have unlike shares of them.
+PROCESSES, ROWS, WIDTH, CLASSES, SIDE = 2, 13, 4, 3, 8
+# A temperature of 0.002 is beyond the tiles' range.
+SPECS = (*(entry.name for entry in OBJECTIVES), "infonce:0.2,groups=2", "ntxent:0.002")
 
 
 def whole() -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,9 +25,16 @@ def whole() -> tuple[torch.Tensor, torch.Tensor]:
     return z_a, z_b
 
 
-def compute(spec: str, z_a: torch.Tensor, z_b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    torch.manual_seed(1)  # the permutation of the group mode
-    return objective(spec)(z_a @ weight, z_b @ weight)
+def labels() -> torch.Tensor:
+    return torch.arange(PROCESSES * ROWS) % (CLASSES + 1) - 1
+
+
+def compute(
+    spec: str, z_a: torch.Tensor, z_b: torch.Tensor, of: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    torch.manual_seed(1)  # the permutation of the group mode, the weights of a classifier
+    loss = objective(spec, in_dim=WIDTH, num_classes=CLASSES).double()
+    return loss_of(loss, z_a @ weight, z_b @ weight, of)
 
 
 def one_of_two(rank: int, port: int, folder: str) -> None:
@@ -33,10 +43,11 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     rows = slice(rank * ROWS, (rank + 1) * ROWS)
     found = {"process": torch.tensor([process_rank(), process_count()])}
     found["gathered"] = gather_rows(torch.full((2,), float(rank)))
-    for spec in OBJECTIVES:
+    tiles._SIDE["cpu"] = SIDE
+    for spec in SPECS:
         weight = torch.eye(WIDTH, dtype=torch.float64, requires_grad=True)
         z_a, z_b = whole()
-        loss = compute(spec, z_a[rows], z_b[rows], weight)
+        loss = compute(spec, z_a[rows], z_b[rows], labels()[rows], weight)
         loss.backward()
         gradient = weight.grad
         dist.all_reduce(gradient)  # DistributedDataParallel takes the mean over processes
@@ -65,10 +76,10 @@ def test_rows_come_in_the_order_of_the_processes(found):
         assert each["gathered"].tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("spec", OBJECTIVES)
+@pytest.mark.parametrize("spec", SPECS)
 def test_two_processes_have_the_loss_and_gradient_of_one(found, spec):
     weight = torch.eye(WIDTH, dtype=torch.float64, requires_grad=True)
-    loss = compute(spec, *whole(), weight)
+    loss = compute(spec, *whole(), labels(), weight)
     loss.backward()
     for each in found:
         torch.testing.assert_close(each[spec], loss.detach(), rtol=1e-12, atol=0)

@@ -1,13 +1,18 @@
 """Many processes: how many there are, which one this is, and the rows of all of them together."""
 
 import os
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from fullrank.errors import UsageError
+
+Part = TypeVar("Part")
 
 
 def process_count() -> int:
@@ -36,6 +41,33 @@ def launched_rank(processes: int) -> int:
         return 0
     named = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((int(rank) for rank in named if rank is not None), 0)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part `number` of the `of` parts of some work: each process does its own, and sums are added up.
+
+    >>> list(Share(1, of=3).taken(range(8)))
+    [1, 4, 7]
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def taken(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """This share of the parts: every `of`-th, from `number` on."""
+        return islice(parts, self.number, None, self.of)
+
+    def add_up(self, *sums: Tensor) -> None:
+        """Add what all processes have in `sums`, in place."""
+        if self.of > 1:
+            for each in sums:
+                dist.all_reduce(each)
+
+
+def own_share() -> Share:
+    """What this process does of work that all processes share."""
+    return Share(process_rank(), process_count())
 
 
 def gather_rows(rows: Tensor) -> Tensor:

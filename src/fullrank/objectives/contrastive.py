@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.objectives.contract import check_number, check_pair, in_single
-from fullrank.objectives.tiles import log_sums_among, log_sums_between
-from fullrank.processes import gather_rows
+from fullrank.objectives.tiles import ALL, log_sums_among, log_sums_between
+from fullrank.processes import Share, gather_rows, own_share
 
 
 @in_single
-def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALL) -> Tensor:
     r"""InfoNCE with cross-view negatives, symmetrised.
 
     With unit vectors a_i, b_i along z_a, z_b and s_ij = a_i . b_j / temperature,
@@ -29,12 +29,12 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     Source: P1, authors' code (the paper's formula leaves out the temperature and the minus sign).
     """
     a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
-    from_a, from_b = log_sums_between(a, b, 1 / temperature)
+    from_a, from_b = log_sums_between(a, b, 1 / temperature, share)
     return 0.5 * (from_a + from_b).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
 @in_single
-def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALL) -> Tensor:
     r"""SimCLR's loss: each of the 2N views against all others.
 
     With u the 2N unit vectors of both views, s_ij = u_i . u_j / temperature and p(i) the other view of i,
@@ -50,7 +50,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     """
     u = F.normalize(torch.cat([z_a, z_b]), dim=1)
     a, b = u.chunk(2)
-    return log_sums_among(u, 1 / temperature).mean() - ((a * b).sum(1) - 1).mean() / temperature
+    return log_sums_among(u, 1 / temperature, share).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
 class InfoNCELoss(nn.Module):
@@ -86,10 +86,11 @@ class InfoNCELoss(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
         check_pair(z_a, z_b)
+        share = own_share() if self.gather else ALL
         if self.gather:
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         if self.groups == 1:
-            return info_nce(z_a, z_b, self.temperature)
+            return info_nce(z_a, z_b, self.temperature, share)
         width = z_a.shape[1]
         if width % self.groups:
             raise UsageError(
@@ -97,7 +98,7 @@ class InfoNCELoss(nn.Module):
             )
         order = torch.randperm(width, generator=self.generator).to(z_a.device)
         pairs = zip(z_a[:, order].chunk(self.groups, 1), z_b[:, order].chunk(self.groups, 1), strict=True)
-        return torch.stack([info_nce(a, b, self.temperature) for a, b in pairs]).sum()
+        return torch.stack([info_nce(a, b, self.temperature, share) for a, b in pairs]).sum()
 
     def chance(self, n: int) -> float:
         """The loss of a batch of n images when nothing is told apart: groups x ln n."""
@@ -129,9 +130,10 @@ class NTXentLoss(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
         check_pair(z_a, z_b)
+        share = own_share() if self.gather else ALL
         if self.gather:
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
-        return nt_xent(z_a, z_b, self.temperature)
+        return nt_xent(z_a, z_b, self.temperature, share)
 
     def chance(self, n: int) -> float:
         """The loss of a batch of n images when nothing is told apart: ln(2n - 1)."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.objectives.contract import UNLABELLED, check_number, in_single, labelled_views
-from fullrank.objectives.tiles import log_sums_among
+from fullrank.objectives.tiles import ALL, log_sums_among
+from fullrank.processes import Share, own_share
 
 
 def positive_sets(labels: Tensor, views: int) -> Tensor:
@@ -28,7 +29,7 @@ def positive_sets(labels: Tensor, views: int) -> Tensor:
 
 
 @in_single
-def sup_con(z: Tensor, sets: Tensor, temperature: float) -> Tensor:
+def sup_con(z: Tensor, sets: Tensor, temperature: float, share: Share = ALL) -> Tensor:
     r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
 
     With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i), which are the others of
@@ -52,7 +53,7 @@ def sup_con(z: Tensor, sets: Tensor, temperature: float) -> Tensor:
     count = partners(sets)
     pulled = (u * (together - u)).sum(1) / count.clamp_min(1)
     anchors = count > 0
-    losses = log_sums_among(u, 1 / temperature) - (pulled - 1) / temperature
+    losses = log_sums_among(u, 1 / temperature, share) - (pulled - 1) / temperature
     return (losses * anchors).sum() / anchors.sum().clamp_min(1)
 
 
@@ -96,7 +97,8 @@ class SupConLoss(nn.Module):
         sets = positive_sets(labels, len(views))
         # A tensor, not a number: reading it here would wait for the device.
         self.without_positive = (partners(sets) == 0).sum()
-        return sup_con(torch.cat(list(views)), sets, self.temperature)
+        share = own_share() if self.gather else ALL
+        return sup_con(torch.cat(list(views)), sets, self.temperature, share)
 
     def chance(self, n: int) -> float:
         """The loss of two views of n images when nothing is told apart: ln(2n - 1), whatever the labels."""

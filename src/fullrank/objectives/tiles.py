@@ -2,19 +2,23 @@
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fullrank.processes import Share
+
 # One side of a tile: on a CPU it fits into a core's cache (the fastest of 256 to 2048), and a GPU needs large
 # products.
 _SIDE = {"cpu": 512}
 _SIDE_ELSEWHERE = 8192
+ALL = Share()
 
 
-def log_sums_between(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALL) -> tuple[Tensor, Tensor]:
     r"""Log-sums of each row of a over all rows of b, and of each row of b over all rows of a.
 
     .. math:: r_i = \log \sum_j e^{\text{scale}\, (a_i \cdot b_j - 1)}, \quad
@@ -26,6 +30,10 @@ def log_sums_between(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor
     and the sums are float64; above 354 they leave that too, and the matrix is held. Shapes: (N, K), (M, K) ->
     (N,), (M,).
 
+    With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add
+    up the sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added
+    up over them, as `gather_rows` does, it is what each would have if it had computed all.
+
     >>> log_sums_between(torch.eye(2), torch.eye(2), 1.0)[0]  # ln(1 + 1/e)
     tensor([0.3133, 0.3133])
 
@@ -34,11 +42,11 @@ def log_sums_between(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor
     if _is_beyond_range(scale):
         exponents = (a @ b.T - 1) * scale
         return exponents.logsumexp(1), exponents.logsumexp(0)
-    rows, columns = _Between.apply(*_roomy(scale, a, b), scale)
+    rows, columns = _Between.apply(*_roomy(scale, a, b), scale, share)
     return rows.to(a.dtype), columns.to(a.dtype)
 
 
-def log_sums_among(u: Tensor, scale: float) -> Tensor:
+def log_sums_among(u: Tensor, scale: float, share: Share = ALL) -> Tensor:
     r"""Log-sums of each row of u over all other rows.
 
     .. math:: r_i = \log \sum_{j \ne i} e^{\text{scale}\, (u_i \cdot u_j - 1)}
@@ -52,67 +60,68 @@ def log_sums_among(u: Tensor, scale: float) -> Tensor:
     """
     if _is_beyond_range(scale):
         return ((u @ u.T - 1) * scale).fill_diagonal_(-torch.inf).logsumexp(1)
-    rows: Tensor = _Among.apply(*_roomy(scale, u), scale)
+    rows: Tensor = _Among.apply(*_roomy(scale, u), scale, share)
     return rows.to(u.dtype)
 
 
 class _Between(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float, share: Share) -> tuple[Tensor, Tensor]:
         rows, columns = a.new_zeros(len(a)), b.new_zeros(len(b))
-        for here in _tiles(a):
-            for there in _tiles(b):
-                tile = _exponentials(a[here], b[there], scale)
-                rows[here] += tile.sum(1)
-                columns[there] += tile.sum(0)
+        for here, there in share.taken(product(_tiles(a), _tiles(b))):
+            tile = _exponentials(a[here], b[there], scale)
+            rows[here] += tile.sum(1)
+            columns[there] += tile.sum(0)
+        share.add_up(rows, columns)
         ctx.save_for_backward(a, b, rows, columns)
-        ctx.scale = scale
+        ctx.scale, ctx.share = scale, share
         return rows.log(), columns.log()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor, None, None]:
         a, b, rows, columns = ctx.saved_tensors
         in_row, in_column = (of_rows / rows)[:, None], of_columns / columns
         grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
         with torch.autocast(a.device.type, enabled=False):  # it may be called where the loss was not
-            for here in _tiles(a):
-                for there in _tiles(b):
-                    tile = _exponentials(a[here], b[there], ctx.scale).mul_(in_row[here] + in_column[there])
-                    grad_a[here].addmm_(tile, b[there])
-                    grad_b[there].addmm_(tile.T, a[here])
-        return grad_a.mul_(ctx.scale), grad_b.mul_(ctx.scale), None
+            for here, there in ctx.share.taken(product(_tiles(a), _tiles(b))):
+                tile = _exponentials(a[here], b[there], ctx.scale).mul_(in_row[here] + in_column[there])
+                grad_a[here].addmm_(tile, b[there])
+                grad_b[there].addmm_(tile.T, a[here])
+        factor = ctx.scale * ctx.share.of
+        return grad_a.mul_(factor), grad_b.mul_(factor), None, None
 
 
 class _Among(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, u: Tensor, scale: float, share: Share) -> Tensor:
         sums = u.new_zeros(len(u))
-        for here, there in _upper(u):
+        for here, there in share.taken(_upper(u)):
             tile = _exponentials(u[here], u[there], scale)
             if here == there:
                 tile.fill_diagonal_(0.0)
             else:
                 sums[there] += tile.sum(0)
             sums[here] += tile.sum(1)
+        share.add_up(sums)
         ctx.save_for_backward(u, sums)
-        ctx.scale = scale
+        ctx.scale, ctx.share = scale, share
         return sums.log()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         u, sums = ctx.saved_tensors
         weight, grad = gradient / sums, torch.zeros_like(u)
         with torch.autocast(u.device.type, enabled=False):
-            for here, there in _upper(u):
+            for here, there in ctx.share.taken(_upper(u)):
                 tile = _exponentials(u[here], u[there], ctx.scale).mul_(weight[here, None] + weight[there])
                 if here == there:
                     tile.fill_diagonal_(0.0)
                 else:
                     grad[there].addmm_(tile.T, u[here])
                 grad[here].addmm_(tile, u[there])
-        return grad.mul_(ctx.scale), None
+        return grad.mul_(ctx.scale * ctx.share.of), None, None
 
 
 def _exponentials(a: Tensor, b: Tensor, scale: float) -> Tensor:
