@@ -24,6 +24,10 @@ class DivergedError(FullrankError):
     """The loss is no longer a finite number."""
 
 
+class DisagreementError(FullrankError):
+    """One process and several find different numbers."""
+
+
 class InterruptedRunError(FullrankError):
     """Ctrl-C: what was done is saved, and the message says how to go on."""
 

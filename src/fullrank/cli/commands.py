@@ -7,7 +7,7 @@ import typer
 
 from fullrank.cli.choice import RecipeChoice, takes_recipe
 from fullrank.cli.theory import theory_app
-from fullrank.errors import UsageError
+from fullrank.errors import DisagreementError, UsageError
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
 
@@ -276,6 +276,31 @@ def reproduce(
     runs, minutes = training_minutes(reproduced)
     if runs:
         typer.echo(f"Runs: {runs}; minutes of training in all, as their records have it: {minutes:.1f}")
+
+
+@app.command(name="check-distributed")
+def check_distributed(
+    objective: Annotated[
+        str,
+        typer.Option("--objective", help="`fullrank list objectives`, or your own as package.module:Name."),
+    ],
+    processes: Annotated[int, typer.Option("--processes", help="How many train together.")] = 2,
+    images: Annotated[int, typer.Option("--images", help="Images of the global batch.")] = 64,
+    width: Annotated[int, typer.Option("--width", help="Width of z.")] = 32,
+) -> None:
+    """Has an objective the same loss and gradient in one process and in several? Shown on CPUs."""
+    from fullrank.objectives.agreement import TOLERANCE, check_agreement
+
+    found = check_agreement(objective, processes, images, width)
+    typer.echo(f"{found.objective}, {images} images of width {width}, float64")
+    typer.echo(f"  loss      1 process {found.one:.12g}   {processes} processes {found.many:.12g}")
+    typer.echo(f"  apart     loss {found.loss_apart:.1e}   gradient {found.gradient_apart:.1e}   (relative)")
+    if not found.agrees:
+        raise DisagreementError(
+            f"{objective} differs between 1 and {processes} processes by more than {TOLERANCE:g}: it sees "
+            "the rows of its own process alone; gather them with fullrank.processes.gather_rows."
+        )
+    typer.echo("  the same")
 
 
 @app.command()
