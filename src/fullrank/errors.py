@@ -24,6 +24,10 @@ class DivergedError(FullrankError):
     """The loss is no longer a finite number."""
 
 
+class OutOfMemoryError(FullrankError):
+    """A training step needs more memory than there is."""
+
+
 class DisagreementError(FullrankError):
     """One process and several find different numbers."""
 

@@ -51,8 +51,8 @@ class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
     `folder` is relative to the record's own folder. `loss` is that of the last step that was monitored,
-    `chance` is the loss of a head that tells nothing
-    apart, None where the objective has no such level.
+    `chance` is the loss of a head that tells nothing apart, None where the objective has no such level.
+    `skipped_steps` were left out, not being finite.
     """
 
     head: str
@@ -60,6 +60,7 @@ class RunEntry(_Part):
     folder: str
     epochs: int
     steps: int
+    skipped_steps: int = 0
     loss: float
     chance: float | None
     seconds: float

@@ -54,6 +54,9 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option("--devices", help="Processes on this machine, one a device.")] = 1,
     nodes: Annotated[int, typer.Option("--nodes", help="Machines.")] = 1,
+    skip_nonfinite: Annotated[
+        int, typer.Option("--skip-nonfinite", help="Leave out up to so many steps that are not finite.")
+    ] = 0,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print where the time of a training step went.")
     ] = False,
@@ -76,7 +79,15 @@ def train(
         from fullrank.training.profile import StepClock
 
         clock = StepClock()
-    run = run_train(recipe, out=out, resume=resume, devices=devices, nodes=nodes, profiler=clock)
+    run = run_train(
+        recipe,
+        out=out,
+        resume=resume,
+        devices=devices,
+        nodes=nodes,
+        skip_nonfinite=skip_nonfinite,
+        profiler=clock,
+    )
     if launched_rank(devices * nodes) == 0:
         _finish(run.path)
         if clock is not None and clock.batches:

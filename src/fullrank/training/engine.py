@@ -19,7 +19,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from fullrank.errors import UsageError
+from fullrank.errors import OutOfMemoryError, UsageError
 from fullrank.processes import process_count
 from fullrank.training.recipe import LOGGERS, Engine
 
@@ -66,6 +66,22 @@ def accelerator() -> Literal["cuda", "cpu"]:
 def has_room(device: torch.device, nbytes: int) -> bool:
     """Whether so many bytes may stay on a device: at most half of what a GPU has free, and any on a CPU."""
     return device.type != "cuda" or 2 * nbytes <= torch.cuda.mem_get_info(device)[0]
+
+
+@contextmanager
+def named_out_of_memory(batch_size: int) -> Iterator[None]:
+    """A step that runs out of memory ends in OutOfMemoryError, which suggests a smaller batch size."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError; that of a GPU is a kind of it.
+        named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not named and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f"A step of batch size {batch_size} needs more memory than there is; try --batch-size "
+            f"{max(2, batch_size // 2)} in another --out."
+        ) from None
 
 
 @contextmanager

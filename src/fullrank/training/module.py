@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What the last training step saw, detached: h (2N, D), the embeddings z_a and z_b (N, K), the loss."""
+    """What a training step sees: h (2N, D), the embeddings z_a and z_b (N, K), the loss."""
 
     h: Tensor
     z_a: Tensor
@@ -82,9 +82,16 @@ class JointEmbedding(pl.LightningModule):
         return h
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: two views, both through the encoder and the head, the loss."""
+        """The loss of a step; what it saw is in `latest`."""
+        step = self.step(batch, self.current_epoch, batch_idx)
+        self.latest = Step(step.h.detach(), step.z_a.detach(), step.z_b.detach(), step.loss.detach())
+        self.log("loss", step.loss)
+        return step.loss
+
+    def step(self, batch: Batch, epoch: int, number: int) -> Step:
+        """Step `number` of an epoch: two views, both through the encoder and the head, the loss."""
         with self._timed("views"):
-            parameters = self.draw(batch, step_generator(self.seed, self.current_epoch, batch_idx))
+            parameters = self.draw(batch, step_generator(self.seed, epoch, number))
             images = torch.cat(self.views.apply(batch, parameters))
         with self._timed("encoder"):
             h = torch.cat([self.encoder(part) for part in images.chunk(self.encoder_passes)])
@@ -93,10 +100,7 @@ class JointEmbedding(pl.LightningModule):
         # Inside mixed precision the similarities would be rounded to 16 bits, and then divided by 0.1.
         with self._timed("objective"), torch.autocast(z.device.type, enabled=False):
             z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
-            loss: Tensor = loss_of(self.objective, z_a, z_b, batch.labels)
-        self.latest = Step(h.detach(), z_a.detach(), z_b.detach(), loss.detach())
-        self.log("loss", loss)
-        return loss
+            return Step(h, z_a, z_b, loss_of(self.objective, z_a, z_b, batch.labels))
 
     def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":
         """Parameters of the views of `batch`, this process's share of the global batch."""

@@ -57,7 +57,7 @@ class Monitor(pl.Callback):
 
     The numbers belong to the step's own batch, both views; of many processes, to the first one's share. They
     are part of the checkpoint, so a resumed run has the curves of an unbroken one; `metrics.csv` is written
-    at the end of each epoch. A loss that is not finite raises DivergedError.
+    at the end of each epoch. A step whose loss is not finite (see `FiniteGuard`) has no row.
     """
 
     def __init__(self, folder: Path, every: int):
@@ -82,14 +82,11 @@ class Monitor(pl.Callback):
     ) -> None:
         if trainer.global_step in (0, *self.curves["step"][-1:]):
             return  # gradients are still being accumulated
-        due = trainer.global_step % self.every == 0 or trainer.global_step == 1
-        if not (due or batch_idx + 1 == trainer.num_training_batches):
+        if trainer.global_step % self.every and trainer.global_step != 1:
             return  # a look at the loss would wait for the device
         latest = module.latest
         loss = float(latest.loss)
         if not np.isfinite(loss):
-            raise diverged(f"The loss is {loss}", trainer, module)
-        if not due:
             return
         spectrum = singular_values(latest.h)
         epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches

@@ -30,6 +30,7 @@ from fullrank.training.engine import (
     accelerator,
     build_trainer,
     has_room,
+    named_out_of_memory,
     on_accelerator,
     quiet_lightning,
     split_statistics,
@@ -44,6 +45,7 @@ from fullrank.training.evaluate import (
     evaluate,
 )
 from fullrank.training.factors import factor_scores
+from fullrank.training.finite import FiniteGuard
 from fullrank.training.folders import check_folder, claim_folder, open_folder, sole_writer
 from fullrank.training.module import JointEmbedding
 from fullrank.training.monitor import (
@@ -102,6 +104,7 @@ def train(
     init: str | Path | None = None,
     devices: int = 1,
     nodes: int = 1,
+    skip_nonfinite: int = 0,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
     **overrides: Any,
@@ -112,9 +115,11 @@ def train(
     file of weights to start the encoder from (see `load_weights`). With `resume` a run that was cut off goes
     on exactly where its last checkpoint stands, in a folder without one from the beginning; a finished run
     is returned as it is. With more than one device or node, every process makes this call (`torchrun` or
-    SLURM start them), and the first one writes. `profiler` is any of Lightning's, or a `StepClock`. Raises
+    SLURM start them), and the first one writes. Up to `skip_nonfinite` steps whose loss or gradient is not
+    finite are left out (see `FiniteGuard`). `profiler` is any of Lightning's, or a `StepClock`. Raises
     UsageError for a recipe that cannot be carried out or a folder in use, DataError for images that cannot be
-    read, DivergedError for a loss that is not finite, InterruptedRunError on Ctrl-C (after saving).
+    read, DivergedError for a loss or gradient that is not finite, OutOfMemoryError for a batch that memory
+    does not hold, InterruptedRunError on Ctrl-C (after saving).
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -139,6 +144,7 @@ def train(
         test_set,
         resume=resume,
         machines=machines,
+        skip_nonfinite=skip_nonfinite,
         progress=progress,
         profiler=profiler,
     )
@@ -152,6 +158,7 @@ def carry_out(
     *,
     resume: bool = False,
     machines: Machines = ONE_PROCESS,
+    skip_nonfinite: int = 0,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
 ) -> Run:
@@ -170,12 +177,14 @@ def carry_out(
         open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
         online = OnlineProbes(recipe.online_every) if recipe.online_every else None
-        _fit(module, loader, monitor, online, folder, recipe, machines, progress, profiler)
+        guard = FiniteGuard(folder, recipe.monitor_every, skip_nonfinite)
+        _fit(module, loader, monitor, online, guard, folder, recipe, machines, progress, profiler)
         if writes:
             arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
             save_arrays(folder, arrays | (online.arrays() if online else {}))
             _save_weights(module, folder, recipe, train_set)
             entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
+            entry = entry.model_copy(update={"skipped_steps": guard.skipped})
             new_record("run", recipe.model_dump(), [entry]).save(folder)
     wait_for_all()
     return load(folder)
@@ -265,6 +274,7 @@ def _fit(
     loader: BatchLoader,
     monitor: Monitor,
     online: OnlineProbes | None,
+    guard: FiniteGuard,
     folder: Path,
     recipe: Recipe,
     machines: Machines,
@@ -281,13 +291,14 @@ def _fit(
     with quiet_lightning(), stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
-        watchers = [monitor, *([online] if online else []), Checkpointer(folder, loader, stop), line]
+        watchers = [guard, monitor, *([online] if online else []), Checkpointer(folder, loader, stop), line]
         trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
         resumed = checkpoint if checkpoint.is_file() else None
-        trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
+        with named_out_of_memory(recipe.batch_size):
+            trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if stop.is_set():
             raise InterruptedRunError(
                 f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
