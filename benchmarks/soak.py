@@ -1,0 +1,76 @@
+"""Memory over a long time of training and diagnosing in one process: is it flat?
+
+    uv run python benchmarks/soak.py                # half an hour
+    uv run python benchmarks/soak.py --minutes 5
+
+Short runs on real digits, each trained, diagnosed, its page written, and thrown away, until the time is over.
+The resident memory is read after each; its slope, by least squares after a fifth of the time as a warm-up,
+is to stay below 1 MB a minute, or the status is 1.
+"""
+
+import argparse
+import gc
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fullrank import train
+from fullrank.allocator import keep_freed_memory
+from fullrank.reports.page import write_page
+from fullrank.studies.diagnose import diagnose
+
+STEEPEST = 1.0  # MB a minute
+HEADS = ("none", "subvector:24", "mlp:48", "reweight:1.05,norm=batch")
+
+
+def resident_megabytes() -> float:
+    """What this process holds in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def slope_of(minutes: list[float], megabytes: list[float]) -> tuple[float, float]:
+    """MB a minute by least squares, and half of its 95 % interval, after a fifth of the time."""
+    x, y = np.array(minutes), np.array(megabytes)
+    kept = x >= x[0] + 0.2 * (x[-1] - x[0])
+    x, y = x[kept], y[kept]
+    centred = x - x.mean()
+    slope = centred @ y / (centred @ centred)
+    rest = y - y.mean() - slope * centred
+    error = np.sqrt(rest @ rest / max(1, len(x) - 2) / (centred @ centred))
+    return float(slope), float(1.96 * error)
+
+
+def one_round(number: int, folder: Path) -> None:
+    """A run, trained and diagnosed."""
+    out = folder / "run"
+    train("digits", out=out, epochs=2, seed=number, head=HEADS[number % len(HEADS)])
+    write_page(out)
+    write_page(diagnose(out, out=folder / "diagnosis").path)
+
+
+def main() -> int:
+    """Print the memory now and then, and the slope at the end."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
+    started, minutes, megabytes = time.monotonic(), [], []
+    while not minutes or minutes[-1] < arguments.minutes:
+        with tempfile.TemporaryDirectory() as folder:
+            one_round(len(minutes), Path(folder))
+        gc.collect()
+        minutes.append((time.monotonic() - started) / 60)
+        megabytes.append(resident_megabytes())
+        print(f"{minutes[-1]:5.1f} min  {len(minutes):4d} rounds  {megabytes[-1]:6.0f} MB", flush=True)
+    slope, half = slope_of(minutes, megabytes)
+    print(f"{len(minutes)} rounds in {minutes[-1]:.0f} min: {slope:+.2f} MB a minute (± {half:.2f})")
+    return 0 if slope < STEEPEST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
