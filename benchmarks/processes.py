@@ -3,11 +3,11 @@
     uv run python benchmarks/processes.py
     uv run python benchmarks/processes.py --processes 2 --without-runs
 
-Every objective of the catalogue as `fullrank check-distributed` looks at it (float64, 2400 images, so that all
-processes have tiles), and a whole run on real digits, through torchrun, in float32: an encoder without batch
-norm, whose statistics CPUs do not share. What a run leaves is compared with that of one process: the largest
-difference of a weight, of a probe's accuracy and of a singular value over the largest. A loss or gradient that
-is more than 1e-6 apart gives the status 1.
+Every objective of the catalogue as `fullrank check-distributed` looks at it (float64, 2400 images, so that
+all processes have tiles), and a whole run on real digits, through torchrun, in float32: an encoder without
+batch norm, whose statistics CPUs do not share. What a run leaves is compared with that of one process: the
+largest difference of a weight, of a probe's accuracy and of a singular value over the largest. A loss or
+gradient that is more than 1e-6 apart gives the status 1.
 """
 
 import argparse
