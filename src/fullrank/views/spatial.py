@@ -123,7 +123,7 @@ def _mix_rows(images: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
     count, channels, height, width = images.shape
     first = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1) * height
     places = taps[:, None] + first
-    shares = weights[:, None].expand(places.shape).flatten(0, 2)
+    shares = weights.to(images.dtype)[:, None].expand(places.shape).flatten(0, 2)
     mixed = F.embedding_bag(
         places.flatten(0, 2), images.reshape(-1, width), per_sample_weights=shares, mode="sum"
     )
