@@ -24,10 +24,20 @@ class DivergedError(FullrankError):
     """The loss is no longer a finite number."""
 
 
+class FullDiskError(FullrankError):
+    """The disk is full, or a quota or a limit is reached; the message says what is kept and how to go on."""
+
+
 class InterruptedRunError(FullrankError):
     """Ctrl-C: what was done is saved, and the message says how to go on."""
 
     exit_status = 130
+
+
+class TerminatedRunError(InterruptedRunError):
+    """The same after SIGTERM, which schedulers send before they end a program."""
+
+    exit_status = 143
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageError:

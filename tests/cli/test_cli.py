@@ -9,13 +9,13 @@ import threading
 import time
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from fullrank import cli
 from fullrank.cli.catalogue import FAMILIES
 from fullrank.cli.commands import app
 from fullrank.record import Record
+from fullrank.training.checkpoints import load_state, newest_whole
 from fullrank.training.recipe import recipe_names
 
 QUICK = ["--limit", "200", "--batch-size", "40", "--epochs", "1", "--encoder", "tiny-resnet,width=4"]
@@ -210,5 +210,5 @@ def test_an_interrupt_in_a_terminal_saves_and_says_how_to_go_on(tmp_path):
     reader.join()
     text = b"".join(printed).decode()
     assert status == 130 and "--resume" in text and "Traceback" not in text, text
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = load_state(newest_whole(tmp_path / "run"))
     assert 0 < saved["global_step"] < 1000

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from fullrank import train
 from fullrank.errors import UsageError
+from fullrank.training.checkpoints import checkpoints_in
 
 # A net without batch norm: torch's SyncBatchNorm refuses CPUs, so each process would have its own statistics.
 RECIPE = {
@@ -65,8 +66,8 @@ def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
         environment = os.environ | names | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         worker = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c)
         workers.append(worker)
-    checkpoint, waited = tmp_path / "run" / "checkpoints" / "last.ckpt", 0.0
-    while not checkpoint.is_file() and waited < 120:
+    waited = 0.0
+    while not checkpoints_in(tmp_path / "run") and waited < 120:
         time.sleep(0.2)
         waited += 0.2
     workers[0].send_signal(signal.SIGINT)
