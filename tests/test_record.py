@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from fullrank.errors import DataError
-from fullrank.record import Record, is_full, load_arrays, parts_in, save_arrays, write_whole
+from fullrank.errors import DataError, disk_is_full
+from fullrank.record import Record, load_arrays, parts_in, save_arrays, write_whole
 
 
 def test_a_record_reads_back_as_it_was_written(quick_run, tmp_path):
@@ -68,14 +68,14 @@ def test_a_write_without_room_leaves_the_old_file_and_nothing_beside_it(tmp_path
     write_whole(tmp_path / "x", b"old")
     with files_no_longer_than(1000), pytest.raises(OSError, match="too large") as error:
         write_whole(tmp_path / "x", b"new" * 1000)
-    assert error.value.filename == str(tmp_path / "x") and is_full(error.value)
+    assert error.value.filename == str(tmp_path / "x") and disk_is_full(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
 
 
 def test_a_write_into_no_folder_names_the_file(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         write_whole(tmp_path / "nowhere" / "x", b"1")
-    assert error.value.filename == str(tmp_path / "nowhere" / "x") and not is_full(error.value)
+    assert error.value.filename == str(tmp_path / "nowhere" / "x") and not disk_is_full(error.value)
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_the_old_file(tmp_path):

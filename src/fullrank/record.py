@@ -368,11 +368,6 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def is_full(error: OSError) -> bool:
-    """Whether the system has no room for a file: the disk, the quota or the limit of a file's size."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def parts_in(folder: Path) -> list[Path]:
     """What a process that was killed in the middle of `write_whole` left in `folder`."""
     return sorted(folder.glob(f"{PART_PREFIX}*{PART_SUFFIX}"))

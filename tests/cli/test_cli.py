@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -186,6 +187,20 @@ def read_terminal(leader: int, into: list[bytes]) -> None:
         if not chunk:
             return
         into.append(chunk)
+
+
+@pytest.mark.parametrize("status", [130, 143])
+def test_a_command_that_saves_nothing_ends_at_once(capsys, monkeypatch, tmp_path, status):
+    """Signals to this very process, while it looks at a file of embeddings."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((60000, 64), np.float32))
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), status - 128))
+    timer.start()
+    left, _, error = run(
+        capsys, monkeypatch, "diagnose", str(tmp_path / "x.npy"), "--out", str(tmp_path / "o")
+    )
+    timer.join()
+    assert left == status and "Interrupted" in error.splitlines()[-1] and "Traceback" not in error
+    assert not (tmp_path / "o" / "record.json").exists()
 
 
 def test_an_interrupt_in_a_terminal_saves_and_says_how_to_go_on(tmp_path):

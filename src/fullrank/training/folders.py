@@ -7,8 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fullrank.errors import FullDiskError, UsageError
-from fullrank.record import RECORD_FILE, is_full, parts_in, result_folder, write_whole
+from fullrank.errors import FullDiskError, UsageError, disk_is_full
+from fullrank.record import RECORD_FILE, parts_in, result_folder, write_whole
 from fullrank.training.checkpoints import CHECKPOINTS, checkpoints_in
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 
@@ -90,7 +90,7 @@ def room_in(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not is_full(error):
+        if not disk_is_full(error):
             raise
         kept = next((path.name for path in checkpoints_in(folder)), None)
         raise FullDiskError(
