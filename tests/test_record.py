@@ -1,10 +1,17 @@
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from fullrank.errors import DataError
-from fullrank.record import Record, load_arrays, save_arrays, write_whole
+from fullrank.errors import DataError, disk_is_full
+from fullrank.record import Record, load_arrays, parts_in, save_arrays, write_whole
 
 
 def test_a_record_reads_back_as_it_was_written(quick_run, tmp_path):
@@ -44,3 +51,54 @@ def test_arrays_read_back_and_nothing_is_left_beside_them(tmp_path):
     assert load_arrays(tmp_path)["a"].tolist() == [0, 1, 2]
     write_whole(tmp_path / "x", b"1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["arrays.npz", "x"]
+
+
+@contextmanager
+def files_no_longer_than(size):
+    """The system refuses longer files meanwhile, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_without_room_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    write_whole(tmp_path / "x", b"old")
+    with files_no_longer_than(1000), pytest.raises(OSError, match="too large") as error:
+        write_whole(tmp_path / "x", b"new" * 1000)
+    assert error.value.filename == str(tmp_path / "x") and disk_is_full(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_a_write_into_no_folder_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_whole(tmp_path / "nowhere" / "x", b"1")
+    assert error.value.filename == str(tmp_path / "nowhere" / "x") and not disk_is_full(error.value)
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_the_old_file(tmp_path):
+    """Real kills of a process that only writes: what stands there is one of its contents, whole."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from fullrank.record import write_whole\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    for letter in b'abc':\n"
+        "        write_whole(Path(sys.argv[1]), bytes([letter]) * 3_000_000)\n"
+    )
+    for number in range(4):
+        path = tmp_path / str(number) / "x"
+        path.parent.mkdir()
+        writer = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        while not path.is_file():
+            time.sleep(0.001)
+        time.sleep(0.003 * number)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        content = path.read_bytes()
+        assert len(content) == 3_000_000 and len(set(content)) == 1
+        assert {p.name for p in path.parent.iterdir()} - {"x"} == {p.name for p in parts_in(path.parent)}

@@ -1,5 +1,6 @@
 """The errors a user can meet: one sentence each, with the value, the limit and the remedy."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -32,10 +33,29 @@ class DisagreementError(FullrankError):
     """One process and several find different numbers."""
 
 
+class FullDiskError(FullrankError):
+    """The disk is full, or a quota or a limit is reached; the message says what is kept and how to go on."""
+
+
 class InterruptedRunError(FullrankError):
     """Ctrl-C: what was done is saved, and the message says how to go on."""
 
     exit_status = 130
+
+
+class TerminatedRunError(InterruptedRunError):
+    """The same after SIGTERM, which schedulers send before they end a program."""
+
+    exit_status = 143
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size.
+
+    >>> disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageError:

@@ -1,5 +1,8 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
+import errno
+import io
+import os
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +15,8 @@ from fullrank.errors import DataError, UsageError
 
 SCHEMA = 1
 RECORD_FILE, ARRAYS_FILE = "record.json", "arrays.npz"
+# A file that is being written has such a name in its own folder, until it is whole.
+PART_PREFIX, PART_SUFFIX = ".fullrank-", ".part"
 
 
 class _Part(BaseModel):
@@ -324,9 +329,9 @@ def result_folder(out: str | Path | None, name: str) -> Path:
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write `arrays.npz` into `folder`, whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    _put_in_place(file.name, folder / ARRAYS_FILE)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_whole(folder / ARRAYS_FILE, content.getbuffer())
 
 
 def load_arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -338,14 +343,47 @@ def load_arrays(folder: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never half of either."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    _put_in_place(file.name, path)
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that a crash or a power cut leaves the old one or the new one, never half of either.
+
+    What the system refuses is an OSError with the file's name, and leaves nothing beside it.
+
+    >>> write_whole(Path(tempfile.mkdtemp(), "x"), b"content")
+    """
+    try:
+        descriptor, part = tempfile.mkstemp(PART_SUFFIX, PART_PREFIX, path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
+            Path(part).chmod(0o644)
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        # A write that fails does not say of which file, and a temporary name tells nobody anything.
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def _put_in_place(temporary: str, path: Path) -> None:
-    # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)
+def parts_in(folder: Path) -> list[Path]:
+    """What a process that was killed in the middle of `write_whole` left in `folder`."""
+    return sorted(folder.glob(f"{PART_PREFIX}*{PART_SUFFIX}"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last; not every file system and system can, and a folder may be closed to readers."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

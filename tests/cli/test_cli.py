@@ -8,14 +8,15 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from fullrank import cli
 from fullrank.cli.catalogue import FAMILIES
 from fullrank.cli.commands import app
 from fullrank.record import Record
+from fullrank.training.checkpoints import load_state, newest_whole
 from fullrank.training.recipe import recipe_names
 
 QUICK = ["--limit", "200", "--batch-size", "40", "--epochs", "1", "--encoder", "tiny-resnet,width=4"]
@@ -188,6 +189,20 @@ def read_terminal(leader: int, into: list[bytes]) -> None:
         into.append(chunk)
 
 
+@pytest.mark.parametrize("status", [130, 143])
+def test_a_command_that_saves_nothing_ends_at_once(capsys, monkeypatch, tmp_path, status):
+    """Signals to this very process, while it looks at a file of embeddings."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((60000, 64), np.float32))
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), status - 128))
+    timer.start()
+    left, _, error = run(
+        capsys, monkeypatch, "diagnose", str(tmp_path / "x.npy"), "--out", str(tmp_path / "o")
+    )
+    timer.join()
+    assert left == status and "Interrupted" in error.splitlines()[-1] and "Traceback" not in error
+    assert not (tmp_path / "o" / "record.json").exists()
+
+
 def test_an_interrupt_in_a_terminal_saves_and_says_how_to_go_on(tmp_path):
     """A process of its own, SIGINT as Ctrl-C sends it: status 130, one sentence, a checkpoint."""
     program = [sys.executable, "-c", "from fullrank.cli import main; main()"]
@@ -210,5 +225,5 @@ def test_an_interrupt_in_a_terminal_saves_and_says_how_to_go_on(tmp_path):
     reader.join()
     text = b"".join(printed).decode()
     assert status == 130 and "--resume" in text and "Traceback" not in text, text
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    saved = load_state(newest_whole(tmp_path / "run"))
     assert 0 < saved["global_step"] < 1000

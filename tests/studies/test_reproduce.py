@@ -323,7 +323,18 @@ def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
     os.killpg(first.pid, signal.SIGINT)
     errors = first.communicate(timeout=120)[1]
     assert first.returncode == 130 and "0 of 3 runs finished" in errors and "Traceback" not in errors
-    assert len(list(out.glob("*/checkpoints/last.ckpt"))) == 2  # nothing is begun after Ctrl-C
+    assert (
+        len({path.parent for path in out.glob("*/checkpoints/step-*.ckpt")}) == 2
+    )  # nothing is begun after Ctrl-C
+    # SIGTERM reaches this process alone, as `kill` sends it; it sees to its workers.
+    steps = {path.name for path in out.glob("*/checkpoints/step-*.ckpt")}
+    second = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
+    while len({path.name for path in out.glob("*/checkpoints/step-*.ckpt")} - steps) < 2:
+        assert second.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    second.send_signal(signal.SIGTERM)
+    errors = second.communicate(timeout=120)[1]
+    assert second.returncode == 143 and " of 3 runs finished" in errors and "Traceback" not in errors, errors
     done = subprocess.run(
         [sys.executable, str(script), str(out)], capture_output=True, text=True, timeout=400
     )

@@ -11,7 +11,8 @@ from fullrank import load, train
 from fullrank.data import write_miniature
 from fullrank.errors import InterruptedRunError, UsageError
 from fullrank.objectives import OBJECTIVES
-from fullrank.training.monitor import CHECKPOINT, Monitor
+from fullrank.training.checkpoints import load_state, newest_whole
+from fullrank.training.monitor import Monitor
 from fullrank.training.parts import build, load_data
 from fullrank.training.recipe import Recipe
 
@@ -32,7 +33,7 @@ def supervised(tmp_path_factory):
 
 
 def test_the_classifier_is_trained_and_in_the_checkpoint_and_not_in_the_head(supervised):
-    saved = torch.load(supervised.path / CHECKPOINT, weights_only=True)["state_dict"]
+    saved = load_state(newest_whole(supervised.path))["state_dict"]
     weight = saved["objective.classifier.weight"]
     with torch.random.fork_rng():
         torch.manual_seed(supervised.recipe.seed)
@@ -58,8 +59,7 @@ def test_a_supervised_run_goes_on_bit_for_bit(supervised, tmp_path, monkeypatch)
         train("digits", out=tmp_path / "run", objective="cross-entropy", **QUICK)
     train("digits", out=tmp_path / "run", resume=True, objective="cross-entropy", **QUICK)
     first, second = (
-        torch.load(path / CHECKPOINT, weights_only=True)["state_dict"]
-        for path in (supervised.path, tmp_path / "run")
+        load_state(newest_whole(path))["state_dict"] for path in (supervised.path, tmp_path / "run")
     )
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
@@ -77,7 +77,7 @@ def test_coarse_labels_are_learned_and_fine_ones_probed(tmp_path):
     data = write_miniature("cifar100", tmp_path / "images", images=60, classes=10, size=32)
     settings = QUICK | {"data": data, "limit": None, "batch_size": 20, "epochs": 1, "label": "coarse"}
     run = train("small-images", out=tmp_path / "run", objective="cross-entropy", **settings)
-    saved = torch.load(run.path / CHECKPOINT, weights_only=True)["state_dict"]
+    saved = load_state(newest_whole(run.path))["state_dict"]
     assert len(saved["objective.classifier.bias"]) == 2  # of 10 fine classes
     assert {score.label for score in run.record.runs[0].scores} == {"label"}
     assert json.loads((run.path / "record.json").read_text())["recipe"]["label"] == "coarse"

@@ -1,6 +1,5 @@
 """The online probes: what is kept, what is learnt from it, and that training does not feel it."""
 
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,8 +17,9 @@ from fullrank import JointEmbedding, Optimizer, encoder, head, objective, source
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader
 from fullrank.errors import InterruptedRunError, UsageError
-from fullrank.training.monitor import Checkpointer
+from fullrank.training.checkpoints import Checkpointer, newest_whole
 from fullrank.training.online import CURVES, FeatureQueue, OnlineProbes, queue_parts
+from fullrank.training.stopping import Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
@@ -175,13 +175,13 @@ class StopAt(pl.Callback):
 @pytest.mark.parametrize("step", [5, 8])
 def test_a_resumed_run_has_the_curves_of_an_unbroken_one(unbroken, tmp_path, step):
     (tmp_path / "checkpoints").mkdir()
-    loader, stop = digits_loader(), threading.Event()
+    loader, stop = digits_loader(), Stop(tmp_path)
     with pytest.raises(InterruptedRunError):
         callbacks = [OnlineProbes(1, 400, 5), StopAt(step, stop), Checkpointer(tmp_path, loader, stop)]
         fit(joint_embedding(), loader, callbacks)
     loader, probes = digits_loader(), OnlineProbes(1, 400, 5)
-    callbacks = [probes, Checkpointer(tmp_path, loader, threading.Event())]
-    fit(joint_embedding(), loader, callbacks, ckpt_path=tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    callbacks = [probes, Checkpointer(tmp_path, loader, Stop(tmp_path))]
+    fit(joint_embedding(), loader, callbacks, ckpt_path=newest_whole(tmp_path), weights_only=True)
     assert probes.rows == unbroken.probes.rows
 
 

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from fullrank import train
-from fullrank.errors import UsageError
+from fullrank.errors import TerminatedRunError, UsageError
+from fullrank.training.checkpoints import checkpoints_in
+from fullrank.training.monitor import Monitor
 
 # A net without batch norm: torch's SyncBatchNorm refuses CPUs, so each process would have its own statistics.
 RECIPE = {
@@ -34,19 +36,33 @@ def losses(folder):
     return [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
 
 
-def test_two_processes_train_as_one(tmp_path):
+def in_two_processes(folder, *more):
+    """What torchrun's processes print together."""
     settings = [part for key, value in RECIPE.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "fullrank", "train", "--devices", "2", "--out", str(tmp_path / "two"), *settings]
+    command += ["-m", "fullrank", "train", "--devices", "2", "--out", str(folder), *settings, *more]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("record.json") == 1  # one process speaks
-    train("digits", out=tmp_path / "one", **RECIPE)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    one, two = (load_file(tmp_path / name / "encoder.safetensors") for name in ("one", "two"))
+    return finished.stdout
+
+
+def assert_alike(folder, other):
+    assert losses(folder) == pytest.approx(losses(other), rel=1e-5)
+    one, two = (load_file(each / "encoder.safetensors") for each in (other, folder))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    return train("digits", out=tmp_path_factory.mktemp("one") / "run", **RECIPE).path
+
+
+def test_two_processes_train_as_one(one_process, tmp_path):
+    printed = in_two_processes(tmp_path / "two")
+    assert printed.count("record.json") == 1  # one process speaks
+    assert_alike(tmp_path / "two", one_process)
 
 
 def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
@@ -63,20 +79,30 @@ def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
         names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
         names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
         environment = os.environ | names | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        worker = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=heeding_ctrl_c)
-        workers.append(worker)
-    checkpoint, waited = tmp_path / "run" / "checkpoints" / "last.ckpt", 0.0
-    while not checkpoint.is_file() and waited < 120:
+        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+    waited = 0.0
+    while not checkpoints_in(tmp_path / "run") and waited < 120:
         time.sleep(0.2)
         waited += 0.2
-    workers[0].send_signal(signal.SIGINT)
+    workers[1].send_signal(signal.SIGTERM)
     said = [worker.communicate(timeout=100)[1].decode() for worker in workers]
-    assert [worker.returncode for worker in workers] == [130, 130], said
-    assert "--resume goes on from there" in said[0]
+    assert [worker.returncode for worker in workers] == [143, 143], said
+    assert all("--resume goes on from there" in each and "Traceback" not in each for each in said)
 
 
-def heeding_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+def test_a_run_of_one_process_goes_on_in_two_from_the_middle_of_an_epoch(one_process, tmp_path, monkeypatch):
+    plain = Monitor.on_train_batch_end
+
+    def stop(self, trainer, *args):
+        plain(self, trainer, *args)
+        if trainer.global_step == 1:  # of two an epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(TerminatedRunError, match="step 1 of 2"):
+        patch.setattr(Monitor, "on_train_batch_end", stop)
+        train("digits", out=tmp_path / "run", **RECIPE)
+    in_two_processes(tmp_path / "run", "--resume")
+    assert_alike(tmp_path / "run", one_process)
 
 
 def test_torchrun_and_devices_must_agree(tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """The papers' SGD probe: what it learns, what it never touches, and how it goes on."""
 
-import threading
-
 import pytest
 import torch
 
@@ -9,8 +7,10 @@ from fullrank import encoder, source, train
 from fullrank.encoders import Encoder
 from fullrank.errors import InterruptedRunError
 from fullrank.progress import progress_bar
+from fullrank.training.checkpoints import checkpoints_in, load_state, newest_whole
 from fullrank.training.recipe import SGDProbe
-from fullrank.training.sgd_probe import CHECKPOINT, SGDProbeRun, sgd_probe
+from fullrank.training.sgd_probe import KIND, SGDProbeRun, sgd_probe
+from fullrank.training.stopping import Stop
 
 
 class Pixels(Encoder):
@@ -41,9 +41,7 @@ def parts():
 def carry_out(parts, folder, epochs, stop=None):
     settings = SGDProbe(epochs=epochs, batch_size=50)
     with progress_bar() as shown:
-        return sgd_probe(
-            *parts, settings, folder=folder, progress=shown, stop=stop or threading.Event(), seed=3
-        )
+        return sgd_probe(*parts, settings, folder=folder, progress=shown, stop=stop or Stop(folder), seed=3)
 
 
 def test_it_learns_and_the_best_epoch_is_labelled_as_such(parts, tmp_path):
@@ -51,7 +49,7 @@ def test_it_learns_and_the_best_epoch_is_labelled_as_such(parts, tmp_path):
     last, best = carry_out((Pixels(*train_set.channel_statistics()), train_set, test_set), tmp_path, 12)
     assert last.measure == "linear, SGD, last epoch"
     assert best.measure == "linear, SGD, best epoch chosen on the test images"
-    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)["accuracies"]
+    saved = load_state(newest_whole(tmp_path, KIND))["accuracies"]
     assert len(saved) == 12 and last.value == saved[-1] and best.value == max(saved)
     assert best.value > 0.5  # of crops down to 8 percent of 64 pixels; chance is 0.1
 
@@ -76,15 +74,17 @@ def test_weights_start_as_in_the_paper():
 
 def test_a_probe_that_was_stopped_goes_on_as_if_it_had_not(parts, tmp_path):
     whole = carry_out(parts, tmp_path / "whole", epochs=3)
-    stop = threading.Event()
+    stop = Stop(tmp_path)
     stop.set()
     settings_folder = tmp_path / "cut"
     with pytest.raises(InterruptedRunError, match=r"epoch 0 of the SGD probe.*--resume"):
         carry_out(parts, settings_folder, epochs=3, stop=stop)
 
-    class StopInSecondEpoch(threading.Event):
+    class StopInSecondEpoch:
+        error = InterruptedRunError
+
         def is_set(self) -> bool:
-            return (settings_folder / CHECKPOINT).is_file()
+            return bool(checkpoints_in(settings_folder, KIND))
 
     with pytest.raises(InterruptedRunError, match="epoch 1 of the SGD probe"):
         carry_out(parts, settings_folder, epochs=3, stop=StopInSecondEpoch())

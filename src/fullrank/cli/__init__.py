@@ -5,7 +5,7 @@ import sys
 from types import FrameType
 
 from fullrank.allocator import keep_freed_memory
-from fullrank.errors import FullrankError, InterruptedRunError
+from fullrank.errors import FullrankError, InterruptedRunError, TerminatedRunError, disk_is_full
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     from fullrank.cli.commands import app
 
     keep_freed_memory()
-    before = signal.signal(signal.SIGINT, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         app()
     except FullrankError as error:
@@ -21,18 +21,26 @@ def main() -> None:
     except MemoryError as error:
         _fail(f"Not enough memory ({error}); lower --image-size, --limit or --batch-size.", 1)
     except OSError as error:
+        if disk_is_full(error):
+            _fail(
+                f"The disk has no room for {error.filename or 'what is written'}; what stood there before is "
+                "as it was: make room and give the command again, with --resume where it has that.",
+                1,
+            )
         where = f" {error.filename}" if error.filename else ""
         _fail(
             f"The system refused{where}: {error.strerror or error}; check the path, its rights and the disk.",
             1,
         )
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt: Typer would end the program on it without a word.
-    raise InterruptedRunError(
+    kind = TerminatedRunError if signum == signal.SIGTERM else InterruptedRunError
+    raise kind(
         "Interrupted; train, compare and demo go on from what is saved with --out DIR --resume, reproduce "
         "with the same command."
     )

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import yaml
 
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, FullDiskError, UsageError, disk_is_full
 from fullrank.record import ARRAYS_FILE, Record, load_arrays, write_whole
 from fullrank.reports import words
 from fullrank.reports.diagnosis_page import render_diagnosis
@@ -89,7 +89,8 @@ def write_page(folder: Path) -> Path:
 
     Everything shown comes from `record.json` and `arrays.npz`, those of its runs for a study. Arrays that are
     missing or damaged leave their figures out, and the page says which. Raises DataError where there is no
-    readable record, and UsageError for a record that holds none of a run, a diagnosis and a theory run.
+    readable record, UsageError for a record that holds none of a run, a diagnosis and a theory run, and
+    FullDiskError where the disk has no room for the page.
     """
     folder = Path(folder)
     record = Record.load(folder)
@@ -110,7 +111,15 @@ def write_page(folder: Path) -> Path:
             "diagnosis, a theory run, or a run or a study with at least one run."
         )
     path = folder / PAGE_FILE
-    write_whole(path, page.encode())
+    try:
+        write_whole(path, page.encode())
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        raise FullDiskError(
+            f"The disk has no room for {path}; the record is kept, and once there is room "
+            f"`fullrank report {folder}` writes the page."
+        ) from None
     return path
 
 

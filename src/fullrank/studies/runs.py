@@ -10,8 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,7 +20,13 @@ from rich.progress import Progress
 
 from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
-from fullrank.errors import DataError, FullrankError, InterruptedRunError, UsageError
+from fullrank.errors import (
+    DataError,
+    FullrankError,
+    InterruptedRunError,
+    TerminatedRunError,
+    UsageError,
+)
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
 from fullrank.studies.table import Asked
@@ -105,8 +112,9 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     A run that was cut off goes on where it stood. Several `workers`, processes that share the cores, carry
     out as many runs at a time; what comes out depends on the threads a run has only in the last digits. Each
     finished run is told on standard error. Raises UsageError before any training for fewer than 1 worker or
-    a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C, after the runs
-    under way are saved, InterruptedRunError, in which `go_on` says how to continue.
+    a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM, after
+    the runs under way are saved, InterruptedRunError or TerminatedRunError, in which `go_on` says how to
+    continue.
     """
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, but got {workers}.")
@@ -125,9 +133,10 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
         try:
             for run in carried_out:
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
-        except (KeyboardInterrupt, InterruptedRunError):
+        except (KeyboardInterrupt, InterruptedRunError) as stopped:
             done = sum(run.finished for run in runs)
-            raise InterruptedRunError(
+            kind = TerminatedRunError if isinstance(stopped, TerminatedRunError) else InterruptedRunError
+            raise kind(
                 f"Stopped with {done} of {len(runs)} runs finished; what was under way is saved, and {go_on}."
             ) from None
     return [run.entry for run in runs]
@@ -155,6 +164,7 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
     """Several runs at a time, each in a process with its share of the cores."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_work, initargs=(threads,))
     # No more than the workers can begin at once: what is queued in the pool would still be carried out whole
     # after Ctrl-C.
@@ -175,8 +185,12 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
             f"One of {workers} worker processes was ended by the system, perhaps for want of memory; what is "
             "finished is kept: give fewer --workers."
         ) from None
-    except (KeyboardInterrupt, InterruptedRunError):
+    except (KeyboardInterrupt, InterruptedRunError) as stopped:
         _say(progress, "Stopping: the runs under way are being saved.")
+        if isinstance(stopped, TerminatedRunError):
+            # Unlike a terminal's Ctrl-C it may have reached this process alone.
+            for worker in set(active_children()) - others:
+                worker.terminate()
         raise
     finally:
         # Those under way save themselves where Ctrl-C reached them too, as in a terminal; otherwise they end.
@@ -191,9 +205,18 @@ def _begin_work(threads: int) -> None:
 
 
 def _carry_out(run: PlannedRun) -> None:
-    with Progress(disable=True) as silent:
-        train(run.recipe, out=run.folder, resume=run.begun, progress=silent)
-    answer(run)
+    before = signal.signal(signal.SIGTERM, _end_work)
+    try:
+        with Progress(disable=True) as silent:
+            train(run.recipe, out=run.folder, resume=run.begun, progress=silent)
+        answer(run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_work(signum: int, frame: FrameType | None) -> None:
+    # Training has a handler of its own, which saves; a worker that died of it would break the pool.
+    raise TerminatedRunError("Stopped after training; the same command goes on from there.")
 
 
 def answer(run: PlannedRun) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fullrank.errors import UsageError
-from fullrank.record import result_folder, write_whole
-from fullrank.training.monitor import CHECKPOINT
+from fullrank.errors import FullDiskError, UsageError, disk_is_full
+from fullrank.record import RECORD_FILE, parts_in, result_folder, write_whole
+from fullrank.training.checkpoints import CHECKPOINTS, checkpoints_in
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 
 # A lock of the system on this file ends with the process that holds it, however that ends.
-LOCK_FILE = CHECKPOINT.parent / ".lock"
+LOCK_FILE = CHECKPOINTS / ".lock"
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
@@ -33,7 +33,7 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
 
     Its own is one whose recipe is the same in all keys but those that are `free`.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or _is_bare(folder):
         return
     if not resume:
         raise UsageError(
@@ -64,11 +64,48 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def check_free(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """The same once the folder is locked: who held it before may have begun or finished a run there."""
+    check_folder(folder, recipe, resume)
+    if (folder / RECORD_FILE).is_file():
+        raise UsageError(
+            f"The run in {folder} was finished by another process just now; add --resume to take it as it is."
+        )
+
+
 def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the folder of a run, with its recipe in it."""
-    checkpoint = folder / CHECKPOINT
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    """Make the folder of a run, with its recipe in it, and remove what a process that was killed left."""
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    for part in _parts(folder):
+        part.unlink(missing_ok=True)
     if not (folder / RECIPE_FILE).is_file():
         write_whole(folder / RECIPE_FILE, recipe.dump().encode())
-    if resume and not checkpoint.is_file():
+    if resume and not checkpoints_in(folder):
         print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """A disk that is full meanwhile is a FullDiskError, which says what is kept in the folder of a run."""
+    try:
+        yield
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        kept = next((path.name for path in checkpoints_in(folder)), None)
+        raise FullDiskError(
+            f"The disk has no room for {error.filename or folder}; "
+            f"{f'the checkpoint {kept} is kept' if kept else 'no checkpoint was written yet'}, and once "
+            f"there is room the same command with --out {folder} --resume goes on from there."
+        ) from None
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [*parts_in(folder), *parts_in(folder / CHECKPOINTS)]
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a run leaves that was killed before it wrote its recipe."""
+    left = {folder / CHECKPOINTS, folder / LOCK_FILE, *_parts(folder)}
+    inside = (folder / CHECKPOINTS).iterdir() if (folder / CHECKPOINTS).is_dir() else ()
+    return left.issuperset([*folder.iterdir(), *inside])

@@ -1,15 +1,10 @@
-"""What is watched while a run goes on: the curves, the progress line, the checkpoint, and Ctrl-C."""
+"""What is watched while a run goes on: the curves and the progress line."""
 
 import csv
 import io
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,8 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from fullrank.batch import Batch
-from fullrank.data import BatchLoader
-from fullrank.errors import DataError, DivergedError, InterruptedRunError
+from fullrank.errors import DivergedError
 from fullrank.record import write_whole
 from fullrank.spectrum.functional import effective_rank, singular_values
 from fullrank.training.module import JointEmbedding
@@ -35,7 +29,6 @@ CURVES = (
     "effective_rank",
     "learning_rate",
 )
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
@@ -106,7 +99,9 @@ class Monitor(pl.Callback):
         self.write_csv(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        self.write_csv(trainer)
+        # Of a disk that is full, what ended the run says enough; the checkpoint has the curves too.
+        with suppress(OSError):
+            self.write_csv(trainer)
 
     def write_csv(self, trainer: pl.Trainer) -> None:
         """Write the curves so far to `metrics.csv`; of many processes the first one does."""
@@ -136,60 +131,6 @@ class Monitor(pl.Callback):
         self.seconds = state_dict["seconds"]
 
 
-class Checkpointer(pl.Callback):
-    """Saves the run at the end of each epoch, and when `stop` is set after the step under way.
-
-    Beside Lightning's own state it keeps the loader's, which Lightning restores only in some cases (not once
-    a schedule has asked how many steps there are), and that of torch's generator, for heads and objectives
-    that draw at each step.
-    """
-
-    def __init__(self, folder: Path, loader: BatchLoader, stop: threading.Event):
-        self.folder, self.loader, self.stop = folder, loader, stop
-        self._restored: dict[str, Any] | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._restored is not None:
-            self.loader.load_state_dict(self._restored["loader"])
-            torch.set_rng_state(self._restored["generator"].cpu())
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        # Gradients half accumulated are in no checkpoint, so a stop waits for the step to be whole.
-        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if whole and self._stop_anywhere(trainer):
-            self.save(trainer, module)
-            raise InterruptedRunError(
-                f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
-                f"saved, and the same command with --out {self.folder} --resume goes on from there."
-            )
-
-    def _stop_anywhere(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was told to stop: one alone that saved would wait for the others forever."""
-        if trainer.world_size == 1:
-            return self.stop.is_set()
-        return bool(trainer.strategy.reduce_boolean_decision(self.stop.is_set(), all=False))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.save(trainer, module)
-
-    def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Replace the checkpoint, whole or not at all, and never by weights that are not finite."""
-        if not all(torch.isfinite(p).all() for p in module.parameters()):
-            raise diverged("A weight is no longer finite", trainer, module)
-        path = self.folder / CHECKPOINT
-        trainer.save_checkpoint(path.with_suffix(".part"))
-        if trainer.is_global_zero:
-            path.with_suffix(".part").replace(path)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": torch.get_rng_state(), "loader": self.loader.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
-
-
 def diverged(what: str, trainer: pl.Trainer, module: pl.LightningModule) -> DivergedError:
     """The error for a run that left the finite numbers; the last checkpoint stays as it was."""
     rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -197,18 +138,6 @@ def diverged(what: str, trainer: pl.Trainer, module: pl.LightningModule) -> Dive
         f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower the learning rate (now "
         f"{rate:.2g}; --set optimizer.lr=...) or raise the temperature."
     )
-
-
-def check_readable(checkpoint: Path) -> None:
-    """Raise DataError for a checkpoint that is damaged."""
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(
-            f"The checkpoint {checkpoint} cannot be read ({reason}); remove it and resume to start from the "
-            "beginning."
-        ) from None
 
 
 class ProgressLine(pl.Callback):
@@ -238,30 +167,3 @@ class ProgressLine(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if hasattr(self, "task"):
             self.progress.remove_task(self.task)
-
-
-@contextmanager
-def stop_on_ctrl_c(folder: Path) -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step under way is finished before the run is saved.
-
-    A second Ctrl-C raises InterruptedRunError at once. Signals reach the main thread only; elsewhere nothing
-    is changed.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise InterruptedRunError(
-                f"Stopped at once; with --out {folder} --resume the same command goes on from its last "
-                "checkpoint."
-            )
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -70,7 +70,8 @@ class Engine(_Part):
     `accumulate` adds the gradients of so many batches before each update: the negatives of a contrastive
     loss still come from one batch, so it is not a larger batch. `logger` is a logger of Lightning
     (`csv`, `tensorboard`, `wandb`, ...), which gets every curve beside our own `metrics.csv`. Several GPUs
-    have batch statistics in common with `sync_batchnorm`; CPUs cannot have them.
+    have batch statistics in common with `sync_batchnorm`; CPUs cannot have them. The last
+    `keep_checkpoints` stay on the disk: should the newest be damaged, the one before it is used.
     """
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
@@ -79,6 +80,7 @@ class Engine(_Part):
     compile: bool = False
     sync_batchnorm: bool = True
     logger: Annotated[str, AfterValidator(_known_logger)] | None = None
+    keep_checkpoints: int = Field(2, ge=1)
 
 
 class SGDProbe(_Part):

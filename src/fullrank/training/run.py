@@ -18,12 +18,13 @@ from torch import nn
 
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.encoders import Encoder, encoder as build_encoder, without_download
-from fullrank.errors import DataError, InterruptedRunError, UsageError
+from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.machine import new_record
-from fullrank.processes import launched_rank, process_rank
+from fullrank.processes import launched_rank
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score, save_arrays, write_whole
+from fullrank.training.checkpoints import Checkpointer, checkpoints_in, newest_whole
 from fullrank.training.engine import (
     ONE_PROCESS,
     Machines,
@@ -46,21 +47,22 @@ from fullrank.training.evaluate import (
 )
 from fullrank.training.factors import factor_scores
 from fullrank.training.finite import FiniteGuard
-from fullrank.training.folders import check_folder, claim_folder, open_folder, sole_writer
-from fullrank.training.module import JointEmbedding
-from fullrank.training.monitor import (
-    CHECKPOINT,
-    Checkpointer,
-    Monitor,
-    ProgressLine,
-    check_readable,
-    stop_on_ctrl_c,
+from fullrank.training.folders import (
+    check_folder,
+    check_free,
+    claim_folder,
+    open_folder,
+    room_in,
+    sole_writer,
 )
+from fullrank.training.module import JointEmbedding
+from fullrank.training.monitor import Monitor, ProgressLine
 from fullrank.training.online import OnlineProbes
 from fullrank.training.parts import build, chance_level, check_plan, load_data
 from fullrank.training.recipe import RECIPE_FILE, Recipe
-from fullrank.training.sgd_probe import CHECKPOINT as SGD_CHECKPOINT, sgd_probe
+from fullrank.training.sgd_probe import KIND as SGD_PROBE, sgd_probe
 from fullrank.training.shifts import load_shift
+from fullrank.training.stopping import stop_on_signal
 from fullrank.views import Views, step_generator
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
@@ -113,13 +115,15 @@ def train(
 
     `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. `init` is a
     file of weights to start the encoder from (see `load_weights`). With `resume` a run that was cut off goes
-    on exactly where its last checkpoint stands, in a folder without one from the beginning; a finished run
-    is returned as it is. With more than one device or node, every process makes this call (`torchrun` or
-    SLURM start them), and the first one writes. Up to `skip_nonfinite` steps whose loss or gradient is not
-    finite are left out (see `FiniteGuard`). `profiler` is any of Lightning's, or a `StepClock`. Raises
-    UsageError for a recipe that cannot be carried out or a folder in use, DataError for images that cannot be
-    read, DivergedError for a loss or gradient that is not finite, OutOfMemoryError for a batch that memory
-    does not hold, InterruptedRunError on Ctrl-C (after saving).
+    on exactly where its newest whole checkpoint stands, in a folder without one from the beginning; a
+    finished run is returned as it is. With more than one device or node, every process makes this call
+    (`torchrun` or SLURM start them), and the first one writes; a run may be resumed by another number of
+    processes. Up to `skip_nonfinite` steps whose loss or gradient is not finite are left out (see
+    `FiniteGuard`). `profiler` is any of Lightning's, or a `StepClock`. Raises UsageError for a recipe that
+    cannot be carried out or a folder in use, DataError for images that cannot be read, DivergedError for a
+    loss or gradient that is not finite, OutOfMemoryError for a batch that memory does not hold,
+    FullDiskError for a disk without room, and, after saving, InterruptedRunError on Ctrl-C and
+    TerminatedRunError on SIGTERM.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -165,16 +169,19 @@ def carry_out(
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
 
     The weights are saved before they are evaluated. The caller's random generators are left as they were.
-    Raises UsageError where another process writes into `folder`.
+    Raises UsageError where another process writes into `folder` or has just done so, FullDiskError where
+    the disk has no room; what was saved until then stays whole.
     """
     writes = launched_rank(machines.processes) == 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as held:
         torch.manual_seed(recipe.seed)
         module = build(recipe, train_set)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
+        held.enter_context(room_in(folder))
         if writes:
             held.enter_context(sole_writer(folder))
-        open_folder(folder, recipe, resume)
+            check_free(folder, recipe, resume)
+            open_folder(folder, recipe, resume)
         monitor = Monitor(folder, recipe.monitor_every)
         online = OnlineProbes(recipe.online_every) if recipe.online_every else None
         guard = FiniteGuard(folder, recipe.monitor_every, skip_nonfinite)
@@ -281,26 +288,26 @@ def _fit(
     progress: Progress | None,
     profiler: Profiler | None,
 ) -> None:
-    checkpoint = folder / CHECKPOINT
-    if checkpoint.is_file():
-        check_readable(checkpoint)
-    elif process_rank() == 0:
-        (folder / SGD_CHECKPOINT).unlink(missing_ok=True)  # it is of an encoder that is trained anew
-    if (note := split_statistics(module, machines)) and launched_rank(machines.processes) == 0:
+    rank = launched_rank(machines.processes)
+    resumed = newest_whole(folder, rank=rank)
+    if resumed is None and rank == 0:
+        for stale in checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
+            stale.unlink(missing_ok=True)
+    if (note := split_statistics(module, machines)) and rank == 0:
         print(note, file=sys.stderr)
-    with quiet_lightning(), stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
+    with quiet_lightning(), stop_on_signal(folder) as stop, progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
-        watchers = [guard, monitor, *([online] if online else []), Checkpointer(folder, loader, stop), line]
+        checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
+        watchers = [guard, monitor, *([online] if online else []), checkpointer, line]
         trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
-        resumed = checkpoint if checkpoint.is_file() else None
         with named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if stop.is_set():
-            raise InterruptedRunError(
+            raise stop.error(
                 f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
                 "run."
             )
@@ -328,7 +335,7 @@ def _evaluated(
     scores = [*evaluation.scores, *_factor_scores(module, recipe, train_set, test_set)]
     if recipe.sgd_probe is not None:
         check_probeable(train_set, test_set, "label")
-        with stop_on_ctrl_c(folder) as stop, progress or progress_bar() as shown:
+        with stop_on_signal(folder) as stop, progress or progress_bar() as shown:
             scores += sgd_probe(
                 cast(Encoder, module.encoder),
                 train_set,

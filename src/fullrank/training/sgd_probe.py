@@ -1,11 +1,9 @@
 """The papers' linear probe: SGD on random crops, for numbers to stand beside theirs."""
 
-import io
 import math
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +13,15 @@ from torch import Tensor, nn
 from fullrank.batch import Batch, as_float
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.encoders import Encoder
-from fullrank.errors import DataError, InterruptedRunError
+from fullrank.errors import DataError
 from fullrank.places import evaluating
-from fullrank.record import Score, write_whole
+from fullrank.record import Score
+from fullrank.training.checkpoints import checkpoint_path, keep_last, load_state, newest_whole, save_state
 from fullrank.training.recipe import SGDProbe
+from fullrank.training.stopping import Stop
 from fullrank.views import Views, step_generator, view_pipeline
 
-CHECKPOINT = Path("checkpoints") / "sgd-probe.ckpt"
+KIND = "sgd-probe"  # of its checkpoints, which count epochs
 VIEWS = "weak,scale=0.08"  # a random resized crop at torchvision's default scale, and a flip
 _EVALUATION_BATCH = 256
 
@@ -49,21 +49,20 @@ class SGDProbeRun:
         )
         return cls(classifier, optimizer)
 
-    def save(self, path: Path) -> None:
-        """Write the state after an epoch, whole or not at all."""
+    def save(self, folder: Path) -> None:
+        """Write the state after an epoch, whole or not at all; that of the epoch before it stays too."""
         state = {
             "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "accuracies": self.accuracies,
         }
-        content = io.BytesIO()
-        torch.save(state, content)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content.getvalue())
+        keep_last(save_state(checkpoint_path(folder, len(self.accuracies), KIND), state), keep=2)
 
-    def restore(self, path: Path) -> None:
-        """Go on from the state in `path`."""
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    def restore(self, folder: Path) -> None:
+        """Go on from the newest state in `folder` that is whole, if there is any."""
+        if (path := newest_whole(folder, KIND)) is None:
+            return
+        state = load_state(path)
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.accuracies = state["accuracies"]
@@ -77,7 +76,7 @@ def sgd_probe(
     *,
     folder: Path,
     progress: Progress,
-    stop: threading.Event,
+    stop: Stop,
     label: str = "label",
     seed: int = 0,
 ) -> list[Score]:
@@ -96,8 +95,7 @@ def sgd_probe(
     views = view_pipeline(VIEWS, image_size=train.image_size, channels=train.channels)
     loader = BatchLoader(labelled, min(settings.batch_size, len(labelled)), seed, label=label)
     run = SGDProbeRun.begin(settings, encoder.feature_dim, num_classes, seed, device)
-    if (path := folder / CHECKPOINT).is_file():
-        run.restore(path)
+    run.restore(folder)
     task = progress.add_task("sgd probe", total=settings.epochs, completed=len(run.accuracies), status="")
     with evaluating(encoder):
         for epoch in range(len(run.accuracies), settings.epochs):
@@ -110,12 +108,12 @@ def sgd_probe(
                 done = epoch + (step + 1) / len(loader)
                 progress.update(task, completed=done, status=_status(run.accuracies))
                 if stop.is_set():
-                    raise InterruptedRunError(
+                    raise stop.error(
                         f"Stopped in epoch {epoch} of the SGD probe; the epochs before it are saved, and the "
                         f"same command with --out {folder} --resume goes on from there."
                     )
             run.accuracies.append(_accuracy(encoder, run.classifier, test, label, device))
-            run.save(path)
+            run.save(folder)
     progress.remove_task(task)
     if not run.accuracies:
         raise DataError("The SGD probe has no epoch; give sgd_probe.epochs of 1 or more.")
