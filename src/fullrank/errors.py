@@ -6,9 +6,15 @@ from difflib import get_close_matches
 
 
 class FullrankError(Exception):
-    """Something failed that the user can mend; the command line prints it and exits with `exit_status`."""
+    """Something failed that the user can mend; the command line prints it and exits with `exit_status`.
+
+    Its message is one printable line of at most 1500 characters, whatever the values that it quotes.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class UsageError(FullrankError, ValueError):
@@ -58,12 +64,28 @@ def disk_is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def one_line(text: str, longest: int = 1500) -> str:
+    r"""Text with what is not printable escaped, and shortened in its middle to `longest` characters.
+
+    Names and values from files could otherwise move the cursor of a terminal, or fill it.
+
+    >>> one_line("a\x1b[2Jb\n"), one_line("abcdefghij" * 9, longest=20)
+    ('a\\x1b[2Jb\\n', 'abcdefg ... cdefghij')
+    """
+    if len(text) > longest:
+        ahead = (longest - 5) // 2
+        text = f"{text[:ahead]} ... {text[ahead + 5 - longest :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageError:
     """The error for a name nobody registered, with the nearest names that exist.
 
     >>> print(unknown_name("head", "linaer", ["linear", "mlp"], "`fullrank list heads` shows all"))
     Unknown head 'linaer': did you mean 'linear'? `fullrank list heads` shows all.
     """
-    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    near = get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "no name is near it; "
     return UsageError(f"Unknown {kind} {name!r}: {guess}{remedy}.")

@@ -4,12 +4,15 @@ import errno
 import io
 import os
 import tempfile
+import zipfile
+import zlib
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from tokenize import TokenError
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fullrank.errors import DataError, UsageError
 
@@ -17,6 +20,25 @@ SCHEMA = 1
 RECORD_FILE, ARRAYS_FILE = "record.json", "arrays.npz"
 # A file that is being written has such a name in its own folder, until it is whole.
 PART_PREFIX, PART_SUFFIX = ".fullrank-", ".part"
+# What NumPy and zipfile raise where a byte is wrong: in the data, in an array's header, or in the archive's.
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, RuntimeError, ArithmeticError, MemoryError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error, TokenError),
+)
+
+
+def _inside(folder: str) -> str:
+    """The folder of a run as a record may name it: below the record's own, or below `../runs` beside it."""
+    parts = PurePath(folder).parts
+    below = parts[2:] if parts[:2] == ("..", "runs") and len(parts) > 2 else parts
+    if PurePath(folder).is_absolute() or ".." in below or not folder.isprintable() or len(folder) > 250:
+        raise ValueError(
+            "a run's folder must be named below the record's own or below ../runs, in 250 letters"
+        )
+    return folder
+
+
+RunFolder = Annotated[str, AfterValidator(_inside)]
 
 
 class _Part(BaseModel):
@@ -55,14 +77,14 @@ class Spectrum(_Part):
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
-    `folder` is relative to the record's own folder. `loss` is that of the last step that was monitored,
-    `chance` is the loss of a head that tells nothing apart, None where the objective has no such level.
-    `skipped_steps` were left out, not being finite.
+    `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
+    last step that was monitored, `chance` is the loss of a head that tells nothing apart, None where the
+    objective has no such level. `skipped_steps` were left out, not being finite.
     """
 
     head: str
     seed: int
-    folder: str
+    folder: RunFolder
     epochs: int
     steps: int
     skipped_steps: int = 0
@@ -209,7 +231,7 @@ class TableRow(_Part):
 
     title: str
     seeds: list[int]
-    runs: list[str]
+    runs: list[RunFolder]
     paper: list[float | None]
     values: list[list[float]]
     x: float | None = None
@@ -298,6 +320,15 @@ class Record(_Part):
     predicted: list[list[float | None]] | None = None
     simulated: list[list[float | None]] | None = None
 
+    @model_validator(mode="after")
+    def _check_numbers(self) -> "Record":
+        if self.theory is not None:
+            shape = [len(self.theory.columns)] * len(self.theory.rows)
+            for numbers in (self.predicted, self.simulated):
+                if [len(row) for row in numbers or ()] != shape:
+                    raise ValueError("predicted and simulated need a number for each row and column")
+        return self
+
     def save(self, folder: Path) -> None:
         """Write `record.json` into `folder`, whole or not at all."""
         write_whole(folder / RECORD_FILE, self.model_dump_json(by_alias=True, indent=1).encode())
@@ -335,12 +366,18 @@ def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Read `folder`/arrays.npz; nothing in it is unpickled."""
+    """Read `folder`/arrays.npz; nothing in it is unpickled. A missing or damaged one raises DataError."""
     path = Path(folder) / ARRAYS_FILE
     if not path.is_file():
         raise DataError(f"{folder} holds no {ARRAYS_FILE}; name the folder of a finished run.")
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{ARRAYS_FILE} cannot be read ({reason}); run the command of {folder} again to write a new one."
+        ) from None
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

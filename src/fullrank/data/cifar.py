@@ -14,7 +14,7 @@ from fullrank.data.image_set import ImageSet
 from fullrank.data.pickles import Array, read_pickled
 from fullrank.data.sources import Source, Split, check_folder, found_archive
 from fullrank.errors import DataError
-from fullrank.specs import Spec
+from fullrank.specs import Spec, expanded
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
@@ -107,7 +107,7 @@ class Cifar(Source):
 
     def __init__(self, collection: CifarCollection, path: str):
         super().__init__(str(Spec(collection.name, path)))
-        self.collection, self.path = collection, Path(path).expanduser()
+        self.collection, self.path = collection, expanded(path)
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         form, folder = self._form()

@@ -14,7 +14,7 @@ from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split, check_folder
 from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
-from fullrank.specs import Scalar, Spec
+from fullrank.specs import Scalar, Spec, expanded
 
 _ENDINGS = (".jpeg", ".jpg", ".png")
 
@@ -97,7 +97,7 @@ class ClassFolders(Source):
 
     def __init__(self, name: str, path: str, canvas: int):
         super().__init__(name)
-        self.path, self.canvas = Path(path).expanduser(), canvas
+        self.path, self.canvas = expanded(path), canvas
 
     @abstractmethod
     def _find(self) -> dict[Split, dict[str, str]]:

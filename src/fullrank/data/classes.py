@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.specs import expanded, is_file
 
 _FORMS = "write {shipped}, the path of a text file with one name a line, or names joined by '+'"
 
@@ -31,8 +32,8 @@ def class_list(text: str) -> tuple[str, ...]:
     shipped = _shipped("class_lists")
     if text in shipped:
         return _names(shipped[text].read_text("utf-8"))
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = expanded(text)
+    if is_file(path):
         return _from_file(path)
     forms = _FORMS.format(shipped=" or ".join(sorted(shipped)))
     if "+" not in text:

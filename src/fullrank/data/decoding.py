@@ -1,5 +1,6 @@
 """One image: upright in eight bits, and brought to a square."""
 
+import io
 import re
 import struct
 
@@ -7,7 +8,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError),
+    *(struct.error, Image.DecompressionBombError),
+)
 """What Pillow raises for a file that it cannot decode."""
 
 _TURNS = {
@@ -21,6 +25,10 @@ _TURNS = {
 }  # what undoes each EXIF orientation
 _SIDEWAYS = (5, 6, 7, 8)  # those that exchange height and width
 _RESIZED_TO_CROP = 256 / 224
+_LONGEST = 64  # sides of the square: what is longer is resized only where it is kept
+# A file that says it holds more pixels than so many, and than so many for each of its bytes, is damaged or a
+# bomb. The best that deflate can do is 8256 pixels of one bit.
+_MANY_PIXELS, _PIXELS_A_BYTE = 2**22, 10_000
 
 
 def to_eight_bit(image: Image.Image) -> Image.Image:
@@ -43,6 +51,7 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
 
 def upright(image: Image.Image, grey: bool) -> Image.Image:
     """An opened image as mode L if `grey`, else RGB, with its EXIF orientation applied."""
+    _check_claim(image)
     ImageOps.exif_transpose(image, in_place=True)
     return _eight_bit(image, grey)
 
@@ -57,6 +66,7 @@ def squash(image: Image.Image, canvas: int, grey: bool) -> tuple[np.ndarray, tup
 
     Bilinear, antialiased; a JPEG at least twice as large is decoded at a half, a quarter or an eighth.
     """
+    _check_claim(image)
     width, height = image.size
     drafted = image.draft(None, (canvas, canvas))
     # A fraction of the size need not be whole: the box leaves out what the last row and column have too much.
@@ -81,6 +91,11 @@ def centre(image: Image.Image, size: int, grey: bool) -> np.ndarray:
     shorter = round(size * _RESIZED_TO_CROP)
     width, height = (int(shorter * side / min(full.size)) for side in full.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
+    if max(width, height) > _LONGEST * size:
+        # A line of 1 x 60000 pixels would become an image of 256 x 15 million.
+        x, y = full.width / width, full.height / height
+        box = (left * x, top * y, min((left + size) * x, full.width), min((top + size) * y, full.height))
+        return to_array(full.resize((size, size), Image.Resampling.BILINEAR, box))
     resized = full.resize((width, height), Image.Resampling.BILINEAR)
     return to_array(resized.crop((left, top, left + size, top + size)))
 
@@ -101,6 +116,19 @@ def reason(error: Exception) -> str:
         return "no image inside"
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[.!?]) ", text)[0].rstrip(".!?")
+
+
+def _check_claim(image: Image.Image) -> None:
+    """Raise DecompressionBombError for a file too small for the pixels that it says it has."""
+    file = getattr(image, "fp", None)
+    pixels = image.width * image.height
+    if file is None or pixels <= _MANY_PIXELS:
+        return
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    if pixels > _PIXELS_A_BYTE * size:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels in {size} bytes")
 
 
 def _eight_bit(image: Image.Image, grey: bool) -> Image.Image:

@@ -18,7 +18,7 @@ from fullrank.data.selection import fixed_split
 from fullrank.data.sources import SPLITS, Source, Split, check_folder
 from fullrank.data.streamed import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError, UsageError
-from fullrank.specs import Spec
+from fullrank.specs import Spec, expanded
 
 MEMORY_LIMIT_GIB = 8
 _FORMATS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm")
@@ -68,7 +68,7 @@ class ImageFolder(Source):
 
     def __init__(self, path: str, canvas: int | None = None):
         super().__init__(str(Spec("folder", path, () if canvas is None else (("canvas", canvas),))))
-        self.path, self.canvas = Path(path).expanduser(), canvas
+        self.path, self.canvas = expanded(path), canvas
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         paths = [file.path for file in self._files[split]]

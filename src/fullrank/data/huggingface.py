@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -14,7 +13,7 @@ from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split
 from fullrank.data.streamed import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError, UsageError, unknown_name
-from fullrank.specs import Spec
+from fullrank.specs import Spec, expanded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,7 +71,7 @@ class HuggingFace(Source):
             raise UsageError(
                 f"{self.name} needs the library datasets; pip install 'fullrank[huggingface]'."
             ) from error
-        path = Path(self.path).expanduser()
+        path = expanded(self.path)
         try:
             if any((path / file).is_file() for file in _SAVED):
                 loaded = load_from_disk(str(path))

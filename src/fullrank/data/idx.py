@@ -13,7 +13,7 @@ import numpy as np
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split
 from fullrank.errors import DataError
-from fullrank.specs import Spec
+from fullrank.specs import Spec, expanded
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -101,7 +101,7 @@ class IdxFiles(Source):
 
     def _folder(self) -> Path:
         if self.path is not None:
-            return Path(self.path).expanduser()
+            return expanded(self.path)
         if self.collection.packaged is not None and self.collection.packaged.is_dir():
             return self.collection.packaged
         return self._downloaded()

@@ -1,9 +1,9 @@
 """NumPy .npz files of images and labels."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -12,7 +12,7 @@ from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split
 from fullrank.errors import DataError
-from fullrank.specs import Spec
+from fullrank.specs import Spec, expanded
 
 Layout = dict[Split, tuple[str, str]]
 """For each split the names of its images and of its labels."""
@@ -23,7 +23,11 @@ _SPLIT_LAYOUTS: tuple[Layout, ...] = (
     {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
 )
 _POOLED: Layout = {"train": ("images", "labels"), "test": ("images", "labels")}
-_DAMAGED = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# What NumPy and zipfile raise where a byte is wrong; a wrong length asks for more memory than there is.
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, RuntimeError, ArithmeticError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 @final
@@ -46,7 +50,7 @@ class NpzArchive(Source):
 
     def __init__(self, path: str):
         super().__init__(str(Spec("npz", path)))
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         if not self.path.is_file():

@@ -9,7 +9,7 @@ from fullrank.data.cifar import read_names
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.sources import Source, Split, check_folder, found_archive
 from fullrank.errors import DataError
-from fullrank.specs import Spec
+from fullrank.specs import Spec, expanded
 
 FOLDER, ARCHIVE, NAMES = "stl10_binary", "stl10_binary.tar.gz", "class_names.txt"
 SIDE = 96
@@ -37,7 +37,7 @@ class Stl10(Source):
 
     def __init__(self, path: str, unlabelled: bool = True):
         super().__init__(str(Spec("stl10", path, () if unlabelled else (("unlabelled", False),))))
-        self.path, self.unlabelled = Path(path).expanduser(), unlabelled
+        self.path, self.unlabelled = expanded(path), unlabelled
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         folder = self._folder()

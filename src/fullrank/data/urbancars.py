@@ -12,6 +12,7 @@ from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split, check_folder
 from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
+from fullrank.specs import expanded
 
 VALUES = ("urban", "country")
 FACTORS = ("label", "background", "object")
@@ -43,7 +44,7 @@ class UrbanCars(Source):
 
     def __init__(self, path: str, canvas: int = CANVAS, test: str = "test"):
         super().__init__(tree_spec("urbancars", path, canvas, test=None if test == "test" else test))
-        self.path, self.canvas, self.test = Path(path).expanduser(), canvas, test
+        self.path, self.canvas, self.test = expanded(path), canvas, test
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         root = self._folder("train" if split == "train" else self.test)

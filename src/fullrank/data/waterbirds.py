@@ -12,6 +12,7 @@ from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split, check_folder
 from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
+from fullrank.specs import expanded
 
 METADATA, FOLDER = "metadata.csv", "waterbird_complete95_forest2water2"
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
@@ -42,7 +43,7 @@ class Waterbirds(Source):
 
     def __init__(self, path: str, canvas: int = CANVAS, test: str = "test"):
         super().__init__(tree_spec("waterbirds", path, canvas, test=None if test == "test" else test))
-        self.path, self.canvas, self.test = Path(path).expanduser(), canvas, test
+        self.path, self.canvas, self.test = expanded(path), canvas, test
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         file = self._metadata()

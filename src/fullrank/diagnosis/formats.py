@@ -92,7 +92,7 @@ def open_npz(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]
             arrays = {
                 name: _member(archive, entries[name], headers[name]) for name in (chosen, found) if name
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError):
         raise DataError(f"{path} is no whole .npz file; write it again with numpy.savez.") from None
     return _Array(arrays[chosen], f"{path.name}: {chosen}"), arrays[found] if found else None
 

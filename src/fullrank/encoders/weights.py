@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear")
 SECOND_CHOICE = ("ema", "encoder_k", "momentum", "student", "target")
 # Buffers that older releases saved and newer ones compute.
 COMPUTED = ("attn_mask", "num_batches_tracked", "relative_position_index")
+
+
+# What torch's reader lets pass of a file that is damaged.
+_DAMAGE = (
+    *(RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError),
+    *(ArithmeticError, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,7 @@ def _read_torch(path: Path) -> Any:
             raise _unreadable(path, "not a file of torch.save", "convert it to safetensors") from None
         reason = f"it holds Python objects such as {foreign[1]}, and nothing is unpickled"
         raise _unreadable(path, reason, "convert its tensors to safetensors") from None
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, IndexError, AttributeError) as error:
+    except (*_DAMAGE, MemoryError) as error:  # a wrong length asks for more memory than there is
         raise _unreadable(
             path, f"damaged: {error!r}", "copy it again, or convert it to safetensors"
         ) from None

@@ -1,11 +1,8 @@
 """One self-contained HTML page from what a command left: `write_page(folder)`. Torch-free."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from urllib.parse import quote
 
 import numpy as np
@@ -42,8 +39,6 @@ from fullrank.reports.tables import (
 from fullrank.reports.theory_page import render_theory
 
 PAGE_FILE = "report.html"
-# What numpy and zipfile raise where a byte is wrong: in the data, in an array's header, or in the archive's.
-_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TokenError)
 
 
 @dataclass(frozen=True)
@@ -181,12 +176,12 @@ def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[
 
 def _arrays_of(folder: Path) -> tuple[Arrays, str]:
     """The arrays in a folder, and where they cannot be read, none and why."""
+    if not (folder / ARRAYS_FILE).is_file():
+        return {}, f"no {ARRAYS_FILE}"
     try:
         return load_arrays(folder), ""
-    except DataError:
-        return {}, f"no {ARRAYS_FILE}"
-    except _DAMAGE as error:
-        return {}, f"{ARRAYS_FILE} cannot be read ({error})"
+    except DataError as error:
+        return {}, str(error).partition(";")[0]
 
 
 def _links(folder: Path, record: Record) -> dict[str, str]:

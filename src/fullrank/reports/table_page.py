@@ -115,13 +115,13 @@ def _sweep_panels(table: TableEntry) -> list[Panel]:
 def _spectrum_panels(record: Record, table: TableEntry) -> list[Panel]:
     """The spectra of the rows: they are drawn as heads are, under the rows' titles."""
     titles = {f"../runs/{run}": row.title for row in table.rows for run in row.runs}
-    named = [run.model_copy(update={"head": titles[run.folder]}) for run in record.runs]
+    named = [run.model_copy(update={"head": titles.get(run.folder, run.head)}) for run in record.runs]
     renamed = record.model_copy(update={"runs": named})
     panels = []
     for place in table.spectrum:
         figure = spectrum_figure(renamed, place)
         if figure is not None:
-            names = list(dict.fromkeys(titles[run.folder] for run in record.runs))
+            names = list(dict.fromkeys(titles.get(run.folder, run.head) for run in record.runs))
             label = f"Log singular values of the covariance at {place}. One line a row: {', '.join(names)}."
             panels.append(panel(figure, f"Spectrum at {place}", label, "", distinct_styles(names)))
     return panels

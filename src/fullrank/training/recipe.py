@@ -14,10 +14,12 @@ from fullrank.encoders import ENCODERS
 from fullrank.errors import UsageError, unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
-from fullrank.specs import Registry
+from fullrank.specs import Registry, is_file
 from fullrank.views import VIEWS
 
 RECIPE_FILE = "recipe.yaml"
+# PyYAML's own error, and what it lets pass of numbers, dates and bytes that are none.
+_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)
 _SHIPPED = files(__package__).joinpath("recipes")
 
 
@@ -30,6 +32,18 @@ LOGGERS = {
     "comet": "CometLogger",
     "litlogger": "LitLogger",
 }
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values, each written out: a few aliases of aliases would make gigabytes of one line."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "an alias (*) is not read; write the value out", mark
+            )
+        return super().compose_node(parent, index)
 
 
 def _known_logger(name: str) -> str:
@@ -180,15 +194,17 @@ def recipe_summary(name: str) -> str:
 def _read(recipe: str | Path) -> dict[str, Any]:
     if str(recipe) in recipe_names():
         file: Traversable = _SHIPPED.joinpath(f"{recipe}.yaml")
-    elif Path(recipe).is_file():
+    elif is_file(Path(recipe)):
         file = Path(recipe)
     else:
         raise unknown_name(
             "recipe", str(recipe), recipe_names(), "`fullrank list recipes` shows all, or name a YAML file"
         )
     try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(file.read_text("utf-8"), _Loader)  # a SafeLoader
+    except RecursionError:
+        raise UsageError(f"Recipe {recipe} nests too deeply; a recipe has two levels.") from None
+    except _NOT_YAML as error:
         raise UsageError(f"Recipe {recipe} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         raise UsageError(f"Recipe {recipe} holds no keys; write `data: digits` and so on, one key a line.")
