@@ -78,8 +78,12 @@ def test_a_write_into_no_folder_names_the_file(tmp_path):
     assert error.value.filename == str(tmp_path / "nowhere" / "x") and not disk_is_full(error.value)
 
 
-def test_a_kill_in_the_middle_of_writing_leaves_the_old_file(tmp_path):
-    """Real kills of a process that only writes: what stands there is one of its contents, whole."""
+def whole(content):
+    assert len(content) == 3_000_000 and content.count(content[:1]) == len(content)
+
+
+def test_a_reader_and_a_kill_find_a_whole_file_at_any_moment(tmp_path):
+    """A process that only writes, read while it does and then killed: each time one content, whole."""
     script = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -96,9 +100,9 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_old_file(tmp_path):
         writer.stdout.readline()
         while not path.is_file():
             time.sleep(0.001)
-        time.sleep(0.003 * number)
+        for _ in range(50):
+            whole(path.read_bytes())
         os.kill(writer.pid, signal.SIGKILL)
         writer.wait()
-        content = path.read_bytes()
-        assert len(content) == 3_000_000 and len(set(content)) == 1
+        whole(path.read_bytes())
         assert {p.name for p in path.parent.iterdir()} - {"x"} == {p.name for p in parts_in(path.parent)}

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -187,6 +188,21 @@ def read_terminal(leader: int, into: list[bytes]) -> None:
         if not chunk:
             return
         into.append(chunk)
+
+
+def test_a_disk_without_room_is_one_sentence(capsys, monkeypatch, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 16), np.float32))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (1000, before[1])
+    )  # as a full disk, the system refuses the file
+    try:
+        paths = [str(tmp_path / "x.npy"), "--out", str(tmp_path / "o")]
+        status, _, error = run(capsys, monkeypatch, "diagnose", *paths)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1 and error.count("\n") == 1 and f"no room for {tmp_path}/o/" in error
+    assert "what stood there before is as it was" in error and not list((tmp_path / "o").iterdir())
 
 
 @pytest.mark.parametrize("status", [130, 143])

@@ -304,7 +304,7 @@ def test_every_recipe_of_the_cifar_scale_fits_its_parts():
 def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
     """Two workers, interrupted as a terminal does it: the whole group of processes at once."""
     script = tmp_path / "study.py"
-    words = "compare --data digits --heads none,diagonal,orthogonal --workers 2 --resume --epochs 60"
+    words = "compare --data digits --heads none,diagonal,orthogonal --workers 2 --resume --epochs 30"
     more = "--seeds 1 --limit 200 --batch-size 40 --set encoder=tiny-resnet,width=4 --out"
     script.write_text(
         "import sys\n"
@@ -339,7 +339,7 @@ def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
         [sys.executable, str(script), str(out)], capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
-    assert [run.epochs for run in Record.load(out).runs] == [60] * 3
+    assert [run.epochs for run in Record.load(out).runs] == [30] * 3
 
 
 def test_runs_are_planned_with_all_that_is_asked_of_them():

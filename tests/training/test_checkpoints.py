@@ -1,5 +1,8 @@
 """Checkpoints: whole or not there, checked before use, the last few kept; a resume goes on bit for bit."""
 
+import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ from safetensors.torch import load_file
 from fullrank import train
 from fullrank.errors import DataError, FullDiskError, UsageError
 from fullrank.record import load_arrays
+from fullrank.reports.page import write_page
 from fullrank.studies.compare import compare
 from fullrank.training.checkpoints import (
     CHECKPOINTS,
@@ -25,6 +29,7 @@ from fullrank.training.checkpoints import (
     save_state,
 )
 from fullrank.training.folders import sole_writer
+from fullrank.training.monitor import Monitor
 
 QUICK = {
     "encoder": "tiny-resnet,width=4",
@@ -228,6 +233,59 @@ def test_a_run_that_was_finished_while_this_one_loaded_its_images_is_left_alone(
     (tmp_path / "run").rename(tmp_path / "first")
     with pytest.raises(UsageError, match="finished by another process just now; add --resume"):
         train("digits", out=tmp_path / "run", resume=True, **QUICK)
+
+
+def no_room(monkeypatch, step, interrupts):
+    """From a step on the system refuses files of more than 1000 bytes, as it does on a full disk."""
+    plain = Monitor.on_train_batch_end
+
+    def limit(self, trainer, *args):
+        plain(self, trainer, *args)
+        if trainer.global_step == step:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+            if interrupts:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "on_train_batch_end", limit)
+
+
+@pytest.mark.parametrize(
+    ("step", "kept", "interrupts"),
+    [(1, "no checkpoint was written yet", False), (6, "the checkpoint step-00000005-.* is kept", True)],
+    ids=["at the end of an epoch", "after Ctrl-C"],
+)
+def test_a_disk_without_room_is_one_sentence_and_what_was_saved_stays(
+    unbroken, tmp_path, monkeypatch, step, kept, interrupts
+):
+    out, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(FullDiskError, match=f"{kept}, and .* --out {out} --resume goes on") as error,
+        ):
+            no_room(patch, step, interrupts)
+            train("digits", out=out, **QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(error.value).startswith(f"The disk has no room for {out}/") and error.value.exit_status == 1
+    assert all(map(is_whole, checkpoints_in(out))) and not list(out.rglob("*.part"))
+    assert left(train("digits", out=out, resume=True, **QUICK).path) == left(unbroken.path)
+
+
+def test_a_page_without_room_says_how_to_write_it(unbroken, tmp_path):
+    for name in ("record.json", "arrays.npz"):
+        (tmp_path / name).write_bytes((unbroken.path / name).read_bytes())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            FullDiskError, match=r"report\.html; the record is kept.*fullrank report"
+        ) as error:
+            write_page(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("*.part"))
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path):

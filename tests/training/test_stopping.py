@@ -22,12 +22,12 @@ QUICK = {
 }
 
 
-def send_at(monkeypatch, step, *signals):
+def send_at(monkeypatch, epoch, batch, *signals):
     plain = Monitor.on_train_batch_end
 
-    def send(self, trainer, *args):
-        plain(self, trainer, *args)
-        if trainer.global_step == step:
+    def send(self, trainer, module, outputs, images, batch_idx):
+        plain(self, trainer, module, outputs, images, batch_idx)
+        if (trainer.current_epoch, batch_idx) == (epoch, batch):
             for number in signals:
                 os.kill(os.getpid(), number)
 
@@ -39,7 +39,7 @@ def test_sigterm_saves_the_step_under_way_and_the_run_goes_on(tmp_path, monkeypa
     """A second one, as schedulers send it, changes nothing."""
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(TerminatedRunError, match="step 7 of 10") as error:
-        send_at(patch, 7, *signals)
+        send_at(patch, 1, 1, *signals)
         train("digits", out=tmp_path / "run", **QUICK)
     assert error.value.exit_status == 143 and "--resume goes on from there" in str(error.value)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -48,9 +48,17 @@ def test_sigterm_saves_the_step_under_way_and_the_run_goes_on(tmp_path, monkeypa
     assert load_arrays(run.path)["step"].tolist() == list(range(1, 11))
 
 
+def test_sigterm_in_the_middle_of_a_step_waits_for_the_rest_of_its_gradients(tmp_path, monkeypatch):
+    """Lightning's own handler would end the run after the half step, unsaved."""
+    send_at(monkeypatch, 1, 2, signal.SIGTERM)
+    with pytest.raises(TerminatedRunError, match="step 5 of 6"):
+        train("digits", out=tmp_path / "run", **QUICK | {"engine.accumulate": 2})
+    assert [number_of(path) for path in checkpoints_in(tmp_path / "run")] == [5, 3]
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch, first):
-    send_at(monkeypatch, 7, first, signal.SIGINT)
+    send_at(monkeypatch, 1, 1, first, signal.SIGINT)
     with pytest.raises(InterruptedRunError, match="Stopped at once; with --out "):
         train("digits", out=tmp_path / "run", **QUICK)
     assert [number_of(path) for path in checkpoints_in(tmp_path / "run")] == [5]

@@ -1,0 +1,171 @@
+"""Runs that are killed at random moments and resumed until they are done, against one that was left alone.
+
+    uv run python benchmarks/kills.py
+    uv run python benchmarks/kills.py --kills 12 --seed 3
+
+Every kill is SIGKILL. Two of three come while a checkpoint is being written (its temporary file is there), at
+a random moment of that; one of three comes at any moment of the run's whole life: before its recipe is
+written, between steps, while it is probed and recorded. torch is loaded once, in a process that has computed
+nothing, and each session of a run is a fork of it. A run is lost when a session ends by itself with an error;
+it differs when its weights, curves or scores are not those of the unbroken run, bit for bit. Exit status 1 if
+any was lost or differs.
+"""
+
+import argparse
+import importlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+# Before torch is loaded: a fork has none of the threads of the process it comes from.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+from rich.progress import Progress
+from safetensors.torch import load_file
+
+from fullrank import train
+from fullrank.record import PART_PREFIX, PART_SUFFIX, Record, load_arrays
+from fullrank.training.checkpoints import CHECKPOINTS, checkpoints_in, is_whole
+
+RECIPE = {
+    "encoder": "tiny-resnet,width=4",
+    "head": "random-subvector:8",  # draws at each step, which a resume must go on with
+    "limit": 200,
+    "batch_size": 40,
+    "epochs": 6,
+    "monitor_every": 1,
+}
+LOADED = "modules.txt"
+
+
+def begin(folder: Path) -> int:
+    """Start or resume the run in a fork of this process; return the id of that process."""
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        sys.stderr = (folder.parent / "stderr.txt").open("a")
+        with Progress(disable=True) as silent:
+            train("digits", out=folder, resume=True, progress=silent, **RECIPE)
+        tell_loaded(folder)
+        status = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, the fork must end here
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def tell_loaded(folder: Path) -> None:
+    """Write down beside `folder` what this process has loaded."""
+    (folder.parent / LOADED).write_text("\n".join(sys.modules))
+
+
+def load_alike(folder: Path) -> None:
+    """Load what a whole run loads as it goes, so that later forks need not."""
+    for name in (folder.parent / LOADED).read_text().splitlines():
+        if name not in sys.modules:
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+
+def ended(pid: int) -> int | None:
+    """The exit status of a process that has ended, None where it goes on."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def writing(folder: Path) -> bool:
+    """Whether a checkpoint is being written just now."""
+    try:
+        with os.scandir(folder / CHECKPOINTS) as entries:
+            return any(e.name.startswith(PART_PREFIX) and e.name.endswith(PART_SUFFIX) for e in entries)
+    except FileNotFoundError:
+        return False
+
+
+def wait_for_writes(pid: int, folder: Path, number: int, draw: random.Random) -> int | None:
+    """Wait for the `number`-th write of a checkpoint from now, and a moment of it; the status if it ends."""
+    for turn in range(number):
+        while not writing(folder):
+            if (status := ended(pid)) is not None:
+                return status
+        while turn + 1 < number and writing(folder):
+            pass
+    time.sleep(draw.uniform(0, 5e-4))
+    return ended(pid)
+
+
+def fingerprint(folder: Path) -> tuple[object, ...]:
+    """Weights, curves and scores of a finished run."""
+    weights = load_file(folder / "encoder.safetensors") | load_file(folder / "head.safetensors")
+    entry = Record.load(folder).runs[0]
+    return (
+        {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+        {name: array.tobytes() for name, array in load_arrays(folder).items()},
+        entry.model_dump(exclude={"seconds", "views_per_second"}),
+    )
+
+
+def main() -> None:
+    """Kill, resume, compare; print a row of the table in docs/reliability.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw = random.Random(arguments.seed)
+    kinds: Counter[str] = Counter()
+    lost = different = finished = 0
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        unbroken = Path(name) / "unbroken"
+        start = time.monotonic()
+        if os.waitpid(begin(unbroken), 0)[1]:
+            sys.exit((Path(name) / "stderr.txt").read_text())
+        lifetime, expected = time.monotonic() - start, fingerprint(unbroken)
+        load_alike(unbroken)
+        folder = Path(name) / "run"
+        while kinds.total() < arguments.kills or folder.exists():
+            pid, status = begin(folder), None
+            if kinds.total() >= arguments.kills:
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            elif draw.random() < 2 / 3:
+                status = wait_for_writes(pid, folder, draw.choice((1, 1, 2, 3)), draw)
+            else:
+                deadline = time.monotonic() + draw.uniform(0, lifetime)
+                while time.monotonic() < deadline and (status := ended(pid)) is None:
+                    time.sleep(1e-3)
+            if status is None:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                kinds["in a write" if writing(folder) else "elsewhere"] += 1
+                # What is not whole is recognised, but a rename that came before its bytes would leave some.
+                lost += not all(map(is_whole, checkpoints_in(folder)))
+                continue
+            if status:
+                lost += 1
+                print((Path(name) / "stderr.txt").read_text(), file=sys.stderr)
+            else:
+                finished += 1
+                different += fingerprint(folder) != expected
+            shutil.rmtree(folder)
+    print(
+        f"| `benchmarks/kills.py --kills {arguments.kills}` | {kinds.total()} kills "
+        f"({kinds['in a write']} in the middle of a checkpoint's write), {finished} runs: {lost} lost, "
+        f"{different} different from the unbroken run; {time.monotonic() - began:.0f} s |"
+    )
+    sys.exit(bool(lost or different))
+
+
+if __name__ == "__main__":
+    main()
