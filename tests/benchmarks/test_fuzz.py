@@ -173,7 +173,7 @@ def test_damaged_arrays_are_a_sentence_and_a_page_without_them(quick_run, tmp_pa
     )
     for content in (b"no archive", zipped("loss.npy", header.ljust(127) + b"\n")):
         (tmp_path / "arrays.npz").write_bytes(content)
-        with pytest.raises(DataError, match=r"arrays\.npz cannot be read \(.*; run its command again"):
+        with pytest.raises(DataError, match=r"arrays\.npz cannot be read \(.*; run the command of"):
             load_arrays(tmp_path)
         assert "arrays.npz cannot be read" in write_page(tmp_path).read_text()
 

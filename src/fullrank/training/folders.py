@@ -1,19 +1,20 @@
 """The folder of a run or study: which one, and whether a recipe may write into it."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, one_line
 from fullrank.record import result_folder, write_whole
 from fullrank.training.monitor import CHECKPOINT
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 
 # A lock of the system on this file ends with the process that holds it, however that ends.
 LOCK_FILE = CHECKPOINT.parent / ".lock"
+BAD_IMAGES_FILE = "bad_images.txt"
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
@@ -68,7 +69,20 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Make the folder of a run, with its recipe in it."""
     checkpoint = folder / CHECKPOINT
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if not (folder / RECIPE_FILE).is_file():
-        write_whole(folder / RECIPE_FILE, recipe.dump().encode())
+    stored = folder / RECIPE_FILE
+    if not stored.is_file() or Recipe.resolve(stored) != recipe:  # in a key that may change meanwhile
+        write_whole(stored, recipe.dump().encode())
     if resume and not checkpoint.is_file():
         print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
+
+
+def list_bad_images(folder: Path, bad: Mapping[str, str]) -> None:
+    """Write what images could not be decoded, and why, into the folder of a run, where there are any."""
+    if not bad:
+        return
+    path = folder / BAD_IMAGES_FILE
+    lines = [f"{one_line(image)}\t{one_line(why)}\n" for image, why in sorted(bad.items())]
+    write_whole(path, "".join(lines).encode())
+    print(
+        f"Images that cannot be decoded and were passed over: {len(bad)}, listed in {path}.", file=sys.stderr
+    )
