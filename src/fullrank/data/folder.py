@@ -10,6 +10,7 @@ from typing import TypeVar, final
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from fullrank.data.bad import BadImages
@@ -227,4 +228,4 @@ def _attempt(
     console = Console(stderr=True)
     silent = len(items) < _PROGRESS_FROM or not console.is_terminal
     with ThreadPoolExecutor() as pool, Progress(console=console, transient=True, disable=silent) as progress:
-        return list(progress.track(pool.map(attempt, items), total=len(items), description=title))
+        return list(progress.track(pool.map(attempt, items), total=len(items), description=escape(title)))
