@@ -45,6 +45,8 @@ from PIL import Image
 from safetensors.numpy import save as save_tensors
 
 from fullrank.cli.choice import assignment
+from fullrank.cli.diagnosis import print_diagnosis
+from fullrank.cli.reproduced import print_reproduction
 from fullrank.cli.tables import print_record
 from fullrank.data import SOURCES, class_list, source
 from fullrank.diagnosis.files import open_embeddings
@@ -59,7 +61,7 @@ from fullrank.specs import split_specs
 from fullrank.training.recipe import Recipe, recipe_names
 from fullrank.views import VIEWS, view_pipeline
 
-SECONDS, PATIENCE, GIBIBYTES, LONGEST = 10, 120, 3, 2000
+SECONDS, PATIENCE, GIBIBYTES, LONGEST = 10, 900, 3, 2000
 SCRIPT = "<script>alert(1)</script>"
 # What programs that read text have fallen over.
 WORDS = (
@@ -348,9 +350,8 @@ def record_family(known: list[Path], pages: float) -> Family:
         (folder / "record.json").write_bytes(content[9:])
         with refused():
             record = Record.load(folder)
-            if record.kind in ("run", "study") and record.runs:
-                with redirect_stdout(io.StringIO()):
-                    print_record(record)
+            with redirect_stdout(io.StringIO()):
+                _print(record)
             if drawn < pages:
                 shutil.copy(known[number] / "arrays.npz", folder / "arrays.npz")
                 page = write_page(folder).read_text()
@@ -358,6 +359,15 @@ def record_family(known: list[Path], pages: float) -> Family:
                     raise AssertionError("a word of the record is a part of its page")
 
     return Family("records", make, read)
+
+
+def _print(record: Record) -> None:
+    """What the commands print of a record."""
+    if record.diagnosis is not None:
+        print_diagnosis(record.diagnosis)
+    print_reproduction("A title", record)  # a theory run or a table, if it holds one
+    if record.kind in ("run", "study") and record.runs:
+        print_record(record)
 
 
 # ----------------------------------------------------------------------------------------------- files

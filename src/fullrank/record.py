@@ -267,6 +267,17 @@ class TableEntry(_Part):
     log_x: bool
     remarks: list[str]
 
+    @model_validator(mode="after")
+    def _check_shape(self) -> "TableEntry":
+        wide = len(self.columns)
+        whole = len(self.units) == wide and all(0 <= column < wide for column in self.differences)
+        for row in self.rows:
+            values = [len(row.seeds)] * wide
+            whole &= len(row.paper) == wide and [len(value) for value in row.values] == values
+        if not whole or not self.rows:
+            raise ValueError("each row needs the paper's number and one for each seed in every column")
+        return self
+
 
 class Comparison(_Part):
     """A head against the first head, paired over seeds; points of linear accuracy at `place`, 0 to 100.

@@ -23,6 +23,7 @@ from fullrank.encoders.weights import read_weights
 from fullrank.errors import DataError, FullrankError, UsageError, one_line
 from fullrank.record import Record, load_arrays
 from fullrank.reports.page import write_page
+from fullrank.training.folders import slug
 from fullrank.training.recipe import Recipe
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
@@ -165,6 +166,37 @@ def test_a_theory_record_without_its_numbers_is_no_record(theory, change):
         write_page(theory)
 
 
+def test_a_table_record_of_another_shape_is_no_record(script, cases):
+    folder, _ = cases
+    content = json.loads((folder / "table" / "record.json").read_text())
+    content["table"]["units"].append("points")
+    other = folder / "other-table"
+    other.mkdir(exist_ok=True)
+    (other / "record.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="each row needs the paper's number"):
+        Record.load(other)
+
+
+@pytest.mark.parametrize("word", ["[/b]", "[bold red]x", "[link=x]y"])
+def test_words_of_a_record_are_no_markup_of_the_terminal(script, cases, word, capsys):
+    folder, _ = cases
+    content = json.loads((folder / "diagnosis" / "record.json").read_text())
+    content["diagnosis"]["verdict"] = content["diagnosis"]["places"][0] = word
+    content["diagnosis"]["spectrum"] = {}
+    other = folder / "other-diagnosis"
+    other.mkdir(exist_ok=True)
+    (other / "record.json").write_text(json.dumps(content))
+    script._print(Record.load(other))
+    assert capsys.readouterr().out.count(word) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("..", "-"), ("../x", "-x"), (".ssh", "ssh"), ("a/../b", "a-..-b")]
+)
+def test_a_spec_as_a_folder_name_stays_below(text, name):
+    assert slug(text) == name and (Path("runs") / slug(text)).resolve().parent == Path("runs").resolve()
+
+
 def test_damaged_arrays_are_a_sentence_and_a_page_without_them(quick_run, tmp_path):
     (tmp_path / "record.json").write_bytes((quick_run.path / "record.json").read_bytes())
     header = (
@@ -173,7 +205,7 @@ def test_damaged_arrays_are_a_sentence_and_a_page_without_them(quick_run, tmp_pa
     )
     for content in (b"no archive", zipped("loss.npy", header.ljust(127) + b"\n")):
         (tmp_path / "arrays.npz").write_bytes(content)
-        with pytest.raises(DataError, match=r"arrays\.npz cannot be read \(.*; run its command again"):
+        with pytest.raises(DataError, match=r"arrays\.npz cannot be read \(.*; run the command of"):
             load_arrays(tmp_path)
         assert "arrays.npz cannot be read" in write_page(tmp_path).read_text()
 

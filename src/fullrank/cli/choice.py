@@ -25,6 +25,7 @@ _KEYS: dict[str, tuple[type, str]] = {
     "classes": (str, "Keep these classes: imagenet-100, a file of names, or A+B+C."),
     "fraction": (float, "Use this share of each class's training images: 0.01, 0.1."),
     "limit": (int, "Use so many training images only."),
+    "max_bad": (int, "Pass over so many images that cannot be decoded; bad_images.txt lists them."),
     "seed": (int, "Seed of the (first) run."),
 }
 _OPTIONS: dict[str, Any] = {

@@ -27,10 +27,10 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
 
 
 def _print_finding(console: Console, finding: Finding) -> None:
-    console.print(f"\n{_LEVELS[finding.level]}  {finding.cause} at {escape(finding.place)}")
+    console.print(f"\n{_LEVELS[finding.level]}  {escape(finding.cause)} at {escape(finding.place)}")
     lines = [
         escape(finding.evidence),
-        f"{finding.measure}: {finding.value:.3g} (threshold {finding.threshold:.3g})",
+        f"{escape(finding.measure)}: {finding.value:.3g} (threshold {finding.threshold:.3g})",
         f"Try: {escape(finding.remedy)}",
     ]
     for line in lines:
@@ -48,10 +48,11 @@ def _places(entry: DiagnosisEntry) -> Table:
         row = rows.get(place)
         accuracies = (None,) * 3 if row is None else (row.linear, row.nearest, row.recall_at_1)
         live = measured.get((place, "live_dimensions"))
+        spectrum = entry.spectrum.get(place)
         table.add_row(
             escape(place) + (" [green]<- cut[/green]" if place == entry.cut else ""),
-            str(len(entry.spectrum[place].singular_values)),
-            in_points(entry.spectrum[place].effective_rank),
+            "–" if spectrum is None else str(len(spectrum.singular_values)),
+            in_points(None if spectrum is None else spectrum.effective_rank),
             in_points(measured.get((place, "rankme"))),
             "–" if live is None else f"{live:.0f}",
             *(in_points(None if value is None else 100 * value) for value in accuracies),

@@ -25,7 +25,7 @@ def print_dial(record: Record) -> None:
     named = ""
     for row in rows:
         head = "" if row.head == named else row.head
-        table.add_row(escape(head), row.place, *map(_cell, row.cells))
+        table.add_row(escape(head), escape(row.place), *map(_cell, row.cells))
         named = row.head
     console = Console()
     console.print(table)

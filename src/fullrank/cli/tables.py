@@ -148,7 +148,7 @@ def _note(rows: list[HeadRow], record: Record) -> str:
     elif len(rows) > 1 and len(rows[0].seeds) == 1:
         sentences.append("One seed: differences of about a point are noise.")
     if record.published is not None:
-        sentences.append(f"paper: {record.published.caption}.")
+        sentences.append(f"paper: {escape(record.published.caption)}.")
     return " ".join(sentences)
 
 

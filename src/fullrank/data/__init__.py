@@ -9,6 +9,7 @@ from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
+    from fullrank.data.bad import BadImages as BadImages
     from fullrank.data.cifar import Cifar as Cifar
     from fullrank.data.classes import class_groups as class_groups, class_list as class_list
     from fullrank.data.composite import (
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "sources": ["Source"],
+        "bad": ["BadImages"],
         "image_set": ["ImageSet"],
         "loader": ["BatchLoader"],
         "digits": ["Digits"],

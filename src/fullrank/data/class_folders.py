@@ -11,6 +11,7 @@ import numpy as np
 
 from fullrank.data.classes import class_groups, class_list
 from fullrank.data.image_set import ImageSet
+from fullrank.data.listings import Listings, Names, Piece
 from fullrank.data.sources import Source, Split, check_folder
 from fullrank.data.streamed import CANVAS, photographs
 from fullrank.errors import DataError
@@ -115,15 +116,26 @@ class ClassFolders(Source):
         check_folder(self.path, self.name)
         return self._find()
 
+    @cached_property
+    def _listings(self) -> Listings:
+        return Listings(self.path)
+
+    def _images(self, folder: str) -> str:
+        """The names of the images in a folder, joined by `/`."""
+        files = self._listings[folder].files
+        return "/".join(name for name in files if name.lower().endswith(_ENDINGS))
+
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         class_of = self._class_of[split]
         classes = tuple(dict.fromkeys(next(filter(None, self._class_of.values()), class_of).values()))
         rows = {name: row for row, name in enumerate(classes)}
         with ThreadPoolExecutor() as pool:
-            files = list(pool.map(list_images, [self.path / folder for folder in class_of]))
-        keys = [f"{folder}/{file}" for folder, some in zip(class_of, files, strict=True) for file in some]
-        if not keys:
+            found = zip(class_of.items(), pool.map(self._images, class_of), strict=True)
+        pieces = {Piece(folder, names): rows[name] for (folder, name), names in found if names}
+        if not pieces:
             raise self._wrong(split)
-        labels = np.repeat([rows[name] for name in class_of.values()], [len(some) for some in files])
+        self._listings.save()
+        keys = Names(list(pieces))
+        labels = np.repeat(list(pieces.values()), keys.counts)
         images = photographs(self.path, keys, self.canvas, image_size, self.name)
         return ImageSet(images, {"label": labels.astype(np.int64)}, {"label": classes}, self.name, split)

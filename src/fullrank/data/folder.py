@@ -1,8 +1,8 @@
 """Folders of image files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, final
@@ -10,10 +10,13 @@ from typing import TypeVar, final
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
+from fullrank.data.bad import BadImages
 from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, to_array, upright
 from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.listings import Listings, Names, Piece
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import SPLITS, Source, Split, check_folder
 from fullrank.data.streamed import CANVAS, IMAGE_SIZE, StreamedImages
@@ -21,7 +24,6 @@ from fullrank.errors import DataError, UsageError
 from fullrank.specs import Spec, expanded
 
 MEMORY_LIMIT_GIB = 8
-_FORMATS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm")
 _TEST_FOLDERS = ("test", "val", "valid")
 _PROGRESS_FROM = 1000  # images; fewer are read before a bar can be looked at
 
@@ -29,15 +31,32 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An image file, and the folder that is its class, None where it has none."""
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Image files by name, and the class of each: the folder that it lies in.
 
-    path: Path
-    class_name: str | None
+    The i-th of the names is of the class `class_names[class_of[i]]`, which is "" where it has none.
+    """
+
+    names: Names
+    class_of: np.ndarray
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], split: str) -> "Files":
+        """All files of a walk through the folder `split`; the first folder below that is the class."""
+        names = Names(pieces)
+        depth = 1 if split else 0
+        classes = [next(iter(folder.split("/")[depth:]), "") for folder in names.folders]
+        class_names, code = np.unique(np.array(classes, object), return_inverse=True)
+        return cls(names, np.repeat(code, names.counts), tuple(class_names.tolist()))
+
+    def at(self, rows: np.ndarray) -> "Files":
+        """Those at `rows`."""
+        return replace(self, names=self.names.at(rows), class_of=self.class_of[rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a file says of its image before any pixel is decoded."""
 
@@ -55,7 +74,8 @@ class ImageFolder(Source):
 
     Images stay grey if all are, in both splits. Transparency is laid on white, 16-bit grey scaled from 0 to
     65535, only the first frame taken, the EXIF orientation applied. Streamed images, those with a `canvas`,
-    may be of any size, are RGB, and no file is opened before it is needed.
+    may be of any size, are RGB, and no file is opened before it is needed. What a large folder holds is kept
+    in the user's cache folder (see `Listings`).
 
     Raises DataError for a folder that is missing or without images, for files that cannot be decoded, and
     above 8 GiB of pixels; UsageError where the images are not all of one square size and none is asked for.
@@ -71,53 +91,80 @@ class ImageFolder(Source):
         self.path, self.canvas = expanded(path), canvas
 
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
-        paths = [file.path for file in self._files[split]]
-        if self.canvas is None:
-            images: np.ndarray | StreamedImages = self._decoded(paths, image_size)
-        else:
-            images = self._streamed(paths, self.canvas, image_size or IMAGE_SIZE)
-        classes = sorted({f.class_name for files in self._files.values() for f in files if f.class_name})
+        return self._read_despite(split, image_size, BadImages())
+
+    def _read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
+        files = self._files[split]
+        if self.canvas is not None:
+            images = self._streamed(files, self.canvas, image_size or IMAGE_SIZE)
+            return self._labelled(images, files, split)
+        decoded, failed = self._decoded(files, image_size)
+        if len(failed) == len(files.names) or (failed and not bad.most):
+            raise self._unreadable(failed, len(files.names))
+        for image, error in failed.items():
+            bad.note(image, reason(error), self.name)
+        whole = self._labelled(decoded, files, split)
+        kept = [row for row, name in enumerate(files.names) if name not in failed] if failed else []
+        return whole.subset(np.array(kept)) if failed else whole
+
+    def _labelled(self, images: np.ndarray | StreamedImages, files: Files, split: Split) -> ImageSet:
+        classes = sorted({name for each in self._files.values() for name in each.class_names if name})
         rows = {name: row for row, name in enumerate(classes)}
-        labels = np.array(
-            [rows.get(file.class_name or "", UNLABELLED) for file in self._files[split]], np.int64
-        )
+        codes = np.array([rows.get(name, UNLABELLED) for name in files.class_names], np.int64)
+        labels = codes[files.class_of]
         return ImageSet(images, {"label": labels}, {"label": tuple(classes)}, self.name, split)
 
-    def _streamed(self, paths: Sequence[Path], canvas: int, image_size: int) -> StreamedImages:
-        keys = [path.relative_to(self.path).as_posix() for path in paths]
-        return StreamedImages(lambda row: Image.open(paths[row]), keys, canvas, image_size, name=self.name)
+    def _streamed(self, files: Files, canvas: int, image_size: int) -> StreamedImages:
+        names, root = files.names, self.path
+        return StreamedImages(
+            lambda row: Image.open(root / names[row]), names, canvas, image_size, name=self.name
+        )
 
-    def _decoded(self, paths: Sequence[Path], image_size: int | None) -> np.ndarray:
-        headers = [header for header in self._headers.values() if isinstance(header, Header)]
+    def _decoded(self, files: Files, image_size: int | None) -> tuple[np.ndarray, dict[str, Exception]]:
+        """The images, and of those that cannot be read, which stay empty, why."""
+        headers = [header for each in self._headers.values() for header in each if isinstance(header, Header)]
         if not headers:
-            raise self._unreadable(self._headers)
+            found = {
+                key: header
+                for split, each in self._headers.items()
+                for key, header in zip(self._files[split].names, each, strict=True)
+                if isinstance(header, Exception)
+            }
+            raise self._unreadable(found, len(found))
         grey = all(header.grey for header in headers)
         size = image_size or self._shared_size(headers)
-        images = self._empty(len(paths), size, 1 if grey else 3)
+        images = self._empty(len(files.names), size, 1 if grey else 3)
 
         def decode(row: int) -> None:
-            images[row] = read_image(paths[row], size, grey)
+            images[row] = read_image(self.path / files.names[row], size, grey)
 
-        results = dict(zip(paths, _attempt(decode, range(len(paths)), f"Reading {self.path}"), strict=True))
-        if any(results.values()):
-            raise self._unreadable(results)
-        return images
+        results = _attempt(decode, range(len(files.names)), f"Reading {self.path}")
+        wrong = {row: error for row, error in enumerate(results) if isinstance(error, Exception)}
+        return images, {files.names[row]: error for row, error in wrong.items()}
 
     @cached_property
-    def _files(self) -> dict[Split, list[Listed]]:
+    def _files(self) -> dict[Split, Files]:
         check_folder(self.path, self.name)
-        test = next((self.path / name for name in _TEST_FOLDERS if (self.path / name).is_dir()), None)
+        listings = Listings(self.path)
+        test = next((name for name in _TEST_FOLDERS if (self.path / name).is_dir()), None)
         if test and (self.path / "train").is_dir():
-            return {"train": _list_images(self.path / "train"), "test": _list_images(test)}
-        files = _list_images(self.path)
-        names = np.array([file.class_name or "" for file in files])
-        return {split: [files[row] for row in fixed_split(names, split, self.name)] for split in SPLITS}
+            found: dict[Split, Files] = {
+                "train": Files.of(listings.walk("train"), "train"),
+                "test": Files.of(listings.walk(test), test),
+            }
+        else:
+            files = Files.of(listings.walk(), "")
+            found = {split: files.at(fixed_split(files.class_of, split, self.name)) for split in SPLITS}
+        listings.save()
+        return found
 
     @cached_property
-    def _headers(self) -> dict[Path, Header | Exception]:
+    def _headers(self) -> dict[Split, list[Header | Exception]]:
         """Of every file in both splits, what its header says, or why it cannot be read."""
-        paths = [file.path for files in self._files.values() for file in files]
-        return dict(zip(paths, _attempt(read_header, paths, f"Looking through {self.path}"), strict=True))
+        keys = [name for files in self._files.values() for name in files.names]
+        found = _attempt(lambda key: read_header(self.path / key), keys, f"Looking through {self.path}")
+        first = len(self._files["train"].names)
+        return {"train": found[:first], "test": found[first:]}
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})
@@ -144,12 +191,11 @@ class ImageFolder(Source):
             )
         return np.empty((count, size, size, channels), np.uint8)
 
-    def _unreadable(self, results: Mapping[Path, object]) -> DataError:
-        failures = {path: error for path, error in results.items() if isinstance(error, Exception)}
-        path, error = next(iter(failures.items()))
+    def _unreadable(self, failed: Mapping[str, Exception], count: int) -> DataError:
+        first, error = next(iter(failed.items()))
         return DataError(
-            f"{self.name}: {len(failures)} of {len(results)} images cannot be read, the first is "
-            f"{path.relative_to(self.path)} ({reason(error)}); remove or replace them."
+            f"{self.name}: {len(failed)} of {count} images cannot be read, the first is {first} "
+            f"({reason(error)}); remove or replace them."
         )
 
 
@@ -168,31 +214,6 @@ def read_image(path: Path, size: int, grey: bool) -> np.ndarray:
         return to_array(fit_square(upright(image, grey), size))
 
 
-def _list_images(root: Path) -> list[Listed]:
-    try:
-        files = list(_walk(root, ()))
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed ({error}); check its permissions.") from error
-    if not files:
-        raise DataError(f"{root} holds no image ({', '.join(_FORMATS)}); check the path.")
-    parts = [path.relative_to(root).parts for path in files]
-    return [Listed(path, p[0] if len(p) > 1 else None) for path, p in zip(files, parts, strict=True)]
-
-
-def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """Image files below `folder`, by name; a link back to a folder `above` is not followed."""
-    here = folder.resolve()
-    if here in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path, (*above, here))
-        elif path.suffix[1:].lower() in _FORMATS:
-            yield path
-
-
 def _attempt(
     function: Callable[[Item], Result], items: Sequence[Item], title: str
 ) -> list[Result | Exception]:
@@ -207,4 +228,4 @@ def _attempt(
     console = Console(stderr=True)
     silent = len(items) < _PROGRESS_FROM or not console.is_terminal
     with ThreadPoolExecutor() as pool, Progress(console=console, transient=True, disable=silent) as progress:
-        return list(progress.track(pool.map(attempt, items), total=len(items), description=title))
+        return list(progress.track(pool.map(attempt, items), total=len(items), description=escape(title)))

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fullrank.data.ahead import ahead
+from fullrank.data.bad import BadImages
 from fullrank.data.decoding import fit_square, to_array
 from fullrank.data.selection import generator, stratified_order, stratified_share
 from fullrank.data.streamed import Statistics, StreamedImages
@@ -34,7 +35,8 @@ class ImageSet:
     The images are in memory, or StreamedImages, decoded when they are asked for. The main labels are named
     "label"; `class_names` has one tuple for each of `labels`, and label i is called `class_names[...][i]`.
     `name` and `split` are for messages. `layers`, of composites in memory, are for each named layer the same
-    images without it; they follow the images wherever these go. Anything else raises DataError.
+    images without it; they follow the images wherever these go. `bad` are the images that could not be
+    decoded. Anything else raises DataError.
 
     >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, -1])
     >>> digits = ImageSet(images, {"label": labels}, {"label": ("zero",)})
@@ -48,6 +50,7 @@ class ImageSet:
     name: str = "images"
     split: str = "train"
     layers: dict[str, np.ndarray] = field(default_factory=dict)
+    bad: BadImages = field(default_factory=BadImages)
 
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
@@ -127,6 +130,17 @@ class ImageSet:
             return replace(self, images=self.images.resized(size))
         layers = {key: _fitted(layer, size) for key, layer in self.layers.items()}
         return replace(self, images=_fitted(self.images, size), layers=layers)
+
+    def despite(self, bad: BadImages) -> "ImageSet":
+        """The set that notes what it cannot decode in `bad`: another image with all of its labels stands in.
+
+        That image is of this set, also once it is cut to a subset.
+        """
+        if not isinstance(self.images, StreamedImages):
+            return replace(self, bad=bad)
+        alike = np.full(len(self.images.keys), -1)
+        alike[self.images.originals] = _combined(list(self.labels.values()))
+        return replace(self, images=replace(self.images, bad=bad, alike=alike), bad=bad)
 
     def limited(self, n: int, seed: int) -> "ImageSet":
         """`n` of the images, drawn by `seed` with every class in proportion, in their old order.
@@ -310,6 +324,14 @@ class ImageSet:
         """Raise UsageError, with the nearest names, for a label that the set does not have."""
         if label not in self.labels:
             raise unknown_name("label", label, self.labels, f"{self} has {', '.join(self.labels)}")
+
+
+def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """A number for each row (N,), the same where all labels are."""
+    found = labels[0]
+    for more in labels[1:]:
+        found = np.unique(np.stack([found, more]), axis=1, return_inverse=True)[1].reshape(-1)
+    return found
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:

@@ -46,11 +46,11 @@ def stratified_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 def _standing(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """All rows in a random order, and (r + 1/2) / m for each."""
     shuffled = generator(seed).permutation(len(labels))
-    standing = np.empty(len(labels))
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels[shuffled] == label)
-        standing[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return shuffled, standing
+    _, code, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
+    by_label = np.argsort(code, kind="stable")
+    rank = np.empty(len(labels))
+    rank[by_label] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return shuffled, (rank + 0.5) / counts[code]
 
 
 def fixed_split(labels: np.ndarray, split: str, name: str) -> np.ndarray:

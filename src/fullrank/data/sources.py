@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, final, get_args
 
+from fullrank.data.bad import BadImages
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.errors import DataError, UsageError
 
@@ -25,12 +26,14 @@ class Source(ABC):
         self.name = name
 
     @final
-    def load(self, split: Split, image_size: int | None = None) -> ImageSet:
+    def load(self, split: Split, image_size: int | None = None, *, bad: BadImages | None = None) -> ImageSet:
         """The images of `split`, at image_size x image_size, or at their own size if none is given.
 
         Streamed images have no size of their own; without one they are for encoders that see 224 x 224.
         Raises UsageError for an unknown split or a size below 1, DataError for a split that the source does
-        not have and for anything wrong with the files.
+        not have and for anything wrong with the files. As many images as `bad` allows may be undecodable:
+        they are noted there, and of images in memory left out, of streamed ones another stands for each
+        (see `StreamedImages`).
         """
         if split not in SPLITS:
             raise UsageError(f"A split is 'train' or 'test', but got {split!r}; choose one of these.")
@@ -39,14 +42,19 @@ class Source(ABC):
                 f"{self.name} has no training images, it is a shift to test on; write `fullrank probe RUN "
                 f"--shift {self.name}`."
             )
-        if image_size is None:
-            return self._read(split, None)
-        check_image_size(image_size)
-        return self._read(split, image_size).resized(image_size)
+        if image_size is not None:
+            check_image_size(image_size)
+        bad = bad or BadImages()
+        found = self._read_despite(split, image_size, bad).despite(bad)
+        return found if image_size is None else found.resized(image_size)
 
     @abstractmethod
     def _read(self, split: Split, image_size: int | None) -> ImageSet:
         """The images of `split`; a source whose files differ in size brings them to `image_size` itself."""
+
+    def _read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
+        """The images of `split`; a source that decodes its files at once leaves out what `bad` allows."""
+        return self._read(split, image_size)
 
 
 def check_folder(path: Path, name: str) -> None:

@@ -1,9 +1,9 @@
 """Images decoded when they are asked for: sets that do not fit into memory."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, final
@@ -11,6 +11,7 @@ from typing import TypeVar, final
 import numpy as np
 from PIL import Image
 
+from fullrank.data.bad import BadImages
 from fullrank.data.decoding import UNREADABLE, centre, reason, squash
 from fullrank.errors import DataError, UsageError
 
@@ -18,6 +19,7 @@ IMAGE_SIZE = 224
 """The size at which encoders see streamed images where none is asked for."""
 
 CANVAS = 320
+_AT_ONCE = 4096  # names, of which a set may have millions
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -32,7 +34,9 @@ class StreamedImages:
     `read(i)` opens the image called `keys[i]`, and `rows` (N,) says which of them are meant, all if it is
     None. Training sees *canvases*, whole images squashed to a square of side `canvas`, or `image_size` if
     that is more; evaluation sees *centres* of image_size x image_size. `statistics` are mean and standard
-    deviation of each channel in 0 to 1, where convention fixes them.
+    deviation of each channel in 0 to 1, where convention fixes them. An image that cannot be decoded is noted
+    in `bad`, and as long as that allows it the next image of the set, of those with the same number in
+    `alike` (one for each of `keys`), stands for it, the first one after the last.
 
     Whatever decodes raises DataError that names the image and the source, `name`; a size below 1 raises
     UsageError.
@@ -50,6 +54,8 @@ class StreamedImages:
     name: str = "images"
     statistics: Statistics | None = None
     rows: np.ndarray | None = None
+    bad: BadImages = field(default_factory=BadImages)
+    alike: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for word, size in (("canvas", self.canvas), ("image size", self.image_size)):
@@ -59,11 +65,11 @@ class StreamedImages:
                 )
 
     def __len__(self) -> int:
-        return len(self._originals)
+        return len(self.originals)
 
     def __getitem__(self, rows: np.ndarray) -> "StreamedImages":
         """The images at `rows`, in that order; nothing is decoded."""
-        return replace(self, rows=self._originals[rows])
+        return replace(self, rows=self.originals[rows])
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -115,23 +121,39 @@ class StreamedImages:
 
     def checksum(self) -> int:
         """CRC-32 of the number of images and their keys, in order; it reads no file."""
-        text = "\n".join([str(len(self)), *(self.keys[row] for row in self._originals.tolist())])
-        return zlib.crc32(text.encode("utf-8", "surrogateescape"))
+        found = zlib.crc32(str(len(self)).encode())
+        for rows in np.array_split(self.originals, -(-len(self) // _AT_ONCE)):
+            text = "".join(f"\n{self.keys[row]}" for row in rows.tolist())
+            found = zlib.crc32(text.encode("utf-8", "surrogateescape"), found)
+        return found
 
     @cached_property
-    def _originals(self) -> np.ndarray:
+    def originals(self) -> np.ndarray:
+        """Which of `keys` the images are, (N,)."""
         return np.arange(len(self.keys)) if self.rows is None else self.rows
 
     def _decoded(self, row: int, decode: Callable[[Image.Image], Decoded]) -> Decoded:
-        original = int(self._originals[row])
-        try:
-            with self.read(original) as image:
-                return decode(image)
-        except UNREADABLE as error:
-            raise DataError(
-                f"{self.name}: {self.keys[original]} cannot be decoded ({reason(error)}); remove or "
-                "replace it."
-            ) from error
+        for original in self._candidates(row):
+            try:
+                with self.read(original) as image:
+                    return decode(image)
+            except UNREADABLE as error:
+                self.bad.note(self.keys[original], reason(error), self.name)
+        key = self.keys[int(self.originals[row])]
+        raise DataError(
+            f"{self.name}: {key} cannot be decoded, nor any image with its labels; remove or replace them."
+        )
+
+    def _candidates(self, row: int) -> Iterator[int]:
+        """The image at `row`, and those that may stand for it: the next ones of the set with its labels."""
+        original = int(self.originals[row])
+        yield original
+        same = np.ones(len(self), bool)
+        if self.alike is not None:
+            same = self.alike[self.originals] == self.alike[original]
+        rows = np.flatnonzero(same)
+        start = np.searchsorted(rows, row, "right")
+        yield from self.originals[np.concatenate([rows[start:], rows[rows < row]])].tolist()
 
 
 def _in_threads(function: Callable[[int], None], count: int) -> None:

@@ -1,19 +1,20 @@
 """The folder of a run or study: which one, and whether a recipe may write into it."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fullrank.errors import FullDiskError, UsageError, disk_is_full
+from fullrank.errors import FullDiskError, UsageError, disk_is_full, one_line
 from fullrank.record import RECORD_FILE, parts_in, result_folder, write_whole
 from fullrank.training.checkpoints import CHECKPOINTS, checkpoints_in
 from fullrank.training.recipe import RECIPE_FILE, Recipe
 
 # A lock of the system on this file ends with the process that holds it, however that ends.
 LOCK_FILE = CHECKPOINTS / ".lock"
+BAD_IMAGES_FILE = "bad_images.txt"
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
@@ -24,8 +25,8 @@ def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
 
 
 def slug(text: str) -> str:
-    """A spec as a folder name: letters, digits, dots and dashes."""
-    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100]
+    """A spec as a folder name: letters, digits, dots and dashes, and no dot first: `..` is no name."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100].lstrip(".") or "-"
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:
@@ -78,8 +79,9 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     for part in _parts(folder):
         part.unlink(missing_ok=True)
-    if not (folder / RECIPE_FILE).is_file():
-        write_whole(folder / RECIPE_FILE, recipe.dump().encode())
+    stored = folder / RECIPE_FILE
+    if not stored.is_file() or Recipe.resolve(stored) != recipe:  # in a key that may change meanwhile
+        write_whole(stored, recipe.dump().encode())
     if resume and not checkpoints_in(folder):
         print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
 
@@ -98,6 +100,18 @@ def room_in(folder: Path) -> Iterator[None]:
             f"{f'the checkpoint {kept} is kept' if kept else 'no checkpoint was written yet'}, and once "
             f"there is room the same command with --out {folder} --resume goes on from there."
         ) from None
+
+
+def list_bad_images(folder: Path, bad: Mapping[str, str]) -> None:
+    """Write what images could not be decoded, and why, into the folder of a run, where there are any."""
+    if not bad:
+        return
+    path = folder / BAD_IMAGES_FILE
+    lines = [f"{one_line(image)}\t{one_line(why)}\n" for image, why in sorted(bad.items())]
+    write_whole(path, "".join(lines).encode())
+    print(
+        f"Images that cannot be decoded and were passed over: {len(bad)}, listed in {path}.", file=sys.stderr
+    )
 
 
 def _parts(folder: Path) -> list[Path]:

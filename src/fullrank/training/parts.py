@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from fullrank.data import BatchLoader, ImageSet, class_list, source
+from fullrank.data import BadImages, BatchLoader, ImageSet, class_list, source
 from fullrank.encoders import encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
@@ -17,18 +17,20 @@ from fullrank.training.recipe import Recipe
 from fullrank.views import view_pipeline
 
 # The keys of a recipe that decide which images `load_data` gives.
-IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out")
+IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out", "max_bad")
 
 
 def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     """The training and test images of a recipe.
 
     `classes` keeps those classes in both; `fraction` and then `limit` shorten the training images alone, and
-    `held_out` then takes the test images from them, by the same draws for every seed of the run.
+    `held_out` then takes the test images from them, by the same draws for every seed of the run. Both sets
+    note in one `bad` what cannot be decoded: of images in memory these are left out, of streamed ones the
+    next image with the same labels stands for each.
     """
-    images = source(recipe.data)
-    train_set = images.load("train", recipe.image_size)
-    test_set = images.load("test", recipe.image_size)
+    images, bad = source(recipe.data), BadImages(recipe.max_bad)
+    train_set = images.load("train", recipe.image_size, bad=bad)
+    test_set = images.load("test", recipe.image_size, bad=bad)
     if recipe.classes is not None:
         names = class_list(recipe.classes)
         train_set, test_set = train_set.of_classes(names), test_set.of_classes(names)

@@ -120,7 +120,8 @@ class Recipe(_Part):
     Of the training images, `classes` keeps those of a class list, `fraction` that share of each class, and
     `limit` so many, in this order; of the test images `classes` alone does. `held_out` puts that share of
     each class of the training images that are left in the place of the test images, so that settings are
-    chosen without a look at these. `label` names the labels that a supervised objective learns, where the
+    chosen without a look at these. `max_bad` images that cannot be decoded are passed over (see
+    `load_data`). `label` names the labels that a supervised objective learns, where the
     images have several (CIFAR-100's `coarse`), and that online probes use; a finished run is probed on
     "label" all the same. `encoder_passes` of 2 sends each view through the encoder and the head by itself, so
     that batch norms see one view at a time, as P1's code does; 1 sends both at once. `init` is a file of
@@ -137,6 +138,7 @@ class Recipe(_Part):
     fraction: float | None = Field(None, gt=0, le=1)
     limit: int | None = Field(None, ge=1)
     held_out: float | None = Field(None, gt=0, lt=1)
+    max_bad: int = Field(0, ge=0)
     views: Annotated[str, _canonical(VIEWS)] = "simclr"
     encoder: Annotated[str, _canonical(ENCODERS)] = "tiny-resnet"
     head: Annotated[str, _canonical(HEADS)] = "subvector:24"

@@ -18,7 +18,7 @@ from torch import nn
 
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.encoders import Encoder, encoder as build_encoder, without_download
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, FullrankError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.machine import new_record
 from fullrank.processes import launched_rank
@@ -30,6 +30,7 @@ from fullrank.training.engine import (
     Machines,
     accelerator,
     build_trainer,
+    from_all,
     has_room,
     named_out_of_memory,
     on_accelerator,
@@ -51,6 +52,7 @@ from fullrank.training.folders import (
     check_folder,
     check_free,
     claim_folder,
+    list_bad_images,
     open_folder,
     room_in,
     sole_writer,
@@ -136,7 +138,7 @@ def train(
     if machines.processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
     folder = claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
-    check_folder(folder, plan, resume or launched_rank(machines.processes) > 0)
+    check_folder(folder, plan, resume or launched_rank(machines.processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
     train_set, test_set = load_data(plan)
@@ -185,13 +187,20 @@ def carry_out(
         monitor = Monitor(folder, recipe.monitor_every)
         online = OnlineProbes(recipe.online_every) if recipe.online_every else None
         guard = FiniteGuard(folder, recipe.monitor_every, skip_nonfinite)
-        _fit(module, loader, monitor, online, guard, folder, recipe, machines, progress, profiler)
+        try:
+            _fit(module, loader, monitor, online, guard, folder, recipe, machines, progress, profiler)
+        except FullrankError:
+            if writes:  # the list says what to mend before the run goes on
+                list_bad_images(folder, train_set.bad.found)
+            raise
+        passed_over = from_all(train_set.bad.found)
         if writes:
             arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
             save_arrays(folder, arrays | (online.arrays() if online else {}))
             _save_weights(module, folder, recipe, train_set)
             entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
             entry = entry.model_copy(update={"skipped_steps": guard.skipped})
+            list_bad_images(folder, passed_over | train_set.bad.found | test_set.bad.found)
             new_record("run", recipe.model_dump(), [entry]).save(folder)
     wait_for_all()
     return load(folder)

@@ -1,0 +1,53 @@
+"""Images that cannot be decoded: counted, listed, and bounded."""
+
+from threading import Lock
+from typing import final
+
+from fullrank.errors import DataError, UsageError
+
+
+@final
+class BadImages:
+    """The images that could not be decoded so far, and how many there may be: `most`, none by default.
+
+    Several threads may note images at once. UsageError for a number below 0.
+
+    >>> bad = BadImages(most=1)
+    >>> bad.note("cat/3.png", "truncated", "folder:mine")
+    >>> bad.found
+    {'cat/3.png': 'truncated'}
+    >>> bad.note("cat/7.png", "truncated", "folder:mine")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: folder:mine: more than 1 images cannot be decoded, the last is cat/7.png \
+(truncated); remove or replace them, or allow more with --max-bad.
+    """
+
+    def __init__(self, most: int = 0):
+        if most < 0:
+            raise UsageError(f"The bad images allowed must be 0 or more, but got {most}; 0 allows none.")
+        self.most = most
+        self._found: dict[str, str] = {}
+        self._lock = Lock()
+
+    @property
+    def found(self) -> dict[str, str]:
+        """Image -> why it cannot be decoded, in the order of their names."""
+        with self._lock:
+            return dict(sorted(self._found.items()))
+
+    def note(self, image: str, why: str, source: str) -> None:
+        """Count an image of `source`, once however often it is met; DataError where it is one too many."""
+        with self._lock:
+            self._found[image] = why
+            count = len(self._found)
+        if not self.most:
+            raise DataError(
+                f"{source}: {image} cannot be decoded ({why}); remove or replace it, or pass over some with "
+                "--max-bad."
+            )
+        if count > self.most:
+            raise DataError(
+                f"{source}: more than {self.most} images cannot be decoded, the last is {image} ({why}); "
+                "remove or replace them, or allow more with --max-bad."
+            )
