@@ -3,7 +3,7 @@ from hypothesis import given, strategies as st
 
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS
-from fullrank.specs import Entry, Parameter, Registry, split_specs
+from fullrank.specs import Entry, Parameter, Registry, expanded, split_specs
 
 
 @pytest.fixture
@@ -150,3 +150,12 @@ def test_a_name_or_option_that_cannot_be_the_librarys_is_unknown_at_once(opened,
 def test_an_open_entry_is_listed_as_one_row(opened, registry):
     assert [entry.usage for entry in opened] == ["thing[:RATE][,KEY=VALUE]", "theirs/NAME[,KEY=VALUE]"]
     assert len(opened) == 2 and len(registry) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("~no-such-user/data", "no home folder"), ("~a\0b", "is no path"), ("~\0", "is no path")],
+)
+def test_what_is_no_path_is_a_usage_error(text, words):
+    with pytest.raises(UsageError, match=words):
+        expanded(text)

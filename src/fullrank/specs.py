@@ -197,13 +197,15 @@ class Registry:
 
 
 def expanded(path: str) -> Path:
-    """A path in a spec, with `~` as the user's home; UsageError for the home of nobody.
+    """A path in a spec, with `~` as the user's home; UsageError for the home of nobody, and for no path.
 
     >>> expanded("~/data") == Path.home() / "data"
     True
     """
     try:
         return Path(path).expanduser()
+    except ValueError:  # a byte that no path can hold
+        raise UsageError(f"{path!r} is no path; write one without zero bytes.") from None
     except RuntimeError:
         raise UsageError(f"There is no home folder for {path!r}; write the path out.") from None
 

@@ -1,4 +1,6 @@
+import io
 import sys
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -152,3 +154,41 @@ def test_a_row_without_an_image_is_named(tmp_path: Path, fails):
     datasets.DatasetDict(train=table, test=table).save_to_disk(tmp_path / "x")
     with fails(DataError, "image 1 of train cannot be decoded (there is no image in this row)"):
         source(f"hf:{tmp_path / 'x'}").load("train", image_size=4).tensor()
+
+
+def write_shards(folder: Path, shards: int = 2, each: int = 4) -> list[np.ndarray]:
+    """Tar shards as WebDataset lays them out: files of one stem are a sample; the training images."""
+    folder.mkdir()
+    rng, written = np.random.default_rng(0), []
+    for split in ("train", "test"):
+        for shard in range(shards):
+            with tarfile.open(folder / f"{split}-{shard:05}.tar", "w") as archive:
+                for row in range(each):
+                    pixels = rng.integers(0, 256, (12, 12, 3), np.uint8)
+                    file = io.BytesIO()
+                    Image.fromarray(pixels).save(file, "PNG")
+                    written += [pixels] if split == "train" else []
+                    for ending, content in (("png", file.getvalue()), ("cls", str(row % 2).encode())):
+                        member = tarfile.TarInfo(f"{shard}{row:04}.{ending}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+    return written
+
+
+def test_tar_shards_are_random_access_in_the_order_of_their_names(tmp_path: Path):
+    written = write_shards(tmp_path / "shards")
+    built = source(f"hf:{tmp_path / 'shards'},image=png,label=cls,canvas=12")
+    train, test = built.load("train", 12), built.load("test", 12)
+    assert len(train) == len(test) == 8 and train.labels["label"].tolist() == [0, 1] * 4
+    rows = np.array([6, 1, 3])
+    assert np.array_equal(train.read(rows)[0].permute(0, 2, 3, 1), np.stack([written[row] for row in rows]))
+    again = source(built.name).load("train", 12)
+    assert again.checksum() == train.checksum() and np.array_equal(again.tensor(), train.tensor())
+
+
+def test_a_tar_shard_that_was_cut_off_is_a_sentence(tmp_path: Path, fails):
+    write_shards(tmp_path / "shards")
+    path = tmp_path / "shards/train-00001.tar"
+    path.write_bytes(path.read_bytes()[:700])
+    with fails(DataError, "shards", "cannot be loaded ("):
+        source(f"hf:{tmp_path / 'shards'},image=png,label=cls").load("train")

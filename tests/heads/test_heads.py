@@ -123,8 +123,14 @@ def test_an_impossible_width_names_value_limit_and_remedy(spec):
 
 
 @pytest.mark.parametrize(
-    "spec", ["linear:0", "mlp:8,layers=0", "mlp:8,hidden=0", "reweight:0.9", "reweight:nan"]
+    "spec", ["linear:0", "mlp:8,layers=0", "mlp:8,hidden=0", f"mlp:8,hidden={9**30},layers=3", "linear:32769"]
 )
-def test_an_impossible_number_raises(spec):
+def test_a_width_that_no_head_has_raises(spec):
+    with pytest.raises(UsageError, match="must lie in 1 to 32768, but got"):
+        head(spec, in_dim=96)
+
+
+@pytest.mark.parametrize("spec", ["reweight:0.9", "reweight:nan"])
+def test_an_impossible_kappa_raises(spec):
     with pytest.raises(UsageError, match="or more, but got"):
         head(spec, in_dim=96)

@@ -55,7 +55,7 @@ def test_resume_takes_what_is_finished_adds_what_is_new_and_keeps_the_rest(study
 
 
 def test_a_run_that_fails_is_named(tmp_path):
-    with pytest.raises(DivergedError, match=r"\[1/1\] none, seed 0: (The loss is|A weight is)"):
+    with pytest.raises(DivergedError, match=r"\[1/1\] none, seed 0: (Step 2 |A weight is)"):
         compare("digits", heads=["none"], seeds=1, out=tmp_path / "out", **QUICK, **{"optimizer.lr": 1e30})
 
 

@@ -227,7 +227,7 @@ for _entry in [
         "fullrank.data.huggingface:HuggingFace",
         "a data set of the datasets library, saved, local or from the hub; decoded on demand",
         "Lhoest et al. 2021, arXiv:2109.02846",
-        value=Parameter("path", str, "its folder, Parquet file or name", required=True),
+        value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
             Parameter("image", str, "the column of the images; the first that holds images if not given"),
             Parameter("label", str, "the column of the labels; the first of classes if not given"),

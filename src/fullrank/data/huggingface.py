@@ -26,11 +26,13 @@ _TEST_SPLITS = ("test", "validation", "val", "valid")
 class HuggingFace(Source):
     """Images of a data set of the `datasets` library, streamed as RGB.
 
-    `path` is a folder that `save_to_disk` wrote, a folder of images or Parquet files, one Parquet file, or a
-    name on the hub; no code of a data set is run. `image` and `label` are columns: the first that holds
-    images, and the first that holds classes, if there is one. A label may also be a column of whole numbers
-    or words; its classes are then the values that occur. Splits are `train` and the first of `test`,
-    `validation`, `val` and `valid` that has labels; a data set of one split is parted 80 % and 20 %.
+    `path` is a folder that `save_to_disk` wrote, a folder of images, Parquet files or tar shards (those of
+    WebDataset), one Parquet file, or a name on the hub; no code of a data set is run. All but the first are
+    written once more, as tables in the library's own cache, so that any image can be read at once: an order
+    that a seed decides needs that. `image` and `label` are columns: the first that holds images, and the
+    first that holds classes, if there is one. A label may also be a column of whole numbers or words; its
+    classes are then the values that occur. Splits are `train` and the first of `test`, `validation`, `val`
+    and `valid` that has labels; a data set of one split is parted 80 % and 20 %.
 
     Raises UsageError without the library or for a column that is not there, DataError for a data set that
     cannot be loaded or has no images.

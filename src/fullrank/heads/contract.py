@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from fullrank.errors import UsageError
 from fullrank.heads.norms import Norm, batch_norm_of
 
+# A square matrix of this side takes 4 GiB: beyond, a number is a slip of the hand.
+WIDEST = 2**15
+
 
 class Head(nn.Module, ABC):
     """A map from h (N, in_dim) to z (N, out_dim), called once on both views stacked.
@@ -56,7 +59,7 @@ def check_width(name: str, value: int, in_dim: int) -> int:
 
 
 def check_positive(name: str, value: int) -> int:
-    """`value` if it is 1 or more; otherwise UsageError."""
-    if value < 1:
-        raise UsageError(f"{name} must be 1 or more, but got {value}.")
+    """`value` if it is between 1 and 32768; otherwise UsageError."""
+    if not 1 <= value <= WIDEST:
+        raise UsageError(f"{name} must lie in 1 to {WIDEST}, but got {value}; choose another.")
     return value
