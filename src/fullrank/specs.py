@@ -204,7 +204,7 @@ def expanded(path: str) -> Path:
     """
     try:
         return Path(path).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # no such user, or no name that a user can have
         raise UsageError(f"There is no home folder for {path!r}; write the path out.") from None
 
 

@@ -55,8 +55,10 @@ def check_width(name: str, value: int, in_dim: int) -> int:
     return value
 
 
-def check_positive(name: str, value: int) -> int:
-    """`value` if it is 1 or more; otherwise UsageError."""
+def check_positive(name: str, value: int, most: int = 2**20) -> int:
+    """`value` if it is 1 to `most`, beyond which no memory would do; otherwise UsageError."""
     if value < 1:
         raise UsageError(f"{name} must be 1 or more, but got {value}.")
+    if value > most:
+        raise UsageError(f"{name} must be {most} or less, but got {value}; choose a smaller one.")
     return value
