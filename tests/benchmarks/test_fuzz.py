@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 import sys
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fullrank.data import class_list, source
@@ -21,6 +23,7 @@ from fullrank.data.decoding import centre
 from fullrank.diagnosis.files import open_embeddings
 from fullrank.encoders.weights import read_weights
 from fullrank.errors import DataError, FullrankError, UsageError, one_line
+from fullrank.heads import head
 from fullrank.record import Record, load_arrays
 from fullrank.reports.page import write_page
 from fullrank.training.folders import slug
@@ -244,6 +247,50 @@ def test_old_files_of_torch_with_wrong_lengths_are_damaged(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(DataError, match="cannot be read as weights"):
         read_weights(tmp_path / "x.pth")
+
+
+def test_a_width_beyond_all_memory_is_refused():
+    for spec, word in (
+        ("linear:" + "9" * 30, "out_dim"),
+        ("mlp:8,hidden=" + "9" * 30, "hidden"),
+        ("mlp:8,layers=101", "layers"),
+    ):
+        with pytest.raises(UsageError, match=f"{word} must lie in 1 to .*, but got .*; choose another"):
+            head(spec, in_dim=8)
+
+
+def test_an_old_file_of_torch_that_lists_other_storages_is_damaged(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x.pth").read_bytes()
+    key = max(re.findall(rb"\d{6,}", content), key=content.count)
+    first, _, last = content.rpartition(key)
+    (tmp_path / "x.pth").write_bytes(first + bytes(reversed(key)) + last)
+    with pytest.raises(DataError, match="cannot be read as weights"):
+        read_weights(tmp_path / "x.pth")
+
+
+def test_a_home_with_a_null_byte_is_no_home():
+    with pytest.raises(UsageError, match="is no path"):
+        class_list("~a\0b")
+
+
+def test_labels_beyond_the_last_letter_are_no_text(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 2), np.float32))
+    np.save(tmp_path / "x.labels.npy", np.array([0x110000, 65], np.uint32).view("U1"))
+    with pytest.raises(DataError, match="hold what is no text; write them again"):
+        open_embeddings(tmp_path / "x.npy")
+
+
+def test_a_parquet_column_whose_name_is_no_text_is_damaged(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"features": [[1.0, 2.0]] * 3}), tmp_path / "x.parquet", store_schema=False)
+    content = (tmp_path / "x.parquet").read_bytes()
+    assert b"features" in content
+    (tmp_path / "x.parquet").write_bytes(content.replace(b"features", b"\x99eatures"))
+    with pytest.raises(DataError, match=r"no whole \.parquet file"):
+        open_embeddings(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize("shape", [(1, 60000), (60000, 1)])

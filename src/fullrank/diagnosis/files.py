@@ -201,7 +201,11 @@ def numbered(labels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]
     if labels.dtype.kind in "US":
         words = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
         classes = np.unique(words[words != ""])
-        return np.where(words == "", UNLABELLED, np.searchsorted(classes, words)), tuple(classes.tolist())
+        try:
+            names = tuple(classes.tolist())
+        except (SystemError, ValueError):  # NumPy and Python find numbers beyond the last letter
+            raise DataError(f"The labels of {name} hold what is no text; write them again.") from None
+        return np.where(words == "", UNLABELLED, np.searchsorted(classes, words)), names
     numbers = labels.astype(np.int64)
     if len(numbers) and numbers.min() < UNLABELLED:
         raise DataError(

@@ -131,7 +131,7 @@ def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | N
                 )
             found = _pick_labels(path, [name for name in types if name != chosen], labels)
             return _Column(path, chosen), _label_column(file.read([found]).column(0)) if found else None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from None
 
 
@@ -329,7 +329,7 @@ class _Column(Matrix):
             with pq.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(batch_size=rows, columns=[self.key]):
                     yield batch.column(0)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(self.path, error) from None
 
     def _first_length(self) -> int:

@@ -33,7 +33,7 @@ COMPUTED = ("attn_mask", "num_batches_tracked", "relative_position_index")
 # What torch's reader lets pass of a file that is damaged.
 _DAMAGE = (
     *(RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError),
-    *(ArithmeticError, struct.error),
+    *(ArithmeticError, AssertionError, struct.error),
 )
 
 

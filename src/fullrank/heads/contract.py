@@ -58,8 +58,8 @@ def check_width(name: str, value: int, in_dim: int) -> int:
     return value
 
 
-def check_positive(name: str, value: int) -> int:
-    """`value` if it is between 1 and 32768; otherwise UsageError."""
-    if not 1 <= value <= WIDEST:
-        raise UsageError(f"{name} must lie in 1 to {WIDEST}, but got {value}; choose another.")
+def check_positive(name: str, value: int, most: int = WIDEST) -> int:
+    """`value` if it is between 1 and `most`; otherwise UsageError."""
+    if not 1 <= value <= most:
+        raise UsageError(f"{name} must lie in 1 to {most}, but got {value}; choose another.")
     return value

@@ -58,7 +58,7 @@ class MLPHead(_LayeredHead):
         self, in_dim: int, out_dim: int = 128, hidden: int | None = None, layers: int = 2, norm: Norm = "none"
     ):
         check_positive("out_dim", out_dim)
-        check_positive("layers", layers)
+        check_positive("layers", layers, most=100)
         hidden = check_positive("hidden", in_dim if hidden is None else hidden)
         widths = [in_dim, *[hidden] * (layers - 1), out_dim]
         blocks = []
