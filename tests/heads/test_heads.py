@@ -126,7 +126,7 @@ def test_an_impossible_width_names_value_limit_and_remedy(spec):
     "spec", ["linear:0", "mlp:8,layers=0", "mlp:8,hidden=0", f"mlp:8,hidden={9**30},layers=3", "linear:32769"]
 )
 def test_a_width_that_no_head_has_raises(spec):
-    with pytest.raises(UsageError, match="must lie in 1 to (32768|100), but got"):
+    with pytest.raises(UsageError, match=r"must lie in 1 to (32768|100), but got"):
         head(spec, in_dim=96)
 
 
