@@ -20,8 +20,9 @@ SCHEMA = 1
 RECORD_FILE, ARRAYS_FILE = "record.json", "arrays.npz"
 # A file that is being written has such a name in its own folder, until it is whole.
 PART_PREFIX, PART_SUFFIX = ".fullrank-", ".part"
-# What NumPy and zipfile raise where a byte is wrong: in the data, in an array's header, or in the archive's.
-_DAMAGE = (
+# What NumPy and zipfile raise where a byte is wrong: in the data, in an array's header, or in the archive's;
+# a wrong length asks for more memory than there is.
+DAMAGED_ARRAYS = (
     *(OSError, ValueError, EOFError, RuntimeError, ArithmeticError, MemoryError, AttributeError),
     *(zipfile.BadZipFile, zlib.error, TokenError),
 )
@@ -384,7 +385,7 @@ def load_arrays(folder: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except _DAMAGE as error:
+    except DAMAGED_ARRAYS as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(
             f"{ARRAYS_FILE} cannot be read ({reason}); run the command of {folder} again to write a new one."

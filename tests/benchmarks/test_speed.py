@@ -51,6 +51,19 @@ def test_exact_views_are_torchvisions_and_the_others_are_near(load, source, size
     assert apart["exact"][1] < apart["composed"][1] < apart["linear"][1] < 0.05
 
 
+def test_the_soak_finds_a_slope_and_none(load):
+    soak = load("soak")
+    minutes = [number / 4 for number in range(40)]
+    grows = [100 + 3 * at + (50 if at < 1 else 0) for at in minutes]  # a warm-up is left out
+    assert soak.slope_of(minutes, grows)[0] == pytest.approx(3.0)
+    assert soak.slope_of(minutes, [100.0] * 40) == pytest.approx((0.0, 0.0))
+
+
+def test_a_round_of_the_soak_trains_and_diagnoses(load, tmp_path):
+    load("soak").one_round(0, tmp_path)
+    assert {path.parent.name for path in tmp_path.rglob("report.html")} == {"run", "diagnosis"}
+
+
 def test_the_median_of_ratios_is_taken_round_by_round(load):
     paired = load("paired")
     # The machine was ten times slower in the second round: the ratio is two in all three.

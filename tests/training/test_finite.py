@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, train, view_pipeline
 from fullrank.data import BatchLoader
 from fullrank.errors import DataError, DivergedError, UsageError
+from fullrank.objectives import InfoNCELoss
 from fullrank.training.finite import STEP_FILE, FiniteGuard, replay
 
 QUICK = {"encoder": "tiny-resnet,width=4", "head": "none", "limit": 200, "batch_size": 40, "epochs": 2}
@@ -119,13 +120,23 @@ def test_a_run_that_leaves_the_numbers_names_step_images_and_layer_and_keeps_the
     assert str(culprit) in message and culprit.layer is not None and culprit.layer in message
 
 
-def test_a_run_goes_on_with_steps_left_out_and_its_record_counts_them(tmp_path):
+def test_a_run_that_ended_may_leave_steps_out_when_it_is_resumed(tmp_path):
     with pytest.raises(DivergedError):
         train("digits", out=tmp_path / "run", **RUNAWAY)
     with pytest.raises(DivergedError, match="after 2 that were skipped"):
         train("digits", out=tmp_path / "run", resume=True, skip_nonfinite=2, **RUNAWAY)
-    clean = train("digits", out=tmp_path / "clean", skip_nonfinite=2, **QUICK)
-    assert clean.record.runs[0].skipped_steps == 0
+
+
+@pytest.mark.parametrize(("calls", "skipped"), [((), 0), ((3, 6), 2)])
+def test_the_record_counts_the_steps_that_were_left_out(tmp_path, monkeypatch, calls, skipped):
+    plain, count = InfoNCELoss.forward, iter(range(1, 100))
+
+    def spoilt(self, z_a, z_b):
+        return plain(self, z_a, z_b) * (torch.nan if next(count) in calls else 1.0)
+
+    monkeypatch.setattr(InfoNCELoss, "forward", spoilt)
+    run = train("digits", out=tmp_path / "run", skip_nonfinite=2, **QUICK)
+    assert run.record.runs[0].skipped_steps == skipped and run.record.runs[0].steps == 10
 
 
 def test_a_folder_without_such_a_step_is_one_sentence(tmp_path):

@@ -1,8 +1,5 @@
 """NumPy .npz files of images and labels."""
 
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import final
 
@@ -12,6 +9,7 @@ from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split
 from fullrank.errors import DataError
+from fullrank.record import DAMAGED_ARRAYS
 from fullrank.specs import Spec, expanded
 
 Layout = dict[Split, tuple[str, str]]
@@ -23,11 +21,6 @@ _SPLIT_LAYOUTS: tuple[Layout, ...] = (
     {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
 )
 _POOLED: Layout = {"train": ("images", "labels"), "test": ("images", "labels")}
-# What NumPy and zipfile raise where a byte is wrong; a wrong length asks for more memory than there is.
-_DAMAGED = (
-    *(ValueError, OSError, EOFError, RuntimeError, ArithmeticError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-)
 
 
 @final
@@ -57,7 +50,7 @@ class NpzArchive(Source):
             raise DataError(f"There is no file {self.path}; check the path in {self.name}.")
         try:
             file = np.load(self.path, allow_pickle=False)
-        except _DAMAGED as error:
+        except DAMAGED_ARRAYS as error:
             raise DataError(f"{self.path} is no whole .npz file; save it with numpy.savez.") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DataError(f"{self.path} is a single array, no .npz file; save it with numpy.savez.")
@@ -115,7 +108,7 @@ class NpzArchive(Source):
     def _array(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         try:
             return np.asarray(file[key])
-        except _DAMAGED as error:
+        except DAMAGED_ARRAYS as error:
             raise DataError(
                 f"{self.path}: {key} cannot be read ({' '.join(str(error).split())}); save plain arrays with "
                 "numpy.savez."

@@ -13,9 +13,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader
-from fullrank.errors import DataError
+from fullrank.errors import DataError, DivergedError
 from fullrank.record import write_whole
-from fullrank.training.monitor import diverged
 from fullrank.training.stopping import Stop
 
 CHECKPOINTS = Path("checkpoints")
@@ -182,7 +181,7 @@ class Checkpointer(pl.Callback):
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Add a checkpoint, whole or not at all, and never one of weights that are not finite."""
         if not all(torch.isfinite(p).all() for p in module.parameters()):
-            raise diverged("A weight is no longer finite", trainer, module)
+            raise _diverged(trainer)
         trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,3 +190,12 @@ class Checkpointer(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
+
+
+def _diverged(trainer: pl.Trainer) -> DivergedError:
+    """The error for weights that left the finite numbers; the last checkpoint stays as it was."""
+    rate = trainer.optimizers[0].param_groups[0]["lr"]
+    return DivergedError(
+        f"A weight is no longer finite at step {trainer.global_step} (epoch {trainer.current_epoch}); lower "
+        f"the learning rate (now {rate:.2g}; --set optimizer.lr=...) or raise the temperature."
+    )

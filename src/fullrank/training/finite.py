@@ -52,8 +52,6 @@ class FiniteGuard(pl.Callback):
         self.folder, self.every, self.skip = folder, every, skip
         self.skipped = 0
         self._spoilt = False
-        self._batch: Batch | None = None
-        self._number = 0
         self._buffers: list[Tensor] = []
 
     def on_train_batch_start(
@@ -64,13 +62,15 @@ class FiniteGuard(pl.Callback):
         if self.skip > self.skipped and batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = [buffer.clone() for buffer in module.buffers()]
 
-    def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(  # type: ignore[override]  # it watches our module and no other
+        self, trainer: pl.Trainer, module: JointEmbedding, loss: Tensor
+    ) -> None:
         # One of many processes may be alone in this; the gradient is the same in all.
         if trainer.world_size == 1 and self._looks(trainer, module) and not loss.isfinite():
             self._refuse(trainer, module)
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer
+    def on_before_optimizer_step(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: JointEmbedding, optimizer: Optimizer
     ) -> None:
         slopes = [p.grad for p in module.parameters() if p.grad is not None]
         scaled = trainer.precision == "16-mixed"
@@ -93,7 +93,7 @@ class FiniteGuard(pl.Callback):
         due = (trainer.global_step + 1) % self.every == 0 or trainer.is_last_batch
         return module.device.type == "cpu" or self.skip > 0 or due
 
-    def _refuse(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _refuse(self, trainer: pl.Trainer, module: JointEmbedding) -> None:
         """Leave the step out, or end the run."""
         if self.skipped == self.skip:
             raise self._ended(trainer, module)
@@ -105,26 +105,25 @@ class FiniteGuard(pl.Callback):
                 file=sys.stderr,
             )
 
-    def _ended(self, trainer: pl.Trainer, module: pl.LightningModule) -> DivergedError:
-        if not isinstance(module, JointEmbedding) or self._batch is None:
-            return DivergedError(f"The loss is not finite at step {trainer.global_step + 1}.")
+    def _ended(self, trainer: pl.Trainer, module: JointEmbedding) -> DivergedError:
         batch, file = self._batch, self.folder / STEP_FILE
         if trainer.is_global_zero:
             write_whole(file, _packed(module, batch, trainer.current_epoch, self._number))
         culprit = find_culprit(module, batch, trainer.current_epoch, self._number)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        shown = ", ".join(map(str, batch.index[:3].tolist()))
+        images = batch.index.tolist()
+        shown = ", ".join(map(str, images[:3])) + (f" and {len(images) - 3} others" if images[3:] else "")
         skipped = f" after {self.skipped} that were skipped" if self.skipped else ""
         return DivergedError(
-            f"Step {trainer.global_step + 1} (epoch {trainer.current_epoch}, images {shown} and "
-            f"{len(batch) - 3} others) is not finite{skipped}: {culprit}; the step is saved in {file}; lower "
-            f"the learning rate (now {rate:.2g}; --set optimizer.lr=...), raise the temperature, or go on "
-            f"with --resume --skip-nonfinite {self.skip + 5}."
+            f"Step {trainer.global_step + 1} (epoch {trainer.current_epoch}, images {shown}) is not "
+            f"finite{skipped}: {culprit}; the step is saved in {file}; lower the learning rate (now "
+            f"{rate:.2g}; --set optimizer.lr=...), raise the temperature, or go on with --resume "
+            f"--skip-nonfinite {self.skip + 5}."
         )
 
 
 def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) -> Culprit:
-    """Which layer is the first that is not finite in step `number` of an epoch; the gradients are lost."""
+    """Which layer is the first that is not finite in step `number` of an epoch."""
     seen: list[str] = []
 
     def look(name: str, output: Any) -> None:
@@ -136,19 +135,18 @@ def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) 
         part.register_forward_hook(lambda part, given, output, name=name: look(name, output))
         for name, part in leaves
     ]
-    module.zero_grad()
     try:
         step = module.step(batch, epoch, number)
-        torch.autograd.backward(step.loss)
     finally:
         for hook in hooks:
             hook.remove()
     loss = step.loss.item()
     if seen:
         return Culprit(loss, seen[0], "output")
-    spoilt = [
-        name for name, p in module.named_parameters() if p.grad is not None and not _all_finite([p.grad])
-    ]
+    weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+    # Not backward(): of many processes its hooks would begin to exchange gradients.
+    slopes = torch.autograd.grad(step.loss, list(weights.values()), allow_unused=True, materialize_grads=True)
+    spoilt = [name for name, slope in zip(weights, slopes, strict=True) if not _all_finite([slope])]
     # A gradient comes from the loss down: of the spoilt weights the last is where it began.
     return Culprit(loss, spoilt[-1] if spoilt else None, "gradient")
 

@@ -15,7 +15,6 @@ from rich.progress import Progress
 from torch import Tensor
 
 from fullrank.batch import Batch
-from fullrank.errors import DivergedError
 from fullrank.record import write_whole
 from fullrank.spectrum.functional import effective_rank, singular_values
 from fullrank.training.module import JointEmbedding
@@ -129,15 +128,6 @@ class Monitor(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.curves, self.spectra = state_dict["curves"], state_dict["spectra"]
         self.seconds = state_dict["seconds"]
-
-
-def diverged(what: str, trainer: pl.Trainer, module: pl.LightningModule) -> DivergedError:
-    """The error for a run that left the finite numbers; the last checkpoint stays as it was."""
-    rate = trainer.optimizers[0].param_groups[0]["lr"]
-    return DivergedError(
-        f"{what} at step {trainer.global_step} (epoch {trainer.current_epoch}); lower the learning rate (now "
-        f"{rate:.2g}; --set optimizer.lr=...) or raise the temperature."
-    )
 
 
 class ProgressLine(pl.Callback):
