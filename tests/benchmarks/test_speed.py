@@ -34,7 +34,7 @@ def load(monkeypatch):
 def test_probes_agree_with_scikit_learn_and_the_bare_product():
     found = run("probes.py", "--rows", "600", "--rounds", "1")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.count("| linear") == 4 and found.stdout.count("| nearest") == 2
+    assert found.stdout.count("| linear") == 11 and found.stdout.count("| nearest") == 2
 
 
 def test_losses_run_alone():

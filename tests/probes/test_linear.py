@@ -11,7 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes import LinearProbe, descent as descent_module, linear as linear_module, solve_logistic
+from fullrank.probes import (
+    LinearProbe,
+    descent as descent_module,
+    design as design_module,
+    linear as linear_module,
+    solve_logistic,
+)
 from fullrank.probes.design import Design
 from fullrank.probes.logistic import minimise
 
@@ -357,3 +363,66 @@ def test_a_pass_over_the_rows_may_be_cut_anywhere(logits, monkeypatch):
     monkeypatch.setattr(descent_module, "_LOGITS", logits)
     found = solve_logistic(features, labels, 3, 1e-3, tol=1e-9)
     torch.testing.assert_close(found.weight, expected.weight, atol=1e-9, rtol=1e-9)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Every set counts as large: its channels are rounded, and descents begin in float32."""
+    monkeypatch.setattr(design_module, "_LARGE", 1)
+
+
+@pytest.mark.parametrize("tol", [1e-5, 1e-6, 1e-8])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1e-6, 0.0), (1e6, 0.0), (1.0, 1e5)])
+def test_a_large_set_is_solved_to_the_gradient_that_is_asked(large, tol, scale, offset):
+    features, labels = noisy(n=300)
+    features = scale * features + offset
+    penalty = 1e-3 * total_variance(features).item()
+    fit = solve_logistic(features, labels, 3, penalty, tol)
+    assert Design.of(features).channels.dtype == torch.float32
+    assert fit.converged and steepest(features, labels, fit, penalty) <= tol + 1e-9
+
+
+def test_a_large_set_has_the_optimum_of_a_small_one(monkeypatch):
+    features, labels = noisy(n=300)
+    features[:, 3], features[:, 4] = 2.0, features[:, 5]  # a constant, and one channel twice
+    penalties = [1.0, 1e-3, 1e-6]
+    small = minimise(Design.of(features, standardise=True), labels, 3, penalties, 1e-9)
+    monkeypatch.setattr(design_module, "_LARGE", 1)
+    large = minimise(Design.of(features, standardise=True), labels, 3, penalties, 1e-8)
+    for one, other in zip(small, large, strict=True):
+        torch.testing.assert_close(other.weight, one.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_a_large_set_is_left_as_it_was(large):
+    features, labels = noisy(n=300)
+    before = features.clone()
+    LinearProbe([1e-2]).fit(features, labels)
+    assert torch.equal(features, before)
+
+
+def test_whitening_by_a_few_rows_changes_no_optimum(digits, monkeypatch):
+    features, labels = digits
+    every = solve_logistic(features, labels, 10, 1e-3, tol=1e-9)
+    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 1)
+    some = solve_logistic(features, labels, 10, 1e-3, tol=1e-9)
+    torch.testing.assert_close(some.weight, every.weight, atol=1e-6, rtol=1e-6)
+    assert every.iterations != some.iterations <= 2 * every.iterations
+
+
+def test_channels_that_the_whitenings_rows_lack_do_not_slow_a_descent(monkeypatch):
+    features, labels = noisy(n=4000, width=30)
+    rare = torch.zeros(4000, 60, dtype=torch.float64)
+    for channel in range(60):  # five rows each, none of them one in ten
+        rare[10 * channel + 1 : 10 * channel + 6, channel] = 5.0
+    features = torch.cat([features, rare], 1)
+    every = solve_logistic(features, labels, 3, 1e-5)
+    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 400)
+    monkeypatch.setattr(descent_module, "_ROWS_PER_CHANNEL", 1)
+    assert solve_logistic(features, labels, 3, 1e-5).iterations <= 2 * every.iterations
+
+
+def test_constants_in_many_rows_are_constants():
+    values = torch.tensor([0.1, 1 / 3, 1e9 / 7], dtype=torch.float64)
+    design = Design.of(values.expand(50_000, 3), standardise=True)
+    assert torch.equal(design.unit, torch.ones(3, dtype=torch.float64))
+    assert not design.channels[:-1].any()

@@ -12,8 +12,9 @@ from torch import Tensor
 from fullrank.probes.design import Design
 
 _MAX_ITERATIONS = 3000
-# Iterations after which the whitening is computed anew at the point reached.
-_STAGE = 50
+# Iterations after which the whitening is computed anew at the point reached; the first, where every class is
+# as likely in every row, is left sooner.
+_FIRST_STAGE, _STAGE = 8, 50
 # Up to so many coefficients, what so many iterations did not reach is left to Newton's method, with the
 # Hessian itself. Where the loss is straight it has no curvature: a part of the gradient is added.
 _EXACT, _PATIENCE, _DAMPING = 1024, 200, 0.001
@@ -21,8 +22,12 @@ _EXACT, _PATIENCE, _DAMPING = 1024, 200, 0.001
 _HISTORY = 10
 # A search along a line ends where the slope is this part of the first, or after so many trials.
 _FLATTER, _TRIALS = 0.9, 30
-# What may be rounding in a loss, relative to it.
-_ROUNDING = 1e-12
+# What may be rounding in a loss, relative to it, by the precision of a pass.
+_ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-7}
+# Numbers of the channels that are looked at together: they stay in cache between the two products with them.
+_CACHED = 2**20
+# The whitening is computed from so many rows, or so many for each channel if those are more.
+_WHITENING_ROWS, _ROWS_PER_CHANNEL = 4096, 8
 # Numbers held at once, 128 MiB: the logits of a pass, penalties x classes x rows; and the coefficients of all
 # descents side by side, with the steps that they remember.
 _LOGITS = 2**24
@@ -42,27 +47,40 @@ class Point:
 
 @dataclass(frozen=True)
 class Problem:
-    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian."""
+    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian.
+
+    `precision` is that of the products with the rows; sums over rows, and all else, are float64.
+    """
 
     design: Design
     targets: Tensor
+    precision: torch.dtype = torch.float64
+
+    @property
+    def rounding(self) -> float:
+        """What may be rounding in a loss, relative to it."""
+        return _ROUNDING[self.precision]
 
     def at(self, asked: Sequence[Tensor], penalties: Sequence[float]) -> list[Point]:
         """The points at P coefficients (K, R + 1), each with its own penalty, from one pass over the rows."""
         stacked, channels = torch.stack(list(asked)), self.design.channels
         count, classes, _ = stacked.shape
         every, rows = stacked.flatten(0, 1), channels.shape[1]
-        losses, gradients = stacked.new_zeros(count), torch.zeros_like(every)
-        step = max(1, _LOGITS // len(every))
+        losses, gradients, rounded = (
+            stacked.new_zeros(count),
+            torch.zeros_like(every),
+            every.to(self.precision),
+        )
+        step = max(1, min(_LOGITS // len(every), _CACHED // len(channels)))
         for start in range(0, rows, step):
-            some = channels[:, start : start + step]
+            some = channels[:, start : start + step].to(self.precision)
             chosen = self.targets[start : start + step].expand(count, 1, -1)
-            log_odds = (every @ some).view(count, classes, -1).log_softmax(1)
-            losses -= log_odds.gather(1, chosen).sum((1, 2))
+            log_odds = (rounded @ some).view(count, classes, -1).log_softmax(1)
+            losses -= log_odds.gather(1, chosen).sum((1, 2), dtype=torch.float64)
             residual = log_odds.exp_().scatter_add_(1, chosen, some.new_full(chosen.shape, -1.0))
             gradients += residual.flatten(0, 1) @ some.T
         gradients = gradients.div_(rows).view(stacked.shape)
-        ridge, inner = channels.new_tensor(list(penalties)), stacked[..., :-1]
+        ridge, inner = stacked.new_tensor(list(penalties)), stacked[..., :-1]
         gradients[..., :-1] += ridge[:, None, None] * inner
         losses = losses / rows + ridge / 2 * inner.square().sum((1, 2))
         return [Point(*point) for point in zip(asked, losses.tolist(), gradients.unbind(), strict=True)]
@@ -77,12 +95,15 @@ class Problem:
         r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
 
         .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
+
+        Of many rows some are looked at, spread evenly: where a descent ends does not depend on it.
         """
-        channels = self.design.channels
+        some = self._sample
         if coefficients.any():
-            odds = (coefficients @ channels).softmax(0)
+            odds = (coefficients @ some).softmax(0)
             curvature = (1 - odds.square().sum(0)) / len(odds)
-            hessian = (channels * curvature) @ channels.T / channels.shape[1]
+            hessian = (some * curvature) @ some.T / some.shape[1]
+            hessian.diagonal().add_(self._missed, alpha=float(curvature.mean()))
         else:  # every class is as likely in every row, whatever the penalty
             hessian = self._second_moment * ((1 - 1 / len(coefficients)) / len(coefficients))
         hessian.diagonal()[:-1] += penalty
@@ -94,11 +115,11 @@ class Problem:
         """L (K (R + 1), K (R + 1)), lower, of the Hessian itself, its diagonal a little raised."""
         channels = self.design.channels
         classes, width = point.coefficients.shape
-        hessian = channels.new_zeros(classes * width, classes * width)
+        hessian = point.coefficients.new_zeros(classes * width, classes * width)
         blocks = hessian.view(classes, width, classes, width)
         step = max(1, _LOGITS // len(hessian))
         for start in range(0, channels.shape[1], step):
-            some = channels[:, start : start + step]
+            some = channels[:, start : start + step].double()
             weighted = (point.coefficients @ some).softmax(0)[:, None] * some
             flat = weighted.flatten(0, 1)
             hessian -= flat @ flat.T
@@ -114,8 +135,22 @@ class Problem:
         return factor
 
     @cached_property
+    def _sample(self) -> Tensor:
+        channels = self.design.channels
+        step = max(1, channels.shape[1] // max(_WHITENING_ROWS, _ROWS_PER_CHANNEL * len(channels)))
+        return channels[:, ::step].double()
+
+    @cached_property
+    def _missed(self) -> Tensor:
+        """What the sample lacks of the channels' mean squares: of those that are seldom other than zero."""
+        every, some = self.design.channels, self._sample
+        return (_mean_squares(every) - _mean_squares(some)).clamp_(min=0)
+
+    @cached_property
     def _second_moment(self) -> Tensor:
-        return self.design.channels @ self.design.channels.T / self.design.channels.shape[1]
+        moment = self._sample @ self._sample.T / self._sample.shape[1]
+        moment.diagonal().add_(self._missed)
+        return moment
 
 
 @dataclass(frozen=True)
@@ -142,7 +177,8 @@ def descend(
         if iterations >= _PATIENCE and coefficients.numel() <= _EXACT:
             curvature, steps = _Curvature(problem.hessian_factor(point, penalty)), 1
         else:
-            curvature, steps = _Curvature(problem.whitener(point.coefficients, penalty)), _STAGE
+            curvature = _Curvature(problem.whitener(point.coefficients, penalty))
+            steps = _STAGE if point.coefficients.any() else _FIRST_STAGE
         point, done = yield from _run_stage(problem, tol, point, curvature, steps)
         iterations, gradient = iterations + done, problem.largest(point.gradient)
         larger = min((each for each in reached if each > penalty), default=math.inf)
@@ -151,8 +187,8 @@ def descend(
             if other.loss < point.loss:
                 point, gradient = other, problem.largest(other.gradient)
                 continue
-        if gradient >= before and point.loss >= loss * (1 - _ROUNDING):
-            break  # The search meets rounding: nothing more to gain in float64.
+        if gradient >= before and point.loss >= loss * (1 - problem.rounding):
+            break  # The search meets rounding: nothing more to gain in this precision.
     reached[penalty] = point.coefficients
     return Reached(point.coefficients, gradient, iterations)
 
@@ -214,7 +250,7 @@ def _run_stage(
     for iteration in range(steps):
         if problem.largest(point.gradient) <= tol:
             return point, iteration
-        reached = yield from _search(point, curvature.descent(point.gradient))
+        reached = yield from _search(point, curvature.descent(point.gradient), problem.rounding)
         if reached is None:
             return point, iteration
         curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
@@ -222,7 +258,7 @@ def _run_stage(
     return point, steps
 
 
-def _search(start: Point, direction: Tensor) -> Generator[Tensor, Point, Point | None]:
+def _search(start: Point, direction: Tensor, rounding: float) -> Generator[Tensor, Point, Point | None]:
     """A point along `direction` where the slope is a good part flatter; None where rounding hides it.
 
     The loss is convex, so its slope rises along the line, and its sign says on which side the minimum lies.
@@ -230,7 +266,7 @@ def _search(start: Point, direction: Tensor) -> Generator[Tensor, Point, Point |
     rounding.
     """
     slope = _product(start.gradient, direction)
-    highest = start.loss * (1 + _ROUNDING)
+    highest = start.loss * (1 + rounding)
     low, high, length = 0.0, math.inf, 1.0
     for _ in range(_TRIALS if slope < 0 else 0):
         point = yield start.coefficients + length * direction
@@ -243,6 +279,11 @@ def _search(start: Point, direction: Tensor) -> Generator[Tensor, Point, Point |
             return point
         length = (low + high) / 2 if math.isfinite(high) else 4 * length
     return None
+
+
+def _mean_squares(channels: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(channels, dim=1)
+    return norms.double().square() / channels.shape[1]
 
 
 def _product(a: Tensor, b: Tensor) -> float:

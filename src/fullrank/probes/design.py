@@ -5,14 +5,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# From so many numbers on, 32 MiB, channels are held in float32: what a pass costs is to read them.
+_LARGE = 2**22
+# Rows looked at together, so that what is computed of them stays in the processor's cache.
+_ROWS = 256
+
 
 @dataclass(frozen=True)
 class Design:
-    """Features in the solver's coordinates: float64, mean 0, total variance 1, and a channel of ones.
+    """Features in the solver's coordinates: mean 0, total variance 1, and a channel of ones.
 
     `channels` (R + 1, N) has a column for each row of features: x = mean + unit * (basis @ column). With more
     channels than rows, `basis` (D, N) is orthonormal and spans the rows, where the optimum lies; else it is
     None, for the identity. Products of a few classes with so many rows are fastest with the rows last.
+
+    Everything is float64, but for the channels of large sets, which are rounded to float32 once they are
+    centred: by 6e-8 of each, which moves a gradient by less than 1e-9.
     """
 
     channels: Tensor
@@ -23,20 +31,20 @@ class Design:
     @classmethod
     def of(cls, features: Tensor, standardise: bool = False) -> "Design":
         """The design of finite features (N, D), with `standardise` of features in units of their spread."""
-        features = features.detach().double()
-        mean = features.mean(0)
-        rows = features - mean
-        size = features.square().mean(0).sqrt()
-        unit = rows.new_ones(())
-        if standardise:
-            unit = _spread_or_one(rows.square().mean(0).sqrt(), size)
-            rows = rows / unit
-        total = _spread_or_one(rows.square().sum(1).mean().sqrt(), (size / unit).norm())
-        rows, unit, basis = rows / total, unit * total, None
-        if rows.shape[1] > rows.shape[0]:
-            basis, reduced = torch.linalg.qr(rows.T)
-            rows = reduced.T
-        return cls(torch.cat([rows.T, rows.new_ones(1, len(rows))]), mean, unit, basis)
+        features = features.detach()
+        rows, width = features.shape
+        mean, spread, size = _moments(features)
+        unit = _spread_or_one(spread, size) if standardise else mean.new_ones(())
+        unit = unit * _spread_or_one((spread / unit).norm(), (size / unit).norm())
+        if width > rows:
+            basis, reduced = torch.linalg.qr(((features.double() - mean) / unit).T)
+            return cls(torch.cat([reduced, reduced.new_ones(1, rows)]), mean, unit, basis)
+        precision = torch.float32 if features.numel() >= _LARGE else torch.float64
+        channels = mean.new_ones(width + 1, rows, dtype=precision)
+        for start in range(0, rows, _ROWS):
+            centred = features[start : start + _ROWS].double() - mean
+            channels[:-1, start : start + _ROWS] = centred.div_(unit).to(precision).T
+        return cls(channels, mean, unit, None)
 
     def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
         """The coefficients (K, R + 1) of a weight (K, D) and bias (K,) on the features."""
@@ -54,6 +62,21 @@ class Design:
     def spread(self, inner: Tensor) -> Tensor:
         """Coefficients (K, R), or their gradient, over the D channels."""
         return inner if self.basis is None else inner @ self.basis.T
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each channel the mean, the standard deviation and the root mean square, in float64."""
+    # Measured from a row, so that a constant has a mean without rounding.
+    origin = features[0].double()
+    total, squares, sizes = torch.zeros_like(origin), torch.zeros_like(origin), torch.zeros_like(origin)
+    for start in range(0, len(features), _ROWS):
+        total += (features[start : start + _ROWS].double() - origin).sum(0)
+    mean = origin + total / len(features)
+    for start in range(0, len(features), _ROWS):
+        some = features[start : start + _ROWS].to(torch.float64, copy=True)
+        sizes += some.square().sum(0)
+        squares += some.sub_(mean).square_().sum(0)
+    return mean, (squares / len(features)).sqrt(), (sizes / len(features)).sqrt()
 
 
 def _spread_or_one(spread: Tensor, size: Tensor) -> Tensor:

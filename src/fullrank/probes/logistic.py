@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from fullrank.probes.probe import feature_matrix
 # Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
 # busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
+# How small a gradient passes in float32 are asked for; their rounding shows below a tenth of it.
+_NEAR = 2e-7
 
 
 @dataclass(frozen=True)
@@ -90,27 +92,53 @@ def minimise(
 ) -> list[LogisticFit]:
     """Solve for every penalty in the design's coordinates, all in one pass over the features at a time.
 
+    Of a large set the passes are in float32 until the gradient is near `tol`, and then in float64.
     Each descent says at which coefficients it wants to know the loss; those of all are computed together, in
     one pass over the features, which costs hardly more than that of one. With each whitening a descent moves
     to the solution of the next larger penalty, if that is known by then and better than where it stands.
     Where the coefficients of all penalties are too many to be held, some are solved after the others.
     """
     channels = design.channels
-    coefficients = channels.new_zeros(num_classes, len(channels))
+    coefficients = design.mean.new_zeros(num_classes, len(channels))
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
-    problem, reached = Problem(design, targets), dict[float, Tensor]()
+    phases = [_Phase(Problem(design, targets), tol)]
+    if channels.dtype == torch.float32:
+        phases.insert(0, _Phase(Problem(design, targets, torch.float32), max(tol / 2, _NEAR)))
     together = max(1, MOST_COEFFICIENTS // coefficients.numel())
     found: list[Reached] = []
     for first in range(0, len(penalties), together):
         some = penalties[first : first + together]
-        descents = [descend(problem, penalty, tol, coefficients, reached) for penalty in some]
+        at = [Reached(coefficients, math.inf, 0)] * len(some)
         with _threads(channels.numel() * num_classes * len(some)):
-            found += side_by_side(problem, some, descents)
+            for phase in phases:
+                at = phase.run(some, at)
+        found += at
     return [
         LogisticFit(*design.outward(each.coefficients), each.gradient, each.iterations, each.gradient <= tol)
         for each in found
     ]
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Descents of one precision, down to a gradient; `reached` holds what it found, by penalty."""
+
+    problem: Problem
+    tol: float
+    reached: dict[float, Tensor] = field(default_factory=dict)
+
+    def run(self, penalties: Sequence[float], at: Sequence[Reached]) -> list[Reached]:
+        """Where the descents for these penalties end that begin at these places."""
+        descents = [
+            descend(self.problem, penalty, self.tol, each.coefficients, self.reached)
+            for penalty, each in zip(penalties, at, strict=True)
+        ]
+        ends = side_by_side(self.problem, penalties, descents)
+        return [
+            replace(end, iterations=each.iterations + end.iterations)
+            for end, each in zip(ends, at, strict=True)
+        ]
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def feature_matrix(features: Any) -> Tensor:
             f"Features must have shape (N, D) with D of 1 or more, but got {tuple(matrix.shape)}; "
             "pool or flatten them to one vector a row."
         )
-    broken = int((~torch.isfinite(matrix)).any(1).sum())
-    if broken:
+    if matrix.numel() and not torch.stack(torch.aminmax(matrix)).isfinite().all():
+        broken = int((~torch.isfinite(matrix)).any(1).sum())
         raise DataError(
             f"{broken} of {len(matrix)} rows of features hold NaN or infinity; drop these rows or look for "
             "the layer that diverged."
