@@ -6,8 +6,8 @@
 Linear probe: `--rows` x 512 features of 10 overlapping classes, channels of falling scale, after a ReLU, in
 float32. Both solve to the same tolerance, scikit-learn's LogisticRegression (L-BFGS) with the same penalty,
 on the features in float64 and as they come. How far each objective, computed in float64, stands above that
-of a solution to 1e-8 is printed; more than 1e-4 (relative) of ours ends the program with status 1. The path is
-12 penalties from 1 to 1e-7 of the features' variance; "the last" is the smallest, solved alone, the slowest.
+of a solution to 1e-8 is printed; more than 1e-4 (relative) of ours ends the program with status 1. The path
+is 12 penalties from 1 to 1e-7 of the features' variance; "the last" is the smallest, alone, the slowest.
 
 Nearest neighbours: k = 20 among 2 x `--rows` training rows for a third as many queries, beside the product of
 the same matrices in one call.
