@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, strategies as st
 
 from fullrank import objective
 from fullrank.objectives import OBJECTIVES, loss_of, tiles
-from fullrank.processes import gather_rows, launched_rank, process_count, process_rank
+from fullrank.processes import Share, gather_rows, launched_rank, process_count, process_rank
 
 # Seven tiles among the views, so that processes have unlike shares of them.
 PROCESSES, ROWS, WIDTH, CLASSES, SIDE = 2, 13, 4, 3, 8
@@ -103,3 +104,10 @@ def test_the_launcher_names_the_process(monkeypatch):
 
 if __name__ == "__main__":  # one of the processes that `found` starts
     one_of_two(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+
+
+@given(count=st.integers(0, 50), of=st.integers(1, 9))
+def test_stretches_are_all_things_once_in_order_and_the_first_has_some(count, of):
+    stretches = [Share(number, of).stretch(count) for number in range(of)]
+    assert [thing for stretch in stretches for thing in stretch] == list(range(count))
+    assert len(stretches[0]) == -(-count // of) and all(len(s) >= count // of for s in stretches)

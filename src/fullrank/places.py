@@ -98,7 +98,8 @@ def collect_features(
         for batch in batches:
             for place, features in read_places(encoder, head, as_float(batch.to(device)), places).items():
                 parts[place].append(features.float().cpu())
-    return {place: torch.cat(chunks) for place, chunks in parts.items()}
+    # One of many processes may have no image.
+    return {place: torch.cat(chunks) if chunks else torch.empty(0, 0) for place, chunks in parts.items()}
 
 
 def _read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:

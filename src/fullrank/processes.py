@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 
 Part = TypeVar("Part")
+# Rows of a message between processes.
+_ROWS = 2**14
 
 
 def process_count() -> int:
@@ -58,11 +60,54 @@ class Share:
         """This share of the parts: every `of`-th, from `number` on."""
         return islice(parts, self.number, None, self.of)
 
+    def stretch(self, count: int) -> range:
+        """This share of `count` things in order, where each process has those after the one before it.
+
+        >>> [list(Share(number, of=3).stretch(4)) for number in range(3)]
+        [[0, 1], [2], [3]]
+        """
+        return range(-(-count * self.number // self.of), -(-count * (self.number + 1) // self.of))
+
+    def to_first(self, rows: Tensor) -> Tensor:
+        """In the first process the rows (n, ...) of all, in the order of the processes; in others their own.
+
+        Each may have another number of rows, the first at least one. They are on the CPU, without gradient.
+        """
+        if self.of == 1:
+            return rows
+        carrier = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        if self.number > 0:
+            dist.send(torch.tensor([len(rows)], device=carrier), 0)
+            for start in range(0, len(rows), _ROWS):
+                dist.send(rows[start : start + _ROWS].to(carrier).contiguous(), 0)
+            return rows
+        parts = [rows]
+        for peer in range(1, self.of):
+            count = torch.zeros(1, dtype=torch.int64, device=carrier)
+            dist.recv(count, peer)
+            for start in range(0, int(count), _ROWS):
+                shape = (min(_ROWS, int(count) - start), *rows.shape[1:])
+                piece = torch.empty(shape, dtype=rows.dtype, device=carrier)
+                dist.recv(piece, peer)
+                parts.append(piece.cpu())
+        return torch.cat(parts)
+
+    def follow_first(self, module: nn.Module) -> None:
+        """Give `module` the weights and statistics that it has in the first process, in place."""
+        if self.of > 1:
+            for tensor in module.state_dict().values():
+                value = tensor.contiguous()
+                dist.broadcast(value, 0)
+                tensor.copy_(value)
+
     def add_up(self, *sums: Tensor) -> None:
         """Add what all processes have in `sums`, in place."""
         if self.of > 1:
             for each in sums:
                 dist.all_reduce(each)
+
+
+ALONE = Share()
 
 
 def own_share() -> Share:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fullrank.batch import Batch
+    from fullrank.processes import Share
 
 UNLABELLED = -1
 _CHUNK = 256  # images
@@ -252,14 +253,17 @@ class ImageSet:
             return torch.cat(list(self.batches(_CHUNK)))
         return _channels_first(self.images)
 
-    def batches(self, batch_size: int) -> "Iterator[Tensor]":
+    def batches(self, batch_size: int, share: "Share | None" = None) -> "Iterator[Tensor]":
         """The images as encoders see them, in order: uint8 tensors (n, C, H, W), n at most `batch_size`.
 
-        Streamed images are decoded ahead of their use. Raises UsageError for a size below 1.
+        With `share` those of one of several processes, a stretch of them. Streamed images are decoded ahead
+        of their use. Raises UsageError for a size below 1.
         """
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, but got {batch_size}; choose a larger one.")
         chunks = np.split(np.arange(len(self)), range(batch_size, len(self), batch_size))
+        if share is not None:
+            chunks = [chunks[number] for number in share.stretch(len(chunks))]
         images = self.images
         if isinstance(images, StreamedImages):
             return ahead(lambda rows: _channels_first(images.centres(rows)), chunks)

@@ -13,6 +13,7 @@ from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.places import collect_features, head_places
 from fullrank.probes.linear import Treatment
+from fullrank.processes import ALONE, Share
 from fullrank.record import ProbeScore, Score, Spectrum
 from fullrank.spectrum.functional import effective_rank, singular_values
 from fullrank.training.groups import Grouping, check_balance, grouping
@@ -66,6 +67,7 @@ def evaluate(
     shots: Sequence[int] = (),
     shifts: Mapping[str, ImageSet] | None = None,
     features: str = "raw",
+    share: Share = ALONE,
 ) -> Evaluation:
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
@@ -85,27 +87,34 @@ def evaluate(
     kept beside it as "linear, classes of SPEC": for the linear probe the other classes' scores are left out,
     as the authors of ImageNet-A and ImageNet-R do, for the nearest neighbours their rows are.
 
+    The first of several processes calls it with its `share`, the others `help_evaluate`: each reads a part of
+    the images of `train` and `test`, all of which are read once, and the first has all features.
+
     Raises UsageError for an unknown measure or label and for groups that the images do not have; DataError
     for too few images of a class or group, and for a shift with a class that training lacks or of one class.
     """
     check_measures(measures, shots)
     treatment = checked_treatment(features)
     places = default_places(head) if places is None else list(places)
-    if count_classes(train, label) < 2 or count_classes(test, label) < 1:
-        found = collect_features(encoder, head, test.batches(BATCH_SIZE), places)
+    learnt = _learnt(train, test, label)
+    if learnt is None:
+        found = _read(encoder, head, test, places, share)
         return Evaluation({}, [], {place: _spectrum(found[place]) for place in places})
-    train = train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
+    train = learnt
     check_shots(train, label, shots)
     groups = grouping(train, test, label) if {"groups", "group-balanced"} & set(measures) else None
     notes = [] if groups is None else _group_notes(groups, measures)
     sets = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
     request = Request(measures, shots, treatment, seed, test.class_names[label], groups, sets)
 
-    def read(images: ImageSet) -> dict[str, Tensor]:
-        return collect_features(encoder, head, images.batches(BATCH_SIZE), places)
-
-    known, asked = (Collected(read(images), images.labels[label]) for images in (train, test))
-    there = {spec: Collected(read(shift.images), shift.labels) for spec, shift in sets.items()}
+    known, asked = (
+        Collected(_read(encoder, head, images, places, share), images.labels[label])
+        for images in (train, test)
+    )
+    there = {
+        spec: Collected(_read(encoder, head, shift.images, places, ALONE), shift.labels)
+        for spec, shift in sets.items()
+    }
     if features == "standardised" and {"h", "z"} <= set(places):
         notes += _diagonal_notes(asked.features["h"], asked.features["z"])
     probes, scores = {}, []
@@ -116,6 +125,30 @@ def evaluate(
         scores += scorer.scores
         notes += scorer.notes
     return Evaluation(probes, scores, {place: _spectrum(asked.features[place]) for place in places}, notes)
+
+
+def help_evaluate(
+    encoder: nn.Module, head: nn.Module, train: ImageSet, test: ImageSet, share: Share, label: str = "label"
+) -> None:
+    """Read what the other processes read of the images while the first evaluates them at default places."""
+    for images in (_learnt(train, test, label), test):
+        if images is not None:
+            _read(encoder, head, images, default_places(head), share)
+
+
+def _learnt(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
+    """The labelled training images, or None where there is nothing for a probe to learn or to be asked."""
+    if count_classes(train, label) < 2 or count_classes(test, label) < 1:
+        return None
+    return train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
+
+
+def _read(
+    encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], share: Share
+) -> dict[str, Tensor]:
+    """Features of a share of the images, and in the first process of all."""
+    own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
+    return {place: share.to_first(own[place]) for place in places}
 
 
 def _spectrum(features: Tensor) -> Spectrum:

@@ -21,7 +21,7 @@ from fullrank.encoders import Encoder, encoder as build_encoder, without_downloa
 from fullrank.errors import DataError, FullrankError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.machine import new_record
-from fullrank.processes import launched_rank
+from fullrank.processes import Share, launched_rank, own_share
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score, save_arrays, write_whole
 from fullrank.training.checkpoints import Checkpointer, checkpoints_in, newest_whole
@@ -45,6 +45,7 @@ from fullrank.training.evaluate import (
     check_probeable,
     checked_treatment,
     evaluate,
+    help_evaluate,
 )
 from fullrank.training.factors import factor_scores
 from fullrank.training.finite import FiniteGuard
@@ -193,15 +194,23 @@ def carry_out(
             if writes:  # the list says what to mend before the run goes on
                 list_bad_images(folder, train_set.bad.found)
             raise
-        passed_over = from_all(train_set.bad.found)
         if writes:
             arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
             save_arrays(folder, arrays | (online.arrays() if online else {}))
             _save_weights(module, folder, recipe, train_set)
-            entry = _evaluated(module, monitor, len(loader), folder, recipe, train_set, test_set, progress)
+        share = own_share()
+        module.to(accelerator())  # Lightning leaves the modules on the CPU
+        share.follow_first(module)
+        if writes:
+            entry = _evaluated(
+                module, monitor, len(loader), folder, recipe, train_set, test_set, progress, share
+            )
             entry = entry.model_copy(update={"skipped_steps": guard.skipped})
-            list_bad_images(folder, passed_over | train_set.bad.found | test_set.bad.found)
+            list_bad_images(folder, from_all(train_set.bad.found | test_set.bad.found))
             new_record("run", recipe.model_dump(), [entry]).save(folder)
+        else:
+            help_evaluate(module.encoder, module.head, train_set, test_set, share)
+            from_all(train_set.bad.found | test_set.bad.found)
     wait_for_all()
     return load(folder)
 
@@ -337,10 +346,10 @@ def _evaluated(
     train_set: ImageSet,
     test_set: ImageSet,
     progress: Progress | None,
+    share: Share,
 ) -> RunEntry:
     """What the trained parts are worth, and how the training went."""
-    module.to(accelerator())  # Lightning leaves the modules on the CPU
-    evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed)
+    evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed, share=share)
     scores = [*evaluation.scores, *_factor_scores(module, recipe, train_set, test_set)]
     if recipe.sgd_probe is not None:
         check_probeable(train_set, test_set, "label")

@@ -1,0 +1,99 @@
+"""Three processes evaluate as one: every image read once, the same probes and spectra to the last bit."""
+
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from fullrank import encoder, head, source
+from fullrank.data import ImageSet
+from fullrank.data.bad import BadImages
+from fullrank.data.streamed import StreamedImages
+from fullrank.processes import own_share
+from fullrank.training.engine import from_all
+from fullrank.training.evaluate import BATCH_SIZE, evaluate, help_evaluate
+
+PROCESSES = 3
+# The third process has none of the second set's two batches.
+LEARNT, ASKED = 2 * BATCH_SIZE + 90, BATCH_SIZE + 40
+DAMAGED = 7
+
+
+def images(read):
+    """Digits, the test images decoded one by one, the one at `DAMAGED` not at all; `read` is told of each."""
+    learnt, asked = (source("digits").load(split) for split in ("train", "test"))
+    asked = asked.subset(np.arange(ASKED))
+    pixels = asked.images[..., 0]
+
+    def decode(row):
+        read.append(row)
+        if row == DAMAGED:
+            raise OSError("truncated")
+        return Image.fromarray(pixels[row])
+
+    keys = [f"{row}.png" for row in range(ASKED)]
+    streamed = ImageSet(
+        StreamedImages(decode, keys, canvas=8, image_size=8, channels=1), asked.labels, asked.class_names
+    )
+    return learnt.subset(np.arange(LEARNT)), streamed.despite(BadImages(most=1))
+
+
+def parts(seed):
+    """An encoder and a head whose weights and batch statistics come from `seed`."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        net = encoder("tiny-resnet,width=4", image_size=8, in_chans=1)
+        with torch.no_grad():
+            net(torch.rand(20, 1, 8, 8))
+        return torch.nn.ModuleList([net, head("linear:8", in_dim=net.feature_dim)])
+
+
+def in_a_group(rank, store):
+    """What one of three processes finds: an evaluation or none, what it read, the bad images of all."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=2)
+    )
+    read, share, found = [], own_share(), None
+    net, top = module = parts(seed=rank)
+    share.follow_first(module)
+    learnt, asked = images(read)
+    if rank == 0:
+        found = evaluate(net, top, learnt, asked, share=share)
+    else:
+        help_evaluate(net, top, learnt, asked, share)
+    bad = from_all(asked.bad.found)
+    dist.destroy_process_group()
+    return found, read, bad
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    store = tmp_path_factory.mktemp("group") / "store"
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(in_a_group, range(PROCESSES), [store] * PROCESSES))
+
+
+def test_probes_and_spectra_are_those_of_one_process(together):
+    read = []
+    learnt, asked = images(read)
+    alone = evaluate(*parts(seed=0), learnt, asked)
+    assert together[0][0] == alone
+    assert Counter(read) == Counter(row for _, some, _ in together for row in some)
+
+
+def test_every_image_is_read_by_one_process(together):
+    counts = [Counter(read) for _, read, _ in together]
+    standing_in = {row for row, times in sum(counts, Counter()).items() if times > 1}
+    assert set().union(*counts) == set(range(ASKED)) and len(standing_in) == 1
+    assert [len(count) for count in counts] == [BATCH_SIZE, 40, 0] and together[0][0] is not None
+
+
+def test_all_processes_know_the_bad_images_of_all(together):
+    assert [bad for _, _, bad in together] == [{f"{DAMAGED}.png": "truncated"}] * PROCESSES
