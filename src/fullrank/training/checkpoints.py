@@ -137,10 +137,13 @@ class Checkpointer(pl.Callback):
     Beside Lightning's own state it keeps the loader's, which Lightning restores only in some cases (not once
     a schedule has asked how many steps there are), and that of torch's generators, for heads, objectives and
     encoders that draw at each step. The last `keep` checkpoints stay.
+
+    Several processes ask each other about a stop after each step, on GPUs only after every `every`-th: to
+    know the answer is to wait for the device.
     """
 
-    def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2):
-        self.folder, self.loader, self.stop, self.keep = folder, loader, stop, keep
+    def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2, every: int = 1):
+        self.folder, self.loader, self.stop, self.keep, self.every = folder, loader, stop, keep, every
         self._restored: dict[str, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -171,6 +174,9 @@ class Checkpointer(pl.Callback):
     def _stop_anywhere(self, trainer: pl.Trainer) -> bool:
         """Whether any process was told to stop: one alone that saved would wait for the others forever."""
         if trainer.world_size > 1:
+            on_gpu = trainer.strategy.root_device.type == "cuda"
+            if on_gpu and trainer.global_step % self.every and not trainer.is_last_batch:
+                return False
             told = torch.tensor(self.stop.signal, device=trainer.strategy.root_device)
             self.stop.signal = int(trainer.strategy.reduce(told, reduce_op="max"))
         return self.stop.is_set()

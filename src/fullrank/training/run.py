@@ -316,7 +316,9 @@ def _fit(
     with quiet_lightning(), stop_on_signal(folder) as stop, progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
-        checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
+        checkpointer = Checkpointer(
+            folder, loader, stop, recipe.engine.keep_checkpoints, recipe.monitor_every
+        )
         watchers = [guard, monitor, *([online] if online else []), checkpointer, line]
         trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
         home = trainer.strategy.root_device
