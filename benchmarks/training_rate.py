@@ -8,6 +8,8 @@ as users have it: loader, views, Lightning, curves, progress, checkpoints. light
 have it: its transform on Pillow images in a DataLoader, then the same encoder, head and optimizer under its
 own NT-Xent, with the number of workers that is fastest. All are timed in turn in one process, and ratios are
 taken round by round, for the machine's speed drifts. The overhead is seconds a view beyond the bare step's.
+A run has the callbacks that users have who installed fullrank alone: stable-pretraining, one of the peers of
+the group `benchmark`, adds its own to the runs of every package, and they are left out.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,6 +32,8 @@ from fullrank.training.recipe import Recipe
 from fullrank.training.run import flushed_denormals, train
 
 BATCH, STEPS_AN_EPOCH, WARM_UP, TEMPERATURE = 256, 20, 3, 0.5
+# Where Lightning finds callbacks that installed packages add to every Trainer.
+EXTERNAL = "lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks"
 NETS: dict[str, dict[str, Any]] = {
     "8x8, 24-48-96 channels": {"image_size": 8, "encoder": "tiny-resnet", "head": "mlp:48"},
     "28x28, 8-16-32 channels": {"image_size": 28, "encoder": "tiny-resnet,width=8", "head": "mlp:16"},
@@ -144,7 +149,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, batch {BATCH}, views a second\n")
     print("| net | bare step | fullrank | lightly | kept | times lightly | lightly's overhead, times ours |")
     print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch(EXTERNAL, lambda group: []):
         for name in NETS:
             compare(name, arguments.rounds, arguments.steps, arguments.workers, Path(folder))
 

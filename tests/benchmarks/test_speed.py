@@ -37,6 +37,10 @@ def test_probes_agree_with_scikit_learn_and_the_bare_product():
     assert found.stdout.count("| linear") == 11 and found.stdout.count("| nearest") == 2
 
 
+def test_one_command_runs_the_programs_that_measure_speed(load):
+    assert all((BENCHMARKS / name).is_file() for name in load("speed").PROGRAMS)
+
+
 def test_losses_run_alone():
     found = run("losses.py", "--alone", "300")
     assert found.returncode == 0, found.stderr
