@@ -18,6 +18,7 @@ Treatment = Literal["raw", "l2", "standardised"]
 # Relative to the features' total variance, largest first: 1 to 1e-7.
 PENALTIES = tuple(10.0**-power for power in range(8))
 HELD_OUT = 0.2
+_ROWS = 2**14
 
 
 @final
@@ -87,8 +88,9 @@ class LinearProbe(Probe):
         if len(held):
             part = self._design(features[kept])
             fits = minimise(part, targets[kept], num_classes, self.penalties, self.tol)
+            asked = features[held].double()
             for penalty, fit in zip(self.penalties, fits, strict=True):
-                logits = features[held] @ fit.weight.T + fit.bias
+                logits = asked @ fit.weight.T + fit.bias
                 accuracy = float((logits.argmax(1) == targets[held]).double().mean())
                 loss = float(cross_entropy(logits, targets[held]))
                 self.held_out[penalty] = accuracy
@@ -100,13 +102,16 @@ class LinearProbe(Probe):
         self.weight, self.bias = final_fit.weight, final_fit.bias
 
     def _decide(self, features: Tensor) -> Tensor:
-        return (self._prepare(features) @ self.weight.T + self.bias).argmax(1)
+        # A part at a time, so that they are not all held in float64.
+        parts = (features[start : start + _ROWS] for start in range(0, max(1, len(features)), _ROWS))
+        return torch.cat(
+            [(self._prepare(part).double() @ self.weight.T + self.bias).argmax(1) for part in parts]
+        )
 
     def _prepare(self, features: Tensor) -> Tensor:
-        features = features.double()
-        return (
-            normalize(features, eps=torch.finfo(features.dtype).tiny) if self.features == "l2" else features
-        )
+        if self.features != "l2":
+            return features
+        return normalize(features.double(), eps=torch.finfo(torch.float64).tiny)
 
     def _design(self, features: Tensor) -> Design:
         return Design.of(features, standardise=self.features == "standardised")
