@@ -406,18 +406,18 @@ def test_whitening_by_a_few_rows_changes_no_optimum(digits, monkeypatch):
     monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 1)
     some = solve_logistic(features, labels, 10, 1e-3, tol=1e-9)
     torch.testing.assert_close(some.weight, every.weight, atol=1e-6, rtol=1e-6)
-    assert every.iterations != some.iterations <= 2 * every.iterations
+    assert some.iterations <= 2 * every.iterations and not torch.equal(some.weight, every.weight)
 
 
 def test_channels_that_the_whitenings_rows_lack_do_not_slow_a_descent(monkeypatch):
-    features, labels = noisy(n=4000, width=30)
-    rare = torch.zeros(4000, 60, dtype=torch.float64)
-    for channel in range(60):  # five rows each, none of them one in ten
+    features, labels = noisy(n=8000, width=30)
+    rare = torch.zeros(8000, 60, dtype=torch.float64)
+    for channel in range(60):
         rare[10 * channel + 1 : 10 * channel + 6, channel] = 5.0
     features = torch.cat([features, rare], 1)
+    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 8000)
     every = solve_logistic(features, labels, 3, 1e-5)
-    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 400)
-    monkeypatch.setattr(descent_module, "_ROWS_PER_CHANNEL", 1)
+    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 800)
     assert solve_logistic(features, labels, 3, 1e-5).iterations <= 2 * every.iterations
 
 

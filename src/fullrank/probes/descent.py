@@ -66,11 +66,8 @@ class Problem:
         stacked, channels = torch.stack(list(asked)), self.design.channels
         count, classes, _ = stacked.shape
         every, rows = stacked.flatten(0, 1), channels.shape[1]
-        losses, gradients, rounded = (
-            stacked.new_zeros(count),
-            torch.zeros_like(every),
-            every.to(self.precision),
-        )
+        losses, gradients = stacked.new_zeros(count), torch.zeros_like(every)
+        rounded = every.to(self.precision)
         step = max(1, min(_LOGITS // len(every), _CACHED // len(channels)))
         for start in range(0, rows, step):
             some = channels[:, start : start + step].to(self.precision)
@@ -96,7 +93,7 @@ class Problem:
 
         .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
 
-        Of many rows some are looked at, spread evenly: where a descent ends does not depend on it.
+        Of many rows some are looked at, always the same: where a descent ends does not depend on it.
         """
         some = self._sample
         if coefficients.any():
@@ -136,9 +133,13 @@ class Problem:
 
     @cached_property
     def _sample(self) -> Tensor:
-        channels = self.design.channels
-        step = max(1, channels.shape[1] // max(_WHITENING_ROWS, _ROWS_PER_CHANNEL * len(channels)))
-        return channels[:, ::step].double()
+        channels, rows = self.design.channels, self.design.channels.shape[1]
+        wanted = max(_WHITENING_ROWS, _ROWS_PER_CHANNEL * len(channels))
+        if rows <= wanted:
+            return channels.double()
+        # Drawn, for classes may take turns in the rows.
+        drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
+        return channels[:, drawn.to(channels.device)].double()
 
     @cached_property
     def _missed(self) -> Tensor:
