@@ -122,7 +122,7 @@ def augmentation_ratio(
     >>> views = tuple(x + noise * torch.randn(200, 4) for _ in range(2))
     >>> z = PlaceEvidence("z", x * torch.tensor([1.0, 1.0, 0.01, 0.01]))
     >>> found = augmentation_ratio(PlaceEvidence("h", x, views), z, 2)
-    >>> found.lost_directions, found.low > 0.5 > found.kept
+    >>> found.lost_directions, found.low > 1 > found.kept
     (2, True)
 
     Source: P1 Theorem 1, at the map's input.
