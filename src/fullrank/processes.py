@@ -77,20 +77,33 @@ class Share:
             return rows
         carrier = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
         if self.number > 0:
-            dist.send(torch.tensor([len(rows)], device=carrier), 0)
+            self.everyones(len(rows))
             for start in range(0, len(rows), _ROWS):
                 dist.send(rows[start : start + _ROWS].to(carrier).contiguous(), 0)
             return rows
-        parts = [rows]
-        for peer in range(1, self.of):
-            count = torch.zeros(1, dtype=torch.int64, device=carrier)
-            dist.recv(count, peer)
-            for start in range(0, int(count), _ROWS):
-                shape = (min(_ROWS, int(count) - start), *rows.shape[1:])
-                piece = torch.empty(shape, dtype=rows.dtype, device=carrier)
+        counts = self.everyones(len(rows))
+        whole = rows.new_empty(sum(counts), *rows.shape[1:])
+        whole[: len(rows)] = rows
+        stop = len(rows)
+        for peer, count in enumerate(counts[1:], start=1):
+            start, stop = stop, stop + count
+            for into in (whole[at : min(at + _ROWS, stop)] for at in range(start, stop, _ROWS)):
+                piece = torch.empty_like(into, device=carrier)
                 dist.recv(piece, peer)
-                parts.append(piece.cpu())
-        return torch.cat(parts)
+                into.copy_(piece)
+        return whole
+
+    def everyones(self, own: Part) -> list[Part]:
+        """What each process has, in their order, in all of them.
+
+        >>> Share().everyones("mine")
+        ['mine']
+        """
+        if self.of == 1:
+            return [own]
+        found: list[Any] = [None] * self.of
+        dist.all_gather_object(found, own)
+        return found
 
     def follow_first(self, module: nn.Module) -> None:
         """Give `module` the weights and statistics that it has in the first process, in place."""

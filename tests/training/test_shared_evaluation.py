@@ -17,25 +17,26 @@ from fullrank import encoder, head, source
 from fullrank.data import ImageSet
 from fullrank.data.bad import BadImages
 from fullrank.data.streamed import StreamedImages
+from fullrank.errors import DataError
 from fullrank.processes import own_share
-from fullrank.training.engine import from_all
 from fullrank.training.evaluate import BATCH_SIZE, evaluate, help_evaluate
 
 PROCESSES = 3
 # The third process has none of the second set's two batches.
 LEARNT, ASKED = 2 * BATCH_SIZE + 90, BATCH_SIZE + 40
-DAMAGED = 7
+# One of the first process's images, and one of the second's.
+DAMAGED, OTHER = 7, BATCH_SIZE + 5
 
 
-def images(read):
-    """Digits, the test images decoded one by one, the one at `DAMAGED` not at all; `read` is told of each."""
+def images(read, damaged=(DAMAGED,), most=1):
+    """Digits, the test images decoded one by one, those `damaged` not at all; `read` is told of each."""
     learnt, asked = (source("digits").load(split) for split in ("train", "test"))
     asked = asked.subset(np.arange(ASKED))
     pixels = asked.images[..., 0]
 
     def decode(row):
         read.append(row)
-        if row == DAMAGED:
+        if row in damaged:
             raise OSError("truncated")
         return Image.fromarray(pixels[row])
 
@@ -43,7 +44,7 @@ def images(read):
     streamed = ImageSet(
         StreamedImages(decode, keys, canvas=8, image_size=8, channels=1), asked.labels, asked.class_names
     )
-    return learnt.subset(np.arange(LEARNT)), streamed.despite(BadImages(most=1))
+    return learnt.subset(np.arange(LEARNT)), streamed.despite(BadImages(most))
 
 
 def parts(seed):
@@ -56,24 +57,32 @@ def parts(seed):
         return torch.nn.ModuleList([net, head("linear:8", in_dim=net.feature_dim)])
 
 
+def evaluated(module, learnt, asked):
+    """What this process has of an evaluation by all: all of it, nothing, or why it was refused."""
+    share = own_share()
+    try:
+        if share.number == 0:
+            return repr(evaluate(*module, learnt, asked, share=share))
+        return help_evaluate(*module, learnt, asked, share)
+    except DataError as error:
+        return str(error)
+
+
 def one_of_three(rank, folder):
-    """Leave what a process finds: the evaluation or None, the images that it read, the bad ones of all."""
+    """Leave what a process finds: evaluations, the images that it read, the bad ones that it knows of."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     patience = timedelta(minutes=2)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=patience)
-    read, share, found = [], own_share(), None
-    net, top = module = parts(seed=rank)
-    share.follow_first(module)
+    module, read = parts(seed=rank), []
+    own_share().follow_first(module)
     learnt, asked = images(read)
-    if rank == 0:
-        found = evaluate(net, top, learnt, asked, share=share)
-    else:
-        help_evaluate(net, top, learnt, asked, share)
-    bad = from_all(asked.bad.found)
+    found = evaluated(module, learnt, asked)
+    refused = evaluated(module, *images([], damaged=(OTHER,), most=0))
+    too_many = evaluated(module, *images([], damaged=(DAMAGED, OTHER), most=1))
     dist.destroy_process_group()
     # Python writes a float so that it is read back to the last bit.
-    Path(folder, f"{rank}.json").write_text(json.dumps([repr(found), read, bad]))
+    Path(folder, f"{rank}.json").write_text(json.dumps([found, read, asked.bad.found, refused, too_many]))
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +100,27 @@ def test_probes_and_spectra_are_those_of_one_process(together):
     learnt, asked = images(read)
     alone = evaluate(*parts(seed=0), learnt, asked)
     assert together[0][0] == repr(alone)
-    assert Counter(read) == Counter(row for _, some, _ in together for row in some)
+    assert Counter(read) == Counter(row for _, some, *_ in together for row in some)
 
 
 def test_every_image_is_read_by_one_process(together):
-    counts = [Counter(read) for _, read, _ in together]
+    counts = [Counter(read) for _, read, *_ in together]
     standing_in = {row for row, times in sum(counts, Counter()).items() if times > 1}
     assert set().union(*counts) == set(range(ASKED)) and len(standing_in) == 1
     assert [len(count) for count in counts] == [BATCH_SIZE, 40, 0]
 
 
 def test_all_processes_know_the_bad_images_of_all(together):
-    assert [bad for _, _, bad in together] == [{f"{DAMAGED}.png": "truncated"}] * PROCESSES
+    assert [bad for _, _, bad, *_ in together] == [{f"{DAMAGED}.png": "truncated"}] * PROCESSES
+
+
+def test_what_one_process_cannot_read_all_refuse(together):
+    refused = {each[3] for each in together}
+    assert len(refused) == 1 and f"{OTHER}.png cannot be decoded" in refused.pop()
+
+
+def test_the_bad_images_that_are_allowed_are_those_of_all_processes_together(together):
+    assert all(each[4] is not None and "more than 1 images cannot be decoded" in each[4] for each in together)
 
 
 if __name__ == "__main__":

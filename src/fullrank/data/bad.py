@@ -1,5 +1,6 @@
 """Images that cannot be decoded: counted, listed, and bounded."""
 
+from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import final
 
@@ -35,6 +36,12 @@ class BadImages:
         """Image -> why it cannot be decoded, in the order of their names."""
         with self._lock:
             return dict(sorted(self._found.items()))
+
+    def join(self, others: Iterable[Mapping[str, str]], source: str) -> None:
+        """Note what others found of `source` too."""
+        for image, why in (pair for found in others for pair in sorted(found.items())):
+            if image not in self._found:
+                self.note(image, why, source)
 
     def note(self, image: str, why: str, source: str) -> None:
         """Count an image of `source`, once however often it is met; DataError where it is one too many."""

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.objectives.contract import check_number, check_pair, in_single
-from fullrank.objectives.tiles import ALL, log_sums_among, log_sums_between
-from fullrank.processes import Share, gather_rows, own_share
+from fullrank.objectives.tiles import log_sums_among, log_sums_between
+from fullrank.processes import ALONE, Share, gather_rows, own_share
 
 
 @in_single
-def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALL) -> Tensor:
+def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     r"""InfoNCE with cross-view negatives, symmetrised.
 
     With unit vectors a_i, b_i along z_a, z_b and s_ij = a_i . b_j / temperature,
@@ -34,7 +34,7 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALL) -
 
 
 @in_single
-def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALL) -> Tensor:
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     r"""SimCLR's loss: each of the 2N views against all others.
 
     With u the 2N unit vectors of both views, s_ij = u_i . u_j / temperature and p(i) the other view of i,
@@ -86,7 +86,7 @@ class InfoNCELoss(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
         check_pair(z_a, z_b)
-        share = own_share() if self.gather else ALL
+        share = own_share() if self.gather else ALONE
         if self.gather:
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         if self.groups == 1:
@@ -130,7 +130,7 @@ class NTXentLoss(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of the two embeddings, (N, K) each."""
         check_pair(z_a, z_b)
-        share = own_share() if self.gather else ALL
+        share = own_share() if self.gather else ALONE
         if self.gather:
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         return nt_xent(z_a, z_b, self.temperature, share)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.objectives.contract import UNLABELLED, check_number, in_single, labelled_views
-from fullrank.objectives.tiles import ALL, log_sums_among
-from fullrank.processes import Share, own_share
+from fullrank.objectives.tiles import log_sums_among
+from fullrank.processes import ALONE, Share, own_share
 
 
 def positive_sets(labels: Tensor, views: int) -> Tensor:
@@ -29,7 +29,7 @@ def positive_sets(labels: Tensor, views: int) -> Tensor:
 
 
 @in_single
-def sup_con(z: Tensor, sets: Tensor, temperature: float, share: Share = ALL) -> Tensor:
+def sup_con(z: Tensor, sets: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
 
     With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i), which are the others of
@@ -97,7 +97,7 @@ class SupConLoss(nn.Module):
         sets = positive_sets(labels, len(views))
         # A tensor, not a number: reading it here would wait for the device.
         self.without_positive = (partners(sets) == 0).sum()
-        share = own_share() if self.gather else ALL
+        share = own_share() if self.gather else ALONE
         return sup_con(torch.cat(list(views)), sets, self.temperature, share)
 
     def chance(self, n: int) -> float:

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fullrank.processes import Share
+from fullrank.processes import ALONE, Share
 
 # One side of a tile: on a CPU it fits into a core's cache (the fastest of 256 to 2048), and a GPU needs large
 # products.
 _SIDE = {"cpu": 512}
 _SIDE_ELSEWHERE = 8192
-ALL = Share()
 
 
-def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALL) -> tuple[Tensor, Tensor]:
+def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALONE) -> tuple[Tensor, Tensor]:
     r"""Log-sums of each row of a over all rows of b, and of each row of b over all rows of a.
 
     .. math:: r_i = \log \sum_j e^{\text{scale}\, (a_i \cdot b_j - 1)}, \quad
@@ -46,7 +45,7 @@ def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALL) -> 
     return rows.to(a.dtype), columns.to(a.dtype)
 
 
-def log_sums_among(u: Tensor, scale: float, share: Share = ALL) -> Tensor:
+def log_sums_among(u: Tensor, scale: float, share: Share = ALONE) -> Tensor:
     r"""Log-sums of each row of u over all other rows.
 
     .. math:: r_i = \log \sum_{j \ne i} e^{\text{scale}\, (u_i \cdot u_j - 1)}

@@ -24,7 +24,7 @@ _HISTORY = 10
 _FLATTER, _TRIALS = 0.9, 30
 # What may be rounding in a loss, relative to it, by the precision of a pass.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-7}
-# Numbers of the channels that are looked at together: they stay in cache between the two products with them.
+# Numbers of the channels that are looked at together: they stay in a CPU's cache between the two products.
 _CACHED = 2**20
 # The whitening is computed from so many rows, or so many for each channel if those are more.
 _WHITENING_ROWS, _ROWS_PER_CHANNEL = 4096, 8
@@ -49,7 +49,7 @@ class Point:
 class Problem:
     """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian.
 
-    `precision` is that of the products with the rows; sums over rows, and all else, are float64.
+    `precision` is that of the products with the rows, a part of them at a time; all else is float64.
     """
 
     design: Design
@@ -68,7 +68,9 @@ class Problem:
         every, rows = stacked.flatten(0, 1), channels.shape[1]
         losses, gradients = stacked.new_zeros(count), torch.zeros_like(every)
         rounded = every.to(self.precision)
-        step = max(1, min(_LOGITS // len(every), _CACHED // len(channels)))
+        step = max(1, _LOGITS // len(every))
+        if channels.device.type == "cpu":
+            step = max(1, min(step, _CACHED // len(channels)))
         for start in range(0, rows, step):
             some = channels[:, start : start + step].to(self.precision)
             chosen = self.targets[start : start + step].expand(count, 1, -1)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 # From so many numbers on, 32 MiB, channels are held in float32: what a pass costs is to read them.
 _LARGE = 2**22
+# The smallest gradient for which they are.
+_FINEST = 1e-7
 # Rows looked at together, so that what is computed of them stays in the processor's cache.
 _ROWS = 256
 
@@ -19,8 +21,9 @@ class Design:
     channels than rows, `basis` (D, N) is orthonormal and spans the rows, where the optimum lies; else it is
     None, for the identity. Products of a few classes with so many rows are fastest with the rows last.
 
-    Everything is float64, but for the channels of large sets, which are rounded to float32 once they are
-    centred: by 6e-8 of each, which moves a gradient by less than 1e-9.
+    Everything is float64, but for the channels of large sets with more rows than channels, which are rounded
+    to float32 once they are centred, by up to 6e-8 of each; where a gradient below 1e-7 is asked for they are
+    not, for it would be that of the rounded features.
     """
 
     channels: Tensor
@@ -29,8 +32,11 @@ class Design:
     basis: Tensor | None
 
     @classmethod
-    def of(cls, features: Tensor, standardise: bool = False) -> "Design":
-        """The design of finite features (N, D), with `standardise` of features in units of their spread."""
+    def of(cls, features: Tensor, standardise: bool = False, tol: float = 1e-6) -> "Design":
+        """The design of finite features (N, D), for gradients down to `tol`.
+
+        With `standardise` it is that of the features in units of their spread.
+        """
         features = features.detach()
         rows, width = features.shape
         mean, spread, size = _moments(features)
@@ -39,7 +45,8 @@ class Design:
         if width > rows:
             basis, reduced = torch.linalg.qr(((features.double() - mean) / unit).T)
             return cls(torch.cat([reduced, reduced.new_ones(1, rows)]), mean, unit, basis)
-        precision = torch.float32 if features.numel() >= _LARGE else torch.float64
+        rounded = features.numel() >= _LARGE and tol >= _FINEST
+        precision = torch.float32 if rounded else torch.float64
         channels = mean.new_ones(width + 1, rows, dtype=precision)
         for start in range(0, rows, _ROWS):
             centred = features[start : start + _ROWS].double() - mean

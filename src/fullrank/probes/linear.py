@@ -96,6 +96,7 @@ class LinearProbe(Probe):
                 self.held_out[penalty] = accuracy
                 if (accuracy, -loss) > best:
                     best, self.penalty, start = (accuracy, -loss), penalty, fit
+            del part, asked  # large sets are large
         design = self._design(features)
         (final_fit,) = minimise(design, targets, num_classes, [self.penalty], self.tol, start)
         warn_unless_converged([*fits, final_fit], self.tol, stacklevel=4)
@@ -114,7 +115,7 @@ class LinearProbe(Probe):
         return normalize(features.double(), eps=torch.finfo(torch.float64).tiny)
 
     def _design(self, features: Tensor) -> Design:
-        return Design.of(features, standardise=self.features == "standardised")
+        return Design.of(features, standardise=self.features == "standardised", tol=self.tol)
 
 
 def _held_out_rows(targets: Tensor, num_classes: int, seed: int) -> Tensor:

@@ -59,9 +59,9 @@ def solve_logistic(
     L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it starts;
     where coefficients are few, Newton's method takes over after 200 iterations. So its speed depends little
     on the features' scales, and collinear, constant or collapsed features and D > N are all welcome.
-    Everything is float64, but that features of four million numbers or more are rounded to float32 once they
-    are centred, and descents on them begin with products in float32. Raises UsageError unless penalty > 0
-    and tol > 0.
+    Everything is float64, but that features of four million numbers or more, with more rows than channels and
+    for a `tol` of 1e-7 or more, are rounded to float32 once they are centred, and descents on them begin with
+    products in float32. Raises UsageError unless penalty > 0 and tol > 0.
 
     >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
@@ -78,7 +78,7 @@ def solve_logistic(
             f"Labels must be {len(features)} class numbers from 0 to {num_classes - 1}, but got shape "
             f"{tuple(labels.shape)} from {labels.min()} to {labels.max()}; number the classes, one a row."
         )
-    design = Design.of(features)
+    design = Design.of(features, tol=tol)
     (fit,) = minimise(design, labels, num_classes, [penalty / float(design.unit) ** 2], tol, start)
     warn_unless_converged([fit], tol, stacklevel=3)
     return fit
@@ -105,7 +105,7 @@ def minimise(
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
     phases = [_Phase(Problem(design, targets), tol)]
-    if channels.dtype == torch.float32:
+    if channels.dtype == torch.float32 and not _is_coarse(channels):
         phases.insert(0, _Phase(Problem(design, targets, torch.float32), max(tol / 2, _NEAR)))
     together = max(1, MOST_COEFFICIENTS // coefficients.numel())
     found: list[Reached] = []
@@ -141,6 +141,11 @@ class _Phase:
             replace(end, iterations=each.iterations + end.iterations)
             for end, each in zip(ends, at, strict=True)
         ]
+
+
+def _is_coarse(channels: Tensor) -> bool:
+    """Whether products in float32 have the ten bits of TF32, too few for a descent."""
+    return channels.is_cuda and torch.get_float32_matmul_precision() != "highest"
 
 
 @contextmanager

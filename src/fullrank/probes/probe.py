@@ -78,7 +78,9 @@ def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
         )
     labels = labels.to(features.device)
     labelled = labels != -1
-    return feature_matrix(features[labelled]), labels[labelled]
+    if not labelled.all():
+        features, labels = features[labelled], labels[labelled]
+    return feature_matrix(features), labels
 
 
 def label_vector(labels: Any) -> Tensor:
@@ -100,7 +102,11 @@ def feature_matrix(features: Any) -> Tensor:
             f"Features must have shape (N, D) with D of 1 or more, but got {tuple(matrix.shape)}; "
             "pool or flatten them to one vector a row."
         )
-    if matrix.numel() and not torch.stack(torch.aminmax(matrix)).isfinite().all():
+    if (
+        matrix.is_floating_point()
+        and matrix.numel()
+        and not torch.stack(torch.aminmax(matrix)).isfinite().all()
+    ):
         broken = int((~torch.isfinite(matrix)).any(1).sum())
         raise DataError(
             f"{broken} of {len(matrix)} rows of features hold NaN or infinity; drop these rows or look for "

@@ -18,6 +18,9 @@ from fullrank.record import write_whole
 from fullrank.training.stopping import Stop
 
 CHECKPOINTS = Path("checkpoints")
+# Steps on GPUs between two questions whether any process was told to stop: to know the answer is to wait for
+# the device, and torchrun leaves a process half a minute from SIGTERM on.
+_ASKED_EVERY = 10
 _CHUNK = 1 << 20
 
 
@@ -138,12 +141,11 @@ class Checkpointer(pl.Callback):
     a schedule has asked how many steps there are), and that of torch's generators, for heads, objectives and
     encoders that draw at each step. The last `keep` checkpoints stay.
 
-    Several processes ask each other about a stop after each step, on GPUs only after every `every`-th: to
-    know the answer is to wait for the device.
+    Several processes ask each other about a stop after each step, on GPUs after every tenth.
     """
 
-    def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2, every: int = 1):
-        self.folder, self.loader, self.stop, self.keep, self.every = folder, loader, stop, keep, every
+    def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2):
+        self.folder, self.loader, self.stop, self.keep = folder, loader, stop, keep
         self._restored: dict[str, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
@@ -175,7 +177,7 @@ class Checkpointer(pl.Callback):
         """Whether any process was told to stop: one alone that saved would wait for the others forever."""
         if trainer.world_size > 1:
             on_gpu = trainer.strategy.root_device.type == "cuda"
-            if on_gpu and trainer.global_step % self.every and not trainer.is_last_batch:
+            if on_gpu and trainer.global_step % _ASKED_EVERY and not trainer.is_last_batch:
                 return False
             told = torch.tensor(self.stop.signal, device=trainer.strategy.root_device)
             self.stop.signal = int(trainer.strategy.reduce(told, reduce_op="max"))

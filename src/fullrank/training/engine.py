@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -155,15 +155,6 @@ def check_logger(name: str) -> None:
         raise UsageError(
             f"The logger {name} needs the package {package}, which is not installed; `pip install {package}`."
         )
-
-
-def from_all(found: Mapping[str, str]) -> dict[str, str]:
-    """What every process found, together."""
-    parts: list[dict[str, str] | None] = [dict(found)]
-    if process_count() > 1:
-        parts = [None] * process_count()
-        dist.all_gather_object(parts, dict(found))
-    return {name: text for part in parts for name, text in (part or {}).items()}
 
 
 def wait_for_all() -> None:

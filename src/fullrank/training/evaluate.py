@@ -146,8 +146,20 @@ def _learnt(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
 def _read(
     encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], share: Share
 ) -> dict[str, Tensor]:
-    """Features of a share of the images, and in the first process of all."""
-    own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
+    """Features of a share of the images, and in the first process of all.
+
+    What one process cannot read all refuse; that more images are bad than may be shows in the sum alone.
+    """
+    own, refused = {}, ""
+    try:
+        own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
+    except DataError as error:
+        refused = str(error)
+    said = share.everyones((refused, images.bad.found))
+    for refused, _ in said:
+        if refused:
+            raise DataError(refused)
+    images.bad.join([found for _, found in said], str(images))
     return {place: share.to_first(own[place]) for place in places}
 
 

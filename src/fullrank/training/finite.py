@@ -141,11 +141,12 @@ def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) 
         for hook in hooks:
             hook.remove()
     loss = step.loss.item()
-    if seen:
-        return Culprit(loss, seen[0], "output")
     weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
     # Not backward(): of many processes its hooks would begin to exchange gradients.
+    # Also where a layer is known: others, whose own layers are finite, would wait for this one's share.
     slopes = torch.autograd.grad(step.loss, list(weights.values()), allow_unused=True, materialize_grads=True)
+    if seen:
+        return Culprit(loss, seen[0], "output")
     spoilt = [name for name, slope in zip(weights, slopes, strict=True) if not _all_finite([slope])]
     # A gradient comes from the loss down: of the spoilt weights the last is where it began.
     return Culprit(loss, spoilt[-1] if spoilt else None, "gradient")

@@ -30,7 +30,6 @@ from fullrank.training.engine import (
     Machines,
     accelerator,
     build_trainer,
-    from_all,
     has_room,
     named_out_of_memory,
     on_accelerator,
@@ -190,27 +189,26 @@ def carry_out(
         guard = FiniteGuard(folder, recipe.monitor_every, skip_nonfinite)
         try:
             _fit(module, loader, monitor, online, guard, folder, recipe, machines, progress, profiler)
+            if writes:
+                arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
+                save_arrays(folder, arrays | (online.arrays() if online else {}))
+                _save_weights(module, folder, recipe, train_set)
+            share = own_share()
+            module.to(accelerator())  # Lightning leaves the modules on the CPU
+            share.follow_first(module)
+            if writes:
+                entry = _evaluated(
+                    module, monitor, len(loader), folder, recipe, train_set, test_set, progress, share
+                )
+                entry = entry.model_copy(update={"skipped_steps": guard.skipped})
+                list_bad_images(folder, train_set.bad.found | test_set.bad.found)
+                new_record("run", recipe.model_dump(), [entry]).save(folder)
+            else:
+                help_evaluate(module.encoder, module.head, train_set, test_set, share)
         except FullrankError:
             if writes:  # the list says what to mend before the run goes on
-                list_bad_images(folder, train_set.bad.found)
+                list_bad_images(folder, train_set.bad.found | test_set.bad.found)
             raise
-        if writes:
-            arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
-            save_arrays(folder, arrays | (online.arrays() if online else {}))
-            _save_weights(module, folder, recipe, train_set)
-        share = own_share()
-        module.to(accelerator())  # Lightning leaves the modules on the CPU
-        share.follow_first(module)
-        if writes:
-            entry = _evaluated(
-                module, monitor, len(loader), folder, recipe, train_set, test_set, progress, share
-            )
-            entry = entry.model_copy(update={"skipped_steps": guard.skipped})
-            list_bad_images(folder, from_all(train_set.bad.found | test_set.bad.found))
-            new_record("run", recipe.model_dump(), [entry]).save(folder)
-        else:
-            help_evaluate(module.encoder, module.head, train_set, test_set, share)
-            from_all(train_set.bad.found | test_set.bad.found)
     wait_for_all()
     return load(folder)
 
@@ -316,9 +314,7 @@ def _fit(
     with quiet_lightning(), stop_on_signal(folder) as stop, progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
-        checkpointer = Checkpointer(
-            folder, loader, stop, recipe.engine.keep_checkpoints, recipe.monitor_every
-        )
+        checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
         watchers = [guard, monitor, *([online] if online else []), checkpointer, line]
         trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
         home = trainer.strategy.root_device
