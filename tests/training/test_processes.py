@@ -36,15 +36,15 @@ def losses(folder):
     return [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
 
 
-def in_two_processes(folder, *more):
-    """What torchrun's processes print together."""
+def in_two_processes(folder, *more, status=0):
+    """What torchrun's processes print together, on standard error where they fail."""
     settings = [part for key, value in RECIPE.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "fullrank", "train", "--devices", "2", "--out", str(folder), *settings, *more]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+    assert finished.returncode == status, finished.stderr
+    return finished.stderr if status else finished.stdout
 
 
 def assert_alike(folder, other):
@@ -63,6 +63,13 @@ def test_two_processes_train_as_one(one_process, tmp_path):
     printed = in_two_processes(tmp_path / "two")
     assert printed.count("record.json") == 1  # one process speaks
     assert_alike(tmp_path / "two", one_process)
+
+
+def test_a_step_that_is_not_finite_is_left_out_by_both(tmp_path):
+    """At this rate all steps after the first are not; the third of them ends the run of both."""
+    runaway = ("--set", "optimizer.lr=1e38", "--set", "epochs=3", "--skip-nonfinite", "2")
+    said = in_two_processes(tmp_path / "run", *runaway, status=1)
+    assert said.count("is not finite after 2 that were skipped") == 2
 
 
 def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
