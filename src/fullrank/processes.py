@@ -47,7 +47,7 @@ def launched_rank(processes: int) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """Part `number` of the `of` parts of some work: each process does its own, and sums are added up.
+    """Part `number` of the `of` parts of some work, and how the processes put together what each has of it.
 
     >>> list(Share(1, of=3).taken(range(8)))
     [1, 4, 7]

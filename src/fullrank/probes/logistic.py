@@ -96,7 +96,7 @@ def minimise(
 
     Of a large set the passes are in float32 until the gradient is near `tol`, and then in float64.
     Each descent says at which coefficients it wants to know the loss; those of all are computed together, in
-    one pass over the features, which costs hardly more than that of one. With each whitening a descent moves
+    one pass over the features, which costs less than as many of one. With each whitening a descent moves
     to the solution of the next larger penalty, if that is known by then and better than where it stands.
     Where the coefficients of all penalties are too many to be held, some are solved after the others.
     """
