@@ -72,29 +72,64 @@ def test_a_step_that_is_not_finite_is_left_out_by_both(tmp_path):
     assert said.count("is not finite after 2 that were skipped") == 2
 
 
-def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
-    """The other would wait for it forever."""
+def started(program, folder):
+    """Two processes of a long run, which a test can signal one by one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     quick = {"limit": 200, "batch-size": 40, "encoder": "tiny-resnet,width=4", "head": "none", "epochs": 2000}
     options = [part for key, value in quick.items() for part in (f"--{key}", str(value))]
-    out = ["--out", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "fullrank", "train", "--devices", "2", *options, *out]
+    command = [sys.executable, *program, "train", "--devices", "2", *options, "--out", str(folder)]
     workers = []
     for rank in range(2):
         names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
         names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
         environment = os.environ | names | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+    return workers
+
+
+def assert_both_stopped(workers):
+    try:
+        said = [worker.communicate(timeout=100)[1].decode() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [143, 143], said
+    assert all("--resume goes on from there" in each and "Traceback" not in each for each in said)
+
+
+def test_a_stop_that_reaches_one_process_stops_both(tmp_path):
+    """The other would wait for it forever."""
+    workers = started(["-m", "fullrank"], tmp_path / "run")
     waited = 0.0
     while not checkpoints_in(tmp_path / "run") and waited < 120:
         time.sleep(0.2)
         waited += 0.2
     workers[1].send_signal(signal.SIGTERM)
-    said = [worker.communicate(timeout=100)[1].decode() for worker in workers]
-    assert [worker.returncode for worker in workers] == [143, 143], said
-    assert all("--resume goes on from there" in each and "Traceback" not in each for each in said)
+    assert_both_stopped(workers)
+
+
+STOPPED_WHILE_ASKING = """
+import os, signal, sys
+from lightning.pytorch.strategies import DDPStrategy
+from fullrank.cli import main
+
+reduce, told = DDPStrategy.reduce, []
+
+def reduce_and_be_told(self, *args, reduce_op="mean", **kwargs):
+    answer = reduce(self, *args, reduce_op=reduce_op, **kwargs)
+    if self.global_rank == 1 and reduce_op == "max" and not told:  # Lightning asks for sums and means
+        told.append(os.kill(os.getpid(), signal.SIGTERM))
+    return answer
+
+DDPStrategy.reduce = reduce_and_be_told
+sys.exit(main())
+"""
+
+
+def test_a_stop_that_comes_while_the_processes_ask_about_one_is_heard_the_next_time(tmp_path):
+    assert_both_stopped(started(["-c", STOPPED_WHILE_ASKING], tmp_path / "run"))
 
 
 def test_a_run_of_one_process_goes_on_in_two_from_the_middle_of_an_epoch(one_process, tmp_path, monkeypatch):

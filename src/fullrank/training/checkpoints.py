@@ -180,7 +180,11 @@ class Checkpointer(pl.Callback):
             if on_gpu and trainer.global_step % _ASKED_EVERY and not trainer.is_last_batch:
                 return False
             told = torch.tensor(self.stop.signal, device=trainer.strategy.root_device)
-            self.stop.signal = int(trainer.strategy.reduce(told, reduce_op="max"))
+            told_anywhere = int(trainer.strategy.reduce(told, reduce_op="max"))
+            if told_anywhere:
+                self.stop.set(told_anywhere)
+            # Not is_set(): of a signal that came while they asked, the others hear the next time.
+            return told_anywhere != 0
         return self.stop.is_set()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -40,7 +40,7 @@ class Stop:
 
     def set(self, by: int = signal.SIGINT) -> None:
         """Stop after the step under way."""
-        self.signal = by
+        self.signal, self._heard = by, time.monotonic()
 
     def error(self, message: str) -> InterruptedRunError:
         """The error that ends the run, whose exit status says which signal did."""
@@ -53,12 +53,10 @@ class Stop:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
         if not self.is_set():
-            self._heard = now
             self.set(number)
             return
-        echo = "TORCHELASTIC_RUN_ID" in os.environ and now - self._heard < _ECHO
+        echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._heard < _ECHO
         if number == signal.SIGINT and not echo:
             raise self.error(
                 f"Stopped at once; with --out {self.folder} --resume the same command goes on from its last "
