@@ -185,10 +185,11 @@ def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
     # Grey has no hue: any finite number serves, for it is multiplied by a chroma of 0.
     away = (green + blue).sub_(red).sub_(smallest).div_(chroma.clamp_min(torch.finfo(images.dtype).tiny))
     angle = away.add_(1.0).copysign_(green - blue).div_(6.0).add_(_per_image(shifts, images))
-    thirds = torch.tensor([0.0, 1 / 3, 2 / 3]).view(3, 1, 1).to(images.device, non_blocking=True)
-    turns = angle - thirds
-    turns.sub_(turns.round()).abs_().clamp_(1 / 6, 1 / 3)
-    return turns.mul_(chroma * -6.0).add_(largest.add_(chroma)).clamp_(0.0, 1.0)
+    angle.sub_(angle.round())
+    thirds = torch.tensor([0.0, 1 / 3, -1 / 3]).view(3, 1, 1).to(images.device, non_blocking=True)
+    # Of a difference u of at most 5/6, the short way round is 1/2 - | |u| - 1/2 |.
+    turns = (angle - thirds).abs_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
+    return turns.mul_(chroma.mul_(6.0)).add_(largest.sub_(chroma, alpha=1 / 3)).clamp_(0.0, 1.0)
 
 
 def _luma(images: Tensor) -> Tensor:

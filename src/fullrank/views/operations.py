@@ -363,13 +363,10 @@ def random_boxes(count: int, generator: torch.Generator, source: Source, scale: 
     place = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     tries = torch.stack([(area / ratio).sqrt_(), (area * ratio).sqrt_()], dim=-1).round_()
     fits = ((tries >= 1) & (tries <= limit[:, None])).all(-1)
-    first = fits.float().argmax(1)
-    extent = tries[torch.arange(count), first]
+    first, some_fits = fits.float().argmax(1), fits.any(1, keepdim=True)
     largest = torch.minimum(limit, (limit.flip(1) * 4 / 3).round_())
-    extent = torch.where(fits.any(1, keepdim=True), extent, largest)
-    corner = torch.where(
-        fits.any(1, keepdim=True), place * (limit - extent + 1), (limit - largest) / 2
-    ).floor_()
+    extent = torch.where(some_fits, tries[torch.arange(count), first], largest)
+    corner = torch.where(some_fits, place * (limit - extent + 1), (limit - largest) / 2).floor_()
     return torch.cat([corner, extent], dim=1).long()
 
 

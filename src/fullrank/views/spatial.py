@@ -144,9 +144,7 @@ def _windows(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Pixels and their antialiased weights (N, 2, after, T), along both axes, that resample boxes (N, 4)."""
-    # As many taps as the longest kernel reaches; boxes are on the CPU, where they are drawn.
-    shrinking = max(1.0, float(boxes[:, 2:].max()) / after)
-    offsets = torch.arange(math.ceil(2 * _RADIUS[kernel] * shrinking), device=device)
+    radius = _RADIUS[kernel]
     start, length = boxes.to(device, torch.float32, non_blocking=True)[:, :, None].chunk(2, 1)
     scale = length / after
     stretch = scale.clamp_min(1.0)
@@ -155,15 +153,20 @@ def _windows(
         mirror = torch.stack([torch.zeros_like(flip), flip], 1).to(device, non_blocking=True)
         along = torch.where(mirror[..., None], length - along, along)
     centres = start + along
-    first = (centres - _RADIUS[kernel] * stretch + 0.5).floor_()
-    pixels = first[..., None] + offsets
-    distance = (pixels + 0.5).sub_(centres[..., None]).abs_().div_(stretch[..., None])
+    # As many taps as the longest kernel reaches; boxes are on the CPU, where they are drawn. Taps come first
+    # here: a loop over the few of them would be a short inner one.
+    shrinking = max(1.0, float(boxes[:, 2:].max()) / after)
+    offsets = torch.arange(math.ceil(2 * radius * shrinking), device=device)[:, None, None, None]
+    pixels = (centres - radius * stretch + 0.5).floor_() + offsets
+    middles = pixels + 0.5
+    distance = (middles - centres).abs_().div_(stretch)
     weights = _triangle(distance) if kernel == "bilinear" else _cubic(distance)
-    inside = (pixels + 0.5).sub_(start[..., None])
-    weights.masked_fill_((inside < 0) | (inside > length[..., None]), 0.0)
-    weights /= weights.sum(-1, keepdim=True)
-    taps = torch.stack([pixels[:, axis].clamp_(0, before[axis] - 1) for axis in (0, 1)], 1)
-    return taps.long(), weights
+    outside = middles.sub_(start + length / 2).abs_() > length / 2
+    weights.masked_fill_(outside, 0.0)
+    weights /= weights.sum(0)
+    last = torch.tensor(before, device=device)[:, None] - 1
+    taps = torch.minimum(pixels.clamp_(min=0), last)
+    return taps.movedim(0, -1).contiguous().long(), weights.movedim(0, -1).contiguous()
 
 
 def _triangle(distance: Tensor) -> Tensor:
