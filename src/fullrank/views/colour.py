@@ -86,7 +86,7 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
     for red, green, blue, where the difference of two hues is taken the short way round. Shapes: images
     (N, 1 or 3, H, W), shifts (N,) in -0.5 to 0.5; 0 changes nothing.
 
-    >>> hue(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([1 / 3])).flatten()
+    >>> hue(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([1 / 3])).flatten().round()
     tensor([0., 1., 0.])
 
     Source: torchvision's `adjust_hue`.
@@ -189,7 +189,8 @@ def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
     thirds = torch.tensor([0.0, 1 / 3, -1 / 3]).view(3, 1, 1).to(images.device, non_blocking=True)
     # Of a difference u of at most 5/6, the short way round is 1/2 - | |u| - 1/2 |.
     turns = (angle - thirds).abs_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
-    return turns.mul_(chroma.mul_(6.0)).add_(largest.sub_(chroma, alpha=1 / 3)).clamp_(0.0, 1.0)
+    lowest = largest.sub_(chroma, alpha=2.0)
+    return turns.mul_(chroma.mul_(6.0)).add_(lowest).clamp_(0.0, 1.0)
 
 
 def _luma(images: Tensor) -> Tensor:

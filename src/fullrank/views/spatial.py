@@ -164,7 +164,7 @@ def _windows(
     outside = middles.sub_(start + length / 2).abs_() > length / 2
     weights.masked_fill_(outside, 0.0)
     weights /= weights.sum(0)
-    last = torch.tensor(before, device=device)[:, None] - 1
+    last = (torch.tensor(before) - 1).to(device, non_blocking=True)[:, None]
     taps = torch.minimum(pixels.clamp_(min=0), last)
     return taps.movedim(0, -1).contiguous().long(), weights.movedim(0, -1).contiguous()
 
