@@ -166,14 +166,14 @@ class Checkpointer(pl.Callback):
     ) -> None:
         # Gradients half accumulated are in no checkpoint, so a stop waits for the step to be whole.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if whole and self._stop_anywhere(trainer):
+        if whole and self.is_told(trainer):
             self.save(trainer, module)
             raise self.stop.error(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
                 f"saved, and the same command with --out {self.folder} --resume goes on from there."
             )
 
-    def _stop_anywhere(self, trainer: pl.Trainer) -> bool:
+    def is_told(self, trainer: pl.Trainer) -> bool:
         """Whether any process was told to stop: one alone that saved would wait for the others forever."""
         if trainer.world_size > 1:
             on_gpu = trainer.strategy.root_device.type == "cuda"

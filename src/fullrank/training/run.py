@@ -322,7 +322,7 @@ def _fit(
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
         with named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
-        if stop.is_set():
+        if checkpointer.is_told(trainer):
             raise stop.error(
                 f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
                 "run."
