@@ -39,9 +39,8 @@ class BadImages:
 
     def join(self, others: Iterable[Mapping[str, str]], source: str) -> None:
         """Note what others found of `source` too."""
-        for image, why in (pair for found in others for pair in sorted(found.items())):
-            if image not in self._found:
-                self.note(image, why, source)
+        for image, why in (pair for found in others for pair in found.items()):
+            self.note(image, why, source)
 
     def note(self, image: str, why: str, source: str) -> None:
         """Count an image of `source`, once however often it is met; DataError where it is one too many."""

@@ -150,16 +150,15 @@ def _read(
 
     What one process cannot read all refuse; that more images are bad than may be shows in the sum alone.
     """
-    own, refused = {}, ""
+    own, refusal = {}, ""
     try:
         own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
     except DataError as error:
-        refused = str(error)
-    said = share.everyones((refused, images.bad.found))
-    for refused, _ in said:
-        if refused:
-            raise DataError(refused)
-    images.bad.join([found for _, found in said], str(images))
+        refusal = str(error)
+    refusals, bad = zip(*share.everyones((refusal, images.bad.found)), strict=True)
+    if any(refusals):
+        raise DataError(next(filter(None, refusals)))
+    images.bad.join(bad, str(images))
     return {place: share.to_first(own[place]) for place in places}
 
 

@@ -199,6 +199,6 @@ def _under(prefix: str, held: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # The sum of squares is six times as fast as the largest entry, but overflows before the entries do.
+    # The sum of squares is several times as fast as the largest entry, but overflows before the entries do.
     norms = (torch.nn.utils.get_total_norm(tensors, norm_type=order) for order in (2.0, math.inf))
     return any(bool(norm.isfinite()) for norm in norms)

@@ -85,8 +85,7 @@ class JointEmbedding(pl.LightningModule):
         """The loss of a step; what it saw is in `latest`."""
         step = self.step(batch, self.current_epoch, batch_idx)
         self.latest = Step(step.h.detach(), step.z_a.detach(), step.z_b.detach(), step.loss.detach())
-        if self._is_logged():
-            self.log("loss", step.loss)
+        self.log("loss", step.loss)
         return step.loss
 
     def step(self, batch: Batch, epoch: int, number: int) -> Step:
@@ -114,18 +113,6 @@ class JointEmbedding(pl.LightningModule):
             sizes[mine] = batch.sizes.cpu()
         height, width = batch.images.shape[-2:]
         return self.views.sample(total, generator, (height, width), sizes)[mine]
-
-    def _is_logged(self) -> bool:
-        """Whether loggers look at this step, or callbacks may at the end of its epoch.
-
-        Lightning takes a millisecond or two to note a value, which small nets feel at every step.
-        """
-        if self._trainer is None:
-            return False
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
-        if not self.trainer.loggers or every == 0:
-            return self.trainer.is_last_batch
-        return self.trainer.is_last_batch or (self.global_step + 1) % every == 0
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         """What the trainer's profiler makes of a part of the step; without a trainer nothing."""

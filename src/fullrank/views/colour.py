@@ -189,8 +189,8 @@ def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
     thirds = torch.tensor([0.0, 1 / 3, -1 / 3]).view(3, 1, 1).to(images.device, non_blocking=True)
     # Of a difference u of at most 5/6, the short way round is 1/2 - | |u| - 1/2 |.
     turns = (angle - thirds).abs_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
-    lowest = largest.sub_(chroma, alpha=2.0)
-    return turns.mul_(chroma.mul_(6.0)).add_(lowest).clamp_(0.0, 1.0)
+    start = largest.sub_(chroma, alpha=2.0)
+    return turns.mul_(chroma.mul_(6.0)).add_(start).clamp_(0.0, 1.0)
 
 
 def _luma(images: Tensor) -> Tensor:
