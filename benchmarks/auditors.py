@@ -133,8 +133,8 @@ CASES = (
 
 def by_fullrank(path: Path) -> list[Flag]:
     """`fullrank diagnose FILE`, with its record and page."""
+    from fullrank.diagnosis.diagnose import diagnose
     from fullrank.reports.page import write_page
-    from fullrank.studies.diagnose import diagnose
 
     levels: dict[str, Literal["alarm", "warning"]] = {"alarm": "alarm", "note": "warning"}
     with tempfile.TemporaryDirectory() as folder:

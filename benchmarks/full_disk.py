@@ -31,8 +31,9 @@ import torch
 from kills import RECIPE, fingerprint, load_alike, tell_loaded
 
 from fullrank import cli
-from fullrank.record import parts_in
-from fullrank.training.checkpoints import CHECKPOINTS, checkpoints_in, is_whole
+from fullrank.files import parts_in
+from fullrank.runs.folders import CHECKPOINTS, checkpoints_in
+from fullrank.training.callbacks.checkpoints import is_whole
 
 SETTINGS = RECIPE | {"epochs": 3}
 SIZE = 16 << 20

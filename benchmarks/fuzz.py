@@ -46,19 +46,20 @@ from safetensors.numpy import save as save_tensors
 
 from fullrank.cli.choice import assignment
 from fullrank.cli.diagnosis import print_diagnosis
-from fullrank.cli.reproduced import print_reproduction
+from fullrank.cli.reproduction import print_reproduction
 from fullrank.cli.tables import print_record
 from fullrank.data import SOURCES, class_list, source
 from fullrank.diagnosis.files import open_embeddings
 from fullrank.encoders import ENCODERS
 from fullrank.encoders.weights import read_weights
 from fullrank.errors import FullrankError
+from fullrank.files import save_arrays
 from fullrank.heads import HEADS, head
 from fullrank.objectives import OBJECTIVES, objective
-from fullrank.record import Record, TableEntry, TableRow, save_arrays
+from fullrank.record import Record, TableEntry, TableRow
 from fullrank.reports.page import write_page
+from fullrank.runs.recipe import Recipe, recipe_names
 from fullrank.specs import split_specs
-from fullrank.training.recipe import Recipe, recipe_names
 from fullrank.views import VIEWS, view_pipeline
 
 SECONDS, PATIENCE, GIBIBYTES, LONGEST = 10, 900, 3, 2000
@@ -681,7 +682,7 @@ def fuzz(family: Family, cases: int, seed: int, folder: Path, keep: Path) -> int
 def valid_records(folder: Path) -> list[Path]:
     """Folders with a record of each kind, as the commands leave them."""
     from fullrank import compare, diagnose, train
-    from fullrank.studies.theory import run_theorem
+    from fullrank.theory.run import run_theorem
 
     quick = {"encoder": "tiny-resnet,width=4", "limit": 64, "batch_size": 32, "epochs": 1}
     run = train("digits", out=folder / "run", head="mlp:8", **quick)

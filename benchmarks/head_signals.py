@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullrank.data import BatchLoader
+from fullrank.devices import flushed_denormals
 from fullrank.objectives import loss_of
 from fullrank.record import Record
-from fullrank.reports.tables import Estimate
+from fullrank.runs.build import build, load_data
+from fullrank.runs.run import load
 from fullrank.spectrum import effective_rank, matrix_singular_values
+from fullrank.statistics import Estimate
 from fullrank.studies.reproduce import RUNS
 from fullrank.training.module import JointEmbedding
-from fullrank.training.parts import build, load_data
-from fullrank.training.run import flushed_denormals, load
 from fullrank.views import step_generator
 
 
@@ -78,7 +79,7 @@ def began_and_ended(folder: Path) -> tuple[Signals, Signals]:
     images, _ = load_data(recipe)
     batch = next(iter(BatchLoader(images, recipe.batch_size, recipe.seed, label=recipe.label)))
     torch.manual_seed(recipe.seed)
-    module = build(recipe, images)
+    module = JointEmbedding.of(recipe, build(recipe, images))
     began = Signals.of(module, batch)
     module.encoder.load_state_dict(run.encoder.state_dict())
     module.head.load_state_dict(run.head.state_dict())

@@ -33,8 +33,10 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 
 from fullrank import train
-from fullrank.record import PART_PREFIX, PART_SUFFIX, Record, load_arrays
-from fullrank.training.checkpoints import CHECKPOINTS, checkpoints_in, is_whole
+from fullrank.files import PART_PREFIX, PART_SUFFIX, load_arrays
+from fullrank.record import Record
+from fullrank.runs.folders import CHECKPOINTS, checkpoints_in
+from fullrank.training.callbacks.checkpoints import is_whole
 
 RECIPE = {
     "encoder": "tiny-resnet,width=4",

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullrank.diagnosis.diagnose import diagnose_file
 from fullrank.diagnosis.files import EmbeddingFile, open_embeddings
 from fullrank.linalg import Moments
-from fullrank.studies.diagnose import diagnose_file
 
 
 def write_features(path: Path, rows: int, width: int) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 LOADING = """
 import json, resource, sys, time
 from fullrank.data import ImageFolder
-import PIL.Image, fullrank.data.folder
+import PIL.Image, fullrank.data.sets.folder
 highest = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = highest(), time.perf_counter()
 folder = ImageFolder(sys.argv[1], canvas=8)

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from fullrank.data import BatchLoader, ImageSet, source
-from fullrank.reports.tables import Estimate
-from fullrank.training import spectrum_monitor
+from fullrank.devices import flushed_denormals
+from fullrank.diagnosis.watch import spectrum_monitor
+from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
+from fullrank.runs.recipe import Recipe
+from fullrank.statistics import Estimate
 from fullrank.training.engine import quiet_lightning
 from fullrank.training.module import JointEmbedding
-from fullrank.training.recipe import Recipe
-from fullrank.training.run import build, flushed_denormals
-from fullrank.training.spectrum_monitor import SpectrumMonitor
+from fullrank.training.train import build
 
 WARM_UP = 3
 
@@ -89,7 +90,7 @@ def main() -> None:
     settings = {"encoder": arguments.encoder, "head": arguments.head, "image_size": arguments.image_size}
     recipe = Recipe.resolve("digits", settings | {"epochs": 1})
     images = source("digits").load("train").resized(arguments.image_size)
-    module = build(recipe, images)
+    module = JointEmbedding.of(recipe, build(recipe, images))
     hooks = HookClock()
     spectrum_monitor.rows_of = hooks
     shares = []

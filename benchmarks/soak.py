@@ -22,8 +22,8 @@ import numpy as np
 
 from fullrank import train
 from fullrank.allocator import keep_freed_memory
+from fullrank.diagnosis.diagnose import diagnose
 from fullrank.reports.page import write_page
-from fullrank.studies.diagnose import diagnose
 
 STEEPEST = 1.0  # MB a minute
 HEADS = ("none", "subvector:24", "mlp:48", "reweight:1.05,norm=batch")

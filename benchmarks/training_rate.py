@@ -30,10 +30,11 @@ from PIL import Image
 from torch import Tensor
 
 from fullrank.allocator import keep_freed_memory
+from fullrank.devices import flushed_denormals
+from fullrank.runs.build import build, load_data
+from fullrank.runs.recipe import Recipe
 from fullrank.training.module import JointEmbedding, build_optimizer
-from fullrank.training.parts import build, load_data
-from fullrank.training.recipe import Recipe
-from fullrank.training.run import flushed_denormals, train
+from fullrank.training.train import train
 
 BATCH, STEPS_AN_EPOCH, WARM_UP, TEMPERATURE = 256, 20, 3, 0.5
 # Where Lightning finds callbacks that installed packages add to every Trainer.
@@ -137,7 +138,7 @@ def compare(name: str, rounds: int, epochs: int, workers: list[int], folder: Pat
     recipe = Recipe.resolve("fashion-mnist", settings)
     rates: dict[str, list[float]] = {"bare": [], "fullrank": [], "lightly": []}
     for number in range(rounds):
-        module = build(recipe, load_data(recipe)[0])
+        module = JointEmbedding.of(recipe, build(recipe, load_data(recipe)[0]))
         steps = BareSteps(module, size)
         with patch(EXTERNAL, lambda group, steps=steps: [steps]):
             train(recipe, out=folder / f"{size}-{number}")

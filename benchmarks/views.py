@@ -28,7 +28,7 @@ from torch import Tensor
 from fullrank import view_pipeline
 from fullrank.allocator import keep_freed_memory
 from fullrank.batch import Batch, as_float
-from fullrank.training.run import flushed_denormals
+from fullrank.devices import flushed_denormals
 from fullrank.views import step_generator
 
 WAYS = ("exact", "composed", "linear")

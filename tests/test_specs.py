@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fullrank.errors import UsageError
+from fullrank.files import expanded
 from fullrank.heads import HEADS
-from fullrank.specs import Entry, Parameter, Registry, expanded, split_specs
+from fullrank.specs import Entry, Parameter, Registry, split_specs
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.data import source as source
+    from fullrank.diagnosis.diagnose import Diagnosis as Diagnosis, diagnose as diagnose
+    from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor as SpectrumMonitor
     from fullrank.encoders import encoder as encoder
+    from fullrank.evaluation.probe import probe as probe
     from fullrank.heads import (
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
@@ -34,17 +37,16 @@ if TYPE_CHECKING:
     )
     from fullrank.probes import LinearProbe as LinearProbe, NearestProbe as NearestProbe
     from fullrank.reports.page import write_page as write_page
+    from fullrank.runs.embed import embed as embed
+    from fullrank.runs.export import export as export
+    from fullrank.runs.recipe import Optimizer as Optimizer, Recipe as Recipe
+    from fullrank.runs.run import Run as Run, load as load
     from fullrank.studies.compare import Study as Study, compare as compare
     from fullrank.studies.demo import demo as demo
-    from fullrank.studies.diagnose import Diagnosis as Diagnosis, diagnose as diagnose
     from fullrank.studies.reproduce import Reproduction as Reproduction, reproduce as reproduce
     from fullrank.training.dry_run import dry_run as dry_run
-    from fullrank.training.embed import embed as embed
-    from fullrank.training.export import export as export
     from fullrank.training.module import JointEmbedding as JointEmbedding
-    from fullrank.training.recipe import Optimizer as Optimizer, Recipe as Recipe
-    from fullrank.training.run import Run as Run, load as load, probe as probe, train as train
-    from fullrank.training.spectrum_monitor import SpectrumMonitor as SpectrumMonitor
+    from fullrank.training.train import train as train
     from fullrank.views import view_pipeline as view_pipeline
 
 __getattr__, __dir__, __all__ = attach(
@@ -78,15 +80,17 @@ __getattr__, __dir__, __all__ = attach(
         "reports.page": ["write_page"],
         "studies.compare": ["Study", "compare"],
         "studies.demo": ["demo"],
-        "studies.diagnose": ["Diagnosis", "diagnose"],
+        "diagnosis.diagnose": ["Diagnosis", "diagnose"],
         "studies.reproduce": ["Reproduction", "reproduce"],
         "training.module": ["JointEmbedding"],
-        "training.recipe": ["Optimizer", "Recipe"],
+        "runs.recipe": ["Optimizer", "Recipe"],
         "training.dry_run": ["dry_run"],
-        "training.embed": ["embed"],
-        "training.export": ["export"],
-        "training.run": ["Run", "train", "load", "probe"],
-        "training.spectrum_monitor": ["SpectrumMonitor"],
+        "runs.embed": ["embed"],
+        "runs.export": ["export"],
+        "runs.run": ["Run", "load"],
+        "evaluation.probe": ["probe"],
+        "training.train": ["train"],
+        "diagnosis.watch.spectrum_monitor": ["SpectrumMonitor"],
         "views": ["view_pipeline"],
     },
 )

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from fullrank.errors import UsageError, unknown_name
@@ -194,28 +193,6 @@ class Registry:
         if entry.name not in self._entries:
             arguments["model"] = entry.name
         return entry.load()(**context, **arguments)
-
-
-def expanded(path: str) -> Path:
-    """A path in a spec, with `~` as the user's home; UsageError for the home of nobody, and for no path.
-
-    >>> expanded("~/data") == Path.home() / "data"
-    True
-    """
-    try:
-        return Path(path).expanduser()
-    except ValueError:  # a byte that no path can hold
-        raise UsageError(f"{path!r} is no path; write one without zero bytes.") from None
-    except RuntimeError:
-        raise UsageError(f"There is no home folder for {path!r}; write the path out.") from None
-
-
-def is_file(path: Path) -> bool:
-    """Whether text that may be a path names a file; what no path can be, such as 300 letters, does not."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def split_specs(text: str) -> list[str]:

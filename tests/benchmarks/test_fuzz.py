@@ -23,11 +23,12 @@ from fullrank.data.decoding import centre
 from fullrank.diagnosis.files import open_embeddings
 from fullrank.encoders.weights import read_weights
 from fullrank.errors import DataError, FullrankError, UsageError, one_line
+from fullrank.files import load_arrays
 from fullrank.heads import head
-from fullrank.record import Record, load_arrays
+from fullrank.record import Record
 from fullrank.reports.page import write_page
-from fullrank.training.folders import slug
-from fullrank.training.recipe import Recipe
+from fullrank.runs.folders import slug
+from fullrank.runs.recipe import Recipe
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 
@@ -155,7 +156,7 @@ def test_the_folders_that_studies_write_are_named(quick_run, tmp_path, folder):
 
 @pytest.fixture
 def theory(tmp_path):
-    from fullrank.studies.theory import run_theorem
+    from fullrank.theory.run import run_theorem
 
     return run_theorem("feature-weighting", strengths=(1, 2), keep=(1, 0.5), out=tmp_path / "theory").path
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fullrank.data import BatchLoader, source
-from fullrank.training.parts import build
-from fullrank.training.recipe import Recipe
+from fullrank.runs.build import build
+from fullrank.runs.recipe import Recipe
+from fullrank.training.module import JointEmbedding
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "head_signals.py"
 
@@ -28,7 +29,9 @@ def images():
 def signals(script, images, head):
     recipe = Recipe.resolve("digits", {"head": head, "encoder": "tiny-resnet,width=8", "batch_size": 64})
     torch.manual_seed(0)
-    return script.Signals.of(build(recipe, images), next(iter(BatchLoader(images, 64, 0))))
+    return script.Signals.of(
+        JointEmbedding.of(recipe, build(recipe, images)), next(iter(BatchLoader(images, 64, 0)))
+    )
 
 
 def test_without_a_head_cosines_are_those_of_features_that_a_relu_left_above_zero(script, images):

@@ -17,8 +17,8 @@ from fullrank import cli
 from fullrank.cli.catalogue import FAMILIES
 from fullrank.cli.commands import app
 from fullrank.record import Record
-from fullrank.training.checkpoints import load_state, newest_whole
-from fullrank.training.recipe import recipe_names
+from fullrank.runs.recipe import recipe_names
+from fullrank.training.callbacks.checkpoints import load_state, newest_whole
 
 QUICK = ["--limit", "200", "--batch-size", "40", "--epochs", "1", "--encoder", "tiny-resnet,width=4"]
 
@@ -46,7 +46,7 @@ def modules_loaded_by(code: str) -> set[str]:
 def test_denormals_are_flushed_in_every_thread_and_then_no_longer_in_this_one():
     modules_loaded_by(
         "import numpy, torch\n"
-        "from fullrank.training.run import flushed_denormals\n"
+        "from fullrank.training.train import flushed_denormals\n"
         "torch.set_num_threads(2)\n"
         "tiny = torch.from_numpy(numpy.full(4_000_000, 1e-39, numpy.float32))\n"
         "with flushed_denormals():\n"

@@ -7,7 +7,7 @@ from fullrank import train
 from fullrank.cli import commands
 from fullrank.data import write_miniature
 from fullrank.errors import DataError, UsageError
-from fullrank.training.run import probe
+from fullrank.evaluation.probe import probe
 
 QUICK = {"encoder": "tiny-resnet,width=4", "batch_size": 40, "epochs": 1, "monitor_every": 1}
 CUES = "composite:two-cues,n=200,correlation=0.8"

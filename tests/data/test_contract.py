@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fullrank.data import SOURCES, ImageSet, Source, source, write_miniature
-from fullrank.data.idx import FASHION_MNIST
+from fullrank.data.sets.idx import FASHION_MNIST
 from fullrank.errors import DataError, UsageError
 
 NAMES = [entry.name for entry in SOURCES]

@@ -100,7 +100,7 @@ def test_bfloat16_is_read_from_safetensors(tmp_path):
 
 
 def test_what_embed_writes_is_read(tmp_path, quick_run):
-    from fullrank.training.embed import embed
+    from fullrank.runs.embed import embed
 
     for kind in (".npy", ".safetensors", ".parquet"):
         features = embed(quick_run, out=tmp_path / f"h{kind}")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fullrank import SpectralContrastiveLoss, objective
 from fullrank.errors import UsageError
 from fullrank.objectives.spectral import clipped, spectral_contrastive
-from fullrank.theory.spectral_model import optimal_gram
+from fullrank.theory.weighting.spectral_model import optimal_gram
 
 
 def loop(z_a, z_b):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fullrank.files import save_arrays
 from fullrank.record import (
     DiagnosisEntry,
     DimensionCurve,
@@ -24,7 +25,6 @@ from fullrank.record import (
     Spectrum,
     TableEntry,
     TableRow,
-    save_arrays,
 )
 
 FOUR = ["none", "linear:48", "subvector:24", "mlp:48"]

@@ -13,7 +13,7 @@ import pytest
 
 from fullrank.record import Record
 from fullrank.reports.page import write_page
-from fullrank.studies.theory import run_theorem
+from fullrank.theory.run import run_theorem
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [

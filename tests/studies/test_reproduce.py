@@ -12,11 +12,12 @@ from fullrank import load
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record, Score
 from fullrank.reports.page import write_page
-from fullrank.reports.reproduced import outcome, shown, verdict
-from fullrank.reports.tables import Estimate
+from fullrank.reports.reproduction.words import outcome, shown, verdict
+from fullrank.runs.recipe import Recipe
+from fullrank.statistics import Estimate
 from fullrank.studies import table as tables
+from fullrank.studies.many_runs import PlannedRun, finish_runs, score_of
 from fullrank.studies.reproduce import TablePlan, rehearse, reproduce, run_name
-from fullrank.studies.runs import PlannedRun, finish_runs, score_of
 from fullrank.studies.table import (
     SCALES,
     Asked,
@@ -26,7 +27,6 @@ from fullrank.studies.table import (
     table_named,
     table_names,
 )
-from fullrank.training.recipe import Recipe
 
 QUICK = {"encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 40, "epochs": 1, "monitor_every": 1}
 SMALL = {
@@ -114,7 +114,7 @@ def test_workers_find_what_one_process_finds(done, small, tmp_path):
 
 
 def test_its_page_and_its_terminal_table_show_both_numbers(done, capsys, monkeypatch):
-    from fullrank.cli.reproduced import print_reproduction
+    from fullrank.cli.reproduction import print_reproduction
 
     done.record.save(done.path)  # another test may have asked for fewer seeds in this folder
     page = write_page(done.path).read_text()

@@ -4,8 +4,8 @@ import pytest
 
 from fullrank import dry_run
 from fullrank.errors import UsageError
+from fullrank.runs.recipe import Recipe, recipe_names
 from fullrank.training.dry_run import replacements
-from fullrank.training.recipe import Recipe, recipe_names
 
 LONG = ("imagenet-directclr", "cifar10")  # ResNet-50 at 224 pixels and ResNet-18 at 32, whole
 

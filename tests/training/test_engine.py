@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from fullrank import train
 from fullrank.data import BatchLoader
 from fullrank.errors import UsageError
-from fullrank.record import load_arrays
+from fullrank.files import load_arrays
+from fullrank.runs.build import build, load_data
+from fullrank.runs.recipe import Recipe
 from fullrank.training import engine
-from fullrank.training.parts import build, load_data
-from fullrank.training.recipe import Recipe
+from fullrank.training.module import JointEmbedding
 
 QUICK = {
     "encoder": "tiny-resnet,width=4",
@@ -57,7 +58,7 @@ def test_the_gradient_of_accumulated_batches_is_their_mean():
 
 def build_seeded(plan):
     torch.manual_seed(0)
-    return build(plan, load_data(plan)[0])
+    return JointEmbedding.of(plan, build(plan, load_data(plan)[0]))
 
 
 def batch_of(plan):

@@ -11,10 +11,10 @@ from fullrank import load, train
 from fullrank.data import write_miniature
 from fullrank.errors import InterruptedRunError, UsageError
 from fullrank.objectives import OBJECTIVES
-from fullrank.training.checkpoints import load_state, newest_whole
-from fullrank.training.monitor import Monitor
-from fullrank.training.parts import build, load_data
-from fullrank.training.recipe import Recipe
+from fullrank.runs.build import build, load_data
+from fullrank.runs.recipe import Recipe
+from fullrank.training.callbacks.checkpoints import load_state, newest_whole
+from fullrank.training.callbacks.curves import Monitor
 
 QUICK = {
     "encoder": "tiny-resnet,width=4",

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from fullrank import train
 from fullrank.errors import TerminatedRunError, UsageError
-from fullrank.training.checkpoints import checkpoints_in
-from fullrank.training.monitor import Monitor
+from fullrank.runs.folders import checkpoints_in
+from fullrank.training.callbacks.curves import Monitor
 
 # A net without batch norm: torch's SyncBatchNorm refuses CPUs, so each process would have its own statistics.
 RECIPE = {

@@ -7,10 +7,11 @@ from fullrank import encoder, source, train
 from fullrank.encoders import Encoder
 from fullrank.errors import InterruptedRunError
 from fullrank.progress import progress_bar
-from fullrank.training.checkpoints import checkpoints_in, load_state, newest_whole
-from fullrank.training.recipe import SGDProbe
+from fullrank.runs.folders import checkpoints_in
+from fullrank.runs.recipe import SGDProbe
+from fullrank.training.callbacks.checkpoints import load_state, newest_whole
+from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.sgd_probe import KIND, SGDProbeRun, sgd_probe
-from fullrank.training.stopping import Stop
 
 
 class Pixels(Encoder):

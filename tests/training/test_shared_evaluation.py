@@ -15,11 +15,11 @@ from PIL import Image
 
 from fullrank import encoder, head, source
 from fullrank.data import ImageSet
-from fullrank.data.bad import BadImages
-from fullrank.data.streamed import StreamedImages
+from fullrank.data.streaming import StreamedImages
+from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError
+from fullrank.evaluation.evaluate import BATCH_SIZE, evaluate, help_evaluate
 from fullrank.processes import own_share
-from fullrank.training.evaluate import BATCH_SIZE, evaluate, help_evaluate
 
 PROCESSES = 3
 # The third process has none of the second set's two batches.

@@ -115,7 +115,7 @@ def test_what_is_no_probability_is_refused(probability):
 
 
 def test_a_drop_reaches_the_training_step_and_the_views_of_a_diagnosis():
-    from fullrank.diagnosis.collect import collect
+    from fullrank.diagnosis.features import collect
     from fullrank.encoders import encoder
     from fullrank.heads import head
 
@@ -131,7 +131,7 @@ def test_a_drop_reaches_the_training_step_and_the_views_of_a_diagnosis():
 
 def test_a_composite_trains_and_its_background_is_probed(tmp_path):
     from fullrank import train
-    from fullrank.training.run import probe
+    from fullrank.evaluation.probe import probe
 
     quick = {"encoder": "tiny-resnet,width=8", "head": "none", "batch_size": 64, "epochs": 2}
     data = "composite:digits-on-textures,n=600"

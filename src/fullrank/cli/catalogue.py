@@ -10,10 +10,10 @@ from fullrank.encoders import ENCODERS
 from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
+from fullrank.runs.recipe import recipe_names, recipe_summary
 from fullrank.specs import Registry, write
 from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
-from fullrank.training.recipe import recipe_names, recipe_summary
 from fullrank.views import VIEWS
 
 FAMILIES: dict[str, Registry] = {r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, THEOREMS)}

@@ -11,7 +11,7 @@ import typer
 
 from fullrank.data import SOURCES
 from fullrank.errors import UsageError
-from fullrank.training.recipe import RECIPE_FILE, Recipe, recipe_names
+from fullrank.runs.recipe import RECIPE_FILE, Recipe, recipe_names
 
 # Key of the recipe -> its type and its help.
 _KEYS: dict[str, tuple[type, str]] = {

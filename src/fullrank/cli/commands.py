@@ -72,7 +72,7 @@ def train(
         print_rehearsal(rehearse(recipe))
         return
     from fullrank.processes import launched_rank
-    from fullrank.training.run import train as run_train
+    from fullrank.training.train import train as run_train
 
     clock = None
     if profile:
@@ -144,9 +144,9 @@ def probe(
     ] = "raw",
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
-    from fullrank.cli.dial import print_factors
+    from fullrank.cli.factors import print_factors
     from fullrank.cli.tables import print_further, print_notes, print_places, print_shifts
-    from fullrank.training.run import probe as run_probe
+    from fullrank.evaluation.probe import probe as run_probe
 
     evaluation = run_probe(
         run,
@@ -199,8 +199,8 @@ def diagnose(
     if fail_on not in (None, "collapse"):
         raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
     from fullrank.cli.diagnosis import print_diagnosis
+    from fullrank.diagnosis.diagnose import diagnose as run_diagnose
     from fullrank.reports.page import write_page
-    from fullrank.studies.diagnose import diagnose as run_diagnose
 
     found = run_diagnose(
         target,
@@ -232,7 +232,7 @@ def embed(
     place: Annotated[str, typer.Option("--place", help="Where features are read.")] = "h",
 ) -> None:
     """Write the features of images at one place of a run."""
-    from fullrank.training.embed import embed as run_embed
+    from fullrank.runs.embed import embed as run_embed
 
     features = run_embed(run, data, split=split, place=place, out=out)
     typer.echo(f"{out}: {features.shape[0]} x {features.shape[1]} float32 at {place}")
@@ -245,7 +245,7 @@ def export(
     place: Annotated[str, typer.Option("--place", help="The place to keep.")] = "h",
 ) -> None:
     """Write a run's encoder as plain weights that timm loads, or as ONNX."""
-    from fullrank.training.export import export as run_export
+    from fullrank.runs.export import export as run_export
 
     for path in run_export(run, out, place=place):
         typer.echo(path)
@@ -268,7 +268,7 @@ def reproduce(
     ] = False,
 ) -> None:
     """Tables and figures of the papers: their numbers beside ours. Goes on where it was stopped."""
-    from fullrank.cli.reproduced import print_reproduction
+    from fullrank.cli.reproduction import print_reproduction
     from fullrank.reports.page import write_page
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale

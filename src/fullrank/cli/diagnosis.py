@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from fullrank.record import DiagnosisEntry, Finding
-from fullrank.reports.tables import in_points
+from fullrank.reports.numbers import in_points
 
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
 

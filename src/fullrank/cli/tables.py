@@ -7,15 +7,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.cli.dial import print_dial
+from fullrank.cli.factors import print_dial
 from fullrank.record import Record, Score
-from fullrank.reports.dial import WEIGHT
-from fullrank.reports.score_tables import shifted_scores
-from fullrank.reports.tables import Estimate, HeadRow, head_table, in_points, signed
+from fullrank.record.scores import WEIGHT
+from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.run.scores import shifted_scores
+from fullrank.reports.run.tables import HeadRow, head_table
+from fullrank.statistics import Estimate
 
 if TYPE_CHECKING:
+    from fullrank.evaluation.evaluate import Evaluation
     from fullrank.training.dry_run import Rehearsal
-    from fullrank.training.evaluate import Evaluation
 
 # Words of measures that are no shares of the test images.
 _PLAIN = ("prediction bias",)

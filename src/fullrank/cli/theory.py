@@ -58,7 +58,7 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")] = None,
 ) -> None:
     """Which directions of a real run the linear theory says are kept, beside what the run did."""
-    from fullrank.studies.predict import predict as run_predict
+    from fullrank.diagnosis.predict import predict as run_predict
 
     with Console(stderr=True).status("reading views"):
         found = run_predict(run, place=place, outcome=outcome, seed=seed, out=out)
@@ -158,7 +158,7 @@ def _run(entry: Entry) -> Callable[..., None]:
 
 
 def _show(name: str, *, full: bool, out: Path | None, settings: dict[str, Any]) -> None:
-    from fullrank.studies.theory import run_theorem
+    from fullrank.theory.run import run_theorem
 
     with progress_bar() as progress:
         run = run_theorem(name, full=full, out=out, progress=progress, **settings)

@@ -9,62 +9,62 @@ from fullrank.lazy import attach
 from fullrank.specs import Entry, Parameter, Registry, Spec
 
 if TYPE_CHECKING:
-    from fullrank.data.bad import BadImages as BadImages
-    from fullrank.data.cifar import Cifar as Cifar
     from fullrank.data.classes import class_groups as class_groups, class_list as class_list
-    from fullrank.data.composite import (
+    from fullrank.data.image_set import ImageSet as ImageSet
+    from fullrank.data.loader import BatchLoader as BatchLoader
+    from fullrank.data.made.composite import (
         Cue as Cue,
         compose as compose,
         image_cue as image_cue,
         object_cue as object_cue,
         texture_cue as texture_cue,
     )
-    from fullrank.data.composite_presets import Composite as Composite
-    from fullrank.data.corrupted import Corrupted as Corrupted
-    from fullrank.data.corruptions import corrupt as corrupt
-    from fullrank.data.digits import Digits as Digits
-    from fullrank.data.folder import ImageFolder as ImageFolder
-    from fullrank.data.huggingface import HuggingFace as HuggingFace
-    from fullrank.data.idx import IdxFiles as IdxFiles
-    from fullrank.data.image_set import ImageSet as ImageSet
-    from fullrank.data.imagenet import ImageNet as ImageNet
-    from fullrank.data.imagenet_9 import ImageNet9 as ImageNet9
-    from fullrank.data.imagenet_shifts import ImageNetShift as ImageNetShift
-    from fullrank.data.loader import BatchLoader as BatchLoader
-    from fullrank.data.miniature import write_miniature as write_miniature
-    from fullrank.data.npz import NpzArchive as NpzArchive
+    from fullrank.data.made.composite_presets import Composite as Composite
+    from fullrank.data.made.corrupted import Corrupted as Corrupted
+    from fullrank.data.made.corruptions import corrupt as corrupt
+    from fullrank.data.made.miniature import write_miniature as write_miniature
+    from fullrank.data.published.imagenet import ImageNet as ImageNet
+    from fullrank.data.published.imagenet_9 import ImageNet9 as ImageNet9
+    from fullrank.data.published.imagenet_shifts import ImageNetShift as ImageNetShift
+    from fullrank.data.published.urbancars import UrbanCars as UrbanCars
+    from fullrank.data.published.waterbirds import Waterbirds as Waterbirds
+    from fullrank.data.sets.cifar import Cifar as Cifar
+    from fullrank.data.sets.digits import Digits as Digits
+    from fullrank.data.sets.folder import ImageFolder as ImageFolder
+    from fullrank.data.sets.huggingface import HuggingFace as HuggingFace
+    from fullrank.data.sets.idx import IdxFiles as IdxFiles
+    from fullrank.data.sets.npz import NpzArchive as NpzArchive
+    from fullrank.data.sets.stl10 import Stl10 as Stl10
     from fullrank.data.sources import Source as Source
-    from fullrank.data.stl10 import Stl10 as Stl10
-    from fullrank.data.streamed import StreamedImages as StreamedImages
-    from fullrank.data.urbancars import UrbanCars as UrbanCars
-    from fullrank.data.waterbirds import Waterbirds as Waterbirds
+    from fullrank.data.streaming import StreamedImages as StreamedImages
+    from fullrank.data.undecodable import BadImages as BadImages
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "sources": ["Source"],
-        "bad": ["BadImages"],
+        "undecodable": ["BadImages"],
         "image_set": ["ImageSet"],
         "loader": ["BatchLoader"],
-        "digits": ["Digits"],
-        "idx": ["IdxFiles"],
-        "folder": ["ImageFolder"],
-        "npz": ["NpzArchive"],
-        "cifar": ["Cifar"],
-        "stl10": ["Stl10"],
-        "imagenet": ["ImageNet"],
-        "imagenet_9": ["ImageNet9"],
-        "imagenet_shifts": ["ImageNetShift"],
-        "huggingface": ["HuggingFace"],
-        "streamed": ["StreamedImages"],
+        "sets.digits": ["Digits"],
+        "sets.idx": ["IdxFiles"],
+        "sets.folder": ["ImageFolder"],
+        "sets.npz": ["NpzArchive"],
+        "sets.cifar": ["Cifar"],
+        "sets.stl10": ["Stl10"],
+        "published.imagenet": ["ImageNet"],
+        "published.imagenet_9": ["ImageNet9"],
+        "published.imagenet_shifts": ["ImageNetShift"],
+        "sets.huggingface": ["HuggingFace"],
+        "streaming": ["StreamedImages"],
         "classes": ["class_groups", "class_list"],
-        "miniature": ["write_miniature"],
-        "composite": ["Cue", "compose", "image_cue", "object_cue", "texture_cue"],
-        "composite_presets": ["Composite"],
-        "corruptions": ["corrupt"],
-        "corrupted": ["Corrupted"],
-        "urbancars": ["UrbanCars"],
-        "waterbirds": ["Waterbirds"],
+        "made.miniature": ["write_miniature"],
+        "made.composite": ["Cue", "compose", "image_cue", "object_cue", "texture_cue"],
+        "made.composite_presets": ["Composite"],
+        "made.corruptions": ["corrupt"],
+        "made.corrupted": ["Corrupted"],
+        "published.urbancars": ["UrbanCars"],
+        "published.waterbirds": ["Waterbirds"],
     },
 )
 __all__ += ["SOURCES", "source"]
@@ -102,27 +102,27 @@ SOURCES = Registry("data", "data")
 for _entry in [
     Entry(
         "digits",
-        "fullrank.data.digits:Digits",
+        "fullrank.data.sets.digits:Digits",
         "1797 handwritten digits, 8 x 8 grey, embedded: 1297 to train, 500 to test",
         "scikit-learn, load_digits (UCI Optical Recognition of Handwritten Digits)",
     ),
     Entry(
         "fashion-mnist",
-        "fullrank.data.idx:fashion_mnist",
+        "fullrank.data.sets.idx:fashion_mnist",
         "70,000 pieces of clothing, 28 x 28 grey, ten classes",
         "Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747",
         value=_IDX_FOLDER,
     ),
     Entry(
         "mnist",
-        "fullrank.data.idx:mnist",
+        "fullrank.data.sets.idx:mnist",
         "70,000 handwritten digits, 28 x 28 grey, ten classes",
         "LeCun, Bottou, Bengio, Haffner 1998",
         value=_IDX_FOLDER,
     ),
     Entry(
         "folder",
-        "fullrank.data.folder:ImageFolder",
+        "fullrank.data.sets.folder:ImageFolder",
         "a folder of image files; its first level of folders are the classes",
         "your own",
         value=Parameter("path", str, "the folder", required=True),
@@ -132,28 +132,28 @@ for _entry in [
     ),
     Entry(
         "npz",
-        "fullrank.data.npz:NpzArchive",
+        "fullrank.data.sets.npz:NpzArchive",
         "a NumPy .npz file of uint8 images and labels, as MedMNIST and Keras name them",
         "your own",
         value=Parameter("path", str, "the file", required=True),
     ),
     Entry(
         "cifar10",
-        "fullrank.data.cifar:cifar10",
+        "fullrank.data.sets.cifar:cifar10",
         "60,000 photographs, 32 x 32 RGB, ten classes; the python or the binary version, unpacked",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         value=_OFFICIAL_FOLDER,
     ),
     Entry(
         "cifar100",
-        "fullrank.data.cifar:cifar100",
+        "fullrank.data.sets.cifar:cifar100",
         "60,000 photographs, 32 x 32 RGB, 100 classes and 20 coarse ones",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         value=_OFFICIAL_FOLDER,
     ),
     Entry(
         "stl10",
-        "fullrank.data.stl10:Stl10",
+        "fullrank.data.sets.stl10:Stl10",
         "13,000 photographs, 96 x 96 RGB, ten classes, and 100,000 unlabelled ones to train on",
         "Coates, Lee, Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning",
         value=_OFFICIAL_FOLDER,
@@ -161,7 +161,7 @@ for _entry in [
     ),
     Entry(
         "imagenet",
-        "fullrank.data.imagenet:ImageNet",
+        "fullrank.data.published.imagenet:ImageNet",
         "ILSVRC2012, 1.28 million photographs, 1000 classes, in train/WNID and val/WNID; decoded on demand",
         "Russakovsky et al. 2015, arXiv:1409.0575",
         value=Parameter("path", str, "the folder of train and val", required=True),
@@ -169,7 +169,7 @@ for _entry in [
     ),
     Entry(
         "imagenet-9",
-        "fullrank.data.imagenet_9:ImageNet9",
+        "fullrank.data.published.imagenet_9:ImageNet9",
         "nine super-classes of ImageNet, foreground and background varied, in VARIANT/train and VARIANT/val",
         "Xiao et al. 2020, arXiv:2006.09994 (the Backgrounds Challenge)",
         value=Parameter("path", str, "the folder of the variants", required=True),
@@ -180,7 +180,7 @@ for _entry in [
     ),
     Entry(
         "imagenet-a",
-        "fullrank.data.imagenet_shifts:imagenet_a",
+        "fullrank.data.published.imagenet_shifts:imagenet_a",
         "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
         "Hendrycks et al. 2021, arXiv:1907.07174",
         value=_CLASS_FOLDERS,
@@ -188,7 +188,7 @@ for _entry in [
     ),
     Entry(
         "imagenet-r",
-        "fullrank.data.imagenet_shifts:imagenet_r",
+        "fullrank.data.published.imagenet_shifts:imagenet_r",
         "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
         "Hendrycks et al. 2021, arXiv:2006.16241",
         value=_CLASS_FOLDERS,
@@ -196,7 +196,7 @@ for _entry in [
     ),
     Entry(
         "imagenet-sketch",
-        "fullrank.data.imagenet_shifts:imagenet_sketch",
+        "fullrank.data.published.imagenet_shifts:imagenet_sketch",
         "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
         "Wang et al. 2019, arXiv:1905.13549",
         value=_CLASS_FOLDERS,
@@ -204,7 +204,7 @@ for _entry in [
     ),
     Entry(
         "imagenet-v2",
-        "fullrank.data.imagenet_shifts:imagenet_v2",
+        "fullrank.data.published.imagenet_shifts:imagenet_v2",
         "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
         "Recht et al. 2019, arXiv:1902.10811",
         value=_CLASS_FOLDERS,
@@ -212,7 +212,7 @@ for _entry in [
     ),
     Entry(
         "imagenet-c",
-        "fullrank.data.imagenet_shifts:imagenet_c",
+        "fullrank.data.published.imagenet_shifts:imagenet_c",
         "ImageNet-C, to test on: ImageNet's validation images, corrupted in 19 kinds at severities 1 to 5",
         "Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("path", str, "the folder of the kinds, or of their categories", required=True),
@@ -224,7 +224,7 @@ for _entry in [
     ),
     Entry(
         "huggingface",
-        "fullrank.data.huggingface:HuggingFace",
+        "fullrank.data.sets.huggingface:HuggingFace",
         "a data set of the datasets library, saved, local or from the hub; decoded on demand",
         "Lhoest et al. 2021, arXiv:2109.02846",
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
@@ -237,7 +237,7 @@ for _entry in [
     ),
     Entry(
         "composite",
-        "fullrank.data.composite_presets:Composite",
+        "fullrank.data.made.composite_presets:Composite",
         "foregrounds on backgrounds and other cues, each correlated with the label; every factor is a label",
         "P2's controlled data (PAPERS P2.5); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
@@ -258,7 +258,7 @@ for _entry in [
     ),
     Entry(
         "urbancars",
-        "fullrank.data.urbancars:UrbanCars",
+        "fullrank.data.published.urbancars:UrbanCars",
         "cars, urban or country; background and object go with them at 0.95 in training; decoded on demand",
         "Li et al. 2023, arXiv:2212.04825",
         value=_OFFICIAL_FOLDER,
@@ -266,7 +266,7 @@ for _entry in [
     ),
     Entry(
         "waterbirds",
-        "fullrank.data.waterbirds:Waterbirds",
+        "fullrank.data.published.waterbirds:Waterbirds",
         "landbirds and waterbirds, 95 % on their own ground in training; decoded on demand",
         "Sagawa, Koh, Hashimoto, Liang 2020, arXiv:1911.08731",
         value=_OFFICIAL_FOLDER,
@@ -274,7 +274,7 @@ for _entry in [
     ),
     Entry(
         "corrupted",
-        "fullrank.data.corrupted:Corrupted",
+        "fullrank.data.made.corrupted:Corrupted",
         "any data under a common corruption, severities 1 to 5; not ImageNet-C itself",
         "in the spirit of Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("kind", str, ", ".join(_CORRUPTIONS), choices=_CORRUPTIONS, required=True),

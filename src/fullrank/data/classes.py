@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from fullrank.errors import DataError, UsageError, unknown_name
-from fullrank.specs import expanded, is_file
+from fullrank.files import expanded, is_file
 
 _FORMS = "write {shipped}, the path of a text file with one name a line, or names joined by '+'"
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fullrank.data.ahead import ahead
-from fullrank.data.bad import BadImages
 from fullrank.data.decoding import fit_square, to_array
+from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator, stratified_order, stratified_share
-from fullrank.data.streamed import Statistics, StreamedImages
+from fullrank.data.streaming import Statistics, StreamedImages
+from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -370,3 +370,9 @@ def check_image_size(size: int) -> None:
     """Raise UsageError for an image size below 1."""
     if size < 1:
         raise UsageError(f"The image size must be 1 or more, but got {size}; choose a larger one.")
+
+
+def count_classes(images: ImageSet, label: str) -> int:
+    """How many classes occur among the labelled images."""
+    labels = images.labels.get(label)
+    return 0 if labels is None else len(np.unique(labels[labels >= 0]))

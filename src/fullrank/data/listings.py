@@ -15,7 +15,7 @@ from typing import final, overload
 import numpy as np
 
 from fullrank.errors import DataError
-from fullrank.record import write_whole
+from fullrank.files import write_whole
 
 FORMATS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm")
 CACHED_FROM = 1000

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fullrank.batch import Batch
-from fullrank.data.ahead import ahead
 from fullrank.data.image_set import ImageSet
+from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator
-from fullrank.data.streamed import StreamedImages
+from fullrank.data.streaming import StreamedImages
 from fullrank.errors import UsageError
 from fullrank.processes import process_count, process_rank
 

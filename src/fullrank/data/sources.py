@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, final, get_args
 
-from fullrank.data.bad import BadImages
 from fullrank.data.image_set import ImageSet, check_image_size
+from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 
 Split = Literal["train", "test"]

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
         operation_shares as operation_shares,
     )
     from fullrank.diagnosis.causes import find_causes as find_causes
-    from fullrank.diagnosis.collect import (
+    from fullrank.diagnosis.evidence import Evidence as Evidence, PlaceEvidence as PlaceEvidence
+    from fullrank.diagnosis.features import (
         Collected as Collected,
         imposed_rank as imposed_rank,
         stacked_maps as stacked_maps,
     )
-    from fullrank.diagnosis.evidence import Evidence as Evidence, PlaceEvidence as PlaceEvidence
     from fullrank.diagnosis.files import (
         EmbeddingFile as EmbeddingFile,
         check_same_width as check_same_width,
@@ -46,7 +46,7 @@ __getattr__, __dir__, __all__ = attach(
             "operation_shares",
         ],
         "causes": ["find_causes"],
-        "collect": ["Collected", "imposed_rank", "stacked_maps"],
+        "features": ["Collected", "imposed_rank", "stacked_maps"],
         "evidence": ["Evidence", "PlaceEvidence"],
         "files": ["EmbeddingFile", "check_same_width", "open_embeddings", "paired"],
         "layers": ["best_cut", "dimension_curves", "gradient_ranks", "layer_rows"],

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from fullrank.data import ImageSet
-from fullrank.diagnosis.collect import first_device, view_batches, with_places
+from fullrank.devices import first_device
+from fullrank.diagnosis.features import view_batches, with_places
 from fullrank.errors import UsageError
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval

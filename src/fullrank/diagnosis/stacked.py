@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fullrank.errors import UsageError
 from fullrank.theory import linear_stack
-from fullrank.theory.flow import Array
+from fullrank.theory.common.flow import Array
 
 
 def imbalance(first: Tensor, second: Tensor) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.reports.tables import above_noise
+from fullrank.statistics import above_noise
 
 COLORS = ("#4d4d4d", "#0072b2", "#e66b1f", "#cc79a7", "#332288", "#8c510a")
 DASHES = ("solid", "dash", "dot")

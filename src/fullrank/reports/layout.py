@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from fullrank.reports.drawing import Style
-from fullrank.reports.tables import in_points, signed
+from fullrank.reports.numbers import in_points, signed
 
 _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
 

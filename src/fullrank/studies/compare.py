@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from fullrank.errors import UsageError
+from fullrank.files import write_whole
 from fullrank.heads import HEADS
-from fullrank.machine import new_record
-from fullrank.record import RECORD_FILE, Published, Record, write_whole
-from fullrank.reports.tables import compare_heads
+from fullrank.record import RECORD_FILE, Published, Record
+from fullrank.record.comparisons import compare_heads
+from fullrank.record.making import new_record
+from fullrank.runs.folders import check_folder, claim_folder, slug
+from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import split_specs
-from fullrank.studies.runs import PlannedRun, check_parts, finish_runs
-from fullrank.training.folders import check_folder, claim_folder, slug
-from fullrank.training.recipe import RECIPE_FILE, Recipe
+from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullrank.errors import DataError, UsageError
-from fullrank.machine import new_record
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, TableEntry, TableRow
-from fullrank.reports.tables import effective_dimension
-from fullrank.studies.runs import PlannedRun, check_parts, finish_runs, score_of
+from fullrank.record.making import new_record
+from fullrank.runs.folders import slug
+from fullrank.runs.recipe import Recipe
+from fullrank.statistics import effective_dimension
+from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs, score_of
 from fullrank.studies.table import (
     Asked,
     Row,
@@ -21,11 +23,9 @@ from fullrank.studies.table import (
     TheoremFigure,
     chosen_tables,
 )
-from fullrank.studies.theory import run_theorem
 from fullrank.theory import theorem_named
+from fullrank.theory.run import run_theorem
 from fullrank.training.dry_run import check_on_generated, dry_run
-from fullrank.training.folders import slug
-from fullrank.training.recipe import Recipe
 
 RUNS = "runs"
 GO_ON = "the same command goes on from there"

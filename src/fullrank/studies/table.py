@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
-from fullrank.training.recipe import Recipe
+from fullrank.runs.recipe import Recipe
 
 Scale = Literal["mini", "small", "cifar", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)

@@ -13,8 +13,12 @@ from fullrank.lazy import attach
 from fullrank.specs import Entry, Registry
 
 if TYPE_CHECKING:
-    from fullrank.theory.flow import Trajectory as Trajectory, descend as descend, integrate as integrate
-    from fullrank.theory.theorem import (
+    from fullrank.theory.common.flow import (
+        Trajectory as Trajectory,
+        descend as descend,
+        integrate as integrate,
+    )
+    from fullrank.theory.common.theorem import (
         Curve as Curve,
         Outcome as Outcome,
         Panel as Panel,
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "flow": ["Trajectory", "descend", "integrate"],
-        "theorem": ["Curve", "Outcome", "Panel", "SteppedTheorem", "Theorem"],
+        "common.flow": ["Trajectory", "descend", "integrate"],
+        "common.theorem": ["Curve", "Outcome", "Panel", "SteppedTheorem", "Theorem"],
     },
 )
 __all__ += ["THEOREMS", "theorem_named"]
@@ -36,14 +40,14 @@ THEOREMS = Registry("theorem", "theory")
 for _entry in [
     Entry(
         "strong-augmentation",
-        "fullrank.theory.collapse_theorems:StrongAugmentation",
+        "fullrank.theory.collapse.theorems:StrongAugmentation",
         "Where augmentation moves the data more than the data varies, X has a negative eigenvalue and the "
         "weights lose that direction.",
         "P1, Theorem 1, Figure 3",
     ),
     Entry(
         "implicit-regularization",
-        "fullrank.theory.collapse_theorems:ImplicitRegularization",
+        "fullrank.theory.collapse.theorems:ImplicitRegularization",
         "In two aligned layers a small singular value grows more slowly than a large one, so the embedding "
         "is of low rank without any augmentation.",
         "P1, Theorem 3, Figures 5 and 6",
@@ -51,38 +55,38 @@ for _entry in [
     ),
     Entry(
         "depth",
-        "fullrank.theory.collapse_theorems:Depth",
+        "fullrank.theory.collapse.theorems:Depth",
         "The more linear layers, the more dimensions of the embedding collapse; one layer alone does not.",
         "P1, Figure 11",
     ),
     Entry(
         "feature-weighting",
-        "fullrank.theory.weighting_theorems:FeatureWeighting",
+        "fullrank.theory.weighting.theorems:FeatureWeighting",
         "Layer l of L weights feature i by strength^(1 - l/L) times its weight at the output^(l/L).",
         "P2, linear model; the form is derived here",
     ),
     Entry(
         "weight-decay",
-        "fullrank.theory.weighting_theorems:WeightDecay",
+        "fullrank.theory.weighting.theorems:WeightDecay",
         "Weight decay takes a feature below its threshold out of all layers at once.",
         "P2, linear model; the thresholds are derived here",
     ),
     Entry(
         "pre-or-post",
-        "fullrank.theory.pre_or_post:PreOrPost",
+        "fullrank.theory.weighting.pre_or_post:PreOrPost",
         "A feature that augmentation disrupts, or that is strong in the input, can need fewer labels before "
         "the head than after it.",
         "P2, claims; the margin proxy is derived here",
     ),
     Entry(
         "absent-features",
-        "fullrank.theory.weighting_theorems:AbsentFeatures",
+        "fullrank.theory.weighting.theorems:AbsentFeatures",
         "Through a symmetrised ReLU a feature can live below the head and be absent above it.",
         "P2, nonlinear claim; the condition is derived here",
     ),
     Entry(
         "reweighting",
-        "fullrank.theory.weighting_theorems:Reweighting",
+        "fullrank.theory.weighting.theorems:Reweighting",
         "A fixed reweighting head changes nothing after it; the layer below carries each feature the more "
         "strongly, the later its channel.",
         "P2, reweighting head; the weights are derived here",

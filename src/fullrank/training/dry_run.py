@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from fullrank.data import SOURCES, class_list, write_miniature
-from fullrank.data.miniature import LAYOUTS
+from fullrank.data.made.miniature import LAYOUTS
 from fullrank.record import RunEntry
-from fullrank.training.parts import check_plan, load_data
-from fullrank.training.recipe import Recipe
-from fullrank.training.run import train
+from fullrank.runs.build import check_plan, load_data
+from fullrank.runs.recipe import Recipe
+from fullrank.training.train import train
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
 # Composites have layers that views may drop, and no layout on a disk.

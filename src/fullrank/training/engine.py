@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import lightning.pytorch as pl
 import torch
@@ -19,9 +17,10 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
+from fullrank.devices import accelerator
 from fullrank.errors import OutOfMemoryError, UsageError
 from fullrank.processes import process_count
-from fullrank.training.recipe import LOGGERS, Engine
+from fullrank.runs.recipe import LOGGERS, Engine
 
 # The other processes wait for the first while it probes, which can take hours.
 _PATIENCE = timedelta(days=2)
@@ -47,25 +46,7 @@ class Machines:
         return self.devices * self.nodes
 
 
-# Logger -> the module it needs, and the package that has it.
-_LOGGER_PACKAGES = {
-    "tensorboard": ("tensorboard", "tensorboard"),
-    "wandb": ("wandb", "wandb"),
-    "mlflow": ("mlflow", "mlflow"),
-    "comet": ("comet_ml", "comet-ml"),
-    "litlogger": ("litlogger", "litlogger"),
-}
 ONE_PROCESS = Machines()
-
-
-def accelerator() -> Literal["cuda", "cpu"]:
-    """The kind of device that work is done on."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def has_room(device: torch.device, nbytes: int) -> bool:
-    """Whether so many bytes may stay on a device: at most half of what a GPU has free, and any on a CPU."""
-    return device.type != "cuda" or 2 * nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 @contextmanager
@@ -82,19 +63,6 @@ def named_out_of_memory(batch_size: int) -> Iterator[None]:
             f"A step of batch size {batch_size} needs more memory than there is; try --batch-size "
             f"{max(2, batch_size // 2)} in another --out."
         ) from None
-
-
-@contextmanager
-def on_accelerator(*modules: nn.Module) -> Iterator[None]:
-    """Modules on the device that work is done on; they go back to where they were."""
-    homes = [next((p.device for p in module.parameters()), torch.device("cpu")) for module in modules]
-    for module in modules:
-        module.to(accelerator())
-    try:
-        yield
-    finally:
-        for module, home in zip(modules, homes, strict=True):
-            module.to(home)
 
 
 def split_statistics(module: nn.Module, machines: Machines) -> str | None:
@@ -146,15 +114,6 @@ def build_logger(name: str, folder: Path) -> Logger:
     """A logger of Lightning by name, writing into `folder`."""
     logger: Logger = getattr(loggers, LOGGERS[name])(save_dir=folder)
     return logger
-
-
-def check_logger(name: str) -> None:
-    """Raise UsageError unless the package that a logger needs is installed."""
-    module, package = _LOGGER_PACKAGES.get(name, (None, None))
-    if module is not None and find_spec(module) is None:
-        raise UsageError(
-            f"The logger {name} needs the package {package}, which is not installed; `pip install {package}`."
-        )
 
 
 def wait_for_all() -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import lightning.pytorch as pl
 import torch
@@ -17,7 +17,8 @@ from fullrank.batch import Batch
 from fullrank.errors import UsageError
 from fullrank.objectives import loss_of
 from fullrank.processes import process_count, process_rank
-from fullrank.training.recipe import Optimizer
+from fullrank.runs.build import Parts
+from fullrank.runs.recipe import Optimizer, Recipe
 from fullrank.views import step_generator
 
 if TYPE_CHECKING:
@@ -75,6 +76,20 @@ class JointEmbedding(pl.LightningModule):
         self.encoder_passes = encoder_passes
         if compiled:
             self.encoder.compile()
+
+    @classmethod
+    def of(cls, recipe: Recipe, parts: Parts) -> Self:
+        """The module that a recipe trains, of its parts."""
+        return cls(
+            parts.encoder,
+            parts.head,
+            parts.objective,
+            parts.views,
+            recipe.optimizer,
+            seed=recipe.seed,
+            encoder_passes=recipe.encoder_passes,
+            compiled=recipe.engine.compile,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in 0 to 1 -> h (N, D)."""

@@ -16,9 +16,10 @@ from fullrank.encoders import Encoder
 from fullrank.errors import DataError
 from fullrank.places import evaluating
 from fullrank.record import Score
-from fullrank.training.checkpoints import checkpoint_path, keep_last, load_state, newest_whole, save_state
-from fullrank.training.recipe import SGDProbe
-from fullrank.training.stopping import Stop
+from fullrank.runs.folders import checkpoint_path
+from fullrank.runs.recipe import SGDProbe
+from fullrank.training.callbacks.checkpoints import keep_last, load_state, newest_whole, save_state
+from fullrank.training.callbacks.stopping import Stop
 from fullrank.views import Views, step_generator, view_pipeline
 
 KIND = "sgd-probe"  # of its checkpoints, which count epochs

@@ -1,0 +1,92 @@
+"""A reproduced table for a terminal of 80 columns."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fullrank.cli.theory import print_theory
+from fullrank.record import Record, TableEntry
+from fullrank.reports.reproduction.words import (
+    cell,
+    difference,
+    outcome,
+    paper_number,
+    shown,
+    verdict,
+    with_paper,
+)
+
+# Of the terminal's width so much is kept for the titles of the rows; a column takes two more than its text.
+_TITLES, _GAP = 22, 2
+
+
+def print_reproduction(title: str, record: Record) -> None:
+    """The paper's numbers beside ours, and what came out."""
+    console = Console(highlight=False)
+    if record.theory is not None:
+        console.print(f"[bold]{escape(title)}[/bold]")
+        print_theory(record, record.theory)
+    if record.table is None:
+        return
+    table = record.table
+    console.print(f"[bold]{escape(title)}[/bold] [dim]({escape(table.source)})[/dim]")
+    console.print(escape(table.question))
+    titles = [row.title for row in table.rows]
+    for columns in _side_by_side(_columns(table), console.width - _TITLES):
+        console.print(_table(titles, columns))
+    for row in table.rows:
+        if row.chosen:
+            console.print(f"{escape(row.title)}: {escape(row.chosen)}")
+    for sentence in verdict(table):
+        console.print(escape(sentence))
+    notes = [f"Paper: {table.paper}."] if table.paper else []
+    notes.append(f"Here: {table.here}; 95 % t intervals over {len(table.rows[0].seeds)} seeds, one test set.")
+    for remark in (*notes, *table.remarks):
+        console.print(f"[dim]{escape(remark)}[/dim]")
+
+
+def _columns(table: TableEntry) -> list[list[str]]:
+    """Each column as text, its title first: the paper's, ours, what was predicted, against the first row."""
+    rows, first = table.rows, table.rows[0]
+    columns = []
+    for number, (title, unit) in enumerate(zip(table.columns, table.units, strict=True)):
+        if with_paper(table, number):
+            columns.append(["paper", *(paper_number(row, number, unit) for row in rows)])
+        signed = number in table.differences
+        columns.append([title, *(shown(cell(row, number), unit, signed) for row in rows)])
+        if signed and any(row.expected for row in rows):
+            columns.append(
+                ["predicted: outcome", *(f"{row.expected}: {outcome(row, number)}" for row in rows)]
+            )
+        if number == 0 and len(rows) > 1 and table.alike:
+            gaps = [None if row is first else difference(row, first, 0) for row in rows]
+            told = ["–" if gap is None else shown(gap, "points", sign=True) for gap in gaps]
+            columns.append(["against the first", *told])
+    return columns
+
+
+def _side_by_side(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
+    """The columns in as many tables as their width needs, each of one column or more."""
+    tables: list[list[list[str]]] = [[]]
+    left = width
+    for column in columns:
+        needed = max(map(len, column)) + _GAP
+        if tables[-1] and needed > left:
+            tables.append([])
+            left = width
+        tables[-1].append(column)
+        left -= needed
+    return tables
+
+
+def _table(titles: Sequence[str], columns: Sequence[list[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(escape(column[0]), justify="right", no_wrap=True)
+    for title, *cells in zip(titles, *(column[1:] for column in columns), strict=True):
+        table.add_row(escape(title), *map(escape, cells))
+    return table

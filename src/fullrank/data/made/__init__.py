@@ -1,0 +1,1 @@
+"""Images that are made here: composites, textures, corruptions, miniatures of official layouts."""

@@ -1,0 +1,337 @@
+"""Controlled images: a foreground laid on a background and on other cues, each as correlated as one asks."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from fullrank.data.image_set import UNLABELLED, ImageSet, check_image_size
+from fullrank.data.made.textures import objects, textures
+from fullrank.data.selection import generator, stratified_order
+from fullrank.data.streaming import StreamedImages
+from fullrank.errors import DataError, UsageError, unknown_name
+
+Drawn = tuple[np.ndarray, np.ndarray]
+"""Images (n, h, w, 1 or 3) uint8, and where each is opaque, (n, h, w) bool."""
+
+_ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
+PLACES = tuple(
+    {"middle-centre": "centre"}.get(place := f"{row}-{column}", place) for row in _ROWS for column in _COLUMNS
+)
+"""Nine places on a canvas, row by row."""
+
+DRAWN = "drawn"
+FOREGROUND = "foreground"
+_ROUNDING = 1e-6  # 0.95 of 10 is a half more than 9, whatever binary fractions say
+_CHUNK = 4096  # images
+_RESERVED = ("label", "group", "position", FOREGROUND)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cue:
+    """A factor beside the label, and what shows it: `draw(values (n,), generator)` gives images and masks.
+
+    `values` are the names of the factor's values; the images lie at `place`, over the cues before it, and the
+    first cue of a composite is its background. `correlation` is the probability that the value is the label's
+    partner, as `paired_values` says; None is balance. Raises UsageError for fewer than 2 values or an unknown
+    place.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    draw: Callable[[np.ndarray, np.random.Generator], Drawn]
+    place: str = "centre"
+    correlation: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise UsageError(
+                f"The cue {self.name!r} has {len(self.values)} value, but needs 2 or more; name another one."
+            )
+        check_place(self.place, PLACES)
+
+
+def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
+    """Lay images on others: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`.
+
+    Shapes: below and above (..., C) uint8 alike, mask (...) bool; half levels go to the even neighbour.
+    Raises UsageError for a strength outside 0 to 1.
+
+    >>> below, above = np.full((1, 2, 1), 100, np.uint8), np.full((1, 2, 1), 200, np.uint8)
+    >>> blend(below, above, np.array([[True, False]]), strength=0.7).ravel()
+    array([170, 100], dtype=uint8)
+
+    Source: P2's controlled data (PAPERS P2.5).
+    """
+    if not 0 <= strength <= 1:
+        raise UsageError(
+            f"A blend strength of {strength:g} is outside 0 to 1; choose 0 for the background alone, 1 for "
+            "an opaque foreground."
+        )
+    levels = np.arange(256)
+    blends = (1 - strength) * levels[:, None] + strength * levels
+    table = np.rint(blends.round(9)).astype(np.uint8)  # 1 - 0.7 is not 0.3, and must not break a tie
+    blended = below.copy()
+    blended[mask] = table[below[mask], above[mask]]
+    return blended
+
+
+def paired_values(
+    labels: np.ndarray, count: int, level: float, seed: int, before: np.ndarray | None = None
+) -> np.ndarray:
+    """Values 0 to `count` - 1 of a cue for images of `labels` (N,), with P(partner of the label) = `level`.
+
+    The partner of label y is y mod `count`. Of the m images of a label round(level m), a half up, have it;
+    the others share the rest equally, up to one. At a level of 1 / `count`, which is balance, all share the
+    images equally, up to one. Within a label the values are spread evenly over the groups of `before` (N,),
+    so given the label the cue is independent of them.
+
+    Raises UsageError for a level outside 1 / `count` to 1, DataError for one that some label has too few
+    images to meet: all of them, or none, would have the partner.
+
+    >>> labels = np.repeat([0, 1], 20)
+    >>> np.bincount(2 * labels + paired_values(labels, 2, 0.95, seed=0))
+    array([19,  1,  1, 19])
+    """
+    if not 1 / count - _ROUNDING <= level <= 1:
+        raise UsageError(
+            f"A correlation of {level:g} is outside {1 / count:g} to 1, which a cue of {count} values can "
+            f"have; {1 / count:g} is balance, 1 is no exception."
+        )
+    values = np.empty(len(labels), np.int64)
+    for label in np.unique(labels).tolist():
+        rows = np.flatnonzero(labels == label)
+        random = generator(seed, label)
+        counts = _partner_counts(len(rows), label, count, level, random)
+        spread = np.repeat(np.arange(count), counts)
+        order = random.permutation(rows)
+        if before is not None:
+            order = order[np.argsort(before[order], kind="stable")]
+        # Every stretch of this order, so every group of `before`, holds the values in proportion.
+        values[order] = spread[stratified_order(spread, int(random.integers(2**32)))]
+    return values
+
+
+def _partner_counts(
+    images: int, label: int, count: int, level: float, random: np.random.Generator
+) -> np.ndarray:
+    """How many of the images of a label have each value."""
+    partner = label % count
+    if level - 1 / count < _ROUNDING:  # nobody is preferred, also where the images do not divide
+        counts = np.full(count, images // count)
+        counts[random.permutation(count)[: images % count]] += 1
+        return counts
+    hits = int(level * images + 0.5 + _ROUNDING)
+    if hits == 0 or (hits == images and level < 1):
+        none, every = 0.5 / level - _ROUNDING, 0.5 / (1 - level + _ROUNDING**2) + _ROUNDING
+        word, needed = ("none", none) if hits == 0 else ("all", every)
+        raise DataError(
+            f"A correlation of {level:g} cannot be met by the {images} images of label {label}, of which "
+            f"{word} would have the paired value; give {math.ceil(needed)} or more of each label."
+        )
+    counts = np.full(count, (images - hits) // (count - 1))
+    others = np.delete(np.arange(count), partner)
+    counts[random.permutation(others)[: (images - hits) % (count - 1)]] += 1
+    counts[partner] = hits
+    return counts
+
+
+def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> Cue:
+    """A cue that shows `images`, `side` by `side` and opaque everywhere; its values are their main labels.
+
+    Of each value's images every one is used before any is used again. Raises DataError for a value without an
+    image, UsageError for streamed images.
+    """
+    pixels = in_memory(images.resized(side))
+    labels, names = images.labels["label"], images.class_names["label"]
+    empty = [name for value, name in enumerate(names) if not (labels == value).any()]
+    if empty:
+        raise DataError(
+            f"{images} has no image of {empty[0]!r}, a value of the cue {name!r}; leave out the class or add "
+            "images."
+        )
+
+    def draw(values: np.ndarray, random: np.random.Generator) -> Drawn:
+        rows = np.empty(len(values), np.int64)
+        for value in np.unique(values):
+            known = random.permutation(np.flatnonzero(labels == value))
+            asked = values == value
+            rows[asked] = random.permutation(np.resize(known, asked.sum()))
+        return pixels[rows], np.ones((len(rows), side, side), bool)
+
+    return Cue(name, names, draw, place)
+
+
+def texture_cue(name: str, kinds: Sequence[tuple[str, np.ndarray]], side: int) -> Cue:
+    """A cue that shows procedural textures: each value's name, and the kinds of texture it may be.
+
+    >>> cue = texture_cue("background", [("lines", np.array([0, 1])), ("clouds", np.array([8]))], side=12)
+    >>> cue.draw(np.array([0, 1, 1]), np.random.default_rng(0))[0].shape
+    (3, 12, 12, 3)
+    """
+
+    def draw(values: np.ndarray, random: np.random.Generator) -> Drawn:
+        chosen = np.array([random.choice(kinds[value][1]) for value in values.tolist()], np.int64)
+        return textures(chosen, side, random), np.ones((len(values), side, side), bool)
+
+    return Cue(name, tuple(value for value, _ in kinds), draw)
+
+
+def object_cue(name: str, values: tuple[str, ...], side: int, place: str) -> Cue:
+    """A cue that shows small things, `values` of `OBJECTS`, with the mask of their shape."""
+    return Cue(name, values, lambda shown, random: objects(shown, side, random), place)
+
+
+def compose(
+    foreground: ImageSet,
+    cues: Sequence[Cue],
+    *,
+    n: int,
+    size: int,
+    side: int,
+    strength: float = 0.7,
+    place: str = "centre",
+    seed: int = 0,
+    name: str = "composite",
+) -> ImageSet:
+    """`n` images of size x size: foregrounds of side x side, opaque where above 0, over the `cues`.
+
+    The first cue is the background; the foreground lies on top, blended by `strength`, at `place` or, where
+    that is "drawn", at one of the nine places, balanced. Every label of the foreground stays; each cue adds
+    its own, a drawn place "position", and "group" is the main label with all cues. Given the label, cues are
+    independent of each other. Foregrounds keep the proportion of their classes, and all are used before any
+    is used again, with other cues. Grey parts are copied to RGB unless all are grey. `layers` holds the
+    images without each cue and without the "foreground"; below the background lies black.
+
+    Raises UsageError for a cue's name that is taken, a foreground or cue larger than the canvas, a strength
+    or correlation out of range, an unknown place, n below 1 or streamed images, DataError for foregrounds
+    without labels and for a correlation that n images cannot meet.
+
+    >>> from fullrank.data import source
+    >>> kinds = [("lines", np.array([0, 1])), ("clouds", np.array([8]))]
+    >>> cues = [texture_cue("background", kinds, side=12)]
+    >>> images = compose(source("digits").load("test"), cues, n=100, size=12, side=8)
+    >>> images.images.shape, sorted(images.labels), sorted(images.layers)
+    ((100, 12, 12, 3), ['background', 'group', 'label'], ['background', 'foreground'])
+
+    Source: P2's controlled data (PAPERS P2.5), and UrbanCars (Li et al. 2023, arXiv:2212.04825) for two cues.
+    """
+    _check_request(foreground, cues, n, size, side, place)
+    labelled = np.flatnonzero(foreground.labels["label"] != UNLABELLED)
+    if not len(labelled):
+        raise DataError(
+            f"{foreground} has no labelled image, but a composite follows its labels; label some."
+        )
+    number = ("train", "test").index(foreground.split)
+    order = stratified_order(foreground.labels["label"][labelled], seed)
+    rows = np.sort(np.resize(labelled[order], n))
+    shown = foreground.subset(rows)
+    labels, names = dict(shown.labels), dict(shown.class_names)
+    group, groups = labels["label"], names["label"]
+    parts: list[_Part] = []
+    for step, cue in enumerate(cues):
+        random = generator(seed, number, step)
+        level = 1 / len(cue.values) if cue.correlation is None else cue.correlation
+        values = paired_values(labels["label"], len(cue.values), level, int(random.integers(2**32)), group)
+        labels[cue.name], names[cue.name] = values, cue.values
+        group = group * len(cue.values) + values
+        groups = tuple(f"{one}/{value}" for one in groups for value in cue.values)
+        pixels, mask = cue.draw(values, random)
+        _check_fits(f"cue {cue.name!r}", mask.shape[1], mask.shape[2], size)
+        parts.append(_Part(cue.name, pixels, mask, np.full(n, PLACES.index(cue.place))))
+    labels["group"], names["group"] = group, groups
+    if place == DRAWN:
+        random = generator(seed, number, len(cues))
+        order = random.permutation(n)
+        places = np.empty(n, np.int64)
+        places[order[np.argsort(group[order], kind="stable")]] = np.arange(n) % len(PLACES)
+        labels["position"], names["position"] = places, PLACES
+    else:
+        places = np.full(n, PLACES.index(place))
+    pixels = in_memory(shown.resized(side))
+    parts.append(_Part(FOREGROUND, pixels, pixels.max(-1) > 0, places, strength))
+    images = _composed(parts, size)
+    layers = {
+        part.name: _composed([p for p in parts if p is not part], size, images.shape[3]) for part in parts
+    }
+    return ImageSet(images, labels, names, name, foreground.split, layers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One layer of n images: its pixels (n, h, w, 1 or 3), mask, place on the canvas and strength."""
+
+    name: str
+    pixels: np.ndarray
+    mask: np.ndarray
+    places: np.ndarray
+    strength: float = 1.0
+
+
+def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) -> np.ndarray:
+    """The parts over each other on a black canvas, (n, size, size, C) uint8; grey is copied to RGB."""
+    channels = channels or max(part.pixels.shape[3] for part in parts)
+    canvas = np.zeros((len(parts[0].pixels), size, size, channels), np.uint8)
+    for part in parts:
+        high, wide = part.mask.shape[1:]
+        for place in np.unique(part.places):
+            top, left = _corner(place, size - high, size - wide)
+            placed = np.flatnonzero(part.places == place)
+            for rows in np.split(placed, range(_CHUNK, len(placed), _CHUNK)):
+                window = (rows, slice(top, top + high), slice(left, left + wide))
+                above = np.broadcast_to(part.pixels[rows], (len(rows), high, wide, channels))
+                canvas[window] = blend(canvas[window], above, part.mask[rows], part.strength)
+    return canvas
+
+
+def _corner(place: int, high: int, wide: int) -> tuple[int, int]:
+    """Top and left of a place where `high` and `wide` pixels are to spare."""
+    row, column = divmod(int(place), len(_COLUMNS))
+    return high * row // 2, wide * column // 2
+
+
+def in_memory(images: ImageSet) -> np.ndarray:
+    """The pixels of a set (N, H, W, C) uint8; UsageError if they are decoded on demand."""
+    if isinstance(images.images, StreamedImages):
+        raise UsageError(
+            f"{images} is decoded on demand, but composites are made in memory; take a source of small "
+            "images."
+        )
+    return images.images
+
+
+def check_place(place: str, places: Sequence[str]) -> None:
+    """Raise UsageError for a place that is not one of `places`."""
+    if place not in places:
+        raise unknown_name("place on a canvas", place, places, f"there are {', '.join(places)}")
+
+
+def _check_fits(what: str, high: int, wide: int, size: int) -> None:
+    if not (1 <= high <= size and 1 <= wide <= size):
+        raise UsageError(
+            f"The {what} of {high}x{wide} pixels does not fit a canvas of {size}x{size}; choose a side from "
+            f"1 to {size}."
+        )
+
+
+def _check_request(
+    foreground: ImageSet, cues: Sequence[Cue], n: int, size: int, side: int, place: str
+) -> None:
+    check_image_size(size)
+    check_place(place, (*PLACES, DRAWN))
+    if n < 1:
+        raise UsageError(f"A composite needs 1 image or more, but got n={n}; give more.")
+    if not cues:
+        raise UsageError("A composite has 0 cues, but the first one is its background; give a background.")
+    _check_fits("foreground", side, side, size)
+    names = Counter([*_RESERVED, *foreground.labels, *(cue.name for cue in cues)])
+    names.subtract(set(_RESERVED) & set(foreground.labels))
+    twice = [cue.name for cue in cues if names[cue.name] > 1]
+    if twice:
+        raise UsageError(
+            f"The cue {twice[0]!r} is named like another cue or label of {foreground}; give it another name."
+        )

@@ -1,0 +1,200 @@
+"""The registered compositions, as data, and the source that makes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+
+from fullrank.data.image_set import ImageSet
+from fullrank.data.made.composite import FOREGROUND, Cue, compose, image_cue, object_cue, texture_cue
+from fullrank.data.made.textures import OBJECTS, TEXTURES, texture_numbers
+from fullrank.data.sources import Source, Split
+from fullrank.errors import UsageError, unknown_name
+from fullrank.specs import Scalar, Spec
+
+TEXTURED = "textures"
+_EACH_TEXTURE = tuple((name, (name,)) for name in TEXTURES)
+_LINES = ("stripes-across", "stripes-upright", "stripes-diagonal", "checkers")
+_CLOUDS = ("shade-downwards", "shade-sideways", "blobs")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One composition. `foreground` and `background` name sources; those in `needs` are options of the spec.
+
+    `background` may be "textures": each value of `kinds` is a name and the textures it may be. `objects` are
+    the values of a further cue, shown at the top right. `classes`, if any, join the foreground's classes,
+    which stay as the label "digit". `scale` is the foreground's side as a part of the canvas's, `size`;
+    `images` are those to train, with one to test for `train_for_test` of them; `correlation` is of each cue,
+    in training.
+    """
+
+    foreground: str
+    background: str
+    size: int
+    scale: float
+    strength: float
+    images: int
+    train_for_test: int
+    place: str = "centre"
+    correlation: float | None = None
+    kinds: tuple[tuple[str, tuple[str, ...]], ...] = _EACH_TEXTURE
+    objects: tuple[str, ...] = ()
+    classes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+PRESETS: dict[str, Preset] = {
+    # P2.5: a digit of 16 pixels, padded by 8 and copied to RGB, weighs 0.7 where it is above 0.
+    "mnist-on-cifar10": Preset(
+        "mnist", "cifar10", 32, 0.5, 0.7, 50_000, train_for_test=5, needs=("mnist", "cifar10")
+    ),
+    "digits-on-textures": Preset("digits", TEXTURED, 12, 2 / 3, 0.7, 1500, train_for_test=3),
+    "two-cues": Preset(
+        "digits",
+        TEXTURED,
+        12,
+        2 / 3,
+        1.0,
+        1500,
+        train_for_test=3,
+        place="bottom-left",
+        correlation=0.95,
+        kinds=(("lines", _LINES), ("clouds", _CLOUDS)),
+        objects=OBJECTS,
+        classes=(("low", tuple("01234")), ("high", tuple("56789"))),
+    ),
+    "any": Preset("", "", 32, 0.5, 0.7, 10_000, train_for_test=5, needs=("foreground", "background")),
+}
+
+
+@final
+class Composite(Source):
+    """A composition of `PRESETS`, with what the spec changes of it; always the same images for one spec.
+
+    Foregrounds and images of cues to train and to test are those of their sources' own splits. In training
+    each cue has its label's partner with probability `correlation`; in the test images all are balanced. The
+    images may go `without` a part, "foreground", "background" or "object": then they have its labels all the
+    same, and no layers.
+
+    Raises UsageError for an unknown preset or part, an option that is missing or belongs to another preset,
+    and whatever `compose` raises.
+
+    >>> test = Composite("two-cues").load("test")
+    >>> len(test), test.class_names["background"], test.class_names["object"]
+    (500, ('lines', 'clouds'), ('disc', 'cross'))
+
+    Source: P2's controlled data (PAPERS P2.5); UrbanCars (Li et al. 2023) for two cues.
+    """
+
+    def __init__(
+        self,
+        preset: str,
+        seed: int = 0,
+        mnist: str | None = None,
+        cifar10: str | None = None,
+        foreground: str | None = None,
+        background: str | None = None,
+        strength: float | None = None,
+        scale: float | None = None,
+        place: str | None = None,
+        size: int | None = None,
+        n: int | None = None,
+        correlation: float | None = None,
+        without: str | None = None,
+    ):
+        parts = {"mnist": mnist, "cifar10": cifar10, "foreground": foreground, "background": background}
+        changes: dict[str, Scalar | None] = {
+            "strength": strength,
+            "scale": scale,
+            "place": place,
+            "size": size,
+            "n": n,
+            "correlation": correlation,
+        }
+        options = {**parts, **changes, "seed": seed or None, "without": without}
+        given = tuple(sorted((key, value) for key, value in options.items() if value is not None))
+        super().__init__(str(Spec("composite", preset, given)))
+        if preset not in PRESETS:
+            raise unknown_name("composition", preset, PRESETS, f"there are {', '.join(PRESETS)}")
+        self.seed = seed
+        self.parts = {key: value for key, value in parts.items() if value is not None}
+        self._check_parts(preset)
+        known = {
+            "images" if key == "n" else key: value for key, value in changes.items() if value is not None
+        }
+        self.preset = replace(PRESETS[preset], **known)  # type: ignore[arg-type]
+        shown = (FOREGROUND, "background", *(("object",) if self.preset.objects else ()))
+        if without is not None and without not in shown:
+            raise unknown_name(f"part of {preset}", without, shown, f"its parts are {', '.join(shown)}")
+        self.without = without
+
+    def _check_parts(self, preset: str) -> None:
+        needs = PRESETS[preset].needs
+        for key in needs:
+            if key not in self.parts:
+                raise UsageError(
+                    f"{self.name} lacks {key}; write composite:{preset},"
+                    f"{','.join(f'{need}={_form(need)}' for need in needs)}."
+                )
+        for key in self.parts:
+            if key not in needs:
+                takes = f"it takes {' and '.join(needs)}" if needs else "its parts are fixed"
+                raise UsageError(
+                    f"{self.name}: {key} is no part of {preset}; {takes}, and composite:any takes any source."
+                )
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        preset = self.preset
+        images = self._part(preset.foreground or self.parts["foreground"], split)
+        count = preset.images if split == "train" else max(1, preset.images // preset.train_for_test)
+        composed = compose(
+            _joined(images, preset.classes),
+            self._cues(split),
+            n=count,
+            size=preset.size,
+            side=round(preset.scale * preset.size),
+            strength=preset.strength,
+            place=preset.place,
+            seed=self.seed,
+            name=self.name,
+        )
+        if self.without is None:
+            return composed
+        return replace(composed, images=composed.layers[self.without], layers={})
+
+    def _cues(self, split: Split) -> list[Cue]:
+        preset = self.preset
+        background = preset.background or self.parts["background"]
+        if background == TEXTURED:
+            kinds = [(name, texture_numbers(textures)) for name, textures in preset.kinds]
+            cues = [texture_cue("background", kinds, preset.size)]
+        else:
+            cues = [image_cue("background", self._part(background, split), preset.size)]
+        if preset.objects:
+            cues.append(object_cue("object", preset.objects, preset.size // 3, "top-right"))
+        return [replace(cue, correlation=preset.correlation if split == "train" else None) for cue in cues]
+
+    def _part(self, spec: str, split: Split) -> ImageSet:
+        from fullrank.data import source
+
+        return source(Spec(spec, self.parts[spec]) if spec in self.parts else spec).load(split)
+
+
+def _form(need: str) -> str:
+    return "SPEC" if need in ("foreground", "background") else "PATH"
+
+
+def _joined(images: ImageSet, classes: Sequence[tuple[str, tuple[str, ...]]]) -> ImageSet:
+    """The images with their classes joined into fewer; the classes they had are the label "digit"."""
+    if not classes:
+        return images
+    digit, names = images.labels["label"], images.class_names["label"]
+    joined = {name: number for number, (_, members) in enumerate(classes) for name in members}
+    labels = np.array([joined[name] for name in names])[digit]
+    return replace(
+        images,
+        labels={**images.labels, "label": labels, "digit": digit},
+        class_names={**images.class_names, "label": tuple(name for name, _ in classes), "digit": names},
+    )

@@ -1,0 +1,95 @@
+"""Any source under a common corruption."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.decoding import to_array, upright
+from fullrank.data.image_set import ImageSet
+from fullrank.data.made.corruptions import check_corruption, corrupt
+from fullrank.data.selection import generator
+from fullrank.data.sources import SPLITS, Source, Split
+from fullrank.data.streaming import StreamedImages
+from fullrank.errors import UsageError
+from fullrank.specs import Scalar, Spec
+
+STREAMED_SIDE = 256
+"""Pixels of the shorter side to which larger streamed images are brought before they are corrupted."""
+
+_SEVERITY = 3
+
+
+@final
+class Corrupted(Source):
+    """The images of the source `data`, to train and to test, each spoilt by a corruption of `CORRUPTIONS`.
+
+    What is drawn for an image depends on `seed`, the split and the image's row in it alone, so a subset has
+    the images of the whole. Images in memory are corrupted at the size that they come in, then resized;
+    streamed ones when they are decoded, with a shorter side of 256 pixels at most, which is what ImageNet-C's
+    photographs had. Labels stay; a composite's layers do not.
+
+    Raises UsageError for an unknown kind, a severity outside 1 to 5, no `data`, and a kind that needs colour
+    where the images are grey.
+
+    >>> from fullrank.data import Digits
+    >>> clean, noisy = Digits().load("test"), Corrupted("gaussian-noise", data="digits").load("test")
+    >>> noisy.images.shape == clean.images.shape, bool((noisy.images == clean.images).all())
+    (True, False)
+
+    Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261; not ImageNet-C itself.
+    """
+
+    def __init__(self, kind: str, data: str | None = None, severity: int = _SEVERITY, seed: int = 0):
+        from fullrank.data import source
+
+        given: dict[str, Scalar | None] = {
+            "data": data,
+            "seed": seed or None,
+            "severity": None if severity == _SEVERITY else severity,
+        }
+        options = tuple((key, value) for key, value in given.items() if value is not None)
+        super().__init__(str(Spec("corrupted", kind, options)))
+        check_corruption(kind, severity, channels=3)
+        if data is None:
+            raise UsageError(f"{self.name} lacks data; write corrupted:{kind},data=SPEC.")
+        generator(seed)
+        self.kind, self.severity, self.seed, self.data = kind, severity, seed, source(data)
+        self.splits = self.data.splits
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        clean = self.data._read(split, image_size)
+        check_corruption(self.kind, self.severity, clean.channels)
+        number = SPLITS.index(split)
+
+        def spoilt(image: np.ndarray, row: int) -> np.ndarray:
+            return corrupt(image, self.kind, self.severity, generator(self.seed, number, row))
+
+        images: np.ndarray | StreamedImages
+        if isinstance(clean.images, StreamedImages):
+            images = self._streamed(clean.images, spoilt)
+        else:
+            images = np.stack([spoilt(image, row) for row, image in enumerate(clean.images)])
+        return replace(clean, images=images, name=self.name, layers={})
+
+    def _streamed(
+        self, clean: StreamedImages, spoilt: Callable[[np.ndarray, int], np.ndarray]
+    ) -> StreamedImages:
+        grey = clean.channels == 1
+
+        def read(row: int) -> Image.Image:
+            with clean.read(row) as image:
+                pixels = spoilt(to_array(_shrunk(upright(image, grey))), row)
+            return Image.fromarray(pixels[..., 0] if grey else pixels)
+
+        return replace(clean, read=read, name=self.name)
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    shorter = min(image.size)
+    if shorter <= STREAMED_SIDE:
+        return image
+    width, height = (round(STREAMED_SIDE * side / shorter) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)

@@ -1,0 +1,262 @@
+"""Small generated data sets in the official layouts, to try a run before the real data is there."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.classes import class_list
+from fullrank.data.published.class_folders import regroup
+from fullrank.data.published.imagenet import FOLDERS
+from fullrank.data.published.imagenet_9 import ImageNet9, class_folders
+from fullrank.data.published.imagenet_shifts import SHIFTS, ImageNetShift
+from fullrank.data.published.urbancars import CORRELATIONS, group_folder
+from fullrank.data.published.waterbirds import COLUMNS, METADATA, OFFICIAL_SPLITS
+from fullrank.data.sets.cifar import CIFAR10, CIFAR100, SIDE as CIFAR_SIDE, CifarCollection
+from fullrank.data.sets.stl10 import FOLDER as STL10_FOLDER, NAMES as STL10_NAMES, SIDE as STL10_SIDE
+from fullrank.data.sources import SPLITS, Split
+from fullrank.errors import UsageError, unknown_name
+from fullrank.specs import Spec
+
+_TEST_SHARE = 4  # one test image for as many to train
+_FINE_IN_COARSE = 5  # as in CIFAR-100
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is written: for each split the class of every image, how classes are called, the side of files.
+
+    `spec` reads it.
+    """
+
+    labels: dict[Split, np.ndarray]
+    names: tuple[str, ...]
+    size: int
+    channels: int
+    random: np.random.Generator
+    spec: Spec
+
+    def pictures(self, split: Split, side: int) -> np.ndarray:
+        """The images of a split as (n, side, side, 3) uint8."""
+        return np.stack([self.picture(label, side, side) for label in self.labels[split]])
+
+    def picture(self, label: int, height: int, width: int) -> np.ndarray:
+        """A noisy disc or square on a dark ground, (height, width, 3) uint8; the class is its colour."""
+        y, x = np.mgrid[:height, :width] / (min(height, width) - 1)
+        middle, radius = self.random.uniform(0.4, 0.6, 2), self.random.uniform(0.2, 0.35)
+        far = np.stack([y - middle[0], x - middle[1]])
+        distance = np.abs(far).max(0) if label % 2 else np.hypot(*far)
+        phase = 2 * np.pi * (label / len(self.names) + np.arange(3) / 3)
+        colour = np.where((distance < radius)[..., None], 160 + 95 * np.cos(phase), 40)
+        noisy = colour + self.random.normal(0, 25, (height, width, 3))
+        return np.rint(noisy).clip(0, 255).astype(np.uint8)
+
+
+def write_miniature(
+    spec: str,
+    folder: Path,
+    *,
+    images: int,
+    classes: int,
+    size: int,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    channels: int = 3,
+) -> str:
+    """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
+
+    `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
+    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; the others
+    have the size of their format. A shift has test images alone, and its classes are the first ones of its
+    official list. The two with groups have every second class as their second one.
+    `class_names` take the place of `classes`; with `channels` of 1 the files of a folder are grey. What
+    `spec` says beside its path is kept.
+
+    Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
+    a size below 8, or classes that an official list does not have.
+
+    >>> import tempfile
+    >>> from fullrank.data import source
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     spec = write_miniature("cifar10", Path(folder), images=20, classes=2, size=32)
+    ...     source(spec).load("train").images.shape
+    (20, 32, 32, 3)
+    """
+    from fullrank.data import SOURCES, source
+
+    name = SOURCES[re.split("[:,]", spec)[0].strip()].name
+    if name not in _WRITERS:
+        remedy = f"{', '.join(_WRITERS)} can be generated"
+        raise unknown_name("data in miniature", name, _WRITERS, remedy)
+    read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
+    read = replace(read, value=str(folder))
+    source(read)  # its options are checked before anything is written
+    names = _class_names(read, classes) if class_names is None else _known_names(read, class_names)
+    for value, least, what in (
+        (len(names), 2, "classes"),
+        (images, len(names), "images, one of each class,"),
+        (size, 8, "pixels a side"),
+    ):
+        if value < least:
+            raise UsageError(f"Data in miniature needs {least} {what} or more, but got {value}; give more.")
+    counts = {"train": images, "test": max(images // _TEST_SHARE, len(names))}
+    labels = {split: np.arange(counts[split]) % len(names) for split in SPLITS}
+    folder.mkdir(parents=True, exist_ok=True)
+    _WRITERS[name](_Plan(labels, names, size, channels, np.random.default_rng(seed), read), folder)
+    return str(read)
+
+
+def _write_cifar(collection: CifarCollection) -> Callable[[_Plan, Path], None]:
+    def write(plan: _Plan, folder: Path) -> None:
+        form = collection.binary
+        coarse = max(2, -(-len(plan.names) // _FINE_IN_COARSE))
+        target = folder / form.folder
+        target.mkdir(exist_ok=True)
+        names = {"label": plan.names, "coarse": tuple(f"coarse-{i:03d}" for i in range(coarse))}
+        for kind in collection.labels:
+            (target / kind.names_file).write_text("\n".join(names[kind.name]) + "\n", "utf-8")
+        for split in SPLITS:
+            fine = plan.labels[split]
+            bytes_of = {"label": fine, "coarse": fine % coarse}
+            columns = [bytes_of[kind.name] for kind in sorted(collection.labels, key=lambda kind: kind.byte)]
+            pixels = plan.pictures(split, CIFAR_SIDE).transpose(0, 3, 1, 2).reshape(len(fine), -1)
+            records = np.column_stack([*columns, pixels]).astype(np.uint8)
+            for file, part in zip(
+                form.files[split], np.array_split(records, len(form.files[split])), strict=True
+            ):
+                part.tofile(target / file)
+
+    return write
+
+
+def _write_stl10(plan: _Plan, folder: Path) -> None:
+    target = folder / STL10_FOLDER
+    target.mkdir(exist_ok=True)
+    (target / STL10_NAMES).write_text("\n".join(plan.names) + "\n", "utf-8")
+    for split in SPLITS:
+        plan.pictures(split, STL10_SIDE).transpose(0, 3, 2, 1).tofile(target / f"{split}_X.bin")
+        (plan.labels[split] + 1).astype(np.uint8).tofile(target / f"{split}_y.bin")
+    plan.pictures("train", STL10_SIDE).transpose(0, 3, 2, 1).tofile(target / "unlabeled_X.bin")
+
+
+def _official_folders(spec: Spec) -> dict[str, str]:
+    """Where a layout fixes its classes, how each is called -> the folder of its images; else nothing."""
+    if spec.name == "imagenet-9":
+        return {name: folder for folder, name in class_folders().items()}
+    classes = dict(spec.options).get("classes")
+    if spec.name in SHIFTS:
+        folder_of = {wnid: folder for folder, wnid in SHIFTS[spec.name].wnids().items()}
+    elif classes is not None:
+        folder_of = {wnid: wnid for wnid in class_list("imagenet-1k")}
+    else:
+        return {}
+    grouped = regroup(folder_of, None if classes is None else str(classes), spec.name)
+    return {class_name: folder_of[wnid] for wnid, class_name in grouped.items()}
+
+
+def _class_names(spec: Spec, classes: int) -> tuple[str, ...]:
+    """The first `classes` names of the official list, if there is one."""
+    official = _official_folders(spec)
+    if official and classes > len(official):
+        raise UsageError(f"{spec.name} has {len(official)} classes, but got {classes}; ask for fewer.")
+    return tuple(official)[:classes] or tuple(f"class-{row:03d}" for row in range(classes))
+
+
+def _known_names(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
+    """The `names`, all of them in the official list, if there is one."""
+    official = _official_folders(spec)
+    wrong = [name for name in names if official and name not in official]
+    if wrong:
+        raise unknown_name(f"class of {spec.name}", wrong[0], official, f"it has {len(official)}")
+    return tuple(names)
+
+
+def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:
+    """The images of a split in class folders below `folder`, in files called like `files`.
+
+    Every second image is a third wider than high, since real ones are of many shapes.
+    """
+    official = _official_folders(plan.spec)
+    for row, label in enumerate(plan.labels[split].tolist()):
+        name = plan.names[label]
+        target = folder / official.get(name, name)
+        target.mkdir(parents=True, exist_ok=True)
+        width = plan.size * (4 if row % 2 else 3) // 3
+        pixels = plan.picture(label, plan.size, width)
+        Image.fromarray(pixels).save(target / files.replace("*", f"{name}_{row}"), "JPEG", quality=90)
+
+
+def _write_imagenet(plan: _Plan, folder: Path) -> None:
+    for split in SPLITS:
+        _write_tree(plan, split, folder / FOLDERS[split])
+
+
+def _write_imagenet9(plan: _Plan, folder: Path) -> None:
+    from fullrank.data import SOURCES
+
+    built: ImageNet9 = SOURCES.build(plan.spec)
+    for split in SPLITS:
+        _write_tree(plan, split, folder / built.folder(split))
+
+
+def _write_shift(plan: _Plan, folder: Path) -> None:
+    """Test images alone; of ImageNet-C those of the kind and severity asked for, in their category."""
+    from fullrank.data import SOURCES
+
+    built: ImageNetShift = SOURCES.build(plan.spec)
+    _write_tree(plan, "test", folder / built.folders[-1], built.shift.files)
+
+
+def _write_folder(plan: _Plan, folder: Path) -> None:
+    for split in SPLITS:
+        for row, (label, pixels) in enumerate(
+            zip(plan.labels[split].tolist(), plan.pictures(split, plan.size), strict=True)
+        ):
+            target = folder / split / plan.names[label]
+            target.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pixels).convert("L" if plan.channels == 1 else "RGB")
+            image.save(target / f"{row}.png")
+
+
+def _write_urbancars(plan: _Plan, folder: Path) -> None:
+    """Every second class is a country car; backgrounds and objects are balanced, in all three splits."""
+    for official in OFFICIAL_SPLITS:
+        tree = folder / CORRELATIONS["train" if official == "train" else "val"] / official
+        for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
+            target = tree / group_folder(label % 2, row // 2 % 2, row // 4 % 2)
+            target.mkdir(parents=True, exist_ok=True)
+            pixels = plan.picture(label % 2, plan.size, plan.size)
+            Image.fromarray(pixels).save(target / f"{row}.jpg", "JPEG", quality=90)
+
+
+def _write_waterbirds(plan: _Plan, folder: Path) -> None:
+    """Every second class is a waterbird; the places are balanced, in all three splits."""
+    rows: list[tuple[str | int, ...]] = []
+    for number, official in enumerate(OFFICIAL_SPLITS):
+        for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
+            name = f"{label % 2}.bird/{official}_{row}.jpg"
+            (folder / name).parent.mkdir(exist_ok=True)
+            pixels = plan.picture(label % 2, plan.size, plan.size * 4 // 3)
+            Image.fromarray(pixels).save(folder / name, "JPEG", quality=90)
+            rows.append((len(rows) + 1, name, label % 2, number, row // 2 % 2, f"/place/{row}.jpg"))
+    with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
+_WRITERS: dict[str, Callable[[_Plan, Path], None]] = {
+    "cifar10": _write_cifar(CIFAR10),
+    "cifar100": _write_cifar(CIFAR100),
+    "stl10": _write_stl10,
+    "imagenet": _write_imagenet,
+    "imagenet-9": _write_imagenet9,
+    **dict.fromkeys(SHIFTS, _write_shift),
+    "urbancars": _write_urbancars,
+    "waterbirds": _write_waterbirds,
+    "folder": _write_folder,
+}
+LAYOUTS = tuple(_WRITERS)
+"""The sources that `write_miniature` has a layout for."""

@@ -1,0 +1,65 @@
+"""ImageNet (ILSVRC2012) as folders of JPEG files, decoded on demand."""
+
+from typing import final
+
+from fullrank.data.published.class_folders import (
+    ClassFolders,
+    check_shared,
+    list_folders,
+    list_images,
+    regroup,
+    tree_spec,
+)
+from fullrank.data.sources import SPLITS, Split
+from fullrank.data.streaming import CANVAS
+from fullrank.errors import DataError
+
+FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
+
+
+@final
+class ImageNet(ClassFolders):
+    """The images in train/CLASS and val/CLASS below `path`, streamed; a class is called as its folder.
+
+    Classes are the folders of both splits, sorted; the split that is not loaded may be missing. With
+    `classes`, a shipped grouping, folders are WordNet numbers, the classes are its groups, and what belongs
+    to none is left out. Mean and spread of the channels are those that convention fixes.
+
+    Raises DataError for a tree of another shape.
+
+    >>> ImageNet("no/such/folder").load("train")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: There is no no/such/folder; check the path in imagenet:no/such/folder.
+
+    Source: Russakovsky et al. 2015, arXiv:1409.0575; the tree is that of `torchvision.datasets.ImageNet`.
+    """
+
+    def __init__(self, path: str, canvas: int = CANVAS, classes: str | None = None):
+        super().__init__(tree_spec("imagenet", path, canvas, classes=classes), path, canvas)
+        self.classes = classes
+
+    def _find(self) -> dict[Split, dict[str, str]]:
+        folders = {split: list_folders(self.path / FOLDERS[split]) for split in SPLITS}
+        check_shared(folders["train"], folders["test"], FOLDERS["test"], self.name)
+        return {
+            split: {
+                f"{FOLDERS[split]}/{wnid}": class_name
+                for wnid, class_name in regroup(folders[split], self.classes, self.name).items()
+            }
+            for split in SPLITS
+        }
+
+    def _wrong(self, split: Split) -> DataError:
+        folder = self.path / FOLDERS[split]
+        expected = f"expected {self.path}/train/n01440764/*.JPEG and {self.path}/val/n01440764/*.JPEG"
+        if not folder.is_dir():
+            return DataError(f"{self.name}: there is no {folder}; {expected}.")
+        flat = len(list_images(folder))
+        if flat:
+            return DataError(
+                f"{self.name}: {folder} holds {flat} images without class folders, but {expected}; sort "
+                "them with torchvision.datasets.ImageNet(PATH, split='val'), where PATH holds "
+                "ILSVRC2012_img_val.tar and the development kit."
+            )
+        return DataError(f"{self.name}: {folder} holds no image; {expected}.")

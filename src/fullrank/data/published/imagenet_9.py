@@ -1,0 +1,91 @@
+"""ImageNet-9 and the variants of its images in the Backgrounds Challenge."""
+
+from typing import final
+
+from fullrank.data.classes import class_groups
+from fullrank.data.published.class_folders import (
+    ClassFolders,
+    check_members,
+    check_shared,
+    list_folders,
+    tree_spec,
+)
+from fullrank.data.published.imagenet import FOLDERS
+from fullrank.data.sources import SPLITS, Split
+from fullrank.data.streaming import CANVAS
+from fullrank.errors import DataError, unknown_name
+
+VARIANTS = (
+    "original",
+    "only-fg",
+    "mixed-same",
+    "mixed-rand",
+    "mixed-next",
+    "no-fg",
+    "only-bg-b",
+    "only-bg-t",
+    "in9l",
+)
+
+
+def class_folders() -> dict[str, str]:
+    """The nine folders and how their classes are called.
+
+    >>> list(class_folders().items())[2]
+    ('02_wheeled vehicle', 'wheeled vehicle')
+    """
+    names = dict.fromkeys(class_groups("imagenet-9").values())
+    return {f"{row:02d}_{name}": name for row, name in enumerate(names)}
+
+
+@final
+class ImageNet9(ClassFolders):
+    """The images in VARIANT/train/CLASS and VARIANT/val/CLASS below `path`, streamed, in nine classes.
+
+    `variant` says what was done to foreground and background; its folder has `_` for `-`. `in9l` is the
+    larger set (IN-9L) with nothing done to it, in in9l below `path` or in `path` itself. The split that is
+    not loaded may be missing. Classes are those whose folders are there, in their official order.
+
+    Raises UsageError for an unknown variant, DataError for a tree of another shape.
+
+    >>> ImageNet9("no/such/folder").load("test")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: There is no no/such/folder; check the path in imagenet-9:no/such/folder.
+
+    Source: Xiao, Engstrom, Ilyas, Madry 2020, arXiv:2006.09994.
+    """
+
+    def __init__(self, path: str, variant: str = "original", canvas: int = CANVAS):
+        if variant not in VARIANTS:
+            raise unknown_name("variant of ImageNet-9", variant, VARIANTS, f"there are {', '.join(VARIANTS)}")
+        given = None if variant == "original" else variant
+        super().__init__(tree_spec("imagenet-9", path, canvas, variant=given), path, canvas)
+        self.variant = variant
+
+    def _find(self) -> dict[Split, dict[str, str]]:
+        names = class_folders()
+        found = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
+        for folders in found.values():
+            check_members(folders, names, "the nine of ImageNet-9", self.name)
+        check_shared(found["train"], found["test"], FOLDERS["test"], self.name)
+        return {
+            split: {f"{self.folder(split)}/{folder}": names[folder] for folder in found[split]}
+            for split in SPLITS
+        }
+
+    def folder(self, split: Split) -> str:
+        """The folder of a split, relative to `path`."""
+        above = self.variant.replace("-", "_")
+        bare = self.variant == "in9l" and not (self.path / above).is_dir()
+        return FOLDERS[split] if bare else f"{above}/{FOLDERS[split]}"
+
+    def _wrong(self, split: Split) -> DataError:
+        expected = self.path / self.folder(split) / "00_dog" / "*.JPEG"
+        remedy = (
+            "the release has test images alone, so add the training images, or train on "
+            "imagenet:PATH,classes=imagenet-9"
+            if split == "train"
+            else "unpack the release of the Backgrounds Challenge there"
+        )
+        return DataError(f"{self.name} ({split}) holds no image: expected {expected.as_posix()}; {remedy}.")

@@ -1,0 +1,198 @@
+"""CIFAR-10 and CIFAR-100 in their official forms, pickled ("python version") and binary.
+
+torchvision reads the pickled form alone, unpickles it freely and only where the MD5 sums are those of the
+whole official files; so this is our own.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from fullrank.data.image_set import ImageSet
+from fullrank.data.sets.pickles import Array, read_pickled
+from fullrank.data.sources import Source, Split, check_folder, found_archive
+from fullrank.errors import DataError
+from fullrank.files import expanded
+from fullrank.specs import Spec
+
+SIDE = 32
+_PIXELS = 3 * SIDE * SIDE
+
+
+@dataclass(frozen=True)
+class CifarForm:
+    """One form of a collection: its folder, the files of each split, and the archive they come in."""
+
+    folder: str
+    files: dict[Split, tuple[str, ...]]
+    archive: str
+
+
+@dataclass(frozen=True)
+class CifarLabel:
+    """One kind of label: our name, its keys in the pickles, and in the binary form its file and byte."""
+
+    name: str
+    key: str
+    names_key: str
+    names_file: str
+    byte: int
+
+
+@dataclass(frozen=True)
+class CifarCollection:
+    """One published set: both its forms, the pickle that names its classes, and its kinds of labels."""
+
+    name: str
+    pickled: CifarForm
+    binary: CifarForm
+    meta: str
+    labels: tuple[CifarLabel, ...]
+
+
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+CIFAR10 = CifarCollection(
+    "cifar10",
+    CifarForm("cifar-10-batches-py", {"train": _BATCHES, "test": ("test_batch",)}, "cifar-10-python.tar.gz"),
+    CifarForm(
+        "cifar-10-batches-bin",
+        {"train": tuple(f"{batch}.bin" for batch in _BATCHES), "test": ("test_batch.bin",)},
+        "cifar-10-binary.tar.gz",
+    ),
+    "batches.meta",
+    (CifarLabel("label", "labels", "label_names", "batches.meta.txt", 0),),
+)
+CIFAR100 = CifarCollection(
+    "cifar100",
+    CifarForm("cifar-100-python", {"train": ("train",), "test": ("test",)}, "cifar-100-python.tar.gz"),
+    CifarForm(
+        "cifar-100-binary", {"train": ("train.bin",), "test": ("test.bin",)}, "cifar-100-binary.tar.gz"
+    ),
+    "meta",
+    (
+        CifarLabel("label", "fine_labels", "fine_label_names", "fine_label_names.txt", 1),
+        CifarLabel("coarse", "coarse_labels", "coarse_label_names", "coarse_label_names.txt", 0),
+    ),
+)
+
+
+def cifar10(path: str) -> "Cifar":
+    """CIFAR-10 from the folder `path` or from the official folder below it."""
+    return Cifar(CIFAR10, path)
+
+
+def cifar100(path: str) -> "Cifar":
+    """CIFAR-100, as `cifar10`; the label `label` is the fine one, `coarse` its superclass."""
+    return Cifar(CIFAR100, path)
+
+
+@final
+class Cifar(Source):
+    """32 x 32 RGB images and labels of a collection, in either official form.
+
+    Nothing in a pickle is run: it may hold arrays of bytes, text, numbers, lists and dictionaries.
+
+    Raises DataError for a folder that is neither form, and for a file that is missing, damaged or asks for
+    anything else.
+
+    >>> cifar10("no/such/folder").load("train")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: There is no no/such/folder; check the path in cifar10:no/such/folder.
+
+    Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; both forms as described
+    on the page of the data set.
+    """
+
+    def __init__(self, collection: CifarCollection, path: str):
+        super().__init__(str(Spec(collection.name, path)))
+        self.collection, self.path = collection, expanded(path)
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        form, folder = self._form()
+        read = self._read_pickled if form is self.collection.pickled else self._read_binary
+        names = self._pickled_names(folder) if form is self.collection.pickled else self._text_names(folder)
+        parts = [read(folder / file) for file in form.files[split]]
+        pixels = np.concatenate([pixels for pixels, _ in parts])
+        labels = {kind.name: np.concatenate([found[kind.name] for _, found in parts]) for kind in self._kinds}
+        images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+        return ImageSet(np.ascontiguousarray(images), labels, names, self.name, split)
+
+    @property
+    def _kinds(self) -> tuple[CifarLabel, ...]:
+        return self.collection.labels
+
+    def _form(self) -> tuple[CifarForm, Path]:
+        check_folder(self.path, self.name)
+        forms = (self.collection.pickled, self.collection.binary)
+        for form in forms:
+            for folder in (self.path / form.folder, self.path):
+                if (folder / form.files["test"][0]).is_file():
+                    return form, folder
+        expected = " or ".join(f"{self.path / form.folder / form.files['test'][0]}" for form in forms)
+        archive = found_archive(self.path, [form.archive for form in forms])
+        remedy = f"unpack {archive or forms[0].archive} there"
+        raise DataError(
+            f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it; "
+            f"{remedy}."
+        )
+
+    def _read_pickled(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        found = read_pickled(path)
+        data = found.get("data")
+        pixels = data.values if isinstance(data, Array) else None
+        if pixels is None or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
+            raise self._wrong(path, f"'data' is no array of the shape (N, {_PIXELS})")
+        return pixels, {kind.name: self._labels(path, found, kind.key, len(pixels)) for kind in self._kinds}
+
+    def _labels(self, path: Path, found: dict[str, Any], key: str, count: int) -> np.ndarray:
+        labels = found.get(key)
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            raise self._wrong(path, f"{key!r} is no list of whole numbers")
+        if len(labels) != count:
+            raise self._wrong(path, f"{key!r} has {len(labels)} entries for {count} images")
+        return np.array(labels, np.int64)
+
+    def _pickled_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
+        path = folder / self.collection.meta
+        found = read_pickled(path)
+        names = {}
+        for kind in self._kinds:
+            given = found.get(kind.names_key)
+            if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+                raise self._wrong(path, f"{kind.names_key!r} is no list of names")
+            names[kind.name] = tuple(given)
+        return names
+
+    def _read_binary(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        record = len(self._kinds) + _PIXELS
+        try:
+            content = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise self._wrong(path, "it cannot be read") from error
+        if len(content) % record:
+            raise self._wrong(path, f"its {len(content)} bytes are no multiple of the {record} of an image")
+        rows = content.reshape(-1, record)
+        return rows[:, len(self._kinds) :], {
+            kind.name: rows[:, kind.byte].astype(np.int64) for kind in self._kinds
+        }
+
+    def _text_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
+        return {kind.name: read_names(folder / kind.names_file, self.name) for kind in self._kinds}
+
+    def _wrong(self, path: Path, what: str) -> DataError:
+        return DataError(f"{self.name}: {path}: {what}; take it from the original archive again.")
+
+
+def read_names(path: Path, name: str) -> tuple[str, ...]:
+    """The lines of a text file of class names that are not empty; DataError if it cannot be read."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{name}: {path}, which names the classes, cannot be read; take it from the original "
+            "archive again."
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())

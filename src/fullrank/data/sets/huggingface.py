@@ -1,0 +1,159 @@
+"""Data sets of the `datasets` library: saved, local, or from the hub."""
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.decoding import reason
+from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.selection import fixed_split
+from fullrank.data.sources import Source, Split
+from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
+from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.files import expanded
+from fullrank.specs import Spec
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
+_TEST_SPLITS = ("test", "validation", "val", "valid")
+
+
+@final
+class HuggingFace(Source):
+    """Images of a data set of the `datasets` library, streamed as RGB.
+
+    `path` is a folder that `save_to_disk` wrote, a folder of images, Parquet files or tar shards (those of
+    WebDataset), one Parquet file, or a name on the hub; no code of a data set is run. All but the first are
+    written once more, as tables in the library's own cache, so that any image can be read at once: an order
+    that a seed decides needs that. `image` and `label` are columns: the first that holds images, and the
+    first that holds classes, if there is one. A label may also be a column of whole numbers or words; its
+    classes are then the values that occur. Splits are `train` and the first of `test`, `validation`, `val`
+    and `valid` that has labels; a data set of one split is parted 80 % and 20 %.
+
+    Raises UsageError without the library or for a column that is not there, DataError for a data set that
+    cannot be loaded or has no images.
+
+    >>> HuggingFace("somebody/pets", label="breed").name
+    'huggingface:somebody/pets,label=breed'
+    """
+
+    def __init__(self, path: str, image: str | None = None, label: str | None = None, canvas: int = CANVAS):
+        given = (("canvas", None if canvas == CANVAS else canvas), ("image", image), ("label", label))
+        super().__init__(str(Spec("huggingface", path, tuple((k, v) for k, v in given if v is not None))))
+        self.path, self.image, self.label, self.canvas = path, image, label, canvas
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        tables = self._load()
+        image, label = self._columns(next(iter(tables.values())))
+        labels, classes = self._labels(tables, label)
+        part = _part(labels, split)
+        undecoded = tables[part].select_columns([image]).cast_column(image, _feature("Image")(decode=False))
+        images = StreamedImages(
+            lambda row: _open(undecoded[row][image]),
+            [f"image {row} of {part}" for row in range(len(undecoded))],
+            self.canvas,
+            image_size or IMAGE_SIZE,
+            name=self.name,
+        )
+        image_set = ImageSet(images, {"label": labels[part]}, {"label": classes}, self.name, split)
+        if len(tables) > 1:
+            return image_set
+        return image_set.subset(fixed_split(labels[part], split, self.name))
+
+    def _load(self) -> "dict[str, Dataset]":
+        """The splits of the data set, by the names that they have in it; the training split is the first."""
+        try:
+            from datasets import DatasetDict, load_dataset, load_from_disk
+            from datasets.exceptions import DatasetsError
+        except ImportError as error:
+            raise UsageError(
+                f"{self.name} needs the library datasets; pip install 'fullrank[huggingface]'."
+            ) from error
+        path = expanded(self.path)
+        try:
+            if any((path / file).is_file() for file in _SAVED):
+                loaded = load_from_disk(str(path))
+            elif path.is_file():
+                loaded = load_dataset("parquet", data_files=str(path))
+            else:
+                loaded = load_dataset(str(path) if path.is_dir() else self.path)
+        except (OSError, ValueError, DatasetsError) as error:
+            raise DataError(
+                f"{self.name} cannot be loaded ({reason(error)}); check the path or the name, and that the "
+                "hub can be reached if it is one of its."
+            ) from error
+        tables = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+        known = [name for name in ("train", *_TEST_SPLITS) if name in tables]
+        if len(tables) > 1 and (len(known) < 2 or known[0] != "train"):
+            raise DataError(
+                f"{self.name} has the splits {', '.join(tables)}, but needs train and one of "
+                f"{', '.join(_TEST_SPLITS)}; rename them."
+            )
+        return {name: tables[name] for name in known} if len(tables) > 1 else tables
+
+    def _columns(self, table: "Dataset") -> tuple[str, str | None]:
+        """The column of the images, and that of the labels if there is one."""
+        features = table.features
+        for column in (self.image, self.label):
+            if column is not None and column not in features:
+                raise unknown_name("column", column, features, f"{self.name} has {', '.join(features)}")
+        kind = _feature("Image")
+        image = self.image or next((name for name, f in features.items() if isinstance(f, kind)), None)
+        if image is None or not isinstance(features[image], kind):
+            what = "has no column of images" if image is None else f"has no images in the column {image!r}"
+            raise DataError(
+                f"{self.name} {what}, but the columns {', '.join(features)}; cast the right one to "
+                "datasets.Image and save the data set."
+            )
+        classes = (name for name, f in features.items() if isinstance(f, _feature("ClassLabel")))
+        return image, self.label or next(classes, None)
+
+    def _labels(
+        self, tables: "dict[str, Dataset]", column: str | None
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """The labels of each split, and what their classes are called."""
+        if column is None:
+            return {name: np.full(len(table), UNLABELLED) for name, table in tables.items()}, ()
+        found = {name: table.select_columns([column])[:][column] for name, table in tables.items()}
+        feature = next(iter(tables.values())).features[column]
+        values = {value for given in found.values() for value in given} - {None, UNLABELLED}
+        if isinstance(feature, _feature("ClassLabel")):
+            classes, rows = tuple(feature.names), {row: row for row in range(len(feature.names))}
+        elif all(type(value) is int for value in values) or all(type(value) is str for value in values):
+            rows = {value: row for row, value in enumerate(sorted(values))}
+            classes = tuple(map(str, rows))
+        else:
+            raise DataError(
+                f"{self.name}: the column {column!r} holds neither classes nor whole numbers nor words; name "
+                "another with label=COLUMN."
+            )
+        labels = {
+            n: np.array([rows.get(v, UNLABELLED) for v in given], np.int64) for n, given in found.items()
+        }
+        return labels, classes
+
+
+def _feature(name: str) -> Any:
+    """A kind of column, as `datasets` calls it."""
+    import datasets
+
+    return getattr(datasets, name)
+
+
+def _part(labels: Mapping[str, np.ndarray], split: Split) -> str:
+    """The name in the data set of what we call `split`; a test split without labels is the last choice."""
+    first, *others = labels
+    if split == "train" or not others:
+        return first
+    return next((name for name in others if (labels[name] != UNLABELLED).any()), others[0])
+
+
+def _open(cell: Mapping[str, Any] | None) -> Image.Image:
+    if cell is None:
+        raise ValueError("there is no image in this row")
+    return Image.open(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"]))

@@ -1,0 +1,170 @@
+"""MNIST and the sets in its format: IDX files, plain or gzipped."""
+
+import gzip
+import math
+import zlib
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from fullrank.data.image_set import ImageSet
+from fullrank.data.sources import Source, Split
+from fullrank.errors import DataError
+from fullrank.files import expanded
+from fullrank.specs import Spec
+
+_PREFIX = {"train": "train", "test": "t10k"}
+_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+_IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801  # unsigned bytes in three dimensions and in one
+
+
+@dataclass(frozen=True)
+class IdxCollection:
+    """One published set of IDX files: its classes and where its files are found.
+
+    `torchvision` is the set's class in `torchvision.datasets` and the folder it writes; `packaged` is where a
+    Debian package, `package`, puts the files.
+    """
+
+    name: str
+    torchvision: str
+    class_names: tuple[str, ...]
+    packaged: Path | None = None
+    package: str | None = None
+
+
+MNIST = IdxCollection("mnist", "MNIST", tuple(map(str, range(10))))
+FASHION_MNIST = IdxCollection(
+    "fashion-mnist",
+    "FashionMNIST",
+    (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    packaged=Path("/usr/share/datasets/fashion-mnist"),
+    package="dataset-fashion-mnist",
+)
+
+
+def mnist(path: str | None = None) -> "IdxFiles":
+    """MNIST from the folder `path`, or from torchvision's copy in the cache, downloaded when first loaded."""
+    return IdxFiles(MNIST, path)
+
+
+def fashion_mnist(path: str | None = None) -> "IdxFiles":
+    """Fashion-MNIST from the folder `path`, else from Debian's package, else as `mnist` does."""
+    return IdxFiles(FASHION_MNIST, path)
+
+
+@final
+class IdxFiles(Source):
+    """The images and labels of a collection, from IDX files in `path` or in torchvision's folders below it.
+
+    Raises DataError for a file that is missing, truncated or of another kind, for counts that differ, and
+    where a download is needed and fails.
+
+    Source: the format as described at LeCun's MNIST page: big-endian magic, sizes, then the bytes.
+    """
+
+    def __init__(self, collection: IdxCollection, path: str | None = None):
+        super().__init__(str(Spec(collection.name, path)))
+        self.collection, self.path = collection, path
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        folder = self._folder()
+        image_file = self._file(folder, f"{_PREFIX[split]}-{_KINDS[0]}")
+        label_file = self._file(folder, f"{_PREFIX[split]}-{_KINDS[1]}")
+        images, labels = read_idx(image_file, _IMAGES_MAGIC), read_idx(label_file, _LABELS_MAGIC)
+        if len(images) != len(labels):
+            raise DataError(
+                f"{image_file} holds {len(images)} images, but {label_file} {len(labels)} labels, and "
+                "they must be as many; take both from one download."
+            )
+        classes = self.collection.class_names
+        if len(labels) and labels.max() >= len(classes):
+            raise DataError(
+                f"{label_file} holds the label {labels.max()}, but {self.collection.name} has 0 to "
+                f"{len(classes) - 1}; take the file from the original download."
+            )
+        names = {"label": classes}
+        return ImageSet(images[..., None], {"label": labels.astype(np.int64)}, names, self.name, split)
+
+    def _folder(self) -> Path:
+        if self.path is not None:
+            return expanded(self.path)
+        if self.collection.packaged is not None and self.collection.packaged.is_dir():
+            return self.collection.packaged
+        return self._downloaded()
+
+    def _downloaded(self) -> Path:
+        cache = Path.home() / ".cache" / "fullrank" / self.collection.name
+        raw = cache / self.collection.torchvision / "raw"
+        if all(_find(raw, f"{prefix}-{kind}") for prefix in _PREFIX.values() for kind in _KINDS):
+            return raw
+        from torchvision import datasets
+
+        try:
+            getattr(datasets, self.collection.torchvision)(cache, download=True)
+        except (OSError, RuntimeError, HTTPException) as error:
+            install = f"`apt install {self.collection.package}`, or " if self.collection.package else ""
+            name, reason = self.collection.name, " ".join(str(error).split())
+            raise DataError(
+                f"{name} is not on this machine and cannot be downloaded ({reason}); {install}"
+                f"pass the folder of its IDX files as {name}:PATH."
+            ) from error
+        return raw
+
+    def _file(self, folder: Path, stem: str) -> Path:
+        known = self.collection.torchvision
+        for place in (folder, folder / "raw", folder / known / "raw"):
+            found = _find(place, stem)
+            if found:
+                return found
+        if not folder.is_dir():
+            raise DataError(f"{self.name}: there is no folder {folder}; pass the folder of the IDX files.")
+        raise DataError(
+            f"{self.name}: {folder} holds no {stem} or {stem}.gz, nor does {known}/raw below it; pass the "
+            "folder of the IDX files."
+        )
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+
+
+def read_idx(path: Path, magic: int) -> np.ndarray:
+    """The uint8 array in an IDX file, gzipped where its name ends in .gz.
+
+    Raises DataError unless the file starts with `magic` and is exactly as long as its header says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); download it again.") from error
+    dimensions = magic & 0xFF
+    header = 4 * (1 + dimensions)
+    if len(content) < header:
+        raise DataError(f"{path} has {len(content)} bytes, but its header alone {header}; download it again.")
+    found, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
+    if found != magic:
+        raise DataError(
+            f"{path} starts with 0x{found:08x}, but an IDX file of {dimensions} dimensions with "
+            f"0x{magic:08x}; it is another file under this name, so download it again."
+        )
+    if len(content) != header + math.prod(shape):
+        raise DataError(
+            f"{path} has {len(content)} bytes, but its header promises {header + math.prod(shape)}; "
+            "download it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,0 +1,115 @@
+"""NumPy .npz files of images and labels."""
+
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+
+from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.selection import fixed_split
+from fullrank.data.sources import Source, Split
+from fullrank.errors import DataError
+from fullrank.files import DAMAGED_ARRAYS, expanded
+from fullrank.specs import Spec
+
+Layout = dict[Split, tuple[str, str]]
+"""For each split the names of its images and of its labels."""
+
+_SPLIT_LAYOUTS: tuple[Layout, ...] = (
+    {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},
+    {"train": ("train_images", "train_labels"), "test": ("val_images", "val_labels")},
+    {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
+)
+_POOLED: Layout = {"train": ("images", "labels"), "test": ("images", "labels")}
+
+
+@final
+class NpzArchive(Source):
+    """A .npz file of images (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8, and whole labels (N,) or (N, 1).
+
+    The arrays are named train_images, train_labels, test_images (or val_images), test_labels as in MedMNIST;
+    x_train, y_train, x_test, y_test as in Keras; or images, labels, which are split 80 % and 20 %, stratified
+    and always the same. Without labels, and where a label is -1, images are unlabelled. Classes are the
+    values that occur, in order.
+
+    Raises DataError for a file that is missing or damaged, for pickled objects (nothing is unpickled), and
+    for other names, shapes or types.
+
+    >>> NpzArchive("no/such.npz").load("train")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: There is no file no/such.npz; check the path in npz:no/such.npz.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(str(Spec("npz", path)))
+        self.path = expanded(path)
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        if not self.path.is_file():
+            raise DataError(f"There is no file {self.path}; check the path in {self.name}.")
+        try:
+            file = np.load(self.path, allow_pickle=False)
+        except DAMAGED_ARRAYS as error:
+            raise DataError(f"{self.path} is no whole .npz file; save it with numpy.savez.") from error
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{self.path} is a single array, no .npz file; save it with numpy.savez.")
+        with file:
+            layout = self._layout(file.files)
+            images = self._images(file, layout[split][0])
+            given = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
+        values = np.unique(np.concatenate([[UNLABELLED], *given.values()]))
+        labels = np.searchsorted(values, given.get(split, np.full(len(images), UNLABELLED))) - 1
+        names = {"label": tuple(map(str, values[1:].tolist()))}
+        image_set = ImageSet(images, {"label": labels.astype(np.int64)}, names, self.name, split)
+        return image_set.subset(fixed_split(labels, split, self.name)) if layout is _POOLED else image_set
+
+    def _layout(self, names: list[str]) -> Layout:
+        for layout in (*_SPLIT_LAYOUTS, _POOLED):
+            if all(images in names for images, _ in layout.values()):
+                return layout
+        raise DataError(
+            f"{self.path} holds {', '.join(names) or 'nothing'}, but needs train_images and test_images, "
+            "or x_train and x_test, or images; rename its arrays."
+        )
+
+    def _images(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+        images = self._array(file, key)
+        if images.dtype != np.uint8:
+            raise DataError(
+                f"{self.path}: {key} must be uint8 from 0 to 255, but is {images.dtype}; scale, round and "
+                "cast it with .astype('uint8')."
+            )
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise DataError(
+                f"{self.path}: {key} must have the shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), but has "
+                f"{images.shape}; reorder its axes."
+            )
+        return images
+
+    def _labels(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+        labels = self._array(file, key)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.path}: {key} must be whole numbers of the shape (N,) or (N, 1), but is "
+                f"{labels.dtype} of the shape {labels.shape}; keep one class number for each image."
+            )
+        if len(labels) and labels.min() < UNLABELLED:
+            raise DataError(
+                f"{self.path}: {key} holds {labels.min()}, but labels are 0 or more, or {UNLABELLED} for "
+                "unlabelled; renumber them."
+            )
+        return labels.astype(np.int64)
+
+    def _array(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+        try:
+            return np.asarray(file[key])
+        except DAMAGED_ARRAYS as error:
+            raise DataError(
+                f"{self.path}: {key} cannot be read ({' '.join(str(error).split())}); save plain arrays with "
+                "numpy.savez."
+            ) from error

@@ -1,0 +1,93 @@
+"""STL-10 in its official binary form."""
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.sets.cifar import read_names
+from fullrank.data.sources import Source, Split, check_folder, found_archive
+from fullrank.errors import DataError
+from fullrank.files import expanded
+from fullrank.specs import Spec
+
+FOLDER, ARCHIVE, NAMES = "stl10_binary", "stl10_binary.tar.gz", "class_names.txt"
+SIDE = 96
+_PIXELS = 3 * SIDE * SIDE
+_CHUNK = 1000  # images
+
+
+@final
+class Stl10(Source):
+    """96 x 96 RGB images of ten classes: train and, if `unlabelled`, the unlabelled ones after it; test.
+
+    With the 100,000 unlabelled images the training set takes 2.7 GiB.
+
+    Raises DataError for a folder without the official files, and for files that are damaged or do not fit
+    together.
+
+    >>> Stl10("no/such/folder").load("train")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: There is no no/such/folder; check the path in stl10:no/such/folder.
+
+    Source: Coates, Lee, Ng 2011; the form as described on the page of the data set: for each image red, green
+    and blue, each column by column; labels from 1.
+    """
+
+    def __init__(self, path: str, unlabelled: bool = True):
+        super().__init__(str(Spec("stl10", path, () if unlabelled else (("unlabelled", False),))))
+        self.path, self.unlabelled = expanded(path), unlabelled
+
+    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+        folder = self._folder()
+        names = read_names(folder / NAMES, self.name)
+        parts = [self._open(folder / f"{split}_X.bin")]
+        labels = self._labels(folder / f"{split}_y.bin", len(parts[0]), len(names))
+        if split == "train" and self.unlabelled:
+            parts.append(self._open(folder / "unlabeled_X.bin"))
+            labels = np.concatenate([labels, np.full(len(parts[1]), UNLABELLED)])
+        images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
+        start = 0
+        for part in parts:
+            for first in range(0, len(part), _CHUNK):
+                columns = part[first : first + _CHUNK]
+                images[start : start + len(columns)] = columns.transpose(0, 3, 2, 1)
+                start += len(columns)
+        return ImageSet(images, {"label": labels}, {"label": names}, self.name, split)
+
+    def _folder(self) -> Path:
+        check_folder(self.path, self.name)
+        for folder in (self.path / FOLDER, self.path):
+            if (folder / "test_X.bin").is_file():
+                return folder
+        archive = found_archive(self.path, [ARCHIVE]) or ARCHIVE
+        raise DataError(
+            f"{self.name} holds no STL-10: expected {self.path / FOLDER}/train_X.bin, train_y.bin, "
+            f"test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}; unpack {archive} there."
+        )
+
+    def _open(self, path: Path) -> np.ndarray:
+        """The images of a file as (N, C, columns, rows), still on the disk."""
+        size = self._size(path)
+        if not size or size % _PIXELS:
+            raise self._wrong(path, f"its {size} bytes are no multiple of the {_PIXELS} of an image")
+        return np.memmap(path, np.uint8, "r").reshape(-1, 3, SIDE, SIDE)
+
+    def _labels(self, path: Path, count: int, classes: int) -> np.ndarray:
+        if self._size(path) != count:
+            raise self._wrong(path, f"it holds {self._size(path)} labels for {count} images")
+        labels = np.fromfile(path, np.uint8).astype(np.int64)
+        if labels.min() < 1 or labels.max() > classes:
+            raise self._wrong(path, f"its labels are {labels.min()} to {labels.max()}, not 1 to {classes}")
+        return labels - 1
+
+    def _size(self, path: Path) -> int:
+        if not path.is_file():
+            leave_out = " or give unlabelled=false" if path.name.startswith("unlabeled") else ""
+            raise DataError(f"{self.name}: there is no {path}; unpack {ARCHIVE} again{leave_out}.")
+        return path.stat().st_size
+
+    def _wrong(self, path: Path, what: str) -> DataError:
+        return DataError(f"{self.name}: {path}: {what}; take it from the original archive again.")

@@ -1,0 +1,176 @@
+"""Images decoded when they are asked for: sets that do not fit into memory."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar, final
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.decoding import UNREADABLE, centre, reason, squash
+from fullrank.data.undecodable import BadImages
+from fullrank.errors import DataError, UsageError
+
+IMAGE_SIZE = 224
+"""The size at which encoders see streamed images where none is asked for."""
+
+CANVAS = 320
+_AT_ONCE = 4096  # names, of which a set may have millions
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+Decoded = TypeVar("Decoded")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """N images of any size, decoded on demand in a pool of threads: what an ImageSet may hold.
+
+    `read(i)` opens the image called `keys[i]`, and `rows` (N,) says which of them are meant, all if it is
+    None. Training sees *canvases*, whole images squashed to a square of side `canvas`, or `image_size` if
+    that is more; evaluation sees *centres* of image_size x image_size. `statistics` are mean and standard
+    deviation of each channel in 0 to 1, where convention fixes them. An image that cannot be decoded is noted
+    in `bad`, and as long as that allows it the next image of the set, of those with the same number in
+    `alike` (one for each of `keys`), stands for it, the first one after the last.
+
+    Whatever decodes raises DataError that names the image and the source, `name`; a size below 1 raises
+    UsageError.
+
+    >>> images = StreamedImages(lambda i: Image.new("L", (30, 20)), ["a", "b"], canvas=8, image_size=4)
+    >>> images.shape, images.canvases(np.array([1]))[1].tolist(), images.centres(np.array([0, 1])).shape
+    ((2, 8, 8, 3), [[20, 30]], (2, 4, 4, 3))
+    """
+
+    read: Callable[[int], Image.Image]
+    keys: Sequence[str]
+    canvas: int
+    image_size: int
+    channels: int = 3
+    name: str = "images"
+    statistics: Statistics | None = None
+    rows: np.ndarray | None = None
+    bad: BadImages = field(default_factory=BadImages)
+    alike: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for word, size in (("canvas", self.canvas), ("image size", self.image_size)):
+            if size < 1:
+                raise UsageError(
+                    f"{self.name}: the {word} must be 1 or more, but got {size}; choose a larger one."
+                )
+
+    def __len__(self) -> int:
+        return len(self.originals)
+
+    def __getitem__(self, rows: np.ndarray) -> "StreamedImages":
+        """The images at `rows`, in that order; nothing is decoded."""
+        return replace(self, rows=self.originals[rows])
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, side, side, C) of the canvases."""
+        side = max(self.canvas, self.image_size)
+        return len(self), side, side, self.channels
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Always uint8."""
+        return np.dtype(np.uint8)
+
+    def resized(self, size: int) -> "StreamedImages":
+        """The same images for encoders that see size x size."""
+        return replace(self, image_size=size)
+
+    def canvases(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The images at `rows` (n,), squashed: (n, side, side, C) uint8, and (n, 2) int64 their sizes.
+
+        A size is the height and width of the original: crops are drawn in its geometry and mapped onto the
+        canvas. Bilinear, antialiased; a large JPEG is decoded at a fraction of its size.
+        """
+        _, side, _, channels = self.shape
+        images = np.empty((len(rows), side, side, channels), np.uint8)
+        sizes = np.empty((len(rows), 2), np.int64)
+
+        def decode(target: int) -> None:
+            images[target], sizes[target] = self._decoded(
+                rows[target], lambda image: squash(image, side, grey=channels == 1)
+            )
+
+        _in_threads(decode, len(rows))
+        return images, sizes
+
+    def centres(self, rows: np.ndarray) -> np.ndarray:
+        """The centres of the images at `rows` (n,) as (n, image_size, image_size, C) uint8.
+
+        The shorter side is brought to round(image_size 256 / 224), bilinear and antialiased.
+        """
+        images = np.empty((len(rows), self.image_size, self.image_size, self.channels), np.uint8)
+
+        def decode(target: int) -> None:
+            images[target] = self._decoded(
+                rows[target], lambda image: centre(image, self.image_size, grey=self.channels == 1)
+            )
+
+        _in_threads(decode, len(rows))
+        return images
+
+    def checksum(self) -> int:
+        """CRC-32 of the number of images and their keys, in order; it reads no file."""
+        found = zlib.crc32(str(len(self)).encode())
+        for rows in np.array_split(self.originals, -(-len(self) // _AT_ONCE)):
+            text = "".join(f"\n{self.keys[row]}" for row in rows.tolist())
+            found = zlib.crc32(text.encode("utf-8", "surrogateescape"), found)
+        return found
+
+    @cached_property
+    def originals(self) -> np.ndarray:
+        """Which of `keys` the images are, (N,)."""
+        return np.arange(len(self.keys)) if self.rows is None else self.rows
+
+    def _decoded(self, row: int, decode: Callable[[Image.Image], Decoded]) -> Decoded:
+        for original in self._candidates(row):
+            try:
+                with self.read(original) as image:
+                    return decode(image)
+            except UNREADABLE as error:
+                self.bad.note(self.keys[original], reason(error), self.name)
+        key = self.keys[int(self.originals[row])]
+        raise DataError(
+            f"{self.name}: {key} cannot be decoded, nor any image with its labels; remove or replace them."
+        )
+
+    def _candidates(self, row: int) -> Iterator[int]:
+        """The image at `row`, and those that may stand for it: the next ones of the set with its labels."""
+        original = int(self.originals[row])
+        yield original
+        same = np.ones(len(self), bool)
+        if self.alike is not None:
+            same = self.alike[self.originals] == self.alike[original]
+        rows = np.flatnonzero(same)
+        start = np.searchsorted(rows, row, "right")
+        yield from self.originals[np.concatenate([rows[start:], rows[rows < row]])].tolist()
+
+
+def _in_threads(function: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
+        for _ in pool.map(function, range(count)):
+            pass
+
+
+def photographs(
+    root: Path, keys: Sequence[str], canvas: int, image_size: int | None, name: str
+) -> StreamedImages:
+    """The image files `keys` below `root`: seen at 224 if no size is given, with ImageNet's statistics."""
+    return StreamedImages(
+        lambda row: Image.open(root / keys[row]),
+        keys,
+        canvas,
+        image_size or IMAGE_SIZE,
+        name=name,
+        statistics=IMAGENET_STATISTICS,
+    )

@@ -1,0 +1,1 @@
+"""Watching any training loop for collapse."""

@@ -1,0 +1,169 @@
+"""Alerts: the rules by which SpectrumMonitor says that a module has collapsed, and what it says."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fullrank.diagnosis.watch.measurements import Look
+from fullrank.errors import UsageError
+from fullrank.record import Finding
+
+
+@dataclass(frozen=True)
+class AlertRule:
+    """When a measure has come too near its `worst` value: data, not code.
+
+    The gap is |value - worst|. A look counts where the gap is below both `limit` and `share` times the widest
+    gap so far (inf: whatever it was); after `looks` such looks in a row the rule fires. It is armed again
+    only once the gap is `REARM` times the one that counts, so a value that trembles fires once. `means` says
+    what has happened and `remedy` what to try, without a capital and a full stop. Raises UsageError where
+    neither `share` nor `limit` is a bound, one is not above 0, or `looks` is below 1.
+    """
+
+    name: str
+    measure: str
+    share: float
+    means: str
+    worst: float = 0.0
+    limit: float = math.inf
+    looks: int = 2
+    remedy: str = "look at what changed in the steps before"
+
+    def __post_init__(self) -> None:
+        if not (self.share > 0 and self.limit > 0 and math.isfinite(min(self.share, self.limit))):
+            raise UsageError(
+                f"AlertRule {self.name!r}: share and limit must be above 0 and one of them finite, but got "
+                f"{self.share} and {self.limit}; a share of 0.5 fires at half of the widest gap."
+            )
+        if self.looks < 1:
+            raise UsageError(
+                f"AlertRule {self.name!r}: looks must be 1 or more, but got {self.looks}; the default is 2."
+            )
+
+
+REARM = 2.0
+ALERT_RULES = (
+    AlertRule(
+        "complete-collapse",
+        "mean_cosine",
+        share=0.2,
+        worst=1.0,
+        limit=0.01,
+        means="all rows have become nearly one direction",
+        remedy="look for a loss that only attracts",
+    ),
+    AlertRule(
+        "rank-fell",
+        "effective_rank",
+        share=1 / 3,
+        means="the variance has moved into few directions",
+        remedy="try weaker augmentation, a lower learning rate or another head",
+    ),
+    AlertRule(
+        "dimensions-lost",
+        "live_dimensions",
+        share=0.5,
+        means="directions have lost their variance",
+        remedy="try weaker augmentation, a lower learning rate or another head",
+    ),
+    AlertRule(
+        "not-finite",
+        "finite_rows",
+        share=math.inf,
+        limit=1.0,
+        means="rows hold NaN or infinity",
+        remedy="lower the learning rate or look at the precision",
+        looks=1,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A rule that fired: at `step` the measure of `module` had come past `threshold` and was `value`.
+
+    The words are those of the rule, so that an alert says all of it also where the rules are others by now.
+
+    >>> print(Alert(35, "encoder", "cone", "mean_cosine", 0.995, 0.99, "rows agree", "add negatives"))
+    Step 35, 'encoder', cone: mean cosine is 0.995, past 0.99: rows agree; add negatives.
+    """
+
+    step: int
+    module: str
+    rule: str
+    measure: str
+    value: float
+    threshold: float
+    means: str
+    remedy: str
+
+    def __str__(self) -> str:
+        what = f"{self.measure.replace('_', ' ')} is {self.value:.4g}, past {self.threshold:.4g}"
+        said = "; ".join(filter(None, (self.means, self.remedy)))
+        return f"Step {self.step}, {self.module!r}, {self.rule}: {what}: {said}."
+
+
+class CollapseWarning(UserWarning):
+    """The warning with which an alert is raised; it holds the `alert`.
+
+    `warnings.simplefilter("error", CollapseWarning)` lets it stop the training.
+    """
+
+    def __init__(self, alert: Alert):
+        super().__init__(str(alert))
+        self.alert = alert
+
+
+def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]:
+    """Where in a series of its measure a rule fires, and the threshold there.
+
+    >>> fell = AlertRule("fell", "effective_rank", share=0.5, means="", looks=2)
+    >>> firings(fell, [8, 10, 4, 4, 3, 6, 3, 3, 10, 4, 4])
+    [(3, 5.0), (10, 5.0)]
+    """
+    found, widest, counted, armed = [], 0.0, 0, True
+    for index, value in enumerate(values):
+        gap = value - rule.worst
+        if abs(gap) > abs(widest):
+            widest = gap
+        narrow = min(rule.limit, rule.share * abs(widest))
+        counted = counted + 1 if abs(gap) < narrow else 0
+        if armed and counted == rule.looks:
+            found.append((index, rule.worst + math.copysign(narrow, widest)))
+            armed = False
+        armed = armed or abs(gap) >= REARM * narrow
+    return found
+
+
+def raised(rule: AlertRule, module: str, looks: Sequence[Look]) -> Alert | None:
+    """The alert that the last of the looks at a module raises by a rule, or None.
+
+    The rule sees all looks, for it compares with the widest gap so far and fires once.
+    """
+    fired = firings(rule, [getattr(look, rule.measure) for look in looks])
+    if not fired or fired[-1][0] != len(looks) - 1:
+        return None
+    value = float(getattr(looks[-1], rule.measure))
+    return Alert(
+        looks[-1].step, module, rule.name, rule.measure, value, fired[-1][1], rule.means, rule.remedy
+    )
+
+
+def finding_of(alert: Alert, looks: Sequence[Look]) -> Finding:
+    """An alert as a record holds it, with what the measure was at the last of the `looks` at its module."""
+    said = alert.means or f"the rule {alert.rule} fired"
+    last = looks[-1]
+    if last.step > alert.step:
+        value = getattr(last, alert.measure)
+        now = f"{value:.4g}" if math.isfinite(value) else "not a number"
+        said += f"; at the last look, step {last.step}, {alert.measure} was {now}"
+    return Finding(
+        cause=alert.rule,
+        place=alert.module,
+        level="alarm",
+        measure=alert.measure,
+        value=alert.value,
+        threshold=alert.threshold,
+        evidence=f"Step {alert.step}: {said}.",
+        remedy=f"{alert.remedy[:1].upper()}{alert.remedy[1:]}.",
+    )

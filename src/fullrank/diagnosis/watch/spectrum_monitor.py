@@ -1,0 +1,357 @@
+"""SpectrumMonitor: spectra, ranks and alerts of any module while anybody's Lightning training goes on."""
+
+import math
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
+
+import lightning.pytorch as pl
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fullrank.diagnosis.watch.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, finding_of, raised
+from fullrank.diagnosis.watch.measurements import MEASURES, Look, NewestRows, look_arrays, look_at, rows_of
+from fullrank.errors import UsageError, unknown_name
+from fullrank.files import save_arrays
+from fullrank.record import RECORD_FILE, DiagnosisEntry, Measure, Record, Spectrum
+from fullrank.record.making import new_record
+
+# What no spectrum of a training can show, and what can.
+NOT_SEEN = (
+    "Why: the causes (the augmentation, stacked linear maps, dead channels) need the model, its images and "
+    "its views; fullrank diagnose, given the model, names them.",
+    "Where to cut: the accuracy at each place needs labelled images that were not trained on; fullrank "
+    "diagnose, given the model, shows it.",
+    "A rank that was low before the first look: the rules compare a module with itself earlier in the "
+    "training; fullrank diagnose judges the model as it is.",
+)
+_MOST_NAMED = 3
+
+
+def watched_diagnosis(
+    target: str, looks: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]
+) -> DiagnosisEntry:
+    """What the looks at one or more modules and their alerts say of the training of `target`.
+
+    Spectrum and measures are those of each module's last look; a number that is not finite is None. Where the
+    rows of the last look are not finite, the spectrum is that of the last look where they were. Names without
+    a look are among what was not seen.
+    """
+    seen = {name: found for name, found in looks.items() if found}
+    not_seen = [
+        f"{name}: fewer than 2 rows came from it; name a module that each training step calls."
+        for name in looks
+        if name not in seen
+    ]
+    measures, spectrum = [], {}
+    for name, found in seen.items():
+        for measure in MEASURES:
+            value = float(getattr(found[-1], measure))
+            measures.append(Measure(place=name, name=measure, value=value if math.isfinite(value) else None))
+        finite = [look for look in found if look.singular_values.isfinite().all()]
+        if finite:
+            spectrum[name] = Spectrum(
+                singular_values=finite[-1].singular_values.tolist(), effective_rank=finite[-1].effective_rank
+            )
+        if not finite or finite[-1] is not found[-1]:
+            held = f"the spectrum is that of step {finite[-1].step}" if finite else "there is no spectrum"
+            not_seen.append(f"{name} at step {found[-1].step}: not every number is finite; {held}.")
+    return DiagnosisEntry(
+        target=target,
+        rows=max(found[-1].rows for found in seen.values()),
+        places=list(seen),
+        verdict=_verdict(seen, alerts),
+        collapsed=bool(alerts),
+        cut=None,
+        findings=[finding_of(alert, looks[alert.module]) for alert in alerts],
+        measures=measures,
+        spectrum=spectrum,
+        not_seen=[*not_seen, *NOT_SEEN],
+    )
+
+
+def _verdict(seen: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]) -> str:
+    looks = max(map(len, seen.values()))
+    last = max(found[-1].step for found in seen.values())
+    where = f"{looks} look{'s' if looks > 1 else ''} up to step {last}"
+    if not alerts:
+        return f"No rule fired in {where}."
+    named = [f"{alert.rule} at step {alert.step} in {alert.module}" for alert in alerts[:_MOST_NAMED]]
+    if len(alerts) > _MOST_NAMED:
+        named.append(f"{len(alerts) - _MOST_NAMED} more")
+    listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''} in {where}: {listed}."
+
+
+@final
+class _Watch:
+    """One module: the rows of the step under way, the newest rows, and the looks so far."""
+
+    def __init__(self, path: str, samples: int):
+        self.path = path
+        self.fresh: list[Tensor] = []
+        self.newest = NewestRows(samples)
+        self.looks: list[Look] = []
+        self.missed = False
+
+    def hook(self, module: nn.Module, inputs: object, output: object) -> None:
+        """Keep a copy of the output; nothing is returned, so the output stays as it is."""
+        self.fresh.append(rows_of(output, self.path))
+
+
+@final
+class SpectrumMonitor(pl.Callback):
+    """Spectrum, ranks and live dimensions of modules of any LightningModule, and an alert when they collapse.
+
+    It goes into the callbacks of a Trainer of `lightning.pytorch` or `pytorch_lightning`. `modules` are
+    dotted paths inside the LightningModule, as `named_modules()` has them, or names of your own mapped to
+    such paths. An output is (N, D), or maps (N, C, H, W) or tokens (N, T, D), of which the mean over the
+    positions is taken. All calls in a step count, so two views through one encoder are twice the rows.
+
+    Every `every_n_steps` training batches it looks at the newest `samples` rows: those of so many batches
+    before the look as fill them. Only in these batches, and only while they are trained on, do modules carry
+    a hook. The first look is at the first `samples` rows. Rank is at most rows - 1, so keep `samples` above
+    twice the width where you can; `tolerance` is the share of the largest variance above which a direction
+    is live. See `look_at` for the measures. The time of a look grows as (samples + D) min(samples, D)^2.
+
+    The measures go to every logger of the Trainer as `spectrum/NAME/effective_rank` and so on; `looks` and
+    `arrays` hold them and the spectra, and `save` leaves all of it for `fullrank report`. When one of `rules`
+    fires there is an `Alert` in `alerts` and a `CollapseWarning`. The rules on rank and direction compare a
+    module with itself earlier in the run: an untrained module or a low rank from the start is no alert, and a
+    supervised classifier, whose rank falls to the number of its classes, needs rules of its own.
+
+    Training is bit for bit what it is without the monitor. Looks, alerts and rows not yet looked at are part
+    of the checkpoint; a callback that saves after a step must come after this one. Of many processes the
+    first watches its own share.
+
+    Raises UsageError for no modules, `every_n_steps` below 1, `samples` below 2, a `tolerance` outside 0 to
+    1, and, when the training starts, for a module that there is not. Raises DataError for an output that is
+    not a tensor of rows, maps or tokens.
+
+    >>> monitor = SpectrumMonitor(["encoder", "head"])
+    >>> import lightning.pytorch as pl
+    >>> trainer = pl.Trainer(callbacks=[monitor], accelerator="cpu", logger=False, enable_checkpointing=False)
+    >>> monitor.alerts
+    []
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[str] | Mapping[str, str],
+        every_n_steps: int = 50,
+        samples: int = 4096,
+        *,
+        tolerance: float = 1e-6,
+        rules: Sequence[AlertRule] = ALERT_RULES,
+    ):
+        if isinstance(modules, str) or not modules:
+            raise UsageError(
+                f"SpectrumMonitor: modules must be a list of 1 or more names, but got {modules!r}; write "
+                "['encoder']."
+            )
+        ranges = (
+            ("every_n_steps", every_n_steps, every_n_steps >= 1, "1 or more", "50"),
+            ("samples", samples, samples >= 2, "2 rows or more", "4096"),
+            ("tolerance", tolerance, 0 < tolerance < 1, "between 0 and 1", "1e-6"),
+        )
+        for name, value, fits, limits, default in ranges:
+            if not fits:
+                raise UsageError(
+                    f"SpectrumMonitor: {name} must be {limits}, but got {value}; the default is {default}."
+                )
+        for rule in rules:
+            if rule.measure not in MEASURES:
+                raise unknown_name("measure", rule.measure, MEASURES, f"rules may use {', '.join(MEASURES)}")
+        join_pytorch_lightning()
+        self.modules = dict(modules) if isinstance(modules, Mapping) else {path: path for path in modules}
+        self.every_n_steps, self.samples = every_n_steps, samples
+        self.tolerance, self.rules = tolerance, tuple(rules)
+        self.alerts: list[Alert] = []
+        self._watches = {name: _Watch(path, samples) for name, path in self.modules.items()}
+        self._batches = 0
+        self._window: int | None = None  # batches that fill `samples`; known after the first
+        self._hooks: list[RemovableHandle] = []
+        self._target, self._first = "LightningModule", True
+
+    @property
+    def state_key(self) -> str:
+        """One for each set of modules, so that a Trainer may have several monitors."""
+        return f"SpectrumMonitor{self.modules!r}"
+
+    @property
+    def looks(self) -> dict[str, list[Look]]:
+        """The looks so far, by name."""
+        return {name: list(watch.looks) for name, watch in self._watches.items()}
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Check the names, before any step is made."""
+        self._target, self._first = type(pl_module).__name__, trainer.is_global_zero
+        known = [name for name, _ in pl_module.named_modules() if name]
+        for path in self.modules.values():
+            if path not in known:
+                top = ", ".join(name for name, _ in pl_module.named_children())
+                raise unknown_name("module", path, known, f"{type(pl_module).__name__} has {top}")
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Hook the modules, where this batch's rows are looked at."""
+        self._release()
+        if trainer.is_global_zero and self._collects(self._batches + 1):
+            for watch in self._watches.values():
+                module = pl_module.get_submodule(watch.path)
+                self._hooks.append(module.register_forward_hook(watch.hook))
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the batch's rows, and look where it is time."""
+        self._batches += 1
+        if not self._hooks:
+            return
+        counts = [sum(map(len, watch.fresh)) for watch in self._watches.values() if watch.fresh]
+        for watch in self._watches.values():
+            for rows in watch.fresh:
+                watch.newest.push(rows)
+        self._release()
+        if self._window is None and counts:
+            self._window = min(self.every_n_steps, -(-self.samples // max(1, min(counts))))
+        if self._batches % self.every_n_steps == 0 or self._batches == self._window:
+            for name, watch in self._watches.items():
+                self._look(name, watch, trainer)
+        if not self._collects(self._batches + 1):
+            for watch in self._watches.values():
+                watch.newest.clear()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Take the hooks away."""
+        self._release()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take the hooks away."""
+        self._release()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The looks over time, as `arrays.npz` may hold them.
+
+        For each name with a look: `spectrum/NAME/step` and `rows` (T,), each of `MEASURES` (T,), and
+        `singular_values` (T, D).
+        """
+        return {
+            f"spectrum/{name}/{field}": values
+            for name, watch in self._watches.items()
+            if watch.looks
+            for field, values in look_arrays(watch.looks).items()
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Leave what was seen in `folder`, of which `fullrank report` makes a page.
+
+        Writes `arrays.npz`, the looks over time, and `record.json`, a diagnosis: the last look at each
+        module, the alerts as alarms, and what only `fullrank diagnose` of the model can say. The folder is
+        made if it is missing; an earlier save of a monitor in it is replaced. Of many processes the first
+        writes, the others do nothing. Raises UsageError before the first look, and for a folder that is a
+        file or holds the record of something else; DataError for one that holds a damaged record.
+        """
+        if not self._first:
+            return
+        folder = Path(folder)
+        if not any(watch.looks for watch in self._watches.values()):
+            raise UsageError(
+                f"SpectrumMonitor: nothing was seen in {self._batches} batches, so there is nothing to save; "
+                f"save after the training, with every_n_steps (now {self.every_n_steps}) at most its batches."
+            )
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+        if file is not None:
+            raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
+        if (folder / RECORD_FILE).is_file() and "monitor" not in (held := Record.load(folder)).recipe:
+            raise UsageError(
+                f"SpectrumMonitor: {folder} holds the record of a {held.kind}, which save would replace; "
+                "name another folder."
+            )
+        settings = {
+            "modules": self.modules,
+            "every_n_steps": self.every_n_steps,
+            "samples": self.samples,
+            "tolerance": self.tolerance,
+            "rules": [rule.name for rule in self.rules],
+        }
+        entry = watched_diagnosis(self._target, self.looks, self.alerts)
+        record = new_record("diagnosis", {"monitor": settings}, [], diagnosis=entry)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_arrays(folder, self.arrays())
+        record.save(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Looks, alerts, and rows that have not been looked at."""
+        watches = self._watches.items()
+        return {
+            "batches": self._batches,
+            "window": self._window,
+            "target": self._target,
+            "alerts": [asdict(alert) for alert in self.alerts],
+            "looks": {name: [dict(vars(look)) for look in watch.looks] for name, watch in watches},
+            "rows": {name: watch.newest.rows() for name, watch in watches if len(watch.newest)},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._batches, self._window = state_dict["batches"], state_dict["window"]
+        self._target = state_dict["target"]
+        self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
+        for name, watch in self._watches.items():
+            watch.looks = [Look(**look) for look in state_dict["looks"][name]]
+            watch.newest.clear()
+            if name in state_dict["rows"]:
+                watch.newest.push(state_dict["rows"][name])
+
+    def _collects(self, batch: int) -> bool:
+        """Whether batch number `batch`, from 1, is one of those before a look."""
+        return self._window is None or batch <= self._window or -batch % self.every_n_steps < self._window
+
+    def _release(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for watch in self._watches.values():
+            watch.fresh = []
+
+    def _look(self, name: str, watch: _Watch, trainer: Any) -> None:
+        if len(watch.newest) < 2:
+            if not watch.missed:
+                watch.missed = True
+                warnings.warn(
+                    f"SpectrumMonitor: {watch.path!r} gave {len(watch.newest)} rows up to step "
+                    f"{trainer.global_step}, and a spectrum needs 2; name a module that each training step "
+                    "calls, and of a compiled one itself, not a module inside it.",
+                    stacklevel=1,
+                )
+            return
+        look = look_at(watch.newest.rows(), trainer.global_step, self.tolerance)
+        watch.looks.append(look)
+        shown = {f"spectrum/{name}/{measure}": getattr(look, measure) for measure in MEASURES}
+        # Not by the module's `log`: it costs as much as the look, and hands on only what falls on its own
+        # log_every_n_steps.
+        for logger in trainer.loggers:
+            logger.log_metrics(shown, look.step)
+        for alert in filter(None, (raised(rule, name, watch.looks) for rule in self.rules)):
+            self.alerts.append(alert)
+            warnings.warn(CollapseWarning(alert), stacklevel=1)
+
+
+def join_pytorch_lightning() -> None:
+    """Make the monitor a callback of `pytorch_lightning` too, where that has been imported.
+
+    It has a class of its own. A Trainer calls what stands in its list of callbacks by name, so in a list
+    either class will do; but one callback outside a list, a class named in a file of the command line, and
+    a hook that only one of the two has come to know, need the class itself. It is not imported here: that
+    takes the logger away from Lightning.
+    """
+    callback = getattr(sys.modules.get("pytorch_lightning"), "Callback", SpectrumMonitor)
+    if not issubclass(SpectrumMonitor, callback):
+        SpectrumMonitor.__bases__ += (callback,)
+
+
+join_pytorch_lightning()

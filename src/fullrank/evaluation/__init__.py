@@ -1,0 +1,1 @@
+"""What a run is worth: probes, groups, shifts and factors at places."""

@@ -1,0 +1,215 @@
+"""The dial: how strongly each known factor of the images is carried at each place, measured and predicted."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullrank.batch import as_float
+from fullrank.data import ImageSet
+from fullrank.errors import DataError
+from fullrank.evaluation.evaluate import BATCH_SIZE, default_places
+from fullrank.heads import (
+    DiagonalHead,
+    Head,
+    LinearHead,
+    LowRankHead,
+    MLPHead,
+    NoHead,
+    OrthogonalHead,
+    ReweightHead,
+    SubvectorHead,
+)
+from fullrank.objectives import OBJECTIVES
+from fullrank.places import collect_features
+from fullrank.record import Score
+from fullrank.record.scores import IMAGES, LEFT_OUT, PREDICTED, RELATIVE, WEIGHT
+from fullrank.runs.recipe import Recipe
+from fullrank.spectrum.factors import Entangled, factor_weights, independent_factors
+from fullrank.theory.weighting.factor_weights import IMAGES_PER_COMPONENT, LinearNet, ViewMoments, linear_net
+from fullrank.views import Views, step_generator, view_pipeline
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# So many test images are looked at, and of so many training images views are made, so many pairs of each.
+MOST_IMAGES, MOST_VIEWED, ROUNDS = 4096, 2048, 16
+# The theory looks at images of at most so many numbers: its moments are that wide.
+MOST_NUMBERS = 4096
+
+
+def factor_scores(
+    recipe: Recipe,
+    encoder: nn.Module,
+    head: Head,
+    train: ImageSet,
+    test: ImageSet,
+    places: Sequence[str] | None = None,
+) -> list[Score]:
+    """The weight of each factor at each place on the clean `test` images, beside the linear theory's.
+
+    The factors are those of `known_factors`; `places` are by default h, the head's inner layers and z, and
+    the pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
+    factor's at that place, and, where the theory says something, the predicted one, relative alike. What is
+    left out is named with how strongly it goes with another. Raises DataError for fewer than two factors,
+    and as `factor_weights` does.
+    """
+    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
+    factors, left_out = known_factors(tested)
+    if len(factors) < 2:
+        found = f"only {next(iter(factors))!r}" if factors else "none"
+        raise DataError(
+            f"Weights are told of 2 factors or more, each a label that is independent of the others, but "
+            f"{test} has {found}; `composite:PRESET` makes images with several."
+        )
+    places = default_places(head) if places is None else list(places)
+    features = collect_features(encoder, head, tested.batches(BATCH_SIZE), places)
+    predicted: dict[str, Tensor] = {}
+    if numbers(tested) <= MOST_NUMBERS:
+        pixels = flat_pixels(tested)
+        predicted = predicted_features(head, theory_of(recipe, head, train), pixels)
+        features = {IMAGES: pixels, **features}
+    scores = [_score(IMAGES, out.factor, LEFT_OUT, out.strength) for out in left_out]
+    for place, seen in features.items():
+        weights = factor_weights(seen, factors)
+        scores += [_score(place, factor, WEIGHT, weight) for factor, weight in weights.items()]
+        scores += [_score(place, factor, RELATIVE, share) for factor, share in relative(weights).items()]
+        if place in predicted:
+            said = relative(factor_weights(predicted[place], factors))
+            scores += [_score(place, factor, PREDICTED, share) for factor, share in said.items()]
+    return scores
+
+
+def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]:
+    """The labels (N,) of `images` that are factors of their own, and those that go with one of these.
+
+    The main label comes first, then the others from few levels to many, so that of a label and a finer one,
+    such as the groups of a composite, the first stays.
+
+    >>> from fullrank.data import source
+    >>> factors, left_out = known_factors(source("composite:two-cues").load("test"))
+    >>> list(factors), [out.factor for out in left_out]
+    (['label', 'background', 'object'], ['group', 'digit'])
+    """
+    others = sorted(set(images.labels) - {"label"}, key=lambda name: (len(images.class_names[name]), name))
+    labels = {name: torch.from_numpy(images.labels[name]) for name in ("label", *others)}
+    kept, left_out = independent_factors(labels)
+    return {name: labels[name] for name in kept}, left_out
+
+
+def relative(weights: dict[str, float]) -> dict[str, float]:
+    """Each weight by the largest; all 0 where there is none.
+
+    >>> relative({"shape": 2.0, "colour": 0.5})
+    {'shape': 1.0, 'colour': 0.25}
+    """
+    largest = max(weights.values())
+    return {name: weight / largest if largest > 0 else 0.0 for name, weight in weights.items()}
+
+
+def depth_shares(head: Head) -> dict[str, float]:
+    """At which share of the depth of a linear net each place stands; left out is what nothing is said of.
+
+    The encoder counts as one map from the pixels, each trained layer of the head as one more; ReLU and the
+    batch norms of an MLP head are ignored. A head that standardises z, or draws channels anew, has none; the
+    channels below a fixed sub-space, and those below a reweighting, are not decided by the loss.
+
+    >>> from fullrank.heads import head
+    >>> depth_shares(head("linear:8", in_dim=16)), depth_shares(head("subvector:8", in_dim=16))
+    ({'h': 0.5, 'head.1': 1.0, 'z': 1.0}, {'h[:8]': 1.0, 'z': 1.0})
+    >>> depth_shares(head("mlp:8,layers=3", in_dim=16))
+    {'h': 0.25, 'head.1': 0.5, 'head.2': 0.75, 'head.3': 1.0, 'z': 1.0}
+    """
+    if not isinstance(head.norm, nn.Identity):
+        return {}
+    if isinstance(head, NoHead | OrthogonalHead):
+        return {"h": 1.0, "z": 1.0}
+    if isinstance(head, SubvectorHead):
+        return {f"h[:{head.out_dim}]": 1.0, "z": 1.0}
+    if isinstance(head, LowRankHead | ReweightHead):
+        return {"z": 1.0}
+    if isinstance(head, DiagonalHead):
+        return {"h": 0.5, "z": 1.0}
+    if isinstance(head, LinearHead | MLPHead):
+        maps = len(head.layers) + 1
+        inner = {f"head.{layer}": (layer + 1) / maps for layer in range(1, maps)}
+        return {"h": 1 / maps, **inner, "z": 1.0}
+    return {}
+
+
+def net_rank(head: Head) -> int:
+    """The most directions that the linear net of a head can have: the narrowest of its layers.
+
+    >>> from fullrank.heads import head
+    >>> [net_rank(head(spec, in_dim=16)) for spec in ("none", "lowrank:4", "mlp:8,hidden=6")]
+    [16, 4, 6]
+    """
+    if isinstance(head, LowRankHead):
+        return int(head.right.shape[1])
+    inner = [part.out_features for part in head.layers.modules() if isinstance(part, nn.Linear)]
+    return min(head.in_dim, head.out_dim, *inner)
+
+
+def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
+    """The linear net that the views of `recipe` lead to on its training images, or None.
+
+    None for a head of which nothing is said, for an objective that learns labels, whose pairs are not views,
+    and for fewer than 8 images. It is the same for every seed of the run.
+    """
+    if not depth_shares(head) or not learns_from_views(recipe) or len(train) < 2 * IMAGES_PER_COMPONENT:
+        return None
+    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
+    return linear_net(ViewMoments.of(drawn_views(viewed, views)), net_rank(head))
+
+
+def learns_from_views(recipe: Recipe) -> bool:
+    """Whether the objective learns from pairs of views alone, as the theory's does."""
+    entry = OBJECTIVES[OBJECTIVES.parse(recipe.objective).name]
+    return not getattr(entry.load(), "needs_labels", False)
+
+
+def predicted_features(head: Head, net: LinearNet | None, pixels: Tensor) -> dict[str, Tensor]:
+    """What the linear net makes of `pixels` (N, D) at each place that it speaks of, up to rotations."""
+    if net is None:
+        return {}
+    images = pixels.numpy()
+    found = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
+    if isinstance(head, ReweightHead) and head.out_dim > 1 and head.weight[1] > 0:
+        below = net.represent_below(images, float(head.weight[0] / head.weight[1]))
+        found |= {} if below is None else {"h": below}
+    return {place: torch.from_numpy(features) for place, features in found.items()}
+
+
+def drawn_views(
+    images: ImageSet, views: Views, rounds: int = ROUNDS, seed: int = 0
+) -> "Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]":
+    """`rounds` times two views of every image, flattened, (n, D) each: those of round r are drawn from r."""
+    for number in range(rounds):
+        pairs = []
+        for batch, start in enumerate(range(0, len(images), BATCH_SIZE)):
+            shown = images.batch(np.arange(start, min(start + BATCH_SIZE, len(images))))
+            height, width = shown.images.shape[-2:]
+            generator = step_generator(seed, number, batch)
+            drawn = views.sample(len(shown), generator, (height, width), shown.sizes)
+            pairs.append(views.apply(shown, drawn))
+        first, second = (torch.cat(side).flatten(1).numpy() for side in zip(*pairs, strict=True))
+        yield first, second
+
+
+def flat_pixels(images: ImageSet) -> Tensor:
+    """The clean images in 0 to 1, flattened, (N, D)."""
+    return as_float(images.tensor()).flatten(1)
+
+
+def numbers(images: ImageSet) -> int:
+    """How many numbers an image is."""
+    return int(np.prod(images.image_shape))
+
+
+def _score(place: str, factor: str, measure: str, value: float) -> Score:
+    return Score(
+        place=place, label=factor, split="test", features="raw", shots=None, measure=measure, value=value
+    )

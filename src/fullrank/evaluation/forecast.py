@@ -1,0 +1,211 @@
+"""What the linear theory says of the known factors of images before anything is trained on them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullrank.data import ImageSet
+from fullrank.encoders import encoder as build_encoder, without_download
+from fullrank.errors import DataError, UsageError
+from fullrank.evaluation.factors import (
+    MOST_IMAGES,
+    MOST_NUMBERS,
+    MOST_VIEWED,
+    ROUNDS,
+    depth_shares,
+    drawn_views,
+    flat_pixels,
+    known_factors,
+    learns_from_views,
+    net_rank,
+    numbers,
+    relative,
+)
+from fullrank.heads import Head, head as build_head
+from fullrank.runs.build import load_data
+from fullrank.runs.recipe import Recipe
+from fullrank.spectrum.factors import factor_weights
+from fullrank.theory.weighting.factor_weights import (
+    IMAGES_PER_COMPONENT,
+    LinearNet,
+    ViewMoments,
+    labels_needed,
+    linear_net,
+)
+from fullrank.views import view_pipeline
+
+# The images fall into so many parts, of which halves are drawn so many times.
+_PARTS, _SPLITS = 8, 6
+# The components of M that are looked at: so many images for each. The first is what a run is predicted by.
+_IMAGES_PER_COMPONENT = (IMAGES_PER_COMPONENT, 2 * IMAGES_PER_COMPONENT, 4 * IMAGES_PER_COMPONENT)
+# An interval reaches so many standard errors to either side.
+_REACH = 2.0
+
+
+@dataclass(frozen=True)
+class FactorForecast:
+    """What the linear theory says of one factor, by place.
+
+    `shares` are the places' shares of the depth, `weights` relative to the largest factor's there, `labels`
+    S up to a constant, infinite for a factor that is lost. `advantage` is log S(z) - log S(h), above 0 where
+    h should need fewer labels; `low` and `high` are what sampling and the number of components leave open of
+    it. All three are None where the theory does not speak of both places, or the factor is lost at one.
+    """
+
+    factor: str
+    shares: dict[str, float]
+    weights: dict[str, float]
+    labels: dict[str, float]
+    advantage: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def better(self) -> str | None:
+        """The place that should need fewer labels, h or z, where all that is left open agrees on it."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return None
+        return "h" if self.low > 0 else "z"
+
+
+def predict_factors(
+    recipe: str | Path | Recipe, *, rounds: int = ROUNDS, seed: int = 0, **overrides: Any
+) -> list[FactorForecast]:
+    r"""The weight and the labels needed of each known factor at each place, as predicted, without training.
+
+    The moments are those of `rounds` times two views of the recipe's training images, the factors' weights
+    those on its clean test images, drawn and split by `seed`. What is left open of an advantage covers two
+    standard errors to either side, :math:`\sqrt{E (a - b)^2} / 2` over 6 splits of both sets in halves, for
+    4, 8 and 16 images to each component of M that is looked at: the minimiser of the loss learns directions
+    in which images hardly vary, training may not.
+
+    Raises UsageError for a head of which the theory says nothing, an objective that learns labels and images
+    too large for moments of pixels, DataError for images with fewer than two factors.
+
+    >>> data = "composite:digits-on-textures,n=400"
+    >>> found = predict_factors("digits", data=data, head="linear:24", rounds=1)
+    >>> [one.factor for one in found], found[0].shares
+    (['label', 'background'], {'h': 0.5, 'head.1': 1.0, 'z': 1.0})
+
+    Source: derived here; see `fullrank.theory.weighting.factor_weights`.
+    """
+    plan = Recipe.resolve(recipe, overrides)
+    train, test = load_data(plan)
+    head = _checked_head(plan, train)
+    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
+    factors, _ = known_factors(tested)
+    if len(factors) < 2:
+        raise DataError(
+            f"{test} has {len(factors)} known factor, but a forecast compares 2 or more; "
+            "`composite:PRESET` makes images with several."
+        )
+    rng = np.random.default_rng(seed)
+    pixels = flat_pixels(tested)
+    viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
+    views = view_pipeline(plan.views, image_size=train.image_size, channels=train.channels)
+    rows = np.array_split(rng.permutation(len(viewed)), _PARTS)
+    parts = ViewMoments.of_parts(drawn_views(viewed, views, rounds, seed), rows)
+    everything = np.arange(_PARTS), np.arange(len(pixels))
+    halves = [
+        half
+        for _ in range(_SPLITS)
+        for half in zip(
+            np.array_split(rng.permutation(_PARTS), 2),
+            np.array_split(rng.permutation(len(pixels)), 2),
+            strict=True,
+        )
+    ]
+    rank = net_rank(head)
+    looks = []
+    for per_component in _IMAGES_PER_COMPONENT:
+        components = max(1, len(viewed) // per_component)
+        looks.append(
+            [
+                _at_places(
+                    head,
+                    linear_net(ViewMoments.merged([parts[i] for i in chosen]), rank, components),
+                    pixels[asked],
+                    {name: levels[asked] for name, levels in factors.items()},
+                )
+                for chosen, asked in (everything, *halves)
+            ]
+        )
+    return [_forecast(name, head, looks) for name in factors]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Variance and factor weights of the linear net's features at one place."""
+
+    variance: float
+    weights: dict[str, float]
+
+    def labels(self, factor: str) -> float:
+        return labels_needed(self.variance, self.weights[factor])
+
+
+def _at_places(
+    head: Head, net: LinearNet, pixels: Tensor, factors: dict[str, Tensor]
+) -> dict[str, _Measured]:
+    found = {}
+    for place, share in depth_shares(head).items():
+        features = torch.from_numpy(net.represent(pixels.numpy(), share))
+        variance = float(features.var(0, correction=0).sum())
+        found[place] = _Measured(variance, factor_weights(features, factors))
+    return found
+
+
+def _forecast(factor: str, head: Head, looks: list[list[dict[str, _Measured]]]) -> FactorForecast:
+    """One factor, from all images and then halves of them, for each number of components."""
+    whole = looks[0][0]
+    told = np.array([[_advantage(places, factor) for places in look] for look in looks], np.float64)
+    advantage, halves = told[:, 0], told[:, 1:].reshape(len(looks), -1, 2)
+    error = np.sqrt(np.square(halves[..., 0] - halves[..., 1]).mean(1)) / 2
+    low, high = float((advantage - _REACH * error).min()), float((advantage + _REACH * error).max())
+    open_ends = bool(np.isfinite([low, high]).all())
+    return FactorForecast(
+        factor,
+        depth_shares(head),
+        {place: relative(measured.weights)[factor] for place, measured in whole.items()},
+        {place: measured.labels(factor) for place, measured in whole.items()},
+        float(advantage[0]) if np.isfinite(advantage[0]) else None,
+        low if open_ends else None,
+        high if open_ends else None,
+    )
+
+
+def _advantage(places: dict[str, _Measured], factor: str) -> float:
+    """log S(z) - log S(h); NaN where one of them is not said or not finite."""
+    if not {"h", "z"} <= set(places):
+        return math.nan
+    below, above = (places[place].labels(factor) for place in ("h", "z"))
+    return math.log(above / below) if math.isfinite(below + above) else math.nan
+
+
+def _checked_head(plan: Recipe, train: ImageSet) -> Head:
+    """The head of a recipe, if the theory says something of it under this recipe."""
+    if not learns_from_views(plan):
+        raise UsageError(
+            f"The objective {plan.objective} learns labels, but the theory is that of pairs of views; take "
+            "one that learns from views, such as infonce:0.1."
+        )
+    if numbers(train) > MOST_NUMBERS:
+        raise UsageError(
+            f"Images of {numbers(train)} numbers are too large for moments of pixels, which end at "
+            f"{MOST_NUMBERS}; give a smaller image_size."
+        )
+    with torch.random.fork_rng(devices=()):
+        architecture = without_download(plan.encoder)
+        width = build_encoder(architecture, image_size=train.image_size, in_chans=train.channels).feature_dim
+        head = build_head(plan.head, in_dim=width)
+    if not depth_shares(head):
+        raise UsageError(
+            f"The linear theory says nothing of the head {plan.head}; take one that it knows, such as "
+            "linear:48, without norm=batch."
+        )
+    return head

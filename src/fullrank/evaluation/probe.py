@@ -1,0 +1,71 @@
+"""Probing a finished run on its own images and under shifts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fullrank.devices import flushed_denormals, on_accelerator
+from fullrank.evaluation.evaluate import (
+    MEASURES,
+    Evaluation,
+    check_measures,
+    check_probeable,
+    checked_treatment,
+    evaluate,
+)
+from fullrank.evaluation.factors import factor_scores
+from fullrank.evaluation.shifts import load_shift
+from fullrank.runs.build import load_data
+from fullrank.runs.run import Run, load
+
+# The measure of `probe` that needs a run's views, beside those of `evaluate`.
+FACTORS = "factors"
+
+
+@flushed_denormals()
+def probe(
+    run: str | Path | Run,
+    places: Sequence[str] | None = None,
+    *,
+    label: str = "label",
+    measures: Sequence[str] = (),
+    shots: Sequence[int] = (),
+    shifts: Sequence[str] = (),
+    features: str = "raw",
+) -> Evaluation:
+    """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
+
+    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); the measure "factors" adds the
+    weight of every known factor (see `factor_scores`), the other `measures`, `shots` and `features`
+    add to the linear and nearest-neighbour accuracy or change it (see `evaluate`). `shifts` are specs of
+    sources whose test images, brought to the run's image size, are scored by the same probes; their scores'
+    `split` is the canonical spec. Raises DataError for images with fewer than two classes, UsageError for a
+    place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    check_measures(measures, shots, (*MEASURES, FACTORS))
+    among_images = [measure for measure in measures if measure != FACTORS]
+    checked_treatment(features)
+    train_set, test_set = load_data(run.recipe)
+    check_probeable(train_set, test_set, label)
+    sets = dict(load_shift(spec, train_set) for spec in shifts)
+    with on_accelerator(run.encoder, run.head):
+        found = evaluate(
+            run.encoder,
+            run.head,
+            train_set,
+            test_set,
+            places,
+            label=label,
+            seed=run.recipe.seed,
+            measures=among_images,
+            shots=shots,
+            shifts=sets,
+            features=features,
+        )
+        weights = (
+            factor_scores(run.recipe, run.encoder, run.head, train_set, test_set, places)
+            if FACTORS in measures
+            else []
+        )
+    return replace(found, scores=[*found.scores, *weights])

@@ -1,0 +1,25 @@
+"""Records: what a command leaves behind, and how a record is made."""
+
+from fullrank.record.schema import (
+    RECORD_FILE as RECORD_FILE,
+    SCHEMA as SCHEMA,
+    Comparison as Comparison,
+    DiagnosisEntry as DiagnosisEntry,
+    DimensionCurve as DimensionCurve,
+    Finding as Finding,
+    LayerRow as LayerRow,
+    Machine as Machine,
+    Measure as Measure,
+    OperationShare as OperationShare,
+    ProbeScore as ProbeScore,
+    Published as Published,
+    Record as Record,
+    RunEntry as RunEntry,
+    Score as Score,
+    Spectrum as Spectrum,
+    TableEntry as TableEntry,
+    TableRow as TableRow,
+    TheoryCurve as TheoryCurve,
+    TheoryEntry as TheoryEntry,
+    TheoryPanel as TheoryPanel,
+)

@@ -1,0 +1,346 @@
+"""What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
+
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fullrank.errors import DataError
+from fullrank.files import write_whole
+
+SCHEMA = 1
+RECORD_FILE = "record.json"
+
+
+def _inside(folder: str) -> str:
+    """The folder of a run as a record may name it: below the record's own, or below `../runs` beside it."""
+    parts = PurePath(folder).parts
+    below = parts[2:] if parts[:2] == ("..", "runs") and len(parts) > 2 else parts
+    if PurePath(folder).is_absolute() or ".." in below or not folder.isprintable() or len(folder) > 250:
+        raise ValueError(
+            "a run's folder must be named below the record's own or below ../runs, in 250 letters"
+        )
+    return folder
+
+
+RunFolder = Annotated[str, AfterValidator(_inside)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class ProbeScore(_Part):
+    """Accuracy on the test split by the default protocol, 0 to 1: linear (raw features) and nearest."""
+
+    linear: float
+    nearest: float
+
+
+class Score(_Part):
+    """One measured number, in tidy form; `shots` is None where the whole training split was used."""
+
+    place: str
+    label: str
+    split: str
+    features: str
+    shots: int | None
+    measure: str
+    value: float
+
+
+class Spectrum(_Part):
+    """The spectrum of the centred covariance (1/N) of the raw features at a place, on the test split.
+
+    `singular_values` are descending; `effective_rank` is exp(entropy) of their normalised square roots.
+    """
+
+    singular_values: list[float]
+    effective_rank: float
+
+
+class RunEntry(_Part):
+    """One trained encoder: what it was, how long it took, what its features are worth at each place.
+
+    `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
+    last step that was monitored, `chance` is the loss of a head that tells nothing apart, None where the
+    objective has no such level. `skipped_steps` were left out, not being finite.
+    """
+
+    head: str
+    seed: int
+    folder: RunFolder
+    epochs: int
+    steps: int
+    skipped_steps: int = 0
+    loss: float
+    chance: float | None
+    seconds: float
+    views_per_second: float
+    parameters: dict[str, int]
+    probes: dict[str, ProbeScore]
+    scores: list[Score]
+    spectrum: dict[str, Spectrum]
+
+
+class Measure(_Part):
+    """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined."""
+
+    place: str
+    name: str
+    value: float | None
+
+
+class Finding(_Part):
+    """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
+
+    `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
+    and `remedy` are a sentence each.
+    """
+
+    cause: str
+    place: str
+    level: Literal["alarm", "note"]
+    measure: str
+    value: float
+    threshold: float
+    evidence: str
+    remedy: str
+
+
+class LayerRow(_Part):
+    """A place as a candidate for the cut; accuracies are 0 to 1, None without labels.
+
+    `gradient_rank` is the effective rank of the loss's gradient there, None where no loss is known.
+    """
+
+    place: str
+    width: int
+    effective_rank: float
+    rankme: float
+    linear: float | None
+    nearest: float | None
+    recall_at_1: float | None
+    gradient_rank: float | None
+
+
+class DimensionCurve(_Part):
+    """Linear accuracy at a place from some of its dimensions: random channels, or leading components."""
+
+    place: str
+    kind: Literal["random channels", "leading components"]
+    dimensions: list[int]
+    accuracy: list[float]
+
+
+class OperationShare(_Part):
+    """The share of the views' covariance (Sigma_1) at a place that one operation alone makes, 0 to 1."""
+
+    place: str
+    operation: str
+    share: float
+
+
+class DiagnosisEntry(_Part):
+    """What was seen in one model or file of embeddings, and why. Places go from the image to z.
+
+    `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
+    say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
+    could not be looked at.
+    """
+
+    target: str
+    rows: int
+    places: list[str]
+    verdict: str
+    collapsed: bool
+    cut: str | None
+    findings: list[Finding]
+    measures: list[Measure]
+    spectrum: dict[str, Spectrum]
+    layers: list[LayerRow] = []
+    dimensions: list[DimensionCurve] = []
+    augmentation: list[OperationShare] = []
+    alignment: list[list[float]] = []
+    not_seen: list[str] = []
+
+
+class TheoryPanel(_Part):
+    """A picture of a theory run: its title and what its axes count."""
+
+    title: str
+    x: str
+    y: str
+    log_x: bool
+    log_y: bool
+
+
+class TheoryCurve(_Part):
+    """A line of the panel of that title; the i-th has its points in `curves/i/x` and `curves/i/y`.
+
+    What is predicted is drawn dashed.
+    """
+
+    panel: str
+    name: str
+    dashed: bool
+
+
+class TheoryEntry(_Part):
+    """A theorem with settings (the record's recipe), and what the record's two tables of numbers hold.
+
+    `predicted` and `simulated` of the record have a list for each of `rows` with a number for each of
+    `columns`; `quantity` says what the numbers are. `verdict` is a sentence, `remarks` are the limits.
+    """
+
+    theorem: str
+    statement: str
+    source: str
+    quantity: str
+    rows: list[str]
+    columns: list[str]
+    verdict: str
+    remarks: list[str]
+    panels: list[TheoryPanel] = []
+    curves: list[TheoryCurve] = []
+
+
+class TableRow(_Part):
+    """A row of a reproduced table: what the paper found in each column, and what each seed gave here.
+
+    `values` has a list a column with a number for each of `seeds`. `runs` are the folders of the seeds' runs.
+    `expected` is where the theory said beforehand that the label reads better, before the head or after it,
+    and `theory` the number that says so. `chosen` tells the settings that tuning chose. `x` is the row's
+    place on the axis of the figure.
+    """
+
+    title: str
+    seeds: list[int]
+    runs: list[RunFolder]
+    paper: list[float | None]
+    values: list[list[float]]
+    x: float | None = None
+    expected: Literal["pre", "post", "nothing"] | None = None
+    theory: float | None = None
+    chosen: str = ""
+
+
+class TableEntry(_Part):
+    """A table or figure of a paper, measured here.
+
+    `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
+    titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
+    one run. `here` says what ours were measured on, `alike` whether all rows read one label of the same
+    images, so that they can be subtracted. `spectrum` names places whose spectra belong to it, `x` the axis
+    of its figure.
+    """
+
+    name: str
+    scale: str
+    title: str
+    source: str
+    question: str
+    paper: str | None
+    here: str
+    alike: bool
+    columns: list[str]
+    units: list[Literal["points", "number"]]
+    differences: list[int]
+    rows: list[TableRow]
+    spectrum: list[str]
+    x: str | None
+    log_x: bool
+    remarks: list[str]
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> "TableEntry":
+        wide = len(self.columns)
+        whole = len(self.units) == wide and all(0 <= column < wide for column in self.differences)
+        for row in self.rows:
+            values = [len(row.seeds)] * wide
+            whole &= len(row.paper) == wide and [len(value) for value in row.values] == values
+        if not whole or not self.rows:
+            raise ValueError("each row needs the paper's number and one for each seed in every column")
+        return self
+
+
+class Comparison(_Part):
+    """A head against the first head, paired over seeds; points of linear accuracy at `place`, 0 to 100.
+
+    `low` and `high` bound the 95 % t interval; they are None for a single seed.
+    """
+
+    head: str
+    against: str
+    place: str
+    difference: float
+    low: float | None
+    high: float | None
+
+
+class Published(_Part):
+    """Numbers of a paper to stand beside ours: head spec -> value, and what and where they were measured."""
+
+    caption: str
+    values: dict[str, float]
+
+
+class Machine(_Part):
+    """Where the numbers were made; nothing here changes what is measured but times and last bits."""
+
+    processor: str
+    threads: int
+    device: str
+    python: str
+    torch: str
+
+
+class Record(_Part):
+    """The record of one command. `recipe` is resolved; that of a study has its first head and seed.
+
+    `predicted` and `simulated` belong to `theory`, which says what they are; None is "no number".
+    """
+
+    kind: Literal["run", "study", "diagnosis", "theory"]
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    fullrank: str
+    created: str
+    machine: Machine
+    recipe: dict[str, Any]
+    runs: list[RunEntry]
+    comparisons: list[Comparison] = []
+    published: Published | None = None
+    diagnosis: DiagnosisEntry | None = None
+    theory: TheoryEntry | None = None
+    table: TableEntry | None = None
+    predicted: list[list[float | None]] | None = None
+    simulated: list[list[float | None]] | None = None
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> "Record":
+        if self.theory is not None:
+            shape = [len(self.theory.columns)] * len(self.theory.rows)
+            for numbers in (self.predicted, self.simulated):
+                if [len(row) for row in numbers or ()] != shape:
+                    raise ValueError("predicted and simulated need a number for each row and column")
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write `record.json` into `folder`, whole or not at all."""
+        write_whole(folder / RECORD_FILE, self.model_dump_json(by_alias=True, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Record":
+        """Read `folder`/record.json; a missing, damaged or newer one raises DataError."""
+        path = Path(folder) / RECORD_FILE
+        if not path.is_file():
+            raise DataError(f"{folder} holds no {RECORD_FILE}; name the folder of a finished run or study.")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise DataError(
+                f"{path} is no record of schema {SCHEMA}: {where}: {first['msg']}; "
+                "remove it and run its command again, with --resume where it has that, to write a new one."
+            ) from None

@@ -1,0 +1,167 @@
+"""What a diagnosis says, in words that need no paper: headline, cut, causes, tables. Torch-free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
+from fullrank.reports.numbers import in_points
+from fullrank.statistics import effective_dimension
+
+CAUSES = {
+    "augmentation": "The augmentation moves the data more than the data varies",
+    "implicit-regularisation": "Stacked weight matrices favour a few directions",
+    "dead-channels": "Some channels never change",
+    "mean-dominance": "All features point in nearly the same direction",
+    "too-few-samples": "Too few samples for the width",
+    "complete-collapse": "Every input gets nearly the same features",
+    "unexplained-low-rank": "Few directions are in use, and no known cause explains it",
+    "rank-fell": "The variance has moved into few directions",
+    "dimensions-lost": "Directions have lost their variance",
+    "not-finite": "Rows hold NaN or infinity",
+}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """The findings of one cause and level, over places, and what to try against it."""
+
+    heading: str
+    level: str
+    findings: tuple[Finding, ...]
+    remedies: tuple[str, ...]
+
+
+def is_watched(record: Record) -> bool:
+    """Whether the diagnosis is what SpectrumMonitor saw of a training: its recipe is the monitor's."""
+    return "monitor" in record.recipe
+
+
+def title(record: Record, diagnosis: DiagnosisEntry) -> str:
+    """What was looked at, and how."""
+    return f"{'Watched training' if is_watched(record) else 'Diagnosis'} of {diagnosis.target}"
+
+
+def headline(record: Record, diagnosis: DiagnosisEntry) -> str:
+    """The answer in one to three words; an alert of a training may have passed, so it is not called more."""
+    if is_watched(record):
+        return "Alert" if diagnosis.findings else "No alert"
+    return "Collapsed" if diagnosis.collapsed else "No collapse found"
+
+
+def summary(record: Record, diagnosis: DiagnosisEntry) -> str:
+    """One sentence: how much was looked at, and where."""
+    places = diagnosis.places
+    if len(places) > 1:
+        where = f"{len(places)} places, from {places[0]} to {places[-1]}"
+    else:
+        where = f"one place, {''.join(places)}"
+    rows = "1 row" if diagnosis.rows == 1 else f"{diagnosis.rows:,} rows"
+    machine = record.machine
+    looked = f"At the last look {rows}" if is_watched(record) else rows
+    return f"{looked}, read at {where}; computed on {machine.device} ({machine.processor})."
+
+
+def causes(findings: Sequence[Finding]) -> list[Cause]:
+    """Findings of one cause and level together, alarms first, each else in the order of the record.
+
+    A cause that has no words here is called by its own name.
+    """
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: finding.level != "alarm"):
+        groups.setdefault((finding.cause, finding.level), []).append(finding)
+    return [
+        Cause(
+            CAUSES.get(cause, cause.replace("-", " ").capitalize()),
+            level,
+            tuple(found),
+            tuple(dict.fromkeys(finding.remedy for finding in found)),
+        )
+        for (cause, level), found in groups.items()
+    ]
+
+
+def side(finding: Finding) -> str:
+    """On which side of its threshold a value lies: `above`, `below` or `at`."""
+    if finding.value == finding.threshold:
+        return "at"
+    return "above" if finding.value > finding.threshold else "below"
+
+
+def cut_sentence(diagnosis: DiagnosisEntry) -> str:
+    """Which place to keep, and by how much it leads h and z; empty where labels do not say.
+
+    >>> cut_sentence(DiagnosisEntry(target="x", rows=1, places=["h"], verdict="", collapsed=False, cut=None,
+    ...                        findings=[], measures=[], spectrum={}))
+    ''
+    """
+    if diagnosis.cut is None:
+        return ""
+    linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
+    if diagnosis.cut not in linear:
+        return f"Where to cut: keep {diagnosis.cut}."
+    best = linear[diagnosis.cut]
+    others = [
+        f"{_distance(best - linear[place])} {place}"
+        for place in ("h", "z")
+        if place in linear and place != diagnosis.cut
+    ]
+    beside = f", {' and '.join(others)}" if others else ""
+    return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
+
+
+def zero_note(diagnosis: DiagnosisEntry, places: Sequence[str]) -> str:
+    """At which of the places singular values are numerically zero, and how many of how many."""
+    found = []
+    for place in places:
+        values = diagnosis.spectrum[place].singular_values
+        zero = len(values) - effective_dimension(values)
+        found += [f"{place} {zero} of {len(values)}"] if zero else []
+    return f"Numerically zero from the cross on: {'; '.join(found)}." if found else ""
+
+
+def recipe_of(record: Record) -> str:
+    """What the record's recipe is the recipe of."""
+    return "Settings of the monitor" if is_watched(record) else "Of the run that was diagnosed"
+
+
+def not_drawn(names: Sequence[str], missing: str) -> str:
+    """Why the pictures over time lack: `missing` says why there are no arrays, `names` what they lack.
+
+    >>> not_drawn(["encoder"], ""), not_drawn([], "no arrays.npz"), not_drawn([], "")
+    ('Not shown over time, for arrays.npz holds nothing to draw: encoder.', 'Not shown: no arrays.npz.', '')
+    """
+    if missing:
+        return f"Not shown: {missing}."
+    return f"Not shown over time, for arrays.npz holds nothing to draw: {', '.join(names)}." if names else ""
+
+
+def measure_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Places, and for each measure its value at each of them; None where it was not taken."""
+    held = {(measure.name, measure.place): measure.value for measure in diagnosis.measures}
+    order = {place: position for position, place in enumerate(diagnosis.places)}
+    places = sorted({place for _, place in held}, key=lambda place: (order.get(place, len(order)), place))
+    names = dict.fromkeys(name for name, _ in held)
+    return places, {name: [held.get((name, place)) for place in places] for name in names}
+
+
+def layer_columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
+    """The columns of the table of places that hold anything, as text; accuracies in points."""
+    columns: dict[str, list[float | None]] = {
+        "linear": [row.linear and 100 * row.linear for row in rows],
+        "nearest": [row.nearest and 100 * row.nearest for row in rows],
+        "recall@1": [row.recall_at_1 and 100 * row.recall_at_1 for row in rows],
+        "effective rank": [row.effective_rank for row in rows],
+        "RankMe": [row.rankme for row in rows],
+        "rank of the gradient": [row.gradient_rank for row in rows],
+    }
+    shown = {name: values for name, values in columns.items() if any(v is not None for v in values)}
+    return {"width": [str(row.width) for row in rows]} | {
+        name: [in_points(value) for value in values] for name, values in shown.items()
+    }
+
+
+def _distance(points: float) -> str:
+    size = in_points(abs(points))
+    if size == "0.0":
+        return "level with"
+    return f"{size} {'above' if points > 0 else 'below'}"

@@ -1,0 +1,127 @@
+"""The numbers of a record as plain rows: heads side by side, their differences, each run. Torch-free."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fullrank.record import Record, RunEntry
+from fullrank.record.comparisons import by_head, compare_heads
+from fullrank.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`.
+
+    `linear`, `nearest`, `difference` and `effective_rank` are at the place the table was asked for.
+    `difference` is against the first head, paired over the seeds both have; None for the first head itself.
+    A number nobody measured is None.
+    """
+
+    head: str
+    seeds: tuple[int, ...]
+    linear: Estimate | None
+    linear_z: Estimate | None
+    nearest: Estimate | None
+    difference: Estimate | None
+    effective_rank: float | None
+    published: float | None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One kind of score of one head, mean over its seeds, in the measure's own unit."""
+
+    head: str
+    place: str
+    label: str
+    split: str
+    features: str
+    shots: int | None
+    measure: str
+    value: Estimate
+    seeds: int
+
+
+def head_table(record: Record, place: str = "h") -> list[HeadRow]:
+    """The results table: one row a head, in the record's order, the first being the one compared against.
+
+    >>> from fullrank.record import Machine
+    >>> machine = Machine(processor="cpu", threads=2, device="cpu", python="3.12", torch="2.15")
+    >>> empty = Record(kind="study", fullrank="0", created="", machine=machine, recipe={}, runs=[])
+    >>> head_table(empty)
+    []
+    """
+    runs = by_head(record.runs)
+    given = [comparison for comparison in record.comparisons if comparison.place == place]
+    differences = {
+        comparison.head: Estimate(comparison.difference, comparison.low, comparison.high)
+        for comparison in given or compare_heads(record.runs, place)
+        if comparison.against == next(iter(runs), None)
+    }
+    published = record.published.values if record.published else {}
+    rows = []
+    for head, entries in runs.items():
+        ranks = [entry.spectrum[place].effective_rank for entry in entries if place in entry.spectrum]
+        rows.append(
+            HeadRow(
+                head=head,
+                seeds=tuple(entry.seed for entry in entries),
+                linear=accuracy(entries, place, "linear"),
+                linear_z=accuracy(entries, "z", "linear"),
+                nearest=accuracy(entries, place, "nearest"),
+                difference=differences.get(head),
+                effective_rank=float(np.mean(ranks)) if ranks else None,
+                published=published.get(head),
+            )
+        )
+    return rows
+
+
+def accuracy(entries: Iterable[RunEntry], place: str, probe: str) -> Estimate | None:
+    """Mean accuracy in points of the `linear` or `nearest` probe at `place`; None where there is none."""
+    values = [100 * getattr(entry.probes[place], probe) for entry in entries if place in entry.probes]
+    return Estimate.of(values) if values else None
+
+
+def probed_places(record: Record) -> list[str]:
+    """Every place with a probe, in the order of `by_depth`."""
+    return by_depth(list(dict.fromkeys(place for run in record.runs for place in run.probes)))
+
+
+def by_depth(places: Sequence[str]) -> list[str]:
+    """Places from the image towards the loss; a slice such as `h[:24]` follows its place.
+
+    Encoder layers keep their order and stand before h, then the head's layers, then z.
+
+    >>> by_depth(["z", "head.1", "h", "h[:24]", "stem"])
+    ['stem', 'h', 'h[:24]', 'head.1', 'z']
+    """
+    layers = list(dict.fromkeys(base_place(place) for place in places))
+
+    def depth(place: str) -> tuple[int, int, bool, int]:
+        base = base_place(place)
+        layer = re.fullmatch(r"head\.(\d+)", base)
+        stage = {"h": 1, "z": 3}.get(base, 2 if layer else 0)
+        return stage, int(layer[1]) if layer else layers.index(base), place != base, places.index(place)
+
+    return sorted(places, key=depth)
+
+
+def base_place(place: str) -> str:
+    """The place without its slice: `h` for `h[:24]`."""
+    return place.partition("[")[0]
+
+
+def score_rows(record: Record) -> list[ScoreRow]:
+    """Every score of the record, mean over the seeds of a head."""
+    rows = []
+    for head, entries in by_head(record.runs).items():
+        kinds: dict[tuple[str, str, str, str, int | None, str], list[float]] = {}
+        for score in (score for entry in entries for score in entry.scores):
+            key = score.place, score.label, score.split, score.features, score.shots, score.measure
+            kinds.setdefault(key, []).append(score.value)
+        rows += [ScoreRow(head, *key, Estimate.of(values), len(values)) for key, values in kinds.items()]
+    return rows

@@ -1,0 +1,143 @@
+"""What a record says, in sentences: what was done, what came out, how to do it again. Torch-free."""
+
+import shlex
+from datetime import datetime
+
+from fullrank.record import Record, RunEntry
+from fullrank.record.comparisons import by_head
+from fullrank.reports.numbers import in_points
+from fullrank.reports.run.tables import HeadRow, head_table
+from fullrank.statistics import Estimate
+
+ONE_SEED = "One seed: no interval; differences of about a point are noise."
+
+
+def title(record: Record) -> str:
+    """The page's title: the heads and the data."""
+    heads = list(by_head(record.runs))
+    name = heads[0] if len(heads) == 1 else f"{len(heads)} heads"
+    data = _plain(record, "data")
+    return f"{name} on {data}" if data else name
+
+
+def summary(record: Record, pixels: int | None = None) -> str:
+    """One sentence: what was trained, on what, how long, on which machine.
+
+    `pixels` is the side of the images where the recipe leaves it to the data.
+    """
+    runs = record.runs
+    heads, seeds = list(by_head(runs)), sorted({run.seed for run in runs})
+    if len(runs) == 1:
+        done = f"One run of the head {heads[0]}, seed {seeds[0]}"
+    else:
+        names = f"the head {heads[0]}" if len(heads) == 1 else f"{len(heads)} heads"
+        done = f"A {record.kind} of {names}, {_count(len(seeds), 'seed')} each"
+    parts = [done]
+    if encoder := _plain(record, "encoder"):
+        parts.append(f"encoder {encoder}")
+    if data := _plain(record, "data"):
+        parts.append(f"data {data}")
+    if size := _plain(record, "image_size") or pixels:
+        parts.append(f"images of {size} by {size} pixels")
+    epochs = sorted({run.epochs for run in runs})
+    parts.append(" or ".join(map(str, epochs)) + (" epoch" if epochs == [1] else " epochs"))
+    machine = record.machine
+    where = f"{machine.device} ({machine.processor}, {_count(machine.threads, 'thread')})"
+    return f"{', '.join(parts)}; {_duration(sum(run.seconds for run in runs))} of training on {where}."
+
+
+def verdict(record: Record, place: str = "h") -> list[str]:
+    """What came out, in plain sentences computed from the results table.
+
+    One head: how its places compare. Several: the best of the others against the first, which of them are
+    separated from it, and how far the intervals can be trusted.
+    """
+    rows = head_table(record, place)
+    if len(rows) == 1:
+        return _verdict_on_one(record.runs, rows[0], place)
+    others = [(row.head, row.difference) for row in rows if row.difference]
+    if not others:
+        return [f"No probe at {place} is shared with the first head: nothing to compare."]
+    first = rows[0].head
+    head, best = max(others, key=lambda pair: pair[1].mean)
+    sentence = f"{head} is {_distance(best)} {first} on {place}"
+    if best.low is None:
+        return [f"{sentence}.", ONE_SEED]
+    interval = f"(95 % interval {in_points(best.low)} to {in_points(best.high)})"
+    sentences = [f"{sentence} {interval}{'.' if best.separated else ': not separated.'}"]
+    if len(others) > 1:
+        groups = {
+            "Above": [name for name, d in others if d.separated and d.mean > 0],
+            "Below": [name for name, d in others if d.separated and d.mean < 0],
+            "Not separated from": [name for name, d in others if not d.separated],
+        }
+        sentences += [f"{word} {first}: {'; '.join(names)}." for word, names in groups.items() if names]
+        sentences.append(
+            f"Each interval is for one comparison; of {len(others)}, the largest difference flatters."
+        )
+    return sentences
+
+
+def reproduce_command(record: Record) -> str:
+    """The command line that repeats the work, on the recipe that lies beside the record."""
+    if record.kind == "run":
+        return "fullrank train --recipe recipe.yaml"
+    heads = ",".join(by_head(record.runs))
+    seeds = len({run.seed for run in record.runs})
+    return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}"
+
+
+def machine_line(record: Record) -> str:
+    """Versions and date, for the foot of the page."""
+    machine = record.machine
+    return (
+        f"fullrank {record.fullrank}, torch {machine.torch}, Python {machine.python}, {_date(record.created)}"
+    )
+
+
+def _verdict_on_one(runs: list[RunEntry], row: HeadRow, place: str) -> list[str]:
+    if row.linear is None:
+        return [f"No probe was recorded at {place}."]
+    both = [run for run in runs if place in run.probes and "z" in run.probes]
+    sentences = [f"The linear probe reads {in_points(row.linear.mean)} points on {place}."]
+    if both and place != "z":
+        gap = Estimate.of([100 * (run.probes[place].linear - run.probes["z"].linear) for run in both])
+        sentences = [
+            f"The linear probe reads {in_points(row.linear.mean)} points on {place}, {_distance(gap)} z."
+        ]
+    spectra = [run.spectrum[place] for run in runs if place in run.spectrum]
+    if row.effective_rank is not None:
+        width = len(spectra[0].singular_values)
+        sentences.append(f"The effective rank of {place} is {in_points(row.effective_rank)} of {width}.")
+    return [*sentences, ONE_SEED] if row.linear.low is None else sentences
+
+
+def _distance(estimate: Estimate) -> str:
+    size = in_points(abs(estimate.mean))
+    if size == "0.0":
+        return "level with"
+    return f"{size} points {'above' if estimate.mean > 0 else 'below'}"
+
+
+def _plain(record: Record, key: str) -> str:
+    """A recipe's value where it is a word or a number; anything nested has no place in a sentence."""
+    value = record.recipe.get(key)
+    return str(value) if isinstance(value, (str, int, float)) else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _date(created: str) -> str:
+    try:
+        return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return created

@@ -1,0 +1,125 @@
+"""The parts that a recipe names: its images, and its modules sized for them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fullrank.data import BadImages, BatchLoader, ImageSet, class_list, source
+from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
+from fullrank.errors import DataError, UsageError
+from fullrank.heads import Head, head as build_head
+from fullrank.objectives import OBJECTIVES, loss_of, objective as build_objective
+from fullrank.runs.recipe import check_logger
+from fullrank.data.image_set import count_classes
+from fullrank.runs.recipe import Recipe
+from fullrank.views import Views, view_pipeline
+
+# The keys of a recipe that decide which images `load_data` gives.
+IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out", "max_bad")
+
+
+def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a recipe.
+
+    `classes` keeps those classes in both; `fraction` and then `limit` shorten the training images alone, and
+    `held_out` then takes the test images from them, by the same draws for every seed of the run. Both sets
+    note in one `bad` what cannot be decoded: of images in memory these are left out, of streamed ones the
+    next image with the same labels stands for each.
+    """
+    images, bad = source(recipe.data), BadImages(recipe.max_bad)
+    train_set = images.load("train", recipe.image_size, bad=bad)
+    test_set = images.load("test", recipe.image_size, bad=bad)
+    if recipe.classes is not None:
+        names = class_list(recipe.classes)
+        train_set, test_set = train_set.of_classes(names), test_set.of_classes(names)
+    if recipe.fraction is not None:
+        train_set = train_set.fraction(recipe.fraction, seed=0)
+    if recipe.limit is not None:
+        train_set = train_set.limited(recipe.limit, seed=0)
+    if recipe.held_out is not None:
+        train_set, test_set = train_set.held_out(recipe.held_out, seed=0)
+    height, width, _ = train_set.image_shape
+    if height != width or test_set.image_shape != train_set.image_shape:
+        raise DataError(
+            f"Training images are {_shape(train_set)} and test images {_shape(test_set)}, but both must be "
+            "the same square; give --image-size, and the same kind of images in both."
+        )
+    return train_set, test_set
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules of a run, sized for its images: encoder and head, the objective, and the views."""
+
+    encoder: Encoder
+    head: Head
+    objective: nn.Module
+    views: Views
+
+
+def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
+    """Raise UsageError for a recipe whose parts do not fit each other, the images or the processes."""
+    if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
+        raise UsageError(
+            f"Both init={recipe.init} and {recipe.encoder} name weights to start from; leave out one of them."
+        )
+    if recipe.engine.logger is not None:
+        check_logger(recipe.engine.logger)
+    if recipe.batch_size % processes:
+        raise UsageError(
+            f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "
+            f"multiple of {processes}."
+        )
+    with torch.random.fork_rng(devices=()):
+        parts = build(recipe, train_set)
+        parts.views.check_layers(train_set.layers)
+        BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
+        z_a, z_b = torch.randn(2, 2, parts.head.out_dim).unbind()
+        loss_of(parts.objective, z_a, z_b, torch.zeros(2, dtype=torch.int64))
+
+
+def build(recipe: Recipe, train_set: ImageSet) -> Parts:
+    """The parts of a recipe, sized for its images; the encoder starts from `init`, if any.
+
+    Raises UsageError where the objective learns labels and the images have fewer than two classes of them.
+    """
+    check_learnable(recipe, train_set)
+    mean, std = train_set.channel_statistics()
+    size, channels = train_set.image_size, train_set.channels
+    encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
+    if recipe.init is not None:
+        load_weights(encoder, recipe.init)
+    if recipe.engine.channels_last:
+        encoder.to(memory_format=torch.channels_last)
+    head = build_head(recipe.head, in_dim=encoder.feature_dim)
+    classes = len(train_set.class_names[recipe.label])
+    return Parts(
+        encoder,
+        head,
+        build_objective(recipe.objective, in_dim=head.out_dim, num_classes=classes),
+        view_pipeline(recipe.views, image_size=size, channels=channels),
+    )
+
+
+def check_learnable(recipe: Recipe, train_set: ImageSet) -> None:
+    """Raise UsageError for labels that the images do not have, or that an objective cannot learn."""
+    train_set.check_label(recipe.label)
+    learns = getattr(OBJECTIVES[OBJECTIVES.parse(recipe.objective).name].load(), "needs_labels", False)
+    if learns and (found := count_classes(train_set, recipe.label)) < 2:
+        raise UsageError(
+            f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
+            f"{train_set} has {found}; label the images, set another label, or train without: infonce:0.1."
+        )
+
+
+def chance_level(objective: nn.Module, batch_size: int) -> float | None:
+    """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
+    chance = getattr(objective, "chance", None)
+    level = None if chance is None else chance(batch_size)
+    return None if level is None else float(level)
+
+
+def _shape(images: ImageSet) -> str:
+    height, width, channels = images.image_shape
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

@@ -1,0 +1,195 @@
+"""Carrying features away: those of any images at one place of a run, as an array and as a file."""
+
+import io
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from fullrank.data import SOURCES, ImageSet, source
+from fullrank.data.sources import SPLITS, Split
+from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.places import Place, collect_features
+from fullrank.files import write_whole
+from fullrank.devices import on_accelerator
+from fullrank.runs.build import load_data
+from fullrank.runs.run import ENCODER_FILE, Run, load
+from fullrank.devices import flushed_denormals
+
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Features (N, D_p) float32 with their labels (N,) int64, -1 where unlabelled, and what they are.
+
+    `notes` say how they were made: place, data, split, encoder, head, the classes as JSON.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    notes: dict[str, str]
+
+
+@flushed_denormals()
+def embed(
+    run: str | Path | Run,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    place: str = "h",
+    out: str | Path | None = None,
+) -> np.ndarray:
+    """The features (N, D_p) float32 of images at one place of a run; with `out` also as a file.
+
+    `data` is the spec of a source, of which the whole `split` is read at the run's image size; by default it
+    is the run's own images, as its recipe chooses them. Images are read in batches; the features of all of
+    them are held. The ending of `out` says what is written, whole or not at all:
+
+    - `.npy`: the features; their labels beside them in `NAME.labels.npy`, if any image is labelled
+    - `.safetensors`: the tensors `features` and `labels`, -1 where unlabelled; place, data, split, encoder,
+      head and class names in its metadata
+    - `.parquet`: the columns `embedding`, `label` and `class`, empty where unlabelled; the same metadata in
+      its schema; needs the extra `parquet`
+
+    Raises UsageError for a place the model does not have, an unknown split or source, another ending, a
+    missing extra or a file that exists; DataError for images that cannot be read or have other channels
+    than the run's.
+
+    >>> import tempfile
+    >>> from fullrank import train
+    >>> folder = tempfile.mkdtemp() + "/run"
+    >>> run = train("digits", out=folder, head="none", epochs=1, limit=300)
+    >>> embed(run, place="h[:24]", out=folder + "/h24.npy").shape
+    (500, 24)
+    """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS, "a source has 'train' and 'test'")
+    target = None if out is None else check_out(out, _WRITERS)
+    if target is not None and target.suffix == ".npy":
+        check_free(labels_path(target))
+    if target is not None and target.suffix == ".parquet":
+        check_extra("parquet", ("pyarrow",), "Writing .parquet")
+    run = run if isinstance(run, Run) else load(run)
+    images = _images(run, data, SPLITS[SPLITS.index(split)])
+    with on_accelerator(run.encoder, run.head):
+        features = collect_features(run.encoder, run.head, images.batches(BATCH), [place])[place].numpy()
+    if target is not None:
+        name = run.recipe.data if data is None else str(SOURCES.parse(data))
+        classes = images.class_names["label"]
+        notes = describe(run, place) | {"data": name, "split": split, "classes": json.dumps(classes)}
+        _WRITERS[target.suffix](target, Embedded(features, images.labels["label"], classes, notes))
+    return features
+
+
+def _images(run: Run, data: str | None, split: Split) -> ImageSet:
+    """The images of `split` as the run's encoder takes them; DataError for another number of channels."""
+    if data is None:
+        return load_data(run.recipe)[SPLITS.index(split)]
+    size, channels = input_shape(run)
+    images = source(data).load(split, size)
+    if images.channels != channels:
+        raise DataError(
+            f"{images} has images of {images.channels} channels, but the encoder in {run.path} takes "
+            f"{channels}; give {'grey' if channels == 1 else 'colour'} images, or a run trained on such."
+        )
+    return images
+
+
+def input_shape(run: Run) -> tuple[int, int]:
+    """The size and the number of channels of the images that the run's encoder was trained on."""
+    with safe_open(run.path / ENCODER_FILE, framework="np") as file:
+        metadata = file.metadata()
+    return int(metadata["image_size"]), int(metadata["in_chans"])
+
+
+def describe(run: Run, place: str) -> dict[str, str]:
+    """What every file that leaves a run says of it."""
+    return {
+        "fullrank": version("fullrank"),
+        "encoder": run.recipe.encoder,
+        "head": run.recipe.head,
+        "place": str(Place.parse(place)),
+    }
+
+
+def check_out(out: str | Path, endings: Collection[str]) -> Path:
+    """`out` as a path if a file can be made there; UsageError for another ending or a file that exists."""
+    path = Path(out)
+    if path.suffix not in endings:
+        known = " or ".join(endings)
+        raise UsageError(f"{path} ends in {path.suffix or 'nothing'!r}, but needs {known}; rename it so.")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent} to put {path.name} in; make it first.")
+    return check_free(path)
+
+
+def check_free(path: Path) -> Path:
+    """`path` if nothing is there yet; otherwise UsageError."""
+    if path.exists():
+        raise UsageError(f"{path} exists and is not overwritten; remove it, or give another name.")
+    return path
+
+
+def check_extra(extra: str, libraries: Collection[str], purpose: str) -> None:
+    """Raise UsageError unless the libraries of an extra are installed."""
+    if missing := [library for library in libraries if find_spec(library) is None]:
+        raise UsageError(
+            f"{purpose} needs {', '.join(missing)}, which is not installed; run "
+            f"`pip install 'fullrank[{extra}]'`."
+        )
+
+
+def labels_path(path: Path) -> Path:
+    """Where the labels of `NAME.npy` stand: `NAME.labels.npy`."""
+    return path.with_suffix(".labels.npy")
+
+
+def _write_npy(path: Path, embedded: Embedded) -> None:
+    if (embedded.labels >= 0).any():
+        write_whole(labels_path(path), _npy(embedded.labels))
+    write_whole(path, _npy(embedded.features))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _write_safetensors(path: Path, embedded: Embedded) -> None:
+    tensors = {"features": embedded.features, "labels": embedded.labels}
+    write_whole(path, save(tensors, embedded.notes))
+
+
+def _write_parquet(path: Path, embedded: Embedded) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = embedded.features.shape[1]
+    unlabelled = embedded.labels < 0
+    names = [None if label < 0 else embedded.classes[label] for label in embedded.labels]
+    table = pa.table(
+        {
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedded.features.reshape(-1)), width),
+            "label": pa.array(embedded.labels, mask=unlabelled),
+            "class": pa.array(names, pa.string()),
+        }
+    ).replace_schema_metadata(embedded.notes)
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    write_whole(path, content.getvalue())
+
+
+_WRITERS: dict[str, Callable[[Path, Embedded], None]] = {
+    ".npy": _write_npy,
+    ".safetensors": _write_safetensors,
+    ".parquet": _write_parquet,
+}

@@ -1,0 +1,154 @@
+"""The folder of a run or study: which one, and whether a recipe may write into it."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fullrank.errors import FullDiskError, UsageError, disk_is_full, one_line
+from fullrank.files import parts_in, result_folder, write_whole
+from fullrank.record import RECORD_FILE
+from fullrank.runs.recipe import RECIPE_FILE, Recipe
+
+CHECKPOINTS = Path("checkpoints")
+# A lock of the system on this file ends with the process that holds it, however that ends.
+LOCK_FILE = CHECKPOINTS / ".lock"
+BAD_IMAGES_FILE = "bad_images.txt"
+
+
+def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
+    """The folder asked for, or a fresh one under runs/; `resume` needs one that is named."""
+    if out is None and resume:
+        raise UsageError("--resume needs --out DIR, the folder to go on with.")
+    return result_folder(out, slug(name))
+
+
+def slug(text: str) -> str:
+    """A spec as a folder name: letters, digits, dots and dashes, and no dot first: `..` is no name."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100].lstrip(".") or "-"
+
+
+def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:
+    """Raise UsageError unless `recipe` may write into `folder`: an empty one, or with `resume` its own.
+
+    Its own is one whose recipe is the same in all keys but those that are `free`.
+    """
+    if not folder.is_dir() or _is_bare(folder):
+        return
+    if not resume:
+        raise UsageError(
+            f"{folder} exists and is not empty; add --resume to go on with it, or name another --out."
+        )
+    stored = folder / RECIPE_FILE
+    if not stored.is_file():
+        raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
+    old, new = Recipe.resolve(stored).model_dump(), recipe.model_dump()
+    if key := next((key for key in new if new[key] != old[key] and key not in free), None):
+        raise UsageError(
+            f"{folder} was started with {key}={old[key]!r}, but this recipe says {new[key]!r}; "
+            "resume with the same recipe, or name another --out."
+        )
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """The folder of a run is this process's alone meanwhile; UsageError where another one writes there."""
+    lock = folder / LOCK_FILE
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"{folder} is being written by another process; wait until it is done, or name another --out."
+        ) from None
+
+
+def check_free(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """The same once the folder is locked: who held it before may have begun or finished a run there."""
+    check_folder(folder, recipe, resume)
+    if (folder / RECORD_FILE).is_file():
+        raise UsageError(
+            f"The run in {folder} was finished by another process just now; add --resume to take it as it is."
+        )
+
+
+def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the folder of a run, with its recipe in it, and remove what a process that was killed left."""
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    for part in _parts(folder):
+        part.unlink(missing_ok=True)
+    stored = folder / RECIPE_FILE
+    if not stored.is_file() or Recipe.resolve(stored) != recipe:  # in a key that may change meanwhile
+        write_whole(stored, recipe.dump().encode())
+    if resume and not checkpoints_in(folder):
+        print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """A disk that is full meanwhile is a FullDiskError, which says what is kept in the folder of a run."""
+    try:
+        yield
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        kept = next((path.name for path in checkpoints_in(folder)), None)
+        raise FullDiskError(
+            f"The disk has no room for {error.filename or folder}; "
+            f"{f'the checkpoint {kept} is kept' if kept else 'no checkpoint was written yet'}, and once "
+            f"there is room the same command with --out {folder} --resume goes on from there."
+        ) from None
+
+
+def list_bad_images(folder: Path, bad: Mapping[str, str]) -> None:
+    """Write what images could not be decoded, and why, into the folder of a run, where there are any."""
+    if not bad:
+        return
+    path = folder / BAD_IMAGES_FILE
+    lines = [f"{one_line(image)}\t{one_line(why)}\n" for image, why in sorted(bad.items())]
+    write_whole(path, "".join(lines).encode())
+    print(
+        f"Images that cannot be decoded and were passed over: {len(bad)}, listed in {path}.", file=sys.stderr
+    )
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [*parts_in(folder), *parts_in(folder / CHECKPOINTS)]
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing, or what a run leaves that was killed before it wrote its recipe."""
+    left = {folder / CHECKPOINTS, folder / LOCK_FILE, *_parts(folder)}
+    inside = (folder / CHECKPOINTS).iterdir() if (folder / CHECKPOINTS).is_dir() else ()
+    return left.issuperset([*folder.iterdir(), *inside])
+
+
+
+
+def checkpoint_path(folder: Path, number: int, kind: str = "step") -> Path:
+    """Where the checkpoint of a step (or of another `kind`) belongs; `save_state` adds a checksum.
+
+    >>> print(checkpoint_path(Path("run"), 40).name)
+    step-00000040.ckpt
+    """
+    return folder / CHECKPOINTS / f"{kind}-{number:08d}.ckpt"
+
+
+def checkpoints_in(folder: Path, kind: str = "step") -> list[Path]:
+    """The checkpoints of one kind in the folder of a run, newest first, whole or damaged."""
+    known = re.compile(rf"{re.escape(kind)}-\d+-[0-9a-f]{{8}}\.ckpt")
+    found = [path for path in (folder / CHECKPOINTS).glob(f"{kind}-*") if known.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (number_of(path), path.name), reverse=True)
+
+
+def number_of(path: Path) -> int:
+    """The step, or whatever is counted, that a checkpoint is of.
+
+    >>> number_of(Path("checkpoints/step-00000040-5f3c9a1e.ckpt"))
+    40
+    """
+    return int(path.stem.split("-")[-2])

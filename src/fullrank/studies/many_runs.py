@@ -1,0 +1,287 @@
+"""Many runs, each in a folder of its own: finished ones are kept, and several may go side by side."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from fullrank.allocator import keep_freed_memory
+from fullrank.data import ImageSet
+from fullrank.devices import flushed_denormals
+from fullrank.errors import (
+    DataError,
+    FullrankError,
+    InterruptedRunError,
+    TerminatedRunError,
+    UsageError,
+)
+from fullrank.evaluation.probe import probe
+from fullrank.evaluation.scores import measures_for
+from fullrank.progress import progress_bar
+from fullrank.record import RECORD_FILE, Record, RunEntry, Score
+from fullrank.runs.build import IMAGE_KEYS, check_plan, load_data
+from fullrank.runs.folders import check_folder
+from fullrank.runs.recipe import RECIPE_FILE, Recipe
+from fullrank.studies.table import Asked
+from fullrank.training.train import carry_out, train
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a study: what the screen calls it, its recipe, its folder, and what is asked of it.
+
+    `asked` are scores beyond those that every run measures by itself.
+    """
+
+    title: str
+    recipe: Recipe
+    folder: Path
+    asked: tuple[Asked, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """Whether the folder holds its record."""
+        return (self.folder / RECORD_FILE).is_file()
+
+    @property
+    def unanswered(self) -> list[Asked]:
+        """What is asked of it and not in its record yet."""
+        known = {_key(score) for score in self.entry.scores}
+        return [asked for asked in self.asked if asked not in known]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds its record, with all that is asked."""
+        return self.trained and not self.unanswered
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds its recipe: the run goes on from its last checkpoint."""
+        return (self.folder / RECIPE_FILE).is_file()
+
+    @property
+    def entry(self) -> RunEntry:
+        """What its record says of it, under the name of its folder."""
+        return Record.load(self.folder).runs[0].model_copy(update={"folder": self.folder.name})
+
+    def also_asked(self, asked: Sequence[Asked]) -> "PlannedRun":
+        """The run, of which these scores are asked too."""
+        return replace(self, asked=tuple(dict.fromkeys((*self.asked, *asked))))
+
+
+def score_of(run: RunEntry, asked: Asked) -> float:
+    """The score that is asked for; DataError for one that was not measured."""
+    for score in run.scores:
+        if _key(score) == asked:
+            return score.value
+    raise DataError(
+        f"The record of {run.folder} has no {asked.measure!r} of {asked.label!r} at {asked.place} on "
+        f"{asked.split}; run the study again."
+    )
+
+
+def check_parts(recipes: Iterable[Recipe]) -> None:
+    """Raise what `check_plan` raises for any of the recipes; images are loaded once and let go of again."""
+    images: tuple[dict[str, Any], ImageSet] | None = None
+    checked: list[Recipe] = []
+    for recipe in sorted(recipes, key=lambda recipe: json.dumps(_images_of(recipe))):
+        seedless = Recipe.resolve(recipe, {"seed": 0})
+        if seedless in checked:
+            continue
+        if images is None or images[0] != _images_of(recipe):
+            images = _images_of(recipe), load_data(recipe)[0]
+        check_plan(seedless, images[1])
+        checked.append(seedless)
+
+
+@flushed_denormals()
+def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> list[RunEntry]:
+    """Carry out every run that is not finished yet, and return the entries of all, in their order.
+
+    A run that was cut off goes on where it stood. Several `workers`, processes that share the cores, carry
+    out as many runs at a time; what comes out depends on the threads a run has only in the last digits. Each
+    finished run is told on standard error. Raises UsageError before any training for fewer than 1 worker or
+    a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM, after
+    the runs under way are saved, InterruptedRunError or TerminatedRunError, in which `go_on` says how to
+    continue.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers must be 1 or more, but got {workers}.")
+    for run in runs:
+        check_folder(run.folder, run.recipe, resume=True)
+    runs = [replace(run, title=f"[{i}/{len(runs)}] {run.title}") for i, run in enumerate(runs, start=1)]
+    waiting = [run for run in runs if not run.finished]
+    together = min(workers, len(waiting))
+    with progress_bar() as progress:
+        for run in runs:
+            if run not in waiting:
+                _say(progress, f"{run.title}: {_summary(run.entry)}")
+        carried_out = (
+            _side_by_side(waiting, together, progress) if together > 1 else _alone(waiting, progress)
+        )
+        try:
+            for run in carried_out:
+                _say(progress, f"{run.title}: {_summary(run.entry)}")
+        except (KeyboardInterrupt, InterruptedRunError) as stopped:
+            done = sum(run.finished for run in runs)
+            kind = TerminatedRunError if isinstance(stopped, TerminatedRunError) else InterruptedRunError
+            raise kind(
+                f"Stopped with {done} of {len(runs)} runs finished; what was under way is saved, and {go_on}."
+            ) from None
+    return [run.entry for run in runs]
+
+
+def _alone(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[PlannedRun]:
+    """One run after the other in this process, each with a line that counts its steps."""
+    images: tuple[dict[str, Any], tuple[ImageSet, ImageSet]] | None = None
+    durations: list[float] = []
+    for number, run in enumerate(waiting):
+        doing = "probing" if run.trained else "training"
+        _say(progress, f"{run.title}: {doing}{_time_left(durations, len(waiting) - number)}")
+        started = time.perf_counter()
+        with _named(run):
+            if not run.trained:
+                if images is None or images[0] != _images_of(run.recipe):
+                    images = _images_of(run.recipe), load_data(run.recipe)
+                carry_out(run.recipe, run.folder, *images[1], resume=run.begun, progress=progress)
+            answer(run)
+        durations.append(time.perf_counter() - started)
+        yield run
+
+
+def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progress) -> Iterator[PlannedRun]:
+    """Several runs at a time, each in a process with its share of the cores."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
+    others = set(active_children())
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_work, initargs=(threads,))
+    # No more than the workers can begin at once: what is queued in the pool would still be carried out whole
+    # after Ctrl-C.
+    left = iter(waiting)
+    under_way = {pool.submit(_carry_out, run): run for run in islice(left, workers)}
+    try:
+        while under_way:
+            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                run = under_way.pop(future)
+                with _named(run):
+                    future.result()
+                under_way |= {pool.submit(_carry_out, following): following for following in islice(left, 1)}
+                progress.advance(task)
+                yield run
+    except BrokenProcessPool:
+        raise FullrankError(
+            f"One of {workers} worker processes was ended by the system, perhaps for want of memory; what is "
+            "finished is kept: give fewer --workers."
+        ) from None
+    except (KeyboardInterrupt, InterruptedRunError) as stopped:
+        _say(progress, "Stopping: the runs under way are being saved.")
+        if isinstance(stopped, TerminatedRunError):
+            # Unlike a terminal's Ctrl-C it may have reached this process alone.
+            for worker in set(active_children()) - others:
+                worker.terminate()
+        raise
+    finally:
+        # Those under way save themselves where Ctrl-C reached them too, as in a terminal; otherwise they end.
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_work(threads: int) -> None:
+    """What a worker process does first: its share of the cores, and no Ctrl-C but while it trains."""
+    keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+
+
+def _carry_out(run: PlannedRun) -> None:
+    before = signal.signal(signal.SIGTERM, _end_work)
+    try:
+        with Progress(disable=True) as silent:
+            train(run.recipe, out=run.folder, resume=run.begun, progress=silent)
+        answer(run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_work(signum: int, frame: FrameType | None) -> None:
+    # Training has a handler of its own, which saves; a worker that died of it would break the pool.
+    raise TerminatedRunError("Stopped after training; the same command goes on from there.")
+
+
+def answer(run: PlannedRun) -> None:
+    """Measure what is asked of a trained run and not in its record yet, and keep it there."""
+    if not (missing := run.unanswered):
+        return
+    found: list[Score] = []
+    for label in dict.fromkeys(asked.label for asked in missing):
+        here = [asked for asked in missing if asked.label == label]
+        found += probe(
+            run.folder,
+            list(dict.fromkeys(asked.place for asked in here)),
+            label=label,
+            measures=measures_for(asked.measure for asked in here),
+            shots=sorted({asked.shots for asked in here if asked.shots is not None}),
+            shifts=list(dict.fromkeys(asked.split for asked in here if asked.split != "test")),
+        ).scores
+    record = Record.load(run.folder)
+    known = {_key(score) for score in record.runs[0].scores}
+    scores = [*record.runs[0].scores, *(score for score in found if _key(score) not in known)]
+    if lacking := [asked for asked in missing if asked not in map(_key, scores)]:
+        raise UsageError(
+            f"No probe gives {lacking[0].measure!r} of {lacking[0].label!r} at {lacking[0].place} on "
+            f"{lacking[0].split}; correct the measure that the table asks for."
+        )
+    record.model_copy(update={"runs": [record.runs[0].model_copy(update={"scores": scores})]}).save(
+        run.folder
+    )
+
+
+def _images_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides which images a recipe has."""
+    return recipe.model_dump(include=set(IMAGE_KEYS))
+
+
+def _key(score: Score) -> Asked:
+    return Asked(score.place, score.label, score.split, score.measure, score.shots)
+
+
+@contextmanager
+def _named(run: PlannedRun) -> Iterator[None]:
+    """What goes wrong meanwhile is told with the title of the run."""
+    try:
+        yield
+    except InterruptedRunError:
+        raise
+    except FullrankError as error:
+        raise type(error)(f"{run.title}: {error}") from None
+
+
+def _say(progress: Progress, line: str) -> None:
+    progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _time_left(durations: Sequence[float], runs: int) -> str:
+    """How long `runs` more runs take if they take as long as those of this session."""
+    if not durations:
+        return ""
+    minutes = sum(durations) / len(durations) * runs / 60
+    return f", about {minutes:.0f} min left in all" if minutes >= 1 else ", less than a minute left in all"
+
+
+def _summary(run: RunEntry) -> str:
+    rank = f"rank of h {run.spectrum['h'].effective_rank:.1f}"
+    scores = [f"linear on {place} {100 * probe.linear:.1f}" for place, probe in run.probes.items()]
+    return ", ".join([*scores, rank, f"{run.seconds:.0f} s"])

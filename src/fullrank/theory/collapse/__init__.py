@@ -1,0 +1,1 @@
+"""Theory of dimensional collapse (P1)."""

@@ -1,0 +1,247 @@
+r"""InfoNCE on one linear layer z = W x: its gradient, the matrix X that drives it, and what collapses.
+
+Rows are samples: `x` (N, D) holds the anchors, `views` (N, D) the second view of each, `z` their embeddings
+(N, K), and `weights` (N, N) the softmax weights alpha, whose rows sum to 1. The loss is on squared distances
+and summed over anchors, as in P1's theory; `inner_products` has the loss of P1's toys.
+"""
+
+import numpy as np
+
+from fullrank.errors import UsageError
+from fullrank.theory.common.flow import Array, Velocity, Weights
+from fullrank.theory.common.inputs import require_symmetric, semidefinite
+
+
+def softmax_weights(z: Array, z_views: Array) -> Array:
+    r"""The weight of each embedding in an anchor's softmax, by squared distances.
+
+    .. math:: \alpha_{ij} = e^{-\|z_i - z_j\|^2/2} / Z_i \; (j \ne i), \qquad
+              \alpha_{ii} = e^{-\|z_i - z'_i\|^2/2} / Z_i
+
+    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError where the shapes differ.
+
+    >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+
+    Source: P1 Section 4.2, Equation 4 and the definitions below it.
+    """
+    weights: Array = np.exp(_log_weights(z, z_views))
+    return weights
+
+
+def distance_loss(z: Array, z_views: Array) -> float:
+    r"""InfoNCE on squared distances, summed over the anchors.
+
+    .. math:: L = -\sum_i \log \frac{e^{-\|z_i - z'_i\|^2/2}}
+                  {\sum_{j \ne i} e^{-\|z_i - z_j\|^2/2} + e^{-\|z_i - z'_i\|^2/2}}
+
+    Shapes: (N, K), (N, K) -> a number. Raises as `softmax_weights`.
+
+    >>> round(distance_loss(np.zeros((2, 1)), np.zeros((2, 1))), 6)
+    1.386294
+
+    Source: P1 Section 4.1, Equation 2, without normalisation.
+    """
+    return -float(np.trace(_log_weights(z, z_views)))
+
+
+def distance_gradients(z: Array, z_views: Array, weights: Array) -> tuple[Array, Array]:
+    r"""The gradients of `distance_loss` to the anchors and to their views, for the softmax weights alpha.
+
+    .. math:: g_{z_i} = \sum_{j \ne i} \alpha_{ij} (z_j - z'_i) + \sum_{j \ne i} \alpha_{ji} (z_j - z_i),
+              \qquad g_{z'_i} = (1 - \alpha_{ii}) (z'_i - z_i)
+
+    Shapes: (N, K), (N, K), (N, N) -> (N, K), (N, K). Raises UsageError where the rows of alpha do
+    not sum to 1.
+
+    >>> z, views = np.array([[0.0], [1.0]]), np.array([[0.5], [1.0]])
+    >>> [g.round(3).tolist() for g in distance_gradients(z, views, np.full((2, 2), 0.5))]
+    [[[0.75], [-1.0]], [[0.25], [0.0]]]
+
+    Source: P1 Section 4.2, Lemma 1 and Equation 4.
+    """
+    _require_weights(weights, len(z))
+    others = _without_diagonal(weights)
+    left = others.sum(1)[:, None]
+    to_anchors = others @ z - left * z_views + others.T @ z - others.sum(0)[:, None] * z
+    return to_anchors, left * (z_views - z)
+
+
+def data_covariance(x: Array, weights: Array) -> Array:
+    r"""The weighted covariance of the data: how the anchors differ from each other.
+
+    .. math:: \hat\Sigma_0 = \sum_{i,j} \alpha_{ij} (x_i - x_j)(x_i - x_j)^\top
+
+    There is no 1/2 and no 1/N. Valid for any number of samples and any weights whose rows sum to 1.
+    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError for other weights.
+
+    >>> data_covariance(np.array([[0.0], [2.0]]), np.full((2, 2), 0.5)).tolist()
+    [[4.0]]
+
+    Source: P1 Section 4.2, Lemma 2.
+    """
+    _require_weights(weights, len(x))
+    both = weights + weights.T
+    scatter: Array = (x * both.sum(1)[:, None]).T @ x - x.T @ both @ x
+    return (scatter + scatter.T) / 2
+
+
+def augmentation_covariance(x: Array, views: Array, weights: Array) -> Array:
+    r"""The weighted covariance of the augmentation: how the two views of a sample differ.
+
+    .. math:: \hat\Sigma_1 = \sum_i (1 - \alpha_{ii}) (x'_i - x_i)(x'_i - x_i)^\top
+
+    Shapes: (N, D), (N, D), (N, N) -> (D, D). Raises as `data_covariance`.
+
+    >>> augmentation_covariance(np.zeros((2, 1)), np.ones((2, 1)), np.full((2, 2), 0.5)).tolist()
+    [[1.0]]
+
+    Source: P1 Section 4.2, Lemma 2.
+    """
+    _require_weights(weights, len(x))
+    shift = views - x
+    scatter: Array = (shift * _without_diagonal(weights).sum(1)[:, None]).T @ shift
+    return (scatter + scatter.T) / 2
+
+
+def driving_matrix(x: Array, views: Array, weights: Array) -> Array:
+    r"""The symmetric matrix X that drives the flow: data covariance less augmentation covariance.
+
+    .. math:: X = \hat\Sigma_0 - \hat\Sigma_1, \qquad \nabla_W L = -W X
+
+    Equation 6 of the paper's main text prints a minus before its first sum; the appendix, which agrees with
+    finite differences, has none. Shapes and errors as of `augmentation_covariance`.
+
+    >>> driving_matrix(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]), np.full((2, 2), 0.5)).tolist()
+    [[3.0]]
+
+    Source: P1 Section 4.2, Lemma 2; Appendix B.2.
+    """
+    return data_covariance(x, weights) - augmentation_covariance(x, views, weights)
+
+
+def moving_velocity(x: Array, views: Array) -> Velocity:
+    r"""The flow of one layer under the true X, which moves with W; x and its views stay the same samples.
+
+    .. math:: \dot W = W X(W)
+
+    For `fullrank.theory.common.flow.integrate`. The weights are a tuple of one matrix (K, D).
+
+    >>> velocity = moving_velocity(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
+    >>> round(float(velocity((np.array([[1e-9]]),))[0][0, 0] * 1e9), 6)
+    3.0
+
+    Source: P1 Section 4.2, Lemma 1 and Equation 5.
+    """
+
+    def velocity(weights: Weights) -> Weights:
+        (w,) = weights
+        alpha = softmax_weights(x @ w.T, views @ w.T)
+        return (w @ driving_matrix(x, views, alpha),)
+
+    return velocity
+
+
+def exact_weights(start: Array, drive: Array, times: Array) -> Array:
+    r"""The exact solution of the flow while X stays fixed, through the eigenvectors of X.
+
+    .. math:: W(t) = W(0)\, e^{X t} = W(0)\, U e^{\Lambda t} U^\top
+
+    Shapes: (K, D), (D, D), (T,) -> (T, K, D). Raises UsageError for an X that is not symmetric.
+
+    >>> exact_weights(np.eye(2), np.diag([0.0, -np.log(2)]), np.array([0.0, 1.0]))[1].round(6).tolist()
+    [[1.0, 0.0], [0.0, 0.5]]
+
+    Source: P1 Appendix B.3, proof of Theorem 1.
+    """
+    require_symmetric(drive, "X")
+    values, vectors = np.linalg.eigh(drive)
+    growth = np.exp(np.multiply.outer(np.asarray(times, np.float64), values))
+    solution: Array = (start @ vectors * growth[:, None, :]) @ vectors.T
+    return solution
+
+
+def collapsing_directions(drive: Array, tolerance: float = 1e-9) -> Array:
+    r"""The directions that a fixed X makes vanish: its eigenvectors of negative eigenvalue, fastest first.
+
+    An eigenvalue counts as negative below `-tolerance` times the mean size of all. Shapes: (D, D) -> (D, k).
+    Raises UsageError for an X that is not symmetric.
+
+    >>> collapsing_directions(np.diag([2.0, -1.0])).round(6).tolist()
+    [[0.0], [1.0]]
+
+    Source: P1 Section 4.2, Theorem 1.
+    """
+    require_symmetric(drive, "X")
+    values, vectors = np.linalg.eigh(drive)
+    return np.asarray(vectors[:, values < -tolerance * np.abs(values).mean()])
+
+
+def collapse_count(drive: Array, width: int, tolerance: float = 1e-9) -> int:
+    r"""How many of the min(K, D) singular values of W (K, D) vanish under an X with k falling directions.
+
+    .. math:: \min(K, D) - \min(K, D - k)
+
+    from any start of full rank: D - k directions do not fall, and a W of K rows keeps K of them at most.
+    The counting is derived here; that k > 0 gives vanishing singular values of a square W is the paper's.
+    Raises UsageError for a width below 1 and as `collapsing_directions`.
+
+    >>> drive = np.diag([2.0, 1.0, -1.0])
+    >>> collapse_count(drive, width=3), collapse_count(drive, width=2)
+    (1, 0)
+
+    Source: P1 Section 4.2, Theorem 1.
+    """
+    if width < 1:
+        raise UsageError(f"The width of an embedding must be 1 or more, but got {width}.")
+    falling = int(collapsing_directions(drive, tolerance).shape[1])
+    return min(width, len(drive)) - min(width, len(drive) - falling)
+
+
+def embedding_covariance(weight: Array, covariance: Array) -> Array:
+    r"""The covariance of the embedding of a linear layer, low-rank wherever W is.
+
+    .. math:: C = W \,\mathrm{Cov}(x)\, W^\top
+
+    Shapes: (K, D), (D, D) -> (K, K). Raises UsageError for a covariance that is not symmetric and positive
+    semi-definite.
+
+    >>> embedding_covariance(np.array([[1.0, 2.0]]), np.eye(2)).tolist()
+    [[5.0]]
+
+    Source: P1 Section 4.2, Corollary 1.
+    """
+    return np.asarray(weight @ semidefinite("covariance", covariance) @ weight.T)
+
+
+def _log_weights(z: Array, z_views: Array) -> Array:
+    if z.shape != z_views.shape or z.ndim != 2:
+        raise UsageError(
+            f"Anchors and views must have one shape (N, K), but got {z.shape} and {z_views.shape}; "
+            "give one view to each anchor."
+        )
+    # Distances by the Gram matrix lose digits to a common mean, which changes no distance.
+    mean = z.mean(0)
+    z, z_views = z - mean, z_views - mean
+    squares = (z * z).sum(1)
+    logits: Array = z @ z.T - (squares[:, None] + squares) / 2
+    logits[np.diag_indices(len(z))] = -((z - z_views) ** 2).sum(1) / 2
+    top = logits.max(1, keepdims=True)
+    logits -= top + np.log(np.exp(logits - top).sum(1, keepdims=True))
+    return logits
+
+
+def _without_diagonal(weights: Array) -> Array:
+    return weights - np.diag(np.diag(weights))
+
+
+def _require_weights(weights: Array, count: int) -> None:
+    if weights.shape != (count, count):
+        raise UsageError(
+            f"{count} samples need softmax weights of shape ({count}, {count}), but got {weights.shape}."
+        )
+    off = float(np.abs(weights.sum(1) - 1).max(initial=0.0))
+    if not off <= 1e-8:
+        raise UsageError(
+            f"Each row of the softmax weights must sum to 1, but one is off by {off:.3g}; divide by the sums."
+        )

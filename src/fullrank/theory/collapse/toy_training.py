@@ -1,0 +1,218 @@
+r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products.
+
+Every gradient is written out by hand, so that ten thousand steps take seconds. The settings by default are
+the paper's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fullrank.errors import DivergedError, UsageError
+from fullrank.theory.collapse.inner_products import inner_gradients, inner_loss
+from fullrank.theory.collapse.linear_stack import Network, linear
+from fullrank.theory.common.flow import Array, Weights
+
+OnStep = Callable[[int], None]
+
+# Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
+_LARGEST = 1e6
+# Makes both views of a batch (N, D) of inputs.
+Augmentation = Callable[[np.random.Generator, Array], tuple[Array, Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How a toy is trained: plain SGD, each batch drawn without replacement from `samples` Gaussian inputs.
+
+    Raises UsageError for a batch larger than the samples, or a number that is not above 0.
+
+    >>> Schedule(learning_rate=1e-2).steps
+    10000
+    """
+
+    learning_rate: float
+    steps: int = 10_000
+    batch: int = 128
+    samples: int = 10_000
+    temperature: float = 0.1
+    seed: int = 0
+    snapshots: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "steps", "batch", "samples", "temperature", "snapshots"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"A toy's {name} must be above 0, but got {getattr(self, name)}.")
+        if self.batch > self.samples:
+            raise UsageError(
+                f"A batch of {self.batch} cannot be drawn from {self.samples} samples without replacement; "
+                "take a smaller batch."
+            )
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """What a toy leaves at T of its steps, the first of them 0.
+
+    `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without, `spectra` (T, D) has
+    the eigenvalues of the embedding covariance on 1000 fresh inputs, descending, `losses` (T,) the loss of a
+    batch.
+    """
+
+    steps: Array
+    weights: Weights
+    spectra: Array
+    losses: Array
+    biases: Array
+
+    @property
+    def singular_values(self) -> Weights:
+        """The singular values (T, D) of each layer, descending."""
+        return tuple(np.asarray(np.linalg.svd(layer, compute_uv=False), np.float64) for layer in self.weights)
+
+    def collapsed(self, threshold: float = 1e-3) -> Array:
+        """How many eigenvalues of the embedding covariance are below the threshold, (T,)."""
+        return np.asarray((self.spectra < threshold).sum(1).astype(np.float64))
+
+
+def strong_augmentation(
+    noise: float,
+    schedule: Schedule | None = None,
+    *,
+    width: int = 16,
+    augmented: int = 8,
+    on_step: OnStep | None = None,
+) -> ToyRun:
+    """Case 1: one linear layer with bias, and Gaussian noise on the last coordinates of both views.
+
+    The layer starts as torch's `nn.Linear` does, uniform within 1/sqrt(width). Raises UsageError for negative
+    noise or more augmented coordinates than there are.
+
+    >>> run = strong_augmentation(1.0, Schedule(learning_rate=1e-3, steps=2, snapshots=2))
+    >>> run.steps.tolist(), run.weights[0].shape
+    ([0.0, 1.0, 2.0], (3, 16, 16))
+
+    Source: P1 Section 4 and Figure 3; settings from the public code.
+    """
+    if not noise >= 0:
+        raise UsageError(f"The noise of the augmentation must be 0 or more, but got {noise}.")
+    if not 0 <= augmented <= width:
+        raise UsageError(
+            f"{augmented} augmented coordinates do not fit the width {width}; give from 0 to {width} of them."
+        )
+    schedule = schedule or Schedule(learning_rate=1e-3)
+    rng = np.random.default_rng(schedule.seed)
+    start = rng.uniform(-1, 1, (width, width + 1)) / width**0.5
+    data = rng.standard_normal((schedule.samples, width))
+
+    def augment(rng: np.random.Generator, batch: Array) -> tuple[Array, Array]:
+        # The bias is the weight of a last input that is always 1.
+        both = np.ones((2, len(batch), width + 1))
+        both[:, :, :width] = batch
+        both[:, :, width - augmented : width] += noise * rng.standard_normal((2, len(batch), augmented))
+        return both[0], both[1]
+
+    fresh = np.ones((1000, width + 1))
+    fresh[:, :width] = rng.standard_normal((1000, width))
+    run = _train(linear, (start,), data, augment, fresh, schedule, rng, on_step)
+    (layer,) = run.weights
+    return replace(run, weights=(layer[:, :, :width],), biases=layer[:, :, width])
+
+
+def stacked_layers(
+    depth: int = 2,
+    schedule: Schedule | None = None,
+    *,
+    network: Network = linear,
+    width: int = 16,
+    decay: float = 0.35,
+    noise: float = 1e-3,
+    on_step: OnStep | None = None,
+) -> ToyRun:
+    r"""Case 2 and its sweeps: layers without bias that start with one spectrum in random bases.
+
+    .. math:: W_l(0) = U_l \, \mathrm{diag}(e^{-\gamma i}) \, V_l^\top, \qquad i = 0, \dots, D - 1
+
+    with U_l and V_l from the SVD of a matrix uniform in [0, 1], and noise on all coordinates of both views.
+    `network` is `linear`, or `rectified` for the nonlinear sweep. Raises UsageError for a depth below 1 or
+    negative decay or noise.
+
+    >>> run = stacked_layers(2, Schedule(learning_rate=1e-2, steps=2, snapshots=1))
+    >>> run.singular_values[0][0, :3].round(3).tolist()
+    [1.0, 0.705, 0.497]
+
+    Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
+    """
+    if depth < 1:
+        raise UsageError(f"A stack has a depth of 1 or more, but got {depth}.")
+    if not (noise >= 0 and decay >= 0):
+        raise UsageError(f"Noise and decay must be 0 or more, but got noise {noise} and decay {decay}.")
+    schedule = schedule or Schedule(learning_rate=1e-2)
+    rng = np.random.default_rng(schedule.seed)
+    start = tuple(_with_spectrum(rng, np.exp(-decay * np.arange(width))) for _ in range(depth))
+    data = rng.standard_normal((schedule.samples, width))
+
+    def augment(rng: np.random.Generator, batch: Array) -> tuple[Array, Array]:
+        both = batch + noise * rng.standard_normal((2, *batch.shape))
+        return both[0], both[1]
+
+    fresh = rng.standard_normal((1000, width))
+    return _train(network, start, data, augment, fresh, schedule, rng, on_step)
+
+
+def _with_spectrum(rng: np.random.Generator, values: Array) -> Array:
+    u, _, vt = np.linalg.svd(rng.uniform(size=(len(values), len(values))))
+    return np.asarray(u * values @ vt)
+
+
+def _train(
+    network: Network,
+    start: Weights,
+    data: Array,
+    augment: Augmentation,
+    fresh: Array,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    on_step: OnStep | None,
+) -> ToyRun:
+    temperature, count = schedule.temperature, schedule.batch
+    kept_at = np.unique(np.linspace(0, schedule.steps, schedule.snapshots + 1).astype(int))
+    due = set(kept_at.tolist())
+    weights, kept, spectra, losses = start, [], [], []
+    # Weights that explode pass the largest float before the embeddings do.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(schedule.steps + 1):
+            chosen = data[rng.choice(len(data), count, replace=False)]
+            z, pull = network(weights, np.concatenate(augment(rng, chosen)))
+            if not np.abs(z).max() < _LARGEST:
+                raise DivergedError(
+                    f"The toy's embeddings have grown beyond {_LARGEST:g} after {step} steps at a learning "
+                    f"rate of {schedule.learning_rate:g}; take a smaller one, or less noise."
+                )
+            if step in due:
+                kept.append(weights)
+                spectra.append(_spectrum(network(weights, fresh)[0]))
+                losses.append(inner_loss(z[:count], z[count:], temperature))
+            if step == schedule.steps:
+                break
+            gradients = pull(np.concatenate(inner_gradients(z[:count], z[count:], temperature)))
+            weights = tuple(
+                layer - schedule.learning_rate * gradient
+                for layer, gradient in zip(weights, gradients, strict=True)
+            )
+            if on_step is not None:
+                on_step(step + 1)
+    layers = tuple(np.stack(layer) for layer in zip(*kept, strict=True))
+    return ToyRun(
+        steps=kept_at.astype(np.float64),
+        weights=layers,
+        spectra=np.stack(spectra),
+        losses=np.array(losses),
+        biases=np.zeros((len(kept), len(start[-1]))),
+    )
+
+
+def _spectrum(embeddings: Array) -> Array:
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(embeddings, rowvar=False)))
+    return np.asarray(np.maximum(values[::-1], 0.0))

@@ -1,0 +1,1 @@
+"""Theory of feature weighting by depth (P2)."""

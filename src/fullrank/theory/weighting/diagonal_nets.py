@@ -1,0 +1,250 @@
+"""Nets that do not mix features: correlated features, labels in place of views, and a symmetrised ReLU."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fullrank.errors import UsageError
+from fullrank.theory.common.flow import Array, Velocity, Weights
+from fullrank.theory.common.inputs import (
+    ROUNDING,
+    VANISHING,
+    Mask,
+    feature_strengths,
+    per_feature,
+    same_count,
+    semidefinite,
+    view_moments,
+    whole_number,
+)
+
+
+def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
+    r"""The end-to-end gain of each feature in a diagonal net, whose features may be correlated.
+
+    .. math:: w = \sqrt g, \quad
+              g = \arg\min_{g \ge 0}\ g^\top (M \circ M)\, g - 2 \operatorname{diag}(\tilde M)^\top g
+
+    Where no bound holds, :math:`g = (M \circ M)^{-1} \operatorname{diag}(\tilde M)`. A feature whose bound
+    holds is given up for those correlated with it. `layer_weights` gives the layers: at L = 2
+    :math:`\phi_i g_i^{1/4}` and :math:`\phi_i g_i^{1/2}`. Shapes: (d, d) -> (d,). Raises UsageError for
+    moments that are asymmetric or indefinite, and for features so correlated that g is not unique.
+
+    >>> correlated_gains([[1.0, 0.5], [0.5, 1.0]], np.eye(2)) ** 2
+    array([0.8, 0.8])
+
+    Source: derived here.
+    """
+    from scipy.optimize import nnls
+
+    moment, cross_moment = view_moments(moment, cross_moment)
+    squared, target = moment * moment, np.diag(cross_moment).copy()
+    variances = np.linalg.eigvalsh(squared)
+    if variances[0] <= VANISHING * variances[-1]:
+        raise UsageError(
+            "Features are so correlated that a diagonal net's gains are not unique (the lowest eigenvalue of "
+            f"M * M is {variances[0]:.3g} beside {variances[-1]:.3g}); leave out one of each such pair."
+        )
+    interior = np.linalg.solve(squared, target)
+    if (interior >= 0).all():
+        return np.asarray(np.sqrt(interior))
+    factor = np.linalg.cholesky(squared)
+    return np.asarray(np.sqrt(nnls(factor.T, np.linalg.solve(factor, target))[0]))
+
+
+def diagonal_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
+    r"""The gradient flow of the spectral loss in a diagonal net, one vector (d,) a layer.
+
+    .. math:: \dot u_l = 4 \Big(\prod_{k \ne l} u_k\Big) \circ w \circ
+              \big(\operatorname{diag}(\tilde M) - (M \circ M)\, w^2\big),
+              \quad w = u_1 \circ \cdots \circ u_L
+
+    Raises UsageError for moments that are asymmetric or indefinite.
+
+    >>> diagonal_velocity(np.eye(1), np.eye(1))((np.array([0.5]), np.array([1.0])))
+    (array([1.5]), array([0.75]))
+
+    Source: derived here.
+    """
+    moment, cross_moment = view_moments(moment, cross_moment)
+    squared, target = moment * moment, np.diag(cross_moment).copy()
+
+    def velocity(weights: Weights) -> Weights:
+        layers = np.stack(weights)
+        w = layers.prod(0)
+        force = 4 * w * (target - squared @ w**2)
+        others = (np.delete(layers, number, 0).prod(0) for number in range(len(layers)))
+        return tuple(force * other for other in others)
+
+    return velocity
+
+
+def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
+    r"""The cross moment that labels give: two inputs of one class are each other's views.
+
+    .. math:: \tilde M = \sum_y \pi_y\, \mu_y \mu_y^\top
+
+    With it `optimal_gram` describes supervised contrastive learning in its spectral form. Two balanced
+    classes with means c and -c make it of rank one: a net that mixes features then keeps the direction
+    :math:`M^{-1} c` of linear discriminant analysis alone, in every layer, so pre and post do not differ.
+    Shapes: means (C, d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are
+    not finite and shares that do not sum to 1.
+
+    >>> class_moment([[1.0, 0.5], [-1.0, -0.5]])
+    array([[1.  , 0.5 ],
+           [0.5 , 0.25]])
+
+    Source: derived here. P2's own theorem for this case is not known.
+    """
+    means = np.array(means, np.float64)
+    if means.ndim != 2 or not means.size or not np.isfinite(means).all():
+        raise UsageError(f"means must be finite, one row a class, but got shape {means.shape}.")
+    count = len(means)
+    shares = per_feature("shares", np.full(count, 1 / count) if shares is None else shares, high=1)
+    if len(shares) != count or abs(shares.sum() - 1) > ROUNDING:
+        raise UsageError(
+            f"shares must be {count} numbers that sum to 1, but got {len(shares)} that sum to "
+            f"{shares.sum():g}; divide the counts of the classes by their sum."
+        )
+    return np.asarray((means.T * shares) @ means)
+
+
+def supervised_map(moment: ArrayLike, label_moment: ArrayLike) -> Array:
+    r"""The linear net that predicts labels y with the least squared error.
+
+    .. math:: W = \Sigma_{yx} \Sigma_{xx}^{-1}, \quad
+              P_l^\top P_l = (W^\top W)^{l/L} \text{ for balanced layers}
+
+    `layer_grams` of W'W gives the layers. Shapes: (d, d), (C, d) -> (C, d). Raises UsageError for a moment
+    that is asymmetric, indefinite or singular (then W is not unique), and label moments that do not fit.
+
+    >>> supervised_map(np.diag([2.0, 1.0]), [[1.0, 1.0]])
+    array([[0.5, 1. ]])
+
+    Source: derived here. P2's own theorem for this case is not known.
+    """
+    moment, labels = semidefinite("moment", moment), np.array(label_moment, np.float64)
+    if labels.ndim != 2 or labels.shape[1] != len(moment) or not np.isfinite(labels).all():
+        raise UsageError(f"label_moment must be finite, (C, {len(moment)}), but got shape {labels.shape}.")
+    variances = np.linalg.eigvalsh(moment)
+    if variances[0] <= VANISHING * variances[-1]:
+        raise UsageError(
+            f"moment must be invertible for a unique supervised net, but its eigenvalues go from "
+            f"{variances[0]:.3g} to {variances[-1]:.3g}; leave out inputs that never vary."
+        )
+    return np.asarray(np.linalg.solve(moment, labels.T).T)
+
+
+def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Array:
+    r"""How much more a core feature is amplified than a spurious one, after each layer of a diagonal net.
+
+    .. math:: (w_c / w_s)^{l / L}
+
+    A spurious feature that dominates the output dominates less below it. Shapes: -> (L,). Raises UsageError
+    for gains not above 0 and a depth below 1.
+
+    >>> core_to_spurious(1.0, 4.0, depth=2)
+    array([0.5 , 0.25])
+
+    Source: derived here. P2's own theorem for this case is not known.
+    """
+    if not (0 < core_gain < np.inf and 0 < spurious_gain < np.inf):
+        raise UsageError(f"Both gains must be numbers above 0, but got {core_gain} and {spurious_gain}.")
+    depth = whole_number("depth", depth, 1, np.inf, "1 layer or more")
+    return np.asarray((core_gain / spurious_gain) ** (np.arange(1, depth + 1) / depth))
+
+
+def symmetric_relu(values: ArrayLike, threshold: float) -> Array:
+    r"""The symmetrised ReLU, an odd soft threshold; raises UsageError for a negative threshold.
+
+    .. math:: \sigma_b(x) = \max(x - b, 0) - \max(-x - b, 0)
+
+    >>> symmetric_relu([-2.0, 0.4, 2.0], threshold=0.5)
+    array([-1.5,  0. ,  1.5])
+
+    Source: P2, authors' code (there b is learned and starts at 0).
+    """
+    values, threshold = np.asarray(values, np.float64), _checked_threshold(threshold)
+    return np.asarray(np.maximum(values - threshold, 0) - np.maximum(-values - threshold, 0))
+
+
+def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Mask:
+    r"""Which features (d,) never pass the symmetrised ReLU, so that neither layer gets a gradient from them.
+
+    .. math:: |w_{1, i}|\, \phi_i \le b
+
+    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Such a feature keeps its initial weight
+    :math:`|w_{1, i}| \phi_i` below the head and is exactly 0 above it. Raises UsageError for strengths not
+    above 0, a negative threshold and lists of different length.
+
+    >>> absent_above([0.8, 0.8], [2.0, 0.5], threshold=0.5)
+    array([False,  True])
+
+    Source: derived here. That lower layers hold features that higher ones lack is P2's claim.
+    """
+    first, strengths = per_feature("first", first, low=-np.inf), feature_strengths(strengths)
+    same_count(first=first, strengths=strengths)
+    return np.asarray(np.abs(first) * strengths <= _checked_threshold(threshold))
+
+
+def relu_weights(
+    first: ArrayLike, second: ArrayLike, strengths: ArrayLike, keep: ArrayLike, threshold: float
+) -> Array:
+    r"""The weight of each feature before and after the head where the flow of `relu_velocity` ends, (2, d).
+
+    .. math:: a_i = |w_{2,i}|\, s_i \to k_i, \quad s_i = |w_{1,i}| \phi_i - b, \quad
+              s_i^2 - \phi_i^2 w_{2,i}^2 = C_i \text{ conserved}
+
+    for a feature that passes at the start. Hence :math:`s^2 = (C + \sqrt{C^2 + 4 \phi^2 k^2}) / 2`, and the
+    weights are :math:`s + b` before the head and k after it; a feature that does not pass keeps its initial
+    weight and is 0 after it. Shapes: (d,) each; `first` and `second` are the initial layers, neither 0.
+    Raises UsageError for numbers outside their limits and lists of different length.
+
+    >>> relu_weights([0.8, 0.8], [0.8, 0.8], [2.0, 0.5], [1.0, 1.0], threshold=0.5).round(2)
+    array([[1.7, 0.4],
+           [1. , 0. ]])
+
+    Source: derived here.
+    """
+    first, second = per_feature("first", first, low=-np.inf), per_feature("second", second, low=-np.inf)
+    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
+    same_count(first=first, second=second, strengths=strengths, keep=keep)
+    if not (first.all() and second.all()):
+        raise UsageError(
+            "Both layers must start away from 0, where their gradient vanishes; start them higher."
+        )
+    absent = absent_above(first, strengths, threshold)
+    before = np.abs(first) * strengths
+    conserved = (before - threshold) ** 2 - (strengths * second) ** 2
+    passed = np.sqrt((conserved + np.hypot(conserved, 2 * strengths * keep)) / 2)
+    return np.stack([np.where(absent, before, passed + threshold), np.where(absent, 0.0, keep)])
+
+
+def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Velocity:
+    r"""The gradient flow of the spectral loss for the net of `absent_above`, two vectors (d,).
+
+    Views keep or resample features :math:`x_i = \pm \phi_i`, so that the loss is
+    :math:`\sum_i -2 k_i^2 a_i^2 + a_i^4` with :math:`a_i = |w_{2,i}| (|w_{1,i}| \phi_i - b)_+`. Raises
+    UsageError for numbers outside their limits and lists of different length.
+
+    >>> relu_velocity([1.0], [1.0], 0.5)((np.array([0.4]), np.array([1.0])))
+    (array([0.]), array([0.]))
+
+    Source: derived here.
+    """
+    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
+    same_count(strengths=strengths, keep=keep)
+    threshold = _checked_threshold(threshold)
+
+    def velocity(weights: Weights) -> Weights:
+        first, second = weights
+        passed = np.maximum(np.abs(first) * strengths - threshold, 0)
+        force = 4 * (keep**2 - (second * passed) ** 2) * second * passed
+        return force * second * strengths * np.sign(first), force * passed
+
+    return velocity
+
+
+def _checked_threshold(threshold: float) -> float:
+    if not (np.isfinite(threshold) and threshold >= 0):
+        raise UsageError(f"threshold must be a number of 0 or more, but got {threshold}.")
+    return float(threshold)

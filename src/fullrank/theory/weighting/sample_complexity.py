@@ -1,0 +1,165 @@
+"""At which depth a feature is learned from the fewest labels: a proxy by the margin, and what it says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fullrank.errors import UsageError
+from fullrank.theory.common.flow import Array
+from fullrank.theory.common.inputs import feature_strengths, per_feature, same_count, whole_number
+from fullrank.theory.weighting.augmentation_models import drop
+from fullrank.theory.weighting.spectral_model import gains
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Where to probe for one feature: the share of the depth, 0 the input and 1 the output.
+
+    `best_share` and `pre_wins` (half the depth beats the output) are None where the theory predicts nothing;
+    `reason` says why in a sentence.
+    """
+
+    best_share: float | None
+    pre_wins: bool | None
+    reason: str
+
+
+def samples_needed(strengths: ArrayLike, feature_gains: ArrayLike, feature: int, share: ArrayLike) -> Array:
+    r"""The squared radius over the squared margin of a label that is the sign of feature j, at depth t = l/L.
+
+    .. math:: S_j(t) = \sum_i \phi_i^2 w_i^{2t} \,/\, (\phi_j^2 w_j^{2t})
+
+    It is a proxy for the number of labels needed; a perceptron errs at most S times before it never errs
+    again. :math:`\log S` is convex in t. Infinite where the net has lost the feature. Shapes: (d,), (d,), a
+    `feature` from 0, `share` of any shape, 0 to 1 -> the shape of `share`. Raises UsageError for numbers
+    outside their limits.
+
+    >>> samples_needed([2.0, 1.0], [0.5, 1.0], 1, [0.0, 0.5, 1.0])
+    array([5., 3., 2.])
+
+    Source: Novikoff 1962 for the bound; derived here. How P2's Theorem 3.6 relates is not known.
+    """
+    strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
+    share = np.asarray(share, np.float64)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise UsageError(f"share must be 0 (the input) to 1 (the output), but got {share.tolist()}.")
+    squares = strengths**2 * feature_gains ** (2 * share[..., None])
+    own = squares[..., feature]
+    return np.asarray(np.divide(squares.sum(-1), own, out=np.full(share.shape, np.inf), where=own > 0))
+
+
+def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> bool:
+    r"""Whether feature j needs fewer labels at half the depth than at the output, :math:`S_j(1/2) < S_j(1)`.
+
+    .. math:: w_j < \sum_i \phi_i^2 w_i^2 \,/\, \sum_i \phi_i^2 w_i
+
+    A feature that augmentation disrupts, or that is strong in the input, has a small gain and so favours pre.
+    Raises UsageError for numbers outside their limits and a net that lost every feature.
+
+    >>> pre_beats_post([1.0, 1.0], [1.0, 0.5], 1), pre_beats_post([1.0, 1.0], [1.0, 0.5], 0)
+    (True, False)
+
+    Source: derived here; that a disrupted feature favours pre is P2's claim.
+    """
+    strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
+    squares = strengths**2 * feature_gains
+    if not squares.any():
+        raise UsageError("gains are 0 for every feature, so no depth carries any; give the gains of a net.")
+    return bool(feature_gains[feature] * squares.sum() < (squares * feature_gains).sum())
+
+
+def best_share(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> float:
+    r"""The depth t in 0 to 1 at which feature j needs the fewest labels, the least where several tie.
+
+    The minimum of the convex :math:`\log S_j`, whose slope is twice the mean of :math:`\log w_i` over the
+    squares of the weights, less :math:`\log w_j`. It may lie between the layers. Raises UsageError for
+    numbers outside their limits and a gain of 0: then S is not continuous at the input.
+
+    >>> best_share([1.0, 1.0], [1.0, 0.5], 1), best_share([1.0, 1.0], [1.0, 0.5], 0)
+    (0.0, 1.0)
+
+    Source: derived here.
+    """
+    strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
+    if not feature_gains.all():
+        raise UsageError(
+            f"gains must be above 0 for the best depth, but feature {int(np.argmin(feature_gains)) + 1} has "
+            "0; leave out the features that the net loses."
+        )
+    logs = np.log(feature_gains)
+    reach = 1e-12 * float(np.abs(logs).max(initial=0.0))
+
+    def slope(share: float) -> float:
+        squares = strengths**2 * feature_gains ** (2 * share)
+        return float(squares @ logs / squares.sum() - logs[feature])
+
+    if slope(0.0) >= -reach:
+        return 0.0
+    if slope(1.0) <= 0.0:
+        return 1.0
+    from scipy.optimize import brentq
+
+    return float(brentq(slope, 0.0, 1.0, xtol=1e-12))
+
+
+def advise(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> Advice:
+    """Where to probe for feature j by `best_share` and `pre_beats_post`; raises UsageError as they do.
+
+    >>> print(advise([1.0, 1.0], [1.0, 0.5], 1).reason)
+    Feature 2 needs the fewest labels at share 0 of the depth: S = 2 there, 3 halfway, 5 at the output.
+
+    Source: derived here.
+    """
+    share = best_share(strengths, feature_gains, feature)
+    wins = pre_beats_post(strengths, feature_gains, feature)
+    there, half, end = samples_needed(strengths, feature_gains, feature, [share, 0.5, 1.0])
+    reason = (
+        f"Feature {feature + 1} needs the fewest labels at share {share:.3g} of the depth: S = {there:.4g} "
+        f"there, {half:.4g} halfway, {end:.4g} at the output."
+    )
+    return Advice(share, wins, reason)
+
+
+def advise_dropping(
+    strengths: ArrayLike, probabilities: ArrayLike, feature: int, rank: int | None = None
+) -> Advice:
+    """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
+
+    Each gain is then 1 / strength at any probability. In a net of lower `rank` the features dropped most are
+    lost in every layer, so for one of them only the input serves; the others are advised as without
+    dropping. Raises UsageError as `drop`, `gains` and `advise` do.
+
+    >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1).best_share is None
+    True
+    >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1, rank=1).best_share
+    0.0
+
+    Source: derived here.
+    """
+    strengths = feature_strengths(strengths)
+    learned = gains(*drop(strengths, probabilities), rank)
+    _checked(strengths, learned, feature)
+    if rank is None or rank == len(strengths):
+        return Advice(
+            None,
+            None,
+            f"At full rank ({len(strengths)}) each gain is 1 / strength however often a feature is dropped, "
+            "so the linear theory predicts nothing about dropping.",
+        )
+    if not learned[feature]:
+        return Advice(
+            0.0,
+            None,
+            f"Feature {feature + 1} is not among the {rank} that are dropped least, so every layer has lost "
+            "it and only the input carries it.",
+        )
+    kept = np.flatnonzero(learned)
+    return advise(strengths[kept], learned[kept], int(np.searchsorted(kept, feature)))
+
+
+def _checked(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> tuple[Array, Array, int]:
+    strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
+    same_count(strengths=strengths, gains=feature_gains)
+    last = len(strengths) - 1
+    return strengths, feature_gains, whole_number("feature", feature, 0, last, f"0 to {last}")

@@ -1,0 +1,1 @@
+"""What watches a training run: curves, online probes, checkpoints, finite steps, stopping."""

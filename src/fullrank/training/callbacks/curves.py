@@ -1,0 +1,159 @@
+"""What is watched while a run goes on: the curves and the progress line."""
+
+import csv
+import io
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from torch import Tensor
+
+from fullrank.batch import Batch
+from fullrank.files import write_whole
+from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.training.module import JointEmbedding
+
+CURVES = (
+    "step",
+    "epoch",
+    "loss",
+    "positive_similarity",
+    "negative_similarity",
+    "effective_rank",
+    "learning_rate",
+)
+
+
+def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
+    """Mean cosine of the two views of one image, and of views of different images.
+
+    The second comes from the sum over all pairs, (sum_i a_i) . (sum_j b_j), in O(N K).
+
+    >>> mean_similarities(torch.eye(2), torch.eye(2))
+    (1.0, 0.0)
+    """
+    a, b = F.normalize(z_a.double(), dim=1), F.normalize(z_b.double(), dim=1)
+    same, every = (a * b).sum(), a.sum(0) @ b.sum(0)
+    n = len(a)
+    return float(same / n), float((every - same) / (n * (n - 1)))
+
+
+class Monitor(pl.Callback):
+    """Every `every` steps: loss, positive and negative similarity, effective rank and spectrum of h.
+
+    The numbers belong to the step's own batch, both views; of many processes, to the first one's share. They
+    are part of the checkpoint, so a resumed run has the curves of an unbroken one; `metrics.csv` is written
+    at the end of each epoch. A step whose loss is not finite (see `FiniteGuard`) has no row.
+    """
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder, every
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.spectra: list[Tensor] = []
+        self.seconds = 0.0
+        self._rate = 0.0
+        self._since: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # When the step is over the schedule has moved on to the next one.
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(  # type: ignore[override]  # it watches our module and no other
+        self, trainer: pl.Trainer, module: JointEmbedding, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.global_step in (0, *self.curves["step"][-1:]):
+            return  # gradients are still being accumulated
+        if trainer.global_step % self.every and trainer.global_step != 1:
+            return  # a look at the loss would wait for the device
+        latest = module.latest
+        loss = float(latest.loss)
+        if not np.isfinite(loss):
+            return
+        spectrum = singular_values(latest.h)
+        epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        similarities = mean_similarities(latest.z_a, latest.z_b)
+        row = (trainer.global_step, epoch, loss, *similarities, effective_rank(spectrum), self._rate)
+        for name, value in zip(CURVES, row, strict=True):
+            self.curves[name].append(float(value))
+        for logger in trainer.loggers:
+            # Lightning counts the first step as 0, and logs its own values so.
+            logger.log_metrics(dict(zip(CURVES, map(float, row), strict=True)), trainer.global_step - 1)
+        self.spectra.append(spectrum.float().cpu())
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.seconds, self._since = self.elapsed(), None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.write_csv(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        # Of a disk that is full, what ended the run says enough; the checkpoint has the curves too.
+        with suppress(OSError):
+            self.write_csv(trainer)
+
+    def write_csv(self, trainer: pl.Trainer) -> None:
+        """Write the curves so far to `metrics.csv`; of many processes the first one does."""
+        if not trainer.is_global_zero:
+            return
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(CURVES)
+        writer.writerows(zip(*(self.curves[name] for name in CURVES), strict=True))
+        write_whole(self.folder / "metrics.csv", text.getvalue().encode())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The curves and the spectra of h over time, as `arrays.npz` holds them."""
+        curves = {name: np.array(values) for name, values in self.curves.items()}
+        spectra = torch.stack(self.spectra).numpy() if self.spectra else np.zeros((0, 0), np.float32)
+        return curves | {"spectrum_step": curves["step"], "spectrum_h": spectra}
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all sessions of this run."""
+        return self.seconds if self._since is None else self.seconds + time.perf_counter() - self._since
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self.curves, "spectra": self.spectra, "seconds": self.elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves, self.spectra = state_dict["curves"], state_dict["spectra"]
+        self.seconds = state_dict["seconds"]
+
+
+class ProgressLine(pl.Callback):
+    """One line for a run: epochs done, time left, loss beside its chance level, similarities, rank of h."""
+
+    def __init__(self, progress: Progress, monitor: Monitor, chance: float | None):
+        self.progress, self.monitor, self.chance = progress, monitor, chance
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        total = trainer.max_epochs or 0
+        self.task = self.progress.add_task("epoch", total=total, completed=trainer.current_epoch, status="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if not (curves := self.monitor.curves)["step"]:
+            return
+        last = {name: values[-1] for name, values in curves.items()}
+        chance = f"/{self.chance:.2f}" if self.chance is not None else ""
+        status = (
+            f"loss {last['loss']:.2f}{chance} sim {last['positive_similarity']:.2f}"
+            f"/{last['negative_similarity']:.2f} rank {last['effective_rank']:.0f}"
+        )
+        done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        self.progress.update(self.task, completed=done, status=status)
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if hasattr(self, "task"):
+            self.progress.remove_task(self.task)

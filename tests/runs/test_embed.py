@@ -1,0 +1,180 @@
+"""Features carried away: the same numbers in every kind of file, and nothing written in place of another."""
+
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from fullrank import source, train
+from fullrank.errors import DataError, UsageError
+from fullrank.runs.embed import embed
+
+DIGITS = tuple("0123456789")
+
+
+@pytest.fixture
+def unlike(tmp_path):
+    """Images of another size than the digits', a third of them unlabelled; the spec that reads them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 12, 12), dtype=np.uint8)
+    labels = np.array([0, 1, -1] * 3)
+    np.savez(tmp_path / "images.npz", train_images=images, train_labels=labels, test_images=images[:4])
+    return f"npz:{tmp_path}/images.npz"
+
+
+def test_features_are_those_of_the_modules_on_the_images(quick_run):
+    images = source("digits").load("test").images
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()) / 255
+    with torch.no_grad():
+        h = quick_run.encoder(x)
+        z = quick_run.head(h)
+    found = embed(quick_run)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, h, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embed(quick_run.path, place="z"), z, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(embed(quick_run, place="h[:3]"), found[:, :3])
+
+
+def test_the_runs_own_training_images_are_those_it_was_trained_on(quick_run):
+    chosen = source("digits").load("train").limited(300, seed=0).images
+    own = embed(quick_run, split="train", place="stem")
+    every = embed(quick_run, "digits", split="train", place="stem")
+    assert own.shape == (300, 8) and every.shape == (1297, 8)
+    pixels = source("digits").load("train").images.reshape(1297, -1)
+    rows = [int(np.flatnonzero((pixels == image.ravel()).all(1))[0]) for image in chosen[:20]]
+    np.testing.assert_allclose(own[:20], every[rows], atol=1e-5)
+
+
+def test_images_of_another_size_are_brought_to_the_runs(quick_run, unlike):
+    resized = source(unlike).load("train", image_size=8).tensor()
+    with torch.no_grad():
+        expected = quick_run.encoder(resized / 255)
+    np.testing.assert_allclose(embed(quick_run, unlike, split="train"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_images_that_are_streamed_have_the_features_they_would_have_in_memory(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "colour.npz", images=rng.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8))
+    for name in range(9):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    settings = {"encoder": "tiny-resnet,width=4", "head": "none", "batch_size": 10, "epochs": 1}
+    run = train("digits", out=tmp_path / "run", data=f"npz:{tmp_path}/colour.npz", **settings)
+    streamed = f"folder:{tmp_path},canvas=32"
+    images = source(streamed).load("train", image_size=16).tensor()
+    with torch.no_grad():
+        expected = run.encoder(images / 255)
+    monkeypatch.setattr("fullrank.runs.embed.BATCH", 4)
+    found = embed(run, streamed, split="train")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_npy_holds_the_features_and_beside_them_the_labels(quick_run, tmp_path):
+    features = embed(quick_run, out=tmp_path / "x.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), features)
+    labels = np.load(tmp_path / "x.labels.npy", allow_pickle=False)
+    np.testing.assert_array_equal(labels, source("digits").load("test").labels["label"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.labels.npy", "x.npy"]
+
+
+def test_without_a_label_there_is_no_file_of_labels(quick_run, unlike, tmp_path):
+    embed(quick_run, unlike, out=tmp_path / "x.npy")
+    assert not (tmp_path / "x.labels.npy").exists()
+
+
+def test_safetensors_say_what_they_hold(quick_run, unlike, tmp_path):
+    out = tmp_path / "x.safetensors"
+    features = embed(quick_run, unlike, split="train", place="head.1", out=str(out))
+    found = load_file(out)
+    np.testing.assert_array_equal(found["features"], features)
+    assert found["labels"].tolist() == [0, 1, -1] * 3 and found["labels"].dtype == np.int64
+    with safe_open(out, framework="np") as file:
+        notes = file.metadata()
+    assert notes["data"] == unlike and notes["split"] == "train" and notes["place"] == "head.1"
+    assert notes["encoder"] == "tiny-resnet,width=8" and notes["head"] == "mlp:16"
+    assert json.loads(notes["classes"]) == list(source(unlike).load("train").class_names["label"])
+
+
+def test_parquet_has_a_row_for_each_image(quick_run, unlike, tmp_path):
+    embed(quick_run, out=tmp_path / "digits.parquet")
+    table = pq.read_table(tmp_path / "digits.parquet")
+    labels = source("digits").load("test").labels["label"]
+    assert table.column("label").to_pylist() == labels.tolist()
+    assert table.column("class").to_pylist() == [DIGITS[label] for label in labels]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 32)
+    rows = np.array(table.column("embedding").to_pylist(), np.float32)
+    np.testing.assert_array_equal(rows, embed(quick_run))
+    assert table.schema.metadata[b"data"] == b"digits"
+    assert json.loads(table.schema.metadata[b"classes"]) == list(DIGITS)
+
+
+def test_parquet_leaves_unlabelled_cells_empty(quick_run, unlike, tmp_path):
+    embed(quick_run, unlike, split="train", out=tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.column("label").to_pylist() == [0, 1, None] * 3
+    assert [name is None for name in table.column("class").to_pylist()] == [False, False, True] * 3
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x", "x.npz"])
+def test_another_ending_is_refused(quick_run, tmp_path, name):
+    with pytest.raises(UsageError, match=r"but needs \.npy or \.safetensors or \.parquet; rename it"):
+        embed(quick_run, out=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("there", "out"),
+    [("x.npy", "x.npy"), ("x.labels.npy", "x.npy"), ("x.parquet", "x.parquet")],
+)
+def test_nothing_is_overwritten(quick_run, tmp_path, there, out):
+    (tmp_path / there).write_text("years of work")
+    with pytest.raises(UsageError, match=f"{there} exists and is not overwritten"):
+        embed(quick_run, out=tmp_path / out)
+    assert [p.name for p in tmp_path.iterdir()] == [there]
+    assert (tmp_path / there).read_text() == "years of work"
+
+
+def test_a_folder_that_is_not_there_is_said(quick_run, tmp_path):
+    with pytest.raises(UsageError, match=r"There is no folder .*nowhere to put x\.npy in; make it first"):
+        embed(quick_run, out=tmp_path / "nowhere" / "x.npy")
+
+
+def test_a_missing_extra_is_said_before_anything_is_computed(quick_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        UsageError, match=r"needs pyarrow, which is not installed; run `pip install 'fullrank\[parquet\]'`"
+    ):
+        embed(tmp_path / "no run here", out=tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"place": "stage9.1"}, "Unknown place 'stage9.1'"),
+        ({"place": "h[:99]"}, "asks for 99 channels"),
+        ({"split": "val"}, "Unknown split 'val'"),
+        ({"data": "digitz"}, "did you mean 'digits'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_leaves_no_file(quick_run, tmp_path, options, part):
+    with pytest.raises(UsageError) as error:
+        embed(quick_run, **options, out=tmp_path / "x.npy")
+    assert part in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_colour_images_are_not_for_an_encoder_of_grey_ones(quick_run, tmp_path):
+    np.savez(tmp_path / "colour.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"images of 3 channels, but the encoder in .* takes 1; give grey"):
+        embed(quick_run, f"npz:{tmp_path}/colour.npz", split="train")
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"holds no record\.json"):
+        embed(tmp_path)

@@ -1,0 +1,29 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from fullrank.files import load_arrays
+from fullrank.training.callbacks.curves import CURVES, mean_similarities
+
+
+def test_mean_similarities_against_a_loop_over_all_pairs():
+    a, b = torch.randn(6, 4), torch.randn(6, 4)
+    cosine = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
+    positive, negative = mean_similarities(a, b)
+    assert positive == pytest.approx(float(cosine.diagonal().mean()), rel=1e-5)
+    assert negative == pytest.approx(float(cosine[~torch.eye(6, dtype=bool)].mean()), rel=1e-4)
+
+
+def test_curves_stand_in_the_csv_and_in_the_arrays(quick_run):
+    arrays = load_arrays(quick_run.path)
+    with (quick_run.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(float(row["step"])) for row in rows] == arrays["step"].astype(int).tolist() == [1, 2, 4, 6, 8]
+    for name in CURVES:
+        np.testing.assert_allclose([float(row[name]) for row in rows], arrays[name])
+    assert arrays["spectrum_h"].shape == (5, 32)
+    assert arrays["examples"].shape == (8, 3, 8, 8, 1) and arrays["examples"].dtype == np.uint8
+    assert arrays["learning_rate"][-1] < arrays["learning_rate"].max()
+    assert arrays["epoch"][-1] == 2
