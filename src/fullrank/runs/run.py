@@ -1,0 +1,58 @@
+"""A finished run: its folder, its recipe, its trained parts and its record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from fullrank.encoders import Encoder, encoder as build_encoder, without_download
+from fullrank.errors import DataError
+from fullrank.heads import Head, head as build_head
+from fullrank.record import RECORD_FILE, Record
+from fullrank.runs.recipe import RECIPE_FILE, Recipe
+
+
+ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its recipe, the trained parts in eval mode, and its record."""
+
+    path: Path
+    recipe: Recipe
+    encoder: Encoder
+    head: Head
+    record: Record
+
+
+def load(folder: str | Path) -> Run:
+    """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
+
+    Weights are read from safetensors files; nothing is unpickled.
+    """
+    folder = Path(folder)
+    record = Record.load(folder)
+    if record.kind != "run":
+        raise DataError(f"{folder} holds a {record.kind}, not a run; name one of the run folders below it.")
+    if not (folder / RECIPE_FILE).is_file():
+        raise DataError(f"{folder} holds no {RECIPE_FILE}; name the folder of a finished run.")
+    recipe = Recipe.resolve(folder / RECIPE_FILE)
+    try:
+        with safe_open(folder / ENCODER_FILE, framework="pt") as file:
+            size, in_chans = (int(file.metadata()[key]) for key in ("image_size", "in_chans"))
+        with torch.random.fork_rng(devices=()):
+            architecture = without_download(recipe.encoder)
+            encoder = build_encoder(architecture, image_size=size, in_chans=in_chans)
+            head = build_head(recipe.head, in_dim=encoder.feature_dim)
+        encoder.load_state_dict(load_file(folder / ENCODER_FILE))
+        head.load_state_dict(load_file(folder / HEAD_FILE))
+    except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"The weights in {folder} cannot be read ({reason}); remove {RECORD_FILE} there and "
+            "resume the run."
+        ) from None
+    return Run(folder, recipe, encoder.eval(), head.eval(), record)
