@@ -4,7 +4,8 @@ from hypothesis import given, strategies as st
 from fullrank.errors import UsageError
 from fullrank.files import expanded
 from fullrank.heads import HEADS
-from fullrank.specs import Entry, Parameter, Registry, split_specs
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, split_specs
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
-    from fullrank.data import source as source
+    from fullrank.data import register_source as register_source, source as source
     from fullrank.diagnosis.diagnose import Diagnosis as Diagnosis, diagnose as diagnose
     from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor as SpectrumMonitor
-    from fullrank.encoders import encoder as encoder
+    from fullrank.encoders import encoder as encoder, register_encoder as register_encoder
     from fullrank.evaluation.probe import probe as probe
     from fullrank.heads import (
         DiagonalHead as DiagonalHead,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ReweightHead as ReweightHead,
         SubvectorHead as SubvectorHead,
         head as head,
+        register_head as register_head,
     )
     from fullrank.objectives import (
         BarlowTwinsLoss as BarlowTwinsLoss,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         SupConLoss as SupConLoss,
         VICRegLoss as VICRegLoss,
         objective as objective,
+        register_objective as register_objective,
     )
     from fullrank.probes import LinearProbe as LinearProbe, NearestProbe as NearestProbe
     from fullrank.reports.page import write_page as write_page
@@ -52,10 +54,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "data": ["source"],
-        "encoders": ["encoder"],
+        "data": ["register_source", "source"],
+        "encoders": ["encoder", "register_encoder"],
         "heads": [
             "head",
+            "register_head",
             "NoHead",
             "LinearHead",
             "MLPHead",
@@ -68,6 +71,7 @@ __getattr__, __dir__, __all__ = attach(
         ],
         "objectives": [
             "objective",
+            "register_objective",
             "InfoNCELoss",
             "NTXentLoss",
             "SupConLoss",

@@ -73,7 +73,7 @@ def read_places(
             raise unknown_name("place", place.name, known, f"this model has {', '.join(known)}")
     found = placed.features(images, ["h", *inner])
     if any(place.name == "z" or place.name.startswith("head.") for place in wanted.values()):
-        found |= _read_head(head, found["h"])
+        found |= read_head(head, found["h"])
     return {text: _leading(found[place.name], place) for text, place in wanted.items()}
 
 
@@ -102,7 +102,8 @@ def collect_features(
     return {place: torch.cat(chunks) if chunks else torch.empty(0, 0) for place, chunks in parts.items()}
 
 
-def _read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
+def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
+    """What a head makes of h (N, D): the features at z and after each of its layers."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fullrank import head, objective
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS
-from fullrank.objectives import OBJECTIVES, loss_of
+from fullrank.objectives import OBJECTIVES, loss_of, needs_of
 
 WIDTH, CLASSES = 4, 3
 
@@ -76,7 +76,8 @@ def test_autocast_takes_no_digits_from_the_loss(loss):
 
 
 def test_labels_are_asked_for_exactly_where_the_class_says_so(loss):
-    assert type(loss).needs_labels is ("labels" in inspect.signature(loss.forward).parameters)
+    asked = {"labels", "generator"} & set(inspect.signature(loss.forward).parameters)
+    assert needs_of(loss) == needs_of(type(loss)) == asked
 
 
 @pytest.mark.parametrize(

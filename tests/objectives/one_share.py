@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fullrank import objective
-from fullrank.objectives import OBJECTIVES, loss_of
+from fullrank.objectives import OBJECTIVES, loss_of, needs_of
 
 IMAGES, WIDTH, CLASSES = 8, 5, 3
 # Unlike shares: the first has one unlabelled image, the second has one labelled.
@@ -37,7 +37,7 @@ def measured(spec: str, rows: slice, one_view: bool) -> list[torch.Tensor]:
 
 def cases() -> list[tuple[str, bool]]:
     """Every objective with two views, and those with labels with one."""
-    labelled = [entry.name for entry in OBJECTIVES if entry.load().needs_labels]
+    labelled = [entry.name for entry in OBJECTIVES if "labels" in needs_of(entry.load())]
     return [(entry.name, False) for entry in OBJECTIVES] + [(name, True) for name in labelled]
 
 

@@ -10,9 +10,9 @@ from fullrank import export, train
 from fullrank.data import write_miniature
 from fullrank.encoders import encoder, load_weights
 from fullrank.errors import DataError, UsageError
+from fullrank.evaluation.probe import probe
 from fullrank.runs.build import build, check_plan, load_data
 from fullrank.runs.recipe import Recipe
-from fullrank.evaluation.probe import probe
 
 SMALL = {"encoder": "tiny-resnet,width=4", "head": "none"}
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fullrank import load, train
 from fullrank.data import write_miniature
 from fullrank.errors import InterruptedRunError, UsageError
-from fullrank.objectives import OBJECTIVES
+from fullrank.objectives import OBJECTIVES, needs_of
 from fullrank.runs.build import build, load_data
 from fullrank.runs.recipe import Recipe
 from fullrank.training.callbacks.checkpoints import load_state, newest_whole
@@ -24,7 +24,7 @@ QUICK = {
     "epochs": 2,
     "monitor_every": 1,
 }
-LABELLED = [entry.name for entry in OBJECTIVES if entry.load().needs_labels]
+LABELLED = [entry.name for entry in OBJECTIVES if "labels" in needs_of(entry.load())]
 
 
 @pytest.fixture(scope="module")
@@ -109,4 +109,4 @@ def test_a_label_that_the_images_do_not_have_is_refused_by_name(tmp_path, object
 def test_images_without_labels_train_where_none_are_learned(tmp_path):
     settings = QUICK | {"data": images_without_labels(tmp_path), "limit": None}
     module = build(Recipe.resolve("digits", settings), load_data(Recipe.resolve("digits", settings))[0])
-    assert not module.objective.needs_labels
+    assert not needs_of(module.objective)

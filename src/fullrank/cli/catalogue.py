@@ -10,8 +10,9 @@ from fullrank.encoders import ENCODERS
 from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
+from fullrank.registry import Registry
 from fullrank.runs.recipe import recipe_names, recipe_summary
-from fullrank.specs import Registry, write
+from fullrank.specs import write
 from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
 from fullrank.views import VIEWS
@@ -58,6 +59,8 @@ def _overview(registry: Registry) -> Table:
     table = _table(registry.room)
     for entry in registry:
         table.add_row(entry.name, escape(entry.summary), escape(entry.source))
+    for name, package in registry.installed().items():
+        table.add_row(escape(name), f"a part of {escape(package)}", escape(package))
     return table
 
 
@@ -72,3 +75,7 @@ def _print_family(console: Console, registry: Registry) -> None:
         lines.append(f"[dim]{escape(entry.source)}[/dim]")
         for line in lines:
             console.print(Padding(line, (0, 0, 0, 4)), highlight=False)
+    for name, package in registry.installed().items():
+        console.print(escape(name), style="cyan", highlight=False)
+        line = f"a {registry.kind} of the installed package {package}, which is imported when it is used"
+        console.print(Padding(escape(line), (0, 0, 0, 4)), highlight=False)

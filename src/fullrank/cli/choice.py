@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fullrank.data import SOURCES
+from fullrank.door import import_modules
 from fullrank.errors import UsageError
 from fullrank.runs.recipe import RECIPE_FILE, Recipe, recipe_names
 
@@ -44,6 +45,12 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+_IMPORTS = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="A module, or a file x.py, with parts of yours. Repeatable."),
+]
+
+
 @dataclass(frozen=True)
 class RecipeChoice:
     """What the user said of the recipe: its name, if any, and the keys to replace."""
@@ -62,8 +69,26 @@ class RecipeChoice:
             return self.name
         if out is not None and resume and (out / RECIPE_FILE).is_file():
             return out / RECIPE_FILE
-        name = SOURCES.parse(self.overrides.get("data", "digits")).name
+        data = self.overrides.setdefault("data", "digits")
+        self.overrides["data"] = SOURCES.parse(data)
+        name = self.overrides["data"].name
         return name if name in recipe_names() else "small-images"
+
+
+def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --import, whose modules are imported before it begins."""
+    own = inspect.signature(command).parameters.values()
+
+    @functools.wraps(command)
+    def with_imports(imports: list[str] | None = None, **given: Any) -> None:
+        import_modules(imports or ())
+        command(**given)
+
+    option = inspect.Parameter("imports", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_IMPORTS)
+    parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), option]
+    with_imports.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_imports.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_imports
 
 
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:

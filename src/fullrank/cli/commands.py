@@ -1,15 +1,18 @@
 """The commands. Whatever loads torch is imported inside the command that needs it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullrank.cli.choice import RecipeChoice, takes_recipe
+from fullrank.cli.choice import RecipeChoice, takes_imports, takes_recipe
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
+
+if TYPE_CHECKING:
+    from fullrank.record import Record
 
 app = typer.Typer(
     name="fullrank",
@@ -36,10 +39,12 @@ def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
     """P1's Table 1 in miniature: four heads on real digits, a few minutes on two CPU cores."""
     from fullrank.studies.demo import demo as run_demo
 
-    _finish(run_demo(out=out, resume=resume).path)
+    study = run_demo(out=out, resume=resume)
+    _finish(study.path, study.record)
 
 
 @app.command()
+@takes_imports
 @takes_recipe
 def train(
     choice: RecipeChoice,
@@ -89,12 +94,13 @@ def train(
         profiler=clock,
     )
     if launched_rank(devices * nodes) == 0:
-        _finish(run.path)
+        _finish(run.path, run.record)
         if clock is not None and clock.batches:
             typer.echo(f"\n{clock.summary()}")
 
 
 @app.command()
+@takes_imports
 @takes_recipe
 def compare(
     choice: RecipeChoice,
@@ -109,14 +115,16 @@ def compare(
     """Train several heads with several seeds; one table with paired 95 % intervals."""
     if "head" in choice.overrides:
         raise UsageError("A study takes its heads from --heads; leave out --set head=.")
-    specs = [str(HEADS.parse(spec)) for text in heads for spec in split_specs(text)]
+    specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)]
     recipe = choice.resolve(out, resume)
     from fullrank.studies.compare import compare as run_compare
 
-    _finish(run_compare(recipe, heads=specs, seeds=seeds, workers=workers, out=out, resume=resume).path)
+    study = run_compare(recipe, heads=specs, seeds=seeds, workers=workers, out=out, resume=resume)
+    _finish(study.path, study.record)
 
 
 @app.command()
+@takes_imports
 def probe(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     place: Annotated[
@@ -165,6 +173,7 @@ def probe(
 
 
 @app.command()
+@takes_imports
 def diagnose(
     target: Annotated[
         str, typer.Argument(help="A run's folder, a timm model's name, or a file of embeddings.")
@@ -224,6 +233,7 @@ def diagnose(
 
 
 @app.command()
+@takes_imports
 def embed(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", help="The file: .npy, .safetensors or .parquet.")],
@@ -239,6 +249,7 @@ def embed(
 
 
 @app.command()
+@takes_imports
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", help="The file: .safetensors for timm, or .onnx.")],
@@ -252,6 +263,7 @@ def export(
 
 
 @app.command()
+@takes_imports
 def reproduce(
     names: Annotated[
         list[str],
@@ -290,6 +302,7 @@ def reproduce(
 
 
 @app.command(name="check-distributed")
+@takes_imports
 def check_distributed(
     objective: Annotated[
         str,
@@ -326,9 +339,11 @@ def report(
 
 
 @app.command(name="list")
+@takes_imports
 def list_(
     family: Annotated[
-        str | None, typer.Argument(help="heads, objectives, encoders, data, views, theory, recipes, tables.")
+        str | None,
+        typer.Argument(help="heads, objectives, encoders, data, views, causes, theory, recipes, tables."),
     ] = None,
 ) -> None:
     """What there is, one line each, with sources."""
@@ -337,12 +352,11 @@ def list_(
     print_catalogue(family)
 
 
-def _finish(folder: Path) -> None:
+def _finish(folder: Path, record: "Record") -> None:
     """Write the page of a run or study, and print its table and where everything is."""
     from fullrank.cli.tables import print_record
-    from fullrank.record import Record
     from fullrank.reports.page import write_page
 
     page = write_page(folder)
-    print_record(Record.load(folder))
+    print_record(record)
     typer.echo(f"\nreport: {page}\nrecord: {folder / 'record.json'}")

@@ -15,10 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fullrank.cli.choice import assignment
+from fullrank.cli.choice import assignment, takes_imports
 from fullrank.progress import progress_bar
 from fullrank.record import Record, TheoryEntry
-from fullrank.specs import Entry
+from fullrank.registry import Entry
 from fullrank.theory import THEOREMS
 
 _PLAIN = (int, float, str)
@@ -46,6 +46,7 @@ theory_app = typer.Typer(
 
 
 @theory_app.command()
+@takes_imports
 def predict(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     place: Annotated[

@@ -6,7 +6,8 @@ The catalogue imports nothing; `source` builds a source, and the classes are imp
 from typing import TYPE_CHECKING
 
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Parameter, Registry, Spec
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
     from fullrank.data.classes import class_groups as class_groups, class_list as class_list
@@ -67,7 +68,7 @@ __getattr__, __dir__, __all__ = attach(
         "published.waterbirds": ["Waterbirds"],
     },
 )
-__all__ += ["SOURCES", "source"]
+__all__ += ["SOURCES", "register_source", "source"]
 
 _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzipped")
 _OFFICIAL_FOLDER = Parameter("path", str, "the unpacked folder or its parent", required=True)
@@ -98,7 +99,8 @@ _GROUPED = (
 )
 _CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
 
-SOURCES = Registry("data", "data")
+SOURCES = Registry("data", "data", group="fullrank.sources")
+register_source = SOURCES.add
 for _entry in [
     Entry(
         "digits",
@@ -244,8 +246,10 @@ for _entry in [
         options=(
             Parameter("mnist", str, "folder of MNIST, for mnist-on-cifar10"),
             Parameter("cifar10", str, "folder of CIFAR-10, for mnist-on-cifar10"),
-            Parameter("foreground", str, "the data of the foreground, for any"),
-            Parameter("background", str, "the data of the background or textures, for any"),
+            Parameter("foreground", Spec, "the data of the foreground, for any"),
+            Parameter(
+                "background", Spec, "the data of the background or textures, for any", choices=("textures",)
+            ),
             Parameter("strength", float, "weight of the foreground where it lies, 0 to 1"),
             Parameter("scale", float, "side of the foreground as a part of the canvas's"),
             Parameter("place", str, "where the foreground lies: centre, top-left, ..., or drawn"),
@@ -255,6 +259,13 @@ for _entry in [
             Parameter("seed", int, "what is drawn with what", 0),
             Parameter("without", str, "a part to leave out: foreground, background or object"),
         ),
+    ),
+    Entry(
+        "given",
+        "fullrank.data.sources:Given",
+        "images that were given in Python, as a torch Dataset; no file can read them again",
+        "your own",
+        value=Parameter("name", str, "what the dataset is called", required=True),
     ),
     Entry(
         "urbancars",
@@ -279,7 +290,7 @@ for _entry in [
         "in the spirit of Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("kind", str, ", ".join(_CORRUPTIONS), choices=_CORRUPTIONS, required=True),
         options=(
-            Parameter("data", str, "the data, quoted if it holds a comma or ="),
+            Parameter("data", Spec, "the data, quoted if it holds a comma or ="),
             Parameter("severity", int, "1 to 5", 3),
             Parameter("seed", int, "what is drawn", 0),
         ),
@@ -288,13 +299,15 @@ for _entry in [
     SOURCES.register(_entry)
 
 
-def source(spec: str | Spec) -> "Source":
-    """Build a source of data from its spec; nothing is read before its `load`.
+def source(spec: "str | Spec | type[Source]") -> "Source":
+    """Build a source of data from its spec, or from a class of yours; nothing is read before its `load`.
 
-    Raises UsageError for an unknown name or a path that is missing from the spec.
+    Raises UsageError for an unknown name, a path that is missing from the spec, and a part that is no source.
 
     >>> source("digits").load("test", image_size=16).images.shape
     (500, 16, 16, 1)
     """
-    built: Source = SOURCES.build(spec)
-    return built
+    from fullrank.data.sources import checked_source
+
+    parsed = SOURCES.parse(spec)
+    return checked_source(SOURCES.build(parsed), parsed)

@@ -16,13 +16,15 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 class Source(ABC):
     """Where images come from. The same source and split always give the same images in the same order.
 
-    `name` is the spec that builds the source, `splits` are those that it has: all but a shift's, a set to
-    test on, have both.
+    A source of yours derives from this class and has `read`. `name` is the spec that builds the source.
+    `splits` are those that it has: all but a shift's, a set to test on, have both.
     """
 
     splits: tuple[Split, ...] = SPLITS
 
-    def __init__(self, name: str):
+    name = ""
+
+    def __init__(self, name: str = ""):
         self.name = name
 
     @final
@@ -45,16 +47,31 @@ class Source(ABC):
         if image_size is not None:
             check_image_size(image_size)
         bad = bad or BadImages()
-        found = self._read_despite(split, image_size, bad).despite(bad)
+        found = self.read_despite(split, image_size, bad).despite(bad)
         return found if image_size is None else found.resized(image_size)
 
     @abstractmethod
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
         """The images of `split`; a source whose files differ in size brings them to `image_size` itself."""
 
-    def _read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
+    def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """The images of `split`; a source that decodes its files at once leaves out what `bad` allows."""
-        return self._read(split, image_size)
+        return self.read(split, image_size)
+
+
+@final
+class Given(Source):
+    """Images that were given in Python: a recipe can name them, but nobody else can read them."""
+
+    def __init__(self, name: str):
+        super().__init__(f"given:{name}")
+
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Raise DataError."""
+        raise DataError(
+            f"The images of {self.name} were given in Python and are not on the disk; give them again as "
+            "data=, or other images with --data."
+        )
 
 
 def check_folder(path: Path, name: str) -> None:
@@ -68,3 +85,14 @@ def found_archive(path: Path, names: Sequence[str]) -> Path | None:
     """The first of the archives `names` that lies in the folder `path` or beside it."""
     candidates = [folder / name for folder in (path, path.parent) for name in names]
     return next((file for file in candidates if file.is_file()), None)
+
+
+def checked_source(built: object, name: str) -> Source:
+    """`built` if it is a source, called `name` where it has no name of its own; otherwise UsageError."""
+    if not isinstance(built, Source):
+        raise UsageError(
+            f"The data {name!r} is a {type(built).__name__}; a source derives from fullrank.data.Source and "
+            "has read(split, image_size)."
+        )
+    built.name = built.name or name
+    return built

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.evidence import Evidence as Evidence, PlaceEvidence as PlaceEvidence
     from fullrank.diagnosis.features import (
         Collected as Collected,
-        imposed_rank as imposed_rank,
         stacked_maps as stacked_maps,
     )
     from fullrank.diagnosis.files import (
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         open_embeddings as open_embeddings,
         paired as paired,
     )
+    from fullrank.diagnosis.imposed import imposed_rank as imposed_rank, measured_rank as measured_rank
     from fullrank.diagnosis.layers import (
         best_cut as best_cut,
         dimension_curves as dimension_curves,
@@ -46,7 +46,8 @@ __getattr__, __dir__, __all__ = attach(
             "operation_shares",
         ],
         "causes": ["find_causes"],
-        "features": ["Collected", "imposed_rank", "stacked_maps"],
+        "features": ["Collected", "stacked_maps"],
+        "imposed": ["imposed_rank", "measured_rank"],
         "evidence": ["Evidence", "PlaceEvidence"],
         "files": ["EmbeddingFile", "check_same_width", "open_embeddings", "paired"],
         "layers": ["best_cut", "dimension_curves", "gradient_ranks", "layer_rows"],

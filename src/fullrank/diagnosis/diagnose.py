@@ -1,8 +1,9 @@
 """Did it collapse, why, and where to cut: of a run, a model, or a file of embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fullrank.diagnosis.formats import OPENERS
 from fullrank.diagnosis.layers import best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.diagnosis.measures import SAMPLE, Seen, measures_of, spectrum_of
 from fullrank.diagnosis.stacked import alignment_matrix
+from fullrank.door import import_modules
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments
@@ -74,13 +76,14 @@ class Subject:
     test: "ImageSet"
     views: "Views | None" = None
     objective: nn.Module | None = None
+    fresh_head: Callable[[], nn.Module] | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
 def diagnose(
     target: "str | Path | nn.Module | Run",
     *,
-    data: str | None = None,
+    data: Any = None,
     views: str | None = None,
     labels: str | None = None,
     positives: str | Path | None = None,
@@ -91,15 +94,17 @@ def diagnose(
     seed: int = 0,
     skip_bad: bool = False,
     out: str | Path | None = None,
+    imports: Sequence[str | Path | ModuleType] = (),
 ) -> Diagnosis:
     """Look at a model or a file of embeddings: spectra and ranks, collapse and its causes, where to cut.
 
     `target` is the folder of a run, a `Run`, the spec of an encoder (any timm model) with `weights` from a
     file or none, any `nn.Module` from images (N, C, H, W) in 0 to 1 to (N, D), or a file of embeddings. A
     model is looked at on at most `limit` test images of `data` (a run has its own), its layers probed from as
-    many training images; `views` (a run has its own) are needed for the augmentation's part in it. `labels`
-    names the labels among several kinds, or for a file where they stand; `positives` is a second file with
-    another view of each row. Leaves `record.json` in the folder `out`, by default one under runs/. Raises
+    many training images. `data` is the spec of a source, a torch Dataset of (image, label), which is tested
+    on, or a pair of them, to train and to test. `views` (a run has its own) are needed for the augmentation's
+    part in it. `imports` are modules of your parts. `labels` names the labels among several kinds, or for a
+    file where they stand; `positives` is a second file with another view of each row. Leaves `record.json` in the folder `out`, by default one under runs/. Raises
     UsageError for a target that is none of these or data that is missing, DataError for what cannot be read.
 
     >>> import tempfile
@@ -109,6 +114,7 @@ def diagnose(
     >>> diagnose(folder + "/x.npy", out=folder + "/diagnosis").record.diagnosis.collapsed
     False
     """
+    import_modules(imports)
     folder = result_folder(out, "diagnosis")
     if isinstance(target, str | Path) and _is_embedding_file(target):
         _refuse_for_files(data=data, views=views, weights=weights, places=places, image_size=image_size)
@@ -181,7 +187,7 @@ def _probe_file(
 
 def find_subject(
     target: "str | Path | nn.Module | Run",
-    data: str | None,
+    data: Any,
     views: str | None,
     weights: str | Path | None,
     image_size: int | None,
@@ -204,13 +210,14 @@ def find_subject(
     return replace(subject, views=_views(views, test)) if views is not None else subject
 
 
-def _subject_of_run(run: "Run", data: str | None, views: str | None) -> Subject:
-    from fullrank.objectives import OBJECTIVES, objective
+def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
+    from fullrank.heads import head
+    from fullrank.objectives import needs, objective
     from fullrank.runs.build import load_data
     from fullrank.runs.embed import input_shape
 
     # Such a loss has trained weights of its own, or asks for the labels of views.
-    needs_labels = OBJECTIVES[OBJECTIVES.parse(run.recipe.objective).name].load().needs_labels
+    needs_labels = "labels" in needs(run.recipe.objective)
     train: ImageSet | None
     if data is None:
         train, test = load_data(run.recipe)
@@ -224,6 +231,7 @@ def _subject_of_run(run: "Run", data: str | None, views: str | None) -> Subject:
         test=test,
         views=_views(views or run.recipe.views, test),
         objective=None if needs_labels else objective(run.recipe.objective),
+        fresh_head=lambda: head(run.recipe.head, in_dim=run.encoder.feature_dim),
         recipe=run.recipe.model_dump(),
     )
 
@@ -238,11 +246,18 @@ def _library_encoder(name: str, images: "ImageSet", weights: str | Path | None) 
     return built.eval()
 
 
-def _load(data: str, image_size: int | None) -> "tuple[ImageSet | None, ImageSet]":
+def _load(data: Any, image_size: int | None) -> "tuple[ImageSet | None, ImageSet]":
     from fullrank.data import source
+    from fullrank.runs.build import GivenImages
 
-    images = source(data)
-    return images.load("train", image_size), images.load("test", image_size)
+    if isinstance(data, str | type):
+        images = source(data)
+        return images.load("train", image_size), images.load("test", image_size)
+    given = GivenImages.of(data)
+    train, test = (None, given.train) if given.test is None else (given.train, given.test)
+    if image_size is None:
+        return train, test
+    return train and train.resized(image_size), test.resized(image_size)
 
 
 def _views(spec: str, images: "ImageSet") -> "Views":
@@ -261,8 +276,8 @@ def diagnose_model(
     progress: Progress | None = None,
 ) -> DiagnosisEntry:
     """Everything that a model shows on its images: measures, causes, layers, shares of the augmentation."""
-    from fullrank.diagnosis.features import collect, with_places
-    from fullrank.heads import NoHead
+    from fullrank.diagnosis.features import collect
+    from fullrank.encoders.building import with_places
     from fullrank.places import collect_features
 
     found = collect(
@@ -273,6 +288,7 @@ def diagnose_model(
         limit=limit,
         seed=seed,
         views=subject.views,
+        fresh_head=subject.fresh_head,
         progress=progress,
     )
     temperature = getattr(subject.objective, "temperature", None)
@@ -312,7 +328,7 @@ def diagnose_model(
         not_seen.append("Accuracy at each place: there are no labels to train and to test on.")
         layers = layer_rows({}, found.features, gradient_ranks=gradients)
     else:
-        head = subject.head if subject.head is not None else NoHead(1)
+        head = subject.head if subject.head is not None else nn.Identity()
         learnt = counted(train.batches(256), progress, "training images", len(train))
         known = collect_features(with_places(subject.encoder), head, learnt, found.places)
         answers = (train.labels[label], found.images.labels[label])

@@ -1,10 +1,8 @@
 """What a diagnosis reads of a model: features of clean images and of views, at places from the image to z."""
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import final
 
 import numpy as np
 import torch
@@ -15,9 +13,11 @@ from fullrank.batch import Batch
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.imposed import imposed_rank
+from fullrank.encoders.building import is_placed, with_places
 from fullrank.errors import UsageError
-from fullrank.heads import Head, LowRankHead, NoHead, RandomSubvectorHead, ReweightHead, SubvectorHead
-from fullrank.places import Place, collect_features, evaluating, head_places, read_places
+from fullrank.heads.contract import unfolded
+from fullrank.places import collect_features, evaluating, head_places, read_places
 from fullrank.progress import counted
 from fullrank.views import ViewParameters, Views, step_generator
 
@@ -78,6 +78,7 @@ def collect(
     seed: int = 0,
     views: Views | None = None,
     replay: bool = True,
+    fresh_head: Callable[[], nn.Module] | None = None,
     progress: Progress | None = None,
 ) -> Collected:
     """Features of `images` at `places`, in eval mode, and, with `views`, of two views of each.
@@ -87,7 +88,8 @@ def collect(
     these, a batch of at most 256, are made again for each operation, the same draw with all other operations
     off. The encoder may be any module that gives (N, D); where it has no places there is h alone, and without
     a head z is h. Without `places` they are those of `thinned_places`. It holds N + 2 n + 2 m operations rows
-    of float32 of each place. Encoder and head come back in the mode they were in, and nothing in them
+    of float32 of each place. `fresh_head` builds the head anew, for a head that does not say which rank it
+    imposes (`imposed_rank`). Encoder and head come back in the mode they were in, and nothing in them
     changes.
 
     Raises UsageError for a place that there is not, a limit below 1, an encoder that gives no (N, D), and
@@ -123,7 +125,7 @@ def collect(
         features,
         views=seen.get(None, {}),
         operations={place: {name: seen[name][place] for name in names} for place in places},
-        imposed={place: imposed_rank(last, place) for place in places},
+        imposed={place: imposed_rank(last, place, fresh_head) for place in places},
         stacked=stacked_maps(encoder, last) if places[-1] == ("h" if head is None else "z") else (),
     )
 
@@ -138,7 +140,7 @@ def thinned_places(encoder: nn.Module, head: nn.Module | None, most: int = MOST_
     >>> thinned_places(encoder("resnet18", image_size=32), None, most=4)
     ['stem', 'layer2.0', 'layer3.1', 'last-conv-input', 'h']
     """
-    inner = list(getattr(encoder, "places", ())) if _is_placed(encoder) else []
+    inner = list(getattr(encoder, "places", ())) if is_placed(encoder) else []
     if len(inner) > most:
         inner = [inner[i] for i in np.linspace(0, len(inner) - 1, most).round().astype(int)]
     return [*inner, "h", *([] if head is None else [*head_places(head)[:-1], "z"])]
@@ -156,30 +158,6 @@ def view_batches(
         yield batch, drawn
 
 
-def imposed_rank(head: nn.Module, place: str = "z") -> int | None:
-    r"""The rank that the form of a head, not its training, imposes at a place; None where it imposes none.
-
-    For `SubvectorHead`, `LowRankHead` and `RandomSubvectorHead` it is their `dim`; for `ReweightHead` the
-    width of the soft sub-vector that it is, :math:`(1 + \kappa^{-2}) / (1 - \kappa^{-2})` rounded up; for
-    linear layers one after another the narrowest that the features came through since the last nonlinearity,
-    where they are wider. A place of the encoder, and h, have none.
-
-    >>> from fullrank import head
-    >>> [imposed_rank(head(spec, in_dim=96)) for spec in ("subvector:24", "linear:128", "linear:64", "none")]
-    [24, 96, None, None]
-    """
-    parsed = Place.parse(place)
-    if parsed.name == "z" and isinstance(head, SubvectorHead | RandomSubvectorHead):
-        rank: int | None = head.out_dim
-    elif parsed.name == "z" and isinstance(head, LowRankHead):
-        rank = head.right.shape[1]
-    elif parsed.name == "z" and isinstance(head, ReweightHead):
-        rank = _soft_width(head)
-    else:
-        rank = _narrowest(head, parsed.name)
-    return rank if rank is None or parsed.width is None else min(rank, parsed.width)
-
-
 def stacked_maps(*modules: nn.Module) -> tuple[Tensor, ...]:
     """Two linear maps or more that follow each other with nothing between, W1 (m, D), W2 (K, m), ...
 
@@ -192,43 +170,12 @@ def stacked_maps(*modules: nn.Module) -> tuple[Tensor, ...]:
     [(5, 6), (3, 5)]
     """
     maps: list[Tensor] = []
-    for step in (step for module in modules for step in _steps(module)):
+    for step in (step for module in modules for step in unfolded(module)):
         if isinstance(step, nn.Linear):
             maps.append(step.weight.detach())
         elif not isinstance(step, nn.Identity):
             maps.clear()
     return tuple(maps) if len(maps) > 1 else ()
-
-
-def with_places(encoder: nn.Module) -> nn.Module:
-    """`encoder` if it has places, or else a module around it that has h alone."""
-    return encoder if _is_placed(encoder) else _Unplaced(encoder)
-
-
-def _is_placed(encoder: nn.Module) -> bool:
-    return hasattr(encoder, "places") and callable(getattr(encoder, "features", None))
-
-
-@final
-class _Unplaced(nn.Module):
-    """Any module from images (N, C, H, W) in 0 to 1 to features (N, D), with h as its only place."""
-
-    places = ()
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-
-    def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
-        """The output as h; UsageError if it is not (N, D)."""
-        h = self.encoder(x)
-        if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != len(x):
-            gave = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
-            raise UsageError(
-                f"The encoder must give features (N, D), one row an image, but gave {gave} for {len(x)} "
-                "images; pool its output."
-            )
-        return {"h": h}
 
 
 @torch.no_grad()
@@ -259,35 +206,3 @@ def _view_features(
 def _shuffled(images: ImageSet, seed: int) -> ImageSet:
     """The same images in random order: the first ones of a folder may all be of one class."""
     return images.subset(np.random.default_rng(np.random.SeedSequence([seed])).permutation(len(images)))
-
-
-def _soft_width(head: ReweightHead) -> int | None:
-    """The channels of the soft sub-vector that the weights kappa^-i are; None where all are of one size."""
-    ratio = float(head.weight[1] / head.weight[0]) ** 2 if head.out_dim > 1 else 1.0
-    return None if ratio == 1 else min(math.ceil((1 + ratio) / (1 - ratio)), head.out_dim)
-
-
-def _narrowest(head: nn.Module, place: str) -> int | None:
-    """The least width since the last nonlinearity at a place in a head, where what came of it is wider."""
-    layers = list(getattr(head, "layers", ()))
-    steps = _steps(head)
-    if place != "z":
-        inner = dict(zip(head_places(head), range(1, len(layers) + 1), strict=True))
-        steps = [step for layer in layers[: inner.get(place, 0)] for step in _steps(layer)]
-    rank, width = None, 0
-    for step in steps:
-        if isinstance(step, nn.Linear):
-            rank = min(step.in_features if rank is None else rank, step.in_features, step.out_features)
-            width = step.out_features
-        elif not isinstance(step, nn.Identity | nn.BatchNorm1d):
-            rank = None
-    return rank if rank is not None and rank < width else None
-
-
-def _steps(module: nn.Module) -> list[nn.Module]:
-    """What a module does one after the other, as far as its form tells; else the module itself."""
-    if isinstance(module, nn.Sequential):
-        return [step for part in module for step in _steps(part)]
-    if isinstance(module, NoHead) or (isinstance(module, Head) and len(module.layers)):
-        return [step for part in (*module.layers, module.norm) for step in _steps(part)]
-    return [module]

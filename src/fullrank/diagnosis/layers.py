@@ -10,7 +10,8 @@ from torch.autograd.graph import GradientEdge, Node
 
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
-from fullrank.diagnosis.features import view_batches, with_places
+from fullrank.diagnosis.features import view_batches
+from fullrank.encoders.building import with_places
 from fullrank.errors import UsageError
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval

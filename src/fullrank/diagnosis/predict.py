@@ -1,7 +1,9 @@
 """The linear theory beside a real run: which directions it says are kept, and which the run kept."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +32,7 @@ def predict(
     outcome: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    imports: Sequence[str | Path | ModuleType] = (),
 ) -> TheoryRun:
     """What the linear theory predicts of each direction at `place`, and what the run made of it at `outcome`.
 
@@ -44,7 +47,7 @@ def predict(
     from fullrank.views import view_pipeline
 
     folder = result_folder(out, "theory-predict")
-    run = run if isinstance(run, Run) else load(run)
+    run = run if isinstance(run, Run) else load(run, imports=imports)
     known = thinned_places(run.encoder, run.head)
     outcome = outcome or "z"
     place = place or _default_place(run, known)
@@ -113,9 +116,7 @@ def _counted(counts: Counter[str]) -> str:
 
 
 def _default_place(run: "Run", known: list[str]) -> str:
-    from fullrank.heads import NoHead
-
-    before = known.index("h") - isinstance(run.head, NoHead)
+    before = known.index("h") - getattr(run.head, "passes_h", False)
     if before < 0:
         raise UsageError("The encoder has no place below h; name the places with --place and --outcome.")
     return known[before]

@@ -1,12 +1,15 @@
 """Encoders: images (N, C, H, W) in 0 to 1 -> the representation h (N, D)."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Parameter, Registry, Spec
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fullrank.encoders.contract import Encoder as Encoder
     from fullrank.encoders.library import LibraryEncoder as LibraryEncoder
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
@@ -27,11 +30,13 @@ __getattr__, __dir__, __all__ = attach(
         "weights": ["Loaded", "Weights", "load_weights", "plain_state", "read_weights"],
     },
 )
-__all__ += ["ENCODERS", "encoder", "without_download"]
+__all__ += ["ENCODERS", "encoder", "register_encoder", "without_download"]
 
 ENCODERS = Registry(
     "encoder",
     "encoders",
+    context=("image_size", "in_chans", "mean", "std"),
+    group="fullrank.encoders",
     other=Entry(
         "timm/NAME",
         "fullrank.encoders.library:LibraryEncoder",
@@ -51,6 +56,7 @@ ENCODERS = Registry(
         ),
     ),
 )
+register_encoder = ENCODERS.add
 ENCODERS.register(
     Entry(
         "tiny-resnet",
@@ -66,7 +72,7 @@ ENCODERS.register(
 
 
 def encoder(
-    spec: str | Spec,
+    spec: "str | Spec | Callable[..., nn.Module]",
     *,
     image_size: int,
     in_chans: int = 3,
@@ -74,33 +80,38 @@ def encoder(
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
 ) -> "Encoder":
-    """Build an encoder from its spec, for square images of `in_chans` channels with that mean and spread.
+    """Build an encoder from its spec, or from a class of yours, for square images of `in_chans` channels.
 
     Mean and spread of the training images, one number a channel or one for all, become part of the
-    encoder's weights: nobody who loads it can forget them. With `pretrained` (the same as the option in the
+    encoder's weights: nobody who loads it can forget them. A class of yours gets images in 0 to 1, and mean
+    and spread only where it takes them; it gives h (N, D). With `pretrained` (the same as the option in the
     spec) the encoder starts from timm's weights, and has their mean and spread. Raises UsageError for an
-    unknown name or an impossible size, DataError for weights that cannot be had.
+    unknown name, an impossible size and a part that is no encoder, DataError for weights that cannot be had.
 
     >>> encoder("tiny-resnet,width=8", image_size=8, in_chans=1).feature_dim
     32
     """
-    parsed = ENCODERS.parse(str(spec))
+    parsed = ENCODERS.parse(spec)
     if pretrained and ("pretrained", True) not in parsed.options:
         parsed = ENCODERS.parse(f"{parsed},pretrained=true")
     built: Encoder = ENCODERS.build(parsed, image_size=image_size, in_chans=in_chans, mean=mean, std=std)
-    built.spec = str(parsed)
+    if ENCODERS[parsed.name].origin is not None:
+        from fullrank.encoders.building import checked_encoder
+
+        built = cast("Encoder", checked_encoder(built, parsed, image_size, in_chans))
+    built.spec = parsed
     return built
 
 
-def without_download(spec: str | Spec) -> str:
+def without_download(spec: str | Spec) -> Spec:
     """The spec of the same architecture with no pretrained weights, for weights that come from a file.
 
     >>> without_download("resnet18,pretrained=true"), without_download("resnet18")
     ('resnet18,stem=standard', 'resnet18')
     """
-    parsed = ENCODERS.parse(str(spec))
+    parsed = ENCODERS.parse(spec)
     options = dict(parsed.options)
     if options.pop("pretrained", False):
         # Pretrained weights keep the model's own stem at every image size; without them `auto` would not.
         options.setdefault("stem", "standard")
-    return str(Spec(parsed.name, parsed.value, tuple(sorted(options.items()))))
+    return Spec(parsed.name, parsed.value, tuple(sorted(options.items())), parsed.family)

@@ -11,18 +11,8 @@ from fullrank.batch import as_float
 from fullrank.data import ImageSet
 from fullrank.errors import DataError
 from fullrank.evaluation.evaluate import BATCH_SIZE, default_places
-from fullrank.heads import (
-    DiagonalHead,
-    Head,
-    LinearHead,
-    LowRankHead,
-    MLPHead,
-    NoHead,
-    OrthogonalHead,
-    ReweightHead,
-    SubvectorHead,
-)
-from fullrank.objectives import OBJECTIVES
+from fullrank.heads import Head
+from fullrank.objectives import needs
 from fullrank.places import collect_features
 from fullrank.record import Score
 from fullrank.record.scores import IMAGES, LEFT_OUT, PREDICTED, RELATIVE, WEIGHT
@@ -109,12 +99,10 @@ def relative(weights: dict[str, float]) -> dict[str, float]:
     return {name: weight / largest if largest > 0 else 0.0 for name, weight in weights.items()}
 
 
-def depth_shares(head: Head) -> dict[str, float]:
-    """At which share of the depth of a linear net each place stands; left out is what nothing is said of.
+def depth_shares(head: nn.Module) -> dict[str, float]:
+    """At which share of the depth of a linear net each place stands, as the head says it.
 
-    The encoder counts as one map from the pixels, each trained layer of the head as one more; ReLU and the
-    batch norms of an MLP head are ignored. A head that standardises z, or draws channels anew, has none; the
-    channels below a fixed sub-space, and those below a reweighting, are not decided by the loss.
+    Nothing is said where z is standardised, or by a module that says nothing.
 
     >>> from fullrank.heads import head
     >>> depth_shares(head("linear:8", in_dim=16)), depth_shares(head("subvector:8", in_dim=16))
@@ -122,34 +110,10 @@ def depth_shares(head: Head) -> dict[str, float]:
     >>> depth_shares(head("mlp:8,layers=3", in_dim=16))
     {'h': 0.25, 'head.1': 0.5, 'head.2': 0.75, 'head.3': 1.0, 'z': 1.0}
     """
-    if not isinstance(head.norm, nn.Identity):
+    if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
         return {}
-    if isinstance(head, NoHead | OrthogonalHead):
-        return {"h": 1.0, "z": 1.0}
-    if isinstance(head, SubvectorHead):
-        return {f"h[:{head.out_dim}]": 1.0, "z": 1.0}
-    if isinstance(head, LowRankHead | ReweightHead):
-        return {"z": 1.0}
-    if isinstance(head, DiagonalHead):
-        return {"h": 0.5, "z": 1.0}
-    if isinstance(head, LinearHead | MLPHead):
-        maps = len(head.layers) + 1
-        inner = {f"head.{layer}": (layer + 1) / maps for layer in range(1, maps)}
-        return {"h": 1 / maps, **inner, "z": 1.0}
-    return {}
-
-
-def net_rank(head: Head) -> int:
-    """The most directions that the linear net of a head can have: the narrowest of its layers.
-
-    >>> from fullrank.heads import head
-    >>> [net_rank(head(spec, in_dim=16)) for spec in ("none", "lowrank:4", "mlp:8,hidden=6")]
-    [16, 4, 6]
-    """
-    if isinstance(head, LowRankHead):
-        return int(head.right.shape[1])
-    inner = [part.out_features for part in head.layers.modules() if isinstance(part, nn.Linear)]
-    return min(head.in_dim, head.out_dim, *inner)
+    shares: dict[str, float] = head.depth_shares()  # type: ignore[operator]  # a method where it is there
+    return shares
 
 
 def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
@@ -162,13 +126,12 @@ def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
         return None
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
     viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
-    return linear_net(ViewMoments.of(drawn_views(viewed, views)), net_rank(head))
+    return linear_net(ViewMoments.of(drawn_views(viewed, views)), head.linear_rank)
 
 
 def learns_from_views(recipe: Recipe) -> bool:
     """Whether the objective learns from pairs of views alone, as the theory's does."""
-    entry = OBJECTIVES[OBJECTIVES.parse(recipe.objective).name]
-    return not getattr(entry.load(), "needs_labels", False)
+    return "labels" not in needs(recipe.objective)
 
 
 def predicted_features(head: Head, net: LinearNet | None, pixels: Tensor) -> dict[str, Tensor]:
@@ -177,8 +140,8 @@ def predicted_features(head: Head, net: LinearNet | None, pixels: Tensor) -> dic
         return {}
     images = pixels.numpy()
     found = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
-    if isinstance(head, ReweightHead) and head.out_dim > 1 and head.weight[1] > 0:
-        below = net.represent_below(images, float(head.weight[0] / head.weight[1]))
+    if depth_shares(head) and (ratio := head.channel_ratio) is not None:
+        below = net.represent_below(images, ratio)
         found |= {} if below is None else {"h": below}
     return {place: torch.from_numpy(features) for place, features in found.items()}
 

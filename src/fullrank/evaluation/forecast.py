@@ -22,7 +22,6 @@ from fullrank.evaluation.factors import (
     flat_pixels,
     known_factors,
     learns_from_views,
-    net_rank,
     numbers,
     relative,
 )
@@ -120,7 +119,7 @@ def predict_factors(
             strict=True,
         )
     ]
-    rank = net_rank(head)
+    rank = head.linear_rank
     looks = []
     for per_component in _IMAGES_PER_COMPONENT:
         components = max(1, len(viewed) // per_component)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from fullrank.devices import flushed_denormals, on_accelerator
 from fullrank.evaluation.evaluate import (
@@ -15,7 +17,7 @@ from fullrank.evaluation.evaluate import (
 )
 from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.shifts import load_shift
-from fullrank.runs.build import load_data
+from fullrank.runs.build import GivenImages, load_data
 from fullrank.runs.run import Run, load
 
 # The measure of `probe` that needs a run's views, beside those of `evaluate`.
@@ -32,8 +34,12 @@ def probe(
     shots: Sequence[int] = (),
     shifts: Sequence[str] = (),
     features: str = "raw",
+    data: Any = None,
+    imports: Sequence[str | Path | ModuleType] = (),
 ) -> Evaluation:
     """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
+
+    A run on images that were given in Python needs them again as `data`. `imports` are modules of yours.
 
     `label` chooses among several kinds of labels (`coarse` of CIFAR-100); the measure "factors" adds the
     weight of every known factor (see `factor_scores`), the other `measures`, `shots` and `features`
@@ -42,11 +48,11 @@ def probe(
     `split` is the canonical spec. Raises DataError for images with fewer than two classes, UsageError for a
     place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = run if isinstance(run, Run) else load(run, imports=imports)
     check_measures(measures, shots, (*MEASURES, FACTORS))
     among_images = [measure for measure in measures if measure != FACTORS]
     checked_treatment(features)
-    train_set, test_set = load_data(run.recipe)
+    train_set, test_set = load_data(run.recipe, None if data is None else GivenImages.of(data))
     check_probeable(train_set, test_set, label)
     sets = dict(load_shift(spec, train_set) for spec in shifts)
     with on_accelerator(run.encoder, run.head):

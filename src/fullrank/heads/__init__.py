@@ -3,12 +3,16 @@
 The catalogue imports nothing; `head` builds one, and the classes are imported on first use.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Parameter, Registry, Spec
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fullrank.heads.contract import Head as Head
     from fullrank.heads.fixed import (
         LowRankHead as LowRankHead,
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
         ReweightHead as ReweightHead,
         SubvectorHead as SubvectorHead,
     )
+    from fullrank.heads.norms import Norm
     from fullrank.heads.trained import (
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
@@ -32,7 +37,7 @@ __getattr__, __dir__, __all__ = attach(
         "trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],
     },
 )
-__all__ += ["HEADS", "head"]
+__all__ += ["HEADS", "head", "register_head"]
 
 NORM = Parameter(
     "norm",
@@ -44,14 +49,14 @@ NORM = Parameter(
 _OUT_DIM = Parameter("out_dim", int, "width of z", 128)
 _DIM = Parameter("dim", int, "how many channels reach the loss", 360)
 
-HEADS = Registry("head", "heads")
+HEADS = Registry("head", "heads", context=("in_dim",), shared=(NORM,), group="fullrank.heads")
+register_head = HEADS.add
 for _entry in [
     Entry(
         "none",
         "fullrank.heads.fixed:NoHead",
         "z = h: the loss sees the representation itself",
         "P1 Table 1 and 2, 'no projector' (ImageNet top-1 51.5)",
-        options=(NORM,),
     ),
     Entry(
         "linear",
@@ -59,7 +64,6 @@ for _entry in [
         "z = W h, trained, no bias",
         "P1 Table 1, '1-layer linear projector'; Table 2, 'trainable linear' (61.1)",
         value=_OUT_DIM,
-        options=(NORM,),
     ),
     Entry(
         "mlp",
@@ -70,7 +74,6 @@ for _entry in [
         options=(
             Parameter("hidden", int, "width of the hidden layers; by default the width of h"),
             Parameter("layers", int, "number of linear layers", 2),
-            NORM,
         ),
     ),
     Entry(
@@ -78,14 +81,12 @@ for _entry in [
         "fullrank.heads.trained:DiagonalHead",
         "z = w * h, one trained weight a channel, started at 1",
         "P1 Table 2, 'trainable diagonal' (60.2)",
-        options=(NORM,),
     ),
     Entry(
         "orthogonal",
         "fullrank.heads.trained:OrthogonalHead",
         "z = Q h, trained, kept orthogonal by parametrisation",
         "P1 Table 2, 'orthogonal' (52.2)",
-        options=(NORM,),
     ),
     Entry(
         "subvector",
@@ -93,7 +94,6 @@ for _entry in [
         "z = the first DIM channels of h, nothing trained (DirectCLR)",
         "P1 Table 1, 'DirectCLR'; Table 2, 'fixed low-rank diagonal' (62.7)",
         value=_DIM,
-        options=(NORM,),
         aliases=("directclr",),
     ),
     Entry(
@@ -102,7 +102,6 @@ for _entry in [
         "z = U diag(1..1, 0..0) V' h with fixed random rotations: rank DIM, nothing trained",
         "P1 Table 2, 'fixed low-rank' (62.3)",
         value=_DIM,
-        options=(NORM,),
     ),
     Entry(
         "reweight",
@@ -110,7 +109,6 @@ for _entry in [
         "z_i = h_i / kappa^i, nothing trained",
         "P2, fixed reweighting head (authors' code; kappa 1.05)",
         value=Parameter("kappa", float, "ratio of neighbouring weights, 1 or more", 1.05),
-        options=(NORM,),
     ),
     Entry(
         "random-subvector",
@@ -118,19 +116,25 @@ for _entry in [
         "z = DIM channels of h, drawn anew at each training step; the identity in eval",
         "P1 Appendix F, 'random features each iteration' (43.0)",
         value=_DIM,
-        options=(NORM,),
     ),
 ]:
     HEADS.register(_entry)
 
 
-def head(spec: str | Spec, *, in_dim: int) -> "Head":
-    """Build a head from its spec for representations of width `in_dim`.
+def head(spec: "str | Spec | Callable[..., nn.Module]", *, in_dim: int) -> "Head":
+    """Build a head from its spec, or from a class of yours, for representations of width `in_dim`.
 
-    Raises UsageError for an unknown name or a width the representation cannot give.
+    Any `nn.Module` with `in_dim` and `out_dim` that maps (N, in_dim) to (N, out_dim) is a head; its class
+    takes `in_dim` as a keyword. The option `norm` is carried out here for all. Raises UsageError for an
+    unknown name, a width the representation cannot give, and for a part that is no head.
 
     >>> head("subvector:24", in_dim=96).out_dim
     24
     """
-    built: Head = HEADS.build(spec, in_dim=in_dim)
-    return built
+    from fullrank.heads.building import checked_head, normed
+
+    parsed = HEADS.parse(spec)
+    built = HEADS.build(parsed, in_dim=in_dim)
+    if HEADS[parsed.name].origin is not None:
+        checked_head(built, parsed, in_dim)
+    return normed(built, cast("Norm", HEADS.shared_options(parsed)["norm"]))

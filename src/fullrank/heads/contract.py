@@ -1,42 +1,96 @@
-"""The contract of a head."""
+"""The contract of a head, and what a head says of itself."""
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.heads.norms import Norm, batch_norm_of
+from fullrank.heads.norms import Norm, norm_of
 
-# A square matrix of this side takes 4 GiB: beyond, a number is a slip of the hand.
+# A square matrix of this side takes 4 GiB: beyond, a number is a typing error.
 WIDEST = 2**15
 
 
 class Head(nn.Module, ABC):
     """A map from h (N, in_dim) to z (N, out_dim), called once on both views stacked.
 
-    With `norm="batch"` each channel of z is standardised over the batch (both views in training, running
-    statistics in eval) without any trained parameter; in this a head differs from one that ends in an
-    affine batch norm. `norm="centre"` only takes the mean away, `norm="scale"` only divides by the deviation.
-
     `layers` are the head's layers in order: `head.1` ... `head.L` are places where features can be read.
+    `norm` is what is done to z over the batch (`set_norm`); `head(spec)` sets it.
+
+    What is known about a head is said by the head: the class attributes and methods below, which every head
+    may override. A head that does not say which rank it imposes (no method `imposed_rank`) is measured.
+
+    >>> class Halved(Head):
+    ...     def __init__(self, in_dim: int):
+    ...         super().__init__(in_dim, in_dim // 2)
+    ...     def project(self, h):
+    ...         return h[:, : self.out_dim]
+    >>> import torch
+    >>> Halved(6)(torch.ones(2, 6)).shape
+    torch.Size([2, 3])
     """
 
     layers: nn.ModuleList
+    norm: nn.Module
+    #: z is h itself, up to the norm.
+    passes_h = False
 
-    def __init__(self, in_dim: int, out_dim: int, norm: Norm = "none"):
+    def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim
         self.layers = nn.ModuleList()
-        self.norm = batch_norm_of(out_dim, norm)
+        self.set_norm("none")
 
     @abstractmethod
     def project(self, h: Tensor) -> Tensor:
-        """h (N, in_dim) -> z before any standardisation (N, out_dim)."""
+        """h (N, in_dim) -> z before the norm (N, out_dim)."""
 
     def forward(self, h: Tensor) -> Tensor:
         """h (N, in_dim) -> z (N, out_dim); raises UsageError for features of another shape."""
         z: Tensor = self.norm(self.project(self.checked(h)))
         return z
+
+    def set_norm(self, norm: Norm) -> None:
+        """Standardise each channel of z over the batch from now on, without any trained parameter.
+
+        With "batch" by mean and deviation (of both views in training, running statistics in eval), with
+        "centre" or "scale" by one of them alone, with "none" not at all.
+        """
+        self.norm_name = norm
+        self.norm = norm_of(self.normed_width, norm)
+
+    @property
+    def normed_width(self) -> int:
+        """The width at which the norm stands."""
+        return self.out_dim
+
+    @property
+    def scales_channels(self) -> bool:
+        """Whether z is h with its channels scaled and shifted one by one, which standardising undoes."""
+        return False
+
+    @property
+    def linear_rank(self) -> int:
+        """The most directions that the head has as a linear net: the width of its narrowest map."""
+        return min(self.in_dim, self.out_dim)
+
+    @property
+    def channel_ratio(self) -> float | None:
+        """The ratio of the fixed weights of neighbouring channels, where the head is such a reweighting."""
+        return None
+
+    def depth_shares(self) -> dict[str, float]:
+        """At which share of the depth of a linear net each place stands; left out is what is not known.
+
+        The encoder counts as one map from the pixels, each trained layer of the head as one more; ReLU and
+        batch norms inside are ignored. Nothing is known where z is standardised.
+        """
+        return {}
+
+    def steps(self) -> list[nn.Module]:
+        """What the head does one after the other; by default itself, as one step."""
+        return [*self.layers, self.norm] if len(self.layers) else [self]
 
     def checked(self, h: Tensor) -> Tensor:
         """`h` if it is (N, in_dim); a head that slices would else take part of something else."""
@@ -46,6 +100,22 @@ class Head(nn.Module, ABC):
                 "in_dim as wide as the encoder's output."
             )
         return h
+
+
+class NormedHead(Head):
+    """Any module with `in_dim` and `out_dim`, with a norm behind it."""
+
+    def __init__(self, module: nn.Module, norm: Norm):
+        super().__init__(cast(int, module.in_dim), cast(int, module.out_dim))
+        self.module = module
+        if isinstance(layers := getattr(module, "layers", None), nn.ModuleList):
+            self.layers = layers
+        self.set_norm(norm)
+
+    def project(self, h: Tensor) -> Tensor:
+        """Return what the module makes of h."""
+        z: Tensor = self.module(h)
+        return z
 
 
 def check_width(name: str, value: int, in_dim: int) -> int:
@@ -63,3 +133,32 @@ def check_positive(name: str, value: int, most: int = WIDEST) -> int:
     if not 1 <= value <= most:
         raise UsageError(f"{name} must lie in 1 to {most}, but got {value}; choose another.")
     return value
+
+
+def narrowest(steps: list[nn.Module]) -> int | None:
+    """The least width since the last nonlinearity, where what came of it is wider; else None.
+
+    >>> narrowest([nn.Linear(8, 3), nn.Linear(3, 6)])
+    3
+    >>> narrowest([nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 6)])
+    3
+    >>> narrowest([nn.Linear(8, 3), nn.ReLU()])
+    """
+    rank, width = None, 0
+    for step in steps:
+        if isinstance(step, nn.Linear):
+            rank = min(step.in_features if rank is None else rank, step.in_features, step.out_features)
+            width = step.out_features
+        elif not isinstance(step, nn.Identity | nn.BatchNorm1d):
+            rank = None
+    return rank if rank is not None and rank < width else None
+
+
+def unfolded(module: nn.Module) -> list[nn.Module]:
+    """What a module does one after the other, as far as its form tells; else the module itself."""
+    if isinstance(module, nn.Sequential):
+        return [step for part in module for step in unfolded(part)]
+    steps = getattr(module, "steps", None)
+    if steps is not None and (found := steps()) != [module]:
+        return [step for part in found for step in unfolded(part)]
+    return [module]

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.heads.contract import Head, check_width
-from fullrank.heads.norms import Norm, batch_norm_of
 
 
 class NoHead(Head):
@@ -21,12 +20,30 @@ class NoHead(Head):
     Source: P1 Table 1 and Table 2, 'no projector', ImageNet top-1 51.5.
     """
 
-    def __init__(self, in_dim: int, norm: Norm = "none"):
-        super().__init__(in_dim, in_dim, norm)
+    passes_h = True
+
+    def __init__(self, in_dim: int):
+        super().__init__(in_dim, in_dim)
 
     def project(self, h: Tensor) -> Tensor:
         """Return z = h."""
         return h
+
+    def imposed_rank(self, place: str) -> None:
+        """None: nothing is imposed."""
+
+    @property
+    def scales_channels(self) -> bool:
+        """Only where the norm scales them."""
+        return self.norm_name != "none"
+
+    def depth_shares(self) -> dict[str, float]:
+        """h and z are the same place."""
+        return {"h": 1.0, "z": 1.0}
+
+    def steps(self) -> list[nn.Module]:
+        """The norm alone."""
+        return [self.norm]
 
 
 class SubvectorHead(Head):
@@ -42,12 +59,20 @@ class SubvectorHead(Head):
     Source: P1 Section 6, Table 1 'DirectCLR' and Table 2 'fixed low-rank diagonal', 62.7 (dim 360 of 2048).
     """
 
-    def __init__(self, in_dim: int, dim: int = 360, norm: Norm = "none"):
-        super().__init__(in_dim, check_width("dim", dim, in_dim), norm)
+    def __init__(self, in_dim: int, dim: int = 360):
+        super().__init__(in_dim, check_width("dim", dim, in_dim))
 
     def project(self, h: Tensor) -> Tensor:
         """Return the first `out_dim` channels."""
         return h[:, : self.out_dim]
+
+    def imposed_rank(self, place: str) -> int | None:
+        """The width of z at z."""
+        return self.out_dim if place == "z" else None
+
+    def depth_shares(self) -> dict[str, float]:
+        """z is the first channels of h; the others are not decided by the loss."""
+        return {f"h[:{self.out_dim}]": 1.0, "z": 1.0}
 
 
 class LowRankHead(Head):
@@ -69,8 +94,8 @@ class LowRankHead(Head):
     left: Tensor
     right: Tensor
 
-    def __init__(self, in_dim: int, dim: int = 360, norm: Norm = "none"):
-        super().__init__(in_dim, in_dim, norm)
+    def __init__(self, in_dim: int, dim: int = 360):
+        super().__init__(in_dim, in_dim)
         check_width("dim", dim, in_dim)
         for name in ("left", "right"):
             rotation = nn.init.orthogonal_(torch.empty(in_dim, in_dim))
@@ -84,6 +109,19 @@ class LowRankHead(Head):
     def project(self, h: Tensor) -> Tensor:
         """Return z = U V'h, through the `dim` channels in the middle."""
         return h @ self.right @ self.left.T
+
+    def imposed_rank(self, place: str) -> int | None:
+        """The rank of the map at z."""
+        return self.linear_rank if place == "z" else None
+
+    @property
+    def linear_rank(self) -> int:
+        """The rank of the map."""
+        return int(self.right.shape[1])
+
+    def depth_shares(self) -> dict[str, float]:
+        """What of h lies outside the sub-space is not decided by the loss."""
+        return {"z": 1.0}
 
 
 class ReweightHead(Head):
@@ -104,8 +142,8 @@ class ReweightHead(Head):
 
     weight: Tensor
 
-    def __init__(self, in_dim: int, kappa: float = 1.05, norm: Norm = "none"):
-        super().__init__(in_dim, in_dim, norm)
+    def __init__(self, in_dim: int, kappa: float = 1.05):
+        super().__init__(in_dim, in_dim)
         if not (math.isfinite(kappa) and kappa >= 1):
             raise UsageError(f"kappa must be a number of 1 or more, but got {kappa}; 1 is no reweighting.")
         # In float64: kappa ** i overflows for wide h, and the power of a rounded 1/kappa drifts.
@@ -116,6 +154,30 @@ class ReweightHead(Head):
     def project(self, h: Tensor) -> Tensor:
         """Return z = w * h."""
         return h * self.weight
+
+    def imposed_rank(self, place: str) -> int | None:
+        r"""Channels of the soft sub-vector at z, :math:`(1 + \kappa^{-2}) / (1 - \kappa^{-2})` rounded up."""
+        ratio = self.channel_ratio
+        if place != "z" or ratio is None or ratio == 1:
+            return None
+        square = ratio**-2
+        return min(math.ceil((1 + square) / (1 - square)), self.out_dim)
+
+    @property
+    def scales_channels(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def channel_ratio(self) -> float | None:
+        """kappa, as far as float32 holds two of the weights."""
+        if self.out_dim < 2 or not self.weight[1] > 0:
+            return None
+        return float(self.weight[0] / self.weight[1])
+
+    def depth_shares(self) -> dict[str, float]:
+        """How h carries what z needs is not decided by the loss."""
+        return {"z": 1.0}
 
 
 class RandomSubvectorHead(Head):
@@ -131,12 +193,14 @@ class RandomSubvectorHead(Head):
     Source: P1 Appendix F, new random features at each iteration, 43.0.
     """
 
-    def __init__(
-        self, in_dim: int, dim: int = 360, norm: Norm = "none", generator: torch.Generator | None = None
-    ):
-        super().__init__(in_dim, check_width("dim", dim, in_dim), norm)
-        self.norm = batch_norm_of(in_dim, norm)
+    def __init__(self, in_dim: int, dim: int = 360, generator: torch.Generator | None = None):
+        super().__init__(in_dim, check_width("dim", dim, in_dim))
         self.generator = generator
+
+    @property
+    def normed_width(self) -> int:
+        """That of h: the norm stands before the draw."""
+        return self.in_dim
 
     def project(self, h: Tensor) -> Tensor:
         """Return `out_dim` channels, the same for every row, or all of them in eval."""
@@ -147,3 +211,7 @@ class RandomSubvectorHead(Head):
     def forward(self, h: Tensor) -> Tensor:
         """h (N, D) -> z (N, dim), standardised before the draw."""
         return self.project(self.norm(self.checked(h)))
+
+    def imposed_rank(self, place: str) -> int | None:
+        """The number of channels that are drawn, at z."""
+        return self.out_dim if place == "z" else None

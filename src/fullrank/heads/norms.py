@@ -63,7 +63,7 @@ class BatchScale(_BatchStatistics):
         return z / self.statistics(z)[1]
 
 
-def batch_norm_of(width: int, norm: Norm) -> nn.Module:
+def norm_of(width: int, norm: Norm) -> nn.Module:
     """The module for a norm by its name; raises UsageError for a name that is none."""
     if norm == "none":
         return nn.Identity()

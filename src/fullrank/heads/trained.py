@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from fullrank.heads.contract import Head, check_positive
-from fullrank.heads.norms import Norm
+from fullrank.heads.contract import Head, check_positive, narrowest, unfolded
 
 
 class _LayeredHead(Head):
     """A head that is its layers, one after the other."""
 
-    def __init__(self, in_dim: int, out_dim: int, layers: Sequence[nn.Module], norm: Norm):
-        super().__init__(in_dim, out_dim, norm)
+    def __init__(self, in_dim: int, out_dim: int, layers: Sequence[nn.Module]):
+        super().__init__(in_dim, out_dim)
         self.layers.extend(layers)
 
     def project(self, h: Tensor) -> Tensor:
@@ -24,6 +23,26 @@ class _LayeredHead(Head):
         for layer in self.layers:
             h = layer(h)
         return h
+
+    def imposed_rank(self, place: str) -> int | None:
+        """The narrowest layer since the last nonlinearity, where the features there are wider."""
+        before = {f"head.{number}": number for number in range(1, len(self.layers) + 1)} | {
+            "z": len(self.layers)
+        }
+        layers = self.layers[: before.get(place, 0)]
+        return narrowest([step for layer in layers for step in unfolded(layer)])
+
+    @property
+    def linear_rank(self) -> int:
+        """The narrowest of the linear layers."""
+        inner = [part.out_features for part in self.layers.modules() if isinstance(part, nn.Linear)]
+        return min(self.in_dim, self.out_dim, *inner)
+
+    def depth_shares(self) -> dict[str, float]:
+        """Each layer is one map more."""
+        maps = len(self.layers) + 1
+        inner = {f"head.{layer}": (layer + 1) / maps for layer in range(1, maps)}
+        return {"h": 1 / maps, **inner, "z": 1.0}
 
 
 class LinearHead(_LayeredHead):
@@ -37,9 +56,9 @@ class LinearHead(_LayeredHead):
     Source: P1 Table 1 '1-layer linear projector' and Table 2 'trainable linear', 61.1 (2048 -> 128).
     """
 
-    def __init__(self, in_dim: int, out_dim: int = 128, norm: Norm = "none"):
+    def __init__(self, in_dim: int, out_dim: int = 128):
         check_positive("out_dim", out_dim)
-        super().__init__(in_dim, out_dim, [nn.Linear(in_dim, out_dim, bias=False)], norm)
+        super().__init__(in_dim, out_dim, [nn.Linear(in_dim, out_dim, bias=False)])
 
 
 class MLPHead(_LayeredHead):
@@ -54,9 +73,7 @@ class MLPHead(_LayeredHead):
     Source: P1 Table 1, '2-layer nonlinear projector', 66.5 (2048 -> 2048 -> 128); the form is the authors'.
     """
 
-    def __init__(
-        self, in_dim: int, out_dim: int = 128, hidden: int | None = None, layers: int = 2, norm: Norm = "none"
-    ):
+    def __init__(self, in_dim: int, out_dim: int = 128, hidden: int | None = None, layers: int = 2):
         check_positive("out_dim", out_dim)
         check_positive("layers", layers, most=100)
         hidden = check_positive("hidden", in_dim if hidden is None else hidden)
@@ -65,7 +82,7 @@ class MLPHead(_LayeredHead):
         for i, (before, after) in enumerate(pairwise(widths), start=1):
             parts: list[nn.Module] = [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after)]
             blocks.append(nn.Sequential(*parts, *([nn.ReLU()] if i < layers else [])))
-        super().__init__(in_dim, out_dim, blocks, norm)
+        super().__init__(in_dim, out_dim, blocks)
 
 
 class DiagonalHead(Head):
@@ -79,13 +96,25 @@ class DiagonalHead(Head):
     Source: P1 Table 2, 'trainable diagonal', 60.2, and Proposition 1.
     """
 
-    def __init__(self, in_dim: int, norm: Norm = "none"):
-        super().__init__(in_dim, in_dim, norm)
+    def __init__(self, in_dim: int):
+        super().__init__(in_dim, in_dim)
         self.weight = nn.Parameter(torch.ones(in_dim))
 
     def project(self, h: Tensor) -> Tensor:
         """Return z = w * h."""
         return h * self.weight
+
+    def imposed_rank(self, place: str) -> None:
+        """None: nothing is imposed."""
+
+    @property
+    def scales_channels(self) -> bool:
+        """Always."""
+        return True
+
+    def depth_shares(self) -> dict[str, float]:
+        """The weights are one more map."""
+        return {"h": 0.5, "z": 1.0}
 
 
 class OrthogonalHead(_LayeredHead):
@@ -101,13 +130,17 @@ class OrthogonalHead(_LayeredHead):
     Source: P1 Table 2, 'orthogonal' (ExpM parametrisation, all singular values 1), 52.2.
     """
 
-    def __init__(self, in_dim: int, norm: Norm = "none"):
+    def __init__(self, in_dim: int):
         rotation = nn.Linear(in_dim, in_dim, bias=False)
         nn.init.orthogonal_(rotation.weight)
         parametrizations.orthogonal(rotation, orthogonal_map="matrix_exp")
-        super().__init__(in_dim, in_dim, [rotation], norm)
+        super().__init__(in_dim, in_dim, [rotation])
 
     @property
     def weight(self) -> Tensor:
         """The rotation Q, (D, D)."""
         return cast(Tensor, self.layers[0].weight)
+
+    def depth_shares(self) -> dict[str, float]:
+        """A rotation adds no map."""
+        return {"h": 1.0, "z": 1.0}

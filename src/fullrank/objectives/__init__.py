@@ -1,21 +1,27 @@
 """Objectives: the loss of two embeddings z_a, z_b (N, K) of the same images under two views.
 
-Those that say `needs_labels` are called as `loss(z_a, z_b, labels)`. The catalogue imports nothing;
-`objective` builds one, and the classes are imported on first use. Any foreign `nn.Module` that is called as
-`loss(z_a, z_b)` can stand in their place in `JointEmbedding`.
+An objective says in `needs` which keywords it is called with beside them (`labels`, `generator`). The
+catalogue imports nothing; `objective` builds one, and the classes are imported on first use. Any foreign
+`nn.Module` that is called as `loss(z_a, z_b)` can stand in their place in `JointEmbedding`.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fullrank.errors import UsageError
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Parameter, Registry, Spec
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fullrank.objectives.contract import loss_of as loss_of
+    from fullrank.objectives.contract import (
+        chance_of as chance_of,
+        loss_of as loss_of,
+        needs_of as needs_of,
+    )
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
@@ -24,16 +30,19 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "contract": ["loss_of"],
+        "contract": ["chance_of", "loss_of", "needs_of"],
         "contrastive": ["InfoNCELoss", "NTXentLoss"],
         "redundancy": ["BarlowTwinsLoss", "VICRegLoss"],
         "spectral": ["SpectralContrastiveLoss"],
         "supervised": ["CrossEntropyLoss", "SupConLoss"],
     },
 )
-__all__ += ["OBJECTIVES", "objective"]
+__all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
 
-OBJECTIVES = Registry("objective", "objectives")
+OBJECTIVES = Registry(
+    "objective", "objectives", context=("in_dim", "num_classes"), group="fullrank.objectives"
+)
+register_objective = OBJECTIVES.add
 for _entry in [
     Entry(
         "infonce",
@@ -97,25 +106,47 @@ for _entry in [
     OBJECTIVES.register(_entry)
 
 
-def objective(spec: str | Spec, *, in_dim: int | None = None, num_classes: int | None = None) -> "nn.Module":
-    """Build an objective from its spec; one with weights needs the width of z and how many classes there are.
+def objective(
+    spec: "str | Spec | Callable[..., nn.Module]",
+    *,
+    in_dim: int | None = None,
+    num_classes: int | None = None,
+) -> "nn.Module":
+    """Build an objective from its spec, or from a class of yours.
 
-    Raises UsageError for an unknown name, a bad number, and a width or a number of classes that the objective
-    needs and does not get.
+    One with weights needs the width of z and how many classes there are. Raises UsageError for an unknown
+    name, a bad number, a width or a number of classes that the objective needs and does not get, and for one
+    that needs what no training step has.
 
     >>> round(objective("infonce:0.1").chance(256), 3)
     5.545
     >>> objective("cross-entropy", in_dim=24, num_classes=10).classifier
     Linear(in_features=24, out_features=10, bias=True)
     """
-    spec = OBJECTIVES.parse(str(spec))
+    from fullrank.objectives.building import checked_objective
+
+    parsed = OBJECTIVES.parse(spec)
     sizes = {"in_dim": in_dim, "num_classes": num_classes}
-    wanted = inspect.signature(OBJECTIVES[spec.name].load()).parameters
+    wanted = inspect.signature(OBJECTIVES[parsed.name].load()).parameters
     given = {name: size for name, size in sizes.items() if name in wanted}
-    if None in given.values():
+    lacking = [
+        name for name, size in given.items() if size is None and wanted[name].default is wanted[name].empty
+    ]
+    if lacking:
         raise UsageError(
-            f"The objective '{spec}' has weights of its own, so it needs {' and '.join(given)}; write "
-            f"objective('{spec}', {', '.join(f'{name}=...' for name in given)})."
+            f"The objective '{parsed}' has weights of its own, so it needs {' and '.join(given)}; write "
+            f"objective('{parsed}', {', '.join(f'{name}=...' for name in given)})."
         )
-    built: nn.Module = OBJECTIVES.build(spec, **given)
-    return built
+    known = {name: size for name, size in given.items() if size is not None}
+    return checked_objective(OBJECTIVES.build(parsed, **known), parsed)
+
+
+def needs(spec: "str | Spec | Callable[..., nn.Module]") -> frozenset[str]:
+    """The keywords that an objective needs, by its spec; this imports it and does not build it.
+
+    >>> needs("supcon:0.1"), needs("infonce:0.1")
+    (frozenset({'labels'}), frozenset())
+    """
+    from fullrank.objectives.contract import needs_of
+
+    return needs_of(OBJECTIVES[OBJECTIVES.parse(spec).name].load())

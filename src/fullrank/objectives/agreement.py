@@ -1,20 +1,20 @@
 """Whether an objective is the same for one process and for many: its loss and its gradient."""
 
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from multiprocessing import get_context
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from fullrank.door import enter, passports
 from fullrank.errors import UsageError
 from fullrank.objectives import OBJECTIVES, loss_of, objective
 from fullrank.processes import process_count, process_rank
+from fullrank.specs import Spec
 
 CLASSES, TOLERANCE = 10, 1e-6
 _PATIENCE = timedelta(minutes=5)
@@ -53,9 +53,9 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
 
     .. math:: \frac{|L_1 - L_P|}{|L_1|}, \quad \frac{\|g_1 - g_P\|}{\|g_1\|}
 
-    `name` is a spec of the catalogue, or `package.module:Name`: a class or function of yours that is called
-    without arguments and returns a loss of two embeddings. The processes talk by gloo, on CPUs. Raises
-    UsageError for a name that there is not, fewer than 2 processes, or images that these do not divide.
+    `name` is a spec, also of an objective of yours as `package.module:Name`. The processes talk by gloo, on
+    CPUs. Raises UsageError for a name that there is not, fewer than 2 processes, or images that these do not
+    divide.
 
     Source: S. Li et al. 2020 (2006.15704), DistributedDataParallel's mean of gradients.
     """
@@ -64,9 +64,10 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
             f"{images} images cannot be shared by {processes} processes: 2 processes or more need as many "
             "images each, 2 or more; change --processes or --images."
         )
-    build_objective(name, width)
+    spec = OBJECTIVES.parse(name)
+    objective(spec, in_dim=width, num_classes=CLASSES)  # a mistake shows before any process starts
     try:
-        one = _loss_and_gradient(name, images, width)
+        one = _loss_and_gradient(spec, images, width)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(
@@ -75,10 +76,15 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
         ) from None
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            processes,
+            mp_context=get_context("spawn"),
+            initializer=enter,
+            initargs=(passports([origin.module]) if (origin := OBJECTIVES[spec.name].origin) else [],),
+        ) as pool,
     ):
         asked = [
-            pool.submit(_in_a_group, rank, processes, f"{folder}/store", name, images, width)
+            pool.submit(_in_a_group, rank, processes, f"{folder}/store", spec, images, width)
             for rank in range(processes)
         ]
         found = [each.result() for each in asked]
@@ -93,52 +99,32 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
     )
 
 
-def build_objective(name: str, width: int) -> nn.Module | Callable[..., Tensor]:
-    """An objective of the catalogue, or one of the user's own, as `package.module:Name`.
-
-    >>> type(build_objective("torch.nn:MSELoss", width=8)).__name__
-    'MSELoss'
-    """
-    module, _, attribute = name.partition(":")
-    known = {known for entry in OBJECTIVES for known in (entry.name, *entry.aliases)}
-    if module in known or not attribute.isidentifier():
-        return objective(name, in_dim=width, num_classes=CLASSES)
-    try:
-        built: nn.Module | Callable[..., Tensor] = getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"The objective {name!r} cannot be built ({error}); name one of `fullrank list objectives`, or "
-            "package.module:Name of a class that needs no arguments, on PYTHONPATH."
-        ) from None
-    return built
-
-
-def _in_a_group(rank: int, processes: int, store: str, name: str, images: int, width: int) -> _Found:
+def _in_a_group(rank: int, processes: int, store: str, spec: Spec, images: int, width: int) -> _Found:
     """What one of several processes finds."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=processes, timeout=_PATIENCE
     )
     try:
-        return _loss_and_gradient(name, images, width)
+        return _loss_and_gradient(spec, images, width)
     finally:
         dist.destroy_process_group()
 
 
-def _loss_and_gradient(name: str, images: int, width: int) -> _Found:
+def _loss_and_gradient(spec: Spec, images: int, width: int) -> _Found:
     """Of this process's share of a batch, the same in every process; the gradient is the mean over them."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        built = build_objective(name, width)
-        loss = built.double() if isinstance(built, nn.Module) else built
+        loss = objective(spec, in_dim=width, num_classes=CLASSES).double()
         x_a = torch.randn(images, width, dtype=torch.float64)
         x_b = x_a + 0.5 * torch.randn(images, width, dtype=torch.float64)
         labels = torch.randint(-1, CLASSES, (images,))
         weight = torch.eye(width, dtype=torch.float64, requires_grad=True)
         torch.manual_seed(1)  # for objectives that draw
         here = torch.arange(images).chunk(process_count())[process_rank()]
-        value = loss_of(loss, x_a[here] @ weight, x_b[here] @ weight, labels[here])
-    weights = [weight, *(loss.parameters() if isinstance(loss, nn.Module) else [])]
+        generator = torch.Generator().manual_seed(1)
+        value = loss_of(loss, x_a[here] @ weight, x_b[here] @ weight, labels[here], generator)
+    weights = [weight, *loss.parameters()]
     trained = [each for each in weights if each.requires_grad]
     slopes = torch.autograd.grad(value, trained, allow_unused=True, materialize_grads=True)
     gradient = torch.cat([slope.flatten() for slope in slopes])

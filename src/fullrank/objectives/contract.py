@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.processes import gather_rows
 
 UNLABELLED = -1
+# What a training step can give to an objective beside the embeddings.
+GIVEN = ("labels", "generator")
 Parameters = ParamSpec("Parameters")
 
 
@@ -41,18 +43,63 @@ def in_single(loss: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor
     return single
 
 
-def loss_of(objective: Callable[..., Tensor], z_a: Tensor, z_b: Tensor, labels: Tensor) -> Tensor:
-    """The loss of two embeddings (N, K), with labels (N,) where the objective says `needs_labels`.
+def needs_of(objective: object) -> frozenset[str]:
+    """The keywords that an objective, or its class, needs beside z_a and z_b: those that it says in `needs`.
 
-    Anything called as `loss(z_a, z_b)` serves: who does not say so gets no labels.
+    An objective that only says `needs_labels`, as those of the first version did, needs labels.
 
-    >>> import torch
+    >>> needs_of(lambda z_a, z_b: 0)
+    frozenset()
+    """
+    said = frozenset(getattr(objective, "needs", ()))
+    return said | {"labels"} if getattr(objective, "needs_labels", False) else said
+
+
+def check_needs(objective: object, name: str) -> None:
+    """Raise UsageError for an objective that needs what no training step has."""
+    if unknown := sorted(needs_of(objective) - set(GIVEN)):
+        raise UsageError(
+            f"The objective {name!r} needs {', '.join(unknown)}, but a training step can give it "
+            f"{' and '.join(GIVEN)} only; leave the rest out of `needs`."
+        )
+
+
+def loss_of(
+    objective: Callable[..., Tensor],
+    z_a: Tensor,
+    z_b: Tensor,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The loss of two embeddings (N, K), with exactly those keywords that the objective says it needs.
+
+    Anything called as `loss(z_a, z_b)` serves: an objective that says nothing gets nothing else.
+
     >>> loss_of(torch.nn.MSELoss(), torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0, 1]))
     tensor(1.)
     """
-    if getattr(objective, "needs_labels", False):
-        return objective(z_a, z_b, labels)
-    return objective(z_a, z_b)
+    given = {"labels": labels, "generator": generator}
+    return objective(z_a, z_b, **{name: given[name] for name in needs_of(objective) & set(GIVEN)})
+
+
+def chance_of(objective: object, n: int, width: int) -> float | None:
+    """The loss of n images where nothing is told apart; None for an objective that does not say."""
+    chance = getattr(objective, "chance", None)
+    level = None if chance is None else chance(n, width)
+    return None if level is None else float(level)
+
+
+class CallableLoss(nn.Module):
+    """A function of two embeddings as a module, so that it stands wherever a loss does."""
+
+    def __init__(self, function: Callable[..., Tensor]):
+        super().__init__()
+        self.function = function
+        self.needs = needs_of(function)
+
+    def forward(self, z_a: Tensor, z_b: Tensor, **given: Any) -> Tensor:
+        """Return what the function returns."""
+        return self.function(z_a, z_b, **given)
 
 
 def check_pair(z_a: Tensor, z_b: Tensor, least: int = 2) -> None:

@@ -68,8 +68,6 @@ class InfoNCELoss(nn.Module):
     Source: P1, authors' code, modes `directclr` and `group` (8 groups of 256 channels).
     """
 
-    needs_labels = False
-
     def __init__(
         self,
         temperature: float = 0.1,
@@ -100,9 +98,14 @@ class InfoNCELoss(nn.Module):
         pairs = zip(z_a[:, order].chunk(self.groups, 1), z_b[:, order].chunk(self.groups, 1), strict=True)
         return torch.stack([info_nce(a, b, self.temperature, share) for a, b in pairs]).sum()
 
-    def chance(self, n: int) -> float:
+    def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images when nothing is told apart: groups x ln n."""
         return self.groups * math.log(n)
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike, or half of them along a vector and half against it: ln(n/2 (1 + e^{-2/t}))."""
+        line = self.groups * math.log(n / 2 * (1 + math.exp(-2 / self.temperature)))
+        return {"one point": self.chance(n), "one line": line}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
@@ -121,8 +124,6 @@ class NTXentLoss(nn.Module):
     Source: Chen et al. 2020 (2002.05709), Equation 1.
     """
 
-    needs_labels = False
-
     def __init__(self, temperature: float = 0.5, gather: bool = True):
         super().__init__()
         self.temperature, self.gather = check_number("temperature", temperature, above=0), gather
@@ -135,9 +136,14 @@ class NTXentLoss(nn.Module):
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         return nt_xent(z_a, z_b, self.temperature, share)
 
-    def chance(self, n: int) -> float:
+    def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images when nothing is told apart: ln(2n - 1)."""
         return math.log(2 * n - 1)
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike, or half of them along a vector and half against it: ln(n - 1 + n e^{-2/t})."""
+        line = math.log(n - 1 + n * math.exp(-2 / self.temperature))
+        return {"one point": self.chance(n), "one line": line}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""

@@ -87,8 +87,6 @@ class VICRegLoss(nn.Module):
     Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equation 6, weighted as in the authors' code.
     """
 
-    needs_labels = False
-
     def __init__(
         self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, gather: bool = True
     ):
@@ -108,9 +106,13 @@ class VICRegLoss(nn.Module):
         alike = covariance_energy(z_a) + covariance_energy(z_b)
         return self.invariance * close + self.variance * short + self.covariance * alike
 
-    def chance(self, n: int) -> float:
+    def chance(self, n: int, width: int | None = None) -> float:
         """The loss of embeddings that are all alike: the weight of the variance, less its 1e-4."""
         return self.variance * (1 - math.sqrt(_VICREG_EPS))
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike, or all K channels equal with variance 1: :math:`2 \nu (K - 1)`."""
+        return {"one point": self.chance(n), "one line": 2 * self.covariance * (width - 1)}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
@@ -124,9 +126,8 @@ class BarlowTwinsLoss(nn.Module):
     .. math:: L = \sum_k (1 - C_{kk})^2 + \lambda \sum_{k \ne l} C_{kl}^2
 
     with C `cross_correlation` and lambda called `redundancy`. With `gather` the statistics are those of all
-    processes' rows. A collapsed batch has the loss K, which no number of images tells: `chance` is None.
-    Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a redundancy below 0 or a batch of
-    one.
+    processes' rows. Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a redundancy
+    below 0 or a batch of one.
 
     >>> import torch
     >>> BarlowTwinsLoss()(torch.zeros(4, 6), torch.zeros(4, 6))
@@ -134,8 +135,6 @@ class BarlowTwinsLoss(nn.Module):
 
     Source: Zbontar et al. 2021 (2103.03230), Equation 1.
     """
-
-    needs_labels = False
 
     def __init__(self, redundancy: float = 0.005, gather: bool = True):
         super().__init__()
@@ -150,8 +149,13 @@ class BarlowTwinsLoss(nn.Module):
         same = (1 - correlation.diagonal()).square().sum()
         return same + self.redundancy * off_diagonal_energy(correlation)
 
-    def chance(self, n: int) -> None:
-        """None: a batch in which nothing is told apart has the loss K, the width of z."""
+    def chance(self, n: int, width: int | None = None) -> float | None:
+        """The loss of a batch in which nothing is told apart: K, the width of z; None without it."""
+        return None if width is None else float(width)
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike: K. All K channels equal: :math:`\lambda K (K - 1)`."""
+        return {"one point": float(width), "one line": self.redundancy * width * (width - 1)}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""

@@ -56,8 +56,6 @@ class SpectralContrastiveLoss(nn.Module):
     Source: HaoChen et al. 2021 (2106.04156); authors' code (mu 1 on CIFAR, 10 on ImageNet).
     """
 
-    needs_labels = False
-
     def __init__(self, mu: float = 1.0, gather: bool = True, clip: bool = True):
         super().__init__()
         self.mu, self.clip, self.gather = check_number("mu", mu, above=0), clip, gather
@@ -71,13 +69,17 @@ class SpectralContrastiveLoss(nn.Module):
             z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         return spectral_contrastive(z_a, z_b) / self.mu
 
-    def chance(self, n: int) -> float:
+    def chance(self, n: int, width: int | None = None) -> float:
         r"""The lowest loss of embeddings that are all alike: :math:`(s^2 - 2 s) / \mu`, s = min(1, mu).
 
         Their squared length s is free up to mu where `clip` holds it, and then 1 is best.
         """
         square = min(1.0, self.mu) if self.clip else 1.0
         return square * (square - 2) / self.mu
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike, or half along a vector and half against it: the same, for products are squared."""
+        return {"one point": self.chance(n), "one line": self.chance(n)}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""

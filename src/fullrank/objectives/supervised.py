@@ -84,7 +84,7 @@ class SupConLoss(nn.Module):
     Source: Khosla et al. 2020 (2004.11362), Equation 2 ("L_out").
     """
 
-    needs_labels = True
+    needs = ("labels",)
 
     def __init__(self, temperature: float = 0.1, gather: bool = True):
         super().__init__()
@@ -100,9 +100,13 @@ class SupConLoss(nn.Module):
         share = own_share() if self.gather else ALONE
         return sup_con(torch.cat(list(views)), sets, self.temperature, share)
 
-    def chance(self, n: int) -> float:
+    def chance(self, n: int, width: int | None = None) -> float:
         """The loss of two views of n images when nothing is told apart: ln(2n - 1), whatever the labels."""
         return math.log(2 * n - 1)
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike: ln(2n - 1), whatever the labels."""
+        return {"one point": self.chance(n)}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""
@@ -132,7 +136,7 @@ class CrossEntropyLoss(nn.Module):
     Source: P2, authors' code (supervised training through a head, the classifier after it).
     """
 
-    needs_labels = True
+    needs = ("labels",)
 
     def __init__(self, in_dim: int, num_classes: int, label_smoothing: float = 0.0, gather: bool = True):
         super().__init__()
@@ -158,9 +162,13 @@ class CrossEntropyLoss(nn.Module):
         )
         return total / (target != UNLABELLED).sum().clamp_min(1)
 
-    def chance(self, n: int) -> float:
+    def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a classifier that tells nothing apart: ln C, whatever n is."""
         return math.log(self.classifier.out_features)
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        r"""All rows alike, under the best classifier for classes of one size: ln C."""
+        return {"one point": self.chance(n)}
 
     def extra_repr(self) -> str:
         """Return what `print` shows."""

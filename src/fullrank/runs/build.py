@@ -1,35 +1,86 @@
 """The parts that a recipe names: its images, and its modules sized for them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from fullrank.data import BadImages, BatchLoader, ImageSet, class_list, source
+from fullrank.data import SOURCES, BadImages, BatchLoader, ImageSet, class_list, source
+from fullrank.data.datasets import image_set_of, is_dataset
+from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
-from fullrank.objectives import OBJECTIVES, loss_of, objective as build_objective
-from fullrank.runs.recipe import check_logger
-from fullrank.data.image_set import count_classes
-from fullrank.runs.recipe import Recipe
+from fullrank.objectives import loss_of, needs, objective as build_objective
+from fullrank.runs.recipe import Recipe, check_logger
+from fullrank.specs import Spec
 from fullrank.views import Views, view_pipeline
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """Images that were given in Python, to train and to test, instead of a source that a recipe can name.
+
+    Without test images the recipe's `held_out` must take them from the training images.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
+
+    @classmethod
+    def of(cls, data: Any) -> "GivenImages":
+        """Of a torch Dataset, or of a pair of them: training and test images.
+
+        >>> import numpy as np
+        >>> pairs = [(np.zeros((8, 8), np.uint8), n % 2) for n in range(6)]
+        >>> given = GivenImages.of((pairs, pairs[:4]))
+        >>> len(given.train), len(given.test)
+        (6, 4)
+        """
+        pair = data if isinstance(data, tuple) else (data,)
+        if len(pair) > 2 or not all(is_dataset(each) for each in pair):
+            raise UsageError(
+                f"Expected the spec of a source, a Dataset or a pair of them as data, but got {data!r:.99}; "
+                "give (train, test)."
+            )
+        train = image_set_of(pair[0], "train")
+        return cls(train, image_set_of(pair[1], "test", like=train) if len(pair) == 2 else None)
+
+    @property
+    def spec(self) -> Spec:
+        """What a recipe calls them."""
+        return SOURCES.parse(f"given:{self.train.name}")
+
+    def sized(self, image_size: int | None, *, held_out: bool) -> tuple[ImageSet, ImageSet]:
+        """Both sets at a size; the test images may be missing only where they are `held_out`."""
+        if self.test is None and not held_out:
+            raise UsageError(
+                "There are no test images; give data as a pair (train, test), or held_out=0.2 for a share of "
+                "the training images."
+            )
+        train, test = self.train, self.test or self.train
+        return (train, test) if image_size is None else (train.resized(image_size), test.resized(image_size))
+
 
 # The keys of a recipe that decide which images `load_data` gives.
 IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out", "max_bad")
 
 
-def load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    """The training and test images of a recipe.
+def load_data(recipe: Recipe, given: GivenImages | None = None) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a recipe, or of those `given` in Python what the recipe keeps of them.
 
     `classes` keeps those classes in both; `fraction` and then `limit` shorten the training images alone, and
     `held_out` then takes the test images from them, by the same draws for every seed of the run. Both sets
     note in one `bad` what cannot be decoded: of images in memory these are left out, of streamed ones the
     next image with the same labels stands for each.
     """
-    images, bad = source(recipe.data), BadImages(recipe.max_bad)
-    train_set = images.load("train", recipe.image_size, bad=bad)
-    test_set = images.load("test", recipe.image_size, bad=bad)
+    if given is None:
+        images, bad = source(recipe.data), BadImages(recipe.max_bad)
+        train_set = images.load("train", recipe.image_size, bad=bad)
+        test_set = images.load("test", recipe.image_size, bad=bad)
+    else:
+        train_set, test_set = given.sized(recipe.image_size, held_out=recipe.held_out is not None)
     if recipe.classes is not None:
         names = class_list(recipe.classes)
         train_set, test_set = train_set.of_classes(names), test_set.of_classes(names)
@@ -58,8 +109,11 @@ class Parts:
     views: Views
 
 
-def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
-    """Raise UsageError for a recipe whose parts do not fit each other, the images or the processes."""
+def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> Parts:
+    """Build the parts of a recipe and try them out on two rows of noise, which draws no number from outside.
+
+    Raises UsageError for a recipe whose parts do not fit each other, the images or the processes.
+    """
     if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
         raise UsageError(
             f"Both init={recipe.init} and {recipe.encoder} name weights to start from; leave out one of them."
@@ -71,12 +125,14 @@ def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> None:
             f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "
             f"multiple of {processes}."
         )
+    parts = build(recipe, train_set)
+    parts.views.check_layers(train_set.layers)
+    BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
     with torch.random.fork_rng(devices=()):
-        parts = build(recipe, train_set)
-        parts.views.check_layers(train_set.layers)
-        BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
         z_a, z_b = torch.randn(2, 2, parts.head.out_dim).unbind()
-        loss_of(parts.objective, z_a, z_b, torch.zeros(2, dtype=torch.int64))
+        generator = torch.Generator().manual_seed(0)
+        loss_of(parts.objective, z_a, z_b, torch.zeros(2, dtype=torch.int64), generator)
+    return parts
 
 
 def build(recipe: Recipe, train_set: ImageSet) -> Parts:
@@ -105,19 +161,11 @@ def build(recipe: Recipe, train_set: ImageSet) -> Parts:
 def check_learnable(recipe: Recipe, train_set: ImageSet) -> None:
     """Raise UsageError for labels that the images do not have, or that an objective cannot learn."""
     train_set.check_label(recipe.label)
-    learns = getattr(OBJECTIVES[OBJECTIVES.parse(recipe.objective).name].load(), "needs_labels", False)
-    if learns and (found := count_classes(train_set, recipe.label)) < 2:
+    if "labels" in needs(recipe.objective) and (found := count_classes(train_set, recipe.label)) < 2:
         raise UsageError(
             f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
             f"{train_set} has {found}; label the images, set another label, or train without: infonce:0.1."
         )
-
-
-def chance_level(objective: nn.Module, batch_size: int) -> float | None:
-    """The loss of a batch in which nothing is told apart, or None for an objective that does not say."""
-    chance = getattr(objective, "chance", None)
-    level = None if chance is None else chance(batch_size)
-    return None if level is None else float(level)
 
 
 def _shape(images: ImageSet) -> str:

@@ -2,11 +2,12 @@
 
 import io
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from safetensors import safe_open
@@ -14,13 +15,12 @@ from safetensors.numpy import save
 
 from fullrank.data import SOURCES, ImageSet, source
 from fullrank.data.sources import SPLITS, Split
+from fullrank.devices import flushed_denormals, on_accelerator
 from fullrank.errors import DataError, UsageError, unknown_name
-from fullrank.places import Place, collect_features
 from fullrank.files import write_whole
-from fullrank.devices import on_accelerator
+from fullrank.places import Place, collect_features
 from fullrank.runs.build import load_data
 from fullrank.runs.run import ENCODER_FILE, Run, load
-from fullrank.devices import flushed_denormals
 
 BATCH = 512
 
@@ -46,6 +46,7 @@ def embed(
     split: str = "test",
     place: str = "h",
     out: str | Path | None = None,
+    imports: Sequence[str | Path | ModuleType] = (),
 ) -> np.ndarray:
     """The features (N, D_p) float32 of images at one place of a run; with `out` also as a file.
 
@@ -77,7 +78,7 @@ def embed(
         check_free(labels_path(target))
     if target is not None and target.suffix == ".parquet":
         check_extra("parquet", ("pyarrow",), "Writing .parquet")
-    run = run if isinstance(run, Run) else load(run)
+    run = run if isinstance(run, Run) else load(run, imports=imports)
     images = _images(run, data, SPLITS[SPLITS.index(split)])
     with on_accelerator(run.encoder, run.head):
         features = collect_features(run.encoder, run.head, images.batches(BATCH), [place])[place].numpy()

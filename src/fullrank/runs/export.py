@@ -4,9 +4,10 @@ import copy
 import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from fullrank.encoders import Encoder, LibraryEncoder, plain_state
 from fullrank.errors import DataError, UsageError
-from fullrank.places import collect_features, read_places
 from fullrank.files import write_whole
+from fullrank.places import collect_features, read_places
 from fullrank.runs.embed import check_extra, check_free, check_out, describe, input_shape
 from fullrank.runs.run import Run, load
 
@@ -29,16 +30,23 @@ CHECKED_BATCHES = (1, 5)
 LARGEST_ONNX = 2**31
 
 
-def export(run: str | Path | Run, out: str | Path, *, place: str = "h") -> list[Path]:
+def export(
+    run: str | Path | Run,
+    out: str | Path,
+    *,
+    place: str = "h",
+    imports: Sequence[str | Path | ModuleType] = (),
+) -> list[Path]:
     """Write a run's encoder as the ending of `out` says: `.safetensors` or `.onnx`; the files written.
 
-    See `export_weights` and `export_onnx`, which raise what this raises.
+    `imports` are modules of your parts. See `export_weights` and `export_onnx`, which raise what this raises.
 
     >>> export("runs/digits", "digits.pth")
     Traceback (most recent call last):
     fullrank.errors.UsageError: digits.pth ends in '.pth', but needs .safetensors or .onnx; rename it so.
     """
     target = check_out(out, (".safetensors", ".onnx"))
+    run = run if isinstance(run, Run) else load(run, imports=imports)
     if target.suffix == ".safetensors":
         return export_weights(run, target, place=place)
     export_onnx(run, target, place=place)

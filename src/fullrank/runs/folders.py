@@ -127,8 +127,6 @@ def _is_bare(folder: Path) -> bool:
     return left.issuperset([*folder.iterdir(), *inside])
 
 
-
-
 def checkpoint_path(folder: Path, number: int, kind: str = "step") -> Path:
     """Where the checkpoint of a step (or of another `kind`) belongs; `save_state` adds a checksum.
 

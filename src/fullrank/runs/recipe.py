@@ -2,21 +2,32 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
-from importlib.util import find_spec
 from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)
 
 from fullrank.data import SOURCES
+from fullrank.door import Origin, check_needed
 from fullrank.encoders import ENCODERS
 from fullrank.errors import UsageError, unknown_name
+from fullrank.files import is_file
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
-from fullrank.files import is_file
-from fullrank.specs import Registry
+from fullrank.registry import Registry
+from fullrank.specs import Spec
 from fullrank.views import VIEWS
 
 RECIPE_FILE = "recipe.yaml"
@@ -54,8 +65,21 @@ def _known_logger(name: str) -> str:
     return name
 
 
-def _canonical(registry: Registry) -> AfterValidator:
-    return AfterValidator(lambda text: str(registry.parse(text)))
+def _parsed_by(registry: Registry) -> PlainValidator:
+    """A field that holds a parsed spec of a family; what stands in a file imports nothing."""
+
+    def parsed(value: Any, info: ValidationInfo) -> Spec:
+        if not isinstance(value, str) and not callable(value):
+            raise ValueError(
+                f"a {registry.kind} is named by a word; `fullrank list {registry.room}` shows all"
+            )
+        return registry.parse(value, from_file=info.context == _FROM_FILE)
+
+    return PlainValidator(parsed)
+
+
+_FROM_FILE = {"from_file": True}
+_AS_TEXT = PlainSerializer(str, return_type=str)
 
 
 class _Part(BaseModel):
@@ -65,18 +89,21 @@ class _Part(BaseModel):
 class Optimizer(_Part):
     """How the weights move: linear warm-up, then cosine to `floor` times the rate, both per step.
 
-    `lr` is used as it is, whatever the batch size; `warmup` is the share of the run in which it rises. Norms,
-    biases and other 1-d parameters have no decay and, under lars, no adaptation. `momentum` belongs to sgd
-    and lars, `trust` (P1.6's eta) to lars alone.
+    `name` is adamw, sgd, lars or any name of timm's factory (`timm.optim.list_optimizers()`). `lr` is used as
+    it is, whatever the batch size; `warmup` is the share of the run in which it rises. Norms, biases and
+    other 1-d parameters have no decay and, under lars, no adaptation. `momentum` belongs to optimizers that
+    have one, `trust` (P1's eta) to lars alone. A gradient whose norm over all parameters is above `clip` is
+    shortened to it.
     """
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    name: str = Field("adamw", pattern=r"^[A-Za-z_][\w.:]*$")
     lr: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     trust: float = Field(1e-3, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     floor: float = Field(0.0, ge=0, le=1)
+    clip: float | None = Field(None, gt=0)
 
 
 class Engine(_Part):
@@ -128,23 +155,24 @@ class Recipe(_Part):
     "label" all the same. `encoder_passes` of 2 sends each view through the encoder and the head by itself, so
     that batch norms see one view at a time, as P1's code does; 1 sends both at once. `init` is a file of
     weights to start the encoder from. `online_every` probes every so many epochs on features of the training
-    steps. `sgd_probe` adds the papers' probe to ours.
+    steps. `sgd_probe` adds the papers' probe to ours. `imports` are the modules that parts of yours come
+    from; they are found, not chosen.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
     """
 
-    data: Annotated[str, _canonical(SOURCES)]
+    data: Annotated[Spec, _parsed_by(SOURCES), _AS_TEXT]
     image_size: int | None = Field(None, ge=1)
     classes: str | None = None
     fraction: float | None = Field(None, gt=0, le=1)
     limit: int | None = Field(None, ge=1)
     held_out: float | None = Field(None, gt=0, lt=1)
     max_bad: int = Field(0, ge=0)
-    views: Annotated[str, _canonical(VIEWS)] = "simclr"
-    encoder: Annotated[str, _canonical(ENCODERS)] = "tiny-resnet"
-    head: Annotated[str, _canonical(HEADS)] = "subvector:24"
-    objective: Annotated[str, _canonical(OBJECTIVES)] = "infonce:0.2"
+    views: Annotated[Spec, _parsed_by(VIEWS), _AS_TEXT] = VIEWS.parse("simclr")
+    encoder: Annotated[Spec, _parsed_by(ENCODERS), _AS_TEXT] = ENCODERS.parse("tiny-resnet")
+    head: Annotated[Spec, _parsed_by(HEADS), _AS_TEXT] = HEADS.parse("subvector:24")
+    objective: Annotated[Spec, _parsed_by(OBJECTIVES), _AS_TEXT] = OBJECTIVES.parse("infonce:0.2")
     label: str = "label"
     optimizer: Optimizer = Optimizer()
     encoder_passes: int = Field(1, ge=1, le=2)
@@ -156,15 +184,20 @@ class Recipe(_Part):
     monitor_every: int = Field(10, ge=1)
     online_every: int | None = Field(None, ge=1)
     sgd_probe: SGDProbe | None = None
+    imports: tuple[Origin, ...] = ()
 
     @classmethod
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
         """A recipe by name, from a YAML file, or as it is, with some of its keys replaced.
 
-        A key of a nested part is written with a dot: `optimizer.lr`. Raises UsageError for an unknown
-        recipe, key or name, or a value out of range.
+        A key of a nested part is written with a dot: `optimizer.lr`. A part of yours may be named in the
+        `overrides`, which imports its module; what a file names must have been imported before. Raises
+        UsageError for an unknown recipe, key or name, a value out of range and a module that is missing.
         """
-        content = recipe.model_dump() if isinstance(recipe, Recipe) else _read(recipe)
+        if isinstance(recipe, Recipe):
+            content = {key: _plain(value) for key, value in recipe}
+        else:
+            content = _read(recipe)
         for key, value in (overrides or {}).items():
             *parents, last = key.split(".")
             part = content
@@ -174,15 +207,50 @@ class Recipe(_Part):
                 part = part[parent]
                 if not isinstance(part, dict):
                     raise UsageError(f"'{key}': {parent} has no keys below it; write {parent}=VALUE.")
-            part[last] = value
+            registry = _REGISTRIES.get(key)
+            part[last] = value if registry is None or value is None else registry.parse(value)
         try:
-            return cls.model_validate(content)
+            check_needed(_needed_by_file(content.pop("imports", ())), f"The recipe {recipe}")
+            return cls.model_validate(content, context=_FROM_FILE)._with_imports()
         except ValidationError as error:
             raise _first_fault(error, recipe) from None
+
+    def _with_imports(self) -> "Recipe":
+        """The recipe, with the modules that its parts come from."""
+        found: dict[Origin, None] = {}
+        for key, registry in _REGISTRIES.items():
+            spec: Spec = getattr(self, key)
+            origins = (registry[each.name].origin for each in spec.nested())
+            found |= dict.fromkeys(origin for origin in origins if origin is not None)
+        return self.model_copy(update={"imports": tuple(found)})
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+_REGISTRIES: dict[str, Registry] = {
+    "data": SOURCES,
+    "views": VIEWS,
+    "encoder": ENCODERS,
+    "head": HEADS,
+    "objective": OBJECTIVES,
+}
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, BaseModel) else value
+
+
+def _needed_by_file(imports: Any) -> list[Origin]:
+    """The modules that a recipe says it needs; UsageError where that is not how a recipe says it."""
+    try:
+        return [each if isinstance(each, Origin) else Origin(**each) for each in imports or ()]
+    except TypeError:
+        raise UsageError(
+            "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out, "
+            "it is found by itself."
+        ) from None
 
 
 def recipe_names() -> list[str]:

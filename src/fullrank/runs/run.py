@@ -1,18 +1,20 @@
 """A finished run: its folder, its recipe, its trained parts and its record."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from fullrank.door import import_modules
 from fullrank.encoders import Encoder, encoder as build_encoder, without_download
 from fullrank.errors import DataError
 from fullrank.heads import Head, head as build_head
 from fullrank.record import RECORD_FILE, Record
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
-
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 
@@ -28,11 +30,14 @@ class Run:
     record: Record
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
     """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
 
-    Weights are read from safetensors files; nothing is unpickled.
+    A run with parts of yours needs their modules: `imports` names them, for nothing is imported because a
+    file names it. Raises UsageError where one is missing. Weights are read from safetensors files; nothing
+    is unpickled.
     """
+    import_modules(imports)
     folder = Path(folder)
     record = Record.load(folder)
     if record.kind != "run":

@@ -1,10 +1,12 @@
 """Several heads, several seeds, everything else alike: one table with paired intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from fullrank.door import import_modules
 from fullrank.errors import UsageError
 from fullrank.files import write_whole
 from fullrank.heads import HEADS
@@ -15,6 +17,9 @@ from fullrank.runs.folders import check_folder, claim_folder, slug
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -28,38 +33,43 @@ class Study:
 def compare(
     recipe: str | Path | Recipe,
     *,
-    heads: str | Sequence[str],
+    heads: "str | Sequence[str | Callable[..., nn.Module]]",
     seeds: int = 3,
     out: str | Path | None = None,
     resume: bool = False,
     workers: int = 1,
     published: Published | None = None,
+    imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Study:
     """Train `recipe` under each head with each of `seeds` seeds, and compare the heads with the first.
 
+    A head is a spec, or a class of yours; `imports` are modules that register parts.
     The seeds are the recipe's seed and the ones after it; all heads share each seed's batches and views, so
     differences are paired. With `resume`, runs that are finished are taken as they are, one that was cut off
     goes on, heads or seeds may be added, and those not named again stay in the record. `workers` runs go at a
     time. Raises UsageError before any training where a head does not fit, and InterruptedRunError on Ctrl-C,
     after saving.
     """
-    heads = [str(HEADS.parse(head)) for head in (split_specs(heads) if isinstance(heads, str) else heads)]
-    if not heads or len(set(heads)) < len(heads):
-        raise UsageError(f"--heads must name each head once, but got {', '.join(heads) or 'none at all'}.")
+    import_modules(imports)
+    if not isinstance(heads, str | Sequence):
+        raise UsageError(f"heads must be a list of specs or classes, but got {heads!r}; write [{heads!r}].")
+    specs = [HEADS.parse(head) for head in (split_specs(heads) if isinstance(heads, str) else heads)]
+    if not specs or len(set(specs)) < len(specs):
+        raise UsageError(f"--heads must name each head once, but got {', '.join(specs) or 'none at all'}.")
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
-    plan = Recipe.resolve(recipe, {**overrides, "head": heads[0]})
+    plan = Recipe.resolve(recipe, {**overrides, "head": specs[0]})
     folder = claim_folder(out, plan.data, resume)
     plans = {
         f"{slug(head)}-seed{seed}": Recipe.resolve(plan, {"head": head, "seed": seed})
-        for head in heads
+        for head in specs
         for seed in range(plan.seed, plan.seed + seeds)
     }
     check_folder(folder, plan, resume, free=("head", "seed"))
     for name, run_plan in plans.items():
         check_folder(folder / name, run_plan, resume)
-    check_parts(Recipe.resolve(plan, {"head": head}) for head in heads)
+    check_parts(Recipe.resolve(plan, {"head": head}) for head in specs)
     earlier = Record.load(folder).runs if (folder / RECORD_FILE).is_file() else []
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())

@@ -21,6 +21,7 @@ from rich.progress import Progress
 from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
 from fullrank.devices import flushed_denormals
+from fullrank.door import enter, passports
 from fullrank.errors import (
     DataError,
     FullrankError,
@@ -35,7 +36,9 @@ from fullrank.record import RECORD_FILE, Record, RunEntry, Score
 from fullrank.runs.build import IMAGE_KEYS, check_plan, load_data
 from fullrank.runs.folders import check_folder
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
+from fullrank.runs.run import Run
 from fullrank.studies.table import Asked
+from fullrank.training.session import Session
 from fullrank.training.train import carry_out, train
 
 
@@ -103,7 +106,8 @@ def check_parts(recipes: Iterable[Recipe]) -> None:
             continue
         if images is None or images[0] != _images_of(recipe):
             images = _images_of(recipe), load_data(recipe)[0]
-        check_plan(seedless, images[1])
+        with torch.random.fork_rng(devices=()):
+            check_plan(seedless, images[1])
         checked.append(seedless)
 
 
@@ -156,8 +160,10 @@ def _alone(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Planne
             if not run.trained:
                 if images is None or images[0] != _images_of(run.recipe):
                     images = _images_of(run.recipe), load_data(run.recipe)
-                carry_out(run.recipe, run.folder, *images[1], resume=run.begun, progress=progress)
-            answer(run)
+                session = Session(resume=run.begun, progress=progress)
+                answer(run, carry_out(run.recipe, run.folder, *images[1], session))
+            else:
+                answer(run)
         durations.append(time.perf_counter() - started)
         yield run
 
@@ -167,7 +173,10 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
     threads = max(1, (os.cpu_count() or 1) // workers)
     task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
     others = set(active_children())
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_work, initargs=(threads,))
+    modules = passports(origin.module for run in waiting for origin in run.recipe.imports)
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_begin_work, initargs=(threads, modules)
+    )
     # No more than the workers can begin at once: what is queued in the pool would still be carried out whole
     # after Ctrl-C.
     left = iter(waiting)
@@ -199,19 +208,19 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_work(threads: int) -> None:
-    """What a worker process does first: its share of the cores, and no Ctrl-C but while it trains."""
+def _begin_work(threads: int, modules: list[tuple[str, str]]) -> None:
+    """What a worker process does first: its share of the cores, the modules of others' parts, no Ctrl-C."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    enter(modules)
 
 
 def _carry_out(run: PlannedRun) -> None:
     before = signal.signal(signal.SIGTERM, _end_work)
     try:
         with Progress(disable=True) as silent:
-            train(run.recipe, out=run.folder, resume=run.begun, progress=silent)
-        answer(run)
+            answer(run, train(run.recipe, out=run.folder, resume=run.begun, progress=silent))
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -221,7 +230,7 @@ def _end_work(signum: int, frame: FrameType | None) -> None:
     raise TerminatedRunError("Stopped after training; the same command goes on from there.")
 
 
-def answer(run: PlannedRun) -> None:
+def answer(run: PlannedRun, trained: Run | None = None) -> None:
     """Measure what is asked of a trained run and not in its record yet, and keep it there."""
     if not (missing := run.unanswered):
         return
@@ -229,7 +238,7 @@ def answer(run: PlannedRun) -> None:
     for label in dict.fromkeys(asked.label for asked in missing):
         here = [asked for asked in missing if asked.label == label]
         found += probe(
-            run.folder,
+            trained or run.folder,
             list(dict.fromkeys(asked.place for asked in here)),
             label=label,
             measures=measures_for(asked.measure for asked in here),

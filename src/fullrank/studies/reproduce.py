@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
+from fullrank.door import import_modules
 from fullrank.errors import DataError, UsageError
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, TableEntry, TableRow
@@ -150,6 +152,7 @@ def reproduce(
     seeds: int | None = None,
     workers: int = 1,
     out: str | Path | None = None,
+    imports: Sequence[str | Path | ModuleType] = (),
 ) -> list[Reproduction]:
     """Measure tables and figures of the papers again at a scale, and leave each in a folder of its own.
 
@@ -160,6 +163,7 @@ def reproduce(
     training for an unknown name or a table without that scale, and InterruptedRunError on Ctrl-C, after
     saving.
     """
+    import_modules(imports)
     chosen = chosen_tables(names, scale)
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
@@ -258,7 +262,7 @@ def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Repr
 
 def _measured_on(recipes: Sequence[Recipe]) -> str:
     """Data, encoder and epochs of some recipes, in a few words; many are counted and not named."""
-    kinds = {
+    kinds: dict[str, list[str]] = {
         "data sets": list(dict.fromkeys(recipe.data for recipe in recipes)),
         "encoders": list(dict.fromkeys(recipe.encoder for recipe in recipes)),
         "lengths of training": list(dict.fromkeys(f"{recipe.epochs} epochs" for recipe in recipes)),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from fullrank.errors import UsageError, unknown_name
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Registry
+from fullrank.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from fullrank.theory.common.flow import (

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fullrank.data import SOURCES, class_list, write_miniature
 from fullrank.data.made.miniature import LAYOUTS
 from fullrank.record import RunEntry
@@ -46,7 +48,8 @@ def check_on_generated(recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = Recipe.resolve(recipe, replacements(recipe, Path(folder) / "images"))
         train_set, _ = load_data(plan)
-        check_plan(plan, train_set)
+        with torch.random.fork_rng(devices=()):
+            check_plan(plan, train_set)
 
 
 def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,40 +12,17 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from fullrank.devices import accelerator
-from fullrank.errors import OutOfMemoryError, UsageError
+from fullrank.errors import OutOfMemoryError
 from fullrank.processes import process_count
-from fullrank.runs.recipe import LOGGERS, Engine
+from fullrank.runs.recipe import LOGGERS, Recipe
+from fullrank.training.session import Machines, Session
 
 # The other processes wait for the first while it probes, which can take hours.
 _PATIENCE = timedelta(days=2)
-
-
-@dataclass(frozen=True)
-class Machines:
-    """How many processes train together: `devices` on each of `nodes` machines."""
-
-    devices: int = 1
-    nodes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.devices < 1 or self.nodes < 1:
-            raise UsageError(
-                f"devices and nodes must be 1 or more, but got {self.devices} and {self.nodes}; one process "
-                "runs on each device."
-            )
-
-    @property
-    def processes(self) -> int:
-        """All of them."""
-        return self.devices * self.nodes
-
-
-ONE_PROCESS = Machines()
 
 
 @contextmanager
@@ -79,18 +55,19 @@ def split_statistics(module: nn.Module, machines: Machines) -> str | None:
 
 
 def build_trainer(
-    settings: Engine,
-    machines: Machines,
-    epochs: int,
-    folder: Path,
-    callbacks: list[pl.Callback],
-    profiler: Profiler | None = None,
+    recipe: Recipe, folder: Path, callbacks: list[pl.Callback], session: Session | None = None
 ) -> pl.Trainer:
-    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else."""
+    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else.
+
+    The session's callbacks come before ours, the last of which saves what all of them hold.
+    """
+    session, settings = session or Session(), recipe.engine
+    machines = session.machines
     many = machines.processes > 1
+    chosen = [build_logger(settings.logger, folder)] if settings.logger else []
     backend = "nccl" if accelerator() == "cuda" else "gloo"
     return pl.Trainer(
-        max_epochs=epochs,
+        max_epochs=recipe.epochs,
         accelerator=accelerator(),
         devices=machines.devices,
         num_nodes=machines.nodes,
@@ -99,9 +76,10 @@ def build_trainer(
         accumulate_grad_batches=settings.accumulate,
         # torch's SyncBatchNorm refuses CPUs.
         sync_batchnorm=settings.sync_batchnorm and accelerator() == "cuda",
-        callbacks=callbacks,
-        profiler=profiler,
-        logger=build_logger(settings.logger, folder) if settings.logger else False,
+        gradient_clip_val=recipe.optimizer.clip,
+        callbacks=[*session.callbacks, *callbacks],
+        profiler=session.profiler,
+        logger=[*chosen, *session.loggers] or False,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,

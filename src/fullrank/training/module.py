@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
-from fullrank.errors import UsageError
-from fullrank.objectives import loss_of
+from fullrank.errors import UsageError, unknown_name
+from fullrank.objectives import loss_of, needs_of
+from fullrank.objectives.contract import check_needs
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
 from fullrank.runs.recipe import Optimizer, Recipe
+from fullrank.training.session import OptimizerFactory
 from fullrank.views import step_generator
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ class Step:
 class JointEmbedding(pl.LightningModule):
     """Encoder, head and objective, trained on two views of each image.
 
-    `objective` is anything called as `loss(z_a, z_b)`, or as `loss(z_a, z_b, labels)` where it says
-    `needs_labels`; weights of its own are trained with the rest. Batches are `fullrank.batch.Batch`; the
+    `objective` is anything called as `loss(z_a, z_b)`, and with `labels` or `generator` where its `needs`
+    name them; weights of its own are trained with the rest. Batches are `fullrank.batch.Batch`; the
     views of step t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one
     would. Of many processes each has its share of the global batch, and draws for all of it.
 
@@ -64,23 +66,29 @@ class JointEmbedding(pl.LightningModule):
         head: nn.Module,
         objective: nn.Module,
         views: "Views",
-        optimizer: Optimizer | None = None,
+        optimizer: "Optimizer | OptimizerFactory | None" = None,
         *,
         seed: int = 0,
         encoder_passes: int = 1,
         compiled: bool = False,
     ):
         super().__init__()
+        for name, part in (("encoder", encoder), ("head", head), ("objective", objective)):
+            if isinstance(part, type):
+                raise UsageError(f"{name}={part.__name__} is a class; give an instance of it.")
+        check_needs(objective, type(objective).__name__)
         self.encoder, self.head, self.objective = encoder, head, objective
-        self.views, self.optimizer, self.seed = views, optimizer or Optimizer(), seed
+        self.factory = None if optimizer is None or isinstance(optimizer, Optimizer) else optimizer
+        self.optimizer = optimizer if isinstance(optimizer, Optimizer) else Optimizer()
+        self.views, self.seed = views, seed
         self.encoder_passes = encoder_passes
         if compiled:
             self.encoder.compile()
 
     @classmethod
-    def of(cls, recipe: Recipe, parts: Parts) -> Self:
-        """The module that a recipe trains, of its parts."""
-        return cls(
+    def of(cls, recipe: Recipe, parts: Parts, factory: OptimizerFactory | None = None) -> Self:
+        """The module that a recipe trains, of its parts; `factory` makes another optimizer than it names."""
+        module = cls(
             parts.encoder,
             parts.head,
             parts.objective,
@@ -90,6 +98,8 @@ class JointEmbedding(pl.LightningModule):
             encoder_passes=recipe.encoder_passes,
             compiled=recipe.engine.compile,
         )
+        module.factory = factory
+        return module
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in 0 to 1 -> h (N, D)."""
@@ -115,7 +125,10 @@ class JointEmbedding(pl.LightningModule):
         # Inside mixed precision the similarities would be rounded to 16 bits, and then divided by 0.1.
         with self._timed("objective"), torch.autocast(z.device.type, enabled=False):
             z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
-            return Step(h, z_a, z_b, loss_of(self.objective, z_a, z_b, batch.labels))
+            generator = None
+            if "generator" in needs_of(self.objective):  # the same in every process, and after a resume
+                generator = step_generator(self.seed, epoch, number, stream=1)
+            return Step(h, z_a, z_b, loss_of(self.objective, z_a, z_b, batch.labels, generator))
 
     def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":
         """Parameters of the views of `batch`, this process's share of the global batch."""
@@ -139,7 +152,7 @@ class JointEmbedding(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, with warm-up and cosine for each step of the whole run."""
-        optimizer = build_optimizer(self.optimizer, [self.encoder, self.head, self.objective])
+        optimizer = build_optimizer(self.optimizer, [self.encoder, self.head, self.objective], self.factory)
         if not math.isfinite(total := self.trainer.estimated_stepping_batches):
             raise UsageError("The schedule needs to know its end: give the Trainer max_epochs or max_steps.")
         total, warmup = int(total), round(self.optimizer.warmup * total)
@@ -160,17 +173,21 @@ def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> flo
     return floor + (1 - floor) * cosine
 
 
-def build_optimizer(settings: Optimizer, modules: list[nn.Module]) -> torch.optim.Optimizer:
-    r"""AdamW, SGD or LARS over all parameters; norms, biases and other 1-d ones are only stepped.
+def build_optimizer(
+    settings: Optimizer, modules: list[nn.Module], factory: OptimizerFactory | None = None
+) -> torch.optim.Optimizer:
+    r"""The optimizer that `settings` name, over all parameters; norms, biases and other 1-d ones only step.
 
     They have no weight decay and, under LARS, no adaptation: their step is SGD's. LARS with decay
     :math:`\beta` and trust :math:`\eta` scales the gradient of each other parameter,
 
     .. math:: g \leftarrow \frac{\eta \|w\|}{\|g\| + \beta \|w\|}\,(g + \beta w)
 
-    where P1's code has :math:`\|g + \beta w\|` below: the same for a decay as small as 1e-6.
+    where P1's code has :math:`\|g + \beta w\|` below: the same for a decay as small as 1e-6. A `factory` gets
+    both groups of parameters, each with its `weight_decay`, and makes the optimizer itself. Raises UsageError
+    for a name that timm does not know.
 
-    Source: You, Gitman, Ginsburg 2017 (1708.03888), by `timm.optim.Lars`; P1.6.
+    Source: You, Gitman, Ginsburg 2017 (1708.03888), by `timm.optim.Lars`; P1, authors' code.
     """
 
     def parameters() -> Iterator[nn.Parameter]:
@@ -179,6 +196,8 @@ def build_optimizer(settings: Optimizer, modules: list[nn.Module]) -> torch.opti
     many: dict[str, Any] = {"params": [p for p in parameters() if p.ndim > 1]}
     few: dict[str, Any] = {"params": [p for p in parameters() if p.ndim <= 1], "weight_decay": 0.0}
     many["weight_decay"] = settings.weight_decay
+    if factory is not None:
+        return factory([many, few])
     if settings.name == "sgd":
         return torch.optim.SGD([many, few], lr=settings.lr, momentum=settings.momentum)
     if settings.name == "lars":
@@ -186,4 +205,23 @@ def build_optimizer(settings: Optimizer, modules: list[nn.Module]) -> torch.opti
 
         groups = [many | {"always_adapt": True}, few | {"always_adapt": False}]
         return Lars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
-    return torch.optim.AdamW([many, few], lr=settings.lr)
+    if settings.name == "adamw":
+        return torch.optim.AdamW([many, few], lr=settings.lr)
+    return _optimizer_of_timm(settings, [many, few])
+
+
+def _optimizer_of_timm(settings: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
+
+    known = [name for name in list_optimizers() if isinstance(name, str)]
+    if settings.name not in known:
+        remedy = "`timm.optim.list_optimizers()` shows all; give one of yours in Python"
+        raise unknown_name("optimizer", settings.name, known, remedy)
+    built: torch.optim.Optimizer = create_optimizer_v2(
+        groups,
+        opt=settings.name,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+    )
+    return built

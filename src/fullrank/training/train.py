@@ -1,13 +1,19 @@
 """From a recipe to a run folder: data, parts, training, evaluation, record. Read from `train` downwards."""
 
+import re
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import Any, Self, cast
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from rich.progress import Progress
 from safetensors.torch import save
@@ -15,21 +21,19 @@ from torch import nn
 
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.devices import accelerator, flushed_denormals, has_room
+from fullrank.door import import_modules
 from fullrank.encoders import Encoder
 from fullrank.errors import DataError, FullrankError, UsageError
-from fullrank.evaluation.evaluate import (
-    check_probeable,
-    evaluate,
-    help_evaluate,
-)
+from fullrank.evaluation.evaluate import Evaluation, check_probeable, evaluate, help_evaluate
 from fullrank.evaluation.factors import factor_scores
 from fullrank.files import save_arrays, write_whole
 from fullrank.heads import Head
-from fullrank.processes import Share, launched_rank, own_share
+from fullrank.objectives import chance_of
+from fullrank.processes import launched_rank, own_share
 from fullrank.progress import progress_bar
-from fullrank.record import RECORD_FILE, RunEntry, Score
+from fullrank.record import RECORD_FILE, Record, RunEntry, Score
 from fullrank.record.making import new_record
-from fullrank.runs.build import build, chance_level, check_plan, load_data
+from fullrank.runs.build import GivenImages, check_plan, load_data
 from fullrank.runs.folders import (
     check_folder,
     check_free,
@@ -48,8 +52,6 @@ from fullrank.training.callbacks.finite import FiniteGuard
 from fullrank.training.callbacks.online import OnlineProbes
 from fullrank.training.callbacks.stopping import stop_on_signal
 from fullrank.training.engine import (
-    ONE_PROCESS,
-    Machines,
     build_trainer,
     named_out_of_memory,
     quiet_lightning,
@@ -57,6 +59,7 @@ from fullrank.training.engine import (
     wait_for_all,
 )
 from fullrank.training.module import JointEmbedding
+from fullrank.training.session import Machines, OptimizerFactory, Session
 from fullrank.training.sgd_probe import KIND as SGD_PROBE, sgd_probe
 from fullrank.views import Views, step_generator
 
@@ -67,29 +70,40 @@ EXAMPLES = 8
 def train(
     recipe: str | Path | Recipe,
     *,
+    data: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     init: str | Path | None = None,
     devices: int = 1,
     nodes: int = 1,
     skip_nonfinite: int = 0,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    optimizer: str | OptimizerFactory | None = None,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
+    imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Run:
     """Train an encoder as a recipe says, probe it, and leave everything in the folder `out`.
 
-    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. `init` is a
-    file of weights to start the encoder from (see `load_weights`). With `resume` a run that was cut off goes
-    on exactly where its newest whole checkpoint stands, in a folder without one from the beginning; a
-    finished run is returned as it is. With more than one device or node, every process makes this call
-    (`torchrun` or SLURM start them), and the first one writes; a run may be resumed by another number of
-    processes. Up to `skip_nonfinite` steps whose loss or gradient is not finite are left out (see
-    `FiniteGuard`). `profiler` is any of Lightning's, or a `StepClock`. Raises UsageError for a recipe that
-    cannot be carried out or a folder in use, DataError for images that cannot be read, DivergedError for a
-    loss or gradient that is not finite, OutOfMemoryError for a batch that memory does not hold,
-    FullDiskError for a disk without room, and, after saving, InterruptedRunError on Ctrl-C and
-    TerminatedRunError on SIGTERM.
+    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. Parts are
+    specs or classes of yours, and `imports` are modules that register parts. `data` is the spec of a source,
+    a torch Dataset of (image, label), or a pair of them, to train and to test. `init` is a file of weights to
+    start the encoder from (see `load_weights`). `callbacks`, `loggers` and `profiler` are Lightning's;
+    `optimizer` is a name, or is called with groups of parameters and returns an optimizer, whose rate then
+    follows the recipe's warm-up and cosine.
+
+    With `resume` a run that was cut off goes on exactly where its newest whole checkpoint stands, in a folder
+    without one from the beginning; a finished run is returned as it is. With more than one device or node,
+    every process makes this call (`torchrun` or SLURM start them), and the first one writes; a run may be
+    resumed by another number of processes. Up to `skip_nonfinite` steps whose loss or gradient is not finite
+    are left out (see `FiniteGuard`).
+
+    Raises UsageError for a recipe that cannot be carried out or a folder in use, DataError for images that
+    cannot be read, DivergedError for a loss or gradient that is not finite, OutOfMemoryError for a batch that
+    memory does not hold, FullDiskError for a disk without room, and, after saving, InterruptedRunError on
+    Ctrl-C and TerminatedRunError on SIGTERM.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -97,76 +111,77 @@ def train(
     >>> sorted(run.record.runs[0].probes)
     ['h', 'z']
     """
-    plan = Recipe.resolve(recipe, overrides if init is None else {**overrides, "init": str(init)})
-    machines = Machines(devices, nodes)
-    if machines.processes > 1 and out is None:
+    import_modules(imports)
+    given = None if data is None or isinstance(data, str | type) else GivenImages.of(data)
+    if data is not None:
+        overrides["data"] = data if given is None else given.spec
+    if init is not None:
+        overrides["init"] = str(init)
+    factory = optimizer if callable(optimizer) else None
+    if optimizer is not None:
+        overrides["optimizer.name"] = optimizer if factory is None else called(factory)
+    plan = Recipe.resolve(recipe, overrides)
+    session = Session(
+        Machines(devices, nodes),
+        resume,
+        skip_nonfinite,
+        progress,
+        profiler,
+        tuple(callbacks),
+        tuple(loggers),
+        factory,
+    )
+    processes = session.machines.processes
+    if processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
     folder = claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
-    check_folder(folder, plan, resume or launched_rank(machines.processes) > 0, free=("max_bad",))
+    check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
-    train_set, test_set = load_data(plan)
-    check_plan(plan, train_set, machines.processes)
-    return carry_out(
-        plan,
-        folder,
-        train_set,
-        test_set,
-        resume=resume,
-        machines=machines,
-        skip_nonfinite=skip_nonfinite,
-        progress=progress,
-        profiler=profiler,
-    )
+    return carry_out(plan, folder, *load_data(plan, given), session)
 
 
 def carry_out(
-    recipe: Recipe,
-    folder: Path,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    *,
-    resume: bool = False,
-    machines: Machines = ONE_PROCESS,
-    skip_nonfinite: int = 0,
-    progress: Progress | None = None,
-    profiler: Profiler | None = None,
+    recipe: Recipe, folder: Path, train_set: ImageSet, test_set: ImageSet, session: Session | None = None
 ) -> Run:
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
 
-    The weights are saved before they are evaluated. The caller's random generators are left as they were.
-    Raises UsageError where another process writes into `folder` or has just done so, FullDiskError where
-    the disk has no room; what was saved until then stays whole.
+    The parts are built once, and tried out before anything is written. The weights are saved before they are
+    evaluated. The caller's random generators are left as they were. Raises UsageError for parts that do not
+    fit and where another process writes into `folder` or has just done so, FullDiskError where the disk has
+    no room; what was saved until then stays whole.
     """
-    writes = launched_rank(machines.processes) == 0
+    session = session or Session()
+    writes = launched_rank(session.machines.processes) == 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as held:
         torch.manual_seed(recipe.seed)
-        module = JointEmbedding.of(recipe, build(recipe, train_set))
+        parts = check_plan(recipe, train_set, session.machines.processes)
+        module = JointEmbedding.of(recipe, parts, session.optimizer)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
         held.enter_context(room_in(folder))
         if writes:
             held.enter_context(sole_writer(folder))
-            check_free(folder, recipe, resume)
-            open_folder(folder, recipe, resume)
-        monitor = Monitor(folder, recipe.monitor_every)
-        online = OnlineProbes(recipe.online_every) if recipe.online_every else None
-        guard = FiniteGuard(folder, recipe.monitor_every, skip_nonfinite)
+            check_free(folder, recipe, session.resume)
+            open_folder(folder, recipe, session.resume)
+        watch = Watch.over(recipe, folder, session)
         try:
-            _fit(module, loader, monitor, online, guard, folder, recipe, machines, progress, profiler)
+            _fit(module, loader, watch, recipe, folder, session)
             if writes:
-                arrays = monitor.arrays() | {"examples": _examples(module.views, train_set, recipe.seed)}
-                save_arrays(folder, arrays | (online.arrays() if online else {}))
+                examples = {"examples": _examples(module.views, train_set, recipe.seed)}
+                save_arrays(folder, watch.arrays() | examples)
                 _save_weights(module, folder, recipe, train_set)
             share = own_share()
             module.to(accelerator())  # Lightning leaves the modules on the CPU
             share.follow_first(module)
             if writes:
-                entry = _evaluated(
-                    module, monitor, len(loader), folder, recipe, train_set, test_set, progress, share
+                evaluation = evaluate(
+                    module.encoder, module.head, train_set, test_set, seed=recipe.seed, share=share
                 )
-                entry = entry.model_copy(update={"skipped_steps": guard.skipped})
+                further = _further_scores(module, recipe, folder, (train_set, test_set), session)
+                entry = _entry(module, recipe, watch, len(loader), evaluation, further)
                 list_bad_images(folder, train_set.bad.found | test_set.bad.found)
-                new_record("run", recipe.model_dump(), [entry]).save(folder)
+                record = new_record("run", recipe.model_dump(), [entry])
+                record.save(folder)
             else:
                 help_evaluate(module.encoder, module.head, train_set, test_set, share)
         except FullrankError:
@@ -174,34 +189,58 @@ def carry_out(
                 list_bad_images(folder, train_set.bad.found | test_set.bad.found)
             raise
     wait_for_all()
-    return load(folder)
+    if not writes:
+        record = Record.load(folder)
+    return Run(folder, recipe, *_finished(module), record)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What watches a run while it is trained."""
+
+    monitor: Monitor
+    online: OnlineProbes | None
+    guard: FiniteGuard
+
+    @classmethod
+    def over(cls, recipe: Recipe, folder: Path, session: Session) -> Self:
+        """What a recipe asks for."""
+        return cls(
+            Monitor(folder, recipe.monitor_every),
+            OnlineProbes(recipe.online_every) if recipe.online_every else None,
+            FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite),
+        )
+
+    def callbacks(self) -> list[pl.Callback]:
+        """All of them."""
+        return [self.guard, self.monitor, *([self.online] if self.online else [])]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What they saw over time."""
+        return self.monitor.arrays() | (self.online.arrays() if self.online else {})
+
+
+def called(factory: OptimizerFactory) -> str:
+    """How a recipe calls an optimizer that was given in Python: by the module and name of what makes it."""
+    name = getattr(factory, "__qualname__", type(factory).__qualname__)
+    return re.sub(r"[^\w.:]", "", f"{getattr(factory, '__module__', 'python')}:{name}")
 
 
 def _fit(
-    module: JointEmbedding,
-    loader: BatchLoader,
-    monitor: Monitor,
-    online: OnlineProbes | None,
-    guard: FiniteGuard,
-    folder: Path,
-    recipe: Recipe,
-    machines: Machines,
-    progress: Progress | None,
-    profiler: Profiler | None,
+    module: JointEmbedding, loader: BatchLoader, watch: Watch, recipe: Recipe, folder: Path, session: Session
 ) -> None:
-    rank = launched_rank(machines.processes)
+    rank = launched_rank(session.machines.processes)
     resumed = newest_whole(folder, rank=rank)
     if resumed is None and rank == 0:
         for stale in checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
             stale.unlink(missing_ok=True)
-    if (note := split_statistics(module, machines)) and rank == 0:
+    if (note := split_statistics(module, session.machines)) and rank == 0:
         print(note, file=sys.stderr)
-    with quiet_lightning(), stop_on_signal(folder) as stop, progress or progress_bar() as shown:
-        line = ProgressLine(shown, monitor, chance_level(module.objective, recipe.batch_size))
+    with quiet_lightning(), stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
+        line = ProgressLine(shown, watch.monitor, _chance(module, recipe))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
         checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
-        watchers = [guard, monitor, *([online] if online else []), checkpointer, line]
-        trainer = build_trainer(recipe.engine, machines, recipe.epochs, folder, watchers, profiler)
+        trainer = build_trainer(recipe, folder, [*watch.callbacks(), checkpointer, line], session)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
@@ -214,69 +253,83 @@ def _fit(
             )
 
 
+def _finished(module: JointEmbedding) -> tuple[Encoder, Head]:
+    """Encoder and head as `load` gives them: on the CPU, in eval mode, not compiled, without gradients."""
+    module.zero_grad(set_to_none=True)
+    encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
+    encoder._compiled_call_impl = None
+    return encoder.cpu().eval(), head.cpu().eval()
+
+
 def _save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
         weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
         write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
 
 
-def _evaluated(
+def _entry(
     module: JointEmbedding,
-    monitor: Monitor,
-    batches: int,
-    folder: Path,
     recipe: Recipe,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    progress: Progress | None,
-    share: Share,
+    watch: Watch,
+    batches: int,
+    evaluation: Evaluation,
+    further: list[Score],
 ) -> RunEntry:
     """What the trained parts are worth, and how the training went."""
-    evaluation = evaluate(module.encoder, module.head, train_set, test_set, seed=recipe.seed, share=share)
-    scores = [*evaluation.scores, *_factor_scores(module, recipe, train_set, test_set)]
-    if recipe.sgd_probe is not None:
-        check_probeable(train_set, test_set, "label")
-        with stop_on_signal(folder) as stop, progress or progress_bar() as shown:
-            scores += sgd_probe(
-                cast(Encoder, module.encoder),
-                train_set,
-                test_set,
-                recipe.sgd_probe,
-                folder=folder,
-                progress=shown,
-                stop=stop,
-                seed=recipe.seed,
-            )
     views = 2 * recipe.epochs * batches * recipe.batch_size
+    seconds = watch.monitor.elapsed()
     return RunEntry(
         head=recipe.head,
         seed=recipe.seed,
         folder=".",
         epochs=recipe.epochs,
         steps=recipe.epochs * -(-batches // recipe.engine.accumulate),
-        loss=monitor.curves["loss"][-1],
-        chance=chance_level(module.objective, recipe.batch_size),
-        seconds=monitor.elapsed(),
-        views_per_second=views / monitor.elapsed(),
+        skipped_steps=watch.guard.skipped,
+        loss=watch.monitor.curves["loss"][-1],
+        chance=_chance(module, recipe),
+        seconds=seconds,
+        views_per_second=views / seconds,
         parameters=_parameters(module),
         probes=evaluation.probes,
-        scores=scores,
+        scores=[*evaluation.scores, *further],
         spectrum=evaluation.spectrum,
     )
 
 
-def _factor_scores(
-    module: JointEmbedding, recipe: Recipe, train_set: ImageSet, test_set: ImageSet
+def _further_scores(
+    module: JointEmbedding,
+    recipe: Recipe,
+    folder: Path,
+    images: tuple[ImageSet, ImageSet],
+    session: Session,
 ) -> list[Score]:
-    """The weights of known factors, of images that have several and enough of each.
-
-    Features that are not finite have failed the probes before; what is left to refuse is too few images for
-    the factors, and that is no reason to lose a run.
-    """
+    """The weights of known factors, of images that have several and enough of each, and the papers' probe."""
+    encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
     try:
-        return factor_scores(recipe, module.encoder, cast(Head, module.head), train_set, test_set)
+        scores = factor_scores(recipe, encoder, head, *images)
     except DataError:
-        return []
+        # Features that are not finite have failed the probes before; what is left to refuse is too few images
+        # for the factors, and that is no reason to lose a run.
+        scores = []
+    if recipe.sgd_probe is None:
+        return scores
+    check_probeable(*images, "label")
+    with stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
+        scores += sgd_probe(
+            encoder,
+            *images,
+            recipe.sgd_probe,
+            folder=folder,
+            progress=shown,
+            stop=stop,
+            seed=recipe.seed,
+        )
+    return scores
+
+
+def _chance(module: JointEmbedding, recipe: Recipe) -> float | None:
+    """The loss of a batch in which nothing is told apart, where the objective says it."""
+    return chance_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
 
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:

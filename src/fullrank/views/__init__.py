@@ -7,7 +7,8 @@ first use.
 from typing import TYPE_CHECKING
 
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Parameter, Registry, Spec
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
     from fullrank.views.colour import (

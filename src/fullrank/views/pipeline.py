@@ -220,8 +220,10 @@ def laid_on_canvas(boxes: Tensor, sizes: Tensor, canvas: tuple[int, int]) -> Ten
     return torch.cat([corner, extent], dim=1)
 
 
-def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
+def step_generator(seed: int, epoch: int, step: int, stream: int = 0) -> torch.Generator:
     """The generator of one step's draws, so that a resumed run draws what an unbroken one would.
+
+    Each `stream` of a step is independent of the others: 0 is that of the views, 1 that of the objective.
 
     Raises UsageError for a negative number.
 
@@ -231,7 +233,9 @@ def step_generator(seed: int, epoch: int, step: int) -> torch.Generator:
     """
     if min(seed, epoch, step) < 0:
         raise UsageError(f"seed, epoch and step must be 0 or more, but got {seed}, {epoch} and {step}.")
-    state = np.random.SeedSequence(seed, spawn_key=(epoch, step)).generate_state(1, np.uint64)
+    state = np.random.SeedSequence(
+        seed, spawn_key=(epoch, step, stream) if stream else (epoch, step)
+    ).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 

@@ -110,7 +110,7 @@ def test_large_streamed_images_are_corrupted_at_256_pixels(tmp_path: Path):
 class GreyStream(Source):
     """Four grey images, decoded on demand."""
 
-    def _read(self, split, image_size):
+    def read(self, split, image_size):
         images = StreamedImages(
             lambda row: Image.new("L", (8, 8), 60 + 40 * row), list("abcd"), 8, image_size or 7, channels=1
         )

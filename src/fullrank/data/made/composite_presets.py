@@ -145,7 +145,8 @@ class Composite(Source):
                     f"{self.name}: {key} is no part of {preset}; {takes}, and composite:any takes any source."
                 )
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         preset = self.preset
         images = self._part(preset.foreground or self.parts["foreground"], split)
         count = preset.images if split == "train" else max(1, preset.images // preset.train_for_test)

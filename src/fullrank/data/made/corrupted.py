@@ -59,8 +59,9 @@ class Corrupted(Source):
         self.kind, self.severity, self.seed, self.data = kind, severity, seed, source(data)
         self.splits = self.data.splits
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
-        clean = self.data._read(split, image_size)
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
+        clean = self.data.read(split, image_size)
         check_corruption(self.kind, self.severity, clean.channels)
         number = SPLITS.index(split)
 

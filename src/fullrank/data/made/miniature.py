@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ def write_miniature(
         remedy = f"{', '.join(_WRITERS)} can be generated"
         raise unknown_name("data in miniature", name, _WRITERS, remedy)
     read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
-    read = replace(read, value=str(folder))
+    read = Spec(read.name, str(folder), read.options, read.family)
     source(read)  # its options are checked before anything is written
     names = _class_names(read, classes) if class_names is None else _known_names(read, class_names)
     for value, least, what in (

@@ -126,7 +126,8 @@ class ClassFolders(Source):
         files = self._listings[folder].files
         return "/".join(name for name in files if name.lower().endswith(_ENDINGS))
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         class_of = self._class_of[split]
         classes = tuple(dict.fromkeys(next(filter(None, self._class_of.values()), class_of).values()))
         rows = {name: row for row, name in enumerate(classes)}

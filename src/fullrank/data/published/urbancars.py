@@ -46,7 +46,8 @@ class UrbanCars(Source):
         super().__init__(tree_spec("urbancars", path, canvas, test=None if test == "test" else test))
         self.path, self.canvas, self.test = expanded(path), canvas, test
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         root = self._folder("train" if split == "train" else self.test)
         files = {values: _list_files(root / group_folder(*values)) for values in product(range(2), repeat=3)}
         keys = [f"{group_folder(*values)}/{file}" for values, listed in files.items() for file in listed]

@@ -45,7 +45,8 @@ class Waterbirds(Source):
         super().__init__(tree_spec("waterbirds", path, canvas, test=None if test == "test" else test))
         self.path, self.canvas, self.test = expanded(path), canvas, test
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         file = self._metadata()
         official = "train" if split == "train" else self.test
         keys, numbers = self._listed(file, OFFICIAL_SPLITS.index(official))

@@ -110,7 +110,8 @@ class Cifar(Source):
         super().__init__(str(Spec(collection.name, path)))
         self.collection, self.path = collection, expanded(path)
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         form, folder = self._form()
         read = self._read_pickled if form is self.collection.pickled else self._read_binary
         names = self._pickled_names(folder) if form is self.collection.pickled else self._text_names(folder)

@@ -25,7 +25,8 @@ class Digits(Source):
     def __init__(self) -> None:
         super().__init__("digits")
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 

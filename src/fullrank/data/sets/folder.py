@@ -91,10 +91,12 @@ class ImageFolder(Source):
         super().__init__(str(Spec("folder", path, () if canvas is None else (("canvas", canvas),))))
         self.path, self.canvas = expanded(path), canvas
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
-        return self._read_despite(split, image_size, BadImages())
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
+        return self.read_despite(split, image_size, BadImages())
 
-    def _read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
+    def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
+        """Read the images of `split` but those that cannot be decoded, as many as `bad` allows."""
         files = self._files[split]
         if self.canvas is not None:
             images = self._streamed(files, self.canvas, image_size or IMAGE_SIZE)

@@ -47,7 +47,8 @@ class HuggingFace(Source):
         super().__init__(str(Spec("huggingface", path, tuple((k, v) for k, v in given if v is not None))))
         self.path, self.image, self.label, self.canvas = path, image, label, canvas
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         tables = self._load()
         image, label = self._columns(next(iter(tables.values())))
         labels, classes = self._labels(tables, label)

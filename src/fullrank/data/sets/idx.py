@@ -81,7 +81,8 @@ class IdxFiles(Source):
         super().__init__(str(Spec(collection.name, path)))
         self.collection, self.path = collection, path
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         folder = self._folder()
         image_file = self._file(folder, f"{_PREFIX[split]}-{_KINDS[0]}")
         label_file = self._file(folder, f"{_PREFIX[split]}-{_KINDS[1]}")

@@ -45,7 +45,8 @@ class NpzArchive(Source):
         super().__init__(str(Spec("npz", path)))
         self.path = expanded(path)
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         if not self.path.is_file():
             raise DataError(f"There is no file {self.path}; check the path in {self.name}.")
         try:

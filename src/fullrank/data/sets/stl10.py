@@ -40,7 +40,8 @@ class Stl10(Source):
         super().__init__(str(Spec("stl10", path, () if unlabelled else (("unlabelled", False),))))
         self.path, self.unlabelled = expanded(path), unlabelled
 
-    def _read(self, split: Split, image_size: int | None) -> ImageSet:
+    def read(self, split: Split, image_size: int | None) -> ImageSet:
+        """Read the images of `split`."""
         folder = self._folder()
         names = read_names(folder / NAMES, self.name)
         parts = [self._open(folder / f"{split}_X.bin")]

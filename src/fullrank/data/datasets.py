@@ -1,0 +1,150 @@
+"""Any torch Dataset of (image, label) as images of ours."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
+from fullrank.errors import DataError
+
+# Images of one size that take no more than this are held in memory; others are read when they are needed.
+_HELD = 2**31
+
+
+class Indexed(Protocol):
+    """A map-style dataset, as torch has it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def is_dataset(given: object) -> bool:
+    """Whether something can be read by index, as a map-style Dataset can; text and pairs are none."""
+    return hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, tuple))
+
+
+def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | None = None) -> ImageSet:
+    """The images of a dataset whose items are (image, label), or an image alone, which is unlabelled.
+
+    An image is a Pillow image, a uint8 array (H, W) or (H, W, C), or a tensor (C, H, W): uint8, or floats in
+    0 to 1, which are rounded to 256 levels. Labels are whole numbers, -1 where there is none; classes are
+    called as the dataset's `classes` say, or by their numbers. Images of one size are held in memory up to
+    2 GiB; others are read again each time they are needed, so what a dataset draws at random differs then.
+    Every item is read once here, unless the dataset has its labels in `targets` or `labels`. The classes of
+    `like` are those of this set too. Raises DataError for an item that is no such pair, and for no items.
+
+    >>> pairs = [(np.zeros((8, 8), np.uint8), 3), (np.ones((8, 8), np.uint8), 1)]
+    >>> images = image_set_of(pairs)
+    >>> images.image_shape, images.labels["label"], images.class_names["label"]
+    ((8, 8, 1), array([3, 1]), ('0', '1', '2', '3'))
+    """
+    name = type(dataset).__name__
+    if not len(dataset):
+        raise DataError(f"{name} has 0 items; give a dataset of (image, label).")
+    first = _pixels(_parts(dataset[0], name)[0], name)
+    given = _listed_labels(dataset)
+    held: np.ndarray | StreamedImages
+    if len(dataset) * first.size <= _HELD and given is None:
+        images, numbers = zip(*(_parts(dataset[row], name) for row in range(len(dataset))), strict=True)
+        labels = np.array(numbers, np.int64)
+        arrays = [_pixels(image, name) for image in images]
+    else:
+        labels = given if given is not None else _labels(dataset, name)
+        arrays = (
+            [_pixels(_parts(dataset[row], name)[0], name) for row in range(len(dataset))]
+            if len(dataset) * first.size <= _HELD
+            else []
+        )
+    if arrays and len({array.shape for array in arrays}) == 1:
+        held = np.stack(arrays)
+    else:
+        held = _streamed(dataset, name, first.shape[-1])
+    return ImageSet(held, {"label": labels}, {"label": _class_names(dataset, labels, like)}, name, split)
+
+
+def _streamed(dataset: Indexed, name: str, channels: int) -> StreamedImages:
+    def read(row: int) -> Image.Image:
+        pixels = _pixels(_parts(dataset[row], name)[0], name)
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    keys = [str(row) for row in range(len(dataset))]
+    return StreamedImages(read, keys, CANVAS, IMAGE_SIZE, channels=channels, name=name)
+
+
+def _parts(item: Any, name: str) -> tuple[Any, int]:
+    """The image and the label of an item, -1 where it has none."""
+    if not isinstance(item, (tuple, list)):
+        return item, UNLABELLED
+    if len(item) != 2 or isinstance(item, Mapping):
+        raise DataError(f"An item of {name} has {len(item)} parts; give (image, label), or the image alone.")
+    image, label = item
+    if label is None:
+        return image, UNLABELLED
+    try:
+        return image, int(label)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"A label of {name} is {label!r}; labels are whole numbers, -1 where there is none."
+        ) from None
+
+
+def _pixels(image: Any, name: str) -> np.ndarray:
+    """An image as (H, W, C) uint8."""
+    import torch
+
+    if isinstance(image, Image.Image):
+        array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    elif isinstance(image, torch.Tensor):
+        array = _of_tensor(image.detach().cpu(), name)
+    else:
+        array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise DataError(
+            f"An image of {name} is {array.dtype} of shape {array.shape}; give Pillow images, uint8 arrays "
+            "(H, W, C) or tensors (C, H, W) in 0 to 1, C 1 or 3."
+        )
+    return array
+
+
+def _of_tensor(image: Any, name: str) -> np.ndarray:
+    if image.is_floating_point():
+        low, high = float(image.min()), float(image.max())
+        if low < 0 or high > 1:
+            raise DataError(
+                f"An image of {name} has values from {low:.3g} to {high:.3g}; leave the normalisation out of "
+                "its transform: tensors are in 0 to 1, and the encoder normalises them."
+            )
+        image = (image * 255).round().byte()
+    array: np.ndarray = image.numpy()
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+
+
+def _listed_labels(dataset: Indexed) -> np.ndarray | None:
+    """The labels that a dataset lists, as torchvision's do, if they are one whole number an item."""
+    for name in ("targets", "labels"):
+        listed = getattr(dataset, name, None)
+        if listed is None or getattr(dataset, "target_transform", None) is not None:
+            continue
+        array = np.asarray(listed)
+        if array.shape == (len(dataset),) and np.issubdtype(array.dtype, np.integer):
+            return array.astype(np.int64)
+    return None
+
+
+def _labels(dataset: Indexed, name: str) -> np.ndarray:
+    return np.array([_parts(dataset[row], name)[1] for row in range(len(dataset))], np.int64)
+
+
+def _class_names(dataset: Indexed, labels: np.ndarray, like: ImageSet | None) -> tuple[str, ...]:
+    top = int(labels.max())
+    if like is not None and top < len(like.class_names["label"]):
+        return like.class_names["label"]
+    named: Sequence[str] | None = getattr(dataset, "classes", None)
+    if named is not None and len(named) > top:
+        return tuple(map(str, named))
+    return tuple(map(str, range(top + 1)))

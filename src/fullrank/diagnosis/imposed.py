@@ -1,0 +1,67 @@
+"""The rank that a head imposes by its form: what the head says, or what a freshly built copy of it shows."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from fullrank.diagnosis.causes import low_rank, measure
+from fullrank.places import Place, head_places, read_head
+
+# Eigenvalues below this share of the largest are rounding of float64.
+_ROUNDING = 1e-12
+# Rows for each channel of h: enough that a sample of Gaussian rows has no break in its spectrum by itself.
+_ROWS_PER_CHANNEL, _MORE_ROWS = 4, 64
+
+
+def imposed_rank(
+    head: nn.Module, place: str = "z", fresh: Callable[[], nn.Module] | None = None
+) -> int | None:
+    """The rank that the form of a head, not its training, imposes at a place; None where it imposes none.
+
+    A head that has a method `imposed_rank(place)` says it. Of any other head it is `measured_rank` of the one
+    that `fresh` builds: a new copy, so that what training has lost is never excused. Without `fresh` nothing
+    is known of such a head. A place of the encoder, and h, have none.
+
+    >>> from fullrank import head
+    >>> [imposed_rank(head(spec, in_dim=96)) for spec in ("subvector:24", "linear:128", "linear:64", "none")]
+    [24, 96, None, None]
+    """
+    parsed = Place.parse(place)
+    if parsed.name != "z" and parsed.name not in head_places(head):
+        return None
+    says: Callable[[str], int | None] | None = getattr(head, "imposed_rank", None)
+    if says is not None:
+        rank = says(parsed.name)
+    elif fresh is not None:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            rank = measured_rank(fresh(), parsed.name)
+    else:
+        rank = None
+    return rank if rank is None or parsed.width is None else min(rank, parsed.width)
+
+
+@torch.no_grad()
+def measured_rank(head: nn.Module, place: str = "z") -> int | None:
+    """The rank at a place of a head for Gaussian h (4 D + 64, D), float64, in eval mode; None if it is full.
+
+    It ends where the spectrum of the centred covariance breaks off by the rule of `low_rank`, or else where
+    its values are rounding.
+
+    >>> class Projection(nn.Module):
+    ...     in_dim = out_dim = 8
+    ...     def forward(self, h):
+    ...         return h @ torch.diag(torch.tensor([1.0] * 3 + [0.0] * 5, dtype=h.dtype))
+    >>> measured_rank(Projection())
+    3
+    """
+    width = int(getattr(head, "in_dim"))  # noqa: B009  # nn.Module's own attributes are tensors or modules
+    h = torch.randn(_ROWS_PER_CHANNEL * width + _MORE_ROWS, width, dtype=torch.float64)
+    features = read_head(head.double().eval(), h)[place]
+    shape = measure(features)
+    if (cut := low_rank(shape)) is not None:
+        return cut.live
+    values = shape.eigenvalues
+    rank = int((values > _ROUNDING * values[0]).sum()) if len(values) else 0
+    return rank if 0 < rank < features.shape[1] else None

@@ -1,0 +1,362 @@
+"""The door for other people's parts: the modules that a user names, and what installed packages offer.
+
+Nothing is imported because a file asks for it: a module is imported when a user names it on the command line
+or in Python, and an installed package's part when that part is used.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fullrank.errors import DataError, UsageError, unknown_name
+
+# `package.module:Name` or `folder/file.py:Name`, where a value, the end or nothing else follows.
+MODULE_NAME = re.compile(r"(?:[^:,=\"]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(?=:|$)")
+MAIN = ("__main__", "__mp_main__")
+_PLAIN = (int, float, str, bool)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a part that is not ours comes from.
+
+    `module` is what `--import` takes: a module's name, or the name of a file, whose content `sha256` is the
+    checksum of. `distribution` is the installed package, with its version, that offers the part by itself.
+    """
+
+    module: str
+    sha256: str | None = None
+    distribution: str | None = None
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A module that the user named or whose part was given, and the file it was read from, if it was one."""
+
+    origin: Origin
+    module: ModuleType
+    path: Path | None = None
+
+
+_imported: dict[str, _Imported] = {}
+_under_way: list[Origin] = []
+
+
+def import_modules(names: Iterable[str | Path | ModuleType]) -> None:
+    """Import modules that register parts: by name, as a file `x.py`, or as they are.
+
+    A module that was imported before is not imported again. Raises UsageError for a name that is no module,
+    a file that there is not, two files of one name, and for a module that fails while it is imported.
+    """
+    for name in names:
+        if isinstance(name, ModuleType):
+            _keep(name)
+        else:
+            import_named(str(name))
+
+
+def import_named(name: str, kind: str = "", known: Sequence[str] = ()) -> None:
+    """Import one module; where `name` began the spec of a `kind`, near names of `known` are offered."""
+    if name.endswith(".py"):
+        _import_file(Path(name).expanduser())
+        return
+    if name in _imported:
+        return
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(
+            f"{name!r} is not a module; write package.module, or the path of a file that ends in .py."
+        )
+    try:
+        found = name in sys.modules or importlib.util.find_spec(name) is not None
+    except ImportError:  # a parent package is missing
+        found = False
+    if not found:
+        if kind:
+            raise unknown_name(kind, name, known, f"and no module {name!r} can be imported")
+        beside = Path(f"{name}.py")
+        hint = (
+            f"write {beside}" if beside.is_file() else "put its folder on PYTHONPATH, or write its path, x.py"
+        )
+        raise UsageError(f"There is no module {name!r} to import; {hint}.")
+    origin = Origin(name)
+    with _importing(origin, name):
+        _imported[name] = _Imported(origin, importlib.import_module(name))
+
+
+def is_imported(label: str) -> bool:
+    """Whether a user named the module of that label, or gave a part of it."""
+    return label in _imported
+
+
+def label_of(module: str) -> str:
+    """How records call a module: a file by its name, without the folder."""
+    return Path(module).name if module.endswith(".py") else module
+
+
+def origin_at(label: str) -> Origin:
+    """Where the parts of an imported module come from."""
+    return _imported[label].origin
+
+
+def attribute_of(label: str, name: str, kind: str) -> Callable[..., Any]:
+    """The class or function `name` of an imported module; UsageError where it has none of that name."""
+    module = _imported[label].module
+    target: Callable[..., Any] | None = getattr(module, name, None)
+    if target is None or not callable(target):
+        has = [
+            each
+            for each, value in vars(module).items()
+            if inspect.isclass(value) and not each.startswith("_")
+        ]
+        raise unknown_name(
+            kind, f"{label}:{name}", [f"{label}:{each}" for each in has], f"{label} has no such class"
+        )
+    home = getattr(target, "__module__", None) or ""
+    if home != module.__name__ and not home.startswith(f"{module.__name__}."):
+        raise UsageError(f"{label} imports {name} from {home} and does not define it; write {home}:{name}.")
+    return target
+
+
+def admit(target: Any) -> str:
+    """The label of the module that defines a class or function, which counts as imported from now on."""
+    module = sys.modules.get(target.__module__)
+    if module is None:
+        raise UsageError(f"{target.__qualname__} belongs to no module; define it in one, or register it.")
+    return _keep(module)
+
+
+def origin_of(target: Any) -> Origin:
+    """Where a class or function comes from that is being registered: the module that is being imported."""
+    return _under_way[0] if _under_way else origin_at(admit(target))
+
+
+def passports(labels: Iterable[str]) -> list[tuple[str, str]]:
+    """What another process needs to import the same modules: label and path or name of each.
+
+    Raises UsageError for parts that were defined in a notebook, which no other process can read.
+    """
+    found = []
+    for label in dict.fromkeys(labels):
+        imported = _imported.get(label)
+        if imported is None:
+            continue  # of an installed package
+        if imported.path is None and imported.module.__name__ in MAIN:
+            raise UsageError(
+                "A part that was defined in a notebook cannot be used with workers, which are processes of "
+                "their own; put it in a file and give its path to imports."
+            )
+        found.append((label, str(imported.path or imported.module.__name__)))
+    return found
+
+
+def enter(found: Iterable[tuple[str, str]]) -> None:
+    """Import, in another process, what `passports` said."""
+    for label, where in found:
+        main = sys.modules["__main__"]
+        if where.endswith(".py") and Path(getattr(main, "__file__", None) or "").resolve() == Path(where):
+            _keep(main)
+        elif label not in _imported:
+            import_named(where)
+
+
+def check_needed(needed: Iterable[Origin], what: str) -> None:
+    """Raise UsageError unless every module that `what` was made with is there.
+
+    A file whose content is another one than it was is named in a warning.
+    """
+    for origin in needed:
+        if origin.distribution is not None:
+            _check_installed(origin.distribution, what)
+        elif origin.module not in _imported:
+            raise UsageError(
+                f"{what} needs {origin.module}, and nothing is imported because a file names it; if you "
+                f"trust that module, add --import {origin.module} (imports=[{origin.module!r}] in Python)."
+            )
+        elif origin.sha256 not in (None, _imported[origin.module].origin.sha256):
+            warnings.warn(f"{what} was made with another version of {origin.module}.", stacklevel=3)
+
+
+def _check_installed(distribution: str, what: str) -> None:
+    package = distribution.partition(" ")[0]
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise UsageError(
+            f"{what} needs the package {distribution}, which is not installed; install it."
+        ) from None
+
+
+def installed_names(group: str) -> dict[str, str]:
+    """The names that installed packages offer in a group of entry points, with the packages; imports none."""
+    return {
+        name: " and ".join(_package(point) for point in points) for name, points in _points(group).items()
+    }
+
+
+def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any], Origin] | None:
+    """The part that an installed package offers under `name`, imported; None where no package does.
+
+    Raises UsageError where two packages offer it, and where it cannot be imported.
+    """
+    points = _points(group).get(name, [])
+    if len(points) > 1:
+        packages = " and ".join(_package(point) for point in points)
+        raise UsageError(f"The {kind} {name!r} is offered by {packages}; uninstall all but one.")
+    if not points:
+        return None
+    point = points[0]
+    origin = Origin(point.module, distribution=_package(point))
+    try:
+        with _importing(origin, name):
+            return point.load(), origin
+    except (AttributeError, UsageError) as error:
+        raise UsageError(
+            f"The {kind} {name!r} of the package {_package(point)} cannot be imported: {error}; reinstall "
+            "that package or remove it."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Settable:
+    """A parameter of a signature: `type` is None where a spec cannot write it."""
+
+    name: str
+    type: type | None
+    kind: Any
+    default: Any
+    choices: tuple[str, ...]
+    required: bool
+
+    POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def parameters_of(target: Callable[..., Any], context: Sequence[str]) -> list[Settable]:
+    """The parameters of a class or function but those of the `context`, with the types that specs know.
+
+    >>> def head(in_dim: int, rank: int = 4, *, eps: float = 1e-3): ...
+    >>> [(each.name, each.type.__name__, each.default) for each in parameters_of(head, ["in_dim"])]
+    [('rank', 'int', 4), ('eps', 'float', 0.001)]
+    """
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return []
+    hints = _hints(target)
+    found = []
+    for name, parameter in signature.parameters.items():
+        if name in context or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        kind, choices = _kind_of(hints.get(name), default)
+        if isinstance(default, list):
+            default = tuple(default)
+        if default is not None and not isinstance(default, (*_PLAIN, tuple)):
+            kind, default = None, None
+        found.append(Settable(name, kind, parameter.kind, default, choices, required))
+    return found
+
+
+def _kind_of(hint: Any, default: Any) -> tuple[type | None, tuple[str, ...]]:
+    """The type of a spec's parameter for an annotation, and the words that it may be."""
+    if hint is None:
+        hint = str if default is None else type(default)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [each for each in typing.get_args(hint) if each is not type(None)]
+        hint = rest[0] if len(rest) == 1 else None
+    if typing.get_origin(hint) is typing.Literal and all(
+        isinstance(each, str) for each in typing.get_args(hint)
+    ):
+        return str, typing.get_args(hint)
+    if typing.get_origin(hint) in (tuple, list, Sequence) and int in typing.get_args(hint):
+        return tuple, ()
+    return (hint, ()) if hint in (*_PLAIN, tuple) else (None, ())
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):  # an annotation that cannot be read here
+        return {}
+
+
+def _import_file(path: Path) -> None:
+    label, resolved = path.name, path.resolve()
+    before = _imported.get(label)
+    if before is not None:
+        if before.path != resolved:
+            raise UsageError(f"Both {before.path} and {path} are called {label}; rename one of them.")
+        return
+    if not resolved.is_file():
+        raise UsageError(f"There is no file {path} to import; check the path.")
+    origin = Origin(label, hashlib.sha256(resolved.read_bytes()).hexdigest())
+    name = f"fullrank_import_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file; give one that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    _imported[label], sys.modules[name] = _Imported(origin, module, resolved), module
+    try:
+        with _importing(origin, str(path)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del _imported[label], sys.modules[name]
+        raise
+
+
+@contextmanager
+def _importing(origin: Origin, what: str) -> Iterator[None]:
+    """Parts that are registered meanwhile come from `origin`; whatever fails is one sentence."""
+    _under_way.append(origin)
+    try:
+        yield
+    except (UsageError, DataError):
+        raise
+    except Exception as error:  # somebody else's module may raise anything
+        raise UsageError(f"{what} cannot be imported: {type(error).__name__}: {error}.") from error
+    finally:
+        _under_way.pop()
+
+
+def _keep(module: ModuleType) -> str:
+    """The label of a module that is loaded already."""
+    for label, imported in _imported.items():
+        inside = module.__name__.startswith(f"{imported.module.__name__}.")
+        if imported.module is module or (inside and imported.path is None):
+            return label
+    file = getattr(module, "__file__", None)
+    if module.__name__ in MAIN and file is not None:
+        path = Path(file).resolve()
+        origin = Origin(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+        _imported[path.name] = _Imported(origin, module, path)
+        return path.name
+    name = "__main__" if module.__name__ in MAIN else module.__name__
+    _imported[name] = _Imported(Origin(name), module)
+    return name
+
+
+@cache
+def _points(group: str) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.module if point.dist is None else f"{point.dist.name} {point.dist.version}"

@@ -1,0 +1,80 @@
+"""What happens to somebody else's encoder that is built from a spec: it is checked, and h is its place."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.errors import FullrankError, UsageError
+
+
+@final
+class Unplaced(nn.Module):
+    """Any module from images (N, C, H, W) in 0 to 1 to features (N, D), with h as its only place.
+
+    `feature_dim` is D, 0 where it is not known.
+    """
+
+    places = ()
+
+    def __init__(self, encoder: nn.Module, feature_dim: int = 0):
+        super().__init__()
+        self.encoder, self.feature_dim = encoder, feature_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> h (N, D); UsageError if the output is not (N, D)."""
+        h = self.encoder(x)
+        if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != len(x):
+            gave = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
+            raise UsageError(
+                f"The encoder must give features (N, D), one row an image, but gave {gave} for {len(x)} "
+                "images; pool its output."
+            )
+        return h
+
+    def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
+        """The output as h."""
+        return {"h": self(x)}
+
+
+def with_places(encoder: nn.Module) -> nn.Module:
+    """`encoder` if it has places, or else a module around it that has h alone."""
+    return encoder if is_placed(encoder) else Unplaced(encoder)
+
+
+def is_placed(encoder: nn.Module) -> bool:
+    """Whether features can be read at places of an encoder."""
+    return hasattr(encoder, "places") and callable(getattr(encoder, "features", None))
+
+
+def checked_encoder(built: object, name: str, image_size: int, in_chans: int) -> nn.Module:
+    """`built` if it gives features (N, D) of images of that size; otherwise UsageError says what is wrong.
+
+    An encoder without places gets h alone; its `feature_dim` is found, or checked where it says one.
+    """
+    if not isinstance(built, nn.Module):
+        raise UsageError(f"The encoder {name!r} is a {type(built).__name__}; it must be an nn.Module.")
+    part = with_places(built)
+    mode = part.training
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        try:
+            h = part.eval()(torch.rand(2, in_chans, image_size, image_size))
+        except FullrankError:
+            raise
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise UsageError(
+                f"The encoder {name!r} cannot take images of {in_chans} channels and {image_size} pixels: "
+                f"{error}."
+            ) from error
+        finally:
+            part.train(mode)
+    said = getattr(built, "feature_dim", None)
+    if not isinstance(h, Tensor) or h.ndim != 2 or (said is not None and said != h.shape[1]):
+        gave = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
+        raise UsageError(
+            f"The encoder {name!r} says feature_dim={said}, but gave {gave} for 2 images; it must give "
+            "(2, feature_dim)."
+        )
+    part.__dict__["feature_dim"] = h.shape[1]
+    return part

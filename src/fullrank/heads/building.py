@@ -1,0 +1,75 @@
+"""What happens to a head that is built from a spec: its norm is set, and somebody else's is checked."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.errors import FullrankError, UsageError
+from fullrank.heads.contract import Head, NormedHead
+from fullrank.heads.norms import Norm
+
+
+def normed(part: nn.Module, norm: Norm) -> Head:
+    """A head with its norm set; a module that knows no norms gets one behind it.
+
+    Whoever reads a head uses what a `Head` says of itself only where the module says it, so that any module
+    serves as one.
+    """
+    if isinstance(part, Head):
+        part.set_norm(norm)
+        return part
+    return cast(Head, part) if norm == "none" else NormedHead(part, norm)
+
+
+def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
+    """`built` if it is a head for width `in_dim`; otherwise UsageError says what is missing.
+
+    >>> checked_head(nn.Linear(4, 2), "Linear", 4)
+    Traceback (most recent call last):
+    fullrank.errors.UsageError: The head 'Linear' has no whole number out_dim; set in_dim and out_dim...
+    """
+    if not isinstance(built, nn.Module):
+        raise UsageError(f"The head {name!r} is a {type(built).__name__}; a head must be an nn.Module.")
+    for attribute in ("out_dim", "in_dim"):
+        if type(getattr(built, attribute, None)) is not int:
+            raise UsageError(
+                f"The head {name!r} has no whole number {attribute}; set in_dim and out_dim in its __init__."
+            )
+    if built.in_dim != in_dim:
+        raise UsageError(
+            f"The head {name!r} was built for in_dim={in_dim}, but says in_dim={built.in_dim}; keep what its "
+            "__init__ gets."
+        )
+    z = _tried(built, name, in_dim)
+    if not isinstance(z, Tensor) or z.shape != (2, built.out_dim):
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise UsageError(
+            f"The head {name!r} says out_dim={built.out_dim}, but maps (2, {in_dim}) to {got} in eval mode; "
+            f"it must give (2, {built.out_dim})."
+        )
+    return built
+
+
+@torch.no_grad()
+def _tried(part: nn.Module, name: str, in_dim: int) -> object:
+    """What a head makes of two rows, without a trace: no random number is drawn, no statistic kept."""
+    mode = part.training
+    parameter = next(part.parameters(), torch.empty(0))
+    with torch.random.fork_rng(devices=()):
+        h = torch.randn(2, in_dim, dtype=parameter.dtype, device=parameter.device)
+        try:
+            return part.eval()(h)
+        except FullrankError:
+            raise
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            NotImplementedError,
+            IndexError,
+        ) as error:
+            raise UsageError(f"The head {name!r} cannot map features (2, {in_dim}): {error}.") from error
+        finally:
+            part.train(mode)

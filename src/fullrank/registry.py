@@ -1,0 +1,370 @@
+"""Registries, the torch-free catalogues of parts behind the specs: ours, and those of anybody else."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+from fullrank import door
+from fullrank.door import Origin
+from fullrank.errors import FullrankError, UsageError, unknown_name
+from fullrank.specs import Parameter, Scalar, Spec, split_outside_quotes, unquote
+
+_FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a catalogue knows of one part without importing it.
+
+    `builder` is the dotted path `module:callable`, or the callable itself of a part that was registered from
+    outside; `source` says which paper, equation or table row it is, and `origin` where a part that is not
+    ours comes from.
+    """
+
+    name: str
+    builder: str | Callable[..., Any]
+    summary: str
+    source: str
+    value: Parameter | None = None
+    options: tuple[Parameter, ...] = ()
+    aliases: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+    @property
+    def usage(self) -> str:
+        """How the spec is written: `linear[:OUT_DIM][,KEY=VALUE]`."""
+        text = self.name
+        if self.value is not None:
+            word = f":{self.value.name.upper()}"
+            text += word if self.value.required else f"[{word}]"
+        return text + ("[,KEY=VALUE]" if self.options else "")
+
+    def load(self) -> Any:
+        """The builder itself: this is what imports the part."""
+        if not isinstance(self.builder, str):
+            return self.builder
+        module, _, attribute = self.builder.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+class Registry:
+    """The parts of one family, by name, as frozen entries; importing one imports none of them.
+
+    `context` names what every builder may ask for beside the numbers of the spec, such as the width of h; a
+    builder gets those of them that it takes. `shared` are options that every part of the family has and that
+    the family, not the builder, carries out. `group` is the entry-point group of installed packages whose
+    parts belong to the family.
+
+    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library. A name that
+    nobody registered, made of a-z, 0-9, `_` and `.`, is parsed as that entry under its own name, without a
+    leading `LIBRARY/`, and its builder gets it as the keyword `model`. Whether the library knows the name
+    is found when it is built, so that parsing imports nothing.
+
+    >>> from fullrank.heads import HEADS
+    >>> HEADS.parse("directclr")
+    'subvector:360'
+    >>> HEADS.parse("mlp:128,norm=none,hidden=64")
+    'mlp:128,hidden=64'
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        room: str,
+        other: Entry | None = None,
+        *,
+        context: tuple[str, ...] = (),
+        shared: tuple[Parameter, ...] = (),
+        group: str | None = None,
+    ):
+        self.kind, self.room, self.other = kind, room, other
+        self.context, self.shared, self.group = context, shared, group
+        self._entries: dict[str, Entry] = {}
+        self._aliases: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self._entries.values()
+        if self.other is not None:
+            yield self.other
+
+    def __len__(self) -> int:
+        return len(self._entries) + (self.other is not None)
+
+    def __getitem__(self, name: str) -> Entry:
+        return self.entry(name)
+
+    def entry(self, name: str, *, from_file: bool = False) -> Entry:
+        """The part of that name: registered, or else of an installed package, a module or another library.
+
+        With `from_file` no module is imported that nobody has imported before. Raises UsageError for a name
+        that is none of these.
+        """
+        name = self._aliases.get(name, name)
+        if name in self._entries:
+            return self._entries[name]
+        if self.group is not None and (point := door.installed_part(self.group, name, self.kind)) is not None:
+            target, origin = point
+            if name not in self._entries:  # its module may have registered it by a decorator
+                self.register(self._described(name, target, origin=origin))
+            return self._entries[name]
+        if ":" in name:
+            return self._of_module(name, from_file)
+        if self.other is not None:
+            bare = name.removeprefix(self.other.name.partition("/")[0] + "/")
+            if _FOREIGN_NAME.fullmatch(bare):
+                return replace(self.other, name=bare)
+        known = [*self._entries, *self._aliases, *self.installed()]
+        raise unknown_name(self.kind, name, known, f"`fullrank list {self.room}` shows all")
+
+    def installed(self) -> dict[str, str]:
+        """The names that installed packages offer and nobody has registered, with the packages."""
+        offered = {} if self.group is None else door.installed_names(self.group)
+        return {name: by for name, by in offered.items() if name not in self._entries}
+
+    def register(self, entry: Entry) -> None:
+        """Add a part; a name or alias that is taken raises UsageError."""
+        for name in (entry.name, *entry.aliases):
+            if name in self._entries or name in self._aliases:
+                taken = self._entries[self._aliases.get(name, name)]
+                by = f" by {taken.origin.module}" if taken.origin else ""
+                raise UsageError(
+                    f"The {self.kind} name {name!r} is taken{by}; register it under another name."
+                )
+        options = (*entry.options, *(o for o in self.shared if o not in entry.options))
+        self._entries[entry.name] = replace(entry, options=options)
+        self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
+
+    def unregister(self, name: str) -> None:
+        """Forget a part that was registered; nothing happens where there is none."""
+        if self._entries.pop(name, None) is not None:
+            self._aliases = {alias: known for alias, known in self._aliases.items() if known != name}
+
+    def add(
+        self, name: str, *, summary: str = "", source: str = "", aliases: tuple[str, ...] = ()
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """A decorator that registers a class or function of yours under `name`.
+
+        The spec's value and options are read from its signature: the first parameter that can be given by
+        position is the value, those after it are options, by their types; what the family gives to every
+        builder (`context`) is neither. Raises UsageError for a name that is taken and for a parameter that no
+        spec can write. A module that is loaded again registers its parts anew.
+        """
+
+        def register(target: Callable[..., Any]) -> Any:
+            before = self._entries.get(name)
+            if before is not None and before.origin is not None and _same_part(before.load(), target):
+                self.unregister(name)
+            described = self._described(name, target, origin=door.origin_of(target))
+            self.register(
+                replace(
+                    described,
+                    summary=summary or described.summary,
+                    source=source or described.source,
+                    aliases=aliases,
+                )
+            )
+            return target
+
+        return register
+
+    def parse(self, part: str | Callable[..., Any], *, from_file: bool = False) -> Spec:
+        """The canonical spec of a text, or of a class or function of yours; a spec of this family stays.
+
+        A text may name `module:Name` or `file.py:Name`, which imports that module; a text `from_file` may
+        not, unless it was imported before. Raises UsageError for an unknown name or key, a bad value, and for
+        an object that is neither.
+        """
+        if isinstance(part, Spec) and part.family == self.kind:
+            return part
+        if not isinstance(part, str):
+            return self._parse_text(self._named(part), False)
+        return self._parse_text(part, from_file)
+
+    def build(self, part: str | Callable[..., Any], **context: Any) -> Any:
+        """Import the part and call its builder with the spec's numbers and what it takes of the `context`.
+
+        Raises UsageError where somebody else's builder raises.
+        """
+        spec = self.parse(part)
+        entry = self[spec.name]
+        shared = {option.name for option in self.shared}
+        arguments: dict[str, Any] = {o.name: o.default for o in entry.options if o.default is not None}
+        arguments.update(spec.options)
+        arguments = {key: value for key, value in arguments.items() if key not in shared}
+        if entry.value is not None and spec.value is not None:
+            arguments[entry.value.name] = spec.value
+        if entry.name not in self._entries:
+            arguments["model"] = entry.name
+        builder = entry.load()
+        if entry.origin is None:
+            return builder(**context, **arguments)
+        try:
+            return builder(**_accepted(builder, context), **arguments)
+        except FullrankError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UsageError(
+                f"The {self.kind} '{spec}' of {entry.origin.module} cannot be built: {error}."
+            ) from error
+
+    def shared_options(self, spec: Spec) -> dict[str, Scalar | None]:
+        """What a spec says of the options that the family carries out."""
+        given = dict(spec.options)
+        return {option.name: given.get(option.name, option.default) for option in self.shared}
+
+    def _parse_text(self, text: str, from_file: bool) -> Spec:
+        segments = split_outside_quotes(text, ",")
+        name, *rest = self._split_name(segments[0])
+        entry = self.entry(name.strip(), from_file=from_file)
+        value: Scalar | None = None
+        if rest:
+            if entry.value is None:
+                raise UsageError(
+                    f"'{text}': {self.kind} '{entry.name}' takes no value, but got '{rest[0]}'; "
+                    f"write {entry.usage}."
+                )
+            value = entry.value.parse(unquote(rest[0]), text)
+        elif entry.value is not None:
+            if entry.value.required:
+                raise UsageError(
+                    f"'{text}': {self.kind} '{entry.name}' needs a value ({entry.value.meaning}); "
+                    f"write {entry.usage}."
+                )
+            value = entry.value.default
+        known = {option.name: option for option in entry.options}
+        options: dict[str, Scalar] = {}
+        for segment in segments[1:]:
+            key, *given = split_outside_quotes(segment, "=", at_most=1)
+            key = key.strip()
+            if not given:
+                raise UsageError(f"'{text}': expected key=value after the first comma, but got '{segment}'.")
+            if entry.value is not None and key == entry.value.name:
+                raise UsageError(
+                    f"'{text}': {key} is the value of '{entry.name}'; write {entry.name}:{given[0]}."
+                )
+            if key not in known:
+                raise unknown_name(
+                    f"option of '{entry.name}'", key, known, f"it takes {', '.join(known)} (in '{text}')"
+                )
+            if key in options:
+                raise UsageError(f"'{text}': {key} is given twice; keep one.")
+            option = known[key]
+            options[key] = option.parse(unquote(given[0]), text)
+            if option.kind is Spec and options[key] not in option.choices:
+                options[key] = self._parse_text(str(options[key]), from_file)
+        kept = {key: given for key, given in options.items() if given != known[key].default}
+        return Spec(entry.name, value, tuple(sorted(kept.items())), self.kind)
+
+    def _split_name(self, segment: str) -> list[str]:
+        """The name of a spec, and its value if there is one; `module:Name` is one name."""
+        for name in self._entries:  # of a module: a name with a colon in it
+            if ":" in name and re.match(rf"{re.escape(name)}(:|$)", segment.strip()):
+                behind = segment.strip()[len(name) :]
+                return [name, behind[1:]] if behind else [name]
+        first, *rest = split_outside_quotes(segment, ":", at_most=1)
+        if rest and self._knows(first.strip()):
+            return [first, *rest]
+        match = door.MODULE_NAME.match(segment.strip())
+        if match is None:
+            return [first, *rest]
+        behind = segment.strip()[match.end() :]
+        return [match[0], behind[1:]] if behind.startswith(":") else [match[0]]
+
+    def _knows(self, name: str) -> bool:
+        return name in self._entries or name in self._aliases or name in self.installed()
+
+    def _of_module(self, name: str, from_file: bool) -> Entry:
+        """The entry of `module:Name`, which is registered under that name when it is first met."""
+        module, _, attribute = name.rpartition(":")
+        label = door.label_of(module)
+        canonical = f"{label}:{attribute}"
+        if canonical in self._entries:
+            return self._entries[canonical]
+        if not door.is_imported(label):
+            if from_file:
+                raise UsageError(
+                    f"The {self.kind} '{name}' comes from {module}, and nothing is imported because a file "
+                    f"names it; if you trust that module, add --import {module} (imports=[{module!r}] in "
+                    "Python)."
+                )
+            known = [*self._entries, *self._aliases, *self.installed()]
+            door.import_named(module, self.kind, known)
+        target = door.attribute_of(label, attribute, self.kind)
+        self.register(self._described(canonical, target, origin=door.origin_at(label)))
+        return self._entries[canonical]
+
+    def _named(self, target: object) -> str:
+        """The name of a class or function: the one it was registered under, or `module:Name`."""
+        if not (isinstance(target, type) or inspect.isroutine(target)):
+            raise UsageError(
+                f"Expected a spec, a class or a function for the {self.kind}, but got a "
+                f"{type(target).__name__}; give its class, since every run builds its own."
+            )
+        for entry in self._entries.values():
+            if entry.builder is target:
+                return entry.name
+        for entry in self._entries.values():
+            if entry.builder == f"{target.__module__}:{target.__qualname__}":
+                return entry.name
+        label = door.admit(target)
+        name = f"{label}:{target.__qualname__}"
+        self.register(self._described(name, target, origin=door.origin_at(label)))
+        return name
+
+    def _described(self, name: str, target: Callable[..., Any], *, origin: Origin | None) -> Entry:
+        """The entry of a class or function, its value and options read from its signature."""
+        value: Parameter | None = None
+        options: list[Parameter] = []
+        for parameter in door.parameters_of(target, (*self.context, "model")):
+            described = _parameter(parameter, name)
+            if described is None:
+                continue
+            if value is None and not options and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                value = described
+            else:
+                options.append(described)
+        shared = {option.name for option in self.shared}
+        kept = tuple(option for option in options if option.name not in shared)
+        lines = (inspect.getdoc(target) or "").strip().splitlines()
+        where = origin.module if origin is not None else "yours"
+        return Entry(
+            name, target, lines[0] if lines else "a part of yours", where, value, kept, origin=origin
+        )
+
+
+def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    """What a builder takes of the context: all of it where it takes any keyword."""
+    parameters = inspect.signature(builder).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(context)
+    return {key: value for key, value in context.items() if key in parameters}
+
+
+def _same_part(one: object, other: object) -> bool:
+    """Whether two classes or functions are the same one, defined twice: a notebook's cell run again."""
+    names = [
+        (getattr(part, "__module__", None), getattr(part, "__qualname__", None)) for part in (one, other)
+    ]
+    return names[0] == names[1]
+
+
+def _parameter(parameter: door.Settable, spec: str) -> Parameter | None:
+    """A parameter of a signature as a spec has it; None for one that a spec cannot write and need not."""
+    if parameter.type is None:
+        if parameter.required:
+            raise UsageError(
+                f"{spec} needs {parameter.name}, which no spec can write; give it a default, or a type of "
+                "int, float, str, bool or tuple[int, ...]."
+            )
+        return None
+    return Parameter(
+        parameter.name,
+        parameter.type,
+        parameter.name.replace("_", " "),
+        parameter.default,
+        parameter.choices,
+        parameter.required,
+    )
