@@ -328,7 +328,8 @@ def report(
 @app.command(name="list")
 def list_(
     family: Annotated[
-        str | None, typer.Argument(help="heads, objectives, encoders, data, views, theory, recipes, tables.")
+        str | None,
+        typer.Argument(help="heads, objectives, encoders, data, views, causes, theory, recipes, tables."),
     ] = None,
 ) -> None:
     """What there is, one line each, with sources."""
