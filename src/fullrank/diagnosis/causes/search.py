@@ -9,7 +9,7 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.shape import Cut
 from fullrank.record import Finding
 
-# A rank that falls by less than this from one place to the next has not fallen further.
+# A rank of this share of the one at the place below, or more, has not fallen further.
 _SAME_RANK = 0.8
 
 
@@ -25,8 +25,8 @@ def find_causes(
     leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are asked until
     one finds something, the last resort (`unexplained-low-rank`) last: at the place where the low rank first
     appears, and again only where the rank falls further. A rank that a head imposes is never a finding. A
-    cause whose `needs` are missing is not asked. Raises UsageError for a cause that needs or names what there
-    is not.
+    cause whose `needs` are missing is not asked. Raises UsageError for a cause that needs an unknown kind of
+    evidence, or finds fault with rows that the features do not have.
 
     >>> import torch
     >>> x = torch.randn(500, 16)
