@@ -124,13 +124,16 @@ def test_places_that_leave_out_other_rows_are_compared_on_the_images_they_share(
     views = (x + noise * gaussian(seed=1), x + noise * gaussian(seed=2))
     z = x * torch.tensor([1.0] * 8 + [1e-3] * 8)
     h = PlaceEvidence("h", with_long_rows(x, [0, 1]), views)
-    evidence = Evidence((h, PlaceEvidence("z", with_long_rows(z, [5, 6]))))
+    evidence = Evidence((h, PlaceEvidence("z", with_long_rows(z, [5, 6, 7]))))
     found = find_causes(evidence, [*registered(), LongRows()])
     assert [(finding.cause, finding.place) for finding in found] == [
         ("long-rows", "h"),
         ("long-rows", "z"),
         ("augmentation", "z"),
     ]
+    shared = [row for row in range(500) if row not in {0, 1, 5, 6, 7}]
+    clean = Evidence((PlaceEvidence("h", x[shared], views), PlaceEvidence("z", z[shared])))
+    assert found[2].value == pytest.approx(find_causes(clean)[0].value, rel=1e-9)
 
 
 def test_a_place_where_hardly_a_row_is_left_is_not_judged_further():
