@@ -40,10 +40,10 @@ def test_ours_names_all_and_alarms_on_nothing_healthy(benchmark, looks):
 
 
 def test_every_word_of_ours_is_a_cause(benchmark):
-    from fullrank.spectrum.rules import RULES
+    from fullrank.diagnosis.causes import CAUSES
 
     ours = {case.names[0] for case in benchmark.CASES if case.names}
-    assert ours <= {rule.cause for rule in RULES}
+    assert ours <= {entry.name for entry in CAUSES}
 
 
 def test_an_alarm_on_a_healthy_file_is_counted_as_false(benchmark, looks):

@@ -395,6 +395,7 @@ def three_findings(place: str) -> list[Finding]:
         ),
         Finding(
             cause="augmentation",
+            title="The views outweigh the data",
             place=place,
             level="alarm",
             measure="negative_share",
@@ -405,6 +406,7 @@ def three_findings(place: str) -> list[Finding]:
         ),
         Finding(
             cause="augmentation",
+            title="The views outweigh the data",
             place="z",
             level="alarm",
             measure="negative_share",
@@ -415,6 +417,7 @@ def three_findings(place: str) -> list[Finding]:
         ),
         Finding(
             cause="dead-channels",
+            title="Some channels never change",
             place="h",
             level="alarm",
             measure="share of channels without variance",
@@ -447,6 +450,7 @@ def watched_record() -> Record:
     record = make_diagnosis(["encoder", "head.0"], target="Foreign", labels=False, views=False)
     finding = Finding(
         cause="rank-fell",
+        title="The variance has moved into few directions",
         place="head.0",
         level="alarm",
         measure="effective_rank",

@@ -6,6 +6,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from fullrank.data import SOURCES
+from fullrank.diagnosis.causes import CAUSES
 from fullrank.encoders import ENCODERS
 from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
@@ -17,7 +18,9 @@ from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
 from fullrank.views import VIEWS
 
-FAMILIES: dict[str, Registry] = {r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, THEOREMS)}
+FAMILIES: dict[str, Registry] = {
+    r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, CAUSES, THEOREMS)
+}
 
 
 def print_catalogue(family: str | None) -> None:

@@ -6,16 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullrank.diagnosis.evidence import PlaceEvidence
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence, on_same_images
 from fullrank.errors import UsageError
 from fullrank.record import OperationShare
 
+# What a cosine loss of unknown temperature is taken to have.
+ASSUMED_TEMPERATURE = 0.1
 # Larger sets are cut to their first images: similarities are quadratic in them.
 _MAX_IMAGES = 1024
-# Leading components looked at: 4 images or more for each, so that whitening does not invent directions.
-_MAX_COMPONENTS, _IMAGES_PER_COMPONENT = 256, 4
-# Variances below this share of the largest are rounding of float32 features.
-_ROUNDING = 1e-9
 _RESAMPLES = 400
 
 
@@ -114,8 +112,8 @@ def augmentation_ratio(
     every direction alike. With the weights of the trained map the two balance wherever the map still sees
     anything, so they would say nothing of why it shrank. The interval is the bootstrap's over images, 2.5 to
     97.5 %. The first 1024 images of the views and the leading components (at most 256, and 4 images for each)
-    are looked at. Returns None without views, or where nothing of `source` is lost. Raises UsageError where
-    the two places have other numbers of images.
+    are looked at; rows that either place leaves out are left out of both. Returns None without views, or
+    where nothing of `source` is lost. Raises UsageError where the two places have other numbers of images.
 
     >>> x = torch.randn(200, 4)
     >>> noise = torch.tensor([0.01, 0.01, 3.0, 3.0])
@@ -127,25 +125,19 @@ def augmentation_ratio(
 
     Source: P1 Theorem 1, at the map's input.
     """
-    if source.views is None:
+    views = source.views
+    if views is None:
         return None
-    if len(source.features) != len(target.features):
-        raise UsageError(
-            f"{source.place} has features of {len(source.features)} images and {target.place} of "
-            f"{len(target.features)}; give the same images at every place."
-        )
-    mean, whitening = _whitening(source.features.double())
-    clean = (source.features.double() - mean) @ whitening
+    source, target = on_same_images(source, target)
+    whitening = source.whitening
+    if rank >= whitening.components:
+        return None
+    clean = whitening(source.features)
     outcome = target.features.double()
     outcome = outcome - outcome.mean(0)
     # The columns of `clean` are orthonormal but for a factor, so the product is the least-squares map.
     directions = torch.linalg.svd(outcome.T @ clean, full_matrices=True).Vh
-    rank = min(rank, len(directions))
-    if rank == len(directions):
-        return None
-    first, second = (
-        F.normalize((view[:_MAX_IMAGES].double() - mean) @ whitening, dim=1) for view in source.views
-    )
+    first, second = (F.normalize(whitening(view[:_MAX_IMAGES]), dim=1) for view in views)
     weights = _cosine_weights(first @ second.T / temperature)
     lost = _directional(weights, first @ directions[rank:].T, second @ directions[rank:].T)
     kept = _directional(weights, first @ directions[:rank].T, second @ directions[:rank].T)
@@ -158,6 +150,38 @@ def augmentation_ratio(
         kept=_ratio(kept),
         lost_directions=len(directions) - rank,
         components=len(directions),
+    )
+
+
+def ratio_sources(place: PlaceEvidence, evidence: Evidence) -> list[PlaceEvidence]:
+    """Where augmentation is weighed for what `place` lost: the places below with views, the nearest first.
+
+    Without one it is the place itself, by what little is left there of the lost directions.
+
+    >>> x = torch.randn(10, 4)
+    >>> evidence = Evidence((PlaceEvidence("h", x, (x, x)), PlaceEvidence("z", x)))
+    >>> [source.place for source in ratio_sources(evidence.places[1], evidence)]
+    ['h']
+    """
+    return [below for below in evidence.before(place) if below.views is not None] or [place]
+
+
+def can_be_weighed(place: PlaceEvidence, evidence: Evidence) -> bool:
+    """Whether `augmentation_ratio` has an answer for the low rank of `place`, at any of its sources.
+
+    >>> x = torch.randn(100, 4)
+    >>> place = PlaceEvidence("z", x * torch.tensor([1, 1, 1e-3, 1e-3]))
+    >>> can_be_weighed(place, Evidence((place,)))
+    False
+    >>> evidence = Evidence((PlaceEvidence("h", x, (x, x)), place))
+    >>> can_be_weighed(place, evidence)
+    True
+    """
+    cut = evidence.cut(place)
+    return cut is not None and any(
+        cut.live < on_same_images(source, place)[0].whitening.components
+        for source in ratio_sources(place, evidence)
+        if source.views is not None
     )
 
 
@@ -232,15 +256,6 @@ def _pair_scatter(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """sum_ij weights_ij (x_i - y_j)(x_i - y_j)', (D, D), without the N^2 differences."""
     crossed = x.T @ weights @ y
     return _scatter(weights.sum(1), x) + _scatter(weights.sum(0), y) - crossed - crossed.T
-
-
-def _whitening(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (D,) of features (N, D) and a map (D, r) onto their leading components with variance 1."""
-    mean = features.mean(0)
-    _, scales, directions = torch.linalg.svd((features - mean) / len(features) ** 0.5, full_matrices=False)
-    above = int((scales.square() > _ROUNDING * scales[0].square()).sum())
-    count = max(1, min(above, len(features) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
-    return mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny)
 
 
 def _directional(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:

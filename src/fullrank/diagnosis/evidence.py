@@ -1,12 +1,24 @@
 """What a diagnosis of causes looks at: features at places, views of the same images, stacked linear maps."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fullrank.errors import DataError, UsageError
+from fullrank.diagnosis.shape import (
+    LOW_RANK,
+    Cut,
+    LowRankLimits,
+    Shape,
+    Whitening,
+    low_rank_of,
+    measure,
+    whitening_of,
+)
+from fullrank.errors import DataError, UsageError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,8 @@ class PlaceEvidence:
     `operations` the same views of the first m of them, m at most n, with all but one operation off, by the
     name of that operation.
     `imposed_rank` is the rank that a fixed head imposes here (24 for the z of `subvector:24`); it is never a
-    finding. Raises UsageError for shapes that do not fit, DataError for features that are not finite.
+    finding. `left_out` are the numbers of images whose rows `without` has removed. Raises UsageError for
+    shapes that do not fit, DataError for features that are not finite.
 
     >>> PlaceEvidence("h", torch.randn(10, 4)).features.shape
     torch.Size([10, 4])
@@ -28,6 +41,7 @@ class PlaceEvidence:
     views: tuple[Tensor, Tensor] | None = None
     operations: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     imposed_rank: int | None = None
+    left_out: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) < 2:
@@ -60,10 +74,57 @@ class PlaceEvidence:
                     f"rows, the first of them row {int(bad.nonzero()[0])}; drop those rows or mend the model."
                 )
 
+    @cached_property
+    def shape(self) -> Shape:
+        """What the causes need to know of the features, measured once."""
+        return measure(self.features)
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """The map onto the leading components of the features, made once."""
+        return whitening_of(self.features)
+
+    @property
+    def images(self) -> list[int]:
+        """For each row of the features the number of its image, counted with those left out."""
+        omitted = set(self.left_out)
+        total = len(self.features) + len(omitted)
+        return [number for number in range(total) if number not in omitted]
+
+    def without(self, rows: Collection[int]) -> "PlaceEvidence":
+        """The same place without these rows of its features; its views stay, for they are other rows.
+
+        Raises UsageError for a row that there is not, and where fewer than 2 rows would be left.
+
+        >>> place = PlaceEvidence("h", torch.randn(5, 4)).without([1, 3])
+        >>> place.features.shape, place.images
+        (torch.Size([3, 4]), [0, 2, 4])
+        """
+        count = len(self.features)
+        outside = [row for row in rows if not 0 <= row < count]
+        if outside:
+            raise UsageError(
+                f"{self.place} has rows 0 to {count - 1}, but row {outside[0]} is to be left out; name rows "
+                "of the features."
+            )
+        if not rows:
+            return self
+        stays = torch.ones(count, dtype=torch.bool)
+        stays[list(rows)] = False
+        images = self.images
+        return replace(
+            self,
+            features=self.features[stays.to(self.features.device)],
+            left_out=tuple(sorted({*self.left_out, *(images[row] for row in rows)})),
+        )
+
 
 @dataclass(frozen=True)
 class Evidence:
     """All that is known of one model: its places from the image to z, stacked maps, the loss's temperature.
+
+    Beside it stand what all causes share: from which break on a rank is low (`limits`), and the `seed` of
+    what is drawn at random, such as a bootstrap.
 
     `stacked` are consecutive linear maps W1 (m, D), W2 (K, m), ..., the one applied first first; nothing but
     linear maps may stand between them, and they lead to the last place. `temperature` is that of a cosine
@@ -77,6 +138,8 @@ class Evidence:
     places: tuple[PlaceEvidence, ...]
     stacked: tuple[Tensor, ...] = ()
     temperature: float | None = None
+    limits: LowRankLimits = LOW_RANK
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.places:
@@ -102,9 +165,80 @@ class Evidence:
                     "inputs; give only consecutive maps, the one applied first first."
                 )
 
-    def before(self, index: int) -> tuple[PlaceEvidence, ...]:
-        """The places below `places[index]`, the nearest first."""
-        return self.places[:index][::-1]
+    def before(self, place: PlaceEvidence) -> tuple[PlaceEvidence, ...]:
+        """The places below `place`, the nearest first."""
+        return self.places[: self._index(place)][::-1]
+
+    def is_last(self, place: PlaceEvidence) -> bool:
+        """Whether nothing comes after `place`: it is what the loss sees."""
+        return self._index(place) == len(self.places) - 1
+
+    def cut(self, place: PlaceEvidence) -> Cut | None:
+        """Where the spectrum at `place` breaks off within the `limits`, or None.
+
+        >>> x = torch.randn(500, 4) @ torch.randn(4, 16)
+        >>> evidence = Evidence((PlaceEvidence("z", x),))
+        >>> evidence.cut(evidence.places[0]).live
+        4
+        """
+        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank)
+
+    def lacks(self, needs: Sequence[str], place: PlaceEvidence) -> list[str]:
+        """Those of `needs` that a cause at `place` would look for in vain.
+
+        `views` are there if `place` or one below it has views, `stacked` if there are two maps or more.
+        Raises UsageError for any other name.
+
+        >>> evidence = Evidence((PlaceEvidence("z", torch.randn(10, 4)),))
+        >>> evidence.lacks(("views", "stacked"), evidence.places[0])
+        ['views', 'stacked']
+        """
+        present = {
+            "views": any(other.views is not None for other in (place, *self.before(place))),
+            "stacked": len(self.stacked) > 1,
+        }
+        for need in needs:
+            if need not in present:
+                raise unknown_name("evidence", need, present, f"a cause may need {' or '.join(present)}")
+        return [need for need in needs if not present[need]]
+
+    def without(self, place: PlaceEvidence, rows: Collection[int]) -> "Evidence":
+        """The same evidence without these rows of the features at `place`."""
+        index = self._index(place)
+        changed = self.places[index].without(rows)
+        return replace(self, places=(*self.places[:index], changed, *self.places[index + 1 :]))
+
+    def _index(self, place: PlaceEvidence) -> int:
+        for index, other in enumerate(self.places):
+            if other is place:
+                return index
+        raise UsageError(f"{place.place} is none of the places of this evidence; take one of its `places`.")
+
+
+def on_same_images(first: PlaceEvidence, second: PlaceEvidence) -> tuple[PlaceEvidence, PlaceEvidence]:
+    """Two places, each without the rows that the other leaves out, so that their rows are of the same images.
+
+    Raises UsageError where the two have other numbers of images.
+
+    >>> x = torch.randn(5, 4)
+    >>> h, z = on_same_images(PlaceEvidence("h", x).without([1]), PlaceEvidence("z", x))
+    >>> h.images == z.images == [0, 2, 3, 4]
+    True
+    """
+    totals = [len(place.features) + len(place.left_out) for place in (first, second)]
+    if totals[0] != totals[1]:
+        raise UsageError(
+            f"{first.place} has features of {totals[0]} images and {second.place} of "
+            f"{totals[1]}; give the same images at every place."
+        )
+    if first.left_out == second.left_out:
+        return first, second
+    return _without_images(first, second.left_out), _without_images(second, first.left_out)
+
+
+def _without_images(place: PlaceEvidence, left_out: tuple[int, ...]) -> PlaceEvidence:
+    omitted = set(left_out)
+    return place.without([row for row, image in enumerate(place.images) if image in omitted])
 
 
 def _check_pair(place: str, name: str, pair: tuple[Tensor, Tensor], width: int, most: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.theory import linear_stack
+from fullrank.theory.collapse import linear_stack
 from fullrank.theory.common.flow import Array
 
 

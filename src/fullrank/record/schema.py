@@ -95,7 +95,8 @@ class Finding(_Part):
     """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
 
     `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
-    and `remedy` are a sentence each.
+    and `remedy` are a sentence each. `title` is the cause in plain words, empty where it has none (older
+    records). `rows` are the numbers of the rows of the features that are at fault, where there are such.
     """
 
     cause: str
@@ -106,6 +107,8 @@ class Finding(_Part):
     threshold: float
     evidence: str
     remedy: str
+    title: str = ""
+    rows: list[int] = []
 
 
 class LayerRow(_Part):

@@ -556,6 +556,7 @@ def test_alerts_are_the_alarms_of_a_save(tmp_path):
     for alert in monitor.alerts[:3]:
         assert f"{alert.rule} at step {alert.step} in trunk" in seen.verdict
     found = {finding.cause: finding for finding in seen.findings}
+    assert found["rank-fell"].title == "The variance has moved into few directions" and not found["own"].title
     assert found["own"].remedy == "Rest." and ": the rule own fired; " in found["own"].evidence
     assert found["rank-fell"].remedy.startswith("Try weaker augmentation")
     page = write_page(tmp_path).read_text()

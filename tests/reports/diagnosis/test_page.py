@@ -13,7 +13,7 @@ import pytest
 from fullrank.errors import UsageError
 from fullrank.files import save_arrays
 from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
-from fullrank.reports import diagnosis_words as words
+from fullrank.reports.diagnosis import words
 from fullrank.reports.page import write_page
 
 EVIL = "</script><script>window.stolen = 1</script><img src=x onerror=window.stolen=1>"
@@ -243,7 +243,9 @@ def test_findings_are_grouped_alarms_first(collapsed_diagnosis: Record) -> None:
     assert [finding.place for finding in groups[0].findings] == ["layer3.0", "z"]
     assert len(groups[0].remedies) == 1
     assert [group.heading for group in groups] == [
-        words.CAUSES[cause] for cause in ("augmentation", "dead-channels", "mean-dominance")
+        "The views outweigh the data",
+        "Some channels never change",
+        "Mean dominance",
     ]
 
 

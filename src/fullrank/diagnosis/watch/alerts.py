@@ -16,8 +16,9 @@ class AlertRule:
     The gap is |value - worst|. A look counts where the gap is below both `limit` and `share` times the widest
     gap so far (inf: whatever it was); after `looks` such looks in a row the rule fires. It is armed again
     only once the gap is `REARM` times the one that counts, so a value that trembles fires once. `means` says
-    what has happened and `remedy` what to try, without a capital and a full stop. Raises UsageError where
-    neither `share` nor `limit` is a bound, one is not above 0, or `looks` is below 1.
+    what has happened and `remedy` what to try, without a capital and a full stop. `title` is the heading of
+    its findings in a report; without one they are called by `name`. Raises UsageError where neither `share`
+    nor `limit` is a bound, one is not above 0, or `looks` is below 1.
     """
 
     name: str
@@ -28,6 +29,7 @@ class AlertRule:
     limit: float = math.inf
     looks: int = 2
     remedy: str = "look at what changed in the steps before"
+    title: str = ""
 
     def __post_init__(self) -> None:
         if not (self.share > 0 and self.limit > 0 and math.isfinite(min(self.share, self.limit))):
@@ -51,6 +53,7 @@ ALERT_RULES = (
         limit=0.01,
         means="all rows have become nearly one direction",
         remedy="look for a loss that only attracts",
+        title="Every input gets nearly the same features",
     ),
     AlertRule(
         "rank-fell",
@@ -58,6 +61,7 @@ ALERT_RULES = (
         share=1 / 3,
         means="the variance has moved into few directions",
         remedy="try weaker augmentation, a lower learning rate or another head",
+        title="The variance has moved into few directions",
     ),
     AlertRule(
         "dimensions-lost",
@@ -65,6 +69,7 @@ ALERT_RULES = (
         share=0.5,
         means="directions have lost their variance",
         remedy="try weaker augmentation, a lower learning rate or another head",
+        title="Directions have lost their variance",
     ),
     AlertRule(
         "not-finite",
@@ -74,6 +79,7 @@ ALERT_RULES = (
         means="rows hold NaN or infinity",
         remedy="lower the learning rate or look at the precision",
         looks=1,
+        title="Rows hold NaN or infinity",
     ),
 )
 
@@ -96,6 +102,7 @@ class Alert:
     threshold: float
     means: str
     remedy: str
+    title: str = ""
 
     def __str__(self) -> str:
         what = f"{self.measure.replace('_', ' ')} is {self.value:.4g}, past {self.threshold:.4g}"
@@ -145,7 +152,15 @@ def raised(rule: AlertRule, module: str, looks: Sequence[Look]) -> Alert | None:
         return None
     value = float(getattr(looks[-1], rule.measure))
     return Alert(
-        looks[-1].step, module, rule.name, rule.measure, value, fired[-1][1], rule.means, rule.remedy
+        looks[-1].step,
+        module,
+        rule.name,
+        rule.measure,
+        value,
+        fired[-1][1],
+        rule.means,
+        rule.remedy,
+        rule.title,
     )
 
 
@@ -159,6 +174,7 @@ def finding_of(alert: Alert, looks: Sequence[Look]) -> Finding:
         said += f"; at the last look, step {last.step}, {alert.measure} was {now}"
     return Finding(
         cause=alert.rule,
+        title=alert.title,
         place=alert.module,
         level="alarm",
         measure=alert.measure,

@@ -7,19 +7,6 @@ from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.reports.numbers import in_points
 from fullrank.statistics import effective_dimension
 
-CAUSES = {
-    "augmentation": "The augmentation moves the data more than the data varies",
-    "implicit-regularisation": "Stacked weight matrices favour a few directions",
-    "dead-channels": "Some channels never change",
-    "mean-dominance": "All features point in nearly the same direction",
-    "too-few-samples": "Too few samples for the width",
-    "complete-collapse": "Every input gets nearly the same features",
-    "unexplained-low-rank": "Few directions are in use, and no known cause explains it",
-    "rank-fell": "The variance has moved into few directions",
-    "dimensions-lost": "Directions have lost their variance",
-    "not-finite": "Rows hold NaN or infinity",
-}
-
 
 @dataclass(frozen=True)
 class Cause:
@@ -64,14 +51,14 @@ def summary(record: Record, diagnosis: DiagnosisEntry) -> str:
 def causes(findings: Sequence[Finding]) -> list[Cause]:
     """Findings of one cause and level together, alarms first, each else in the order of the record.
 
-    A cause that has no words here is called by its own name.
+    A cause whose findings have no title is called by its own name.
     """
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: finding.level != "alarm"):
         groups.setdefault((finding.cause, finding.level), []).append(finding)
     return [
         Cause(
-            CAUSES.get(cause, cause.replace("-", " ").capitalize()),
+            found[0].title or cause.replace("-", " ").capitalize(),
             level,
             tuple(found),
             tuple(dict.fromkeys(finding.remedy for finding in found)),

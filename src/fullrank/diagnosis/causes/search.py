@@ -1,0 +1,91 @@
+"""The search for causes: by place from the image to z, and at each place in three stages."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fullrank.diagnosis.causes import CAUSES
+from fullrank.diagnosis.causes.contract import Cause, Stage
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.shape import Cut
+from fullrank.record import Finding
+
+# A rank of this share of the one at the place below, or more, has not fallen further.
+_SAME_RANK = 0.8
+
+
+def find_causes(
+    evidence: Evidence, causes: Sequence[Cause] | None = None, seed: int | None = None
+) -> list[Finding]:
+    """The causes of collapse that `evidence` shows, by place from the image to z; empty where all is healthy.
+
+    `causes` are all registered ones unless given, each with its default thresholds; `seed` replaces that of
+    the evidence. At each place the causes are asked in three stages, in the order of the catalogue. Rows
+    that a finding of the stage ROWS names are left out of the features there for the other stages. A finding
+    of a cause that is `final`, such as `complete-collapse`, ends the place, and so do rows to leave out that
+    leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are asked until
+    one finds something, the last resort (`unexplained-low-rank`) last: at the place where the low rank first
+    appears, and again only where the rank falls further. A rank that a head imposes is never a finding. A
+    cause whose `needs` are missing is not asked. Raises UsageError for a cause that needs an unknown kind of
+    evidence, or finds fault with rows that the features do not have.
+
+    >>> import torch
+    >>> x = torch.randn(500, 16)
+    >>> find_causes(Evidence((PlaceEvidence("z", x),)))
+    []
+    >>> x[:, 4:] = x[:, :4].repeat(1, 3)
+    >>> [finding.cause for finding in find_causes(Evidence((PlaceEvidence("z", x),)))]
+    ['unexplained-low-rank']
+    """
+    if seed is not None:
+        evidence = replace(evidence, seed=seed)
+    asked = [CAUSES.build(entry.name) for entry in CAUSES] if causes is None else causes
+    stages = {stage: [cause for cause in asked if cause.stage is stage] for stage in Stage}
+    stages[Stage.EXPLANATION].sort(key=lambda cause: cause.last_resort)
+    findings: list[Finding] = []
+    below: Cut | None = None
+    for index in range(len(evidence.places)):
+        evidence, ended = _leave_out(stages[Stage.ROWS], index, evidence, findings)
+        place = evidence.places[index]
+        if ended or _ask(stages[Stage.SHAPE], place, evidence, findings):
+            below = None
+            continue
+        cut = evidence.cut(place)
+        if cut is not None and not _is_inherited(cut, below):
+            _ask(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
+        below = cut
+    return findings
+
+
+def _leave_out(
+    causes: Iterable[Cause], index: int, evidence: Evidence, findings: list[Finding]
+) -> tuple[Evidence, bool]:
+    """The evidence without the rows that `causes` find at place number `index`, and whether that ends it."""
+    place, before = evidence.places[index], len(findings)
+    ended = _ask(causes, place, evidence, findings)
+    rows = {row for finding in findings[before:] for row in finding.rows}
+    if ended or len(place.features) - len(rows) < 2:
+        return evidence, True
+    return evidence.without(place, rows), False
+
+
+def _ask(
+    causes: Iterable[Cause],
+    place: PlaceEvidence,
+    evidence: Evidence,
+    findings: list[Finding],
+    until_found: bool = False,
+) -> bool:
+    """Add to `findings` what the causes find at a place; whether one of them ended it."""
+    for cause in causes:
+        if evidence.lacks(cause.needs, place):
+            continue
+        found = cause.check(place, evidence)
+        findings += found
+        if found and (cause.final or until_found):
+            return True
+    return False
+
+
+def _is_inherited(cut: Cut, below: Cut | None) -> bool:
+    """Whether the place below has reported this already: a map cannot bring a rank back by itself."""
+    return below is not None and cut.live >= _SAME_RANK * below.live

@@ -1,0 +1,200 @@
+"""The shape of features: spread, mean, dead channels, spectrum, where it breaks off, leading components."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fullrank.errors import UsageError
+
+# A standard deviation below this share of the largest, or of the channel's own mean, is rounding of float32.
+_FLAT = 1e-6
+# Eigenvalues below this share of the largest count as this share: there float32 features and the sums over
+# many channels leave rounding, and an untrained net has breaks of 50 to 500 times at shares of 1e-10.
+_FLOOR = 1e-8
+# Rectified features come near zero; any others that are never negative are far from it by their mean.
+_NEAR_ZERO = 0.3
+# The head's rank counts as reached from here: the data need not fill it to the last dimension.
+_FILLED = 0.9
+# Leading components looked at: 4 images or more for each, so that whitening does not invent directions.
+_MAX_COMPONENTS, _IMAGES_PER_COMPONENT = 256, 4
+# Variances below this share of the largest are rounding of float32 features.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the causes need to know of the features (N, D) at a place, from one pass in float64.
+
+    `spread` is the root of the variance over the mean squared norm, `mean_share` the squared norm of the mean
+    over the same. `dead` are the channels without variance, `eigenvalues` those of the centred covariance of
+    the others, descending, no more than their possible rank. `rectified` says that no feature is negative and
+    the smallest is near zero, as after a ReLU.
+    """
+
+    rows: int
+    width: int
+    spread: float
+    mean_share: float
+    dead: int
+    rectified: bool
+    eigenvalues: Tensor
+
+
+def check_ratio(name: str, value: float) -> None:
+    """Raise UsageError unless `value`, called `name`, is a finite number of 1 or more."""
+    if not (math.isfinite(value) and value >= 1):
+        raise UsageError(f"{name} must be a number of 1 or more, but got {value}; it is a ratio.")
+
+
+@dataclass(frozen=True)
+class LowRankLimits:
+    """From which break of a spectrum on its rank is low.
+
+    A ratio of successive eigenvalues of `gap` or more, with at least `lost_share` of the possible rank behind
+    it, is a low rank; a single direction before the rest needs `single_gap`. Raises UsageError for a ratio
+    below 1 and a share outside 0 to 1.
+
+    >>> LowRankLimits(gap=0.5)
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.UsageError: gap must be a number of 1 or more, but got 0.5; it is a ratio.
+    """
+
+    gap: float = 8.0
+    single_gap: float = 100.0
+    lost_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("gap", "single_gap"):
+            check_ratio(name, getattr(self, name))
+        if not 0 < self.lost_share < 1:
+            raise UsageError(
+                f"lost_share must lie between 0 and 1, but got {self.lost_share}; 0.1 is tested."
+            )
+
+
+LOW_RANK = LowRankLimits()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a spectrum breaks off: `live` values, then one that is `ratio` times smaller, of `possible`."""
+
+    live: int
+    ratio: float
+    possible: int
+
+    @property
+    def lost_share(self) -> float:
+        """The share of the possible rank that is lost."""
+        return 1 - self.live / self.possible
+
+    def sentence(self, place: str) -> str:
+        """The break in words, without a full stop.
+
+        >>> Cut(4, 1e6, 8).sentence("z")
+        '4 of 8 possible dimensions at z are live, the next variance is 1e+06 times smaller'
+        """
+        return (
+            f"{self.live} of {self.possible} possible dimensions at {place} are live, the next variance is "
+            f"{self.ratio:.3g} times smaller"
+        )
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The mean (D,) of features and a map (D, r) onto their leading components, each with variance 1."""
+
+    mean: Tensor
+    map: Tensor
+
+    @property
+    def components(self) -> int:
+        """How many leading components are looked at, r."""
+        return self.map.shape[1]
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """The leading components (N, r) of features (N, D), float64."""
+        return (features.double() - self.mean) @ self.map
+
+
+def measure(features: Tensor) -> Shape:
+    """The shape of features (N, D).
+
+    >>> shape = measure(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    >>> shape.dead, shape.eigenvalues.tolist(), shape.rectified
+    (1, [1.0], True)
+    """
+    x = features.detach().double().cpu()
+    mean = x.mean(0)
+    centred = x - mean
+    variances = centred.square().mean(0)
+    total = float(x.square().sum(1).mean())
+    deviations = variances.sqrt()
+    dead = deviations <= _FLAT * torch.maximum(deviations.max(), mean.abs())
+    possible = min(len(x) - 1, int((~dead).sum()))
+    if possible:
+        live = centred[:, ~dead]
+        gram = live.T @ live if live.shape[1] <= len(live) else live @ live.T
+        eigenvalues = torch.linalg.eigvalsh(gram / len(live)).flip(0)[:possible].clamp_min(0)
+    else:
+        eigenvalues = torch.zeros(0, dtype=torch.float64)
+    return Shape(
+        rows=len(x),
+        width=x.shape[1],
+        spread=math.sqrt(float(variances.sum()) / total) if total > 0 else 0.0,
+        mean_share=float(mean.square().sum()) / total if total > 0 else 0.0,
+        dead=int(dead.sum()),
+        rectified=0 <= float(x.min()) <= _NEAR_ZERO * float(x.mean()),
+        eigenvalues=eigenvalues,
+    )
+
+
+def low_rank_of(
+    eigenvalues: Tensor, limits: LowRankLimits = LOW_RANK, imposed_rank: int | None = None
+) -> Cut | None:
+    """The largest break of a spectrum (r,), descending, that passes the limits, or None.
+
+    Eigenvalues that float32 cannot tell from 0 count as that limit, so a spectrum that fades out has no break
+    where it meets it. With an `imposed_rank` only ranks below nine tenths of it are looked for.
+
+    >>> low_rank_of(measure(torch.randn(500, 16)).eigenvalues)
+    >>> low_rank_of(measure(torch.randn(500, 4) @ torch.randn(4, 16)).eigenvalues).live
+    4
+    """
+    possible = len(eigenvalues)
+    if possible < 2:
+        return None
+    values = eigenvalues.clamp_min(_FLOOR * float(eigenvalues[0]))
+    if imposed_rank is not None:
+        possible = min(possible, imposed_rank)
+    most = min(len(values) - 1, math.floor((1 - limits.lost_share) * possible))
+    if imposed_rank is not None:
+        most = min(most, math.ceil(_FILLED * imposed_rank) - 1)
+    if most < 1:
+        return None
+    ratios = values[:most] / values[1 : most + 1]
+    least = torch.full_like(ratios, limits.gap)
+    least[0] = limits.single_gap
+    passing = ratios >= least
+    if not passing.any():
+        return None
+    live = int(torch.where(passing, ratios, 0.0).argmax()) + 1
+    return Cut(live, float(ratios[live - 1]), possible)
+
+
+def whitening_of(features: Tensor) -> Whitening:
+    """The whitening of features (N, D): at most 256 leading components, and 4 images or more for each.
+
+    >>> whitening = whitening_of(torch.randn(50, 3))
+    >>> whitening.components, whitening(torch.randn(7, 3)).shape
+    (3, torch.Size([7, 3]))
+    """
+    x = features.double()
+    mean = x.mean(0)
+    _, scales, directions = torch.linalg.svd((x - mean) / len(x) ** 0.5, full_matrices=False)
+    above = int((scales.square() > _ROUNDING * scales[0].square()).sum())
+    count = max(1, min(above, len(x) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
+    return Whitening(mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny))

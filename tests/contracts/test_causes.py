@@ -1,0 +1,121 @@
+"""What every registered cause promises; a cause joins by being registered, with a case in `CASES`."""
+
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, dataclass, is_dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
+from fullrank.diagnosis.causes import CAUSES, Cause, Stage
+
+
+@dataclass(frozen=True)
+class Case:
+    """Evidence in which a cause is found, and like evidence that is healthy."""
+
+    ill: Callable[[], Evidence]
+    healthy: Callable[[], Evidence]
+
+
+def gaussian(rows: int = 600, width: int = 16, seed: int = 0) -> Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def at_z(features: Tensor) -> Evidence:
+    return Evidence((PlaceEvidence("z", features),))
+
+
+def scaled(*parts: tuple[int, float]) -> Tensor:
+    """A vector of so many entries of each value."""
+    return torch.cat([torch.full((count,), value) for count, value in parts])
+
+
+def through(scales: Tensor, noise: Tensor) -> Evidence:
+    """Two places, z being h with its channels scaled; views of h with additive noise."""
+    h = gaussian()
+    views = (h + noise * gaussian(seed=1), h + noise * gaussian(seed=2))
+    return Evidence((PlaceEvidence("h", h, views), PlaceEvidence("z", h * scales)))
+
+
+def stacked(gains: Tensor) -> Evidence:
+    """Two maps that share their directions, and what they make of Gaussian features."""
+    left, middle, right = (torch.linalg.qr(gaussian(16, 16, seed)).Q for seed in (1, 2, 3))
+    first, second = middle @ torch.diag(gains) @ right, left @ torch.diag(gains) @ middle.T
+    return Evidence((PlaceEvidence("z", gaussian() @ (second @ first).T),), stacked=(first, second))
+
+
+CASES = {
+    "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
+    "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
+    "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
+    "too-few-samples": Case(lambda: at_z(gaussian(12)), lambda: at_z(gaussian(40))),
+    "augmentation": Case(
+        lambda: through(scaled((8, 1), (8, 1e-3)), scaled((8, 0.05), (8, 2))),
+        lambda: through(scaled((8, 1), (8, 0.5)), scaled((8, 0.05), (8, 0.3))),
+    ),
+    "implicit-regularisation": Case(
+        lambda: stacked(scaled((6, 1), (10, 1e-2))), lambda: stacked(scaled((6, 1), (10, 0.7)))
+    ),
+    "unexplained-low-rank": Case(
+        lambda: at_z(gaussian(600, 4) @ gaussian(4, 16)),
+        lambda: at_z(gaussian() @ torch.linalg.qr(gaussian(16, 16)).Q),
+    ),
+}
+
+
+@pytest.fixture(params=[entry.name for entry in CAUSES])
+def cause(request) -> Cause:
+    return CAUSES.build(request.param)
+
+
+def test_it_is_found_in_its_case_and_by_one_of_its_rules(cause):
+    found = find_causes(CASES[cause.name].ill())
+    assert {finding.cause for finding in found} == {cause.name}
+    for finding in found:
+        said = (finding.level, finding.measure, finding.threshold, finding.remedy)
+        rules = {(rule.level, rule.measure, rule.threshold, rule.remedy): rule for rule in cause.rules}
+        assert rules[said].fires(finding.value)
+        assert finding.title == CAUSES[cause.name].summary and finding.evidence.endswith(".")
+
+
+def test_nothing_is_found_in_its_healthy_control(cause):
+    assert find_causes(CASES[cause.name].healthy()) == []
+
+
+def test_it_is_found_by_itself_and_without_it_nothing_is_called_by_its_name(cause):
+    evidence = CASES[cause.name].ill()
+    assert {finding.cause for finding in find_causes(evidence, [cause])} == {cause.name}
+    others = [CAUSES.build(entry.name) for entry in CAUSES if entry.name != cause.name]
+    assert cause.name not in {finding.cause for finding in find_causes(evidence, others)}
+
+
+def test_its_rules_fire_on_their_side_alone_and_name_one_sentence_to_try(cause):
+    assert cause.rules
+    for rule in cause.rules:
+        beyond = 1 if rule.side == "above" else -1
+        assert rule.fires(rule.threshold * (1 + 1e-6 * beyond))
+        assert not rule.fires(rule.threshold) and not rule.fires(rule.threshold * (1 - 1e-6 * beyond))
+        assert rule.remedy.endswith(".") and ". " not in rule.remedy
+
+
+def test_a_rule_out_of_reach_silences_it(cause):
+    far = {
+        name: replace(rule, threshold=1e9 if rule.side == "above" else 0)
+        for name, rule in vars(cause).items()
+        if rule in cause.rules
+    }
+    assert find_causes(CASES[cause.name].ill(), [replace(cause, **far)]) == []
+
+
+def test_it_is_a_frozen_dataclass_that_bears_the_name_of_its_entry(cause):
+    assert is_dataclass(cause) and isinstance(cause.stage, Stage)
+    assert CAUSES[cause.name].load() is type(cause)
+    with pytest.raises(FrozenInstanceError):
+        cause.rule = None
+
+
+def test_its_summary_is_a_heading(cause):
+    summary = CAUSES[cause.name].summary
+    assert summary[0].isupper() and not summary.endswith(".")

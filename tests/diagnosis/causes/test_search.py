@@ -1,0 +1,78 @@
+"""The search for causes: what is healthy, what an imposed rank hides, and where a low rank is reported."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
+
+FILE = Path(__file__).parents[3] / "benchmarks" / "causes.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_causes", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def causes(*places, **more):
+    return [(found.cause, found.place) for found in find_causes(Evidence(places, **more))]
+
+
+def gaussian(n=500, d=32, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def broken(rank, n=500, d=32, seed=0):
+    return gaussian(n, rank, seed) @ gaussian(rank, d, seed + 1)
+
+
+def test_the_benchmark_in_its_quick_form(benchmark):
+    rows = [benchmark.judge(case, range(2)) for case in benchmark.CASES if not case.slow]
+    said = benchmark.summary(rows, range(2))
+    assert "named 42 of 42 (100.0 %), false alarms 0 of 54 (0.0 %), false notes 0." in said
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), scale=st.sampled_from([1e-4, 1.0, 1e4]))
+def test_scale_rotation_and_row_order_change_no_verdict(seed, scale):
+    rotation = torch.linalg.qr(gaussian(32, 32, seed)).Q
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(seed))
+    for x, expected in ((gaussian(), []), (broken(6), [("unexplained-low-rank", "z")])):
+        assert causes(PlaceEvidence("z", scale * (x @ rotation)[order])) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_is_judged(dtype):
+    assert causes(PlaceEvidence("z", gaussian().to(dtype))) == []
+
+
+def test_a_rank_that_the_head_imposes_is_no_finding_and_one_below_it_is():
+    assert causes(PlaceEvidence("z", broken(24), imposed_rank=24)) == []
+    assert causes(PlaceEvidence("z", broken(6), imposed_rank=24)) == [("unexplained-low-rank", "z")]
+    idle = gaussian()
+    idle[:, 24:] = 0
+    assert causes(PlaceEvidence("z", idle, imposed_rank=24)) == []
+    assert causes(PlaceEvidence("z", idle)) == [("dead-channels", "z")]
+    assert causes(PlaceEvidence("z", gaussian(26), imposed_rank=24)) == []
+    assert causes(PlaceEvidence("z", gaussian(26))) == [("too-few-samples", "z")]
+
+
+def test_a_low_rank_is_reported_where_it_first_appears():
+    low, high = broken(6), gaussian()
+    lower = low @ torch.linalg.qr(gaussian(32, 32)).Q[:, :2] @ gaussian(2, 32)
+    assert causes(PlaceEvidence("a", high), PlaceEvidence("h", low), PlaceEvidence("z", 2 * low)) == [
+        ("unexplained-low-rank", "h")
+    ]
+    assert causes(PlaceEvidence("h", low), PlaceEvidence("z", lower)) == [
+        ("unexplained-low-rank", "h"),
+        ("unexplained-low-rank", "z"),
+    ]

@@ -1,0 +1,64 @@
+"""Spread, mean and spectrum of features, where a spectrum breaks off, and the limits of that."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from fullrank.diagnosis.shape import LowRankLimits, low_rank_of, measure, whitening_of
+from fullrank.errors import UsageError
+
+
+def gaussian(n=500, d=32, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def test_mean_and_spread_by_hand():
+    shape = measure(torch.tensor([[3.0, 0.0], [5.0, 0.0]]))
+    assert shape.mean_share == pytest.approx(16 / 17) and shape.spread == pytest.approx(math.sqrt(1 / 17))
+    assert shape.dead == 1 and shape.eigenvalues.tolist() == pytest.approx([1.0])
+
+
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(4, 60), d=st.integers(2, 40), seed=st.integers(0, 99))
+def test_the_spectrum_against_an_svd(n, d, seed):
+    x = gaussian(n, d, seed).double()
+    expected = torch.linalg.svdvals(x - x.mean(0))[: min(n - 1, d)] ** 2 / n
+    torch.testing.assert_close(measure(x).eigenvalues, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_a_spectrum_that_fades_out_has_no_break_and_one_direction_needs_a_larger_one():
+    fading = gaussian(1000, 200) * torch.exp(-0.15 * torch.arange(200))
+    assert low_rank_of(measure(fading).eigenvalues) is None
+    first = gaussian()
+    first[:, 0] *= 7
+    assert low_rank_of(measure(first).eigenvalues) is None
+    first[:, 0] *= 10
+    assert low_rank_of(measure(first).eigenvalues).live == 1
+
+
+def test_each_limit_of_a_low_rank_decides():
+    values = torch.tensor([4.0] * 8 + [1.0] * 2)
+    assert low_rank_of(values) is None
+    cut = low_rank_of(values, LowRankLimits(gap=4))
+    assert (cut.live, cut.ratio, cut.possible) == (8, 4, 10) and cut.lost_share == pytest.approx(0.2)
+    assert low_rank_of(values, LowRankLimits(gap=4, lost_share=0.25)) is None
+    first = torch.tensor([50.0] + [1.0] * 9)
+    assert low_rank_of(first) is None and low_rank_of(first, LowRankLimits(single_gap=50)).live == 1
+
+
+def test_limits_that_cannot_be_met_are_refused():
+    with pytest.raises(UsageError, match=r"gap must be a number of 1 or more, but got 0\.5"):
+        LowRankLimits(gap=0.5)
+    with pytest.raises(UsageError, match="single_gap must be a number of 1 or more, but got nan"):
+        LowRankLimits(single_gap=float("nan"))
+    with pytest.raises(UsageError, match="lost_share must lie between 0 and 1, but got 1"):
+        LowRankLimits(lost_share=1)
+
+
+def test_whitened_features_have_the_identity_as_covariance():
+    x = gaussian(400, 6) @ gaussian(6, 6, 1) + 5
+    white = whitening_of(x)(x)
+    torch.testing.assert_close(white.T @ white / 400, torch.eye(6, dtype=torch.float64))
+    assert whitening_of(gaussian(40, 32)).components == 10
