@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fullrank.diagnosis.causes import low_rank, measure
+from fullrank.diagnosis.shape import low_rank_of, measure
 from fullrank.places import Place, head_places, read_head
 
 # Eigenvalues below this share of the largest are rounding of float64.

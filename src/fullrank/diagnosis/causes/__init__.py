@@ -7,7 +7,7 @@ first use. `docs/causes.md` gives the reasons for their thresholds.
 from typing import TYPE_CHECKING
 
 from fullrank.lazy import attach
-from fullrank.specs import Entry, Registry
+from fullrank.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from fullrank.diagnosis.causes.augmentation import Augmentation as Augmentation
@@ -36,10 +36,11 @@ __getattr__, __dir__, __all__ = attach(
         "unexplained_low_rank": ["UnexplainedLowRank"],
     },
 )
-__all__ += ["CAUSES"]
+__all__ += ["CAUSES", "register_cause"]
 
 # The summary of an entry is the heading under which a report shows its findings.
-CAUSES = Registry("cause", "causes")
+CAUSES = Registry("cause", "causes", group="fullrank.causes")
+register_cause = CAUSES.add
 for _entry in [
     Entry(
         "complete-collapse",

@@ -1,5 +1,6 @@
 """The search for causes: by place from the image to z, and at each place in three stages."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from fullrank.diagnosis.causes import CAUSES
 from fullrank.diagnosis.causes.contract import Cause, Stage
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.shape import Cut
+from fullrank.errors import UsageError
 from fullrank.record import Finding
 
 # A rank of this share of the one at the place below, or more, has not fallen further.
@@ -38,7 +40,7 @@ def find_causes(
     """
     if seed is not None:
         evidence = replace(evidence, seed=seed)
-    asked = [CAUSES.build(entry.name) for entry in CAUSES] if causes is None else causes
+    asked = registered_causes() if causes is None else causes
     stages = {stage: [cause for cause in asked if cause.stage is stage] for stage in Stage}
     stages[Stage.EXPLANATION].sort(key=lambda cause: cause.last_resort)
     findings: list[Finding] = []
@@ -54,6 +56,36 @@ def find_causes(
             _ask(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
         below = cut
     return findings
+
+
+def registered_causes() -> list[Cause]:
+    """Every registered cause, and those of installed packages, with default thresholds.
+
+    A package whose cause cannot be imported is named in a warning, and the others are asked without it.
+    Raises UsageError for a registered part that is no cause.
+    """
+    names = [entry.name for entry in CAUSES]
+    found = [checked_cause(CAUSES.build(name), name) for name in names]
+    for name in CAUSES.installed():
+        try:
+            found.append(checked_cause(CAUSES.build(name), name))
+        except UsageError as error:
+            warnings.warn(str(error), stacklevel=3)
+    return found
+
+
+def checked_cause(built: object, name: str) -> Cause:
+    """`built` if it is a cause called `name`; otherwise UsageError.
+
+    >>> checked_cause(print, "mine")
+    Traceback (most recent call last):
+    fullrank.errors.UsageError: The cause 'mine' is a builtin_function_or_method; it must derive from Cause.
+    """
+    if not isinstance(built, Cause):
+        raise UsageError(f"The cause {name!r} is a {type(built).__name__}; it must derive from Cause.")
+    if getattr(built, "name", None) != name or getattr(built, "stage", None) not in Stage:
+        raise UsageError(f"The cause {name!r} needs name = {name!r} and a stage, one of those of Stage.")
+    return built
 
 
 def _leave_out(
