@@ -6,7 +6,6 @@ from pathlib import Path
 
 from fullrank.devices import flushed_denormals, on_accelerator
 from fullrank.evaluation.evaluate import (
-    MEASURES,
     Evaluation,
     check_measures,
     check_probeable,
@@ -15,6 +14,7 @@ from fullrank.evaluation.evaluate import (
 )
 from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.shifts import load_shift
+from fullrank.record.scores import MEASURES
 from fullrank.runs.build import load_data
 from fullrank.runs.run import Run, load
 
@@ -43,7 +43,7 @@ def probe(
     place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
     """
     run = run if isinstance(run, Run) else load(run)
-    check_measures(measures, shots, (*MEASURES, FACTORS))
+    check_measures(measures, shots, MEASURES)
     among_images = [measure for measure in measures if measure != FACTORS]
     checked_treatment(features)
     train_set, test_set = load_data(run.recipe)

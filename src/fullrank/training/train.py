@@ -262,6 +262,7 @@ def _evaluated(
         probes=evaluation.probes,
         scores=scores,
         spectrum=evaluation.spectrum,
+        scales_channels=getattr(module.head, "scales_channels", False),
     )
 
 
