@@ -88,7 +88,7 @@ def test_a_reader_and_a_kill_find_a_whole_file_at_any_moment(tmp_path):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from fullrank.record import write_whole\n"
+        "from fullrank.files import write_whole\n"
         "print(flush=True)\n"
         "while True:\n"
         "    for letter in b'abc':\n"

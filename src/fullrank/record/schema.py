@@ -73,9 +73,10 @@ class Score(_Part):
 
     @model_validator(mode="after")
     def _check_kind(self) -> "Score":
-        if self.subject and not self.kind.subject:
+        kind = self.kind
+        if self.subject and not kind.subject:
             raise ValueError(f"{self.statistic} of the {self.probe} probe has no subject")
-        if self.shots is not None and not self.kind.few_shot:
+        if self.shots is not None and not kind.few_shot:
             raise ValueError(f"{self.statistic} of the {self.probe} probe has no shots")
         return self
 
