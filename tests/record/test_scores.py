@@ -1,12 +1,14 @@
 """The catalogue of statistics: names that are one and the same everywhere, and what follows from it."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from fullrank.errors import UsageError
 from fullrank.evaluation import evaluate, probe
 from fullrank.record import Score
-from fullrank.record.scores import MEASURES, STATISTICS, measures_for, statistic
+from fullrank.record.scores import MEASURES, PROBES, STATISTICS, measures_for, statistic
 
 WHERE = {"place": "h", "label": "label", "split": "test", "features": "raw"}
 
@@ -60,6 +62,12 @@ def test_every_statistic_is_described_once_and_shown_under_a_name_of_its_own():
     assert len(set(titles)) == len(titles)
     for one in STATISTICS:
         assert ("SUBJECT" in one.title("SUBJECT")) is (one.subject != "")
+
+
+def test_the_docs_name_every_key_of_a_score_and_every_statistic():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    for name in (*Score.model_fields, *PROBES, *(one.name for one in STATISTICS)):
+        assert f"`{name}`" in page, name
 
 
 def test_measures_are_those_of_the_probe_command():
