@@ -9,6 +9,7 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.data import register_source as register_source, source as source
+    from fullrank.diagnosis.causes import register_cause as register_cause
     from fullrank.diagnosis.diagnose import Diagnosis as Diagnosis, diagnose as diagnose
     from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor as SpectrumMonitor
     from fullrank.encoders import encoder as encoder, register_encoder as register_encoder
@@ -84,6 +85,7 @@ __getattr__, __dir__, __all__ = attach(
         "reports.page": ["write_page"],
         "studies.compare": ["Study", "compare"],
         "studies.demo": ["demo"],
+        "diagnosis.causes": ["register_cause"],
         "diagnosis.diagnose": ["Diagnosis", "diagnose"],
         "studies.reproduce": ["Reproduction", "reproduce"],
         "training.module": ["JointEmbedding"],

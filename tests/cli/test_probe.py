@@ -39,7 +39,10 @@ def test_scores_under_a_shift_have_its_canonical_spec_as_split(cued):
     found = probe(cued, ["h"], shifts=["composite:two-cues,strength=0.5,n=90,seed=0"])
     shifted = [score for score in found.scores if score.split != "test"]
     assert {score.split for score in shifted} == {"composite:two-cues,n=90,strength=0.5"}
-    assert {(score.measure, score.features) for score in shifted} == {("linear", "raw"), ("nearest", "l2")}
+    assert {(score.probe, score.statistic, score.features) for score in shifted} == {
+        ("linear", "accuracy", "raw"),
+        ("nearest", "accuracy", "l2"),
+    }
     assert found.probes["h"] == cued.record.runs[0].probes["h"]
 
 
@@ -59,7 +62,9 @@ def test_a_shift_of_fewer_classes_is_marked(quick_run, tmp_path):
     text = printed(quick_run.path, "--place", "h", "--shift", spec)
     assert "* of the shift's classes only" in text
     scores = probe(quick_run, ["h"], shifts=[spec]).scores
-    assert f"linear, classes of {spec}" in {score.measure for score in scores if score.split == "test"}
+    assert {("linear", spec), ("nearest", spec)} == {
+        (score.probe, score.subject) for score in scores if score.statistic == "accuracy among classes"
+    }
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,6 @@ def test_a_run_that_learnt_coarse_labels_is_probed_on_both(tmp_path):
     for label in ("label", "coarse"):
         found = probe(run, ["h"], label=label, measures=["per-class"], shots=[1])
         assert {score.label for score in found.scores} == {label}
-        names[label] = {score.measure for score in found.scores if "bias, class" in score.measure}
+        names[label] = {s.subject for s in found.scores if s.statistic == "prediction bias"}
     assert len(names["label"]) == 8 and len(names["coarse"]) == 2
     assert "place linear nearest" in printed(run.path, "--label", "coarse", "--place", "h")

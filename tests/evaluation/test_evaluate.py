@@ -27,9 +27,12 @@ def flat(images):
     return images.tensor().flatten(1).float() / 255
 
 
-def score(evaluation, measure, place="h", split="test"):
+def score(evaluation, probe, statistic="accuracy", subject="", place="h", split="test"):
     (found,) = [
-        one for one in evaluation.scores if (one.measure, one.place, one.split) == (measure, place, split)
+        one
+        for one in evaluation.scores
+        if (one.probe, one.statistic, one.subject) == (probe, statistic, subject)
+        and (one.place, one.split, one.shots) == (place, split, None)
     ]
     return found.value
 
@@ -118,24 +121,26 @@ def test_scores_by_group_are_those_of_the_predictions(two_cues):
     hits = (probe.predict(flat(test)).numpy() == test.labels["label"]).astype(float)
     group = test.labels["group"]
     by_group = np.array([hits[group == g].mean() for g in range(8)])
-    assert score(found, "linear, worst group") == pytest.approx(by_group.min())
-    assert score(found, "linear, mean over groups") == pytest.approx(by_group.mean())
+    assert score(found, "linear", "worst group") == pytest.approx(by_group.min())
+    assert score(found, "linear", "mean over groups") == pytest.approx(by_group.mean())
     shares = np.bincount(train.labels["group"], minlength=8) / len(train)
-    inside = score(found, "linear, weighted by training groups")
+    inside = score(found, "linear", "weighted by training groups")
     assert inside == pytest.approx(shares @ by_group)
     # In two-cues "low" goes with lines and disc, "high" with clouds and cross: common is "the same number".
     same = {cue: test.labels["label"] == test.labels[cue] for cue in ("background", "object")}
     label_share = np.bincount(train.labels["label"]) / len(train)
     for name, background, thing in (
-        ("gap background", False, True),
-        ("gap object", True, False),
-        ("gap background and object", False, False),
+        ("background", False, True),
+        ("object", True, False),
+        ("background and object", False, False),
     ):
         cell = (same["background"] == background) & (same["object"] == thing)
         outside = sum(label_share[y] * hits[cell & (test.labels["label"] == y)].mean() for y in (0, 1))
-        assert score(found, name) == pytest.approx(outside - inside)
-    assert score(found, "gap background and object") < score(found, "gap object") < 0
-    assert score(found, "group-balanced, worst group") > score(found, "linear, worst group")
+        assert score(found, "linear", "gap", name) == pytest.approx(outside - inside)
+    assert (
+        score(found, "linear", "gap", "background and object") < score(found, "linear", "gap", "object") < 0
+    )
+    assert score(found, "group-balanced", "worst group") > score(found, "linear", "worst group")
     assert {one.label for one in found.scores} == {"label"} and {one.split for one in found.scores} == {
         "test"
     }
@@ -153,11 +158,11 @@ def test_an_empty_group_and_a_balanced_cue_are_named_and_count_nowhere(two_cues)
     assert found.notes[0] == (
         f"1 of 8 groups have no test image and count nowhere; the first is {test.class_names['group'][3]}."
     )
-    assert score(found, "linear, worst group") > 0
+    assert score(found, "linear", "worst group") > 0
     even = source("composite:two-cues,n=400,correlation=0.5").load("train")
     found = evaluate(Pixels(), head("none", in_dim=432), even, test, ["h"], measures=("groups",))
     assert found.notes[0] == "No gap of background or object: in training no value goes with a label."
-    assert not [one for one in found.scores if one.measure.startswith("gap")]
+    assert not [one for one in found.scores if one.statistic == "gap"]
 
 
 def test_no_test_image_with_a_group_is_an_error(two_cues):
@@ -176,12 +181,12 @@ def test_prediction_bias_is_among_the_scores(digits):
     truth = test.labels["label"]
     accuracies = [(guess[truth == c] == c).mean() for c in range(10)]
     for c in (0, 8):
-        assert score(found, f"linear, prediction bias, class {c}") == pytest.approx(
+        assert score(found, "linear", "prediction bias", str(c)) == pytest.approx(
             (guess == c).sum() / (truth == c).sum()
         )
-    assert score(found, "linear, worst class") == pytest.approx(min(accuracies))
-    assert score(found, "linear, best class") == pytest.approx(max(accuracies))
-    assert score(found, "linear, standard deviation over classes") == pytest.approx(np.std(accuracies))
+    assert score(found, "linear", "worst class") == pytest.approx(min(accuracies))
+    assert score(found, "linear", "best class") == pytest.approx(max(accuracies))
+    assert score(found, "linear", "standard deviation over classes") == pytest.approx(np.std(accuracies))
 
 
 # Shifts
@@ -191,7 +196,7 @@ def test_a_shift_that_is_the_test_set_scores_as_the_test_set(digits):
     found = evaluate(Pixels(), head("none", in_dim=64), *digits, ["h"], shifts={"same": digits[1]})
     for probe in ("linear", "nearest"):
         assert score(found, probe, split="same") == score(found, probe)
-    assert not [one for one in found.scores if "classes of" in one.measure]
+    assert not [one for one in found.scores if one.statistic == "accuracy among classes"]
 
 
 def test_a_shift_of_some_classes_is_matched_by_name_and_predicted_among_them(digits):
@@ -209,10 +214,10 @@ def test_a_shift_of_some_classes_is_matched_by_name_and_predicted_among_them(dig
         "linear": (logits.argmax(1) == truth).mean(),
         "nearest": (nearest.predict(asked).numpy() == truth).mean(),
     }
-    for measure, accuracy in expected.items():
-        assert score(found, measure, split="some") == pytest.approx(accuracy)
+    for name, accuracy in expected.items():
+        assert score(found, name, split="some") == pytest.approx(accuracy)
         # The shift holds the very test images of these classes, so what stands beside it is equal.
-        assert score(found, f"{measure}, classes of some") == pytest.approx(accuracy)
+        assert score(found, name, "accuracy among classes", "some") == pytest.approx(accuracy)
     assert score(found, "linear") == probe.score(flat(test), test.labels["label"])
 
 
@@ -276,9 +281,9 @@ def test_standardising_undoes_a_diagonal_head_and_raw_and_l2_do_not(few, spec):
     accuracy, notes = {}, {}
     for treatment in ("standardised", "raw", "l2"):
         found = evaluate(Pixels(), module, *few, ["h", "z"], features=treatment)
-        accuracy[treatment] = [score(found, "linear", place) for place in ("h", "z")]
+        accuracy[treatment] = [score(found, "linear", place=place) for place in ("h", "z")]
         notes[treatment] = found.notes
-        assert {one.features for one in found.scores if one.measure == "linear"} == {treatment}
+        assert {one.features for one in found.scores if one.probe == "linear"} == {treatment}
     assert accuracy["standardised"][0] == accuracy["standardised"][1]
     assert abs(accuracy["raw"][0] - accuracy["raw"][1]) > 0.004
     assert abs(accuracy["l2"][0] - accuracy["l2"][1]) > 0.004
@@ -304,8 +309,8 @@ def test_channels_that_do_not_move_say_nothing_of_the_scale():
 
 def test_few_shot_probes_treat_features_alike(digits):
     found = evaluate(Pixels(), head("none", in_dim=64), *digits, ["h"], shots=(5,), features="l2")
-    (few,) = [one for one in found.scores if one.measure == "few-shot"]
-    assert (few.features, few.shots) == ("l2", 5)
+    (few,) = [one for one in found.scores if one.shots is not None]
+    assert (few.probe, few.statistic, few.features, few.shots) == ("linear", "accuracy", "l2", 5)
 
 
 def test_an_unknown_treatment_is_refused(digits):

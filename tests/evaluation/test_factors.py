@@ -46,10 +46,10 @@ def scores_of(spec, in_dim=432, **keys):
     return factor_scores(recipe, Flat(), head(spec, in_dim=in_dim).eval(), *images(recipe.data))
 
 
-def by_place(scores, measure):
+def by_place(scores, statistic):
     found = {}
     for score in scores:
-        if score.measure == measure:
+        if (score.probe, score.statistic) == ("factors", statistic):
             found.setdefault(score.place, {})[score.label] = score.value
     return found
 
@@ -70,7 +70,7 @@ def test_a_run_on_a_composite_records_the_dial(run):
             assert share * max(weights[place].values()) == pytest.approx(weights[place][factor])
     assert list(by_place(scores, PREDICTED)) == ["h", "head.1", "z"]
     assert set(by_place(scores, LEFT_OUT)[IMAGES]) == {"digit", "group"}
-    told = [score for score in scores if score.measure.startswith("factor weight")]
+    told = [score for score in scores if score.probe == "factors"]
     assert {(s.split, s.features, s.shots) for s in told} == {("test", "raw", None)}
 
 
@@ -86,7 +86,7 @@ def test_runs_without_known_factors_or_with_too_few_images_have_no_dial(tmp_path
     for number, data in enumerate(("digits", "composite:digits-on-textures,n=45")):
         keys = QUICK | {"data": data, "limit": 40, "batch_size": 20}
         run = train("digits", out=tmp_path / str(number), head="none", **keys)
-        assert not [s for s in run.record.runs[0].scores if s.measure.startswith("factor weight")]
+        assert not [s for s in run.record.runs[0].scores if s.probe == "factors"]
 
 
 def test_what_is_measured_at_an_encoder_that_does_nothing_is_in_the_images():

@@ -41,7 +41,7 @@ def test_a_forecast_is_what_a_run_is_predicted_by():
     train, test = load_data(recipe)
     module = build(recipe, train)
     scores = factor_scores(recipe, module.encoder, module.head, train, test)
-    told = {(s.place, s.label): s.value for s in scores if s.measure == PREDICTED}
+    told = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
     for one in predict_factors(recipe):
         for place in ("h", "z"):
             assert told[place, one.factor] == pytest.approx(one.weights[place], abs=1e-6)

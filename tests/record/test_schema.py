@@ -22,7 +22,7 @@ def test_a_record_reads_back_as_it_was_written(quick_run, tmp_path):
 
 def test_the_keys_that_others_rely_on(quick_run):
     content = json.loads((quick_run.path / "record.json").read_text())
-    assert content["kind"] == "run" and content["schema"] == 1
+    assert content["kind"] == "run" and content["schema"] == 2
     entry = content["runs"][0]
     assert {"head", "seed", "seconds", "views_per_second", "probes", "scores", "spectrum"} <= entry.keys()
     assert set(entry["probes"]) == {"h", "head.1", "z"}
@@ -32,10 +32,10 @@ def test_the_keys_that_others_rely_on(quick_run):
     assert content["recipe"]["head"] == "mlp:16"
 
 
-@pytest.mark.parametrize("content", [b"{", b"{}", b'{"kind": "run", "schema": 1, "surprise": 2}'])
+@pytest.mark.parametrize("content", [b"{", b"{}", b'{"kind": "run", "schema": 2, "surprise": 2}'])
 def test_a_damaged_record_is_one_sentence(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(DataError, match="is no record of schema 1") as error:
+    with pytest.raises(DataError, match="is no record of schema 2 or older") as error:
         Record.load(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -88,7 +88,7 @@ def test_a_reader_and_a_kill_find_a_whole_file_at_any_moment(tmp_path):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from fullrank.record import write_whole\n"
+        "from fullrank.files import write_whole\n"
         "print(flush=True)\n"
         "while True:\n"
         "    for letter in b'abc':\n"

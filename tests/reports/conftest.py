@@ -132,7 +132,8 @@ def run_entry(head: str, seed: int, folder: str = ".", position: int = 0) -> Run
             split="test",
             features=features,
             shots=shots,
-            measure="accuracy",
+            probe="linear",
+            statistic="accuracy",
             value=float(value - 0.002 * len(features)),
         )
         for place, value in places.items()
@@ -156,6 +157,7 @@ def run_entry(head: str, seed: int, folder: str = ".", position: int = 0) -> Run
             "h": spectrum(generator, WIDTH, 0.05 + 0.006 * position, dead=8 if head == "none" else 0),
             "z": spectrum(generator, z_width, 0.04 + 0.01 * position),
         },
+        scales_channels=head.startswith(("diagonal", "reweight", "none,norm")),
     )
 
 

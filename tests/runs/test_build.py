@@ -73,9 +73,11 @@ def test_a_run_probes_at_the_coarse_labels_too(tmp_path):
     data = write_miniature("cifar100", tmp_path / "images", images=60, classes=10, size=32)
     run = train("small-images", data=data, out=tmp_path / "run", **SMALL, batch_size=20, epochs=1)
     scores = probe(run, ["h"], label="coarse", measures=["retrieval", "per-class"], shots=[1]).scores
-    measures = {score.measure for score in scores}
+    kinds = {(score.probe, score.statistic, score.shots) for score in scores}
     assert all(score.label == "coarse" for score in scores)
-    assert {"linear", "nearest", "recall@1", "mean average precision", "few-shot"} <= measures
+    assert {("linear", "accuracy", None), ("nearest", "accuracy", None)} <= kinds
+    assert {("retrieval", "recall@1", None), ("retrieval", "mean average precision", None)} <= kinds
+    assert ("linear", "accuracy", 1) in kinds
     with pytest.raises(UsageError, match=r"cors.*coarse"):
         probe(run, label="cors")
     with pytest.raises(UsageError, match=r"retreival.*retrieval"):

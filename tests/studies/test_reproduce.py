@@ -21,6 +21,8 @@ from fullrank.studies.reproduce import TablePlan, rehearse, reproduce, run_name
 from fullrank.studies.table import (
     SCALES,
     Asked,
+    AskedRank,
+    Column,
     Table,
     TheoremFigure,
     chosen_tables,
@@ -28,6 +30,7 @@ from fullrank.studies.table import (
     table_names,
 )
 
+LAST = "accuracy after the last epoch"
 QUICK = {"encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 40, "epochs": 1, "monitor_every": 1}
 SMALL = {
     "title": "A small table",
@@ -39,7 +42,7 @@ SMALL = {
     "columns": [
         {"title": "h"},
         {"title": "h less z", "place": "h", "minus": "z"},
-        {"title": "rank of z", "place": "z", "measure": "effective rank"},
+        {"title": "rank of z", "place": "z", "spectrum": "effective rank"},
     ],
     "rows": [
         {"title": "none", "paper": [51.5, None, None], "set": {"head": "none"}},
@@ -87,7 +90,7 @@ def test_a_row_is_the_runs_of_its_recipe_and_each_column_a_number_of_theirs(done
         assert row.seeds == [0, 1]
         for seed, folder in enumerate(row.runs):
             run = load(store / folder).record.runs[0]
-            own = {(s.place, s.measure): s.value for s in run.scores}
+            own = {(s.place, s.probe): s.value for s in run.scores if s.statistic == "accuracy"}
             place = "h[:4]" if row.title == "the part alone" else "h"
             assert row.values[0][seed] == pytest.approx(100 * own[place, "linear"])
             assert row.values[1][seed] == pytest.approx(100 * (own[place, "linear"] - own["z", "linear"]))
@@ -247,9 +250,65 @@ def test_a_row_whose_parts_do_not_fit_is_told_before_any_training(shipped, tmp_p
 
 def test_a_measure_that_no_probe_gives_is_told_and_not_asked_for_ever(done):
     folder = done.path.parent / "runs" / done.record.table.rows[0].runs[0]
-    asked = (Asked("h", "label", "test", "lineal"),)
-    with pytest.raises(UsageError, match="No probe gives 'lineal' of 'label' at h on test"):
-        finish_runs([PlannedRun("a", load(folder).recipe, folder, asked)], go_on="")
+    recipe = load(folder).recipe
+    asked = Asked("h", "label", "test", "linear", "class accuracy", "ten")
+    with pytest.raises(UsageError, match="No probe gives 'linear, class ten' of 'label' at h on test"):
+        finish_runs([PlannedRun("a", recipe, folder, (asked,))], go_on="")
+    asked = Asked("h", "label", "test", "lineal")
+    with pytest.raises(UsageError, match="Unknown probe of scores 'lineal': did you mean 'linear'"):
+        finish_runs([PlannedRun("a", recipe, folder, (asked,))], go_on="")
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ({"statistic": "worst grup"}, "did you mean 'worst group'"),
+        ({"probe": "retrieval"}, "Unknown statistic of the retrieval probe 'accuracy'"),
+        ({"statistic": "gap"}, "gap has cues as its subject"),
+        ({"subject": "3"}, "accuracy has nothing as its subject"),
+        ({"statistic": "worst group", "shots": 5}, "worst group of the linear probe has no shots"),
+        ({"spectrum": "effective rank", "minus": "z"}, "a number of the spectrum has no minus"),
+        ({"spectrum": "rank"}, "spectrum"),
+        ({"measure": "linear"}, "measure"),
+        ({"probe": {"mini": "sgd"}, "statistic": {"paper": "accuracy"}}, "no scale in common"),
+        ({"statistic": {"mini": "accuracy", "paper": "acuracy"}}, "did you mean 'accuracy'"),
+    ],
+)
+def test_a_column_of_what_no_probe_gives_is_refused(column, says):
+    with pytest.raises(ValueError, match=says):
+        Column(title="a", **column)
+
+
+def test_columns_say_what_is_read_of_a_run():
+    columns = [
+        {"title": "few", "minus": "z", "shots": 5},
+        {"title": "gap", "statistic": "gap", "subject": "background"},
+        {
+            "title": "SGD",
+            "probe": {"mini": "linear", "paper": "sgd"},
+            "statistic": {"mini": "accuracy", "paper": LAST},
+        },
+        {"title": "dimensions", "spectrum": "dimensions"},
+        {"title": "bias", "statistic": "prediction bias", "subject": "3"},
+    ]
+    row = {"title": "a part", "place": "h[:4]"}
+    table = Table(**{**SMALL, "columns": columns, "rows": [row]})
+    at = ("h[:4]", "label", "test")
+    few = Asked(*at, shots=5)
+    gap, bias = Asked(*at, "linear", "gap", "background"), Asked(*at, "linear", "prediction bias", "3")
+    rank = AskedRank("h[:4]", "dimensions")
+    asked = table.asked(table.rows[0], "mini")
+    assert asked == [
+        (few, few._replace(place="z")),
+        (gap, None),
+        (Asked(*at), None),
+        (rank, None),
+        (bias, None),
+    ]
+    assert table.asked(table.rows[0], "paper")[2] == (Asked(*at, "sgd", LAST), None)
+    assert [column.unit for column in table.columns] == ["points", "points", "points", "number", "number"]
+    with pytest.raises(ValueError, match="the first column, which must be a score"):
+        Table(**{**SMALL, "columns": columns[3:], "rows": [row]}, tune={"grid": {"optimizer.lr": [0.1]}})
 
 
 def test_the_figure_of_a_theorem_is_run_once_for_its_settings(tmp_path):
@@ -291,9 +350,21 @@ def test_the_verdict_on_predictions_has_the_score_of_always_saying_pre(done):
 def test_a_score_that_is_not_there_is_named(done):
     run = done.record.runs[0]
     with pytest.raises(DataError, match="no 'linear' of 'coarse' at h on test; run the study again"):
-        score_of(run, Asked("h", "coarse", "test", "linear"))
-    score = Score(place="h", label="x", split="test", features="raw", shots=None, measure="linear", value=0.5)
-    assert score_of(run.model_copy(update={"scores": [score]}), Asked("h", "x", "test", "linear")) == 0.5
+        score_of(run, Asked("h", "coarse", "test"))
+    whole = Score(
+        place="h",
+        label="x",
+        split="test",
+        features="raw",
+        shots=None,
+        probe="linear",
+        statistic="accuracy",
+        value=0.5,
+    )
+    few = whole.model_copy(update={"shots": 5, "value": 0.4})
+    run = run.model_copy(update={"scores": [few, whole]})
+    assert score_of(run, Asked("h", "x", "test")) == 0.5
+    assert score_of(run, Asked("h", "x", "test", shots=5)) == 0.4
 
 
 def test_every_recipe_of_the_cifar_scale_fits_its_parts():

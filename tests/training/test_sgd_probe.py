@@ -48,7 +48,8 @@ def carry_out(parts, folder, epochs, stop=None):
 def test_it_learns_and_the_best_epoch_is_labelled_as_such(parts, tmp_path):
     _, train_set, test_set = parts
     last, best = carry_out((Pixels(*train_set.channel_statistics()), train_set, test_set), tmp_path, 12)
-    assert last.measure == "linear, SGD, last epoch"
+    assert (last.probe, last.statistic) == ("sgd", "accuracy after the last epoch")
+    assert (best.probe, best.statistic) == ("sgd", "accuracy after the best test epoch")
     assert best.measure == "linear, SGD, best epoch chosen on the test images"
     saved = load_state(newest_whole(tmp_path, KIND))["accuracies"]
     assert len(saved) == 12 and last.value == saved[-1] and best.value == max(saved)
@@ -103,6 +104,6 @@ def test_a_run_records_both_protocols(tmp_path):
         batch_size=100,
         **{"sgd_probe.epochs": 1, "sgd_probe.batch_size": 50},
     )
-    measures = {score.measure for score in run.record.runs[0].scores if score.place == "h"}
-    assert {"linear", "nearest", "linear, SGD, last epoch"} <= measures
+    probes = {score.probe for score in run.record.runs[0].scores if score.place == "h"}
+    assert {"linear", "nearest", "sgd"} <= probes
     assert run.recipe.sgd_probe.epochs == 1

@@ -42,8 +42,8 @@ def print_dial(record: Record) -> None:
 
 def print_factors(scores: Sequence[Score]) -> None:
     """The weight of each factor at each place, in brackets the predicted one; nothing without factors."""
-    weights = {(s.place, s.label): s.value for s in scores if s.measure == RELATIVE}
-    predicted = {(s.place, s.label): s.value for s in scores if s.measure == PREDICTED}
+    weights = {(s.place, s.label): s.value for s in scores if s.statistic == RELATIVE}
+    predicted = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
     if not weights:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from fullrank.cli.factors import print_dial
 from fullrank.record import Record, Score
-from fullrank.record.scores import WEIGHT
 from fullrank.reports.numbers import in_points, signed
 from fullrank.reports.run.scores import shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
@@ -18,9 +17,6 @@ from fullrank.statistics import Estimate
 if TYPE_CHECKING:
     from fullrank.evaluation.evaluate import Evaluation
     from fullrank.training.dry_run import Rehearsal
-
-# Words of measures that are no shares of the test images.
-_PLAIN = ("prediction bias",)
 
 
 def print_record(record: Record) -> None:
@@ -64,10 +60,7 @@ def print_places(evaluation: "Evaluation") -> None:
 
 def print_further(evaluation: "Evaluation") -> None:
     """What was measured beside the default protocol, one line each; nothing if there is nothing."""
-    pairs = ("linear, classes of", "nearest, classes of")
-    further = [s for s in evaluation.scores if s.split == "test" and not s.measure.startswith(pairs)]
-    further = [s for s in further if s.measure not in ("linear", "nearest")]
-    further = [s for s in further if not s.measure.startswith(WEIGHT)]  # they have a table of their own
+    further = [score for score in evaluation.scores if score.split == "test" and not _in_a_table(score)]
     if not further:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -135,10 +128,15 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
     )
 
 
+def _in_a_table(score: Score) -> bool:
+    """Whether a score stands in the table of places, of shifts or of factors."""
+    kind = score.kind
+    return (kind.by_default and score.shots is None) or kind.subject == "shift" or kind.by_factor
+
+
 def _value(score: Score) -> str:
     """Accuracies in points, ratios and weights as they are."""
-    plain = any(word in score.measure for word in _PLAIN)
-    return f"{score.value:.3g}" if plain else in_points(100 * score.value)
+    return in_points(100 * score.value) if score.kind.unit == "points" else f"{score.value:.3g}"
 
 
 def _note(rows: list[HeadRow], record: Record) -> str:

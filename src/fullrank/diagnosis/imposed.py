@@ -46,7 +46,7 @@ def imposed_rank(
 def measured_rank(head: nn.Module, place: str = "z") -> int | None:
     """The rank at a place of a head for Gaussian h (4 D + 64, D), float64, in eval mode; None if it is full.
 
-    It ends where the spectrum of the centred covariance breaks off by the rule of `low_rank`, or else where
+    It ends where the spectrum of the centred covariance breaks off by the rule of `low_rank_of`, or else where
     its values are rounding.
 
     >>> class Projection(nn.Module):
@@ -60,7 +60,7 @@ def measured_rank(head: nn.Module, place: str = "z") -> int | None:
     h = torch.randn(_ROWS_PER_CHANNEL * width + _MORE_ROWS, width, dtype=torch.float64)
     features = read_head(head.double().eval(), h)[place]
     shape = measure(features)
-    if (cut := low_rank(shape)) is not None:
+    if (cut := low_rank_of(shape.eigenvalues)) is not None:
         return cut.live
     values = shape.eigenvalues
     rank = int((values > _ROUNDING * values[0]).sum()) if len(values) else 0

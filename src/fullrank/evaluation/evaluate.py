@@ -18,10 +18,13 @@ from fullrank.places import collect_features, head_places
 from fullrank.probes.linear import Treatment
 from fullrank.processes import ALONE, Share
 from fullrank.record import ProbeScore, Score, Spectrum
+from fullrank.record.scores import STATISTICS
 from fullrank.spectrum.functional import effective_rank, singular_values
 
 # What `probe` can measure beside linear and nearest accuracy.
-MEASURES = ("retrieval", "per-class", "groups", "group-balanced")
+MEASURES = tuple(
+    dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None and not one.by_factor)
+)
 BATCH_SIZE = 256
 # Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
 _SAME = 1 - 1e-6
@@ -84,7 +87,7 @@ def evaluate(
     `shifts` are other sets of images, by the spec that is to stand as their scores' split. They are scored by
     the probes of the run's own training images; their classes are matched by name. A set with some of these
     classes only is predicted among them alone, and so are the test images of these classes, whose accuracy is
-    kept beside it as "linear, classes of SPEC": for the linear probe the other classes' scores are left out,
+    kept beside it as "accuracy among classes": for the linear probe the other classes' scores are left out,
     as the authors of ImageNet-A and ImageNet-R do, for the nearest neighbours their rows are.
 
     The first of several processes calls it with its `share`, the others `help_evaluate`: each reads a part of

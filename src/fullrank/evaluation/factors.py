@@ -172,7 +172,14 @@ def numbers(images: ImageSet) -> int:
     return int(np.prod(images.image_shape))
 
 
-def _score(place: str, factor: str, measure: str, value: float) -> Score:
+def _score(place: str, factor: str, statistic: str, value: float) -> Score:
     return Score(
-        place=place, label=factor, split="test", features="raw", shots=None, measure=measure, value=value
+        place=place,
+        label=factor,
+        split="test",
+        features="raw",
+        shots=None,
+        probe="factors",
+        statistic=statistic,
+        value=value,
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 from fullrank.devices import flushed_denormals, on_accelerator
 from fullrank.evaluation.evaluate import (
-    MEASURES,
     Evaluation,
     check_measures,
     check_probeable,
@@ -17,6 +16,7 @@ from fullrank.evaluation.evaluate import (
 )
 from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.shifts import load_shift
+from fullrank.record.scores import MEASURES
 from fullrank.runs.build import GivenImages, load_data
 from fullrank.runs.run import Run, load
 
@@ -49,7 +49,7 @@ def probe(
     place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
     """
     run = run if isinstance(run, Run) else load(run, imports=imports)
-    check_measures(measures, shots, (*MEASURES, FACTORS))
+    check_measures(measures, shots, MEASURES)
     among_images = [measure for measure in measures if measure != FACTORS]
     checked_treatment(features)
     train_set, test_set = load_data(run.recipe, None if data is None else GivenImages.of(data))

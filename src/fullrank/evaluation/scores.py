@@ -1,6 +1,6 @@
 """Every score of one place: two probes are fitted there, and read in all the ways that were asked for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,33 +13,7 @@ from fullrank.probes import LinearProbe, NearestProbe, among, balanced_probe
 from fullrank.probes.linear import Treatment
 from fullrank.probes.shots import SHOT_PENALTY
 from fullrank.record import ProbeScore, Score
-
-RECALL_AT = (1, 5, 10)
-
-# How the scores begin that a measure adds, for whoever asks for one of them by name; the rest need none.
-_ADDED = {
-    "group-balanced": ("group-balanced, ",),
-    "groups": ("linear, worst group", "linear, mean over groups", "linear, weighted by", "gap "),
-    "per-class": (
-        "linear, class ",
-        "linear, prediction bias",
-        "linear, mean over classes",
-        "linear, worst class",
-        "linear, best class",
-        "linear, standard deviation",
-    ),
-    "retrieval": ("recall@", "mean average precision"),
-}
-
-
-def measures_for(names: Iterable[str]) -> list[str]:
-    """The measures of `evaluate` that add the scores of these names.
-
-    >>> measures_for(["linear", "gap background", "linear, worst group"])
-    ['groups']
-    """
-    wanted = list(names)
-    return [measure for measure, added in _ADDED.items() if any(name.startswith(added) for name in wanted)]
+from fullrank.record.scores import ACCURACY, AMONG_CLASSES, RECALL_AT, Probe
 
 
 @dataclass(frozen=True)
@@ -74,16 +48,25 @@ class Scorer:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, measure: str, value: float, features: str = "raw", shots: int | None = None, split: str = "test"
+        self,
+        probe: Probe,
+        statistic: str,
+        value: float,
+        *,
+        subject: str = "",
+        shots: int | None = None,
+        split: str = "test",
     ) -> None:
-        """Keep one number."""
+        """Keep one number. Linear probes have what was done to their features, the others unit length."""
         score = Score(
             place=self.place,
             label=self.label,
             split=split,
-            features=features,
+            features="l2" if probe in ("nearest", "retrieval") else self.treatment,
             shots=shots,
-            measure=measure,
+            probe=probe,
+            statistic=statistic,
+            subject=subject,
             value=value,
         )
         self.scores.append(score)
@@ -145,8 +128,8 @@ def _read(scorer: Scorer, readers: Readers, asked: LabelledFeatures) -> ProbeSco
     linear, nearest = (
         probe.score(asked.features, asked.labels) for probe in (readers.linear, readers.nearest)
     )
-    scorer.add("linear", linear, scorer.treatment)
-    scorer.add("nearest", nearest, "l2")
+    scorer.add("linear", ACCURACY, linear)
+    scorer.add("nearest", ACCURACY, nearest)
     return ProbeScore(linear=linear, nearest=nearest)
 
 
@@ -155,29 +138,29 @@ def _by_class(
 ) -> None:
     result = measured.per_class(probe.predict(asked.features), asked.labels)
     for number, share in result.accuracy.items():
-        scorer.add(f"linear, class {class_names[number]}", share, scorer.treatment)
+        scorer.add("linear", "class accuracy", share, subject=class_names[number])
     for number, ratio in result.bias.items():
-        scorer.add(f"linear, prediction bias, class {class_names[number]}", ratio, scorer.treatment)
-    scorer.add("linear, mean over classes", result.mean, scorer.treatment)
-    scorer.add("linear, worst class", result.worst, scorer.treatment)
-    scorer.add("linear, best class", result.best, scorer.treatment)
-    scorer.add("linear, standard deviation over classes", result.std, scorer.treatment)
+        scorer.add("linear", "prediction bias", ratio, subject=class_names[number])
+    scorer.add("linear", "mean over classes", result.mean)
+    scorer.add("linear", "worst class", result.worst)
+    scorer.add("linear", "best class", result.best)
+    scorer.add("linear", "standard deviation over classes", result.std)
 
 
 def _retrieve(scorer: Scorer, asked: LabelledFeatures) -> None:
     found = measured.retrieval(asked.features, asked.labels, ks=RECALL_AT)
     for k, value in found.recall.items():
-        scorer.add(f"recall@{k}", value, "l2")
-    scorer.add("mean average precision", found.mean_average_precision, "l2")
+        scorer.add("retrieval", f"recall@{k}", value)
+    scorer.add("retrieval", "mean average precision", found.mean_average_precision)
 
 
 def _by_group(
-    scorer: Scorer, name: str, probe: LinearProbe, asked: LabelledFeatures, groups: Grouping
+    scorer: Scorer, name: Probe, probe: LinearProbe, asked: LabelledFeatures, groups: Grouping
 ) -> None:
     found = groups.accuracy(probe.predict(asked.features), asked.labels)
-    scorer.add(f"{name}, worst group", found.worst, scorer.treatment)
-    scorer.add(f"{name}, mean over groups", found.mean, scorer.treatment)
-    scorer.add(f"{name}, weighted by training groups", found.weighted(groups.train), scorer.treatment)
+    scorer.add(name, "worst group", found.worst)
+    scorer.add(name, "mean over groups", found.mean)
+    scorer.add(name, "weighted by training groups", found.weighted(groups.train))
     count = found.counts[found.worst_group]
     scorer.notes.append(
         f"Worst group of the {name} probe at {scorer.place}: {groups.names[found.worst_group]}, "
@@ -188,7 +171,7 @@ def _by_group(
 def _by_cue(scorer: Scorer, probe: LinearProbe, asked: LabelledFeatures, groups: Grouping) -> None:
     found = groups.gaps(probe.predict(asked.features), asked.labels)
     for name, gap in (found.gaps if found else {}).items():
-        scorer.add(f"gap {name}", gap, scorer.treatment)
+        scorer.add("linear", "gap", gap, subject=name)
 
 
 def _under_shift(
@@ -202,14 +185,15 @@ def _under_shift(
     """Accuracy on a shift, and where it has fewer classes than training, on the test images of these."""
     chosen = readers.among(shift.classes) if shift.narrower else readers
     inside = torch.isin(asked.labels, torch.tensor(sorted(shift.classes)))
-    for measure, probe, treatment in (
-        ("linear", chosen.linear, scorer.treatment),
-        ("nearest", chosen.nearest, "l2"),
-    ):
-        scorer.add(measure, probe.score(there.features, there.labels), treatment, split=spec)
+    readers_by_name: dict[Probe, LinearProbe | NearestProbe] = {
+        "linear": chosen.linear,
+        "nearest": chosen.nearest,
+    }
+    for name, probe in readers_by_name.items():
+        scorer.add(name, ACCURACY, probe.score(there.features, there.labels), split=spec)
         if shift.narrower and inside.any():
             accuracy = probe.score(asked.features[inside], asked.labels[inside])
-            scorer.add(f"{measure}, classes of {spec}", accuracy, treatment)
+            scorer.add(name, AMONG_CLASSES, accuracy, subject=spec)
 
 
 def _few(scorer: Scorer, known: LabelledFeatures, asked: LabelledFeatures, request: Request) -> None:
@@ -224,4 +208,4 @@ def _few(scorer: Scorer, known: LabelledFeatures, asked: LabelledFeatures, reque
         seed=request.seed,
         probe=lambda: LinearProbe([SHOT_PENALTY], features=request.features),
     ):
-        scorer.add("few-shot", result.mean, scorer.treatment, shots=result.shots)
+        scorer.add("linear", ACCURACY, result.mean, shots=result.shots)

@@ -3,12 +3,22 @@
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fullrank.errors import DataError
 from fullrank.files import write_whole
+from fullrank.record.old_scores import from_schema_1
+from fullrank.record.scores import Probe, Statistic, statistic
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD_FILE = "record.json"
 
 
@@ -38,15 +48,47 @@ class ProbeScore(_Part):
 
 
 class Score(_Part):
-    """One measured number, in tidy form; `shots` is None where the whole training split was used."""
+    """One measured number, in tidy form: what `probe` gives as `statistic`, both of `record.scores`.
+
+    `subject` is what the statistic is about, "" where it needs nothing: a class, the cues of a gap, the spec
+    of a shift. `split` is "test" or the spec of a shift, `shots` the number of training images a class, None
+    where all of them were used.
+
+    >>> Score(
+    ...     place="h", label="label", split="test", features="raw", shots=None,
+    ...     probe="linear", statistic="class accuracy", subject="3", value=0.9,
+    ... ).measure
+    'linear, class 3'
+    """
 
     place: str
     label: str
     split: str
     features: str
     shots: int | None
-    measure: str
+    probe: Probe
+    statistic: str
+    subject: str = ""
     value: float
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> "Score":
+        kind = self.kind
+        if self.subject and not kind.subject:
+            raise ValueError(f"{self.statistic} of the {self.probe} probe has no subject")
+        if self.shots is not None and not kind.few_shot:
+            raise ValueError(f"{self.statistic} of the {self.probe} probe has no shots")
+        return self
+
+    @property
+    def kind(self) -> Statistic:
+        """What is known of every score of its probe and statistic."""
+        return statistic(self.probe, self.statistic)
+
+    @property
+    def measure(self) -> str:
+        """What pages and the terminal call it."""
+        return self.kind.title(self.subject, self.shots)
 
 
 class Spectrum(_Part):
@@ -64,7 +106,8 @@ class RunEntry(_Part):
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
     last step that was monitored, `chance` is the loss of a head that tells nothing apart, None where the
-    objective has no such level. `skipped_steps` were left out, not being finite.
+    objective has no such level. `skipped_steps` were left out, not being finite. `scales_channels` says that
+    z is h with its channels scaled, whatever was learnt.
     """
 
     head: str
@@ -81,6 +124,7 @@ class RunEntry(_Part):
     probes: dict[str, ProbeScore]
     scores: list[Score]
     spectrum: dict[str, Spectrum]
+    scales_channels: bool = False
 
 
 class Measure(_Part):
@@ -319,6 +363,21 @@ class Record(_Part):
     predicted: list[list[float | None]] | None = None
     simulated: list[list[float | None]] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_older(cls, content: Any) -> Any:
+        """A record of an older schema as this one has it."""
+        if not isinstance(content, dict) or content.get("schema") != 1:
+            return content
+        return {**from_schema_1(content), "schema": SCHEMA}
+
+    @field_validator("schema_version")
+    @classmethod
+    def _check_schema(cls, schema: int) -> int:
+        if schema != SCHEMA:
+            raise ValueError(f"schema {schema} is unknown to this version of fullrank")
+        return schema
+
     @model_validator(mode="after")
     def _check_numbers(self) -> "Record":
         if self.theory is not None:
@@ -334,7 +393,10 @@ class Record(_Part):
 
     @classmethod
     def load(cls, folder: Path) -> "Record":
-        """Read `folder`/record.json; a missing, damaged or newer one raises DataError."""
+        """Read `folder`/record.json, which may be of an older schema.
+
+        Raises DataError for one that is missing, damaged or of a newer schema.
+        """
         path = Path(folder) / RECORD_FILE
         if not path.is_file():
             raise DataError(f"{folder} holds no {RECORD_FILE}; name the folder of a finished run or study.")
@@ -344,6 +406,6 @@ class Record(_Part):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(
-                f"{path} is no record of schema {SCHEMA}: {where}: {first['msg']}; "
+                f"{path} is no record of schema {SCHEMA} or older: {where}: {first['msg']}; "
                 "remove it and run its command again, with --resume where it has that, to write a new one."
             ) from None

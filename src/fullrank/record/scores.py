@@ -1,10 +1,125 @@
-"""Scores."""
+"""What a score may be: every statistic that a probe gives, described once. Torch-free.
 
-# The measures of a factor in a record's scores, and the place of the pixels themselves.
-WEIGHT, RELATIVE, PREDICTED = "factor weight", "factor weight, relative", "factor weight, predicted"
+A score names its probe, its statistic, and what the statistic is about where it needs that: a class, the cues
+of a gap, the images of a shift. Whoever sorts, prints or asks for scores reads what it needs here.
+"""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-LEFT_OUT = "factor weight left out, association"
+from fullrank.errors import unknown_name
 
+Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors"]
+PROBES: tuple[Probe, ...] = get_args(Probe)
+Subject = Literal["", "class", "cues", "shift"]
 
+ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
+RECALL_AT = (1, 5, 10)
+# The statistics of a factor, which is the label of their scores, and the place of the pixels themselves.
+WEIGHT, RELATIVE, PREDICTED = "weight", "relative weight", "predicted weight"
+LEFT_OUT = "association of a left-out factor"
 IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One kind of number that a probe gives.
+
+    `shown` is what pages and the terminal call it, `{}` standing for the subject, and `subject` says what
+    that is, "" that it has none. The `unit` "points" is that of shares and of their differences, which are
+    shown times 100. `measure` is the option of `probe --measure` that adds it, None where none does.
+    `by_default` is the accuracy of the default protocol, on the test images and under each shift; `by_group`
+    and `by_factor` belong to the tables of groups and of factors. `few_shot` is what it is called where the
+    probe has so many training images a class, "" where there is no such score.
+    """
+
+    probe: Probe
+    name: str
+    shown: str
+    subject: Subject = ""
+    unit: Literal["points", "number"] = "points"
+    measure: str | None = None
+    by_default: bool = False
+    by_group: bool = False
+    by_factor: bool = False
+    few_shot: str = ""
+
+    def title(self, subject: str = "", shots: int | None = None) -> str:
+        """What pages and the terminal call a score of this kind.
+
+        >>> statistic("linear", "class accuracy").title("3")
+        'linear, class 3'
+        """
+        return self.few_shot if shots is not None else self.shown.replace("{}", subject)
+
+
+def _by_class(
+    name: str, shown: str, subject: Subject = "", unit: Literal["points", "number"] = "points"
+) -> Statistic:
+    return Statistic("linear", name, f"linear, {shown}", subject, unit, measure="per-class")
+
+
+def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
+    return Statistic(probe, name, f"{probe}, {name}", measure=measure, by_group=True)
+
+
+def _of_factor(name: str, shown: str) -> Statistic:
+    return Statistic("factors", name, shown, unit="number", measure="factors", by_factor=True)
+
+
+_GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
+
+STATISTICS: tuple[Statistic, ...] = (
+    Statistic("linear", ACCURACY, "linear", by_default=True, few_shot="few-shot"),
+    Statistic("nearest", ACCURACY, "nearest", by_default=True),
+    Statistic("linear", AMONG_CLASSES, "linear, classes of {}", "shift"),
+    Statistic("nearest", AMONG_CLASSES, "nearest, classes of {}", "shift"),
+    *(Statistic("retrieval", f"recall@{k}", f"recall@{k}", measure="retrieval") for k in RECALL_AT),
+    Statistic("retrieval", "mean average precision", "mean average precision", measure="retrieval"),
+    _by_class("class accuracy", "class {}", "class"),
+    _by_class("prediction bias", "prediction bias, class {}", "class", "number"),
+    _by_class("mean over classes", "mean over classes"),
+    _by_class("worst class", "worst class"),
+    _by_class("best class", "best class"),
+    _by_class("standard deviation over classes", "standard deviation over classes"),
+    *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
+    Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
+    *(_by_group("group-balanced", name, "group-balanced") for name in _GROUP_STATISTICS),
+    Statistic("sgd", "accuracy after the last epoch", "linear, SGD, last epoch"),
+    Statistic(
+        "sgd", "accuracy after the best test epoch", "linear, SGD, best epoch chosen on the test images"
+    ),
+    _of_factor(WEIGHT, "factor weight"),
+    _of_factor(RELATIVE, "factor weight, relative"),
+    _of_factor(PREDICTED, "factor weight, predicted"),
+    _of_factor(LEFT_OUT, "factor weight left out, association"),
+)
+_BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
+
+# What `probe --measure` can add to the default protocol.
+MEASURES = tuple(dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None))
+
+
+def statistic(probe: str, name: str) -> Statistic:
+    """The statistic of that probe and name; UsageError for one that no probe gives.
+
+    >>> statistic("linear", "prediction bias").unit
+    'number'
+    """
+    if (found := _BY_NAME.get((probe, name))) is not None:
+        return found
+    if probe not in PROBES:
+        raise unknown_name("probe of scores", probe, PROBES, f"there are {', '.join(PROBES)}")
+    known = [one.name for one in STATISTICS if one.probe == probe]
+    raise unknown_name(f"statistic of the {probe} probe", name, known, f"there are {', '.join(known)}")
+
+
+def measures_for(kinds: Iterable[tuple[str, str]]) -> list[str]:
+    """The measures of `probe` that add scores of these probes and statistics.
+
+    >>> measures_for([("linear", "accuracy"), ("linear", "gap"), ("linear", "worst group")])
+    ['groups']
+    """
+    wanted = {statistic(*kind).measure for kind in kinds}
+    return [measure for measure in MEASURES if measure in wanted]

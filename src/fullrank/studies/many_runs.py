@@ -30,9 +30,9 @@ from fullrank.errors import (
     UsageError,
 )
 from fullrank.evaluation.probe import probe
-from fullrank.evaluation.scores import measures_for
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
+from fullrank.record.scores import measures_for
 from fullrank.runs.build import IMAGE_KEYS, check_plan, load_data
 from fullrank.runs.folders import check_folder
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
@@ -241,7 +241,7 @@ def answer(run: PlannedRun, trained: Run | None = None) -> None:
             trained or run.folder,
             list(dict.fromkeys(asked.place for asked in here)),
             label=label,
-            measures=measures_for(asked.measure for asked in here),
+            measures=measures_for((asked.probe, asked.statistic) for asked in here),
             shots=sorted({asked.shots for asked in here if asked.shots is not None}),
             shifts=list(dict.fromkeys(asked.split for asked in here if asked.split != "test")),
         ).scores
@@ -251,7 +251,7 @@ def answer(run: PlannedRun, trained: Run | None = None) -> None:
     if lacking := [asked for asked in missing if asked not in map(_key, scores)]:
         raise UsageError(
             f"No probe gives {lacking[0].measure!r} of {lacking[0].label!r} at {lacking[0].place} on "
-            f"{lacking[0].split}; correct the measure that the table asks for."
+            f"{lacking[0].split}; correct the statistic that the table asks for."
         )
     record.model_copy(update={"runs": [record.runs[0].model_copy(update={"scores": scores})]}).save(
         run.folder
@@ -264,7 +264,15 @@ def _images_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _key(score: Score) -> Asked:
-    return Asked(score.place, score.label, score.split, score.measure, score.shots)
+    return Asked(
+        score.place,
+        score.label,
+        score.split,
+        score.probe,
+        score.statistic,
+        score.subject,
+        score.shots,
+    )
 
 
 @contextmanager

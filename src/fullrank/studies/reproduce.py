@@ -12,12 +12,14 @@ from fullrank.errors import DataError, UsageError
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, TableEntry, TableRow
 from fullrank.record.making import new_record
+from fullrank.record.scores import statistic
 from fullrank.runs.folders import slug
 from fullrank.runs.recipe import Recipe
 from fullrank.statistics import effective_dimension
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs, score_of
 from fullrank.studies.table import (
     Asked,
+    AskedRank,
     Row,
     Scale,
     Setting,
@@ -31,8 +33,6 @@ from fullrank.training.dry_run import check_on_generated, dry_run
 
 RUNS = "runs"
 GO_ON = "the same command goes on from there"
-# What a column may read from a run's spectrum instead of its scores.
-SPECTRAL = ("effective rank", "dimensions")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TablePlan:
             here=_measured_on(recipes),
             alike=len({recipe.data for recipe in recipes}) == 1 and len(labels) == 1,
             columns=[column.title for column in table.columns],
-            units=["number" if column.measure in SPECTRAL else "points" for column in table.columns],
+            units=[column.unit for column in table.columns],
             differences=[i for i, column in enumerate(table.columns) if column.minus is not None],
             rows=[self._row_entry(row) for row in table.rows_at(self.scale)],
             **table.model_dump(
@@ -88,7 +88,7 @@ class TablePlan:
         tune = self.table.tune
         if tune is None:
             return []
-        judged, _ = self._asked(row)[0]
+        judged = self.table.judged(row, self.scale)
         found = []
         for key, values in (tune.grid | row.grid).items():
             for value in values:
@@ -101,29 +101,23 @@ class TablePlan:
 
     def _chosen(self, row: Row) -> dict[str, Setting]:
         """Of each key that is tuned the value with the best first column; of equals the first."""
-        asked, _ = self._asked(row)[0]
         best: dict[str, tuple[float, Setting]] = {}
         for key, value, run in self._row_trials(row):
-            score = score_of(run.entry, asked)
+            score = score_of(run.entry, self.table.judged(row, self.scale))
             if key not in best or score > best[key][0]:
                 best[key] = score, value
         return {key: value for key, (_, value) in best.items()}
 
     def _row_runs(self, row: Row) -> list[PlannedRun]:
         chosen = self._chosen(row)
-        asked = tuple(
-            score
-            for pair in self._asked(row)
-            for score in pair
-            if score is not None and score.measure not in SPECTRAL
-        )
+        asked = tuple(score for pair in self._asked(row) for score in pair if isinstance(score, Asked))
         runs = []
         for seed in range(self.seeds):
             recipe = Recipe.resolve(self.table.recipe_of(row, self.scale, seed), chosen)
             runs.append(PlannedRun(f"{row.title}, seed {seed}", recipe, self._folder(recipe), asked))
         return runs
 
-    def _asked(self, row: Row) -> list[tuple[Asked, Asked | None]]:
+    def _asked(self, row: Row) -> list[tuple[Asked | AskedRank, Asked | None]]:
         return self.table.asked(row, self.scale)
 
     def _folder(self, recipe: Recipe) -> Path:
@@ -272,17 +266,19 @@ def _measured_on(recipes: Sequence[Recipe]) -> str:
     )
 
 
-def _value(run: RunEntry, asked: Asked, minus: Asked | None) -> float:
-    """The number that a column reads from a run; accuracies in points."""
-    if asked.measure in SPECTRAL:
-        if asked.place not in run.spectrum:
-            raise DataError(
-                f"{run.folder} has no spectrum at {asked.place}; remove its folder and run it again."
-            )
-        spectrum = run.spectrum[asked.place]
-        return (
-            spectrum.effective_rank
-            if asked.measure == "effective rank"
-            else float(effective_dimension(spectrum.singular_values))
-        )
-    return 100 * (score_of(run, asked) - (0.0 if minus is None else score_of(run, minus)))
+def _value(run: RunEntry, asked: Asked | AskedRank, minus: Asked | None) -> float:
+    """The number that a column reads from a run; what is in points is times 100."""
+    if isinstance(asked, AskedRank):
+        return _rank(run, asked)
+    value = score_of(run, asked) - (0.0 if minus is None else score_of(run, minus))
+    return 100 * value if statistic(asked.probe, asked.statistic).unit == "points" else value
+
+
+def _rank(run: RunEntry, asked: AskedRank) -> float:
+    """The number of the spectrum that a column reads from a run."""
+    if asked.place not in run.spectrum:
+        raise DataError(f"{run.folder} has no spectrum at {asked.place}; remove its folder and run it again.")
+    spectrum = run.spectrum[asked.place]
+    if asked.quantity == "effective rank":
+        return spectrum.effective_rank
+    return float(effective_dimension(spectrum.singular_values))

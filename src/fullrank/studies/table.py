@@ -9,25 +9,42 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
+from fullrank.record.scores import ACCURACY, Probe, Statistic, statistic
 from fullrank.runs.recipe import Recipe
 
 Scale = Literal["mini", "small", "cifar", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 Setting = str | int | float | bool | None
+RankQuantity = Literal["effective rank", "dimensions"]
 _TABLES = files(__package__).joinpath("tables")
 
 
 class Asked(NamedTuple):
     """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set.
 
-    `shots` is the number of training images a class, None for all of them.
+    `probe`, `statistic` and `subject` are those of `record.scores`; `shots` is the number of training images
+    a class, None for all of them.
     """
 
     place: str
     label: str
     split: str
-    measure: str
+    probe: str = "linear"
+    statistic: str = ACCURACY
+    subject: str = ""
     shots: int | None = None
+
+    @property
+    def measure(self) -> str:
+        """What the score is called; UsageError for a statistic that no probe gives."""
+        return statistic(self.probe, self.statistic).title(self.subject, self.shots)
+
+
+class AskedRank(NamedTuple):
+    """A number of the spectrum that a study reads from a run's record, of the features at a place."""
+
+    place: str
+    quantity: RankQuantity
 
 
 class _Part(BaseModel):
@@ -35,9 +52,10 @@ class _Part(BaseModel):
 
 
 class Column(_Part):
-    """A number of each run: a score of its record, or "effective rank" of the spectrum at the place.
+    """A number of each run: a score of its record, or with `spectrum` one of the spectrum at the place.
 
-    With `minus` it is the score less that at another place of the same run. Accuracies are points.
+    `probe`, `statistic` and `subject` are those of `record.scores`. With `minus` the number is the score less
+    that at another place of the same run.
     """
 
     title: str
@@ -45,8 +63,37 @@ class Column(_Part):
     minus: str | None = None
     label: str | dict[Scale, str] = "label"
     split: str | dict[Scale, str] = "test"
-    measure: str | dict[Scale, str] = "linear"
+    probe: Probe | dict[Scale, Probe] = "linear"
+    statistic: str | dict[Scale, str] = ACCURACY
+    subject: str = ""
     shots: int | None = None
+    spectrum: RankQuantity | None = None
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        scored = self.model_fields_set - {"title", "place", "spectrum"}
+        if self.spectrum is not None and scored:
+            raise ValueError(f"{self.title}: a number of the spectrum has no {', '.join(sorted(scored))}")
+        if not self.kinds:
+            raise ValueError(f"{self.title}: probe and statistic have no scale in common")
+        for kind in self.kinds:
+            if bool(self.subject) != bool(kind.subject):
+                raise ValueError(f"{self.title}: {kind.name} has {kind.subject or 'nothing'} as its subject")
+            if self.shots is not None and not kind.few_shot:
+                raise ValueError(f"{self.title}: {kind.name} of the {kind.probe} probe has no shots")
+        return self
+
+    @property
+    def kinds(self) -> list[Statistic]:
+        """The statistic that it shows, at each scale where probe or statistic are given by scale."""
+        by_scale = [given for given in (self.probe, self.statistic) if isinstance(given, dict)]
+        scales: list[Scale] = [scale for scale in SCALES if all(scale in given for given in by_scale)]
+        return [statistic(at_scale(self.probe, scale), at_scale(self.statistic, scale)) for scale in scales]
+
+    @property
+    def unit(self) -> Literal["points", "number"]:
+        """What its numbers are: shares as points, or numbers as they are."""
+        return "number" if self.spectrum is not None else self.kinds[0].unit
 
 
 class Row(_Part):
@@ -106,6 +153,8 @@ class Table(_Part):
                 raise ValueError(
                     f"{row.title}: {len(row.paper)} paper numbers for {len(self.columns)} columns"
                 )
+        if self.tune is not None and self.columns[0].spectrum is not None:
+            raise ValueError("settings are chosen by the first column, which must be a score")
         return self
 
     def settings(self, row: Row, scale: Scale) -> dict[str, Setting] | None:
@@ -128,20 +177,34 @@ class Table(_Part):
         """The recipe of a row at a scale, for a seed."""
         return Recipe.resolve(self.recipe[scale], {**(self.settings(row, scale) or {}), "seed": seed})
 
-    def asked(self, row: Row, scale: Scale) -> list[tuple[Asked, Asked | None]]:
-        """The score of each column for a row, and the one that is subtracted from it, if any."""
-        found = []
+    def asked(self, row: Row, scale: Scale) -> list[tuple[Asked | AskedRank, Asked | None]]:
+        """What each column reads of a row's runs, and the score that is subtracted from it, if any."""
+        found: list[tuple[Asked | AskedRank, Asked | None]] = []
         for column in self.columns:
-            place = row.place if row.place is not None and column.place == "h" else column.place
+            place = at_scale(
+                row.place if row.place is not None and column.place == "h" else column.place, scale
+            )
+            if column.spectrum is not None:
+                found.append((AskedRank(place, column.spectrum), None))
+                continue
             score = Asked(
-                place=at_scale(place, scale),
+                place=place,
                 label=at_scale(row.label or column.label, scale),
                 split=_canonical(at_scale(column.split, scale)),
-                measure=at_scale(column.measure, scale),
+                probe=at_scale(column.probe, scale),
+                statistic=at_scale(column.statistic, scale),
+                subject=column.subject,
                 shots=column.shots,
             )
             found.append((score, None if column.minus is None else score._replace(place=column.minus)))
         return found
+
+    def judged(self, row: Row, scale: Scale) -> Asked:
+        """The score of the first column, by which settings are chosen."""
+        first, _ = self.asked(row, scale)[0]
+        if not isinstance(first, Asked):
+            raise UsageError(f"{self.columns[0].title} is no score, so no settings can be chosen by it.")
+        return first
 
 
 class TheoremFigure(_Part):

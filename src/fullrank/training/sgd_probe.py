@@ -84,7 +84,7 @@ def sgd_probe(
     """Accuracy at h of a linear map trained by SGD on crops of `train`: the last epoch's, and the best one's.
 
     The encoder stays in eval mode and gets no gradient. The best epoch is chosen on the test images, as P1
-    reports it, so that number flatters; its measure says so. After each epoch the state is saved in `folder`,
+    reports it, so that number flatters; its name says so. After each epoch the state is saved in `folder`,
     from which the same call goes on. Where P1 takes the last, smaller batch of an epoch too, whole batches
     only are used. Raises InterruptedRunError when `stop` is set.
 
@@ -118,11 +118,22 @@ def sgd_probe(
     progress.remove_task(task)
     if not run.accuracies:
         raise DataError("The SGD probe has no epoch; give sgd_probe.epochs of 1 or more.")
-    measures = {"linear, SGD, last epoch": run.accuracies[-1]}
-    measures["linear, SGD, best epoch chosen on the test images"] = max(run.accuracies)
+    accuracies = {
+        "accuracy after the last epoch": run.accuracies[-1],
+        "accuracy after the best test epoch": max(run.accuracies),
+    }
     return [
-        Score(place="h", label=label, split="test", features="raw", shots=None, measure=measure, value=value)
-        for measure, value in measures.items()
+        Score(
+            place="h",
+            label=label,
+            split="test",
+            features="raw",
+            shots=None,
+            probe="sgd",
+            statistic=statistic,
+            value=value,
+        )
+        for statistic, value in accuracies.items()
     ]
 
 

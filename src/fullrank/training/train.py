@@ -293,6 +293,7 @@ def _entry(
         probes=evaluation.probes,
         scores=[*evaluation.scores, *further],
         spectrum=evaluation.spectrum,
+        scales_channels=getattr(module.head, "scales_channels", False),
     )
 
 

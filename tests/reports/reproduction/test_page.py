@@ -6,7 +6,7 @@ from fullrank.reports.page import write_page
 from fullrank.reports.reproduction.page import sweep_figure
 from fullrank.reports.reproduction.words import cell, difference, shown, verdict, with_paper
 
-from .conftest import Page
+from ..conftest import Page
 
 
 @pytest.fixture

@@ -28,15 +28,22 @@ def with_dial(record: Record, silent: str = "subvector:24") -> Record:
                 value = measured if measured in (0, 1) else measured + 0.02 * run.seed
                 told = None if (run.head, place) == (silent, "h") else predicted
                 pairs = [(RELATIVE, value), *([] if told is None else [(PREDICTED, told)])]
-                scores += [score(place, factor, measure, number) for measure, number in pairs]
+                scores += [score(place, factor, statistic, number) for statistic, number in pairs]
         scores.append(score(IMAGES, "group", LEFT_OUT, 0.93))
         runs.append(run.model_copy(update={"scores": scores}))
     return record.model_copy(update={"runs": runs})
 
 
-def score(place: str, factor: str, measure: str, value: float) -> Score:
+def score(place: str, factor: str, statistic: str, value: float) -> Score:
     return Score(
-        place=place, label=factor, split="test", features="raw", shots=None, measure=measure, value=value
+        place=place,
+        label=factor,
+        split="test",
+        features="raw",
+        shots=None,
+        probe="factors",
+        statistic=statistic,
+        value=value,
     )
 
 

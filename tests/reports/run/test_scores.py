@@ -6,16 +6,39 @@ import pytest
 from scipy import stats
 
 from fullrank.record import Record, Score
+from fullrank.record.scores import Probe
 from fullrank.reports.page import write_page
 from fullrank.reports.run.scores import group_table, shift_table, standardised_note
 
-GROUPS = {"linear, worst group": 0.4, "gap background": -0.2, "group-balanced, mean over groups": 0.6}
+GROUPS = {
+    ("linear", "worst group", ""): 0.4,
+    ("linear", "gap", "background"): -0.2,
+    ("group-balanced", "mean over groups", ""): 0.6,
+}
 SHIFT = "imagenet-r:PATH"
 
 
-def tidy(measure: str, value: float, place: str = "h", split: str = "test", features: str = "raw") -> Score:
+def tidy(
+    value: float,
+    probe: Probe = "linear",
+    statistic: str = "accuracy",
+    subject: str = "",
+    *,
+    place: str = "h",
+    split: str = "test",
+    features: str = "raw",
+    shots: int | None = None,
+) -> Score:
     return Score(
-        place=place, label="label", split=split, features=features, shots=None, measure=measure, value=value
+        place=place,
+        label="label",
+        split=split,
+        features=features,
+        shots=shots,
+        probe=probe,
+        statistic=statistic,
+        subject=subject,
+        value=value,
     )
 
 
@@ -26,20 +49,21 @@ def with_scores(record: Record, make) -> Record:
 
 
 def by_group(head: str, seed: int) -> list[Score]:
-    found = [tidy("linear", 0.9), tidy("linear, worst class", 0.1)]
-    found += [tidy(measure, value + 0.01 * seed) for measure, value in GROUPS.items() if head != "none"]
-    return [*found, tidy("linear, worst group", 0.3, place="z")]
+    found = [tidy(0.9), tidy(0.1, statistic="worst class")]
+    found += [tidy(value + 0.01 * seed, *kind) for kind, value in GROUPS.items() if head != "none"]
+    return [*found, tidy(0.3, statistic="worst group", place="z")]
 
 
 def under_shift(head: str, seed: int) -> list[Score]:
     drop = 0.3 + 0.02 * seed
     return [
-        tidy("linear", 0.9 + 0.001 * seed),
-        tidy("nearest", 0.8, features="l2"),
-        tidy(f"linear, classes of {SHIFT}", 0.95 + 0.001 * seed),
-        tidy("linear", 0.95 + 0.001 * seed - drop, split=SHIFT),
-        tidy("nearest", 0.5, split="digits", features="l2"),
-        tidy("nearest", 0.4, place="z", split="digits", features="l2"),
+        tidy(0.9 + 0.001 * seed),
+        tidy(0.7, shots=5),
+        tidy(0.8, "nearest", features="l2"),
+        tidy(0.95 + 0.001 * seed, statistic="accuracy among classes", subject=SHIFT),
+        tidy(0.95 + 0.001 * seed - drop, split=SHIFT),
+        tidy(0.5, "nearest", split="digits", features="l2"),
+        tidy(0.4, "nearest", place="z", split="digits", features="l2"),
     ]
 
 
@@ -84,27 +108,16 @@ def test_what_was_not_measured_is_not_there(large_record: Record) -> None:
     assert standardised_note(large_record) != ""  # the made-up records have such scores at h and z
 
 
-@pytest.mark.parametrize(
-    ("head", "warned"),
-    [
-        ("diagonal", True),
-        ("reweight:1.05", True),
-        ("reweight:1.05,norm=batch", True),
-        ("none,norm=batch", True),
-        ("none", False),
-        ("mlp:48", False),
-        ("subvector:24", False),
-    ],
-)
-def test_standardised_scores_at_both_sides_of_a_diagonal_head_are_warned_of(
-    run_record: Record, head: str, warned: bool
+@pytest.mark.parametrize("scales", [True, False])
+def test_standardised_scores_at_both_sides_of_a_head_that_scales_channels_are_warned_of(
+    run_record: Record, scales: bool
 ) -> None:
     def record(*scores: Score) -> Record:
-        run = run_record.runs[0].model_copy(update={"head": head, "scores": list(scores)})
+        run = run_record.runs[0].model_copy(update={"scales_channels": scales, "scores": list(scores)})
         return run_record.model_copy(update={"runs": [run]})
 
-    both = [tidy("linear", 0.9, place, features="standardised") for place in ("h", "z")]
-    assert (head in standardised_note(record(*both))) is warned
+    both = [tidy(0.9, place=place, features="standardised") for place in ("h", "z")]
+    assert (run_record.runs[0].head in standardised_note(record(*both))) is scales
     assert standardised_note(record(both[0])) == ""
 
 

@@ -64,19 +64,19 @@ def dial_section(record: Record) -> DialSection | None:
 
 def dial_factors(record: Record) -> list[str]:
     """The factors that a record weighs, in the order of its scores."""
-    found = (score.label for run in record.runs for score in run.scores if score.measure == RELATIVE)
+    found = (score.label for run in record.runs for score in run.scores if score.statistic == RELATIVE)
     return list(dict.fromkeys(found))
 
 
 def dial_left_out(record: Record) -> list[str]:
     """The labels that were not weighed, since they go with another one."""
-    found = (score.label for run in record.runs for score in run.scores if score.measure == LEFT_OUT)
+    found = (score.label for run in record.runs for score in run.scores if score.statistic == LEFT_OUT)
     return list(dict.fromkeys(found))
 
 
 def dial_places(record: Record) -> list[str]:
     """Every place where factors are weighed, the images first, then towards the loss."""
-    found = (score.place for run in record.runs for score in run.scores if score.measure == RELATIVE)
+    found = (score.place for run in record.runs for score in run.scores if score.statistic == RELATIVE)
     # A place that is neither of the head nor h keeps its order before them, and "images" is the first scored.
     return by_depth(list(dict.fromkeys(found)))
 
@@ -166,12 +166,12 @@ def _cell(runs: Sequence[RunEntry], place: str, factor: str) -> DialCell | None:
     return DialCell(Estimate.of(measured), float(np.mean(predicted)) if predicted else None)
 
 
-def _values(runs: Sequence[RunEntry], place: str, factor: str, measure: str) -> list[float]:
+def _values(runs: Sequence[RunEntry], place: str, factor: str, statistic: str) -> list[float]:
     return [
         score.value
         for run in runs
         for score in run.scores
-        if (score.place, score.label, score.measure) == (place, factor, measure)
+        if (score.place, score.label, score.statistic) == (place, factor, statistic)
     ]
 
 

@@ -1,16 +1,14 @@
 """Scores of groups and of shifts as rows of a table, means over seeds, in points. Torch-free."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fullrank.record import Record, Score
 from fullrank.record.comparisons import by_head
+from fullrank.record.scores import AMONG_CLASSES
 from fullrank.statistics import Estimate
 
-_GROUP_MEASURE = re.compile(r"gap .*|.*, (worst group|mean over groups|weighted by training groups)")
-# Heads that scale the channels of h one by one: standardising undoes them.
-_DIAGONAL = re.compile(r"none,norm=|diagonal\b|reweight\b")
+_Kind = tuple[str, str, str, str]  # place, label, features, probe
 
 
 @dataclass(frozen=True)
@@ -63,29 +61,19 @@ class ShiftRow:
 
 def group_table(record: Record) -> GroupTable | None:
     """The scores by group of a run or study; None where it has none."""
-    found = [score for run in record.runs for score in run.scores if is_group_measure(score.measure)]
+    found = [score for run in record.runs for score in run.scores if score.kind.by_group]
     measures = tuple(dict.fromkeys(score.measure for score in found))
     rows = []
     for head, entries in by_head(record.runs).items():
         values: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-        for score in (score for entry in entries for score in entry.scores):
-            if is_group_measure(score.measure):
-                kinds = values.setdefault((score.place, score.label, score.features), {})
-                kinds.setdefault(score.measure, []).append(100 * score.value)
+        for score in (score for entry in entries for score in entry.scores if score.kind.by_group):
+            kinds = values.setdefault((score.place, score.label, score.features), {})
+            kinds.setdefault(score.measure, []).append(100 * score.value)
         rows += [
             GroupRow(head, *key, tuple(_estimate(kinds.get(measure, [])) for measure in measures))
             for key, kinds in values.items()
         ]
     return GroupTable(measures, tuple(rows)) if rows else None
-
-
-def is_group_measure(measure: str) -> bool:
-    """Whether a score of that name is one of a probe by group.
-
-    >>> is_group_measure("linear, worst group"), is_group_measure("linear, worst class")
-    (True, False)
-    """
-    return _GROUP_MEASURE.fullmatch(measure) is not None
 
 
 def shift_table(record: Record) -> list[ShiftRow]:
@@ -111,32 +99,34 @@ def shift_table(record: Record) -> list[ShiftRow]:
 
 def shifted_scores(scores: Sequence[Score]) -> list[ShiftedScore]:
     """The accuracies under a shift among tidy scores, each with its partner in distribution."""
-    values = {
-        (score.place, score.label, score.features, score.split, score.measure): score.value
-        for score in scores
-    }
-    found = []
-    for (place, label, features, split, probe), shifted in values.items():
-        if is_shifted(split, probe):
-            narrow = values.get((place, label, features, "test", f"{probe}, classes of {split}"))
-            whole = values.get((place, label, features, "test", probe))
-            inside = whole if narrow is None else narrow
-            one = ShiftedScore(place, label, features, probe, split, shifted, inside, narrow is not None)
-            found.append(one)
-    return found
+    whole: dict[_Kind, float] = {}
+    narrow: dict[tuple[_Kind, str], float] = {}
+    shifted: dict[tuple[_Kind, str], float] = {}
+    for score in scores:
+        key = score.place, score.label, score.features, score.probe
+        if is_shifted(score):
+            shifted[key, score.split] = score.value
+        elif score.statistic == AMONG_CLASSES:
+            narrow[key, score.subject] = score.value
+        elif score.kind.by_default and score.shots is None and score.split == "test":
+            whole[key] = score.value
+    return [
+        ShiftedScore(*key, shift, value, narrow.get((key, shift), whole.get(key)), (key, shift) in narrow)
+        for (key, shift), value in shifted.items()
+    ]
 
 
-def is_shifted(split: str, measure: str) -> bool:
-    """Whether a score of that split and measure is an accuracy of the default probes under a shift."""
-    return split not in ("train", "test") and measure in ("linear", "nearest")
+def is_shifted(score: Score) -> bool:
+    """Whether a score is an accuracy of the default protocol under a shift."""
+    return score.split not in ("train", "test") and score.kind.by_default and score.shots is None
 
 
 def standardised_note(record: Record) -> str:
-    """A warning where h and z of a diagonal head stand side by side; else nothing."""
+    """A warning where h and z of a head that only scales channels stand side by side; else nothing."""
     heads = [
         run.head
         for run in record.runs
-        if _DIAGONAL.match(run.head) and {"h", "z"} <= {score.place for score in run.scores}
+        if run.scales_channels and {"h", "z"} <= {score.place for score in run.scores}
     ]
     if not heads:
         return ""
