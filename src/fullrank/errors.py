@@ -39,6 +39,10 @@ class DisagreementError(FullrankError):
     """One process and several find different numbers."""
 
 
+class ContractError(FullrankError):
+    """A part breaks a clause of its contract; see `fullrank.testing`."""
+
+
 class FullDiskError(FullrankError):
     """The disk is full, or a quota or a limit is reached; the message says what is kept and how to go on."""
 

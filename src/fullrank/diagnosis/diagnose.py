@@ -104,8 +104,9 @@ def diagnose(
     many training images. `data` is the spec of a source, a torch Dataset of (image, label), which is tested
     on, or a pair of them, to train and to test. `views` (a run has its own) are needed for the augmentation's
     part in it. `imports` are modules of your parts. `labels` names the labels among several kinds, or for a
-    file where they stand; `positives` is a second file with another view of each row. Leaves `record.json` in the folder `out`, by default one under runs/. Raises
-    UsageError for a target that is none of these or data that is missing, DataError for what cannot be read.
+    file where they stand; `positives` is a second file with another view of each row. Leaves `record.json`
+    in the folder `out`, by default one under runs/. Raises UsageError for a target that is none of these or
+    data that is missing, DataError for what cannot be read.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()

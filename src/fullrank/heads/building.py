@@ -42,11 +42,12 @@ def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
             "__init__ gets."
         )
     z = _tried(built, name, in_dim)
-    if not isinstance(z, Tensor) or z.shape != (2, built.out_dim):
+    width = getattr(built, "eval_dim", built.out_dim)
+    if not isinstance(z, Tensor) or z.shape != (2, width):
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise UsageError(
             f"The head {name!r} says out_dim={built.out_dim}, but maps (2, {in_dim}) to {got} in eval mode; "
-            f"it must give (2, {built.out_dim})."
+            f"it must give (2, {width})."
         )
     return built
 

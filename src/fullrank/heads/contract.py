@@ -66,6 +66,11 @@ class Head(nn.Module, ABC):
         return self.out_dim
 
     @property
+    def eval_dim(self) -> int:
+        """The width of z in eval mode, where it is another one than in training."""
+        return self.out_dim
+
+    @property
     def scales_channels(self) -> bool:
         """Whether z is h with its channels scaled and shifted one by one, which standardising undoes."""
         return False

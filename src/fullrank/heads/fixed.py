@@ -202,6 +202,11 @@ class RandomSubvectorHead(Head):
         """That of h: the norm stands before the draw."""
         return self.in_dim
 
+    @property
+    def eval_dim(self) -> int:
+        """That of h: nothing is drawn in eval mode."""
+        return self.in_dim
+
     def project(self, h: Tensor) -> Tensor:
         """Return `out_dim` channels, the same for every row, or all of them in eval."""
         if not self.training:

@@ -83,7 +83,7 @@ def checked_cause(built: object, name: str) -> Cause:
     """
     if not isinstance(built, Cause):
         raise UsageError(f"The cause {name!r} is a {type(built).__name__}; it must derive from Cause.")
-    if getattr(built, "name", None) != name or getattr(built, "stage", None) not in Stage:
+    if getattr(built, "name", None) != name or not isinstance(getattr(built, "stage", None), Stage):
         raise UsageError(f"The cause {name!r} needs name = {name!r} and a stage, one of those of Stage.")
     return built
 

@@ -1,0 +1,310 @@
+"""Does a part of yours keep its contract? Each function checks one kind of part and names a broken clause.
+
+They are what fullrank's own contract tests call, and need no test runner:
+
+    from fullrank.testing import check_head
+    check_head(MyHead)                 # or "mine.py:MyHead:24"
+
+A part may be a spec, or a class; a broken clause raises ContractError. `docs/extending.md` shows all of it.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullrank.data import SOURCES, ImageSet, Source, source as build_source
+from fullrank.diagnosis import Evidence, find_causes
+from fullrank.diagnosis.causes import CAUSES
+from fullrank.diagnosis.causes.search import checked_cause
+from fullrank.diagnosis.imposed import measured_rank
+from fullrank.encoders import ENCODERS, encoder as build_encoder
+from fullrank.errors import ContractError, FullrankError
+from fullrank.evaluation.evaluate import scaled_alike
+from fullrank.heads import HEADS, head as build_head
+from fullrank.objectives import OBJECTIVES, loss_of, needs_of, objective as build_objective
+from fullrank.objectives.agreement import check_agreement
+from fullrank.objectives.contract import GIVEN
+from fullrank.places import head_places
+
+Part = str | Callable[..., Any]
+ROWS = 8
+
+
+def check_head(part: Part, *, in_dim: int = 12) -> None:
+    """Check a head, built for representations of width `in_dim`: shapes, gradient, eval mode, what it says.
+
+    Raises ContractError for the first clause that it breaks, UsageError for a part that cannot be built.
+
+    >>> check_head("mlp:5")
+    """
+    name = HEADS.parse(part)
+    head = build_head(name, in_dim=in_dim)
+    h = torch.randn(ROWS, in_dim, requires_grad=True)
+    with _clause(name, "head", "it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
+        z = head.train()(h)
+        _hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
+    with _clause(name, "head", "a gradient reaches h"):
+        z.square().sum().backward()
+        _hold(h.grad is not None and bool(h.grad.any()), "it is zero everywhere")
+    with (
+        _clause(name, "head", "in eval mode each row of z depends on its own row of h alone"),
+        torch.no_grad(),
+    ):
+        rows = torch.randn(ROWS, in_dim)
+        whole = head.eval()(rows)
+        _hold(_close(whole[2:4], head(rows[2:4])), "two rows give another z alone than among eight")
+        _hold(torch.equal(whole, head(rows)), "the same h gives another z the second time")
+    with _clause(name, "head", "its state_dict holds all that z depends on"), torch.no_grad():
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(1)
+            twin = build_head(name, in_dim=in_dim).eval()
+        twin.load_state_dict(head.state_dict())
+        _hold(_close(twin(rows), whole), "a new head with its state_dict gives another z")
+    with _clause(name, "head", "features of another width raise"):
+        _hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
+    _check_words(name, head, in_dim)
+
+
+def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
+    """Whether what a head says of itself is so."""
+    places = [*head_places(head)[:-1], "z"]
+    if (says := getattr(head, "imposed_rank", None)) is not None:
+        with _clause(name, "head", "imposed_rank(place) is a rank that z cannot exceed, or None"):
+            for place in places:
+                fresh = build_head(name, in_dim=in_dim)
+                seen, said = measured_rank(fresh, place), says(place)
+                _hold(said is None or said >= 1, f"at {place} it says {said}")
+                if seen is not None:
+                    _hold(
+                        said is not None and said >= seen, f"at {place} it says {said}, but {seen} was seen"
+                    )
+    if getattr(head, "scales_channels", False):
+        with (
+            _clause(name, "head", "scales_channels: z is h with its channels scaled one by one"),
+            torch.no_grad(),
+        ):
+            rows = torch.randn(4 * ROWS, in_dim)
+            _hold(scaled_alike(rows, head.eval()(rows)), "z mixes channels of h")
+    if (shares := getattr(head, "depth_shares", None)) is not None:
+        with _clause(
+            name, "head", "depth_shares() gives shares above 0 and up to 1 of places that there are"
+        ):
+            for place, share in shares().items():
+                known = place.partition("[")[0] in ("h", "z", *head_places(head))
+                _hold(known and 0 < share <= 1, f"it says {share} of {place}")
+
+
+def check_objective(
+    part: Part, *, width: int = 4, num_classes: int = 3, processes: int = 1, head: Part = "none"
+) -> None:
+    """Check an objective of embeddings of `width`: its value, its gradient, what it needs and says.
+
+    An objective that draws at random is called with a generator, or torch's own is seeded before each call.
+    It is also trained for a step below `head`. With `processes` of 2 or more its loss and gradient are
+    compared with those of one process, which takes seconds. Raises ContractError for the first clause that it
+    breaks, UsageError for a part that cannot be built.
+
+    >>> check_objective("infonce:0.2,groups=2")
+    """
+    name = OBJECTIVES.parse(part)
+    loss = build_objective(name, in_dim=width, num_classes=num_classes)
+    needs = needs_of(loss)
+    with _clause(
+        name, "objective", f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"
+    ):
+        _hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
+        _hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
+    a, b = (torch.randn(ROWS, width, requires_grad=True) for _ in range(2))
+    with _clause(name, "objective", "it gives a finite scalar with a gradient to both views"):
+        value = _called(loss, a, b, num_classes)
+        _hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
+        value.backward()  # type: ignore[no-untyped-call]
+        for view, given in (("z_a", a), ("z_b", b)):
+            _hold(given.grad is not None and bool(given.grad.any()), f"the gradient to {view} is zero")
+    with (
+        _clause(name, "objective", "equal draws give equal losses, also without a generator"),
+        torch.no_grad(),
+    ):
+        first, second = (_called(loss, a, b, num_classes) for _ in range(2))
+        _hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
+        if "generator" in needs:
+            _called(loss, a, b, num_classes, generator=False)
+    with _clause(name, "objective", "its gradient agrees with finite differences"):
+        double = copy.deepcopy(loss).double()
+        x, y = (torch.randn(5, width, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        agrees = torch.autograd.gradcheck(
+            lambda x, y: _called(double, x, y, num_classes), (x, y), raise_exception=False
+        )
+        _hold(agrees, "it does not")
+    _check_levels(name, loss, width)
+    with _clause(name, "objective", f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
+        top = build_head(head, in_dim=width)
+        above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
+        h = torch.randn(2 * ROWS, width, requires_grad=True)
+        z_a, z_b = top(h).chunk(2)
+        _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]
+        _hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
+    if processes > 1:
+        with _clause(name, "objective", f"loss and gradient are those of one process in {processes}"):
+            found = check_agreement(name, processes)
+            _hold(found.agrees, f"apart by {found.loss_apart:.1e} and {found.gradient_apart:.1e} (relative)")
+
+
+def _check_levels(name: str, loss: nn.Module, width: int) -> None:
+    if (chance := getattr(loss, "chance", None)) is not None:
+        with _clause(name, "objective", "chance(n, width) is a finite number or None"):
+            level = chance(ROWS, width)
+            _hold(level is None or math.isfinite(level), f"it is {level}")
+    if (collapsed := getattr(loss, "collapsed", None)) is not None:
+        with _clause(
+            name, "objective", "collapsed(n, width) names kinds of collapse with a finite loss each"
+        ):
+            levels = collapsed(ROWS, width)
+            finite = all(isinstance(key, str) and math.isfinite(value) for key, value in levels.items())
+            _hold(isinstance(levels, dict) and finite, f"it is {levels}")
+
+
+def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None:
+    """Check an encoder for images of `image_size` pixels a side: h, its places, eval mode, its weights.
+
+    Raises ContractError for the first clause that it breaks, UsageError for a part that cannot be built.
+
+    >>> check_encoder("tiny-resnet,width=4")
+    """
+    name = ENCODERS.parse(part)
+    net = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
+    images = torch.rand(4, in_chans, image_size, image_size)
+    with torch.no_grad():
+        with _clause(name, "encoder", "it maps images (N, C, H, W) in 0 to 1 to h (N, feature_dim)"):
+            h = net(images)
+            _hold(h.shape == (4, net.feature_dim), f"h is {tuple(h.shape)}, feature_dim {net.feature_dim}")
+        with _clause(name, "encoder", "features(x, places) agrees with the plain forward"):
+            found = net.features(images, ["h", *net.places])
+            _hold(torch.equal(found["h"], h), "h is another one")
+            rows = all(each.ndim == 2 and len(each) == 4 for each in found.values())
+            _hold(rows and list(found) == ["h", *net.places], "each place must give (N, D)")
+        with _clause(name, "encoder", "in eval mode each row of h depends on its own image alone"):
+            _hold(_close(net(images[1:3]), h[1:3], 1e-4), "two images give another h alone than among four")
+        with _clause(name, "encoder", "its state_dict holds all that h depends on"):
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(1)
+                twin = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
+            twin.load_state_dict(net.state_dict())
+            _hold(_close(twin(images), h, 1e-4), "a new encoder with its state_dict gives another h")
+    with _clause(name, "encoder", "a gradient reaches its weights"):
+        net.train()(images).square().sum().backward()
+        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        _hold(any(bool(grad.any()) for grad in grads), "all are zero")
+
+
+def check_source(part: Part, *, image_size: int = 8) -> None:
+    """Check a source: its splits, that it gives the same images twice, and that they can be resized.
+
+    Raises ContractError for the first clause that it breaks, and what loading raises.
+
+    >>> check_source("digits")
+    """
+    name = SOURCES.parse(part)
+    data: Source = build_source(name)
+    for split in data.splits:
+        with _clause(
+            name, "source", f"load({split!r}) gives an ImageSet of {split} images with labels 'label'"
+        ):
+            images = data.load(split)
+            _hold(isinstance(images, ImageSet) and "label" in images.labels, f"it is {type(images).__name__}")
+            _hold(images.split == split, f"its split is {images.split!r}")
+        with _clause(name, "source", "the same split gives the same images in the same order"):
+            again = build_source(name).load(split)
+            rows = np.arange(min(len(images), ROWS))
+            _hold(len(again) == len(images), f"{len(images)} and then {len(again)} images")
+            _hold(torch.equal(images.subset(rows).tensor(), again.subset(rows).tensor()), "images differ")
+            same = all(np.array_equal(images.labels[key], again.labels[key]) for key in images.labels)
+            _hold(same, "labels differ")
+        with _clause(name, "source", "load(split, image_size) brings images to that size"):
+            sized = data.load(split, image_size)
+            _hold(sized.image_shape[:2] == (image_size, image_size), f"they are {sized.image_shape}")
+    with _clause(name, "source", "train and test have the same channels and classes"):
+        if set(data.splits) == {"train", "test"}:
+            train, test = data.load("train"), data.load("test")
+            _hold(train.channels == test.channels, f"{train.channels} and {test.channels} channels")
+            _hold(train.class_names["label"] == test.class_names["label"], "classes are named differently")
+
+
+def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
+    """Check a cause on evidence in which it must be `found`, and on `healthy` evidence, where nothing may be.
+
+    Raises ContractError for the first clause that it breaks, UsageError for a part that is no cause.
+
+    >>> from fullrank.diagnosis import PlaceEvidence
+    >>> point, cloud = torch.ones(50, 4), torch.randn(50, 4)
+    >>> check_cause("complete-collapse", *(Evidence((PlaceEvidence("h", x),)) for x in (point, cloud)))
+    """
+    name = CAUSES.parse(part)
+    cause = checked_cause(CAUSES.build(name), name.name)
+    with _clause(
+        name, "cause", "each of its rules has a measure, a finite threshold and a remedy of one sentence"
+    ):
+        for rule in cause.rules:
+            _hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")
+            _hold(rule.remedy.endswith(".") and ". " not in rule.remedy, f"its remedy is {rule.remedy!r}")
+    with _clause(name, "cause", "it is found where it is"):
+        findings = [each for each in find_causes(found) if each.cause == cause.name]
+        _hold(bool(findings), "nothing was found")
+        places = {place.place for place in found.places}
+        for finding in findings:
+            _hold(finding.place in places and finding.evidence.endswith("."), f"it says {finding}")
+            _hold(finding.value != finding.threshold, "its value is its threshold")
+    with _clause(name, "cause", "it is not found where features are healthy"):
+        wrong = [each for each in find_causes(healthy) if each.cause == cause.name]
+        _hold(not wrong, f"it was found at {', '.join(each.place for each in wrong)}")
+
+
+def _called(loss: nn.Module, a: Tensor, b: Tensor, num_classes: int, generator: bool = True) -> Tensor:
+    """The loss of two views, with labels of which the last is missing, and the same draws in each call."""
+    labels = torch.arange(len(a)) % num_classes
+    labels[-1:] = -1
+    torch.manual_seed(0)
+    return loss_of(loss, a, b, labels, torch.Generator().manual_seed(0) if generator else None)
+
+
+@contextmanager
+def _clause(name: str, kind: str, clause: str) -> Iterator[None]:
+    """What goes wrong meanwhile is a ContractError that names the clause; no random number is used up."""
+    try:
+        with torch.random.fork_rng(devices=()):
+            yield
+    except _BrokenError as error:
+        raise ContractError(f"'{name}' breaks the contract of a {kind}: {clause}; but {error}.") from None
+    except FullrankError as error:
+        raise ContractError(f"'{name}' breaks the contract of a {kind}: {clause}; but {error}") from error
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ContractError(f"'{name}' breaks the contract of a {kind}: {clause}; but {reason}.") from error
+
+
+class _BrokenError(Exception):
+    """A clause that does not hold, and what was seen instead."""
+
+
+def _hold(held: bool, seen: str) -> None:
+    if not held:
+        raise _BrokenError(seen)
+
+
+def _refuses(head: nn.Module, h: Tensor) -> bool:
+    """Whether a head raises for features."""
+    try:
+        head(h)
+    except (FullrankError, RuntimeError, ValueError, TypeError, LookupError, AssertionError):
+        return True
+    return False
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=tolerance, atol=tolerance)
