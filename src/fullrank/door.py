@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.errors import FullrankWarning, UsageError, unknown_name
 
 # `package.module:Name` or `folder/file.py:Name`, where a value, the end or nothing else follows.
 MODULE_NAME = re.compile(r"(?:[^:,=\"]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(?=:|$)")
@@ -188,7 +188,8 @@ def check_needed(needed: Iterable[Origin], what: str) -> None:
                 f"trust that module, add --import {origin.module} (imports=[{origin.module!r}] in Python)."
             )
         elif origin.sha256 not in (None, _imported[origin.module].origin.sha256):
-            warnings.warn(f"{what} was made with another version of {origin.module}.", stacklevel=3)
+            changed = f"{what} was made with another version of {origin.module}; its results may differ."
+            warnings.warn(changed, FullrankWarning, stacklevel=3)
 
 
 def _check_installed(distribution: str, what: str) -> None:
@@ -325,7 +326,7 @@ def _importing(origin: Origin, what: str) -> Iterator[None]:
     _under_way.append(origin)
     try:
         yield
-    except (UsageError, DataError):
+    except UsageError:
         raise
     except Exception as error:  # somebody else's module may raise anything
         raise UsageError(f"{what} cannot be imported: {type(error).__name__}: {error}.") from error

@@ -59,6 +59,10 @@ class TerminatedRunError(InterruptedRunError):
     exit_status = 143
 
 
+class FullrankWarning(UserWarning):
+    """Something that a user should know and that stops nothing; the command line prints it as one line."""
+
+
 def disk_is_full(error: OSError) -> bool:
     """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size.
 

@@ -328,7 +328,8 @@ class Registry:
                 options.append(described)
         shared = {option.name for option in self.shared}
         kept = tuple(option for option in options if option.name not in shared)
-        lines = (inspect.getdoc(target) or "").strip().splitlines()
+        own = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
+        lines = (own or "").strip().splitlines()
         where = origin.module if origin is not None else "yours"
         return Entry(
             name, target, lines[0] if lines else "a part of yours", where, value, kept, origin=origin

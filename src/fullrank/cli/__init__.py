@@ -2,10 +2,17 @@
 
 import signal
 import sys
+import warnings
 from types import FrameType
 
 from fullrank.allocator import keep_freed_memory
-from fullrank.errors import FullrankError, InterruptedRunError, TerminatedRunError, disk_is_full
+from fullrank.errors import (
+    FullrankError,
+    FullrankWarning,
+    InterruptedRunError,
+    TerminatedRunError,
+    disk_is_full,
+)
 
 
 def main() -> None:
@@ -14,6 +21,7 @@ def main() -> None:
 
     keep_freed_memory()
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    plain, warnings.showwarning = warnings.showwarning, _warn
     try:
         app()
     except FullrankError as error:
@@ -33,6 +41,7 @@ def main() -> None:
             1,
         )
     finally:
+        warnings.showwarning = plain
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -44,6 +53,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
         "Interrupted; train, compare and demo go on from what is saved with --out DIR --resume, reproduce "
         "with the same command."
     )
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: object) -> None:
+    """Print a warning of ours as one line, and another library's as Python does, both on standard error."""
+    if issubclass(category, FullrankWarning):
+        print(f"fullrank: note: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
 
 
 def _fail(message: str, status: int) -> None:

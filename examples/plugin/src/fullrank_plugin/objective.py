@@ -9,8 +9,8 @@ class Sliced(nn.Module):
     """Views close, and every random slice of the embeddings of mean 0 and variance 1.
 
     With s = z A for `slices` unit vectors A, drawn anew at each call, the loss is the mean squared distance
-    of the views plus `weight` times the mean of mean(s)^2 + (1 - std(s))^2 over slices. It says in `needs` that
-    it wants the step's generator, so that a resumed run draws the same slices.
+    of the views plus `weight` times the mean of mean(s)^2 + (1 - std(s))^2 over slices. It says in `needs`
+    that it wants the step's generator, so that a resumed run draws the same slices.
     """
 
     needs = ("generator",)

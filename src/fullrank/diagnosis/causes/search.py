@@ -8,7 +8,7 @@ from fullrank.diagnosis.causes import CAUSES
 from fullrank.diagnosis.causes.contract import Cause, Stage
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.shape import Cut
-from fullrank.errors import UsageError
+from fullrank.errors import FullrankWarning, UsageError
 from fullrank.record import Finding
 
 # A rank of this share of the one at the place below, or more, has not fallen further.
@@ -70,7 +70,7 @@ def registered_causes() -> list[Cause]:
         try:
             found.append(checked_cause(CAUSES.build(name), name))
         except UsageError as error:
-            warnings.warn(str(error), stacklevel=3)
+            warnings.warn(f"{error} The other causes are checked without it.", FullrankWarning, stacklevel=3)
     return found
 
 
