@@ -215,7 +215,7 @@ def test_two_files_of_one_name_are_refused(mine, tmp_path):
 def test_two_modules_that_register_one_name_are_refused_and_the_first_is_named(mine, tmp_path):
     (tmp_path / "second.py").write_text(MODULE.format(name=mine.replace("_", "-")))
     import_modules([f"{mine}.py"])
-    with pytest.raises(UsageError, match=f"is taken by {mine}.py"):
+    with pytest.raises(UsageError, match=rf"is taken by {mine}\.py"):
         import_modules(["second.py"])
 
 
@@ -267,7 +267,7 @@ def test_what_is_no_head_is_one_sentence(mine, part, words):
 
 def test_what_a_module_only_imports_is_not_its_own(mine, tmp_path):
     (tmp_path / f"{mine}.py").write_text("from torch.nn import Linear, MSELoss")
-    with pytest.raises(UsageError, match="imports MSELoss from torch.nn"):
+    with pytest.raises(UsageError, match=r"imports MSELoss from torch\.nn"):
         objective(f"{mine}.py:MSELoss")
 
 
@@ -321,7 +321,7 @@ def test_a_spec_is_its_canonical_text_and_travels_between_processes():
     import pickle
 
     spec = HEADS.parse("mlp:128,hidden=64")
-    for twin in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec)):
+    for twin in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec)):  # noqa: S301
         assert twin == spec == "mlp:128,hidden=64" and isinstance(twin, Spec)
         assert (twin.name, twin.value, twin.options, twin.family) == ("mlp", 128, (("hidden", 64),), "head")
 

@@ -9,10 +9,12 @@ import zlib
 from datetime import datetime
 from pathlib import Path
 from tokenize import TokenError
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fullrank.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ARRAYS_FILE = "arrays.npz"
 # A file that is being written has such a name in its own folder, until it is whole.
@@ -55,15 +57,19 @@ def result_folder(out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def save_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(folder: Path, arrays: "dict[str, np.ndarray]") -> None:
     """Write `arrays.npz` into `folder`, whole or not at all."""
+    import numpy as np
+
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_whole(folder / ARRAYS_FILE, content.getbuffer())
 
 
-def load_arrays(folder: Path) -> dict[str, np.ndarray]:
+def load_arrays(folder: Path) -> "dict[str, np.ndarray]":
     """Read `folder`/arrays.npz; nothing in it is unpickled. A missing or damaged one raises DataError."""
+    import numpy as np
+
     path = Path(folder) / ARRAYS_FILE
     if not path.is_file():
         raise DataError(f"{folder} holds no {ARRAYS_FILE}; name the folder of a finished run.")

@@ -46,27 +46,27 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     name = HEADS.parse(part)
     head = build_head(name, in_dim=in_dim)
     h = torch.randn(ROWS, in_dim, requires_grad=True)
-    with _clause(name, "head", "it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
+    with _clause(name, "a head", "it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
         _hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
-    with _clause(name, "head", "a gradient reaches h"):
+    with _clause(name, "a head", "a gradient reaches h"):
         z.square().sum().backward()
         _hold(h.grad is not None and bool(h.grad.any()), "it is zero everywhere")
     with (
-        _clause(name, "head", "in eval mode each row of z depends on its own row of h alone"),
+        _clause(name, "a head", "in eval mode each row of z depends on its own row of h alone"),
         torch.no_grad(),
     ):
         rows = torch.randn(ROWS, in_dim)
         whole = head.eval()(rows)
         _hold(_close(whole[2:4], head(rows[2:4])), "two rows give another z alone than among eight")
         _hold(torch.equal(whole, head(rows)), "the same h gives another z the second time")
-    with _clause(name, "head", "its state_dict holds all that z depends on"), torch.no_grad():
+    with _clause(name, "a head", "its state_dict holds all that z depends on"), torch.no_grad():
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(1)
             twin = build_head(name, in_dim=in_dim).eval()
         twin.load_state_dict(head.state_dict())
         _hold(_close(twin(rows), whole), "a new head with its state_dict gives another z")
-    with _clause(name, "head", "features of another width raise"):
+    with _clause(name, "a head", "features of another width raise"):
         _hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
     _check_words(name, head, in_dim)
 
@@ -75,7 +75,7 @@ def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
     """Whether what a head says of itself is so."""
     places = [*head_places(head)[:-1], "z"]
     if (says := getattr(head, "imposed_rank", None)) is not None:
-        with _clause(name, "head", "imposed_rank(place) is a rank that z cannot exceed, or None"):
+        with _clause(name, "a head", "imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:
                 fresh = build_head(name, in_dim=in_dim)
                 seen, said = measured_rank(fresh, place), says(place)
@@ -86,7 +86,7 @@ def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
                     )
     if getattr(head, "scales_channels", False):
         with (
-            _clause(name, "head", "scales_channels: z is h with its channels scaled one by one"),
+            _clause(name, "a head", "scales_channels: z is h with its channels scaled one by one"),
             torch.no_grad(),
         ):
             rows = torch.randn(4 * ROWS, in_dim)
@@ -121,21 +121,21 @@ def check_objective(
         _hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
         _hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
     a, b = (torch.randn(ROWS, width, requires_grad=True) for _ in range(2))
-    with _clause(name, "objective", "it gives a finite scalar with a gradient to both views"):
+    with _clause(name, "an objective", "it gives a finite scalar with a gradient to both views"):
         value = _called(loss, a, b, num_classes)
         _hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
         value.backward()  # type: ignore[no-untyped-call]
         for view, given in (("z_a", a), ("z_b", b)):
             _hold(given.grad is not None and bool(given.grad.any()), f"the gradient to {view} is zero")
     with (
-        _clause(name, "objective", "equal draws give equal losses, also without a generator"),
+        _clause(name, "an objective", "equal draws give equal losses, also without a generator"),
         torch.no_grad(),
     ):
         first, second = (_called(loss, a, b, num_classes) for _ in range(2))
         _hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
         if "generator" in needs:
             _called(loss, a, b, num_classes, generator=False)
-    with _clause(name, "objective", "its gradient agrees with finite differences"):
+    with _clause(name, "an objective", "its gradient agrees with finite differences"):
         double = copy.deepcopy(loss).double()
         x, y = (torch.randn(5, width, dtype=torch.float64, requires_grad=True) for _ in range(2))
         agrees = torch.autograd.gradcheck(
@@ -143,7 +143,7 @@ def check_objective(
         )
         _hold(agrees, "it does not")
     _check_levels(name, loss, width)
-    with _clause(name, "objective", f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
+    with _clause(name, "an objective", f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
         top = build_head(head, in_dim=width)
         above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
         h = torch.randn(2 * ROWS, width, requires_grad=True)
@@ -151,14 +151,14 @@ def check_objective(
         _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]
         _hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
     if processes > 1:
-        with _clause(name, "objective", f"loss and gradient are those of one process in {processes}"):
+        with _clause(name, "an objective", f"loss and gradient are those of one process in {processes}"):
             found = check_agreement(name, processes)
             _hold(found.agrees, f"apart by {found.loss_apart:.1e} and {found.gradient_apart:.1e} (relative)")
 
 
 def _check_levels(name: str, loss: nn.Module, width: int) -> None:
     if (chance := getattr(loss, "chance", None)) is not None:
-        with _clause(name, "objective", "chance(n, width) is a finite number or None"):
+        with _clause(name, "an objective", "chance(n, width) is a finite number or None"):
             level = chance(ROWS, width)
             _hold(level is None or math.isfinite(level), f"it is {level}")
     if (collapsed := getattr(loss, "collapsed", None)) is not None:
@@ -181,23 +181,23 @@ def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None
     net = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
     images = torch.rand(4, in_chans, image_size, image_size)
     with torch.no_grad():
-        with _clause(name, "encoder", "it maps images (N, C, H, W) in 0 to 1 to h (N, feature_dim)"):
+        with _clause(name, "an encoder", "it maps images (N, C, H, W) in 0 to 1 to h (N, feature_dim)"):
             h = net(images)
             _hold(h.shape == (4, net.feature_dim), f"h is {tuple(h.shape)}, feature_dim {net.feature_dim}")
-        with _clause(name, "encoder", "features(x, places) agrees with the plain forward"):
+        with _clause(name, "an encoder", "features(x, places) agrees with the plain forward"):
             found = net.features(images, ["h", *net.places])
             _hold(torch.equal(found["h"], h), "h is another one")
             rows = all(each.ndim == 2 and len(each) == 4 for each in found.values())
             _hold(rows and list(found) == ["h", *net.places], "each place must give (N, D)")
-        with _clause(name, "encoder", "in eval mode each row of h depends on its own image alone"):
+        with _clause(name, "an encoder", "in eval mode each row of h depends on its own image alone"):
             _hold(_close(net(images[1:3]), h[1:3], 1e-4), "two images give another h alone than among four")
-        with _clause(name, "encoder", "its state_dict holds all that h depends on"):
+        with _clause(name, "an encoder", "its state_dict holds all that h depends on"):
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(1)
                 twin = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
             twin.load_state_dict(net.state_dict())
             _hold(_close(twin(images), h, 1e-4), "a new encoder with its state_dict gives another h")
-    with _clause(name, "encoder", "a gradient reaches its weights"):
+    with _clause(name, "an encoder", "a gradient reaches its weights"):
         net.train()(images).square().sum().backward()
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         _hold(any(bool(grad.any()) for grad in grads), "all are zero")
@@ -219,17 +219,17 @@ def check_source(part: Part, *, image_size: int = 8) -> None:
             images = data.load(split)
             _hold(isinstance(images, ImageSet) and "label" in images.labels, f"it is {type(images).__name__}")
             _hold(images.split == split, f"its split is {images.split!r}")
-        with _clause(name, "source", "the same split gives the same images in the same order"):
+        with _clause(name, "a source", "the same split gives the same images in the same order"):
             again = build_source(name).load(split)
             rows = np.arange(min(len(images), ROWS))
             _hold(len(again) == len(images), f"{len(images)} and then {len(again)} images")
             _hold(torch.equal(images.subset(rows).tensor(), again.subset(rows).tensor()), "images differ")
             same = all(np.array_equal(images.labels[key], again.labels[key]) for key in images.labels)
             _hold(same, "labels differ")
-        with _clause(name, "source", "load(split, image_size) brings images to that size"):
+        with _clause(name, "a source", "load(split, image_size) brings images to that size"):
             sized = data.load(split, image_size)
             _hold(sized.image_shape[:2] == (image_size, image_size), f"they are {sized.image_shape}")
-    with _clause(name, "source", "train and test have the same channels and classes"):
+    with _clause(name, "a source", "train and test have the same channels and classes"):
         if set(data.splits) == {"train", "test"}:
             train, test = data.load("train"), data.load("test")
             _hold(train.channels == test.channels, f"{train.channels} and {test.channels} channels")
@@ -253,14 +253,14 @@ def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
         for rule in cause.rules:
             _hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")
             _hold(rule.remedy.endswith(".") and ". " not in rule.remedy, f"its remedy is {rule.remedy!r}")
-    with _clause(name, "cause", "it is found where it is"):
+    with _clause(name, "a cause", "it is found where it is"):
         findings = [each for each in find_causes(found) if each.cause == cause.name]
         _hold(bool(findings), "nothing was found")
         places = {place.place for place in found.places}
         for finding in findings:
             _hold(finding.place in places and finding.evidence.endswith("."), f"it says {finding}")
             _hold(finding.value != finding.threshold, "its value is its threshold")
-    with _clause(name, "cause", "it is not found where features are healthy"):
+    with _clause(name, "a cause", "it is not found where features are healthy"):
         wrong = [each for each in find_causes(healthy) if each.cause == cause.name]
         _hold(not wrong, f"it was found at {', '.join(each.place for each in wrong)}")
 
@@ -280,12 +280,12 @@ def _clause(name: str, kind: str, clause: str) -> Iterator[None]:
         with torch.random.fork_rng(devices=()):
             yield
     except _BrokenError as error:
-        raise ContractError(f"'{name}' breaks the contract of a {kind}: {clause}; but {error}.") from None
+        raise ContractError(f"'{name}' breaks the contract of {kind}: {clause}; but {error}.") from None
     except FullrankError as error:
-        raise ContractError(f"'{name}' breaks the contract of a {kind}: {clause}; but {error}") from error
+        raise ContractError(f"'{name}' breaks the contract of {kind}: {clause}; but {error}") from error
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ContractError(f"'{name}' breaks the contract of a {kind}: {clause}; but {reason}.") from error
+        raise ContractError(f"'{name}' breaks the contract of {kind}: {clause}; but {reason}.") from error
 
 
 class _BrokenError(Exception):

@@ -7,6 +7,7 @@ from fullrank import head
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS, Head
 from fullrank.heads.norms import NORMS
+from fullrank.testing import check_head
 
 WIDTH = 12
 SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1}
@@ -28,33 +29,14 @@ def part(spec) -> Head:
     return head(spec, in_dim=WIDTH)
 
 
-def test_shapes_and_gradient(part):
-    h = torch.randn(8, WIDTH, requires_grad=True)
-    z = part(h)
-    assert z.shape == (8, part.out_dim) and part.in_dim == WIDTH
-    z.square().sum().backward()
-    assert h.grad is not None and h.grad.abs().sum() > 0
+def test_every_registered_head_keeps_the_contract(spec):
+    check_head(spec, in_dim=WIDTH)
 
 
 @pytest.mark.parametrize("shape", [(8, WIDTH + 1), (8, 2, WIDTH), (WIDTH,)])
 def test_features_of_another_shape_raise(part, shape):
     with pytest.raises(UsageError, match="takes features"):
         part(torch.randn(shape))
-
-
-def test_eval_is_a_pure_function_of_each_row(part):
-    part(torch.randn(8, WIDTH))
-    part.eval()
-    h = torch.randn(6, WIDTH)
-    torch.testing.assert_close(part(h)[2:4], part(h[2:4]))
-
-
-def test_weights_travel(spec, part):
-    torch.manual_seed(1)
-    twin = head(spec, in_dim=WIDTH)
-    twin.load_state_dict(part.state_dict())
-    h = torch.randn(4, WIDTH)
-    assert torch.equal(part.eval()(h), twin.eval()(h))
 
 
 @pytest.mark.parametrize("spec", specs(",norm=batch"))

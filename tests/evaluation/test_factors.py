@@ -14,7 +14,6 @@ from fullrank.evaluation.factors import (
     factor_scores,
     flat_pixels,
     known_factors,
-    net_rank,
     relative,
     theory_of,
 )
@@ -146,7 +145,7 @@ def test_depths_and_ranks_of_heads():
         "orthogonal": 8,
         "diagonal": 8,
     }
-    assert {spec: net_rank(head(spec, in_dim=8)) for spec in ranks} == ranks
+    assert {spec: head(spec, in_dim=8).linear_rank for spec in ranks} == ranks
 
 
 def test_views_are_of_the_images_and_drawn_anew_each_round():

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from fullrank import train
 from fullrank.data import BatchLoader
+from fullrank.devices import on_accelerator
 from fullrank.errors import UsageError
 from fullrank.files import load_arrays
 from fullrank.runs.build import build, load_data
@@ -44,7 +45,7 @@ def test_the_gradient_of_accumulated_batches_is_their_mean():
         )
         module = build_seeded(plan)
         batch = batch_of(plan)
-        trainer = engine.build_trainer(plan.engine, engine.ONE_PROCESS, 1, None, [])
+        trainer = engine.build_trainer(plan, None, [])
         module.draw = lambda batch, generator, module=module: module.views.sample(
             len(batch), torch.Generator().manual_seed(0), (8, 8)
         )
@@ -107,7 +108,7 @@ def test_an_unknown_logger_names_the_known_ones():
 
 
 def test_a_logger_whose_library_is_missing_is_said_before_the_folder_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "find_spec", lambda module: None)
+    monkeypatch.setattr("fullrank.runs.recipe.find_spec", lambda module: None)
     with pytest.raises(UsageError, match=r"comet needs the package comet-ml.*pip install comet-ml"):
         train("digits", out=tmp_path / "run", **QUICK, **{"engine.logger": "comet"})
     assert not (tmp_path / "run").exists()
@@ -121,13 +122,13 @@ def test_modules_come_back_to_their_device(monkeypatch):
 
     monkeypatch.setattr(engine, "accelerator", lambda: "cuda")
     module = Traveller(2, 2)
-    with pytest.raises(KeyError), engine.on_accelerator(module):
+    with pytest.raises(KeyError), on_accelerator(module):
         raise KeyError
     assert module.journey == ["cuda", "cpu"]
 
 
 def test_a_cpu_computes_in_32_bits_whatever_the_recipe_says(tmp_path):
-    settings = Recipe.resolve("cifar10").engine
-    assert settings.precision == "bf16-mixed"
+    plan = Recipe.resolve("cifar10", {"data": "digits"})
+    assert plan.engine.precision == "bf16-mixed"
     if not torch.cuda.is_available():
-        assert engine.build_trainer(settings, engine.ONE_PROCESS, 1, tmp_path, []).precision == "32-true"
+        assert engine.build_trainer(plan, tmp_path, []).precision == "32-true"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fullrank import load, train
+from fullrank import load, objective, train
 from fullrank.data import write_miniature
 from fullrank.errors import InterruptedRunError, UsageError
 from fullrank.objectives import OBJECTIVES, needs_of
@@ -69,7 +69,7 @@ def test_every_objective_trains_a_run(name, tmp_path):
     run = train("digits", out=tmp_path / "run", objective=name, **QUICK | {"head": "none", "epochs": 1})
     entry = run.record.runs[0]
     assert np.isfinite(entry.loss) and "objective" not in entry.parameters
-    assert (entry.chance is None) == (name == "barlow-twins")
+    assert entry.chance == pytest.approx(objective(name).chance(run.recipe.batch_size, run.head.out_dim))
     assert load(run.path).recipe.objective == run.recipe.objective
 
 

@@ -4,6 +4,7 @@ import signal
 import sys
 import warnings
 from types import FrameType
+from typing import TextIO
 
 from fullrank.allocator import keep_freed_memory
 from fullrank.errors import (
@@ -55,7 +56,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     )
 
 
-def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: object) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print a warning of ours as one line, and another library's as Python does, both on standard error."""
     if issubclass(category, FullrankWarning):
         print(f"fullrank: note: {message}", file=sys.stderr)

@@ -233,7 +233,7 @@ def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
         views=_views(views or run.recipe.views, test),
         objective=None if needs_labels else objective(run.recipe.objective),
         fresh_head=lambda: head(run.recipe.head, in_dim=run.encoder.feature_dim),
-        recipe=run.recipe.model_dump(),
+        recipe=run.recipe.model_dump(mode="json"),
     )
 
 

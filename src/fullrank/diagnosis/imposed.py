@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fullrank.diagnosis.shape import low_rank_of, measure
+from fullrank.heads.contract import narrowest, unfolded
 from fullrank.places import Place, head_places, read_head
 
 # Eigenvalues below this share of the largest are rounding of float64.
@@ -20,8 +21,9 @@ def imposed_rank(
     """The rank that the form of a head, not its training, imposes at a place; None where it imposes none.
 
     A head that has a method `imposed_rank(place)` says it. Of any other head it is `measured_rank` of the one
-    that `fresh` builds: a new copy, so that what training has lost is never excused. Without `fresh` nothing
-    is known of such a head. A place of the encoder, and h, have none.
+    that `fresh` builds: a new copy, so that what training has lost is never excused. Without `fresh` linear
+    layers one after another tell theirs by their form, and of any other head nothing is known. A place of the
+    encoder, and h, have none.
 
     >>> from fullrank import head
     >>> [imposed_rank(head(spec, in_dim=96)) for spec in ("subvector:24", "linear:128", "linear:64", "none")]
@@ -37,8 +39,8 @@ def imposed_rank(
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             rank = measured_rank(fresh(), parsed.name)
-    else:
-        rank = None
+    else:  # what the form of linear layers one after another tells
+        rank = narrowest(unfolded(head)) if parsed.name == "z" else None
     return rank if rank is None or parsed.width is None else min(rank, parsed.width)
 
 

@@ -13,7 +13,7 @@ from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, w
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.objectives import loss_of, needs, objective as build_objective
-from fullrank.runs.recipe import Recipe, check_logger
+from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
 from fullrank.views import Views, view_pipeline
 
@@ -120,6 +120,7 @@ def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> Parts
         )
     if recipe.engine.logger is not None:
         check_logger(recipe.engine.logger)
+    check_optimizer(recipe.optimizer.name)
     if recipe.batch_size % processes:
         raise UsageError(
             f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "

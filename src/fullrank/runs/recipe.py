@@ -47,6 +47,10 @@ LOGGERS = {
 }
 
 
+# What is built here; any other name is timm's.
+OWN_OPTIMIZERS = ("adamw", "sgd", "lars")
+
+
 class _Loader(yaml.SafeLoader):
     """YAML of plain values, each written out: a few aliases of aliases would make gigabytes of one line."""
 
@@ -251,6 +255,18 @@ def _needed_by_file(imports: Any) -> list[Origin]:
             "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out, "
             "it is found by itself."
         ) from None
+
+
+def check_optimizer(name: str) -> None:
+    """Raise UsageError for an optimizer that timm does not know, unless it was given in Python."""
+    if name in OWN_OPTIMIZERS or ":" in name:
+        return
+    from timm.optim._optim_factory import list_optimizers
+
+    known = [each for each in list_optimizers() if isinstance(each, str)]
+    if name not in known:
+        remedy = "`timm.optim.list_optimizers()` shows all; give one of yours in Python"
+        raise unknown_name("optimizer", name, [*OWN_OPTIMIZERS, *known], remedy)
 
 
 def recipe_names() -> list[str]:

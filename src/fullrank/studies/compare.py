@@ -80,7 +80,11 @@ def compare(
     entries += [entry for entry in earlier if entry.folder not in plans]
 
     record = new_record(
-        "study", plan.model_dump(), entries, comparisons=compare_heads(entries), published=published
+        "study",
+        plan.model_dump(mode="json"),
+        entries,
+        comparisons=compare_heads(entries),
+        published=published,
     )
     record.save(folder)
     return Study(folder, record)

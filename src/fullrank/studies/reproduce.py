@@ -236,7 +236,9 @@ def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
     entries = [
         run.entry.model_copy(update={"folder": f"../{RUNS}/{run.folder.name}"}) for run in runs.values()
     ]
-    record = new_record("study", next(iter(runs.values())).recipe.model_dump(), entries, table=table)
+    record = new_record(
+        "study", next(iter(runs.values())).recipe.model_dump(mode="json"), entries, table=table
+    )
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder)
     return Reproduction(plan.name, table.title, folder, record)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
-from fullrank.errors import UsageError, unknown_name
+from fullrank.errors import UsageError
 from fullrank.objectives import loss_of, needs_of
 from fullrank.objectives.contract import check_needs
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
-from fullrank.runs.recipe import Optimizer, Recipe
+from fullrank.runs.recipe import Optimizer, Recipe, check_optimizer
 from fullrank.training.session import OptimizerFactory
 from fullrank.views import step_generator
 
@@ -211,12 +211,14 @@ def build_optimizer(
 
 
 def _optimizer_of_timm(settings: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
+    from timm.optim._optim_factory import create_optimizer_v2
 
-    known = [name for name in list_optimizers() if isinstance(name, str)]
-    if settings.name not in known:
-        remedy = "`timm.optim.list_optimizers()` shows all; give one of yours in Python"
-        raise unknown_name("optimizer", settings.name, known, remedy)
+    if ":" in settings.name:
+        raise UsageError(
+            f"The optimizer {settings.name} was given in Python, and no file can build it; give it again as "
+            "optimizer=, or name another with --set optimizer.name=."
+        )
+    check_optimizer(settings.name)
     built: torch.optim.Optimizer = create_optimizer_v2(
         groups,
         opt=settings.name,

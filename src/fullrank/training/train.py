@@ -180,7 +180,7 @@ def carry_out(
                 further = _further_scores(module, recipe, folder, (train_set, test_set), session)
                 entry = _entry(module, recipe, watch, len(loader), evaluation, further)
                 list_bad_images(folder, train_set.bad.found | test_set.bad.found)
-                record = new_record("run", recipe.model_dump(), [entry])
+                record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
             else:
                 help_evaluate(module.encoder, module.head, train_set, test_set, share)

@@ -8,7 +8,7 @@ import torch
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Rule, Stage
 from fullrank.errors import UsageError
-from fullrank.specs import Entry
+from fullrank.registry import Entry
 
 
 def gaussian(n=500, d=16, seed=0):

@@ -210,8 +210,8 @@ def test_a_run_that_was_finished_while_this_one_loaded_its_images_is_left_alone(
 
     plain = module.load_data
 
-    def loaded_while_another_finished(recipe):
-        found = plain(recipe)
+    def loaded_while_another_finished(recipe, given):
+        found = plain(recipe, given)
         if not (tmp_path / "run").exists():
             without_record(unbroken, tmp_path / "run")
             (tmp_path / "run" / "record.json").write_bytes((unbroken.path / "record.json").read_bytes())
