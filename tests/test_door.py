@@ -9,11 +9,10 @@ from torch import nn
 
 import fullrank
 from fullrank import door, head, objective, train
-from fullrank.data import SOURCES, source
+from fullrank.data import source
 from fullrank.door import Origin, import_modules
 from fullrank.errors import FullrankWarning, UsageError
 from fullrank.heads import HEADS
-from fullrank.objectives import OBJECTIVES
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import Spec
 
@@ -49,11 +48,6 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
     yield name
-    for registry in (HEADS, OBJECTIVES, SOURCES):
-        for entry in [entry for entry in registry if entry.origin is not None]:
-            registry.unregister(entry.name)
-    for label in [label for label in door._imported if name in label]:
-        del door._imported[label]
     for module in set(sys.modules) - before:
         if name in module:
             del sys.modules[module]
@@ -278,12 +272,6 @@ def test_a_loss_of_torch_is_an_objective(mine):
 def points(monkeypatch, *found: EntryPoint) -> None:
     """What installed packages offer."""
     monkeypatch.setattr(door, "entry_points", lambda group: [each for each in found if each.group == group])
-    door._points.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def no_points_left():
-    yield
     door._points.cache_clear()
 
 

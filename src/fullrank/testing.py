@@ -93,7 +93,7 @@ def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
             _hold(scaled_alike(rows, head.eval()(rows)), "z mixes channels of h")
     if (shares := getattr(head, "depth_shares", None)) is not None:
         with _clause(
-            name, "head", "depth_shares() gives shares above 0 and up to 1 of places that there are"
+            name, "a head", "depth_shares() gives shares above 0 and up to 1 of places that there are"
         ):
             for place, share in shares().items():
                 known = place.partition("[")[0] in ("h", "z", *head_places(head))
@@ -116,7 +116,7 @@ def check_objective(
     loss = build_objective(name, in_dim=width, num_classes=num_classes)
     needs = needs_of(loss)
     with _clause(
-        name, "objective", f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"
+        name, "an objective", f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"
     ):
         _hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
         _hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
@@ -163,7 +163,7 @@ def _check_levels(name: str, loss: nn.Module, width: int) -> None:
             _hold(level is None or math.isfinite(level), f"it is {level}")
     if (collapsed := getattr(loss, "collapsed", None)) is not None:
         with _clause(
-            name, "objective", "collapsed(n, width) names kinds of collapse with a finite loss each"
+            name, "an objective", "collapsed(n, width) names kinds of collapse with a finite loss each"
         ):
             levels = collapsed(ROWS, width)
             finite = all(isinstance(key, str) and math.isfinite(value) for key, value in levels.items())
@@ -214,7 +214,7 @@ def check_source(part: Part, *, image_size: int = 8) -> None:
     data: Source = build_source(name)
     for split in data.splits:
         with _clause(
-            name, "source", f"load({split!r}) gives an ImageSet of {split} images with labels 'label'"
+            name, "a source", f"load({split!r}) gives an ImageSet of {split} images with labels 'label'"
         ):
             images = data.load(split)
             _hold(isinstance(images, ImageSet) and "label" in images.labels, f"it is {type(images).__name__}")
@@ -248,7 +248,7 @@ def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
     name = CAUSES.parse(part)
     cause = checked_cause(CAUSES.build(name), name.name)
     with _clause(
-        name, "cause", "each of its rules has a measure, a finite threshold and a remedy of one sentence"
+        name, "a cause", "each of its rules has a measure, a finite threshold and a remedy of one sentence"
     ):
         for rule in cause.rules:
             _hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")

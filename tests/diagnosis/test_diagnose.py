@@ -30,7 +30,7 @@ def test_a_run_is_looked_at_from_the_image_to_z(quick_run, tmp_path):
     found = diagnose(quick_run.path, out=tmp_path / "d", limit=200)
     entry = found.entry
     assert entry.places[0] == "stem" and entry.places[-3:] == ["h", "head.1", "z"]
-    assert entry.rows == 200 and found.record.recipe == quick_run.recipe.model_dump()
+    assert entry.rows == 200 and found.record.recipe == quick_run.recipe.model_dump(mode="json")
     rows = {row.place: row for row in entry.layers}
     assert all(0 < row.linear <= 1 and row.gradient_rank >= 1 for row in rows.values())
     assert rows["z"].width == 16 and entry.cut in rows

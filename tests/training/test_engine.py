@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from fullrank import train
+from fullrank import devices, train
 from fullrank.data import BatchLoader
 from fullrank.devices import on_accelerator
 from fullrank.errors import UsageError
@@ -120,7 +120,7 @@ def test_modules_come_back_to_their_device(monkeypatch):
             self.journey = [*getattr(self, "journey", []), str(device)]
             return self
 
-    monkeypatch.setattr(engine, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(devices, "accelerator", lambda: "cuda")
     module = Traveller(2, 2)
     with pytest.raises(KeyError), on_accelerator(module):
         raise KeyError
