@@ -1,6 +1,8 @@
-"""The README's Python runs as it stands there."""
+"""The Python of the README and of docs/extending.md runs as it stands there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,13 @@ def test_python_in_the_readme_runs(block, tmp_path, monkeypatch):
 
 def test_there_is_python_in_the_readme():
     assert BLOCKS
+
+
+def test_python_in_the_page_on_extending_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    page = README.parent / "docs" / "extending.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.py").write_text(
+        "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
+    )
+    found = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr

@@ -21,6 +21,10 @@ class Source(ABC):
     """
 
     splits: tuple[Split, ...] = SPLITS
+    #: All images are grey.
+    grey = False
+    #: Images have layers, which views can leave out.
+    layered = False
 
     name = ""
 

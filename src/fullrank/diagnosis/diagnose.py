@@ -1,7 +1,7 @@
 """Did it collapse, why, and where to cut: of a run, a model, or a file of embeddings."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from fullrank.diagnosis.formats import OPENERS
 from fullrank.diagnosis.layers import best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.diagnosis.measures import SAMPLE, Seen, measures_of, spectrum_of
 from fullrank.diagnosis.stacked import alignment_matrix
+from fullrank.diagnosis.subject import Subject, find_subject
 from fullrank.door import import_modules
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
@@ -31,7 +32,6 @@ from fullrank.spectrum import near_duplicates_among
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
     from fullrank.runs.run import Run
-    from fullrank.views import Views
 
 # Training images that probes learn from; a few thousand rank places as more do.
 LEARNT_FROM = 4096
@@ -65,23 +65,8 @@ class Diagnosis:
         return self.entry.findings
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model with what is known beside it; what is None cannot be looked at."""
-
-    name: str
-    encoder: nn.Module
-    head: nn.Module | None
-    train: "ImageSet | None"
-    test: "ImageSet"
-    views: "Views | None" = None
-    objective: nn.Module | None = None
-    fresh_head: Callable[[], nn.Module] | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)
-
-
 def diagnose(
-    target: "str | Path | nn.Module | Run",
+    target: "str | Path | nn.Module | type[nn.Module] | Run",
     *,
     data: Any = None,
     views: str | None = None,
@@ -98,15 +83,15 @@ def diagnose(
 ) -> Diagnosis:
     """Look at a model or a file of embeddings: spectra and ranks, collapse and its causes, where to cut.
 
-    `target` is the folder of a run, a `Run`, the spec of an encoder (any timm model) with `weights` from a
-    file or none, any `nn.Module` from images (N, C, H, W) in 0 to 1 to (N, D), or a file of embeddings. A
-    model is looked at on at most `limit` test images of `data` (a run has its own), its layers probed from as
-    many training images. `data` is the spec of a source, a torch Dataset of (image, label), which is tested
-    on, or a pair of them, to train and to test. `views` (a run has its own) are needed for the augmentation's
-    part in it. `imports` are modules of your parts. `labels` names the labels among several kinds, or for a
-    file where they stand; `positives` is a second file with another view of each row. Leaves `record.json`
-    in the folder `out`, by default one under runs/. Raises UsageError for a target that is none of these or
-    data that is missing, DataError for what cannot be read.
+    `target` is the folder of a run, a `Run`, the spec of an encoder (any timm model) or a class of yours,
+    with `weights` from a file or none, any `nn.Module` from images (N, C, H, W) in 0 to 1 to (N, D), or a
+    file of embeddings. A model is looked at on at most `limit` test images of `data` (a run has its own), its
+    layers probed from as many training images. `data` is the spec of a source, a torch Dataset of (image,
+    label), which is tested on, or a pair of them, to train and to test. `views` (a run has its own) are
+    needed for the augmentation's part in it. `imports` are modules of your parts. `labels` names the labels
+    among several kinds, or for a file where they stand; `positives` is a second file with another view of
+    each row. Leaves `record.json` in the folder `out`, by default one under runs/. Raises UsageError for a
+    target that is none of these or data that is missing, DataError for what cannot be read.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -153,10 +138,9 @@ def diagnose_file(
     asked = torch.from_numpy(file.sample_rows(_ASKED, seed))
     duplicates = near_duplicates_among(file.sample(_ASKED, seed), asked, file.chunks())
     seen = Seen("embedding", moments, sample, pair, duplicates)
-    findings = find_causes(Evidence((PlaceEvidence("embedding", sample, pair),)), seed=seed)
     rows = moments.count
-    if rows - 1 >= file.width:  # the sample may have fewer rows than dimensions, the file has not
-        findings = [finding for finding in findings if finding.cause != "too-few-samples"]
+    place = PlaceEvidence("embedding", sample, pair, sample_of=rows)
+    findings = find_causes(Evidence((place,)), seed=seed)
     layers: list[LayerRow] = []
     curves: list[DimensionCurve] = []
     not_seen = ["What the encoder, the views and the head did: only a model can show it."]
@@ -184,87 +168,6 @@ def _probe_file(
     answers = (labels[known], labels[asked])
     rows = layer_rows(train, test, answers, seed=seed)
     return rows, dimension_curves(train["embedding"], test["embedding"], answers, "embedding", seed=seed)
-
-
-def find_subject(
-    target: "str | Path | nn.Module | Run",
-    data: Any,
-    views: str | None,
-    weights: str | Path | None,
-    image_size: int | None,
-) -> Subject:
-    """The model that `target` names, with its images, views and loss."""
-    from fullrank.runs.run import Run, load
-
-    if isinstance(target, str | Path) and Path(target).is_dir():
-        target = load(target)
-    if isinstance(target, Run):
-        if weights is not None:
-            raise UsageError("A run has weights of its own; leave --weights out, or name its encoder.")
-        return _subject_of_run(target, data, views)
-    name = type(target).__name__ if isinstance(target, nn.Module) else str(target)
-    if data is None:
-        raise UsageError(f"{name} is a model, so it needs images to look at; give them with --data.")
-    train, test = _load(data, image_size)
-    encoder = target if isinstance(target, nn.Module) else _library_encoder(name, train or test, weights)
-    subject = Subject(name, encoder, None, train, test)
-    return replace(subject, views=_views(views, test)) if views is not None else subject
-
-
-def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
-    from fullrank.heads import head
-    from fullrank.objectives import needs, objective
-    from fullrank.runs.build import load_data
-    from fullrank.runs.embed import input_shape
-
-    # Such a loss has trained weights of its own, or asks for the labels of views.
-    needs_labels = "labels" in needs(run.recipe.objective)
-    train: ImageSet | None
-    if data is None:
-        train, test = load_data(run.recipe)
-    else:
-        train, test = _load(data, input_shape(run)[0])
-    return Subject(
-        name=str(run.path),
-        encoder=run.encoder,
-        head=run.head,
-        train=train,
-        test=test,
-        views=_views(views or run.recipe.views, test),
-        objective=None if needs_labels else objective(run.recipe.objective),
-        fresh_head=lambda: head(run.recipe.head, in_dim=run.encoder.feature_dim),
-        recipe=run.recipe.model_dump(mode="json"),
-    )
-
-
-def _library_encoder(name: str, images: "ImageSet", weights: str | Path | None) -> nn.Module:
-    from fullrank.encoders import encoder, load_weights
-
-    mean, std = images.channel_statistics()
-    built = encoder(name, image_size=images.image_size, in_chans=images.channels, mean=mean, std=std)
-    if weights is not None:
-        load_weights(built, weights)
-    return built.eval()
-
-
-def _load(data: Any, image_size: int | None) -> "tuple[ImageSet | None, ImageSet]":
-    from fullrank.data import source
-    from fullrank.runs.build import GivenImages
-
-    if isinstance(data, str | type):
-        images = source(data)
-        return images.load("train", image_size), images.load("test", image_size)
-    given = GivenImages.of(data)
-    train, test = (None, given.train) if given.test is None else (given.train, given.test)
-    if image_size is None:
-        return train, test
-    return train and train.resized(image_size), test.resized(image_size)
-
-
-def _views(spec: str, images: "ImageSet") -> "Views":
-    from fullrank.views import view_pipeline
-
-    return view_pipeline(spec, image_size=images.image_size, channels=images.channels)
 
 
 def diagnose_model(

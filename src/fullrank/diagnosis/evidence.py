@@ -29,8 +29,9 @@ class PlaceEvidence:
     `operations` the same views of the first m of them, m at most n, with all but one operation off, by the
     name of that operation.
     `imposed_rank` is the rank that a fixed head imposes here (24 for the z of `subvector:24`); it is never a
-    finding. `left_out` are the numbers of images whose rows `without` has removed. Raises UsageError for
-    shapes that do not fit, DataError for features that are not finite.
+    finding. `left_out` are the numbers of images whose rows `without` has removed. `sample_of` is the number
+    of rows that the features are a sample of, None where they are all. Raises UsageError for shapes that do
+    not fit, DataError for features that are not finite.
 
     >>> PlaceEvidence("h", torch.randn(10, 4)).features.shape
     torch.Size([10, 4])
@@ -42,6 +43,7 @@ class PlaceEvidence:
     operations: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     imposed_rank: int | None = None
     left_out: tuple[int, ...] = ()
+    sample_of: int | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) < 2:

@@ -21,6 +21,8 @@ class Encoder(nn.Module, ABC):
     std: Tensor
     feature_dim: int
     places: tuple[str, ...]
+    #: Where in the state_dict the net of another library stands, as in "model."; "" where it is our own.
+    library_root = ""
 
     def __init__(self, in_chans: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -41,6 +43,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at `h` or any of `places`, from the pass that `forward` makes."""
+
+    def library_lines(self) -> dict[str, str]:
+        """Python that changes the library's own `model` before it loads the weights, by what it changes."""
+        return {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) in 0 to 1 -> h (N, D)."""

@@ -49,6 +49,8 @@ class LibraryEncoder(Encoder):
     Appendix B.9.
     """
 
+    library_root = "model."
+
     def __init__(
         self,
         model: str,
@@ -109,6 +111,17 @@ class LibraryEncoder(Encoder):
         wanted = {place: self._readings[place] for place in places if place != "h"}
         h, found = read(self.model, self.normalised(x), wanted)
         return {place: h if place == "h" else found[place] for place in places}
+
+    def library_lines(self) -> dict[str, str]:
+        """Where the model has the small stem, the lines that give timm's `model` the same."""
+        from timm.models.resnet import ResNet
+
+        net = self.model
+        if not isinstance(net, ResNet) or not isinstance(net.conv1, nn.Conv2d) or net.conv1.stride != (1, 1):
+            return {}
+        conv = net.conv1
+        convolution = f"torch.nn.Conv2d({conv.in_channels}, {conv.out_channels}, 3, padding=1, bias=False)"
+        return {"stem": f"model.conv1 = {convolution}; model.maxpool = torch.nn.Identity()"}
 
     @property
     def _listed(self) -> str:

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fullrank.encoders.contract import Encoder
-from fullrank.encoders.library import LibraryEncoder
 from fullrank.errors import DataError, UsageError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -89,9 +88,9 @@ def plain_state(encoder: Encoder) -> dict[str, Tensor]:
     >>> list(plain_state(encoder("resnet18", image_size=32)))[:2]
     ['conv1.weight', 'bn1.weight']
     """
-    if isinstance(encoder, LibraryEncoder):
-        return dict(encoder.model.state_dict())
-    return dict(encoder.state_dict())
+    root = getattr(encoder, "library_root", "")
+    state = encoder.state_dict()
+    return {name.removeprefix(root): state[name] for name in state if name.startswith(root)}
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
@@ -110,7 +109,7 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     weights = read_weights(path)
     tensors = weights.tensors | _statistics(weights.metadata)
     state = encoder.state_dict()
-    root = "model." if isinstance(encoder, LibraryEncoder) else ""
+    root = getattr(encoder, "library_root", "")
     wanted = {
         name.removeprefix(root): tensor for name, tensor in state.items() if name not in ("mean", "std")
     }
@@ -219,7 +218,7 @@ def _sentence(
     if misfit.beyond:
         faults.append(f"{len(misfit.beyond)} belong to a larger model ({_some(misfit.beyond)})")
     remedy = f"give weights of {encoder.name}, or name the encoder that they are of"
-    alone = isinstance(encoder, LibraryEncoder) and not misfit.missing and not misfit.beyond
+    alone = encoder.library_root and not misfit.missing and not misfit.beyond
     if alone and (options := _input_options(shapes)):
         given = {part.partition("=")[0]: part for part in encoder.spec.split(",")[1:]}
         changed = {part.partition("=")[0]: part for part in options.values()}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fullrank.encoders import Encoder, LibraryEncoder, plain_state
+from fullrank.encoders import Encoder, plain_state
 from fullrank.errors import DataError, UsageError
 from fullrank.files import write_whole
 from fullrank.places import collect_features, read_places
@@ -83,7 +83,7 @@ def export_weights(run: str | Path | Run, path: str | Path, *, place: str = "h")
     head_target = check_free(target.with_suffix(".head.safetensors"))
     run = run if isinstance(run, Run) else load(run)
     check_place(run, place)
-    notes = {"format": "pt"} | describe_encoder(run, place) | stem_lines(run.encoder)
+    notes = {"format": "pt"} | describe_encoder(run, place) | library_lines(run.encoder)
     files = [target]
     if weights := _savable(run.head.state_dict()):
         write_whole(head_target, save(weights, notes))
@@ -211,8 +211,12 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
 
 def describe_encoder(run: Run, place: str) -> dict[str, str]:
     """What a file of a run's encoder says of it, beside its tensors; `in_chans` is what the net takes."""
-    size, _ = input_shape(run)
-    mean, std = (buffer.flatten().tolist() for buffer in (run.encoder.mean, run.encoder.std))
+    size, channels = input_shape(run)
+    # An encoder that somebody else wrote may take images as they are.
+    mean, std = (
+        getattr(run.encoder, name, torch.full((channels,), plain)).flatten().tolist()
+        for name, plain in (("mean", 0.0), ("std", 1.0))
+    )
     notes = {
         "image_size": str(size),
         "in_chans": str(len(mean)),
@@ -223,25 +227,17 @@ def describe_encoder(run: Run, place: str) -> dict[str, str]:
     return describe(run, place) | notes
 
 
-def stem_lines(encoder: Encoder) -> dict[str, str]:
-    """Where an encoder has the small stem, the lines that give timm's `model` the same before it loads.
+def library_lines(encoder: Encoder) -> dict[str, str]:
+    """The lines that give the library's `model` the same form before it loads, where an encoder names any.
 
     >>> from fullrank import encoder
-    >>> stem_lines(encoder("resnet18", image_size=32))["stem"]
+    >>> library_lines(encoder("resnet18", image_size=32))["stem"]
     'model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False); model.maxpool = torch.nn.Identity()'
-    >>> stem_lines(encoder("resnet18", image_size=96))
+    >>> library_lines(encoder("resnet18", image_size=96))
     {}
     """
-    if not isinstance(encoder, LibraryEncoder):
-        return {}
-    from timm.models.resnet import ResNet
-
-    net = encoder.model
-    if not isinstance(net, ResNet) or not isinstance(net.conv1, nn.Conv2d) or net.conv1.stride != (1, 1):
-        return {}
-    conv = net.conv1
-    convolution = f"torch.nn.Conv2d({conv.in_channels}, {conv.out_channels}, 3, padding=1, bias=False)"
-    return {"stem": f"model.conv1 = {convolution}; model.maxpool = torch.nn.Identity()"}
+    lines: dict[str, str] = encoder.library_lines() if hasattr(encoder, "library_lines") else {}
+    return lines
 
 
 def check_place(run: Run, place: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fullrank.data import SOURCES, class_list, write_miniature
+from fullrank.data import class_list, source, write_miniature
 from fullrank.data.made.miniature import LAYOUTS
 from fullrank.record import RunEntry
 from fullrank.runs.build import check_plan, load_data
@@ -17,7 +17,6 @@ from fullrank.training.train import train
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
 # Composites have layers that views may drop, and no layout on a disk.
 COMPOSITE = "composite:digits-on-textures,n=40"
-GREY = ("digits", "mnist", "fashion-mnist")
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a rehearsal replaces, after writing its images into `folder`."""
     size = plan.image_size or 32
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
-    given = SOURCES.parse(plan.data).name
+    given = source(plan.data)
     # Your own folder, archive or hub set is rehearsed with colour images in a folder.
-    layout = plan.data if given in LAYOUTS else "folder"
+    layout = plan.data if plan.data.name in LAYOUTS else "folder"
     data = (
         COMPOSITE
-        if given == "composite"
+        if given.layered
         else write_miniature(
             layout,
             folder,
@@ -69,12 +68,12 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
             classes=CLASSES,
             size=size,
             class_names=names,
-            channels=1 if given in GREY else 3,
+            channels=1 if given.grey else 3,
         )
     )
     replaced: dict[str, Any] = {
         "data": data,
-        "limit": BATCH_SIZE * STEPS if given == "composite" else None,
+        "limit": BATCH_SIZE * STEPS if given.layered else None,
         "batch_size": BATCH_SIZE,
         "epochs": 1,
         "monitor_every": 1,
@@ -86,7 +85,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     }
     if layout == "folder":
         replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
-    if given == "composite":
+    if given.layered:
         replaced["classes"] = None
     elif names is not None:
         replaced["classes"] = "+".join(names)

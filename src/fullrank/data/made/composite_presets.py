@@ -88,6 +88,8 @@ class Composite(Source):
     Source: P2's controlled data (PAPERS P2.5); UrbanCars (Li et al. 2023) for two cues.
     """
 
+    layered = True
+
     def __init__(
         self,
         preset: str,

@@ -22,6 +22,8 @@ class Digits(Source):
     Source: UCI "Optical Recognition of Handwritten Digits", as in `sklearn.datasets.load_digits`.
     """
 
+    grey = True
+
     def __init__(self) -> None:
         super().__init__("digits")
 

@@ -77,6 +77,8 @@ class IdxFiles(Source):
     Source: the format as described at LeCun's MNIST page: big-endian magic, sizes, then the bytes.
     """
 
+    grey = True
+
     def __init__(self, collection: IdxCollection, path: str | None = None):
         super().__init__(str(Spec(collection.name, path)))
         self.collection, self.path = collection, path

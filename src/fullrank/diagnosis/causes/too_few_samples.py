@@ -34,7 +34,7 @@ class TooFewSamples(Cause):
 
     def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
         """One finding where the images span less than the width."""
-        rows, width = place.shape.rows, place.imposed_rank or place.shape.width
+        rows, width = place.sample_of or place.shape.rows, place.imposed_rank or place.shape.width
         share = (rows - 1) / width
         if not self.rule.fires(share):
             return []

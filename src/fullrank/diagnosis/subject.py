@@ -1,0 +1,113 @@
+"""What is diagnosed: a run or a model, with its images, views and loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fullrank.errors import UsageError
+
+if TYPE_CHECKING:
+    from fullrank.data import ImageSet
+    from fullrank.runs.run import Run
+    from fullrank.views import Views
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with what is known beside it; what is None cannot be looked at."""
+
+    name: str
+    encoder: nn.Module
+    head: nn.Module | None
+    train: "ImageSet | None"
+    test: "ImageSet"
+    views: "Views | None" = None
+    objective: nn.Module | None = None
+    fresh_head: Callable[[], nn.Module] | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+def find_subject(
+    target: "str | Path | nn.Module | type[nn.Module] | Run",
+    data: Any,
+    views: str | None,
+    weights: str | Path | None,
+    image_size: int | None,
+) -> Subject:
+    """The model that `target` names, with its images, views and loss."""
+    from fullrank.runs.run import Run, load
+
+    if isinstance(target, str | Path) and Path(target).is_dir():
+        target = load(target)
+    if isinstance(target, Run):
+        if weights is not None:
+            raise UsageError("A run has weights of its own; leave --weights out, or name its encoder.")
+        return _subject_of_run(target, data, views)
+    name = (
+        type(target).__name__ if isinstance(target, nn.Module) else getattr(target, "__name__", str(target))
+    )
+    if data is None:
+        raise UsageError(f"{name} is a model, so it needs images to look at; give them with --data.")
+    train, test = _load(data, image_size)
+    encoder = target if isinstance(target, nn.Module) else _library_encoder(target, train or test, weights)
+    subject = Subject(name, encoder, None, train, test)
+    return replace(subject, views=_views(views, test)) if views is not None else subject
+
+
+def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
+    from fullrank.heads import head
+    from fullrank.objectives import needs, objective
+    from fullrank.runs.build import load_data
+    from fullrank.runs.embed import input_shape
+
+    # Such a loss has trained weights of its own, or asks for the labels of views.
+    needs_labels = "labels" in needs(run.recipe.objective)
+    train: ImageSet | None
+    if data is None:
+        train, test = load_data(run.recipe)
+    else:
+        train, test = _load(data, input_shape(run)[0])
+    return Subject(
+        name=str(run.path),
+        encoder=run.encoder,
+        head=run.head,
+        train=train,
+        test=test,
+        views=_views(views or run.recipe.views, test),
+        objective=None if needs_labels else objective(run.recipe.objective),
+        fresh_head=lambda: head(run.recipe.head, in_dim=run.encoder.feature_dim),
+        recipe=run.recipe.model_dump(mode="json"),
+    )
+
+
+def _library_encoder(spec: Any, images: "ImageSet", weights: str | Path | None) -> nn.Module:
+    from fullrank.encoders import encoder, load_weights
+
+    mean, std = images.channel_statistics()
+    built = encoder(spec, image_size=images.image_size, in_chans=images.channels, mean=mean, std=std)
+    if weights is not None:
+        load_weights(built, weights)
+    return built.eval()
+
+
+def _load(data: Any, image_size: int | None) -> "tuple[ImageSet | None, ImageSet]":
+    from fullrank.data import source
+    from fullrank.runs.build import GivenImages
+
+    if isinstance(data, str | type):
+        images = source(data)
+        return images.load("train", image_size), images.load("test", image_size)
+    given = GivenImages.of(data)
+    train, test = (None, given.train) if given.test is None else (given.train, given.test)
+    if image_size is None:
+        return train, test
+    return train and train.resized(image_size), test.resized(image_size)
+
+
+def _views(spec: str, images: "ImageSet") -> "Views":
+    from fullrank.views import view_pipeline
+
+    return view_pipeline(spec, image_size=images.image_size, channels=images.channels)
