@@ -226,7 +226,12 @@ def test_a_cell_of_a_notebook_may_run_again(mine):
                 super().__init__(in_dim, factor)
 
         fullrank.register_head("scaled")(Scaled)
-    assert HEADS.parse("scaled") == "scaled:3"
+        assert HEADS.parse("scaled") == f"scaled:{factor:g}"
+
+        class Bare(Scaled):
+            pass
+
+        assert HEADS.parse(Bare).endswith(f"Bare:{factor:g}") and head(Bare, in_dim=3).factor == factor
 
 
 class Wide(Doubled):

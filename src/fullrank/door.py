@@ -87,7 +87,7 @@ def import_named(name: str, kind: str = "", known: Sequence[str] = ()) -> None:
         found = False
     if not found:
         if kind:
-            raise unknown_name(kind, name, known, f"and no module {name!r} can be imported")
+            raise unknown_name(kind, name, known, f"no module {name!r} can be imported either")
         beside = Path(f"{name}.py")
         hint = (
             f"write {beside}" if beside.is_file() else "put its folder on PYTHONPATH, or write its path, x.py"
@@ -182,6 +182,11 @@ def check_needed(needed: Iterable[Origin], what: str) -> None:
     for origin in needed:
         if origin.distribution is not None:
             _check_installed(origin.distribution, what)
+        elif origin.module not in _imported and origin.module in MAIN:
+            raise UsageError(
+                f"{what} needs a part that was defined in a notebook; define it there again and give "
+                f"imports=[{origin.module!r}]."
+            )
         elif origin.module not in _imported:
             raise UsageError(
                 f"{what} needs {origin.module}, and nothing is imported because a file names it; if you "
@@ -341,7 +346,7 @@ def _keep(module: ModuleType) -> str:
         if imported.module is module or (inside and imported.path is None):
             return label
     file = getattr(module, "__file__", None)
-    if module.__name__ in MAIN and file is not None:
+    if module.__name__ in MAIN and file is not None and Path(file).is_file():
         path = Path(file).resolve()
         origin = Origin(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
         _imported[path.name] = _Imported(origin, module, path)

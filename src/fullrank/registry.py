@@ -311,6 +311,7 @@ class Registry:
                 return entry.name
         label = door.admit(target)
         name = f"{label}:{target.__qualname__}"
+        self.unregister(name)  # a class that a notebook's cell has defined anew
         self.register(self._described(name, target, origin=door.origin_at(label)))
         return name
 

@@ -53,7 +53,8 @@ def compare(
     """
     import_modules(imports)
     if not isinstance(heads, str | Sequence):
-        raise UsageError(f"heads must be a list of specs or classes, but got {heads!r}; write [{heads!r}].")
+        given = getattr(heads, "__name__", type(heads).__name__)
+        raise UsageError(f"heads must be a list of specs or classes, but got {given}; write heads=[{given}].")
     specs = [HEADS.parse(head) for head in (split_specs(heads) if isinstance(heads, str) else heads)]
     if not specs or len(set(specs)) < len(specs):
         raise UsageError(f"--heads must name each head once, but got {', '.join(specs) or 'none at all'}.")
