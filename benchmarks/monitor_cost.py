@@ -25,11 +25,11 @@ from fullrank.data import BatchLoader, ImageSet, source
 from fullrank.devices import flushed_denormals
 from fullrank.diagnosis.watch import spectrum_monitor
 from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
+from fullrank.runs.build import build
 from fullrank.runs.recipe import Recipe
 from fullrank.statistics import Estimate
 from fullrank.training.engine import quiet_lightning
 from fullrank.training.module import JointEmbedding
-from fullrank.training.train import build
 
 WARM_UP = 3
 

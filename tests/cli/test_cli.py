@@ -46,7 +46,7 @@ def modules_loaded_by(code: str) -> set[str]:
 def test_denormals_are_flushed_in_every_thread_and_then_no_longer_in_this_one():
     modules_loaded_by(
         "import numpy, torch\n"
-        "from fullrank.training.train import flushed_denormals\n"
+        "from fullrank.devices import flushed_denormals\n"
         "torch.set_num_threads(2)\n"
         "tiny = torch.from_numpy(numpy.full(4_000_000, 1e-39, numpy.float32))\n"
         "with flushed_denormals():\n"

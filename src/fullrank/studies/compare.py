@@ -52,7 +52,8 @@ def compare(
     after saving.
     """
     import_modules(imports)
-    if not isinstance(heads, str | Sequence):
+    listed: object = heads
+    if not isinstance(listed, str | Sequence):
         given = getattr(heads, "__name__", type(heads).__name__)
         raise UsageError(f"heads must be a list of specs or classes, but got {given}; write heads=[{given}].")
     specs = [HEADS.parse(head) for head in (split_specs(heads) if isinstance(heads, str) else heads)]

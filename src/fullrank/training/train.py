@@ -4,66 +4,38 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, cast
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from rich.progress import Progress
-from safetensors.torch import save
-from torch import nn
 
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.devices import accelerator, flushed_denormals, has_room
 from fullrank.door import import_modules
-from fullrank.encoders import Encoder
-from fullrank.errors import DataError, FullrankError, UsageError
-from fullrank.evaluation.evaluate import Evaluation, check_probeable, evaluate, help_evaluate
-from fullrank.evaluation.factors import factor_scores
-from fullrank.files import save_arrays, write_whole
-from fullrank.heads import Head
-from fullrank.objectives import chance_of
+from fullrank.errors import FullrankError, UsageError
+from fullrank.evaluation.evaluate import evaluate, help_evaluate
+from fullrank.files import save_arrays
 from fullrank.processes import launched_rank, own_share
 from fullrank.progress import progress_bar
-from fullrank.record import RECORD_FILE, Record, RunEntry, Score
+from fullrank.record import RECORD_FILE, Record
 from fullrank.record.making import new_record
+from fullrank.runs import folders
 from fullrank.runs.build import GivenImages, check_plan, load_data
-from fullrank.runs.folders import (
-    check_folder,
-    check_free,
-    checkpoints_in,
-    claim_folder,
-    list_bad_images,
-    open_folder,
-    room_in,
-    sole_writer,
-)
 from fullrank.runs.recipe import Recipe
-from fullrank.runs.run import ENCODER_FILE, HEAD_FILE, Run, load
+from fullrank.runs.run import Run, load
+from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
-from fullrank.training.callbacks.curves import Monitor, ProgressLine
-from fullrank.training.callbacks.finite import FiniteGuard
-from fullrank.training.callbacks.online import OnlineProbes
+from fullrank.training.callbacks.curves import ProgressLine
 from fullrank.training.callbacks.stopping import stop_on_signal
-from fullrank.training.engine import (
-    build_trainer,
-    named_out_of_memory,
-    quiet_lightning,
-    split_statistics,
-    wait_for_all,
-)
+from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Machines, OptimizerFactory, Session
-from fullrank.training.sgd_probe import KIND as SGD_PROBE, sgd_probe
-from fullrank.views import Views, step_generator
-
-EXAMPLES = 8
+from fullrank.training.sgd_probe import KIND as SGD_PROBE
 
 
 @flushed_denormals()
@@ -134,8 +106,8 @@ def train(
     processes = session.machines.processes
     if processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
-    folder = claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
-    check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
+    folder = folders.claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
+    folders.check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
     return carry_out(plan, folder, *load_data(plan, given), session)
@@ -158,18 +130,18 @@ def carry_out(
         parts = check_plan(recipe, train_set, session.machines.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
-        held.enter_context(room_in(folder))
+        held.enter_context(folders.room_in(folder))
         if writes:
-            held.enter_context(sole_writer(folder))
-            check_free(folder, recipe, session.resume)
-            open_folder(folder, recipe, session.resume)
+            held.enter_context(folders.sole_writer(folder))
+            folders.check_free(folder, recipe, session.resume)
+            folders.open_folder(folder, recipe, session.resume)
         watch = Watch.over(recipe, folder, session)
         try:
             _fit(module, loader, watch, recipe, folder, session)
             if writes:
-                examples = {"examples": _examples(module.views, train_set, recipe.seed)}
+                examples = {"examples": results.example_views(module.views, train_set, recipe.seed)}
                 save_arrays(folder, watch.arrays() | examples)
-                _save_weights(module, folder, recipe, train_set)
+                results.save_weights(module, folder, recipe, train_set)
             share = own_share()
             module.to(accelerator())  # Lightning leaves the modules on the CPU
             share.follow_first(module)
@@ -177,47 +149,21 @@ def carry_out(
                 evaluation = evaluate(
                     module.encoder, module.head, train_set, test_set, seed=recipe.seed, share=share
                 )
-                further = _further_scores(module, recipe, folder, (train_set, test_set), session)
-                entry = _entry(module, recipe, watch, len(loader), evaluation, further)
-                list_bad_images(folder, train_set.bad.found | test_set.bad.found)
+                further = results.further_scores(module, recipe, folder, (train_set, test_set), session)
+                entry = results.entry_of(module, recipe, watch, len(loader), evaluation, further)
+                folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
             else:
                 help_evaluate(module.encoder, module.head, train_set, test_set, share)
         except FullrankError:
             if writes:  # the list says what to mend before the run goes on
-                list_bad_images(folder, train_set.bad.found | test_set.bad.found)
+                folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
             raise
-    wait_for_all()
+    engine.wait_for_all()
     if not writes:
         record = Record.load(folder)
-    return Run(folder, recipe, *_finished(module), record)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What watches a run while it is trained."""
-
-    monitor: Monitor
-    online: OnlineProbes | None
-    guard: FiniteGuard
-
-    @classmethod
-    def over(cls, recipe: Recipe, folder: Path, session: Session) -> Self:
-        """What a recipe asks for."""
-        return cls(
-            Monitor(folder, recipe.monitor_every),
-            OnlineProbes(recipe.online_every) if recipe.online_every else None,
-            FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite),
-        )
-
-    def callbacks(self) -> list[pl.Callback]:
-        """All of them."""
-        return [self.guard, self.monitor, *([self.online] if self.online else [])]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What they saw over time."""
-        return self.monitor.arrays() | (self.online.arrays() if self.online else {})
+    return Run(folder, recipe, *results.finished_parts(module), record)
 
 
 def called(factory: OptimizerFactory) -> str:
@@ -232,137 +178,26 @@ def _fit(
     rank = launched_rank(session.machines.processes)
     resumed = newest_whole(folder, rank=rank)
     if resumed is None and rank == 0:
-        for stale in checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
+        for stale in folders.checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
             stale.unlink(missing_ok=True)
-    if (note := split_statistics(module, session.machines)) and rank == 0:
+    if (note := engine.split_statistics(module, session.machines)) and rank == 0:
         print(note, file=sys.stderr)
-    with quiet_lightning(), stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
-        line = ProgressLine(shown, watch.monitor, _chance(module, recipe))
+    with (
+        engine.quiet_lightning(),
+        stop_on_signal(folder) as stop,
+        session.progress or progress_bar() as shown,
+    ):
+        line = ProgressLine(shown, watch.monitor, results.chance_level(module, recipe))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
         checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
-        trainer = build_trainer(recipe, folder, [*watch.callbacks(), checkpointer, line], session)
+        trainer = engine.build_trainer(recipe, folder, [*watch.callbacks(), checkpointer, line], session)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
-        with named_out_of_memory(recipe.batch_size):
+        with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.is_told(trainer):
             raise stop.error(
                 f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
                 "run."
             )
-
-
-def _finished(module: JointEmbedding) -> tuple[Encoder, Head]:
-    """Encoder and head as `load` gives them: on the CPU, in eval mode, not compiled, without gradients."""
-    module.zero_grad(set_to_none=True)
-    encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
-    encoder._compiled_call_impl = None
-    return encoder.cpu().eval(), head.cpu().eval()
-
-
-def _save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
-    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
-        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
-        write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
-
-
-def _entry(
-    module: JointEmbedding,
-    recipe: Recipe,
-    watch: Watch,
-    batches: int,
-    evaluation: Evaluation,
-    further: list[Score],
-) -> RunEntry:
-    """What the trained parts are worth, and how the training went."""
-    views = 2 * recipe.epochs * batches * recipe.batch_size
-    seconds = watch.monitor.elapsed()
-    return RunEntry(
-        head=recipe.head,
-        seed=recipe.seed,
-        folder=".",
-        epochs=recipe.epochs,
-        steps=recipe.epochs * -(-batches // recipe.engine.accumulate),
-        skipped_steps=watch.guard.skipped,
-        loss=watch.monitor.curves["loss"][-1],
-        chance=_chance(module, recipe),
-        seconds=seconds,
-        views_per_second=views / seconds,
-        parameters=_parameters(module),
-        probes=evaluation.probes,
-        scores=[*evaluation.scores, *further],
-        spectrum=evaluation.spectrum,
-        scales_channels=getattr(module.head, "scales_channels", False),
-    )
-
-
-def _further_scores(
-    module: JointEmbedding,
-    recipe: Recipe,
-    folder: Path,
-    images: tuple[ImageSet, ImageSet],
-    session: Session,
-) -> list[Score]:
-    """The weights of known factors, of images that have several and enough of each, and the papers' probe."""
-    encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
-    try:
-        scores = factor_scores(recipe, encoder, head, *images)
-    except DataError:
-        # Features that are not finite have failed the probes before; what is left to refuse is too few images
-        # for the factors, and that is no reason to lose a run.
-        scores = []
-    if recipe.sgd_probe is None:
-        return scores
-    check_probeable(*images, "label")
-    with stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
-        scores += sgd_probe(
-            encoder,
-            *images,
-            recipe.sgd_probe,
-            folder=folder,
-            progress=shown,
-            stop=stop,
-            seed=recipe.seed,
-        )
-    return scores
-
-
-def _chance(module: JointEmbedding, recipe: Recipe) -> float | None:
-    """The loss of a batch in which nothing is told apart, where the objective says it."""
-    return chance_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
-
-
-def _parameters(module: JointEmbedding) -> dict[str, int]:
-    """How many weights each part has; the objective is named where it has any."""
-    counts = {"encoder": _count(module.encoder), "head": _count(module.head)}
-    own = _count(module.objective)
-    return counts | {"objective": own} if own else counts
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
-    return {
-        "encoder": recipe.encoder,
-        "head": recipe.head,
-        "objective": recipe.objective,
-        "data": recipe.data,
-        "image_size": str(images.image_size),
-        "in_chans": str(images.channels),
-        "input": "images in 0 to 1",
-        "fullrank": version("fullrank"),
-    }
-
-
-def _examples(views: Views, images: ImageSet, seed: int) -> np.ndarray:
-    """A few images with both views, (n, 3, H, W, C) uint8; a view has the image's size."""
-    rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
-    batch = images.batch(rows)
-    height, width = batch.images.shape[-2:]
-    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
-    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
-    shown = [images.subset(rows).tensor(), *pair]
-    return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()

@@ -1,0 +1,147 @@
+"""What a run leaves once it is trained: weights, example views, scores, and the entry of its record."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from fullrank.data import ImageSet
+from fullrank.encoders import Encoder
+from fullrank.errors import DataError
+from fullrank.evaluation.evaluate import Evaluation, check_probeable
+from fullrank.evaluation.factors import factor_scores
+from fullrank.files import write_whole
+from fullrank.heads import Head
+from fullrank.objectives import chance_of
+from fullrank.progress import progress_bar
+from fullrank.record import RunEntry, Score
+from fullrank.runs.recipe import Recipe
+from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
+from fullrank.training.callbacks.stopping import stop_on_signal
+from fullrank.training.callbacks.watch import Watch
+from fullrank.training.module import JointEmbedding
+from fullrank.training.session import Session
+from fullrank.training.sgd_probe import sgd_probe
+from fullrank.views import Views, step_generator
+
+EXAMPLES = 8
+
+
+def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
+    """Encoder and head as `load` gives them: on the CPU, in eval mode, not compiled, without gradients."""
+    module.zero_grad(set_to_none=True)
+    encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
+    encoder._compiled_call_impl = None
+    return encoder.cpu().eval(), head.cpu().eval()
+
+
+def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
+    """Write encoder and head, each with what it is in its metadata."""
+    for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
+        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
+        write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
+
+
+def entry_of(
+    module: JointEmbedding,
+    recipe: Recipe,
+    watch: Watch,
+    batches: int,
+    evaluation: Evaluation,
+    further: list[Score],
+) -> RunEntry:
+    """What the trained parts are worth, and how the training went."""
+    views = 2 * recipe.epochs * batches * recipe.batch_size
+    seconds = watch.monitor.elapsed()
+    return RunEntry(
+        head=recipe.head,
+        seed=recipe.seed,
+        folder=".",
+        epochs=recipe.epochs,
+        steps=recipe.epochs * -(-batches // recipe.engine.accumulate),
+        skipped_steps=watch.guard.skipped,
+        loss=watch.monitor.curves["loss"][-1],
+        chance=chance_level(module, recipe),
+        seconds=seconds,
+        views_per_second=views / seconds,
+        parameters=_parameters(module),
+        probes=evaluation.probes,
+        scores=[*evaluation.scores, *further],
+        spectrum=evaluation.spectrum,
+        scales_channels=getattr(module.head, "scales_channels", False),
+    )
+
+
+def further_scores(
+    module: JointEmbedding,
+    recipe: Recipe,
+    folder: Path,
+    images: tuple[ImageSet, ImageSet],
+    session: Session,
+) -> list[Score]:
+    """The weights of known factors, of images that have several and enough of each, and the papers' probe."""
+    encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
+    try:
+        scores = factor_scores(recipe, encoder, head, *images)
+    except DataError:
+        # Features that are not finite have failed the probes before; what is left to refuse is too few images
+        # for the factors, and that is no reason to lose a run.
+        scores = []
+    if recipe.sgd_probe is None:
+        return scores
+    check_probeable(*images, "label")
+    with stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
+        scores += sgd_probe(
+            encoder,
+            *images,
+            recipe.sgd_probe,
+            folder=folder,
+            progress=shown,
+            stop=stop,
+            seed=recipe.seed,
+        )
+    return scores
+
+
+def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
+    """The loss of a batch in which nothing is told apart, where the objective says it."""
+    return chance_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
+
+
+def _parameters(module: JointEmbedding) -> dict[str, int]:
+    """How many weights each part has; the objective is named where it has any."""
+    counts = {"encoder": _count(module.encoder), "head": _count(module.head)}
+    own = _count(module.objective)
+    return counts | {"objective": own} if own else counts
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
+    return {
+        "encoder": recipe.encoder,
+        "head": recipe.head,
+        "objective": recipe.objective,
+        "data": recipe.data,
+        "image_size": str(images.image_size),
+        "in_chans": str(images.channels),
+        "input": "images in 0 to 1",
+        "fullrank": version("fullrank"),
+    }
+
+
+def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:
+    """A few images with both views, (n, 3, H, W, C) uint8; a view has the image's size."""
+    rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
+    batch = images.batch(rows)
+    height, width = batch.images.shape[-2:]
+    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
+    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
+    shown = [images.subset(rows).tensor(), *pair]
+    return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()
