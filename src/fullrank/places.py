@@ -53,7 +53,19 @@ class HasPlaces(Protocol):
 
 def head_places(head: nn.Module) -> list[str]:
     """The places inside a head: `head.1` to `head.L`, of which the last is z."""
-    return [f"head.{i + 1}" for i in range(len(getattr(head, "layers", ())))]
+    return [f"head.{number}" for number, _ in enumerate(layers_of(head), start=1)]
+
+
+def layers_of(head: nn.Module) -> list[nn.Module]:
+    """The layers that a head names in `layers`; none where that is something else, such as their number.
+
+    >>> layers_of(nn.Identity())
+    []
+    """
+    layers = getattr(head, "layers", ())
+    if not isinstance(layers, nn.ModuleList | nn.Sequential):
+        return []
+    return list(layers)
 
 
 def read_places(
@@ -109,7 +121,7 @@ def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
     def keep(name: str):  # type: ignore[no-untyped-def]
         return lambda module, inputs, output: found.__setitem__(name, output)
 
-    layers = getattr(head, "layers", ())
+    layers = layers_of(head)
     hooks = [layer.register_forward_hook(keep(f"head.{i + 1}")) for i, layer in enumerate(layers)]
     try:
         found["z"] = head(h)

@@ -182,6 +182,7 @@ def diagnose_model(
     """Everything that a model shows on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.diagnosis.features import collect
     from fullrank.encoders.building import with_places
+    from fullrank.objectives import temperature_of
     from fullrank.places import collect_features
 
     found = collect(
@@ -195,7 +196,7 @@ def diagnose_model(
         fresh_head=subject.fresh_head,
         progress=progress,
     )
-    temperature = getattr(subject.objective, "temperature", None)
+    temperature = temperature_of(subject.objective)
     evidence = found.evidence(temperature)
     findings = find_causes(evidence, seed=seed)
     seen = [

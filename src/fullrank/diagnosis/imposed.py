@@ -33,7 +33,7 @@ def imposed_rank(
     if parsed.name != "z" and parsed.name not in head_places(head):
         return None
     says: Callable[[str], int | None] | None = getattr(head, "imposed_rank", None)
-    if says is not None:
+    if callable(says):
         rank = says(parsed.name)
     elif fresh is not None:
         with torch.random.fork_rng(devices=()):

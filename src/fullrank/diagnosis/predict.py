@@ -60,7 +60,15 @@ def predict(
     train, _ = load_data(run.recipe)
     views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)
     found = collect(
-        run.encoder, run.head, train, [place, outcome], limit=VIEWED, seed=seed, views=views, replay=False
+        run.encoder,
+        run.head,
+        train,
+        [place, outcome],
+        limit=VIEWED,
+        seed=seed,
+        views=views,
+        replay=False,
+        fresh_head=run.fresh_head,
     )
     first, second = (side.numpy() for side in found.views[place])
     after = [side.numpy() for side in found.views[outcome]]

@@ -58,7 +58,6 @@ def find_subject(
 
 
 def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
-    from fullrank.heads import head
     from fullrank.objectives import needs, objective
     from fullrank.runs.build import load_data
     from fullrank.runs.embed import input_shape
@@ -78,7 +77,7 @@ def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
         test=test,
         views=_views(views or run.recipe.views, test),
         objective=None if needs_labels else objective(run.recipe.objective),
-        fresh_head=lambda: head(run.recipe.head, in_dim=run.encoder.feature_dim),
+        fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
     )
 

@@ -116,6 +116,17 @@ def depth_shares(head: nn.Module) -> dict[str, float]:
     return shares
 
 
+def linear_rank(head: nn.Module) -> int:
+    """The most directions of a head as a linear net, as it says it, or else as its widths allow.
+
+    >>> from fullrank.heads import head
+    >>> [linear_rank(head(spec, in_dim=16)) for spec in ("none", "lowrank:4", "mlp:8,hidden=6")]
+    [16, 4, 6]
+    """
+    widths = [getattr(head, name) for name in ("in_dim", "out_dim")]
+    return int(getattr(head, "linear_rank", min(widths)))
+
+
 def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
     """The linear net that the views of `recipe` lead to on its training images, or None.
 
@@ -126,7 +137,7 @@ def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
         return None
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
     viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
-    return linear_net(ViewMoments.of(drawn_views(viewed, views)), head.linear_rank)
+    return linear_net(ViewMoments.of(drawn_views(viewed, views)), linear_rank(head))
 
 
 def learns_from_views(recipe: Recipe) -> bool:
@@ -140,7 +151,7 @@ def predicted_features(head: Head, net: LinearNet | None, pixels: Tensor) -> dic
         return {}
     images = pixels.numpy()
     found = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
-    if depth_shares(head) and (ratio := head.channel_ratio) is not None:
+    if depth_shares(head) and (ratio := getattr(head, "channel_ratio", None)) is not None:
         below = net.represent_below(images, ratio)
         found |= {} if below is None else {"h": below}
     return {place: torch.from_numpy(features) for place, features in found.items()}

@@ -22,6 +22,7 @@ from fullrank.evaluation.factors import (
     flat_pixels,
     known_factors,
     learns_from_views,
+    linear_rank,
     numbers,
     relative,
 )
@@ -119,7 +120,7 @@ def predict_factors(
             strict=True,
         )
     ]
-    rank = head.linear_rank
+    rank = linear_rank(head)
     looks = []
     for per_component in _IMAGES_PER_COMPONENT:
         components = max(1, len(viewed) // per_component)

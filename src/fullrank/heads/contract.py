@@ -164,6 +164,6 @@ def unfolded(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, nn.Sequential):
         return [step for part in module for step in unfolded(part)]
     steps = getattr(module, "steps", None)
-    if steps is not None and (found := steps()) != [module]:
+    if callable(steps) and (found := steps()) != [module]:
         return [step for part in found for step in unfolded(part)]
     return [module]

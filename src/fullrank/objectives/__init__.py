@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         chance_of as chance_of,
         loss_of as loss_of,
         needs_of as needs_of,
+        temperature_of as temperature_of,
     )
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "contract": ["chance_of", "loss_of", "needs_of"],
+        "contract": ["chance_of", "loss_of", "needs_of", "temperature_of"],
         "contrastive": ["InfoNCELoss", "NTXentLoss"],
         "redundancy": ["BarlowTwinsLoss", "VICRegLoss"],
         "spectral": ["SpectralContrastiveLoss"],

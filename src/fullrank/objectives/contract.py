@@ -89,6 +89,15 @@ def chance_of(objective: object, n: int, width: int) -> float | None:
     return None if level is None else float(level)
 
 
+def temperature_of(objective: object) -> float | None:
+    """The temperature of a cosine loss, also where it is trained; None for an objective that has none.
+
+    >>> temperature_of(torch.nn.MSELoss())
+    """
+    temperature = getattr(objective, "temperature", None)
+    return float(temperature) if isinstance(temperature, int | float | Tensor) else None
+
+
 class CallableLoss(nn.Module):
     """A function of two embeddings as a module, so that it stands wherever a loss does."""
 

@@ -29,6 +29,10 @@ class Run:
     head: Head
     record: Record
 
+    def fresh_head(self) -> Head:
+        """A new head of the same spec, untrained."""
+        return build_head(self.recipe.head, in_dim=self.encoder.feature_dim)
+
 
 def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
     """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
