@@ -1,14 +1,17 @@
 """A rehearsal: any recipe through two steps and its probes, on generated images in the right layout."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from fullrank.data import class_list, source, write_miniature
 from fullrank.data.made.miniature import LAYOUTS
+from fullrank.door import import_modules
 from fullrank.record import RunEntry
 from fullrank.runs.build import check_plan, load_data
 from fullrank.runs.recipe import Recipe
@@ -28,13 +31,16 @@ class Rehearsal:
     entry: RunEntry
 
 
-def dry_run(recipe: str | Path | Recipe, **overrides: Any) -> Rehearsal:
+def dry_run(
+    recipe: str | Path | Recipe, *, imports: Sequence[str | Path | ModuleType] = (), **overrides: Any
+) -> Rehearsal:
     """Train two steps and probe on generated images, laid out as the recipe's data is; nothing is kept.
 
     Encoder, head, objective, views, optimizer and image size are the recipe's own; data, lengths and batch
     size are replaced. So a mistake in a recipe shows in seconds, before the days that it costs. The numbers
     mean nothing: the images are coloured shapes, grey for sets that are grey. Raises what `train` raises.
     """
+    import_modules(imports)
     plan = Recipe.resolve(recipe, overrides)
     with tempfile.TemporaryDirectory() as folder:
         replaced = replacements(plan, Path(folder) / "images")
