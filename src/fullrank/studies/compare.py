@@ -68,7 +68,9 @@ def compare(
         for head in specs
         for seed in range(plan.seed, plan.seed + seeds)
     }
-    check_folder(folder, plan, resume, free=("head", "seed"))
+    needed = dict.fromkeys(origin for each in plans.values() for origin in each.imports)
+    plan = plan.model_copy(update={"imports": tuple(needed)})
+    check_folder(folder, plan, resume, free=("head", "seed", "imports"))
     for name, run_plan in plans.items():
         check_folder(folder / name, run_plan, resume)
     check_parts(Recipe.resolve(plan, {"head": head}) for head in specs)

@@ -128,6 +128,12 @@ def test_command(run_record: Record, study_record: Record) -> None:
     )
 
 
+def test_the_command_imports_the_files_of_parts_that_are_not_ours(run_record: Record) -> None:
+    needed = [{"module": "my parts.py"}, {"module": "plugin.heads", "distribution": "plugin 1.0"}]
+    record = run_record.model_copy(update={"recipe": {**run_record.recipe, "imports": needed}})
+    assert words.reproduce_command(record) == ("fullrank train --recipe recipe.yaml --import 'my parts.py'")
+
+
 def test_no_runs_and_no_probes(study_record: Record) -> None:
     assert head_table(study_record.model_copy(update={"runs": []})) == []
     bare = [run.model_copy(update={"probes": {}, "spectrum": {}}) for run in study_record.runs]

@@ -80,11 +80,13 @@ def verdict(record: Record, place: str = "h") -> list[str]:
 
 def reproduce_command(record: Record) -> str:
     """The command line that repeats the work, on the recipe that lies beside the record."""
+    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
+    imports = "".join(f" --import {shlex.quote(module)}" for module in named)
     if record.kind == "run":
-        return "fullrank train --recipe recipe.yaml"
+        return f"fullrank train --recipe recipe.yaml{imports}"
     heads = ",".join(by_head(record.runs))
     seeds = len({run.seed for run in record.runs})
-    return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}"
+    return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}{imports}"
 
 
 def machine_line(record: Record) -> str:
