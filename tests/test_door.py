@@ -112,7 +112,7 @@ def test_a_class_is_named_by_its_module(mine):
 
 @pytest.mark.parametrize("given", [Doubled(4), 3, None])
 def test_an_instance_is_refused_and_its_class_is_asked_for(given):
-    with pytest.raises(UsageError, match=f"got a {type(given).__name__}; give its class"):
+    with pytest.raises(UsageError, match=f"of type {type(given).__name__}; give its class"):
         HEADS.parse(given)
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 import types
 import typing
 import warnings
@@ -21,7 +22,7 @@ from importlib import metadata
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from fullrank.errors import FullrankWarning, UsageError, unknown_name
 
@@ -29,6 +30,7 @@ from fullrank.errors import FullrankWarning, UsageError, unknown_name
 MODULE_NAME = re.compile(r"(?:[^:,=\"]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(?=:|$)")
 MAIN = ("__main__", "__mp_main__")
 _PLAIN = (int, float, str, bool)
+Module = str | Path | ModuleType
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ _imported: dict[str, _Imported] = {}
 _under_way: list[Origin] = []
 
 
-def import_modules(names: Iterable[str | Path | ModuleType]) -> None:
-    """Import modules that register parts: by name, as a file `x.py`, or as they are.
+def import_modules(names: "Iterable[Module] | Module") -> None:
+    """Import modules that register parts: by name, as a file `x.py`, or as they are; one or several.
 
     A module that was imported before is not imported again. Raises UsageError for a name that is no module,
     a file that there is not, two files of one name, and for a module that fails while it is imported.
     """
-    for name in names:
+    single = isinstance(names, str | Path | ModuleType)
+    for name in [cast(Module, names)] if single else cast(Iterable[Module], names):
         if isinstance(name, ModuleType):
             _keep(name)
         else:
@@ -138,6 +141,13 @@ def admit(target: Any) -> str:
     if module is None:
         raise UsageError(f"{target.__qualname__} belongs to no module; define it in one, or register it.")
     return _keep(module)
+
+
+def home_of(target: Any) -> tuple[str, str]:
+    """The file, or else the module, that defines a class or function, and its name there."""
+    module = getattr(target, "__module__", None) or ""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return str(Path(file).resolve()) if file else module, getattr(target, "__qualname__", "")
 
 
 def origin_of(target: Any) -> Origin:
@@ -227,14 +237,14 @@ def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any]
         return None
     point = points[0]
     origin = Origin(point.module, distribution=_package(point))
-    try:
-        with _importing(origin, name):
-            return point.load(), origin
-    except (AttributeError, UsageError) as error:
+    with _importing(origin, f"The {kind} {name!r} of the package {_package(point)}"):
+        part = point.load()
+    if not callable(part):
         raise UsageError(
-            f"The {kind} {name!r} of the package {_package(point)} cannot be imported: {error}; reinstall "
-            "that package or remove it."
-        ) from error
+            f"The {kind} {name!r} of the package {_package(point)} is a {type(part).__name__}, not a class; "
+            "its entry point must be written module:Class."
+        )
+    return part, origin
 
 
 @dataclass(frozen=True)
@@ -304,13 +314,18 @@ def _hints(target: Any) -> dict[str, Any]:
 def _import_file(path: Path) -> None:
     label, resolved = path.name, path.resolve()
     before = _imported.get(label)
-    if before is not None:
-        if before.path != resolved:
-            raise UsageError(f"Both {before.path} and {path} are called {label}; rename one of them.")
+    if before is not None and before.path != resolved and (len(path.parts) > 1 or resolved.is_file()):
+        raise UsageError(f"Both {before.path} and {resolved} are called {label}; rename one of them.")
+    if before is not None:  # a name alone means the one that is known
         return
     if not resolved.is_file():
         raise UsageError(f"There is no file {path} to import; check the path.")
     origin = Origin(label, hashlib.sha256(resolved.read_bytes()).hexdigest())
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file is not None and Path(file).resolve() == resolved:  # imported by its name already
+            _imported[label] = _Imported(origin, module, resolved)
+            return
     name = f"fullrank_import_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
@@ -333,8 +348,12 @@ def _importing(origin: Origin, what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except Exception as error:  # somebody else's module may raise anything
-        raise UsageError(f"{what} cannot be imported: {type(error).__name__}: {error}.") from error
+    except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        line = (
+            f" (line {where.lineno} of {Path(where.filename).name})" if where.filename.endswith(".py") else ""
+        )
+        raise UsageError(f"{what} cannot be imported: {type(error).__name__}: {error}{line}.") from error
     finally:
         _under_way.pop()
 

@@ -56,7 +56,8 @@ class Registry:
     `context` names what every builder may ask for beside the numbers of the spec, such as the width of h; a
     builder gets those of them that it takes. `shared` are options that every part of the family has and that
     the family, not the builder, carries out. `group` is the entry-point group of installed packages whose
-    parts belong to the family.
+    parts belong to the family. `builder_of` says what builds a part of somebody else, where that is not the
+    class or function itself.
 
     An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library. A name that
     nobody registered, made of a-z, 0-9, `_` and `.`, is parsed as that entry under its own name, without a
@@ -79,8 +80,9 @@ class Registry:
         context: tuple[str, ...] = (),
         shared: tuple[Parameter, ...] = (),
         group: str | None = None,
+        builder_of: Callable[[Any], Callable[..., Any]] = lambda target: target,
     ):
-        self.kind, self.room, self.other = kind, room, other
+        self.kind, self.room, self.other, self.builder_of = kind, room, other, builder_of
         self.context, self.shared, self.group = context, shared, group
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
@@ -117,7 +119,10 @@ class Registry:
             if _FOREIGN_NAME.fullmatch(bare):
                 return replace(self.other, name=bare)
         known = [*self._entries, *self._aliases, *self.installed()]
-        raise unknown_name(self.kind, name, known, f"`fullrank list {self.room}` shows all")
+        if name.endswith(".py"):
+            raise UsageError(f"The {self.kind} '{name}' names a file and no class in it; write {name}:CLASS.")
+        yours = "" if self.group is None else ", and a part of yours needs --import"
+        raise unknown_name(self.kind, name, known, f"`fullrank list {self.room}` shows all{yours}")
 
     def installed(self) -> dict[str, str]:
         """The names that installed packages offer and nobody has registered, with the packages."""
@@ -152,6 +157,12 @@ class Registry:
         builder (`context`) is neither. Raises UsageError for a name that is taken and for a parameter that no
         spec can write. A module that is loaded again registers its parts anew.
         """
+
+        if not isinstance(name, str):
+            raise UsageError(
+                f"A decorator that registers a {self.kind} needs its name; write it with parentheses, "
+                f"as in @register_{self.kind}('my-name')."
+            )
 
         def register(target: Callable[..., Any]) -> Any:
             before = self._entries.get(name)
@@ -281,17 +292,16 @@ class Registry:
         module, _, attribute = name.rpartition(":")
         label = door.label_of(module)
         canonical = f"{label}:{attribute}"
+        if from_file and canonical not in self._entries and not door.is_imported(label):
+            raise UsageError(
+                f"The {self.kind} '{name}' comes from {module}, and nothing is imported because a file "
+                f"names it; if you trust that module, add --import {module} (imports=[{module!r}] in "
+                "Python)."
+            )
+        if not from_file:
+            door.import_named(module, self.kind, [*self._entries, *self._aliases, *self.installed()])
         if canonical in self._entries:
             return self._entries[canonical]
-        if not door.is_imported(label):
-            if from_file:
-                raise UsageError(
-                    f"The {self.kind} '{name}' comes from {module}, and nothing is imported because a file "
-                    f"names it; if you trust that module, add --import {module} (imports=[{module!r}] in "
-                    "Python)."
-                )
-            known = [*self._entries, *self._aliases, *self.installed()]
-            door.import_named(module, self.kind, known)
         target = door.attribute_of(label, attribute, self.kind)
         self.register(self._described(canonical, target, origin=door.origin_at(label)))
         return self._entries[canonical]
@@ -300,8 +310,12 @@ class Registry:
         """The name of a class or function: the one it was registered under, or `module:Name`."""
         if not (isinstance(target, type) or inspect.isroutine(target)):
             raise UsageError(
-                f"Expected a spec, a class or a function for the {self.kind}, but got a "
-                f"{type(target).__name__}; give its class, since every run builds its own."
+                f"Expected a spec, a class or a function for the {self.kind}, but got an object of "
+                f"type {type(target).__name__}; give its class, since every run builds its own."
+            )
+        if target.__qualname__.endswith("<lambda>"):
+            raise UsageError(
+                f"A {self.kind} needs a name that others can find; give a class or a def, no lambda."
             )
         for entry in self._entries.values():
             if entry.builder is target:
@@ -319,6 +333,7 @@ class Registry:
         """The entry of a class or function, its value and options read from its signature."""
         value: Parameter | None = None
         options: list[Parameter] = []
+        target = self.builder_of(target)
         for parameter in door.parameters_of(target, (*self.context, "model")):
             described = _parameter(parameter, name)
             if described is None:
@@ -345,12 +360,9 @@ def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[s
     return {key: value for key, value in context.items() if key in parameters}
 
 
-def _same_part(one: object, other: object) -> bool:
+def _same_part(one: Any, other: Any) -> bool:
     """Whether two classes or functions are the same one, defined twice: a notebook's cell run again."""
-    names = [
-        (getattr(part, "__module__", None), getattr(part, "__qualname__", None)) for part in (one, other)
-    ]
-    return names[0] == names[1]
+    return door.home_of(one) == door.home_of(other)
 
 
 def _parameter(parameter: door.Settable, spec: str) -> Parameter | None:
@@ -365,7 +377,7 @@ def _parameter(parameter: door.Settable, spec: str) -> Parameter | None:
     return Parameter(
         parameter.name,
         parameter.type,
-        parameter.name.replace("_", " "),
+        f"a parameter of {spec}",
         parameter.default,
         parameter.choices,
         parameter.required,

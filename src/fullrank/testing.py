@@ -22,7 +22,7 @@ from fullrank.data import SOURCES, ImageSet, Source, source as build_source
 from fullrank.diagnosis import Evidence, find_causes
 from fullrank.diagnosis.causes import CAUSES
 from fullrank.diagnosis.causes.search import checked_cause
-from fullrank.diagnosis.imposed import measured_rank
+from fullrank.diagnosis.imposed import exact_rank
 from fullrank.encoders import ENCODERS, encoder as build_encoder
 from fullrank.errors import ContractError, FullrankError
 from fullrank.evaluation.evaluate import scaled_alike
@@ -30,7 +30,7 @@ from fullrank.heads import HEADS, head as build_head
 from fullrank.objectives import OBJECTIVES, loss_of, needs_of, objective as build_objective
 from fullrank.objectives.agreement import check_agreement
 from fullrank.objectives.contract import GIVEN
-from fullrank.places import head_places
+from fullrank.places import head_places, read_head
 
 Part = str | Callable[..., Any]
 ROWS = 8
@@ -49,6 +49,12 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     with _clause(name, "a head", "it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
         _hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
+    with _clause(name, "a head", "z is finite"):
+        _hold(bool(z.isfinite().all()), "some of it is NaN or infinite")
+    with _clause(name, "a head", "`layers`, where there is one that holds modules, is an nn.ModuleList"):
+        layers = getattr(head, "layers", None)
+        plain = isinstance(layers, list | tuple) and any(isinstance(each, nn.Module) for each in layers)
+        _hold(not plain, f"it is a {type(layers).__name__}, so its weights are neither trained nor saved")
     with _clause(name, "a head", "a gradient reaches h"):
         z.square().sum().backward()
         _hold(h.grad is not None and bool(h.grad.any()), "it is zero everywhere")
@@ -74,16 +80,20 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
 def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
     """Whether what a head says of itself is so."""
     places = [*head_places(head)[:-1], "z"]
+    # A reweighting says how many channels count, not how many are above rounding; a draw, how many are drawn.
+    soft = (
+        getattr(head, "channel_ratio", None) is not None
+        or getattr(head, "eval_dim", head.out_dim) != head.out_dim
+    )
     if (says := getattr(head, "imposed_rank", None)) is not None:
         with _clause(name, "a head", "imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:
                 fresh = build_head(name, in_dim=in_dim)
-                seen, said = measured_rank(fresh, place), says(place)
-                _hold(said is None or said >= 1, f"at {place} it says {said}")
-                if seen is not None:
-                    _hold(
-                        said is not None and said >= seen, f"at {place} it says {said}, but {seen} was seen"
-                    )
+                seen, said = exact_rank(fresh, place), says(place)
+                _hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
+                _hold(said is None or said >= seen or soft, f"at {place} it says {said}, and {seen} was seen")
+                full = seen == _width_at(fresh, place, in_dim)
+                _hold(full or said is not None, f"at {place} it says None, and {seen} was seen")
     if getattr(head, "scales_channels", False):
         with (
             _clause(name, "a head", "scales_channels: z is h with its channels scaled one by one"),
@@ -98,6 +108,11 @@ def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
             for place, share in shares().items():
                 known = place.partition("[")[0] in ("h", "z", *head_places(head))
                 _hold(known and 0 < share <= 1, f"it says {share} of {place}")
+
+
+def _width_at(head: nn.Module, place: str, in_dim: int) -> int:
+    with torch.no_grad():
+        return int(read_head(head.eval(), torch.zeros(2, in_dim, dtype=torch.float64))[place].shape[1])
 
 
 def check_objective(
@@ -245,8 +260,9 @@ def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
     >>> point, cloud = torch.ones(50, 4), torch.randn(50, 4)
     >>> check_cause("complete-collapse", *(Evidence((PlaceEvidence("h", x),)) for x in (point, cloud)))
     """
-    name = CAUSES.parse(part)
-    cause = checked_cause(CAUSES.build(name), name.name)
+    built = part() if isinstance(part, type) else CAUSES.build(part)
+    name = str(getattr(built, "name", type(built).__name__))
+    cause = checked_cause(built, name)
     with _clause(
         name, "a cause", "each of its rules has a measure, a finite threshold and a remedy of one sentence"
     ):
@@ -254,14 +270,14 @@ def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
             _hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")
             _hold(rule.remedy.endswith(".") and ". " not in rule.remedy, f"its remedy is {rule.remedy!r}")
     with _clause(name, "a cause", "it is found where it is"):
-        findings = [each for each in find_causes(found) if each.cause == cause.name]
+        findings = find_causes(found, [cause])
         _hold(bool(findings), "nothing was found")
         places = {place.place for place in found.places}
         for finding in findings:
             _hold(finding.place in places and finding.evidence.endswith("."), f"it says {finding}")
             _hold(finding.value != finding.threshold, "its value is its threshold")
     with _clause(name, "a cause", "it is not found where features are healthy"):
-        wrong = [each for each in find_causes(healthy) if each.cause == cause.name]
+        wrong = find_causes(healthy, [cause])
         _hold(not wrong, f"it was found at {', '.join(each.place for each in wrong)}")
 
 
@@ -275,17 +291,18 @@ def _called(loss: nn.Module, a: Tensor, b: Tensor, num_classes: int, generator: 
 
 @contextmanager
 def _clause(name: str, kind: str, clause: str) -> Iterator[None]:
-    """What goes wrong meanwhile is a ContractError that names the clause; no random number is used up."""
+    """What goes wrong meanwhile is a ContractError that names the clause; draws are the same each time."""
     try:
         with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
             yield
     except _BrokenError as error:
-        raise ContractError(f"'{name}' breaks the contract of {kind}: {clause}; but {error}.") from None
+        raise ContractError(f"'{name}' breaks the contract of {kind} ({clause}): {error}.") from None
     except FullrankError as error:
-        raise ContractError(f"'{name}' breaks the contract of {kind}: {clause}; but {error}") from error
+        raise ContractError(f"'{name}' breaks the contract of {kind} ({clause}): {error}") from error
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ContractError(f"'{name}' breaks the contract of {kind}: {clause}; but {reason}.") from error
+        raise ContractError(f"'{name}' breaks the contract of {kind} ({clause}): {reason}.") from error
 
 
 class _BrokenError(Exception):

@@ -99,7 +99,7 @@ _GROUPED = (
 )
 _CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
 
-SOURCES = Registry("data", "data", group="fullrank.sources")
+SOURCES = Registry("data", "data", context=("name",), group="fullrank.sources")
 register_source = SOURCES.add
 for _entry in [
     Entry(

@@ -114,6 +114,10 @@ def _pixels(image: Any, name: str) -> np.ndarray:
 def _of_tensor(image: Any, name: str) -> np.ndarray:
     if image.is_floating_point():
         low, high = float(image.min()), float(image.max())
+        if low >= 0 and 1 < high <= 255:
+            raise DataError(
+                f"An image of {name} has values from {low:.3g} to {high:.3g}; divide by 255, or give uint8."
+            )
         if low < 0 or high > 1:
             raise DataError(
                 f"An image of {name} has values from {low:.3g} to {high:.3g}; leave the normalisation out of "

@@ -51,7 +51,13 @@ class Source(ABC):
         if image_size is not None:
             check_image_size(image_size)
         bad = bad or BadImages()
-        found = self.read_despite(split, image_size, bad).despite(bad)
+        read = self.read_despite(split, image_size, bad)
+        if not isinstance(read, ImageSet):
+            raise UsageError(
+                f"read({split!r}) of the data {self.name!r} gave a {type(read).__name__}; it must give an "
+                "ImageSet."
+            )
+        found = read.despite(bad)
         return found if image_size is None else found.resized(image_size)
 
     @abstractmethod
@@ -73,8 +79,8 @@ class Given(Source):
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Raise DataError."""
         raise DataError(
-            f"The images of {self.name} were given in Python and are not on the disk; give them again as "
-            "data=, or other images with --data."
+            f"The images of {self.name} were given in Python and are not on the disk; give them again there "
+            "(data=...), or name other images (--data)."
         )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fullrank.diagnosis.shape import low_rank_of, measure
+from fullrank.diagnosis.shape import Shape, low_rank_of, measure
+from fullrank.errors import UsageError
 from fullrank.heads.contract import narrowest, unfolded
 from fullrank.places import Place, head_places, read_head
 
@@ -35,6 +36,11 @@ def imposed_rank(
     says: Callable[[str], int | None] | None = getattr(head, "imposed_rank", None)
     if callable(says):
         rank = says(parsed.name)
+        if rank is not None and (type(rank) is not int or rank < 1):
+            raise UsageError(
+                f"The head {type(head).__name__} says imposed_rank({parsed.name!r}) = {rank!r}; it must be a "
+                "whole number of 1 or more, or None."
+            )
     elif fresh is not None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
@@ -58,12 +64,25 @@ def measured_rank(head: nn.Module, place: str = "z") -> int | None:
     >>> measured_rank(Projection())
     3
     """
-    width = int(getattr(head, "in_dim"))  # noqa: B009  # nn.Module's own attributes are tensors or modules
-    h = torch.randn(_ROWS_PER_CHANNEL * width + _MORE_ROWS, width, dtype=torch.float64)
-    features = read_head(head.double().eval(), h)[place]
-    shape = measure(features)
+    shape = _gaussian_shape(head, place)
     if (cut := low_rank_of(shape.eigenvalues)) is not None:
         return cut.live
+    rank = _above_rounding(shape)
+    return rank if 0 < rank < shape.width else None
+
+
+@torch.no_grad()
+def exact_rank(head: nn.Module, place: str = "z") -> int:
+    """The rank at a place of a head for the same rows, up to the rounding of float64 alone."""
+    return _above_rounding(_gaussian_shape(head, place))
+
+
+def _gaussian_shape(head: nn.Module, place: str) -> Shape:
+    width = int(getattr(head, "in_dim"))  # noqa: B009  # nn.Module's own attributes are tensors or modules
+    h = torch.randn(_ROWS_PER_CHANNEL * width + _MORE_ROWS, width, dtype=torch.float64)
+    return measure(read_head(head.double().eval(), h)[place])
+
+
+def _above_rounding(shape: Shape) -> int:
     values = shape.eigenvalues
-    rank = int((values > _ROUNDING * values[0]).sum()) if len(values) else 0
-    return rank if 0 < rank < features.shape[1] else None
+    return int((values > _ROUNDING * values[0]).sum()) if len(values) else 0

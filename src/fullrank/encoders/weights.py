@@ -117,7 +117,8 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     chosen = {root + name: source for name, source in found.items()}
     # Our own files hold the mean and spread beside the model.
     owner = prefix.removesuffix(root) if prefix.endswith(root) else prefix
-    if all(owner + name in tensors and tensors[owner + name].ndim == 4 for name in ("mean", "std")):
+    given = [name for name in ("mean", "std") if name in state and owner + name in tensors]
+    if len(given) == 2 and all(tensors[owner + name].ndim == 4 for name in given):
         chosen |= {name: owner + name for name in ("mean", "std")}
     misfit = _misfit(tensors, wanted, prefix, found)
     shapes = {

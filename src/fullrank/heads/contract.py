@@ -113,9 +113,17 @@ class NormedHead(Head):
     def __init__(self, module: nn.Module, norm: Norm):
         super().__init__(cast(int, module.in_dim), cast(int, module.out_dim))
         self.module = module
-        if isinstance(layers := getattr(module, "layers", None), nn.ModuleList):
-            self.layers = layers
         self.set_norm(norm)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Those of the module: held there alone, so that its weights are saved once."""
+        layers = getattr(self.module, "layers", None)
+        return layers if isinstance(layers, nn.ModuleList) else nn.ModuleList()
+
+    @layers.setter
+    def layers(self, layers: nn.ModuleList) -> None:
+        """Nothing: a head of this kind has none of its own."""
 
     def project(self, h: Tensor) -> Tensor:
         """Return what the module makes of h."""

@@ -7,7 +7,7 @@ catalogue imports nothing; `objective` builds one, and the classes are imported 
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fullrank.errors import UsageError
 from fullrank.lazy import attach
@@ -40,8 +40,22 @@ __getattr__, __dir__, __all__ = attach(
 )
 __all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
 
+
+def _builder_of(target: Any) -> Callable[..., Any]:
+    """What builds an objective: a class or function without required parameters, or for a loss itself, this.
+
+    A function that needs two things or more, as in `loss(z_a, z_b)`, is the loss.
+    """
+    if not inspect.isfunction(target):
+        return target  # type: ignore[no-any-return]
+    parameters = inspect.signature(target).parameters.values()
+    required = [each for each in parameters if each.default is each.empty and each.name not in _CONTEXT]
+    return (lambda: target) if len(required) > 1 else target
+
+
+_CONTEXT = ("in_dim", "num_classes")
 OBJECTIVES = Registry(
-    "objective", "objectives", context=("in_dim", "num_classes"), group="fullrank.objectives"
+    "objective", "objectives", context=_CONTEXT, group="fullrank.objectives", builder_of=_builder_of
 )
 register_objective = OBJECTIVES.add
 for _entry in [

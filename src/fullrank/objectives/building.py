@@ -1,9 +1,10 @@
 """What happens to an objective that is built from a spec: its needs are checked."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from fullrank.errors import UsageError
-from fullrank.objectives.contract import CallableLoss, check_needs
+from fullrank.errors import FullrankError, UsageError
+from fullrank.objectives.contract import CallableLoss, check_needs, loss_of
 
 
 def checked_objective(built: object, name: str) -> nn.Module:
@@ -17,3 +18,27 @@ def checked_objective(built: object, name: str) -> nn.Module:
     part = built if isinstance(built, nn.Module) else CallableLoss(built)
     check_needs(part, name)
     return part
+
+
+def try_objective(loss: nn.Module, name: str, width: int) -> None:
+    """Raise UsageError unless a loss takes two embeddings (2, `width`) to a scalar with a gradient.
+
+    >>> try_objective(nn.MSELoss(reduction="none"), "MSELoss", 3)
+    Traceback (most recent call last):
+    fullrank.errors.UsageError: The objective 'MSELoss' must give a scalar with a gradient, but gave (2, 3)...
+    """
+    z_a, z_b = torch.randn(2, 2, width, requires_grad=True).unbind()
+    generator = torch.Generator().manual_seed(0)
+    try:
+        value = loss_of(loss, z_a, z_b, torch.zeros(2, dtype=torch.int64), generator)
+    except FullrankError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise UsageError(f"The objective {name!r} fails on two embeddings (2, {width}): {error}.") from error
+    if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
+        got = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        reached = "" if not isinstance(value, Tensor) or value.requires_grad else " without a gradient"
+        raise UsageError(
+            f"The objective {name!r} must give a scalar with a gradient, but gave {got}{reached}; return a "
+            "tensor that is computed from both embeddings."
+        )

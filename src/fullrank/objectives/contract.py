@@ -51,7 +51,8 @@ def needs_of(objective: object) -> frozenset[str]:
     >>> needs_of(lambda z_a, z_b: 0)
     frozenset()
     """
-    said = frozenset(getattr(objective, "needs", ()))
+    words = getattr(objective, "needs", ())
+    said = frozenset([words] if isinstance(words, str) else words)
     return said | {"labels"} if getattr(objective, "needs_labels", False) else said
 
 

@@ -12,7 +12,8 @@ from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
-from fullrank.objectives import loss_of, needs, objective as build_objective
+from fullrank.objectives import needs, objective as build_objective
+from fullrank.objectives.building import try_objective
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
 from fullrank.views import Views, view_pipeline
@@ -41,8 +42,8 @@ class GivenImages:
         pair = data if isinstance(data, tuple) else (data,)
         if len(pair) > 2 or not all(is_dataset(each) for each in pair):
             raise UsageError(
-                f"Expected the spec of a source, a Dataset or a pair of them as data, but got {data!r:.99}; "
-                "give (train, test)."
+                f"Expected the spec of a source, a map-style torch Dataset, or a pair of them (train, test) "
+                f"as data, but got {' and '.join(type(each).__name__ for each in pair)}."
             )
         train = image_set_of(pair[0], "train")
         return cls(train, image_set_of(pair[1], "test", like=train) if len(pair) == 2 else None)
@@ -130,9 +131,7 @@ def check_plan(recipe: Recipe, train_set: ImageSet, processes: int = 1) -> Parts
     parts.views.check_layers(train_set.layers)
     BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
     with torch.random.fork_rng(devices=()):
-        z_a, z_b = torch.randn(2, 2, parts.head.out_dim).unbind()
-        generator = torch.Generator().manual_seed(0)
-        loss_of(parts.objective, z_a, z_b, torch.zeros(2, dtype=torch.int64), generator)
+        try_objective(parts.objective, recipe.objective, parts.head.out_dim)
     return parts
 
 

@@ -120,7 +120,7 @@ def export_onnx(run: str | Path | Run, path: str | Path, *, place: str = "h") ->
     if not difference <= TOLERANCE:  # NaN too
         raise DataError(
             f"The ONNX model differs from PyTorch by {difference:.1e} of the largest feature at {place!r}, "
-            f"more than {TOLERANCE:.0e}, and is not written; use export_weights instead."
+            f"more than {TOLERANCE:.0e}, and is not written; write .safetensors instead."
         )
     notes = describe_encoder(run, place) | {
         "in_chans": str(channels),
@@ -166,7 +166,7 @@ def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
     except torch.onnx.OnnxExporterError as error:
         reason = _short(error.__cause__ or error)
         raise DataError(
-            f"This model cannot be written as ONNX ({reason}); use export_weights instead."
+            f"This model cannot be written as ONNX ({reason}); write .safetensors instead."
         ) from None
     proto = cast(torch.onnx.ONNXProgram, program).model_proto
     for node in proto.graph.node:
@@ -204,7 +204,7 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
             differences.append((found - expected).abs().max() / expected.abs().max().clamp_min(tiny))
     except refusals as error:
         raise DataError(
-            f"onnxruntime cannot run the ONNX model ({_short(error)}); use export_weights instead."
+            f"onnxruntime cannot run the ONNX model ({_short(error)}); write .safetensors instead."
         ) from None
     return float(torch.stack(differences).max())
 
@@ -253,7 +253,7 @@ def check_onnx_size(run: Run) -> None:
     if size >= LARGEST_ONNX:
         raise UsageError(
             f"The weights of {run.recipe.encoder} and {run.recipe.head} take {size / 2**30:.1f} GiB, but an "
-            f"ONNX file holds less than {LARGEST_ONNX / 2**30:.0f}; use export_weights instead."
+            f"ONNX file holds less than {LARGEST_ONNX / 2**30:.0f}; write .safetensors instead."
         )
 
 

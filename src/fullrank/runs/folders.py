@@ -28,7 +28,7 @@ def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
 
 def slug(text: str) -> str:
     """A spec as a folder name: letters, digits, dots and dashes, and no dot first: `..` is no name."""
-    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100].lstrip(".") or "-"
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100].lstrip(".-") or "-"
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:

@@ -97,7 +97,8 @@ class Optimizer(_Part):
     it is, whatever the batch size; `warmup` is the share of the run in which it rises. Norms, biases and
     other 1-d parameters have no decay and, under lars, no adaptation. `momentum` belongs to optimizers that
     have one, `trust` (P1's eta) to lars alone. A gradient whose norm over all parameters is above `clip` is
-    shortened to it.
+    shortened to it. A function that was given in Python is called by its module and name, and makes the
+    optimizer from the weight decay alone: `lr`, `momentum` and `trust` are then not used.
     """
 
     name: str = Field("adamw", pattern=r"^[A-Za-z_][\w.:]*$")

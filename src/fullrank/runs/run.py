@@ -60,6 +60,12 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
         head.load_state_dict(load_file(folder / HEAD_FILE))
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, RuntimeError) and recipe.imports:
+            modules = ", ".join(origin.module for origin in recipe.imports)
+            raise DataError(
+                f"The weights in {folder} do not fit what {modules} builds now ({reason}); give the code "
+                "that it was trained with."
+            ) from None
         raise DataError(
             f"The weights in {folder} cannot be read ({reason}); remove {RECORD_FILE} there and "
             "resume the run."

@@ -52,6 +52,10 @@ def compare(
     after saving.
     """
     import_modules(imports)
+    if not isinstance(overrides.get("data", ""), str | type):
+        raise UsageError(
+            "A study reads its images by the spec of a source; train and diagnose take a Dataset."
+        )
     listed: object = heads
     if not isinstance(listed, str | Sequence):
         given = getattr(heads, "__name__", type(heads).__name__)

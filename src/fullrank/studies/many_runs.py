@@ -193,8 +193,9 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
                 yield run
     except BrokenProcessPool:
         raise FullrankError(
-            f"One of {workers} worker processes was ended by the system, perhaps for want of memory; what is "
-            "finished is kept: give fewer --workers."
+            f"One of {workers} worker processes ended by itself, perhaps for want of memory (give fewer "
+            "--workers), or because a script without `if __name__ == '__main__':` began again in it; "
+            "what is finished is kept."
         ) from None
     except (KeyboardInterrupt, InterruptedRunError) as stopped:
         _say(progress, "Stopping: the runs under way are being saved.")

@@ -197,7 +197,13 @@ def build_optimizer(
     few: dict[str, Any] = {"params": [p for p in parameters() if p.ndim <= 1], "weight_decay": 0.0}
     many["weight_decay"] = settings.weight_decay
     if factory is not None:
-        return factory([many, few])
+        made: object = factory([many, few])
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UsageError(
+                f"The optimizer function gave a {type(made).__name__}; it gets a list of groups and must "
+                "return a torch.optim.Optimizer."
+            )
+        return made
     if settings.name == "sgd":
         return torch.optim.SGD([many, few], lr=settings.lr, momentum=settings.momentum)
     if settings.name == "lars":

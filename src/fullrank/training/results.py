@@ -42,7 +42,8 @@ def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
 def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
     """Write encoder and head, each with what it is in its metadata."""
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
-        weights = {name: tensor.contiguous() for name, tensor in part.state_dict().items()}
+        # Cloned: two names of one tensor are no file of safetensors.
+        weights = {name: tensor.clone().contiguous() for name, tensor in part.state_dict().items()}
         write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
 
 

@@ -53,3 +53,15 @@ class Session:
     callbacks: tuple[pl.Callback, ...] = ()
     loggers: tuple[Logger, ...] = ()
     optimizer: OptimizerFactory | None = None
+
+    def __post_init__(self) -> None:
+        for name, given, kind in (
+            ("callbacks", self.callbacks, pl.Callback),
+            ("loggers", self.loggers, Logger),
+        ):
+            wrong = [each for each in given if not isinstance(each, kind)]
+            if wrong:
+                raise UsageError(
+                    f"{name} must be a list of Lightning's, but {wrong[0]!r:.80} is none; give objects, not "
+                    "classes."
+                )

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -99,8 +100,8 @@ def train(
         skip_nonfinite,
         progress,
         profiler,
-        tuple(callbacks),
-        tuple(loggers),
+        _listed(callbacks),
+        _listed(loggers),
         factory,
     )
     processes = session.machines.processes
@@ -166,10 +167,18 @@ def carry_out(
     return Run(folder, recipe, *results.finished_parts(module), record)
 
 
+def _listed(given: Any) -> tuple[Any, ...]:
+    """One thing or several, as several."""
+    return tuple(given) if isinstance(given, Iterable) else (given,)
+
+
 def called(factory: OptimizerFactory) -> str:
     """How a recipe calls an optimizer that was given in Python: by the module and name of what makes it."""
     name = getattr(factory, "__qualname__", type(factory).__qualname__)
-    return re.sub(r"[^\w.:]", "", f"{getattr(factory, '__module__', 'python')}:{name}")
+    code = getattr(factory, "__code__", None)
+    # Of a function also a digest, so that another one of that name, such as a lambda, is another optimizer.
+    digest = "" if code is None else f".{zlib.crc32(code.co_code + repr(code.co_consts).encode()):08x}"
+    return re.sub(r"[^\w.:]", "", f"{getattr(factory, '__module__', 'python')}:{name}") + digest
 
 
 def _fit(

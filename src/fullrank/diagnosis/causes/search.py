@@ -8,7 +8,7 @@ from fullrank.diagnosis.causes import CAUSES
 from fullrank.diagnosis.causes.contract import Cause, Stage
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.shape import Cut
-from fullrank.errors import FullrankWarning, UsageError
+from fullrank.errors import FullrankError, FullrankWarning, UsageError
 from fullrank.record import Finding
 
 # A rank of this share of the one at the place below, or more, has not fallen further.
@@ -83,8 +83,12 @@ def checked_cause(built: object, name: str) -> Cause:
     """
     if not isinstance(built, Cause):
         raise UsageError(f"The cause {name!r} is a {type(built).__name__}; it must derive from Cause.")
-    if getattr(built, "name", None) != name or not isinstance(getattr(built, "stage", None), Stage):
-        raise UsageError(f"The cause {name!r} needs name = {name!r} and a stage, one of those of Stage.")
+    if getattr(built, "name", None) != name:
+        raise UsageError(f"The cause {name!r} must have name = {name!r}, as it is registered.")
+    if not isinstance(getattr(built, "stage", None), Stage):
+        raise UsageError(
+            f"The cause {name!r} must have a stage, one of those of fullrank.diagnosis.causes.Stage."
+        )
     return built
 
 
@@ -111,11 +115,31 @@ def _ask(
     for cause in causes:
         if evidence.lacks(cause.needs, place):
             continue
-        found = cause.check(place, evidence)
+        found = _found(cause, place, evidence)
         findings += found
         if found and (cause.final or until_found):
             return True
     return False
+
+
+def _found(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+    """What a cause finds; where somebody else's fails, or gives anything else, UsageError names it."""
+    if type(cause).__module__.startswith("fullrank."):
+        return cause.check(place, evidence)
+    try:
+        found = cause.check(place, evidence)
+    except FullrankError:
+        raise
+    except Exception as error:  # whatever it raises
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"The cause {cause.name!r} failed at {place.place}: {reason}; mend its check."
+        ) from error
+    if not isinstance(found, list) or not all(isinstance(each, Finding) for each in found):
+        raise UsageError(
+            f"The cause {cause.name!r} must give a list of findings at {place.place}, but gave {found!r:.80}."
+        )
+    return found
 
 
 def _is_inherited(cut: Cut, below: Cut | None) -> bool:
