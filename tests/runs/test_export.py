@@ -178,12 +178,12 @@ def test_a_file_that_differs_from_pytorch_is_not_written(quick_run, tmp_path):
     run = dataclasses.replace(quick_run, head=NoisyHead(32, 32))
     with pytest.raises(DataError, match=r"differs from PyTorch by \d.* at 'z', more than 1e-04,") as error:
         export_onnx(run, tmp_path / "noisy.onnx", place="z")
-    assert "use export_weights" in str(error.value) and not list(tmp_path.iterdir())
+    assert "write .safetensors" in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_a_model_that_cannot_be_translated_is_one_sentence(quick_run, tmp_path, capfd):
     run = dataclasses.replace(quick_run, head=BranchingHead(32, 32))
-    with pytest.raises(DataError, match=r"cannot be written as ONNX \(.*\); use export_weights") as error:
+    with pytest.raises(DataError, match=r"cannot be written as ONNX \(.*\); write .safetensors") as error:
         export_onnx(run, tmp_path / "branching.onnx", place="z")
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
@@ -214,7 +214,7 @@ class CountedHead(Head):
 def test_a_graph_for_one_number_of_images_is_not_written(quick_run, tmp_path):
     run = dataclasses.replace(quick_run, head=CountedHead(32, 32))
     with pytest.raises(
-        DataError, match=r"(onnxruntime cannot run|cannot be written as) .*; use export"
+        DataError, match=r"(onnxruntime cannot run|cannot be written as) .*; write .safetensors"
     ) as error:
         export_onnx(run, tmp_path / "counted.onnx", place="z")
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
