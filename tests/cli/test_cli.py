@@ -33,6 +33,27 @@ def run(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
     return int(exit_.value.code or 0), captured.out, captured.err
 
 
+def test_a_note_is_said_once_however_often_its_file_is_read(tmp_path):
+    mine = tmp_path / "noted_part.py"
+    mine.write_text("import torch\n\n\nclass Head(torch.nn.Identity):\n    in_dim = out_dim = 16\n")
+    program = [
+        sys.executable,
+        "-m",
+        "fullrank",
+        "train",
+        "--data",
+        "digits",
+        *QUICK,
+        "--head",
+        f"{mine}:Head",
+    ]
+    program += ["--out", str(tmp_path / "run")]
+    subprocess.run(program, check=True, capture_output=True)
+    mine.write_text(mine.read_text() + "# changed\n")
+    again = subprocess.run([*program, "--resume"], check=True, capture_output=True, text=True)
+    assert again.stderr.count("another version of noted_part.py") == 1
+
+
 def modules_loaded_by(code: str) -> set[str]:
     result = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],

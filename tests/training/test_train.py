@@ -155,6 +155,9 @@ def test_a_folder_in_use_is_left_alone(quick_run):
         train("digits", out=quick_run.path)
     with pytest.raises(UsageError, match="was started with head='mlp:16', but this recipe says 'none'"):
         train(quick_run.recipe, out=quick_run.path, resume=True, head="none")
+    lr = quick_run.recipe.optimizer.lr
+    with pytest.raises(UsageError, match=rf"was started with optimizer\.lr={lr}, but this recipe says 0\.5;"):
+        train(quick_run.recipe, out=quick_run.path, resume=True, **{"optimizer.lr": 0.5})
     assert {p: p.read_bytes() for p in quick_run.path.rglob("*") if p.is_file()} == before
 
 

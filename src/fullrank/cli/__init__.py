@@ -3,6 +3,7 @@
 import signal
 import sys
 import warnings
+from functools import partial
 from types import FrameType
 from typing import TextIO
 
@@ -22,7 +23,7 @@ def main() -> None:
 
     keep_freed_memory()
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    plain, warnings.showwarning = warnings.showwarning, _warn
+    plain, warnings.showwarning = warnings.showwarning, partial(_warn, set())
     try:
         app()
     except FullrankError as error:
@@ -57,6 +58,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _warn(
+    said: set[str],
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -64,8 +66,14 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning of ours as one line, and another library's as Python does, both on standard error."""
+    """Print a warning of ours as one line, and another library's as Python does, both on standard error.
+
+    One of ours is printed once: a command may read the file that it is about several times.
+    """
     if issubclass(category, FullrankWarning):
+        if str(message) in said:
+            return
+        said.add(str(message))
         print(f"fullrank: note: {message}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")

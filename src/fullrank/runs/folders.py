@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -46,11 +47,23 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
     if not stored.is_file():
         raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
     old, new = Recipe.resolve(stored).model_dump(), recipe.model_dump()
-    if key := next((key for key in new if new[key] != old[key] and key not in free), None):
+    differences = _differences(old, new)
+    if difference := next((found for found in differences if found[0].split(".")[0] not in free), None):
+        key, before, now = difference
         raise UsageError(
-            f"{folder} was started with {key}={old[key]!r}, but this recipe says {new[key]!r}; "
+            f"{folder} was started with {key}={before!r}, but this recipe says {now!r}; "
             "resume with the same recipe, or name another --out."
         )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each setting that differs, with its dotted key and both values."""
+    for key in {**old, **new}:
+        before, value = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", *values) for inner, *values in _differences(before, value))
+        elif before != value:
+            yield key, before, value
 
 
 @contextmanager
