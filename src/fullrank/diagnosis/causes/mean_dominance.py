@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 
 _MEASURE = "share of the mean in the second moment"
-_CENTRE = "Subtract the mean before cosines are taken; a head without a batch norm can end in one (norm=batch)."
+_CENTRE = "Subtract the mean before cosines are taken; a head without batch norm can end in one (norm=batch)."
 
 
 @final
