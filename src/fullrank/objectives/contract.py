@@ -84,7 +84,7 @@ def loss_of(
 
 
 def chance_of(objective: object, n: int, width: int) -> float | None:
-    """The loss of n images where nothing is told apart; None for an objective that does not say."""
+    """The loss of n images whose embeddings say nothing of them; None for an objective that does not say."""
     chance = getattr(objective, "chance", None)
     level = None if chance is None else chance(n, width)
     return None if level is None else float(level)

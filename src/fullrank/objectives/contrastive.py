@@ -99,7 +99,7 @@ class InfoNCELoss(nn.Module):
         return torch.stack([info_nce(a, b, self.temperature, share) for a, b in pairs]).sum()
 
     def chance(self, n: int, width: int | None = None) -> float:
-        """The loss of a batch of n images when nothing is told apart: groups x ln n."""
+        """The loss of a batch of n images whose similarities are all equal: groups x ln n."""
         return self.groups * math.log(n)
 
     def collapsed(self, n: int, width: int) -> dict[str, float]:
@@ -137,7 +137,7 @@ class NTXentLoss(nn.Module):
         return nt_xent(z_a, z_b, self.temperature, share)
 
     def chance(self, n: int, width: int | None = None) -> float:
-        """The loss of a batch of n images when nothing is told apart: ln(2n - 1)."""
+        """The loss of a batch of n images whose similarities are all equal: ln(2n - 1)."""
         return math.log(2 * n - 1)
 
     def collapsed(self, n: int, width: int) -> dict[str, float]:

@@ -150,7 +150,7 @@ class BarlowTwinsLoss(nn.Module):
         return same + self.redundancy * off_diagonal_energy(correlation)
 
     def chance(self, n: int, width: int | None = None) -> float | None:
-        """The loss of a batch in which nothing is told apart: K, the width of z; None without it."""
+        """The loss of a batch whose two views are uncorrelated: K, the width of z; None without it."""
         return None if width is None else float(width)
 
     def collapsed(self, n: int, width: int) -> dict[str, float]:

@@ -101,7 +101,7 @@ class SupConLoss(nn.Module):
         return sup_con(torch.cat(list(views)), sets, self.temperature, share)
 
     def chance(self, n: int, width: int | None = None) -> float:
-        """The loss of two views of n images when nothing is told apart: ln(2n - 1), whatever the labels."""
+        """The loss of n images whose similarities are all equal: ln(2n - 1), whatever the labels."""
         return math.log(2 * n - 1)
 
     def collapsed(self, n: int, width: int) -> dict[str, float]:

@@ -109,7 +109,7 @@ def further_scores(
 
 
 def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
-    """The loss of a batch in which nothing is told apart, where the objective says it."""
+    """The loss of a batch whose embeddings say nothing of the images, where the objective says it."""
     return chance_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
 
 
