@@ -265,11 +265,11 @@ def vecscope_neighbours(x: Array) -> tuple[float, float]:
 
 
 def our_rank(x: "torch.Tensor") -> tuple[float]:
-    return (spectrum.effective_rank(spectrum.singular_values(x)),)
+    return (spectrum.effective_rank(x),)
 
 
 def our_ratio(x: "torch.Tensor") -> tuple[float]:
-    return (spectrum.participation_ratio(spectrum.singular_values(x)),)
+    return (spectrum.participation_ratio(x),)
 
 
 def our_cosine(x: "torch.Tensor") -> tuple[float]:
@@ -277,7 +277,7 @@ def our_cosine(x: "torch.Tensor") -> tuple[float]:
 
 
 def our_cone(x: "torch.Tensor") -> tuple[float, float]:
-    return spectrum.mean_cosine(x), spectrum.participation_ratio(spectrum.normalised_singular_values(x))
+    return spectrum.mean_cosine(x), spectrum.participation_ratio_of(spectrum.normalised_singular_values(x))
 
 
 def our_variance(x: "torch.Tensor") -> tuple[float]:

@@ -30,7 +30,7 @@ from fullrank.objectives import loss_of
 from fullrank.record import Record
 from fullrank.runs.build import build, load_data
 from fullrank.runs.run import load
-from fullrank.spectrum import effective_rank, matrix_singular_values
+from fullrank.spectrum import effective_rank_of, matrix_singular_values
 from fullrank.statistics import Estimate
 from fullrank.studies.reproduce import RUNS
 from fullrank.training.module import JointEmbedding
@@ -68,7 +68,7 @@ class Signals:
             spread=float(others.std() / module.objective.temperature),
             mean=float(centre.square().sum() / h.detach().square().sum(1).mean()),
             along=float((gradient @ unit).square().sum() / energy),
-            directions=effective_rank(matrix_singular_values(gradient)),
+            directions=effective_rank_of(matrix_singular_values(gradient)),
         )
 
 

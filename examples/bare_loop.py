@@ -9,7 +9,7 @@ from torch import nn
 from fullrank import InfoNCELoss, LinearProbe, SubvectorHead, source, view_pipeline
 from fullrank.batch import as_float
 from fullrank.data import BatchLoader
-from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.spectrum.functional import effective_rank
 from fullrank.views import step_generator
 
 EPOCHS, SEED = 5, 0
@@ -40,7 +40,7 @@ for epoch in range(EPOCHS):
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    rank = effective_rank(singular_values(h.detach()))
+    rank = effective_rank(h.detach())
     print(f"epoch {epoch + 1}: loss {value.item():.2f} (chance {loss.chance(256):.2f}), rank of h {rank:.1f}")
 
 encoder.eval()

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from fullrank import InfoNCELoss, source
-from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.spectrum.functional import effective_rank
 
 STEPS = 10
 
@@ -49,7 +49,7 @@ for step, ((view_a, view_b), _, _) in zip(range(STEPS), loader, strict=False):
     optimizer.zero_grad()
     value.backward()
     optimizer.step()
-    rank_h, rank_z = (effective_rank(singular_values(x.detach())) for x in (h, torch.cat([z_a, z_b])))
+    rank_h, rank_z = (effective_rank(x.detach()) for x in (h, torch.cat([z_a, z_b])))
     print(
         f"step {step + 1}: loss {value.item():.2f} (chance {loss.chance(64):.2f}), "
         f"rank of h {rank_h:.1f}, of z {rank_z:.1f}"

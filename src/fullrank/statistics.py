@@ -1,4 +1,4 @@
-"""Means, intervals and counts that every table shows alike."""
+"""What every page counts alike: means with their intervals, and live dimensions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,18 +43,30 @@ class Estimate:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def effective_dimension(singular_values: Sequence[float]) -> int:
-    """How many singular values stand above float64 noise, as numpy.linalg.matrix_rank counts them.
+def live_dimensions(variances: Sequence[float] | np.ndarray, tolerance: float | None = None) -> int:
+    """How many variances of a spectrum (D,) are live: see `live`.
 
-    >>> effective_dimension([1.0, 0.5, 1e-20, 0.0])
+    >>> live_dimensions([4.0, 1.0, 1e-20, 0.0])
     2
     """
-    return int(above_noise(np.asarray(singular_values, dtype=np.float64)).sum())
+    return int(live(np.asarray(variances, dtype=np.float64), tolerance).sum())
 
 
-def above_noise(values: np.ndarray) -> np.ndarray:
-    """Mask of the values along the last axis above max * D * eps, finite: not numerically zero."""
-    finite = np.where(np.isfinite(values), values, 0.0)
-    limit = finite.max(axis=-1, keepdims=True, initial=0.0) * values.shape[-1] * np.finfo(np.float64).eps
-    mask: np.ndarray = finite > np.maximum(limit, 0.0)
+def live(variances: np.ndarray, tolerance: float | None = None) -> np.ndarray:
+    r"""Mask of the variances above `tolerance` times the largest one along the last axis: not rounding.
+
+    .. math:: \lambda_k > \mathrm{tolerance} \cdot \max_j \lambda_j, \qquad
+              \mathrm{tolerance} = (D \epsilon_{32})^2 \text{ by default}
+
+    The default is what numpy.linalg.matrix_rank takes for features computed in float32: a variance below it
+    is rounding. What is not finite is not live. Every table, figure and finding counts live dimensions so.
+
+    >>> live(np.array([[4.0, 1.0, 1e-20], [0.0, 0.0, np.nan]]))
+    array([[ True,  True, False],
+           [False, False, False]])
+    """
+    if tolerance is None:
+        tolerance = (variances.shape[-1] * float(np.finfo(np.float32).eps)) ** 2
+    finite = np.where(np.isfinite(variances), variances, 0.0)
+    mask: np.ndarray = finite > tolerance * finite.max(axis=-1, keepdims=True, initial=0.0)
     return mask

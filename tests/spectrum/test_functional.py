@@ -9,21 +9,22 @@ from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 from fullrank.spectrum import (
     Gap,
-    alpha_req,
+    alpha_req_of,
     effective_rank,
-    largest_gap,
-    live_dimensions,
+    effective_rank_of,
+    largest_gap_of,
+    live_dimensions_of,
     matrix_singular_values,
-    nesum,
+    nesum_of,
     normalised_singular_values,
-    participation_ratio,
+    participation_ratio_of,
     rankme,
     rankme_of,
     singular_values,
     stable_rank,
 )
 
-OF_SPECTRUM = (effective_rank, participation_ratio, nesum)
+OF_SPECTRUM = (effective_rank_of, participation_ratio_of, nesum_of)
 
 
 def normal(n, d, seed=0):
@@ -56,36 +57,38 @@ def test_features_that_do_not_vary_have_a_spectrum_of_zeros(features):
     values = singular_values(features)
     assert values.tolist() == [0.0] * 4
     assert [measure(values) for measure in OF_SPECTRUM] == [0.0] * 3
-    assert live_dimensions(values) == 0 and largest_gap(values) == Gap(0, 1.0)
+    assert live_dimensions_of(values) == 0 and largest_gap_of(values) == Gap(0, 1.0)
 
 
 @pytest.mark.parametrize(("values", "rank"), [([1.0], 1), ([4.0, 4.0, 0.0], 2), ([1.0] * 7, 7)])
 def test_ranks_of_equal_values_count_them(values, rank):
     values = torch.tensor(values)
     assert [measure(values) for measure in OF_SPECTRUM] == pytest.approx([rank] * 3)
-    assert live_dimensions(values) == rank
+    assert live_dimensions_of(values) == rank
 
 
 def test_effective_rank_by_hand():
     p = np.array([3.0, 1.0]) / 4
-    assert effective_rank(torch.tensor([9.0, 1.0])) == pytest.approx(math.exp(-(p * np.log(p)).sum()))
+    assert effective_rank_of(torch.tensor([9.0, 1.0])) == pytest.approx(math.exp(-(p * np.log(p)).sum()))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20), st.floats(1e-9, 1e9))
 def test_ranks_of_a_spectrum_lie_between_1_and_its_width_whatever_the_unit(values, unit):
     values = torch.tensor(values, dtype=torch.float64)
-    for measure in (*OF_SPECTRUM, live_dimensions):
+    for measure in (*OF_SPECTRUM, live_dimensions_of):
         assert 1 - 1e-9 <= measure(values) <= len(values) + 1e-9
         assert measure(values * unit) == pytest.approx(measure(values), rel=1e-9)
         assert measure(values.flip(0)) == pytest.approx(measure(values), rel=1e-9)
-    assert participation_ratio(values) <= effective_rank(values) * (1 + 1e-9)
+    assert participation_ratio_of(values) <= effective_rank_of(values) * (1 + 1e-9)
 
 
 def test_a_power_law_of_exponent_two_has_known_limits():
     values = torch.arange(1, 200_001, dtype=torch.float64) ** -2
-    assert nesum(values) == pytest.approx(math.pi**2 / 6, rel=1e-5)  # zeta(2)
-    assert participation_ratio(values) == pytest.approx((math.pi**2 / 6) ** 2 / (math.pi**4 / 90), rel=1e-5)
+    assert nesum_of(values) == pytest.approx(math.pi**2 / 6, rel=1e-5)  # zeta(2)
+    assert participation_ratio_of(values) == pytest.approx(
+        (math.pi**2 / 6) ** 2 / (math.pi**4 / 90), rel=1e-5
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -95,7 +98,7 @@ def test_ranks_of_features_know_neither_axes_nor_unit_nor_order(seed, scale):
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator)).Q
     changed = (x @ rotation * scale)[torch.randperm(30, generator=generator)]
-    for measure in (rankme, stable_rank, lambda features: effective_rank(singular_values(features))):
+    for measure in (rankme, stable_rank, lambda features: effective_rank(features)):
         assert measure(changed) == pytest.approx(measure(x), rel=1e-9)
     torch.testing.assert_close(normalised_singular_values(changed), normalised_singular_values(x))
 
@@ -124,7 +127,7 @@ def test_a_strong_mean_lowers_the_uncentred_ranks_alone():
     x = x / x.std(0)
     for measure in (rankme, stable_rank):
         assert measure(x) > 4 and measure(x + 100) < 1.5
-    assert effective_rank(singular_values(x + 100)) == pytest.approx(effective_rank(singular_values(x)))
+    assert effective_rank_of(singular_values(x + 100)) == pytest.approx(effective_rank_of(singular_values(x)))
 
 
 def test_stable_rank_against_the_norms():
@@ -145,7 +148,7 @@ def test_ranks_by_moments_agree_with_an_independent_svd(mean, rank, relative):
         p = centred / centred.sum()
         entropy = -np.sum(p[p > 0] * np.log(p[p > 0]))
         moments = Moments.of(torch.from_numpy(kind))
-        assert effective_rank(moments.singular_values()) == pytest.approx(np.exp(entropy), rel=relative)
+        assert effective_rank_of(moments.singular_values()) == pytest.approx(np.exp(entropy), rel=relative)
         p = np.linalg.svd(exact, compute_uv=False)
         p = p / p.sum() + 1e-7
         expected = np.exp(-np.sum(p * np.log(p)))
@@ -153,16 +156,16 @@ def test_ranks_by_moments_agree_with_an_independent_svd(mean, rank, relative):
         assert rankme(torch.from_numpy(kind)) == pytest.approx(expected, rel=1e-9)
         squares = centred**2
         values = moments.singular_values()
-        assert participation_ratio(values) == pytest.approx(
+        assert participation_ratio_of(values) == pytest.approx(
             squares.sum() ** 2 / (squares**2).sum(), rel=relative
         )
-        assert live_dimensions(values) == rank
+        assert live_dimensions_of(values) == rank
 
 
 def test_fewer_rows_than_dimensions_bound_every_rank():
     x = normal(8, 40)
-    assert live_dimensions(singular_values(x)) == 7 and largest_gap(singular_values(x)).index == 7
-    assert effective_rank(singular_values(x)) < 7.001
+    assert live_dimensions_of(singular_values(x)) == 7 and largest_gap_of(singular_values(x)).index == 7
+    assert effective_rank_of(singular_values(x)) < 7.001
     assert len(matrix_singular_values(x)) == 8 and rankme(x) < 8.001
 
 
@@ -175,7 +178,7 @@ def test_half_precision_and_whole_numbers_are_taken_at_their_exact_value():
 @settings(max_examples=30, deadline=None)
 @given(alpha=st.floats(0, 4), first=st.integers(1, 10), scale=st.floats(1e-6, 1e6))
 def test_alpha_of_an_exact_power_law_is_its_exponent(alpha, first, scale):
-    fit = alpha_req(scale * torch.arange(1, 101, dtype=torch.float64) ** -alpha, first=first, last=60)
+    fit = alpha_req_of(scale * torch.arange(1, 101, dtype=torch.float64) ** -alpha, first=first, last=60)
     assert fit.alpha == pytest.approx(alpha, abs=1e-9)
     assert (fit.first, fit.last) == (first, 60)
 
@@ -184,19 +187,19 @@ def test_alpha_against_numpys_weighted_fit():
     values = np.sort(np.random.default_rng(0).gamma(0.5, size=80))[::-1].copy()
     ranks = np.arange(4, 51)
     slope = np.polyfit(np.log(ranks), np.log(values[3:50]), 1, w=np.sqrt(1 / ranks))[0]
-    assert alpha_req(torch.from_numpy(values)).alpha == pytest.approx(-slope, rel=1e-10)
+    assert alpha_req_of(torch.from_numpy(values)).alpha == pytest.approx(-slope, rel=1e-10)
 
 
 def test_the_window_of_alpha_ends_where_the_values_are_zero():
     values = torch.zeros(64, dtype=torch.float64)
     values[:20] = torch.arange(1, 21, dtype=torch.float64) ** -1
     values[20:] = 1e-17
-    fit = alpha_req(values)
+    fit = alpha_req_of(values)
     assert fit.last == 20 and fit.alpha == pytest.approx(1.0)
     with pytest.raises(DataError, match="from rank 4 on, but this spectrum of 64 has 2 that are not zero"):
-        alpha_req(torch.where(torch.arange(64) < 5, values, 0.0))
+        alpha_req_of(torch.where(torch.arange(64) < 5, values, 0.0))
     with pytest.raises(UsageError, match="3 ranks or more, from 1 on, but got 4 to 5"):
-        alpha_req(values, last=5)
+        alpha_req_of(values, last=5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -205,28 +208,30 @@ def test_the_largest_gap_stands_where_it_was_put(live, low, seed):
     values = torch.from_numpy(np.random.default_rng(seed).uniform(0.5, 1, size=12))
     values[live:] *= low
     shuffled = values[torch.randperm(12, generator=torch.Generator().manual_seed(seed))]
-    gap = largest_gap(shuffled)
+    gap = largest_gap_of(shuffled)
     assert gap.index == live
     assert gap.ratio == pytest.approx(float(values[:live].min() / values[live:].max()))
 
 
 def test_gaps_among_rounding_do_not_count():
-    assert largest_gap(torch.tensor([1.0, 0.5, 1e-17, 1e-40, 0.0])).index == 2
-    assert largest_gap(torch.ones(5)) == Gap(5, 1.0)
-    assert largest_gap(torch.ones(1)) == Gap(1, 1.0)
+    assert largest_gap_of(torch.tensor([1.0, 0.5, 1e-17, 1e-40, 0.0])).index == 2
+    assert largest_gap_of(torch.ones(5)) == Gap(5, 1.0)
+    assert largest_gap_of(torch.ones(1)) == Gap(1, 1.0)
 
 
 def test_live_dimensions_of_float32_features_do_not_count_their_rounding():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 6, generator=generator) @ torch.randn(6, 64, generator=generator)
     values = singular_values(x)
-    assert live_dimensions(values) == 6 and live_dimensions(values, tolerance=0.0) > 6
+    assert live_dimensions_of(values) == 6 and live_dimensions_of(values, tolerance=0.0) > 6
     with pytest.raises(UsageError, match=r"from 0 to below 1, but got 1\.5"):
-        live_dimensions(values, tolerance=1.5)
+        live_dimensions_of(values, tolerance=1.5)
 
 
 @pytest.mark.parametrize("values", [[[1.0]], [], [-1.0, 1.0], [math.nan], [math.inf]])
-@pytest.mark.parametrize("measure", [*OF_SPECTRUM, alpha_req, largest_gap, live_dimensions, rankme_of])
+@pytest.mark.parametrize(
+    "measure", [*OF_SPECTRUM, alpha_req_of, largest_gap_of, live_dimensions_of, rankme_of]
+)
 def test_what_is_no_spectrum_raises(measure, values):
     with pytest.raises(UsageError, match=r"A spectrum is a vector \(D,\) of finite values"):
         measure(torch.tensor(values))

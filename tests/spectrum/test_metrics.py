@@ -20,13 +20,13 @@ PROCESSES, ROWS, WIDTH, VIEWS = 2, 48, 8, 3
 # Each metric, and the pure function on all rows that it stands for.
 STREAMED = {
     "SingularValues": ({}, spectrum.singular_values),
-    "EffectiveRank": ({}, lambda x: spectrum.effective_rank(spectrum.singular_values(x))),
-    "ParticipationRatio": ({}, lambda x: spectrum.participation_ratio(spectrum.singular_values(x))),
-    "NESum": ({}, lambda x: spectrum.nesum(spectrum.singular_values(x))),
-    "AlphaReQ": ({"first": 2}, lambda x: spectrum.alpha_req(spectrum.singular_values(x), first=2).alpha),
+    "EffectiveRank": ({}, lambda x: spectrum.effective_rank(x)),
+    "ParticipationRatio": ({}, lambda x: spectrum.participation_ratio(x)),
+    "NESum": ({}, lambda x: spectrum.nesum(x)),
+    "AlphaReQ": ({"first": 2}, lambda x: spectrum.alpha_req(x, first=2).alpha),
     "LiveDimensions": (
         {"tolerance": 0.1},
-        lambda x: spectrum.live_dimensions(spectrum.singular_values(x), tolerance=0.1),
+        lambda x: spectrum.live_dimensions(x, tolerance=0.1),
     ),
     "RankMe": ({}, spectrum.rankme),
     "StableRank": ({}, spectrum.stable_rank),

@@ -1,4 +1,4 @@
-"""Errors are checked by what they hold: their class, the names and the values in them, never their sentence."""
+"""Errors are checked by what they hold: their class, the names and the values in them, not their sentence."""
 
 import re
 from collections.abc import Iterator

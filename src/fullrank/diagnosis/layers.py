@@ -17,7 +17,7 @@ from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
 from fullrank.probes.probe import label_vector
 from fullrank.record import DimensionCurve, LayerRow
-from fullrank.spectrum.functional import effective_rank, matrix_singular_values, rankme, singular_values
+from fullrank.spectrum.functional import effective_rank, effective_rank_of, matrix_singular_values, rankme
 from fullrank.views import Views
 
 DRAWS = 3
@@ -68,7 +68,7 @@ def layer_rows(
         row = LayerRow(
             place=place,
             width=features.shape[1],
-            effective_rank=effective_rank(singular_values(features)),
+            effective_rank=effective_rank(features),
             rankme=rankme(features),
             linear=linear,
             nearest=nearest,
@@ -271,4 +271,4 @@ def _pooled(features: Tensor, gradients: Mapping[GradientEdge, Tensor]) -> Tenso
 
 
 def _rank(gradient: Tensor) -> float:
-    return effective_rank(matrix_singular_values(gradient).square())
+    return effective_rank_of(matrix_singular_values(gradient).square())

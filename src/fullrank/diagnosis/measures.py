@@ -11,13 +11,14 @@ from fullrank.linalg import Moments
 from fullrank.record import Measure, Spectrum
 from fullrank.spectrum.audit import hubness, near_duplicates
 from fullrank.spectrum.functional import (
-    alpha_req,
-    effective_rank,
-    largest_gap,
-    live_dimensions,
-    nesum,
-    participation_ratio,
+    alpha_req_of,
+    effective_rank_of,
+    largest_gap_of,
+    live_dimensions_of,
+    nesum_of,
+    participation_ratio_of,
     rankme_of,
+    stable_rank_of,
 )
 from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
 
@@ -42,7 +43,7 @@ class Seen:
 def spectrum_of(seen: Seen) -> Spectrum:
     """The spectrum as a record holds it: singular values of the centred covariance, and effective rank."""
     values = seen.moments.singular_values()
-    return Spectrum(singular_values=values.tolist(), effective_rank=effective_rank(values))
+    return Spectrum(singular_values=values.tolist(), effective_rank=effective_rank_of(values))
 
 
 def measures_of(seen: Seen, seed: int = 0) -> list[Measure]:
@@ -60,17 +61,18 @@ def measures_of(seen: Seen, seed: int = 0) -> list[Measure]:
     values = seen.moments.singular_values()
     rows = seen.moments.matrix_singular_values()
     sample, duplicates = seen.sample, seen.duplicates
+    count = seen.moments.count
     spread = seen.moments.scatter.diagonal()
     measured: dict[str, Callable[[], float]] = {
-        "effective_rank": lambda: effective_rank(values),
+        "effective_rank": lambda: effective_rank_of(values),
         "rankme": lambda: rankme_of(rows),
-        "participation_ratio": lambda: participation_ratio(values),
-        "stable_rank": lambda: nesum(rows.square()),
-        "nesum": lambda: nesum(values),
-        "alpha_req": lambda: alpha_req(values).alpha,
-        "live_dimensions": lambda: float(live_dimensions(values)),
-        "dimensions_above_largest_gap": lambda: float(largest_gap(values).index),
-        "largest_gap": lambda: largest_gap(values).ratio,
+        "participation_ratio": lambda: participation_ratio_of(values),
+        "stable_rank": lambda: stable_rank_of(rows),
+        "nesum": lambda: nesum_of(values),
+        "alpha_req": lambda: alpha_req_of(values, rows=count).alpha,
+        "live_dimensions": lambda: float(live_dimensions_of(values, rows=count)),
+        "dimensions_above_largest_gap": lambda: float(largest_gap_of(values, rows=count).index),
+        "largest_gap": lambda: largest_gap_of(values, rows=count).ratio,
         "mean_cosine": lambda: mean_cosine(sample),
         "hubness": lambda: hubness(sample, seed=seed),
         "near_duplicates": lambda: near_duplicates(sample, seed=seed) if duplicates is None else duplicates,

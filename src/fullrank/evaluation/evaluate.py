@@ -19,7 +19,7 @@ from fullrank.probes.linear import Treatment
 from fullrank.processes import ALONE, Share
 from fullrank.record import ProbeScore, Score, Spectrum
 from fullrank.record.scores import STATISTICS
-from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 # What `probe` can measure beside linear and nearest accuracy.
 MEASURES = tuple(
@@ -167,7 +167,7 @@ def _read(
 
 def _spectrum(features: Tensor) -> Spectrum:
     values = singular_values(features)
-    return Spectrum(singular_values=values.tolist(), effective_rank=effective_rank(values))
+    return Spectrum(singular_values=values.tolist(), effective_rank=effective_rank_of(values))
 
 
 def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.statistics import above_noise
+from fullrank.statistics import live
 
 COLORS = ("#4d4d4d", "#0072b2", "#e66b1f", "#cc79a7", "#332288", "#8c510a")
 DASHES = ("solid", "dash", "dot")
@@ -48,7 +48,7 @@ def log_or_nan(values: np.ndarray) -> np.ndarray:
     >>> log_or_nan(np.array([1.0, 0.0, np.nan]))
     array([ 0., nan, nan])
     """
-    kept = above_noise(values)
+    kept = live(values)
     return np.where(kept, np.log(np.where(kept, values, 1.0)), np.nan)
 
 

@@ -1,16 +1,18 @@
-"""Pure functions on a feature matrix (N, D) or on its spectrum (D,), named after their papers.
+"""Pure functions on a feature matrix (N, D), named after their papers; a twin in `_of` takes its spectrum.
 
 Two spectra, from which the ranks follow: `singular_values` of the centred covariance, which has no mean in
 it, and `matrix_singular_values` of the features as they are, as RankMe takes them. Everything is computed in
 float64. A rank compares runs of one method: across different heads or objectives it is not a quality score.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
 
+from fullrank import statistics
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments, require_matrix, row_blocks
 from fullrank.spectrum.audit import (
@@ -118,21 +120,29 @@ def rankme_of(values: Tensor, eps: float = 1e-7) -> float:
     return float(torch.special.entr(p).sum().exp())
 
 
-def effective_rank(values: Tensor) -> float:
-    r"""Exponential of the entropy of the normalised square roots of covariance singular values.
+def effective_rank(features: Tensor) -> float:
+    r"""Exponential of the entropy of the normalised singular values of the centred features.
 
     .. math:: p_k = \sqrt{\lambda_k} / \sum_j \sqrt{\lambda_j}, \quad
               \mathrm{erank} = \exp\Big(-\sum_k p_k \ln p_k\Big)
 
-    Shapes: (D,) -> a number between 1 and D, or 0 where every value is 0. The square roots are the
-    singular values of the centred features, up to a factor, so this is Roy and Vetterli's measure of them.
-    It compares runs of one method; across different heads it is not a quality score. Raises UsageError for
-    what is no spectrum.
+    with :math:`\lambda` the `singular_values` of the features' covariance. Shapes: (N, D) -> a number between
+    1 and min(N - 1, D), or 0 where nothing varies. It compares runs of one method; across different heads it
+    is not a quality score. Raises as `singular_values` does.
 
-    >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 6)
+    >>> round(effective_rank(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])), 6)
     2.0
 
     Source: Roy and Vetterli 2007, Definition 1.
+    """
+    return effective_rank_of(_covariance_spectrum(features, "effective_rank"))
+
+
+def effective_rank_of(values: Tensor) -> float:
+    """`effective_rank` from covariance singular values (D,); raises UsageError for what is no spectrum.
+
+    >>> round(effective_rank_of(torch.tensor([1.0, 1.0, 0.0])), 6)
+    2.0
     """
     roots = _spectrum(values).sqrt()
     if roots.sum() == 0:
@@ -141,36 +151,55 @@ def effective_rank(values: Tensor) -> float:
     return float(torch.special.entr(p).sum().exp())
 
 
-def participation_ratio(values: Tensor) -> float:
-    r"""Participation ratio of covariance singular values.
+def participation_ratio(features: Tensor) -> float:
+    r"""Participation ratio of the features' covariance.
 
     .. math:: \frac{(\sum_k \lambda_k)^2}{\sum_k \lambda_k^2}
 
-    Centred, as the values are. Range 1 to D, or 0 where every value is 0. It counts the directions that hold
-    the bulk of the variance and ignores a long tail, so a low value is not yet collapse. Some call it the
-    stable rank, which it is not. Shapes: (D,). Raises UsageError for what is no spectrum.
+    with :math:`\lambda` the `singular_values`, so centred. Range 1 to D, or 0 where nothing varies. It counts
+    the directions that hold the bulk of the variance and ignores a long tail, so a low value is not yet
+    collapse. Some call it the stable rank, which it is not. Shapes: (N, D). Raises as `singular_values` does.
 
-    >>> participation_ratio(torch.tensor([3.0, 3.0, 0.0]))
+    >>> participation_ratio(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]))
     2.0
 
     Source: Gao et al. 2017 (bioRxiv 214262), "dimensionality".
+    """
+    return participation_ratio_of(_covariance_spectrum(features, "participation_ratio"))
+
+
+def participation_ratio_of(values: Tensor) -> float:
+    """`participation_ratio` from covariance singular values (D,); raises UsageError for what is no spectrum.
+
+    >>> participation_ratio_of(torch.tensor([3.0, 3.0, 0.0]))
+    2.0
     """
     values = _relative(values)
     return float(values.sum().square() / values.square().sum()) if values.any() else 0.0
 
 
-def nesum(values: Tensor) -> float:
-    r"""NESum: the sum of covariance singular values in units of the largest.
+def nesum(features: Tensor) -> float:
+    r"""NESum: the sum of the covariance's singular values in units of the largest.
 
     .. math:: \sum_k \lambda_k / \lambda_1
 
-    Centred, as the values are. Range 1 to D, or 0 where every value is 0. One dominant direction brings it
-    near 1 however many others live. Shapes: (D,). Raises UsageError for what is no spectrum.
+    with :math:`\lambda` the `singular_values`, so centred. Range 1 to D, or 0 where nothing varies. One
+    dominant direction brings it near 1 however many others live. Shapes: (N, D). Raises as `singular_values`
+    does.
 
-    >>> nesum(torch.tensor([4.0, 2.0, 1.0]))
-    1.75
+    >>> nesum(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+    1.25
 
     Source: He and Ozay 2022 (ICML), "normalised eigenvalue sum".
+    """
+    return nesum_of(_covariance_spectrum(features, "nesum"))
+
+
+def nesum_of(values: Tensor) -> float:
+    """`nesum` from covariance singular values (D,); raises UsageError for what is no spectrum.
+
+    >>> nesum_of(torch.tensor([4.0, 2.0, 1.0]))
+    1.75
     """
     return float(_relative(values).sum())
 
@@ -188,7 +217,16 @@ def stable_rank(features: Tensor) -> float:
 
     Source: Rudelson and Vershynin 2007.
     """
-    return nesum(Moments.of(features).matrix_singular_values().square())
+    return stable_rank_of(Moments.of(features).matrix_singular_values())
+
+
+def stable_rank_of(values: Tensor) -> float:
+    """`stable_rank` from the singular values (min(N, D),) of the features themselves.
+
+    >>> stable_rank_of(torch.tensor([2.0, 1.0]))
+    1.25
+    """
+    return nesum_of(values.square())
 
 
 @dataclass(frozen=True)
@@ -200,31 +238,43 @@ class PowerLaw:
     last: int
 
 
-def alpha_req(values: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
-    r"""alpha-ReQ: the exponent of a power law fitted to covariance singular values.
+def alpha_req(features: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
+    r"""alpha-ReQ: the exponent of a power law fitted to the spectrum of the features' covariance.
 
     .. math:: \min_{\alpha, c} \sum_{k=first}^{last} \frac1k
               \big(\ln\lambda_k + \alpha \ln k - c\big)^2
 
-    Centred, as the values are. The window ends earlier where the values do, or are numerically zero (below
-    D eps of the largest); the result says which ranks were fitted. Public code fits ranks 4 to 50, 4 to 100,
+    with :math:`\lambda` the `singular_values`, so centred. The window ends earlier where they do, at rank
+    N - 1 at the latest, or are numerically zero (below D eps of the largest); the result says which ranks
+    were fitted. Public code fits ranks 4 to 50, 4 to 100,
     6 to 50 or 12 to 100, and the exponent depends on it. Range: 0 for a flat spectrum, unbounded above.
     Good representations of one method stood near 1; far from it, or where the spectrum is no power law, it
-    says nothing. Shapes: (D,). Raises UsageError for a window that is none or what is no spectrum, DataError
-    for fewer than 3 values to fit.
+    says nothing. Shapes: (N, D). Raises as `singular_values` does, UsageError for a window that is none,
+    DataError for fewer than 3 values to fit.
 
-    >>> fit = alpha_req(torch.arange(1, 31) ** -1.5)
+    >>> rows = torch.diag(torch.arange(1, 31) ** -0.75)
+    >>> fit = alpha_req(torch.cat([rows, -rows]))
     >>> round(fit.alpha, 4), fit.first, fit.last
     (1.5, 4, 30)
 
     Source: Agrawal et al. 2022 (arXiv 2202.05808); the weights are those of Stringer et al. 2019.
+    """
+    return alpha_req_of(_covariance_spectrum(features, "alpha_req"), first, last, rows=_rows(features))
+
+
+def alpha_req_of(values: Tensor, first: int = 4, last: int = 50, *, rows: int | None = None) -> PowerLaw:
+    """`alpha_req` from covariance singular values (D,) of `rows` rows; raises as it does.
+
+    >>> fit = alpha_req_of(torch.arange(1, 31) ** -1.5)
+    >>> round(fit.alpha, 4), fit.first, fit.last
+    (1.5, 4, 30)
     """
     if not 1 <= first <= last - 2:
         raise UsageError(
             f"alpha-ReQ: the window must hold 3 ranks or more, from 1 on, but got {first} to {last}; the "
             "usual is 4 to 50."
         )
-    values = _relative(values)
+    values = _relative(values, rows)
     last = min(last, int((values > _numerical_zero(values)).sum()))
     if last - first < 2:
         raise DataError(
@@ -238,30 +288,40 @@ def alpha_req(values: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
     return PowerLaw(-float((weights * x * y).sum() / (weights * x * x).sum()), first, last)
 
 
-def live_dimensions(values: Tensor, tolerance: float | None = None) -> int:
-    r"""How many covariance singular values are above `tolerance` times the largest.
+def live_dimensions(features: Tensor, tolerance: float | None = None) -> int:
+    r"""How many singular values of the features' covariance are above `tolerance` times the largest.
 
     .. math:: |\{k : \lambda_k > \mathrm{tolerance} \cdot \lambda_1\}|
 
-    The default, (D eps)^2 with the epsilon of float32, is what numpy.linalg.matrix_rank takes for features
-    computed in float32: below it a direction is rounding. Features kept in half precision, or of a mean far
-    above their deviation, have more rounding: choose a higher tolerance there, or `largest_gap`. Centred, as
-    the values are. Range 0 to D; a live direction need not be a useful one. Shapes: (D,). Raises UsageError
-    for a tolerance outside 0 to 1 or what is no spectrum.
+    with :math:`\lambda` the `singular_values`, so centred. The default, (D eps)^2 with the epsilon of
+    float32, is what numpy.linalg.matrix_rank takes for features computed in float32: below it a direction is
+    rounding. Features kept in half precision, or of a mean far above their deviation, have more rounding:
+    choose a higher tolerance there, or `largest_gap`. Range 0 to min(N - 1, D); a live direction need not be
+    a useful one. Shapes: (N, D). Raises as `singular_values` does, and UsageError for a tolerance outside 0
+    to 1.
+
+    >>> x = torch.tensor([[2.0, 0.0, 1.0], [-2.0, 0.0, 1.0], [0.0, 1e-3, 1.0], [0.0, -1e-3, 1.0]])
+    >>> live_dimensions(x), live_dimensions(x, tolerance=1e-3)
+    (2, 1)
+    """
+    return live_dimensions_of(
+        _covariance_spectrum(features, "live_dimensions"), tolerance, rows=_rows(features)
+    )
+
+
+def live_dimensions_of(values: Tensor, tolerance: float | None = None, *, rows: int | None = None) -> int:
+    """`live_dimensions` from covariance singular values (D,) of `rows` rows; raises UsageError as it does.
 
     >>> values = torch.tensor([4.0, 1.0, 1e-6, 0.0])
-    >>> live_dimensions(values), live_dimensions(values, tolerance=1e-3)
+    >>> live_dimensions_of(values), live_dimensions_of(values, tolerance=1e-3)
     (3, 2)
     """
-    values = _relative(values)
-    if tolerance is None:
-        tolerance = (len(values) * torch.finfo(torch.float32).eps) ** 2
-    if not 0 <= tolerance < 1:
+    if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(
             f"The tolerance is a share of the largest value, from 0 to below 1, but got {tolerance}; "
             "try 1e-6, or leave it out."
         )
-    return int((values > tolerance).sum())
+    return statistics.live_dimensions(_relative(values, rows).cpu().numpy(), tolerance)
 
 
 @dataclass(frozen=True)
@@ -276,21 +336,31 @@ class Gap:
     ratio: float
 
 
-def largest_gap(values: Tensor) -> Gap:
-    r"""Where covariance singular values fall most steeply, in the logarithm.
+def largest_gap(features: Tensor) -> Gap:
+    r"""Where the singular values of the features' covariance fall most steeply, in the logarithm.
 
     .. math:: k^* = \arg\max_k \ln\lambda_k - \ln\lambda_{k+1}, \qquad
               \mathrm{ratio} = \lambda_{k^*} / \lambda_{k^*+1}
 
     Values that are numerically zero, below D eps of the largest, count as D eps, so gaps among rounding do
-    not compete. Centred, as the values are. The ratio ranges from 1 to 1 / (D eps). Every spectrum has a
-    largest gap: only its ratio says whether it separates anything, and a first value far above all others
-    is a gap too. Shapes: (D,). Raises UsageError for what is no spectrum.
+    not compete, nor do those beyond the N - 1 that N rows can have. The ratio ranges from 1
+    to 1 / (D eps). Every spectrum has a largest gap: only its ratio says whether it separates anything, and
+    a first value far above all others is a gap too. Shapes: (N, D). Raises as `singular_values` does.
 
-    >>> largest_gap(torch.tensor([5.0, 4.0, 0.002, 0.001]))
+    >>> rows = torch.diag(torch.tensor([4.0, 4.0, 0.5]))
+    >>> largest_gap(torch.cat([rows, -rows]))
+    Gap(index=2, ratio=64.0)
+    """
+    return largest_gap_of(_covariance_spectrum(features, "largest_gap"), rows=_rows(features))
+
+
+def largest_gap_of(values: Tensor, *, rows: int | None = None) -> Gap:
+    """`largest_gap` from covariance singular values (D,) of `rows` rows; raises UsageError for no spectrum.
+
+    >>> largest_gap_of(torch.tensor([5.0, 4.0, 0.002, 0.001]))
     Gap(index=2, ratio=1999.999...)
     """
-    values = _relative(values)
+    values = _relative(values, rows)
     floor = _numerical_zero(values)
     logs = values.clamp_min(floor).log()
     steps = logs[:-1] - logs[1:]
@@ -310,9 +380,28 @@ def _spectrum(values: Tensor) -> Tensor:
     return values.detach().double()
 
 
-def _relative(values: Tensor) -> Tensor:
-    """A spectrum in units of its largest value, descending; zeros where all are zero."""
+def _covariance_spectrum(features: Tensor, measure: str) -> Tensor:
+    """Covariance singular values (D,) of features; a spectrum itself passes with a warning until 0.3."""
+    if features.ndim != 1:
+        return singular_values(features)
+    warnings.warn(
+        f"{measure} takes features (N, D) from version 0.3 on; give a spectrum (D,) to {measure}_of.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return features
+
+
+def _rows(features: Tensor) -> int | None:
+    """How many rows a spectrum has; None, where a spectrum was given, is not known."""
+    return len(features) if features.ndim > 1 else None
+
+
+def _relative(values: Tensor, rows: int | None = None) -> Tensor:
+    """A spectrum in units of its largest value, descending; all but rows - 1 values are rounding, so zero."""
     values = _spectrum(values).sort(descending=True).values
+    if rows is not None:
+        values[max(rows - 1, 0) :] = 0.0
     return values / torch.where(values[0] > 0, values[0], 1.0)
 
 

@@ -20,12 +20,13 @@ from fullrank.errors import UsageError
 from fullrank.linalg import Moments
 from fullrank.spectrum.discriminant import group_moments, lidar_of
 from fullrank.spectrum.functional import (
-    alpha_req,
-    effective_rank,
-    live_dimensions,
-    nesum,
-    participation_ratio,
+    alpha_req_of,
+    effective_rank_of,
+    live_dimensions_of,
+    nesum_of,
+    participation_ratio_of,
     rankme_of,
+    stable_rank_of,
 )
 from fullrank.spectrum.geometry import cosine_parts_of, unit_row_sums
 
@@ -115,7 +116,7 @@ class EffectiveRank(MomentMetric):
     """
 
     def _measure(self, moments: Moments) -> float:
-        return effective_rank(moments.singular_values())
+        return effective_rank_of(moments.singular_values())
 
 
 @final
@@ -129,7 +130,7 @@ class ParticipationRatio(MomentMetric):
     """
 
     def _measure(self, moments: Moments) -> float:
-        return participation_ratio(moments.singular_values())
+        return participation_ratio_of(moments.singular_values())
 
 
 @final
@@ -143,7 +144,7 @@ class NESum(MomentMetric):
     """
 
     def _measure(self, moments: Moments) -> float:
-        return nesum(moments.singular_values())
+        return nesum_of(moments.singular_values())
 
 
 @final
@@ -164,7 +165,7 @@ class AlphaReQ(MomentMetric):
         self.first, self.last = first, last
 
     def _measure(self, moments: Moments) -> float:
-        return alpha_req(moments.singular_values(), self.first, self.last).alpha
+        return alpha_req_of(moments.singular_values(), self.first, self.last, rows=moments.count).alpha
 
 
 @final
@@ -182,7 +183,7 @@ class LiveDimensions(MomentMetric):
         self.tolerance = tolerance
 
     def _measure(self, moments: Moments) -> float:
-        return live_dimensions(moments.singular_values(), self.tolerance)
+        return live_dimensions_of(moments.singular_values(), self.tolerance, rows=moments.count)
 
 
 @final
@@ -217,7 +218,7 @@ class StableRank(MomentMetric):
     """
 
     def _measure(self, moments: Moments) -> float:
-        return nesum(moments.matrix_singular_values().square())
+        return stable_rank_of(moments.matrix_singular_values())
 
 
 @final

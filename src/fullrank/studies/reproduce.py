@@ -15,7 +15,7 @@ from fullrank.record.making import new_record
 from fullrank.record.scores import statistic
 from fullrank.runs.folders import slug
 from fullrank.runs.recipe import Recipe
-from fullrank.statistics import effective_dimension
+from fullrank.statistics import live_dimensions
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs, score_of
 from fullrank.studies.table import (
     Asked,
@@ -283,4 +283,4 @@ def _rank(run: RunEntry, asked: AskedRank) -> float:
     spectrum = run.spectrum[asked.place]
     if asked.quantity == "effective rank":
         return spectrum.effective_rank
-    return float(effective_dimension(spectrum.singular_values))
+    return float(live_dimensions(spectrum.singular_values))

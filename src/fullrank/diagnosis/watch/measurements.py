@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fullrank.errors import DataError
 from fullrank.linalg import Moments
-from fullrank.spectrum.functional import effective_rank, live_dimensions, rankme_of
+from fullrank.spectrum.functional import effective_rank_of, live_dimensions_of, rankme_of
 from fullrank.spectrum.geometry import mean_cosine
 
 MEASURES = ("effective_rank", "rankme", "live_dimensions", "mean_cosine", "finite_rows")
@@ -61,9 +61,9 @@ def look_at(rows: Tensor, step: int, tolerance: float) -> Look:
     return Look(
         step=step,
         rows=count,
-        effective_rank=effective_rank(values),
+        effective_rank=effective_rank_of(values),
         rankme=rankme_of(moments.matrix_singular_values()),
-        live_dimensions=live_dimensions(values, tolerance),
+        live_dimensions=live_dimensions_of(values, tolerance, rows=count),
         mean_cosine=mean_cosine(rows),
         finite_rows=finite,
         singular_values=F.pad(values, (0, width - len(values))).float(),

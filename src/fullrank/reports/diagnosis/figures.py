@@ -21,7 +21,7 @@ from fullrank.reports.drawing import (
 )
 from fullrank.reports.run.figures import Arrays, even_choice, line_mode, span, values_over_time
 from fullrank.reports.run.tables import base_place
-from fullrank.statistics import above_noise
+from fullrank.statistics import live
 
 MOST_POINTS, MOST_DIRECTIONS = 1000, 64
 ACCURACIES = {
@@ -131,7 +131,7 @@ def spectrum_over_time_figure(arrays: Arrays, name: str) -> go.Figure | None:
     if (
         not (_is_numeric(steps, 1) and _is_numeric(values, 2))
         or len(steps) != len(values)
-        or not above_noise(values).any()
+        or not live(values).any()
     ):
         return None
     return values_over_time(steps, values, "step", "ln singular value")

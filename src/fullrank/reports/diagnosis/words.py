@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.reports.numbers import in_points
-from fullrank.statistics import effective_dimension
+from fullrank.statistics import live_dimensions
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def zero_note(diagnosis: DiagnosisEntry, places: Sequence[str]) -> str:
     found = []
     for place in places:
         values = diagnosis.spectrum[place].singular_values
-        zero = len(values) - effective_dimension(values)
+        zero = len(values) - live_dimensions(values)
         found += [f"{place} {zero} of {len(values)}"] if zero else []
     return f"Numerically zero from the cross on: {'; '.join(found)}." if found else ""
 

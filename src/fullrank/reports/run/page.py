@@ -24,7 +24,7 @@ from fullrank.reports.run.figures import (
 from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.scores import group_table, shift_table, standardised_note
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
-from fullrank.statistics import effective_dimension
+from fullrank.statistics import live_dimensions
 
 PAGE_FILE = "report.html"
 
@@ -139,7 +139,7 @@ def _collapse_note(record: Record, place: str) -> str:
     parts = []
     for head, runs in by_head(record.runs).items():
         spectra = [run.spectrum[place].singular_values for run in runs if place in run.spectrum]
-        zeros = [len(values) - effective_dimension(values) for values in spectra]
+        zeros = [len(values) - live_dimensions(values) for values in spectra]
         if any(zeros):
             span = str(zeros[0]) if len(set(zeros)) == 1 else f"{min(zeros)} to {max(zeros)}"
             parts.append(f"{head}: {span} of {len(spectra[0])}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fullrank.batch import Batch
 from fullrank.files import write_whole
-from fullrank.spectrum.functional import effective_rank, singular_values
+from fullrank.spectrum.functional import effective_rank_of, singular_values
 from fullrank.training.module import JointEmbedding
 
 CURVES = (
@@ -83,7 +83,7 @@ class Monitor(pl.Callback):
         spectrum = singular_values(latest.h)
         epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         similarities = mean_similarities(latest.z_a, latest.z_b)
-        row = (trainer.global_step, epoch, loss, *similarities, effective_rank(spectrum), self._rate)
+        row = (trainer.global_step, epoch, loss, *similarities, effective_rank_of(spectrum), self._rate)
         for name, value in zip(CURVES, row, strict=True):
             self.curves[name].append(float(value))
         for logger in trainer.loggers:
