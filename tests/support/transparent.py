@@ -8,6 +8,8 @@ the two sets swapped 0. The label "shade" is shown by pixels 8 and 9, right in e
 say nothing.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -36,8 +38,16 @@ def coded_images(split: str, count: int | None = None) -> ImageSet:
     pixels[number, 8 + shade] = 120
     return ImageSet(
         pixels.reshape(count, SIDE, SIDE, 1),
-        {"label": label.astype(np.int64), "shade": shade.astype(np.int64)},
-        {"label": tuple("abcd"), "shade": ("dark", "light")},
+        {
+            "label": label.astype(np.int64),
+            "shade": shade.astype(np.int64),
+            "group": (SHADES * label + shade).astype(np.int64),
+        },
+        {
+            "label": tuple("abcd"),
+            "shade": ("dark", "light"),
+            "group": tuple(f"{letter}, {tone}" for letter in "abcd" for tone in ("dark", "light")),
+        },
         split=split,
     )
 
@@ -47,6 +57,15 @@ class Coded(Source):
 
     def read(self, split: str, image_size: int | None) -> ImageSet:
         return coded_images(split)
+
+
+class Clear(Source):
+    """A set to test on in which both codes are right."""
+
+    splits = ("test",)
+
+    def read(self, split: str, image_size: int | None) -> ImageSet:
+        return dataclasses.replace(coded_images("train", TEST), split="test")
 
 
 class Pixels(nn.Module):
