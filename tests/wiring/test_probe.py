@@ -93,6 +93,7 @@ def test_the_treatment_of_features_reaches_the_linear_probe(transparent_run, tre
     assert linear.features == treatment
     # Standardised channels make the quiet code as loud as the other, so what is predicted changes.
     assert (treated.probes["h"].linear == plain.probes["h"].linear) == (treatment == "l2")
+    assert treated.probes["h"].nearest == plain.probes["h"].nearest
 
 
 def test_the_command_probes_what_it_is_told(transparent_run, monkeypatch):

@@ -51,6 +51,7 @@ SMALL = {
         {"title": "none", "set": {"head": "none"}},
         {"title": "quiet", "set": {"head": "transparent:WithoutLoud"}},
         {"title": "the place alone", "set": {"head": "none"}, "place": "quiet"},
+        {"title": "held out", "set": {"head": "none", "held_out": 0.25, "batch_size": 72}},
     ],
 }
 
@@ -82,6 +83,8 @@ def test_columns_of_a_table_read_the_place_label_probe_and_quantity_that_they_na
     assert rows["quiet"][:4] == [[loud] * 2, [loud - quiet] * 2, [100.0] * 2, [quiet] * 2]
     # `place` of a row stands for h, in the score and in the difference.
     assert rows["the place alone"][:2] == [[quiet] * 2, [quiet - loud] * 2]
+    # Both codes are right in what is held out of the training images.
+    assert rows["held out"][0] == [100.0] * 2
     # Of each code the pixels have one sum in all images, so a code of k pixels varies in k - 1 directions.
     assert rows["none"][4] == [13.0, 13.0] and rows["quiet"][4] == [10.0, 10.0]
 
@@ -104,8 +107,8 @@ def test_of_equal_settings_the_first_is_chosen_and_by_images_held_out_of_trainin
     assert [(recipe.optimizer.lr, recipe.optimizer.floor) for recipe in final] == [(0.003, 0.5)] * 2
     assert [recipe.held_out for recipe in final] == [None, None]
     runs = result.path.parent / "runs"
-    trials = [load(folder) for folder in runs.iterdir() if load(folder).recipe.held_out]
-    assert len(trials) == 5 and {trial.recipe.seed for trial in trials} == {1000}
+    trials = [run for run in map(load, runs.iterdir()) if run.recipe.seed == 1000]
+    assert [trial.recipe.held_out for trial in trials] == [0.2] * 5
     # What is held out of the training images has the right code; the table's own numbers are of the test set.
     assert {trial.record.runs[0].probes["h"].linear for trial in trials} == {1.0}
     assert row.values == [[100 * LOUD] * 2]

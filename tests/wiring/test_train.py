@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transparent import LOUD, QUIET, SETTINGS, TEST, Coded, Pixels, WithoutLoud, coded_images, pixel_rows
 
 from fullrank import load, register_objective, train
+from fullrank.data import ImageSet, Source
 
 
 @pytest.fixture(scope="module")
@@ -89,33 +90,94 @@ def test_examples_are_training_images_beside_their_own_two_views(transparent_run
 
 
 class Listening(nn.Module):
-    """A loss of zero that keeps what it is given."""
+    """A loss that keeps what it is given; it differs from step to step."""
 
     needs = ("labels",)
-    heard: ClassVar[list[tuple[Tensor, Tensor, Tensor]]] = []
+    calls: ClassVar[list[tuple[Tensor, Tensor, Tensor]]] = []
 
     def forward(self, z_a, z_b, labels):
-        self.heard.append((z_a.detach(), z_b.detach(), labels))
-        return z_a.sum() * 0
+        self.calls.append((z_a.detach(), z_b.detach(), labels))
+        return z_a.sum() * 0 + len(self.calls)
+
+
+@pytest.fixture
+def listening():
+    """What a step gives to its objective, in the order of the steps."""
+    Listening.calls.clear()
+    register_objective("listening")(Listening)
+    return Listening.calls
+
+
+def trained(folder, **options):
+    options = SETTINGS | {"objective": "listening", "batch_size": 32, "epochs": 2, "head": "none"} | options
+    return train("digits", data=Coded, out=folder, **options)
 
 
 @pytest.mark.parametrize(("label", "first", "count"), [("label", 4, 4), ("shade", 8, 2)])
 def test_an_objective_gets_both_views_of_the_same_images_and_the_labels_that_were_named(
-    tmp_path, label, first, count
+    tmp_path, listening, label, first, count
 ):
-    Listening.heard.clear()
-    register_objective("listening")(Listening)
-    options = SETTINGS | {"objective": "listening", "batch_size": 32, "epochs": 2, "label": label}
-    train("digits", data=Coded, out=tmp_path / "run", head="none", **options)
-    steps = Listening.heard[-6:]
+    trained(tmp_path / "run", label=label)
+    steps = listening[-6:]
     assert [len(labels) for *_, labels in steps] == [32] * 6
     for z_a, z_b, labels in steps:
         assert torch.equal(z_a, z_b)
         assert torch.equal(z_a[:, first : first + count].argmax(1), labels)
-    for epoch in (steps[:3], steps[3:]):  # every image once an epoch, in another order
+    for epoch in (steps[:3], steps[3:]):  # every image once an epoch
         rows = torch.cat([z_a for z_a, *_ in epoch])
-        assert len(torch.unique(rows, dim=0)) == len(torch.unique(pixel_rows("train"), dim=0))
-    assert not torch.equal(steps[0][0], steps[3][0])
+        assert torch.equal(rows.unique(dim=0), pixel_rows("train").unique(dim=0))
+
+
+def test_the_order_of_images_changes_with_epoch_and_seed_and_with_nothing_else(tmp_path, listening):
+    orders = []
+    for name, options in (("a", {}), ("b", {}), ("c", {"seed": 4})):
+        trained(tmp_path / name, **options)
+        orders.append(torch.cat([z_a for z_a, *_ in listening[-6:]]))
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0][:96], orders[0][96:])
+
+
+def test_each_view_is_drawn_by_itself_and_similarities_are_of_the_two(tmp_path, listening):
+    run = trained(tmp_path / "run", views="weak,scale=1,flip=0.5", batch_size=96, epochs=1, head=WithoutLoud)
+    z_a, z_b, labels = listening[-1]
+    images, views = pixel_rows("train").reshape(-1, 4, 4), (z_a, z_b)
+    shown = [[image.flatten()[4:], image.flip(1).flatten()[4:]] for image in images]
+    options = torch.stack([torch.stack(pair) for pair in shown])  # (N, 2, 12)
+    matches = [(view[:, None, None] - options).abs().amax(3) < 1e-6 for view in views]  # (N, N, 2)
+    for match in matches:  # each row is one of the images, as it is or mirrored, and about half are mirrored
+        assert match.any(2).any(1).all() and 0.3 < float(match[:, :, 1].any(1).float().mean()) < 0.8
+    assert (matches[0].any(2) & matches[1].any(2)).any(1).all()  # both views are of one image
+    differing = float((z_a - z_b).abs().amax(1).gt(1e-6).float().mean())
+    assert 0.3 < differing < 0.7
+    arrays = np.load(run.path / "arrays.npz")
+    cosine = F.cosine_similarity(z_a.double(), z_b.double()).mean()
+    assert arrays["positive_similarity"].tolist() == pytest.approx([float(cosine)], rel=1e-5)
+    assert len(labels) == 96
+
+
+def test_the_recorded_loss_is_that_of_the_last_step(tmp_path, listening):
+    run = trained(tmp_path / "run")
+    assert run.record.runs[0].loss == len(listening)
+
+
+class Grey(Source):
+    """Dark and light images, which crops do not change; three quarters of the test labels are wrong."""
+
+    def read(self, split, image_size):
+        number = np.arange(64)
+        label = number % 2
+        tone = label if split == "train" else np.where(number // 2 % 4 == 0, label, 1 - label)
+        images = np.broadcast_to((200 * tone).astype(np.uint8)[:, None, None, None], (64, 4, 4, 1))
+        return ImageSet(
+            images.copy(), {"label": label.astype(np.int64)}, {"label": ("dark", "light")}, split=split
+        )
+
+
+def test_the_sgd_probe_learns_from_the_training_images_and_is_scored_on_the_test_images(tmp_path):
+    options = SETTINGS | {"batch_size": 64, "epochs": 1, "sgd_probe.epochs": 2, "sgd_probe.lr": 10.0}
+    run = train("digits", data=Grey, out=tmp_path / "run", head="none", **options)
+    scores = [score.value for score in run.record.runs[0].scores if score.probe == "sgd"]
+    assert scores == [0.25, 0.25] and run.record.runs[0].probes["h"].linear == 0.25
 
 
 def test_a_share_held_out_takes_the_place_of_the_test_images(tmp_path):
