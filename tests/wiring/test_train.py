@@ -155,6 +155,16 @@ def test_each_view_is_drawn_by_itself_and_similarities_are_of_the_two(tmp_path, 
     assert len(labels) == 96
 
 
+def test_the_views_of_an_image_change_from_epoch_to_epoch(tmp_path, listening):
+    trained(tmp_path / "run", views="weak,scale=1,flip=0.5", batch_size=96)
+    # The codes of an image are in its upper half, so the label tells whether column 0 or 3 shows it.
+    rows = [torch.stack([z_a[:, :4].argmax(1), labels]) for z_a, _, labels in listening[-2:]]
+    mirrored = [(row[0] != row[1]).float() for row in rows]
+    assert all(0.3 < float(share.mean()) < 0.7 for share in mirrored)
+    # The order of images changes too, so what is compared is the mask by itself, batch row by batch row.
+    assert not torch.equal(*mirrored)
+
+
 def test_the_recorded_loss_is_that_of_the_last_step(tmp_path, listening):
     run = trained(tmp_path / "run")
     assert run.record.runs[0].loss == len(listening)
