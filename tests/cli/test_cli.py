@@ -102,7 +102,7 @@ def test_every_command_has_help_that_fits_80_columns(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
     assert max(map(len, result.output.splitlines())) <= 80
-    assert "<list[" not in result.output
+    assert not [line for line in result.output.splitlines() if "--" in line and "<list[" in line]
 
 
 def test_train_probe_and_report(capsys, monkeypatch, tmp_path):

@@ -53,14 +53,8 @@ def test_a_run_starts_from_the_weights_of_another(quick_run, tmp_path):
     module = build(plan, load_data(plan)[0])
     started = module.encoder.state_dict()
     assert all(torch.equal(started[key], value) for key, value in quick_run.encoder.state_dict().items())
-    run = train(
-        quick_run.recipe,
-        out=tmp_path / "run",
-        init=quick_run.path / "encoder.safetensors",
-        epochs=1,
-        limit=40,
-        batch_size=20,
-    )
+    short = Recipe.resolve(quick_run.recipe, {"epochs": 1, "limit": 40, "batch_size": 20})
+    run = train(short, out=tmp_path / "run", init=quick_run.path / "encoder.safetensors")
     assert run.recipe.init == str(quick_run.path / "encoder.safetensors")
 
 

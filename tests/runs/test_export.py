@@ -88,7 +88,7 @@ def test_the_libraries_load_the_file_strictly_and_give_the_same_h(standard, buil
 
 
 def test_the_file_says_how_to_use_it(standard):
-    run, (path, beside) = standard
+    path, beside = standard[1]
     notes = metadata(path)
     assert notes["format"] == "pt" and notes["encoder"] == "resnet18" and notes["head"] == "mlp:8"
     assert notes["image_size"] == "66" and notes["in_chans"] == "3" and notes["place"] == "h"

@@ -243,7 +243,7 @@ def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
 def reproduce(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="TABLE...", help="Tables of `fullrank list tables`, a paper, or all."),
+        typer.Argument(help="Tables of `fullrank list tables`, a paper, or all."),
     ],
     scale: Annotated[
         str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
@@ -305,9 +305,7 @@ def check_distributed(
 
 @app.command()
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Folders that hold a record.json.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")],
 ) -> None:
     """Write report.html again, from the records."""
     from fullrank.reports.page import write_page
