@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fullrank import InfoNCELoss, encoder, head
 from fullrank.encoders import TinyResNet
+from fullrank.encoders.tiny import SubsampledConv
 from fullrank.errors import UsageError
 
 
@@ -47,6 +49,11 @@ def test_a_subvector_gives_no_direct_gradient_beyond_its_channels_yet_the_whole_
     loss(*part(net(torch.cat([images, images + 0.05 * torch.randn_like(images)]))).chunk(2)).backward()
     optimizer.step()
     assert [name for name, p in block.named_parameters() if torch.equal(p, before[name])] == []
+
+
+def test_a_subsampled_convolution_is_a_strided_one():
+    conv, x = SubsampledConv(3, 4, every=2), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, stride=2), rtol=0, atol=1e-6)
 
 
 def test_spread_of_blank_images_gives_numbers():

@@ -24,17 +24,21 @@ app = typer.Typer(
 
 app.add_typer(theory_app, name="theory")
 
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder for the results; default: one under runs/.")
-]
-FileOption = Annotated[Path, typer.Option("--out", help="The file to write.")]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for the results; default: one under runs/.")]
+FileOption = Annotated[Path, typer.Option(help="The file to write.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
 WorkersOption = Annotated[int, typer.Option(help="Runs at a time, in processes that share the cores.")]
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 PlaceOption = Annotated[str, typer.Option(metavar="PLACE", help="Where features are read.")]
 PlacesOption = Annotated[
+    list[str] | None, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
+]
+MeasuresOption = Annotated[
     list[str] | None,
-    typer.Option("--place", metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable."),
+    typer.Option(
+        metavar="MEASURE",
+        help="Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable.",
+    ),
 ]
 
 
@@ -55,14 +59,12 @@ def train(
     out: OutOption = None,
     resume: ResumeOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Two steps and the probes on generated images; nothing is kept.")
+        bool, typer.Option("--dry-run", help="Only try two steps, on generated images; keep nothing.")
     ] = False,
     devices: Annotated[int, typer.Option(help="Processes on this machine, one per device.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
     skip_nonfinite: Annotated[int, typer.Option(help="Skip at most this many non-finite steps.")] = 0,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Print where the time of a training step went.")
-    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where a step spends its time.")] = False,
 ) -> None:
     """Train one encoder, probe it, and leave weights, record and report."""
     recipe = choice.resolve(out, resume)
@@ -100,8 +102,7 @@ def train(
 def compare(
     choice: RecipeChoice,
     heads: Annotated[
-        list[str],
-        typer.Option(metavar="HEADS", help="Heads, comma-separated; the first is the reference."),
+        list[str], typer.Option(metavar="HEADS", help="Comma-separated; the first is the reference.")
     ],
     seeds: Annotated[int, typer.Option(help="Number of seeds per head.")] = 3,
     workers: WorkersOption = 1,
@@ -125,22 +126,12 @@ def probe(
     run: RunArgument,
     place: PlacesOption = None,
     label: Annotated[str, typer.Option(help="Which labels, where there are several.")] = "label",
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MEASURE",
-            help="Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable.",
-        ),
-    ] = None,
+    measure: MeasuresOption = None,
     shots: Annotated[
-        list[int] | None,
-        typer.Option(metavar="IMAGES", help="Also a probe on this many images per class. Repeatable."),
+        list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
     ] = None,
     shift: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC", help="Also the test images of this data (`fullrank list data`). Repeatable."
-        ),
+        list[str] | None, typer.Option(metavar="SPEC", help="Also test on this data. Repeatable.")
     ] = None,
     features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
 ) -> None:
@@ -148,14 +139,9 @@ def probe(
     from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.probe import probe as run_probe
 
+    measures, counts, shifts = measure or (), shots or (), shift or ()
     evaluation = run_probe(
-        run,
-        place,
-        label=label,
-        measures=measure or (),
-        shots=shots or (),
-        shifts=shift or (),
-        features=features,
+        run, place, label=label, measures=measures, shots=counts, shifts=shifts, features=features
     )
     print_evaluation(evaluation)
 
@@ -163,27 +149,19 @@ def probe(
 @app.command()
 @takes_imports
 def diagnose(
-    target: Annotated[
-        str, typer.Argument(help="A run's folder, a timm model's name, or a file of embeddings.")
-    ],
+    target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
     data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights of the timm model: .safetensors, .pth, .ckpt.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Which labels; for a file: a file, an array or a column.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, .pth, .ckpt.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Which labels; or a file, an array, a column.")] = None,
     positives: Annotated[Path | None, typer.Option(help="A second file: another view of each row.")] = None,
     place: PlacesOption = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
     limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
     seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out rows with NaN or infinity, and count them.")
-    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip rows that are not finite.")] = False,
     fail_on: Annotated[
-        str | None, typer.Option(metavar="collapse", help="Exit with status 3 when it is found.")
+        str | None, typer.Option(metavar="collapse", help="Exit with 3 if it is found.")
     ] = None,
     out: OutOption = None,
 ) -> None:
@@ -241,19 +219,14 @@ def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
 @app.command()
 @takes_imports
 def reproduce(
-    names: Annotated[
-        list[str],
-        typer.Argument(help="Tables of `fullrank list tables`, a paper, or all."),
-    ],
+    names: Annotated[list[str], typer.Argument(help="Tables of `fullrank list tables`, a paper, or all.")],
     scale: Annotated[
         str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
     ] = "mini",
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the table's own.")] = None,
     workers: WorkersOption = 1,
     out: OutOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only build every part, on generated images; nothing is kept.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
 ) -> None:
     """Tables and figures of the papers: their numbers beside ours. Resumes a study that was stopped."""
     from fullrank.cli.reproduction import print_reproduction
@@ -278,10 +251,7 @@ def reproduce(
 @app.command(name="check-distributed")
 @takes_imports
 def check_distributed(
-    objective: Annotated[
-        str,
-        typer.Option(metavar="SPEC", help="`fullrank list objectives`, or your own as package.module:Name."),
-    ],
+    objective: Annotated[str, typer.Option(metavar="SPEC", help="As in `fullrank list objectives`.")],
     processes: Annotated[int, typer.Option(help="How many train together.")] = 2,
     images: Annotated[int, typer.Option(help="Images of the global batch.")] = 64,
     width: Annotated[int, typer.Option(help="Width of z.")] = 32,

@@ -11,10 +11,7 @@ from fullrank.errors import FullrankError, UsageError
 
 @final
 class Unplaced(nn.Module):
-    """Any module from images (N, C, H, W) in 0 to 1 to features (N, D), with h as its only place.
-
-    `feature_dim` is D, 0 where it is not known.
-    """
+    """Any module from images (N, C, H, W) in 0 to 1 to features (N, D), with h as its only place."""
 
     places = ()
 
@@ -23,7 +20,7 @@ class Unplaced(nn.Module):
         self.encoder, self.feature_dim = encoder, feature_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> h (N, D); UsageError if the output is not (N, D)."""
+        """Images (N, C, H, W) -> h (N, D)."""
         h: Tensor = self.encoder(x)
         if torch.compiler.is_compiling():  # a comparison would fix the number of images in an export
             return h
@@ -45,7 +42,7 @@ def with_places(encoder: nn.Module) -> nn.Module:
 
 
 def is_placed(encoder: nn.Module) -> bool:
-    """Whether features can be read at places of an encoder."""
+    """Whether an encoder has places."""
     return hasattr(encoder, "places") and callable(getattr(encoder, "features", None))
 
 

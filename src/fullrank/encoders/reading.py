@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -88,6 +88,12 @@ class Trace:
     calls: tuple[Call, ...]
     output: Any
 
+    @cached_property
+    def once(self) -> dict[str, Call]:
+        """The calls of the modules that ran once."""
+        runs = Counter(call.module for call in self.calls)
+        return {call.module: call for call in self.calls if runs[call.module] == 1}
+
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
@@ -122,12 +128,11 @@ def find_readings(model: nn.Module, traced: Trace) -> dict[str, Reading]:
     """The places of a model, in the order in which they run: name -> how it is read."""
     blocks = find_blocks(model, traced)
     readings = {name: Reading(name, "vector") for name in blocks}
-    calls = {call.module: call for call in traced.calls}
-    if blocks and calls[blocks[0]].given and not _is_image(calls[blocks[0]].given, traced):
+    if blocks and traced.once[blocks[0]].given and not _is_image(traced.once[blocks[0]].given, traced):
         readings = {"stem": Reading(blocks[0], "vector", of_input=True)} | readings
     if (last := last_convolution(model, traced)) is not None:
         readings["last-conv-input"] = Reading(last, "vector", of_input=True)
-    shapes = {place: _shape(calls, reading) for place, reading in readings.items()}
+    shapes = {place: _shape(traced, reading) for place, reading in readings.items()}
     axes = {place: _channel_axis(shape) for place, shape in shapes.items() if len(shape) == 4}
     if None in axes.values():
         axes = _settle(model, traced, readings, axes)
@@ -139,12 +144,7 @@ def find_readings(model: nn.Module, traced: Trace) -> dict[str, Reading]:
 
 def find_blocks(model: nn.Module, traced: Trace) -> list[str]:
     """The paths of the blocks that run once and give a row per image, in the order in which they run."""
-    runs = Counter(call.module for call in traced.calls)
-    order = {
-        call.module: number
-        for number, call in enumerate(traced.calls)
-        if call.gave is not None and runs[call.module] == 1
-    }
+    order = [name for name, call in traced.once.items() if call.gave is not None]
 
     def resolve(path: str) -> list[str]:
         """The `blocks` of a stage, or the block itself."""
@@ -166,7 +166,7 @@ def find_blocks(model: nn.Module, traced: Trace) -> list[str]:
         tops = [path for name, child in sequences.items() for path in _elements(child, name)]
         tops = tops or [name for name, child in children.items() if _layers(child) > 1]
         names = [name for top in tops for name in resolve(top)]
-    return sorted(set(names) & set(order), key=order.__getitem__)
+    return [name for name in order if name in names]
 
 
 def last_convolution(model: nn.Module, traced: Trace) -> str | None:
@@ -179,9 +179,7 @@ def last_convolution(model: nn.Module, traced: Trace) -> str | None:
     # A gate of squeeze-and-excitation and a classifier's layer work on a single position.
     maps = [call for call in convolutions if call.given is None or math.prod(call.given[2:]) > 1]
     last = next(reversed(maps or convolutions), None)
-    if last is None or last.given is None or sum(call.module == last.module for call in traced.calls) > 1:
-        return None
-    return last.module
+    return None if last is None or last.given is None or last.module not in traced.once else last.module
 
 
 def _patterns(model: nn.Module) -> list[re.Pattern[str]]:
@@ -217,8 +215,8 @@ def _first_tensor(value: Any, rows: int) -> Tensor | None:
     )
 
 
-def _shape(calls: Mapping[str, Call], reading: Reading) -> tuple[int, ...]:
-    call = calls[reading.module]
+def _shape(traced: Trace, reading: Reading) -> tuple[int, ...]:
+    call = traced.once[reading.module]
     return (call.given if reading.of_input else call.gave) or ()
 
 
@@ -243,10 +241,10 @@ def _settle(
     for other in (size - size // 4, size + 32):
         try:
             again = trace(model, torch.zeros(batch, channels, other, other, device=device))
+            shapes = {place: _shape(again, readings[place]) for place in axes}
         except REFUSALS:
             continue
-        calls = {call.module: call for call in again.calls}
-        return {place: axis or _channel_axis(_shape(calls, readings[place])) for place, axis in axes.items()}
+        return {place: axis or _channel_axis(shapes[place]) for place, axis in axes.items()}
     # A model that takes no other size has them where most of its other maps have them.
     counts = Counter(axis for axis in axes.values() if axis is not None)
     usual = counts.most_common(1)[0][0] if counts else 1

@@ -119,9 +119,9 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     chosen = {root + name: source for name, source in sources.items()}
     # Our own files hold the mean and spread beside the model.
     owner = prefix.removesuffix(root) if prefix.endswith(root) else prefix
-    statistics = {name: owner + name for name in ("mean", "std") if name in state and owner + name in tensors}
-    if len(statistics) == 2 and all(tensors[source].ndim == 4 for source in statistics.values()):
-        chosen |= statistics
+    statistics = [name for name in ("mean", "std") if name in state and owner + name in tensors]
+    if len(statistics) == 2 and all(tensors[owner + name].ndim == 4 for name in statistics):
+        chosen |= {name: owner + name for name in statistics}
     missing = [name for name in needed if name not in sources and not name.endswith("num_batches_tracked")]
     beyond = _beyond(tensors, needed, prefix, set(sources.values()))
     shapes = {
@@ -143,7 +143,8 @@ def _statistics(metadata: Mapping[str, str]) -> dict[str, Tensor]:
     """Mean and spread as our exported files carry them: lists beside the tensors."""
     try:
         lists = {name: json.loads(metadata.get(name, "")) for name in ("mean", "std")}
-        return {name: torch.tensor(values).float().reshape(1, -1, 1, 1) for name, values in lists.items()}
+        tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in lists.items()}
+        return {name: tensor.reshape(1, -1, 1, 1) for name, tensor in tensors.items()}
     except (ValueError, TypeError):
         return {}
 

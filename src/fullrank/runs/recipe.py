@@ -5,11 +5,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -60,12 +59,6 @@ class _Loader(yaml.SafeLoader):
                 None, None, "an alias (*) is not read; write the value out", mark
             )
         return super().compose_node(parent, index)
-
-
-def _known_logger(name: str) -> str:
-    if name not in LOGGERS:
-        raise unknown_name("logger", name, LOGGERS, f"Lightning has {', '.join(LOGGERS)}")
-    return name
 
 
 # The keys that name a part, and where its specs are registered.
@@ -127,8 +120,8 @@ class Engine(_Part):
     sync_batchnorm: bool = Field(
         True, description="Share batch statistics between several GPUs; CPUs cannot share them."
     )
-    logger: Annotated[str, AfterValidator(_known_logger)] | None = Field(
-        None, description=f"A logger of Lightning beside `metrics.csv`: {', '.join(LOGGERS)}."
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = Field(
+        None, description="A logger of Lightning, beside `metrics.csv`."
     )
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep, in case the newest is damaged.")
 
@@ -230,8 +223,7 @@ class Recipe(_Part):
             *parents, last = key.split(".")
             part = content
             for parent in parents:
-                if part.get(parent) is None:
-                    part[parent] = {}
+                part[parent] = {} if part.get(parent) is None else part[parent]
                 part = part[parent]
                 if not isinstance(part, dict):
                     raise UsageError(f"'{key}': {parent} has no keys below it; write {parent}=VALUE.")
@@ -245,12 +237,12 @@ class Recipe(_Part):
 
     def _with_imports(self) -> "Recipe":
         """The recipe, with the modules that its parts come from."""
-        found: dict[Origin, None] = {}
-        for key, registry in _REGISTRIES.items():
-            spec: Spec = getattr(self, key)
-            origins = (registry[each.name].origin for each in spec.nested())
-            found |= dict.fromkeys(origin for origin in origins if origin is not None)
-        return self.model_copy(update={"imports": tuple(found)})
+        origins = dict.fromkeys(
+            registry[spec.name].origin
+            for key, registry in _REGISTRIES.items()
+            for spec in getattr(self, key).nested()
+        )
+        return self.model_copy(update={"imports": tuple(filter(None, origins))})
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""
@@ -266,13 +258,12 @@ def _plain(value: Any) -> Any:
 
 
 def _needed_by_file(imports: Any) -> list[Origin]:
-    """The modules that a recipe says it needs; UsageError where that is not how a recipe says it."""
+    """The modules that a recipe says it needs."""
     try:
         return [each if isinstance(each, Origin) else Origin(**each) for each in imports or ()]
     except TypeError:
         raise UsageError(
-            "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out, "
-            "it is found by itself."
+            "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out."
         ) from None
 
 
@@ -282,10 +273,10 @@ def check_optimizer(name: str) -> None:
         return
     from timm.optim._optim_factory import list_optimizers
 
-    known = [each for each in list_optimizers() if isinstance(each, str)]
-    if name not in known:
+    names = [each for each in list_optimizers() if isinstance(each, str)]
+    if name not in names:
         remedy = "`timm.optim.list_optimizers()` shows all; give one of yours in Python"
-        raise unknown_name("optimizer", name, [*OWN_OPTIMIZERS, *known], remedy)
+        raise unknown_name("optimizer", name, [*OWN_OPTIMIZERS, *names], remedy)
 
 
 def recipe_names() -> list[str]:
