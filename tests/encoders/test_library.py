@@ -41,10 +41,10 @@ def test_maps_are_averaged_over_positions_wherever_their_channels_are(spec, stag
     images = torch.rand(2, 3, 64, 64)
     maps = net.model.forward_intermediates(net.normalised(images), output_fmt="NCHW", intermediates_only=True)
     first = int(stage == "layer")
-    for number, found in enumerate(maps[-4:], start=first):
+    for number, stage_map in enumerate(maps[-4:], start=first):
         last = [place for place in net.places if place.startswith(f"{stage}{number}.")][-1]
         torch.testing.assert_close(
-            net.features(images, [last])[last], found.mean((2, 3)), rtol=1e-5, atol=1e-5
+            net.features(images, [last])[last], stage_map.mean((2, 3)), rtol=1e-5, atol=1e-5
         )
 
 
@@ -53,10 +53,10 @@ def test_of_tokens_the_one_the_model_pools_by_is_read_and_otherwise_those_of_the
     net = build(spec, 64)
     images = torch.rand(2, 3, 64, 64)
     blocks = [place for place in net.places if place.startswith("blocks")]
-    kept = net.model.forward_intermediates(
+    expected_tokens = net.model.forward_intermediates(
         net.normalised(images), output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
     )
-    for place, (tokens, prefix) in zip(blocks, kept, strict=True):
+    for place, (tokens, prefix) in zip(blocks, expected_tokens, strict=True):
         expected = prefix[:, 0] if net.model.global_pool == "token" else tokens.mean(1)
         torch.testing.assert_close(net.features(images, [place])[place], expected)
 
@@ -84,12 +84,12 @@ def test_places_are_named_in_the_order_in_which_they_run():
 
 def test_stem_and_last_conv_input_are_what_those_modules_are_given():
     net = build("resnet18", 16)
-    seen = {}
-    net.model.layer1[0].register_forward_pre_hook(lambda module, inputs: seen.update(stem=inputs[0].clone()))
-    net.model.layer4[1].conv2.register_forward_pre_hook(lambda module, inputs: seen.update(last=inputs[0]))
-    found = net.features(torch.rand(2, 3, 16, 16), ["stem", "last-conv-input"])
-    assert torch.equal(found["stem"], seen["stem"].mean((2, 3)))
-    assert torch.equal(found["last-conv-input"], seen["last"].mean((2, 3)))
+    inner = {}
+    net.model.layer1[0].register_forward_pre_hook(lambda module, inputs: inner.update(stem=inputs[0].clone()))
+    net.model.layer4[1].conv2.register_forward_pre_hook(lambda module, inputs: inner.update(last=inputs[0]))
+    features = net.features(torch.rand(2, 3, 16, 16), ["stem", "last-conv-input"])
+    assert torch.equal(features["stem"], inner["stem"].mean((2, 3)))
+    assert torch.equal(features["last-conv-input"], inner["last"].mean((2, 3)))
 
 
 def test_the_gates_of_a_net_are_not_its_last_convolution():

@@ -163,8 +163,8 @@ def test_half_precision_is_widened(theirs, ours, tmp_path):
 
 
 def test_counts_of_batches_may_be_missing(theirs, ours, tmp_path):
-    kept = {n: t for n, t in theirs.state_dict().items() if not n.endswith("num_batches_tracked")}
-    torch.save(kept, tmp_path / "a.pth")
+    without_counts = {n: t for n, t in theirs.state_dict().items() if not n.endswith("num_batches_tracked")}
+    torch.save(without_counts, tmp_path / "a.pth")
     assert load_weights(ours, tmp_path / "a.pth").tensors == 100
 
 

@@ -73,8 +73,8 @@ def test_images_that_are_streamed_have_the_features_they_would_have_in_memory(tm
     with torch.no_grad():
         expected = run.encoder(images / 255)
     monkeypatch.setattr("fullrank.runs.embed.BATCH", 4)
-    found = embed(run, streamed, split="train")
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    features = embed(run, streamed, split="train")
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_npy_holds_the_features_and_beside_them_the_labels(quick_run, tmp_path):
@@ -93,9 +93,9 @@ def test_without_a_label_there_is_no_file_of_labels(quick_run, unlike, tmp_path)
 def test_safetensors_say_what_they_hold(quick_run, unlike, tmp_path):
     out = tmp_path / "x.safetensors"
     features = embed(quick_run, unlike, split="train", place="head.1", out=str(out))
-    found = load_file(out)
-    np.testing.assert_array_equal(found["features"], features)
-    assert found["labels"].tolist() == [0, 1, -1] * 3 and found["labels"].dtype == np.int64
+    tensors = load_file(out)
+    np.testing.assert_array_equal(tensors["features"], features)
+    assert tensors["labels"].tolist() == [0, 1, -1] * 3 and tensors["labels"].dtype == np.int64
     with safe_open(out, framework="np") as file:
         notes = file.metadata()
     assert notes["data"] == unlike and notes["split"] == "train" and notes["place"] == "head.1"

@@ -230,13 +230,13 @@ def test_missing_extras_are_said_before_anything_is_computed(tmp_path, monkeypat
         (export_weights, "x.onnx", ["x.onnx", ".safetensors"]),
         (export_onnx, "x.safetensors", ["x.safetensors", ".onnx"]),
         (export_onnx, "nowhere/x.onnx", ["nowhere", "x.onnx"]),
-        (export_weights, "there.safetensors", ["there.safetensors"]),
+        (export_weights, "taken.safetensors", ["taken.safetensors"]),
         (export_weights, "other.safetensors", ["other.head.safetensors"]),
-        (export_onnx, "there.onnx", ["there.onnx"]),
+        (export_onnx, "taken.onnx", ["taken.onnx"]),
     ],
 )
 def test_a_file_that_cannot_be_made_is_said_and_nothing_changes(quick_run, tmp_path, write, name, names):
-    files = ["other.head.safetensors", "there.onnx", "there.safetensors"]
+    files = ["other.head.safetensors", "taken.onnx", "taken.safetensors"]
     for file in files:
         (tmp_path / file).write_text("years of work")
     with refuses(UsageError, *names) as error:

@@ -26,10 +26,10 @@ def test_every_key_of_a_recipe_can_be_set_as_text():
     """As `--set` gives them."""
     plain = Recipe.resolve("imagenet-directclr").model_dump()
     texts = {
-        f"{key}.{inner}" if isinstance(value, dict) else key: str(given)
+        f"{key}.{inner}" if isinstance(value, dict) else key: str(text)
         for key, value in plain.items()
-        for inner, given in (value.items() if isinstance(value, dict) else [("", value)])
-        if given is not None and key != "imports"  # which are found, not chosen
+        for inner, text in (value.items() if isinstance(value, dict) else [("", value)])
+        if text is not None and key != "imports"  # which are found, not chosen
     }
     assert Recipe.resolve("imagenet-directclr", texts).model_dump() == plain
 

@@ -78,7 +78,7 @@ class LibraryEncoder(Encoder):
         settings |= {"drop_path_rate": drop_path} if drop_path else {}
         built = _create(model, settings, pretrained, image_size)
         if stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE and not pretrained):
-            _shrink_stem(built, model, channels, asked=stem == "small")
+            _shrink_stem(built, model, channels, required=stem == "small")
         traced = _try_out(built, model, channels, image_size)
         if fixed:
             _check_patches(built, model, traced)
@@ -160,8 +160,8 @@ def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: i
     return model
 
 
-def _shrink_stem(model: nn.Module, name: str, channels: int, asked: bool) -> None:
-    """Give a residual net with a 7x7 stem the 3x3 one; UsageError if that was `asked` of another model."""
+def _shrink_stem(model: nn.Module, name: str, channels: int, required: bool) -> None:
+    """Give a residual net with a 7x7 stem the 3x3 one; UsageError where it is `required` of another model."""
     from timm.models.resnet import ResNet
 
     if isinstance(model, ResNet) and isinstance(model.conv1, nn.Conv2d):
@@ -170,7 +170,7 @@ def _shrink_stem(model: nn.Module, name: str, channels: int, asked: bool) -> Non
         nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
         model.set_submodule("conv1", small)
         model.set_submodule("maxpool", nn.Identity())
-    elif asked:
+    elif required:
         raise UsageError(
             f"'{name},stem=small': {name} has no 7x7 stem that could be replaced; leave stem out."
         )
@@ -193,9 +193,9 @@ def _try_out(model: nn.Module, name: str, channels: int, image_size: int) -> Tra
 def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
     """UsageError for an image that its patches do not cover: the model would drop the margin in silence."""
     size = traced.images[-1]
-    for call in traced.calls:
-        layer = model.get_submodule(call.module)
-        if isinstance(layer, nn.Conv2d) and call.given == traced.images and layer.stride == layer.kernel_size:
+    layers = [model.get_submodule(call.module) for call in traced.calls if call.input_shape == traced.images]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and layer.stride == layer.kernel_size:
             patch = layer.kernel_size[0]
             if margin := size % patch:
                 smaller = f"{size - margin} or " if size > patch else ""

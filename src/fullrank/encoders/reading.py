@@ -76,8 +76,8 @@ class Call:
     """One call of a module: the shapes of the first tensors with a row per image, in and out."""
 
     module: str
-    given: tuple[int, ...] | None
-    gave: tuple[int, ...] | None
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def find_readings(model: nn.Module, traced: Trace) -> dict[str, Reading]:
     """The places of a model, in the order in which they run: name -> how it is read."""
     blocks = find_blocks(model, traced)
     readings = {name: Reading(name, "vector") for name in blocks}
-    if blocks and traced.once[blocks[0]].given and not _is_image(traced.once[blocks[0]].given, traced):
+    stem = traced.once[blocks[0]].input_shape if blocks else None
+    if stem and not _is_image(stem, traced):
         readings = {"stem": Reading(blocks[0], "vector", of_input=True)} | readings
     if (last := last_convolution(model, traced)) is not None:
         readings["last-conv-input"] = Reading(last, "vector", of_input=True)
@@ -144,7 +145,7 @@ def find_readings(model: nn.Module, traced: Trace) -> dict[str, Reading]:
 
 def find_blocks(model: nn.Module, traced: Trace) -> list[str]:
     """The paths of the blocks that run once and give a row per image, in the order in which they run."""
-    order = [name for name, call in traced.once.items() if call.gave is not None]
+    order = [name for name, call in traced.once.items() if call.output_shape is not None]
 
     def resolve(path: str) -> list[str]:
         """The `blocks` of a stage, or the block itself."""
@@ -174,12 +175,12 @@ def last_convolution(model: nn.Module, traced: Trace) -> str | None:
     convolutions = [
         call
         for call in traced.calls
-        if isinstance(model.get_submodule(call.module), nn.Conv2d) and not _is_image(call.given, traced)
+        if isinstance(model.get_submodule(call.module), nn.Conv2d) and not _is_image(call.input_shape, traced)
     ]
     # A gate of squeeze-and-excitation and a classifier's layer work on a single position.
-    maps = [call for call in convolutions if call.given is None or math.prod(call.given[2:]) > 1]
+    maps = [call for call in convolutions if call.input_shape is None or math.prod(call.input_shape[2:]) > 1]
     last = next(reversed(maps or convolutions), None)
-    return None if last is None or last.given is None or last.module not in traced.once else last.module
+    return None if last is None or last.input_shape is None or last.module not in traced.once else last.module
 
 
 def _patterns(model: nn.Module) -> list[re.Pattern[str]]:
@@ -217,7 +218,7 @@ def _first_tensor(value: Any, rows: int) -> Tensor | None:
 
 def _shape(traced: Trace, reading: Reading) -> tuple[int, ...]:
     call = traced.once[reading.module]
-    return (call.given if reading.of_input else call.gave) or ()
+    return (call.input_shape if reading.of_input else call.output_shape) or ()
 
 
 def _is_image(shape: tuple[int, ...] | None, traced: Trace) -> bool:

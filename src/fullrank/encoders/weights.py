@@ -206,11 +206,11 @@ def _faults(needed: int, missing: list[str], beyond: list[str], shapes: _Shapes)
 def _input_remedy(encoder: Encoder, shapes: _Shapes) -> str | None:
     """The spec that makes the first convolution fit, where it alone has another shape."""
     options = _input_options(shapes)
-    given, changed = (
+    own, changed = (
         {part.partition("=")[0]: part for part in parts}
         for parts in (encoder.spec.split(",")[1:], options.values())
     )
-    spec = ",".join([encoder.name, *(given | changed).values()])
+    spec = ",".join([encoder.name, *(own | changed).values()])
     return f"write {spec} {' and '.join(options)}" if options else None
 
 

@@ -58,18 +58,18 @@ class GivenImages:
 IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out", "max_bad")
 
 
-def load_data(recipe: Recipe, given: GivenImages | None = None) -> tuple[ImageSet, ImageSet]:
-    """The training and test images of a recipe, or what it keeps of those `given` in Python.
+def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[ImageSet, ImageSet]:
+    """The training and test images of a recipe, or what it keeps of those `datasets`.
 
     The draws are the same for every seed of the run. Both sets note in one `bad` what cannot be decoded: of
     images in memory these are left out, of streamed ones the next image with the same labels replaces each.
     """
-    if given is None:
+    if datasets is None:
         images, bad = source(recipe.data), BadImages(recipe.max_bad)
         train = images.load("train", recipe.image_size, bad=bad)
         test = images.load("test", recipe.image_size, bad=bad)
     else:
-        train, test = given.sized(recipe.image_size, held_out=recipe.held_out is not None)
+        train, test = datasets.sized(recipe.image_size, held_out=recipe.held_out is not None)
     if recipe.classes is not None:
         names = class_list(recipe.classes)
         train, test = train.of_classes(names), test.of_classes(names)
