@@ -226,9 +226,9 @@ def read_terminal(leader: int, into: list[bytes]) -> None:
 def test_a_disk_without_room_is_one_sentence(capsys, monkeypatch, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 16), np.float32))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (1000, before[1])
-    )  # as a full disk, the system refuses the file
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would leave a module's bytecode cut short
+    # As on a full disk, the system refuses the file.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         paths = [str(tmp_path / "x.npy"), "--out", str(tmp_path / "o")]
         status, _, error = run(capsys, monkeypatch, "diagnose", *paths)
