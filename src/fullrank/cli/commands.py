@@ -152,10 +152,15 @@ def diagnose(
     target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
     data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, .pth, .ckpt.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Which labels; or a file, an array, a column.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A timm model's: .safetensors, .pth, .ckpt.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Which labels; for a file: a file, an array or a column.")
+    ] = None,
     positives: Annotated[Path | None, typer.Option(help="A second file: another view of each row.")] = None,
-    place: PlacesOption = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLACE", help="Places; default: evenly chosen. Repeatable."),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
     limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
     seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,

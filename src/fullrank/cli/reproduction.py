@@ -42,9 +42,9 @@ def print_reproduction(title: str, record: Record) -> None:
             console.print(f"{escape(row.title)}: {escape(row.chosen)}")
     for sentence in verdict(table):
         console.print(escape(sentence))
-    notes = [f"Paper: {table.paper}."] if table.paper else []
-    notes.append(f"Here: {table.here}; 95 % t intervals over {len(table.rows[0].seeds)} seeds, one test set.")
-    for remark in (*notes, *table.remarks):
+    seeds = len(table.rows[0].seeds)
+    here = f"Here: {table.here}; 95 % t intervals over {seeds} seeds, one test set."
+    for remark in (*([f"Paper: {table.paper}."] if table.paper else []), here, *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
 
 

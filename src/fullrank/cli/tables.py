@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -88,8 +88,7 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
     console = Console(highlight=False)
     table = plain_table(["key", "recipe", "dry run"], [])
     for key, value in rehearsal.replaced.items():
-        own: Any = attrgetter(key)(recipe)
-        if key != "data" and own != value:
+        if key != "data" and (own := attrgetter(key)(recipe)) != value:
             table.add_row(key, str(own), str(value))
     console.print(table)
     millions = sum(entry.parameters.values()) / 1e6
@@ -131,9 +130,8 @@ def _mean(estimate: Estimate | None) -> str:
 
 
 def _with_half(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.half is None:
-        return _mean(estimate)
-    return f"{in_points(estimate.mean)} ±{in_points(estimate.half)}"
+    half = None if estimate is None else estimate.half
+    return _mean(estimate) + ("" if half is None else f" ±{in_points(half)}")
 
 
 def _difference(estimate: Estimate | None) -> str:

@@ -216,23 +216,16 @@ def _input_remedy(encoder: Encoder, shapes: _Shapes) -> str | None:
 
 def _input_options(shapes: _Shapes) -> dict[str, str]:
     """Purpose -> option of each change to the first convolution; none where that is not all it takes."""
-    options: dict[str, str] = {}
     weights = [pair for name, pair in shapes.items() if name not in ("mean", "std")]
-    if len(weights) != 1:
+    if len(weights) != 1 or any(len(shape) != 4 for shape in weights[0]):
         return {}
     has, needs = weights[0]
-    if len(has) != 4 or len(needs) != 4 or has[0] != needs[0]:
+    stems: dict[tuple[int, ...], str] = {(7, 7): "standard", (3, 3): "small"}
+    grey, stem = has[1] != needs[1], has[2:] != needs[2:]
+    if has[0] != needs[0] or (grey and needs[1] != 1) or (stem and not {has[2:], needs[2:]} <= set(stems)):
         return {}
-    if has[1] != needs[1]:
-        if needs[1] != 1:
-            return {}
-        options["to repeat the grey channel"] = f"channels={has[1]}"
-    stems = {(7, 7): "standard", (3, 3): "small"}
-    if has[2:] != needs[2:]:
-        if has[2:] not in stems or needs[2:] not in stems:
-            return {}
-        options[f"for its {has[2]}x{has[3]} stem"] = f"stem={stems[has[2:]]}"
-    return options
+    options = {"to repeat the grey channel": f"channels={has[1]}"} if grey else {}
+    return options | ({f"for its {has[2]}x{has[3]} stem": f"stem={stems[has[2:]]}"} if stem else {})
 
 
 def _read_safetensors(path: Path) -> Weights:

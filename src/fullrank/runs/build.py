@@ -32,8 +32,8 @@ class GivenImages:
         pair = data if isinstance(data, tuple) else (data,)
         if len(pair) > 2 or not all(is_dataset(each) for each in pair):
             raise UsageError(
-                f"Expected the spec of a source, a map-style torch Dataset, or a pair of them (train, test) "
-                f"as data, but got {' and '.join(type(each).__name__ for each in pair)}."
+                "Expected data to be the spec of a source, a map-style torch Dataset, or a pair of them "
+                f"(train, test), but got {' and '.join(type(each).__name__ for each in pair)}."
             )
         train = image_set_of(pair[0], "train")
         return cls(train, image_set_of(pair[1], "test", like=train) if len(pair) == 2 else None)
@@ -46,10 +46,7 @@ class GivenImages:
     def sized(self, image_size: int | None, *, held_out: bool) -> tuple[ImageSet, ImageSet]:
         """Both sets at a size; only where the test images are `held_out` may they be missing."""
         if self.test is None and not held_out:
-            raise UsageError(
-                "There are no test images; give data as a pair (train, test), or held_out=0.2 for a share of "
-                "the training images."
-            )
+            raise UsageError("There are no test images; give data=(train, test), or held_out=0.2.")
         train, test = self.train, self.test or self.train
         return (train, test) if image_size is None else (train.resized(image_size), test.resized(image_size))
 

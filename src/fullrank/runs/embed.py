@@ -156,15 +156,11 @@ def labels_path(path: Path) -> Path:
 
 
 def _write_npy(path: Path, embedded: Embedded) -> None:
-    if (embedded.labels >= 0).any():
-        write_whole(labels_path(path), _npy(embedded.labels))
-    write_whole(path, _npy(embedded.features))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    return content.getvalue()
+    labels = {labels_path(path): embedded.labels} if (embedded.labels >= 0).any() else {}
+    for target, array in (labels | {path: embedded.features}).items():
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        write_whole(target, content.getvalue())
 
 
 def _write_safetensors(path: Path, embedded: Embedded) -> None:
