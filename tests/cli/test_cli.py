@@ -20,6 +20,7 @@ from fullrank import cli
 from fullrank.cli.catalogue import FAMILIES
 from fullrank.cli.commands import app
 from fullrank.errors import FullrankWarning
+from fullrank.objectives.agreement import Agreement
 from fullrank.record import Record
 from fullrank.runs.recipe import RECIPE_KEYS, recipe_names
 from fullrank.training.callbacks.checkpoints import load_state, newest_whole
@@ -204,11 +205,16 @@ def test_list_shows_every_recipe_and_every_key():
     assert [line.split()[0] for line in result.output.splitlines()[1:]] == list(RECIPE_KEYS)
 
 
-def test_check_distributed_says_that_they_are_the_same():
+@pytest.mark.parametrize(("apart", "status"), [(1e-9, 0), (1e-3, 1)])
+def test_check_distributed_prints_losses_and_fails_where_they_differ(capsys, monkeypatch, apart, status):
+    agreement = Agreement("barlow-twins", 2, 1.25, 1.5, apart, apart)
+    monkeypatch.setattr("fullrank.objectives.agreement.check_agreement", lambda *_: agreement)
     line = "check-distributed --objective barlow-twins --images 16 --width 4"
-    result = CliRunner().invoke(app, line.split())
-    assert result.exit_code == 0, result.output
-    assert result.output.endswith("  the same\n") and max(map(len, result.output.splitlines())) <= 80
+    exit_status, printed, error = run(capsys, monkeypatch, *line.split())
+    assert exit_status == status and max(map(len, printed.splitlines())) <= 80
+    assert_names(printed, "barlow-twins", 16, 4, 1.25, 1.5, f"{apart:.1e}")
+    assert printed.endswith("same\n") == (status == 0)
+    assert ("gather_rows" in error) == (status == 1)
 
 
 def read_terminal(leader: int, into: list[bytes]) -> None:

@@ -36,13 +36,8 @@ def run_of(quick_run: Run, folder: Path, spec: str, head_spec: str, size: int, c
         net(torch.rand(8, channels, size, size))
     save_file({}, folder / ENCODER_FILE, {"image_size": str(size), "in_chans": str(channels)})
     recipe = Recipe.resolve("digits", {"encoder": spec, "head": head_spec})
-    return replace(
-        quick_run,
-        path=folder,
-        recipe=recipe,
-        encoder=net.eval(),
-        head=head(head_spec, in_dim=net.feature_dim),
-    )
+    part = head(head_spec, in_dim=net.feature_dim).eval()
+    return replace(quick_run, path=folder, recipe=recipe, encoder=net.eval(), head=part)
 
 
 @pytest.fixture(scope="module")
