@@ -134,11 +134,11 @@ def test_another_ending_is_refused(quick_run, tmp_path, name):
     [("x.npy", "x.npy"), ("x.labels.npy", "x.npy"), ("x.parquet", "x.parquet")],
 )
 def test_nothing_is_overwritten(quick_run, tmp_path, taken, out):
-    (tmp_path / taken).write_text("years of work")
+    (tmp_path / taken).write_text("precious")
     with refuses(UsageError, tmp_path / taken):
         embed(quick_run, out=tmp_path / out)
     assert [p.name for p in tmp_path.iterdir()] == [taken]
-    assert (tmp_path / taken).read_text() == "years of work"
+    assert (tmp_path / taken).read_text() == "precious"
 
 
 def test_a_folder_that_is_not_there_is_said(quick_run, tmp_path):

@@ -233,11 +233,11 @@ def test_missing_extras_are_said_before_anything_is_computed(tmp_path, monkeypat
 def test_a_file_that_cannot_be_made_is_said_and_nothing_changes(quick_run, tmp_path, write, name, names):
     files = ["other.head.safetensors", "taken.onnx", "taken.safetensors"]
     for file in files:
-        (tmp_path / file).write_text("years of work")
+        (tmp_path / file).write_text("precious")
     with refuses(UsageError, *names) as error:
         write(quick_run, tmp_path / name)
     assert "\n" not in str(error.value)
-    assert [(tmp_path / file).read_text() for file in files] == ["years of work"] * 3
+    assert [(tmp_path / file).read_text() for file in files] == ["precious"] * 3
     assert sorted(p.name for p in tmp_path.iterdir()) == files
 
 
