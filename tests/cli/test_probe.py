@@ -1,6 +1,7 @@
 """`fullrank probe` by group, under shifts, with other features, and from coarse to fine labels."""
 
 import pytest
+from refusals import assert_names, refuses
 from typer.testing import CliRunner
 
 from fullrank import train
@@ -8,8 +9,10 @@ from fullrank.cli import commands
 from fullrank.data import write_miniature
 from fullrank.errors import DataError, UsageError
 from fullrank.evaluation.probe import probe
+from fullrank.record.scores import AMONG_CLASSES
 
 QUICK = {"encoder": "tiny-resnet,width=4", "batch_size": 40, "epochs": 1, "monitor_every": 1}
+RETRIEVAL = {"recall@1", "mean average precision"}
 CUES = "composite:two-cues,n=200,correlation=0.8"
 
 
@@ -29,29 +32,29 @@ def printed(*arguments):
 def test_groups_and_shifts_are_printed(cued):
     shift = "composite:two-cues,strength=0.5,n=90,seed=0"
     text = printed(cued.path, "--measure", "groups", "--measure", "group-balanced", "--shift", shift)
-    for measure in ("linear, worst group", "gap background and object", "group-balanced, mean over groups"):
-        assert text.count(measure) == 2  # at h and z
+    for measure in ("worst group", "gap background", "group-balanced,"):
+        assert text.count(measure) >= 2  # at h and z
     assert text.count("nearest") == 3 and "difference" in text  # a column, and the shift at h and z
-    assert "Worst group of the group-balanced probe at z" in text
+    assert "Worst group" in text
 
 
 def test_scores_under_a_shift_have_its_canonical_spec_as_split(cued):
-    found = probe(cued, ["h"], shifts=["composite:two-cues,strength=0.5,n=90,seed=0"])
-    shifted = [score for score in found.scores if score.split != "test"]
+    evaluation = probe(cued, ["h"], shifts=["composite:two-cues,strength=0.5,n=90,seed=0"])
+    shifted = [score for score in evaluation.scores if score.split != "test"]
     assert {score.split for score in shifted} == {"composite:two-cues,n=90,strength=0.5"}
     assert {(score.probe, score.statistic, score.features) for score in shifted} == {
         ("linear", "accuracy", "raw"),
         ("nearest", "accuracy", "l2"),
     }
-    assert found.probes["h"] == cued.record.runs[0].probes["h"]
+    assert evaluation.probes["h"] == cued.record.runs[0].probes["h"]
 
 
 def test_standardised_features_are_the_same_before_and_after_a_reweighting_and_it_says_so(cued):
     text = printed(cued.path, "--features", "standardised")
-    assert "standardising undoes any diagonal head" in text
+    assert_names(text, "standardising", "diagonal")
     for features, equal in (("standardised", True), ("raw", False)):
-        found = probe(cued, ["h", "z"], label="digit", features=features).probes
-        assert (found["h"].linear == found["z"].linear) is equal
+        probes = probe(cued, ["h", "z"], label="digit", features=features).probes
+        assert (probes["h"].linear == probes["z"].linear) is equal
 
 
 def test_a_shift_of_fewer_classes_is_marked(quick_run, tmp_path):
@@ -60,37 +63,45 @@ def test_a_shift_of_fewer_classes_is_marked(quick_run, tmp_path):
         "folder", tmp_path / "images", images=16, classes=2, size=8, class_names=names, channels=1
     )
     text = printed(quick_run.path, "--place", "h", "--shift", spec)
-    assert "* of the shift's classes only" in text
+    assert "* of" in text and "*" not in printed(quick_run.path, "--place", "h")
     scores = probe(quick_run, ["h"], shifts=[spec]).scores
     assert {("linear", spec), ("nearest", spec)} == {
-        (score.probe, score.subject) for score in scores if score.statistic == "accuracy among classes"
+        (score.probe, score.subject) for score in scores if score.statistic == AMONG_CLASSES
     }
 
 
 @pytest.mark.parametrize(
-    ("keys", "error", "says"),
+    ("keys", "error", "names"),
     [
-        ({"measures": ["groups"]}, UsageError, "needs the label 'group'"),
-        ({"measures": ["group"]}, UsageError, "Unknown measure 'group': did you mean 'groups'"),
-        ({"shifts": [CUES]}, DataError, "the run was trained on images of 1"),
-        ({"shifts": ["digist"]}, UsageError, "did you mean 'digits'"),
-        ({"features": "whitened"}, UsageError, "there are raw, l2, standardised"),
+        ({"measures": ["groups"]}, UsageError, ["group"]),
+        ({"measures": ["group"]}, UsageError, ["group", "groups"]),
+        ({"measures": ["retreival"]}, UsageError, ["retreival", "retrieval"]),
+        ({"shots": [0]}, UsageError, [0, 1]),
+        ({"shots": [200]}, DataError, [200]),
+        ({"label": "cors"}, UsageError, ["cors", "label"]),
+        ({"shifts": [CUES]}, DataError, [1, 3]),
+        ({"shifts": ["digist"]}, UsageError, ["digist", "digits"]),
+        ({"features": "whitened"}, UsageError, ["whitened", "raw", "l2", "standardised"]),
     ],
 )
-def test_what_cannot_be_probed_is_one_sentence(quick_run, keys, error, says):
-    with pytest.raises(error, match=says) as caught:
+def test_what_cannot_be_probed_is_one_sentence(quick_run, keys, error, names):
+    with refuses(error, *names) as caught:
         probe(quick_run, **keys)
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_learnt_coarse_labels_is_probed_on_both(tmp_path):
-    data = write_miniature("cifar100", tmp_path / "images", images=80, classes=8, size=32)
+    data = write_miniature("cifar100", tmp_path / "images", images=60, classes=8, size=32)
     settings = QUICK | {"data": data, "batch_size": 20, "label": "coarse", "head": "none"}
     run = train("small-images", out=tmp_path / "run", objective="cross-entropy", **settings)
     names = {}
     for label in ("label", "coarse"):
-        found = probe(run, ["h"], label=label, measures=["per-class"], shots=[1])
-        assert {score.label for score in found.scores} == {label}
-        names[label] = {s.subject for s in found.scores if s.statistic == "prediction bias"}
+        scores = probe(run, ["h"], label=label, measures=["retrieval", "per-class"], shots=[1]).scores
+        assert {score.label for score in scores} == {label}
+        kinds = {(score.probe, score.statistic, score.shots) for score in scores}
+        assert {("linear", "accuracy", None), ("nearest", "accuracy", None)} <= kinds
+        assert {statistic for kind, statistic, _ in kinds if kind == "retrieval"} >= RETRIEVAL
+        assert ("linear", "accuracy", 1) in kinds
+        names[label] = {s.subject for s in scores if s.statistic == "prediction bias"}
     assert len(names["label"]) == 8 and len(names["coarse"]) == 2
-    assert "place linear nearest" in printed(run.path, "--label", "coarse", "--place", "h")
+    assert_names(printed(run.path, "--label", "coarse", "--place", "h"), "place", "linear", "nearest")

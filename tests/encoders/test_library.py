@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from refusals import refuses
 
 from fullrank import encoder
 from fullrank.encoders import LibraryEncoder, without_download
@@ -40,10 +41,10 @@ def test_maps_are_averaged_over_positions_wherever_their_channels_are(spec, stag
     images = torch.rand(2, 3, 64, 64)
     maps = net.model.forward_intermediates(net.normalised(images), output_fmt="NCHW", intermediates_only=True)
     first = int(stage == "layer")
-    for number, found in enumerate(maps[-4:], start=first):
+    for number, stage_map in enumerate(maps[-4:], start=first):
         last = [place for place in net.places if place.startswith(f"{stage}{number}.")][-1]
         torch.testing.assert_close(
-            net.features(images, [last])[last], found.mean((2, 3)), rtol=1e-5, atol=1e-5
+            net.features(images, [last])[last], stage_map.mean((2, 3)), rtol=1e-5, atol=1e-5
         )
 
 
@@ -52,10 +53,10 @@ def test_of_tokens_the_one_the_model_pools_by_is_read_and_otherwise_those_of_the
     net = build(spec, 64)
     images = torch.rand(2, 3, 64, 64)
     blocks = [place for place in net.places if place.startswith("blocks")]
-    kept = net.model.forward_intermediates(
+    expected_tokens = net.model.forward_intermediates(
         net.normalised(images), output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
     )
-    for place, (tokens, prefix) in zip(blocks, kept, strict=True):
+    for place, (tokens, prefix) in zip(blocks, expected_tokens, strict=True):
         expected = prefix[:, 0] if net.model.global_pool == "token" else tokens.mean(1)
         torch.testing.assert_close(net.features(images, [place])[place], expected)
 
@@ -83,12 +84,12 @@ def test_places_are_named_in_the_order_in_which_they_run():
 
 def test_stem_and_last_conv_input_are_what_those_modules_are_given():
     net = build("resnet18", 16)
-    seen = {}
-    net.model.layer1[0].register_forward_pre_hook(lambda module, inputs: seen.update(stem=inputs[0].clone()))
-    net.model.layer4[1].conv2.register_forward_pre_hook(lambda module, inputs: seen.update(last=inputs[0]))
-    found = net.features(torch.rand(2, 3, 16, 16), ["stem", "last-conv-input"])
-    assert torch.equal(found["stem"], seen["stem"].mean((2, 3)))
-    assert torch.equal(found["last-conv-input"], seen["last"].mean((2, 3)))
+    inner = {}
+    net.model.layer1[0].register_forward_pre_hook(lambda module, inputs: inner.update(stem=inputs[0].clone()))
+    net.model.layer4[1].conv2.register_forward_pre_hook(lambda module, inputs: inner.update(last=inputs[0]))
+    features = net.features(torch.rand(2, 3, 16, 16), ["stem", "last-conv-input"])
+    assert torch.equal(features["stem"], inner["stem"].mean((2, 3)))
+    assert torch.equal(features["last-conv-input"], inner["last"].mean((2, 3)))
 
 
 def test_the_gates_of_a_net_are_not_its_last_convolution():
@@ -157,27 +158,26 @@ def test_building_leaves_the_model_in_training_mode_and_its_statistics_alone():
 
 
 @pytest.mark.parametrize(
-    ("spec", "size", "chans", "part"),
+    ("spec", "size", "chans", "names"),
     [
-        ("resnet1o8", 32, 3, "Unknown encoder 'resnet1o8': did you mean 'resnet18'"),
-        ("resnet18.a1_in1j", 32, 3, "Unknown weights of resnet18 'a1_in1j': did you mean 'a1_in1k'"),
-        ("vgg11,drop_path=0.1", 32, 3, "vgg11 takes no drop_path, but got 0.1; leave it out."),
-        ("resnet18,drop_path=1", 32, 3, "drop_path must be at least 0 and less than 1, but got 1"),
-        ("test_vit,stem=small", 64, 3, "test_vit has no 7x7 stem that could be replaced; leave stem out."),
-        ("resnet10t,stem=small", 64, 3, "resnet10t has no 7x7 stem"),
-        ("resnet18,channels=3", 32, 2, "channels=3 does not fit images of 2 channels"),
-        ("resnet18,channels=0", 32, 1, "channels=0 does not fit images of 1 channel;"),
-        ("resnet18,channels=1", 32, 3, "channels=1 does not fit images of 3 channels"),
-        ("vit_tiny_patch16_224", 30, 3, "no multiple of 16; give --image-size 16 or 32."),
-        ("vit_tiny_patch16_224", 8, 3, "vit_tiny_patch16_224 cannot take images of 8 pixels"),
-        ("halonet26t", 64, 3, "halonet26t cannot take images of 64 pixels (AssertionError); give another"),
-        ("inception_v3", 32, 3, "inception_v3 cannot take images of 32 pixels"),
+        ("resnet1o8", 32, 3, ["resnet1o8", "resnet18"]),
+        ("resnet18.a1_in1j", 32, 3, ["resnet18", "a1_in1j", "a1_in1k"]),
+        ("vgg11,drop_path=0.1", 32, 3, ["vgg11", "drop_path", 0.1]),
+        ("resnet18,drop_path=1", 32, 3, ["resnet18", "drop_path", 0, 1]),
+        ("test_vit,stem=small", 64, 3, ["test_vit", "stem=small", "7x7"]),
+        ("resnet10t,stem=small", 64, 3, ["resnet10t", "stem=small", "7x7"]),
+        ("resnet18,channels=3", 32, 2, ["resnet18", "channels=3", "in_chans=2"]),
+        ("resnet18,channels=0", 32, 1, ["resnet18", "channels=0", "in_chans=1"]),
+        ("resnet18,channels=1", 32, 3, ["resnet18", "channels=1", "in_chans=3"]),
+        ("vit_tiny_patch16_224", 30, 3, ["vit_tiny_patch16_224", 30, "--image-size 16", 32]),
+        ("vit_tiny_patch16_224", 8, 3, ["vit_tiny_patch16_224", 8, "--image-size"]),
+        ("halonet26t", 64, 3, ["halonet26t", 64, "AssertionError", "--image-size"]),
+        ("inception_v3", 32, 3, ["inception_v3", 32, "--image-size"]),
     ],
 )
-def test_what_cannot_be_built_is_one_sentence_with_the_remedy(spec, size, chans, part):
-    with pytest.raises(UsageError) as error:
+def test_what_cannot_be_built_is_one_sentence_with_the_remedy(spec, size, chans, names):
+    with refuses(UsageError, *names) as error:
         encoder(spec, image_size=size, in_chans=chans)
-    assert part in str(error.value)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
@@ -189,19 +189,19 @@ def test_a_model_that_gives_no_vector_has_no_representation():
         return torch.nn.Conv2d(3, 4, 3)
 
     assert timm.is_model(name)
-    with pytest.raises(UsageError, match="gives no vector an image"):
+    with refuses(UsageError, name, "vector"):
         encoder(name, image_size=32)
 
 
 def test_images_of_another_size_raise_where_the_model_takes_one():
-    with pytest.raises(UsageError, match="built for images of 64x64 pixels, but got 32x32; give images of"):
+    with refuses(UsageError, "test_vit", "64x64", "32x32"):
         build("test_vit", 64)(torch.rand(1, 3, 32, 32))
-    assert build("resnet18", 32)(torch.rand(1, 3, 48, 48)).shape == (1, 512)
+    assert build("resnet10t", 32)(torch.rand(1, 3, 48, 48)).shape == (1, 512)
 
 
 def test_a_place_that_is_not_there_raises():
-    with pytest.raises(UsageError, match=r"Unknown place 'layer5.0': did you mean"):
-        build("resnet18", 8).features(torch.rand(1, 3, 8, 8), ["layer5.0"])
+    with refuses(UsageError, "layer5.0", "layer4.0", "last-conv-input"):
+        build("resnet10t", 8).features(torch.rand(1, 3, 8, 8), ["layer5.0"])
 
 
 @pytest.fixture
@@ -213,18 +213,12 @@ def offline(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "build_it",
-    [
-        lambda: encoder("resnet10t,pretrained=true", image_size=32),
-        lambda: encoder("resnet10t", image_size=32, pretrained=True),
-        lambda: encoder("lcnet_035", image_size=64, pretrained=True),  # timm has no weights of it
-    ],
+    ("spec", "name"),
+    [("resnet10t,pretrained=true", "resnet10t"), ("lcnet_035", "lcnet_035")],  # timm has none of lcnet_035
 )
-def test_weights_that_cannot_be_had_are_one_sentence_with_the_remedy(offline, build_it):
-    with pytest.raises(
-        DataError, match=r"cannot be had \(.+\); give a file of weights with --init FILE"
-    ) as error:
-        build_it()
+def test_weights_that_cannot_be_had_are_one_sentence_with_the_remedy(offline, spec, name):
+    with refuses(DataError, name, "--init FILE", "pretrained=true") as error:
+        encoder(spec, image_size=64, pretrained=True)
     assert "\n" not in str(error.value)
 
 
@@ -275,5 +269,5 @@ def test_a_spec_that_downloads_nothing_stays_as_it_is():
 
 
 def test_an_encoder_that_has_no_weights_to_start_from_says_so():
-    with pytest.raises(UsageError, match="Unknown option of 'tiny-resnet' 'pretrained'"):
+    with refuses(UsageError, "tiny-resnet", "pretrained"):
         encoder("tiny-resnet", image_size=8, pretrained=True)

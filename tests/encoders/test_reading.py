@@ -58,8 +58,8 @@ def readings_of(model: nn.Module, size: int) -> dict[str, Reading]:
 @pytest.mark.parametrize("size", [8, 12])
 def test_maps_whose_sides_equal_their_channels_are_told_apart(size):
     # At 12 pixels the maps are 6x6 of 6 channels: their shape does not tell where the channels are.
-    found = readings_of(Mixed(6), size)
-    assert {place: reading.layout for place, reading in found.items()} == {
+    readings = readings_of(Mixed(6), size)
+    assert {place: reading.layout for place, reading in readings.items()} == {
         "stem": "map",
         "first.0": "map",
         "first.1": "map",
@@ -80,8 +80,8 @@ def test_a_model_of_one_size_has_them_as_most_of_its_other_maps():
 def test_reading_is_what_the_modules_give_before_they_are_overwritten():
     torch.manual_seed(0)
     model, images = Mixed(5), torch.randn(2, 3, 8, 8)
-    found = readings_of(model, 8)
-    output, read_out = read(model, images, found)
+    readings = readings_of(model, 8)
+    output, read_out = read(model, images, readings)
     assert torch.equal(output, model(images))
     stem = model.patches(images)
     first = model.first[0](stem)
@@ -108,9 +108,9 @@ def test_a_pooled_tensor_is_never_the_models_own():
     }.items():
         x = torch.rand(shape)
         before = pooled(x, layout)
-        kept = before.clone()
+        copy = before.clone()
         x.zero_()
-        assert torch.equal(before, kept) and before.shape == (2, 3)
+        assert torch.equal(before, copy) and before.shape == (2, 3)
 
 
 class Twice(nn.Module):
@@ -130,9 +130,9 @@ class Twice(nn.Module):
 
 def test_blocks_without_one_row_an_image_are_left_out():
     model = Twice()
-    seen = trace(model, torch.zeros(2, 3, 8, 8))
-    assert find_blocks(model, seen) == ["blocks.2"]
-    assert last_convolution(model, seen) is None  # only the image is convolved
+    traced = trace(model, torch.zeros(2, 3, 8, 8))
+    assert find_blocks(model, traced) == ["blocks.2"]
+    assert last_convolution(model, traced) is None  # only the image is convolved
 
 
 def test_tracing_leaves_the_model_as_it_was():

@@ -2,26 +2,28 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fullrank import InfoNCELoss, encoder, head
 from fullrank.encoders import TinyResNet
+from fullrank.encoders.tiny import SubsampledConv
 from fullrank.errors import UsageError
 
 
 def test_every_block_starts_as_its_shortcut():
     net = TinyResNet(4, in_chans=1).eval()
     images = torch.rand(3, 1, 8, 8)
-    found = net.features(images, ["stage3.1", "stage3.2", "h"])
-    assert torch.equal(found["stage3.1"], found["stage3.2"])  # identity shortcut, zero branch
-    assert torch.equal(found["stage3.2"], found["h"])
+    features = net.features(images, ["stage3.1", "stage3.2", "h"])
+    assert torch.equal(features["stage3.1"], features["stage3.2"])  # identity shortcut, zero branch
+    assert torch.equal(features["stage3.2"], features["h"])
 
 
 def test_the_last_conv_input_is_what_the_last_convolution_gets():
     net = TinyResNet(4, in_chans=1).eval()
-    seen = []
-    net.blocks["stage3_2"].conv2.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    found = net.features(torch.rand(3, 1, 8, 8), ["last-conv-input"])["last-conv-input"]
-    assert torch.equal(found, seen[0].mean((2, 3)))
+    inner = []
+    net.blocks["stage3_2"].conv2.register_forward_hook(lambda module, inputs, output: inner.append(inputs[0]))
+    features = net.features(torch.rand(3, 1, 8, 8), ["last-conv-input"])["last-conv-input"]
+    assert torch.equal(features, inner[0].mean((2, 3)))
 
 
 def test_a_subvector_gives_no_direct_gradient_beyond_its_channels_yet_the_whole_last_block_learns():
@@ -47,6 +49,11 @@ def test_a_subvector_gives_no_direct_gradient_beyond_its_channels_yet_the_whole_
     loss(*part(net(torch.cat([images, images + 0.05 * torch.randn_like(images)]))).chunk(2)).backward()
     optimizer.step()
     assert [name for name, p in block.named_parameters() if torch.equal(p, before[name])] == []
+
+
+def test_a_subsampled_convolution_is_a_strided_one():
+    conv, x = SubsampledConv(3, 4, every=2), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, stride=2), rtol=0, atol=1e-6)
 
 
 def test_spread_of_blank_images_gives_numbers():

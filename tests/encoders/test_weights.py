@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from refusals import refuses
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -162,8 +163,8 @@ def test_half_precision_is_widened(theirs, ours, tmp_path):
 
 
 def test_counts_of_batches_may_be_missing(theirs, ours, tmp_path):
-    kept = {n: t for n, t in theirs.state_dict().items() if not n.endswith("num_batches_tracked")}
-    torch.save(kept, tmp_path / "a.pth")
+    without_counts = {n: t for n, t in theirs.state_dict().items() if not n.endswith("num_batches_tracked")}
+    torch.save(without_counts, tmp_path / "a.pth")
     assert load_weights(ours, tmp_path / "a.pth").tensors == 100
 
 
@@ -185,64 +186,38 @@ def resnets(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spec", "in_chans", "file", "parts"),
+    ("spec", "in_chans", "file", "names"),
     [
-        (
-            "resnet18",
-            3,
-            "resnet50",
-            [
-                "resnet50.pth does not fit resnet18: ",
-                " have another shape (conv1.weight is 64x3x7x7, needed 64x3x3x3, ",
-                "; give weights of resnet18, or name the encoder that they are of.",
-            ],
-        ),
-        (
-            "resnet34",
-            3,
-            "resnet18",
-            ["tensors are missing (layer1.2.conv1.weight, layer1.2.bn1.weight, ...)"],
-        ),
-        ("resnet18,stem=standard", 3, "resnet34", ["80 belong to a larger model (layer1.2.conv1.weight, "]),
-        ("resnet18", 3, "resnet18", ["1 has another", "; write resnet18,stem=standard for its 7x7 stem."]),
-        (
-            "resnet18,stem=standard",
-            1,
-            "resnet18",
-            ["; write resnet18,stem=standard,channels=3 to repeat the grey channel."],
-        ),
-        (
-            "resnet18",
-            1,
-            "resnet18",
-            ["; write resnet18,channels=3,stem=standard to repeat the grey channel and for its 7x7 stem."],
-        ),
-        ("test_vit", 3, "resnet18", ["tensors are missing"]),
-        ("tiny-resnet", 3, "resnet18", ["does not fit tiny-resnet: "]),
+        ("resnet18", 3, "resnet50", ["resnet50.pth", "conv1.weight", "64x3x7x7", "64x3x3x3"]),
+        ("resnet34", 3, "resnet18", ["missing", "layer1.2.conv1.weight", "layer1.2.bn1.weight", "..."]),
+        ("resnet18,stem=standard", 3, "resnet34", [80, "larger", "layer1.2.conv1.weight"]),
+        ("resnet18", 3, "resnet18", [1, "resnet18,stem=standard", "7x7"]),
+        ("resnet18,stem=standard", 1, "resnet18", ["resnet18,stem=standard,channels=3", "grey"]),
+        ("resnet18", 1, "resnet18", ["resnet18,channels=3,stem=standard", "grey", "7x7"]),
+        ("test_vit", 3, "resnet18", ["missing"]),
+        ("tiny-resnet", 3, "resnet18", ["missing"]),
     ],
 )
 def test_weights_of_another_net_are_refused_with_the_remedy_and_change_nothing(
-    spec, in_chans, file, parts, resnets
+    spec, in_chans, file, names, resnets
 ):
     net = encoder(spec, image_size=32, in_chans=in_chans)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with pytest.raises(UsageError) as error:
+    with refuses(UsageError, f"{file}.pth", spec.partition(",")[0], *names) as error:
         load_weights(net, resnets / f"{file}.pth")
-    for part in parts:
-        assert part in str(error.value)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_weights_for_a_small_stem_say_so(ours, tmp_path):
     torch.save(plain_state(encoder("resnet18", image_size=32)), tmp_path / "cifar.pth")
-    with pytest.raises(UsageError, match="write resnet18,stem=small for its 3x3 stem"):
+    with refuses(UsageError, "cifar.pth", "resnet18,stem=small", "3x3"):
         load_weights(ours, tmp_path / "cifar.pth")
 
 
 def test_our_own_weights_of_colour_images_do_not_fit_grey_ones(tmp_path):
     save_file(encoder("test_resnet", image_size=32).state_dict(), tmp_path / "encoder.safetensors")
-    with pytest.raises(UsageError, match="channels=3"):
+    with refuses(UsageError, "test_resnet,channels=3"):
         load_weights(encoder("test_resnet", image_size=32, in_chans=1), tmp_path / "encoder.safetensors")
 
 
@@ -278,31 +253,26 @@ def _write(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "part"),
+    ("name", "kind", "names"),
     [
-        ("a.pth", "text", "cannot be read as weights (not a file of torch.save); convert it to safetensors."),
-        ("a.pth", "empty", "cannot be read as weights (damaged: "),
-        ("a.pth", "cut", "cannot be read as weights (damaged: "),
-        ("a.pth.tar", "old and cut", "cannot be read as weights (damaged: "),
-        (
-            "a.ckpt",
-            "objects",
-            "Python objects such as argparse.Namespace, and nothing is unpickled); convert",
-        ),
-        ("a.pt", "module", "Python objects such as torch.nn.modules.linear.Linear, and nothing"),
-        ("a.bin", "list", "holds no named tensors; give a state dict, saved as safetensors."),
-        ("a.safetensors", "text", "cannot be read as weights ("),
-        ("a.safetensors", "cut", "; copy or convert it again."),
-        ("a.safetensors", "tensors", "cannot be read as weights ("),
-        ("a.npz", "tensors", "ends in none of .safetensors, .pth, .pt, .ckpt, .bin, .tar; convert it"),
-        ("a.pth", "nothing", "is no file; name a file of weights (.safetensors, .pth,"),
+        ("a.pth", "text", ["torch.save", "safetensors"]),
+        ("a.pth", "empty", ["damaged", "safetensors"]),
+        ("a.pth", "cut", ["damaged", "safetensors"]),
+        ("a.pth.tar", "old and cut", ["damaged", "safetensors"]),
+        ("a.ckpt", "objects", ["argparse.Namespace", "unpickled", "safetensors"]),
+        ("a.pt", "module", ["torch.nn.modules.linear.Linear", "unpickled", "safetensors"]),
+        ("a.bin", "list", ["safetensors"]),
+        ("a.safetensors", "text", ["weights", "convert"]),
+        ("a.safetensors", "cut", ["weights", "copy"]),
+        ("a.safetensors", "tensors", ["weights", "convert"]),
+        ("a.npz", "tensors", [".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"]),
+        ("a.pth", "nothing", [".safetensors", ".pth"]),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_sentence_with_the_remedy(name, kind, part, tmp_path):
+def test_a_file_that_cannot_be_read_is_one_sentence_with_the_remedy(name, kind, names, tmp_path):
     _write(tmp_path / name, kind)
-    with pytest.raises(DataError) as error:
+    with refuses(DataError, tmp_path / name, *names) as error:
         read_weights(tmp_path / name)
-    assert part in str(error.value) and str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
@@ -312,6 +282,6 @@ def test_nothing_in_a_file_is_run(tmp_path):
             return (Path.touch, (tmp_path / "sprung",))
 
     torch.save({"a": torch.ones(2), "b": Trap()}, tmp_path / "a.pth")
-    with pytest.raises(DataError, match="nothing is unpickled"):
+    with refuses(DataError, "a.pth", "unpickled"):
         read_weights(tmp_path / "a.pth")
     assert not (tmp_path / "sprung").exists()

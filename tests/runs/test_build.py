@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from refusals import refuses
 from safetensors.torch import save_file
 
 from fullrank import export, train
-from fullrank.data import write_miniature
 from fullrank.encoders import encoder, load_weights
 from fullrank.errors import DataError, UsageError
-from fullrank.evaluation.probe import probe
 from fullrank.runs.build import build, check_plan, load_data
 from fullrank.runs.recipe import Recipe
 
@@ -36,15 +35,15 @@ def test_a_fraction_is_of_each_class_and_the_same_for_every_seed():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "error", "part"),
+    ("overrides", "error", "names"),
     [
-        ({"classes": "3+banana"}, UsageError, "banana"),
-        ({"fraction": 0.001}, DataError, "leaves 10 of 10 classes without an image"),
-        ({"init": "no/such/file.safetensors"}, DataError, "no/such/file.safetensors"),
+        ({"classes": "3+banana"}, UsageError, ["banana"]),
+        ({"fraction": 0.001}, DataError, [0.001, "10 of 10"]),
+        ({"init": "no/such/file.safetensors"}, DataError, ["no/such/file.safetensors"]),
     ],
 )
-def test_what_does_not_fit_the_data_is_one_sentence(tmp_path, overrides, error, part):
-    with pytest.raises(error, match=part) as raised:
+def test_what_does_not_fit_the_data_is_one_sentence(tmp_path, overrides, error, names):
+    with refuses(error, *names) as raised:
         train("digits", out=tmp_path / "run", **SMALL, **overrides)
     assert "\n" not in str(raised.value) and not (tmp_path / "run").exists()
 
@@ -54,41 +53,20 @@ def test_a_run_starts_from_the_weights_of_another(quick_run, tmp_path):
     module = build(plan, load_data(plan)[0])
     started = module.encoder.state_dict()
     assert all(torch.equal(started[key], value) for key, value in quick_run.encoder.state_dict().items())
-    run = train(quick_run.recipe, out=tmp_path / "run", init=quick_run.path / "encoder.safetensors", epochs=1)
+    short = Recipe.resolve(quick_run.recipe, {"epochs": 1, "limit": 40, "batch_size": 20})
+    run = train(short, out=tmp_path / "run", init=quick_run.path / "encoder.safetensors")
     assert run.recipe.init == str(quick_run.path / "encoder.safetensors")
 
 
-def test_weights_of_another_width_say_how_many_tensors_do_not_fit(quick_run, tmp_path):
-    with pytest.raises(UsageError, match=r"55 have another shape.*give weights of tiny-resnet"):
-        train(
-            quick_run.recipe,
-            out=tmp_path / "run",
-            init=quick_run.path / "encoder.safetensors",
-            encoder="tiny-resnet,width=4",
-            head="none",
-        )
-
-
-def test_a_run_probes_at_the_coarse_labels_too(tmp_path):
-    data = write_miniature("cifar100", tmp_path / "images", images=60, classes=10, size=32)
-    run = train("small-images", data=data, out=tmp_path / "run", **SMALL, batch_size=20, epochs=1)
-    scores = probe(run, ["h"], label="coarse", measures=["retrieval", "per-class"], shots=[1]).scores
-    kinds = {(score.probe, score.statistic, score.shots) for score in scores}
-    assert all(score.label == "coarse" for score in scores)
-    assert {("linear", "accuracy", None), ("nearest", "accuracy", None)} <= kinds
-    assert {("retrieval", "recall@1", None), ("retrieval", "mean average precision", None)} <= kinds
-    assert ("linear", "accuracy", 1) in kinds
-    with pytest.raises(UsageError, match=r"cors.*coarse"):
-        probe(run, label="cors")
-    with pytest.raises(UsageError, match=r"retreival.*retrieval"):
-        probe(run, measures=["retreival"])
-    with pytest.raises(UsageError, match="1 or more, but got 0"):
-        probe(run, shots=[0])
+def test_weights_of_another_width_say_how_many_tensors_do_not_fit(quick_run):
+    narrow = Recipe.resolve(quick_run.recipe, {**SMALL, "init": str(quick_run.path / "encoder.safetensors")})
+    with refuses(UsageError, 55, "shape", "tiny-resnet"):
+        build(narrow, load_data(narrow)[0])
 
 
 def test_two_kinds_of_weights_to_start_from_are_refused():
     plan = Recipe.resolve("digits", {"encoder": "resnet10t,pretrained=true", "init": "w.safetensors"})
-    with pytest.raises(UsageError, match="leave out one of them"):
+    with refuses(UsageError, "init=w.safetensors", "resnet10t,pretrained=true"):
         check_plan(plan, load_data(Recipe.resolve("digits", {"limit": 40}))[0])
 
 
@@ -109,20 +87,3 @@ def test_the_remedy_for_colour_weights_on_small_grey_images_works_at_once(tmp_pa
     spec = str(raised.value).split("write ")[1].split(" ")[0]
     assert "drop_path=0.1" in spec
     load_weights(encoder(spec, image_size=32, in_chans=1), tmp_path / "w.safetensors")
-
-
-def test_every_key_of_a_recipe_can_be_set_as_text():
-    """As `--set` gives them."""
-    plain = Recipe.resolve("imagenet-directclr").model_dump()
-    texts = {
-        f"{key}.{inner}" if isinstance(value, dict) else key: str(given)
-        for key, value in plain.items()
-        for inner, given in (value.items() if isinstance(value, dict) else [("", value)])
-        if given is not None and key != "imports"  # which are found, not chosen
-    }
-    assert Recipe.resolve("imagenet-directclr", texts).model_dump() == plain
-
-
-def test_shots_beyond_a_class_are_refused_by_name_before_any_probe(quick_run):
-    with pytest.raises(DataError, match=r"200 shots are more than the \d+ training images of class '\d'"):
-        probe(quick_run, ["h"], shots=[200])

@@ -165,7 +165,7 @@ def test_a_folder_in_use_is_left_alone(quick_run):
     ("overrides", "part"),
     [
         ({"head": "subvector:400"}, "outside 1 to 16"),
-        ({"batch_size": 1}, "greater than or equal to 2"),
+        ({"batch_size": 1}, "at least 2"),
         ({"batch_size": 5000}, "more than the 200 images"),
         ({"limit": 5000}, "outside 1 to 1297"),
         ({"data": "folder:/nowhere"}, "/nowhere"),

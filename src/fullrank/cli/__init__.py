@@ -5,7 +5,6 @@ import sys
 import warnings
 from functools import partial
 from types import FrameType
-from typing import TextIO
 
 from fullrank.allocator import keep_freed_memory
 from fullrank.errors import (
@@ -22,8 +21,8 @@ def main() -> None:
     from fullrank.cli.commands import app
 
     keep_freed_memory()
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    plain, warnings.showwarning = warnings.showwarning, partial(_warn, set())
+    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    show_warning, warnings.showwarning = warnings.showwarning, partial(_warn, set())
     try:
         app()
     except FullrankError as error:
@@ -33,8 +32,8 @@ def main() -> None:
     except OSError as error:
         if disk_is_full(error):
             _fail(
-                f"The disk has no room for {error.filename or 'what is written'}; what stood there before is "
-                "as it was: make room and give the command again, with --resume where it has that.",
+                f"The disk has no room for {error.filename or 'what is written'}; what was there before is "
+                "unchanged: make room and give the command again, with --resume where it has that.",
                 1,
             )
         where = f" {error.filename}" if error.filename else ""
@@ -43,8 +42,8 @@ def main() -> None:
             1,
         )
     finally:
-        warnings.showwarning = plain
-        for number, handler in before.items():
+        warnings.showwarning = show_warning
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -52,29 +51,19 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt: Typer would end the program on it without a word.
     kind = TerminatedRunError if signum == signal.SIGTERM else InterruptedRunError
     raise kind(
-        "Interrupted; train, compare and demo go on from what is saved with --out DIR --resume, reproduce "
+        "Interrupted; train, compare and demo continue from what is saved with --out DIR --resume, reproduce "
         "with the same command."
     )
 
 
 def _warn(
-    said: set[str],
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
+    printed: set[str], message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
 ) -> None:
-    """Print a warning of ours as one line, and another library's as Python does, both on standard error.
-
-    One of ours is printed once: a command may read the file that it is about several times.
-    """
+    """Print a warning of ours as one line and once, and another library's as Python does."""
     if issubclass(category, FullrankWarning):
-        if str(message) in said:
-            return
-        said.add(str(message))
-        print(f"fullrank: note: {message}", file=sys.stderr)
+        if str(message) not in printed:
+            printed.add(str(message))
+            print(f"fullrank: note: {message}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
 

@@ -1,5 +1,7 @@
 """What is registered, for a terminal: nothing here loads torch, NumPy or a part."""
 
+from collections.abc import Callable, Iterator
+
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -12,73 +14,72 @@ from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
 from fullrank.registry import Registry
-from fullrank.runs.recipe import recipe_names, recipe_summary
+from fullrank.runs.recipe import RECIPE_KEYS, recipe_names, recipe_summary
 from fullrank.specs import write
 from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
 from fullrank.views import VIEWS
 
+# Name, summary, and what stands beside them.
+Rows = Iterator[tuple[str, str, str]]
 FAMILIES: dict[str, Registry] = {
     r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, CAUSES, THEOREMS)
 }
 
 
+def _recipe_keys() -> Rows:
+    for setting in RECIPE_KEYS.values():
+        yield setting.key, setting.meaning, f"{setting.limits}; default {setting.default}"
+
+
+# What no registry holds.
+LISTINGS: dict[str, Callable[[], Rows]] = {
+    "recipes": lambda: ((name, recipe_summary(name), "") for name in recipe_names()),
+    "recipe-keys": _recipe_keys,
+    "tables": lambda: ((name, table_named(name).title, "") for name in table_names()),
+}
+
+
 def print_catalogue(family: str | None) -> None:
     """What there is: a row for each part with its source, or one family with how each spec is written."""
-    known = [*FAMILIES, "recipes", "tables"]
-    if family is not None and family not in known:
-        raise unknown_name("family", family, known, "`fullrank list` shows all")
+    names = [*FAMILIES, *LISTINGS]
+    if family is not None and family not in names:
+        raise unknown_name("family", family, names, "`fullrank list` shows all")
     console = Console()
     if family in FAMILIES:
         _print_family(console, FAMILIES[family])
         return
-    if family is None:
-        for registry in FAMILIES.values():
-            console.print(_overview(registry))
-    if family in (None, "recipes"):
-        console.print(_listed("recipes", {name: recipe_summary(name) for name in recipe_names()}))
-    if family in (None, "tables"):
-        console.print(_listed("tables", {name: table_named(name).title for name in table_names()}))
+    for name in [family] if family else names:
+        table = Table(box=None, show_header=False, title=name, title_justify="left", title_style="bold")
+        table.add_column(style="cyan", no_wrap=True, min_width=16)
+        table.add_column()
+        table.add_column(style="dim")
+        for row in LISTINGS[name]() if name in LISTINGS else _parts(FAMILIES[name]):
+            table.add_row(*map(escape, row))
+        console.print(table)
     if family is None:
         console.print("\n`fullrank list heads` and so on: how each spec is written.", highlight=False)
 
 
-def _listed(title: str, summaries: dict[str, str]) -> Table:
-    table = _table(title)
-    for name, summary in summaries.items():
-        table.add_row(name, escape(summary))
-    return table
-
-
-def _table(title: str) -> Table:
-    table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(style="cyan", no_wrap=True, min_width=16)
-    table.add_column()
-    table.add_column(style="dim")
-    return table
-
-
-def _overview(registry: Registry) -> Table:
-    table = _table(registry.room)
-    for entry in registry:
-        table.add_row(entry.name, escape(entry.summary), escape(entry.source))
-    for name, package in registry.installed().items():
-        table.add_row(escape(name), f"a part of {escape(package)}", escape(package))
-    return table
+def _parts(registry: Registry) -> Rows:
+    yield from ((entry.name, entry.summary, entry.source) for entry in registry)
+    yield from ((name, f"a part of {package}", package) for name, package in registry.installed().items())
 
 
 def _print_family(console: Console, registry: Registry) -> None:
     for entry in registry:
-        console.print(escape(entry.usage), style="cyan", highlight=False)
-        lines = [escape(entry.summary), *(f"also called {alias}" for alias in entry.aliases)]
+        lines = [entry.summary, *(f"also called {alias}" for alias in entry.aliases)]
         for parameter in (entry.value, *entry.options):
             if parameter is not None:
                 default = "" if parameter.default is None else f"; default {write(parameter.default)}"
-                lines.append(escape(f"{parameter.name}: {parameter.meaning}{default}"))
-        lines.append(f"[dim]{escape(entry.source)}[/dim]")
-        for line in lines:
-            console.print(Padding(line, (0, 0, 0, 4)), highlight=False)
+                lines.append(f"{parameter.name}: {parameter.meaning}{default}")
+        _print_part(console, entry.usage, [*map(escape, lines), f"[dim]{escape(entry.source)}[/dim]"])
     for name, package in registry.installed().items():
-        console.print(escape(name), style="cyan", highlight=False)
         line = f"a {registry.kind} of the installed package {package}, which is imported when it is used"
-        console.print(Padding(escape(line), (0, 0, 0, 4)), highlight=False)
+        _print_part(console, name, [escape(line)])
+
+
+def _print_part(console: Console, usage: str, lines: list[str]) -> None:
+    console.print(escape(usage), style="cyan", highlight=False)
+    for line in lines:
+        console.print(Padding(line, (0, 0, 0, 4)), highlight=False)

@@ -1,4 +1,4 @@
-"""The options that choose a recipe, shared by every command that trains."""
+"""The options that several commands share: those of a recipe, and --import."""
 
 import functools
 import inspect
@@ -12,42 +12,30 @@ import typer
 from fullrank.data import SOURCES
 from fullrank.door import import_modules
 from fullrank.errors import UsageError
-from fullrank.runs.recipe import RECIPE_FILE, Recipe, recipe_names
+from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
+from fullrank.runs.settings import Setting
 
-# Key of the recipe -> its type and its help.
-_KEYS: dict[str, tuple[type, str]] = {
-    "data": (str, "Where the images come from (`fullrank list data`)."),
-    "views": (str, "How views are made (`fullrank list views`)."),
-    "encoder": (str, "`fullrank list encoders`"),
-    "objective": (str, "`fullrank list objectives`"),
-    "epochs": (int, "Passes over the training images."),
-    "batch_size": (int, "Images a step; each is seen twice."),
-    "image_size": (int, "Bring images to this many pixels square."),
-    "classes": (str, "Keep these classes: imagenet-100, a file of names, or A+B+C."),
-    "fraction": (float, "Use this share of each class's training images: 0.01, 0.1."),
-    "limit": (int, "Use so many training images only."),
-    "max_bad": (int, "Pass over so many images that cannot be decoded; bad_images.txt lists them."),
-    "seed": (int, "Seed of the (first) run."),
-}
-_OPTIONS: dict[str, Any] = {
-    "recipe": Annotated[
-        str | None,
-        typer.Option("--recipe", help="A recipe by name, or a YAML file (`fullrank list recipes`)."),
-    ],
-    **{
-        key: Annotated[kind | None, typer.Option(f"--{key.replace('_', '-')}", help=text)]
-        for key, (kind, text) in _KEYS.items()
-    },
-    "assignments": Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any key of the recipe: --set optimizer.lr=0.001; null empties it."),
-    ],
-}
-
-
+DATA = "digits"
 _IMPORTS = Annotated[
     list[str] | None,
-    typer.Option("--import", help="A module, or a file x.py, with parts of yours. Repeatable."),
+    typer.Option(
+        "--import", metavar="MODULE", help="A module, or a file x.py, with parts of yours. Repeatable."
+    ),
+]
+_RECIPE = Annotated[
+    str | None,
+    typer.Option(
+        help="A recipe by name, or a YAML file (`fullrank list recipes`). Keys that it leaves out have the "
+        "defaults shown here."
+    ),
+]
+_ASSIGNMENTS = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key of `fullrank list recipe-keys`: optimizer.lr=0.001; null empties it. Repeatable.",
+    ),
 ]
 
 
@@ -58,10 +46,9 @@ class RecipeChoice:
     name: str | None
     overrides: dict[str, Any]
 
-    def resolve(self, out: Path | None, resume: bool, **more: str | None) -> Recipe:
+    def resolve(self, out: Path | None, resume: bool) -> Recipe:
         """The resolved recipe, which needs no torch: a mistake in it is said at once."""
-        given = {key: value for key, value in more.items() if value is not None}
-        return Recipe.resolve(self._base(out, resume), self.overrides | given)
+        return Recipe.resolve(self._base(out, resume), self.overrides)
 
     def _base(self, out: Path | None, resume: bool) -> str | Path:
         """The recipe asked for; else the one in a folder to be resumed; else the data's own."""
@@ -69,47 +56,66 @@ class RecipeChoice:
             return self.name
         if out is not None and resume and (out / RECIPE_FILE).is_file():
             return out / RECIPE_FILE
-        data = self.overrides.setdefault("data", "digits")
-        self.overrides["data"] = SOURCES.parse(data)
-        name = self.overrides["data"].name
-        return name if name in recipe_names() else "small-images"
+        spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
+        return spec.name if spec.name in recipe_names() else "small-images"
 
 
 def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the option --import, whose modules are imported before it begins."""
-    own = inspect.signature(command).parameters.values()
 
-    @functools.wraps(command)
-    def with_imports(imports: list[str] | None = None, **given: Any) -> None:
+    def with_imports(imports: list[str] | None = None, **arguments: Any) -> None:
         import_modules(imports or ())
-        command(**given)
+        command(**arguments)
 
-    option = inspect.Parameter("imports", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_IMPORTS)
-    parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), option]
-    with_imports.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_imports.__annotations__ = {p.name: p.annotation for p in parameters}
-    return with_imports
+    return _signed(with_imports, command, [*_parameters_of(command), _option("imports", _IMPORTS)])
 
 
-def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options above; it receives them as one argument `choice`."""
-    own = [p for name, p in inspect.signature(command).parameters.items() if name != "choice"]
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _OPTIONS.items()
+def takes_recipe(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each key of a recipe that has no dot; it receives them as `choice`."""
+    keys = [key for key in RECIPE_KEYS if "." not in key and key not in without]
+    options = [
+        _option("recipe", _RECIPE),
+        *(_option(key, _key_option(RECIPE_KEYS[key])) for key in keys),
+        _option("assignments", _ASSIGNMENTS),
     ]
 
-    @functools.wraps(command)
-    def with_choice(**given: Any) -> None:
-        said = {name: given.pop(name) for name in _OPTIONS}
-        name, assignments = said.pop("recipe"), said.pop("assignments") or []
-        overrides = {key: value for key, value in said.items() if value is not None}
-        command(choice=RecipeChoice(name, overrides | dict(map(assignment, assignments))), **given)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def with_choice(recipe: str | None, assignments: list[str] | None, **arguments: Any) -> None:
+            values = {key: arguments.pop(key) for key in keys}
+            overrides = {key: value for key, value in values.items() if value is not None}
+            overrides |= dict(map(assignment, assignments or ()))
+            command(choice=RecipeChoice(recipe, overrides), **arguments)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    with_choice.__signature__ = inspect.Signature([*shared, *parameters])  # type: ignore[attr-defined]
-    with_choice.__annotations__ = {p.name: p.annotation for p in (*shared, *parameters)}
-    return with_choice
+        own = [parameter for parameter in _parameters_of(command) if parameter.name != "choice"]
+        return _signed(with_choice, command, [*options, *own])
+
+    return decorate
+
+
+def _key_option(setting: Setting) -> Any:
+    default = DATA if setting.key == "data" else setting.default
+    notes = [setting.bounds, "" if default == "null" else f"default: {default}"]
+    text = setting.meaning + (f" \\[{'; '.join(filter(None, notes))}]" if any(notes) else "")
+    return Annotated[str | None, typer.Option(metavar=setting.metavar, help=text)]
+
+
+def _option(name: str, hint: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+
+
+def _parameters_of(command: Callable[..., None]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(command).parameters.values()
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+
+
+def _signed(
+    wrapper: Callable[..., None], command: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """The wrapper under the command's name, with the signature that typer makes options of."""
+    functools.update_wrapper(wrapper, command)
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
 
 
 def assignment(text: str) -> tuple[str, str | None]:

@@ -1,7 +1,9 @@
 """The commands. Whatever loads torch is imported inside the command that needs it."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +12,6 @@ from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
-
-if TYPE_CHECKING:
-    from fullrank.record import Record
 
 app = typer.Typer(
     name="fullrank",
@@ -25,12 +24,21 @@ app = typer.Typer(
 
 app.add_typer(theory_app, name="theory")
 
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder for the results; default: one under runs/.")
+OutOption = Annotated[Path | None, typer.Option(help="Folder for the results; default: one under runs/.")]
+FileOption = Annotated[Path, typer.Option(help="The file to write.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
+WorkersOption = Annotated[int, typer.Option(help="Runs at a time, in processes that share the cores.")]
+RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
+PlaceOption = Annotated[str, typer.Option(metavar="PLACE", help="Where features are read.")]
+PlacesOption = Annotated[
+    list[str] | None, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with what stands in --out.")]
-WorkersOption = Annotated[
-    int, typer.Option("--workers", help="Runs at a time, in processes that share the cores.")
+MeasuresOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MEASURE",
+        help="Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable.",
+    ),
 ]
 
 
@@ -45,29 +53,21 @@ def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
 
 @app.command()
 @takes_imports
-@takes_recipe
+@takes_recipe()
 def train(
     choice: RecipeChoice,
-    head: Annotated[str | None, typer.Option("--head", help="`fullrank list heads`")] = None,
-    init: Annotated[
-        Path | None, typer.Option("--init", help="Weights to start from: .safetensors, .pth, .ckpt.")
-    ] = None,
     out: OutOption = None,
     resume: ResumeOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Two steps and the probes on generated images; nothing is kept.")
+        bool, typer.Option("--dry-run", help="Only try two steps, on generated images; keep nothing.")
     ] = False,
-    devices: Annotated[int, typer.Option("--devices", help="Processes on this machine, one a device.")] = 1,
-    nodes: Annotated[int, typer.Option("--nodes", help="Machines.")] = 1,
-    skip_nonfinite: Annotated[
-        int, typer.Option("--skip-nonfinite", help="Leave out up to so many steps that are not finite.")
-    ] = 0,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Print where the time of a training step went.")
-    ] = False,
+    devices: Annotated[int, typer.Option(help="Processes on this machine, one per device.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    skip_nonfinite: Annotated[int, typer.Option(help="Skip at most this many non-finite steps.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where a step spends its time.")] = False,
 ) -> None:
     """Train one encoder, probe it, and leave weights, record and report."""
-    recipe = choice.resolve(out, resume, head=head, init=None if init is None else str(init))
+    recipe = choice.resolve(out, resume)
     if dry_run and (out is not None or resume or devices * nodes > 1):
         raise UsageError("A dry run keeps nothing and is one process; leave out --out, --resume, --devices.")
     if dry_run:
@@ -77,13 +77,10 @@ def train(
         print_rehearsal(rehearse(recipe))
         return
     from fullrank.processes import launched_rank
+    from fullrank.training.profile import StepClock
     from fullrank.training.train import train as run_train
 
-    clock = None
-    if profile:
-        from fullrank.training.profile import StepClock
-
-        clock = StepClock()
+    clock = StepClock() if profile else None
     run = run_train(
         recipe,
         out=out,
@@ -101,13 +98,13 @@ def train(
 
 @app.command()
 @takes_imports
-@takes_recipe
+@takes_recipe(without=("head",))
 def compare(
     choice: RecipeChoice,
     heads: Annotated[
-        list[str], typer.Option("--heads", help="Heads, comma-separated; the first is the reference.")
+        list[str], typer.Option(metavar="HEADS", help="Comma-separated; the first is the reference.")
     ],
-    seeds: Annotated[int, typer.Option("--seeds", help="Seeds a head.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per head.")] = 3,
     workers: WorkersOption = 1,
     out: OutOption = None,
     resume: ResumeOption = False,
@@ -126,81 +123,50 @@ def compare(
 @app.command()
 @takes_imports
 def probe(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    place: Annotated[
-        list[str] | None,
-        typer.Option("--place", help="Where features are read: h, h[:24], head.1, z. Repeatable."),
-    ] = None,
-    label: Annotated[str, typer.Option("--label", help="Which labels, where there are several.")] = "label",
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--measure",
-            help="Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable.",
-        ),
-    ] = None,
+    run: RunArgument,
+    place: PlacesOption = None,
+    label: Annotated[str, typer.Option(help="Which labels, where there are several.")] = "label",
+    measure: MeasuresOption = None,
     shots: Annotated[
-        list[int] | None,
-        typer.Option("--shots", help="Also a probe on so many images a class. Repeatable."),
+        list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
     ] = None,
     shift: Annotated[
-        list[str] | None,
-        typer.Option("--shift", help="Also the test images of this data (`fullrank list data`). Repeatable."),
+        list[str] | None, typer.Option(metavar="SPEC", help="Also test on this data. Repeatable.")
     ] = None,
-    features: Annotated[
-        str, typer.Option("--features", help="For linear probes: raw, l2 or standardised.")
-    ] = "raw",
+    features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
-    from fullrank.cli.factors import print_factors
-    from fullrank.cli.tables import print_further, print_notes, print_places, print_shifts
+    from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.probe import probe as run_probe
 
+    measures, counts, shifts = measure or (), shots or (), shift or ()
     evaluation = run_probe(
-        run,
-        place,
-        label=label,
-        measures=measure or (),
-        shots=shots or (),
-        shifts=shift or (),
-        features=features,
+        run, place, label=label, measures=measures, shots=counts, shifts=shifts, features=features
     )
-    print_places(evaluation)
-    print_further(evaluation)
-    print_factors(evaluation.scores)
-    print_shifts(evaluation)
-    print_notes(evaluation)
+    print_evaluation(evaluation)
 
 
 @app.command()
 @takes_imports
 def diagnose(
-    target: Annotated[
-        str, typer.Argument(help="A run's folder, a timm model's name, or a file of embeddings.")
-    ],
-    data: Annotated[str | None, typer.Option("--data", help="Images for a model; a run has its own.")] = None,
-    views: Annotated[str | None, typer.Option("--views", help="Views; a run has its own.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="Weights of the timm model: .safetensors, .pth, .ckpt.")
-    ] = None,
+    target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
+    data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
+    views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A timm model's: .safetensors, .pth, .ckpt.")] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Which labels; for a file: a file, an array or a column.")
+        str | None, typer.Option(help="Which labels; for a file: a file, an array or a column.")
     ] = None,
-    positives: Annotated[
-        Path | None, typer.Option("--positives", help="A second file: another view of each row.")
-    ] = None,
+    positives: Annotated[Path | None, typer.Option(help="A second file: another view of each row.")] = None,
     place: Annotated[
         list[str] | None,
-        typer.Option("--place", help="Places; default: evenly chosen. Repeatable."),
+        typer.Option(metavar="PLACE", help="Places; default: evenly chosen. Repeatable."),
     ] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="Bring images to this size.")] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Look at so many test images at most.")] = 4096,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of samples and views.")] = 0,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out rows with NaN or infinity, and count them.")
-    ] = False,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
+    limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip rows that are not finite.")] = False,
     fail_on: Annotated[
-        str | None, typer.Option("--fail-on", help="`collapse`: exit with status 3 when it is found.")
+        str | None, typer.Option(metavar="collapse", help="Exit with 3 if it is found.")
     ] = None,
     out: OutOption = None,
 ) -> None:
@@ -209,9 +175,8 @@ def diagnose(
         raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
     from fullrank.cli.diagnosis import print_diagnosis
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
-    from fullrank.reports.page import write_page
 
-    found = run_diagnose(
+    diagnosis = run_diagnose(
         target,
         data=data,
         views=views,
@@ -225,23 +190,21 @@ def diagnose(
         skip_bad=skip_bad,
         out=out,
     )
-    page = write_page(found.path)
-    print_diagnosis(found.entry)
-    typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}")
-    if fail_on == "collapse" and found.entry.collapsed:
+    _finish(diagnosis.path, diagnosis.entry, print_diagnosis)
+    if fail_on == "collapse" and diagnosis.entry.collapsed:
         raise typer.Exit(3)
 
 
 @app.command()
 @takes_imports
 def embed(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Option("--out", help="The file: .npy, .safetensors or .parquet.")],
-    data: Annotated[str | None, typer.Option("--data", help="Images; default: the run's own.")] = None,
-    split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
-    place: Annotated[str, typer.Option("--place", help="Where features are read.")] = "h",
+    run: RunArgument,
+    out: FileOption,
+    data: Annotated[str | None, typer.Option(metavar="SPEC", help="Images; default: the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    place: PlaceOption = "h",
 ) -> None:
-    """Write the features of images at one place of a run."""
+    """Write the features of images at one place of a run, as .npy, .safetensors or .parquet."""
     from fullrank.runs.embed import embed as run_embed
 
     features = run_embed(run, data, split=split, place=place, out=out)
@@ -250,12 +213,8 @@ def embed(
 
 @app.command()
 @takes_imports
-def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Option("--out", help="The file: .safetensors for timm, or .onnx.")],
-    place: Annotated[str, typer.Option("--place", help="The place to keep.")] = "h",
-) -> None:
-    """Write a run's encoder as plain weights that timm loads, or as ONNX."""
+def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
+    """Write a run's encoder as plain .safetensors weights that timm loads, or as .onnx."""
     from fullrank.runs.export import export as run_export
 
     for path in run_export(run, out, place=place):
@@ -265,23 +224,17 @@ def export(
 @app.command()
 @takes_imports
 def reproduce(
-    names: Annotated[
-        list[str],
-        typer.Argument(help="Tables (`fullrank list tables`), a paper's for all of its, or all."),
-    ],
+    names: Annotated[list[str], typer.Argument(help="Tables of `fullrank list tables`, a paper, or all.")],
     scale: Annotated[
-        str, typer.Option("--scale", help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
+        str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
     ] = "mini",
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds; default: the table's own.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the table's own.")] = None,
     workers: WorkersOption = 1,
     out: OutOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only build every part, on generated images; nothing is kept.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
 ) -> None:
-    """Tables and figures of the papers: their numbers beside ours. Goes on where it was stopped."""
+    """Tables and figures of the papers: their numbers beside ours. Resumes a study that was stopped."""
     from fullrank.cli.reproduction import print_reproduction
-    from fullrank.reports.page import write_page
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale
 
@@ -292,10 +245,9 @@ def reproduce(
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
         return
     reproduced = run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out)
-    for found in reproduced:
-        page = write_page(found.path)
-        print_reproduction(found.title, found.record)
-        typer.echo(f"\nreport: {page}\nrecord: {found.path / 'record.json'}\n")
+    for table in reproduced:
+        _finish(table.path, table.record, partial(print_reproduction, table.title))
+        typer.echo()
     runs, minutes = training_minutes(reproduced)
     if runs:
         typer.echo(f"Runs: {runs}; minutes of training in all, as their records have it: {minutes:.1f}")
@@ -304,22 +256,21 @@ def reproduce(
 @app.command(name="check-distributed")
 @takes_imports
 def check_distributed(
-    objective: Annotated[
-        str,
-        typer.Option("--objective", help="`fullrank list objectives`, or your own as package.module:Name."),
-    ],
-    processes: Annotated[int, typer.Option("--processes", help="How many train together.")] = 2,
-    images: Annotated[int, typer.Option("--images", help="Images of the global batch.")] = 64,
-    width: Annotated[int, typer.Option("--width", help="Width of z.")] = 32,
+    objective: Annotated[str, typer.Option(metavar="SPEC", help="As in `fullrank list objectives`.")],
+    processes: Annotated[int, typer.Option(help="How many train together.")] = 2,
+    images: Annotated[int, typer.Option(help="Images of the global batch.")] = 64,
+    width: Annotated[int, typer.Option(help="Width of z.")] = 32,
 ) -> None:
-    """Has an objective the same loss and gradient in one process and in several? Shown on CPUs."""
+    """Check on CPUs that an objective has the same loss and gradient in one process and in several."""
     from fullrank.objectives.agreement import TOLERANCE, check_agreement
 
-    found = check_agreement(objective, processes, images, width)
-    typer.echo(f"{found.objective}, {images} images of width {width}, float64")
-    typer.echo(f"  loss      1 process {found.one:.12g}   {processes} processes {found.many:.12g}")
-    typer.echo(f"  apart     loss {found.loss_apart:.1e}   gradient {found.gradient_apart:.1e}   (relative)")
-    if not found.agrees:
+    agreement = check_agreement(objective, processes, images, width)
+    typer.echo(f"{agreement.objective}, {images} images of width {width}, float64")
+    typer.echo(
+        f"  loss      1 process {agreement.one:.12g}   {processes} processes {agreement.many:.12g}\n"
+        f"  apart     loss {agreement.loss_apart:.1e}   gradient {agreement.gradient_apart:.1e}   (relative)"
+    )
+    if not agreement.agrees:
         raise DisagreementError(
             f"{objective} differs between 1 and {processes} processes by more than {TOLERANCE:g}: it sees "
             "the rows of its own process alone; gather them with fullrank.processes.gather_rows."
@@ -343,7 +294,9 @@ def report(
 def list_(
     family: Annotated[
         str | None,
-        typer.Argument(help="heads, objectives, encoders, data, views, causes, theory, recipes, tables."),
+        typer.Argument(
+            help="heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
+        ),
     ] = None,
 ) -> None:
     """What there is, one line each, with sources."""
@@ -352,11 +305,11 @@ def list_(
     print_catalogue(family)
 
 
-def _finish(folder: Path, record: "Record") -> None:
-    """Write the page of a run or study, and print its table and where everything is."""
+def _finish(folder: Path, record: Any, show: Callable[[Any], None] | None = None) -> None:
+    """Write the page of what stands in `folder`, show its record, and print where everything is."""
     from fullrank.cli.tables import print_record
     from fullrank.reports.page import write_page
 
     page = write_page(folder)
-    print_record(record)
+    (show or print_record)(record)
     typer.echo(f"\nreport: {page}\nrecord: {folder / 'record.json'}")

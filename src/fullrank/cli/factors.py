@@ -1,68 +1,57 @@
-"""The dial in a terminal of 80 columns: the weight of each factor before and after the head."""
+"""The weight of each factor before and after the head, in a terminal of 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from fullrank.cli.layout import plain_table
 from fullrank.record import Record, Score
 from fullrank.record.scores import PREDICTED, RELATIVE
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_left_out, dial_rows
 from fullrank.statistics import Estimate
 
+_Row = tuple[tuple[str, ...], Iterable[DialCell | None]]
+
 
 def print_dial(record: Record) -> None:
-    """The measured weight of each factor at h and z, in brackets the predicted; nothing without factors."""
-    rows = dial_rows(record)
-    if not rows:
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("head", overflow="fold")
-    table.add_column("place")
-    for factor in dial_factors(record):
-        table.add_column(escape(factor), justify="right", no_wrap=True)
+    """The weights at h and z under each head of a record; nothing without factors."""
+    rows: list[_Row] = []
     named = ""
-    for row in rows:
-        head = "" if row.head == named else row.head
-        table.add_row(escape(head), escape(row.place), *map(_cell, row.cells))
+    for row in dial_rows(record):
+        rows.append((("" if row.head == named else row.head, row.place), row.cells))
         named = row.head
-    console = Console()
-    console.print(table)
-    note = (
-        "Weight of each factor relative to the largest at that place, on clean test images; in brackets what "
-        "the linear theory predicts."
-    )
-    left_out = dial_left_out(record)
-    if left_out:
-        note += f" Left out, since they go with another factor: {escape(', '.join(left_out))}."
-    console.print(note, highlight=False)
+    left_out = ", ".join(dial_left_out(record))
+    note = f" Left out, since they go with another factor: {left_out}." if left_out else ""
+    _print_weights(("head", "place"), dial_factors(record), rows, ", on clean test images", note)
 
 
 def print_factors(scores: Sequence[Score]) -> None:
-    """The weight of each factor at each place, in brackets the predicted one; nothing without factors."""
-    weights = {(s.place, s.label): s.value for s in scores if s.statistic == RELATIVE}
+    """The weights at each place of a run; nothing without factors."""
+    weights = {(s.place, s.label): Estimate(s.value) for s in scores if s.statistic == RELATIVE}
     predicted = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
-    if not weights:
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("place")
+    cells = {key: DialCell(weight, predicted.get(key)) for key, weight in weights.items()}
     factors = list(dict.fromkeys(factor for _, factor in weights))
-    for factor in factors:
-        table.add_column(escape(factor), justify="right", no_wrap=True)
-    for place in dict.fromkeys(place for place, _ in weights):
-        cells = [
-            _cell(DialCell(Estimate(weights[place, factor]), predicted.get((place, factor))))
-            for factor in factors
-        ]
-        table.add_row(escape(place), *cells)
-    console = Console()
+    rows: list[_Row] = [
+        ((place,), [cells[place, factor] for factor in factors])
+        for place in dict.fromkeys(place for place, _ in weights)
+    ]
+    _print_weights(("place",), factors, rows)
+
+
+def _print_weights(
+    titles: Sequence[str], factors: Sequence[str], rows: Sequence[_Row], where: str = "", note: str = ""
+) -> None:
+    if not rows:
+        return
+    table = plain_table(titles, factors, tight=len(titles) > 1)
+    for labels, cells in rows:
+        table.add_row(*map(escape, labels), *map(_cell, cells))
+    console = Console(highlight=False)
     console.print(table)
     console.print(
-        "Weight of each factor relative to the largest at that place; in brackets what the linear theory "
-        "predicts.",
-        highlight=False,
+        f"Weight of each factor relative to the largest at that place{where}; in brackets what the linear "
+        f"theory predicts.{escape(note)}"
     )
 
 

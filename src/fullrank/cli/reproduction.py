@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fullrank.cli.layout import plain_table
 from fullrank.cli.theory import print_theory
 from fullrank.record import Record, TableEntry
 from fullrank.reports.reproduction.words import (
@@ -42,9 +42,9 @@ def print_reproduction(title: str, record: Record) -> None:
             console.print(f"{escape(row.title)}: {escape(row.chosen)}")
     for sentence in verdict(table):
         console.print(escape(sentence))
-    notes = [f"Paper: {table.paper}."] if table.paper else []
-    notes.append(f"Here: {table.here}; 95 % t intervals over {len(table.rows[0].seeds)} seeds, one test set.")
-    for remark in (*notes, *table.remarks):
+    seeds = len(table.rows[0].seeds)
+    here = f"Here: {table.here}; 95 % t intervals over {seeds} seeds, one test set."
+    for remark in (*([f"Paper: {table.paper}."] if table.paper else []), here, *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
 
 
@@ -63,30 +63,27 @@ def _columns(table: TableEntry) -> list[list[str]]:
             )
         if number == 0 and len(rows) > 1 and table.alike:
             gaps = [None if row is first else difference(row, first, 0) for row in rows]
-            told = ["–" if gap is None else shown(gap, "points", sign=True) for gap in gaps]
-            columns.append(["against the first", *told])
+            cells = ["–" if gap is None else shown(gap, "points", sign=True) for gap in gaps]
+            columns.append(["against the first", *cells])
     return columns
 
 
 def _side_by_side(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
     """The columns in as many tables as their width needs, each of one column or more."""
-    tables: list[list[list[str]]] = [[]]
-    left = width
+    tables: list[list[list[str]]] = []
+    free = 0
     for column in columns:
         needed = max(map(len, column)) + _GAP
-        if tables[-1] and needed > left:
+        if not tables or needed > free:
             tables.append([])
-            left = width
+            free = width
         tables[-1].append(column)
-        left -= needed
+        free -= needed
     return tables
 
 
 def _table(titles: Sequence[str], columns: Sequence[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("", overflow="fold")
-    for column in columns:
-        table.add_column(escape(column[0]), justify="right", no_wrap=True)
+    table = plain_table([""], [column[0] for column in columns])
     for title, *cells in zip(titles, *(column[1:] for column in columns), strict=True):
         table.add_row(escape(title), *map(escape, cells))
     return table

@@ -1,16 +1,18 @@
 """Tables of results for a terminal of 80 columns."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.cli.factors import print_dial
+from fullrank.cli.factors import print_dial, print_factors
+from fullrank.cli.layout import plain_table
 from fullrank.record import Record, Score
 from fullrank.reports.numbers import in_points, signed
-from fullrank.reports.run.scores import shifted_scores
+from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
@@ -23,11 +25,9 @@ def print_record(record: Record) -> None:
     """The results table of a run or study, with the paper's numbers where the record has some."""
     rows = head_table(record)
     several, published = len(rows) > 1, record.published is not None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("head", overflow="fold")
     difference = [f"h - {rows[0].head}"] if several else []
-    for title in ("linear h", "z", "near h", *difference, "rank h", *(["paper"] if published else [])):
-        table.add_column(title, justify="right", no_wrap=True)
+    numbers = ["linear h", "z", "near h", *difference, "rank h", *(["paper"] if published else [])]
+    table = plain_table(["head"], numbers, tight=True)
     for row in rows:
         cells = [escape(row.head), _with_half(row.linear), _mean(row.linear_z), _mean(row.nearest)]
         cells += [_difference(row.difference)] if several else []
@@ -40,82 +40,56 @@ def print_record(record: Record) -> None:
     print_dial(record)
 
 
-def print_places(evaluation: "Evaluation") -> None:
-    """Accuracy and effective rank at each place."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("place")
-    for title in ("linear", "nearest", "width", "rank"):
-        table.add_column(title, justify="right")
-    for place, probe in evaluation.probes.items():
-        spectrum = evaluation.spectrum[place]
-        table.add_row(
-            escape(place),
-            in_points(100 * probe.linear),
-            in_points(100 * probe.nearest),
-            str(len(spectrum.singular_values)),
-            in_points(spectrum.effective_rank),
-        )
-    Console().print(table)
-
-
-def print_further(evaluation: "Evaluation") -> None:
-    """What was measured beside the default protocol, one line each; nothing if there is nothing."""
+def print_evaluation(evaluation: "Evaluation") -> None:
+    """Each place, what was measured beside the default protocol, factors, shifts, and notes."""
+    console = Console(highlight=False)
+    console.print(_places(evaluation))
     further = [score for score in evaluation.scores if score.split == "test" and not _in_a_table(score)]
-    if not further:
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for title in ("place", "measure"):
-        table.add_column(title, overflow="fold")
-    for title in ("shots", "points"):
-        table.add_column(title, justify="right")
-    for score in further:
-        shots = "all" if score.shots is None else str(score.shots)
-        table.add_row(escape(score.place), escape(score.measure), shots, _value(score))
-    Console().print(table)
-
-
-def print_shifts(evaluation: "Evaluation") -> None:
-    """Accuracy under each shift beside that on the test images of the same classes; nothing without one."""
-    shifted = shifted_scores(evaluation.scores)
-    if not shifted:
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for title in ("place", "shift", "probe"):
-        table.add_column(title, overflow="fold")
-    for title in ("test", "shift", "difference"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for one in shifted:
-        inside = None if one.inside is None else 100 * one.inside
-        difference = None if inside is None else 100 * one.shifted - inside
-        star = "*" if one.fewer else ""
-        cells = [in_points(inside) + star, in_points(100 * one.shifted), signed(difference)]
-        table.add_row(escape(one.place), escape(one.shift), one.probe, *cells)
-    console = Console(highlight=False)
-    console.print(table)
-    if any(one.fewer for one in shifted):
-        console.print("* of the shift's classes only, among which alone both are predicted.")
-
-
-def print_notes(evaluation: "Evaluation") -> None:
-    """What one should know of the numbers, a sentence a line."""
-    console = Console(highlight=False)
+    if further:
+        table = plain_table(["place", "measure"], ["shots", "points"])
+        for score in further:
+            shots = "all" if score.shots is None else str(score.shots)
+            table.add_row(escape(score.place), escape(score.measure), shots, _value(score))
+        console.print(table)
+    print_factors(evaluation.scores)
+    if shifted := shifted_scores(evaluation.scores):
+        console.print(_shifts(shifted))
+        if any(score.fewer for score in shifted):
+            console.print("* of the shift's classes only, among which alone both are predicted.")
     for note in evaluation.notes:
         console.print(escape(note))
+
+
+def _places(evaluation: "Evaluation") -> Table:
+    table = plain_table(["place"], ["linear", "nearest", "width", "rank"])
+    for place, probe in evaluation.probes.items():
+        spectrum = evaluation.spectrum[place]
+        accuracies = [in_points(100 * probe.linear), in_points(100 * probe.nearest)]
+        sizes = [str(len(spectrum.singular_values)), in_points(spectrum.effective_rank)]
+        table.add_row(escape(place), *accuracies, *sizes)
+    return table
+
+
+def _shifts(shifted: Sequence[ShiftedScore]) -> Table:
+    """Accuracy under each shift beside that on the test images of the same classes."""
+    table = plain_table(["place", "shift", "probe"], ["test", "shift", "difference"])
+    for score in shifted:
+        inside = None if score.inside is None else 100 * score.inside
+        difference = None if inside is None else 100 * score.shifted - inside
+        star = "*" if score.fewer else ""
+        cells = [in_points(inside) + star, in_points(100 * score.shifted), signed(difference)]
+        table.add_row(escape(score.place), escape(score.shift), score.probe, *cells)
+    return table
 
 
 def print_rehearsal(rehearsal: "Rehearsal") -> None:
     """What a dry run walked through, and which keys of the recipe it replaced."""
     entry, recipe = rehearsal.entry, rehearsal.recipe
     console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for title in ("key", "recipe", "dry run"):
-        table.add_column(title, overflow="fold")
+    table = plain_table(["key", "recipe", "dry run"], [])
     for key, value in rehearsal.replaced.items():
-        given: Any = recipe
-        for part in key.split("."):
-            given = getattr(given, part)
-        if key != "data" and given != value:
-            table.add_row(key, str(given), str(value))
+        if key != "data" and (own := attrgetter(key)(recipe)) != value:
+            table.add_row(key, str(own), str(value))
     console.print(table)
     millions = sum(entry.parameters.values()) / 1e6
     kind = rehearsal.replaced["data"].partition(":")[0].partition(",")[0]
@@ -129,13 +103,12 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score stands in the table of places, of shifts or of factors."""
+    """Whether a score is in the table of places, of shifts or of factors."""
     kind = score.kind
     return (kind.by_default and score.shots is None) or kind.subject == "shift" or kind.by_factor
 
 
 def _value(score: Score) -> str:
-    """Accuracies in points, ratios and weights as they are."""
     return in_points(100 * score.value) if score.kind.unit == "points" else f"{score.value:.3g}"
 
 
@@ -157,9 +130,8 @@ def _mean(estimate: Estimate | None) -> str:
 
 
 def _with_half(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.half is None:
-        return _mean(estimate)
-    return f"{in_points(estimate.mean)} ±{in_points(estimate.half)}"
+    half = None if estimate is None else estimate.half
+    return _mean(estimate) + ("" if half is None else f" ±{in_points(half)}")
 
 
 def _difference(estimate: Estimate | None) -> str:

@@ -1,4 +1,4 @@
-"""What happens to somebody else's encoder that is built from a spec: it is checked, and h is its place."""
+"""Somebody else's encoder, built from a spec: it is checked, and h is its place."""
 
 from collections.abc import Sequence
 from typing import final
@@ -11,10 +11,7 @@ from fullrank.errors import FullrankError, UsageError
 
 @final
 class Unplaced(nn.Module):
-    """Any module from images (N, C, H, W) in 0 to 1 to features (N, D), with h as its only place.
-
-    `feature_dim` is D, 0 where it is not known.
-    """
+    """Any module from images (N, C, H, W) in 0 to 1 to features (N, D), with h as its only place."""
 
     places = ()
 
@@ -23,15 +20,14 @@ class Unplaced(nn.Module):
         self.encoder, self.feature_dim = encoder, feature_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> h (N, D); UsageError if the output is not (N, D)."""
+        """Images (N, C, H, W) -> h (N, D)."""
         h: Tensor = self.encoder(x)
         if torch.compiler.is_compiling():  # a comparison would fix the number of images in an export
             return h
         if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != len(x):
-            gave = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
             raise UsageError(
-                f"The encoder must give features (N, D), one row an image, but gave {gave} for {len(x)} "
-                "images; pool its output."
+                f"The encoder must give features (N, D), one row per image, but gave {_described(h)} for "
+                f"{len(x)} images; pool its output."
             )
         return h
 
@@ -46,15 +42,12 @@ def with_places(encoder: nn.Module) -> nn.Module:
 
 
 def is_placed(encoder: nn.Module) -> bool:
-    """Whether features can be read at places of an encoder."""
+    """Whether an encoder has places."""
     return hasattr(encoder, "places") and callable(getattr(encoder, "features", None))
 
 
 def checked_encoder(built: object, name: str, image_size: int, in_chans: int) -> nn.Module:
-    """`built` if it gives features (N, D) of images of that size; otherwise UsageError says what is wrong.
-
-    An encoder without places gets h alone; its `feature_dim` is found, or checked where it says one.
-    """
+    """`built`, with h as a place and a `feature_dim`; UsageError unless it gives (N, D) for such images."""
     if not isinstance(built, nn.Module):
         raise UsageError(f"The encoder {name!r} is a {type(built).__name__}; it must be an nn.Module.")
     part = with_places(built)
@@ -71,12 +64,15 @@ def checked_encoder(built: object, name: str, image_size: int, in_chans: int) ->
             ) from error
         finally:
             part.train(mode)
-    said = getattr(built, "feature_dim", None)
-    if not isinstance(h, Tensor) or h.ndim != 2 or (said is not None and said != h.shape[1]):
-        gave = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
+    width = getattr(built, "feature_dim", None)
+    if not isinstance(h, Tensor) or h.ndim != 2 or (width is not None and width != h.shape[1]):
         raise UsageError(
-            f"The encoder {name!r} says feature_dim={said}, but gave {gave} for 2 images; it must give "
-            "(2, feature_dim)."
+            f"The encoder {name!r} says feature_dim={width}, but gave {_described(h)} for 2 images; it must "
+            "give (2, feature_dim)."
         )
     part.__dict__["feature_dim"] = h.shape[1]
     return part
+
+
+def _described(h: object) -> object:
+    return tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.reading import REFUSALS, Trace, find_readings, modes_kept, read, trace
-from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.errors import DataError, UsageError, one_line, unknown_name
 
 SMALL_IMAGE = 64
 
@@ -67,24 +67,21 @@ class LibraryEncoder(Encoder):
         channels = in_chans if channels is None else channels
         if channels < 1 or in_chans not in (1, channels):
             raise UsageError(
-                f"'{model}': channels={channels} does not fit images of {in_chans} channel"
-                f"{'' if in_chans == 1 else 's'}; a grey image can be repeated to 1 or more, any other "
-                "keeps its own, so leave channels out."
+                f"'{model}': channels={channels} does not fit images with in_chans={in_chans}; a grey image "
+                "can be repeated to 1 or more, any other keeps its own, so leave channels out."
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
         fixed = _takes_one_size(model)
-        wanted: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
-        if fixed:
-            wanted["img_size"] = image_size
-        if drop_path:
-            wanted["drop_path_rate"] = drop_path
-        built = _create(model, wanted, pretrained, image_size)
+        settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
+        settings |= {"img_size": image_size} if fixed else {}
+        settings |= {"drop_path_rate": drop_path} if drop_path else {}
+        built = _create(model, settings, pretrained, image_size)
         if stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE and not pretrained):
-            _shrink_stem(built, model, channels, asked=stem == "small")
-        seen = _try_out(built, model, channels, image_size)
+            _shrink_stem(built, model, channels, required=stem == "small")
+        traced = _try_out(built, model, channels, image_size)
         if fixed:
-            _check_patches(built, model, seen)
+            _check_patches(built, model, traced)
         if pretrained:
             config: Any = built.pretrained_cfg
             mean, std = (_per_channel(config[key], channels) for key in ("mean", "std"))
@@ -94,23 +91,24 @@ class LibraryEncoder(Encoder):
         self.image_size = image_size if fixed else None
         self.model = built
         self.register_load_state_dict_post_hook(_forget_caches)  # type: ignore[no-untyped-call]
-        self.feature_dim: int = seen.output.shape[1]
-        self._readings = find_readings(built, seen)
+        self.feature_dim: int = traced.output.shape[1]
+        self._readings = find_readings(built, traced)
         self.places = tuple(self._readings)
 
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at each of `places`; UsageError for a place that the model does not have."""
         for place in places:
             if place not in ("h", *self.places):
-                raise unknown_name("place", place, ("h", *self.places), f"{self.name} has h, {self._listed}")
+                listed = ", ".join(self.places)
+                raise unknown_name("place", place, ("h", *self.places), f"{self.name} has h, {listed}")
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
             raise UsageError(
                 f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
                 f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
             )
-        wanted = {place: self._readings[place] for place in places if place != "h"}
-        h, found = read(self.model, self.normalised(x), wanted)
-        return {place: h if place == "h" else found[place] for place in places}
+        readings = {place: self._readings[place] for place in places if place != "h"}
+        h, features = read(self.model, self.normalised(x), readings)
+        return {place: h if place == "h" else features[place] for place in places}
 
     def library_lines(self) -> dict[str, str]:
         """Where the model has the small stem, the lines that give timm's `model` the same."""
@@ -119,17 +117,13 @@ class LibraryEncoder(Encoder):
         net = self.model
         if not isinstance(net, ResNet) or not isinstance(net.conv1, nn.Conv2d) or net.conv1.stride != (1, 1):
             return {}
-        conv = net.conv1
-        convolution = f"torch.nn.Conv2d({conv.in_channels}, {conv.out_channels}, 3, padding=1, bias=False)"
+        channels = f"{net.conv1.in_channels}, {net.conv1.out_channels}"
+        convolution = f"torch.nn.Conv2d({channels}, 3, padding=1, bias=False)"
         return {"stem": f"model.conv1 = {convolution}; model.maxpool = torch.nn.Identity()"}
-
-    @property
-    def _listed(self) -> str:
-        return ", ".join(self.places)
 
 
 def _forget_caches(encoder: nn.Module, _: object) -> None:
-    """Drop what a model keeps in eval mode of what it computed from the weights it had."""
+    """Drop what a model cached in eval mode from the weights that it had."""
     with modes_kept(encoder):
         pass
 
@@ -139,35 +133,35 @@ def _takes_one_size(name: str) -> bool:
     import timm
 
     if not timm.is_model(name):
-        known = ["tiny-resnet", *timm.list_models()]
-        raise unknown_name("encoder", name.lower(), known, "timm.list_models() lists timm's")
+        names = ["tiny-resnet", *timm.list_models()]
+        raise unknown_name("encoder", name.lower(), names, "timm.list_models() lists timm's")
     architecture, _, tag = name.partition(".")
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(architecture + ".*")]
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(architecture + ".*")]
     if tag and tag not in tags:
         raise unknown_name(f"weights of {architecture}", tag, tags, f"timm has {', '.join(tags) or 'none'}")
     config = timm.get_pretrained_cfg(name)
     return config is not None and bool(config.fixed_input_size)
 
 
-def _create(name: str, wanted: dict[str, Any], pretrained: bool, image_size: int) -> nn.Module:
+def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: int) -> nn.Module:
     import timm
 
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **wanted)
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
     except (OSError, *REFUSALS) as error:
         if pretrained:
             # The model's own refusal, if it has one, says more than a failed download.
-            _create(name, wanted, False, image_size)
+            _create(name, settings, False, image_size)
             raise DataError(
                 f"The pretrained weights of {name} cannot be had ({_reason(error)}); give a file of weights "
                 "with --init FILE in place of pretrained=true, or start without."
             ) from None
-        raise _refused(name, wanted, image_size, error) from None
+        raise _refused(name, settings, image_size, error) from None
     return model
 
 
-def _shrink_stem(model: nn.Module, name: str, channels: int, asked: bool) -> None:
-    """Give a residual net with a 7x7 stem the 3x3 one; UsageError if that was `asked` of another model."""
+def _shrink_stem(model: nn.Module, name: str, channels: int, required: bool) -> None:
+    """Give a residual net with a 7x7 stem the 3x3 one; UsageError where it is `required` of another model."""
     from timm.models.resnet import ResNet
 
     if isinstance(model, ResNet) and isinstance(model.conv1, nn.Conv2d):
@@ -176,7 +170,7 @@ def _shrink_stem(model: nn.Module, name: str, channels: int, asked: bool) -> Non
         nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
         model.set_submodule("conv1", small)
         model.set_submodule("maxpool", nn.Identity())
-    elif asked:
+    elif required:
         raise UsageError(
             f"'{name},stem=small': {name} has no 7x7 stem that could be replaced; leave stem out."
         )
@@ -185,23 +179,23 @@ def _shrink_stem(model: nn.Module, name: str, channels: int, asked: bool) -> Non
 def _try_out(model: nn.Module, name: str, channels: int, image_size: int) -> Trace:
     """Two blank images through the model; UsageError where that fails or gives no vector an image."""
     try:
-        seen = trace(model, torch.zeros(2, channels, image_size, image_size))
+        traced = trace(model, torch.zeros(2, channels, image_size, image_size))
     except REFUSALS as error:
         raise _refused(name, {}, image_size, error) from None
-    if not (isinstance(seen.output, Tensor) and seen.output.ndim == 2 and len(seen.output) == 2):
+    if not (isinstance(traced.output, Tensor) and traced.output.ndim == 2 and len(traced.output) == 2):
         raise UsageError(
             f"{name} gives no vector an image, so it has no representation h; take a model that pools its "
             "features."
         )
-    return seen
+    return traced
 
 
-def _check_patches(model: nn.Module, name: str, seen: Trace) -> None:
+def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
     """UsageError for an image that its patches do not cover: the model would drop the margin in silence."""
-    size = seen.images[-1]
-    for call in seen.calls:
-        layer = model.get_submodule(call.module)
-        if isinstance(layer, nn.Conv2d) and call.given == seen.images and layer.stride == layer.kernel_size:
+    size = traced.images[-1]
+    layers = [model.get_submodule(call.module) for call in traced.calls if call.input_shape == traced.images]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and layer.stride == layer.kernel_size:
             patch = layer.kernel_size[0]
             if margin := size % patch:
                 smaller = f"{size - margin} or " if size > patch else ""
@@ -211,9 +205,9 @@ def _check_patches(model: nn.Module, name: str, seen: Trace) -> None:
                 )
 
 
-def _refused(name: str, wanted: dict[str, Any], image_size: int, error: Exception) -> UsageError:
-    if "drop_path_rate" in wanted and "drop_path_rate" in str(error):
-        return UsageError(f"{name} takes no drop_path, but got {wanted['drop_path_rate']}; leave it out.")
+def _refused(name: str, settings: dict[str, Any], image_size: int, error: Exception) -> UsageError:
+    if "drop_path_rate" in settings and "drop_path_rate" in str(error):
+        return UsageError(f"{name} takes no drop_path, but got {settings['drop_path_rate']}; leave it out.")
     return UsageError(
         f"{name} cannot take images of {image_size} pixels ({_reason(error)}); give another --image-size "
         "or another encoder."
@@ -221,8 +215,7 @@ def _refused(name: str, wanted: dict[str, Any], image_size: int, error: Exceptio
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return one_line(" ".join(str(error).split()).rstrip(".") or type(error).__name__, longest=200)
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:

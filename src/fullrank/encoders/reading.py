@@ -1,15 +1,12 @@
-"""Where the features of a library's model can be read, found from the model itself, and reading them there.
-
-The blocks are those that the model groups its parameters by; one pass over blank images then tells what each
-of them gives: a map, with the channels first or last, or tokens.
-"""
+"""Where the features of a library's model can be read, found from the model itself."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -31,25 +28,17 @@ REFUSALS = (
 
 
 def pooled(features: Tensor, layout: Layout, prefix: int = 0) -> Tensor:
-    """Features as (N, D), new in memory, since the model may go on to overwrite its own.
-
-    A `map` (N, D, H, W) and a `map-last` (N, H, W, D) are averaged over positions, `tokens` (N, T, D) over
-    the tokens behind the first `prefix`; of `token` (N, T, D) the first token is taken, and a `vector`
-    (N, D) is left as it is.
-
-    >>> pooled(torch.arange(6.0).reshape(1, 3, 2), "tokens", prefix=1)
-    tensor([[3., 4.]])
-    """
+    """Features as (N, D), new in memory, since the model may overwrite its own."""
     match layout:
-        case "map":
+        case "map":  # (N, D, H, W)
             return features.mean((2, 3))
-        case "map-last":
+        case "map-last":  # (N, H, W, D)
             return features.mean((1, 2))
-        case "tokens":
+        case "tokens":  # (N, T, D)
             return features[:, prefix:].mean(1)
-        case "token":
+        case "token":  # (N, T, D)
             return features[:, 0].clone()
-        case "vector":
+        case "vector":  # (N, D)
             return features.clone()
 
 
@@ -65,55 +54,55 @@ class Reading:
 
 def read(model: nn.Module, x: Tensor, readings: Mapping[str, Reading]) -> tuple[Tensor, dict[str, Tensor]]:
     """The model's output for `x`, and the features (N, D_p) at each place, from one plain forward pass."""
-    found: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
 
-    def keep(place: str, reading: Reading, value: Any) -> None:
-        features = _first_tensor(value, x.shape[0])
-        if features is not None:
-            found[place] = pooled(features, reading.layout, reading.prefix)
+    def keep(place: str, reading: Reading, module: nn.Module, *values: Any) -> None:
+        # The last value is a module's output, or for a hook before the call its input.
+        tensor = _first_tensor(values[-1], x.shape[0])
+        if tensor is not None:
+            features[place] = pooled(tensor, reading.layout, reading.prefix)
 
     with ExitStack() as hooks:
         for place, reading in readings.items():
             module = model.get_submodule(reading.module)
-            # Arguments that are bound here are not those of the loop's last turn.
-            if reading.of_input:
-                handle = module.register_forward_pre_hook(
-                    lambda module, inputs, place=place, reading=reading: keep(place, reading, inputs)
-                )
-            else:
-                handle = module.register_forward_hook(
-                    lambda module, inputs, output, place=place, reading=reading: keep(place, reading, output)
-                )
-            hooks.callback(handle.remove)
-        return model(x), found
+            hook = partial(keep, place, reading)
+            register = module.register_forward_pre_hook if reading.of_input else module.register_forward_hook
+            hooks.callback(register(hook).remove)
+        return model(x), features
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: the shapes of the first tensor that it was given and gave, a row an image."""
+    """One call of a module: the shapes of the first tensors with a row per image, in and out."""
 
     module: str
-    given: tuple[int, ...] | None
-    gave: tuple[int, ...] | None
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened to `images` (a shape): every call in the order in which they ended, and the output."""
+    """A pass of `images` (a shape): every call in the order in which they ended, and the output."""
 
     images: tuple[int, ...]
     calls: tuple[Call, ...]
     output: Any
 
+    @cached_property
+    def once(self) -> dict[str, Call]:
+        """The calls of the modules that ran once."""
+        runs = Counter(call.module for call in self.calls)
+        return {call.module: call for call in self.calls if runs[call.module] == 1}
+
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put every module back into its mode afterwards; what it kept in eval mode is dropped."""
+    """Restore every module's mode afterwards, and drop what it cached in eval mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
-        # LeViT keeps its attention biases in eval mode, and lets go of them only here.
+        # LeViT caches its attention biases in eval mode and drops them only here.
         model.train()
         for module, training in modes:
             module.training = training
@@ -121,118 +110,94 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def trace(model: nn.Module, images: Tensor) -> Trace:
-    """Run `images` through `model` in eval mode and note every module's call; its mode is put back."""
+    """Run `images` through `model` in eval mode and note every module's call."""
     calls: list[Call] = []
 
-    def note(name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = (_first_tensor(inputs, len(images)), _first_tensor(output, len(images)))
-            calls.append(Call(name, *(None if t is None else tuple(t.shape) for t in tensors)))
+    def note(name: str, module: nn.Module, *values: Any) -> None:
+        tensors = (_first_tensor(value, len(images)) for value in values)
+        calls.append(Call(name, *(None if tensor is None else tuple(tensor.shape) for tensor in tensors)))
 
-        return hook
-
-    with modes_kept(model), ExitStack() as after:
+    with modes_kept(model), ExitStack() as hooks:
         for name, module in model.named_modules():
-            after.callback(module.register_forward_hook(note(name)).remove)
+            hooks.callback(module.register_forward_hook(partial(note, name)).remove)
         output = model.eval()(images)
     return Trace(tuple(images.shape), tuple(calls), output)
 
 
-def find_readings(model: nn.Module, seen: Trace) -> dict[str, Reading]:
-    """The places of a model that was traced, in the order in which they run: name -> how it is read.
-
-    `stem` is the input of the first block and `last-conv-input` that of the last convolution; every other
-    place is a block's output, by the module's path.
-    """
-    blocks = find_blocks(model, seen)
-    wanted = {name: Reading(name, "vector") for name in blocks}
-    by_name = {call.module: call for call in seen.calls}
-    if blocks and by_name[blocks[0]].given and not _is_image(by_name[blocks[0]].given, seen):
-        wanted = {"stem": Reading(blocks[0], "vector", of_input=True)} | wanted
-    if (last := last_convolution(model, seen)) is not None:
-        wanted["last-conv-input"] = Reading(last, "vector", of_input=True)
-    shapes = {place: _shape(by_name[r.module], r.of_input) for place, r in wanted.items()}
+def find_readings(model: nn.Module, traced: Trace) -> dict[str, Reading]:
+    """The places of a model, in the order in which they run: name -> how it is read."""
+    blocks = find_blocks(model, traced)
+    readings = {name: Reading(name, "vector") for name in blocks}
+    stem = traced.once[blocks[0]].input_shape if blocks else None
+    if stem and not _is_image(stem, traced):
+        readings = {"stem": Reading(blocks[0], "vector", of_input=True)} | readings
+    if (last := last_convolution(model, traced)) is not None:
+        readings["last-conv-input"] = Reading(last, "vector", of_input=True)
+    shapes = {place: _shape(traced, reading) for place, reading in readings.items()}
     axes = {place: _channel_axis(shape) for place, shape in shapes.items() if len(shape) == 4}
     if None in axes.values():
-        axes = _settle(model, seen, wanted, axes)
+        axes = _settle(model, traced, readings, axes)
     return {
         place: _with_layout(model, reading, shapes[place], axes.get(place))
-        for place, reading in wanted.items()
+        for place, reading in readings.items()
     }
 
 
-def find_blocks(model: nn.Module, seen: Trace) -> list[str]:
-    """The paths of a model's blocks, in the order in which they run.
-
-    They are the modules that fit the patterns by which the model numbers its parameter groups
-    (`group_matcher`), or where it has none the elements of its sequences. A stage, which has `blocks` of
-    its own, stands for those. What runs more than once, or gives no tensor with a row an image, is left out.
-    """
-    runs = Counter(call.module for call in seen.calls)
-    gave = {call.module: call.gave for call in seen.calls if call.gave is not None and runs[call.module] == 1}
+def find_blocks(model: nn.Module, traced: Trace) -> list[str]:
+    """The paths of the blocks that run once and give a row per image, in the order in which they run."""
+    order = [name for name, call in traced.once.items() if call.output_shape is not None]
 
     def resolve(path: str) -> list[str]:
+        """The `blocks` of a stage, or the block itself."""
         blocks = getattr(model.get_submodule(path), "blocks", None)
         inner = list(_elements(blocks, f"{path}.blocks")) if isinstance(blocks, SEQUENCES) else []
-        return inner if inner and all(name in gave for name in inner) else [path]
+        return inner if inner and all(name in order for name in inner) else [path]
 
+    # timm's models number their parameter groups by block; others have sequences.
     names: list[str] = []
     patterns = _patterns(model)
     for name, _ in model.named_modules():
-        matched = next((p for p in patterns if p.fullmatch(name)), None)
-        if matched is not None:
+        pattern = next((p for p in patterns if p.fullmatch(name)), None)
+        if pattern is not None:
             # One number is a stage or a block; two are a block of a stage.
-            names += resolve(name) if matched.groups == 1 else [name]
+            names += resolve(name) if pattern.groups == 1 else [name]
     if not names:
-        children = list(model.named_children())
-        tops = [
-            path
-            for name, child in children
-            if isinstance(child, SEQUENCES)
-            for path in _elements(child, name)
-        ]
-        tops = tops or [name for name, child in children if _layers(child) > 1]
+        children = dict(model.named_children())
+        sequences = {name: child for name, child in children.items() if isinstance(child, SEQUENCES)}
+        tops = [path for name, child in sequences.items() for path in _elements(child, name)]
+        tops = tops or [name for name, child in children.items() if _layers(child) > 1]
         names = [name for top in tops for name in resolve(top)]
-    order = {call.module: i for i, call in enumerate(seen.calls)}
-    return sorted((name for name in dict.fromkeys(names) if name in gave), key=order.__getitem__)
+    return [name for name in order if name in names]
 
 
-def last_convolution(model: nn.Module, seen: Trace) -> str | None:
-    """The path of the last convolution that runs; None where only the image is convolved.
-
-    A convolution of a single position (a gate of squeeze-and-excitation, a classifier's layer) is passed
-    over where an earlier one works on a map. None too where the last one does not have a row an image, or
-    runs more than once.
-    """
+def last_convolution(model: nn.Module, traced: Trace) -> str | None:
+    """The path of the last convolution that runs, if it runs once with a row per image; not of the image."""
     convolutions = [
         call
-        for call in seen.calls
-        if isinstance(model.get_submodule(call.module), nn.Conv2d) and not _is_image(call.given, seen)
+        for call in traced.calls
+        if isinstance(model.get_submodule(call.module), nn.Conv2d) and not _is_image(call.input_shape, traced)
     ]
-    maps = [call for call in convolutions if call.given is None or math.prod(call.given[2:]) > 1]
+    # A gate of squeeze-and-excitation and a classifier's layer work on a single position.
+    maps = [call for call in convolutions if call.input_shape is None or math.prod(call.input_shape[2:]) > 1]
     last = next(reversed(maps or convolutions), None)
-    if last is None or last.given is None or sum(call.module == last.module for call in seen.calls) > 1:
-        return None
-    return last.module
+    return None if last is None or last.input_shape is None or last.module not in traced.once else last.module
 
 
 def _patterns(model: nn.Module) -> list[re.Pattern[str]]:
     """The patterns of `group_matcher` that number their groups, without the stem's."""
     matcher = getattr(model, "group_matcher", None)
     groups = matcher() if matcher is not None else None
-    if not isinstance(groups, Mapping):
-        return []
-    found = []
-    for group, given in groups.items():
-        if group != "stem" and given is not None:
+    patterns: list[re.Pattern[str]] = []
+    for group, pattern in groups.items() if isinstance(groups, Mapping) else ():
+        if group != "stem" and pattern is not None:
             # A pattern with a suffix joins the modules it fits to another group.
-            texts = [given] if isinstance(given, str) else [text for text, suffix in given if suffix is None]
-            found += [pattern for text in texts if (pattern := re.compile(text)).groups]
-    return found
+            pairs = [(pattern, None)] if isinstance(pattern, str) else pattern
+            patterns += [re.compile(text) for text, suffix in pairs if suffix is None]
+    return [pattern for pattern in patterns if pattern.groups]
 
 
 def _elements(sequence: nn.Module, path: str) -> Iterator[str]:
-    """The paths of what a sequence, or the sequences in it, hold that has several layers."""
+    """The paths of the elements of a sequence, and of the sequences in it, that have several layers."""
     for key, element in sequence.named_children():
         if _layers(element) > 1:
             deeper = list(_elements(element, f"{path}.{key}")) if isinstance(element, SEQUENCES) else []
@@ -244,60 +209,52 @@ def _layers(module: nn.Module) -> int:
 
 
 def _first_tensor(value: Any, rows: int) -> Tensor | None:
-    """`value`, or the first tensor in it, that has a row an image."""
+    """`value`, or the first tensor in it, that has a row per image."""
     values = value if isinstance(value, tuple | list) else (value,)
     return next(
         (v for v in values if isinstance(v, Tensor) and v.ndim in (2, 3, 4) and v.shape[0] == rows), None
     )
 
 
-def _shape(call: Call, of_input: bool) -> tuple[int, ...]:
-    return (call.given if of_input else call.gave) or ()
+def _shape(traced: Trace, reading: Reading) -> tuple[int, ...]:
+    call = traced.once[reading.module]
+    return (call.input_shape if reading.of_input else call.output_shape) or ()
 
 
-def _is_image(shape: tuple[int, ...] | None, seen: Trace) -> bool:
-    return shape is not None and len(shape) == 4 and shape[1] == seen.images[1]
+def _is_image(shape: tuple[int, ...] | None, traced: Trace) -> bool:
+    return shape is not None and len(shape) == 4 and shape[1] == traced.images[1]
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Where a map of a square image (N, a, b, c) has its channels: 1 or 3, None where a = b = c.
-
-    A map that is square on neither side is one of windows by tokens, with its channels last.
-    """
+    """Where a map of a square image (N, a, b, c) has its channels: 1 or 3, None where a = b = c."""
     _, a, b, c = shape
     if a == b == c:
         return None
-    return 1 if b == c else 3
+    return 1 if b == c else 3  # also 3 where no two sides are equal: a map of windows by tokens
 
 
 def _settle(
-    model: nn.Module, seen: Trace, wanted: Mapping[str, Reading], axes: Mapping[str, int | None]
+    model: nn.Module, traced: Trace, readings: Mapping[str, Reading], axes: Mapping[str, int | None]
 ) -> dict[str, int | None]:
-    """The axes again, with those that one image size leaves open found at another.
-
-    A model that takes no other size has them where most of its other maps have them.
-    """
-    batch, channels, size, _ = seen.images
+    """The axes again, with those that one image size leaves open found at another."""
+    batch, channels, size, _ = traced.images
     device = next(model.parameters()).device
     for other in (size - size // 4, size + 32):
         try:
-            calls = trace(model, torch.zeros(batch, channels, other, other, device=device)).calls
+            again = trace(model, torch.zeros(batch, channels, other, other, device=device))
+            shapes = {place: _shape(again, readings[place]) for place in axes}
         except REFUSALS:
             continue
-        again = {call.module: call for call in calls}
-        return {
-            place: axis or _channel_axis(_shape(again[wanted[place].module], wanted[place].of_input))
-            for place, axis in axes.items()
-        }
-    known = Counter(axis for axis in axes.values() if axis is not None)
-    usual = known.most_common(1)[0][0] if known else 1
+        return {place: axis or _channel_axis(shapes[place]) for place, axis in axes.items()}
+    # A model that takes no other size has them where most of its other maps have them.
+    counts = Counter(axis for axis in axes.values() if axis is not None)
+    usual = counts.most_common(1)[0][0] if counts else 1
     return {place: axis or usual for place, axis in axes.items()}
 
 
 def _with_layout(model: nn.Module, reading: Reading, shape: tuple[int, ...], axis: int | None) -> Reading:
     if len(shape) == 4:
-        layout: Layout = "map-last" if axis == 3 else "map"
-        return Reading(reading.module, layout, of_input=reading.of_input)
+        return replace(reading, layout="map-last" if axis == 3 else "map")
     if len(shape) == 2:
         return reading
     by_class = getattr(model, "global_pool", None) == "token"
@@ -307,5 +264,6 @@ def _with_layout(model: nn.Module, reading: Reading, shape: tuple[int, ...], axi
     rest = shape[1] - prefix
     if rest < 1 or math.isqrt(rest) ** 2 != rest:
         prefix = 0
-    layout = "token" if by_class and prefix else "tokens"
-    return Reading(reading.module, layout, 0 if layout == "token" else prefix, reading.of_input)
+    if by_class and prefix:
+        return replace(reading, layout="token")
+    return replace(reading, layout="tokens", prefix=prefix)

@@ -83,11 +83,7 @@ class TinyResNet(Encoder):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to a shortcut.
-
-    The shortcut is the identity where the shape allows it and a strided 1x1 convolution elsewhere. Returns
-    the block's output and the input of its second convolution. The second batch norm starts at zero.
-    """
+    """Two 3x3 convolutions with batch norm, the second started at zero, added to a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -109,16 +105,10 @@ class BasicBlock(nn.Module):
 
 
 class SubsampledConv(nn.Conv2d):
-    """A 1x1 convolution of every `every`-th pixel, the same map as one of that stride.
+    """A 1x1 convolution of every `every`-th pixel, the same map as one of that stride."""
 
-    Written as a stride, its gradient writes beyond its memory on CPUs without AVX-512, with channels last and
-    fewer than 8 of them (oneDNN in torch 2.15).
-
-    >>> conv = SubsampledConv(3, 4, every=2)
-    >>> x = torch.rand(2, 3, 8, 8)
-    >>> torch.allclose(conv(x), F.conv2d(x, conv.weight, stride=2), atol=1e-6)
-    True
-    """
+    # As a stride, its gradient writes beyond its memory on CPUs without AVX-512, with channels last and fewer
+    # than 8 of them (oneDNN in torch 2.15).
 
     def __init__(self, in_channels: int, out_channels: int, every: int):
         super().__init__(in_channels, out_channels, 1, bias=False)

@@ -29,11 +29,16 @@ SECOND_CHOICE = ("ema", "encoder_k", "momentum", "student", "target")
 COMPUTED = ("attn_mask", "num_batches_tracked", "relative_position_index")
 
 
-# What torch's reader lets pass of a file that is damaged.
+# What torch's reader raises for a damaged file; a wrong length asks for more memory than there is.
 _DAMAGE = (
     *(RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError),
-    *(ArithmeticError, AssertionError, struct.error),
+    *(ArithmeticError, AssertionError, struct.error, MemoryError),
 )
+_KINDS = ", ".join((".safetensors", *TORCH_SUFFIXES))
+
+
+# Name -> the shapes that it has in a file and that are needed.
+_Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,16 @@ def read_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} is no file; name a file of weights ({_kinds()}).")
+        raise DataError(f"{path} is not a file; name a file of weights ({_KINDS}).")
     if path.suffix == ".safetensors":
-        found = _read_safetensors(path)
+        weights = _read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
-        found = Weights(dict(_flat(_read_torch(path))), {})
+        weights = Weights(dict(_flat(_read_torch(path))), {})
     else:
-        raise DataError(f"{path} ends in none of {_kinds()}; convert it to safetensors.")
-    if not found.tensors:
+        raise DataError(f"{path} ends in none of {_KINDS}; convert it to safetensors.")
+    if not weights.tensors:
         raise DataError(f"{path} holds no named tensors; give a state dict, saved as safetensors.")
-    return found
+    return weights
 
 
 def plain_state(encoder: Encoder) -> dict[str, Tensor]:
@@ -105,30 +110,30 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     Raises DataError for a file that cannot be read (see `read_weights`), UsageError for one that does not
     fit: a tensor missing, of another shape, or of a part that the encoder does not have.
     """
-    path = Path(path)
     weights = read_weights(path)
     tensors = weights.tensors | _statistics(weights.metadata)
     state = encoder.state_dict()
     root = getattr(encoder, "library_root", "")
-    wanted = {
-        name.removeprefix(root): tensor for name, tensor in state.items() if name not in ("mean", "std")
-    }
-    prefix, found = _best_reading(tensors, wanted)
-    chosen = {root + name: source for name, source in found.items()}
+    needed = {name: tensor for name, tensor in plain_state(encoder).items() if name not in ("mean", "std")}
+    prefix, sources = _best_reading(tensors, needed)
+    chosen = {root + name: source for name, source in sources.items()}
     # Our own files hold the mean and spread beside the model.
     owner = prefix.removesuffix(root) if prefix.endswith(root) else prefix
-    given = [name for name in ("mean", "std") if name in state and owner + name in tensors]
-    if len(given) == 2 and all(tensors[owner + name].ndim == 4 for name in given):
-        chosen |= {name: owner + name for name in ("mean", "std")}
-    misfit = _misfit(tensors, wanted, prefix, found)
+    statistics = [name for name in ("mean", "std") if name in state and owner + name in tensors]
+    if len(statistics) == 2 and all(tensors[owner + name].ndim == 4 for name in statistics):
+        chosen |= {name: owner + name for name in statistics}
+    missing = [name for name in needed if name not in sources and not name.endswith("num_batches_tracked")]
+    beyond = _beyond(tensors, needed, prefix, set(sources.values()))
     shapes = {
-        name: (tuple(tensors[source].shape), tuple(state[name].shape))
+        name.removeprefix(root): (tuple(tensors[source].shape), tuple(state[name].shape))
         for name, source in chosen.items()
         if tensors[source].shape != state[name].shape
     }
-    if misfit.missing or misfit.beyond or shapes:
-        named = {name.removeprefix(root): pair for name, pair in shapes.items()}
-        raise UsageError(_sentence(path, encoder, len(wanted), misfit, named))
+    if faults := _faults(len(needed), missing, beyond, shapes):
+        remedy = f"give weights of {encoder.name}, or name the encoder that they are of"
+        if root and not missing and not beyond:
+            remedy = _input_remedy(encoder, shapes) or remedy
+        raise UsageError(f"{Path(path).name} does not fit {encoder.name}: {', '.join(faults)}; {remedy}.")
     encoder.load_state_dict({name: tensors[source] for name, source in chosen.items()}, strict=False)
     used = set(chosen.values())
     return Loaded(len(chosen), tuple(name for name in tensors if name not in used))
@@ -136,38 +141,28 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
 
 def _statistics(metadata: Mapping[str, str]) -> dict[str, Tensor]:
     """Mean and spread as our exported files carry them: lists beside the tensors."""
-    found = {}
-    for name in ("mean", "std"):
-        try:
-            values = torch.tensor(json.loads(metadata.get(name, "")), dtype=torch.float32)
-        except (ValueError, TypeError):
-            return {}
-        found[name] = values.reshape(1, -1, 1, 1)
-    return found
+    try:
+        lists = {name: json.loads(metadata.get(name, "")) for name in ("mean", "std")}
+        tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in lists.items()}
+        return {name: tensor.reshape(1, -1, 1, 1) for name, tensor in tensors.items()}
+    except (ValueError, TypeError):
+        return {}
 
 
-@dataclass(frozen=True)
-class _Misfit:
-    missing: tuple[str, ...]
-    beyond: tuple[str, ...]
-
-
-def _best_reading(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
-    """The prefix under which most of the `wanted` lie, and their names in the file: wanted -> file."""
+def _best_reading(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
+    """The prefix under which most of what is `needed` lies, and where: needed name -> name in the file."""
     readings: dict[tuple[str, bool], dict[str, str]] = defaultdict(dict)
     for source in tensors:
         for prefix, listed, name in _readings_of(source):
-            if name in wanted:
+            if name in needed:
                 readings[prefix, listed][name] = source
-    if not readings:
-        return "", {}
 
-    def merit(prefix: str, found: dict[str, str]) -> tuple[int, int, bool]:
-        fitting = sum(tensors[source].shape == wanted[name].shape for name, source in found.items())
-        return fitting, len(found), not any(word in prefix for word in SECOND_CHOICE)
+    def merit(prefix: str, sources: dict[str, str]) -> tuple[int, int, bool]:
+        fitting = sum(tensors[source].shape == needed[name].shape for name, source in sources.items())
+        return fitting, len(sources), not any(word in prefix for word in SECOND_CHOICE)
 
-    (prefix, _), found = max(readings.items(), key=lambda reading: merit(reading[0][0], reading[1]))
-    return prefix, found
+    pairs = [(prefix, sources) for (prefix, _), sources in readings.items()]
+    return max(pairs, key=lambda pair: merit(*pair), default=("", {}))
 
 
 def _readings_of(source: str) -> Iterator[tuple[str, bool, str]]:
@@ -180,73 +175,57 @@ def _readings_of(source: str) -> Iterator[tuple[str, bool, str]]:
             yield prefix, True, ".".join([RESNET_CHILDREN[parts[cut]], *parts[cut + 1 :]])
 
 
-def _misfit(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str, found: Mapping[str, str]
-) -> _Misfit:
-    """What the file lacks, and what it has of a larger model: `layer1.2` beside `layer1.0` and `layer1.1`."""
-    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    bodies = {name.partition(".")[0] for name in wanted} - set(CLASSIFIERS)
-    used = set(found.values())
-    names = {source: _own_name(source, prefix) for source in tensors if source.startswith(prefix)}
-    beyond = [
-        name
-        for source, name in names.items()
-        if source not in used and name.partition(".")[0] in bodies and not name.endswith(COMPUTED)
-    ]
-    return _Misfit(tuple(missing), tuple(beyond))
+def _beyond(
+    tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], prefix: str, used: set[str]
+) -> list[str]:
+    """What a file has of a larger model: `layer1.2` beside `layer1.0` and `layer1.1`."""
+    bodies = {name.partition(".")[0] for name in needed} - set(CLASSIFIERS)
+    beyond = []
+    for source in tensors:
+        if source.startswith(prefix) and source not in used:
+            first, dot, rest = source.removeprefix(prefix).partition(".")
+            name = RESNET_CHILDREN.get(first, first) + dot + rest
+            if name.partition(".")[0] in bodies and not name.endswith(COMPUTED):
+                beyond.append(name)
+    return beyond
 
 
-def _own_name(source: str, prefix: str) -> str:
-    first, dot, rest = source.removeprefix(prefix).partition(".")
-    return RESNET_CHILDREN.get(first, first) + dot + rest
-
-
-def _sentence(
-    path: Path,
-    encoder: Encoder,
-    needed: int,
-    misfit: _Misfit,
-    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
-) -> str:
+def _faults(needed: int, missing: list[str], beyond: list[str], shapes: _Shapes) -> list[str]:
+    """What keeps a file from fitting, each with its first names."""
     faults = []
-    if misfit.missing:
-        faults.append(f"{len(misfit.missing)} of {needed} tensors are missing ({_some(misfit.missing)})")
+    if missing:
+        faults.append(f"{len(missing)} of {needed} tensors are missing ({_some(missing)})")
     if shapes:
-        listed = [f"{name} is {_by(has)}, needed {_by(needs)}" for name, (has, needs) in shapes.items()]
-        faults.append(
-            f"{len(shapes)} {'has' if len(shapes) == 1 else 'have'} another shape ({_some(listed)})"
-        )
-    if misfit.beyond:
-        faults.append(f"{len(misfit.beyond)} belong to a larger model ({_some(misfit.beyond)})")
-    remedy = f"give weights of {encoder.name}, or name the encoder that they are of"
-    alone = encoder.library_root and not misfit.missing and not misfit.beyond
-    if alone and (options := _input_options(shapes)):
-        given = {part.partition("=")[0]: part for part in encoder.spec.split(",")[1:]}
-        changed = {part.partition("=")[0]: part for part in options.values()}
-        spec = ",".join([encoder.name, *(given | changed).values()])
-        remedy = f"write {spec} {' and '.join(options)}"
-    return f"{path.name} does not fit {encoder.name}: {', '.join(faults)}; {remedy}."
+        texts = [f"{name} is {_by(has)}, needed {_by(needs)}" for name, (has, needs) in shapes.items()]
+        faults.append(f"{len(shapes)} {'has' if len(shapes) == 1 else 'have'} another shape ({_some(texts)})")
+    if beyond:
+        faults.append(f"{len(beyond)} belong to a larger model ({_some(beyond)})")
+    return faults
 
 
-def _input_options(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, str]:
-    """What would make the first convolution fit, where it alone has another shape: purpose -> option."""
-    options: dict[str, str] = {}
+def _input_remedy(encoder: Encoder, shapes: _Shapes) -> str | None:
+    """The spec that makes the first convolution fit, where it alone has another shape."""
+    options = _input_options(shapes)
+    own, changed = (
+        {part.partition("=")[0]: part for part in parts}
+        for parts in (encoder.spec.split(",")[1:], options.values())
+    )
+    spec = ",".join([encoder.name, *(own | changed).values()])
+    return f"write {spec} {' and '.join(options)}" if options else None
+
+
+def _input_options(shapes: _Shapes) -> dict[str, str]:
+    """Purpose -> option of each change to the first convolution; none where that is not all it takes."""
     weights = [pair for name, pair in shapes.items() if name not in ("mean", "std")]
-    if len(weights) != 1:
-        return options
+    if len(weights) != 1 or any(len(shape) != 4 for shape in weights[0]):
+        return {}
     has, needs = weights[0]
-    if len(has) != 4 or len(needs) != 4 or has[0] != needs[0]:
-        return options
-    if has[1] != needs[1]:
-        if needs[1] != 1:
-            return {}
-        options["to repeat the grey channel"] = f"channels={has[1]}"
-    stems = {(7, 7): "standard", (3, 3): "small"}
-    if has[2:] != needs[2:]:
-        if has[2:] not in stems or needs[2:] not in stems:
-            return {}
-        options[f"for its {has[2]}x{has[3]} stem"] = f"stem={stems[has[2:]]}"
-    return options
+    stems: dict[tuple[int, ...], str] = {(7, 7): "standard", (3, 3): "small"}
+    grey, stem = has[1] != needs[1], has[2:] != needs[2:]
+    if has[0] != needs[0] or (grey and needs[1] != 1) or (stem and not {has[2:], needs[2:]} <= set(stems)):
+        return {}
+    options = {"to repeat the grey channel": f"channels={has[1]}"} if grey else {}
+    return options | ({f"for its {has[2]}x{has[3]} stem": f"stem={stems[has[2:]]}"} if stem else {})
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -267,10 +246,9 @@ def _read_torch(path: Path) -> Any:
             raise _unreadable(path, "not a file of torch.save", "convert it to safetensors") from None
         reason = f"it holds Python objects such as {foreign[1]}, and nothing is unpickled"
         raise _unreadable(path, reason, "convert its tensors to safetensors") from None
-    except (*_DAMAGE, MemoryError) as error:  # a wrong length asks for more memory than there is
-        raise _unreadable(
-            path, f"damaged: {error!r}", "copy it again, or convert it to safetensors"
-        ) from None
+    except _DAMAGE as error:
+        remedy = "copy it again, or convert it to safetensors"
+        raise _unreadable(path, f"damaged: {error!r}", remedy) from None
 
 
 def _unreadable(path: Path, reason: str, remedy: str) -> DataError:
@@ -287,11 +265,7 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
                 yield from _flat(value, f"{prefix}{key}.")
 
 
-def _kinds() -> str:
-    return ", ".join((".safetensors", *TORCH_SUFFIXES))
-
-
-def _some(texts: "list[str] | tuple[str, ...]") -> str:
+def _some(texts: list[str]) -> str:
     return ", ".join([*texts[:2], *(["..."] if len(texts) > 2 else [])])
 
 

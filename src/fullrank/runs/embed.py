@@ -20,17 +20,14 @@ from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.files import write_whole
 from fullrank.places import Place, collect_features
 from fullrank.runs.build import load_data
-from fullrank.runs.run import ENCODER_FILE, Run, load
+from fullrank.runs.run import ENCODER_FILE, Run, opened
 
 BATCH = 512
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Features (N, D_p) float32 with their labels (N,) int64, -1 where unlabelled, and what they are.
-
-    `notes` say how they were made: place, data, split, encoder, head, the classes as JSON.
-    """
+    """Features (N, D_p) float32, their labels (N,) int64, -1 where unlabelled, and how they were made."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -73,12 +70,8 @@ def embed(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS, "a source has 'train' and 'test'")
-    target = None if out is None else check_out(out, _WRITERS)
-    if target is not None and target.suffix == ".npy":
-        check_free(labels_path(target))
-    if target is not None and target.suffix == ".parquet":
-        check_extra("parquet", ("pyarrow",), "Writing .parquet")
-    run = run if isinstance(run, Run) else load(run, imports=imports)
+    target = None if out is None else _checked_target(out)
+    run = opened(run, imports)
     images = _images(run, data, SPLITS[SPLITS.index(split)])
     with on_accelerator(run.encoder, run.head):
         features = collect_features(run.encoder, run.head, images.batches(BATCH), [place])[place].numpy()
@@ -90,8 +83,17 @@ def embed(
     return features
 
 
+def _checked_target(out: str | Path) -> Path:
+    target = check_out(out, _WRITERS)
+    if target.suffix == ".npy":
+        check_free(labels_path(target))
+    if target.suffix == ".parquet":
+        check_extra("parquet", ("pyarrow",), "Writing .parquet")
+    return target
+
+
 def _images(run: Run, data: str | None, split: Split) -> ImageSet:
-    """The images of `split` as the run's encoder takes them; DataError for another number of channels."""
+    """The images of `split` as the run's encoder takes them."""
     if data is None:
         return load_data(run.recipe)[SPLITS.index(split)]
     size, channels = input_shape(run)
@@ -125,8 +127,8 @@ def check_out(out: str | Path, endings: Collection[str]) -> Path:
     """`out` as a path if a file can be made there; UsageError for another ending or a file that exists."""
     path = Path(out)
     if path.suffix not in endings:
-        known = " or ".join(endings)
-        raise UsageError(f"{path} ends in {path.suffix or 'nothing'!r}, but needs {known}; rename it so.")
+        needed = " or ".join(endings)
+        raise UsageError(f"{path} ends in {path.suffix or 'nothing'!r}, but needs {needed}; rename it so.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent} to put {path.name} in; make it first.")
     return check_free(path)
@@ -154,15 +156,11 @@ def labels_path(path: Path) -> Path:
 
 
 def _write_npy(path: Path, embedded: Embedded) -> None:
-    if (embedded.labels >= 0).any():
-        write_whole(labels_path(path), _npy(embedded.labels))
-    write_whole(path, _npy(embedded.features))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    return content.getvalue()
+    labels = {labels_path(path): embedded.labels} if (embedded.labels >= 0).any() else {}
+    for target, array in (labels | {path: embedded.features}).items():
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        write_whole(target, content.getvalue())
 
 
 def _write_safetensors(path: Path, embedded: Embedded) -> None:

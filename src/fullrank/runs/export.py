@@ -4,7 +4,7 @@ import copy
 import io
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fullrank.encoders import Encoder, plain_state
+from fullrank.encoders import plain_state
 from fullrank.errors import DataError, UsageError
 from fullrank.files import write_whole
 from fullrank.places import collect_features, read_places
 from fullrank.runs.embed import check_extra, check_free, check_out, describe, input_shape
-from fullrank.runs.run import Run, load
+from fullrank.runs.run import Run, opened
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -46,7 +46,7 @@ def export(
     fullrank.errors.UsageError: digits.pth ends in '.pth', but needs .safetensors or .onnx; rename it so.
     """
     target = check_out(out, (".safetensors", ".onnx"))
-    run = run if isinstance(run, Run) else load(run, imports=imports)
+    run = opened(run, imports)
     if target.suffix == ".safetensors":
         return export_weights(run, target, place=place)
     export_onnx(run, target, place=place)
@@ -81,14 +81,16 @@ def export_weights(run: str | Path | Run, path: str | Path, *, place: str = "h")
     """
     target = check_out(path, (".safetensors",))
     head_target = check_free(target.with_suffix(".head.safetensors"))
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     check_place(run, place)
-    notes = {"format": "pt"} | describe_encoder(run, place) | library_lines(run.encoder)
-    files = [target]
-    if weights := _savable(run.head.state_dict()):
-        write_whole(head_target, save(weights, notes))
-        files.append(head_target)
-    write_whole(target, save(_savable(plain_state(run.encoder)), notes))
+    notes = {"format": "pt"} | describe_encoder(run, place)
+    if hasattr(run.encoder, "library_lines"):
+        notes |= run.encoder.library_lines()
+    parts = {target: plain_state(run.encoder), head_target: run.head.state_dict()}
+    files = [path for path in parts if path == target or parts[path]]
+    for path in reversed(files):
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in parts[path].items()}
+        write_whole(path, save(weights, notes))
     return files
 
 
@@ -110,11 +112,11 @@ def export_onnx(run: str | Path | Run, path: str | Path, *, place: str = "h") ->
     """
     target = check_out(path, (".onnx",))
     check_extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "Writing ONNX")
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     check_place(run, place)
     check_onnx_size(run)
     size, channels = input_shape(run)
-    model = Reader(copy.deepcopy(run.encoder), copy.deepcopy(run.head), place).cpu().eval()
+    model = FeatureReader(copy.deepcopy(run.encoder), copy.deepcopy(run.head), place).cpu().eval()
     proto = to_onnx(model, torch.zeros(2, channels, size, size))
     difference = max_difference(model, proto.SerializeToString(), (channels, size, size))
     if not difference <= TOLERANCE:  # NaN too
@@ -133,7 +135,7 @@ def export_onnx(run: str | Path | Run, path: str | Path, *, place: str = "h") ->
     return difference
 
 
-class Reader(nn.Module):
+class FeatureReader(nn.Module):
     """Images (N, C, H, W) in 0 to 1 -> the features (N, D_p) at one place, as a module."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module, place: str):
@@ -141,17 +143,14 @@ class Reader(nn.Module):
         self.encoder, self.head, self.place = encoder, head, place
 
     def forward(self, images: Tensor) -> Tensor:
-        """The features (N, D_p) of `images`."""
+        """The features of `images`."""
         return read_places(self.encoder, self.head, images, [self.place])[self.place]
 
 
 def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
-    """A module of one input and one output as an ONNX model whose first axis is free.
-
-    Raises DataError for a module that torch cannot translate.
-    """
+    """A module of one input and one output as an ONNX model whose first axis is free."""
     try:
-        # The exporter tells of its progress and draws whole graphs; what matters is in its exception.
+        # The exporter prints its progress and whole graphs; what matters is in its exception.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -165,9 +164,8 @@ def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
             )
     except torch.onnx.OnnxExporterError as error:
         reason = _short(error.__cause__ or error)
-        raise DataError(
-            f"This model cannot be written as ONNX ({reason}); write .safetensors instead."
-        ) from None
+        message = f"This model cannot be written as ONNX ({reason}); write .safetensors instead."
+        raise DataError(message) from None
     proto = cast(torch.onnx.ONNXProgram, program).model_proto
     for node in proto.graph.node:
         node.ClearField("metadata_props")  # stack traces, with the paths of this machine
@@ -176,22 +174,13 @@ def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
 
 @torch.no_grad()
 def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -> float:
-    """The largest difference of an ONNX model's features from `model`'s, over the largest of these.
-
-    It is taken over random images (n, *shape) in 0 to 1, in batches of 1 and of 5. Raises DataError for a
-    model that onnxruntime cannot run on them.
-    """
+    """The largest difference from `model`'s features, over the largest of these, on batches of 1 and 5."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    # They have no parent of their own, and no other home.
-    refusals = (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
+    # They have no parent of their own, and are defined nowhere else.
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    refusals = tuple(getattr(state, name) for name in names)
     generator = torch.Generator().manual_seed(0)
     differences = []
     try:
@@ -199,13 +188,12 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
         for count in CHECKED_BATCHES:
             images = torch.rand(count, *shape, generator=generator)
             expected = model(images)
-            found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+            features = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
             tiny = torch.finfo(expected.dtype).tiny
-            differences.append((found - expected).abs().max() / expected.abs().max().clamp_min(tiny))
+            differences.append((features - expected).abs().max() / expected.abs().max().clamp_min(tiny))
     except refusals as error:
-        raise DataError(
-            f"onnxruntime cannot run the ONNX model ({_short(error)}); write .safetensors instead."
-        ) from None
+        message = f"onnxruntime cannot run the ONNX model ({_short(error)}); write .safetensors instead."
+        raise DataError(message) from None
     return float(torch.stack(differences).max())
 
 
@@ -227,19 +215,6 @@ def describe_encoder(run: Run, place: str) -> dict[str, str]:
     return describe(run, place) | notes
 
 
-def library_lines(encoder: Encoder) -> dict[str, str]:
-    """The lines that give the library's `model` the same form before it loads, where an encoder names any.
-
-    >>> from fullrank import encoder
-    >>> library_lines(encoder("resnet18", image_size=32))["stem"]
-    'model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False); model.maxpool = torch.nn.Identity()'
-    >>> library_lines(encoder("resnet18", image_size=96))
-    {}
-    """
-    lines: dict[str, str] = encoder.library_lines() if hasattr(encoder, "library_lines") else {}
-    return lines
-
-
 def check_place(run: Run, place: str) -> None:
     """Raise UsageError for a place that the run's model does not have."""
     size, channels = input_shape(run)
@@ -259,7 +234,3 @@ def check_onnx_size(run: Run) -> None:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")[:200]
-
-
-def _savable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

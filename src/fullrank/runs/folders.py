@@ -33,10 +33,7 @@ def slug(text: str) -> str:
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:
-    """Raise UsageError unless `recipe` may write into `folder`: an empty one, or with `resume` its own.
-
-    Its own is one whose recipe is the same in all keys but those that are `free`.
-    """
+    """Raise UsageError unless `folder` is empty, or with `resume` of the same recipe but for `free` keys."""
     if not folder.is_dir() or _is_bare(folder):
         return
     if not resume:
@@ -46,14 +43,12 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
     stored = folder / RECIPE_FILE
     if not stored.is_file():
         raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
-    old, new = Recipe.resolve(stored).model_dump(), recipe.model_dump()
-    differences = _differences(old, new)
-    if difference := next((found for found in differences if found[0].split(".")[0] not in free), None):
-        key, before, now = difference
-        raise UsageError(
-            f"{folder} was started with {key}={before!r}, but this recipe says {now!r}; "
-            "resume with the same recipe, or name another --out."
-        )
+    for key, before, now in _differences(Recipe.resolve(stored).model_dump(), recipe.model_dump()):
+        if key.split(".")[0] not in free:
+            raise UsageError(
+                f"{folder} was started with {key}={before!r}, but this recipe says {now!r}; "
+                "resume with the same recipe, or name another --out."
+            )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -81,7 +76,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def check_free(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """The same once the folder is locked: who held it before may have begun or finished a run there."""
+    """The same once the folder is locked: its holder before may have begun or finished a run there."""
     check_folder(folder, recipe, resume)
     if (folder / RECORD_FILE).is_file():
         raise UsageError(
@@ -109,16 +104,16 @@ def room_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         if not disk_is_full(error):
             raise
-        kept = next((path.name for path in checkpoints_in(folder)), None)
+        names = [path.name for path in checkpoints_in(folder)]
         raise FullDiskError(
             f"The disk has no room for {error.filename or folder}; "
-            f"{f'the checkpoint {kept} is kept' if kept else 'no checkpoint was written yet'}, and once "
+            f"{f'the checkpoint {names[0]} is kept' if names else 'no checkpoint was written yet'}, and once "
             f"there is room the same command with --out {folder} --resume goes on from there."
         ) from None
 
 
 def list_bad_images(folder: Path, bad: Mapping[str, str]) -> None:
-    """Write what images could not be decoded, and why, into the folder of a run, where there are any."""
+    """List the images that could not be decoded, and why, in the folder of a run."""
     if not bad:
         return
     path = folder / BAD_IMAGES_FILE
@@ -134,32 +129,23 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _is_bare(folder: Path) -> bool:
-    """Whether a folder holds nothing, or what a run leaves that was killed before it wrote its recipe."""
-    left = {folder / CHECKPOINTS, folder / LOCK_FILE, *_parts(folder)}
-    inside = (folder / CHECKPOINTS).iterdir() if (folder / CHECKPOINTS).is_dir() else ()
-    return left.issuperset([*folder.iterdir(), *inside])
+    """Whether a folder holds at most what a run leaves that was killed before it wrote its recipe."""
+    leftovers = {folder / CHECKPOINTS, folder / LOCK_FILE, *_parts(folder)}
+    return leftovers.issuperset([*folder.iterdir(), *(folder / CHECKPOINTS).glob("*")])
 
 
 def checkpoint_path(folder: Path, number: int, kind: str = "step") -> Path:
-    """Where the checkpoint of a step (or of another `kind`) belongs; `save_state` adds a checksum.
-
-    >>> print(checkpoint_path(Path("run"), 40).name)
-    step-00000040.ckpt
-    """
+    """Where the checkpoint of a step (or of another `kind`) belongs; `save_state` adds a checksum."""
     return folder / CHECKPOINTS / f"{kind}-{number:08d}.ckpt"
 
 
 def checkpoints_in(folder: Path, kind: str = "step") -> list[Path]:
     """The checkpoints of one kind in the folder of a run, newest first, whole or damaged."""
-    known = re.compile(rf"{re.escape(kind)}-\d+-[0-9a-f]{{8}}\.ckpt")
-    found = [path for path in (folder / CHECKPOINTS).glob(f"{kind}-*") if known.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (number_of(path), path.name), reverse=True)
+    name = re.compile(rf"{re.escape(kind)}-\d+-[0-9a-f]{{8}}\.ckpt")
+    paths = [path for path in (folder / CHECKPOINTS).glob(f"{kind}-*") if name.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (number_of(path), path.name), reverse=True)
 
 
 def number_of(path: Path) -> int:
-    """The step, or whatever is counted, that a checkpoint is of.
-
-    >>> number_of(Path("checkpoints/step-00000040-5f3c9a1e.ckpt"))
-    40
-    """
+    """The step, or whatever is counted, of a checkpoint: 40 for `step-00000040-5f3c9a1e.ckpt`."""
     return int(path.stem.split("-")[-2])

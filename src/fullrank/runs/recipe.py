@@ -5,18 +5,17 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
     ValidationError,
     ValidationInfo,
+    field_serializer,
+    field_validator,
 )
 
 from fullrank.data import SOURCES
@@ -27,6 +26,7 @@ from fullrank.files import is_file
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
 from fullrank.registry import Registry
+from fullrank.runs.settings import settings_of
 from fullrank.specs import Spec
 from fullrank.views import VIEWS
 
@@ -45,14 +45,12 @@ LOGGERS = {
     "comet": "CometLogger",
     "litlogger": "LitLogger",
 }
-
-
 # What is built here; any other name is timm's.
 OWN_OPTIMIZERS = ("adamw", "sgd", "lars")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of plain values, each written out: a few aliases of aliases would make gigabytes of one line."""
+    """YAML without aliases: a few aliases of aliases would make gigabytes of one line."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -63,27 +61,21 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _known_logger(name: str) -> str:
-    if name not in LOGGERS:
-        raise unknown_name("logger", name, LOGGERS, f"Lightning has {', '.join(LOGGERS)}")
-    return name
-
-
-def _parsed_by(registry: Registry) -> PlainValidator:
-    """A field that holds a parsed spec of a family; what stands in a file imports nothing."""
-
-    def parsed(value: Any, info: ValidationInfo) -> Spec:
-        if not isinstance(value, str) and not callable(value):
-            raise ValueError(
-                f"a {registry.kind} is named by a word; `fullrank list {registry.room}` shows all"
-            )
-        return registry.parse(value, from_file=info.context == _FROM_FILE)
-
-    return PlainValidator(parsed)
-
-
+# The keys that name a part, and where its specs are registered.
+_REGISTRIES: dict[str, Registry] = {
+    "data": SOURCES,
+    "views": VIEWS,
+    "encoder": ENCODERS,
+    "head": HEADS,
+    "objective": OBJECTIVES,
+}
 _FROM_FILE = {"from_file": True}
-_AS_TEXT = PlainSerializer(str, return_type=str)
+
+
+def _spec(key: str, meaning: str, default: str | None = None) -> Any:
+    registry = _REGISTRIES[key]
+    spec = ... if default is None else registry.parse(default)
+    return Field(spec, description=f"{meaning} (`fullrank list {registry.room}`).")
 
 
 class _Part(BaseModel):
@@ -93,42 +85,45 @@ class _Part(BaseModel):
 class Optimizer(_Part):
     """How the weights move: linear warm-up, then cosine to `floor` times the rate, both per step.
 
-    `name` is adamw, sgd, lars or any name of timm's factory (`timm.optim.list_optimizers()`). `lr` is used as
-    it is, whatever the batch size; `warmup` is the share of the run in which it rises. Norms, biases and
-    other 1-d parameters have no decay and, under lars, no adaptation. `momentum` belongs to optimizers that
-    have one, `trust` (P1's eta) to lars alone. A gradient whose norm over all parameters is above `clip` is
-    shortened to it. A function that was given in Python is called by its module and name, and makes the
-    optimizer from the weight decay alone: `lr`, `momentum` and `trust` are then not used.
+    Norms, biases and other 1-d parameters have no decay and, under lars, no adaptation. A function that was
+    given in Python is called by its module and name, and makes the optimizer from the weight decay alone:
+    `lr`, `momentum` and `trust` are then not used.
     """
 
-    name: str = Field("adamw", pattern=r"^[A-Za-z_][\w.:]*$")
-    lr: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    trust: float = Field(1e-3, gt=0)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    floor: float = Field(0.0, ge=0, le=1)
-    clip: float | None = Field(None, gt=0)
+    name: str = Field(
+        "adamw",
+        pattern=r"^[A-Za-z_][\w.:]*$",
+        description="adamw, sgd, lars, or any name in `timm.optim.list_optimizers()`.",
+    )
+    lr: float = Field(3e-3, gt=0, description="The learning rate, used as it is whatever the batch size.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, for optimizers that have one.")
+    trust: float = Field(1e-3, gt=0, description="The trust coefficient of lars (P1's eta).")
+    warmup: float = Field(0.1, ge=0, lt=1, description="The share of the run in which the rate rises.")
+    floor: float = Field(0.0, ge=0, le=1, description="The rate at the end, as a share of `lr`.")
+    clip: float | None = Field(
+        None, gt=0, description="The norm over all parameters to which a larger gradient is scaled down."
+    )
 
 
 class Engine(_Part):
-    """How the step is computed; none of it is meant to change what is learnt, beyond rounding.
+    """How the step is computed; none of it is meant to change what is learnt, beyond rounding."""
 
-    `precision` is that of a GPU; a CPU always computes in 32 bits, for in 16 it is far slower.
-    `accumulate` adds the gradients of so many batches before each update: the negatives of a contrastive
-    loss still come from one batch, so it is not a larger batch. `logger` is a logger of Lightning
-    (`csv`, `tensorboard`, `wandb`, ...), which gets every curve beside our own `metrics.csv`. Several GPUs
-    have batch statistics in common with `sync_batchnorm`; CPUs cannot have them. The last
-    `keep_checkpoints` stay on the disk: should the newest be damaged, the one before it is used.
-    """
-
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    accumulate: int = Field(1, ge=1)
-    channels_last: bool = False
-    compile: bool = False
-    sync_batchnorm: bool = True
-    logger: Annotated[str, AfterValidator(_known_logger)] | None = None
-    keep_checkpoints: int = Field(2, ge=1)
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
+        "32-true", description="The precision on a GPU; a CPU always computes in 32 bits."
+    )
+    accumulate: int = Field(
+        1, ge=1, description="Batches whose gradients are added up; the negatives still come from one batch."
+    )
+    channels_last: bool = Field(False, description="Keep the encoder's weights channels last in memory.")
+    compile: bool = Field(False, description="Compile the encoder with `torch.compile`.")
+    sync_batchnorm: bool = Field(
+        True, description="Share batch statistics between several GPUs; CPUs cannot share them."
+    )
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = Field(
+        None, description="A logger of Lightning, beside `metrics.csv`."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep, in case the newest is damaged.")
 
 
 class SGDProbe(_Part):
@@ -136,60 +131,81 @@ class SGDProbe(_Part):
 
     Cosine per epoch; the weights start at N(0, 0.01), the bias at 0. It is scored after each epoch on the
     test images, and both the last epoch and the best one are recorded: the best is chosen on the test
-    images themselves, as P1 does.
+    images themselves, as P1 does. A recipe has no such probe until one of these keys is set.
 
-    Source: P1, authors' code (PAPERS P1.6).
+    Source: P1's published code.
     """
 
-    epochs: int = Field(100, ge=1)
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-6, ge=0)
-    batch_size: int = Field(256, ge=2)
+    epochs: int = Field(100, ge=1, description="Passes over the training images.")
+    lr: float = Field(0.1, gt=0, description="The learning rate at the start.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
+    weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
+    batch_size: int = Field(256, ge=2, description="Images per step.")
 
 
 class Recipe(_Part):
     """All that defines a run; two equal recipes give the same record on one machine.
 
-    Of the training images, `classes` keeps those of a class list, `fraction` that share of each class, and
-    `limit` so many, in this order; of the test images `classes` alone does. `held_out` puts that share of
-    each class of the training images that are left in the place of the test images, so that settings are
-    chosen without a look at these. `max_bad` images that cannot be decoded are passed over (see
-    `load_data`). `label` names the labels that a supervised objective learns, where the
-    images have several (CIFAR-100's `coarse`), and that online probes use; a finished run is probed on
-    "label" all the same. `encoder_passes` of 2 sends each view through the encoder and the head by itself, so
-    that batch norms see one view at a time, as P1's code does; 1 sends both at once. `init` is a file of
-    weights to start the encoder from. `online_every` probes every so many epochs on features of the training
-    steps. `sgd_probe` adds the papers' probe to ours. `imports` are the modules that parts of yours come
-    from; they are found, not chosen.
+    The training images are cut by `classes`, `fraction`, `limit` and `held_out`, in this order; `classes`
+    cuts the test images too. With `held_out`, settings are chosen without a look at the test images. A
+    finished run is probed on "label", whatever `label` it learnt. `imports` are the modules that parts of
+    yours come from; they are found, not chosen.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
     """
 
-    data: Annotated[Spec, _parsed_by(SOURCES), _AS_TEXT]
-    image_size: int | None = Field(None, ge=1)
-    classes: str | None = None
-    fraction: float | None = Field(None, gt=0, le=1)
-    limit: int | None = Field(None, ge=1)
-    held_out: float | None = Field(None, gt=0, lt=1)
-    max_bad: int = Field(0, ge=0)
-    views: Annotated[Spec, _parsed_by(VIEWS), _AS_TEXT] = VIEWS.parse("simclr")
-    encoder: Annotated[Spec, _parsed_by(ENCODERS), _AS_TEXT] = ENCODERS.parse("tiny-resnet")
-    head: Annotated[Spec, _parsed_by(HEADS), _AS_TEXT] = HEADS.parse("subvector:24")
-    objective: Annotated[Spec, _parsed_by(OBJECTIVES), _AS_TEXT] = OBJECTIVES.parse("infonce:0.2")
-    label: str = "label"
+    data: Spec = _spec("data", "Source of the images")
+    image_size: int | None = Field(None, ge=1, description="Resize images to this many pixels square.")
+    classes: str | None = Field(None, description="Classes to keep: imagenet-100, a file of names, or A+B+C.")
+    fraction: float | None = Field(
+        None, gt=0, le=1, description="The share of each class's training images to use."
+    )
+    limit: int | None = Field(None, ge=1, description="Use at most this many training images.")
+    held_out: float | None = Field(
+        None, gt=0, lt=1, description="The share of each class's training images to test on instead."
+    )
+    max_bad: int = Field(
+        0, ge=0, description="Tolerate this many undecodable images; bad_images.txt lists them."
+    )
+    views: Spec = _spec("views", "How views are made", "simclr")
+    encoder: Spec = _spec("encoder", "The encoder", "tiny-resnet")
+    head: Spec = _spec("head", "The head", "subvector:24")
+    objective: Spec = _spec("objective", "The objective", "infonce:0.2")
+    label: str = Field(
+        "label", description="The labels that supervised objectives and online probes use, as in `coarse`."
+    )
     optimizer: Optimizer = Optimizer()
-    encoder_passes: int = Field(1, ge=1, le=2)
+    encoder_passes: int = Field(
+        1, ge=1, le=2, description="1: batch norm sees both views at once; 2: one at a time, as in P1's code."
+    )
     engine: Engine = Engine()
-    init: str | None = None
-    epochs: int = Field(40, ge=1)
-    batch_size: int = Field(256, ge=2)
-    seed: int = Field(0, ge=0, lt=2**32)
-    monitor_every: int = Field(10, ge=1)
-    online_every: int | None = Field(None, ge=1)
+    init: str | None = Field(None, description="Weights to start from: .safetensors, .pth, .ckpt.")
+    epochs: int = Field(40, ge=1, description="Passes over the training images.")
+    batch_size: int = Field(256, ge=2, description="Images per step; each is seen in two views.")
+    seed: int = Field(0, ge=0, lt=2**32, description="The seed; `compare` takes it and those after it.")
+    monitor_every: int = Field(10, ge=1, description="Steps between two points of the curves.")
+    online_every: int | None = Field(
+        None, ge=1, description="Epochs between two probes of the features that training steps make."
+    )
     sgd_probe: SGDProbe | None = None
     imports: tuple[Origin, ...] = ()
+
+    @field_validator(*_REGISTRIES, mode="plain")
+    @classmethod
+    def _parsed(cls, value: Any, info: ValidationInfo) -> Spec:
+        """What stands in a file imports nothing."""
+        registry = _REGISTRIES[str(info.field_name)]
+        if not isinstance(value, str) and not callable(value):
+            raise UsageError(
+                f"A {registry.kind} is named by a word, but got {value!r}; `fullrank list {registry.room}` "
+                "shows all."
+            )
+        return registry.parse(value, from_file=info.context == _FROM_FILE)
+
+    @field_serializer(*_REGISTRIES)
+    def _text(self, spec: Spec) -> str:
+        return str(spec)
 
     @classmethod
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
@@ -207,8 +223,7 @@ class Recipe(_Part):
             *parents, last = key.split(".")
             part = content
             for parent in parents:
-                if part.get(parent) is None:
-                    part[parent] = {}
+                part[parent] = {} if part.get(parent) is None else part[parent]
                 part = part[parent]
                 if not isinstance(part, dict):
                     raise UsageError(f"'{key}': {parent} has no keys below it; write {parent}=VALUE.")
@@ -222,25 +237,20 @@ class Recipe(_Part):
 
     def _with_imports(self) -> "Recipe":
         """The recipe, with the modules that its parts come from."""
-        found: dict[Origin, None] = {}
-        for key, registry in _REGISTRIES.items():
-            spec: Spec = getattr(self, key)
-            origins = (registry[each.name].origin for each in spec.nested())
-            found |= dict.fromkeys(origin for origin in origins if origin is not None)
-        return self.model_copy(update={"imports": tuple(found)})
+        origins = dict.fromkeys(
+            registry[spec.name].origin
+            for key, registry in _REGISTRIES.items()
+            for spec in getattr(self, key).nested()
+        )
+        return self.model_copy(update={"imports": tuple(filter(None, origins))})
 
     def dump(self) -> str:
         """The recipe as YAML, every key written out."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
 
-_REGISTRIES: dict[str, Registry] = {
-    "data": SOURCES,
-    "views": VIEWS,
-    "encoder": ENCODERS,
-    "head": HEADS,
-    "objective": OBJECTIVES,
-}
+# Every key that can be set, in the order of a recipe's file.
+RECIPE_KEYS = settings_of(Recipe)
 
 
 def _plain(value: Any) -> Any:
@@ -248,13 +258,12 @@ def _plain(value: Any) -> Any:
 
 
 def _needed_by_file(imports: Any) -> list[Origin]:
-    """The modules that a recipe says it needs; UsageError where that is not how a recipe says it."""
+    """The modules that a recipe says it needs."""
     try:
         return [each if isinstance(each, Origin) else Origin(**each) for each in imports or ()]
     except TypeError:
         raise UsageError(
-            "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out, "
-            "it is found by itself."
+            "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out."
         ) from None
 
 
@@ -264,10 +273,10 @@ def check_optimizer(name: str) -> None:
         return
     from timm.optim._optim_factory import list_optimizers
 
-    known = [each for each in list_optimizers() if isinstance(each, str)]
-    if name not in known:
+    names = [each for each in list_optimizers() if isinstance(each, str)]
+    if name not in names:
         remedy = "`timm.optim.list_optimizers()` shows all; give one of yours in Python"
-        raise unknown_name("optimizer", name, [*OWN_OPTIMIZERS, *known], remedy)
+        raise unknown_name("optimizer", name, [*OWN_OPTIMIZERS, *names], remedy)
 
 
 def recipe_names() -> list[str]:
@@ -305,46 +314,25 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
     key = ".".join(map(str, fault["loc"]))
     label = "Recipe" if isinstance(recipe, Recipe) else f"Recipe {recipe}"
     if fault["type"] == "extra_forbidden":
-        part = _part_of(fault["loc"])
-        return unknown_name(
-            "recipe key", key, part.model_fields, f"known keys are {', '.join(part.model_fields)}"
-        )
+        siblings = [each for each in RECIPE_KEYS if each.rpartition(".")[0] == key.rpartition(".")[0]]
+        remedy = f"known keys are {', '.join(siblings)}; `fullrank list recipe-keys` explains all"
+        return unknown_name("recipe key", key, RECIPE_KEYS, remedy)
     if fault["type"] == "missing":
         return UsageError(f"{label} has no '{key}'; add it, for example `{key}: digits`.")
     if isinstance(reason := fault.get("ctx", {}).get("error"), UsageError):
         return reason
-    if fault["type"] == "model_type":
-        return UsageError(
-            f"{label}: {key} has keys of its own; write {key}.KEY=VALUE, as in its recipe.yaml."
-        )
-    message = fault["msg"][0].lower() + fault["msg"][1:]
-    return UsageError(f"{label}: {key}={fault['input']!r}: {message}.")
-
-
-def _part_of(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The part of a recipe in which the key at `location` is looked for."""
-    parts: dict[int | str, type[BaseModel]] = {
-        "optimizer": Optimizer,
-        "engine": Engine,
-        "sgd_probe": SGDProbe,
-    }
-    return parts[location[0]] if len(location) > 1 else Recipe
-
-
-# Logger -> the module it needs, and the package that has it.
-_LOGGER_PACKAGES = {
-    "tensorboard": ("tensorboard", "tensorboard"),
-    "wandb": ("wandb", "wandb"),
-    "mlflow": ("mlflow", "mlflow"),
-    "comet": ("comet_ml", "comet-ml"),
-    "litlogger": ("litlogger", "litlogger"),
-}
+    if key not in RECIPE_KEYS:
+        return UsageError(f"{label}: {key} has keys of its own; write {key}.KEY=VALUE, as in recipe.yaml.")
+    limits, default = RECIPE_KEYS[key].limits, RECIPE_KEYS[key].default
+    return UsageError(
+        f"{label}: {key}={fault['input']!r} is not allowed; expected {limits} (default: {default})."
+    )
 
 
 def check_logger(name: str) -> None:
     """Raise UsageError unless the package that a logger needs is installed."""
-    module, package = _LOGGER_PACKAGES.get(name, (None, None))
-    if module is not None and find_spec(module) is None:
+    package = {"comet": "comet-ml"}.get(name, name)
+    if name != "csv" and find_spec(package.replace("-", "_")) is None:
         raise UsageError(
             f"The logger {name} needs the package {package}, which is not installed; `pip install {package}`."
         )

@@ -34,6 +34,11 @@ class Run:
         return build_head(self.recipe.head, in_dim=self.encoder.feature_dim)
 
 
+def opened(run: str | Path | Run, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
+    """A run, or the one in a folder."""
+    return run if isinstance(run, Run) else load(run, imports=imports)
+
+
 def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
     """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
 
