@@ -1,7 +1,10 @@
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.steady_state import settle
@@ -21,6 +24,7 @@ STRENGTHS, KEEP = np.array([2, 1, 0.5, 1, 0.7]), np.array([1, 0.9, 1, 0.3, 0.6])
 MOMENTS = keep_or_resample(STRENGTHS, KEEP)
 
 
+@cache
 def learned(kappa, start=1e-8, width=5, horizon=1e6, seed=0):
     """The encoder (width, 5) at the end of the flow, and z's map."""
     head = reweighting(width, kappa)
@@ -39,7 +43,7 @@ def test_the_velocity_is_autograds_through_the_head():
     np.testing.assert_allclose(reweighted_velocity(*MOMENTS, head)((w,))[0], -leaf.grad.numpy(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("kappa", [1.0, 1.05, 1.5, 3.0])
+@pytest.mark.parametrize("kappa", [1.0, 1.5, 3.0])
 def test_kappa_changes_nothing_after_the_head(kappa):
     z = learned(kappa)[1]
     np.testing.assert_allclose(z.T @ z, optimal_gram(*MOMENTS), atol=1e-5)
@@ -116,11 +120,11 @@ def test_a_kappa_of_the_papers_needs_no_power_that_overflows():
 
 def test_wrong_kappas_are_refused():
     for kappa in (0.9, np.nan):
-        with pytest.raises(UsageError, match=f"kappa must be a number of 1 or more, but got {kappa}"):
+        with refuses(UsageError, "kappa", 1, kappa):
             reweighting(3, kappa)
-    with pytest.raises(UsageError, match="kappa 1 weighs endless channels equally; give the width"):
+    with refuses(UsageError, "kappa 1", "width"):
         effective_channels(1)
-    with pytest.raises(UsageError, match="kappa 1 loses no channel"):
+    with refuses(UsageError, "kappa 1", "above 1"):
         lost_in_float32(1)
-    with pytest.raises(UsageError, match="width must be 1 channel or more, but got 0"):
+    with refuses(UsageError, "width", 1, 0):
         reweighting(0, 1.1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array, Velocity, Weights
+from fullrank.theory.common.inputs import whole_number
 
 
 def fixed_mode_velocity(gains: Array) -> Velocity:
@@ -150,8 +151,7 @@ def _mode_rates(values: Weights, gains: Array) -> Weights:
 
 
 def _require_values(values: Array, depth: int) -> None:
-    if depth < 1:
-        raise UsageError(f"A stack has a depth of 1 or more, but got {depth}.")
+    whole_number("depth", depth, 1)
     if (values < 0).any():
         raise UsageError(
             f"Singular values must be 0 or more, but the smallest is {values.min():.3g}; "

@@ -9,7 +9,7 @@ import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import require_symmetric, semidefinite
+from fullrank.theory.common.inputs import require_symmetric, semidefinite, whole_number
 
 
 def softmax_weights(z: Array, z_views: Array) -> Array:
@@ -192,8 +192,7 @@ def collapse_count(drive: Array, width: int, tolerance: float = 1e-9) -> int:
 
     Source: P1 Section 4.2, Theorem 1.
     """
-    if width < 1:
-        raise UsageError(f"The width of an embedding must be 1 or more, but got {width}.")
+    width = whole_number("width", width, 1)
     falling = int(collapsing_directions(drive, tolerance).shape[1])
     return min(width, len(drive)) - min(width, len(drive) - falling)
 

@@ -13,6 +13,7 @@ from fullrank.errors import DivergedError, UsageError
 from fullrank.theory.collapse.inner_products import inner_gradients, inner_loss
 from fullrank.theory.collapse.linear_stack import Network, linear
 from fullrank.theory.common.flow import Array, Weights
+from fullrank.theory.common.inputs import number, whole_number
 
 OnStep = Callable[[int], None]
 
@@ -95,8 +96,7 @@ def strong_augmentation(
 
     Source: P1 Section 4 and Figure 3; settings from the public code.
     """
-    if not noise >= 0:
-        raise UsageError(f"The noise of the augmentation must be 0 or more, but got {noise}.")
+    noise = number("noise", noise)
     if not 0 <= augmented <= width:
         raise UsageError(
             f"{augmented} augmented coordinates do not fit the width {width}; give from 0 to {width} of them."
@@ -144,10 +144,8 @@ def stacked_layers(
 
     Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
     """
-    if depth < 1:
-        raise UsageError(f"A stack has a depth of 1 or more, but got {depth}.")
-    if not (noise >= 0 and decay >= 0):
-        raise UsageError(f"Noise and decay must be 0 or more, but got noise {noise} and decay {decay}.")
+    depth, decay = whole_number("depth", depth, 1), number("decay", decay)
+    noise = number("noise", noise)
     schedule = schedule or Schedule(learning_rate=1e-2)
     rng = np.random.default_rng(schedule.seed)
     start = tuple(_with_spectrum(rng, np.exp(-decay * np.arange(width))) for _ in range(depth))

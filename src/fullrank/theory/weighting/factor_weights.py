@@ -186,7 +186,7 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
     Source: `spectral_model.optimal_gram`; derived here.
     """
     width = len(moments.mean)
-    rank = width if rank is None else whole_number("rank", rank, 1, np.inf, "1 output or more")
+    rank = width if rank is None else whole_number("rank", rank, 1)
     if moments.images < 2 * IMAGES_PER_COMPONENT:
         raise UsageError(
             f"Views of {moments.images} images show no direction, but {2 * IMAGES_PER_COMPONENT} or more "
@@ -196,7 +196,7 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
 
     moment = moments.moment
     components = moments.images // IMAGES_PER_COMPONENT if components is None else components
-    components = min(width, whole_number("components", components, 1, np.inf, "1 or more"))
+    components = min(width, whole_number("components", components, 1))
     variances, axes = eigh(moment, subset_by_index=[width - components, width - 1])
     varies = variances > VANISHING * max(variances[-1], np.square(moments.mean).max())
     if not varies.any():
@@ -216,12 +216,10 @@ def labels_needed(variance: float, weight: float) -> float:
 
     with C the covariance of the clean images, which a probe sees, and `weight` the root of the trace below.
     Where features are independent and a factor is one of them, it is `sample_complexity.samples_needed`.
-    Raises UsageError for negative numbers.
+    Raises UsageError for negative numbers. Derived here.
 
     >>> labels_needed(5.0, 2.0), labels_needed(5.0, 0.0)
     (1.25, inf)
-
-    Source: derived here.
     """
     if not (variance >= 0 and weight >= 0):
         raise UsageError(f"variance and weight must be 0 or more, but got {variance:g} and {weight:g}.")

@@ -91,7 +91,7 @@ def predict_directions(
     times: the directions come from one part, the prediction from the second, what the map gave from the
     third, so that noise in one is no news of another. The weights are means of squares over the splits, less
     what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice, `outcome` (n, K) twice, of the same
-    views. Raises UsageError as `view_correlations` does.
+    views. Raises UsageError as `view_correlations` does. Derived here from `spectral_model.optimal_gram`.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 3))
@@ -100,8 +100,6 @@ def predict_directions(
     >>> found = predict_directions((a, b), (a * w, b * w))
     >>> found.predicted.round(1).tolist(), found.measured.round(1).tolist()
     ([1.0, 0.7, 0.3], [1.0, 0.7, 0.3])
-
-    Source: derived here from `spectral_model.optimal_gram`.
     """
     if not len(views[0]) == len(views[1]) == len(outcome[0]) == len(outcome[1]):
         raise UsageError(

@@ -55,12 +55,11 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
     .. math:: w_j < \sum_i \phi_i^2 w_i^2 \,/\, \sum_i \phi_i^2 w_i
 
     A feature that augmentation disrupts, or that is strong in the input, has a small gain and so favours pre.
-    Raises UsageError for numbers outside their limits and a net that lost every feature.
+    Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here; that a
+    disrupted feature favours pre is P2's claim.
 
     >>> pre_beats_post([1.0, 1.0], [1.0, 0.5], 1), pre_beats_post([1.0, 1.0], [1.0, 0.5], 0)
     (True, False)
-
-    Source: derived here; that a disrupted feature favours pre is P2's claim.
     """
     strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
     squares = strengths**2 * feature_gains
@@ -74,12 +73,10 @@ def best_share(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> 
 
     The minimum of the convex :math:`\log S_j`, whose slope is twice the mean of :math:`\log w_i` over the
     squares of the weights, less :math:`\log w_j`. It may lie between the layers. Raises UsageError for
-    numbers outside their limits and a gain of 0: then S is not continuous at the input.
+    numbers outside their limits and a gain of 0: then S is not continuous at the input. Derived here.
 
     >>> best_share([1.0, 1.0], [1.0, 0.5], 1), best_share([1.0, 1.0], [1.0, 0.5], 0)
     (0.0, 1.0)
-
-    Source: derived here.
     """
     strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
     if not feature_gains.all():
@@ -127,15 +124,13 @@ def advise_dropping(
     """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
 
     Each gain is then 1 / strength at any probability. In a net of lower `rank` the features dropped most are
-    lost in every layer, so for one of them only the input serves; the others are advised as without
-    dropping. Raises UsageError as `drop`, `gains` and `advise` do.
+    lost in every layer, so for one of them only the input serves; the others are advised as without dropping.
+    Raises UsageError as `drop`, `gains` and `advise` do. Derived here.
 
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1).best_share is None
     True
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1, rank=1).best_share
     0.0
-
-    Source: derived here.
     """
     strengths = feature_strengths(strengths)
     learned = gains(*drop(strengths, probabilities), rank)
@@ -161,5 +156,4 @@ def advise_dropping(
 def _checked(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> tuple[Array, Array, int]:
     strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
     same_count(strengths=strengths, gains=feature_gains)
-    last = len(strengths) - 1
-    return strengths, feature_gains, whole_number("feature", feature, 0, last, f"0 to {last}")
+    return strengths, feature_gains, whole_number("feature", feature, 0, len(strengths) - 1)

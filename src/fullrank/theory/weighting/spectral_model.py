@@ -14,6 +14,7 @@ from fullrank.theory.common.inputs import (
     VANISHING,
     diagonal_moments,
     feature_strengths,
+    number,
     per_feature,
     same_count,
     semidefinite,
@@ -52,13 +53,11 @@ def spectral_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
               \big(W \tilde M - W M W^\top W M\big) (W_{l-1} \cdots W_1)^\top
 
     Returns a function of the layers. It conserves :math:`W_{l+1}^\top W_{l+1} - W_l W_l^\top`. Raises
-    UsageError for moments that are asymmetric or indefinite.
+    UsageError for moments that are asymmetric or indefinite. Derived here.
 
     >>> spectral_velocity(np.eye(2), np.eye(2))((np.eye(2) / 2, np.eye(2)))[0]
     array([[1.5, 0. ],
            [0. , 1.5]])
-
-    Source: derived here.
     """
     moment, cross_moment = view_moments(moment, cross_moment)
 
@@ -96,7 +95,8 @@ def optimal_gram(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = 
     :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). Where M is singular, images
     never move in its null space, and W is 0 there. Raises UsageError for moments that are asymmetric or
     indefinite, for a rank outside 1 to d, where M~ is above 0 in the null space of M (no minimum exists), and
-    where the eigenvalues p and p + 1 are equal (the minimiser is not unique).
+    where the eigenvalues p and p + 1 are equal (the minimiser is not unique). Derived here (completing the
+    square; Eckart and Young 1936).
 
     >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]))
     array([[0.25, 0.  ],
@@ -104,11 +104,9 @@ def optimal_gram(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = 
     >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]), rank=1)
     array([[0.25, 0.  ],
            [0.  , 0.  ]])
-
-    Source: derived here (completing the square; Eckart and Young 1936).
     """
     moment, cross_moment = view_moments(moment, cross_moment)
-    rank = _checked_rank(rank, len(moment))
+    rank = len(moment) if rank is None else whole_number("rank", rank, 1, len(moment))
     variances, axes = np.linalg.eigh(moment)
     varies = variances > VANISHING * variances[-1]
     still = axes[:, ~varies]
@@ -136,17 +134,16 @@ def balanced_factors(gram: ArrayLike, depth: int, width: int | None = None) -> W
     Of all factorisations this one has the smallest :math:`\sum_l |W_l|_F^2`, and gradient flow from a
     balanced start ends in it up to rotations between the layers. Shapes: (d, d) -> (width, d), then (width,
     width); the width is d where none is given. Raises UsageError for a matrix that is asymmetric or
-    indefinite, for a depth below 1, and for a Gram matrix of rank above the width.
+    indefinite, for a depth below 1, and for a Gram matrix of rank above the width. Derived here (arithmetic
+    and geometric means of singular values).
 
     >>> first, second = balanced_factors(np.diag([16.0, 0.0]), depth=2, width=1)
     >>> abs(second @ first)
     array([[4., 0.]])
-
-    Source: derived here (arithmetic and geometric means of singular values).
     """
     gram = semidefinite("gram", gram)
-    depth = _checked_depth(depth)
-    width = whole_number("width", len(gram) if width is None else width, 1, len(gram), f"1 to {len(gram)}")
+    depth = whole_number("depth", depth, 1)
+    width = whole_number("width", len(gram) if width is None else width, 1, len(gram))
     values, axes = np.linalg.eigh(gram)
     values, axes = np.clip(values[::-1], 0.0, None), axes[:, ::-1]
     rank = int((values > VANISHING * values[0]).sum())
@@ -162,15 +159,13 @@ def layer_grams(gram: ArrayLike, depth: int) -> tuple[Array, ...]:
     .. math:: P_l^\top P_l = (W^\top W)^{l/L}, \quad P_l = W_l \cdots W_1
 
     Shapes: (d, d) -> L times (d, d). Raises UsageError for a matrix that is asymmetric or indefinite and for
-    a depth below 1.
+    a depth below 1. Derived here; progressive weighting by depth is P2's claim.
 
     >>> [matrix.diagonal().tolist() for matrix in layer_grams(np.diag([16.0, 1.0]), depth=2)]
     [[4.0, 1.0], [16.0, 1.0]]
-
-    Source: derived here; progressive weighting by depth is P2's claim.
     """
     gram = semidefinite("gram", gram)
-    depth = _checked_depth(depth)
+    depth = whole_number("depth", depth, 1)
     values, axes = np.linalg.eigh(gram)
     values = np.where(values > VANISHING * values[-1], values, 0.0)
     return tuple((axes * values ** (layer / depth)) @ axes.T for layer in range(1, depth + 1))
@@ -183,15 +178,13 @@ def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -
               \tilde M_{ii} / M_{ii}
 
     Shapes: diagonal (d, d) -> (d,). A feature that never varies has gain 0. Raises UsageError as
-    `optimal_gram` does, and for moments that are not diagonal.
+    `optimal_gram` does, and for moments that are not diagonal. Derived here.
 
     >>> gains(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]))
     array([0.5, 0.5])
-
-    Source: derived here.
     """
     first, second = diagonal_moments(moment, cross_moment)
-    rank = _checked_rank(rank, len(first))
+    rank = len(first) if rank is None else whole_number("rank", rank, 1, len(first))
     varies = first > 0
     if (second[~varies] > 0).any():
         raise UsageError(
@@ -213,17 +206,16 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
 
     On a logarithmic scale depth goes in a straight line from the input's strength to the output's weight; at
     L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
-    strengths not above 0, negative gains, lists of different length and a depth below 1.
+    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here;
+    progressive weighting by depth is P2's claim.
 
     >>> layer_weights([4.0, 1.0], [0.25, 1.0], depth=2)
     array([[2., 1.],
            [1., 1.]])
-
-    Source: derived here; progressive weighting by depth is P2's claim.
     """
     strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
     same_count(strengths=strengths, gains=feature_gains)
-    depth = _checked_depth(depth)
+    depth = whole_number("depth", depth, 1)
     shares = np.arange(1, depth + 1)[:, None] / depth
     return np.asarray(strengths * feature_gains**shares)
 
@@ -257,10 +249,9 @@ def balanced_start(
     >>> np.allclose(first @ first.T, np.eye(2) / 4), np.allclose(second.T @ second, np.eye(2) / 4)
     (True, True)
     """
-    depth = _checked_depth(depth)
-    width = whole_number("width", features if width is None else width, 1, features, f"1 to {features}")
-    if not (np.isfinite(scale) and scale > 0):
-        raise UsageError(f"scale must be a number above 0, but got {scale}; 0.5 to 0.8 serves.")
+    depth = whole_number("depth", depth, 1)
+    width = whole_number("width", features if width is None else width, 1, features)
+    scale = number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
     generator = np.random.default_rng(seed)
     sizes = [features] + [width] * (depth - 1)
     return tuple(scale * np.linalg.qr(generator.normal(size=(size, width)))[0].T for size in sizes)
@@ -276,20 +267,12 @@ def _require_no_tie(agreements: Array, rank: int) -> None:
         )
 
 
-def _checked_rank(rank: int | None, width: int) -> int:
-    return whole_number("rank", width if rank is None else rank, 1, width, f"1 to the width {width}")
-
-
-def _checked_depth(depth: int) -> int:
-    return whole_number("depth", depth, 1, np.inf, "1 layer or more")
-
-
 def _fitting(weights: Weights, features: int) -> Weights:
     layers = tuple(np.array(layer, np.float64) for layer in weights)
     width = features
-    for number, layer in enumerate(layers, 1):
+    for index, layer in enumerate(layers, 1):
         if layer.ndim != 2 or layer.shape[1] != width:
-            raise UsageError(f"Layer {number} must take width {width}, but has shape {layer.shape}.")
+            raise UsageError(f"Layer {index} must take width {width}, but has shape {layer.shape}.")
         width = len(layer)
     if not layers:
         raise UsageError("A net needs 1 layer or more, but got none.")
