@@ -95,6 +95,14 @@ def feature_strengths(values: ArrayLike) -> Array:
     return array
 
 
+def features(strengths: ArrayLike, *, high: float = np.inf, **numbers: ArrayLike) -> tuple[Array, ...]:
+    """The strengths of features and other numbers of theirs, 0 to `high`; raises UsageError for others."""
+    checked = {name: per_feature(name, values, high=high) for name, values in numbers.items()}
+    lists = {"strengths": feature_strengths(strengths)} | checked
+    same_count(**lists)
+    return tuple(lists.values())
+
+
 def same_count(**lists: Array) -> None:
     """Raises UsageError unless all lists have one number for each of the same features."""
     if len({len(values) for values in lists.values()}) > 1:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array
-from fullrank.theory.common.inputs import feature_strengths, per_feature, same_count
+from fullrank.theory.common.inputs import features
 
 
 def additive_noise(strengths: ArrayLike, noise: ArrayLike) -> tuple[Array, Array]:
@@ -26,8 +26,7 @@ def additive_noise(strengths: ArrayLike, noise: ArrayLike) -> tuple[Array, Array
     >>> moment.diagonal(), cross_moment.diagonal()
     (array([4., 2.]), array([4., 1.]))
     """
-    strengths, noise = feature_strengths(strengths), per_feature("noise", noise)
-    same_count(strengths=strengths, noise=noise)
+    strengths, noise = features(strengths, noise=noise)
     return np.diag(strengths**2 + noise**2), np.diag(strengths**2)
 
 
@@ -44,8 +43,7 @@ def keep_or_resample(strengths: ArrayLike, keep: ArrayLike) -> tuple[Array, Arra
     >>> moment.diagonal(), cross_moment.diagonal()
     (array([4., 1.]), array([4.  , 0.25]))
     """
-    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
-    same_count(strengths=strengths, keep=keep)
+    strengths, keep = features(strengths, keep=keep, high=1)
     return np.diag(strengths**2), np.diag((keep * strengths) ** 2)
 
 
@@ -63,9 +61,8 @@ def drop(strengths: ArrayLike, probabilities: ArrayLike) -> tuple[Array, Array]:
     >>> moment.diagonal(), cross_moment.diagonal()
     (array([4. , 0.5]), array([4.  , 0.25]))
     """
-    strengths, probabilities = feature_strengths(strengths), per_feature("drop", probabilities, high=1)
-    same_count(strengths=strengths, drop=probabilities)
-    kept = 1 - probabilities
-    if not kept.any():
+    strengths, dropped = features(strengths, drop=probabilities, high=1)
+    remaining = 1 - dropped
+    if not remaining.any():
         raise UsageError("drop is 1 for every feature, so views are always empty; drop one of them less.")
-    return np.diag(kept * strengths**2), np.diag((kept * strengths) ** 2)
+    return np.diag(remaining * strengths**2), np.diag((remaining * strengths) ** 2)

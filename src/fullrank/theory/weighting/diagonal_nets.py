@@ -10,6 +10,7 @@ from fullrank.theory.common.inputs import (
     VANISHING,
     Mask,
     feature_strengths,
+    features,
     number,
     per_feature,
     same_count,
@@ -195,8 +196,8 @@ def relu_weights(
            [1. , 0. ]])
     """
     first, second = per_feature("first", first, low=-np.inf), per_feature("second", second, low=-np.inf)
-    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
-    same_count(first=first, second=second, strengths=strengths, keep=keep)
+    strengths, keep = features(strengths, keep=keep, high=1)
+    same_count(first=first, second=second, strengths=strengths)
     if not (first.all() and second.all()):
         raise UsageError(
             "Both layers must start away from 0, where their gradient vanishes; start them higher."
@@ -218,8 +219,7 @@ def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Ve
     >>> relu_velocity([1.0], [1.0], 0.5)((np.array([0.4]), np.array([1.0])))
     (array([0.]), array([0.]))
     """
-    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
-    same_count(strengths=strengths, keep=keep)
+    strengths, keep = features(strengths, keep=keep, high=1)
     threshold = number("threshold", threshold)
 
     def velocity(weights: Weights) -> Weights:

@@ -68,13 +68,15 @@ class ViewMoments:
             sums, count = (sums[0] + first, sums[1] + second), count + 1
         if not count:
             raise UsageError("No views are given, but moments need 1 round or more; draw some.")
-        found = []
-        for rows, square in zip(parts, squares, strict=True):
-            a, b = (side[rows] / count for side in sums)
-            cross = a.T @ b / len(a)
-            mean = (a.mean(0) + b.mean(0)) / 2
-            found.append(cls(len(a), mean, square / count, (cross + cross.T) / 2))
-        return found
+        return [
+            cls._at(sums[0][rows] / count, sums[1][rows] / count, square / count)
+            for rows, square in zip(parts, squares, strict=True)
+        ]
+
+    @classmethod
+    def _at(cls, a: Array, b: Array, square: Array) -> "ViewMoments":
+        cross = a.T @ b / len(a)
+        return cls(len(a), (a.mean(0) + b.mean(0)) / 2, square, (cross + cross.T) / 2)
 
     @classmethod
     def merged(cls, parts: Sequence["ViewMoments"]) -> "ViewMoments":
@@ -164,8 +166,8 @@ class LinearNet:
         if order_margin(*moments, kappa) < DECIDED:
             return None
         raised = 1 / reweighting(int(alive.sum()), kappa)[channels_by_speed(*moments)]
-        seen = (np.asarray(images, np.float64) - self.mean) @ self.whitening[:, alive]
-        return np.asarray(seen * np.sqrt(self.agreement[alive]) * raised)
+        coordinates = (np.asarray(images, np.float64) - self.mean) @ self.whitening[:, alive]
+        return np.asarray(coordinates * np.sqrt(self.agreement[alive]) * raised)
 
 
 def linear_net(moments: ViewMoments, rank: int | None = None, components: int | None = None) -> LinearNet:

@@ -138,14 +138,12 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
     speeds = 4 * reweighting(len(order), kappa) ** 2 if len(order) else np.zeros(0)
     learned = 1 / (speeds * q)
     agreement = q / m
-    margin = np.inf
-    for own in range(len(order)):
-        free = speeds * q[own]
-        held = speeds * m[own] * (agreement[own] - agreement)
-        since = np.minimum(learned, learned[own])
-        exponents = free * since + held * (learned[own] - since) - 1
-        margin = min([margin, *(-np.delete(exponents, own))])
-    return float(margin)
+    # Rows are features in the order of their own channels, columns the channels.
+    free = speeds * q[:, None]
+    held = speeds * m[:, None] * (agreement[:, None] - agreement)
+    since = np.minimum(learned, learned[:, None])
+    exponents = free * since + held * (learned[:, None] - since) - 1
+    return float(-exponents[~np.eye(len(order), dtype=bool)].max(initial=-np.inf))
 
 
 def reweighted_weights(post: ArrayLike, channels: ArrayLike, kappa: float) -> Array:

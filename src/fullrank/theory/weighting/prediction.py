@@ -7,18 +7,18 @@ features of two views at a place; what a later place makes of each direction is 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from fullrank.errors import UsageError
-from fullrank.theory.common.flow import Array
+from fullrank.theory.common.flow import Array, Weights
+from fullrank.theory.common.inputs import Indices
 
 # A direction is kept from this share of the strongest one's weight on, and lost below the other.
 KEPT, LOST = 0.7, 0.2
 FATES = ("kept", "shrunk", "lost")
 _PER_DIRECTION = 4
 _VANISHING = 1e-9
-# Ways to split the images; what is told is the mean over them.
+# Ways to split the images; results are means over them.
 _SPLITS = 60
 
 
@@ -97,8 +97,8 @@ def predict_directions(
     >>> x = rng.normal(size=(4000, 3))
     >>> a, b = (x + [0.1, 1, 3] * rng.normal(size=x.shape) for _ in range(2))
     >>> w = 1 / np.array([1.01, 2, 10])
-    >>> found = predict_directions((a, b), (a * w, b * w))
-    >>> found.predicted.round(1).tolist(), found.measured.round(1).tolist()
+    >>> weights = predict_directions((a, b), (a * w, b * w))
+    >>> weights.predicted.round(1).tolist(), weights.measured.round(1).tolist()
     ([1.0, 0.7, 0.3], [1.0, 0.7, 0.3])
     """
     if not len(views[0]) == len(views[1]) == len(outcome[0]) == len(outcome[1]):
@@ -110,11 +110,10 @@ def predict_directions(
     x = tuple(np.asarray(view, np.float64) for view in views)
     z = tuple(np.asarray(side, np.float64) for side in outcome)
     splits = [np.array_split(rng.permutation(len(x[0])), 3) for _ in range(_SPLITS)]
-    found = [_split_weights(x, z, *parts) for parts in splits]
+    weights = [_split_weights(x, z, parts) for parts in splits]
     # Where features are nearly dependent, splits may differ in how many directions they see.
-    width = min(len(agreement) for agreement, _ in found)
-    agreements = np.stack([agreement[:width] for agreement, _ in found])
-    squares = np.stack([square[:width] for _, square in found])
+    width = min(len(agreement) for agreement, _ in weights)
+    agreements, squares = (np.stack([side[:width] for side in sides]) for sides in zip(*weights, strict=True))
     correlations = [_spearman(_fitting(a, rank), s) for a, s in zip(agreements, squares, strict=True)]
     low, high = np.quantile(correlations, [0.025, 0.975])
     agreement = agreements.mean(0)
@@ -128,16 +127,11 @@ def predict_directions(
     )
 
 
-def _split_weights(
-    x: tuple[Array, ...],
-    z: tuple[Array, ...],
-    chosen: NDArray[np.int64],
-    asked: NDArray[np.int64],
-    behind: NDArray[np.int64],
-) -> tuple[Array, Array]:
-    """The agreement of each direction on the rows `asked`, and its squared weight on the rows `behind`."""
-    mean, whitening, _ = view_correlations(x[0][chosen], x[1][chosen])
-    a, b = ((side[asked] - mean) @ whitening for side in x)
+def _split_weights(x: Weights, z: Weights, parts: list[Indices]) -> tuple[Array, Array]:
+    """The agreement of each direction on the second part of the rows, its squared weight on the third."""
+    fit, test, behind = parts
+    mean, whitening, _ = view_correlations(x[0][fit], x[1][fit])
+    a, b = ((side[test] - mean) @ whitening for side in x)
     agreement = (a * b).mean(0) / (((a**2).mean(0) + (b**2).mean(0)) / 2)
     a, b = ((side[behind] - mean) @ whitening for side in x)
     centre = (z[0][behind].mean(0) + z[1][behind].mean(0)) / 2
@@ -152,18 +146,14 @@ def _split_weights(
 
 def _fitting(agreement: Array, rank: int | None) -> Array:
     """The agreements of at most `rank` directions, 0 for the others and for what is below 0."""
-    kept = np.clip(agreement, 0.0, None)
+    fitting = np.clip(agreement, 0.0, None)
     if rank is not None:
-        kept[np.argsort(-agreement)[rank:]] = 0.0
-    return kept
+        fitting[np.argsort(-agreement)[rank:]] = 0.0
+    return fitting
 
 
 def fates(weights: Array) -> list[str]:
-    """What becomes of each direction by its weight relative to the strongest: kept, shrunk or lost.
-
-    >>> fates(np.array([1.0, 0.5, 0.1]))
-    ['kept', 'shrunk', 'lost']
-    """
+    """What becomes of each direction by its weight relative to the strongest: kept, shrunk or lost."""
     return [FATES[0] if w >= KEPT else FATES[2] if w < LOST else FATES[1] for w in weights]
 
 

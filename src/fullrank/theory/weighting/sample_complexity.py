@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array
-from fullrank.theory.common.inputs import feature_strengths, per_feature, same_count, whole_number
+from fullrank.theory.common.inputs import feature_strengths, features, whole_number
 from fullrank.theory.weighting.augmentation_models import drop
 from fullrank.theory.weighting.spectral_model import gains
 
@@ -110,9 +110,9 @@ def advise(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> Advi
     """
     share = best_share(strengths, feature_gains, feature)
     wins = pre_beats_post(strengths, feature_gains, feature)
-    there, half, end = samples_needed(strengths, feature_gains, feature, [share, 0.5, 1.0])
+    least, half, end = samples_needed(strengths, feature_gains, feature, [share, 0.5, 1.0])
     reason = (
-        f"Feature {feature + 1} needs the fewest labels at share {share:.3g} of the depth: S = {there:.4g} "
+        f"Feature {feature + 1} needs the fewest labels at share {share:.3g} of the depth: S = {least:.4g} "
         f"there, {half:.4g} halfway, {end:.4g} at the output."
     )
     return Advice(share, wins, reason)
@@ -149,11 +149,10 @@ def advise_dropping(
             f"Feature {feature + 1} is not among the {rank} that are dropped least, so every layer has lost "
             "it and only the input carries it.",
         )
-    kept = np.flatnonzero(learned)
-    return advise(strengths[kept], learned[kept], int(np.searchsorted(kept, feature)))
+    alive = np.flatnonzero(learned)
+    return advise(strengths[alive], learned[alive], int(np.searchsorted(alive, feature)))
 
 
 def _checked(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> tuple[Array, Array, int]:
-    strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
-    same_count(strengths=strengths, gains=feature_gains)
+    strengths, feature_gains = features(strengths, gains=feature_gains)
     return strengths, feature_gains, whole_number("feature", feature, 0, len(strengths) - 1)

@@ -14,9 +14,8 @@ from fullrank.theory.common.inputs import (
     VANISHING,
     diagonal_moments,
     feature_strengths,
+    features,
     number,
-    per_feature,
-    same_count,
     semidefinite,
     view_moments,
     whole_number,
@@ -194,9 +193,9 @@ def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -
     agreements = np.divide(second, first, out=np.zeros_like(first), where=varies)
     order = np.argsort(-agreements, kind="stable")
     _require_no_tie(agreements[order], rank)
-    found = np.divide(np.sqrt(second), first, out=np.zeros_like(first), where=varies)
-    found[order[rank:]] = 0.0
-    return np.asarray(found)
+    gain = np.divide(np.sqrt(second), first, out=np.zeros_like(first), where=varies)
+    gain[order[rank:]] = 0.0
+    return np.asarray(gain)
 
 
 def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) -> Array:
@@ -213,8 +212,7 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
     array([[2., 1.],
            [1., 1.]])
     """
-    strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
-    same_count(strengths=strengths, gains=feature_gains)
+    strengths, feature_gains = features(strengths, gains=feature_gains)
     depth = whole_number("depth", depth, 1)
     shares = np.arange(1, depth + 1)[:, None] / depth
     return np.asarray(strengths * feature_gains**shares)
