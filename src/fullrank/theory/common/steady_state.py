@@ -55,10 +55,9 @@ def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale:
     .. math:: \dot w = 4 L\, w^{3 - 2/L} (q - m^2 w^2), \quad
               t_i \approx \frac{w_0^{-a} - w_*^{-a}}{4 L a\, q_i},\ a = 2 - \tfrac2L,\ w_0 = \text{scale}^L
 
-    and :math:`\ln(w_* / w_0) / 4 q_i` at one layer: the growth alone, without the slowing near the end. So
-    two layers or more learn a weak feature very late from a small start: at L = 2 a feature of q = 0.25 and
-    gain 2 needs the time 1.1 from the scale 0.6 and 200 from 0.05. Shapes: diagonal (d, d) -> (d,). Raises
-    UsageError for moments that are not diagonal, a depth below 1 and a scale not above 0. Derived here.
+    and :math:`\ln(w_* / w_0) / 4 q_i` at one layer: the growth alone, without the slowing near the end.
+    Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not diagonal, a depth below 1 and
+    a scale not above 0. Derived here.
 
     >>> learning_time(np.eye(1) / 4, np.eye(1) / 4, depth=2, scale=0.05).round()
     array([200.])

@@ -18,9 +18,8 @@ def additive_noise(strengths: ArrayLike, noise: ArrayLike) -> tuple[Array, Array
     .. math:: M_{ii} = \phi_i^2 + s_i^2, \quad \tilde M_{ii} = \phi_i^2, \quad
               w_i = \phi_i / (\phi_i^2 + s_i^2)
 
-    At two layers the weights are :math:`\sqrt{\phi_i^3 / (\phi_i^2 + s_i^2)}` before the head and
-    :math:`\phi_i^2 / (\phi_i^2 + s_i^2)` after it. Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises
-    UsageError for strengths not above 0, negative noise and lists of different length. Derived here.
+    Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, negative
+    noise and lists of different length. Derived here.
 
     >>> moment, cross_moment = additive_noise([2.0, 1.0], [0.0, 1.0])
     >>> moment.diagonal(), cross_moment.diagonal()
@@ -35,9 +34,8 @@ def keep_or_resample(strengths: ArrayLike, keep: ArrayLike) -> tuple[Array, Arra
 
     .. math:: M_{ii} = \phi_i^2, \quad \tilde M_{ii} = k_i^2 \phi_i^2, \quad w_i = k_i / \phi_i
 
-    At two layers the weights are :math:`\sqrt{k_i \phi_i}` before the head and :math:`k_i` after it: the
-    output knows nothing of the strengths. Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises
-    UsageError for strengths not above 0, a keep outside 0 to 1 and lists of different length. Derived here.
+    Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, a keep
+    outside 0 to 1 and lists of different length. Derived here.
 
     >>> moment, cross_moment = keep_or_resample([2.0, 1.0], [1.0, 0.5])
     >>> moment.diagonal(), cross_moment.diagonal()
@@ -52,10 +50,9 @@ def drop(strengths: ArrayLike, probabilities: ArrayLike) -> tuple[Array, Array]:
 
     .. math:: M_{ii} = (1 - p_i) \phi_i^2, \quad \tilde M_{ii} = (1 - p_i)^2 \phi_i^2, \quad w_i = 1 / \phi_i
 
-    The gain does not depend on p_i, which enters only through the choice of the features that a net of lower
-    rank learns: those of largest :math:`\tilde M_{ii} / M_{ii} = 1 - p_i`. Shapes: (d,), (d,) -> the moments
-    M and M~, (d, d). Raises UsageError for strengths not above 0, a probability outside 0 to 1, lists of
-    different length and features that are all always dropped. Derived here.
+    Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, a
+    probability outside 0 to 1, lists of different length and features that are all always dropped. Derived
+    here.
 
     >>> moment, cross_moment = drop([2.0, 1.0], [0.0, 0.5])
     >>> moment.diagonal(), cross_moment.diagonal()

@@ -26,10 +26,9 @@ def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
     .. math:: w = \sqrt g, \quad
               g = \arg\min_{g \ge 0}\ g^\top (M \circ M)\, g - 2 \operatorname{diag}(\tilde M)^\top g
 
-    Where no bound holds, :math:`g = (M \circ M)^{-1} \operatorname{diag}(\tilde M)`. A feature whose bound
-    holds is given up for those correlated with it. `layer_weights` gives the layers: at L = 2 :math:`\phi_i
-    g_i^{1/4}` and :math:`\phi_i g_i^{1/2}`. Shapes: (d, d) -> (d,). Raises UsageError for moments that are
-    asymmetric or indefinite, and for features so correlated that g is not unique. Derived here.
+    A feature at the bound is given up for those correlated with it. `layer_weights` gives the layers. Shapes:
+    (d, d) -> (d,). Raises UsageError for moments that are asymmetric or indefinite, and for features so
+    correlated that g is not unique. Derived here.
 
     >>> correlated_gains([[1.0, 0.5], [0.5, 1.0]], np.eye(2)) ** 2
     array([0.8, 0.8])
@@ -81,11 +80,9 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
 
     .. math:: \tilde M = \sum_y \pi_y\, \mu_y \mu_y^\top
 
-    With it `optimal_gram` describes supervised contrastive learning in its spectral form. Two balanced
-    classes with means c and -c make it of rank one: a net that mixes features then keeps the direction
-    :math:`M^{-1} c` of linear discriminant analysis alone, in every layer, so pre and post do not differ.
-    Shapes: means (C, d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are
-    not finite and shares that do not sum to 1. Derived here. P2's own theorem for this case is not known.
+    With it `optimal_gram` describes supervised contrastive learning in its spectral form. Shapes: means (C,
+    d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are not finite and
+    shares that do not sum to 1. Derived here. P2's own theorem for this case is not known.
 
     >>> class_moment([[1.0, 0.5], [-1.0, -0.5]])
     array([[1.  , 0.5 ],
@@ -134,7 +131,7 @@ def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Arra
 
     .. math:: (w_c / w_s)^{l / L}
 
-    A spurious feature that dominates the output dominates less below it. Shapes: -> (L,). Raises UsageError
+    Shapes: -> (L,). Raises UsageError
     for gains not above 0 and a depth below 1. Derived here. P2's own theorem for this case is not known.
 
     >>> core_to_spurious(1.0, 4.0, depth=2)

@@ -101,12 +101,10 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
 def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> Indices:
     r"""The channel to which each of d independent features goes from a small start; -1 for one never learned.
 
-    The fastest pair of feature and channel is learned first, and a learned feature stops growing elsewhere.
-    So in a head of d channels features take 0, 1, ... by descending :math:`\tilde M_{ii}`. The loss itself
-    leaves this open; `order_margin` says how firmly the speed decides it. A head of p < d channels keeps the
-    p features of largest :math:`\tilde M_{ii} / M_{ii}`, whatever their speed; which channel they take then,
-    the speed alone does not say. Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not
-    diagonal. Derived here.
+    In a head of d channels features take 0, 1, ... by descending :math:`\tilde M_{ii}`, since the fastest
+    pair of feature and channel is learned first; `order_margin` says how firmly that decides. In a head of p
+    < d channels the speed alone does not say which channel a feature takes. Shapes: diagonal (d, d) -> (d,).
+    Raises UsageError for moments that are not diagonal. Derived here.
 
     >>> channels_by_speed(np.diag([1.0, 4.0]), np.diag([1.0, 4.0]))
     array([1, 0])
@@ -123,10 +121,9 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
 
     Feature j grows in a free channel c at :math:`4 r_c^2 \tilde M_{jj}`, and where feature i is learned in it
     at :math:`4 r_c^2 M_{jj} (\nu_j - \nu_i)` with :math:`\nu = \tilde M_{ii} / M_{ii}`. The margin is the
-    least exponent that a feature keeps in any channel but its own by the time it is learned. At 0 or below, a
-    feature on which views agree more takes a channel over before its own one is reached, as a large kappa
-    leaves it time to: the order then comes to follow agreement. Near kappa = 1 the margin is near 0 and
-    channels mix. Raises UsageError for moments that are not diagonal and a kappa below 1. Derived here.
+    least exponent that a feature keeps in any channel but its own by the time it is learned; at 0 or below
+    the order does not hold. Raises UsageError for moments that are not diagonal and a kappa below 1. Derived
+    here.
 
     >>> order_margin(np.diag([4.0, 1.0]), np.diag([4.0, 1.0]), kappa=2.0)
     0.75
@@ -151,9 +148,8 @@ def reweighted_weights(post: ArrayLike, channels: ArrayLike, kappa: float) -> Ar
 
     .. math:: h_i = \kappa^{c(i)}\, z_i
 
-    The loss fixes the weights after the head, whatever kappa is; a feature in a late channel is so much the
-    stronger before it. Shapes: (d,), channels (d,) from 0, or -1 for a feature that is not learned. Raises
-    UsageError for negative weights, a kappa below 1 and lists of different length. Derived here.
+    Shapes: (d,), channels (d,) from 0, or -1 for a feature that is not learned. Raises UsageError for
+    negative weights, a kappa below 1 and lists of different length. Derived here.
 
     >>> reweighted_weights([1.0, 0.5], [0, 1], kappa=2.0)
     array([[1. , 1. ],

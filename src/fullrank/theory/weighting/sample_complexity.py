@@ -30,10 +30,9 @@ def samples_needed(strengths: ArrayLike, feature_gains: ArrayLike, feature: int,
 
     .. math:: S_j(t) = \sum_i \phi_i^2 w_i^{2t} \,/\, (\phi_j^2 w_j^{2t})
 
-    It is a proxy for the number of labels needed; a perceptron errs at most S times before it never errs
-    again. :math:`\log S` is convex in t. Infinite where the net has lost the feature. Shapes: (d,), (d,), a
-    `feature` from 0, `share` of any shape, 0 to 1 -> the shape of `share`. Raises UsageError for numbers
-    outside their limits.
+    A perceptron errs at most S times, so it is a proxy for the number of labels needed. Infinite where the
+    net has lost the feature. Shapes: (d,), (d,), a `feature` from 0, `share` of any shape, 0 to 1 -> the
+    shape of `share`. Raises UsageError for numbers outside their limits.
 
     >>> samples_needed([2.0, 1.0], [0.5, 1.0], 1, [0.0, 0.5, 1.0])
     array([5., 3., 2.])
@@ -54,7 +53,6 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
 
     .. math:: w_j < \sum_i \phi_i^2 w_i^2 \,/\, \sum_i \phi_i^2 w_i
 
-    A feature that augmentation disrupts, or that is strong in the input, has a small gain and so favours pre.
     Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here; that a
     disrupted feature favours pre is P2's claim.
 

@@ -73,9 +73,8 @@ def gradient_flow(
 ) -> Trajectory:
     """The layers over `times` (T,) from `start` under `spectral_velocity`.
 
-    Where the views agree in a direction in which no view varies, which real moments never do, the loss has no
-    lower bound and two layers or more diverge in finite time: the trajectory then says when. Raises
-    UsageError for moments or layers that do not fit.
+    Where the views agree in a direction in which no view varies, two layers or more diverge in finite time,
+    and the trajectory says when. Raises UsageError for moments or layers that do not fit.
 
     >>> path = gradient_flow((np.eye(1) / 2, np.eye(1) / 2), np.eye(1), np.eye(1) / 4, [0, 20])
     >>> round(float(path.last[0][0, 0]) ** 2, 6)
@@ -130,11 +129,10 @@ def balanced_factors(gram: ArrayLike, depth: int, width: int | None = None) -> W
               W_1 = \operatorname{diag}(\sigma^{1/L}) U^\top, \quad
               W_{l>1} = \operatorname{diag}(\sigma^{1/L})
 
-    Of all factorisations this one has the smallest :math:`\sum_l |W_l|_F^2`, and gradient flow from a
-    balanced start ends in it up to rotations between the layers. Shapes: (d, d) -> (width, d), then (width,
-    width); the width is d where none is given. Raises UsageError for a matrix that is asymmetric or
-    indefinite, for a depth below 1, and for a Gram matrix of rank above the width. Derived here (arithmetic
-    and geometric means of singular values).
+    Of all factorisations this one has the smallest :math:`\sum_l |W_l|_F^2`. Shapes: (d, d) -> (width, d),
+    then (width, width); the width is d where none is given. Raises UsageError for a matrix that is asymmetric
+    or indefinite, for a depth below 1, and for a Gram matrix of rank above the width. Derived here
+    (arithmetic and geometric means of singular values).
 
     >>> first, second = balanced_factors(np.diag([16.0, 0.0]), depth=2, width=1)
     >>> abs(second @ first)
@@ -203,8 +201,7 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
 
     .. math:: a_i^{(l)} = \phi_i\, w_i^{l/L} = \phi_i^{1 - l/L} \big(\phi_i w_i\big)^{l/L}
 
-    On a logarithmic scale depth goes in a straight line from the input's strength to the output's weight; at
-    L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
+    At L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
     strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here;
     progressive weighting by depth is P2's claim.
 
@@ -238,10 +235,9 @@ def balanced_start(
 ) -> Weights:
     r"""Layers with :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`: random rotations times `scale`.
 
-    A scale of 0.5 to 0.8 learns features of every usual strength soon. From a small one, such as 0.05, two
-    layers or more leave weak features unlearned for very long, since a product of small layers barely
-    moves. Shapes: (width, features), then (width, width). Raises UsageError for a depth below 1, a width
-    outside 1 to the number of features, and a scale that is not above 0.
+    A scale of 0.5 to 0.8 learns features of every usual strength soon; from 0.05 two layers or more leave
+    weak features unlearned for very long. Shapes: (width, features), then (width, width). Raises UsageError
+    for a depth below 1, a width outside 1 to the number of features, and a scale that is not above 0.
 
     >>> first, second = balanced_start(2, features=3, width=2, scale=0.5)
     >>> np.allclose(first @ first.T, np.eye(2) / 4), np.allclose(second.T @ second, np.eye(2) / 4)

@@ -45,8 +45,7 @@ def decay_loss(
 
     .. math:: \ell_i(w) = -2 q_i w^2 + m_i^2 w^4 + \lambda L\, w^{2/L}, \quad q = \tilde M_{ii},\ m = M_{ii}
 
-    The decay is :math:`\lambda \sum_l |W_l|_F^2`, least for a given product where the L layers share it
-    equally. Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not
+    Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not
     diagonal, a negative decay and a depth below 1. Derived here.
 
     >>> decay_loss([0.0, 1.0], np.eye(2), np.eye(2), decay=0.5)
