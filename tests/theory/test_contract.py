@@ -13,7 +13,10 @@ QUICK = {
     "strong-augmentation": {"steps": 20, "width": 6, "augmented": 2, "time": 0.5},
     "implicit-regularization": {"steps": 20, "width": 6},
     "depth": {"steps": 20, "width": 6, "depth": 3},
-    "pre-or-post": {"trials": 20},
+    "feature-weighting": {"strengths": "2,1", "keep": "1,0.9"},
+    "weight-decay": {"strengths": "2,1", "keep": "1,0.3"},
+    "pre-or-post": {"trials": 20, "labels": 200},
+    "reweighting": {"strengths": "2,1", "keep": "1,0.9"},
 }
 
 

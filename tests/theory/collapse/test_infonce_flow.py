@@ -57,7 +57,7 @@ def torch_distance_loss(z, views):
     return torch.nn.functional.cross_entropy(torch.stack(rows), torch.arange(n), reduction="sum")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999), mean=st.sampled_from([0.0, 1e3]))
 def test_loss_weights_and_gradients_against_autograd(seed, mean):
     _, x, views = samples(seed)
@@ -79,7 +79,7 @@ def test_embeddings_far_apart_neither_overflow_nor_lose_the_loss():
     np.testing.assert_array_equal(softmax_weights(z, z), np.eye(3))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999), noise=st.sampled_from([0.1, 1.0, 3.0]))
 def test_lemma_2_gives_the_gradient_of_finite_differences(seed, noise):
     rng, x, views = samples(seed, noise=noise)
@@ -110,7 +110,7 @@ def test_the_minus_that_equation_6_prints_first_is_an_erratum():
     np.testing.assert_allclose(driving_matrix(x, views, alpha), first - second, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_lemma_2_holds_for_any_weights_whose_rows_sum_to_1(seed):
     rng, x, views = samples(seed)
@@ -136,7 +136,7 @@ def test_uniform_weights_give_twice_the_data_variance_against_the_augmentations(
     np.testing.assert_allclose(augmentation_covariance(x, views, uniform), (1 - 1 / n) * shift.T @ shift)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_the_exact_flow_is_the_matrix_exponential_and_the_simulated_one(seed):
     rng = np.random.default_rng(seed)
@@ -149,7 +149,7 @@ def test_the_exact_flow_is_the_matrix_exponential_and_the_simulated_one(seed):
     np.testing.assert_allclose(simulated.weights[0], found, rtol=1e-6, atol=1e-7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 999), falling=st.integers(0, 5), width=st.integers(1, 7))
 def test_theorem_1_counts_the_singular_values_that_vanish(seed, falling, width):
     rng = np.random.default_rng(seed)

@@ -47,7 +47,7 @@ def aligned_layers(rng, vectors, values):
     return tuple(inner[k + 1] * own @ inner[k].T for k, own in enumerate(values))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 999), depth=st.integers(1, 4), network=st.sampled_from([linear, rectified]))
 def test_networks_and_their_gradients_against_autograd(seed, depth, network):
     rng, weights = layers(seed, depth)
@@ -186,7 +186,7 @@ def test_theorem_3_conserves_lower_less_upper_and_so_takes_minus_c():
 def test_a_positive_x_diverges_at_the_predicted_time_from_two_layers_on(depth):
     start, gains = np.array([0.8, 0.5]), np.array([1.0, 3.0])
     end = divergence_time(start, gains, depth)
-    flow = integrate(fixed_velocity(np.diag(gains)), (np.diag(start),) * depth, [0.0, 10.0])
+    flow = integrate(fixed_velocity(np.diag(gains)), (np.diag(start),) * depth, [0.0, 10.0], rtol=1e-7)
     if depth == 1:
         assert end == np.inf and flow.diverged_at is None
     else:
@@ -204,7 +204,7 @@ def test_unbalanced_layers_diverge_where_the_closed_form_says():
         two_layer_values(lower, upper, gains, np.array([flow.diverged_at * 1.001]))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 999), depth=st.integers(1, 4))
 def test_saturating_modes_are_those_of_the_matrix_flow(seed, depth):
     rng = np.random.default_rng(seed)
@@ -229,7 +229,7 @@ def signed(reference, matrix):
     return u * sign, s, (vt.T * sign).T
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_rates_of_singular_vectors_hold_with_the_corrected_sign_and_fail_with_the_printed_one(seed):
     rng = np.random.default_rng(seed)

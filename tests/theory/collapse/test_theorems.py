@@ -10,7 +10,7 @@ from fullrank.theory.collapse.theorems import Depth, ImplicitRegularization, Str
 
 @pytest.mark.parametrize(("noise", "lost"), [(2.5, 2), (0.5, 0)])
 def test_strong_augmentation_predicts_which_directions_go(noise, lost):
-    outcome = StrongAugmentation(noise=noise, width=5, augmented=2, steps=750, learning_rate=2e-3).outcome()
+    outcome = StrongAugmentation(noise=noise, width=5, augmented=2, steps=400, learning_rate=4e-3).outcome()
     fixed, moving = outcome.verdict.split("moving X")
     assert_names(fixed, lost, 5)
     assert_names(moving.split(";")[0], lost)
@@ -20,13 +20,13 @@ def test_strong_augmentation_predicts_which_directions_go(noise, lost):
 
 
 def test_clean_data_have_no_augmented_values_to_compare():
-    verdict = StrongAugmentation(width=4, augmented=0, steps=50).outcome().verdict
+    verdict = StrongAugmentation(width=4, augmented=0, steps=5, time=0.5).outcome().verdict
     assert_names(verdict, 0, 4, "between")
     assert "augmented" not in verdict
 
 
 def test_implicit_regularization_agrees_with_the_flow_and_nearly_with_the_toy():
-    outcome = ImplicitRegularization(steps=500, learning_rate=2e-2).outcome()
+    outcome = ImplicitRegularization(steps=250, learning_rate=4e-2).outcome()
     np.testing.assert_allclose(outcome.simulated[:2], outcome.predicted[:2], rtol=1e-4)
     counts = [(table[2] * table[3] < 1e-3**0.5).sum() for table in (outcome.predicted, outcome.simulated)]
     assert abs(counts[0] - counts[1]) <= 2 and counts[0] > 2

@@ -11,7 +11,7 @@ from fullrank.theory.collapse.toy_training import Schedule, stacked_layers, stro
 
 
 def test_case_1_shrinks_the_augmented_directions():
-    run = strong_augmentation(1.0, Schedule(learning_rate=2e-3, steps=1500, snapshots=4))
+    run = strong_augmentation(1.0, Schedule(learning_rate=4e-3, steps=750, snapshots=4))
     end = run.singular_values[0][-1]
     clean, augmented = end[:8], end[8:]
     # Middle of the measured ranges: 0.38 to 0.41 and 0.16 to 0.17.
@@ -21,7 +21,7 @@ def test_case_1_shrinks_the_augmented_directions():
 
 
 def test_case_2_collapses_some_dimensions_and_balances_its_layers():
-    run = stacked_layers(2, Schedule(learning_rate=2e-2, steps=1500, snapshots=4))
+    run = stacked_layers(2, Schedule(learning_rate=4e-2, steps=750, snapshots=4))
     collapsed = run.collapsed()
     assert collapsed[0] > 10 and 3 <= collapsed[-1] <= 7
     balance = relative_imbalance(run.weights)[:, 0]

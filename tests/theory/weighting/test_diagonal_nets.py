@@ -52,7 +52,7 @@ def test_the_diagonal_velocity_is_autograds_negative_gradient(depth):
         np.testing.assert_allclose(move, -slope, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 9999))
 def test_the_gains_against_scipys_bounded_minimum(seed):
     moment, cross = correlated(seed)
@@ -177,6 +177,7 @@ def test_a_spurious_feature_dominates_less_below():
         core_to_spurious(0, 1, 2)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(-5, 5), st.floats(0, 3))
 def test_the_symmetric_relu_is_torchs_soft_threshold(value, threshold):
     expected = torch.nn.functional.softshrink(torch.tensor(value, dtype=torch.float64), threshold)

@@ -107,7 +107,7 @@ def test_more_rounds_are_sharper_and_unbiased():
     truth = np.eye(3)
 
     def miss(count):
-        found = [ViewMoments.of(rounds(seed, count, images=3000)).cross_moment for seed in range(8)]
+        found = [ViewMoments.of(rounds(seed, count, images=1500)).cross_moment for seed in range(8)]
         return np.abs(np.mean(found, 0) - truth).max(), np.mean([np.abs(one - truth).max() for one in found])
 
     one, many = miss(1), miss(12)

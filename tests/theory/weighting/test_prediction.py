@@ -42,7 +42,7 @@ def test_the_coordinates_have_variance_one_and_no_correlation():
 def test_a_map_that_is_the_minimiser_gives_what_is_predicted(rank):
     rng = np.random.default_rng(1)
     mixing = rng.normal(size=(4, 4))
-    a, b = views(rng, 20_000, [0.1, 0.6, 1.2, 4], mixing)
+    a, b = views(rng, 8000, [0.1, 0.6, 1.2, 4], mixing)
     moment = (a.T @ a + b.T @ b) / (2 * len(a))
     cross = (a.T @ b + b.T @ a) / (2 * len(a))
     values, axes = np.linalg.eigh(optimal_gram(moment, cross, rank))
@@ -78,17 +78,17 @@ def typical(pairs):
 def test_noise_alone_gives_no_correlation():
     def nothing_shared(seed):  # z is the same in both views, and has to do with neither
         rng = np.random.default_rng(seed)
-        a, b = rng.normal(size=(2, 600, 24))
-        z = rng.normal(size=(600, 24))
+        a, b = rng.normal(size=(2, 600, 16))
+        z = rng.normal(size=(600, 16))
         return (a, b), (z, z)
 
     def isometry(seed):  # all directions agree alike and all are kept: nothing is predicted
         rng = np.random.default_rng(seed)
-        a, b = views(rng, 600, np.ones(24))
+        a, b = views(rng, 600, np.ones(16))
         return (a, b), (a, b)
 
-    assert abs(typical(map(nothing_shared, range(6)))) < 0.1
-    assert abs(typical(map(isometry, range(6)))) < 0.1
+    assert abs(typical(map(nothing_shared, range(4)))) < 0.1
+    assert abs(typical(map(isometry, range(4)))) < 0.1
 
 
 def test_directions_without_agreement_are_lost_at_a_thousand_images():

@@ -18,7 +18,7 @@ from fullrank.theory.weighting.spectral_model import gains, layer_weights
 features = st.lists(st.tuples(st.floats(0.1, 4), st.floats(0.05, 5)), min_size=2, max_size=6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(features)
 def test_the_logarithm_is_convex_in_the_depth(pairs):
     strengths, gain = np.array(pairs).T
@@ -28,7 +28,7 @@ def test_the_logarithm_is_convex_in_the_depth(pairs):
         assert bends.min() >= -1e-12
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(features)
 def test_the_rule_says_where_half_the_depth_needs_fewer(pairs):
     strengths, gain = np.array(pairs).T
@@ -38,7 +38,7 @@ def test_the_rule_says_where_half_the_depth_needs_fewer(pairs):
             assert pre_beats_post(strengths, gain, j) == (half < end)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(features)
 def test_the_best_depth_against_scipys_bounded_minimum(pairs):
     strengths, gain = np.array(pairs).T

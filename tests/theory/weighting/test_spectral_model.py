@@ -85,7 +85,7 @@ def test_the_velocity_is_the_loss_s_finite_difference():
 @settings(max_examples=6, deadline=None)
 @given(
     depth=st.integers(1, 4),
-    features=st.lists(st.tuples(st.floats(0.3, 3), st.floats(0.2, 1)), min_size=2, max_size=4),
+    features=st.lists(st.tuples(st.floats(0.3, 3), st.floats(0.2, 1)), min_size=2, max_size=3),
     scale=st.floats(0.5, 0.8),
     seed=st.integers(0, 99),
 )
@@ -119,16 +119,17 @@ def test_the_flow_conserves_the_imbalance():
 
 
 def test_descent_and_both_solvers_end_in_one_place():
-    start = balanced_start(2, 5)
-    velocity = spectral_velocity(*keep_or_resample(STRENGTHS, KEEP))
+    strengths, keep = STRENGTHS[:2], KEEP[:2]
+    start, two = balanced_start(2, 2), keep_or_resample(strengths, keep)
+    velocity = spectral_velocity(*two)
     ends = [
-        gradient_flow(start, *keep_or_resample(STRENGTHS, KEEP), [0, 60]).last,
+        gradient_flow(start, *two, [0, 10]).last,
         settle(velocity, start).last,
-        descend(velocity, start, rate=0.02, steps=3000, keep_every=3000).last,
+        descend(velocity, start, rate=0.02, steps=500, keep_every=500).last,
     ]
     for end in ends:
         np.testing.assert_allclose(
-            measured_weights(end, STRENGTHS), layer_weights(STRENGTHS, KEEP / STRENGTHS, 2), rtol=1e-6
+            measured_weights(end, strengths), layer_weights(strengths, keep / strengths, 2), rtol=1e-6
         )
 
 
@@ -150,7 +151,7 @@ def test_at_full_rank_the_minimiser_is_a_product_of_inverses():
     np.testing.assert_allclose(optimal_gram(moment, cross), inverse @ cross @ inverse, rtol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999), depth=st.integers(1, 5), rank=st.integers(1, 4))
 def test_balanced_factors_are_balanced_and_give_the_layers_grams(seed, depth, rank):
     gram = optimal_gram(*moments(seed), rank)

@@ -27,7 +27,7 @@ def test_feature_weighting_gives_a_list_for_each_layer(outcome_of):
         {"depth": 1, "scale": 0.05},
         {"strengths": (3, 1, 0.05), "keep": (1, 0.9, 0.5), "depth": 3},
         {"strengths": (1, 0.01), "keep": (0.05, 0.9)},
-        {"scale": 0.05},
+        {"scale": 0.05, "strengths": (2, 1, 0.5), "keep": (1, 0.9, 1)},
     ],
 )
 def test_settings_far_from_the_default_come_to_the_prediction_too(settings):
@@ -54,7 +54,10 @@ def test_weight_decay_shows_both_minima(outcome_of):
     assert_names(lower, "feature 5")
 
 
-@pytest.mark.parametrize("settings", [{"depth": 1}, {"depth": 3, "decay": 0.05}, {"decay": 5}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"depth": 1}, {"depth": 3, "decay": 0.05, "strengths": "2,1,1", "keep": "1,0.9,0.3"}, {"decay": 5}],
+)
 def test_weight_decay_at_other_depths_and_decays(settings):
     outcome = theorem_named("weight-decay", **settings).outcome()
     np.testing.assert_allclose(outcome.simulated, outcome.predicted, rtol=1e-4, atol=1e-9)
@@ -76,7 +79,7 @@ def test_reweighting_says_whether_the_order_of_channels_is_predicted(outcome_of)
     outcome = outcome_of("reweighting")
     assert gap(outcome) < 1e-3
     assert_names(outcome.remarks[1], "holds", "margin 0.323")
-    taken = theorem_named("reweighting", kappa=5).outcome()
+    taken = theorem_named("reweighting", kappa=5, strengths="2,1,0.5", keep="1,0.9,1", start=1e-4).outcome()
     assert_names(taken.remarks[1], "not", "margin -4")
     np.testing.assert_allclose(taken.simulated[1], taken.predicted[1], rtol=1e-4)
 

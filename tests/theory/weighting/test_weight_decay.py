@@ -36,7 +36,7 @@ def test_the_printed_thresholds():
     np.testing.assert_allclose(thresholds.wins, 2 * np.sqrt(2) / (3 * np.sqrt(3)) * q**1.5 / m)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**one_feature)
 def test_two_layers_obey_the_cubic_and_take_its_larger_root(strength, keep, share):
     moments = keep_or_resample([strength], [keep])
@@ -53,7 +53,7 @@ def test_two_layers_obey_the_cubic_and_take_its_larger_root(strength, keep, shar
         np.testing.assert_allclose([minima.border[0], minima.largest_local[0]], positive, rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(depth=st.integers(1, 5), **one_feature)
 def test_the_best_minimum_is_the_lowest_of_a_fine_grid(depth, strength, keep, share):
     moments = keep_or_resample([strength], [keep])

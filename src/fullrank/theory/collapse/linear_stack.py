@@ -1,7 +1,6 @@
 r"""InfoNCE on a stack z = W_L ... W_1 x of any depth: coupled flow, imbalance, alignment, singular values.
 
-`weights` is a tuple with one matrix a layer, first layer first. A matrix may carry leading axes (a time axis,
-say) where the docstring says so. X is the matrix that drives the flow of the product, see `infonce_flow`.
+`weights` is a tuple with one matrix a layer, first layer first. X drives the flow, as in `infonce_flow`.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,4 @@
-r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products.
-
-Every gradient is written out by hand, so that ten thousand steps take seconds. The settings by default are
-the paper's own.
-"""
+r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -38,9 +38,9 @@ def integrate(
 ) -> Trajectory:
     r"""The flow :math:`\dot W = V(W)` from `start` at `times` (T,), ascending, the first of them being t = 0.
 
-    A flow that grows faster than exponentially leaves every bound in finite time. The step then shrinks below
-    what float64 can add to t, and that time is reported; it is the true one to about 1e-8 of itself. Raises
-    UsageError for times that do not ascend from 0.
+    A flow that grows faster than exponentially leaves every bound in finite time. That time is reported, to
+    about 1e-8 of itself: there the step shrinks below what float64 can add to t. Raises UsageError for times
+    that do not ascend from 0.
 
     >>> exponential = integrate(lambda w: (-w[0],), (np.ones((1, 1)),), [0.0, 1.0])
     >>> round(float(exponential.last[0][0, 0]), 9)

@@ -21,10 +21,9 @@ def settle(
 ) -> Trajectory:
     """The flow from `start` to the time `horizon`, at the times of the solver's own steps.
 
-    A strong feature settles thousands of times before a weak one moves. `integrate` then takes a step for
-    each of those times; this solver turns implicit and steps over them. Entries smaller than `atol` are not
-    followed, and a flow that leaves every bound ends with that time. Raises UsageError for a horizon that is
-    not above 0.
+    Where a strong feature settles long before a weak one moves, this solver turns implicit and steps over the
+    times between. Entries smaller than `atol` are not followed, and a flow that leaves every bound ends with
+    that time. Raises UsageError for a horizon that is not above 0.
 
     >>> path = settle(lambda w: (1 - w[0],), (np.zeros(1),))
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)

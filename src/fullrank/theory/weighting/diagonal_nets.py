@@ -162,8 +162,7 @@ def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Ma
 
     .. math:: |w_{1, i}|\, \phi_i \le b
 
-    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Such a feature keeps its initial weight
-    :math:`|w_{1, i}| \phi_i` below the head and is exactly 0 above it. Raises UsageError for strengths not
+    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not
     above 0, a negative threshold and lists of different length. Derived here. That lower layers hold features
     that higher ones lack is P2's claim.
 

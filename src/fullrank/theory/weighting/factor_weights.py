@@ -26,12 +26,6 @@ class ViewMoments:
     with :math:`\bar a_i, \bar b_i` the means of the first and of the second views of image i: given the image
     its views are independent, so M~ is unbiased, and the sharper the more views there are. `mean` (D,) is
     that of all views; `square` and `cross` (D, D) are the uncentred moments, so that sets of images merge.
-
-    >>> rows = np.random.default_rng(0).normal(size=(2, 100, 3))
-    >>> halves = [ViewMoments.of([(rows[0, part], rows[1, part])]) for part in (slice(0, 40), slice(40, 100))]
-    >>> merged = ViewMoments.merged(halves)
-    >>> merged.images, np.allclose(merged.moment, np.cov(np.concatenate(rows).T, bias=True))
-    (100, True)
     """
 
     images: int

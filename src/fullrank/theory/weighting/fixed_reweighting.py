@@ -1,8 +1,4 @@
-"""A fixed reweighting head on a linear encoder: what it makes of the layer below, and what kappa does.
-
-The end-to-end net still reaches the minimiser of the loss, so the encoder undoes the head's weights. Which
-feature goes to which channel is left open by the loss: the speed of learning and the rank decide it.
-"""
+"""A fixed reweighting head on a linear encoder: what it makes of the layer below, and what kappa does."""
 
 import math
 

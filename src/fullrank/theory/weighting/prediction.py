@@ -1,8 +1,4 @@
-"""What the linear theory says of measured features: which directions a map behind them keeps.
-
-The linear theory is that of the spectral contrastive loss (`spectral_model`). Its moments are measured on the
-features of two views at a place; what a later place makes of each direction is measured beside it.
-"""
+"""What the linear theory says of measured features: which directions a map behind them keeps."""
 
 from dataclasses import dataclass
 
@@ -27,8 +23,8 @@ class Prediction:
     """The weight of each direction behind a map, relative to the strongest: predicted and measured, (r,).
 
     `agreement` (r,) is the correlation of the direction between two views. `correlation` is the mean of
-    Spearman's of the two weights over ways to split the images; between `low` and `high` lie 95 % of them,
-    which is no confidence interval, since splits share images.
+    Spearman's of the two weights over ways to split the images; 95 % of them lie between `low` and `high`,
+    which is not a confidence interval, since splits share images.
     """
 
     agreement: Array
@@ -46,9 +42,8 @@ def view_correlations(first: Array, second: Array) -> tuple[Array, Array, Array]
               \quad \tilde M = \tfrac12 (E[x_1 x_2^\top] + E[x_2 x_1^\top])
 
     of centred features. Shapes: (n, D) twice -> the mean (D,), a map (D, r) onto coordinates of variance 1,
-    and the eigenvalues of N (r,), which are the agreements. Only the leading components of M are looked at, 4
-    images for each, so that whitening does not invent directions. Raises UsageError for views that do not fit
-    together or fewer than 8 images.
+    and the eigenvalues of N (r,), the agreements. Only the leading components of M are used, with 4 images
+    for each. Raises UsageError for views that do not fit together or fewer than 8 images.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2))
@@ -85,13 +80,12 @@ def predict_directions(
 
     .. math:: \hat a_i = \sqrt{\rho_i} \ (i \le p, \text{ else } 0), \qquad a_i = |E[z\, u_i]|
 
-    with :math:`u_i` the coordinate of variance 1 along direction i and :math:`\rho_i` its correlation between
-    the views: the minimiser of the spectral contrastive loss of `rank` p gives exactly :math:`\hat a_i`, in
-    any number of layers. Both are relative to their largest. The images are split in three by `seed`, 60
-    times: the directions come from one part, the prediction from the second, what the map gave from the
-    third, so that noise in one is no news of another. The weights are means of squares over the splits, less
-    what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice, `outcome` (n, K) twice, of the same
-    views. Raises UsageError as `view_correlations` does. Derived here from `spectral_model.optimal_gram`.
+    with :math:`u_i` the coordinate of variance 1 along direction i, :math:`\rho_i` its correlation between
+    the views and p the `rank`. Both are relative to their largest. The images are split in three by `seed`,
+    60 times: directions, predictions and what the map gave come from different parts. The weights are means
+    of squares over the splits, less what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice,
+    `outcome` (n, K) twice, of the same views. Raises UsageError as `view_correlations` does. Derived here
+    from `spectral_model.optimal_gram`.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 3))

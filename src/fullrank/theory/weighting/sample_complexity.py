@@ -14,10 +14,9 @@ from fullrank.theory.weighting.spectral_model import gains
 
 @dataclass(frozen=True)
 class Advice:
-    """Where to probe for one feature: the share of the depth, 0 the input and 1 the output.
+    """Where to probe for one feature: the best share of the depth, from 0 (input) to 1 (output), and why.
 
-    `best_share` and `pre_wins` (half the depth beats the output) are None where the theory predicts nothing;
-    `reason` says why in a sentence.
+    `best_share` and `pre_wins` (half the depth beats the output) are None where the theory predicts nothing.
     """
 
     best_share: float | None
@@ -69,8 +68,7 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
 def best_share(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> float:
     r"""The depth t in 0 to 1 at which feature j needs the fewest labels, the least where several tie.
 
-    The minimum of the convex :math:`\log S_j`, whose slope is twice the mean of :math:`\log w_i` over the
-    squares of the weights, less :math:`\log w_j`. It may lie between the layers. Raises UsageError for
+    The minimum of the convex :math:`\log S_j`, which may lie between the layers. Raises UsageError for
     numbers outside their limits and a gain of 0: then S is not continuous at the input. Derived here.
 
     >>> best_share([1.0, 1.0], [1.0, 0.5], 1), best_share([1.0, 1.0], [1.0, 0.5], 0)
@@ -121,9 +119,9 @@ def advise_dropping(
 ) -> Advice:
     """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
 
-    Each gain is then 1 / strength at any probability. In a net of lower `rank` the features dropped most are
-    lost in every layer, so for one of them only the input serves; the others are advised as without dropping.
-    Raises UsageError as `drop`, `gains` and `advise` do. Derived here.
+    In a net of lower `rank` the features dropped most are lost in every layer, so for one of them only the
+    input serves; the others are advised as without dropping. Raises UsageError as `drop`, `gains` and
+    `advise` do. Derived here.
 
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1).best_share is None
     True

@@ -51,8 +51,7 @@ def spectral_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
     .. math:: \dot W_l = -\frac{\partial \mathcal L}{\partial W_l} = 4\, (W_L \cdots W_{l+1})^\top
               \big(W \tilde M - W M W^\top W M\big) (W_{l-1} \cdots W_1)^\top
 
-    Returns a function of the layers. It conserves :math:`W_{l+1}^\top W_{l+1} - W_l W_l^\top`. Raises
-    UsageError for moments that are asymmetric or indefinite. Derived here.
+    Raises UsageError for moments that are asymmetric or indefinite. Derived here.
 
     >>> spectral_velocity(np.eye(2), np.eye(2))((np.eye(2) / 2, np.eye(2)))[0]
     array([[1.5, 0. ],
@@ -90,15 +89,11 @@ def optimal_gram(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = 
     .. math:: W^\top W = M^{-1/2} \big[M^{-1/2} \tilde M M^{-1/2}\big]_p M^{-1/2},
               \quad\text{at full rank } M^{-1} \tilde M M^{-1}
 
-    :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). Where M is singular, images
-    never move in its null space, and W is 0 there. Raises UsageError for moments that are asymmetric or
-    indefinite, for a rank outside 1 to d, where M~ is above 0 in the null space of M (no minimum exists), and
-    where the eigenvalues p and p + 1 are equal (the minimiser is not unique). Derived here (completing the
-    square; Eckart and Young 1936).
+    :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). W is 0 where M is. Raises
+    UsageError for moments that are asymmetric or indefinite, for a rank outside 1 to d, where M~ is above 0
+    in the null space of M (no minimum exists), and where the eigenvalues p and p + 1 are equal (the minimiser
+    is not unique). Derived here (completing the square; Eckart and Young 1936).
 
-    >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]))
-    array([[0.25, 0.  ],
-           [0.  , 0.25]])
     >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]), rank=1)
     array([[0.25, 0.  ],
            [0.  , 0.  ]])

@@ -23,9 +23,8 @@ class Thresholds:
 class DecayMinima:
     """The end-to-end gain (d,) of each feature in the two minima of its loss, and the border between them.
 
-    `largest_local` is the minimum of largest gain, where descent from a good start stays; `best` is the
-    global minimum, 0 where that lies lower. `border` is the gain below which the flow falls to 0: 0 at one
-    layer, infinite where 0 is the only minimum.
+    `largest_local` is the minimum of largest gain, `best` the global one. `border` is the gain below which
+    the flow falls to 0: 0 at one layer, infinite where 0 is the only minimum.
     """
 
     largest_local: Array
@@ -86,9 +85,8 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
 
     .. math:: m^2 w^3 - q w + \tfrac{\lambda}{2} w^{2/L - 1} = 0, \quad\text{the larger root}
 
-    which at two layers is the cubic :math:`m^2 w^3 - q w + \lambda/2 = 0`; the smaller root is the border. A
-    feature above its threshold vanishes in every layer at once, and at two layers or more 0 is always a local
-    minimum. `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative
+    The smaller root is the border. A feature above its threshold vanishes in every layer at once.
+    `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative
     decay and a depth below 1. Derived here.
 
     >>> minima = decayed_gains(np.diag([1.0, 0.49]), np.diag([1.0, 0.1764]), decay=0.1)
