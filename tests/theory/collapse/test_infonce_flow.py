@@ -67,8 +67,8 @@ def test_loss_weights_and_gradients_against_autograd(seed, mean):
     alpha = softmax_weights(x + mean, views + mean)
     np.testing.assert_allclose(distance_loss(x + mean, views + mean), loss.item(), rtol=1e-9)
     np.testing.assert_allclose(alpha.sum(1), 1, rtol=1e-12)
-    for found, tensor in zip(distance_gradients(x + mean, views + mean, alpha), (z, z_views), strict=True):
-        np.testing.assert_allclose(found, tensor.grad, atol=1e-8)
+    for computed, tensor in zip(distance_gradients(x + mean, views + mean, alpha), (z, z_views), strict=True):
+        np.testing.assert_allclose(computed, tensor.grad, atol=1e-8)
 
 
 def test_embeddings_far_apart_neither_overflow_nor_lose_the_loss():
@@ -142,11 +142,11 @@ def test_the_exact_flow_is_the_matrix_exponential_and_the_simulated_one(seed):
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(4, 4))
     drive, start, times = root + root.T, rng.normal(size=(3, 4)), np.array([0.0, 0.3, 0.9])
-    found = exact_weights(start, drive, times)
-    for time, weights in zip(times, found, strict=True):
+    computed = exact_weights(start, drive, times)
+    for time, weights in zip(times, computed, strict=True):
         np.testing.assert_allclose(weights, start @ expm(drive * time), rtol=1e-8, atol=1e-8)
     simulated = integrate(lambda w: (w[0] @ drive,), (start,), times)
-    np.testing.assert_allclose(simulated.weights[0], found, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(simulated.weights[0], computed, rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=15, deadline=None)
@@ -201,8 +201,8 @@ def test_inner_products_against_torch(seed, temperature):
     loss.backward()
     a, b = z_a.detach().numpy(), z_b.detach().numpy()
     np.testing.assert_allclose(inner_loss(a, b, temperature), loss.item(), rtol=1e-9)
-    for found, z in zip(inner_gradients(a, b, temperature), (z_a, z_b), strict=True):
-        np.testing.assert_allclose(found, z.grad, atol=1e-10)
+    for computed, z in zip(inner_gradients(a, b, temperature), (z_a, z_b), strict=True):
+        np.testing.assert_allclose(computed, z.grad, atol=1e-10)
     drive = inner_driving_matrix(x_a, x_b, inner_residual(a, b, temperature), temperature)
     np.testing.assert_allclose(-w.detach().numpy() @ drive, w.grad, atol=1e-9)
     np.testing.assert_array_equal(drive, drive.T)
@@ -222,8 +222,10 @@ def test_the_limit_flow_descends_the_limit_loss(seed):
     w, bias = rng.normal(size=(2, 3)), rng.normal(size=2)
     to_w = numeric(lambda layer: limit_loss(layer, bias, moment, cross, 0.5), w)
     to_bias = numeric(lambda offset: limit_loss(w, offset, moment, cross, 0.5), bias)
-    for found, gradient in zip(limit_velocity(moment, cross, 0.5)((w, bias)), (to_w, to_bias), strict=True):
-        np.testing.assert_allclose(found, -gradient, rtol=1e-6, atol=1e-6)
+    for computed, gradient in zip(
+        limit_velocity(moment, cross, 0.5)((w, bias)), (to_w, to_bias), strict=True
+    ):
+        np.testing.assert_allclose(computed, -gradient, rtol=1e-6, atol=1e-6)
     free = numeric(lambda layer: limit_loss(layer, 0 * bias, moment, cross, 0.5), w)
     np.testing.assert_allclose(-w @ limit_driving_matrix(w, moment, cross, 0.5), free, rtol=1e-6, atol=1e-6)
 

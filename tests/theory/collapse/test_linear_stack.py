@@ -61,8 +61,8 @@ def test_networks_and_their_gradients_against_autograd(seed, depth, network):
     h.backward(torch.tensor(gradient))
     z, pull = network(weights, x)
     np.testing.assert_allclose(z, h.detach(), atol=1e-12)
-    for found, tensor in zip(pull(gradient), tensors, strict=True):
-        np.testing.assert_allclose(found, tensor.grad, atol=1e-12)
+    for computed, tensor in zip(pull(gradient), tensors, strict=True):
+        np.testing.assert_allclose(computed, tensor.grad, atol=1e-12)
 
 
 @settings(max_examples=12, deadline=None)
@@ -84,8 +84,8 @@ def test_the_contrastive_flow_is_the_negative_gradient(seed, depth, network):
     own = -((z - z_views) ** 2).sum(-1) / 2
     logits = torch.where(torch.eye(6, dtype=torch.bool), own[:, None], logits)
     torch.nn.functional.cross_entropy(logits, torch.arange(6), reduction="sum").backward()
-    found = contrastive_velocity(network, x, views)(weights)
-    for velocity, tensor in zip(found, tensors, strict=True):
+    computed = contrastive_velocity(network, x, views)(weights)
+    for velocity, tensor in zip(computed, tensors, strict=True):
         np.testing.assert_allclose(velocity, -tensor.grad, atol=1e-10)
 
 
@@ -239,10 +239,10 @@ def test_rates_of_singular_vectors_hold_with_the_corrected_sign_and_fail_with_th
     ahead, behind = (signed(middle, w + move * velocity) for move in (step, -step))
     s, u, v = singular_rates(w, velocity)
     np.testing.assert_allclose(s, (ahead[1] - behind[1]) / (2 * step), atol=1e-6)
-    for found, (after, before) in ((u, (ahead[0], behind[0])), (v, (ahead[2].T, behind[2].T))):
+    for computed, (after, before) in ((u, (ahead[0], behind[0])), (v, (ahead[2].T, behind[2].T))):
         difference = (after - before) / (2 * step)
-        np.testing.assert_allclose(found, difference, atol=1e-6)
-        assert np.abs(-found - difference).max() > 0.1
+        np.testing.assert_allclose(computed, difference, atol=1e-6)
+        assert np.abs(-computed - difference).max() > 0.1
 
 
 def test_the_rate_of_the_alignment_matrix_has_the_corrected_sign_too():
@@ -259,9 +259,9 @@ def test_the_rate_of_the_alignment_matrix_has_the_corrected_sign_too():
         return second[2] @ first[0]
 
     difference = (signed_alignment(step) - signed_alignment(-step)) / (2 * step)
-    found = alignment_rate(lower, upper, gradient)
-    np.testing.assert_allclose(found, difference, atol=1e-6)
-    assert np.abs(-found - difference).max() > 0.1
+    computed = alignment_rate(lower, upper, gradient)
+    np.testing.assert_allclose(computed, difference, atol=1e-6)
+    assert np.abs(-computed - difference).max() > 0.1
 
 
 def test_alignment_over_time_keeps_the_identity_from_a_balanced_start():

@@ -61,7 +61,7 @@ def test_the_gains_against_scipys_bounded_minimum(seed):
     def loss(g):
         return g @ squared @ g - 2 * target @ g
 
-    found = minimize(
+    bounded = minimize(
         loss,
         np.ones(3),
         jac=lambda g: 2 * (squared @ g - target),
@@ -69,7 +69,7 @@ def test_the_gains_against_scipys_bounded_minimum(seed):
         method="L-BFGS-B",
         options={"ftol": 1e-15, "gtol": 1e-12},
     )
-    assert loss(correlated_gains(moment, cross) ** 2) == pytest.approx(found.fun, rel=1e-9)
+    assert loss(correlated_gains(moment, cross) ** 2) == pytest.approx(bounded.fun, rel=1e-9)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -220,9 +220,9 @@ def test_the_relu_flow_ends_where_the_closed_form_says(features, threshold):
         return
     path = settle(relu_velocity(strengths, keep, threshold), (first, second))
     pre = np.abs(path.last[0]) * strengths
-    found = np.stack([pre, np.abs(path.last[1]) * symmetric_relu(pre, threshold)])
+    measured = np.stack([pre, np.abs(path.last[1]) * symmetric_relu(pre, threshold)])
     np.testing.assert_allclose(
-        found, relu_weights(first, second, strengths, keep, threshold), rtol=1e-5, atol=1e-9
+        measured, relu_weights(first, second, strengths, keep, threshold), rtol=1e-5, atol=1e-9
     )
 
 

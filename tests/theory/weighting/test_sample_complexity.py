@@ -44,13 +44,13 @@ def test_the_best_depth_against_scipys_bounded_minimum(pairs):
     strengths, gain = np.array(pairs).T
     for j in range(len(pairs)):
         share = best_share(strengths, gain, j)
-        found = minimize_scalar(
+        bounded = minimize_scalar(
             lambda t, j=j: float(np.log(samples_needed(strengths, gain, j, t))),
             bounds=(0, 1),
             method="bounded",
             options={"xatol": 1e-10},
         )
-        assert np.log(samples_needed(strengths, gain, j, share)) <= found.fun + 1e-12
+        assert np.log(samples_needed(strengths, gain, j, share)) <= bounded.fun + 1e-12
 
 
 def test_an_interior_depth_can_be_the_best():
