@@ -17,6 +17,8 @@ def test_case_1_shrinks_the_augmented_directions():
     # Middle of the measured ranges: 0.38 to 0.41 and 0.16 to 0.17.
     assert clean.mean() / augmented.mean() == pytest.approx(0.395 / 0.165, rel=0.15)
     assert clean.min() > 2 * augmented.max()
+    columns = np.linalg.norm(run.weights[0][-1], axis=0)
+    assert columns[:8].min() > 1.5 * columns[8:].max()
     assert run.losses[-1] < run.losses[0]
 
 
