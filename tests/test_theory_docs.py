@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs/theory").glob("*.md"))
-SOURCES = sorted((ROOT / "src/fullrank/theory").glob("*.py"))
+SOURCES = sorted((ROOT / "src/fullrank/theory").rglob("*.py"))
 LINE = re.compile(
     r"^Computed by (?P<functions>`[^`]+`(?:, `[^`]+`)*); checked by (?P<tests>`[^`]+`(?:, `[^`]+`)*)\.$",
     re.MULTILINE,
@@ -103,7 +103,8 @@ def test_every_function_with_an_equation_is_named_on_a_page():
     for source in SOURCES:
         for node in ast.parse(source.read_text()).body:
             if isinstance(node, ast.FunctionDef) and ".. math::" in (ast.get_docstring(node) or ""):
-                name = f"fullrank.theory.{source.stem}.{node.name}"
+                module = source.relative_to(ROOT / "src").with_suffix("").as_posix().replace("/", ".")
+                name = f"{module}.{node.name}"
                 assert node.name.startswith("_") or name in named, name
 
 

@@ -62,8 +62,8 @@ def predict(
     from fullrank.diagnosis.predict import predict as run_predict
 
     with Console(stderr=True).status("reading views"):
-        found = run_predict(run, place=place, outcome=outcome, seed=seed, out=out)
-    _finish(found.path)
+        theory_run = run_predict(run, place=place, outcome=outcome, seed=seed, out=out)
+    _finish(theory_run.path)
 
 
 @theory_app.callback()
@@ -79,35 +79,26 @@ def print_theory(record: Record, entry: TheoryEntry) -> None:
     console.print(escape(f"{entry.quantity[0].upper()}{entry.quantity[1:]}:"))
     # Two pairs of columns fit 80 characters whatever the rows are called.
     for first in range(0, len(entry.rows), 2):
-        console.print(_side_by_side(record, entry, range(first, min(first + 2, len(entry.rows)))))
+        console.print(_table(record, entry, slice(first, first + 2)))
     console.print(escape(entry.verdict))
     for remark in entry.remarks:
         console.print(f"[dim]{escape(remark)}[/dim]")
 
 
-def _side_by_side(record: Record, entry: TheoryEntry, rows: range) -> Table:
+def _table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
     # The theorem's columns go down: there are up to 16 of them, and seldom more than 3 rows.
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("")
-    for row in rows:
-        table.add_column(f"{escape(entry.rows[row])}\npredicted", justify="right", min_width=9)
+    table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in entry.rows[rows]:
+        table.add_column(f"{escape(name)}\npredicted", justify="right", min_width=9)
         table.add_column("\nsimulated", justify="right", min_width=9, vertical="bottom")
-    for number in _shown_rows(len(entry.columns)):
-        if number is None:
-            table.add_row("...")
-            continue
-        column = entry.columns[number]
-        cells = [(record.predicted or [])[row][number] for row in rows]
-        beside = [(record.simulated or [])[row][number] for row in rows]
-        pairs = zip(cells, beside, strict=True)
-        table.add_row(escape(column), *(_short(value) for pair in pairs for value in pair))
+    pairs = zip((record.predicted or [])[rows], (record.simulated or [])[rows], strict=True)
+    columns = zip(*(values for pair in pairs for values in pair), strict=True)
+    lines = [(escape(name), *map(_short, cells)) for name, cells in zip(entry.columns, columns, strict=True)]
+    if len(lines) > 2 * MOST_ROWS:
+        lines[MOST_ROWS:-MOST_ROWS] = [("...",)]
+    for line in lines:
+        table.add_row(*line)
     return table
-
-
-def _shown_rows(count: int) -> list[int | None]:
-    """Which of so many rows are shown; None is the gap between the first and the last."""
-    rows: list[int | None] = list(range(count))
-    return rows if count <= 2 * MOST_ROWS else [*rows[:MOST_ROWS], None, *rows[-MOST_ROWS:]]
 
 
 def _short(value: float | None) -> str:
@@ -128,7 +119,7 @@ def _run(entry: Entry) -> Callable[..., None]:
             (field.annotation if field.annotation in _PLAIN else str) | None,
             typer.Option(
                 f"--{name.replace('_', '-')}",
-                help=f"{field.description or name} \\[default: {_written(field.default)}]",
+                help=f"{field.description} \\[default: {_written(field.default)}]",
             ),
         ]
         for name, field in kind.model_fields.items()
@@ -142,28 +133,23 @@ def _run(entry: Entry) -> Callable[..., None]:
     if kind.FULL:  # a theorem without a long form has no option that would change nothing
         long = ", ".join(f"{name}={value}" for name, value in kind.FULL.items())
         shared["full"] = Annotated[bool, typer.Option("--full", help=f"The long form: {long}.")]
-    defaults = {"assignments": None, "full": False, "out": None}
 
-    def run(**given: Any) -> None:
-        said = {name: given[name] for name in settings if given[name] is not None}
-        said |= dict(map(assignment, given["assignments"] or []))
-        _show(entry.name, full=given.get("full", False), out=given["out"], settings=said)
+    def run(**options: Any) -> None:
+        from fullrank.theory.run import run_theorem
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=hint)
-        for name, hint in (settings | shared).items()
-    ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = settings | shared
+        values = {name: options[name] for name in settings if options[name] is not None}
+        values |= dict(map(assignment, options["assignments"] or []))
+        full, out = bool(options.get("full")), options["out"]
+        with progress_bar() as progress:
+            done = run_theorem(entry.name, full=full, out=out, progress=progress, **values)
+        _finish(done.path)
+
+    hints, keyword = settings | shared, inspect.Parameter.KEYWORD_ONLY
+    run.__annotations__ = hints
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, keyword, default=None, annotation=hint) for name, hint in hints.items()]
+    )
     return run
-
-
-def _show(name: str, *, full: bool, out: Path | None, settings: dict[str, Any]) -> None:
-    from fullrank.theory.run import run_theorem
-
-    with progress_bar() as progress:
-        run = run_theorem(name, full=full, out=out, progress=progress, **settings)
-    _finish(run.path)
 
 
 def _finish(folder: Path) -> None:

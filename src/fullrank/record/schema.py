@@ -1,5 +1,6 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
+from dataclasses import field
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.dataclasses import dataclass
 
 from fullrank.errors import DataError
 from fullrank.files import write_whole
@@ -212,17 +214,20 @@ class DiagnosisEntry(_Part):
     not_seen: list[str] = []
 
 
-class TheoryPanel(_Part):
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TheoryPanel:
     """A picture of a theory run: its title and what its axes count."""
 
     title: str
     x: str
     y: str
-    log_x: bool
-    log_y: bool
+    log_x: bool = False
+    log_y: bool = False
 
 
-class TheoryCurve(_Part):
+# Of a line with points, a theorem's, the record takes the line alone.
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", revalidate_instances="always"))
+class TheoryCurve:
     """A line of the panel of that title; the i-th has its points in `curves/i/x` and `curves/i/y`.
 
     What is predicted is drawn dashed.
@@ -230,7 +235,7 @@ class TheoryCurve(_Part):
 
     panel: str
     name: str
-    dashed: bool
+    dashed: bool = field(default=False, kw_only=True)
 
 
 class TheoryEntry(_Part):

@@ -105,17 +105,15 @@ def theorem_named(name: str, *, full: bool = False, **settings: Any) -> "Theorem
     """
     entry = THEOREMS[name]
     kind: type[Theorem] = entry.load()
-    unknown = [key for key in settings if key not in kind.model_fields]
-    if unknown:
-        fields = list(kind.model_fields)
-        raise unknown_name(f"setting of '{entry.name}'", unknown[0], fields, f"it has {', '.join(fields)}")
+    fields = kind.model_fields
+    for key in settings.keys() - fields.keys():
+        raise unknown_name(f"setting of '{entry.name}'", key, list(fields), f"it has {', '.join(fields)}")
     try:
         return kind(**((kind.FULL if full else {}) | settings))
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else "settings"
-        meaning = kind.model_fields[key].description if key in kind.model_fields else None
+        key = str(first["loc"][0])
         raise UsageError(
-            f"'{entry.name}': {key} = {settings.get(key)!r}: {first['msg']}"
-            f"{f' ({meaning})' if meaning else ''}; `fullrank theory {entry.name} --help` shows the settings."
+            f"'{entry.name}': {key} = {settings.get(key)!r}: {first['msg']} ({fields[key].description}); "
+            f"`fullrank theory {entry.name} --help` shows the settings."
         ) from None

@@ -1,6 +1,6 @@
 """A theorem with settings, predicted and simulated, as a record and its arrays. Torch-free."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ from rich.progress import Progress
 
 from fullrank.errors import DataError
 from fullrank.files import result_folder, save_arrays
-from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel
+from fullrank.record import Record, TheoryEntry
 from fullrank.record.making import machine_of_numpy, new_record
 from fullrank.theory import THEOREMS, Outcome, SteppedTheorem, theorem_named
+from fullrank.theory.common.flow import Array
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,15 @@ def run_theorem(
     [1.0, 0.5]
     """
     entry = THEOREMS[name]
-    chosen = theorem_named(entry.name, full=full, **settings)
+    theorem = theorem_named(entry.name, full=full, **settings)
     folder = result_folder(out, f"theory-{entry.name}")
-    if progress is not None and isinstance(chosen, SteppedTheorem):
-        task = progress.add_task("step", total=chosen.total_steps, status="")
-        outcome = chosen.outcome(lambda done: progress.update(task, completed=done))
+    if progress is not None and isinstance(theorem, SteppedTheorem):
+        task = progress.add_task("step", total=theorem.total_steps, status="")
+        outcome = theorem.outcome(lambda done: progress.update(task, completed=done))
     else:
-        outcome = chosen.outcome()
-    return write_theory(
-        folder, entry.name, entry.summary, entry.source, chosen.model_dump(mode="json"), outcome
-    )
+        outcome = theorem.outcome()
+    values = theorem.model_dump(mode="json")
+    return write_theory(folder, entry.name, entry.summary, entry.source, values, outcome)
 
 
 def write_theory(
@@ -64,44 +64,26 @@ def write_theory(
 ) -> TheoryRun:
     """Write an outcome as record and arrays into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_arrays(folder, curve_arrays(outcome))
+    points = {
+        f"curves/{number}/{axis}": np.asarray(getattr(curve, axis), np.float64)
+        for number, curve in enumerate(outcome.curves)
+        for axis in ("x", "y")
+    }
+    save_arrays(folder, points)
+    shared = {key: value for key, value in vars(outcome).items() if key in TheoryEntry.model_fields}
     record = new_record(
         "theory",
         {"theorem": name, **settings},
         [],
         machine_of_numpy(),
-        theory=TheoryEntry(theorem=name, statement=statement, source=source, **described(outcome)),
-        predicted=numbers(outcome.predicted),
-        simulated=numbers(outcome.simulated),
+        theory=TheoryEntry(theorem=name, statement=statement, source=source, **shared),
+        predicted=_finite(outcome.predicted),
+        simulated=_finite(outcome.simulated),
     )
     record.save(folder)
     return TheoryRun(folder, record)
 
 
-def described(outcome: Outcome) -> dict[str, Any]:
-    """What an outcome says beside its numbers, as fields of a `TheoryEntry`."""
-    return {
-        "quantity": outcome.quantity,
-        "rows": list(outcome.rows),
-        "columns": list(outcome.columns),
-        "verdict": outcome.verdict,
-        "remarks": list(outcome.remarks),
-        "panels": [TheoryPanel(**asdict(panel)) for panel in outcome.panels],
-        "curves": [
-            TheoryCurve(panel=curve.panel, name=curve.name, dashed=curve.dashed) for curve in outcome.curves
-        ],
-    }
-
-
-def curve_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
-    """The points of the curves as `arrays.npz` holds them: `curves/0/x`, `curves/0/y`, and so on."""
-    arrays: dict[str, np.ndarray] = {}
-    for number, curve in enumerate(outcome.curves):
-        arrays |= {f"curves/{number}/x": np.asarray(curve.x, np.float64)}
-        arrays |= {f"curves/{number}/y": np.asarray(curve.y, np.float64)}
-    return arrays
-
-
-def numbers(table: np.ndarray) -> list[list[float | None]]:
-    """A table as a record holds it; what is not finite is None."""
-    return [[float(value) if np.isfinite(value) else None for value in row] for row in np.asarray(table)]
+def _finite(table: Array) -> list[list[float | None]]:
+    """The table as a record holds it: None for what is not finite."""
+    return [[float(value) if np.isfinite(value) else None for value in row] for row in table]

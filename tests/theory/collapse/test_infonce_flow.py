@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from scipy.linalg import expm
 
 from fullrank.errors import UsageError
@@ -56,7 +57,7 @@ def torch_distance_loss(z, views):
     return torch.nn.functional.cross_entropy(torch.stack(rows), torch.arange(n), reduction="sum")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999), mean=st.sampled_from([0.0, 1e3]))
 def test_loss_weights_and_gradients_against_autograd(seed, mean):
     _, x, views = samples(seed)
@@ -66,8 +67,8 @@ def test_loss_weights_and_gradients_against_autograd(seed, mean):
     alpha = softmax_weights(x + mean, views + mean)
     np.testing.assert_allclose(distance_loss(x + mean, views + mean), loss.item(), rtol=1e-9)
     np.testing.assert_allclose(alpha.sum(1), 1, rtol=1e-12)
-    for found, tensor in zip(distance_gradients(x + mean, views + mean, alpha), (z, z_views), strict=True):
-        np.testing.assert_allclose(found, tensor.grad, atol=1e-8)
+    for computed, tensor in zip(distance_gradients(x + mean, views + mean, alpha), (z, z_views), strict=True):
+        np.testing.assert_allclose(computed, tensor.grad, atol=1e-8)
 
 
 def test_embeddings_far_apart_neither_overflow_nor_lose_the_loss():
@@ -78,7 +79,7 @@ def test_embeddings_far_apart_neither_overflow_nor_lose_the_loss():
     np.testing.assert_array_equal(softmax_weights(z, z), np.eye(3))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999), noise=st.sampled_from([0.1, 1.0, 3.0]))
 def test_lemma_2_gives_the_gradient_of_finite_differences(seed, noise):
     rng, x, views = samples(seed, noise=noise)
@@ -109,7 +110,7 @@ def test_the_minus_that_equation_6_prints_first_is_an_erratum():
     np.testing.assert_allclose(driving_matrix(x, views, alpha), first - second, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_lemma_2_holds_for_any_weights_whose_rows_sum_to_1(seed):
     rng, x, views = samples(seed)
@@ -135,20 +136,20 @@ def test_uniform_weights_give_twice_the_data_variance_against_the_augmentations(
     np.testing.assert_allclose(augmentation_covariance(x, views, uniform), (1 - 1 / n) * shift.T @ shift)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_the_exact_flow_is_the_matrix_exponential_and_the_simulated_one(seed):
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(4, 4))
     drive, start, times = root + root.T, rng.normal(size=(3, 4)), np.array([0.0, 0.3, 0.9])
-    found = exact_weights(start, drive, times)
-    for time, weights in zip(times, found, strict=True):
+    computed = exact_weights(start, drive, times)
+    for time, weights in zip(times, computed, strict=True):
         np.testing.assert_allclose(weights, start @ expm(drive * time), rtol=1e-8, atol=1e-8)
     simulated = integrate(lambda w: (w[0] @ drive,), (start,), times)
-    np.testing.assert_allclose(simulated.weights[0], found, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(simulated.weights[0], computed, rtol=1e-6, atol=1e-7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 999), falling=st.integers(0, 5), width=st.integers(1, 7))
 def test_theorem_1_counts_the_singular_values_that_vanish(seed, falling, width):
     rng = np.random.default_rng(seed)
@@ -200,8 +201,8 @@ def test_inner_products_against_torch(seed, temperature):
     loss.backward()
     a, b = z_a.detach().numpy(), z_b.detach().numpy()
     np.testing.assert_allclose(inner_loss(a, b, temperature), loss.item(), rtol=1e-9)
-    for found, z in zip(inner_gradients(a, b, temperature), (z_a, z_b), strict=True):
-        np.testing.assert_allclose(found, z.grad, atol=1e-10)
+    for computed, z in zip(inner_gradients(a, b, temperature), (z_a, z_b), strict=True):
+        np.testing.assert_allclose(computed, z.grad, atol=1e-10)
     drive = inner_driving_matrix(x_a, x_b, inner_residual(a, b, temperature), temperature)
     np.testing.assert_allclose(-w.detach().numpy() @ drive, w.grad, atol=1e-9)
     np.testing.assert_array_equal(drive, drive.T)
@@ -221,8 +222,10 @@ def test_the_limit_flow_descends_the_limit_loss(seed):
     w, bias = rng.normal(size=(2, 3)), rng.normal(size=2)
     to_w = numeric(lambda layer: limit_loss(layer, bias, moment, cross, 0.5), w)
     to_bias = numeric(lambda offset: limit_loss(w, offset, moment, cross, 0.5), bias)
-    for found, gradient in zip(limit_velocity(moment, cross, 0.5)((w, bias)), (to_w, to_bias), strict=True):
-        np.testing.assert_allclose(found, -gradient, rtol=1e-6, atol=1e-6)
+    for computed, gradient in zip(
+        limit_velocity(moment, cross, 0.5)((w, bias)), (to_w, to_bias), strict=True
+    ):
+        np.testing.assert_allclose(computed, -gradient, rtol=1e-6, atol=1e-6)
     free = numeric(lambda layer: limit_loss(layer, 0 * bias, moment, cross, 0.5), w)
     np.testing.assert_allclose(-w @ limit_driving_matrix(w, moment, cross, 0.5), free, rtol=1e-6, atol=1e-6)
 
@@ -260,36 +263,24 @@ def test_a_bias_takes_its_direction_where_it_is_longer_than_the_threshold(square
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "parts"),
     [
-        (
-            lambda: softmax_weights(np.zeros((3, 2)), np.zeros((2, 2))),
-            r"one shape \(N, K\).*\(3, 2\) and \(2, 2\)",
-        ),
-        (lambda: data_covariance(np.zeros((2, 2)), np.eye(3)), r"2 samples need .* but got \(3, 3\)"),
-        (
-            lambda: data_covariance(np.zeros((2, 2)), np.ones((2, 2))),
-            r"sum to 1, but one is off by 1; divide",
-        ),
+        (lambda: softmax_weights(np.zeros((3, 2)), np.zeros((2, 2))), ["(N, K)", (3, 2), (2, 2)]),
+        (lambda: data_covariance(np.zeros((2, 2)), np.eye(3)), ["2 samples", (2, 2), (3, 3)]),
+        (lambda: data_covariance(np.zeros((2, 2)), np.ones((2, 2))), ["sum to 1", "off by 1"]),
         (
             lambda: augmentation_covariance(np.zeros((2, 2)), np.zeros((2, 2)), np.full((2, 2), np.nan)),
-            r"sum to 1, but one is off by nan",
+            ["sum to 1", "nan"],
         ),
-        (
-            lambda: exact_weights(np.eye(2), np.triu(np.ones((2, 2))), [0]),
-            r"X must be symmetric.* by up to 1;",
-        ),
-        (
-            lambda: collapsing_directions(np.ones((2, 3))),
-            r"X must be a square matrix, but got shape \(2, 3\)",
-        ),
-        (lambda: collapsing_directions(np.full((2, 2), np.nan)), r"X must be finite, but it holds NaN"),
-        (lambda: collapse_count(np.eye(2), 0), r"width of an embedding must be 1 or more, but got 0"),
-        (lambda: embedding_covariance(np.eye(2), -np.eye(2)), r"covariance must have no negative eigenvalue"),
-        (lambda: limit_gram(np.eye(2), np.diag([1.0, -1.0]), 0.1), r"no negative eigenvalue"),
-        (lambda: limit_velocity(np.triu(np.ones((2, 2))), np.eye(2), 0.1), r"symmetric"),
+        (lambda: exact_weights(np.eye(2), np.triu(np.ones((2, 2))), [0]), ["X", "symmetric", 1]),
+        (lambda: collapsing_directions(np.ones((2, 3))), ["X", "square", (2, 3)]),
+        (lambda: collapsing_directions(np.full((2, 2), np.nan)), ["X", "NaN"]),
+        (lambda: collapse_count(np.eye(2), 0), ["width", 1, 0]),
+        (lambda: embedding_covariance(np.eye(2), -np.eye(2)), ["covariance", "negative", -1]),
+        (lambda: limit_gram(np.eye(2), np.diag([1.0, -1.0]), 0.1), ["cross_moment", "negative", -1]),
+        (lambda: limit_velocity(np.triu(np.ones((2, 2))), np.eye(2), 0.1), ["moment", "symmetric", 1]),
     ],
 )
-def test_wrong_input_is_named(call, message):
-    with pytest.raises(UsageError, match=message):
+def test_wrong_input_is_named(call, parts):
+    with refuses(UsageError, *parts):
         call()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.collapse.aligned_modes import (
@@ -46,7 +47,7 @@ def aligned_layers(rng, vectors, values):
     return tuple(inner[k + 1] * own @ inner[k].T for k, own in enumerate(values))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 999), depth=st.integers(1, 4), network=st.sampled_from([linear, rectified]))
 def test_networks_and_their_gradients_against_autograd(seed, depth, network):
     rng, weights = layers(seed, depth)
@@ -60,8 +61,8 @@ def test_networks_and_their_gradients_against_autograd(seed, depth, network):
     h.backward(torch.tensor(gradient))
     z, pull = network(weights, x)
     np.testing.assert_allclose(z, h.detach(), atol=1e-12)
-    for found, tensor in zip(pull(gradient), tensors, strict=True):
-        np.testing.assert_allclose(found, tensor.grad, atol=1e-12)
+    for computed, tensor in zip(pull(gradient), tensors, strict=True):
+        np.testing.assert_allclose(computed, tensor.grad, atol=1e-12)
 
 
 @settings(max_examples=12, deadline=None)
@@ -83,8 +84,8 @@ def test_the_contrastive_flow_is_the_negative_gradient(seed, depth, network):
     own = -((z - z_views) ** 2).sum(-1) / 2
     logits = torch.where(torch.eye(6, dtype=torch.bool), own[:, None], logits)
     torch.nn.functional.cross_entropy(logits, torch.arange(6), reduction="sum").backward()
-    found = contrastive_velocity(network, x, views)(weights)
-    for velocity, tensor in zip(found, tensors, strict=True):
+    computed = contrastive_velocity(network, x, views)(weights)
+    for velocity, tensor in zip(computed, tensors, strict=True):
         np.testing.assert_allclose(velocity, -tensor.grad, atol=1e-10)
 
 
@@ -127,7 +128,7 @@ def test_relu_conserves_the_diagonal_of_the_imbalance_only():
         assert np.abs(half + half.T).max() > 1e-2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 999),
     depth=st.integers(1, 4),
@@ -152,7 +153,7 @@ def test_balanced_layers_follow_the_closed_form(seed, depth, start, strengths, k
     np.testing.assert_allclose(law.weights[-1], closed, rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 999),
     lower=st.lists(st.floats(0.3, 1), min_size=3, max_size=3),
@@ -181,11 +182,11 @@ def test_theorem_3_conserves_lower_less_upper_and_so_takes_minus_c():
     assert abs(middle * (middle**2 + constant) * gain - rate) > 1
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("depth", [1, 2, 4])
 def test_a_positive_x_diverges_at_the_predicted_time_from_two_layers_on(depth):
     start, gains = np.array([0.8, 0.5]), np.array([1.0, 3.0])
     end = divergence_time(start, gains, depth)
-    flow = integrate(fixed_velocity(np.diag(gains)), (np.diag(start),) * depth, [0.0, 10.0])
+    flow = integrate(fixed_velocity(np.diag(gains)), (np.diag(start),) * depth, [0.0, 10.0], rtol=1e-7)
     if depth == 1:
         assert end == np.inf and flow.diverged_at is None
     else:
@@ -199,13 +200,11 @@ def test_unbalanced_layers_diverge_where_the_closed_form_says():
     flow = integrate(fixed_velocity(np.diag(gains)), (np.diag(lower), np.diag(upper)), [0.0, 20.0])
     before = flow.diverged_at * (1 - 1e-3)
     assert two_layer_values(lower, upper, gains, np.array([before]))[0].max() > 10
-    with pytest.raises(
-        UsageError, match=rf"leave every bound at t = {str(flow.diverged_at)[:5]}.*take earlier"
-    ):
+    with refuses(UsageError, "bound", f"{flow.diverged_at:.6g}", f"{flow.diverged_at * 1.001:.6g}"):
         two_layer_values(lower, upper, gains, np.array([flow.diverged_at * 1.001]))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 999), depth=st.integers(1, 4))
 def test_saturating_modes_are_those_of_the_matrix_flow(seed, depth):
     rng = np.random.default_rng(seed)
@@ -230,7 +229,7 @@ def signed(reference, matrix):
     return u * sign, s, (vt.T * sign).T
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_rates_of_singular_vectors_hold_with_the_corrected_sign_and_fail_with_the_printed_one(seed):
     rng = np.random.default_rng(seed)
@@ -240,10 +239,10 @@ def test_rates_of_singular_vectors_hold_with_the_corrected_sign_and_fail_with_th
     ahead, behind = (signed(middle, w + move * velocity) for move in (step, -step))
     s, u, v = singular_rates(w, velocity)
     np.testing.assert_allclose(s, (ahead[1] - behind[1]) / (2 * step), atol=1e-6)
-    for found, (after, before) in ((u, (ahead[0], behind[0])), (v, (ahead[2].T, behind[2].T))):
+    for computed, (after, before) in ((u, (ahead[0], behind[0])), (v, (ahead[2].T, behind[2].T))):
         difference = (after - before) / (2 * step)
-        np.testing.assert_allclose(found, difference, atol=1e-6)
-        assert np.abs(-found - difference).max() > 0.1
+        np.testing.assert_allclose(computed, difference, atol=1e-6)
+        assert np.abs(-computed - difference).max() > 0.1
 
 
 def test_the_rate_of_the_alignment_matrix_has_the_corrected_sign_too():
@@ -260,9 +259,9 @@ def test_the_rate_of_the_alignment_matrix_has_the_corrected_sign_too():
         return second[2] @ first[0]
 
     difference = (signed_alignment(step) - signed_alignment(-step)) / (2 * step)
-    found = alignment_rate(lower, upper, gradient)
-    np.testing.assert_allclose(found, difference, atol=1e-6)
-    assert np.abs(-found - difference).max() > 0.1
+    computed = alignment_rate(lower, upper, gradient)
+    np.testing.assert_allclose(computed, difference, atol=1e-6)
+    assert np.abs(-computed - difference).max() > 0.1
 
 
 def test_alignment_over_time_keeps_the_identity_from_a_balanced_start():
@@ -296,31 +295,25 @@ def test_within_block_share_forgives_turns_within_equal_values_only():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "parts"),
     [
-        (lambda: product(()), r"needs 1 layer or more, but got none"),
+        (lambda: product(()), ["1 layer"]),
+        (lambda: product((np.ones((2, 3)), np.ones((2, 3)))), [1, "width 2", "layer 2", 3]),
         (
-            lambda: product((np.ones((2, 3)), np.ones((2, 3)))),
-            r"Layer 1 gives width 2, but layer 2 takes 3; make",
+            lambda: rectified((np.ones((2, 3)), np.ones((2, 3))), np.ones((1, 3))),
+            [1, "width 2", "layer 2", 3],
         ),
-        (lambda: rectified((np.ones((2, 3)), np.ones((2, 3))), np.ones((1, 3))), r"Layer 1 gives width 2"),
-        (lambda: fixed_velocity(np.triu(np.ones((2, 2)))), r"X must be symmetric"),
-        (lambda: relative_imbalance((np.zeros((2, 2)), np.eye(2))), r"A layer is all zero.*take `imbalance`"),
-        (lambda: within_block_share(np.eye(2), np.array([1.0, 2.0])), r"must descend.*\[1.0, 2.0\]; sort"),
-        (lambda: singular_rates(np.eye(2), np.eye(2)), r"must differ.*\[1.0, 1.0\]; perturb"),
-        (
-            lambda: singular_rates(np.ones((2, 3)), np.ones((2, 3))),
-            r"square matrices, but got shape \(2, 3\)",
-        ),
-        (lambda: divergence_time(np.ones(1), np.ones(1), 0), r"depth of 1 or more, but got 0"),
-        (lambda: divergence_time(-np.ones(1), np.ones(1), 2), r"0 or more, but the smallest is -1"),
-        (
-            lambda: balanced_values(np.ones(1), np.ones(1), 2, np.array([0.6])),
-            r"leave every bound at t = 0.5, but values were asked for at t = 0.6; take earlier",
-        ),
-        (lambda: two_layer_values(-np.ones(1), np.ones(1), np.ones(1), np.zeros(1)), r"smallest is -1"),
+        (lambda: fixed_velocity(np.triu(np.ones((2, 2)))), ["X", "symmetric", 1]),
+        (lambda: relative_imbalance((np.zeros((2, 2)), np.eye(2))), ["zero", "`imbalance`"]),
+        (lambda: within_block_share(np.eye(2), np.array([1.0, 2.0])), ["descend", "[1.0, 2.0]"]),
+        (lambda: singular_rates(np.eye(2), np.eye(2)), ["differ", "[1.0, 1.0]"]),
+        (lambda: singular_rates(np.ones((2, 3)), np.ones((2, 3))), ["square", (2, 3)]),
+        (lambda: divergence_time(np.ones(1), np.ones(1), 0), ["depth", 1, 0]),
+        (lambda: divergence_time(-np.ones(1), np.ones(1), 2), [0, "smallest is -1"]),
+        (lambda: balanced_values(np.ones(1), np.ones(1), 2, np.array([0.6])), ["t = 0.5", "t = 0.6"]),
+        (lambda: two_layer_values(-np.ones(1), np.ones(1), np.ones(1), np.zeros(1)), [0, "smallest is -1"]),
     ],
 )
-def test_wrong_input_is_named(call, message):
-    with pytest.raises(UsageError, match=message):
+def test_wrong_input_is_named(call, parts):
+    with refuses(UsageError, *parts):
         call()

@@ -1,6 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 
 from fullrank.errors import DivergedError, UsageError
 from fullrank.theory.collapse.linear_stack import linear, rectified, relative_imbalance
@@ -8,17 +11,19 @@ from fullrank.theory.collapse.toy_training import Schedule, stacked_layers, stro
 
 
 def test_case_1_shrinks_the_augmented_directions():
-    run = strong_augmentation(1.0, Schedule(learning_rate=1e-3, steps=3000, snapshots=4))
+    run = strong_augmentation(1.0, Schedule(learning_rate=4e-3, steps=750, snapshots=4))
     end = run.singular_values[0][-1]
     clean, augmented = end[:8], end[8:]
     # Middle of the measured ranges: 0.38 to 0.41 and 0.16 to 0.17.
     assert clean.mean() / augmented.mean() == pytest.approx(0.395 / 0.165, rel=0.15)
     assert clean.min() > 2 * augmented.max()
+    columns = np.linalg.norm(run.weights[0][-1], axis=0)
+    assert columns[:8].min() > 1.5 * columns[8:].max()
     assert run.losses[-1] < run.losses[0]
 
 
 def test_case_2_collapses_some_dimensions_and_balances_its_layers():
-    run = stacked_layers(2, Schedule(learning_rate=1e-2, steps=3000, snapshots=4))
+    run = stacked_layers(2, Schedule(learning_rate=4e-2, steps=750, snapshots=4))
     collapsed = run.collapsed()
     assert collapsed[0] > 10 and 3 <= collapsed[-1] <= 7
     balance = relative_imbalance(run.weights)[:, 0]
@@ -26,14 +31,14 @@ def test_case_2_collapses_some_dimensions_and_balances_its_layers():
 
 
 def test_each_layer_more_collapses_more_and_one_layer_nothing():
-    schedule = Schedule(learning_rate=1e-2, steps=500, snapshots=1)
+    schedule = Schedule(learning_rate=2e-2, steps=250, snapshots=1)
     counts = [stacked_layers(depth, schedule).collapsed()[-1] for depth in (1, 2, 3, 4)]
     assert counts[0] == 0
     assert (np.diff(counts) > 0).all()
 
 
 def test_relu_between_two_layers_collapses_less():
-    schedule = Schedule(learning_rate=1e-2, steps=600, snapshots=1)
+    schedule = Schedule(learning_rate=2e-2, steps=300, snapshots=1)
     plain, nonlinear = (
         stacked_layers(2, schedule, network=net).collapsed()[-1] for net in (linear, rectified)
     )
@@ -117,31 +122,25 @@ def test_a_seed_repeats_a_run_and_progress_counts_its_steps():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "parts"),
     [
-        (lambda: Schedule(learning_rate=0), r"learning_rate must be above 0, but got 0"),
-        (lambda: Schedule(learning_rate=1, steps=-1), r"steps must be above 0, but got -1"),
-        (
-            lambda: Schedule(learning_rate=1, samples=100),
-            r"batch of 128 cannot be drawn from 100 samples.*smaller",
-        ),
-        (lambda: strong_augmentation(-1.0), r"noise of the augmentation must be 0 or more, but got -1.0"),
-        (lambda: strong_augmentation(1.0, width=4), r"8 augmented coordinates do not fit the width 4; give"),
-        (lambda: stacked_layers(0), r"depth of 1 or more, but got 0"),
-        (
-            lambda: stacked_layers(2, decay=-0.1),
-            r"Noise and decay must be 0 or more, but got noise 0.001 and",
-        ),
+        (lambda: Schedule(learning_rate=0), ["learning_rate", "above 0"]),
+        (lambda: Schedule(learning_rate=1, steps=-1), ["steps", "above 0", -1]),
+        (lambda: Schedule(learning_rate=1, samples=100), [128, 100, "smaller"]),
+        (lambda: strong_augmentation(-1.0), ["noise", 0, -1.0]),
+        (lambda: strong_augmentation(1.0, width=4), ["8 augmented", "width 4"]),
+        (lambda: stacked_layers(0), ["depth", 1, 0]),
+        (lambda: stacked_layers(2, decay=-0.1), ["decay", 0, -0.1]),
+        (lambda: stacked_layers(2, noise=-0.1), ["noise", 0, -0.1]),
     ],
 )
-def test_wrong_input_is_named(call, message):
-    with pytest.raises(UsageError, match=message):
+def test_wrong_input_is_named(call, parts):
+    with refuses(UsageError, *parts):
         call()
 
 
 @pytest.mark.filterwarnings("error")
 def test_divergence_is_reported_with_its_step_and_not_as_nan():
-    with pytest.raises(
-        DivergedError, match=r"grown beyond 1e\+06 after \d+ steps at a learning rate of 1000; take"
-    ):
+    with refuses(DivergedError, "1e+06", 1000, "smaller") as raised:
         stacked_layers(3, Schedule(learning_rate=1e3, steps=50))
+    assert 0 < int(re.search(r"(\d+) steps", str(raised.value))[1]) < 50

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from scipy.linalg import expm
 
 from fullrank.errors import UsageError
@@ -23,8 +24,7 @@ def test_layers_of_different_shapes_keep_theirs():
     np.testing.assert_allclose(path.last[1], 2 * np.exp(-2), rtol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
-@given(start=st.floats(0.1, 5), power=st.sampled_from([2, 3, 5]))
+@pytest.mark.parametrize(("start", "power"), [(0.1, 2), (1.7, 3), (5.0, 5)])
 def test_the_time_of_divergence_is_that_of_the_closed_form(start, power):
     # w' = w^p from w0 leaves every bound at w0^(1-p) / (p - 1).
     expected = start ** (1 - power) / (power - 1)
@@ -35,7 +35,7 @@ def test_the_time_of_divergence_is_that_of_the_closed_form(start, power):
     assert len(path.times) == 2 and np.isfinite(path.weights[0]).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_descent_comes_to_the_flow_as_its_steps_shrink(seed):
     rng = np.random.default_rng(seed)
@@ -69,11 +69,11 @@ def test_the_last_step_is_always_kept():
 
 @pytest.mark.parametrize("times", [[0.0], [1.0, 2.0], [0, 2, 1], [0, np.inf], [[0, 1]]])
 def test_times_that_do_not_ascend_from_zero_are_refused(times):
-    with pytest.raises(UsageError, match="of a flow must"):
+    with refuses(UsageError, "flow"):
         integrate(lambda w: w, (np.ones(1),), times)
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": float("nan")}, {"steps": 0}, {"keep_every": 0}])
 def test_a_descent_that_cannot_go_is_refused(wrong):
-    with pytest.raises(UsageError, match="rate above 0"):
+    with refuses(UsageError, "rate", 0, "keep_every"):
         descend(lambda w: w, (np.ones(1),), **({"rate": 0.1, "steps": 3, "keep_every": 1} | wrong))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import integrate
@@ -56,7 +57,7 @@ def test_a_feature_that_views_never_share_is_never_learned_and_one_that_starts_a
 
 
 def test_wrong_horizons_and_scales_are_refused():
-    with pytest.raises(UsageError, match="horizon must be a number above 0, but got 0"):
+    with refuses(UsageError, "horizon", "above 0"):
         settle(lambda w: w, (np.ones(1),), horizon=0)
-    with pytest.raises(UsageError, match="scale must be a number above 0, but got -1"):
+    with refuses(UsageError, "scale", "above 0", -1, 0.5):
         learning_time(np.eye(1), np.eye(1), 2, -1)

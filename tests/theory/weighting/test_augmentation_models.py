@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.weighting.augmentation_models import additive_noise, drop, keep_or_resample
@@ -32,7 +33,7 @@ def test_dropping_changes_no_weight_at_full_rank_and_chooses_features_at_a_lower
     for probabilities in ([0, 0, 0], [0.1, 0.8, 0.5]):
         np.testing.assert_allclose(gains(*drop(STRENGTHS, probabilities)), 1 / STRENGTHS)
     np.testing.assert_allclose(gains(*drop(STRENGTHS, [0.1, 0.8, 0.5]), 2), [0.5, 0, 2])
-    with pytest.raises(UsageError, match="At rank 1 the minimiser is not unique"):
+    with refuses(UsageError, "rank 1", "unique", 1, 2):
         gains(*drop(STRENGTHS, [0.5, 0.5, 0.5]), 1)
     np.testing.assert_allclose(gains(*drop(STRENGTHS, [0, 1, 0])), [0.5, 0, 2])
 
@@ -40,7 +41,7 @@ def test_dropping_changes_no_weight_at_full_rank_and_chooses_features_at_a_lower
 @pytest.mark.parametrize("model", ["noise", "keep", "drop"])
 def test_the_moments_are_those_of_drawn_views(model):
     rng = np.random.default_rng(0)
-    n, amount = 200_000, np.array([0.3, 0.6, 0.9])
+    n, amount = 50_000, np.array([0.3, 0.6, 0.9])
     u = rng.choice([-1.0, 1.0], size=(n, 3))
 
     def view():
@@ -60,16 +61,16 @@ def test_the_moments_are_those_of_drawn_views(model):
 
 
 def test_amounts_outside_their_limits_are_refused():
-    with pytest.raises(UsageError, match="noise must be a finite number of 0 or more"):
+    with refuses(UsageError, "noise", "feature 1", -0.1):
         additive_noise([1], [-0.1])
-    with pytest.raises(UsageError, match=r"keep must be 0 to 1 for each feature, but feature 2 has 1.1"):
+    with refuses(UsageError, "keep", "0 to 1", "feature 2", 1.1):
         keep_or_resample([1, 1], [0.5, 1.1])
-    with pytest.raises(UsageError, match="drop must be 0 to 1"):
+    with refuses(UsageError, "drop", "0 to 1", "feature 1", 2):
         drop([1], [2])
-    with pytest.raises(UsageError, match="drop is 1 for every feature"):
+    with refuses(UsageError, "drop", 1):
         drop([1, 1], [1, 1])
     for model in (additive_noise, keep_or_resample, drop):
-        with pytest.raises(UsageError, match="1 strengths, 2"):
+        with refuses(UsageError, "1 strengths", 2):
             model([1], [0.5, 0.5])
-        with pytest.raises(UsageError, match="strengths must be"):
+        with refuses(UsageError, "strengths", "feature 1", -1):
             model([-1], [0.5])

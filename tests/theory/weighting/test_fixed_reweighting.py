@@ -1,7 +1,10 @@
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.steady_state import settle
@@ -21,6 +24,7 @@ STRENGTHS, KEEP = np.array([2, 1, 0.5, 1, 0.7]), np.array([1, 0.9, 1, 0.3, 0.6])
 MOMENTS = keep_or_resample(STRENGTHS, KEEP)
 
 
+@cache
 def learned(kappa, start=1e-8, width=5, horizon=1e6, seed=0):
     """The encoder (width, 5) at the end of the flow, and z's map."""
     head = reweighting(width, kappa)
@@ -39,9 +43,9 @@ def test_the_velocity_is_autograds_through_the_head():
     np.testing.assert_allclose(reweighted_velocity(*MOMENTS, head)((w,))[0], -leaf.grad.numpy(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("kappa", [1.0, 1.05, 1.5, 3.0])
-def test_kappa_changes_nothing_after_the_head(kappa):
-    z = learned(kappa)[1]
+@pytest.mark.parametrize(("kappa", "start"), [(1.0, 1e-4), (1.5, 1e-8), (3.0, 1e-4)])
+def test_kappa_changes_nothing_after_the_head(kappa, start):
+    z = learned(kappa, start)[1]
     np.testing.assert_allclose(z.T @ z, optimal_gram(*MOMENTS), atol=1e-5)
 
 
@@ -50,9 +54,9 @@ def test_a_narrower_head_keeps_the_features_on_which_views_agree_whatever_their_
     np.testing.assert_allclose(z.T @ z, optimal_gram(*MOMENTS, 3), atol=1e-4)
 
 
-@pytest.mark.parametrize("kappa", [1.3, 1.5, 1.7])
+@pytest.mark.parametrize("kappa", [1.3, 1.5])
 def test_features_take_channels_by_speed_and_weigh_the_more_before_the_head(kappa):
-    encoder, _ = learned(kappa)
+    encoder, _ = learned(kappa, 1e-8)
     channels = channels_by_speed(*MOMENTS)
     margin = order_margin(*MOMENTS, kappa)
     assert margin > 0.2
@@ -67,7 +71,7 @@ def test_features_take_channels_by_speed_and_weigh_the_more_before_the_head(kapp
 
 def test_the_misplaced_share_shrinks_with_the_start_as_the_margin_says():
     kappa, channels = 1.3, channels_by_speed(*MOMENTS)
-    starts = np.array([1e-4, 1e-6, 1e-8])
+    starts = np.array([1e-4, 1e-8])
     misplaced = []
     for start in starts:
         z = learned(kappa, start)[1] * STRENGTHS
@@ -79,10 +83,10 @@ def test_the_misplaced_share_shrinks_with_the_start_as_the_margin_says():
 
 def test_a_large_kappa_leaves_time_for_takeovers_and_the_margin_says_so():
     assert order_margin(*MOMENTS, 5.0) < 0
-    found = np.abs(learned(5.0, horizon=1e9)[1]).argmax(0)
-    assert found.tolist() != channels_by_speed(*MOMENTS).tolist()
+    channels = np.abs(learned(5.0, start=1e-4, horizon=1e9)[1]).argmax(0)
+    assert channels.tolist() != channels_by_speed(*MOMENTS).tolist()
     agreement = KEEP**2
-    assert found[agreement.argmin()] == 4 and found[2] < found[1]  # 1 before 0.81, though slower
+    assert channels[agreement.argmin()] == 4 and channels[2] < channels[1]  # 1 before 0.81, though slower
 
 
 def test_features_of_one_channel_or_none_have_no_rival():
@@ -91,6 +95,7 @@ def test_features_of_one_channel_or_none_have_no_rival():
     assert reweighted_weights([0.0, 1.0], [-1, 0], 2.0).tolist() == [[0, 1], [0, 1]]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.floats(1.0001, 5), st.integers(1, 3000))
 def test_effective_channels_are_the_participation_ratio(kappa, width):
     squares = reweighting(width, kappa) ** 2
@@ -116,11 +121,11 @@ def test_a_kappa_of_the_papers_needs_no_power_that_overflows():
 
 def test_wrong_kappas_are_refused():
     for kappa in (0.9, np.nan):
-        with pytest.raises(UsageError, match=f"kappa must be a number of 1 or more, but got {kappa}"):
+        with refuses(UsageError, "kappa", 1, kappa):
             reweighting(3, kappa)
-    with pytest.raises(UsageError, match="kappa 1 weighs endless channels equally; give the width"):
+    with refuses(UsageError, "kappa 1", "width"):
         effective_channels(1)
-    with pytest.raises(UsageError, match="kappa 1 loses no channel"):
+    with refuses(UsageError, "kappa 1", "above 1"):
         lost_in_float32(1)
-    with pytest.raises(UsageError, match="width must be 1 channel or more, but got 0"):
+    with refuses(UsageError, "width", 1, 0):
         reweighting(0, 1.1)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from scipy.linalg import eigh
 
 from fullrank.errors import UsageError
@@ -41,24 +42,24 @@ def test_the_coordinates_have_variance_one_and_no_correlation():
 def test_a_map_that_is_the_minimiser_gives_what_is_predicted(rank):
     rng = np.random.default_rng(1)
     mixing = rng.normal(size=(4, 4))
-    a, b = views(rng, 20_000, [0.1, 0.6, 1.2, 4], mixing)
+    a, b = views(rng, 8000, [0.1, 0.6, 1.2, 4], mixing)
     moment = (a.T @ a + b.T @ b) / (2 * len(a))
     cross = (a.T @ b + b.T @ a) / (2 * len(a))
     values, axes = np.linalg.eigh(optimal_gram(moment, cross, rank))
     weight = np.sqrt(np.clip(values, 0, None))[:, None] * axes.T
-    found = predict_directions((a, b), (a @ weight.T, b @ weight.T), rank)
+    prediction = predict_directions((a, b), (a @ weight.T, b @ weight.T), rank)
     # The directions of half of the images are not quite those of all.
-    np.testing.assert_allclose(found.measured, found.predicted, atol=0.05)
-    assert found.correlation > 0.9 and found.low > 0.5
-    assert fates(found.predicted).count("lost") == (2 if rank else 0)
+    np.testing.assert_allclose(prediction.measured, prediction.predicted, atol=0.05)
+    assert prediction.correlation > 0.9 and prediction.low > 0.5
+    assert fates(prediction.predicted).count("lost") == (2 if rank else 0)
 
 
 def test_a_map_that_keeps_what_the_theory_loses_is_told_apart():
     rng = np.random.default_rng(2)
     a, b = views(rng, 4000, [0.1, 0.5, 1.5, 4])
     against = np.diag([0.01, 0.1, 1, 1])
-    found = predict_directions((a, b), (a @ against, b @ against))
-    assert found.correlation < -0.7 and found.high < 0
+    prediction = predict_directions((a, b), (a @ against, b @ against))
+    assert prediction.correlation < -0.7 and prediction.high < 0
 
 
 def test_no_direction_agrees_by_chance_more_than_by_the_other_half():
@@ -66,8 +67,8 @@ def test_no_direction_agrees_by_chance_more_than_by_the_other_half():
     rng = np.random.default_rng(3)
     a, b = rng.normal(size=(2, 600, 64))
     assert view_correlations(a, b)[2][0] > 0.3
-    found = predict_directions((a, b), (a, b))
-    assert np.abs(found.agreement).max() < 0.25 and abs(found.agreement.mean()) < 0.03
+    prediction = predict_directions((a, b), (a, b))
+    assert np.abs(prediction.agreement).max() < 0.25 and abs(prediction.agreement.mean()) < 0.03
 
 
 def typical(pairs):
@@ -77,17 +78,17 @@ def typical(pairs):
 def test_noise_alone_gives_no_correlation():
     def nothing_shared(seed):  # z is the same in both views, and has to do with neither
         rng = np.random.default_rng(seed)
-        a, b = rng.normal(size=(2, 600, 24))
-        z = rng.normal(size=(600, 24))
+        a, b = rng.normal(size=(2, 600, 16))
+        z = rng.normal(size=(600, 16))
         return (a, b), (z, z)
 
     def isometry(seed):  # all directions agree alike and all are kept: nothing is predicted
         rng = np.random.default_rng(seed)
-        a, b = views(rng, 600, np.ones(24))
+        a, b = views(rng, 600, np.ones(16))
         return (a, b), (a, b)
 
-    assert abs(typical(map(nothing_shared, range(6)))) < 0.1
-    assert abs(typical(map(isometry, range(6)))) < 0.1
+    assert abs(typical(map(nothing_shared, range(4)))) < 0.1
+    assert abs(typical(map(isometry, range(4)))) < 0.1
 
 
 def test_directions_without_agreement_are_lost_at_a_thousand_images():
@@ -95,28 +96,28 @@ def test_directions_without_agreement_are_lost_at_a_thousand_images():
     noise = np.r_[np.full(8, 0.2), np.full(40, 50.0)]
     a, b = views(rng, 1024, noise)
     gain = 1 / (1 + noise**2)
-    found = predict_directions((a, b), (a * gain, b * gain))
-    assert fates(found.predicted)[:8] == fates(found.measured)[:8] == ["kept"] * 8
-    assert fates(found.measured)[8:].count("lost") >= 36
-    assert fates(found.predicted)[8:].count("lost") >= 36
-    assert found.low <= found.correlation <= found.high
+    prediction = predict_directions((a, b), (a * gain, b * gain))
+    assert fates(prediction.predicted)[:8] == fates(prediction.measured)[:8] == ["kept"] * 8
+    assert fates(prediction.measured)[8:].count("lost") >= 36
+    assert fates(prediction.predicted)[8:].count("lost") >= 36
+    assert prediction.low <= prediction.correlation <= prediction.high
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "sentence"),
+    ("first", "second", "parts"),
     [
-        (np.ones((7, 2)), np.ones((7, 2)), "8 images or more"),
-        (np.ones((10, 2)), np.ones((10, 3)), "8 images or more"),
-        (np.ones(10), np.ones(10), "8 images or more"),
-        (np.ones((10, 2)), np.ones((10, 2)), "do not vary"),
+        (np.ones((7, 2)), np.ones((7, 2)), ["8 images", (7, 2)]),
+        (np.ones((10, 2)), np.ones((10, 3)), ["8 images", (10, 2), (10, 3)]),
+        (np.ones(10), np.ones(10), ["8 images", "(10,)"]),
+        (np.ones((10, 2)), np.ones((10, 2)), ["features", "vary"]),
     ],
 )
-def test_views_that_cannot_be_used_are_refused(first, second, sentence):
-    with pytest.raises(UsageError, match=sentence):
+def test_views_that_cannot_be_used_are_refused(first, second, parts):
+    with refuses(UsageError, *parts):
         view_correlations(first, second)
 
 
 def test_outcomes_of_other_images_are_refused():
     a = np.random.default_rng(0).normal(size=(20, 2))
-    with pytest.raises(UsageError, match="do not belong together"):
+    with refuses(UsageError, 20, 10):
         predict_directions((a, a), (a[:10], a[:10]))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import assert_names, refuses
 from scipy.optimize import minimize_scalar
 
 from fullrank.errors import UsageError
@@ -17,7 +18,7 @@ from fullrank.theory.weighting.spectral_model import gains, layer_weights
 features = st.lists(st.tuples(st.floats(0.1, 4), st.floats(0.05, 5)), min_size=2, max_size=6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(features)
 def test_the_logarithm_is_convex_in_the_depth(pairs):
     strengths, gain = np.array(pairs).T
@@ -27,7 +28,7 @@ def test_the_logarithm_is_convex_in_the_depth(pairs):
         assert bends.min() >= -1e-12
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(features)
 def test_the_rule_says_where_half_the_depth_needs_fewer(pairs):
     strengths, gain = np.array(pairs).T
@@ -37,19 +38,19 @@ def test_the_rule_says_where_half_the_depth_needs_fewer(pairs):
             assert pre_beats_post(strengths, gain, j) == (half < end)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(features)
 def test_the_best_depth_against_scipys_bounded_minimum(pairs):
     strengths, gain = np.array(pairs).T
     for j in range(len(pairs)):
         share = best_share(strengths, gain, j)
-        found = minimize_scalar(
+        bounded = minimize_scalar(
             lambda t, j=j: float(np.log(samples_needed(strengths, gain, j, t))),
             bounds=(0, 1),
             method="bounded",
             options={"xatol": 1e-10},
         )
-        assert np.log(samples_needed(strengths, gain, j, share)) <= found.fun + 1e-12
+        assert np.log(samples_needed(strengths, gain, j, share)) <= bounded.fun + 1e-12
 
 
 def test_an_interior_depth_can_be_the_best():
@@ -79,27 +80,27 @@ def test_nothing_is_predicted_about_dropping_at_full_rank():
     for probabilities in ([0.0, 0.0, 0.0], [0.9, 0.1, 0.5]):
         advice = advise_dropping([2, 1, 0.5], probabilities, 0)
         assert advice.best_share is None and advice.pre_wins is None
-        assert "predicts nothing about dropping" in advice.reason
+        assert_names(advice.reason, "rank (3)", "dropping")
         assert advise_dropping([2, 1, 0.5], probabilities, 0, rank=3) == advice
 
 
 def test_dropping_at_a_lower_rank_is_advice_on_the_features_that_remain():
     lost = advise_dropping([2, 1, 0.5], [0.9, 0.1, 0.5], 0, rank=2)
-    assert lost.best_share == 0 and lost.pre_wins is None and "only the input carries it" in lost.reason
+    assert lost.best_share == 0 and lost.pre_wins is None and "input" in lost.reason
     kept = advise_dropping([2, 1, 0.5], [0.9, 0.1, 0.5], 2, rank=2)
     assert kept == advise([1, 0.5], [1, 2], 1)
 
 
 def test_a_feature_that_is_lost_needs_endless_labels_and_no_depth_is_best():
     assert samples_needed([1, 1], [1, 0], 1, [0, 1]).tolist() == [2, np.inf]
-    with pytest.raises(UsageError, match="gains must be above 0 for the best depth, but feature 2 has 0"):
+    with refuses(UsageError, "gains", "above 0", "feature 2"):
         best_share([1, 1], [1, 0], 0)
-    with pytest.raises(UsageError, match="gains are 0 for every feature"):
+    with refuses(UsageError, "gains", 0):
         pre_beats_post([1, 1], [0, 0], 0)
 
 
 def test_wrong_features_and_shares_are_refused():
-    with pytest.raises(UsageError, match="feature must be 0 to 1, but got 2"):
+    with refuses(UsageError, "feature", "0 to 1", 2):
         samples_needed([1, 1], [1, 1], 2, 0)
-    with pytest.raises(UsageError, match=r"share must be 0 \(the input\) to 1 \(the output\), but got 1.5"):
+    with refuses(UsageError, "share", 0, 1, 1.5):
         samples_needed([1, 1], [1, 1], 0, 1.5)

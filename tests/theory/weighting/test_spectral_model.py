@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import descend
@@ -81,10 +82,10 @@ def test_the_velocity_is_the_loss_s_finite_difference():
             assert -(ends[0] - ends[1]) / (2 * step) == pytest.approx(move[place], abs=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     depth=st.integers(1, 4),
-    features=st.lists(st.tuples(st.floats(0.3, 3), st.floats(0.2, 1)), min_size=2, max_size=4),
+    features=st.lists(st.tuples(st.floats(0.3, 3), st.floats(0.2, 1)), min_size=2, max_size=3),
     scale=st.floats(0.5, 0.8),
     seed=st.integers(0, 99),
 )
@@ -96,13 +97,13 @@ def test_every_layer_s_weights_are_those_of_the_flow(depth, features, scale, see
     np.testing.assert_allclose(measured_weights(path.last, strengths), predicted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("rank", [2, 4])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("rank", [2, 3])
 def test_the_flow_of_full_matrices_comes_to_the_balanced_minimiser(depth, rank):
-    moment, cross = moments(3)
+    moment, cross = moments(3, d=3)
     assert np.abs(moment @ cross - cross @ moment).max() > 0.01
-    path = settle(spectral_velocity(moment, cross), balanced_start(depth, 4, width=rank))
-    partial = np.eye(4)
+    path = settle(spectral_velocity(moment, cross), balanced_start(depth, 3, width=rank))
+    partial = np.eye(3)
     for layer, gram in zip(path.last, layer_grams(optimal_gram(moment, cross, rank), depth), strict=True):
         partial = layer @ partial
         np.testing.assert_allclose(partial.T @ partial, gram, atol=1e-5 * np.abs(gram).max())
@@ -118,16 +119,17 @@ def test_the_flow_conserves_the_imbalance():
 
 
 def test_descent_and_both_solvers_end_in_one_place():
-    start = balanced_start(2, 5)
-    velocity = spectral_velocity(*keep_or_resample(STRENGTHS, KEEP))
+    strengths, keep = STRENGTHS[:2], KEEP[:2]
+    start, two = balanced_start(2, 2), keep_or_resample(strengths, keep)
+    velocity = spectral_velocity(*two)
     ends = [
-        gradient_flow(start, *keep_or_resample(STRENGTHS, KEEP), [0, 60]).last,
+        gradient_flow(start, *two, [0, 10]).last,
         settle(velocity, start).last,
-        descend(velocity, start, rate=0.02, steps=3000, keep_every=3000).last,
+        descend(velocity, start, rate=0.02, steps=500, keep_every=500).last,
     ]
     for end in ends:
         np.testing.assert_allclose(
-            measured_weights(end, STRENGTHS), layer_weights(STRENGTHS, KEEP / STRENGTHS, 2), rtol=1e-6
+            measured_weights(end, strengths), layer_weights(strengths, keep / strengths, 2), rtol=1e-6
         )
 
 
@@ -149,7 +151,7 @@ def test_at_full_rank_the_minimiser_is_a_product_of_inverses():
     np.testing.assert_allclose(optimal_gram(moment, cross), inverse @ cross @ inverse, rtol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999), depth=st.integers(1, 5), rank=st.integers(1, 4))
 def test_balanced_factors_are_balanced_and_give_the_layers_grams(seed, depth, rank):
     gram = optimal_gram(*moments(seed), rank)
@@ -189,7 +191,7 @@ def test_where_no_view_varies_the_net_is_zero():
 
 def test_a_loss_without_a_minimum_is_refused_and_its_flow_diverges_when_the_closed_form_says():
     moment, cross = np.diag([1.0, 0.0]), np.diag([0.5, 0.5])
-    with pytest.raises(UsageError, match=r"cross_moment is 0.5 in a direction in which moment is 0"):
+    with refuses(UsageError, "cross_moment", 0.5, "moment is 0"):
         optimal_gram(moment, cross)
     # w' = 8 q w^2 from 1/4 leaves every bound at 1 / (8 q / 4).
     path = gradient_flow((np.eye(2) / 2, np.eye(2) / 2), moment, cross, [0, 0.5, 2])
@@ -197,28 +199,28 @@ def test_a_loss_without_a_minimum_is_refused_and_its_flow_diverges_when_the_clos
     assert path.times.tolist() == [0, 0.5] and np.isfinite(path.weights[0]).all()
 
 
-def test_what_does_not_fit_is_refused_in_a_sentence():
+def test_what_does_not_fit_is_refused():
     eye = np.eye(3)
     for rank in (0, 4):
-        with pytest.raises(UsageError, match=f"rank must be 1 to the width 3, but got {rank}"):
+        with refuses(UsageError, "rank", "1 to 3", rank):
             optimal_gram(eye, eye, rank)
-    with pytest.raises(UsageError, match="At rank 1 the minimiser is not unique: directions 1 and 2"):
+    with refuses(UsageError, "rank 1", "unique", "1 and 2"):
         optimal_gram(eye, eye, 1)
-    with pytest.raises(UsageError, match="A Gram matrix of rank 3 does not fit through layers of width 2"):
+    with refuses(UsageError, "rank 3", "width 2"):
         balanced_factors(eye, 2, width=2)
-    with pytest.raises(UsageError, match="depth must be 1 layer or more, but got 0"):
+    with refuses(UsageError, "depth", 1, 0):
         layer_grams(eye, 0)
-    with pytest.raises(UsageError, match="gram must have no negative eigenvalue"):
+    with refuses(UsageError, "gram", "negative", -1):
         layer_grams(-eye, 2)
-    with pytest.raises(UsageError, match=r"Layer 2 must take width 3, but has shape \(2, 2\)"):
+    with refuses(UsageError, "Layer 2", "width 3", (2, 2)):
         gradient_flow((eye, np.eye(2)), eye, eye, [0, 1])
-    with pytest.raises(UsageError, match="needs 1 layer or more"):
+    with refuses(UsageError, "1 layer"):
         spectral_loss((), eye, eye)
-    with pytest.raises(UsageError, match="scale must be a number above 0, but got 0"):
+    with refuses(UsageError, "scale", "above 0", 0.5):
         balanced_start(2, 3, scale=0)
-    with pytest.raises(UsageError, match="width must be 1 to 3, but got 4"):
+    with refuses(UsageError, "width", "1 to 3", 4):
         balanced_start(2, 3, width=4)
-    with pytest.raises(UsageError, match=r"gains must be a finite number of 0 or more .* feature 1 has -1"):
+    with refuses(UsageError, "gains", 0, "feature 1", -1):
         layer_weights([1, 1], [-1, 1], 2)
 
 

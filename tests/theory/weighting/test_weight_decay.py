@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.steady_state import settle
@@ -35,7 +36,7 @@ def test_the_printed_thresholds():
     np.testing.assert_allclose(thresholds.wins, 2 * np.sqrt(2) / (3 * np.sqrt(3)) * q**1.5 / m)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**one_feature)
 def test_two_layers_obey_the_cubic_and_take_its_larger_root(strength, keep, share):
     moments = keep_or_resample([strength], [keep])
@@ -52,7 +53,7 @@ def test_two_layers_obey_the_cubic_and_take_its_larger_root(strength, keep, shar
         np.testing.assert_allclose([minima.border[0], minima.largest_local[0]], positive, rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(depth=st.integers(1, 5), **one_feature)
 def test_the_best_minimum_is_the_lowest_of_a_fine_grid(depth, strength, keep, share):
     moments = keep_or_resample([strength], [keep])
@@ -66,7 +67,7 @@ def test_the_best_minimum_is_the_lowest_of_a_fine_grid(depth, strength, keep, sh
         assert (best[0] > 0) == (share < 1)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_flow_ends_in_the_minimum_on_its_side_of_the_border(depth):
     decay = 0.05
     minima = decayed_gains(*VECTOR, decay, depth)
@@ -97,7 +98,7 @@ def test_a_feature_that_views_never_share_is_lost_without_a_threshold():
 
 def test_wrong_decays_are_refused():
     for decay in (-0.1, np.nan):
-        with pytest.raises(UsageError, match=f"decay must be a number of 0 or more, but got {decay}"):
+        with refuses(UsageError, "decay", 0, decay):
             decayed_gains(*VECTOR, decay)
-    with pytest.raises(UsageError, match="depth must be 1 layer or more"):
+    with refuses(UsageError, "depth", 1, 0):
         decay_thresholds(*VECTOR, 0)

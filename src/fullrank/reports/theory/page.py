@@ -108,4 +108,4 @@ def _panel(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[str, str]
 def _drawable(values: np.ndarray, above: float | None) -> list[float | None]:
     """The values, None where they are not finite or, on a logarithmic axis, not above a bound."""
     shown = np.isfinite(values) & (True if above is None else values > above)
-    return [float(value) if seen else None for value, seen in zip(values, shown, strict=True)]
+    return [float(value) if show else None for value, show in zip(values, shown, strict=True)]

@@ -1,14 +1,14 @@
 r"""The singular values of aligned layers: each mode k moves by itself, at its own gain g_k = v_k' X v_k.
 
-`values` has one vector (K,) a layer: entry k is the singular value of mode k there. So the functions here
-speak of weights that are aligned (A = I) from the start, which balanced layers stay for ever; other weights
-only come near it.
+`values` has one vector (K,) a layer: entry k is the singular value of mode k there. All of it holds for
+weights that are aligned (A = I) from the start.
 """
 
 import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array, Velocity, Weights
+from fullrank.theory.common.inputs import whole_number
 
 
 def fixed_mode_velocity(gains: Array) -> Velocity:
@@ -17,9 +17,7 @@ def fixed_mode_velocity(gains: Array) -> Velocity:
     .. math:: \dot\sigma_{l,k} = g_k \, \sigma_{l,k} \prod_{m \ne l} \sigma_{m,k}^2,
               \qquad g_k = v_k^\top X v_k
 
-    Two layers conserve :math:`C = \sigma_{1,k}^2 - \sigma_{2,k}^2`, so
-    :math:`\dot\sigma_{1,k} = \sigma_{1,k} (\sigma_{1,k}^2 - C) g_k`; the paper prints + C, which is the other
-    convention for C. Depths other than two are derived here. Shapes: gains (K,), values (K,) a layer.
+    Depths other than two are derived here. Shapes: gains (K,), values (K,) a layer.
 
     >>> velocity = fixed_mode_velocity(np.array([1.0]))
     >>> [v.tolist() for v in velocity((np.array([2.0]), np.array([3.0])))]
@@ -39,9 +37,8 @@ def limit_mode_velocity(moment: Array, cross_moment: Array, temperature: float) 
 
     .. math:: g_k = \frac2T \Big( \tilde m_k - \frac{m_k^2}{T} \prod_l \sigma_{l,k}^2 \Big)
 
-    for views whose second moments M = diag(m) and M~ = diag(m~) share the modes' directions. Every mode grows
-    to :math:`\prod_l \sigma_{l,k}^2 = T \tilde m_k / m_k^2`; the smaller it starts and the deeper the stack,
-    the later. Derived here. Shapes: (K,), (K,), values (K,) a layer.
+    for views whose second moments M = diag(m) and M~ = diag(m~) share the modes' directions. Derived here.
+    Shapes: (K,), (K,), values (K,) a layer.
 
     >>> velocity = limit_mode_velocity(np.ones(2), np.ones(2), 0.25)
     >>> velocity((np.array([0.5, 0.1]),))[0].round(6).tolist()
@@ -60,8 +57,7 @@ def divergence_time(start: Array, gains: Array, depth: int) -> float:
 
     .. math:: t^* = \min_{k : g_k > 0} \frac{1}{(2 L - 2) \, g_k \, \sigma_k(0)^{2 L - 2}}
 
-    One layer only grows exponentially. Derived here. Shapes: (K,), (K,). Raises UsageError for a depth below
-    1 or a negative singular value.
+    Derived here. Shapes: (K,), (K,). Raises UsageError for a depth below 1 or a negative singular value.
 
     >>> divergence_time(np.array([0.5, 0.1]), np.array([2.0, 2.0]), depth=2)
     1.0
@@ -80,10 +76,8 @@ def balanced_values(start: Array, gains: Array, depth: int, times: Array) -> Arr
     .. math:: \sigma_k(t) = \sigma_k(0) \, \big( 1 - n \, g_k \, \sigma_k(0)^n \, t \big)^{-1/n},
               \qquad n = 2 L - 2,
 
-    and :math:`\sigma_k(0) \, e^{g_k t}` for one layer.
-
-    All layers share these values. Derived here. Shapes: (K,), (K,), (T,) -> (T, K). Raises as
-    `divergence_time`, and UsageError for times from the divergence on.
+    and :math:`\sigma_k(0) \, e^{g_k t}` for one layer. Derived here. Shapes: (K,), (K,), (T,) -> (T, K).
+    Raises as `divergence_time`, and UsageError for times from the divergence on.
 
     >>> balanced_values(np.array([0.5]), np.array([2.0]), 2, np.array([0.0, 0.75])).tolist()
     [[0.5], [1.0]]
@@ -105,15 +99,14 @@ def two_layer_values(lower: Array, upper: Array, gains: Array, times: Array) -> 
               \sigma_2^2(t) = \frac{\sigma_2^2(0) \, e^{2 C g t}}{1 - \sigma_2^2(0) \, \varphi(t)}, \qquad
               \varphi(t) = \frac{e^{2 C g t} - 1}{C}, \qquad C = \sigma_1^2 - \sigma_2^2
 
-    and :math:`\varphi = 2 g t` where C = 0. Theorem 3's law, integrated here. They leave every bound where
-    :math:`\sigma_2^2(0) \varphi = 1`. Shapes: (K,), (K,), (K,), (T,) -> (T, K), (T, K). Raises UsageError for
-    negative singular values and for times from the divergence on.
+    and :math:`\varphi = 2 g t` where C = 0. Shapes: (K,), (K,), (K,), (T,) -> (T, K), (T, K). Raises
+    UsageError for negative singular values and for times from the divergence on.
 
     >>> half, gains = np.array([0.5]), np.array([2.0])
     >>> [values.tolist() for values in two_layer_values(half, half, gains, np.array([0.75]))]
     [[[1.0]], [[1.0]]]
 
-    Source: P1 Section 5.3, Theorem 3, for the law.
+    Source: P1 Section 5.3, Theorem 3, for the law; integrated here.
     """
     times = np.asarray(times, np.float64)
     for start in (lower, upper):
@@ -150,8 +143,7 @@ def _mode_rates(values: Weights, gains: Array) -> Weights:
 
 
 def _require_values(values: Array, depth: int) -> None:
-    if depth < 1:
-        raise UsageError(f"A stack has a depth of 1 or more, but got {depth}.")
+    whole_number("depth", depth, 1)
     if (values < 0).any():
         raise UsageError(
             f"Singular values must be 0 or more, but the smallest is {values.min():.3g}; "

@@ -9,7 +9,7 @@ import numpy as np
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import require_symmetric, semidefinite
+from fullrank.theory.common.inputs import require_symmetric, semidefinite, whole_number
 
 
 def softmax_weights(z: Array, z_views: Array) -> Array:
@@ -72,8 +72,7 @@ def data_covariance(x: Array, weights: Array) -> Array:
 
     .. math:: \hat\Sigma_0 = \sum_{i,j} \alpha_{ij} (x_i - x_j)(x_i - x_j)^\top
 
-    There is no 1/2 and no 1/N. Valid for any number of samples and any weights whose rows sum to 1.
-    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError for other weights.
+    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError for weights whose rows do not sum to 1.
 
     >>> data_covariance(np.array([[0.0], [2.0]]), np.full((2, 2), 0.5)).tolist()
     [[4.0]]
@@ -109,8 +108,7 @@ def driving_matrix(x: Array, views: Array, weights: Array) -> Array:
 
     .. math:: X = \hat\Sigma_0 - \hat\Sigma_1, \qquad \nabla_W L = -W X
 
-    Equation 6 of the paper's main text prints a minus before its first sum; the appendix, which agrees with
-    finite differences, has none. Shapes and errors as of `augmentation_covariance`.
+    Shapes and errors as of `augmentation_covariance`.
 
     >>> driving_matrix(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]), np.full((2, 2), 0.5)).tolist()
     [[3.0]]
@@ -125,7 +123,7 @@ def moving_velocity(x: Array, views: Array) -> Velocity:
 
     .. math:: \dot W = W X(W)
 
-    For `fullrank.theory.common.flow.integrate`. The weights are a tuple of one matrix (K, D).
+    The weights are a tuple of one matrix (K, D).
 
     >>> velocity = moving_velocity(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
     >>> round(float(velocity((np.array([[1e-9]]),))[0][0, 0] * 1e9), 6)
@@ -182,18 +180,15 @@ def collapse_count(drive: Array, width: int, tolerance: float = 1e-9) -> int:
 
     .. math:: \min(K, D) - \min(K, D - k)
 
-    from any start of full rank: D - k directions do not fall, and a W of K rows keeps K of them at most.
-    The counting is derived here; that k > 0 gives vanishing singular values of a square W is the paper's.
-    Raises UsageError for a width below 1 and as `collapsing_directions`.
+    from any start of full rank. Raises UsageError for a width below 1 and as `collapsing_directions`.
 
     >>> drive = np.diag([2.0, 1.0, -1.0])
     >>> collapse_count(drive, width=3), collapse_count(drive, width=2)
     (1, 0)
 
-    Source: P1 Section 4.2, Theorem 1.
+    Source: P1 Section 4.2, Theorem 1, for a square W; the counting is derived here.
     """
-    if width < 1:
-        raise UsageError(f"The width of an embedding must be 1 or more, but got {width}.")
+    width = whole_number("width", width, 1)
     falling = int(collapsing_directions(drive, tolerance).shape[1])
     return min(width, len(drive)) - min(width, len(drive) - falling)
 

@@ -78,9 +78,7 @@ def limit_loss(weight: Array, bias: Array, moment: Array, cross_moment: Array, t
     .. math:: L - \log N \to -\frac1T \operatorname{tr} W \tilde M W^\top
               + \frac{1}{2 T^2} \Big( \operatorname{tr} C^2 + b^\top C b \Big), \qquad C = W M W^\top
 
-    with M the second moment of a view and M~ that across the two. For a Gaussian z' the mean of
-    :math:`e^{z \cdot z'/T}` is :math:`e^{z \cdot b / T + z^\top C z / 2 T^2}`. Without bias this is P2's
-    spectral contrastive loss of :math:`W / \sqrt T`, halved. Derived here. Shapes: (K, D), (K,), (D, D),
+    with M the second moment of a view and M~ that across the two. Derived here. Shapes: (K, D), (K,), (D, D),
     (D, D). Raises UsageError for moments that are not symmetric and positive semi-definite.
 
     >>> limit_loss(np.array([[1.0]]), np.zeros(1), np.array([[1.0]]), np.array([[1.0]]), 1.0)
@@ -111,8 +109,6 @@ def limit_velocity(moment: Array, cross_moment: Array, temperature: float) -> Ve
 
     .. math:: \dot W = W X - \frac{1}{T^2} b b^\top W M, \qquad \dot b = -\frac{1}{T^2} C b
 
-    So the bias can take a direction of the output for itself: there W vanishes while
-    :math:`\|b\|^2 > 2 T \tilde m / m` in every direction of the data that no other output has taken.
     Derived here. Raises as `limit_loss`.
 
     >>> velocity = limit_velocity(np.eye(1), np.eye(1), 1.0)
@@ -135,9 +131,7 @@ def limit_gram(moment: Array, cross_moment: Array, temperature: float) -> Array:
 
     .. math:: W^\top W = T M^{-1} \tilde M M^{-1}
 
-    So noise of variance s^2 in both views of a direction of variance 1 shrinks its gain to
-    :math:`\sqrt T / (1 + s^2)`, and never to 0. Derived here. Shapes: (D, D), (D, D) -> (D, D). Raises as
-    `spectral_model.optimal_gram`.
+    Derived here. Shapes: (D, D), (D, D) -> (D, D). Raises as `spectral_model.optimal_gram`.
 
     >>> limit_gram(np.diag([1.0, 2.0]), np.eye(2), 0.16).round(6).tolist()
     [[0.16, 0.0], [0.0, 0.04]]

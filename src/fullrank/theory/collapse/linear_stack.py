@@ -1,7 +1,6 @@
 r"""InfoNCE on a stack z = W_L ... W_1 x of any depth: coupled flow, imbalance, alignment, singular values.
 
-`weights` is a tuple with one matrix a layer, first layer first. A matrix may carry leading axes (a time axis,
-say) where the docstring says so. X is the matrix that drives the flow of the product, see `infonce_flow`.
+`weights` is a tuple with one matrix a layer, first layer first. X drives the flow, as in `infonce_flow`.
 """
 
 from collections.abc import Callable
@@ -97,8 +96,8 @@ def fixed_velocity(drive: Array) -> Velocity:
     .. math:: \dot W_l = (W_L \cdots W_{l+1})^\top \, W X \, (W_{l-1} \cdots W_1)^\top,
               \qquad W = W_L \cdots W_1
 
-    From two layers on it leaves every bound in finite time wherever X has a positive eigenvalue that the
-    weights see: `divergence_time`. Raises UsageError for an X that is not symmetric.
+    From two layers on it can leave every bound in finite time (`aligned_modes.divergence_time`). Raises
+    UsageError for an X that is not symmetric.
 
     >>> velocity = fixed_velocity(np.array([[1.0]]))
     >>> [v.tolist() for v in velocity((np.array([[2.0]]), np.array([[3.0]])))]
@@ -174,8 +173,8 @@ def alignment(lower: Array, upper: Array) -> Array:
 
     .. math:: |A|, \qquad A = V_2^\top U_1, \qquad W_l = U_l S_l V_l^\top
 
-    Singular values are descending. Shapes: (..., K, D), (..., M, K) -> (..., K, K); with a time axis this is
-    the alignment over time. The sign of a singular vector is free, hence the absolute value.
+    Singular values are descending, and the sign of a singular vector is free. Shapes: (..., K, D),
+    (..., M, K) -> (..., K, K).
 
     >>> alignment(np.diag([2.0, 1.0]), np.diag([1.0, 3.0])).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
@@ -191,10 +190,9 @@ def within_block_share(aligned: Array, values: Array, tolerance: float = 0.1) ->
 
     .. math:: \frac1n \sum_{B} \sum_{i, j \in B} A_{ij}^2
 
-    Within equal values the singular vectors are free to turn, so A can only be block-diagonal. A block is a
-    run of descending values of which each is less than `tolerance` of itself below the one before.
-    Shapes: (n, n), (n,). Derived here. Raises UsageError for values that are
-    negative or do not descend.
+    A block B is a run of descending values of which each is less than `tolerance` of itself below the one
+    before. Derived here. Shapes: (n, n), (n,). Raises UsageError for values that are negative or do not
+    descend.
 
     >>> half = np.full((2, 2), 0.5**0.5)
     >>> [round(within_block_share(half, np.array([1.0, second])), 6) for second in (0.99, 0.5)]
@@ -214,19 +212,17 @@ def singular_rates(weight: Array, velocity: Array) -> tuple[Array, Array, Array]
 
     .. math:: \dot\sigma_k = u_k^\top \dot W v_k, \qquad
               \dot U = U \big(H \circ (U^\top \dot W V S + S V^\top \dot W^\top U)\big), \qquad
-              \dot V = V \big(H \circ (V^\top \dot W^\top U S + S U^\top \dot W V)\big)
+              \dot V = V \big(H \circ (V^\top \dot W^\top U S + S U^\top \dot W V)\big), \\
+              H_{kk'} = \frac{1}{\sigma_{k'}^2 - \sigma_k^2} \; (k \ne k'), \qquad H_{kk} = 0
 
-    .. math:: H_{kk'} = \frac{1}{\sigma_{k'}^2 - \sigma_k^2} \; (k \ne k'), \qquad H_{kk} = 0
-
-    The paper prints H with the opposite sign, which gives the derivatives of the vectors negated: the sign
-    here is derived here, and finite differences agree. Shapes: (n, n), (n, n) -> (n,), (n, n), (n, n).
-    Raises UsageError for a W that is not square or has equal singular values.
+    Shapes: (n, n), (n, n) -> (n,), (n, n), (n, n). Raises UsageError for a W that is not square or has equal
+    singular values.
 
     >>> values, _, _ = singular_rates(np.diag([2.0, 1.0]), np.eye(2))
     >>> values.tolist()
     [1.0, 1.0]
 
-    Source: P1 Appendix A, Lemmas 4 and 5, with the sign of H corrected.
+    Source: P1 Appendix A, Lemmas 4 and 5, with the sign of H corrected: the printed one negates both rates.
     """
     u, s, vt = np.linalg.svd(weight)
     h = _inverse_gaps(s, weight.shape)
@@ -240,12 +236,9 @@ def alignment_rate(lower: Array, upper: Array, gradient: Array) -> Array:
     r"""How the signed alignment A = V_2' U_1 of two square layers moves, with G the product's gradient.
 
     .. math:: \dot A = -A \big(H_1 \circ (A^\top F + F^\top A)\big)
-              + \big(H_2 \circ (A F^\top + F A^\top)\big) A
+              + \big(H_2 \circ (A F^\top + F A^\top)\big) A, \qquad F = S_2 U_2^\top G V_1 S_1
 
-    .. math:: F = S_2 U_2^\top G V_1 S_1
-
-    with the corrected H of `singular_rates`; the printed one negates the whole. Shapes: (n, n) each.
-    Raises as `singular_rates`.
+    with the H of `singular_rates`. Shapes: (n, n) each. Raises as `singular_rates`.
 
     >>> alignment_rate(np.diag([2.0, 1.0]), np.diag([2.0, 1.0]), np.eye(2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]

@@ -1,8 +1,4 @@
-r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products.
-
-Every gradient is written out by hand, so that ten thousand steps take seconds. The settings by default are
-the paper's own.
-"""
+r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +7,14 @@ import numpy as np
 
 from fullrank.errors import DivergedError, UsageError
 from fullrank.theory.collapse.inner_products import inner_gradients, inner_loss
-from fullrank.theory.collapse.linear_stack import Network, linear
+from fullrank.theory.collapse.linear_stack import Network, Pullback, linear
 from fullrank.theory.common.flow import Array, Weights
+from fullrank.theory.common.inputs import number, whole_number
 
 OnStep = Callable[[int], None]
 
 # Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
 _LARGEST = 1e6
-# Makes both views of a batch (N, D) of inputs.
-Augmentation = Callable[[np.random.Generator, Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +90,7 @@ def strong_augmentation(
 
     Source: P1 Section 4 and Figure 3; settings from the public code.
     """
-    if not noise >= 0:
-        raise UsageError(f"The noise of the augmentation must be 0 or more, but got {noise}.")
+    noise = number("noise", noise)
     if not 0 <= augmented <= width:
         raise UsageError(
             f"{augmented} augmented coordinates do not fit the width {width}; give from 0 to {width} of them."
@@ -104,18 +98,7 @@ def strong_augmentation(
     schedule = schedule or Schedule(learning_rate=1e-3)
     rng = np.random.default_rng(schedule.seed)
     start = rng.uniform(-1, 1, (width, width + 1)) / width**0.5
-    data = rng.standard_normal((schedule.samples, width))
-
-    def augment(rng: np.random.Generator, batch: Array) -> tuple[Array, Array]:
-        # The bias is the weight of a last input that is always 1.
-        both = np.ones((2, len(batch), width + 1))
-        both[:, :, :width] = batch
-        both[:, :, width - augmented : width] += noise * rng.standard_normal((2, len(batch), augmented))
-        return both[0], both[1]
-
-    fresh = np.ones((1000, width + 1))
-    fresh[:, :width] = rng.standard_normal((1000, width))
-    run = _train(linear, (start,), data, augment, fresh, schedule, rng, on_step)
+    run = _train(_affine, (start,), noise, augmented, schedule, rng, on_step)
     (layer,) = run.weights
     return replace(run, weights=(layer[:, :, :width],), biases=layer[:, :, width])
 
@@ -144,21 +127,17 @@ def stacked_layers(
 
     Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
     """
-    if depth < 1:
-        raise UsageError(f"A stack has a depth of 1 or more, but got {depth}.")
-    if not (noise >= 0 and decay >= 0):
-        raise UsageError(f"Noise and decay must be 0 or more, but got noise {noise} and decay {decay}.")
+    depth, decay = whole_number("depth", depth, 1), number("decay", decay)
+    noise = number("noise", noise)
     schedule = schedule or Schedule(learning_rate=1e-2)
     rng = np.random.default_rng(schedule.seed)
     start = tuple(_with_spectrum(rng, np.exp(-decay * np.arange(width))) for _ in range(depth))
-    data = rng.standard_normal((schedule.samples, width))
+    return _train(network, start, noise, width, schedule, rng, on_step)
 
-    def augment(rng: np.random.Generator, batch: Array) -> tuple[Array, Array]:
-        both = batch + noise * rng.standard_normal((2, *batch.shape))
-        return both[0], both[1]
 
-    fresh = rng.standard_normal((1000, width))
-    return _train(network, start, data, augment, fresh, schedule, rng, on_step)
+def _affine(weights: Weights, x: Array) -> tuple[Array, Pullback]:
+    """One layer with a bias, which is the weight of a last input that is always 1."""
+    return linear(weights, np.concatenate([x, np.ones((len(x), 1))], 1))
 
 
 def _with_spectrum(rng: np.random.Generator, values: Array) -> Array:
@@ -169,29 +148,30 @@ def _with_spectrum(rng: np.random.Generator, values: Array) -> Array:
 def _train(
     network: Network,
     start: Weights,
-    data: Array,
-    augment: Augmentation,
-    fresh: Array,
+    noise: float,
+    augmented: int,
     schedule: Schedule,
     rng: np.random.Generator,
     on_step: OnStep | None,
 ) -> ToyRun:
-    temperature, count = schedule.temperature, schedule.batch
-    kept_at = np.unique(np.linspace(0, schedule.steps, schedule.snapshots + 1).astype(int))
-    due = set(kept_at.tolist())
-    weights, kept, spectra, losses = start, [], [], []
+    """SGD from `start`; both views have noise on the last `augmented` inputs."""
+    temperature, count, width = schedule.temperature, schedule.batch, len(start[-1])
+    data, fresh = (rng.standard_normal((rows, width)) for rows in (schedule.samples, 1000))
+    snapshots = np.unique(np.linspace(0, schedule.steps, schedule.snapshots + 1).astype(int))
+    weights, saved, spectra, losses = start, [], [], []
     # Weights that explode pass the largest float before the embeddings do.
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(schedule.steps + 1):
-            chosen = data[rng.choice(len(data), count, replace=False)]
-            z, pull = network(weights, np.concatenate(augment(rng, chosen)))
+            views = np.tile(data[rng.choice(len(data), count, replace=False)], (2, 1))
+            views[:, width - augmented :] += noise * rng.standard_normal((2 * count, augmented))
+            z, pull = network(weights, views)
             if not np.abs(z).max() < _LARGEST:
                 raise DivergedError(
                     f"The toy's embeddings have grown beyond {_LARGEST:g} after {step} steps at a learning "
                     f"rate of {schedule.learning_rate:g}; take a smaller one, or less noise."
                 )
-            if step in due:
-                kept.append(weights)
+            if step in snapshots:
+                saved.append(weights)
                 spectra.append(_spectrum(network(weights, fresh)[0]))
                 losses.append(inner_loss(z[:count], z[count:], temperature))
             if step == schedule.steps:
@@ -203,13 +183,12 @@ def _train(
             )
             if on_step is not None:
                 on_step(step + 1)
-    layers = tuple(np.stack(layer) for layer in zip(*kept, strict=True))
     return ToyRun(
-        steps=kept_at.astype(np.float64),
-        weights=layers,
+        steps=snapshots.astype(np.float64),
+        weights=tuple(np.stack(layer) for layer in zip(*saved, strict=True)),
         spectra=np.stack(spectra),
         losses=np.array(losses),
-        biases=np.zeros((len(kept), len(start[-1]))),
+        biases=np.zeros((len(saved), width)),
     )
 
 

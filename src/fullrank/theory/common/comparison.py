@@ -1,4 +1,4 @@
-"""What the demos share: rows and columns, lines over time, and sentences that compare two arrays."""
+"""What the demos share: settings, rows and columns, lines over time, and phrases that compare two arrays."""
 
 from typing import Annotated, Any
 
@@ -38,30 +38,21 @@ TIME_PANEL = Panel("Weight over time", "time", "weight after the last layer", lo
 
 
 def feature_names(count: int) -> tuple[str, ...]:
-    """The columns of an outcome.
-
-    >>> feature_names(2)
-    ('feature 1', 'feature 2')
-    """
+    """The columns of an outcome: "feature 1", "feature 2" and so on."""
     return tuple(f"feature {number}" for number in range(1, count + 1))
 
 
 def layer_names(depth: int) -> tuple[str, ...]:
-    """The rows of an outcome; of two layers the first is before the head.
-
-    >>> layer_names(2)
-    ('layer 1 (pre)', 'layer 2 (post)')
-    """
+    """The rows of an outcome, "layer 1 (pre)" and so on; only of two layers is the first before the head."""
     ends = {depth: " (post)"} | ({1: " (pre)"} if depth == 2 else {})
     return tuple(f"layer {number}{ends.get(number, '')}" for number in range(1, depth + 1))
 
 
 def over_time(path: Trajectory, names: tuple[str, ...], strengths: Any, ends: Array) -> list[Curve]:
-    """The weights after the last layer over time, and what they should come to."""
+    """The weights after the last layer over time, and the predicted weights."""
     shown = spread(len(path.times))[1:]
-    weights = np.stack(
-        [measured_weights(tuple(layer[at] for layer in path.weights), strengths)[-1] for at in shown]
-    )
+    layers = zip(*(layer[shown] for layer in path.weights), strict=True)
+    weights = np.stack([measured_weights(at_one_time, strengths)[-1] for at_one_time in layers])
     times = path.times[shown]
     curves = [Curve(TIME_PANEL.title, name, times, weights[:, i]) for i, name in enumerate(names)]
     for name, end in zip(names, ends, strict=True):
@@ -75,11 +66,7 @@ def spread(count: int) -> Indices:
 
 
 def relative_gap(predicted: Array, simulated: Array) -> Array:
-    """The gap over the prediction, or over the largest prediction of its row where that is 0.
-
-    >>> relative_gap(np.array([[2.0, 0.0]]), np.array([[1.0, 0.5]]))
-    array([[0.5 , 0.25]])
-    """
+    """The gap over the prediction, or over the largest prediction of its row where that is 0."""
     scale = np.where(predicted > 0, predicted, predicted.max(-1, keepdims=True))
     return np.asarray(np.abs(simulated - predicted) / np.where(scale > 0, scale, 1.0))
 
@@ -98,31 +85,17 @@ def shortfall(predicted: Array, simulated: Array, velocity: Velocity, path: Traj
         return []
     left = remaining_gradient(velocity, path.last)
     return [
-        f"{phrase(chosen(feature_names(len(far)), far)).capitalize()} had not come to the prediction by time "
+        f"{phrase(feature_names(len(far)), far).capitalize()} had not come to the prediction by time "
         f"{path.times[-1]:.3g}; the remaining gradient has norm {left:.1e}."
     ]
 
 
-def chosen(names: tuple[str, ...], which: Mask) -> list[str]:
-    """The names at which `which` is true."""
-    return [name for name, taken in zip(names, which, strict=True) if taken]
-
-
-def phrase(names: list[str]) -> str:
-    """The names in a sentence.
-
-    >>> phrase(["feature 1", "feature 3", "feature 4"]), phrase([])
-    ('feature 1, feature 3 and feature 4', 'no feature')
-    """
-    if not names:
-        return "no feature"
-    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+def phrase(names: tuple[str, ...], which: Any) -> str:
+    """The names at which `which` is true, as in "feature 1, feature 3 and feature 4"."""
+    *first, last = [name for name, taken in zip(names, which, strict=True) if taken] or ["no feature"]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def listed(values: Any) -> str:
-    """Numbers in a sentence.
-
-    >>> listed([1.0, 1 / 3])
-    '1, 0.3333'
-    """
+    """Numbers in a sentence, to 4 digits."""
     return ", ".join(f"{value:.4g}" for value in values) or "nothing"

@@ -1,12 +1,12 @@
 """Gradient flow of a few matrices: SciPy's adaptive solver, and plain gradient descent as its twin."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import DOP853
+from scipy.integrate import DOP853, OdeSolver
 
 from fullrank.errors import UsageError
 
@@ -38,9 +38,9 @@ def integrate(
 ) -> Trajectory:
     r"""The flow :math:`\dot W = V(W)` from `start` at `times` (T,), ascending, the first of them being t = 0.
 
-    A flow that grows faster than exponentially leaves every bound in finite time. The step then shrinks below
-    what float64 can add to t, and that time is reported; it is the true one to about 1e-8 of itself. Raises
-    UsageError for times that do not ascend from 0.
+    A flow that grows faster than exponentially leaves every bound in finite time. That time is reported, to
+    about 1e-8 of itself: there the step shrinks below what float64 can add to t. Raises UsageError for times
+    that do not ascend from 0.
 
     >>> exponential = integrate(lambda w: (-w[0],), (np.ones((1, 1)),), [0.0, 1.0])
     >>> round(float(exponential.last[0][0, 0]), 9)
@@ -52,24 +52,16 @@ def integrate(
     Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
     """
     times = _ascending(times)
-    shapes = [layer.shape for layer in start]
-
-    def slope(_: float, flat: Array) -> Array:
-        return _flat(velocity(_shaped(flat, shapes)))
-
-    solver = DOP853(slope, 0.0, _flat(start), float(times[-1]), rtol=rtol, atol=atol)
-    reached = [_flat(start)]
-    while solver.status == "running":
-        # Where the weights explode, their products pass the largest float before the solver notices.
-        with np.errstate(over="ignore", invalid="ignore"):
-            solver.step()
-        if solver.status == "failed":
-            break
-        between = solver.dense_output()
+    solver = open_solver(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol)
+    reached = [solver.y]
+    for _ in solver_steps(solver):
         due = times[len(reached) :]
-        reached += [between(time) for time in due[due <= solver.t]]
+        due = due[due <= solver.t]
+        if len(due):
+            between = solver.dense_output()
+            reached += [between(time) for time in due]
     diverged = float(solver.t) if solver.status == "failed" else None
-    return Trajectory(times[: len(reached)], _by_layer(reached, shapes), diverged)
+    return Trajectory(times[: len(reached)], split(np.stack(reached), start), diverged)
 
 
 def descend(
@@ -89,19 +81,51 @@ def descend(
             f"Descent needs a rate above 0 and 1 step or more, but got rate {rate}, {steps} steps and "
             f"keep_every {keep_every}."
         )
-    shapes = [layer.shape for layer in start]
     weights = tuple(np.asarray(layer, np.float64) for layer in start)
-    kept, times = [_flat(weights)], [0.0]
+    reached, times, diverged = [flat(weights)], [0.0], None
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(1, steps + 1):
             change = velocity(weights)
             weights = tuple(layer + rate * its for layer, its in zip(weights, change, strict=True))
             if not all(np.isfinite(layer).all() for layer in weights):
-                return Trajectory(np.array(times), _by_layer(kept, shapes), rate * step)
+                diverged = rate * step
+                break
             if step % keep_every == 0 or step == steps:
-                kept.append(_flat(weights))
+                reached.append(flat(weights))
                 times.append(rate * step)
-    return Trajectory(np.array(times), _by_layer(kept, shapes))
+    return Trajectory(np.array(times), split(np.stack(reached), start), diverged)
+
+
+def open_solver(
+    method: type[OdeSolver], velocity: Velocity, start: Weights, end: float, **tolerances: float
+) -> OdeSolver:
+    """One of SciPy's solvers from time 0 to `end`, for all layers in one vector."""
+    return method(lambda _, at: flat(velocity(split(at, start))), 0.0, flat(start), end, **tolerances)
+
+
+def solver_steps(solver: OdeSolver) -> Iterator[None]:
+    """Take step after step, until the end or until one fails."""
+    while solver.status == "running":
+        # Where the weights explode, their products pass the largest float before the solver notices.
+        with np.errstate(over="ignore", invalid="ignore"):
+            solver.step()
+        if solver.status != "failed":
+            yield
+
+
+def flat(weights: Weights) -> Array:
+    """All layers in one vector."""
+    return np.concatenate([np.asarray(layer, np.float64).ravel() for layer in weights])
+
+
+def split(vectors: Array, like: Weights) -> Weights:
+    """The layers of vectors (..., n), each of shape (..., *shape of the layer in `like`)."""
+    ends = accumulate((layer.size for layer in like), initial=0)
+    shapes = (vectors.shape[:-1] + layer.shape for layer in like)
+    return tuple(
+        vectors[..., low:high].reshape(shape)
+        for (low, high), shape in zip(pairwise(ends), shapes, strict=True)
+    )
 
 
 def _ascending(times: ArrayLike) -> Array:
@@ -111,18 +135,3 @@ def _ascending(times: ArrayLike) -> Array:
     if not np.isfinite(values[-1]):
         raise UsageError(f"The last time of a flow must be finite, but got {values[-1]}.")
     return values
-
-
-def _flat(weights: Weights) -> Array:
-    return np.concatenate([np.asarray(layer, np.float64).ravel() for layer in weights])
-
-
-def _shaped(flat: Array, shapes: list[tuple[int, ...]]) -> Weights:
-    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    parts = np.split(flat, ends)
-    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
-
-
-def _by_layer(kept: list[Array], shapes: list[tuple[int, ...]]) -> Weights:
-    layers = zip(*(_shaped(flat, shapes) for flat in kept), strict=True)
-    return tuple(np.stack(layer) for layer in layers)

@@ -18,10 +18,6 @@ def view_moments(moment: ArrayLike, cross_moment: ArrayLike) -> tuple[Array, Arr
     """Both second moments (d, d) in float64, of one view and across the two views of an image.
 
     Raises UsageError unless both are finite, square, of one size, symmetric and positive semi-definite.
-
-    >>> view_moments([[1, 0], [0, 1]], [[1, 2], [2, 1]])
-    Traceback (most recent call last):
-    fullrank.errors.UsageError: cross_moment must have no negative eigenvalue, but its lowest is -1 beside ...
     """
     first, second = semidefinite("moment", moment), semidefinite("cross_moment", cross_moment)
     if first.shape != second.shape:
@@ -63,11 +59,7 @@ def require_symmetric(matrix: Array, name: str) -> None:
 
 
 def diagonal_moments(moment: ArrayLike, cross_moment: ArrayLike) -> tuple[Array, Array]:
-    """The diagonals (d,) of both moments of independent features; raises UsageError where one is correlated.
-
-    >>> diagonal_moments(np.diag([4.0, 1.0]), np.diag([1.0, 1.0]))
-    (array([4., 1.]), array([1., 1.]))
-    """
+    """The diagonals (d,) of both moments of independent features; raises UsageError for correlated ones."""
     first, second = view_moments(moment, cross_moment)
     for name, values in (("moment", first), ("cross_moment", second)):
         largest = float(np.abs(values - np.diag(np.diag(values))).max())
@@ -80,12 +72,7 @@ def diagonal_moments(moment: ArrayLike, cross_moment: ArrayLike) -> tuple[Array,
 
 
 def per_feature(name: str, values: ArrayLike, low: float = 0.0, high: float = np.inf) -> Array:
-    """One number a feature (d,), in float64; raises UsageError outside `low` to `high`.
-
-    >>> per_feature("keep", [0.5, 1.5], high=1)
-    Traceback (most recent call last):
-    fullrank.errors.UsageError: keep must be 0 to 1 for each feature, but feature 2 has 1.5.
-    """
+    """One number a feature (d,), in float64; raises UsageError outside `low` to `high`."""
     array = np.array(values, np.float64)
     if array.ndim != 1 or not array.size:
         raise UsageError(f"{name} must be a list of one number a feature, but got shape {array.shape}.")
@@ -108,6 +95,14 @@ def feature_strengths(values: ArrayLike) -> Array:
     return array
 
 
+def features(strengths: ArrayLike, *, high: float = np.inf, **numbers: ArrayLike) -> tuple[Array, ...]:
+    """The strengths of features and other numbers of theirs, 0 to `high`; raises UsageError for others."""
+    checked = {name: per_feature(name, values, high=high) for name, values in numbers.items()}
+    lists = {"strengths": feature_strengths(strengths)} | checked
+    same_count(**lists)
+    return tuple(lists.values())
+
+
 def same_count(**lists: Array) -> None:
     """Raises UsageError unless all lists have one number for each of the same features."""
     if len({len(values) for values in lists.values()}) > 1:
@@ -115,8 +110,17 @@ def same_count(**lists: Array) -> None:
         raise UsageError(f"Each feature needs one number of each kind, but got {counts}.")
 
 
-def whole_number(name: str, value: int, low: int, high: float, limit: str) -> int:
-    """The `value` again; raises UsageError outside `low` to `high`, which `limit` says in words."""
+def whole_number(name: str, value: int, low: int, high: float = np.inf) -> int:
+    """The `value` as an int; raises UsageError outside `low` to `high`."""
     if not low <= value <= high or value != int(value):
-        raise UsageError(f"{name} must be {limit}, but got {value}.")
+        limit = f"from {low} to {high}" if high < np.inf else f"of {low} or more"
+        raise UsageError(f"{name} must be a whole number {limit}, but got {value}.")
     return int(value)
+
+
+def number(name: str, value: float, low: float = 0.0, *, above: bool = False, remedy: str = "") -> float:
+    """The `value` as a float; raises UsageError unless it is finite and `low` or more, or `above` it."""
+    if not (low < value < np.inf or (value == low and not above)):
+        limit = f"above {low:g}" if above else f"of {low:g} or more"
+        raise UsageError(f"{name} must be a number {limit}, but got {value}{remedy and f'; {remedy}'}.")
+    return float(value)

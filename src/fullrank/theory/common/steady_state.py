@@ -2,10 +2,18 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.integrate import LSODA
 
-from fullrank.errors import UsageError
-from fullrank.theory.common.flow import Array, Trajectory, Velocity, Weights
-from fullrank.theory.common.inputs import diagonal_moments, whole_number
+from fullrank.theory.common.flow import (
+    Array,
+    Trajectory,
+    Velocity,
+    Weights,
+    open_solver,
+    solver_steps,
+    split,
+)
+from fullrank.theory.common.inputs import diagonal_moments, number, whole_number
 
 
 def settle(
@@ -13,10 +21,9 @@ def settle(
 ) -> Trajectory:
     """The flow from `start` to the time `horizon`, at the times of the solver's own steps.
 
-    A strong feature settles thousands of times before a weak one moves. `integrate` then takes a step for
-    each of those times; this solver turns implicit and steps over them. Entries smaller than `atol` are not
-    followed, and a flow that leaves every bound ends with that time. Raises UsageError for a horizon that is
-    not above 0.
+    Where a strong feature settles long before a weak one moves, this solver turns implicit and steps over the
+    times between. Entries smaller than `atol` are not followed, and a flow that leaves every bound ends with
+    that time. Raises UsageError for a horizon that is not above 0.
 
     >>> path = settle(lambda w: (1 - w[0],), (np.zeros(1),))
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)
@@ -24,40 +31,20 @@ def settle(
 
     Source: Petzold 1983 (LSODA, as in SciPy).
     """
-    from scipy.integrate import LSODA
-
-    if not (np.isfinite(horizon) and horizon > 0):
-        raise UsageError(f"horizon must be a number above 0, but got {horizon}.")
-    sizes = np.cumsum([layer.size for layer in start])[:-1]
-
-    def shaped(flat: Array) -> Weights:
-        parts = zip(np.split(flat, sizes), start, strict=True)
-        return tuple(part.reshape(layer.shape) for part, layer in parts)
-
-    def slope(_: float, flat: Array) -> Array:
-        return np.concatenate([layer.ravel() for layer in velocity(shaped(flat))])
-
-    first = np.concatenate([layer.ravel() for layer in start])
-    solver = LSODA(slope, 0.0, first, horizon, rtol=rtol, atol=atol)
-    times, kept = [0.0], [first]
-    while solver.status == "running":
-        # Where the weights explode, their products pass the largest float before the solver notices.
-        with np.errstate(over="ignore", invalid="ignore"):
-            solver.step()
-        stuck = solver.t <= np.nextafter(times[-1], np.inf)
-        if stuck or solver.status == "failed" or not np.isfinite(solver.y).all():
-            return _trajectory(times, [shaped(flat) for flat in kept], float(solver.t))
+    solver = open_solver(LSODA, velocity, start, number("horizon", horizon, above=True), rtol=rtol, atol=atol)
+    times, reached, diverged = [0.0], [solver.y.copy()], False
+    for _ in solver_steps(solver):
+        if solver.t <= np.nextafter(times[-1], np.inf) or not np.isfinite(solver.y).all():
+            diverged = True
+            break
         times.append(float(solver.t))
-        kept.append(solver.y.copy())
-    return _trajectory(times, [shaped(flat) for flat in kept], None)
+        reached.append(solver.y.copy())
+    end = float(solver.t) if diverged or solver.status == "failed" else None
+    return Trajectory(np.array(times), split(np.stack(reached), start), end)
 
 
 def remaining_gradient(velocity: Velocity, weights: Weights) -> float:
-    """The norm of the gradient over all layers: 0 where a flow stands still.
-
-    >>> remaining_gradient(lambda w: (3 * w[0], 4 * w[1]), (np.ones(1), np.ones(1)))
-    5.0
-    """
+    """The norm of the gradient over all layers: 0 where a flow stands still."""
     return float(np.sqrt(sum(float(np.sum(move**2)) for move in velocity(weights))))
 
 
@@ -67,20 +54,16 @@ def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale:
     .. math:: \dot w = 4 L\, w^{3 - 2/L} (q - m^2 w^2), \quad
               t_i \approx \frac{w_0^{-a} - w_*^{-a}}{4 L a\, q_i},\ a = 2 - \tfrac2L,\ w_0 = \text{scale}^L
 
-    and :math:`\ln(w_* / w_0) / 4 q_i` at one layer: the growth alone, without the slowing near the end. So
-    two layers or more learn a weak feature very late from a small start: at L = 2 a feature of q = 0.25 and
-    gain 2 needs the time 1.1 from the scale 0.6 and 200 from 0.05. Shapes: diagonal (d, d) -> (d,). Raises
-    UsageError for moments that are not diagonal, a depth below 1 and a scale not above 0.
+    and :math:`\ln(w_* / w_0) / 4 q_i` at one layer: the growth alone, without the slowing near the end.
+    Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not diagonal, a depth below 1 and
+    a scale not above 0. Derived here.
 
     >>> learning_time(np.eye(1) / 4, np.eye(1) / 4, depth=2, scale=0.05).round()
     array([200.])
-
-    Source: derived here.
     """
     m, q = diagonal_moments(moment, cross_moment)
-    depth = whole_number("depth", depth, 1, np.inf, "1 layer or more")
-    if not (np.isfinite(scale) and scale > 0):
-        raise UsageError(f"scale must be a number above 0, but got {scale}; 0.5 to 0.8 serves.")
+    depth = whole_number("depth", depth, 1)
+    scale = number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
     power = 2 - 2 / depth
     times = np.full(len(q), np.inf)
     learned = q > 0
@@ -90,7 +73,3 @@ def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale:
     )
     times[learned] = np.maximum(growth, 0) / (4 * q[learned])
     return times
-
-
-def _trajectory(times: list[float], kept: list[Weights], diverged: float | None) -> Trajectory:
-    return Trajectory(np.array(times), tuple(map(np.stack, zip(*kept, strict=True))), diverged)

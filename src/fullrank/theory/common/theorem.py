@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from fullrank.record import TheoryCurve, TheoryPanel
 from fullrank.theory.common.flow import Array
 
 
@@ -16,28 +17,15 @@ def _split(value: Any) -> Any:
 
 # A setting of several numbers: a list, or the text "2,1,0.5".
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
+Panel = TheoryPanel
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A picture: its title and what its axes count."""
+class Curve(TheoryCurve):
+    """A line of the panel with that title, and its points; the record holds the line without them."""
 
-    title: str
-    x: str
-    y: str
-    log_x: bool = False
-    log_y: bool = False
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line of the panel with that title; what is predicted is drawn dashed."""
-
-    panel: str
-    name: str
     x: Array
     y: Array
-    dashed: bool = False
 
 
 @dataclass(frozen=True)

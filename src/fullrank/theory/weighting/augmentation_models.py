@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array
-from fullrank.theory.common.inputs import feature_strengths, per_feature, same_count
+from fullrank.theory.common.inputs import features
 
 
 def additive_noise(strengths: ArrayLike, noise: ArrayLike) -> tuple[Array, Array]:
@@ -18,18 +18,14 @@ def additive_noise(strengths: ArrayLike, noise: ArrayLike) -> tuple[Array, Array
     .. math:: M_{ii} = \phi_i^2 + s_i^2, \quad \tilde M_{ii} = \phi_i^2, \quad
               w_i = \phi_i / (\phi_i^2 + s_i^2)
 
-    At two layers the weights are :math:`\sqrt{\phi_i^3 / (\phi_i^2 + s_i^2)}` before the head and
-    :math:`\phi_i^2 / (\phi_i^2 + s_i^2)` after it. Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises
-    UsageError for strengths not above 0, negative noise and lists of different length.
+    Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, negative
+    noise and lists of different length. Derived here.
 
     >>> moment, cross_moment = additive_noise([2.0, 1.0], [0.0, 1.0])
     >>> moment.diagonal(), cross_moment.diagonal()
     (array([4., 2.]), array([4., 1.]))
-
-    Source: derived here.
     """
-    strengths, noise = feature_strengths(strengths), per_feature("noise", noise)
-    same_count(strengths=strengths, noise=noise)
+    strengths, noise = features(strengths, noise=noise)
     return np.diag(strengths**2 + noise**2), np.diag(strengths**2)
 
 
@@ -38,18 +34,14 @@ def keep_or_resample(strengths: ArrayLike, keep: ArrayLike) -> tuple[Array, Arra
 
     .. math:: M_{ii} = \phi_i^2, \quad \tilde M_{ii} = k_i^2 \phi_i^2, \quad w_i = k_i / \phi_i
 
-    At two layers the weights are :math:`\sqrt{k_i \phi_i}` before the head and :math:`k_i` after it: the
-    output knows nothing of the strengths. Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises
-    UsageError for strengths not above 0, a keep outside 0 to 1 and lists of different length.
+    Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, a keep
+    outside 0 to 1 and lists of different length. Derived here.
 
     >>> moment, cross_moment = keep_or_resample([2.0, 1.0], [1.0, 0.5])
     >>> moment.diagonal(), cross_moment.diagonal()
     (array([4., 1.]), array([4.  , 0.25]))
-
-    Source: derived here.
     """
-    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
-    same_count(strengths=strengths, keep=keep)
+    strengths, keep = features(strengths, keep=keep, high=1)
     return np.diag(strengths**2), np.diag((keep * strengths) ** 2)
 
 
@@ -58,20 +50,16 @@ def drop(strengths: ArrayLike, probabilities: ArrayLike) -> tuple[Array, Array]:
 
     .. math:: M_{ii} = (1 - p_i) \phi_i^2, \quad \tilde M_{ii} = (1 - p_i)^2 \phi_i^2, \quad w_i = 1 / \phi_i
 
-    The gain does not depend on p_i, which enters only through the choice of the features that a net of lower
-    rank learns: those of largest :math:`\tilde M_{ii} / M_{ii} = 1 - p_i`. Shapes: (d,), (d,) -> the moments
-    M and M~, (d, d). Raises UsageError for strengths not above 0, a probability outside 0 to 1, lists of
-    different length and features that are all always dropped.
+    Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, a
+    probability outside 0 to 1, lists of different length and features that are all always dropped. Derived
+    here.
 
     >>> moment, cross_moment = drop([2.0, 1.0], [0.0, 0.5])
     >>> moment.diagonal(), cross_moment.diagonal()
     (array([4. , 0.5]), array([4.  , 0.25]))
-
-    Source: derived here.
     """
-    strengths, probabilities = feature_strengths(strengths), per_feature("drop", probabilities, high=1)
-    same_count(strengths=strengths, drop=probabilities)
-    kept = 1 - probabilities
-    if not kept.any():
+    strengths, dropped = features(strengths, drop=probabilities, high=1)
+    remaining = 1 - dropped
+    if not remaining.any():
         raise UsageError("drop is 1 for every feature, so views are always empty; drop one of them less.")
-    return np.diag(kept * strengths**2), np.diag((kept * strengths) ** 2)
+    return np.diag(remaining * strengths**2), np.diag((remaining * strengths) ** 2)

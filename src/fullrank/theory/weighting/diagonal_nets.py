@@ -10,6 +10,8 @@ from fullrank.theory.common.inputs import (
     VANISHING,
     Mask,
     feature_strengths,
+    features,
+    number,
     per_feature,
     same_count,
     semidefinite,
@@ -24,15 +26,12 @@ def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
     .. math:: w = \sqrt g, \quad
               g = \arg\min_{g \ge 0}\ g^\top (M \circ M)\, g - 2 \operatorname{diag}(\tilde M)^\top g
 
-    Where no bound holds, :math:`g = (M \circ M)^{-1} \operatorname{diag}(\tilde M)`. A feature whose bound
-    holds is given up for those correlated with it. `layer_weights` gives the layers: at L = 2
-    :math:`\phi_i g_i^{1/4}` and :math:`\phi_i g_i^{1/2}`. Shapes: (d, d) -> (d,). Raises UsageError for
-    moments that are asymmetric or indefinite, and for features so correlated that g is not unique.
+    A feature at the bound is given up for those correlated with it. `layer_weights` gives the layers. Shapes:
+    (d, d) -> (d,). Raises UsageError for moments that are asymmetric or indefinite, and for features so
+    correlated that g is not unique. Derived here.
 
     >>> correlated_gains([[1.0, 0.5], [0.5, 1.0]], np.eye(2)) ** 2
     array([0.8, 0.8])
-
-    Source: derived here.
     """
     from scipy.optimize import nnls
 
@@ -58,12 +57,10 @@ def diagonal_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
               \big(\operatorname{diag}(\tilde M) - (M \circ M)\, w^2\big),
               \quad w = u_1 \circ \cdots \circ u_L
 
-    Raises UsageError for moments that are asymmetric or indefinite.
+    Raises UsageError for moments that are asymmetric or indefinite. Derived here.
 
     >>> diagonal_velocity(np.eye(1), np.eye(1))((np.array([0.5]), np.array([1.0])))
     (array([1.5]), array([0.75]))
-
-    Source: derived here.
     """
     moment, cross_moment = view_moments(moment, cross_moment)
     squared, target = moment * moment, np.diag(cross_moment).copy()
@@ -83,17 +80,13 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
 
     .. math:: \tilde M = \sum_y \pi_y\, \mu_y \mu_y^\top
 
-    With it `optimal_gram` describes supervised contrastive learning in its spectral form. Two balanced
-    classes with means c and -c make it of rank one: a net that mixes features then keeps the direction
-    :math:`M^{-1} c` of linear discriminant analysis alone, in every layer, so pre and post do not differ.
-    Shapes: means (C, d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are
-    not finite and shares that do not sum to 1.
+    With it `optimal_gram` describes supervised contrastive learning in its spectral form. Shapes: means (C,
+    d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are not finite and
+    shares that do not sum to 1. Derived here. P2's own theorem for this case is not known.
 
     >>> class_moment([[1.0, 0.5], [-1.0, -0.5]])
     array([[1.  , 0.5 ],
            [0.5 , 0.25]])
-
-    Source: derived here. P2's own theorem for this case is not known.
     """
     means = np.array(means, np.float64)
     if means.ndim != 2 or not means.size or not np.isfinite(means).all():
@@ -116,11 +109,10 @@ def supervised_map(moment: ArrayLike, label_moment: ArrayLike) -> Array:
 
     `layer_grams` of W'W gives the layers. Shapes: (d, d), (C, d) -> (C, d). Raises UsageError for a moment
     that is asymmetric, indefinite or singular (then W is not unique), and label moments that do not fit.
+    Derived here. P2's own theorem for this case is not known.
 
     >>> supervised_map(np.diag([2.0, 1.0]), [[1.0, 1.0]])
     array([[0.5, 1. ]])
-
-    Source: derived here. P2's own theorem for this case is not known.
     """
     moment, labels = semidefinite("moment", moment), np.array(label_moment, np.float64)
     if labels.ndim != 2 or labels.shape[1] != len(moment) or not np.isfinite(labels).all():
@@ -139,17 +131,15 @@ def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Arra
 
     .. math:: (w_c / w_s)^{l / L}
 
-    A spurious feature that dominates the output dominates less below it. Shapes: -> (L,). Raises UsageError
-    for gains not above 0 and a depth below 1.
+    Shapes: -> (L,). Raises UsageError
+    for gains not above 0 and a depth below 1. Derived here. P2's own theorem for this case is not known.
 
     >>> core_to_spurious(1.0, 4.0, depth=2)
     array([0.5 , 0.25])
-
-    Source: derived here. P2's own theorem for this case is not known.
     """
-    if not (0 < core_gain < np.inf and 0 < spurious_gain < np.inf):
-        raise UsageError(f"Both gains must be numbers above 0, but got {core_gain} and {spurious_gain}.")
-    depth = whole_number("depth", depth, 1, np.inf, "1 layer or more")
+    core_gain = number("core_gain", core_gain, above=True)
+    spurious_gain = number("spurious_gain", spurious_gain, above=True)
+    depth = whole_number("depth", depth, 1)
     return np.asarray((core_gain / spurious_gain) ** (np.arange(1, depth + 1) / depth))
 
 
@@ -163,7 +153,7 @@ def symmetric_relu(values: ArrayLike, threshold: float) -> Array:
 
     Source: P2, authors' code (there b is learned and starts at 0).
     """
-    values, threshold = np.asarray(values, np.float64), _checked_threshold(threshold)
+    values, threshold = np.asarray(values, np.float64), number("threshold", threshold)
     return np.asarray(np.maximum(values - threshold, 0) - np.maximum(-values - threshold, 0))
 
 
@@ -172,18 +162,16 @@ def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Ma
 
     .. math:: |w_{1, i}|\, \phi_i \le b
 
-    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Such a feature keeps its initial weight
-    :math:`|w_{1, i}| \phi_i` below the head and is exactly 0 above it. Raises UsageError for strengths not
-    above 0, a negative threshold and lists of different length.
+    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not
+    above 0, a negative threshold and lists of different length. Derived here. That lower layers hold features
+    that higher ones lack is P2's claim.
 
     >>> absent_above([0.8, 0.8], [2.0, 0.5], threshold=0.5)
     array([False,  True])
-
-    Source: derived here. That lower layers hold features that higher ones lack is P2's claim.
     """
     first, strengths = per_feature("first", first, low=-np.inf), feature_strengths(strengths)
     same_count(first=first, strengths=strengths)
-    return np.asarray(np.abs(first) * strengths <= _checked_threshold(threshold))
+    return np.asarray(np.abs(first) * strengths <= number("threshold", threshold))
 
 
 def relu_weights(
@@ -197,17 +185,15 @@ def relu_weights(
     for a feature that passes at the start. Hence :math:`s^2 = (C + \sqrt{C^2 + 4 \phi^2 k^2}) / 2`, and the
     weights are :math:`s + b` before the head and k after it; a feature that does not pass keeps its initial
     weight and is 0 after it. Shapes: (d,) each; `first` and `second` are the initial layers, neither 0.
-    Raises UsageError for numbers outside their limits and lists of different length.
+    Raises UsageError for numbers outside their limits and lists of different length. Derived here.
 
     >>> relu_weights([0.8, 0.8], [0.8, 0.8], [2.0, 0.5], [1.0, 1.0], threshold=0.5).round(2)
     array([[1.7, 0.4],
            [1. , 0. ]])
-
-    Source: derived here.
     """
     first, second = per_feature("first", first, low=-np.inf), per_feature("second", second, low=-np.inf)
-    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
-    same_count(first=first, second=second, strengths=strengths, keep=keep)
+    strengths, keep = features(strengths, keep=keep, high=1)
+    same_count(first=first, second=second, strengths=strengths)
     if not (first.all() and second.all()):
         raise UsageError(
             "Both layers must start away from 0, where their gradient vanishes; start them higher."
@@ -222,18 +208,15 @@ def relu_weights(
 def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Velocity:
     r"""The gradient flow of the spectral loss for the net of `absent_above`, two vectors (d,).
 
-    Views keep or resample features :math:`x_i = \pm \phi_i`, so that the loss is
-    :math:`\sum_i -2 k_i^2 a_i^2 + a_i^4` with :math:`a_i = |w_{2,i}| (|w_{1,i}| \phi_i - b)_+`. Raises
-    UsageError for numbers outside their limits and lists of different length.
+    Views keep or resample features :math:`x_i = \pm \phi_i`, so that the loss is :math:`\sum_i -2 k_i^2 a_i^2
+    + a_i^4` with :math:`a_i = |w_{2,i}| (|w_{1,i}| \phi_i - b)_+`. Raises UsageError for numbers outside
+    their limits and lists of different length. Derived here.
 
     >>> relu_velocity([1.0], [1.0], 0.5)((np.array([0.4]), np.array([1.0])))
     (array([0.]), array([0.]))
-
-    Source: derived here.
     """
-    strengths, keep = feature_strengths(strengths), per_feature("keep", keep, high=1)
-    same_count(strengths=strengths, keep=keep)
-    threshold = _checked_threshold(threshold)
+    strengths, keep = features(strengths, keep=keep, high=1)
+    threshold = number("threshold", threshold)
 
     def velocity(weights: Weights) -> Weights:
         first, second = weights
@@ -242,9 +225,3 @@ def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Ve
         return force * second * strengths * np.sign(first), force * passed
 
     return velocity
-
-
-def _checked_threshold(threshold: float) -> float:
-    if not (np.isfinite(threshold) and threshold >= 0):
-        raise UsageError(f"threshold must be a number of 0 or more, but got {threshold}.")
-    return float(threshold)

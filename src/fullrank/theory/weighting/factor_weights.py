@@ -26,12 +26,6 @@ class ViewMoments:
     with :math:`\bar a_i, \bar b_i` the means of the first and of the second views of image i: given the image
     its views are independent, so M~ is unbiased, and the sharper the more views there are. `mean` (D,) is
     that of all views; `square` and `cross` (D, D) are the uncentred moments, so that sets of images merge.
-
-    >>> rows = np.random.default_rng(0).normal(size=(2, 100, 3))
-    >>> halves = [ViewMoments.of([(rows[0, part], rows[1, part])]) for part in (slice(0, 40), slice(40, 100))]
-    >>> merged = ViewMoments.merged(halves)
-    >>> merged.images, np.allclose(merged.moment, np.cov(np.concatenate(rows).T, bias=True))
-    (100, True)
     """
 
     images: int
@@ -68,13 +62,15 @@ class ViewMoments:
             sums, count = (sums[0] + first, sums[1] + second), count + 1
         if not count:
             raise UsageError("No views are given, but moments need 1 round or more; draw some.")
-        found = []
-        for rows, square in zip(parts, squares, strict=True):
-            a, b = (side[rows] / count for side in sums)
-            cross = a.T @ b / len(a)
-            mean = (a.mean(0) + b.mean(0)) / 2
-            found.append(cls(len(a), mean, square / count, (cross + cross.T) / 2))
-        return found
+        return [
+            cls._at(sums[0][rows] / count, sums[1][rows] / count, square / count)
+            for rows, square in zip(parts, squares, strict=True)
+        ]
+
+    @classmethod
+    def _at(cls, a: Array, b: Array, square: Array) -> "ViewMoments":
+        cross = a.T @ b / len(a)
+        return cls(len(a), (a.mean(0) + b.mean(0)) / 2, square, (cross + cross.T) / 2)
 
     @classmethod
     def merged(cls, parts: Sequence["ViewMoments"]) -> "ViewMoments":
@@ -164,8 +160,8 @@ class LinearNet:
         if order_margin(*moments, kappa) < DECIDED:
             return None
         raised = 1 / reweighting(int(alive.sum()), kappa)[channels_by_speed(*moments)]
-        seen = (np.asarray(images, np.float64) - self.mean) @ self.whitening[:, alive]
-        return np.asarray(seen * np.sqrt(self.agreement[alive]) * raised)
+        coordinates = (np.asarray(images, np.float64) - self.mean) @ self.whitening[:, alive]
+        return np.asarray(coordinates * np.sqrt(self.agreement[alive]) * raised)
 
 
 def linear_net(moments: ViewMoments, rank: int | None = None, components: int | None = None) -> LinearNet:
@@ -186,7 +182,7 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
     Source: `spectral_model.optimal_gram`; derived here.
     """
     width = len(moments.mean)
-    rank = width if rank is None else whole_number("rank", rank, 1, np.inf, "1 output or more")
+    rank = width if rank is None else whole_number("rank", rank, 1)
     if moments.images < 2 * IMAGES_PER_COMPONENT:
         raise UsageError(
             f"Views of {moments.images} images show no direction, but {2 * IMAGES_PER_COMPONENT} or more "
@@ -196,7 +192,7 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
 
     moment = moments.moment
     components = moments.images // IMAGES_PER_COMPONENT if components is None else components
-    components = min(width, whole_number("components", components, 1, np.inf, "1 or more"))
+    components = min(width, whole_number("components", components, 1))
     variances, axes = eigh(moment, subset_by_index=[width - components, width - 1])
     varies = variances > VANISHING * max(variances[-1], np.square(moments.mean).max())
     if not varies.any():
@@ -216,12 +212,10 @@ def labels_needed(variance: float, weight: float) -> float:
 
     with C the covariance of the clean images, which a probe sees, and `weight` the root of the trace below.
     Where features are independent and a factor is one of them, it is `sample_complexity.samples_needed`.
-    Raises UsageError for negative numbers.
+    Raises UsageError for negative numbers. Derived here.
 
     >>> labels_needed(5.0, 2.0), labels_needed(5.0, 0.0)
     (1.25, inf)
-
-    Source: derived here.
     """
     if not (variance >= 0 and weight >= 0):
         raise UsageError(f"variance and weight must be 0 or more, but got {variance:g} and {weight:g}.")

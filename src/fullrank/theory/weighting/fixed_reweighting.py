@@ -1,8 +1,4 @@
-"""A fixed reweighting head on a linear encoder: what it makes of the layer below, and what kappa does.
-
-The end-to-end net still reaches the minimiser of the loss, so the encoder undoes the head's weights. Which
-feature goes to which channel is left open by the loss: the speed of learning and the rank decide it.
-"""
+"""A fixed reweighting head on a linear encoder: what it makes of the layer below, and what kappa does."""
 
 import math
 
@@ -14,6 +10,7 @@ from fullrank.theory.common.flow import Array, Velocity, Weights
 from fullrank.theory.common.inputs import (
     Indices,
     diagonal_moments,
+    number,
     per_feature,
     same_count,
     view_moments,
@@ -33,8 +30,8 @@ def reweighting(width: int, kappa: float) -> Array:
 
     Source: P2, fixed reweighting head (authors' code).
     """
-    width = whole_number("width", width, 1, np.inf, "1 channel or more")
-    return np.asarray(np.exp(-np.arange(width) * math.log(_checked_kappa(kappa))))
+    width = whole_number("width", width, 1)
+    return np.asarray(np.exp(-np.arange(width) * _log(kappa)))
 
 
 def effective_channels(kappa: float, width: int | None = None) -> float:
@@ -44,15 +41,14 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
               \quad r = \kappa^{-2}
 
     An endless head where no width D is given. Raises UsageError for a kappa below 1, or of 1 without a width.
+    Derived here.
 
     >>> [round(effective_channels(kappa), 1) for kappa in (1.01, 1.05, 1.1, 1.2, 1.5)]
     [100.5, 20.5, 10.5, 5.5, 2.6]
-
-    Source: derived here.
     """
-    log = math.log(_checked_kappa(kappa))
+    log = _log(kappa)
     if width is not None:
-        width = whole_number("width", width, 1, np.inf, "1 channel or more")
+        width = whole_number("width", width, 1)
     if log == 0:
         if width is None:
             raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
@@ -64,14 +60,12 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
 def lost_in_float32(kappa: float) -> tuple[int, int]:
     """The first channel whose weight is below float32's normal numbers, and the first where it is 0.
 
-    Raises UsageError unless kappa is above 1.
+    Raises UsageError unless kappa is above 1. Derived here.
 
     >>> lost_in_float32(1.1)
     (917, 1091)
-
-    Source: derived here.
     """
-    log = math.log(_checked_kappa(kappa))
+    log = _log(kappa)
     if log == 0:
         raise UsageError("kappa 1 loses no channel; give a kappa above 1.")
     return math.floor(-math.log(_FLOAT32_TINY) / log) + 1, math.ceil(-math.log(_FLOAT32_ZERO) / log)
@@ -83,14 +77,12 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
     .. math:: \dot W = -R\, \frac{\partial \mathcal L}{\partial V}, \quad V = R W, \quad\text{so}\quad
               \dot V = 4 R^2 \big(V \tilde M - V M V^\top V M\big)
 
-    Channel c learns :math:`r_c^2` times as fast; from a small start feature i grows in it as
-    :math:`e^{4 r_c^2 \tilde M_{ii} t}`. Shapes: (d, d), `weights` (K,); the layer is (K, d). Raises
-    UsageError for moments that are asymmetric or indefinite and negative weights.
+    Channel c learns :math:`r_c^2` times as fast; from a small start feature i grows in it as :math:`e^{4
+    r_c^2 \tilde M_{ii} t}`. Shapes: (d, d), `weights` (K,); the layer is (K, d). Raises UsageError for
+    moments that are asymmetric or indefinite and negative weights. Derived here.
 
     >>> reweighted_velocity(np.eye(2), np.eye(2), [1.0, 0.5])((np.eye(2) / 2,))[0].diagonal()
     array([1.5    , 0.46875])
-
-    Source: derived here.
     """
     moment, cross_moment = view_moments(moment, cross_moment)
     head = per_feature("weights", weights)[:, None]
@@ -105,17 +97,13 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
 def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> Indices:
     r"""The channel to which each of d independent features goes from a small start; -1 for one never learned.
 
-    The fastest pair of feature and channel is learned first, and a learned feature stops growing elsewhere.
-    So in a head of d channels features take 0, 1, ... by descending :math:`\tilde M_{ii}`. The loss itself
-    leaves this open; `order_margin` says how firmly the speed decides it. A head of p < d channels keeps the
-    p features of largest :math:`\tilde M_{ii} / M_{ii}`, whatever their speed; which channel they take then,
-    the speed alone does not say. Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not
-    diagonal.
+    In a head of d channels features take 0, 1, ... by descending :math:`\tilde M_{ii}`, since the fastest
+    pair of feature and channel is learned first; `order_margin` says how firmly that decides. In a head of p
+    < d channels the speed alone does not say which channel a feature takes. Shapes: diagonal (d, d) -> (d,).
+    Raises UsageError for moments that are not diagonal. Derived here.
 
     >>> channels_by_speed(np.diag([1.0, 4.0]), np.diag([1.0, 4.0]))
     array([1, 0])
-
-    Source: derived here.
     """
     _, q = diagonal_moments(moment, cross_moment)
     order = np.argsort(-q, kind="stable")[: np.count_nonzero(q)]
@@ -129,15 +117,12 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
 
     Feature j grows in a free channel c at :math:`4 r_c^2 \tilde M_{jj}`, and where feature i is learned in it
     at :math:`4 r_c^2 M_{jj} (\nu_j - \nu_i)` with :math:`\nu = \tilde M_{ii} / M_{ii}`. The margin is the
-    least exponent that a feature keeps in any channel but its own by the time it is learned. At 0 or below, a
-    feature on which views agree more takes a channel over before its own one is reached, as a large kappa
-    leaves it time to: the order then comes to follow agreement. Near kappa = 1 the margin is near 0 and
-    channels mix. Raises UsageError for moments that are not diagonal and a kappa below 1.
+    least exponent that a feature keeps in any channel but its own by the time it is learned; at 0 or below
+    the order does not hold. Raises UsageError for moments that are not diagonal and a kappa below 1. Derived
+    here.
 
     >>> order_margin(np.diag([4.0, 1.0]), np.diag([4.0, 1.0]), kappa=2.0)
     0.75
-
-    Source: derived here.
     """
     m, q = diagonal_moments(moment, cross_moment)
     channels = channels_by_speed(moment, cross_moment)
@@ -146,14 +131,12 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
     speeds = 4 * reweighting(len(order), kappa) ** 2 if len(order) else np.zeros(0)
     learned = 1 / (speeds * q)
     agreement = q / m
-    margin = np.inf
-    for own in range(len(order)):
-        free = speeds * q[own]
-        held = speeds * m[own] * (agreement[own] - agreement)
-        since = np.minimum(learned, learned[own])
-        exponents = free * since + held * (learned[own] - since) - 1
-        margin = min([margin, *(-np.delete(exponents, own))])
-    return float(margin)
+    # Rows are features in the order of their own channels, columns the channels.
+    free = speeds * q[:, None]
+    held = speeds * m[:, None] * (agreement[:, None] - agreement)
+    since = np.minimum(learned, learned[:, None])
+    exponents = free * since + held * (learned[:, None] - since) - 1
+    return float(-exponents[~np.eye(len(order), dtype=bool)].max(initial=-np.inf))
 
 
 def reweighted_weights(post: ArrayLike, channels: ArrayLike, kappa: float) -> Array:
@@ -161,23 +144,18 @@ def reweighted_weights(post: ArrayLike, channels: ArrayLike, kappa: float) -> Ar
 
     .. math:: h_i = \kappa^{c(i)}\, z_i
 
-    The loss fixes the weights after the head, whatever kappa is; a feature in a late channel is so much the
-    stronger before it. Shapes: (d,), channels (d,) from 0, or -1 for a feature that is not learned. Raises
-    UsageError for negative weights, a kappa below 1 and lists of different length.
+    Shapes: (d,), channels (d,) from 0, or -1 for a feature that is not learned. Raises UsageError for
+    negative weights, a kappa below 1 and lists of different length. Derived here.
 
     >>> reweighted_weights([1.0, 0.5], [0, 1], kappa=2.0)
     array([[1. , 1. ],
            [1. , 0.5]])
-
-    Source: derived here.
     """
     post, channels = per_feature("post", post), per_feature("channels", channels, low=-1)
     same_count(post=post, channels=channels)
     after = np.where(channels < 0, 0.0, post)
-    return np.stack([after * np.exp(np.maximum(channels, 0) * math.log(_checked_kappa(kappa))), after])
+    return np.stack([after * np.exp(np.maximum(channels, 0) * _log(kappa)), after])
 
 
-def _checked_kappa(kappa: float) -> float:
-    if not (np.isfinite(kappa) and kappa >= 1):
-        raise UsageError(f"kappa must be a number of 1 or more, but got {kappa}; 1 is no reweighting.")
-    return float(kappa)
+def _log(kappa: float) -> float:
+    return math.log(number("kappa", kappa, 1, remedy="1 is no reweighting"))

@@ -12,7 +12,6 @@ from fullrank.theory.common.comparison import (
     Keep,
     Seed,
     Strengths,
-    chosen,
     feature_names,
     phrase,
 )
@@ -32,8 +31,8 @@ from fullrank.theory.weighting.spectral_model import gains
 class PreOrPost(Theorem):
     """How many labels a feature needs at each depth: the bound S(t) beside the mistakes of a perceptron.
 
-    >>> found = PreOrPost(strengths="1,1", keep="1,0.5", trials=20).outcome()
-    >>> found.predicted.tolist(), bool((found.simulated <= found.predicted).all())
+    >>> outcome = PreOrPost(strengths="1,1", keep="1,0.5", trials=20).outcome()
+    >>> outcome.predicted.tolist(), bool((outcome.simulated <= outcome.predicted).all())
     ([[2.0, 1.5, 1.25], [2.0, 3.0, 5.0]], True)
     """
 
@@ -65,37 +64,37 @@ class PreOrPost(Theorem):
         mistakes, late = self._mistakes(gain, shares)
         errors = mistakes.mean(-1)
         bound = np.array([samples_needed(self.strengths, gain, j, shares) for j in range(count)])
-        asked = [0, 2, 4]
+        by_depth = Panel("Labels by depth", "share of the depth (0 input, 1 output)", "labels", log_y=True)
         fine = np.linspace(0, 1, 41)
         curves = []
         for j, name in enumerate(names):
             line = samples_needed(self.strengths, gain, j, fine)
-            curves.append(Curve("Labels by depth", name, fine, line, dashed=True))
-            curves.append(Curve("Labels by depth", name, shares, errors[j]))
-        wins = [pre_beats_post(self.strengths, gain, j) for j in range(count)]
-        agreeing, open_ = self._agreement(mistakes, wins)
+            curves.append(Curve(by_depth.title, name, fine, line, dashed=True))
+            curves.append(Curve(by_depth.title, name, shares, errors[j]))
+        wins = np.array([pre_beats_post(self.strengths, gain, j) for j in range(count)])
+        agreeing, unclear = self._agreement(mistakes, wins)
+        within = "" if (mistakes.max(-1) <= bound + 1e-9).all() else " on the whole, though not always"
         remarks = [
             "S bounds the mistakes of a perceptron from above; it is a proxy for the labels needed, derived "
             "here, and how the paper's own theorem relates to it is not known.",
-            f"The perceptron's order of pre and post is that of S for {phrase(chosen(names, agreeing))}, the "
-            f"other for {phrase(chosen(names, ~agreeing & ~open_))}, and within two standard errors for "
-            f"{phrase(chosen(names, open_))}.",
+            f"The perceptron's order of pre and post is that of S for {phrase(names, agreeing)}, the "
+            f"other for {phrase(names, ~agreeing & ~unclear)}, and within two standard errors for "
+            f"{phrase(names, unclear)}.",
             *(advise(self.strengths, gain, j).reason for j in range(count)),
         ]
         if late:
             remarks.append(f"{late} mistakes fall in the last tenth of the streams; give more labels.")
         return Outcome(
-            "labels needed: the bound S, and a perceptron's mistakes",
-            names,
-            ("input", "pre (halfway)", "post (output)"),
-            bound[:, asked],
-            errors[:, asked],
-            f"By S pre beats post for {phrase(chosen(names, np.array(wins)))}; the perceptron agrees on "
-            f"{int(agreeing.sum())} of {count} features, and its mistakes stay within the bound"
-            f"{'' if (mistakes.max(-1) <= bound + 1e-9).all() else ' on the whole, though not always'}.",
-            (Panel("Labels by depth", "share of the depth (0 input, 1 output)", "labels", log_y=True),),
-            tuple(curves),
-            tuple(remarks),
+            quantity="labels needed: the bound S, and a perceptron's mistakes",
+            rows=names,
+            columns=("input", "pre (halfway)", "post (output)"),
+            predicted=bound[:, ::2],
+            simulated=errors[:, ::2],
+            verdict=f"By S pre beats post for {phrase(names, wins)}; the perceptron agrees on "
+            f"{int(agreeing.sum())} of {count} features, and its mistakes stay within the bound{within}.",
+            panels=(by_depth,),
+            curves=tuple(curves),
+            remarks=tuple(remarks),
         )
 
     def _mistakes(self, gain: Array, shares: Array) -> tuple[Array, int]:
@@ -116,9 +115,9 @@ class PreOrPost(Theorem):
             late += int(wrong.sum()) if step >= 0.9 * self.labels else 0
         return mistakes, late
 
-    def _agreement(self, mistakes: Array, wins: list[bool]) -> tuple[Mask, Mask]:
-        """For which features the perceptron orders pre and post as S does, and where it cannot tell."""
+    def _agreement(self, mistakes: Array, wins: Mask) -> tuple[Mask, Mask]:
+        """For which features the perceptron orders pre and post as S does, and where the order is unclear."""
         difference = mistakes[:, -1] - mistakes[:, 2]
         mean, error = difference.mean(-1), difference.std(-1) / np.sqrt(self.trials)
-        open_ = np.abs(mean) <= 2 * error
-        return ~open_ & ((mean > 0) == np.array(wins)), open_
+        unclear = np.abs(mean) <= 2 * error
+        return ~unclear & ((mean > 0) == wins), unclear

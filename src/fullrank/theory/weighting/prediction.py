@@ -1,24 +1,20 @@
-"""What the linear theory says of measured features: which directions a map behind them keeps.
-
-The linear theory is that of the spectral contrastive loss (`spectral_model`). Its moments are measured on the
-features of two views at a place; what a later place makes of each direction is measured beside it.
-"""
+"""What the linear theory says of measured features: which directions a map behind them keeps."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from fullrank.errors import UsageError
-from fullrank.theory.common.flow import Array
+from fullrank.theory.common.flow import Array, Weights
+from fullrank.theory.common.inputs import Indices
 
 # A direction is kept from this share of the strongest one's weight on, and lost below the other.
 KEPT, LOST = 0.7, 0.2
 FATES = ("kept", "shrunk", "lost")
 _PER_DIRECTION = 4
 _VANISHING = 1e-9
-# Ways to split the images; what is told is the mean over them.
+# Ways to split the images; results are means over them.
 _SPLITS = 60
 
 
@@ -27,8 +23,8 @@ class Prediction:
     """The weight of each direction behind a map, relative to the strongest: predicted and measured, (r,).
 
     `agreement` (r,) is the correlation of the direction between two views. `correlation` is the mean of
-    Spearman's of the two weights over ways to split the images; between `low` and `high` lie 95 % of them,
-    which is no confidence interval, since splits share images.
+    Spearman's of the two weights over ways to split the images; 95 % of them lie between `low` and `high`,
+    which is not a confidence interval, since splits share images.
     """
 
     agreement: Array
@@ -46,9 +42,8 @@ def view_correlations(first: Array, second: Array) -> tuple[Array, Array, Array]
               \quad \tilde M = \tfrac12 (E[x_1 x_2^\top] + E[x_2 x_1^\top])
 
     of centred features. Shapes: (n, D) twice -> the mean (D,), a map (D, r) onto coordinates of variance 1,
-    and the eigenvalues of N (r,), which are the agreements. Only the leading components of M are looked at, 4
-    images for each, so that whitening does not invent directions. Raises UsageError for views that do not fit
-    together or fewer than 8 images.
+    and the eigenvalues of N (r,), the agreements. Only the leading components of M are used, with 4 images
+    for each. Raises UsageError for views that do not fit together or fewer than 8 images.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2))
@@ -85,23 +80,20 @@ def predict_directions(
 
     .. math:: \hat a_i = \sqrt{\rho_i} \ (i \le p, \text{ else } 0), \qquad a_i = |E[z\, u_i]|
 
-    with :math:`u_i` the coordinate of variance 1 along direction i and :math:`\rho_i` its correlation between
-    the views: the minimiser of the spectral contrastive loss of `rank` p gives exactly :math:`\hat a_i`, in
-    any number of layers. Both are relative to their largest. The images are split in three by `seed`, 60
-    times: the directions come from one part, the prediction from the second, what the map gave from the
-    third, so that noise in one is no news of another. The weights are means of squares over the splits, less
-    what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice, `outcome` (n, K) twice, of the same
-    views. Raises UsageError as `view_correlations` does.
+    with :math:`u_i` the coordinate of variance 1 along direction i, :math:`\rho_i` its correlation between
+    the views and p the `rank`. Both are relative to their largest. The images are split in three by `seed`,
+    60 times: directions, predictions and what the map gave come from different parts. The weights are means
+    of squares over the splits, less what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice,
+    `outcome` (n, K) twice, of the same views. Raises UsageError as `view_correlations` does. Derived here
+    from `spectral_model.optimal_gram`.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 3))
     >>> a, b = (x + [0.1, 1, 3] * rng.normal(size=x.shape) for _ in range(2))
     >>> w = 1 / np.array([1.01, 2, 10])
-    >>> found = predict_directions((a, b), (a * w, b * w))
-    >>> found.predicted.round(1).tolist(), found.measured.round(1).tolist()
+    >>> weights = predict_directions((a, b), (a * w, b * w))
+    >>> weights.predicted.round(1).tolist(), weights.measured.round(1).tolist()
     ([1.0, 0.7, 0.3], [1.0, 0.7, 0.3])
-
-    Source: derived here from `spectral_model.optimal_gram`.
     """
     if not len(views[0]) == len(views[1]) == len(outcome[0]) == len(outcome[1]):
         raise UsageError(
@@ -112,11 +104,10 @@ def predict_directions(
     x = tuple(np.asarray(view, np.float64) for view in views)
     z = tuple(np.asarray(side, np.float64) for side in outcome)
     splits = [np.array_split(rng.permutation(len(x[0])), 3) for _ in range(_SPLITS)]
-    found = [_split_weights(x, z, *parts) for parts in splits]
+    weights = [_split_weights(x, z, parts) for parts in splits]
     # Where features are nearly dependent, splits may differ in how many directions they see.
-    width = min(len(agreement) for agreement, _ in found)
-    agreements = np.stack([agreement[:width] for agreement, _ in found])
-    squares = np.stack([square[:width] for _, square in found])
+    width = min(len(agreement) for agreement, _ in weights)
+    agreements, squares = (np.stack([side[:width] for side in sides]) for sides in zip(*weights, strict=True))
     correlations = [_spearman(_fitting(a, rank), s) for a, s in zip(agreements, squares, strict=True)]
     low, high = np.quantile(correlations, [0.025, 0.975])
     agreement = agreements.mean(0)
@@ -130,16 +121,11 @@ def predict_directions(
     )
 
 
-def _split_weights(
-    x: tuple[Array, ...],
-    z: tuple[Array, ...],
-    chosen: NDArray[np.int64],
-    asked: NDArray[np.int64],
-    behind: NDArray[np.int64],
-) -> tuple[Array, Array]:
-    """The agreement of each direction on the rows `asked`, and its squared weight on the rows `behind`."""
-    mean, whitening, _ = view_correlations(x[0][chosen], x[1][chosen])
-    a, b = ((side[asked] - mean) @ whitening for side in x)
+def _split_weights(x: Weights, z: Weights, parts: list[Indices]) -> tuple[Array, Array]:
+    """The agreement of each direction on the second part of the rows, its squared weight on the third."""
+    fit, test, behind = parts
+    mean, whitening, _ = view_correlations(x[0][fit], x[1][fit])
+    a, b = ((side[test] - mean) @ whitening for side in x)
     agreement = (a * b).mean(0) / (((a**2).mean(0) + (b**2).mean(0)) / 2)
     a, b = ((side[behind] - mean) @ whitening for side in x)
     centre = (z[0][behind].mean(0) + z[1][behind].mean(0)) / 2
@@ -154,18 +140,14 @@ def _split_weights(
 
 def _fitting(agreement: Array, rank: int | None) -> Array:
     """The agreements of at most `rank` directions, 0 for the others and for what is below 0."""
-    kept = np.clip(agreement, 0.0, None)
+    fitting = np.clip(agreement, 0.0, None)
     if rank is not None:
-        kept[np.argsort(-agreement)[rank:]] = 0.0
-    return kept
+        fitting[np.argsort(-agreement)[rank:]] = 0.0
+    return fitting
 
 
 def fates(weights: Array) -> list[str]:
-    """What becomes of each direction by its weight relative to the strongest: kept, shrunk or lost.
-
-    >>> fates(np.array([1.0, 0.5, 0.1]))
-    ['kept', 'shrunk', 'lost']
-    """
+    """What becomes of each direction by its weight relative to the strongest: kept, shrunk or lost."""
     return [FATES[0] if w >= KEPT else FATES[2] if w < LOST else FATES[1] for w in weights]
 
 

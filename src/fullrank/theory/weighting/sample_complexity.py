@@ -7,17 +7,16 @@ from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array
-from fullrank.theory.common.inputs import feature_strengths, per_feature, same_count, whole_number
+from fullrank.theory.common.inputs import feature_strengths, features, whole_number
 from fullrank.theory.weighting.augmentation_models import drop
 from fullrank.theory.weighting.spectral_model import gains
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Where to probe for one feature: the share of the depth, 0 the input and 1 the output.
+    """Where to probe for one feature: the best share of the depth, from 0 (input) to 1 (output), and why.
 
-    `best_share` and `pre_wins` (half the depth beats the output) are None where the theory predicts nothing;
-    `reason` says why in a sentence.
+    `best_share` and `pre_wins` (half the depth beats the output) are None where the theory predicts nothing.
     """
 
     best_share: float | None
@@ -30,10 +29,9 @@ def samples_needed(strengths: ArrayLike, feature_gains: ArrayLike, feature: int,
 
     .. math:: S_j(t) = \sum_i \phi_i^2 w_i^{2t} \,/\, (\phi_j^2 w_j^{2t})
 
-    It is a proxy for the number of labels needed; a perceptron errs at most S times before it never errs
-    again. :math:`\log S` is convex in t. Infinite where the net has lost the feature. Shapes: (d,), (d,), a
-    `feature` from 0, `share` of any shape, 0 to 1 -> the shape of `share`. Raises UsageError for numbers
-    outside their limits.
+    A perceptron errs at most S times, so it is a proxy for the number of labels needed. Infinite where the
+    net has lost the feature. Shapes: (d,), (d,), a `feature` from 0, `share` of any shape, 0 to 1 -> the
+    shape of `share`. Raises UsageError for numbers outside their limits.
 
     >>> samples_needed([2.0, 1.0], [0.5, 1.0], 1, [0.0, 0.5, 1.0])
     array([5., 3., 2.])
@@ -54,13 +52,11 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
 
     .. math:: w_j < \sum_i \phi_i^2 w_i^2 \,/\, \sum_i \phi_i^2 w_i
 
-    A feature that augmentation disrupts, or that is strong in the input, has a small gain and so favours pre.
-    Raises UsageError for numbers outside their limits and a net that lost every feature.
+    Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here; that a
+    disrupted feature favours pre is P2's claim.
 
     >>> pre_beats_post([1.0, 1.0], [1.0, 0.5], 1), pre_beats_post([1.0, 1.0], [1.0, 0.5], 0)
     (True, False)
-
-    Source: derived here; that a disrupted feature favours pre is P2's claim.
     """
     strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
     squares = strengths**2 * feature_gains
@@ -72,14 +68,11 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
 def best_share(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> float:
     r"""The depth t in 0 to 1 at which feature j needs the fewest labels, the least where several tie.
 
-    The minimum of the convex :math:`\log S_j`, whose slope is twice the mean of :math:`\log w_i` over the
-    squares of the weights, less :math:`\log w_j`. It may lie between the layers. Raises UsageError for
-    numbers outside their limits and a gain of 0: then S is not continuous at the input.
+    The minimum of the convex :math:`\log S_j`, which may lie between the layers. Raises UsageError for
+    numbers outside their limits and a gain of 0: then S is not continuous at the input. Derived here.
 
     >>> best_share([1.0, 1.0], [1.0, 0.5], 1), best_share([1.0, 1.0], [1.0, 0.5], 0)
     (0.0, 1.0)
-
-    Source: derived here.
     """
     strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
     if not feature_gains.all():
@@ -113,9 +106,9 @@ def advise(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> Advi
     """
     share = best_share(strengths, feature_gains, feature)
     wins = pre_beats_post(strengths, feature_gains, feature)
-    there, half, end = samples_needed(strengths, feature_gains, feature, [share, 0.5, 1.0])
+    least, half, end = samples_needed(strengths, feature_gains, feature, [share, 0.5, 1.0])
     reason = (
-        f"Feature {feature + 1} needs the fewest labels at share {share:.3g} of the depth: S = {there:.4g} "
+        f"Feature {feature + 1} needs the fewest labels at share {share:.3g} of the depth: S = {least:.4g} "
         f"there, {half:.4g} halfway, {end:.4g} at the output."
     )
     return Advice(share, wins, reason)
@@ -126,16 +119,14 @@ def advise_dropping(
 ) -> Advice:
     """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
 
-    Each gain is then 1 / strength at any probability. In a net of lower `rank` the features dropped most are
-    lost in every layer, so for one of them only the input serves; the others are advised as without
-    dropping. Raises UsageError as `drop`, `gains` and `advise` do.
+    In a net of lower `rank` the features dropped most are lost in every layer, so for one of them only the
+    input serves; the others are advised as without dropping. Raises UsageError as `drop`, `gains` and
+    `advise` do. Derived here.
 
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1).best_share is None
     True
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1, rank=1).best_share
     0.0
-
-    Source: derived here.
     """
     strengths = feature_strengths(strengths)
     learned = gains(*drop(strengths, probabilities), rank)
@@ -154,12 +145,10 @@ def advise_dropping(
             f"Feature {feature + 1} is not among the {rank} that are dropped least, so every layer has lost "
             "it and only the input carries it.",
         )
-    kept = np.flatnonzero(learned)
-    return advise(strengths[kept], learned[kept], int(np.searchsorted(kept, feature)))
+    alive = np.flatnonzero(learned)
+    return advise(strengths[alive], learned[alive], int(np.searchsorted(alive, feature)))
 
 
 def _checked(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> tuple[Array, Array, int]:
-    strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
-    same_count(strengths=strengths, gains=feature_gains)
-    last = len(strengths) - 1
-    return strengths, feature_gains, whole_number("feature", feature, 0, last, f"0 to {last}")
+    strengths, feature_gains = features(strengths, gains=feature_gains)
+    return strengths, feature_gains, whole_number("feature", feature, 0, len(strengths) - 1)

@@ -14,8 +14,8 @@ from fullrank.theory.common.inputs import (
     VANISHING,
     diagonal_moments,
     feature_strengths,
-    per_feature,
-    same_count,
+    features,
+    number,
     semidefinite,
     view_moments,
     whole_number,
@@ -51,14 +51,11 @@ def spectral_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
     .. math:: \dot W_l = -\frac{\partial \mathcal L}{\partial W_l} = 4\, (W_L \cdots W_{l+1})^\top
               \big(W \tilde M - W M W^\top W M\big) (W_{l-1} \cdots W_1)^\top
 
-    Returns a function of the layers. It conserves :math:`W_{l+1}^\top W_{l+1} - W_l W_l^\top`. Raises
-    UsageError for moments that are asymmetric or indefinite.
+    Raises UsageError for moments that are asymmetric or indefinite. Derived here.
 
     >>> spectral_velocity(np.eye(2), np.eye(2))((np.eye(2) / 2, np.eye(2)))[0]
     array([[1.5, 0. ],
            [0. , 1.5]])
-
-    Source: derived here.
     """
     moment, cross_moment = view_moments(moment, cross_moment)
 
@@ -75,9 +72,8 @@ def gradient_flow(
 ) -> Trajectory:
     """The layers over `times` (T,) from `start` under `spectral_velocity`.
 
-    Where the views agree in a direction in which no view varies, which real moments never do, the loss has no
-    lower bound and two layers or more diverge in finite time: the trajectory then says when. Raises
-    UsageError for moments or layers that do not fit.
+    Where the views agree in a direction in which no view varies, two layers or more diverge in finite time,
+    and the trajectory says when. Raises UsageError for moments or layers that do not fit.
 
     >>> path = gradient_flow((np.eye(1) / 2, np.eye(1) / 2), np.eye(1), np.eye(1) / 4, [0, 20])
     >>> round(float(path.last[0][0, 0]) ** 2, 6)
@@ -93,22 +89,17 @@ def optimal_gram(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = 
     .. math:: W^\top W = M^{-1/2} \big[M^{-1/2} \tilde M M^{-1/2}\big]_p M^{-1/2},
               \quad\text{at full rank } M^{-1} \tilde M M^{-1}
 
-    :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). Where M is singular, images
-    never move in its null space, and W is 0 there. Raises UsageError for moments that are asymmetric or
-    indefinite, for a rank outside 1 to d, where M~ is above 0 in the null space of M (no minimum exists), and
-    where the eigenvalues p and p + 1 are equal (the minimiser is not unique).
+    :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). W is 0 where M is. Raises
+    UsageError for moments that are asymmetric or indefinite, for a rank outside 1 to d, where M~ is above 0
+    in the null space of M (no minimum exists), and where the eigenvalues p and p + 1 are equal (the minimiser
+    is not unique). Derived here (completing the square; Eckart and Young 1936).
 
-    >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]))
-    array([[0.25, 0.  ],
-           [0.  , 0.25]])
     >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]), rank=1)
     array([[0.25, 0.  ],
            [0.  , 0.  ]])
-
-    Source: derived here (completing the square; Eckart and Young 1936).
     """
     moment, cross_moment = view_moments(moment, cross_moment)
-    rank = _checked_rank(rank, len(moment))
+    rank = len(moment) if rank is None else whole_number("rank", rank, 1, len(moment))
     variances, axes = np.linalg.eigh(moment)
     varies = variances > VANISHING * variances[-1]
     still = axes[:, ~varies]
@@ -133,20 +124,18 @@ def balanced_factors(gram: ArrayLike, depth: int, width: int | None = None) -> W
               W_1 = \operatorname{diag}(\sigma^{1/L}) U^\top, \quad
               W_{l>1} = \operatorname{diag}(\sigma^{1/L})
 
-    Of all factorisations this one has the smallest :math:`\sum_l |W_l|_F^2`, and gradient flow from a
-    balanced start ends in it up to rotations between the layers. Shapes: (d, d) -> (width, d), then (width,
-    width); the width is d where none is given. Raises UsageError for a matrix that is asymmetric or
-    indefinite, for a depth below 1, and for a Gram matrix of rank above the width.
+    Of all factorisations this one has the smallest :math:`\sum_l |W_l|_F^2`. Shapes: (d, d) -> (width, d),
+    then (width, width); the width is d where none is given. Raises UsageError for a matrix that is asymmetric
+    or indefinite, for a depth below 1, and for a Gram matrix of rank above the width. Derived here
+    (arithmetic and geometric means of singular values).
 
     >>> first, second = balanced_factors(np.diag([16.0, 0.0]), depth=2, width=1)
     >>> abs(second @ first)
     array([[4., 0.]])
-
-    Source: derived here (arithmetic and geometric means of singular values).
     """
     gram = semidefinite("gram", gram)
-    depth = _checked_depth(depth)
-    width = whole_number("width", len(gram) if width is None else width, 1, len(gram), f"1 to {len(gram)}")
+    depth = whole_number("depth", depth, 1)
+    width = whole_number("width", len(gram) if width is None else width, 1, len(gram))
     values, axes = np.linalg.eigh(gram)
     values, axes = np.clip(values[::-1], 0.0, None), axes[:, ::-1]
     rank = int((values > VANISHING * values[0]).sum())
@@ -162,15 +151,13 @@ def layer_grams(gram: ArrayLike, depth: int) -> tuple[Array, ...]:
     .. math:: P_l^\top P_l = (W^\top W)^{l/L}, \quad P_l = W_l \cdots W_1
 
     Shapes: (d, d) -> L times (d, d). Raises UsageError for a matrix that is asymmetric or indefinite and for
-    a depth below 1.
+    a depth below 1. Derived here; progressive weighting by depth is P2's claim.
 
     >>> [matrix.diagonal().tolist() for matrix in layer_grams(np.diag([16.0, 1.0]), depth=2)]
     [[4.0, 1.0], [16.0, 1.0]]
-
-    Source: derived here; progressive weighting by depth is P2's claim.
     """
     gram = semidefinite("gram", gram)
-    depth = _checked_depth(depth)
+    depth = whole_number("depth", depth, 1)
     values, axes = np.linalg.eigh(gram)
     values = np.where(values > VANISHING * values[-1], values, 0.0)
     return tuple((axes * values ** (layer / depth)) @ axes.T for layer in range(1, depth + 1))
@@ -183,15 +170,13 @@ def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -
               \tilde M_{ii} / M_{ii}
 
     Shapes: diagonal (d, d) -> (d,). A feature that never varies has gain 0. Raises UsageError as
-    `optimal_gram` does, and for moments that are not diagonal.
+    `optimal_gram` does, and for moments that are not diagonal. Derived here.
 
     >>> gains(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]))
     array([0.5, 0.5])
-
-    Source: derived here.
     """
     first, second = diagonal_moments(moment, cross_moment)
-    rank = _checked_rank(rank, len(first))
+    rank = len(first) if rank is None else whole_number("rank", rank, 1, len(first))
     varies = first > 0
     if (second[~varies] > 0).any():
         raise UsageError(
@@ -201,9 +186,9 @@ def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -
     agreements = np.divide(second, first, out=np.zeros_like(first), where=varies)
     order = np.argsort(-agreements, kind="stable")
     _require_no_tie(agreements[order], rank)
-    found = np.divide(np.sqrt(second), first, out=np.zeros_like(first), where=varies)
-    found[order[rank:]] = 0.0
-    return np.asarray(found)
+    gain = np.divide(np.sqrt(second), first, out=np.zeros_like(first), where=varies)
+    gain[order[rank:]] = 0.0
+    return np.asarray(gain)
 
 
 def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) -> Array:
@@ -211,19 +196,16 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
 
     .. math:: a_i^{(l)} = \phi_i\, w_i^{l/L} = \phi_i^{1 - l/L} \big(\phi_i w_i\big)^{l/L}
 
-    On a logarithmic scale depth goes in a straight line from the input's strength to the output's weight; at
-    L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
-    strengths not above 0, negative gains, lists of different length and a depth below 1.
+    At L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
+    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here;
+    progressive weighting by depth is P2's claim.
 
     >>> layer_weights([4.0, 1.0], [0.25, 1.0], depth=2)
     array([[2., 1.],
            [1., 1.]])
-
-    Source: derived here; progressive weighting by depth is P2's claim.
     """
-    strengths, feature_gains = feature_strengths(strengths), per_feature("gains", feature_gains)
-    same_count(strengths=strengths, gains=feature_gains)
-    depth = _checked_depth(depth)
+    strengths, feature_gains = features(strengths, gains=feature_gains)
+    depth = whole_number("depth", depth, 1)
     shares = np.arange(1, depth + 1)[:, None] / depth
     return np.asarray(strengths * feature_gains**shares)
 
@@ -248,19 +230,17 @@ def balanced_start(
 ) -> Weights:
     r"""Layers with :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`: random rotations times `scale`.
 
-    A scale of 0.5 to 0.8 learns features of every usual strength soon. From a small one, such as 0.05, two
-    layers or more leave weak features unlearned for very long, since a product of small layers barely
-    moves. Shapes: (width, features), then (width, width). Raises UsageError for a depth below 1, a width
-    outside 1 to the number of features, and a scale that is not above 0.
+    A scale of 0.5 to 0.8 learns features of every usual strength soon; from 0.05 two layers or more leave
+    weak features unlearned for very long. Shapes: (width, features), then (width, width). Raises UsageError
+    for a depth below 1, a width outside 1 to the number of features, and a scale that is not above 0.
 
     >>> first, second = balanced_start(2, features=3, width=2, scale=0.5)
     >>> np.allclose(first @ first.T, np.eye(2) / 4), np.allclose(second.T @ second, np.eye(2) / 4)
     (True, True)
     """
-    depth = _checked_depth(depth)
-    width = whole_number("width", features if width is None else width, 1, features, f"1 to {features}")
-    if not (np.isfinite(scale) and scale > 0):
-        raise UsageError(f"scale must be a number above 0, but got {scale}; 0.5 to 0.8 serves.")
+    depth = whole_number("depth", depth, 1)
+    width = whole_number("width", features if width is None else width, 1, features)
+    scale = number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
     generator = np.random.default_rng(seed)
     sizes = [features] + [width] * (depth - 1)
     return tuple(scale * np.linalg.qr(generator.normal(size=(size, width)))[0].T for size in sizes)
@@ -276,20 +256,12 @@ def _require_no_tie(agreements: Array, rank: int) -> None:
         )
 
 
-def _checked_rank(rank: int | None, width: int) -> int:
-    return whole_number("rank", width if rank is None else rank, 1, width, f"1 to the width {width}")
-
-
-def _checked_depth(depth: int) -> int:
-    return whole_number("depth", depth, 1, np.inf, "1 layer or more")
-
-
 def _fitting(weights: Weights, features: int) -> Weights:
     layers = tuple(np.array(layer, np.float64) for layer in weights)
     width = features
-    for number, layer in enumerate(layers, 1):
+    for index, layer in enumerate(layers, 1):
         if layer.ndim != 2 or layer.shape[1] != width:
-            raise UsageError(f"Layer {number} must take width {width}, but has shape {layer.shape}.")
+            raise UsageError(f"Layer {index} must take width {width}, but has shape {layer.shape}.")
         width = len(layer)
     if not layers:
         raise UsageError("A net needs 1 layer or more, but got none.")

@@ -11,7 +11,6 @@ from fullrank.theory.common.comparison import (
     Keep,
     Seed,
     Strengths,
-    chosen,
     feature_names,
     gap,
     layer_names,
@@ -44,8 +43,25 @@ from fullrank.theory.weighting.spectral_model import (
 )
 from fullrank.theory.weighting.weight_decay import decay_loss, decayed_gains, decayed_velocity
 
+_WEIGHTS = "weight of each feature"
 
-class FeatureWeighting(Theorem):
+
+class _Features(Theorem):
+    """Independent features that a view keeps or draws anew."""
+
+    strengths: Strengths = STRENGTHS
+    keep: Keep = KEEP
+
+    @property
+    def _moments(self) -> tuple[Array, Array]:
+        return keep_or_resample(self.strengths, self.keep)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return feature_names(len(self.strengths))
+
+
+class FeatureWeighting(_Features):
     r"""Layer l of L weights feature i by :math:`\phi_i w_i^{l/L}` with :math:`w_i = k_i / \phi_i`.
 
     >>> FeatureWeighting(strengths="4,1", keep="1,1").outcome().predicted
@@ -53,62 +69,56 @@ class FeatureWeighting(Theorem):
            [1., 1.]])
     """
 
-    strengths: Strengths = STRENGTHS
-    keep: Keep = KEEP
     depth: Depth = 2
     scale: float = Field(0.6, gt=0, le=2, description="scale of the balanced start")
     seed: Seed = 0
 
     def outcome(self) -> Outcome:
         """Predict from the strengths; simulate the full matrices from a random balanced start."""
-        moments = keep_or_resample(self.strengths, self.keep)
-        predicted = layer_weights(self.strengths, gains(*moments), self.depth)
-        velocity = spectral_velocity(*moments)
-        path = settle(
-            velocity, balanced_start(self.depth, len(self.strengths), scale=self.scale, seed=self.seed)
-        )
-        simulated = measured_weights(path.last, self.strengths)
-        names = feature_names(len(self.strengths))
-        shares = np.linspace(0, 1, 41)
-        layers = np.arange(self.depth + 1) / self.depth
+        moments, names = self._moments, self._names
         gain = gains(*moments)
-        curves = [*over_time(path, names, self.strengths, predicted[-1])]
-        for i, name in enumerate(names):
-            if not gain[i]:
-                continue
+        predicted = layer_weights(self.strengths, gain, self.depth)
+        velocity = spectral_velocity(*moments)
+        start = balanced_start(self.depth, len(names), scale=self.scale, seed=self.seed)
+        path = settle(velocity, start)
+        simulated = measured_weights(path.last, self.strengths)
+        depths = Panel("Weight by depth", "share of the depth (0 input, 1 output)", "weight", log_y=True)
+        shares, layers = np.linspace(0, 1, 41), np.arange(self.depth + 1) / self.depth
+        curves = over_time(path, names, self.strengths, predicted[-1])
+        for i in np.flatnonzero(gain):
             line = self.strengths[i] * gain[i] ** shares
-            curves.append(Curve("Weight by depth", name, shares, line, dashed=True))
-            simulated_line = np.array([self.strengths[i], *simulated[:, i]])
-            curves.append(Curve("Weight by depth", name, layers, simulated_line))
-        times = learning_time(*moments, self.depth, self.scale)
-        slowest = int(np.argmax(times))
-        remarks = [
-            "The form is derived here for linear, balanced layers and independent features; balanced starts "
-            "lead there, and small ones nearly.",
-            f"From a start of scale {self.scale:g} feature {slowest + 1} is learned last, after time "
-            f"{times[slowest]:.3g} or so."
-            if np.isfinite(times[slowest])
-            else f"Views never agree on feature {slowest + 1}: it fades everywhere, as a power of time only.",
-            *shortfall(predicted, simulated, velocity, path),
-        ]
+            curves.append(Curve(depths.title, names[i], shares, line, dashed=True))
+            weights = np.array([self.strengths[i], *simulated[:, i]])
+            curves.append(Curve(depths.title, names[i], layers, weights))
         return Outcome(
-            "weight of each feature",
-            layer_names(self.depth),
-            names,
-            predicted,
-            simulated,
-            f"Features that enter at {listed(self.strengths)} leave at {listed(simulated[-1])}, predicted "
-            f"{listed(predicted[-1])}; over all {self.depth} layers {gap(predicted, simulated)}.",
-            (
-                Panel("Weight by depth", "share of the depth (0 input, 1 output)", "weight", log_y=True),
-                TIME_PANEL,
+            quantity=_WEIGHTS,
+            rows=layer_names(self.depth),
+            columns=names,
+            predicted=predicted,
+            simulated=simulated,
+            verdict=f"Features that enter at {listed(self.strengths)} leave at {listed(simulated[-1])}, "
+            f"predicted {listed(predicted[-1])}; over all {self.depth} layers {gap(predicted, simulated)}.",
+            panels=(depths, TIME_PANEL),
+            curves=tuple(curves),
+            remarks=(
+                "The form is derived here for linear, balanced layers and independent features; balanced "
+                "starts lead there, and small ones nearly.",
+                self._slowest(learning_time(*moments, self.depth, self.scale)),
+                *shortfall(predicted, simulated, velocity, path),
             ),
-            tuple(curves),
-            tuple(remarks),
         )
 
+    def _slowest(self, times: Array) -> str:
+        slowest = int(np.argmax(times))
+        if np.isfinite(times[slowest]):
+            return (
+                f"From a start of scale {self.scale:g} feature {slowest + 1} is learned last, after time "
+                f"{times[slowest]:.3g} or so."
+            )
+        return f"Views never agree on feature {slowest + 1}: it fades everywhere, as a power of time only."
 
-class WeightDecay(Theorem):
+
+class WeightDecay(_Features):
     """Weight decay takes a feature below its threshold out of every layer; a kept one may not be the lowest.
 
     >>> WeightDecay(strengths="1,1", keep="1,0.3").outcome().predicted.round(3)
@@ -118,74 +128,66 @@ class WeightDecay(Theorem):
            [0.974, 0.   ]])
     """
 
-    strengths: Strengths = STRENGTHS
-    keep: Keep = KEEP
     decay: float = Field(0.1, gt=0, le=1e3, description="weight decay lambda of the sum of squared weights")
     depth: Depth = 2
 
     def outcome(self) -> Outcome:
         """Predict both minima; simulate from the net without decay, and from below each border."""
-        moments = keep_or_resample(self.strengths, self.keep)
+        moments, names = self._moments, self._names
         minima = decayed_gains(*moments, self.decay, self.depth)
         velocity = decayed_velocity(*moments, self.decay)
         free = gains(*moments)
         below = np.where(np.isfinite(minima.border), minima.border / 2, free / 2)
-        good = settle(velocity, self._diagonal(free))
-        small = settle(velocity, self._diagonal(below))
+        good, small = (settle(velocity, self._diagonal(gain)) for gain in (free, below))
         ends = [measured_weights(path.last, self.strengths) for path in (good, small)]
         losses = [decay_loss(end[-1] / self.strengths, *moments, self.decay, self.depth) for end in ends]
         lowest = np.where(losses[0] < losses[1], ends[0], ends[1])
-        predicted = np.concatenate(
-            [layer_weights(self.strengths, gain, self.depth) for gain in (minima.largest_local, minima.best)]
+        local, best = (
+            layer_weights(self.strengths, gain, self.depth) for gain in (minima.largest_local, minima.best)
         )
-        simulated = np.concatenate([ends[0], lowest])
-        names = feature_names(len(self.strengths))
-        lost = [name for name, gain in zip(names, minima.largest_local, strict=True) if gain == 0]
-        between = [name for name, open_ in zip(names, minima.undecided, strict=True) if open_]
-        remarks = [
+        predicted, simulated = np.concatenate([local, best]), np.concatenate([ends[0], lowest])
+        remarks = (
+            "From a start below a feature's border descent loses it: 0 is always a minimum.",
             "The largest local minimum is simulated from the net that has no decay, the global one as the "
             "lower end of that run and of one from half of each feature's border.",
             *shortfall(predicted, simulated, velocity, good),
-        ]
-        if self.depth > 1:
-            remarks.insert(
-                0, "From a start below a feature's border descent loses it: 0 is always a minimum."
-            )
+        )
         return Outcome(
-            "weight of each feature",
-            tuple(
+            quantity=_WEIGHTS,
+            rows=tuple(
                 f"{minimum}, {layer}"
                 for minimum in ("largest local minimum", "global minimum")
                 for layer in layer_names(self.depth)
             ),
-            names,
-            predicted,
-            simulated,
-            f"At decay {self.decay:g} 0 is the only minimum for {phrase(lost)}, and the lower of two for "
-            f"{phrase(between)}, which a good start keeps; {gap(predicted, simulated)}.",
-            (Panel("Decay", "weight decay", "weight after the last layer", log_x=True), TIME_PANEL),
-            (
+            columns=names,
+            predicted=predicted,
+            simulated=simulated,
+            verdict=f"At decay {self.decay:g} 0 is the only minimum for "
+            f"{phrase(names, minima.largest_local == 0)}, and the lower of two for "
+            f"{phrase(names, minima.undecided)}, which a good start keeps; {gap(predicted, simulated)}.",
+            panels=(Panel("Decay", "weight decay", "weight after the last layer", log_x=True), TIME_PANEL),
+            curves=(
                 *self._by_decay(moments, ends[0][-1]),
-                *over_time(good, names, self.strengths, predicted[self.depth - 1]),
+                *over_time(good, names, self.strengths, local[-1]),
             ),
-            tuple(remarks),
+            remarks=remarks if self.depth > 1 else remarks[1:],
         )
 
     def _diagonal(self, gain: Array) -> Weights:
-        return tuple(np.diag(gain ** (1 / self.depth)) for _ in range(self.depth))
+        return (np.diag(gain ** (1 / self.depth)),) * self.depth
 
     def _by_decay(self, moments: tuple[Array, Array], simulated: Array) -> list[Curve]:
         decays = np.geomspace(self.decay / 30, self.decay * 30, 121)
-        found = [decayed_gains(*moments, decay, self.depth).largest_local for decay in decays]
-        lines = (np.array(found) * self.strengths).T
+        largest = [decayed_gains(*moments, decay, self.depth).largest_local for decay in decays]
+        lines = (np.array(largest) * self.strengths).T
         curves = []
-        for name, line, end in zip(feature_names(len(lines)), lines, simulated, strict=True):
+        for name, line, end in zip(self._names, lines, simulated, strict=True):
             curves.append(Curve("Decay", name, decays, line, dashed=True))
             curves.append(Curve("Decay", name, np.array([self.decay]), np.array([end])))
         return curves
 
 
-class AbsentFeatures(Theorem):
+class AbsentFeatures(_Features):
     """Behind a symmetrised ReLU a feature that is too weak to pass is alive below the head and 0 above it.
 
     >>> AbsentFeatures().outcome().predicted.round(2)
@@ -200,40 +202,33 @@ class AbsentFeatures(Theorem):
 
     def outcome(self) -> Outcome:
         """Predict the weights before and after the head; simulate the flow of both layers."""
-        first = np.full(len(self.strengths), self.start)
+        names = self._names
+        first = np.full(len(names), self.start)
         predicted = relu_weights(first, first, self.strengths, self.keep, self.threshold)
         velocity = relu_velocity(self.strengths, self.keep, self.threshold)
         path = settle(velocity, (first, first))
-
-        def weights(w1: Array, w2: Array) -> Array:
-            before = np.abs(w1) * self.strengths
-            return np.stack([before, np.abs(w2 * symmetric_relu(before, self.threshold))])
-
-        simulated = weights(*path.last)
-        names = feature_names(len(self.strengths))
         shown = spread(len(path.times))
-        tracks = np.stack([weights(path.weights[0][at], path.weights[1][at]) for at in shown])
-        curves = [
-            Curve(panel, name, path.times[shown][1:], tracks[1:, row, i])
-            for row, panel in enumerate(("Before the head", "After the head"))
-            for i, name in enumerate(names)
-        ]
+        before = np.abs(path.weights[0][shown]) * self.strengths
+        after = np.abs(path.weights[1][shown] * symmetric_relu(before, self.threshold))
+        simulated = np.stack([before[-1], after[-1]])
+        panels = [Panel(f"{side} the head", "time", "weight", log_x=True) for side in ("Before", "After")]
         absent = absent_above(first, self.strengths, self.threshold)
         return Outcome(
-            "weight of each feature",
-            ("before the head (pre)", "after the head (post)"),
-            names,
-            predicted,
-            simulated,
-            f"{phrase(chosen(names, absent)).capitalize()} should be absent after the head and keep "
+            quantity=_WEIGHTS,
+            rows=("before the head (pre)", "after the head (post)"),
+            columns=names,
+            predicted=predicted,
+            simulated=simulated,
+            verdict=f"{phrase(names, absent).capitalize()} should be absent after the head and keep "
             f"{listed(predicted[0, absent])} before it; the flow leaves {listed(simulated[1, absent])} after "
             f"and {listed(simulated[0, absent])} before; {gap(predicted, simulated)}.",
-            (
-                Panel("Before the head", "time", "weight", log_x=True),
-                Panel("After the head", "time", "weight", log_x=True),
+            panels=tuple(panels),
+            curves=tuple(
+                Curve(panel.title, name, path.times[shown][1:], line)
+                for panel, weights in zip(panels, (before, after), strict=True)
+                for name, line in zip(names, weights[1:].T, strict=True)
             ),
-            tuple(curves),
-            (
+            remarks=(
                 "The condition is derived here for a diagonal net with a fixed threshold; the authors' code "
                 "learns it from 0, and the paper's own theorem is not known.",
                 "An absent feature keeps the weight it started with: nothing trains it.",
@@ -242,7 +237,7 @@ class AbsentFeatures(Theorem):
         )
 
 
-class Reweighting(Theorem):
+class Reweighting(_Features):
     """A fixed reweighting head leaves z as it was and makes features of late channels stronger in h.
 
     >>> Reweighting(strengths="2,1", keep="1,0.5", kappa=2).outcome().predicted
@@ -250,57 +245,53 @@ class Reweighting(Theorem):
            [1. , 0.5]])
     """
 
-    strengths: Strengths = STRENGTHS
-    keep: Keep = KEEP
     kappa: float = Field(1.5, ge=1, le=10, description="ratio of the weights of neighbouring channels")
     start: float = Field(1e-8, ge=1e-30, le=1, description="deviation of the encoder's initial weights")
     seed: Seed = 0
 
     def outcome(self) -> Outcome:
         """Predict h and z with features in the channels that speed gives them; simulate their race."""
-        moments = keep_or_resample(self.strengths, self.keep)
-        count = len(self.strengths)
+        moments, names = self._moments, self._names
         channels = channels_by_speed(*moments)
         post = np.asarray(self.strengths) * gains(*moments)
         predicted = reweighted_weights(post, channels, self.kappa)
-        head = reweighting(count, self.kappa)
-        start = np.random.default_rng(self.seed).normal(scale=self.start, size=(count, count))
+        head = reweighting(len(names), self.kappa)
+        start = np.random.default_rng(self.seed).normal(scale=self.start, size=(len(names), len(names)))
         velocity = reweighted_velocity(*moments, head)
-        speeds = 4 * head[channels[channels >= 0]] ** 2 * np.diag(moments[1])[channels >= 0]
+        learned = channels >= 0
+        speeds = 4 * head[channels[learned]] ** 2 * np.diag(moments[1])[learned]
         horizon = 20 * (1 - np.log(self.start)) / speeds.min() if len(speeds) else 1.0
         path = settle(velocity, (start,), horizon=float(horizon), atol=self.start * 1e-7)
-        encoder = path.last[0]
-        simulated = np.stack(
-            [measured_weights((layer,), self.strengths)[0] for layer in (encoder, head[:, None] * encoder)]
-        )
-        energy = (head[:, None] * encoder) ** 2
-        learned = channels >= 0
+        h, z = path.last[0], head[:, None] * path.last[0]
+        simulated = np.stack([measured_weights((layer,), self.strengths)[0] for layer in (h, z)])
+        in_place = z[channels[learned], learned] ** 2 / (z**2)[:, learned].sum(0)
+        by_channel = Panel("Weight by channel", "channel", "weight", log_y=True)
         at = channels[learned].astype(np.float64)
-        there = energy[channels[learned], learned] / energy[:, learned].sum(0)
-        names = feature_names(count)
-        margin = order_margin(*moments, self.kappa)
         return Outcome(
-            "weight of each feature",
-            ("before the head (h)", "after the head (z)"),
-            names,
-            predicted,
-            simulated,
-            f"Features weigh {listed(simulated[1])} after the head, predicted {listed(predicted[1])} at "
-            f"any kappa, and before it {listed(simulated[0])}, predicted {listed(predicted[0])} "
+            quantity=_WEIGHTS,
+            rows=("before the head (h)", "after the head (z)"),
+            columns=names,
+            predicted=predicted,
+            simulated=simulated,
+            verdict=f"Features weigh {listed(simulated[1])} after the head, predicted {listed(predicted[1])} "
+            f"at any kappa, and before it {listed(simulated[0])}, predicted {listed(predicted[0])} "
             f"from channels {listed(channels)}; {gap(predicted, simulated)}.",
-            (Panel("Weight by channel", "channel", "weight", log_y=True), TIME_PANEL),
-            (
-                Curve("Weight by channel", "before", at, simulated[0, learned]),
-                Curve("Weight by channel", "after", at, simulated[1, learned]),
-                Curve("Weight by channel", "before, predicted", at, predicted[0, learned], dashed=True),
-                Curve("Weight by channel", "after, predicted", at, predicted[1, learned], dashed=True),
+            panels=(by_channel, TIME_PANEL),
+            curves=(
+                Curve(by_channel.title, "before", at, simulated[0, learned]),
+                Curve(by_channel.title, "after", at, simulated[1, learned]),
+                Curve(by_channel.title, "before, predicted", at, predicted[0, learned], dashed=True),
+                Curve(by_channel.title, "after, predicted", at, predicted[1, learned], dashed=True),
                 *over_time(path, names, self.strengths, predicted[0]),
             ),
-            (*self._remarks(margin, there), *shortfall(predicted[1:], simulated[1:], velocity, path)),
+            remarks=(
+                *self._remarks(order_margin(*moments, self.kappa), in_place),
+                *shortfall(predicted[1:], simulated[1:], velocity, path),
+            ),
         )
 
-    def _remarks(self, margin: float, there: Array) -> list[str]:
-        least = f"{100 * there.min(initial=1):.4g} % or more of each feature went where speed predicts"
+    def _remarks(self, margin: float, in_place: Array) -> list[str]:
+        least = f"{100 * in_place.min(initial=1):.4g} % or more of each feature went where speed predicts"
         remarks = [
             "Derived here for a linear encoder: the loss fixes z up to a rotation of channels, and the speed "
             "of learning from a small start decides which feature a channel holds.",

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import Mask, diagonal_moments, whole_number
+from fullrank.theory.common.inputs import Mask, diagonal_moments, number, whole_number
 from fullrank.theory.weighting.spectral_model import spectral_velocity
 
 
@@ -24,9 +23,8 @@ class Thresholds:
 class DecayMinima:
     """The end-to-end gain (d,) of each feature in the two minima of its loss, and the border between them.
 
-    `largest_local` is the minimum of largest gain, where descent from a good start stays; `best` is the
-    global minimum, 0 where that lies lower. `border` is the gain below which the flow falls to 0: 0 at one
-    layer, infinite where 0 is the only minimum.
+    `largest_local` is the minimum of largest gain, `best` the global one. `border` is the gain below which
+    the flow falls to 0: 0 at one layer, infinite where 0 is the only minimum.
     """
 
     largest_local: Array
@@ -46,17 +44,14 @@ def decay_loss(
 
     .. math:: \ell_i(w) = -2 q_i w^2 + m_i^2 w^4 + \lambda L\, w^{2/L}, \quad q = \tilde M_{ii},\ m = M_{ii}
 
-    The decay is :math:`\lambda \sum_l |W_l|_F^2`, least for a given product where the L layers share it
-    equally. Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not
-    diagonal, a negative decay and a depth below 1.
+    Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not
+    diagonal, a negative decay and a depth below 1. Derived here.
 
     >>> decay_loss([0.0, 1.0], np.eye(2), np.eye(2), decay=0.5)
     array([0., 0.])
-
-    Source: derived here.
     """
     m, q = diagonal_moments(moment, cross_moment)
-    decay, depth = _checked(decay, depth)
+    decay, depth = number("decay", decay), whole_number("depth", depth, 1)
     w = np.abs(np.asarray(feature_gains, np.float64))
     return np.asarray(-2 * q * w**2 + m**2 * w**4 + decay * depth * w ** (2 / depth))
 
@@ -67,19 +62,17 @@ def decay_thresholds(moment: ArrayLike, cross_moment: ArrayLike, depth: int = 2)
     .. math:: \lambda_e = \frac{4}{3 \sqrt 3} \frac{q^{3/2}}{m}, \quad
               \lambda_w = \frac{2 \sqrt 2}{3 \sqrt 3} \frac{q^{3/2}}{m} \quad (L = 2)
 
-    At any depth, with :math:`a = 2 - 2/L` and :math:`g(w) = q w^a - m^2 w^{a+2}`, they are
-    :math:`2 g(w)` at :math:`w^2 = \frac{a}{a+2} \frac{q}{m^2}` and at
-    :math:`w^2 = \frac{2L-2}{2L-1} \frac{q}{m^2}`; at one layer both are 2 q. Shapes: diagonal (d, d) -> (d,).
-    Raises UsageError for moments that are not diagonal and a depth below 1.
+    At any depth, with :math:`a = 2 - 2/L` and :math:`g(w) = q w^a - m^2 w^{a+2}`, they are :math:`2 g(w)` at
+    :math:`w^2 = \frac{a}{a+2} \frac{q}{m^2}` and at :math:`w^2 = \frac{2L-2}{2L-1} \frac{q}{m^2}`; at one
+    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not diagonal
+    and a depth below 1. Derived here.
 
     >>> thresholds = decay_thresholds(np.eye(1), np.eye(1))
     >>> thresholds.exists.round(4), thresholds.wins.round(4)
     (array([0.7698]), array([0.5443]))
-
-    Source: derived here.
     """
     m, q = diagonal_moments(moment, cross_moment)
-    _, depth = _checked(0.0, depth)
+    depth = whole_number("depth", depth, 1)
     power = 2 - 2 / depth
     free = _free_gains(m, q)
     at_peak = free * np.sqrt(power / (power + 2))
@@ -92,21 +85,18 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
 
     .. math:: m^2 w^3 - q w + \tfrac{\lambda}{2} w^{2/L - 1} = 0, \quad\text{the larger root}
 
-    which at two layers is the cubic :math:`m^2 w^3 - q w + \lambda/2 = 0`; the smaller root is the border. A
-    feature above its threshold vanishes in every layer at once, and at two layers or more 0 is always a local
-    minimum. `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative
-    decay and a depth below 1.
+    The smaller root is the border. A feature above its threshold vanishes in every layer at once.
+    `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative
+    decay and a depth below 1. Derived here.
 
     >>> minima = decayed_gains(np.diag([1.0, 0.49]), np.diag([1.0, 0.1764]), decay=0.1)
     >>> minima.largest_local.round(4), minima.best.round(4)
     (array([0.974 , 0.6396]), array([0.974, 0.   ]))
-
-    Source: derived here.
     """
     from scipy.optimize import brentq
 
     m, q = diagonal_moments(moment, cross_moment)
-    decay, depth = _checked(decay, depth)
+    decay, depth = number("decay", decay), whole_number("depth", depth, 1)
     power = 2 - 2 / depth
     thresholds, free = decay_thresholds(moment, cross_moment, depth), _free_gains(m, q)
     largest, border = np.zeros_like(q), np.full_like(q, np.inf)
@@ -130,14 +120,12 @@ def decayed_velocity(moment: ArrayLike, cross_moment: ArrayLike, decay: float) -
 
     .. math:: \dot W_l = -\frac{\partial \mathcal L}{\partial W_l} - 2 \lambda W_l
 
-    Raises UsageError for moments that are asymmetric or indefinite and a negative decay.
+    Raises UsageError for moments that are asymmetric or indefinite and a negative decay. Derived here.
 
     >>> decayed_velocity(np.eye(1), np.eye(1), decay=0.5)((np.eye(1),))[0]
     array([[-1.]])
-
-    Source: derived here.
     """
-    decay, _ = _checked(decay, 1)
+    decay = number("decay", decay)
     free = spectral_velocity(moment, cross_moment)
 
     def velocity(weights: Weights) -> Weights:
@@ -155,9 +143,3 @@ def _free_gains(m: Array, q: Array) -> Array:
 def _pull(w: Array | float, m: Array, q: Array, power: float) -> Array:
     """Half the decay that holds the gain w still: g(w) = q w^a - m^2 w^(a + 2)."""
     return np.asarray(q * w**power - m**2 * w ** (power + 2))
-
-
-def _checked(decay: float, depth: int) -> tuple[float, int]:
-    if not (np.isfinite(decay) and decay >= 0):
-        raise UsageError(f"decay must be a number of 0 or more, but got {decay}.")
-    return float(decay), whole_number("depth", depth, 1, np.inf, "1 layer or more")
