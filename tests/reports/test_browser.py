@@ -259,4 +259,4 @@ def test_troubles_are_noticed(browser: Browser, tmp_path: Path) -> None:
     page.write_text("<img src='http://nowhere.invalid/x.png'><script>console.error('a'); missing()</script>")
     browser.open(page, *DESKTOP)
     found = " ".join(troubles(browser.events))
-    assert "nowhere.invalid" in found and "consoleAPI" not in found and "missing is not defined" in found
+    assert "nowhere.invalid" in found and '"value": "a"' in found and "ReferenceError" in found
