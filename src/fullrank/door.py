@@ -11,8 +11,6 @@ import inspect
 import re
 import sys
 import traceback
-import types
-import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +27,6 @@ from fullrank.errors import FullrankWarning, UsageError, unknown_name
 # `package.module:Name` or `folder/file.py:Name`, where a value, the end or nothing else follows.
 MODULE_NAME = re.compile(r"(?:[^:,=\"]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(?=:|$)")
 MAIN = ("__main__", "__mp_main__")
-_PLAIN = (int, float, str, bool)
 Module = str | Path | ModuleType
 
 
@@ -245,70 +242,6 @@ def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any]
             "its entry point must be written module:Class."
         )
     return part, origin
-
-
-@dataclass(frozen=True)
-class Settable:
-    """A parameter of a signature: `type` is None where a spec cannot write it."""
-
-    name: str
-    type: type | None
-    kind: Any
-    default: Any
-    choices: tuple[str, ...]
-    required: bool
-
-    POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-
-def parameters_of(target: Callable[..., Any], context: Sequence[str]) -> list[Settable]:
-    """The parameters of a class or function but those of the `context`, with the types that specs know.
-
-    >>> def head(in_dim: int, rank: int = 4, *, eps: float = 1e-3): ...
-    >>> [(each.name, each.type.__name__, each.default) for each in parameters_of(head, ["in_dim"])]
-    [('rank', 'int', 4), ('eps', 'float', 0.001)]
-    """
-    try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):
-        return []
-    hints = _hints(target)
-    found = []
-    for name, parameter in signature.parameters.items():
-        if name in context or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        required = parameter.default is parameter.empty
-        default = None if required else parameter.default
-        kind, choices = _kind_of(hints.get(name), default)
-        if isinstance(default, list):
-            default = tuple(default)
-        if default is not None and not isinstance(default, (*_PLAIN, tuple)):
-            kind, default = None, None
-        found.append(Settable(name, kind, parameter.kind, default, choices, required))
-    return found
-
-
-def _kind_of(hint: Any, default: Any) -> tuple[type | None, tuple[str, ...]]:
-    """The type of a spec's parameter for an annotation, and the words that it may be."""
-    if hint is None:
-        hint = str if default is None else type(default)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        rest = [each for each in typing.get_args(hint) if each is not type(None)]
-        hint = rest[0] if len(rest) == 1 else None
-    if typing.get_origin(hint) is typing.Literal and all(
-        isinstance(each, str) for each in typing.get_args(hint)
-    ):
-        return str, typing.get_args(hint)
-    if typing.get_origin(hint) in (tuple, list, Sequence) and int in typing.get_args(hint):
-        return tuple, ()
-    return (hint, ()) if hint in (*_PLAIN, tuple) else (None, ())
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):  # an annotation that cannot be read here
-        return {}
 
 
 def _import_file(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from fullrank import door
 from fullrank.door import Origin
 from fullrank.errors import FullrankError, UsageError, unknown_name
-from fullrank.specs import Parameter, Scalar, Spec, split_outside_quotes, unquote
+from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
 
@@ -331,25 +331,16 @@ class Registry:
 
     def _described(self, name: str, target: Callable[..., Any], *, origin: Origin | None) -> Entry:
         """The entry of a class or function, its value and options read from its signature."""
-        value: Parameter | None = None
-        options: list[Parameter] = []
         target = self.builder_of(target)
-        for parameter in door.parameters_of(target, (*self.context, "model")):
-            described = _parameter(parameter, name)
-            if described is None:
-                continue
-            if value is None and not options and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                value = described
-            else:
-                options.append(described)
+        parameters = parameters_of(target, (*self.context, "model"), name)
+        value, first_is_value = parameters[0] if parameters else (None, False)
+        options = [option for option, _ in parameters[first_is_value:]]
         shared = {option.name for option in self.shared}
-        kept = tuple(option for option in options if option.name not in shared)
-        own = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
-        lines = (own or "").strip().splitlines()
-        where = origin.module if origin is not None else "yours"
-        return Entry(
-            name, target, lines[0] if lines else "a part of yours", where, value, kept, origin=origin
-        )
+        own = tuple(option for option in options if option.name not in shared)
+        doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
+        summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
+        source = origin.module if origin is not None else "yours"
+        return Entry(name, target, summary, source, value if first_is_value else None, own, origin=origin)
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,22 +354,3 @@ def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[s
 def _same_part(one: Any, other: Any) -> bool:
     """Whether two classes or functions are the same one, defined twice: a notebook's cell run again."""
     return door.home_of(one) == door.home_of(other)
-
-
-def _parameter(parameter: door.Settable, spec: str) -> Parameter | None:
-    """A parameter of a signature as a spec has it; None for one that a spec cannot write and need not."""
-    if parameter.type is None:
-        if parameter.required:
-            raise UsageError(
-                f"{spec} needs {parameter.name}, which no spec can write; give it a default, or a type of "
-                "int, float, str, bool or tuple[int, ...]."
-            )
-        return None
-    return Parameter(
-        parameter.name,
-        parameter.type,
-        f"a parameter of {spec}",
-        parameter.default,
-        parameter.choices,
-        parameter.required,
-    )
