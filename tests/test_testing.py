@@ -238,7 +238,7 @@ def test_the_broken_clause_of_an_objective_is_named(part, words):
 
 
 def test_an_objective_that_needs_what_no_step_has_is_refused():
-    with refuses(UsageError, "Greedy", "teacher", "labels and generator"):
+    with refuses(UsageError, "Greedy", "teacher", "labels", "generator"):
         testing.check_objective(Greedy)
 
 

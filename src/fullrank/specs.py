@@ -44,7 +44,7 @@ class Spec(str):
     ) -> "Spec":
         """Write the parts as one string."""
         head = name if value is None else f"{name}:{write(value)}"
-        spec = super().__new__(cls, ",".join([head, *(f"{key}={write(given)}" for key, given in options)]))
+        spec = super().__new__(cls, ",".join([head, *(f"{key}={write(option)}" for key, option in options)]))
         spec.name, spec.value, spec.options, spec.family = name, value, options, family
         return spec
 
@@ -78,11 +78,12 @@ class Parameter:
 
     def parse(self, text: str, spec: str) -> Scalar:
         """The typed value of `text`; raises UsageError that quotes the whole `spec`."""
+        read, noun = _KINDS[self.kind]
         try:
-            value: Scalar = _PARSERS[self.kind](text)
+            value: Scalar = read(text)
         except ValueError:
             raise UsageError(
-                f"'{spec}': {self.name} must be {_NOUNS[self.kind]}, but got {text!r} ({self.meaning})."
+                f"'{spec}': {self.name} must be {noun}, but got {text!r} ({self.meaning})."
             ) from None
         if self.choices and self.kind is not Spec and value not in self.choices:
             raise UsageError(
@@ -220,19 +221,12 @@ def _parse_str(text: str) -> str:
     return text
 
 
-_PARSERS: dict[type, Any] = {
-    int: int,
-    float: float,
-    str: _parse_str,
-    bool: _parse_bool,
-    Spec: _parse_str,
-    tuple: lambda text: tuple(int(part) for part in text.split("-")),
-}
-_NOUNS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a word",
-    bool: "true or false",
-    Spec: "a spec",
-    tuple: "whole numbers joined by '-'",
+# How each type is read, and what an error calls it.
+_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    str: (_parse_str, "a word"),
+    bool: (_parse_bool, "true or false"),
+    Spec: (_parse_str, "a spec"),
+    tuple: (lambda text: tuple(int(part) for part in text.split("-")), "whole numbers joined by '-'"),
 }

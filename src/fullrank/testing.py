@@ -64,9 +64,9 @@ class _BrokenError(Exception):
     """A clause that does not hold, and what was seen instead."""
 
 
-def _hold(held: bool, seen: str) -> None:
-    if not held:
-        raise _BrokenError(seen)
+def _hold(holds: bool, instead: str) -> None:
+    if not holds:
+        raise _BrokenError(instead)
 
 
 def check_head(part: Part, *, in_dim: int = 12) -> None:
@@ -111,8 +111,8 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
     """Whether what a head says of itself is so."""
     places = [*head_places(head)[:-1], "z"]
     # A reweighting says how many channels count, not how many are above rounding; a draw, how many are drawn.
-    drawn = getattr(head, "eval_dim", head.out_dim) != head.out_dim
-    soft = drawn or getattr(head, "channel_ratio", None) is not None
+    draws = getattr(head, "eval_dim", head.out_dim) != head.out_dim
+    soft = draws or getattr(head, "channel_ratio", None) is not None
     if (says := getattr(head, "imposed_rank", None)) is not None:
         with contract.clause("imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:

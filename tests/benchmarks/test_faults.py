@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from refusals import assert_names
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -13,13 +15,13 @@ def run(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def test_a_dozen_kills_lose_and_change_nothing():
-    found = run("kills.py", "--kills", "12")
-    assert found.returncode == 0, found.stderr
-    assert "| 12 kills (" in found.stdout and "0 lost, 0 different" in found.stdout
+def test_kills_lose_and_change_nothing():
+    done = run("kills.py", "--kills", "5")
+    assert done.returncode == 0, done.stderr
+    assert "| 5 kills (" in done.stdout and "0 lost, 0 different" in done.stdout
 
 
 def test_a_full_disk_is_one_sentence_and_costs_nothing_that_was_saved():
-    found = run("full_disk.py", "--every", "7")
-    assert found.returncode == 0, found.stderr
-    assert "no room at each of 2 writes" in found.stdout and ": 0 without one sentence" in found.stdout
+    done = run("full_disk.py", "--every", "7")
+    assert done.returncode == 0, done.stderr
+    assert_names(done.stdout, "2 writes", "0 without")

@@ -86,17 +86,14 @@ def figure_by_place(places: Sequence[str], x_title: str, y_title: str) -> go.Fig
 
 
 def add_line(
-    figure: go.Figure, x: Any, y: Any, name: str, said: str, role: str, key: int | None = None, **drawn: Any
+    figure: go.Figure, x: Any, y: Any, name: str, said: str, role: str, key: int | None = None, **more: Any
 ) -> None:
-    """Add a line, dotted where it has a `marker`; a pointer shows its name and `said`, if there is that.
-
-    `key` is its number in the page's key, `role` what it is; `drawn` is what else plotly takes.
-    """
+    """Add a line, dotted where it has a `marker`; a pointer shows its name and `said`, if there is that."""
     said = said and f"%{{fullData.name}}<br>{said}<extra></extra>"
     hover = {"hovertemplate": said} if said else {"hoverinfo": "skip"}
     meta = {"role": role} if key is None else {"key": key, "role": role}
-    drawn.setdefault("mode", "lines+markers" if "marker" in drawn else "lines")
-    figure.add_scatter(x=x, y=y, name=plain_text(name), meta=meta, **hover, **drawn)
+    more.setdefault("mode", "lines+markers" if "marker" in more else "lines")
+    figure.add_scatter(x=x, y=y, name=plain_text(name), meta=meta, **hover, **more)
 
 
 def error_bars(estimates: Sequence[Estimate], least: float = -math.inf) -> dict[str, Any]:
@@ -120,11 +117,7 @@ def series_of(
 
 
 def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str) -> go.Figure | None:
-    """ln of the 1st, 2nd, 4th, 8th, ... and last of descending `values` (T, D) against `x` (T,), in `unit`.
-
-    What is not live leaves a gap. Of more than 1000 times an even choice is drawn. Returns None where nothing
-    is live.
-    """
+    """ln of the 1st, 2nd, 4th, 8th, ... and last of descending `values` (T, D) against `x` (T,)."""
     chosen = even_choice(len(x))
     x, logs, width = x[chosen], log_or_nan(values[chosen]), values.shape[1]
     alive = np.isfinite(logs)

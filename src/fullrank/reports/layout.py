@@ -19,11 +19,7 @@ _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure as the page shows it.
-
-    `label` is what a screen reader says, `figure` the plotly JSON, `note` stands below. `key` says which
-    line is which where the page's own key does not; `height` is in pixels, None for the page's usual one.
-    """
+    """One figure as the page shows it."""
 
     heading: str
     label: str

@@ -49,5 +49,5 @@ def live_note(spectra: Mapping[str, Sequence[Sequence[float]]]) -> str:
         counts = [live_dimensions(values) for values in each]
         if any(count < len(values) for count, values in zip(counts, each, strict=True)):
             span = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
-            parts.append(f"{name}: {span} of {len(each[0])} dimensions are live")
+            parts.append(f"{name}: {span} of {max(map(len, each))} dimensions are live")
     return f"{'; '.join(parts)}." if parts else ""

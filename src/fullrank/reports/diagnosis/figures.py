@@ -79,12 +79,7 @@ def spectrum_places(diagnosis: DiagnosisEntry) -> list[str]:
 
 
 def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
-    """ln(s_k / s_1) of every place against k / D: places differ in scale and width, not in what a fall means.
-
-    A dimension that is not live (see `fullrank.statistics.live`) has no logarithm: the line drops to a cross
-    on the floor where those begin. Of more than 1000 values every k-th is drawn. Returns None where there is
-    no spectrum.
-    """
+    """ln(s_k / s_1) of every place against k / D, falling to a cross where dimensions are not live."""
     places = spectrum_places(diagnosis)
     if not places:
         return None
@@ -116,11 +111,7 @@ def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go
 
 
 def spectrum_over_time_figure(arrays: Arrays, name: str) -> go.Figure | None:
-    """ln of the 1st, 2nd, 4th, 8th, ... singular value of a watched module against the training step.
-
-    Returns None where the arrays hold no `spectrum/NAME/step` (T,) and `singular_values` (T, D), or no value
-    above zero.
-    """
+    """ln of the 1st, 2nd, 4th, 8th, ... singular value of a watched module against the training step."""
     series = series_of(arrays, f"spectrum/{name}/step", f"spectrum/{name}/singular_values", 2)
     return None if series is None else values_over_time(*series, "step", "ln singular value")
 
@@ -128,11 +119,7 @@ def spectrum_over_time_figure(arrays: Arrays, name: str) -> go.Figure | None:
 def ranks_over_time_figure(
     arrays: Arrays, names: Sequence[str], styles: Mapping[str, Style]
 ) -> go.Figure | None:
-    """Effective rank, solid, and live dimensions, dotted, of watched modules against the training step.
-
-    Logarithmic from 1; a rank of 0 or one that is not a number leaves a gap. Of more than 1000 steps an even
-    choice is drawn. Returns None where the arrays hold none.
-    """
+    """Effective rank, solid, and live dimensions, dotted, of watched modules against the training step."""
     figure = empty_figure("step", "rank (dimensions)")
     keys = {name: key for key, name in enumerate(styles)}
     highest, shown = 1.0, np.array([])
@@ -166,10 +153,7 @@ def ranks_over_time_figure(
 
 
 def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band.
-
-    Returns None for fewer than two places with an accuracy.
-    """
+    """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band."""
     rows = [row for row in diagnosis.layers if (row.linear, row.nearest, row.recall_at_1) != (None,) * 3]
     return _measures_by_place(
         rows, diagnosis.cut, "accuracy (points)", ACCURACIES, ".1f", lambda share: 100 * share
@@ -177,10 +161,7 @@ def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
 
 
 def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """Effective rank, RankMe and the rank of the loss's gradient by place, beside the width; logarithmic.
-
-    Returns None for fewer than two places.
-    """
+    """Effective rank, RankMe and the rank of the loss's gradient by place, beside the width; logarithmic."""
     rows, cut = diagnosis.layers, diagnosis.cut
     # Zero has no logarithm; the table holds it.
     figure = _measures_by_place(rows, cut, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
@@ -190,10 +171,7 @@ def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
 
 
 def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
-    """Linear accuracy in points against the number of dimensions: components solid, random channels dotted.
-
-    Returns None where nothing was measured.
-    """
+    """Linear accuracy in points against the number of dimensions: components solid, channels dotted."""
     curves = [curve for curve in diagnosis.dimensions if curve.dimensions]
     if not curves:
         return None
@@ -223,10 +201,7 @@ def operation_styles(diagnosis: DiagnosisEntry) -> dict[str, Style]:
 
 
 def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """What each operation moves at each place, in per cent of the views' covariance, as stacked bars.
-
-    Returns None where the record has no shares.
-    """
+    """What each operation moves at each place, in per cent of the views' covariance, as stacked bars."""
     if not diagnosis.augmentation:
         return None
     places = list(dict.fromkeys(share.place for share in diagnosis.augmentation))
@@ -250,10 +225,7 @@ def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
 
 
 def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """|V2' U1| as a heat map, white 0 and dark 1, of at most the 64 leading directions of either map.
-
-    Returns None where the record has no matrix.
-    """
+    """|V2' U1| as a heat map, white 0 and dark 1, of at most the 64 leading directions of either map."""
     matrix = [row[:MOST_DIRECTIONS] for row in diagnosis.alignment[:MOST_DIRECTIONS]]
     if not matrix or not matrix[0] or len({len(row) for row in matrix}) > 1:
         return None

@@ -6,25 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import DiagnosisEntry, Record
-from fullrank.reports.diagnosis import words
-from fullrank.reports.diagnosis.figures import (
-    ACCURACIES,
-    CURVE_DASHES,
-    MOST_DIRECTIONS,
-    RANKS,
-    TIME_DASHES,
-    accuracies_figure,
-    alignment_figure,
-    augmentation_figure,
-    dimensions_figure,
-    operation_styles,
-    place_styles,
-    ranks_figure,
-    ranks_over_time_figure,
-    spectra_figure,
-    spectrum_over_time_figure,
-    spectrum_places,
-)
+from fullrank.reports.diagnosis import figures, words
 from fullrank.reports.drawing import INK, Arrays, Style
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.numbers import live_note
@@ -40,8 +22,8 @@ def render_diagnosis(
     timed = [
         place for place in diagnosis.places if any(key.startswith(f"spectrum/{place}/") for key in arrays)
     ]
-    drawn = [*spectrum_places(diagnosis), *(curve.place for curve in diagnosis.dimensions), *timed]
-    styles = place_styles(list(dict.fromkeys(drawn)))
+    places = [*figures.spectrum_places(diagnosis), *(curve.place for curve in diagnosis.dimensions), *timed]
+    styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
     if words.is_watched(record):
         undrawn += [place for place in diagnosis.places if place not in timed]
@@ -51,56 +33,51 @@ def render_diagnosis(
         summary=words.summary(record, diagnosis),
         machine=machine_line(record),
         diagnosis=diagnosis,
-        headline=words.headline(record, diagnosis),
-        cut=words.cut_sentence(diagnosis),
-        causes=words.causes(diagnosis.findings),
-        side=words.side,
+        record=record,
+        words=words,
         styles=styles,
         spectra=_spectrum_panels(diagnosis, styles),
         timed=timed,
         over_time=over_time,
         not_drawn=words.not_drawn(undrawn, missing),
         layers=_layer_panels(diagnosis),
-        columns=words.layer_columns(diagnosis.layers),
         augmentation=panels(
-            augmentation_figure(diagnosis),
+            figures.augmentation_figure(diagnosis),
             "Augmentation shares by place",
             "Share of each operation in the change between two views; the table below has the numbers.",
-            key=operation_styles(diagnosis),
+            key=figures.operation_styles(diagnosis),
         ),
         dimensions=panels(
-            dimensions_figure(diagnosis, styles),
+            figures.dimensions_figure(diagnosis, styles),
             "Accuracy from some of the dimensions",
             "Linear accuracy against the number of dimensions kept; the table below has the numbers.",
-            key=_of_dashes(CURVE_DASHES),
+            key=_of_dashes(figures.CURVE_DASHES),
         ),
         alignment=_alignment_panels(diagnosis),
         measured=measured,
         measures=measures,
-        recipe=record.recipe,
-        recipe_of=words.recipe_of(record),
     )
 
 
 def _spectrum_panels(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> list[Panel]:
-    places = spectrum_places(diagnosis)
+    places = figures.spectrum_places(diagnosis)
     what = f"Log singular values of the covariance of the features, a line for each of: {', '.join(places)}."
     live = live_note({place: [diagnosis.spectrum[place].singular_values] for place in places})
     note = f"{live} A line ends in a cross after the last of them." if live else ""
-    return panels(spectra_figure(diagnosis, styles), "Log spectrum", what, note)
+    return panels(figures.spectra_figure(diagnosis, styles), "Log spectrum", what, note)
 
 
 def _time_panels(
     arrays: Arrays, names: Sequence[str], styles: Mapping[str, Style]
 ) -> tuple[list[Panel], list[str]]:
     """Ranks of all names over time and the spectrum of each, and the names whose spectrum cannot be drawn."""
-    figure = ranks_over_time_figure(arrays, names, styles)
+    figure = figures.ranks_over_time_figure(arrays, names, styles)
     what = f"Effective rank and live dimensions over training, by step, of: {', '.join(names)}."
     note = "Ranks compare a module with itself at other steps; they are no score of quality."
     note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
-    shown, undrawn = panels(figure, "Ranks over time", what, note, _of_dashes(TIME_DASHES)), []
+    shown, undrawn = panels(figure, "Ranks over time", what, note, _of_dashes(figures.TIME_DASHES)), []
     for name in names:
-        figure = spectrum_over_time_figure(arrays, name)
+        figure = figures.spectrum_over_time_figure(arrays, name)
         undrawn += [name] if figure is None else []
         what = f"Log of the 1st, 2nd, 4th, 8th and so on singular value of {name} over training, by step."
         note = "Each line is the singular value of that rank (1 is the largest)."
@@ -115,16 +92,17 @@ def _has_gaps(figure: go.Figure | None) -> bool:
 
 def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
     at, numbers = "at each place, from the image at the top to the loss", "the table below has the numbers"
-    accuracies, ranks = accuracies_figure(diagnosis), ranks_figure(diagnosis)
+    accuracies, ranks = figures.accuracies_figure(diagnosis), figures.ranks_figure(diagnosis)
     note = "On test images. Recall@1: the nearest other image has the same label."
     note += " The band is the place to keep." if diagnosis.cut else ""
-    key = _drawn(accuracies, ACCURACIES)
+    key = _drawn(accuracies, figures.ACCURACIES)
     shown = panels(accuracies, "Accuracy by place", f"Accuracy {at}; {numbers}.", note, key)
     note = (
         "How many directions the features use. Comparable within one model trained one way; across "
         "different heads a rank is no score of quality."
     )
-    return shown + panels(ranks, "Ranks by place", f"Ranks {at}; {numbers}.", note, _drawn(ranks, RANKS))
+    key = _drawn(ranks, figures.RANKS)
+    return shown + panels(ranks, "Ranks by place", f"Ranks {at}; {numbers}.", note, key)
 
 
 def _alignment_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
@@ -132,9 +110,9 @@ def _alignment_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
     what = (
         f"Alignment matrix of two stacked linear maps, {rows} by {columns} cosines from 0, white, to 1, dark."
     )
-    cropped = max(rows, columns) > MOST_DIRECTIONS
-    note = f"The leading {MOST_DIRECTIONS} directions of {rows} by {columns}." if cropped else ""
-    return panels(alignment_figure(diagnosis), "Alignment of two stacked linear maps", what, note)
+    cropped = max(rows, columns) > figures.MOST_DIRECTIONS
+    note = f"The leading {figures.MOST_DIRECTIONS} directions of {rows} by {columns}." if cropped else ""
+    return panels(figures.alignment_figure(diagnosis), "Alignment of two stacked linear maps", what, note)
 
 
 def _of_dashes(dashes: Mapping[str, str]) -> dict[str, Style]:

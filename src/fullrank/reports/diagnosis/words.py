@@ -84,12 +84,7 @@ def side(finding: Finding) -> str:
 
 
 def cut_sentence(diagnosis: DiagnosisEntry) -> str:
-    """Which place to keep, and by how much it leads h and z; empty where labels do not say.
-
-    >>> cut_sentence(DiagnosisEntry(target="x", rows=1, places=["h"], verdict="", collapsed=False, cut=None,
-    ...                        findings=[], measures=[], spectrum={}))
-    ''
-    """
+    """Which place to keep, and by how much it leads h and z; empty where labels do not say."""
     if diagnosis.cut is None:
         return ""
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}

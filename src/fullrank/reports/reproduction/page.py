@@ -8,15 +8,7 @@ from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.comparisons import by_head
 from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, error_bars, faint, plain_text
 from fullrank.reports.layout import Panel, fill, panels
-from fullrank.reports.reproduction.words import (
-    cell,
-    difference,
-    outcome,
-    paper_number,
-    shown,
-    verdict,
-    with_paper,
-)
+from fullrank.reports.reproduction import words
 from fullrank.reports.run.figures import spectrum_figure
 from fullrank.reports.run.scores import standardised_note
 from fullrank.reports.run.words import machine_line
@@ -24,49 +16,26 @@ from fullrank.reports.run.words import machine_line
 
 def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) -> str:
     """The page as text; `links` are the addresses of the runs' own pages, by their folders."""
-    first = table.rows[0]
-    rows = [
-        {
-            "title": row.title,
-            "paper": [paper_number(row, column, unit) for column, unit in enumerate(table.units)],
-            "ours": [
-                shown(cell(row, column), unit, column in table.differences)
-                for column, unit in enumerate(table.units)
-            ],
-            "against": difference(row, first, 0) if table.alike and row is not first else None,
-            "chosen": row.chosen,
-            "expected": row.expected,
-            "theory": row.theory,
-            "outcomes": [outcome(row, column) for column in table.differences],
-        }
-        for row in table.rows
-    ]
     return fill(
         "table.html.j2",
         title=table.title,
         summary=f"{table.question} ({table.source}; {table.name}, scale {table.scale})",
-        verdict=verdict(table),
+        words=words,
         machine=machine_line(record),
         device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
         record=record,
         table=table,
-        rows=rows,
-        first=first.title if table.alike and len(rows) > 1 else None,
+        first=table.rows[0].title if table.alike and len(table.rows) > 1 else None,
         judged=any(row.expected is not None for row in table.rows),
-        with_paper=[with_paper(table, column) for column in range(len(table.columns))],
-        shown=lambda estimate: shown(estimate, "points", sign=True),
         standardised=standardised_note(record),
         panels=[*_sweep_panels(table), *_spectrum_panels(record, table)],
-        links=dict(links),
+        links=links,
         command=f"fullrank reproduce {table.name} --scale {table.scale}",
     )
 
 
 def sweep_figure(table: TableEntry, unit: str) -> go.Figure | None:
-    """The columns of a unit against x, mean over seeds with its 95 % interval; rows without x are flat lines.
-
-    Returns None where fewer than two rows have an x, or no column has that unit.
-    """
+    """The columns of a unit against x, means with 95 % intervals; rows without x are flat lines."""
     placed = sorted((row for row in table.rows if row.x is not None), key=lambda row: row.x or 0.0)
     columns = _columns_of(table, unit)
     if len(placed) < 2 or not columns:
@@ -77,14 +46,14 @@ def sweep_figure(table: TableEntry, unit: str) -> go.Figure | None:
         figure.update_xaxes(type="log", tickvals=x, ticktext=[f"{each:g}" for each in x])
     styles = distinct_styles(list(columns.values()))
     for column, title in columns.items():
-        style, cells = styles[title], [cell(row, column) for row in placed]
+        style, cells = styles[title], [words.cell(row, column) for row in placed]
         bars = error_bars(cells) | {"width": 3, "visible": True}
         y, marker = [each.mean for each in cells], {"size": 7, "symbol": style.symbol}
         said, line = "%{x:g}: %{y:.1f}", style.line(1.8)
         add_line(figure, x, y, title, said, "mean", line=line, marker=marker, error_y=bars)
         for number, row in enumerate(_flat(table)):
             figure.add_hline(
-                y=cell(row, column).mean,
+                y=words.cell(row, column).mean,
                 line={"color": faint(style.color, 0.7), "dash": "dot", "width": 1.4},
                 annotation={"text": plain_text(row.title), "font": {"color": style.color, "size": 11}},
                 # Neighbouring levels are told apart by the side of the line on which their names stand.

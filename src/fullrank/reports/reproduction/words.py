@@ -62,10 +62,7 @@ def verdict(table: TableEntry) -> list[str]:
 
 
 def outcome(row: TableRow, column: int) -> str:
-    """What became of a prediction in a column: as predicted, contradicted, or not separated from 0.
-
-    "pre" says that the difference of the two places is above 0, "post" that it is below.
-    """
+    """What became of a prediction in a column: as predicted, contradicted, or not separated from 0."""
     if row.expected in (None, "nothing"):
         return "nothing predicted"
     mean = cell(row, column)

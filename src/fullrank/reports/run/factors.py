@@ -88,12 +88,7 @@ def dial_rows(record: Record, places: Sequence[str] = ("h", "z")) -> list[DialRo
 
 
 def dial_figure(record: Record, factor: str) -> go.Figure | None:
-    """The weight of a factor from the images to the loss, relative to the largest, on a log scale.
-
-    A full line a head is what was measured, mean over seeds with its 95 % interval, a dashed line with open
-    markers what the linear theory predicts. A weight below 0.01 is drawn at 0.01. Returns None where the
-    factor was not weighed.
-    """
+    """The weight of a factor from the images to the loss, relative to the largest, on a log scale."""
     places, heads = dial_places(record), drawn_heads(record)
     figure = figure_by_place(places, "place, from the images towards the loss", "relative weight")
     step = min(0.06, 0.5 / max(len(heads), 1))
@@ -112,7 +107,7 @@ def dial_figure(record: Record, factor: str) -> go.Figure | None:
             "line": style.line(2),
             "marker": style.marker(7),
         }
-        for role, name, values, drawn in (
+        for role, name, values, look in (
             ("predicted", f"{head.name}, predicted", predicted, dashed),
             ("mean", head.name, means, full),
         ):
@@ -126,7 +121,7 @@ def dial_figure(record: Record, factor: str) -> go.Figure | None:
                     role,
                     head.key,
                     customdata=[[plain_text(places[i]), value] for i, value in values.items()],
-                    **drawn,
+                    **look,
                 )
     if not figure.data:
         return None

@@ -45,12 +45,7 @@ def drawn_heads(record: Record) -> list[DrawnHead]:
 
 
 def spectrum_figure(record: Record, place: str) -> go.Figure | None:
-    """Log singular values of the covariance at `place`, sorted: a bold line a head, thin lines its seeds.
-
-    The bold line is the mean over seeds of the natural logarithm, as P1 plots it. A dimension that is not
-    live (see `fullrank.statistics.live`) has no logarithm worth drawing: it is a cross below all lines.
-    Returns None where no run has a spectrum at `place`.
-    """
+    """Log singular values of the covariance at `place`, sorted: a bold line a head, thin lines its seeds."""
     heads = drawn_heads(record)
     logs = {
         head.name: [
@@ -91,11 +86,7 @@ def spectrum_figure(record: Record, place: str) -> go.Figure | None:
 
 
 def accuracy_figure(record: Record) -> go.Figure | None:
-    """Linear accuracy at each place, from the image towards the loss, mean over seeds with its 95 % interval.
-
-    A line joins the places of a head in order of depth; a slice such as `h[:24]` is a lone open marker.
-    Returns None where nothing was probed.
-    """
+    """Linear accuracy at each place, mean over seeds with its 95 % interval; slices are lone markers."""
     places, heads = probed_places(record), drawn_heads(record)
     if not places:
         return None
@@ -132,13 +123,7 @@ def accuracy_figure(record: Record) -> go.Figure | None:
 def curve_figure(
     record: Record, arrays: Mapping[str, Arrays], series: str, label: str, epochs: str = "epoch"
 ) -> go.Figure | None:
-    """A series over training, by epoch: a bold line a head (mean over seeds), thin lines its seeds.
-
-    `arrays` is keyed by the runs' folders; `epochs` names the array that says when each value was taken. The
-    loss has its chance level as a dotted line. Runs of a head that were logged at different steps have no
-    mean: only their own lines are drawn. Of more than 1000 points every k-th is drawn. Returns None where no
-    run has the series.
-    """
+    """A series over training, by epoch: a bold line a head (mean over seeds), thin lines its seeds."""
     figure, last = empty_figure("epoch", label), 0.0
     for head in drawn_heads(record):
         pairs = [series_of(arrays.get(run.folder, {}), epochs, series) for run in head.runs]
@@ -161,10 +146,7 @@ def curve_figure(
 
 
 def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
-    """The spectrum of h over the training of one run: ln of the 1st, 2nd, 4th, 8th, ... singular value.
-
-    Returns None where the arrays hold no spectrum over time, or none in which a dimension is live.
-    """
+    """The spectrum of h over the training of one run: ln of the 1st, 2nd, 4th, 8th, ... singular value."""
     if (spectra := series_of(arrays, "spectrum_step", "spectrum_h", 2)) is None:
         return None
     steps, values = spectra
@@ -176,11 +158,7 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
 def _add_seeds(
     figure: go.Figure, head: DrawnHead, x: Sequence[np.ndarray], y: Sequence[np.ndarray], said: str
 ) -> None:
-    """Add the seeds of a head as one thin trace with gaps between them, and their mean as a bold one.
-
-    Seeds at unlike `x` have no mean. It is missing where that of any seed is: a mean of survivors would rise
-    where seeds collapse.
-    """
+    """Add the seeds of a head as one thin trace with gaps between them, and their mean as a bold one."""
     if not x:
         return
     alike = all(each.shape == x[0].shape and np.allclose(each, x[0]) for each in x)
@@ -190,5 +168,6 @@ def _add_seeds(
         line = {"color": faint(head.style.color, 0.3), "width": 0.8}
         add_line(figure, all_x, all_y, head.name, "", "seeds", head.key, line=line)
     if alike:
+        # It is missing where any seed is: a mean of survivors would rise where seeds collapse.
         line = head.style.line(2)
         add_line(figure, x[0], np.mean(y, axis=0), head.name, said, "mean", head.key, line=line)

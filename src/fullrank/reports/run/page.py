@@ -11,14 +11,8 @@ from fullrank.record.comparisons import by_head
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.numbers import live_note
-from fullrank.reports.run import words
+from fullrank.reports.run import figures, words
 from fullrank.reports.run.factors import dial_section
-from fullrank.reports.run.figures import (
-    accuracy_figure,
-    curve_figure,
-    spectrum_figure,
-    spectrum_history_figure,
-)
 from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.scores import group_table, shift_table, standardised_note
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
@@ -104,7 +98,7 @@ def render(
 
 def _accuracy_panels(record: Record) -> list[Panel]:
     """Nothing for one or two places: the results table already says all of it."""
-    figure = accuracy_figure(record) if len(probed_places(record)) > 2 else None
+    figure = figures.accuracy_figure(record) if len(probed_places(record)) > 2 else None
     return _panels(record, figure, "Linear accuracy by place", "Linear accuracy at each place of the model")
 
 
@@ -115,7 +109,7 @@ def _spectrum_panels(record: Record) -> Iterator[Panel]:
             for head, runs in by_head(record.runs).items()
         }
         heading, what = f"Spectrum of the {noun}", f"Log singular values of the covariance of the {noun}"
-        yield from _panels(record, spectrum_figure(record, place), heading, what, live_note(spectra))
+        yield from _panels(record, figures.spectrum_figure(record, place), heading, what, live_note(spectra))
 
 
 def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
@@ -126,7 +120,7 @@ def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Pane
             if run.folder in arrays and series_of(arrays[run.folder], curve.epochs, series) is None
         ]
         absent = f"Not in the arrays of {', '.join(lacking)}." if lacking else ""
-        figure = curve_figure(record, arrays, series, curve.axis, curve.epochs)
+        figure = figures.curve_figure(record, arrays, series, curve.axis, curve.epochs)
         what, note = f"{curve.heading} over training, by epoch", f"{curve.note} {absent}".strip()
         yield from _panels(record, figure, curve.heading, what, note)
 
@@ -134,7 +128,7 @@ def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Pane
 def _history_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
     if len(record.runs) != 1:
         return []
-    figure = spectrum_history_figure(arrays.get(record.runs[0].folder, {}))
+    figure = figures.spectrum_history_figure(arrays.get(record.runs[0].folder, {}))
     what = "Log of the 1st, 2nd, 4th, 8th and so on singular value of the covariance of h over training"
     note = "Each line is the singular value of that rank (1 is the largest), estimated on one batch."
     return _panels(record, figure, "Spectrum of h over training", what, note)

@@ -31,11 +31,7 @@ class GroupTable:
 
 @dataclass(frozen=True)
 class ShiftedScore:
-    """An accuracy under a shift, 0 to 1, and `inside`, that on the test images of the same classes.
-
-    `shift` is the spec of the shifted images; `fewer` says that they have some of the run's classes only.
-    `inside` is None where there is none.
-    """
+    """An accuracy under a shift, 0 to 1, and `inside`, that on the test images of the same classes."""
 
     place: str
     label: str

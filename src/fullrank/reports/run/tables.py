@@ -13,12 +13,7 @@ from fullrank.statistics import Estimate
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`.
-
-    `linear`, `nearest`, `difference` and `effective_rank` are at the place the table was asked for.
-    `difference` is against the first head, paired over the seeds both have; None for the first head itself.
-    A number nobody measured is None.
-    """
+    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`."""
 
     head: str
     seeds: tuple[int, ...]
@@ -46,14 +41,7 @@ class ScoreRow:
 
 
 def head_table(record: Record, place: str = "h") -> list[HeadRow]:
-    """The results table: one row a head, in the record's order, the first being the one compared against.
-
-    >>> from fullrank.record import Machine
-    >>> machine = Machine(processor="cpu", threads=2, device="cpu", python="3.12", torch="2.15")
-    >>> empty = Record(kind="study", fullrank="0", created="", machine=machine, recipe={}, runs=[])
-    >>> head_table(empty)
-    []
-    """
+    """The results table: one row a head, in the record's order, the first being the one compared against."""
     runs = by_head(record.runs)
     recorded = [comparison for comparison in record.comparisons if comparison.place == place]
     differences = {

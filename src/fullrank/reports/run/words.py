@@ -21,10 +21,7 @@ def title(record: Record) -> str:
 
 
 def summary(record: Record, pixels: int | None = None) -> str:
-    """One sentence: what was trained, on what, how long, on which machine.
-
-    `pixels` is the side of the images where the recipe leaves it to the data.
-    """
+    """One sentence: what was trained, on what, how long, on which machine."""
     runs = record.runs
     heads, seeds = list(by_head(runs)), sorted({run.seed for run in runs})
     if len(runs) == 1:
@@ -43,11 +40,7 @@ def summary(record: Record, pixels: int | None = None) -> str:
 
 
 def verdict(record: Record, place: str = "h") -> list[str]:
-    """What came out, in plain sentences computed from the results table.
-
-    One head: how its places compare. Several: the best of the others against the first, which of them are
-    separated from it, and how far the intervals can be trusted.
-    """
+    """What came out, in plain sentences computed from the results table."""
     rows = head_table(record, place)
     if len(rows) == 1:
         return _verdict_on_one(record.runs, rows[0], place)
