@@ -279,7 +279,7 @@ def test_a_home_with_a_null_byte_is_no_home():
 def test_labels_beyond_the_last_letter_are_no_text(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((2, 2), np.float32))
     np.save(tmp_path / "x.labels.npy", np.array([0x110000, 65], np.uint32).view("U1"))
-    with refuses(DataError, "x.labels.npy", "text"):
+    with refuses(DataError, "labels of x.npy", "text"):
         open_embeddings(tmp_path / "x.npy")
 
 

@@ -24,7 +24,7 @@ def load(monkeypatch):
 
 
 def test_probes_agree_with_scikit_learn_and_the_bare_product(load, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["probes.py", "--rows", "600", "--rounds", "1"])
+    monkeypatch.setattr(sys, "argv", ["probes.py", "--rows", "300", "--rounds", "1"])
     assert load("probes").main() == 0
     printed = capsys.readouterr().out
     assert printed.count("| linear") == 11 and printed.count("| nearest") == 2
@@ -45,7 +45,7 @@ def test_losses_run_alone(load, capsys, monkeypatch):
 
 def test_what_runs_alone_is_measured_in_a_process_of_its_own(load):
     seconds, megabytes = load("paired").alone(resident)
-    assert seconds > 0 and 64 <= megabytes < 128
+    assert seconds > 0 and 60 < megabytes < 128
 
 
 def resident(small: bool) -> int:
