@@ -75,7 +75,8 @@ def one_round(number: int, folder: Path, **settings: Any) -> None:
     out = folder / "run"
     train("digits", out=out, epochs=2, seed=number, head=HEADS[number % len(HEADS)], **settings)
     write_page(out)
-    write_page(diagnose(out, out=folder / "diagnosis").path)
+    rows = {"limit": settings["limit"]} if "limit" in settings else {}
+    write_page(diagnose(out, out=folder / "diagnosis", **rows).path)
 
 
 def main() -> int:

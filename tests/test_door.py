@@ -100,6 +100,16 @@ class Doubled(nn.Module):
         return self.factor * h
 
 
+class Keyed(Doubled):
+    def __init__(self, in_dim: int, *, factor: float = 2.0):
+        super().__init__(in_dim, factor)
+
+
+def test_what_goes_by_name_alone_is_an_option_and_no_value(mine):
+    assert HEADS.parse(Keyed).value is None
+    assert HEADS.parse(f"{HEADS.parse(Keyed)},factor=3").options == (("factor", 3.0),)
+
+
 class Pull(nn.Module):
     def forward(self, z_a, z_b):
         return (z_a - z_b).square().mean()

@@ -41,8 +41,8 @@ def distance(points: float, unit: str = "") -> str:
 def live_note(spectra: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """How many dimensions are live, by name and over the spectra of each; "" where all are.
 
-    >>> live_note({"none": [[1.0, 0.5, 0.0], [1.0, 0.0, 0.0]], "mlp:2": [[1.0, 0.5]]})
-    'none: 1 to 2 of 3 dimensions are live.'
+    >>> live_note({"none": [[1.0, 0.5, 0.2], [1.0, 0.0, 0.0]], "mlp:2": [[1.0, 0.5]]})
+    'none: 1 to 3 of 3 dimensions are live.'
     """
     parts = []
     for name, each in spectra.items():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from refusals import assert_names
+from scipy import stats
 
 from fullrank.cli.factors import print_dial
 from fullrank.record import Record, Score
@@ -84,8 +85,10 @@ def test_the_figure_has_a_full_and_a_dashed_line_a_head(study_record: Record) ->
 
 def test_intervals_stay_above_the_floor(large_record: Record) -> None:
     traces = [t for t in dial_figure(with_dial(large_record), "label").data if t.meta["role"] == "mean"]
+    half = stats.sem([0.61, 0.63, 0.65, 0.67, 0.69]) * stats.t.ppf(0.975, 4)
     for trace in traces:
         assert trace.error_y.visible
+        assert trace.error_y.array[1] == pytest.approx(half) == trace.error_y.arrayminus[1]
         assert all(
             y - down >= FLOOR - 1e-12 for y, down in zip(trace.y, trace.error_y.arrayminus, strict=True)
         )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from scipy import stats
 
 from fullrank.record import Record, Spectrum
 from fullrank.reports.drawing import COLORS, MOST_POINTS, distinct_styles
@@ -89,9 +90,10 @@ def test_accuracy_by_place(large_record: Record) -> None:
     lines, slices = traces(figure, "mean"), traces(figure, "slice")
     assert len(lines) == 12 and set(slices) == {"subvector:24", "subvector:24,norm=batch"}
     for head, trace in {**lines}.items():
-        for place, shown in zip(trace.customdata, trace.y, strict=True):
+        for place, shown, half in zip(trace.customdata, trace.y, trace.error_y.array, strict=True):
             values = [100 * r.probes[place].linear for r in large_record.runs if r.head == head]
             assert shown == pytest.approx(np.mean(values))
+            assert half == pytest.approx(stats.sem(values) * stats.t.ppf(0.975, 4))
     assert list(lines["mlp:48"].customdata) == ["h", "head.1", "head.2", "z"]
 
 
