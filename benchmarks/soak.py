@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,12 +70,13 @@ def slope_of(minutes: list[float], megabytes: list[float]) -> tuple[float, float
     return float(slope), float(1.96 * error)
 
 
-def one_round(number: int, folder: Path) -> None:
-    """A run, trained and diagnosed."""
+def one_round(number: int, folder: Path, **settings: Any) -> None:
+    """A run, trained and diagnosed; `settings` are further keys of its recipe."""
     out = folder / "run"
-    train("digits", out=out, epochs=2, seed=number, head=HEADS[number % len(HEADS)])
+    train("digits", out=out, epochs=2, seed=number, head=HEADS[number % len(HEADS)], **settings)
     write_page(out)
-    write_page(diagnose(out, out=folder / "diagnosis").path)
+    rows = {"limit": settings["limit"]} if "limit" in settings else {}
+    write_page(diagnose(out, out=folder / "diagnosis", **rows).path)
 
 
 def main() -> int:

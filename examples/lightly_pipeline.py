@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from fullrank import InfoNCELoss, source
 from fullrank.spectrum.functional import effective_rank
 
-STEPS = 10
+STEPS, BATCH = 8, 32
 
 
 class Digits(Dataset):
@@ -35,7 +35,7 @@ class Digits(Dataset):
 torch.manual_seed(0)
 transform = SimCLRTransform(input_size=32, min_scale=0.5, gaussian_blur=0.0)
 dataset = LightlyDataset.from_torch_dataset(Digits(transform))
-loader = DataLoader(dataset, batch_size=64, shuffle=True, drop_last=True)
+loader = DataLoader(dataset, batch_size=BATCH, shuffle=True, drop_last=True)
 
 encoder = timm.create_model("resnet10t", num_classes=0)
 head = SimCLRProjectionHead(input_dim=encoder.num_features, hidden_dim=128, output_dim=64)
@@ -51,6 +51,6 @@ for step, ((view_a, view_b), _, _) in zip(range(STEPS), loader, strict=False):
     optimizer.step()
     rank_h, rank_z = (effective_rank(x.detach()) for x in (h, torch.cat([z_a, z_b])))
     print(
-        f"step {step + 1}: loss {value.item():.2f} (chance {loss.chance(64):.2f}), "
+        f"step {step + 1}: loss {value.item():.2f} (chance {loss.chance(BATCH):.2f}), "
         f"rank of h {rank_h:.1f}, of z {rank_z:.1f}"
     )

@@ -21,8 +21,8 @@ train(
     image_size=32,
     encoder="resnet10t",
     head="mlp:32",
-    epochs=2,
-    limit=300,
+    epochs=1,
+    limit=150,
     batch_size=50,
     out=folder / "run",
 )

@@ -1,5 +1,6 @@
 import pytest
 from hypothesis import given, strategies as st
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.files import expanded
@@ -76,20 +77,20 @@ def test_paths_keep_their_colons_and_equals():
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("text", "words"),
     [
-        ("linaer:3", "did you mean 'linear'"),
-        ("linear:many", "out_dim must be a whole number, but got 'many'"),
-        ("none:3", "takes no value"),
-        ("none,nrom=batch", "did you mean 'norm'"),
-        ("none,norm=layer", "must be one of none, batch, centre, scale, but got 'layer'"),
-        ("none,norm", "expected key=value"),
-        ("none,norm=batch,norm=none", "given twice"),
-        ('folder:"x', "never closed"),
+        ("linaer:3", ["linaer", "linear"]),
+        ("linear:many", ["out_dim", "whole number", "many"]),
+        ("none:3", ["none", "value", "3"]),
+        ("none,nrom=batch", ["nrom", "norm"]),
+        ("none,norm=layer", ["norm", "none, batch, centre, scale", "layer"]),
+        ("none,norm", ["key=value", "norm"]),
+        ("none,norm=batch,norm=none", ["norm", "twice"]),
+        ('folder:"x', ["double quote"]),
     ],
 )
-def test_a_bad_spec_is_one_sentence_that_names_the_fault(text, part):
-    with pytest.raises(UsageError, match=part.replace("(", r"\(")) as error:
+def test_a_bad_spec_is_one_sentence_that_names_the_fault(text, words):
+    with refuses(UsageError, *words) as error:
         HEADS.parse(text)
     assert error.value.exit_status == 2
     assert "\n" not in str(error.value)
@@ -103,7 +104,7 @@ def test_a_bad_list_raises(text):
 
 def test_a_taken_name_cannot_be_registered_again(registry):
     for name in ("thing", "it"):
-        with pytest.raises(UsageError, match="taken"):
+        with refuses(UsageError, "thing", name, "taken"):
             registry.register(Entry(name, "builtins:dict", "", ""))
 
 
@@ -132,21 +133,20 @@ def test_an_open_entry_hands_the_name_to_its_builder(opened):
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("text", "words"),
     [
-        ("Thing", "Unknown thing 'Thing': did you mean 'thing'"),
-        ("net-18", "Unknown thing 'net-18'"),
-        ("others/net_18", "Unknown thing 'others/net_18'"),
-        ("theirs/", "Unknown thing 'theirs/'"),
-        ("theirs/NAME", "Unknown thing 'theirs/NAME'"),
-        ("net_18:3", "thing 'net_18' takes no value"),
-        ("net_18,dep=true", "Unknown option of 'net_18' 'dep': did you mean 'deep'"),
+        ("Thing", ["Unknown thing", "Thing", "mean 'thing'"]),
+        ("net-18", ["Unknown thing", "net-18"]),
+        ("others/net_18", ["Unknown thing", "others/net_18"]),
+        ("theirs/", ["Unknown thing", "theirs/"]),
+        ("theirs/NAME", ["Unknown thing", "theirs/NAME"]),
+        ("net_18:3", ["thing 'net_18'", "value", "3"]),
+        ("net_18,dep=true", ["option", "net_18", "dep", "mean 'deep'"]),
     ],
 )
-def test_a_name_or_option_that_cannot_be_the_librarys_is_unknown_at_once(opened, text, part):
-    with pytest.raises(UsageError) as error:
+def test_a_name_or_option_that_cannot_be_the_librarys_is_unknown_at_once(opened, text, words):
+    with refuses(UsageError, *words):
         opened.parse(text)
-    assert part in str(error.value)
 
 
 def test_an_open_entry_is_listed_as_one_row(opened, registry):
@@ -155,9 +155,10 @@ def test_an_open_entry_is_listed_as_one_row(opened, registry):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("~no-such-user/data", "no home folder"), ("~a\0b", "is no path"), ("~\0", "is no path")],
+    ("text", "shown"),
+    [("~no-such-user/data", "~no-such-user/data"), ("~a\0b", r"~a\x00b"), ("~\0", r"~\x00")],
 )
-def test_what_is_no_path_is_a_usage_error(text, words):
-    with pytest.raises(UsageError, match=words):
+def test_what_is_no_path_is_a_usage_error(text, shown):
+    with refuses(UsageError) as error:
         expanded(text)
+    assert shown in str(error.value).replace("\\\\", "\\")

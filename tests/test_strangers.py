@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 from torch import nn
 
 from fullrank import diagnose, export, head, load, objective, source, train
@@ -69,7 +70,7 @@ def test_weights_that_no_longer_fit_blame_the_code_and_not_the_file(tmp_path, mo
     run = train("digits", out=tmp_path / "run", head=f"{tmp_path}/mine_fit.py:Mine", **QUICK)
     entry = HEADS["mine_fit.py:Mine"]
     monkeypatch.setattr(entry.load(), "make", staticmethod(lambda in_dim: nn.Linear(in_dim, 4, bias=False)))
-    with pytest.raises(DataError, match=r"do not fit what mine_fit\.py builds now"):
+    with refuses(DataError, run.path, "mine_fit.py", "map.bias"):
         load(run.path)
 
 
@@ -97,7 +98,7 @@ def test_two_files_of_one_name_in_two_folders_are_refused_in_specs_too(tmp_path)
         (tmp_path / folder / "mine_two.py").write_text(SOURCE.format(layer="nn.Linear(in_dim, 4)"))
     HEADS.parse(f"{tmp_path}/one/mine_two.py:Mine")
     assert HEADS.parse(f"{tmp_path}/one/mine_two.py:Mine") == "mine_two.py:Mine"
-    with pytest.raises(UsageError, match=r"are called mine_two\.py; rename one"):
+    with refuses(UsageError, tmp_path / "two" / "mine_two.py", "rename"):
         HEADS.parse(f"{tmp_path}/two/mine_two.py:Mine")
 
 
@@ -147,17 +148,17 @@ class Word(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("part", "words"),
+    ("part", "word"),
     [
-        (Number, "gave a float"),
-        (Rows, r"gave \(2,\)"),
-        (Detached, "without a gradient"),
-        (OneView, "fails on two embeddings"),
-        (Word, "fails on two embeddings.*labels"),
+        (Number, "float"),
+        (Rows, "(2,)"),
+        (Detached, "gradient"),
+        (OneView, "two embeddings"),
+        (Word, "labels"),
     ],
 )
-def test_an_objective_is_tried_before_anything_is_written(tmp_path, part, words):
-    with pytest.raises(UsageError, match=f"{part.__name__}.*{words}"):
+def test_an_objective_is_tried_before_anything_is_written(tmp_path, part, word):
+    with refuses(UsageError, part.__name__, word):
         train("digits", out=tmp_path / "run", objective=part, head="none", **QUICK)
     assert not (tmp_path / "run").exists()
 
@@ -168,8 +169,7 @@ class Nothing(Source):
 
 
 def test_a_source_that_reads_no_image_set_is_named():
-    spec = "read('train') of the data .*Nothing' gave a ndarray"
-    with pytest.raises(UsageError, match=spec.replace("(", r"\(").replace(")", r"\)")):
+    with refuses(UsageError, "read('train')", "Nothing", "ndarray"):
         source(Nothing).load("train")
 
 
@@ -187,10 +187,10 @@ class Forgets(Cause):
         return None
 
 
-@pytest.mark.parametrize(("part", "words"), [(Raises, "ArithmeticError: boom"), (Forgets, "gave None")])
-def test_a_cause_that_fails_is_named(part, words):
+@pytest.mark.parametrize(("part", "word"), [(Raises, "ArithmeticError: boom"), (Forgets, "None")])
+def test_a_cause_that_fails_is_named(part, word):
     CAUSES.add(part.name)(part)
-    with pytest.raises(UsageError, match=f"'{part.name}'.* at h.*{words}"):
+    with refuses(UsageError, part.name, "at h", word):
         find_causes(Evidence((PlaceEvidence("h", torch.randn(50, 4)),)))
 
 
@@ -201,27 +201,27 @@ class Says(Layered):
 
 def test_a_rank_that_is_no_number_is_refused_in_a_diagnosis(tmp_path):
     run = train("digits", out=tmp_path / "run", head=Says, **QUICK)
-    with pytest.raises(UsageError, match=r"Says says imposed_rank\('head.1'\) = 'four'"):
+    with refuses(UsageError, "Says", "imposed_rank('head.1')", "four"):
         diagnose(run, out=tmp_path / "diagnosis")
 
 
 def test_a_lambda_and_a_decorator_without_its_name_are_refused():
-    with pytest.raises(UsageError, match="no lambda"):
+    with refuses(UsageError, "head", "lambda"):
         head(lambda in_dim: Layered(in_dim), in_dim=4)
-    with pytest.raises(UsageError, match=r"@register_head\('my-name'\)"):
+    with refuses(UsageError, "register_head('my-name')"):
         HEADS.add(Layered)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"callbacks": [type]}, "callbacks must be a list"),
-        ({"loggers": ["csv"]}, "loggers must be a list"),
-        ({"optimizer": lambda groups: None}, "gave a NoneType"),
+        ({"callbacks": [type]}, ["callbacks", "list"]),
+        ({"loggers": ["csv"]}, ["loggers", "list"]),
+        ({"optimizer": lambda groups: None}, ["optimizer", "NoneType"]),
     ],
 )
 def test_machinery_that_is_none_is_one_sentence(tmp_path, given, words):
-    with pytest.raises(UsageError, match=words):
+    with refuses(UsageError, *words):
         train("digits", out=tmp_path / "run", head="none", **QUICK, **given)
 
 
@@ -229,6 +229,6 @@ def test_another_optimizer_function_is_not_the_one_of_the_run_that_is_resumed(tm
     makes = [lambda groups: torch.optim.SGD(groups, lr=0.1), lambda groups: torch.optim.SGD(groups, lr=0.2)]
     train("digits", out=tmp_path / "run", head="none", optimizer=makes[0], **QUICK)
     (tmp_path / "run" / "record.json").unlink()
-    with pytest.raises(UsageError, match="was started with optimizer"):
+    with refuses(UsageError, "optimizer", "resume"):
         train("digits", out=tmp_path / "run", head="none", resume=True, optimizer=makes[1], **QUICK)
     train("digits", out=tmp_path / "run", head="none", resume=True, optimizer=makes[0], **QUICK)

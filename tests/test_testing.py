@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 from torch import nn
 
 from fullrank import testing
@@ -104,25 +105,25 @@ class TooDeep(Plain):
 
 
 @pytest.mark.parametrize(
-    ("part", "clause"),
+    ("part", "words"),
     [
-        (SlicesTheBatch, "one row for each row"),
-        (SeesTheBatch, "its own row of h alone"),
-        (Draws, "its own row of h alone"),
-        (Forgets, "state_dict holds all"),
-        (Detaches, "a gradient reaches h"),
-        (TakesAnyWidth, "another width raise"),
-        (Boasts, "imposed_rank.*says None, and 3"),
-        (Modest, "imposed_rank.*says 1, and 5"),
-        (Wordy, "imposed_rank.*says 'four'"),
-        (Listed, "layers.*is a list"),
-        (Broken, "z is finite"),
-        (Mixes, "scales_channels"),
-        (TooDeep, "depth_shares.*2.0 of head.7"),
+        (SlicesTheBatch, ["one row", "(5, 5)"]),
+        (SeesTheBatch, ["own row", "eight"]),
+        (Draws, ["own row", "eight"]),
+        (Forgets, ["state_dict"]),
+        (Detaches, ["gradient", "h"]),
+        (TakesAnyWidth, ["another width", "(N, 13)"]),
+        (Boasts, ["imposed_rank", "None", "3"]),
+        (Modest, ["imposed_rank", "1", "5"]),
+        (Wordy, ["imposed_rank", "four"]),
+        (Listed, ["layers", "nn.ModuleList", "list"]),
+        (Broken, ["finite", "NaN"]),
+        (Mixes, ["scales_channels", "mixes"]),
+        (TooDeep, ["depth_shares", "2.0", "head.7"]),
     ],
 )
-def test_the_broken_clause_of_a_head_is_named(part, clause):
-    with pytest.raises(ContractError, match=f"{part.__name__}.* breaks the contract of a head .*{clause}"):
+def test_the_broken_clause_of_a_head_is_named(part, words):
+    with refuses(ContractError, part.__name__, "a head", *words):
         testing.check_head(part)
 
 
@@ -221,23 +222,23 @@ class NoName(Pull):
 
 
 @pytest.mark.parametrize(
-    ("part", "clause"),
+    ("part", "words"),
     [
-        (OneSided, "gradient to both views"),
-        (ByRows, "finite scalar"),
-        (Restless, "equal losses"),
-        (WrongSlope, "finite differences"),
-        (NoNumber, "chance"),
-        (NoName, "collapsed"),
+        (OneSided, ["both views", "z_b"]),
+        (ByRows, ["scalar", "(8,)"]),
+        (Restless, ["equal losses"]),
+        (WrongSlope, ["finite differences"]),
+        (NoNumber, ["chance", "nan"]),
+        (NoName, ["collapsed", "inf"]),
     ],
 )
-def test_the_broken_clause_of_an_objective_is_named(part, clause):
-    with pytest.raises(ContractError, match=f"breaks the contract of an objective .*{clause}"):
+def test_the_broken_clause_of_an_objective_is_named(part, words):
+    with refuses(ContractError, part.__name__, "an objective", *words):
         testing.check_objective(part)
 
 
 def test_an_objective_that_needs_what_no_step_has_is_refused():
-    with pytest.raises(UsageError, match=r"needs teacher.*labels and generator only"):
+    with refuses(UsageError, "Greedy", "teacher", "labels", "generator"):
         testing.check_objective(Greedy)
 
 
@@ -272,10 +273,10 @@ def test_an_honest_source_passes():
 
 
 @pytest.mark.parametrize(
-    ("part", "clause"), [(Fickle, "same images"), (Misnamed, "'test'.*its split is 'train'")]
+    ("part", "words"), [(Fickle, ["same images", "differ"]), (Misnamed, ["load('test')", "'train'"])]
 )
-def test_the_broken_clause_of_a_source_is_named(part, clause):
-    with pytest.raises(ContractError, match=clause):
+def test_the_broken_clause_of_a_source_is_named(part, words):
+    with refuses(ContractError, part.__name__, "a source", *words):
         testing.check_source(part)
 
 
@@ -296,7 +297,7 @@ class WrongWidth(Pixels):
 
 def test_an_honest_encoder_passes_and_a_wrong_one_is_refused():
     testing.check_encoder(Pixels)
-    with pytest.raises(UsageError, match=r"says feature_dim=3, but gave \(2, 64\)"):
+    with refuses(UsageError, "WrongWidth", "feature_dim=3", "(2, 64)"):
         testing.check_encoder(WrongWidth)
 
 
@@ -330,7 +331,7 @@ def at_h(features):
 def test_a_cause_is_found_where_it_is_and_not_elsewhere(far):
     healthy = torch.randn(100, 4)
     testing.check_cause(far, at_h(1000 * healthy), at_h(healthy))
-    with pytest.raises(ContractError, match=r"found where it is\): nothing was found"):
+    with refuses(ContractError, "far", "a cause", "nothing"):
         testing.check_cause(far, at_h(healthy), at_h(healthy))
-    with pytest.raises(ContractError, match=r"not found where features are healthy\): it was found at h"):
+    with refuses(ContractError, "far", "a cause", "healthy", "at h"):
         testing.check_cause(far, at_h(1000 * healthy), at_h(1000 * healthy))

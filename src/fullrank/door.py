@@ -11,8 +11,6 @@ import inspect
 import re
 import sys
 import traceback
-import types
-import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +27,6 @@ from fullrank.errors import FullrankWarning, UsageError, unknown_name
 # `package.module:Name` or `folder/file.py:Name`, where a value, the end or nothing else follows.
 MODULE_NAME = re.compile(r"(?:[^:,=\"]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(?=:|$)")
 MAIN = ("__main__", "__mp_main__")
-_PLAIN = (int, float, str, bool)
 Module = str | Path | ModuleType
 
 
@@ -54,6 +51,11 @@ class _Imported:
     module: ModuleType
     path: Path | None = None
 
+    @classmethod
+    def of_file(cls, module: ModuleType, path: Path) -> "_Imported":
+        """A module of a file, called by the name of the file."""
+        return cls(Origin(path.name, hashlib.sha256(path.read_bytes()).hexdigest()), module, path)
+
 
 _imported: dict[str, _Imported] = {}
 _under_way: list[Origin] = []
@@ -73,8 +75,8 @@ def import_modules(names: "Iterable[Module] | Module") -> None:
             import_named(str(name))
 
 
-def import_named(name: str, kind: str = "", known: Sequence[str] = ()) -> None:
-    """Import one module; where `name` began the spec of a `kind`, near names of `known` are offered."""
+def import_named(name: str, kind: str = "", names: Sequence[str] = ()) -> None:
+    """Import one module; where `name` began the spec of a `kind`, near ones of its `names` are offered."""
     if name.endswith(".py"):
         _import_file(Path(name).expanduser())
         return
@@ -85,16 +87,14 @@ def import_named(name: str, kind: str = "", known: Sequence[str] = ()) -> None:
             f"{name!r} is not a module; write package.module, or the path of a file that ends in .py."
         )
     try:
-        found = name in sys.modules or importlib.util.find_spec(name) is not None
+        exists = name in sys.modules or importlib.util.find_spec(name) is not None
     except ImportError:  # a parent package is missing
-        found = False
-    if not found:
-        if kind:
-            raise unknown_name(kind, name, known, f"no module {name!r} can be imported either")
-        beside = Path(f"{name}.py")
-        hint = (
-            f"write {beside}" if beside.is_file() else "put its folder on PYTHONPATH, or write its path, x.py"
-        )
+        exists = False
+    if not exists and kind:
+        raise unknown_name(kind, name, names, f"no module {name!r} can be imported either")
+    if not exists:
+        beside = Path(f"{name}.py").is_file()
+        hint = f"write {name}.py" if beside else "put its folder on PYTHONPATH, or write its path, x.py"
         raise UsageError(f"There is no module {name!r} to import; {hint}.")
     origin = Origin(name)
     with _importing(origin, name):
@@ -121,14 +121,9 @@ def attribute_of(label: str, name: str, kind: str) -> Callable[..., Any]:
     module = _imported[label].module
     target: Callable[..., Any] | None = getattr(module, name, None)
     if target is None or not callable(target):
-        has = [
-            each
-            for each, value in vars(module).items()
-            if inspect.isclass(value) and not each.startswith("_")
-        ]
-        raise unknown_name(
-            kind, f"{label}:{name}", [f"{label}:{each}" for each in has], f"{label} has no such class"
-        )
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and key[0] != "_"]
+        near = [f"{label}:{each}" for each in classes]
+        raise unknown_name(kind, f"{label}:{name}", near, f"{label} has no such class")
     home = getattr(target, "__module__", None) or ""
     if home != module.__name__ and not home.startswith(f"{module.__name__}."):
         raise UsageError(f"{label} imports {name} from {home} and does not define it; write {home}:{name}.")
@@ -146,8 +141,7 @@ def admit(target: Any) -> str:
 def home_of(target: Any) -> tuple[str, str]:
     """The file, or else the module, that defines a class or function, and its name there."""
     module = getattr(target, "__module__", None) or ""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return str(Path(file).resolve()) if file else module, getattr(target, "__qualname__", "")
+    return str(_file_of(sys.modules.get(module)) or module), getattr(target, "__qualname__", "")
 
 
 def origin_of(target: Any) -> Origin:
@@ -160,7 +154,7 @@ def passports(labels: Iterable[str]) -> list[tuple[str, str]]:
 
     Raises UsageError for parts that were defined in a notebook, which no other process can read.
     """
-    found = []
+    papers = []
     for label in dict.fromkeys(labels):
         imported = _imported.get(label)
         if imported is None:
@@ -170,15 +164,15 @@ def passports(labels: Iterable[str]) -> list[tuple[str, str]]:
                 "A part that was defined in a notebook cannot be used with workers, which are processes of "
                 "their own; put it in a file and give its path to imports."
             )
-        found.append((label, str(imported.path or imported.module.__name__)))
-    return found
+        papers.append((label, str(imported.path or imported.module.__name__)))
+    return papers
 
 
-def enter(found: Iterable[tuple[str, str]]) -> None:
+def enter(papers: Iterable[tuple[str, str]]) -> None:
     """Import, in another process, what `passports` said."""
-    for label, where in found:
+    for label, where in papers:
         main = sys.modules["__main__"]
-        if where.endswith(".py") and Path(getattr(main, "__file__", None) or "").resolve() == Path(where):
+        if where.endswith(".py") and _file_of(main) == Path(where):
             _keep(main)
         elif label not in _imported:
             import_named(where)
@@ -190,31 +184,23 @@ def check_needed(needed: Iterable[Origin], what: str) -> None:
     A file whose content is another one than it was is named in a warning.
     """
     for origin in needed:
-        if origin.distribution is not None:
-            _check_installed(origin.distribution, what)
-        elif origin.module not in _imported and origin.module in MAIN:
+        module, package = origin.module, origin.distribution
+        if package is not None:
+            if not any(metadata.Distribution.discover(name=package.partition(" ")[0])):
+                raise UsageError(f"{what} needs the package {package}, which is not installed; install it.")
+        elif module not in _imported and module in MAIN:
             raise UsageError(
                 f"{what} needs a part that was defined in a notebook; define it there again and give "
-                f"imports=[{origin.module!r}]."
+                f"imports=[{module!r}]."
             )
-        elif origin.module not in _imported:
+        elif module not in _imported:
             raise UsageError(
-                f"{what} needs {origin.module}, and nothing is imported because a file names it; if you "
-                f"trust that module, add --import {origin.module} (imports=[{origin.module!r}] in Python)."
+                f"{what} needs {module}, and nothing is imported because a file names it; if you trust that "
+                f"module, add --import {module} (imports=[{module!r}] in Python)."
             )
-        elif origin.sha256 not in (None, _imported[origin.module].origin.sha256):
-            changed = f"{what} was made with another version of {origin.module}; its results may differ."
+        elif origin.sha256 not in (None, _imported[module].origin.sha256):
+            changed = f"{what} was made with another version of {module}; its results may differ."
             warnings.warn(changed, FullrankWarning, stacklevel=3)
-
-
-def _check_installed(distribution: str, what: str) -> None:
-    package = distribution.partition(" ")[0]
-    try:
-        metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        raise UsageError(
-            f"{what} needs the package {distribution}, which is not installed; install it."
-        ) from None
 
 
 def installed_names(group: str) -> dict[str, str]:
@@ -247,70 +233,6 @@ def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any]
     return part, origin
 
 
-@dataclass(frozen=True)
-class Settable:
-    """A parameter of a signature: `type` is None where a spec cannot write it."""
-
-    name: str
-    type: type | None
-    kind: Any
-    default: Any
-    choices: tuple[str, ...]
-    required: bool
-
-    POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-
-def parameters_of(target: Callable[..., Any], context: Sequence[str]) -> list[Settable]:
-    """The parameters of a class or function but those of the `context`, with the types that specs know.
-
-    >>> def head(in_dim: int, rank: int = 4, *, eps: float = 1e-3): ...
-    >>> [(each.name, each.type.__name__, each.default) for each in parameters_of(head, ["in_dim"])]
-    [('rank', 'int', 4), ('eps', 'float', 0.001)]
-    """
-    try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):
-        return []
-    hints = _hints(target)
-    found = []
-    for name, parameter in signature.parameters.items():
-        if name in context or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        required = parameter.default is parameter.empty
-        default = None if required else parameter.default
-        kind, choices = _kind_of(hints.get(name), default)
-        if isinstance(default, list):
-            default = tuple(default)
-        if default is not None and not isinstance(default, (*_PLAIN, tuple)):
-            kind, default = None, None
-        found.append(Settable(name, kind, parameter.kind, default, choices, required))
-    return found
-
-
-def _kind_of(hint: Any, default: Any) -> tuple[type | None, tuple[str, ...]]:
-    """The type of a spec's parameter for an annotation, and the words that it may be."""
-    if hint is None:
-        hint = str if default is None else type(default)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        rest = [each for each in typing.get_args(hint) if each is not type(None)]
-        hint = rest[0] if len(rest) == 1 else None
-    if typing.get_origin(hint) is typing.Literal and all(
-        isinstance(each, str) for each in typing.get_args(hint)
-    ):
-        return str, typing.get_args(hint)
-    if typing.get_origin(hint) in (tuple, list, Sequence) and int in typing.get_args(hint):
-        return tuple, ()
-    return (hint, ()) if hint in (*_PLAIN, tuple) else (None, ())
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):  # an annotation that cannot be read here
-        return {}
-
-
 def _import_file(path: Path) -> None:
     label, resolved = path.name, path.resolve()
     before = _imported.get(label)
@@ -320,20 +242,18 @@ def _import_file(path: Path) -> None:
         return
     if not resolved.is_file():
         raise UsageError(f"There is no file {path} to import; check the path.")
-    origin = Origin(label, hashlib.sha256(resolved.read_bytes()).hexdigest())
     for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file is not None and Path(file).resolve() == resolved:  # imported by its name already
-            _imported[label] = _Imported(origin, module, resolved)
+        if _file_of(module) == resolved:  # imported by its name already
+            _imported[label] = _Imported.of_file(module, resolved)
             return
     name = f"fullrank_import_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file; give one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    _imported[label], sys.modules[name] = _Imported(origin, module, resolved), module
+    _imported[label], sys.modules[name] = _Imported.of_file(module, resolved), module
     try:
-        with _importing(origin, str(path)):
+        with _importing(_imported[label].origin, str(path)):
             spec.loader.exec_module(module)
     except BaseException:
         del _imported[label], sys.modules[name]
@@ -349,10 +269,8 @@ def _importing(origin: Origin, what: str) -> Iterator[None]:
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # somebody else's module may raise anything
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        line = (
-            f" (line {where.lineno} of {Path(where.filename).name})" if where.filename.endswith(".py") else ""
-        )
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        line = f" (line {at.lineno} of {Path(at.filename).name})" if at.filename.endswith(".py") else ""
         raise UsageError(f"{what} cannot be imported: {type(error).__name__}: {error}{line}.") from error
     finally:
         _under_way.pop()
@@ -364,23 +282,27 @@ def _keep(module: ModuleType) -> str:
         inside = module.__name__.startswith(f"{imported.module.__name__}.")
         if imported.module is module or (inside and imported.path is None):
             return label
-    file = getattr(module, "__file__", None)
-    if module.__name__ in MAIN and file is not None and Path(file).is_file():
-        path = Path(file).resolve()
-        origin = Origin(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-        _imported[path.name] = _Imported(origin, module, path)
+    path = _file_of(module)
+    if module.__name__ in MAIN and path is not None and path.is_file():
+        _imported[path.name] = _Imported.of_file(module, path)
         return path.name
     name = "__main__" if module.__name__ in MAIN else module.__name__
     _imported[name] = _Imported(Origin(name), module)
     return name
 
 
+def _file_of(module: ModuleType | None) -> Path | None:
+    """The file that a module was read from, if it was one."""
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file).resolve()
+
+
 @cache
 def _points(group: str) -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
+    points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
-        found.setdefault(point.name, []).append(point)
-    return found
+        points.setdefault(point.name, []).append(point)
+    return points
 
 
 def _package(point: EntryPoint) -> str:

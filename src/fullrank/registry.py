@@ -10,7 +10,7 @@ from typing import Any
 from fullrank import door
 from fullrank.door import Origin
 from fullrank.errors import FullrankError, UsageError, unknown_name
-from fullrank.specs import Parameter, Scalar, Spec, split_outside_quotes, unquote
+from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
 
@@ -108,21 +108,18 @@ class Registry:
         if name in self._entries:
             return self._entries[name]
         if self.group is not None and (point := door.installed_part(self.group, name, self.kind)) is not None:
-            target, origin = point
-            if name not in self._entries:  # its module may have registered it by a decorator
-                self.register(self._described(name, target, origin=origin))
-            return self._entries[name]
+            # Its module may have registered it by a decorator.
+            return self._entries.get(name) or self._admit(name, *point)
         if ":" in name:
             return self._of_module(name, from_file)
         if self.other is not None:
             bare = name.removeprefix(self.other.name.partition("/")[0] + "/")
             if _FOREIGN_NAME.fullmatch(bare):
                 return replace(self.other, name=bare)
-        known = [*self._entries, *self._aliases, *self.installed()]
         if name.endswith(".py"):
             raise UsageError(f"The {self.kind} '{name}' names a file and no class in it; write {name}:CLASS.")
         yours = "" if self.group is None else ", and a part of yours needs --import"
-        raise unknown_name(self.kind, name, known, f"`fullrank list {self.room}` shows all{yours}")
+        raise unknown_name(self.kind, name, self._names(), f"`fullrank list {self.room}` shows all{yours}")
 
     def installed(self) -> dict[str, str]:
         """The names that installed packages offer and nobody has registered, with the packages."""
@@ -145,7 +142,7 @@ class Registry:
     def unregister(self, name: str) -> None:
         """Forget a part that was registered; nothing happens where there is none."""
         if self._entries.pop(name, None) is not None:
-            self._aliases = {alias: known for alias, known in self._aliases.items() if known != name}
+            self._aliases = {alias: part for alias, part in self._aliases.items() if part != name}
 
     def add(
         self, name: str, *, summary: str = "", source: str = "", aliases: tuple[str, ...] = ()
@@ -166,17 +163,12 @@ class Registry:
 
         def register(target: Callable[..., Any]) -> Any:
             before = self._entries.get(name)
-            if before is not None and before.origin is not None and _same_part(before.load(), target):
+            # The same one, defined twice, is a notebook's cell that ran again.
+            if before and before.origin and door.home_of(before.load()) == door.home_of(target):
                 self.unregister(name)
-            described = self._described(name, target, origin=door.origin_of(target))
-            self.register(
-                replace(
-                    described,
-                    summary=summary or described.summary,
-                    source=source or described.source,
-                    aliases=aliases,
-                )
-            )
+            entry = self._described(name, target, door.origin_of(target))
+            entry = replace(entry, summary=summary or entry.summary, source=source or entry.source)
+            self.register(replace(entry, aliases=aliases))
             return target
 
         return register
@@ -190,9 +182,7 @@ class Registry:
         """
         if isinstance(part, Spec) and part.family == self.kind:
             return part
-        if not isinstance(part, str):
-            return self._parse_text(self._named(part), False)
-        return self._parse_text(part, from_file)
+        return self._parse_text(part, from_file) if isinstance(part, str) else self.parse(self._named(part))
 
     def build(self, part: str | Callable[..., Any], **context: Any) -> Any:
         """Import the part and call its builder with the spec's numbers and what it takes of the `context`.
@@ -201,10 +191,10 @@ class Registry:
         """
         spec = self.parse(part)
         entry = self[spec.name]
-        shared = {option.name for option in self.shared}
-        arguments: dict[str, Any] = {o.name: o.default for o in entry.options if o.default is not None}
-        arguments.update(spec.options)
-        arguments = {key: value for key, value in arguments.items() if key not in shared}
+        defaults = {option.name: option.default for option in entry.options if option.default is not None}
+        arguments: dict[str, Any] = {**defaults, **dict(spec.options)}
+        for option in self.shared:
+            arguments.pop(option.name, None)
         if entry.value is not None and spec.value is not None:
             arguments[entry.value.name] = spec.value
         if entry.name not in self._entries:
@@ -223,69 +213,63 @@ class Registry:
 
     def shared_options(self, spec: Spec) -> dict[str, Scalar | None]:
         """What a spec says of the options that the family carries out."""
-        given = dict(spec.options)
-        return {option.name: given.get(option.name, option.default) for option in self.shared}
+        options = dict(spec.options)
+        return {option.name: options.get(option.name, option.default) for option in self.shared}
 
     def _parse_text(self, text: str, from_file: bool) -> Spec:
-        segments = split_outside_quotes(text, ",")
-        name, *rest = self._split_name(segments[0])
+        first, *segments = split_outside_quotes(text, ",")
+        name, *rest = self._split_name(first.strip())
         entry = self.entry(name.strip(), from_file=from_file)
-        value: Scalar | None = None
-        if rest:
-            if entry.value is None:
-                raise UsageError(
-                    f"'{text}': {self.kind} '{entry.name}' takes no value, but got '{rest[0]}'; "
-                    f"write {entry.usage}."
-                )
-            value = entry.value.parse(unquote(rest[0]), text)
-        elif entry.value is not None:
-            if entry.value.required:
-                raise UsageError(
-                    f"'{text}': {self.kind} '{entry.name}' needs a value ({entry.value.meaning}); "
-                    f"write {entry.usage}."
-                )
-            value = entry.value.default
-        known = {option.name: option for option in entry.options}
+        value = self._parse_value(entry, rest, text)
+        by_name = {option.name: option for option in entry.options}
         options: dict[str, Scalar] = {}
-        for segment in segments[1:]:
-            key, *given = split_outside_quotes(segment, "=", at_most=1)
+        for segment in segments:
+            key, *words = split_outside_quotes(segment, "=", at_most=1)
             key = key.strip()
-            if not given:
+            if not words:
                 raise UsageError(f"'{text}': expected key=value after the first comma, but got '{segment}'.")
             if entry.value is not None and key == entry.value.name:
                 raise UsageError(
-                    f"'{text}': {key} is the value of '{entry.name}'; write {entry.name}:{given[0]}."
+                    f"'{text}': {key} is the value of '{entry.name}'; write {entry.name}:{words[0]}."
                 )
-            if key not in known:
-                raise unknown_name(
-                    f"option of '{entry.name}'", key, known, f"it takes {', '.join(known)} (in '{text}')"
-                )
+            if key not in by_name:
+                remedy = f"it takes {', '.join(by_name)} (in '{text}')"
+                raise unknown_name(f"option of '{entry.name}'", key, by_name, remedy)
             if key in options:
                 raise UsageError(f"'{text}': {key} is given twice; keep one.")
-            option = known[key]
-            options[key] = option.parse(unquote(given[0]), text)
-            if option.kind is Spec and options[key] not in option.choices:
+            options[key] = by_name[key].parse(unquote(words[0]), text)
+            if by_name[key].kind is Spec and options[key] not in by_name[key].choices:
                 options[key] = self._parse_text(str(options[key]), from_file)
-        kept = {key: given for key, given in options.items() if given != known[key].default}
-        return Spec(entry.name, value, tuple(sorted(kept.items())), self.kind)
+        changed = [(key, option) for key, option in options.items() if option != by_name[key].default]
+        return Spec(entry.name, value, tuple(sorted(changed)), self.kind)
+
+    def _parse_value(self, entry: Entry, words: list[str], text: str) -> Scalar | None:
+        """The value of a spec from what follows its name, or by default."""
+        start, write = f"'{text}': {self.kind} '{entry.name}'", f"write {entry.usage}"
+        if entry.value is None:
+            if words:
+                raise UsageError(f"{start} takes no value, but got '{words[0]}'; {write}.")
+            return None
+        if words:
+            return entry.value.parse(unquote(words[0]), text)
+        if entry.value.required:
+            raise UsageError(f"{start} needs a value ({entry.value.meaning}); {write}.")
+        return entry.value.default
 
     def _split_name(self, segment: str) -> list[str]:
         """The name of a spec, and its value if there is one; `module:Name` is one name."""
-        for name in self._entries:  # of a module: a name with a colon in it
-            if ":" in name and re.match(rf"{re.escape(name)}(:|$)", segment.strip()):
-                behind = segment.strip()[len(name) :]
-                return [name, behind[1:]] if behind else [name]
-        first, *rest = split_outside_quotes(segment, ":", at_most=1)
-        if rest and self._knows(first.strip()):
-            return [first, *rest]
-        match = door.MODULE_NAME.match(segment.strip())
-        if match is None:
-            return [first, *rest]
-        behind = segment.strip()[match.end() :]
-        return [match[0], behind[1:]] if behind.startswith(":") else [match[0]]
+        of_module = (name for name in self._entries if ":" in name and f"{segment}:".startswith(f"{name}:"))
+        if (name := next(of_module, None)) is None:
+            first, *rest = split_outside_quotes(segment, ":", at_most=1)
+            match = door.MODULE_NAME.match(segment)
+            if match is None or (rest and first.strip() in self._names()):
+                return [first, *rest]
+            name = match[0]
+        return [name, segment[len(name) + 1 :]] if len(segment) > len(name) else [name]
 
-    def _knows(self, name: str) -> bool:
-        return name in self._entries or name in self._aliases or name in self.installed()
+    def _names(self) -> list[str]:
+        """Every name by which a part is known here, without importing any."""
+        return [*self._entries, *self._aliases, *self.installed()]
 
     def _of_module(self, name: str, from_file: bool) -> Entry:
         """The entry of `module:Name`, which is registered under that name when it is first met."""
@@ -299,12 +283,10 @@ class Registry:
                 "Python)."
             )
         if not from_file:
-            door.import_named(module, self.kind, [*self._entries, *self._aliases, *self.installed()])
+            door.import_named(module, self.kind, self._names())
         if canonical in self._entries:
             return self._entries[canonical]
-        target = door.attribute_of(label, attribute, self.kind)
-        self.register(self._described(canonical, target, origin=door.origin_at(label)))
-        return self._entries[canonical]
+        return self._admit(canonical, door.attribute_of(label, attribute, self.kind), door.origin_at(label))
 
     def _named(self, target: object) -> str:
         """The name of a class or function: the one it was registered under, or `module:Name`."""
@@ -317,39 +299,33 @@ class Registry:
             raise UsageError(
                 f"A {self.kind} needs a name that others can find; give a class or a def, no lambda."
             )
-        for entry in self._entries.values():
-            if entry.builder is target:
-                return entry.name
-        for entry in self._entries.values():
-            if entry.builder == f"{target.__module__}:{target.__qualname__}":
-                return entry.name
+        for builder in (target, f"{target.__module__}:{target.__qualname__}"):
+            for entry in self._entries.values():
+                if entry.builder == builder:
+                    return entry.name
         label = door.admit(target)
         name = f"{label}:{target.__qualname__}"
         self.unregister(name)  # a class that a notebook's cell has defined anew
-        self.register(self._described(name, target, origin=door.origin_at(label)))
+        self._admit(name, target, door.origin_at(label))
         return name
 
-    def _described(self, name: str, target: Callable[..., Any], *, origin: Origin | None) -> Entry:
+    def _admit(self, name: str, target: Callable[..., Any], origin: Origin) -> Entry:
+        """Register a class or function that is not ours."""
+        self.register(self._described(name, target, origin))
+        return self._entries[name]
+
+    def _described(self, name: str, target: Callable[..., Any], origin: Origin) -> Entry:
         """The entry of a class or function, its value and options read from its signature."""
-        value: Parameter | None = None
-        options: list[Parameter] = []
         target = self.builder_of(target)
-        for parameter in door.parameters_of(target, (*self.context, "model")):
-            described = _parameter(parameter, name)
-            if described is None:
-                continue
-            if value is None and not options and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                value = described
-            else:
-                options.append(described)
+        parameters = parameters_of(target, (*self.context, "model"), name)
+        value, first_is_value = parameters[0] if parameters else (None, False)
+        options = [option for option, _ in parameters[first_is_value:]]
         shared = {option.name for option in self.shared}
-        kept = tuple(option for option in options if option.name not in shared)
-        own = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
-        lines = (own or "").strip().splitlines()
-        where = origin.module if origin is not None else "yours"
-        return Entry(
-            name, target, lines[0] if lines else "a part of yours", where, value, kept, origin=origin
-        )
+        own = tuple(option for option in options if option.name not in shared)
+        doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
+        summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
+        value = value if first_is_value else None
+        return Entry(name, target, summary, origin.module, value, own, origin=origin)
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
@@ -358,27 +334,3 @@ def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[s
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(context)
     return {key: value for key, value in context.items() if key in parameters}
-
-
-def _same_part(one: Any, other: Any) -> bool:
-    """Whether two classes or functions are the same one, defined twice: a notebook's cell run again."""
-    return door.home_of(one) == door.home_of(other)
-
-
-def _parameter(parameter: door.Settable, spec: str) -> Parameter | None:
-    """A parameter of a signature as a spec has it; None for one that a spec cannot write and need not."""
-    if parameter.type is None:
-        if parameter.required:
-            raise UsageError(
-                f"{spec} needs {parameter.name}, which no spec can write; give it a default, or a type of "
-                "int, float, str, bool or tuple[int, ...]."
-            )
-        return None
-    return Parameter(
-        parameter.name,
-        parameter.type,
-        f"a parameter of {spec}",
-        parameter.default,
-        parameter.choices,
-        parameter.required,
-    )

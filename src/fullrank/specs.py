@@ -5,14 +5,17 @@
 The same string works on the command line, in Python, in a recipe file and as the row label of a table.
 """
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fullrank.errors import UsageError
 
 Scalar = int | float | str | bool | tuple[int, ...]
+_PLAIN = (int, float, str, bool)
 
 
 class Spec(str):
@@ -41,7 +44,7 @@ class Spec(str):
     ) -> "Spec":
         """Write the parts as one string."""
         head = name if value is None else f"{name}:{write(value)}"
-        spec = super().__new__(cls, ",".join([head, *(f"{key}={write(given)}" for key, given in options)]))
+        spec = super().__new__(cls, ",".join([head, *(f"{key}={write(option)}" for key, option in options)]))
         spec.name, spec.value, spec.options, spec.family = name, value, options, family
         return spec
 
@@ -75,17 +78,74 @@ class Parameter:
 
     def parse(self, text: str, spec: str) -> Scalar:
         """The typed value of `text`; raises UsageError that quotes the whole `spec`."""
+        read, noun = _KINDS[self.kind]
         try:
-            value: Scalar = _PARSERS[self.kind](text)
+            value: Scalar = read(text)
         except ValueError:
             raise UsageError(
-                f"'{spec}': {self.name} must be {_NOUNS[self.kind]}, but got {text!r} ({self.meaning})."
+                f"'{spec}': {self.name} must be {noun}, but got {text!r} ({self.meaning})."
             ) from None
         if self.choices and self.kind is not Spec and value not in self.choices:
             raise UsageError(
                 f"'{spec}': {self.name} must be one of {', '.join(self.choices)}, but got {text!r}."
             )
         return value
+
+
+def parameters_of(
+    target: Callable[..., Any], context: Sequence[str], name: str
+) -> list[tuple[Parameter, bool]]:
+    """The parameters of a class or function but those of the `context`, and whether each goes by position.
+
+    One that no spec can write is left out; if it has no default, UsageError says so of the part `name`.
+
+    >>> def head(in_dim: int, rank: int = 4, *, eps: float = 1e-3): ...
+    >>> [(each.name, each.kind.__name__, first) for each, first in parameters_of(head, ["in_dim"], "mine")]
+    [('rank', 'int', True), ('eps', 'float', False)]
+    """
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return []
+    hints, parameters = _hints(target), []
+    for key, each in signature.parameters.items():
+        if key in context or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
+            continue
+        required = each.default is each.empty
+        default = None if required else each.default
+        default = tuple(default) if isinstance(default, list) else default
+        kind, choices = _kind_of(hints.get(key), default)
+        if kind is not None and (default is None or isinstance(default, (*_PLAIN, tuple))):
+            parameter = Parameter(key, kind, f"a parameter of {name}", default, choices, required)
+            parameters.append((parameter, each.kind is each.POSITIONAL_OR_KEYWORD))
+        elif required:
+            raise UsageError(
+                f"{name} needs {key}, which no spec can write; give it a default, or a type of "
+                "int, float, str, bool or tuple[int, ...]."
+            )
+    return parameters
+
+
+def _kind_of(hint: Any, default: Any) -> tuple[type | None, tuple[str, ...]]:
+    """The type of a spec's parameter for an annotation, and the words that it may be."""
+    if hint is None:
+        hint = str if default is None else type(default)
+    if get_origin(hint) in (Union, UnionType):
+        rest = [each for each in get_args(hint) if each is not type(None)]
+        hint = rest[0] if len(rest) == 1 else None
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal and all(isinstance(each, str) for each in arguments):
+        return str, arguments
+    if origin in (tuple, list, Sequence) and int in arguments:
+        return tuple, ()
+    return (hint, ()) if hint in (*_PLAIN, tuple) else (None, ())
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):  # an annotation that cannot be read here
+        return {}
 
 
 def split_specs(text: str) -> list[str]:
@@ -161,19 +221,12 @@ def _parse_str(text: str) -> str:
     return text
 
 
-_PARSERS: dict[type, Any] = {
-    int: int,
-    float: float,
-    str: _parse_str,
-    bool: _parse_bool,
-    Spec: _parse_str,
-    tuple: lambda text: tuple(int(part) for part in text.split("-")),
-}
-_NOUNS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a word",
-    bool: "true or false",
-    Spec: "a spec",
-    tuple: "whole numbers joined by '-'",
+# How each type is read, and what an error calls it.
+_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    str: (_parse_str, "a word"),
+    bool: (_parse_bool, "true or false"),
+    Spec: (_parse_str, "a spec"),
+    tuple: (lambda text: tuple(int(part) for part in text.split("-")), "whole numbers joined by '-'"),
 }

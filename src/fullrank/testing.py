@@ -12,13 +12,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullrank.data import SOURCES, ImageSet, Source, source as build_source
+from fullrank.data import SOURCES, ImageSet, source as build_source
 from fullrank.diagnosis import Evidence, find_causes
 from fullrank.diagnosis.causes import CAUSES
 from fullrank.diagnosis.causes.search import checked_cause
@@ -36,6 +37,38 @@ Part = str | Callable[..., Any]
 ROWS = 8
 
 
+@dataclass(frozen=True)
+class _Contract:
+    """What a part of some kind must keep, clause by clause."""
+
+    part: str
+    kind: str
+
+    @contextmanager
+    def clause(self, clause: str) -> Iterator[None]:
+        """What goes wrong meanwhile is a ContractError that names the clause; draws are always the same."""
+        broken = f"'{self.part}' breaks the contract of {self.kind} ({clause})"
+        try:
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(0)
+                yield
+        except _BrokenError as error:
+            raise ContractError(f"{broken}: {error}.") from None
+        except FullrankError as error:
+            raise ContractError(f"{broken}: {error}") from error
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+            raise ContractError(f"{broken}: {type(error).__name__}: {error}.") from error
+
+
+class _BrokenError(Exception):
+    """A clause that does not hold, and what was seen instead."""
+
+
+def _hold(holds: bool, instead: str) -> None:
+    if not holds:
+        raise _BrokenError(instead)
+
+
 def check_head(part: Part, *, in_dim: int = 12) -> None:
     """Check a head, built for representations of width `in_dim`: shapes, gradient, eval mode, what it says.
 
@@ -44,70 +77,60 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     >>> check_head("mlp:5")
     """
     name = HEADS.parse(part)
-    head = build_head(name, in_dim=in_dim)
+    head, contract = build_head(name, in_dim=in_dim), _Contract(name, "a head")
     h = torch.randn(ROWS, in_dim, requires_grad=True)
-    with _clause(name, "a head", "it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
+    with contract.clause("it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
         _hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
-    with _clause(name, "a head", "z is finite"):
+    with contract.clause("z is finite"):
         _hold(bool(z.isfinite().all()), "some of it is NaN or infinite")
-    with _clause(name, "a head", "`layers`, where there is one that holds modules, is an nn.ModuleList"):
+    with contract.clause("`layers`, where there is one that holds modules, is an nn.ModuleList"):
         layers = getattr(head, "layers", None)
         plain = isinstance(layers, list | tuple) and any(isinstance(each, nn.Module) for each in layers)
         _hold(not plain, f"it is a {type(layers).__name__}, so its weights are neither trained nor saved")
-    with _clause(name, "a head", "a gradient reaches h"):
+    with contract.clause("a gradient reaches h"):
         z.square().sum().backward()
         _hold(h.grad is not None and bool(h.grad.any()), "it is zero everywhere")
-    with (
-        _clause(name, "a head", "in eval mode each row of z depends on its own row of h alone"),
-        torch.no_grad(),
-    ):
+    with contract.clause("in eval mode each row of z depends on its own row of h alone"), torch.no_grad():
         rows = torch.randn(ROWS, in_dim)
         whole = head.eval()(rows)
         _hold(_close(whole[2:4], head(rows[2:4])), "two rows give another z alone than among eight")
         _hold(torch.equal(whole, head(rows)), "the same h gives another z the second time")
-    with _clause(name, "a head", "its state_dict holds all that z depends on"), torch.no_grad():
+    with contract.clause("its state_dict holds all that z depends on"), torch.no_grad():
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(1)
             twin = build_head(name, in_dim=in_dim).eval()
         twin.load_state_dict(head.state_dict())
         _hold(_close(twin(rows), whole), "a new head with its state_dict gives another z")
-    with _clause(name, "a head", "features of another width raise"):
+    with contract.clause("features of another width raise"):
         _hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
-    _check_words(name, head, in_dim)
+    _check_words(contract, head, in_dim)
 
 
-def _check_words(name: str, head: nn.Module, in_dim: int) -> None:
+def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
     """Whether what a head says of itself is so."""
     places = [*head_places(head)[:-1], "z"]
     # A reweighting says how many channels count, not how many are above rounding; a draw, how many are drawn.
-    soft = (
-        getattr(head, "channel_ratio", None) is not None
-        or getattr(head, "eval_dim", head.out_dim) != head.out_dim
-    )
+    draws = getattr(head, "eval_dim", head.out_dim) != head.out_dim
+    soft = draws or getattr(head, "channel_ratio", None) is not None
     if (says := getattr(head, "imposed_rank", None)) is not None:
-        with _clause(name, "a head", "imposed_rank(place) is a rank that z cannot exceed, or None"):
+        with contract.clause("imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:
-                fresh = build_head(name, in_dim=in_dim)
-                seen, said = exact_rank(fresh, place), says(place)
+                fresh = build_head(contract.part, in_dim=in_dim)
+                rank, said = exact_rank(fresh, place), says(place)
                 _hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
-                _hold(said is None or said >= seen or soft, f"at {place} it says {said}, and {seen} was seen")
-                full = seen == _width_at(fresh, place, in_dim)
-                _hold(full or said is not None, f"at {place} it says None, and {seen} was seen")
+                _hold(said is None or said >= rank or soft, f"at {place} it says {said}, and {rank} was seen")
+                full = rank == _width_at(fresh, place, in_dim)
+                _hold(full or said is not None, f"at {place} it says None, and {rank} was seen")
     if getattr(head, "scales_channels", False):
-        with (
-            _clause(name, "a head", "scales_channels: z is h with its channels scaled one by one"),
-            torch.no_grad(),
-        ):
+        with contract.clause("scales_channels: z is h with its channels scaled one by one"), torch.no_grad():
             rows = torch.randn(4 * ROWS, in_dim)
             _hold(scaled_alike(rows, head.eval()(rows)), "z mixes channels of h")
     if (shares := getattr(head, "depth_shares", None)) is not None:
-        with _clause(
-            name, "a head", "depth_shares() gives shares above 0 and up to 1 of places that there are"
-        ):
+        with contract.clause("depth_shares() gives shares above 0 and up to 1 of places that there are"):
             for place, share in shares().items():
-                known = place.partition("[")[0] in ("h", "z", *head_places(head))
-                _hold(known and 0 < share <= 1, f"it says {share} of {place}")
+                exists = place.partition("[")[0] in ("h", "z", *head_places(head))
+                _hold(exists and 0 < share <= 1, f"it says {share} of {place}")
 
 
 def _width_at(head: nn.Module, place: str, in_dim: int) -> int:
@@ -129,36 +152,31 @@ def check_objective(
     """
     name = OBJECTIVES.parse(part)
     loss = build_objective(name, in_dim=width, num_classes=num_classes)
-    needs = needs_of(loss)
-    with _clause(
-        name, "an objective", f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"
-    ):
+    needs, contract = needs_of(loss), _Contract(name, "an objective")
+    with contract.clause(f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"):
         _hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
         _hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
     a, b = (torch.randn(ROWS, width, requires_grad=True) for _ in range(2))
-    with _clause(name, "an objective", "it gives a finite scalar with a gradient to both views"):
+    with contract.clause("it gives a finite scalar with a gradient to both views"):
         value = _called(loss, a, b, num_classes)
         _hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
         value.backward()  # type: ignore[no-untyped-call]
-        for view, given in (("z_a", a), ("z_b", b)):
-            _hold(given.grad is not None and bool(given.grad.any()), f"the gradient to {view} is zero")
-    with (
-        _clause(name, "an objective", "equal draws give equal losses, also without a generator"),
-        torch.no_grad(),
-    ):
+        for view, z in (("z_a", a), ("z_b", b)):
+            _hold(z.grad is not None and bool(z.grad.any()), f"the gradient to {view} is zero")
+    with contract.clause("equal draws give equal losses, also without a generator"), torch.no_grad():
         first, second = (_called(loss, a, b, num_classes) for _ in range(2))
         _hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
         if "generator" in needs:
             _called(loss, a, b, num_classes, generator=False)
-    with _clause(name, "an objective", "its gradient agrees with finite differences"):
+    with contract.clause("its gradient agrees with finite differences"):
         double = copy.deepcopy(loss).double()
         x, y = (torch.randn(5, width, dtype=torch.float64, requires_grad=True) for _ in range(2))
         agrees = torch.autograd.gradcheck(
             lambda x, y: _called(double, x, y, num_classes), (x, y), raise_exception=False
         )
         _hold(agrees, "it does not")
-    _check_levels(name, loss, width)
-    with _clause(name, "an objective", f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
+    _check_levels(contract, loss, width)
+    with contract.clause(f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
         top = build_head(head, in_dim=width)
         above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
         h = torch.randn(2 * ROWS, width, requires_grad=True)
@@ -166,20 +184,19 @@ def check_objective(
         _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]
         _hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
     if processes > 1:
-        with _clause(name, "an objective", f"loss and gradient are those of one process in {processes}"):
-            found = check_agreement(name, processes)
-            _hold(found.agrees, f"apart by {found.loss_apart:.1e} and {found.gradient_apart:.1e} (relative)")
+        with contract.clause(f"loss and gradient are those of one process in {processes}"):
+            agreement = check_agreement(name, processes)
+            apart = f"{agreement.loss_apart:.1e} and {agreement.gradient_apart:.1e} (relative)"
+            _hold(agreement.agrees, f"apart by {apart}")
 
 
-def _check_levels(name: str, loss: nn.Module, width: int) -> None:
+def _check_levels(contract: _Contract, loss: nn.Module, width: int) -> None:
     if (chance := getattr(loss, "chance", None)) is not None:
-        with _clause(name, "an objective", "chance(n, width) is a finite number or None"):
+        with contract.clause("chance(n, width) is a finite number or None"):
             level = chance(ROWS, width)
             _hold(level is None or math.isfinite(level), f"it is {level}")
     if (collapsed := getattr(loss, "collapsed", None)) is not None:
-        with _clause(
-            name, "an objective", "collapsed(n, width) names kinds of collapse with a finite loss each"
-        ):
+        with contract.clause("collapsed(n, width) names kinds of collapse with a finite loss each"):
             levels = collapsed(ROWS, width)
             finite = all(isinstance(key, str) and math.isfinite(value) for key, value in levels.items())
             _hold(isinstance(levels, dict) and finite, f"it is {levels}")
@@ -194,25 +211,26 @@ def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None
     """
     name = ENCODERS.parse(part)
     net = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
+    contract = _Contract(name, "an encoder")
     images = torch.rand(4, in_chans, image_size, image_size)
     with torch.no_grad():
-        with _clause(name, "an encoder", "it maps images (N, C, H, W) in 0 to 1 to h (N, feature_dim)"):
+        with contract.clause("it maps images (N, C, H, W) in 0 to 1 to h (N, feature_dim)"):
             h = net(images)
             _hold(h.shape == (4, net.feature_dim), f"h is {tuple(h.shape)}, feature_dim {net.feature_dim}")
-        with _clause(name, "an encoder", "features(x, places) agrees with the plain forward"):
-            found = net.features(images, ["h", *net.places])
-            _hold(torch.equal(found["h"], h), "h is another one")
-            rows = all(each.ndim == 2 and len(each) == 4 for each in found.values())
-            _hold(rows and list(found) == ["h", *net.places], "each place must give (N, D)")
-        with _clause(name, "an encoder", "in eval mode each row of h depends on its own image alone"):
+        with contract.clause("features(x, places) agrees with the plain forward"):
+            features = net.features(images, ["h", *net.places])
+            _hold(torch.equal(features["h"], h), "h is another one")
+            rows = all(each.ndim == 2 and len(each) == 4 for each in features.values())
+            _hold(rows and list(features) == ["h", *net.places], "each place must give (N, D)")
+        with contract.clause("in eval mode each row of h depends on its own image alone"):
             _hold(_close(net(images[1:3]), h[1:3], 1e-4), "two images give another h alone than among four")
-        with _clause(name, "an encoder", "its state_dict holds all that h depends on"):
+        with contract.clause("its state_dict holds all that h depends on"):
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(1)
                 twin = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
             twin.load_state_dict(net.state_dict())
             _hold(_close(twin(images), h, 1e-4), "a new encoder with its state_dict gives another h")
-    with _clause(name, "an encoder", "a gradient reaches its weights"):
+    with contract.clause("a gradient reaches its weights"):
         net.train()(images).square().sum().backward()
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         _hold(any(bool(grad.any()) for grad in grads), "all are zero")
@@ -226,25 +244,23 @@ def check_source(part: Part, *, image_size: int = 8) -> None:
     >>> check_source("digits")
     """
     name = SOURCES.parse(part)
-    data: Source = build_source(name)
+    data, contract = build_source(name), _Contract(name, "a source")
     for split in data.splits:
-        with _clause(
-            name, "a source", f"load({split!r}) gives an ImageSet of {split} images with labels 'label'"
-        ):
+        with contract.clause(f"load({split!r}) gives an ImageSet of {split} images with labels 'label'"):
             images = data.load(split)
             _hold(isinstance(images, ImageSet) and "label" in images.labels, f"it is {type(images).__name__}")
             _hold(images.split == split, f"its split is {images.split!r}")
-        with _clause(name, "a source", "the same split gives the same images in the same order"):
+        with contract.clause("the same split gives the same images in the same order"):
             again = build_source(name).load(split)
             rows = np.arange(min(len(images), ROWS))
             _hold(len(again) == len(images), f"{len(images)} and then {len(again)} images")
             _hold(torch.equal(images.subset(rows).tensor(), again.subset(rows).tensor()), "images differ")
             same = all(np.array_equal(images.labels[key], again.labels[key]) for key in images.labels)
             _hold(same, "labels differ")
-        with _clause(name, "a source", "load(split, image_size) brings images to that size"):
+        with contract.clause("load(split, image_size) brings images to that size"):
             sized = data.load(split, image_size)
             _hold(sized.image_shape[:2] == (image_size, image_size), f"they are {sized.image_shape}")
-    with _clause(name, "a source", "train and test have the same channels and classes"):
+    with contract.clause("train and test have the same channels and classes"):
         if set(data.splits) == {"train", "test"}:
             train, test = data.load("train"), data.load("test")
             _hold(train.channels == test.channels, f"{train.channels} and {test.channels} channels")
@@ -262,21 +278,19 @@ def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
     """
     built = part() if isinstance(part, type) else CAUSES.build(part)
     name = str(getattr(built, "name", type(built).__name__))
-    cause = checked_cause(built, name)
-    with _clause(
-        name, "a cause", "each of its rules has a measure, a finite threshold and a remedy of one sentence"
-    ):
+    cause, contract = checked_cause(built, name), _Contract(name, "a cause")
+    with contract.clause("each of its rules has a measure, a finite threshold and a remedy of one sentence"):
         for rule in cause.rules:
             _hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")
             _hold(rule.remedy.endswith(".") and ". " not in rule.remedy, f"its remedy is {rule.remedy!r}")
-    with _clause(name, "a cause", "it is found where it is"):
+    with contract.clause("it is found where it is"):
         findings = find_causes(found, [cause])
         _hold(bool(findings), "nothing was found")
         places = {place.place for place in found.places}
         for finding in findings:
             _hold(finding.place in places and finding.evidence.endswith("."), f"it says {finding}")
             _hold(finding.value != finding.threshold, "its value is its threshold")
-    with _clause(name, "a cause", "it is not found where features are healthy"):
+    with contract.clause("it is not found where features are healthy"):
         wrong = find_causes(healthy, [cause])
         _hold(not wrong, f"it was found at {', '.join(each.place for each in wrong)}")
 
@@ -287,31 +301,6 @@ def _called(loss: nn.Module, a: Tensor, b: Tensor, num_classes: int, generator: 
     labels[-1:] = -1
     torch.manual_seed(0)
     return loss_of(loss, a, b, labels, torch.Generator().manual_seed(0) if generator else None)
-
-
-@contextmanager
-def _clause(name: str, kind: str, clause: str) -> Iterator[None]:
-    """What goes wrong meanwhile is a ContractError that names the clause; draws are the same each time."""
-    try:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(0)
-            yield
-    except _BrokenError as error:
-        raise ContractError(f"'{name}' breaks the contract of {kind} ({clause}): {error}.") from None
-    except FullrankError as error:
-        raise ContractError(f"'{name}' breaks the contract of {kind} ({clause}): {error}") from error
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ContractError(f"'{name}' breaks the contract of {kind} ({clause}): {reason}.") from error
-
-
-class _BrokenError(Exception):
-    """A clause that does not hold, and what was seen instead."""
-
-
-def _hold(held: bool, seen: str) -> None:
-    if not held:
-        raise _BrokenError(seen)
 
 
 def _refuses(head: nn.Module, h: Tensor) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refuses
 
 from fullrank.data import class_list, source
 from fullrank.data.decoding import centre
@@ -48,11 +49,11 @@ def script():
 @pytest.fixture(scope="module")
 def cases(script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz").resolve()
-    return folder, script.families(folder, texts=720, files=280, pages=0.1)
+    return folder, script.families(folder, texts=480, files=180, pages=0.05)
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_a_thousand_cases_are_read_or_refused_in_one_line(script, cases, number, monkeypatch):
+def test_hundreds_of_cases_are_read_or_refused_in_one_line(script, cases, number, monkeypatch):
     folder, families = cases
     family, count = families[number]
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -85,7 +86,7 @@ def test_a_message_that_no_terminal_should_print_is_seen(script):
         def __str__(self):
             return "two\nlines"
 
-    with pytest.raises(AssertionError, match="a message of 9"), script.refused():
+    with refuses(AssertionError, 9), script.refused():
         raise RawError("x")
 
 
@@ -114,26 +115,26 @@ def test_messages_are_one_printable_line_of_bounded_length():
     ("text", "word"),
     [
         ("a: &a [x]\ndata: *a\n", "alias"),
-        ("[" * 3000, "nests too deeply"),
-        (f"seed: {'9' * 5000}", "not YAML"),
-        ("seed: 2001-99-99", "not YAML"),
-        ("seed: !!int ''", "not YAML"),
-        ("seed: !!python/object/apply:os.system ['true']", "not YAML"),
+        ("[" * 3000, "nests"),
+        (f"seed: {'9' * 5000}", "YAML"),
+        ("seed: 2001-99-99", "YAML"),
+        ("seed: !!int ''", "YAML"),
+        ("seed: !!python/object/apply:os.system ['true']", "YAML"),
     ],
 )
 def test_yaml_that_is_no_recipe_is_a_sentence(tmp_path, text, word):
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(UsageError, match=word):
+    with refuses(UsageError, tmp_path / "x.yaml", word):
         Recipe.resolve(tmp_path / "x.yaml")
 
 
 def test_text_that_can_be_no_path_is_no_file():
     for text in ("a" * 300, "a\0b"):
-        with pytest.raises(UsageError, match="no list of classes and no file"):
+        with refuses(UsageError, "classes", "file"):
             class_list(text)
-        with pytest.raises(UsageError, match="Unknown recipe"):
+        with refuses(UsageError, "Unknown recipe"):
             Recipe.resolve(text)
-    with pytest.raises(UsageError, match="no home folder for '~nobody-has-this-name/x'; write the path out"):
+    with refuses(UsageError, "~nobody-has-this-name/x", "home"):
         source("folder:~nobody-has-this-name/x")
 
 
@@ -142,7 +143,7 @@ def test_a_record_names_no_folder_outside_its_own(quick_run, tmp_path, folder):
     content = json.loads((quick_run.path / "record.json").read_text())
     content["runs"][0]["folder"] = folder
     (tmp_path / "record.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="must be named below the record's own"):
+    with refuses(DataError, "runs.0.folder", "../runs", 250):
         Record.load(tmp_path)
 
 
@@ -166,7 +167,7 @@ def test_a_theory_record_without_its_numbers_is_no_record(theory, change):
     content = json.loads((theory / "record.json").read_text())
     change(content)
     (theory / "record.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="a number for each row and column"):
+    with refuses(DataError, theory / "record.json", "predicted", "simulated"):
         write_page(theory)
 
 
@@ -177,7 +178,7 @@ def test_a_table_record_of_another_shape_is_no_record(script, cases):
     other = folder / "other-table"
     other.mkdir(exist_ok=True)
     (other / "record.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="each row needs the paper's number"):
+    with refuses(DataError, other / "record.json", "table", "column"):
         Record.load(other)
 
 
@@ -209,9 +210,9 @@ def test_damaged_arrays_are_a_sentence_and_a_page_without_them(quick_run, tmp_pa
     )
     for content in (b"no archive", zipped("loss.npy", header.ljust(127) + b"\n")):
         (tmp_path / "arrays.npz").write_bytes(content)
-        with pytest.raises(DataError, match=r"arrays\.npz cannot be read \(.*; run the command of"):
+        with refuses(DataError, "arrays.npz"):
             load_arrays(tmp_path)
-        assert "arrays.npz cannot be read" in write_page(tmp_path).read_text()
+        assert "this run (arrays.npz" in " ".join(write_page(tmp_path).read_text().split())
 
 
 def zipped(name: str, content: bytes) -> bytes:
@@ -226,7 +227,7 @@ def test_an_array_of_images_of_a_size_beyond_counting_is_refused(tmp_path):
         f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30}, 4, 4), }}".encode().ljust(117) + b"\n"
     )
     (tmp_path / "x.npz").write_bytes(zipped("images.npy", b"\x93NUMPY\x01\x00v\x00" + header))
-    with pytest.raises(DataError, match="images cannot be read"):
+    with refuses(DataError, tmp_path / "x.npz", "images"):
         source(f"npz:{tmp_path / 'x.npz'}").load("train")
 
 
@@ -237,7 +238,7 @@ def test_an_archive_whose_entry_lies_before_its_beginning_is_damaged(tmp_path):
     end = content.rfind(b"PK\x05\x06")
     content[end + 16 : end + 20] = struct.pack("<I", 2**30)  # the directory says it lies a GiB further on
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"no whole \.npz file"):
+    with refuses(DataError, tmp_path / "x.npz"):
         open_embeddings(tmp_path / "x.npz")
 
 
@@ -246,17 +247,17 @@ def test_an_archive_whose_entry_lies_before_its_beginning_is_damaged(tmp_path):
 )
 def test_old_files_of_torch_with_wrong_lengths_are_damaged(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read as weights"):
+    with refuses(DataError, tmp_path / "x.pth", "weights"):
         read_weights(tmp_path / "x.pth")
 
 
 def test_a_width_beyond_all_memory_is_refused():
-    for spec, word in (
-        ("linear:" + "9" * 30, "out_dim"),
-        ("mlp:8,hidden=" + "9" * 30, "hidden"),
-        ("mlp:8,layers=101", "layers"),
+    for spec, word, value in (
+        ("linear:" + "9" * 30, "out_dim", "9" * 30),
+        ("mlp:8,hidden=" + "9" * 30, "hidden", "9" * 30),
+        ("mlp:8,layers=101", "layers", 101),
     ):
-        with pytest.raises(UsageError, match=f"{word} must lie in 1 to .*, but got .*; choose another"):
+        with refuses(UsageError, word, 1, value):
             head(spec, in_dim=8)
 
 
@@ -266,19 +267,19 @@ def test_an_old_file_of_torch_that_lists_other_storages_is_damaged(tmp_path):
     key = max(re.findall(rb"\d{6,}", content), key=content.count)
     first, _, last = content.rpartition(key)
     (tmp_path / "x.pth").write_bytes(first + bytes(reversed(key)) + last)
-    with pytest.raises(DataError, match="cannot be read as weights"):
+    with refuses(DataError, tmp_path / "x.pth", "weights"):
         read_weights(tmp_path / "x.pth")
 
 
 def test_a_home_with_a_null_byte_is_no_home():
-    with pytest.raises(UsageError, match="is no path"):
+    with refuses(UsageError, "path"):
         class_list("~a\0b")
 
 
 def test_labels_beyond_the_last_letter_are_no_text(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((2, 2), np.float32))
     np.save(tmp_path / "x.labels.npy", np.array([0x110000, 65], np.uint32).view("U1"))
-    with pytest.raises(DataError, match="hold what is no text; write them again"):
+    with refuses(DataError, "labels of x.npy", "text"):
         open_embeddings(tmp_path / "x.npy")
 
 
@@ -290,7 +291,7 @@ def test_a_parquet_column_whose_name_is_no_text_is_damaged(tmp_path):
     content = (tmp_path / "x.parquet").read_bytes()
     assert b"features" in content
     (tmp_path / "x.parquet").write_bytes(content.replace(b"features", b"\x99eatures"))
-    with pytest.raises(DataError, match=r"no whole \.parquet file"):
+    with refuses(DataError, tmp_path / "x.parquet"):
         open_embeddings(tmp_path / "x.parquet")
 
 
@@ -317,7 +318,7 @@ def test_a_file_too_small_for_its_pixels_is_not_decoded(tmp_path, image_file):
         (tmp_path / split).mkdir()
         (tmp_path / split / "x.png").write_bytes(image_file(13000, 13000))
     for options, size in (("", 8), (",canvas=8", 8)):
-        with pytest.raises(DataError, match=r"13000 x 13000 pixels in \d+ bytes"):
+        with refuses(DataError, "13000 x 13000", "x.png"):
             source(f"folder:{tmp_path}{options}").load("train", image_size=size).tensor()
 
 

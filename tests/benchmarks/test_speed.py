@@ -1,20 +1,12 @@
 """The speed benchmarks in their quick form: that they run, and that what they compare is equal."""
 
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def run(script, *arguments):
-    command = [sys.executable, str(BENCHMARKS / script), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture
@@ -31,20 +23,34 @@ def load(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_probes_agree_with_scikit_learn_and_the_bare_product():
-    found = run("probes.py", "--rows", "600", "--rounds", "1")
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("| linear") == 11 and found.stdout.count("| nearest") == 2
+def test_probes_agree_with_scikit_learn_and_the_bare_product(load, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["probes.py", "--rows", "600", "--rounds", "1"])
+    assert load("probes").main() == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| linear") == 11 and printed.count("| nearest") == 2
 
 
 def test_one_command_runs_the_programs_that_measure_speed(load):
     assert all((BENCHMARKS / name).is_file() for name in load("speed").PROGRAMS)
 
 
-def test_losses_run_alone():
-    found = run("losses.py", "--alone", "300")
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("| fullrank |") == 3
+def test_losses_run_alone(load, capsys, monkeypatch):
+    losses = load("losses")
+    cost = load("paired")._cost  # in this process: its own costs seconds of imports a loss
+    monkeypatch.setattr(losses, "alone", lambda run, *arguments: cost(run, arguments))
+    monkeypatch.setattr(sys, "argv", ["losses.py", "--alone", "300"])
+    assert losses.main() == 0
+    assert capsys.readouterr().out.count("| fullrank |") == 3
+
+
+def test_what_runs_alone_is_measured_in_a_process_of_its_own(load):
+    seconds, megabytes = load("paired").alone(resident)
+    assert seconds > 0 and 60 < megabytes < 128
+
+
+def resident(small: bool) -> int:
+    """Memory that one call alone takes."""
+    return len(b"1" * (1 if small else 64 * 2**20))
 
 
 @pytest.mark.parametrize(("source", "size", "blur"), [(16, 16, 0.0), (24, 24, 1.0), (24, 16, 0.5)])
@@ -64,7 +70,7 @@ def test_the_soak_finds_a_slope_and_none(load):
 
 
 def test_a_round_of_the_soak_trains_and_diagnoses(load, tmp_path):
-    load("soak").one_round(0, tmp_path)
+    load("soak").one_round(0, tmp_path, encoder="tiny-resnet,width=4", limit=100, batch_size=50)
     assert {path.parent.name for path in tmp_path.rglob("report.html")} == {"run", "diagnosis"}
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record
@@ -70,8 +71,9 @@ def test_every_statistic_of_schema_1_has_an_old_name_and_each_name_a_statistic()
 
 
 def test_a_name_that_schema_1_never_wrote_is_refused():
-    with pytest.raises(UsageError, match="'linear, worst grup': did you mean 'linear, worst group'"):
-        parts_of("linear, worst grup")
+    name = "linear, worst group"
+    with refuses(UsageError, f"'{name.replace('o', '')}'", f"'{name}'"):
+        parts_of(name.replace("o", ""))
 
 
 def test_the_old_record_has_every_kind_of_name(content):
@@ -129,12 +131,11 @@ def test_heads_of_schema_1_that_scale_channels(head, scales):
 )
 def test_a_damaged_or_newer_record_is_one_sentence(content, tmp_path, damage):
     (tmp_path / "record.json").write_text(json.dumps({**content, **damage}))
-    with pytest.raises(DataError, match="is no record of schema 2 or older") as error:
+    with refuses(DataError, tmp_path / "record.json", "schema 2", "--resume"):
         Record.load(tmp_path)
-    assert "\n" not in str(error.value)
 
 
 def test_a_score_of_today_has_no_english_name(content, tmp_path):
     (tmp_path / "record.json").write_text(json.dumps({**content, "schema": 2}))
-    with pytest.raises(DataError, match="scores"):
+    with refuses(DataError, "runs.0.scores.0"):
         Record.load(tmp_path)

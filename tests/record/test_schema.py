@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from fullrank.errors import DataError, disk_is_full
 from fullrank.files import load_arrays, parts_in, save_arrays, write_whole
@@ -35,15 +36,14 @@ def test_the_keys_that_others_rely_on(quick_run):
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"kind": "run", "schema": 2, "surprise": 2}'])
 def test_a_damaged_record_is_one_sentence(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(DataError, match="is no record of schema 2 or older") as error:
+    with refuses(DataError, tmp_path / "record.json", "schema 2"):
         Record.load(tmp_path)
-    assert "\n" not in str(error.value)
 
 
 def test_a_missing_record_or_array_file_raises(tmp_path):
-    with pytest.raises(DataError, match=r"holds no record\.json"):
+    with refuses(DataError, tmp_path, "record.json"):
         Record.load(tmp_path)
-    with pytest.raises(DataError, match=r"holds no arrays\.npz"):
+    with refuses(DataError, tmp_path, "arrays.npz"):
         load_arrays(tmp_path)
 
 
@@ -67,7 +67,7 @@ def files_no_longer_than(size):
 
 def test_a_write_without_room_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     write_whole(tmp_path / "x", b"old")
-    with files_no_longer_than(1000), pytest.raises(OSError, match="too large") as error:
+    with files_no_longer_than(1000), pytest.raises(OSError) as error:
         write_whole(tmp_path / "x", b"new" * 1000)
     assert error.value.filename == str(tmp_path / "x") and disk_is_full(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from refusals import refuses
 
 from fullrank.errors import UsageError
 from fullrank.evaluation import evaluate, probe
@@ -41,17 +42,17 @@ def test_measure_is_not_stored():
 
 
 @pytest.mark.parametrize(
-    ("parts", "says"),
+    ("parts", "words"),
     [
-        (("lineal", "accuracy"), "probe"),
-        (("linear", "acuracy"), "did you mean 'accuracy'"),
-        (("nearest", "worst group"), "Unknown statistic of the nearest probe 'worst group'"),
-        (("linear", "worst group", "3"), "worst group of the linear probe has no subject"),
-        (("nearest", "accuracy", "", 5), "accuracy of the nearest probe has no shots"),
+        (("lineal", "accuracy"), ["probe", "linear"]),
+        (("linear", "acuracy"), ["linear probe", "acuracy", "accuracy"]),
+        (("nearest", "worst group"), ["Unknown", "nearest probe", "worst group"]),
+        (("linear", "worst group", "3"), ["linear probe", "worst group", "subject"]),
+        (("nearest", "accuracy", "", 5), ["nearest probe", "accuracy", "shots"]),
     ],
 )
-def test_a_score_of_what_no_probe_gives_is_refused(parts, says):
-    with pytest.raises(ValidationError, match=says):
+def test_a_score_of_what_no_probe_gives_is_refused(parts, words):
+    with refuses(ValidationError, *words):
         score(*parts)
 
 
@@ -76,14 +77,10 @@ def test_measures_are_those_of_the_probe_command():
 
 
 def test_measures_for_names_each_once_and_none_for_the_default_protocol():
-    assert (
-        measures_for(
-            [("linear", "accuracy"), ("nearest", "accuracy"), ("sgd", "accuracy after the last epoch")]
-        )
-        == []
-    )
+    plain = [("linear", "accuracy"), ("nearest", "accuracy"), ("sgd", "accuracy after the last epoch")]
+    assert measures_for(plain) == []
     kinds = [("group-balanced", "worst group"), ("linear", "gap"), ("linear", "worst group")]
     assert measures_for(kinds) == ["groups", "group-balanced"]
     assert measures_for([("retrieval", "recall@1"), ("linear", "worst class")]) == ["retrieval", "per-class"]
-    with pytest.raises(UsageError, match="Unknown probe of scores 'lineal'"):
+    with refuses(UsageError, "probe", "lineal", "linear"):
         measures_for([("lineal", "accuracy")])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plotly.offline import get_plotlyjs
 
 from fullrank.files import save_arrays
 from fullrank.record import (
@@ -40,6 +41,11 @@ TWELVE = [
     "random-subvector:24",
 ]
 WIDTH = 96
+MADE = {
+    "fullrank": "0.1.0",
+    "created": "2026-03-01T12:30:00+00:00",
+    "machine": Machine(processor="AMD EPYC 7B13", threads=2, device="cpu", python="3.12.3", torch="2.15.0"),
+}
 PUBLISHED = Published(
     caption="P1 Table 1, linear-probe top-1 on ImageNet (ResNet-50, 100 epochs): another data set and scale.",
     values={"none": 51.5, "linear:48": 61.1, "subvector:24": 62.7, "mlp:48": 66.5},
@@ -47,6 +53,8 @@ PUBLISHED = Published(
 
 
 VOID = {"meta", "img", "br", "wbr", "line", "ellipse", "link", "input", "hr"}
+# plotly's own code is 5 MB, holds no record, and would be parsed for every page.
+LIBRARY = get_plotlyjs()
 
 
 class Page(HTMLParser):
@@ -57,7 +65,9 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text, self.scripts = "", list[str]()
-        self.feed(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
+        assert content.count(LIBRARY) == 1
+        self.feed(content.replace(LIBRARY, "plotly"))
         self.close()
         assert not self.open
 
@@ -82,12 +92,17 @@ class Page(HTMLParser):
 
     @property
     def figures(self) -> list[dict]:
-        kinds = [attributes.get("type") for tag, attributes in self.tags if tag == "script"]
-        found = zip(kinds, self.scripts, strict=True)
-        return [json.loads(text) for kind, text in found if kind == "application/json"]
+        kinds = [attributes.get("type") for attributes in self.all("script")]
+        texts = zip(kinds, self.scripts, strict=True)
+        return [json.loads(text) for kind, text in texts if kind == "application/json"]
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def ids(self) -> set[str | None]:
+        """The sections of the page."""
+        return {attributes.get("id") for attributes in self.all("h2")}
 
     @property
     def words(self) -> str:
@@ -207,11 +222,7 @@ def make_record(kind: str, heads: list[str], seeds: int, published: Published | 
     return Record.model_validate(
         {
             "kind": kind,
-            "fullrank": "0.1.0",
-            "created": "2026-03-01T12:30:00+00:00",
-            "machine": Machine(
-                processor="AMD EPYC 7B13", threads=2, device="cpu", python="3.12.3", torch="2.15.0"
-            ),
+            **MADE,
             "recipe": recipe,
             "runs": runs,
             "published": published,
@@ -246,17 +257,17 @@ def make_arrays() -> Callable[[Record], dict[str, dict[str, np.ndarray]]]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_record() -> Record:
     return make_record("run", ["linear:48"], 1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study_record() -> Record:
     return make_record("study", FOUR, 1, PUBLISHED)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def large_record() -> Record:
     return make_record("study", TWELVE, 5)
 
@@ -285,15 +296,12 @@ def make_diagnosis(
     names = ["effective_rank", "rankme", "participation_ratio", "stable_rank", "mean_cosine", "alpha_req"]
     level = [0.55 + 0.4 * np.sin(2.2 * (i + 1) / (last + 1)) for i in range(len(places))]
     aligned = np.abs(np.linalg.qr(np.eye(32) + 0.15 * generator.normal(size=(32, 32)))[0])
+    alpha = np.linspace(6, 0.4, 9)
     some = [place for place in places if place in ("h", "z")] or places[-1:]
     return Record.model_validate(
         {
             "kind": "diagnosis",
-            "fullrank": "0.1.0",
-            "created": "2026-03-01T12:30:00+00:00",
-            "machine": Machine(
-                processor="AMD EPYC 7B13", threads=2, device="cpu", python="3.12.3", torch="2.15.0"
-            ),
+            **MADE,
             "recipe": {},
             "runs": [],
             "diagnosis": DiagnosisEntry(
@@ -346,9 +354,7 @@ def make_diagnosis(
                 augmentation=[
                     OperationShare(place=place, operation=operation, share=float(share))
                     for place in places
-                    for operation, share in zip(
-                        OPERATIONS, generator.dirichlet(np.linspace(6, 0.4, 9)), strict=True
-                    )
+                    for operation, share in zip(OPERATIONS, generator.dirichlet(alpha), strict=True)
                 ]
                 if views
                 else [],
@@ -384,65 +390,46 @@ def looks_over_time(names: list[str]) -> dict[str, np.ndarray]:
 
 
 def three_findings(place: str) -> list[Finding]:
+    """Three causes, one of them at two places and one without a title."""
+    outweigh = (
+        "augmentation",
+        "The views outweigh the data",
+        "alarm",
+        "negative_share",
+        0.1,
+        "Weaken the crop.",
+    )
     return [
-        Finding(
-            cause="mean-dominance",
+        finding("mean-dominance", "", "note", "mean_cosine", 0.95, "Standardise.", place="h", value=0.957),
+        finding(*outweigh, place=place, value=0.48, evidence="In 31 of 64 directions two views differ more."),
+        finding(*outweigh, place="z", value=0.52, evidence="In 33 of 64 directions two views differ more."),
+        finding(
+            *("dead-channels", "Some channels never change", "alarm", "constant share", 0.05),
+            "Lower the learning rate.",
             place="h",
-            level="note",
-            measure="mean_cosine",
-            value=0.957,
-            threshold=0.95,
-            evidence="The mean makes up most of the features.",
-            remedy="Standardise the features before you compare them, or add batch normalisation.",
-        ),
-        Finding(
-            cause="augmentation",
-            title="The views outweigh the data",
-            place=place,
-            level="alarm",
-            measure="negative_share",
-            value=0.48,
-            threshold=0.1,
-            evidence="In 31 of 64 directions two views differ by more than two images do.",
-            remedy="Weaken the crop first: it makes 41 % of the change between views.",
-        ),
-        Finding(
-            cause="augmentation",
-            title="The views outweigh the data",
-            place="z",
-            level="alarm",
-            measure="negative_share",
-            value=0.52,
-            threshold=0.1,
-            evidence="In 33 of 64 directions two views differ by more than two images do.",
-            remedy="Weaken the crop first: it makes 41 % of the change between views.",
-        ),
-        Finding(
-            cause="dead-channels",
-            title="Some channels never change",
-            place="h",
-            level="alarm",
-            measure="share of channels without variance",
             value=0.5,
-            threshold=0.05,
             evidence="48 of 96 channels are constant over all rows.",
-            remedy="Lower the learning rate, or replace ReLU by a leaky form.",
         ),
     ]
 
 
-@pytest.fixture
+def finding(cause, title, level, measure, threshold, remedy, **more) -> Finding:
+    kind = {"cause": cause, "title": title, "level": level, "measure": measure, "remedy": remedy}
+    return Finding(**kind, threshold=threshold, **({"evidence": "The mean is most of it."} | more))
+
+
+@pytest.fixture(scope="session")
 def healthy_diagnosis() -> Record:
     return make_diagnosis(["stem", "layer1.0", "layer2.0", "layer3.0", "h", "head.1", "z"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def collapsed_diagnosis() -> Record:
     places = ["stem", "layer1.0", "layer2.0", "layer3.0", "h", "z"]
     return make_diagnosis(places, findings=three_findings("layer3.0"), collapsed=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def file_diagnosis() -> Record:
     return make_diagnosis(["features"], target="embeddings.npy", labels=False, views=False)
 
@@ -450,18 +437,9 @@ def file_diagnosis() -> Record:
 @pytest.fixture
 def watched_record() -> Record:
     record = make_diagnosis(["encoder", "head.0"], target="Foreign", labels=False, views=False)
-    finding = Finding(
-        cause="rank-fell",
-        title="The variance has moved into few directions",
-        place="head.0",
-        level="alarm",
-        measure="effective_rank",
-        value=9.5,
-        threshold=10.0,
-        evidence="Step 35: the variance has moved into few directions.",
-        remedy="Try weaker augmentation.",
-    )
-    watched = record.diagnosis.model_copy(update={"layers": [], "findings": [finding], "collapsed": True})
+    fell = ("rank-fell", "The variance has moved", "alarm", "effective_rank", 10.0, "Try weaker views.")
+    findings = [finding(*fell, place="head.0", value=9.5, evidence="Step 35: it has moved.")]
+    watched = record.diagnosis.model_copy(update={"layers": [], "findings": findings, "collapsed": True})
     recipe = {"monitor": {"modules": {"encoder": "net", "head.0": "net.1"}, "samples": 4096}}
     return record.model_copy(update={"diagnosis": watched, "recipe": recipe})
 
@@ -471,7 +449,7 @@ def watched_arrays(watched_record: Record) -> dict[str, np.ndarray]:
     return looks_over_time(watched_record.diagnosis.places)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def deep_diagnosis() -> Record:
     return make_diagnosis(DEEP, target="timm/" + "vit_small_patch16_reg4_dinov2_and_a_long_name" * 3)
 

@@ -1,9 +1,13 @@
 """Heads of a study against the first one, paired over seeds. Torch-free."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from fullrank.record.schema import Comparison, RunEntry
 from fullrank.statistics import Estimate
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 def compare_heads(runs: Sequence[RunEntry], place: str = "h") -> list[Comparison]:
@@ -11,36 +15,40 @@ def compare_heads(runs: Sequence[RunEntry], place: str = "h") -> list[Comparison
 
     The interval is that of a paired t test. A head that shares no seed with the first is left out.
     """
-    heads = by_head(runs)
-    if not heads:
-        return []
-    first = next(iter(heads))
-    base = {run.seed: run.probes[place].linear for run in heads[first] if place in run.probes}
+    accuracies = {
+        head: {run.seed: run.probes[place].linear for run in entries if place in run.probes}
+        for head, entries in by_head(runs).items()
+    }
+    first = next(iter(accuracies), "")
     comparisons = []
-    for head, entries in heads.items():
-        paired = [
-            100 * (run.probes[place].linear - base[run.seed])
-            for run in entries
-            if place in run.probes and run.seed in base
-        ]
-        if head != first and paired:
-            estimate = Estimate.of(paired)
-            comparisons.append(
-                Comparison(
-                    head=head,
-                    against=first,
-                    place=place,
-                    difference=estimate.mean,
-                    low=estimate.low,
-                    high=estimate.high,
-                )
-            )
+    for head, own in accuracies.items():
+        estimate = paired_difference(own, accuracies[first], 100)
+        if head != first and estimate is not None:
+            interval = {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+            comparisons.append(Comparison(head=head, against=first, place=place, **interval))
     return comparisons
+
+
+def paired_difference(
+    values: Mapping[int, float], base: Mapping[int, float], scale: float = 1
+) -> Estimate | None:
+    """`scale` times the mean difference to `base` over the seeds both have; None where they share none."""
+    return mean_of([scale * (value - base[seed]) for seed, value in values.items() if seed in base])
+
+
+def mean_of(values: Sequence[float]) -> Estimate | None:
+    """The mean over seeds and its interval; None where there is no value."""
+    return Estimate.of(values) if values else None
 
 
 def by_head(runs: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
     """The runs of each head, heads in the order in which they first appear."""
-    heads: dict[str, list[RunEntry]] = {}
-    for run in runs:
-        heads.setdefault(run.head, []).append(run)
-    return heads
+    return grouped((run.head, run) for run in runs)
+
+
+def grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
+    """The values of each key, keys in the order in which they first appear."""
+    groups: dict[Key, list[Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups

@@ -34,24 +34,18 @@ def this_machine() -> Machine:
     """The processor, threads, device and versions of this process."""
     import torch
 
-    return Machine(
-        processor=_processor(),
-        threads=torch.get_num_threads(),
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        python=platform.python_version(),
-        torch=torch.__version__,
-    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return _machine(torch.get_num_threads(), device, torch.__version__)
 
 
 def machine_of_numpy() -> Machine:
     """The processor, cores and versions of a process that need not load torch."""
-    return Machine(
-        processor=_processor(),
-        threads=os.cpu_count() or 1,
-        device="cpu",
-        python=platform.python_version(),
-        torch=version("torch"),
-    )
+    return _machine(os.cpu_count() or 1, "cpu", version("torch"))
+
+
+def _machine(threads: int, device: str, torch: str) -> Machine:
+    python = platform.python_version()
+    return Machine(processor=_processor(), threads=threads, device=device, python=python, torch=torch)
 
 
 def _processor() -> str:
@@ -59,6 +53,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()

@@ -7,20 +7,15 @@ from typing import Any
 
 from fullrank.errors import unknown_name
 
+_CLASSES = ("mean over classes", "worst class", "best class", "standard deviation over classes")
 _GROUPS = ("worst group", "mean over groups", "weighted by training groups")
 # What schema 1 called a score -> its probe and statistic.
 NAMES: dict[str, tuple[str, str]] = {
     "linear": ("linear", "accuracy"),
     "nearest": ("nearest", "accuracy"),
     "few-shot": ("linear", "accuracy"),
-    "linear, mean over classes": ("linear", "mean over classes"),
-    "linear, worst class": ("linear", "worst class"),
-    "linear, best class": ("linear", "best class"),
-    "linear, standard deviation over classes": ("linear", "standard deviation over classes"),
-    "recall@1": ("retrieval", "recall@1"),
-    "recall@5": ("retrieval", "recall@5"),
-    "recall@10": ("retrieval", "recall@10"),
-    "mean average precision": ("retrieval", "mean average precision"),
+    **{f"linear, {name}": ("linear", name) for name in _CLASSES},
+    **{name: ("retrieval", name) for name in ("recall@1", "recall@5", "recall@10", "mean average precision")},
     **{f"{probe}, {name}": (probe, name) for probe in ("linear", "group-balanced") for name in _GROUPS},
     "linear, SGD, last epoch": ("sgd", "accuracy after the last epoch"),
     "linear, SGD, best epoch chosen on the test images": ("sgd", "accuracy after the best test epoch"),
@@ -75,17 +70,16 @@ def from_schema_1(content: dict[str, Any]) -> dict[str, Any]:
 def _run(run: Any) -> Any:
     if not isinstance(run, dict):
         return run
-    head, scores = run.get("head"), run.get("scores")
-    if isinstance(head, str):
-        run = {**run, "scales_channels": scaled_channels(head)}
-    if isinstance(scores, list):
-        run = {**run, "scores": [_score(score) for score in scores]}
-    return run
+    changes: dict[str, Any] = {}
+    if isinstance(head := run.get("head"), str):
+        changes["scales_channels"] = scaled_channels(head)
+    if isinstance(scores := run.get("scores"), list):
+        changes["scores"] = [_score(score) for score in scores]
+    return run | changes
 
 
 def _score(score: Any) -> Any:
     if not isinstance(score, dict) or not isinstance(score.get("measure"), str):
         return score
-    kept = {key: value for key, value in score.items() if key != "measure"}
-    probe, statistic, subject = parts_of(score["measure"])
-    return {**kept, "probe": probe, "statistic": statistic, "subject": subject}
+    rest = {key: value for key, value in score.items() if key != "measure"}
+    return rest | dict(zip(("probe", "statistic", "subject"), parts_of(score["measure"]), strict=True))

@@ -107,12 +107,12 @@ def statistic(probe: str, name: str) -> Statistic:
     >>> statistic("linear", "prediction bias").unit
     'number'
     """
-    if (found := _BY_NAME.get((probe, name))) is not None:
-        return found
+    if (probe, name) in _BY_NAME:
+        return _BY_NAME[probe, name]
     if probe not in PROBES:
         raise unknown_name("probe of scores", probe, PROBES, f"there are {', '.join(PROBES)}")
-    known = [one.name for one in STATISTICS if one.probe == probe]
-    raise unknown_name(f"statistic of the {probe} probe", name, known, f"there are {', '.join(known)}")
+    names = [one.name for one in STATISTICS if one.probe == probe]
+    raise unknown_name(f"statistic of the {probe} probe", name, names, f"there are {', '.join(names)}")
 
 
 def measures_for(kinds: Iterable[tuple[str, str]]) -> list[str]:

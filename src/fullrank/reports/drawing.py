@@ -1,24 +1,31 @@
-"""What every figure shares: colours, ink, an empty figure, text shown as it is. Torch-free.
+"""What every figure shares: colours, styles, axes, lines, error bars, series over training. Torch-free.
 
 Colours are chosen for a light page: six that stay apart under red-green colour blindness, then the same six
 dashed and dotted. The page's dark form inverts them, which keeps both hue and contrast.
 """
 
 import html
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.statistics import live
+from fullrank.statistics import Estimate, live
+
+Arrays = Mapping[str, np.ndarray]
 
 COLORS = ("#4d4d4d", "#0072b2", "#e66b1f", "#cc79a7", "#332288", "#8c510a")
 DASHES = ("solid", "dash", "dot")
 SYMBOLS = ("circle", "diamond", "square")
 INK = "#666666"
-_GRID, _AXIS = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.6)"
+MOST_POINTS = 1000
+_FEW_POINTS = 12
+_CLEAR, _GRID, _AXIS = "rgba(0,0,0,0)", "rgba(128,128,128,0.22)", "rgba(128,128,128,0.6)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_TIME_FORMATS = {"epoch": ".1f", "step": ",d"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,15 @@ class Style:
     color: str
     dash: str
     symbol: str
+
+    def line(self, width: float, opacity: float | None = None) -> dict[str, Any]:
+        """What plotly takes for a line of this style."""
+        color = self.color if opacity is None else faint(self.color, opacity)
+        return {"color": color, "dash": self.dash, "width": width}
+
+    def marker(self, size: float, hollow: bool = False) -> dict[str, Any]:
+        """What plotly takes for a marker of this style."""
+        return {"symbol": self.symbol + "-open" * hollow, "color": self.color, "size": size}
 
 
 def distinct_styles(names: Sequence[str]) -> dict[str, Style]:
@@ -42,51 +58,160 @@ def distinct_styles(names: Sequence[str]) -> dict[str, Style]:
     return {name: styles[i % len(styles)] for i, name in enumerate(names)}
 
 
-def log_or_nan(values: np.ndarray) -> np.ndarray:
-    """Natural logarithm; NaN for what is numerically zero or not finite.
-
-    >>> log_or_nan(np.array([1.0, 0.0, np.nan]))
-    array([ 0., nan, nan])
-    """
-    kept = live(values)
-    return np.where(kept, np.log(np.where(kept, values, 1.0)), np.nan)
-
-
 def empty_figure(x_title: str, y_title: str) -> go.Figure:
     """A figure without data: transparent, mid-grey ink that reads on white and on black, faint grid."""
-    axis = {
-        "gridcolor": _GRID,
-        "linecolor": _AXIS,
-        "tickcolor": _AXIS,
-        "ticks": "outside",
-        "ticklen": 4,
-        "zeroline": False,
-        "automargin": True,
-    }
+    axis = {"gridcolor": _GRID, "linecolor": _AXIS, "tickcolor": _AXIS, "zeroline": False, "automargin": True}
+    axis |= {"ticks": "outside", "ticklen": 4}
     return go.Figure(
         layout={
             "template": {},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
+            "paper_bgcolor": _CLEAR,
+            "plot_bgcolor": _CLEAR,
             "font": {"family": _FONT, "size": 12, "color": INK},
             "margin": {"l": 50, "r": 14, "t": 26, "b": 44},
             "xaxis": {**axis, "showline": True, "title": {"text": x_title, "standoff": 8}},
             "yaxis": {**axis, "title": {"text": y_title, "standoff": 8}},
             "hovermode": "closest",
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _AXIS, "activecolor": INK},
-            "legend": {"orientation": "h", "y": -0.25, "x": 0},
+            "modebar": {"bgcolor": _CLEAR, "color": _AXIS, "activecolor": INK},
         }
     )
 
 
-def faint(color: str, alpha: float) -> str:
+def figure_by_place(places: Sequence[str], x_title: str, y_title: str) -> go.Figure:
+    """A figure without data whose x axis has a tick for each place."""
+    figure = empty_figure(x_title, y_title)
+    ticks = {"tickvals": list(range(len(places))), "ticktext": [plain_text(place) for place in places]}
+    figure.update_xaxes(**ticks, range=[-0.5, len(places) - 0.5], showgrid=False)
+    return figure
+
+
+def add_line(
+    figure: go.Figure, x: Any, y: Any, name: str, said: str, role: str, key: int | None = None, **more: Any
+) -> None:
+    """Add a line, dotted where it has a `marker`; a pointer shows its name and `said`, if there is that."""
+    said = said and f"%{{fullData.name}}<br>{said}<extra></extra>"
+    hover = {"hovertemplate": said} if said else {"hoverinfo": "skip"}
+    meta = {"role": role} if key is None else {"key": key, "role": role}
+    more.setdefault("mode", "lines+markers" if "marker" in more else "lines")
+    figure.add_scatter(x=x, y=y, name=plain_text(name), meta=meta, **hover, **more)
+
+
+def error_bars(estimates: Sequence[Estimate], least: float = -math.inf) -> dict[str, Any]:
+    """The 95 % intervals of means, all of it drawn at `least` or above; invisible where there is none."""
+    bars: dict[str, list[float]] = {"array": [], "arrayminus": []}
+    for estimate in estimates:
+        mean, half = max(estimate.mean, least), estimate.half or 0.0
+        bars["array"].append(max(estimate.mean + half, least) - mean)
+        bars["arrayminus"].append(mean - max(estimate.mean - half, least))
+    visible = any(estimate.half is not None for estimate in estimates)
+    return {**bars, "thickness": 1.2, "width": 0, "visible": visible}
+
+
+def series_of(
+    arrays: Arrays, times: str, values: str, dimensions: int = 1
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Times (T,) and as many values, of one or two dimensions; None unless both are there and numbers."""
+    x, y = (arrays.get(name, np.zeros(0)) for name in (times, values))
+    numbers = all(each.size and each.dtype.kind in "iuf" for each in (x, y))
+    return (x, y) if numbers and (x.ndim, y.ndim) == (1, dimensions) and len(x) == len(y) else None
+
+
+def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str) -> go.Figure | None:
+    """ln of the 1st, 2nd, 4th, 8th, ... and last of descending `values` (T, D) against `x` (T,)."""
+    chosen = even_choice(len(x))
+    x, logs, width = x[chosen], log_or_nan(values[chosen]), values.shape[1]
+    alive = np.isfinite(logs)
+    if not alive.any():
+        return None
+    ranks = [2**i for i in range(width.bit_length()) if 2**i < width] + [width]
+    figure = empty_figure(unit, y_title)
+    # Lines are named where the last numbers are: those of a later time may all be missing.
+    last = int(np.flatnonzero(alive.any(axis=1))[-1])
+    room, labelled = 0.05 * float(np.ptp(logs[alive])), np.inf
+    for i, rank in enumerate(ranks):
+        end = logs[last, rank - 1]
+        # Values descend with rank, so a label is free if it stands well below the last one.
+        free = bool(np.isfinite(end) and end < labelled - room)
+        labelled = end if free else labelled
+        # One hue from dark to light: the order of the lines is the order of their ranks.
+        color = between("#003c73", "#82afd7", i / max(len(ranks) - 1, 1))
+        add_line(
+            figure,
+            x,
+            logs[:, rank - 1],
+            f"singular value {rank}",
+            f"{unit} %{{x:{_TIME_FORMATS[unit]}}}: %{{y:.2f}}",
+            "rank",
+            mode=f"{line_mode(len(x))}+text",
+            text=[f" {rank}" if free and time == last else "" for time in range(len(x))],
+            textposition="middle right",
+            textfont={"color": INK, "size": 11},
+            cliponaxis=False,
+            line={"color": color, "width": 1.8},
+            marker={"size": 5},
+        )
+    figure.update_layout(margin={"r": 34})
+    figure.update_xaxes(range=span(x))
+    return figure
+
+
+def log_or_nan(values: np.ndarray) -> np.ndarray:
+    """Natural logarithm; NaN for what is not live.
+
+    >>> log_or_nan(np.array([1.0, 0.0, np.nan]))
+    array([ 0., nan, nan])
+    """
+    mask = live(values)
+    return np.where(mask, np.log(np.where(mask, values, 1.0)), np.nan)
+
+
+def even_choice(count: int) -> np.ndarray:
+    """Indices of at most 1000 of `count` points, evenly spread, the first and the last among them.
+
+    >>> len(even_choice(12)), even_choice(5000)[[0, 1, -1]].tolist()
+    (12, [0, 5, 4999])
+    """
+    chosen: np.ndarray = np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int)
+    return chosen
+
+
+def stride(count: int) -> int:
+    """Every how many of `count` points are drawn, so that they are at most 1000.
+
+    >>> stride(1000), stride(1001)
+    (1, 2)
+    """
+    return max(1, -(-count // MOST_POINTS))
+
+
+def span(x: np.ndarray) -> list[float]:
+    """The range of an axis that shows all of `x` and little else.
+
+    >>> span(np.array([100, 200])), span(np.array([7]))
+    ([98.0, 202.0], [6.5, 7.5])
+    """
+    first, last = float(x.min()), float(x.max())
+    room = 0.02 * (last - first) or 0.5
+    return [first - room, last + room]
+
+
+def line_mode(count: int) -> str:
+    """How a line through so many points is drawn: a few have dots, for one alone is no line.
+
+    >>> line_mode(1), line_mode(500)
+    ('lines+markers', 'lines')
+    """
+    return "lines+markers" if count <= _FEW_POINTS else "lines"
+
+
+def faint(color: str, opacity: float) -> str:
     """The colour `#rrggbb` at an opacity of 0 to 1.
 
     >>> faint("#0072b2", 0.5)
     'rgba(0,114,178,0.5)'
     """
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
+    red, green, blue = bytes.fromhex(color[1:])
+    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def between(first: str, last: str, share: float) -> str:
@@ -95,11 +220,8 @@ def between(first: str, last: str, share: float) -> str:
     >>> between("#000000", "#ffffff", 0.5)
     '#808080'
     """
-    ends = (
-        (int(a, 16), int(b, 16))
-        for a, b in zip((first[1:3], first[3:5], first[5:]), (last[1:3], last[3:5], last[5:]), strict=True)
-    )
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in ends)
+    ends = zip(bytes.fromhex(first[1:]), bytes.fromhex(last[1:]), strict=True)
+    return "#" + bytes(round(a + share * (b - a)) for a, b in ends).hex()
 
 
 def plain_text(text: str) -> str:

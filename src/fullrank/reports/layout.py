@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import plotly.graph_objects as go
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -17,11 +19,7 @@ _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure as the page shows it.
-
-    `label` is what a screen reader says, `figure` the plotly JSON, `note` stands below. `key` says which
-    line is which where the page's own key does not; `height` is in pixels, None for the page's usual one.
-    """
+    """One figure as the page shows it."""
 
     heading: str
     label: str
@@ -40,12 +38,20 @@ def panel(
     return Panel(heading, label, Markup(figure.to_json()), note, key or {}, figure.layout.height)
 
 
+def panels(
+    figure: go.Figure | None, heading: str, label: str, note: str = "", key: Mapping[str, Style] | None = None
+) -> list[Panel]:
+    """The figure as the only panel of a list, or none where there is no figure."""
+    return [] if figure is None else [panel(figure, heading, label, note, key)]
+
+
 def fill(template: str, **values: Any) -> str:
     """The template as text; every value is escaped but what is marked as safe."""
     # The library is trusted and holds no closing script tag.
     return _environment().get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("fullrank.reports"),
@@ -54,8 +60,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"points": in_points, "signed": signed, "swatch": _swatch, "short": _short}
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"points": in_points, "signed": signed, "short": _short, "yaml": _yaml}
+    environment.filters |= {"swatch": _swatch, "breakable": _breakable}
     return environment
 
 
@@ -77,3 +83,7 @@ def _short(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

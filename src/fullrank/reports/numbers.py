@@ -1,6 +1,10 @@
 """How numbers are written."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+
+from fullrank.statistics import live_dimensions
 
 
 def in_points(value: float | None) -> str:
@@ -22,3 +26,28 @@ def signed(value: float | None) -> str:
     """
     text = in_points(value)
     return f"+{text}" if value is not None and text not in ("–", "0.0") and value > 0 else text
+
+
+def distance(points: float, unit: str = "") -> str:
+    """How far a number stands above or below another one.
+
+    >>> distance(-2.94, " points"), distance(0.01)
+    ('2.9 points below', 'level with')
+    """
+    size = in_points(abs(points))
+    return "level with" if size == "0.0" else f"{size}{unit} {'above' if points > 0 else 'below'}"
+
+
+def live_note(spectra: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """How many dimensions are live, by name and over the spectra of each; "" where all are.
+
+    >>> live_note({"none": [[1.0, 0.5, 0.2], [1.0, 0.0, 0.0]], "mlp:2": [[1.0, 0.5]]})
+    'none: 1 to 3 of 3 dimensions are live.'
+    """
+    parts = []
+    for name, each in spectra.items():
+        counts = [live_dimensions(values) for values in each]
+        if any(count < len(values) for count, values in zip(counts, each, strict=True)):
+            span = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+            parts.append(f"{name}: {span} of {max(map(len, each))} dimensions are live")
+    return f"{'; '.join(parts)}." if parts else ""

@@ -8,8 +8,8 @@ from fullrank.files import ARRAYS_FILE, load_arrays, write_whole
 from fullrank.record import Record
 from fullrank.reports.diagnosis.page import render_diagnosis
 from fullrank.reports.diagnosis.words import is_watched
+from fullrank.reports.drawing import Arrays
 from fullrank.reports.reproduction.page import render_table
-from fullrank.reports.run.figures import Arrays
 from fullrank.reports.run.page import render
 from fullrank.reports.theory.page import render_theory
 
@@ -35,7 +35,9 @@ def write_page(folder: Path) -> Path:
     elif record.kind == "study" and record.table is not None:
         page = render_table(record, record.table, _links(folder, record))
     elif record.kind in ("run", "study") and record.runs:
-        arrays, missing = _read_arrays(folder, record)
+        read = {run.folder: _arrays_of(folder / run.folder) for run in record.runs}
+        arrays = {name: held for name, (held, why) in read.items() if not why}
+        missing = {name: why for name, (_, why) in read.items() if why}
         page = render(record, arrays, missing, _links(folder, record))
     else:
         raise UsageError(
@@ -53,19 +55,6 @@ def write_page(folder: Path) -> Path:
             f"`fullrank report {folder}` writes the page."
         ) from None
     return path
-
-
-def _read_arrays(folder: Path, record: Record) -> tuple[dict[str, Arrays], dict[str, str]]:
-    """The arrays of each run by its folder, and for those that cannot be read, why."""
-    arrays: dict[str, Arrays] = {}
-    missing: dict[str, str] = {}
-    for run in record.runs:
-        held, why = _arrays_of(folder / run.folder)
-        if why:
-            missing[run.folder] = why
-        else:
-            arrays[run.folder] = held
-    return arrays, missing
 
 
 def _arrays_of(folder: Path) -> tuple[Arrays, str]:

@@ -7,7 +7,6 @@ import pytest
 from fullrank.record import DiagnosisEntry, DimensionCurve, OperationShare, Record, Spectrum
 from fullrank.reports.diagnosis.figures import (
     MOST_DIRECTIONS,
-    MOST_POINTS,
     accuracies_figure,
     alignment_figure,
     augmentation_figure,
@@ -19,6 +18,7 @@ from fullrank.reports.diagnosis.figures import (
     spectrum_over_time_figure,
     spectrum_places,
 )
+from fullrank.reports.drawing import MOST_POINTS
 
 
 def traces(figure: go.Figure | None, role: str) -> dict[str, go.Scatter]:
@@ -43,7 +43,7 @@ def test_spectra_are_relative_to_the_largest(healthy_diagnosis: Record) -> None:
         values = np.array(diagnosis.spectrum[place].singular_values)
         np.testing.assert_allclose(np.exp(line.y.astype(float)), values / values.max(), rtol=1e-12)
         np.testing.assert_allclose(line.x, np.arange(1, values.size + 1) * 100 / values.size)
-    assert not traces(spectra(diagnosis), "zero")
+    assert not traces(spectra(diagnosis), "lost")
 
 
 def test_spectra_come_from_the_image_to_z_whatever_the_record(healthy_diagnosis: Record) -> None:
@@ -58,7 +58,8 @@ def test_spectra_come_from_the_image_to_z_whatever_the_record(healthy_diagnosis:
 )
 def test_a_cross_stands_where_zero_begins(file_diagnosis: Record, values: list[float], at: float) -> None:
     spectrum = {"features": Spectrum(singular_values=values, effective_rank=1.0)}
-    (cross,) = traces(spectra(part(file_diagnosis, spectrum=spectrum)), "zero").values()
+    (cross,) = traces(spectra(part(file_diagnosis, spectrum=spectrum)), "lost").values()
+    assert f"{values.index(0.0) if values[0] else 0} of" in cross.hovertemplate or values[1] == 1e-18
     assert cross.x[1] == at and np.isfinite(list(cross.y)).all() and cross.y[1] < min(cross.y[0], -1)
 
 
@@ -176,6 +177,7 @@ def test_long_places_keep_their_end(deep_diagnosis: Record) -> None:
 
 def test_a_spectrum_over_time_holds_every_look(watched_arrays: dict) -> None:
     lines = traces(spectrum_over_time_figure(watched_arrays, "head.0"), "rank")
+    lines = {name.removeprefix("singular value "): line for name, line in lines.items()}
     assert list(lines) == ["1", "2", "4", "8", "16", "32", "64"]
     held = watched_arrays["spectrum/head.0/singular_values"].astype(float)
     for rank, line in lines.items():
@@ -190,16 +192,33 @@ def test_a_spectrum_over_time_holds_every_look(watched_arrays: dict) -> None:
 def test_lines_are_named_at_the_last_finite_look(watched_arrays: dict) -> None:
     values = watched_arrays["spectrum/encoder/singular_values"]
     values[-3:] = np.nan
-    lines = traces(spectrum_over_time_figure(watched_arrays, "encoder"), "rank")
-    assert lines["1"].text[-4] == " 1" and set(lines["1"].text[-3:]) == {""}
+    (line, *_) = traces(spectrum_over_time_figure(watched_arrays, "encoder"), "rank").values()
+    assert line.text[-4] == " 1" and set(line.text[-3:]) == {""}
     values[:] = np.nan
     assert spectrum_over_time_figure(watched_arrays, "encoder") is None
     assert spectrum_over_time_figure(watched_arrays, "other") is None
 
 
-@pytest.mark.parametrize(("looks", "mode"), [(1, "lines+markers"), (12, "lines+markers"), (13, "lines")])
-def test_few_looks_have_dots(looks: int, mode: str, watched_arrays: dict) -> None:
-    few = {key: value[:looks] for key, value in watched_arrays.items()}
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("singular_values", np.zeros((21, 8))),
+        ("singular_values", np.ones((20, 8))),
+        ("singular_values", np.ones(21)),
+        ("singular_values", np.full((21, 8), "x")),
+        ("step", np.zeros(0)),
+    ],
+)
+def test_series_of_another_shape_or_kind_are_no_picture(
+    name: str, wrong: np.ndarray, watched_arrays: dict
+) -> None:
+    arrays = watched_arrays | {f"spectrum/encoder/{name}": wrong}
+    assert spectrum_over_time_figure(arrays, "encoder") is None
+
+
+@pytest.mark.parametrize(("count", "mode"), [(1, "lines+markers"), (12, "lines+markers"), (13, "lines")])
+def test_few_looks_have_dots(count: int, mode: str, watched_arrays: dict) -> None:
+    few = {key: value[:count] for key, value in watched_arrays.items()}
     (line, *_) = traces(spectrum_over_time_figure(few, "encoder"), "rank").values()
     assert line.mode == f"{mode}+text"
     ranks = ranks_over_time_figure(few, ["encoder"], place_styles(["encoder"]))

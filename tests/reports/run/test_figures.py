@@ -5,11 +5,11 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from scipy import stats
 
 from fullrank.record import Record, Spectrum
-from fullrank.reports.drawing import COLORS, distinct_styles
+from fullrank.reports.drawing import COLORS, MOST_POINTS, distinct_styles
 from fullrank.reports.run.figures import (
-    MOST_POINTS,
     accuracy_figure,
     curve_figure,
     spectrum_figure,
@@ -49,7 +49,7 @@ def test_spectrum_is_the_mean_log_over_seeds(large_record: Record, place: str) -
 
 
 def test_collapsed_values_are_crosses_below_everything(study_record: Record) -> None:
-    zeros = traces(spectrum_figure(study_record, "h"), "zero")
+    zeros = traces(spectrum_figure(study_record, "h"), "lost")
     assert list(zeros) == ["none"]
     np.testing.assert_array_equal(zeros["none"].x, np.arange(89, 97))
     lowest = min(np.log(v) for r in study_record.runs for v in r.spectrum["h"].singular_values if v > 0)
@@ -66,7 +66,7 @@ def test_collapsed_values_are_crosses_below_everything(study_record: Record) -> 
 )
 def test_what_has_no_logarithm_is_marked(run_record: Record, values: list[float], dead: list[int]) -> None:
     figure = spectrum_figure(with_spectrum(run_record, "linear:48", values), "h")
-    (cross,) = traces(figure, "zero").values()
+    (cross,) = traces(figure, "lost").values()
     assert list(cross.x) == dead
     assert np.isfinite(cross.y).all()
 
@@ -90,9 +90,10 @@ def test_accuracy_by_place(large_record: Record) -> None:
     lines, slices = traces(figure, "mean"), traces(figure, "slice")
     assert len(lines) == 12 and set(slices) == {"subvector:24", "subvector:24,norm=batch"}
     for head, trace in {**lines}.items():
-        for place, shown in zip(trace.customdata, trace.y, strict=True):
+        for place, shown, half in zip(trace.customdata, trace.y, trace.error_y.array, strict=True):
             values = [100 * r.probes[place].linear for r in large_record.runs if r.head == head]
             assert shown == pytest.approx(np.mean(values))
+            assert half == pytest.approx(stats.sem(values) * stats.t.ppf(0.975, 4))
     assert list(lines["mlp:48"].customdata) == ["h", "head.1", "head.2", "z"]
 
 
@@ -145,6 +146,7 @@ def test_missing_or_misshapen_series_are_left_out(run_record: Record) -> None:
 def test_spectrum_over_training(run_record: Record, make_arrays) -> None:
     arrays = make_arrays(run_record)["."]
     lines = traces(spectrum_history_figure(arrays), "rank")
+    lines = {name.removeprefix("singular value "): line for name, line in lines.items()}
     assert list(lines) == ["1", "2", "4", "8", "16", "32", "64", "96"]
     np.testing.assert_allclose(lines["32"].y, np.log(arrays["spectrum_h"][:, 31]))
     np.testing.assert_allclose(lines["32"].x, arrays["spectrum_step"] / 5)

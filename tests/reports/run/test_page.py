@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import assert_names, refuses
 
 from fullrank.errors import DataError, UsageError
 from fullrank.files import save_arrays
@@ -41,7 +42,7 @@ def test_page_holds_the_record(
         assert f"{value:.1f}" in page.text
     if record.published:
         assert record.published.caption in page.text
-    for key in ("infonce:0.2", "batch_size: 256", "AMD EPYC 7B13", "2.15.0", "not a score of quality"):
+    for key in ("infonce:0.2", "batch_size: 256", "AMD EPYC 7B13", "2.15.0"):
         assert key in page.text
     plots = [a for tag, a in page.tags if (a.get("class") or "") == "plot"]
     assert len(plots) == len(page.figures) >= 7
@@ -56,8 +57,11 @@ def test_image_size_is_that_of_the_examples_where_the_recipe_has_none(
     assert "images of 8 by 8 pixels" in read_page(write_page(store(record, tmp_path))).text
 
 
-def test_nothing_is_fetched(study_record: Record, store, read_page, tmp_path: Path) -> None:
-    page = read_page(write_page(store(study_record, tmp_path)))
+@pytest.mark.parametrize("name", ["study_record", "collapsed_diagnosis"])
+def test_nothing_is_fetched(
+    name: str, request: pytest.FixtureRequest, store, read_page, tmp_path: Path
+) -> None:
+    page = read_page(write_page(store(request.getfixturevalue(name), tmp_path)))
     for _, attributes in page.tags:
         for key in ("src", "href", "srcset", "action", "data"):
             assert not re.match(r"\s*(\w+:)?//", attributes.get(key) or "")
@@ -93,8 +97,8 @@ def test_missing_and_damaged_arrays(large_record: Record, store, read_page, tmp_
     page = read_page(write_page(tmp_path))
     text = " ".join(page.text.split())
     assert f"{gone} (no arrays.npz)" in text
-    assert f"{broken} (arrays.npz cannot be read" in text
-    assert f"Not in the arrays of {bare}." in text
+    assert f"{broken} (arrays.npz cannot" in text
+    assert text.count(f"arrays of {bare}.") == 4  # one for each series that the others have
 
 
 def test_no_arrays_at_all(run_record: Record, read_page, tmp_path: Path) -> None:
@@ -110,8 +114,8 @@ def test_collapsed_chanceless_and_without_z(study_record: Record, store, read_pa
         probes = {"h": run.probes["h"]}
         runs.append(run.model_copy(update={"chance": None, "spectrum": {"h": zeros}, "probes": probes}))
     page = read_page(write_page(store(study_record.model_copy(update={"runs": runs}), tmp_path)))
-    assert "none: 96 of 96" in page.text
-    assert "Accuracy by place" not in page.text and "Spectrum of the embedding z" not in page.text
+    assert_names(page.text, "none: 0 of 96", "live")
+    assert "places" not in page.ids and "embedding z" not in page.text
     assert len(page.figures) == 5
 
 
@@ -129,7 +133,7 @@ def test_what_is_no_run_has_no_page(study_record: Record, tmp_path: Path) -> Non
     with pytest.raises(DataError):
         write_page(tmp_path)
     study_record.model_copy(update={"runs": []}).save(tmp_path)
-    with pytest.raises(UsageError, match="empty study"):
+    with refuses(UsageError, tmp_path, "empty study", 0):
         write_page(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
@@ -152,12 +156,15 @@ def test_odd_examples_give_no_rows() -> None:
     assert example_rows(np.zeros((2, 3, 8, 8, 2), np.uint8)) == []
 
 
-def test_torch_is_never_loaded(run_record: Record, store, tmp_path: Path) -> None:
-    store(run_record, tmp_path)
+def test_torch_is_never_loaded(
+    run_record: Record, collapsed_diagnosis: Record, table_record: Record, store, tmp_path: Path
+) -> None:
+    records = (run_record, collapsed_diagnosis, table_record)
+    folders = [str(store(record, tmp_path / str(i))) for i, record in enumerate(records)]
     code = (
         "import sys; from pathlib import Path; from fullrank.reports.page import write_page; "
-        f"write_page(Path({str(tmp_path)!r})); "
-        "print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib') if m in sys.modules])"
+        f"print([write_page(Path(folder)).name for folder in {folders}], "
+        "[m for m in ('torch', 'lightning', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == f"{['report.html'] * 3} []"

@@ -3,27 +3,34 @@
 Figures by place have the places from top to bottom, the image at the top: names are long, telephones narrow.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.record import DiagnosisEntry
+from fullrank.record import DiagnosisEntry, LayerRow
+from fullrank.reports.diagnosis.words import LAYER_FIELDS
 from fullrank.reports.drawing import (
+    Arrays,
     Style,
+    add_line,
     between,
     distinct_styles,
     empty_figure,
+    even_choice,
     faint,
+    line_mode,
     log_or_nan,
     plain_text,
+    series_of,
+    span,
+    stride,
+    values_over_time,
 )
-from fullrank.reports.run.figures import Arrays, even_choice, line_mode, span, values_over_time
 from fullrank.reports.run.tables import base_place
-from fullrank.statistics import live
 
-MOST_POINTS, MOST_DIRECTIONS = 1000, 64
+MOST_DIRECTIONS = 64
 ACCURACIES = {
     "linear": Style("#0072b2", "solid", "circle"),
     "nearest neighbours": Style("#e66b1f", "dash", "diamond"),
@@ -37,7 +44,9 @@ RANKS = {
 }
 TIME_DASHES = {"effective rank": "solid", "live dimensions": "dot"}
 CURVE_DASHES = {"leading components": "solid", "random channels": "dot"}
+_COLORS = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
+_FIELDS = LAYER_FIELDS | {"nearest neighbours": "nearest", "width": "width"}
 _ROW, _LONGEST = 25, 16
 _RANK_TICKS = [step * 10**power for power in range(6) for step in (1, 3)]
 _RANK_AXIS = {"type": "log", "tickvals": _RANK_TICKS, "ticktext": [f"{tick:,}" for tick in _RANK_TICKS]}
@@ -51,16 +60,14 @@ def place_styles(places: Sequence[str]) -> dict[str, Style]:
     >>> place_styles(["layer1", "layer2", "h", "z"])["h"]
     Style(color='#e66b1f', dash='solid', symbol='circle')
     """
-    layers = [place for place in dict.fromkeys(map(base_place, places)) if _part(place) == "encoder"]
+    bases = dict.fromkeys(map(base_place, places))
+    parts = {base: "head" if base.startswith("head.") else base for base in bases}
+    layers = [base for base in bases if parts[base] not in _COLORS]
     styles = {}
     for place in places:
         base = base_place(place)
-        part = _part(base)
-        if part == "encoder":
-            color = _depth_color(layers.index(base) / max(len(layers) - 1, 1))
-        else:
-            color = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}[part]
-        dash = "dot" if base != place else "dash" if part in ("head", "z") else "solid"
+        color = _COLORS.get(parts[base]) or _depth_color(layers.index(base) / max(len(layers) - 1, 1))
+        dash = "dot" if base != place else "dash" if parts[base] in ("head", "z") else "solid"
         styles[place] = Style(color, dash, "circle")
     return styles
 
@@ -72,103 +79,71 @@ def spectrum_places(diagnosis: DiagnosisEntry) -> list[str]:
 
 
 def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
-    """ln(s_k / s_1) of every place against k / D: places differ in scale and width, not in what a fall means.
-
-    What is numerically zero has no logarithm: the line drops to a cross on the floor where it begins. Of more
-    than 1000 values every k-th is kept. Returns None where there is no spectrum.
-    """
+    """ln(s_k / s_1) of every place against k / D, falling to a cross where dimensions are not live."""
     places = spectrum_places(diagnosis)
     if not places:
         return None
-    logs = {
-        place: log_or_nan(np.array(diagnosis.spectrum[place].singular_values, dtype=float))
-        for place in places
-    }
-    logs = {place: values - values[0] if values.size else values for place, values in logs.items()}
-    alive = np.concatenate([values[np.isfinite(values)] for values in logs.values()])
-    low = float(alive.min(initial=-1.0))
-    floor = 1.08 * low
+    logs = {place: log_or_nan(np.array(diagnosis.spectrum[place].singular_values)) for place in places}
+    logs = {place: values - values[:1] for place, values in logs.items()}
+    floor = 1.08 * min([-1.0, *(values[np.isfinite(values)].min(initial=-1.0) for values in logs.values())])
     figure = empty_figure("share of the dimensions (%), largest first", "ln of singular value / largest")
     figure.update_xaxes(range=[0, 101])
-    for key, place in enumerate(places):
-        values, style = logs[place], styles[place]
-        line = {"color": style.color, "dash": style.dash, "width": 3 if place == "h" else 1.7}
-        index = np.arange(1, values.size + 1)[:: max(1, -(-values.size // MOST_POINTS))]
-        figure.add_scatter(
-            x=100 * index / values.size,
-            y=values[index - 1],
-            customdata=index,
-            mode="lines",
-            name=plain_text(place),
-            line=line,
-            hovertemplate=f"%{{fullData.name}}<br>%{{customdata}} of {values.size}: %{{y:.2f}}"
-            "<extra></extra>",
-            meta={"key": key, "role": "spectrum"},
-        )
-        live = int(np.isfinite(values).sum())
-        if live < values.size:
-            figure.add_scatter(
-                x=[100 * max(live, 1) / values.size, 100 * (live + 1) / values.size],
-                y=[values[live - 1] if live else 0.0, floor],
-                mode="lines+markers",
-                name=plain_text(place),
-                line={**line, "width": 1},
+    for key, (place, values) in enumerate(logs.items()):
+        width, style = values.size, styles[place]
+        index = np.arange(1, width + 1)[:: stride(width)]
+        x, y, said = 100 * index / width, values[index - 1], f"%{{customdata}} of {width}: %{{y:.2f}}"
+        line = style.line(3 if place == "h" else 1.7)
+        add_line(figure, x, y, place, said, "spectrum", key, line=line, customdata=index)
+        alive = int(np.isfinite(values).sum())
+        if alive < width:
+            add_line(
+                figure,
+                [100 * max(alive, 1) / width, 100 * (alive + 1) / width],
+                [values[alive - 1] if alive else 0.0, floor],
+                place,
+                f"{alive} of {width} dimensions are live",
+                "lost",
+                key,
+                line=style.line(1),
                 marker={"symbol": ["line-ns", "x"], "size": 8, "color": style.color},
-                hovertemplate=f"%{{fullData.name}}<br>{values.size - live} of {values.size} numerically zero"
-                "<extra></extra>",
-                meta={"key": key, "role": "zero"},
             )
     return figure
 
 
 def spectrum_over_time_figure(arrays: Arrays, name: str) -> go.Figure | None:
-    """ln of the 1st, 2nd, 4th, 8th, ... singular value of a watched module against the training step.
-
-    Returns None where the arrays hold no `spectrum/NAME/step` (T,) and `singular_values` (T, D), or no value
-    above zero.
-    """
-    steps, values = (arrays.get(f"spectrum/{name}/{series}") for series in ("step", "singular_values"))
-    if (
-        not (_is_numeric(steps, 1) and _is_numeric(values, 2))
-        or len(steps) != len(values)
-        or not live(values).any()
-    ):
-        return None
-    return values_over_time(steps, values, "step", "ln singular value")
+    """ln of the 1st, 2nd, 4th, 8th, ... singular value of a watched module against the training step."""
+    series = series_of(arrays, f"spectrum/{name}/step", f"spectrum/{name}/singular_values", 2)
+    return None if series is None else values_over_time(*series, "step", "ln singular value")
 
 
 def ranks_over_time_figure(
     arrays: Arrays, names: Sequence[str], styles: Mapping[str, Style]
 ) -> go.Figure | None:
-    """Effective rank, solid, and live dimensions, dotted, of watched modules against the training step.
-
-    Logarithmic from 1; a rank of 0 or one that is not a number leaves a gap. Of more than 1000 steps an even
-    choice is kept. Returns None where the arrays hold none.
-    """
+    """Effective rank, solid, and live dimensions, dotted, of watched modules against the training step."""
     figure = empty_figure("step", "rank (dimensions)")
     keys = {name: key for key, name in enumerate(styles)}
     highest, shown = 1.0, np.array([])
-    for name in names:
-        steps = arrays.get(f"spectrum/{name}/step")
-        for measure, dash in TIME_DASHES.items():
-            values = arrays.get(f"spectrum/{name}/{measure.replace(' ', '_')}")
-            if not (_is_numeric(steps, 1) and _is_numeric(values, 1)) or len(steps) != len(values):
-                continue
-            kept = even_choice(len(steps))
-            ranks = np.where(np.isfinite(values) & (values > 0), values, np.nan)[kept]
-            if np.isnan(ranks).all():
-                continue
-            highest, shown = max(highest, float(np.nanmax(ranks))), np.union1d(shown, steps[kept])
-            figure.add_scatter(
-                x=steps[kept],
-                y=ranks,
-                mode=line_mode(len(kept)),
-                name=plain_text(f"{name}, {measure}"),
-                line={"color": styles[name].color, "dash": dash, "width": 1.8},
-                marker={"size": 5},
-                hovertemplate="%{fullData.name}<br>step %{x:,d}: %{y:.4g}<extra></extra>",
-                meta={"key": keys[name], "role": measure},
-            )
+    for name, (measure, dash) in product(names, TIME_DASHES.items()):
+        series = series_of(arrays, f"spectrum/{name}/step", f"spectrum/{name}/{measure.replace(' ', '_')}")
+        if series is None:
+            continue
+        steps, ranks = (each[even_choice(len(each))] for each in series)
+        ranks = np.where(np.isfinite(ranks) & (ranks > 0), ranks, np.nan)
+        if np.isnan(ranks).all():
+            continue
+        highest, shown = max(highest, float(np.nanmax(ranks))), np.union1d(shown, steps)
+        add_line(
+            figure,
+            steps,
+            ranks,
+            f"{name}, {measure}",
+            "step %{x:,d}: %{y:.4g}",
+            measure,
+            keys[name],
+            mode=line_mode(len(steps)),
+            line={"color": styles[name].color, "dash": dash, "width": 1.8},
+            marker={"size": 5},
+        )
     if not figure.data:
         return None
     figure.update_xaxes(range=span(shown))
@@ -178,54 +153,25 @@ def ranks_over_time_figure(
 
 
 def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band.
-
-    Returns None for fewer than two places with an accuracy.
-    """
+    """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band."""
     rows = [row for row in diagnosis.layers if (row.linear, row.nearest, row.recall_at_1) != (None,) * 3]
-    if len(rows) < 2:
-        return None
-    places = [row.place for row in rows]
-    figure = _by_place(places, "accuracy (points)", diagnosis.cut)
-    found = zip(
-        ACCURACIES.items(),
-        ([row.linear for row in rows], [row.nearest for row in rows], [row.recall_at_1 for row in rows]),
-        strict=True,
+    return _measures_by_place(
+        rows, diagnosis.cut, "accuracy (points)", ACCURACIES, ".1f", lambda share: 100 * share
     )
-    for (name, style), values in found:
-        points = [None if value is None else 100 * value for value in values]
-        _add_by_place(figure, places, points, name, style, ".1f")
-    return figure
 
 
 def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """Effective rank, RankMe and the rank of the loss's gradient by place, beside the width; logarithmic.
-
-    Returns None for fewer than two places.
-    """
-    rows = diagnosis.layers
-    if len(rows) < 2:
-        return None
-    places = [row.place for row in rows]
-    figure = _by_place(places, "rank (dimensions)", diagnosis.cut)
-    found: dict[str, list[float | None]] = {
-        "effective rank": [row.effective_rank for row in rows],
-        "RankMe": [row.rankme for row in rows],
-        "rank of the gradient": [row.gradient_rank for row in rows],
-        "width": [float(row.width) for row in rows],
-    }
-    figure.update_xaxes(**_RANK_AXIS)
-    for name, values in found.items():
-        # Zero has no logarithm; the table holds it.
-        _add_by_place(figure, places, [value or None for value in values], name, RANKS[name], ".4g")
+    """Effective rank, RankMe and the rank of the loss's gradient by place, beside the width; logarithmic."""
+    rows, cut = diagnosis.layers, diagnosis.cut
+    # Zero has no logarithm; the table holds it.
+    figure = _measures_by_place(rows, cut, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
+    if figure is not None:
+        figure.update_xaxes(**_RANK_AXIS)
     return figure
 
 
 def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
-    """Linear accuracy in points against the number of dimensions: components solid, random channels dotted.
-
-    Returns None where nothing was measured.
-    """
+    """Linear accuracy in points against the number of dimensions: components solid, channels dotted."""
     curves = [curve for curve in diagnosis.dimensions if curve.dimensions]
     if not curves:
         return None
@@ -235,15 +181,16 @@ def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) ->
     ticks = ticks[:: -(-len(ticks) // 7)]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     for curve in curves:
-        figure.add_scatter(
-            x=curve.dimensions,
-            y=[100 * value for value in curve.accuracy],
-            mode="lines+markers",
-            name=plain_text(f"{curve.place}, {curve.kind}"),
+        add_line(
+            figure,
+            curve.dimensions,
+            [100 * value for value in curve.accuracy],
+            f"{curve.place}, {curve.kind}",
+            "%{x} dimensions: %{y:.1f}",
+            curve.kind,
+            keys[curve.place],
             line={"color": styles[curve.place].color, "dash": CURVE_DASHES[curve.kind], "width": 1.8},
             marker={"symbol": "circle" if curve.kind == "leading components" else "circle-open", "size": 6},
-            hovertemplate="%{fullData.name}<br>%{x} dimensions: %{y:.1f}<extra></extra>",
-            meta={"key": keys[curve.place], "role": curve.kind},
         )
     return figure
 
@@ -254,31 +201,20 @@ def operation_styles(diagnosis: DiagnosisEntry) -> dict[str, Style]:
 
 
 def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """What each operation moves at each place, in per cent of the views' covariance, as stacked bars.
-
-    Returns None where the record has no shares.
-    """
+    """What each operation moves at each place, in per cent of the views' covariance, as stacked bars."""
     if not diagnosis.augmentation:
         return None
     places = list(dict.fromkeys(share.place for share in diagnosis.augmentation))
     figure = _by_place(places, "share (%)", None)
     for operation, style in operation_styles(diagnosis).items():
-        held = {s.place: 100 * s.share for s in diagnosis.augmentation if s.operation == operation}
+        shares = {s.place: 100 * s.share for s in diagnosis.augmentation if s.operation == operation}
+        pattern = {"shape": _PATTERNS[style.dash], "fillmode": "overlay", "fgcolor": "#ffffff", "size": 6}
         figure.add_bar(
-            x=[held.get(place) for place in places],
+            x=[shares.get(place) for place in places],
             y=list(range(len(places))),
             orientation="h",
             name=plain_text(operation),
-            marker={
-                "color": style.color,
-                "line": {"color": "#ffffff", "width": 1},
-                "pattern": {
-                    "shape": _PATTERNS[style.dash],
-                    "fillmode": "overlay",
-                    "fgcolor": "#ffffff",
-                    "size": 6,
-                },
-            },
+            marker={"color": style.color, "line": {"color": "#ffffff", "width": 1}, "pattern": pattern},
             customdata=[plain_text(place) for place in places],
             hovertemplate="%{fullData.name}<br>%{customdata}: %{x:.1f} %<extra></extra>",
             meta={"role": "share"},
@@ -289,10 +225,7 @@ def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
 
 
 def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    """|V2' U1| as a heat map, white 0 and dark 1, of at most the 64 leading directions of either map.
-
-    Returns None where the record has no matrix.
-    """
+    """|V2' U1| as a heat map, white 0 and dark 1, of at most the 64 leading directions of either map."""
     matrix = [row[:MOST_DIRECTIONS] for row in diagnosis.alignment[:MOST_DIRECTIONS]]
     if not matrix or not matrix[0] or len({len(row) for row in matrix}) > 1:
         return None
@@ -316,16 +249,6 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     return figure
 
 
-def _is_numeric(values: np.ndarray | None, dimensions: int) -> TypeGuard[np.ndarray]:
-    return values is not None and values.ndim == dimensions and values.size > 0 and values.dtype.kind in "iuf"
-
-
-def _part(place: str) -> str:
-    if place in ("h", "z"):
-        return place
-    return "head" if place.startswith("head.") else "encoder"
-
-
 def _depth_color(share: float) -> str:
     """Green to blue to indigo: an order that stays one for every kind of colour blindness."""
     if share < 0.5:
@@ -341,39 +264,41 @@ def _by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure
         row = places.index(cut)
         labels[row] = f"<b>▸ {labels[row]}</b>"
         figure.add_hrect(y0=row - 0.5, y1=row + 0.5, fillcolor=faint("#0072b2", 0.12), line_width=0)
-    figure.update_yaxes(
-        tickvals=list(range(len(places))),
-        ticktext=labels,
-        range=[len(places) - 0.4, -0.6],
-        showgrid=False,
-        ticks="",
-    )
+    ticks = {"tickvals": list(range(len(places))), "ticktext": labels, "ticks": ""}
+    figure.update_yaxes(**ticks, range=[len(places) - 0.4, -0.6], showgrid=False)
     figure.update_layout(height=90 + _ROW * max(len(places), 4), margin={"l": 10, "t": 10})
     return figure
 
 
-def _add_by_place(
-    figure: go.Figure,
-    places: Sequence[str],
-    values: Sequence[float | None],
-    name: str,
-    style: Style,
+def _measures_by_place(
+    rows: Sequence[LayerRow],
+    cut: str | None,
+    x_title: str,
+    styles: Mapping[str, Style],
     form: str,
-) -> None:
-    """Add a measure as a line down the places; one that was measured nowhere adds nothing."""
-    if all(value is None for value in values):
-        return
-    figure.add_scatter(
-        x=values,
-        y=list(range(len(places))),
-        mode="lines+markers",
-        name=name,
-        line={"color": faint(style.color, 0.55), "dash": style.dash, "width": 1.4},
-        marker={"symbol": style.symbol, "color": style.color, "size": 7},
-        customdata=[plain_text(place) for place in places],
-        hovertemplate=f"%{{fullData.name}}<br>%{{customdata}}: %{{x:{form}}}<extra></extra>",
-        meta={"role": name},
-    )
+    shown: Callable[[float], float | None],
+) -> go.Figure | None:
+    """A line down the places for each measure of `styles` that was taken anywhere; None for one place."""
+    if len(rows) < 2:
+        return None
+    places = [row.place for row in rows]
+    figure = _by_place(places, x_title, cut)
+    for name, style in styles.items():
+        values = [getattr(row, _FIELDS[name]) for row in rows]
+        values = [None if value is None else shown(value) for value in values]
+        if any(value is not None for value in values):
+            add_line(
+                figure,
+                values,
+                list(range(len(places))),
+                name,
+                f"%{{customdata}}: %{{x:{form}}}",
+                name,
+                line=style.line(1.4, 0.55),
+                marker=style.marker(7),
+                customdata=[plain_text(place) for place in places],
+            )
+    return figure
 
 
 def _tail(place: str) -> str:

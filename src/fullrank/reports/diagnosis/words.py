@@ -4,8 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
-from fullrank.reports.numbers import in_points
-from fullrank.statistics import live_dimensions
+from fullrank.reports.numbers import distance, in_points
+
+# What a row of the table of places calls its measures.
+LAYER_FIELDS = {
+    "linear": "linear",
+    "nearest": "nearest",
+    "recall@1": "recall_at_1",
+    "effective rank": "effective_rank",
+    "RankMe": "rankme",
+    "rank of the gradient": "gradient_rank",
+}
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,12 @@ def causes(findings: Sequence[Finding]) -> list[Cause]:
         groups.setdefault((finding.cause, finding.level), []).append(finding)
     return [
         Cause(
-            found[0].title or cause.replace("-", " ").capitalize(),
+            group[0].title or cause.replace("-", " ").capitalize(),
             level,
-            tuple(found),
-            tuple(dict.fromkeys(finding.remedy for finding in found)),
+            tuple(group),
+            tuple(dict.fromkeys(finding.remedy for finding in group)),
         )
-        for (cause, level), found in groups.items()
+        for (cause, level), group in groups.items()
     ]
 
 
@@ -75,12 +84,7 @@ def side(finding: Finding) -> str:
 
 
 def cut_sentence(diagnosis: DiagnosisEntry) -> str:
-    """Which place to keep, and by how much it leads h and z; empty where labels do not say.
-
-    >>> cut_sentence(DiagnosisEntry(target="x", rows=1, places=["h"], verdict="", collapsed=False, cut=None,
-    ...                        findings=[], measures=[], spectrum={}))
-    ''
-    """
+    """Which place to keep, and by how much it leads h and z; empty where labels do not say."""
     if diagnosis.cut is None:
         return ""
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
@@ -88,22 +92,12 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
         return f"Where to cut: keep {diagnosis.cut}."
     best = linear[diagnosis.cut]
     others = [
-        f"{_distance(best - linear[place])} {place}"
+        f"{distance(best - linear[place])} {place}"
         for place in ("h", "z")
         if place in linear and place != diagnosis.cut
     ]
     beside = f", {' and '.join(others)}" if others else ""
     return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
-
-
-def zero_note(diagnosis: DiagnosisEntry, places: Sequence[str]) -> str:
-    """At which of the places singular values are numerically zero, and how many of how many."""
-    found = []
-    for place in places:
-        values = diagnosis.spectrum[place].singular_values
-        zero = len(values) - live_dimensions(values)
-        found += [f"{place} {zero} of {len(values)}"] if zero else []
-    return f"Numerically zero from the cross on: {'; '.join(found)}." if found else ""
 
 
 def recipe_of(record: Record) -> str:
@@ -133,22 +127,10 @@ def measure_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[
 
 def layer_columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
     """The columns of the table of places that hold anything, as text; accuracies in points."""
-    columns: dict[str, list[float | None]] = {
-        "linear": [row.linear and 100 * row.linear for row in rows],
-        "nearest": [row.nearest and 100 * row.nearest for row in rows],
-        "recall@1": [row.recall_at_1 and 100 * row.recall_at_1 for row in rows],
-        "effective rank": [row.effective_rank for row in rows],
-        "RankMe": [row.rankme for row in rows],
-        "rank of the gradient": [row.gradient_rank for row in rows],
-    }
-    shown = {name: values for name, values in columns.items() if any(v is not None for v in values)}
-    return {"width": [str(row.width) for row in rows]} | {
-        name: [in_points(value) for value in values] for name, values in shown.items()
-    }
-
-
-def _distance(points: float) -> str:
-    size = in_points(abs(points))
-    if size == "0.0":
-        return "level with"
-    return f"{size} {'above' if points > 0 else 'below'}"
+    columns = {"width": [str(row.width) for row in rows]}
+    for name, field in LAYER_FIELDS.items():
+        scale = 100 if field in ("linear", "nearest", "recall_at_1") else 1
+        values = [getattr(row, field) for row in rows]
+        if any(value is not None for value in values):
+            columns[name] = [in_points(value and scale * value) for value in values]
+    return columns

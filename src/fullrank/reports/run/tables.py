@@ -1,24 +1,19 @@
 """The numbers of a record as plain rows: heads side by side, their differences, each run. Torch-free."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fullrank.record import Record, RunEntry
-from fullrank.record.comparisons import by_head, compare_heads
+from fullrank.record import Record, RunEntry, Score
+from fullrank.record.comparisons import by_head, compare_heads, grouped, mean_of
 from fullrank.statistics import Estimate
 
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`.
-
-    `linear`, `nearest`, `difference` and `effective_rank` are at the place the table was asked for.
-    `difference` is against the first head, paired over the seeds both have; None for the first head itself.
-    A number nobody measured is None.
-    """
+    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`."""
 
     head: str
     seeds: tuple[int, ...]
@@ -46,44 +41,33 @@ class ScoreRow:
 
 
 def head_table(record: Record, place: str = "h") -> list[HeadRow]:
-    """The results table: one row a head, in the record's order, the first being the one compared against.
-
-    >>> from fullrank.record import Machine
-    >>> machine = Machine(processor="cpu", threads=2, device="cpu", python="3.12", torch="2.15")
-    >>> empty = Record(kind="study", fullrank="0", created="", machine=machine, recipe={}, runs=[])
-    >>> head_table(empty)
-    []
-    """
+    """The results table: one row a head, in the record's order, the first being the one compared against."""
     runs = by_head(record.runs)
-    given = [comparison for comparison in record.comparisons if comparison.place == place]
+    recorded = [comparison for comparison in record.comparisons if comparison.place == place]
     differences = {
         comparison.head: Estimate(comparison.difference, comparison.low, comparison.high)
-        for comparison in given or compare_heads(record.runs, place)
+        for comparison in recorded or compare_heads(record.runs, place)
         if comparison.against == next(iter(runs), None)
     }
     published = record.published.values if record.published else {}
-    rows = []
-    for head, entries in runs.items():
-        ranks = [entry.spectrum[place].effective_rank for entry in entries if place in entry.spectrum]
-        rows.append(
-            HeadRow(
-                head=head,
-                seeds=tuple(entry.seed for entry in entries),
-                linear=accuracy(entries, place, "linear"),
-                linear_z=accuracy(entries, "z", "linear"),
-                nearest=accuracy(entries, place, "nearest"),
-                difference=differences.get(head),
-                effective_rank=float(np.mean(ranks)) if ranks else None,
-                published=published.get(head),
-            )
+    return [
+        HeadRow(
+            head=head,
+            seeds=tuple(entry.seed for entry in entries),
+            linear=accuracy(entries, place, "linear"),
+            linear_z=accuracy(entries, "z", "linear"),
+            nearest=accuracy(entries, place, "nearest"),
+            difference=differences.get(head),
+            effective_rank=_mean_rank(entries, place),
+            published=published.get(head),
         )
-    return rows
+        for head, entries in runs.items()
+    ]
 
 
 def accuracy(entries: Iterable[RunEntry], place: str, probe: str) -> Estimate | None:
     """Mean accuracy in points of the `linear` or `nearest` probe at `place`; None where there is none."""
-    values = [100 * getattr(entry.probes[place], probe) for entry in entries if place in entry.probes]
-    return Estimate.of(values) if values else None
+    return mean_of([100 * getattr(entry.probes[place], probe) for entry in entries if place in entry.probes])
 
 
 def probed_places(record: Record) -> list[str]:
@@ -117,11 +101,20 @@ def base_place(place: str) -> str:
 
 def score_rows(record: Record) -> list[ScoreRow]:
     """Every score of the record, mean over the seeds of a head."""
-    rows = []
+    kinds = grouped(
+        ((head, one.place, one.label, one.split, one.features, one.shots, one.measure), one.value)
+        for head, one in scores_by_head(record)
+    )
+    return [ScoreRow(*kind, Estimate.of(values), len(values)) for kind, values in kinds.items()]
+
+
+def scores_by_head(record: Record) -> Iterator[tuple[str, Score]]:
+    """Every score with its head, those of one head together."""
     for head, entries in by_head(record.runs).items():
-        kinds: dict[tuple[str, str, str, str, int | None, str], list[float]] = {}
-        for score in (score for entry in entries for score in entry.scores):
-            key = score.place, score.label, score.split, score.features, score.shots, score.measure
-            kinds.setdefault(key, []).append(score.value)
-        rows += [ScoreRow(head, *key, Estimate.of(values), len(values)) for key, values in kinds.items()]
-    return rows
+        for entry in entries:
+            yield from ((head, score) for score in entry.scores)
+
+
+def _mean_rank(entries: Iterable[RunEntry], place: str) -> float | None:
+    ranks = [entry.spectrum[place].effective_rank for entry in entries if place in entry.spectrum]
+    return float(np.mean(ranks)) if ranks else None

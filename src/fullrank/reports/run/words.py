@@ -5,7 +5,7 @@ from datetime import datetime
 
 from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import by_head
-from fullrank.reports.numbers import in_points
+from fullrank.reports.numbers import distance, in_points
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
@@ -21,22 +21,15 @@ def title(record: Record) -> str:
 
 
 def summary(record: Record, pixels: int | None = None) -> str:
-    """One sentence: what was trained, on what, how long, on which machine.
-
-    `pixels` is the side of the images where the recipe leaves it to the data.
-    """
+    """One sentence: what was trained, on what, how long, on which machine."""
     runs = record.runs
     heads, seeds = list(by_head(runs)), sorted({run.seed for run in runs})
     if len(runs) == 1:
-        done = f"One run of the head {heads[0]}, seed {seeds[0]}"
+        parts = [f"One run of the head {heads[0]}, seed {seeds[0]}"]
     else:
         names = f"the head {heads[0]}" if len(heads) == 1 else f"{len(heads)} heads"
-        done = f"A {record.kind} of {names}, {_count(len(seeds), 'seed')} each"
-    parts = [done]
-    if encoder := _plain(record, "encoder"):
-        parts.append(f"encoder {encoder}")
-    if data := _plain(record, "data"):
-        parts.append(f"data {data}")
+        parts = [f"A {record.kind} of {names}, {_count(len(seeds), 'seed')} each"]
+    parts += [f"{key} {value}" for key in ("encoder", "data") if (value := _plain(record, key))]
     if size := _plain(record, "image_size") or pixels:
         parts.append(f"images of {size} by {size} pixels")
     epochs = sorted({run.epochs for run in runs})
@@ -47,11 +40,7 @@ def summary(record: Record, pixels: int | None = None) -> str:
 
 
 def verdict(record: Record, place: str = "h") -> list[str]:
-    """What came out, in plain sentences computed from the results table.
-
-    One head: how its places compare. Several: the best of the others against the first, which of them are
-    separated from it, and how far the intervals can be trusted.
-    """
+    """What came out, in plain sentences computed from the results table."""
     rows = head_table(record, place)
     if len(rows) == 1:
         return _verdict_on_one(record.runs, rows[0], place)
@@ -60,7 +49,7 @@ def verdict(record: Record, place: str = "h") -> list[str]:
         return [f"No probe at {place} is shared with the first head: nothing to compare."]
     first = rows[0].head
     head, best = max(others, key=lambda pair: pair[1].mean)
-    sentence = f"{head} is {_distance(best)} {first} on {place}"
+    sentence = f"{head} is {distance(best.mean, ' points')} {first} on {place}"
     if best.low is None:
         return [f"{sentence}.", ONE_SEED]
     interval = f"(95 % interval {in_points(best.low)} to {in_points(best.high)})"
@@ -72,9 +61,7 @@ def verdict(record: Record, place: str = "h") -> list[str]:
             "Not separated from": [name for name, d in others if not d.separated],
         }
         sentences += [f"{word} {first}: {'; '.join(names)}." for word, names in groups.items() if names]
-        sentences.append(
-            f"Each interval is for one comparison; of {len(others)}, the largest difference flatters."
-        )
+        sentences.append(f"With {len(others)} uncorrected comparisons, the largest difference is optimistic.")
     return sentences
 
 
@@ -100,25 +87,16 @@ def machine_line(record: Record) -> str:
 def _verdict_on_one(runs: list[RunEntry], row: HeadRow, place: str) -> list[str]:
     if row.linear is None:
         return [f"No probe was recorded at {place}."]
-    both = [run for run in runs if place in run.probes and "z" in run.probes]
-    sentences = [f"The linear probe reads {in_points(row.linear.mean)} points on {place}."]
+    beside = ""
+    both = [run.probes for run in runs if place in run.probes and "z" in run.probes]
     if both and place != "z":
-        gap = Estimate.of([100 * (run.probes[place].linear - run.probes["z"].linear) for run in both])
-        sentences = [
-            f"The linear probe reads {in_points(row.linear.mean)} points on {place}, {_distance(gap)} z."
-        ]
-    spectra = [run.spectrum[place] for run in runs if place in run.spectrum]
+        gap = Estimate.of([100 * (probes[place].linear - probes["z"].linear) for probes in both])
+        beside = f", {distance(gap.mean, ' points')} z"
+    sentences = [f"The linear probe reads {in_points(row.linear.mean)} points on {place}{beside}."]
     if row.effective_rank is not None:
-        width = len(spectra[0].singular_values)
+        width = next(len(run.spectrum[place].singular_values) for run in runs if place in run.spectrum)
         sentences.append(f"The effective rank of {place} is {in_points(row.effective_rank)} of {width}.")
     return [*sentences, ONE_SEED] if row.linear.low is None else sentences
-
-
-def _distance(estimate: Estimate) -> str:
-    size = in_points(abs(estimate.mean))
-    if size == "0.0":
-        return "level with"
-    return f"{size} points {'above' if estimate.mean > 0 else 'below'}"
 
 
 def _plain(record: Record, key: str) -> str:
