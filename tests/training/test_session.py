@@ -10,7 +10,7 @@ from fullrank.errors import InterruptedRunError, UsageError
 from fullrank.registry import Registry
 from fullrank.runs.recipe import Recipe
 from fullrank.training.module import JointEmbedding, build_optimizer
-from fullrank.training.session import Machines
+from fullrank.training.session import Session
 
 QUICK = {
     "encoder": "tiny-resnet,width=4",
@@ -127,7 +127,7 @@ def test_a_long_gradient_is_clipped(tmp_path):
 @pytest.mark.parametrize("given", [{"devices": 0}, {"nodes": 0}])
 def test_machines_are_one_or_more(given):
     with pytest.raises(UsageError, match="must be 1 or more"):
-        Machines(**given)
+        Session(**given)
 
 
 @pytest.fixture

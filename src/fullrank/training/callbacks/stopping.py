@@ -18,15 +18,7 @@ _ECHO = 1.0
 
 @final
 class Stop:
-    """Whether a run in `folder` was told to stop, and by which signal: its number, or 0.
-
-    Signals are heard while the first thread is inside `stop_on_signal`; `set` does the same in a program.
-
-    >>> stop = Stop(Path("run"))
-    >>> stop.set()
-    >>> stop.is_set(), stop.error("Stopped.").exit_status
-    (True, 130)
-    """
+    """Whether a run in `folder` was told to stop, and by which signal: its number, or 0."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -66,12 +58,8 @@ class Stop:
 
 @contextmanager
 def stop_on_signal(folder: Path) -> Iterator[Stop]:
-    """A `Stop` that SIGINT and SIGTERM set, so that a step under way is finished before the run is saved.
-
-    A second SIGINT raises InterruptedRunError at once. Signals reach the main thread only; elsewhere nothing
-    is changed.
-    """
-    stop = Stop(folder)
+    """A `Stop` that SIGINT and SIGTERM set; a second SIGINT raises InterruptedRunError at once."""
+    stop = Stop(folder)  # signals reach the main thread only
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
