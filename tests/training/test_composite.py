@@ -1,6 +1,6 @@
 """Composites through training: a layer that the views drop, in a run and in its rehearsal."""
 
-import pytest
+from refusals import refuses
 
 from fullrank import train
 from fullrank.errors import UsageError
@@ -16,6 +16,6 @@ def test_a_layer_is_dropped_through_a_whole_run_and_its_rehearsal(tmp_path):
 
 
 def test_dropping_a_layer_that_images_lack_is_said_before_training(tmp_path):
-    with pytest.raises(UsageError, match="these images have no layers"):
+    with refuses(UsageError, "layers"):
         train("digits", out=tmp_path / "run", views="weak,drop=0.5", head="none")
     assert not (tmp_path / "run").exists()

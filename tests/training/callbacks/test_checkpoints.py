@@ -162,9 +162,7 @@ def test_two_runs_never_write_into_one_folder(unbroken, drawing, tmp_path):
     plan = {"seeds": 1} | {key: value for key, value in drawing.items() if key != "head"}
     attempts = {
         alone: lambda: train("digits", out=alone, resume=True, **drawing),
-        study: lambda: compare(
-            "digits", heads=drawing["head"], seeds=1, out=study.parent, resume=True, **plan
-        ),
+        study: lambda: compare("digits", heads=drawing["head"], out=study.parent, resume=True, **plan),
     }
     for folder, attempt in attempts.items():
         before, output = names(folder), tmp_path / f"{folder.name}.txt"
