@@ -117,9 +117,9 @@ def own_share() -> Share:
 def gather_rows(rows: Tensor) -> Tensor:
     r"""The rows (n, ...) of all P processes, (P n, ...), in the order of the processes, with gradient.
 
-    The gradient of a process's own rows is the sum over all processes of the gradients for them. A loss
-    that each process computes over all rows then has, averaged over processes as DistributedDataParallel
-    does, exactly the gradient it has in one process. Every process must give as many rows.
+    The gradient of a process's own rows is the sum of their gradients over all processes. A loss that each
+    process computes over all rows then has, averaged over processes as DistributedDataParallel does, exactly
+    the gradient it has in one process. Every process must give as many rows.
 
     >>> gather_rows(torch.eye(2))  # one process
     tensor([[1., 0.],

@@ -20,7 +20,7 @@ from fullrank.progress import progress_bar
 from fullrank.record import RunEntry, Score
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
-from fullrank.training.callbacks.stopping import stop_on_signal
+from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
@@ -91,7 +91,7 @@ def further_scores(
     if recipe.sgd_probe is None:
         return scores
     check_probeable(*images, "label")
-    with stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
+    with Stop(folder) as stop, session.progress or progress_bar() as shown:
         scores += sgd_probe(
             encoder, *images, recipe.sgd_probe, folder=folder, progress=shown, stop=stop, seed=recipe.seed
         )

@@ -107,12 +107,9 @@ def sgd_probe(
 ) -> list[Score]:
     """Accuracy at h of a linear map trained by SGD on crops of `train`: the last epoch's, and the best one's.
 
-    The encoder stays in eval mode and gets no gradient. The best epoch is chosen on the test images, as in
-    P1, so that number is optimistic; its name says so. After each epoch the state is saved in `folder`, from
-    which the same call continues. P1 also uses the last, smaller batch of an epoch; this uses whole batches
-    only. Raises InterruptedRunError when `stop` is set.
-
-    Source: P1, authors' code.
+    As in P1's code, the best epoch is chosen on the test images, so that number is optimistic; its name says
+    so. P1 also uses the last, smaller batch of an epoch; this uses whole batches only. After each epoch the
+    state is saved in `folder`, from which the same call continues.
     """
     labelled = train.subset((train.labels[LABEL] >= 0).nonzero()[0])
     views = view_pipeline(VIEWS, image_size=train.image_size, channels=train.channels)

@@ -33,7 +33,7 @@ from fullrank.runs.run import Run, load
 from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
 from fullrank.training.callbacks.curves import ProgressLine
-from fullrank.training.callbacks.stopping import stop_on_signal
+from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import OptimizerFactory, Session
@@ -186,7 +186,7 @@ def _fit(
         print(note, file=sys.stderr)
     with (
         engine.quiet_lightning(),
-        stop_on_signal(folder) as stop,
+        Stop(folder) as stop,
         session.progress or progress_bar() as shown,
     ):
         line = ProgressLine(shown, watch.monitor, results.chance_level(module, recipe))

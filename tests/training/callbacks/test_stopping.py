@@ -10,7 +10,7 @@ from fullrank import train
 from fullrank.errors import InterruptedRunError, TerminatedRunError
 from fullrank.files import load_arrays
 from fullrank.runs.folders import checkpoints_in, number_of
-from fullrank.training.callbacks.stopping import stop_on_signal
+from fullrank.training.callbacks.stopping import Stop
 
 
 def saved(folder):
@@ -48,7 +48,7 @@ def test_a_second_ctrl_c_leaves_at_once(quick, tmp_path, at_batch, first):
 
 def test_the_ctrl_c_that_torchrun_passes_on_is_no_second_one(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with stop_on_signal(tmp_path) as stop:
+    with Stop(tmp_path) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.is_set() and stop.error("x").exit_status == 130
@@ -56,7 +56,7 @@ def test_the_ctrl_c_that_torchrun_passes_on_is_no_second_one(tmp_path, monkeypat
 
 def test_who_stops_listening_takes_no_signals_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    with stop_on_signal(tmp_path) as stop:
+    with Stop(tmp_path) as stop:
         pass
     stop.listen()
     assert signal.getsignal(signal.SIGTERM) is before

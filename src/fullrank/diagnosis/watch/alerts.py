@@ -123,12 +123,7 @@ class CollapseWarning(UserWarning):
 
 
 def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]:
-    """Where in a series of its measure a rule fires, and the threshold there.
-
-    >>> fell = AlertRule("fell", "effective_rank", share=0.5, means="", looks=2)
-    >>> firings(fell, [8, 10, 4, 4, 3, 6, 3, 3, 10, 4, 4])
-    [(3, 5.0), (10, 5.0)]
-    """
+    """Where in a series of its measure a rule fires, and the threshold there."""
     fired, widest, narrow_looks, armed = [], 0.0, 0, True
     for index, value in enumerate(values):
         gap = value - rule.worst

@@ -10,13 +10,7 @@ from torch import Tensor
 
 @final
 class History(dict[str, list[Any]]):
-    """Measurements over time: a column for each name, of numbers or of tensors of one shape.
-
-    >>> history = History(["step", "spectrum"])
-    >>> history.add({"step": 5, "spectrum": torch.tensor([2.0, 1.0])})
-    >>> history.last["step"], history.arrays()["spectrum"].shape
-    (5, (1, 2))
-    """
+    """Measurements over time: a column for each name, of numbers or of tensors of one shape."""
 
     def __init__(self, names: Iterable[str]):
         super().__init__({name: [] for name in names})
@@ -45,13 +39,6 @@ class NewestRows:
     """The newest `size` rows of what is pushed, as float32 or int64 on the device of the first column.
 
     Pushing waits for no device, and takes memory the first time only.
-
-    >>> newest = NewestRows(3)
-    >>> for start in (0, 2):
-    ...     rows = torch.arange(start, start + 2)
-    ...     newest.push(rows[:, None].half(), rows)
-    >>> newest.rows()[1]
-    tensor([1, 2, 3])
     """
 
     def __init__(self, size: int):

@@ -36,11 +36,7 @@ _MOST_NAMED = 3
 def watched_diagnosis(
     target: str, looks: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]
 ) -> DiagnosisEntry:
-    """What the looks at one or more modules and their alerts say of the training of `target`.
-
-    Spectrum and measures are those of each module's last look; a number that is not finite is None. Where the
-    spectrum of the last look is not finite, the last one that is stands in its place.
-    """
+    """What the looks at one or more modules and their alerts say of the training of `target`."""
     not_seen = [
         f"{name}: fewer than 2 rows came from it; name a module that each training step calls."
         for name, of_module in looks.items()

@@ -36,9 +36,8 @@ def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
 class Monitor(pl.Callback):
     """Every `every` steps: loss, positive and negative similarity, effective rank and spectrum of h.
 
-    The numbers belong to the step's own batch, both views; of many processes, to the first one's share. They
-    are part of the checkpoint, so a resumed run has the curves of an unbroken one; `metrics.csv` is written
-    at the end of each epoch. A step whose loss is not finite (see `FiniteGuard`) has no row.
+    The numbers are those of the step's own batch, both views; with several processes, of the first one's
+    share. A step whose loss is not finite (see `FiniteGuard`) has no row.
     """
 
     def __init__(self, folder: Path, every: int):

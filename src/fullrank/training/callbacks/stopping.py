@@ -4,11 +4,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import final
+from typing import Any, Self, final
 
 from fullrank.errors import InterruptedRunError, TerminatedRunError
 
@@ -18,13 +16,27 @@ _ECHO = 1.0
 
 @final
 class Stop:
-    """Whether a run in `folder` was told to stop, and by which signal: its number, or 0."""
+    """Whether a run in `folder` was told to stop, and by which signal: its number, or 0.
+
+    As a context it listens to SIGINT and SIGTERM; a second SIGINT raises InterruptedRunError at once.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.signal = 0
         self._heard = 0.0
-        self._listens = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other thread gets signals
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        before, self._before = self._before, {}
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def is_set(self) -> bool:
         """Whether to stop after the step under way."""
@@ -40,9 +52,8 @@ class Stop:
 
     def listen(self) -> None:
         """Take the signals back from a library that has put a handler of its own in place."""
-        if self._listens:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._handle)
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.is_set():
@@ -54,21 +65,3 @@ class Stop:
                 f"Stopped at once; with --out {self.folder} --resume the same command goes on from its last "
                 "checkpoint."
             )
-
-
-@contextmanager
-def stop_on_signal(folder: Path) -> Iterator[Stop]:
-    """A `Stop` that SIGINT and SIGTERM set; a second SIGINT raises InterruptedRunError at once."""
-    stop = Stop(folder)  # signals reach the main thread only
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop._listens = True
-    stop.listen()
-    try:
-        yield stop
-    finally:
-        stop._listens = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
