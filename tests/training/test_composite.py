@@ -8,7 +8,13 @@ from fullrank.training.dry_run import dry_run
 
 
 def test_a_layer_is_dropped_through_a_whole_run_and_its_rehearsal(tmp_path):
-    settings = {"views": "weak,drop=0.5", "encoder": "tiny-resnet,width=4", "epochs": 1, "batch_size": 30}
+    settings = {
+        "views": "weak,drop=0.5",
+        "encoder": "tiny-resnet,width=4",
+        "epochs": 1,
+        "batch_size": 30,
+        "image_size": 16,
+    }
     data = "composite:digits-on-textures,n=60"
     run = train("digits", out=tmp_path / "run", data=data, head="none", **settings)
     assert run.record.runs[0].steps == 2

@@ -88,7 +88,7 @@ def test_an_optimizer_of_timms_factory_by_its_name(short, plain, tmp_path):
 
 
 def test_an_unknown_optimizer_is_refused_before_the_folder_is_made(short, tmp_path):
-    with refuses(UsageError, "'adamv'", "'adamw'"):
+    with refuses(UsageError, "'adamv'", "'adam'"):
         train("digits", out=tmp_path / "run", optimizer="adamv", **short)
     assert not (tmp_path / "run").exists()
 

@@ -67,7 +67,7 @@ def test_the_encoder_is_neither_trained_nor_left_in_eval_mode(parts, tmp_path):
 
 
 def test_weights_start_as_in_the_paper():
-    net = Pixels(0.5, 1.0)
+    net = Pixels([0.5], [1.0])
     net.feature_dim = 2048
     run = SGDProbeRun.begin(net, SGDProbe(), 1000, seed=0)
     assert (
