@@ -16,9 +16,9 @@ def test_a_layer_is_dropped_through_a_whole_run_and_its_rehearsal(tmp_path):
         "image_size": 16,
     }
     data = "composite:digits-on-textures,n=60"
-    run = train("digits", out=tmp_path / "run", data=data, head="none", **settings)
+    run = train("digits", out=tmp_path / "run", data=data, **settings)
     assert run.record.runs[0].steps == 2
-    assert dry_run("digits", data="composite:two-cues", head="none", **settings).entry.steps == 2
+    assert dry_run("digits", data="composite:two-cues", **settings).entry.steps == 2
 
 
 def test_dropping_a_layer_that_images_lack_is_said_before_training(tmp_path):

@@ -33,8 +33,8 @@ def test_every_other_recipe_walks_through_with_a_small_encoder(name):
 def test_what_defines_the_run_is_not_replaced(tmp_path):
     plan = Recipe.resolve("imagenet100")
     replaced = replacements(plan, tmp_path / "images")
-    kept = {"views", "encoder", "head", "objective", "optimizer", "encoder_passes", "image_size"}
-    assert not kept & {key.split(".")[0] for key in replaced}
+    own = {"views", "encoder", "head", "objective", "optimizer", "encoder_passes", "image_size"}
+    assert not own & {key.split(".")[0] for key in replaced}
     assert replaced["classes"].count("+") == 3 and replaced["data"].startswith("imagenet:")
 
 

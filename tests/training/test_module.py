@@ -117,7 +117,7 @@ def test_the_cosine_ends_at_the_floor():
 
 
 def test_lars_adapts_matrices_and_steps_1d_parameters_as_sgd():
-    """P1.6: eta 1e-3, decay and adaptation for parameters of two dimensions or more alone."""
+    """P1's code: eta 1e-3, decay and adaptation for parameters of two dimensions or more alone."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(5, 4).double()
     settings = Optimizer(name="lars", lr=0.5, momentum=0.9, weight_decay=1e-6, trust=1e-3)

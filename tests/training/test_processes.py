@@ -119,13 +119,13 @@ def stopped_while_asking(arguments):
     """SIGTERM reaches the second process after its WHEN-th question whether anybody was told to stop."""
     from lightning.pytorch.strategies import DDPStrategy
 
-    reduce, asked = DDPStrategy.reduce, []
+    reduce, ranks = DDPStrategy.reduce, []
 
     def reduce_and_be_told(self, *args, reduce_op="mean", **kwargs):
         answer = reduce(self, *args, reduce_op=reduce_op, **kwargs)
         if reduce_op == "max":  # Lightning asks for sums and means
-            asked.append(self.global_rank)
-            if asked == [1] * int(os.environ["WHEN"]):
+            ranks.append(self.global_rank)
+            if ranks == [1] * int(os.environ["WHEN"]):
                 os.kill(os.getpid(), signal.SIGTERM)
         return answer
 

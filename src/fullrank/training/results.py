@@ -115,7 +115,7 @@ def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:
     rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
     batch = images.batch(rows)
     height, width = batch.images.shape[-2:]
-    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
-    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
+    parameters = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
+    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, parameters))
     shown = [images.subset(rows).tensor(), *pair]
     return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()

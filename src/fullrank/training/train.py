@@ -86,9 +86,9 @@ def train(
     ['h', 'z']
     """
     import_modules(imports)
-    given = None if data is None or isinstance(data, str | type) else GivenImages.of(data)
+    own_images = None if data is None or isinstance(data, str | type) else GivenImages.of(data)
     if data is not None:
-        overrides["data"] = data if given is None else given.spec
+        overrides["data"] = data if own_images is None else own_images.spec
     if init is not None:
         overrides["init"] = str(init)
     factory = optimizer if callable(optimizer) else None
@@ -104,7 +104,7 @@ def train(
     folders.check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
-    return carry_out(plan, folder, *load_data(plan, given), session)
+    return carry_out(plan, folder, *load_data(plan, own_images), session)
 
 
 def carry_out(
@@ -117,14 +117,14 @@ def carry_out(
     """
     session = session or Session()
     writes = launched_rank(session.processes) == 0
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as held:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as contexts:
         torch.manual_seed(recipe.seed)
         parts = check_plan(recipe, train_set, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
-        held.enter_context(folders.room_in(folder))
+        contexts.enter_context(folders.room_in(folder))
         if writes:
-            held.enter_context(folders.sole_writer(folder))
+            contexts.enter_context(folders.sole_writer(folder))
             folders.check_free(folder, recipe, session.resume)
             folders.open_folder(folder, recipe, session.resume)
         watch = Watch.over(recipe, folder, session)
@@ -160,9 +160,9 @@ def carry_out(
     return Run(folder, recipe, *results.finished_parts(module), record)
 
 
-def _listed(given: Any) -> tuple[Any, ...]:
+def _listed(value: Any) -> tuple[Any, ...]:
     """One thing or several, as several."""
-    return tuple(given) if isinstance(given, Iterable) else (given,)
+    return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def called(factory: OptimizerFactory) -> str:
@@ -198,7 +198,7 @@ def _fit(
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
-        if checkpointer.is_told(trainer):
+        if checkpointer.must_stop(trainer):
             raise stop.error(
                 f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
                 "run."

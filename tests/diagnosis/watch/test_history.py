@@ -1,4 +1,4 @@
-"""What is kept over time: columns of measurements, and the newest rows."""
+"""What is expected over time: columns of measurements, and the newest rows."""
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ def test_a_history_gives_back_its_rows_its_last_and_its_arrays():
     rows = [{"step": n, "rank": n / 2, "spectrum": torch.arange(3.0) + n, "other": 0} for n in (1, 2)]
     for row in rows:
         history.add(row)
-    kept = [{name: row[name] for name in history} for row in rows]
-    assert history.rows() == kept and history.last == kept[1]
+    expected = [{name: row[name] for name in history} for row in rows]
+    assert history.rows() == expected and history.last == expected[1]
     arrays = history.arrays()
     assert arrays["step"].dtype == np.int64 and arrays["rank"].tolist() == [0.5, 1.0]
     assert arrays["spectrum"].dtype == np.float32 and arrays["spectrum"].tolist() == [[1, 2, 3], [2, 3, 4]]

@@ -83,8 +83,8 @@ def test_maps_and_tokens_become_rows_by_their_mean():
     np.testing.assert_allclose(rows_of(x, "a"), x.numpy().mean((2, 3)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(rows_of(x[0], "a"), x[0].numpy().mean(1), rtol=1e-5, atol=1e-6)
     rows = torch.randn(3, 4, requires_grad=True)
-    kept = rows_of(rows, "a")
-    assert torch.equal(kept, rows) and not kept.requires_grad and kept.data_ptr() != rows.data_ptr()
+    copied = rows_of(rows, "a")
+    assert torch.equal(copied, rows) and not copied.requires_grad and copied.data_ptr() != rows.data_ptr()
     assert rows_of(rows.half(), "a").dtype == torch.float32
 
 
@@ -107,8 +107,8 @@ def test_a_rule_fires_once_for_each_fall_and_never_above_its_share(high, later):
     assert firings(FALL, high) == []
     widest = max(high)
     below = [min(value, 0.49 * widest) for value in later]
-    found = firings(FALL, [*high, *below])
-    assert found == ([(len(high) + 1, widest / 2)] if len(below) >= 2 else [])
+    fired = firings(FALL, [*high, *below])
+    assert fired == ([(len(high) + 1, widest / 2)] if len(below) >= 2 else [])
     # Trembling round the threshold does not arm the rule again, and a full recovery does.
     trembling = [*high, *2 * [0.4 * widest], 0.9 * widest, *3 * [0.4 * widest]]
     assert len(firings(FALL, trembling)) == 1
@@ -471,8 +471,8 @@ def test_a_resumed_run_has_the_curves_and_alerts_of_an_unbroken_one(lightning, t
     module, first = begin()
     trainer = fit(module, [first], epochs=4, lightning=lightning)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
-    kept = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"][first.state_key]
-    assert len(kept["rows"]["trunk"]) == 16
+    state = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"][first.state_key]
+    assert len(state["rows"]["trunk"]) == 16
     module, resumed = begin()
     fit(module, [resumed], epochs=12, lightning=lightning, ckpt_path=tmp_path / "run.ckpt", weights_only=True)
     same_arrays(unbroken.arrays(), resumed.arrays())
@@ -503,18 +503,18 @@ def test_a_save_holds_the_last_look_and_all_arrays(tmp_path):
         fit(foreign(pl), [monitor])
     monitor.save(tmp_path / "a" / "b")
     same_arrays(load_arrays(tmp_path / "a" / "b"), monitor.arrays())
-    record, seen = records(tmp_path / "a" / "b")
-    assert (seen.target, seen.rows, seen.places) == ("Foreign", 16, ["late", "h"])
-    assert (seen.collapsed, seen.findings, seen.cut) == (False, [], None)
-    assert_names(seen.verdict, "5 looks", "step 20")
-    for place in seen.places:
+    record, entry = records(tmp_path / "a" / "b")
+    assert (entry.target, entry.rows, entry.places) == ("Foreign", 16, ["late", "h"])
+    assert (entry.collapsed, entry.findings, entry.cut) == (False, [], None)
+    assert_names(entry.verdict, "5 looks", "step 20")
+    for place in entry.places:
         look = monitor.looks[place][-1]
-        assert {m.name: m.value for m in seen.measures if m.place == place} == {
+        assert {m.name: m.value for m in entry.measures if m.place == place} == {
             name: getattr(look, name) for name in MEASURES
         }
-        assert seen.spectrum[place].singular_values == look.singular_values.tolist()
-        assert seen.spectrum[place].effective_rank == look.effective_rank
-    said = " ".join(seen.not_seen)
+        assert entry.spectrum[place].singular_values == look.singular_values.tolist()
+        assert entry.spectrum[place].effective_rank == look.effective_rank
+    said = " ".join(entry.not_seen)
     assert_names(said, "spare:", "2 rows")
     assert said.count("fullrank diagnose") == 3
     settings = record.recipe["monitor"]
@@ -537,10 +537,10 @@ def test_alerts_are_the_alarms_of_a_save(tmp_path):
     with pytest.warns(CollapseWarning):
         fit(module, [monitor], epochs=20)
     monitor.save(tmp_path)
-    _, seen = records(tmp_path)
-    assert seen.collapsed and len(seen.findings) == len(monitor.alerts) >= 3
+    _, entry = records(tmp_path)
+    assert entry.collapsed and len(entry.findings) == len(monitor.alerts) >= 3
     last = monitor.looks["trunk"][-1]
-    for finding, alert in zip(seen.findings, monitor.alerts, strict=True):
+    for finding, alert in zip(entry.findings, monitor.alerts, strict=True):
         assert (finding.cause, finding.place, finding.level) == (alert.rule, "trunk", "alarm")
         assert (finding.measure, finding.value) == (alert.measure, alert.value)
         assert finding.threshold == alert.threshold != finding.value
@@ -548,12 +548,12 @@ def test_alerts_are_the_alarms_of_a_save(tmp_path):
         now = f"at the last look, step {last.step}, {alert.measure} was {getattr(last, alert.measure):.4g}."
         assert finding.evidence.endswith(now)
     for alert in monitor.alerts[:3]:
-        assert f"{alert.rule} at step {alert.step} in trunk" in seen.verdict
-    found = {finding.cause: finding for finding in seen.findings}
+        assert f"{alert.rule} at step {alert.step} in trunk" in entry.verdict
+    by_cause = {finding.cause: finding for finding in entry.findings}
     shipped = next(rule for rule in ALERT_RULES if rule.name == "rank-fell")
-    assert found["rank-fell"].title == shipped.title != "" and not found["own"].title
-    assert found["own"].remedy == "Rest." and found["rank-fell"].remedy[1:] == f"{shipped.remedy[1:]}."
-    assert_names(found["own"].evidence, "own", "fired")
+    assert by_cause["rank-fell"].title == shipped.title != "" and not by_cause["own"].title
+    assert by_cause["own"].remedy == "Rest." and by_cause["rank-fell"].remedy[1:] == f"{shipped.remedy[1:]}."
+    assert_names(by_cause["own"].evidence, "own", "fired")
     page = write_page(tmp_path).read_text()
     assert shipped.title in page and "Alert" in page
 
@@ -561,10 +561,12 @@ def test_alerts_are_the_alarms_of_a_save(tmp_path):
 def test_many_alerts_are_counted():
     alerts = [Alert(step, "h", "fell", "rankme", 1.0, 2.0, "", "") for step in (3, 4, 5, 6, 7)]
     looks = {"h": [look_at(torch.eye(3), 7, 1e-6)]}
-    seen = watched_diagnosis("Foreign", looks, alerts)
-    assert_names(seen.verdict, "5 alerts", "1 look", "step 7", "step 3 in h", "step 4 in h", "step 5 in h", 2)
-    assert "step 6" not in seen.verdict
-    assert_names(seen.findings[-1].evidence, "Step 7", "fell")
+    entry = watched_diagnosis("Foreign", looks, alerts)
+    assert_names(
+        entry.verdict, "5 alerts", "1 look", "step 7", "step 3 in h", "step 4 in h", "step 5 in h", 2
+    )
+    assert "step 6" not in entry.verdict
+    assert_names(entry.findings[-1].evidence, "Step 7", "fell")
 
 
 @pytest.mark.filterwarnings("ignore::fullrank.diagnosis.watch.alerts.CollapseWarning")
@@ -578,29 +580,29 @@ def test_a_look_that_is_not_finite_breaks_no_record(good, tmp_path):
     monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
     fit(module, [monitor])
     monitor.save(tmp_path)
-    _, seen = records(tmp_path)
-    values = {measure.name: measure.value for measure in seen.measures}
+    _, entry = records(tmp_path)
+    values = {measure.name: measure.value for measure in entry.measures}
     assert values.pop("finite_rows") == 0 and set(values.values()) == {None}
-    assert [finding.cause for finding in seen.findings] == ["not-finite"] and seen.collapsed
+    assert [finding.cause for finding in entry.findings] == ["not-finite"] and entry.collapsed
     page = write_page(tmp_path).read_text()
     if good:
         finite = monitor.looks["trunk"][2]
         assert finite.step == 10
-        assert seen.spectrum["trunk"].singular_values == finite.singular_values.tolist()
-        assert_names(seen.not_seen[0], "trunk", "step 20", "step 10")
+        assert entry.spectrum["trunk"].singular_values == finite.singular_values.tolist()
+        assert_names(entry.not_seen[0], "trunk", "step 20", "step 10")
         assert spectra_drawn(page) == ["trunk"]
     else:
-        assert seen.spectrum == {} and spectra_drawn(page) == []
-        assert_names(seen.not_seen[0], "trunk", "step 20", "no spectrum")
+        assert entry.spectrum == {} and spectra_drawn(page) == []
+        assert_names(entry.not_seen[0], "trunk", "step 20", "no spectrum")
 
 
 def test_values_beyond_single_precision_break_no_record():
     rows = 1e30 * torch.randn(9, 3)
     look = look_at(rows, 1, 1e-6)
     assert look.singular_values.isinf().any() and look.finite_rows == 1
-    seen = watched_diagnosis("Foreign", {"h": [look]}, [])
-    assert seen.spectrum == {}
-    assert_names(seen.not_seen[0], "h at step 1", "finite")
+    entry = watched_diagnosis("Foreign", {"h": [look]}, [])
+    assert entry.spectrum == {}
+    assert_names(entry.not_seen[0], "h at step 1", "finite")
 
 
 def test_where_a_save_cannot_go(tmp_path):

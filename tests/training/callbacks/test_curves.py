@@ -6,6 +6,7 @@ import pytest
 import torch
 from rich.progress import Progress
 
+from fullrank import train
 from fullrank.files import load_arrays
 from fullrank.training.callbacks.curves import CURVES, Monitor, ProgressLine, mean_similarities
 
@@ -48,3 +49,15 @@ def test_the_progress_line_shows_the_loss_beside_its_chance_level(tmp_path, chan
     assert (task.completed, task.total) == (1.5, 4)
     line.teardown(trainer, None, "fit")
     assert progress.tasks == []
+
+
+def test_a_run_shows_the_chance_level_of_its_objective(quick, tmp_path):
+    statuses = []
+
+    class Recorded(Progress):
+        def update(self, task, *, status, **fields):
+            statuses.append(status)
+
+    run = train("digits", out=tmp_path / "run", progress=Recorded(disable=True), **quick | {"epochs": 1})
+    chance = run.record.runs[0].chance
+    assert len(statuses) == 5 and all(f"/{chance:.2f} " in status for status in statuses)

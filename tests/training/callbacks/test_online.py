@@ -130,15 +130,15 @@ def test_training_does_not_feel_it(unbroken):
 
 
 def test_every_second_epoch_and_only_then_is_anything_kept():
-    probes, kept = OnlineProbes(every=2), []
+    probes, lengths = OnlineProbes(every=2), []
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            kept.append(len(probes._queue))
+            lengths.append(len(probes._queue))
 
     fit(joint_embedding(), digits_loader(), [probes, Look()])
     assert probes.rows["online_epoch"] == [2]
-    assert kept == [0] * 5 + [96, 192, 288, 384, 0] + [0] * 5
+    assert lengths == [0] * 5 + [96, 192, 288, 384, 0] + [0] * 5
 
 
 class StopAt(pl.Callback):

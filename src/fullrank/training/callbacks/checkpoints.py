@@ -20,7 +20,7 @@ from fullrank.training.callbacks.stopping import Stop
 
 # Steps on GPUs between two questions whether any process was told to stop: each waits for the device, and
 # torchrun leaves a process half a minute after SIGTERM.
-_ASKED_EVERY = 10
+_CHECK_EVERY = 10
 _CHUNK = 1 << 20
 
 
@@ -121,18 +121,18 @@ class Checkpointer(pl.Callback):
     ) -> None:
         # Gradients half accumulated are in no checkpoint, so a stop waits for the step to be whole.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if whole and self.is_told(trainer):
+        if whole and self.must_stop(trainer):
             self.save(trainer, module)
             raise self.stop.error(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
                 f"saved, and the same command with --out {self.folder} --resume goes on from there."
             )
 
-    def is_told(self, trainer: pl.Trainer) -> bool:
+    def must_stop(self, trainer: pl.Trainer) -> bool:
         """Whether any process was told to stop: one alone that saved would wait for the others forever."""
         if trainer.world_size > 1:
             device = trainer.strategy.root_device
-            if device.type == "cuda" and trainer.global_step % _ASKED_EVERY and not trainer.is_last_batch:
+            if device.type == "cuda" and trainer.global_step % _CHECK_EVERY and not trainer.is_last_batch:
                 return False
             own = torch.tensor(self.stop.signal, device=device)
             signal = int(trainer.strategy.reduce(own, reduce_op="max"))

@@ -66,7 +66,7 @@ class FiniteGuard(pl.Callback):
         self, trainer: pl.Trainer, module: JointEmbedding, loss: Tensor
     ) -> None:
         # One of many processes may be alone in this; the gradient is the same in all.
-        if trainer.world_size == 1 and self._looks(trainer, module) and not loss.isfinite():
+        if trainer.world_size == 1 and self._is_checked(trainer, module) and not loss.isfinite():
             self._refuse(trainer, module)
 
     def on_before_optimizer_step(  # type: ignore[override]
@@ -74,7 +74,7 @@ class FiniteGuard(pl.Callback):
     ) -> None:
         slopes = [p.grad for p in module.parameters() if p.grad is not None]
         scaled = trainer.precision == "16-mixed"
-        if not self._spoilt and self._looks(trainer, module) and not scaled and not _all_finite(slopes):
+        if not self._spoilt and self._is_checked(trainer, module) and not scaled and not _all_finite(slopes):
             self._refuse(trainer, module)
         if self._spoilt:
             self._spoilt = False
@@ -89,7 +89,7 @@ class FiniteGuard(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
 
-    def _looks(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    def _is_checked(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
         due = (trainer.global_step + 1) % self.every == 0 or trainer.is_last_batch
         return module.device.type == "cpu" or self.skip > 0 or due
 
