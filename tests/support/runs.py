@@ -1,12 +1,19 @@
-"""What two runs are compared by."""
+"""Trainers that say nothing, and what two runs are compared by."""
 
 import json
 from typing import Any
 
+import lightning.pytorch as pl
 from safetensors.torch import load_file
 
 from fullrank import Run
 from fullrank.files import load_arrays
+
+
+def quiet_trainer(lightning: Any = pl, **more: Any) -> Any:
+    """A Trainer of either Lightning on the CPU that writes and shows nothing."""
+    shown = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return lightning.Trainer(**{"accelerator": "cpu", "logger": False, **dict.fromkeys(shown, False), **more})
 
 
 def fingerprint(run: Run) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Any]]:

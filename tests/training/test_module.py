@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from runs import quiet_trainer
 from torch.utils.data import DataLoader
 
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, view_pipeline
@@ -34,16 +35,6 @@ def module() -> JointEmbedding:
         Attraction(),
         views,
         Optimizer(),
-    )
-
-
-def quiet_trainer(**more) -> pl.Trainer:
-    return pl.Trainer(
-        **{"logger": False, **more},
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
 
 

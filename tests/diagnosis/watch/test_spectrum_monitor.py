@@ -16,6 +16,7 @@ import pytorch_lightning
 import torch
 from hypothesis import given, settings, strategies as st
 from refusals import assert_names, refuses
+from runs import quiet_trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -207,15 +208,8 @@ def batches(batch_size=8, rows=80):
 
 
 def fit(module, callbacks, epochs=2, loader=None, lightning=pl, logger=False, **how):
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=logger,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=epochs,
-        callbacks=callbacks,
-        use_distributed_sampler=False,
+    trainer = quiet_trainer(
+        lightning, logger=logger, max_epochs=epochs, callbacks=callbacks, use_distributed_sampler=False
     )
     trainer.fit(module, loader or batches(), **how)
     return trainer

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from refusals import assert_names, refuses
+from runs import quiet_trainer
 from torch.utils.data import DataLoader
 
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, train, view_pipeline
@@ -62,16 +63,7 @@ def fit(tmp_path, loss, skip, **options):
     )
     batches = list(BatchLoader(source("digits").load("train").limited(96, seed=0), 16, seed=0))
     watch, guard = Watch(), FiniteGuard(tmp_path, every=100, skip=skip)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[guard, watch],
-        **options,
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[guard, watch], **options)
     trainer.fit(module, DataLoader(batches, batch_size=None))
     return watch.states, guard
 

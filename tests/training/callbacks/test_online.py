@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from refusals import refuses
+from runs import quiet_trainer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,16 +57,7 @@ def digits_loader(limit=480, batch_size=96) -> BatchLoader:
 
 
 def fit(module, loader, callbacks, epochs=3, **how) -> pl.Trainer:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=epochs,
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(max_epochs=epochs, callbacks=callbacks, use_distributed_sampler=False)
     trainer.fit(module, loader, **how)
     return trainer
 
