@@ -169,7 +169,7 @@ def test_two_runs_never_write_into_one_folder(unbroken, drawing, tmp_path):
         output.touch()
         other = forked.start(output, hold, folder / CHECKPOINTS / ".lock")
         try:
-            while "held" not in output.read_text():
+            while other.is_alive() and "held" not in output.read_text():
                 time.sleep(0.01)
             with refuses(UsageError, folder, "another process"):
                 attempt()
