@@ -43,7 +43,7 @@ def losses(folder):
 def command(folder, settings, *more):
     """The arguments of `fullrank train` in two processes."""
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return ["train", "--devices", "2", "--out", str(folder), *options, *more]
+    return ["train", "--recipe", "digits", "--devices", "2", "--out", str(folder), *options, *more]
 
 
 def run_command(arguments):
