@@ -4,8 +4,7 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-# Blocks below this many bytes come from the heap, which keeps what is freed. Before 2.35 glibc took no more
-# than the second.
+# Smaller blocks come from the heap, which keeps what is freed. glibc before 2.35 allowed only the second.
 _LARGEST_BLOCKS = (2**30, 2**25)
 _MOST_KEPT = 2**31 - 1
 
@@ -14,8 +13,8 @@ def keep_freed_memory() -> None:
     """Keep memory that is freed for what is allocated next; does nothing but under glibc.
 
     By default glibc returns large blocks to the system when they are freed and gets fresh pages for the next,
-    each to be zeroed by the kernel: thousands of page faults for each step of training on a CPU. For a
-    process that is ours: it cannot be undone, and concerns all of the process.
+    which the kernel fills with zeros: thousands of page faults in each training step on a CPU. This cannot be
+    undone, and holds for the whole process.
 
     >>> keep_freed_memory()
 

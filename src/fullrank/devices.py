@@ -21,7 +21,7 @@ def has_room(device: torch.device, nbytes: int) -> bool:
 @contextmanager
 def on_accelerator(*modules: nn.Module) -> Iterator[None]:
     """Modules on the device that work is done on; they go back to where they were."""
-    homes = [next((p.device for p in module.parameters()), torch.device("cpu")) for module in modules]
+    homes = [first_device(module) for module in modules]
     for module in modules:
         module.to(accelerator())
     try:

@@ -28,18 +28,14 @@ def process_rank() -> int:
 
 
 def launched_rank(processes: int) -> int:
-    """Which of the `processes` this is, before they connect: what torchrun, SLURM or Lightning say.
-
-    A process that trains alone is the first, whatever a launcher of many such says. Raises UsageError where
-    torchrun started another number.
-    """
+    """Which of the `processes` this is, before they connect: what torchrun, SLURM or Lightning say."""
     started = os.environ.get("WORLD_SIZE")
     if started is not None and "TORCHELASTIC_RUN_ID" in os.environ and int(started) != processes:
         raise UsageError(
             f"torchrun started {started} processes, but devices x nodes is {processes}; say --devices and "
             "--nodes as you said to torchrun."
         )
-    if processes == 1:
+    if processes == 1:  # also of a launcher that starts many such runs
         return 0
     named = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((int(rank) for rank in named if rank is not None), 0)
@@ -47,11 +43,7 @@ def launched_rank(processes: int) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """Part `number` of the `of` parts of some work, and how the processes put together what each has of it.
-
-    >>> list(Share(1, of=3).taken(range(8)))
-    [1, 4, 7]
-    """
+    """Part `number` of the `of` parts of some work, and how the processes put their parts together."""
 
     number: int = 0
     of: int = 1
@@ -61,11 +53,7 @@ class Share:
         return islice(parts, self.number, None, self.of)
 
     def stretch(self, count: int) -> range:
-        """This share of `count` things in order, where each process has those after the one before it.
-
-        >>> [list(Share(number, of=3).stretch(4)) for number in range(3)]
-        [[0, 1], [2], [3]]
-        """
+        """This share of `count` things in order, where each process has those after the one before it."""
         return range(-(-count * self.number // self.of), -(-count * (self.number + 1) // self.of))
 
     def to_first(self, rows: Tensor) -> Tensor:
@@ -76,34 +64,28 @@ class Share:
         if self.of == 1:
             return rows
         carrier = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-        if self.number > 0:
-            self.everyones(len(rows))
-            for start in range(0, len(rows), _ROWS):
-                dist.send(rows[start : start + _ROWS].to(carrier).contiguous(), 0)
-            return rows
         counts = self.everyones(len(rows))
+        if self.number > 0:
+            for piece in _pieces(rows):
+                dist.send(piece.to(carrier).contiguous(), 0)
+            return rows
         whole = rows.new_empty(sum(counts), *rows.shape[1:])
-        whole[: len(rows)] = rows
-        stop = len(rows)
-        for peer, count in enumerate(counts[1:], start=1):
-            start, stop = stop, stop + count
-            for into in (whole[at : min(at + _ROWS, stop)] for at in range(start, stop, _ROWS)):
+        own, *others = whole.split(counts)  # type: ignore[no-untyped-call]
+        own.copy_(rows)
+        for peer, theirs in enumerate(others, start=1):
+            for into in _pieces(theirs):
                 piece = torch.empty_like(into, device=carrier)
                 dist.recv(piece, peer)
                 into.copy_(piece)
         return whole
 
     def everyones(self, own: Part) -> list[Part]:
-        """What each process has, in their order, in all of them.
-
-        >>> Share().everyones("mine")
-        ['mine']
-        """
+        """What each process has, in their order, in all of them."""
         if self.of == 1:
             return [own]
-        found: list[Any] = [None] * self.of
-        dist.all_gather_object(found, own)
-        return found
+        everyones: list[Any] = [None] * self.of
+        dist.all_gather_object(everyones, own)
+        return everyones
 
     def follow_first(self, module: nn.Module) -> None:
         """Give `module` the weights and statistics that it has in the first process, in place."""
@@ -120,6 +102,10 @@ class Share:
                 dist.all_reduce(each)
 
 
+def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(_ROWS) if len(rows) else ()  # type: ignore[no-untyped-call]
+
+
 ALONE = Share()
 
 
@@ -131,9 +117,9 @@ def own_share() -> Share:
 def gather_rows(rows: Tensor) -> Tensor:
     r"""The rows (n, ...) of all P processes, (P n, ...), in the order of the processes, with gradient.
 
-    The gradient of a process's own rows is the sum over all processes of the gradients for them. A loss
-    that each process computes over all rows then has, averaged over processes as DistributedDataParallel
-    does, exactly the gradient it has in one process. Every process must give as many rows.
+    The gradient of a process's own rows is the sum of their gradients over all processes. A loss that each
+    process computes over all rows then has, averaged over processes as DistributedDataParallel does, exactly
+    the gradient it has in one process. Every process must give as many rows.
 
     >>> gather_rows(torch.eye(2))  # one process
     tensor([[1., 0.],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import assert_names, refuses
 from safetensors.torch import load_file
 
 from fullrank import Recipe, load, train
@@ -40,11 +41,11 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_a_run_passes_over_some_and_lists_them(folder, tmp_path, capsys):
     run = train("small-images", **quick(folder, tmp_path / "run", max_bad=3))
     lines = (tmp_path / "run/bad_images.txt").read_text().splitlines()
-    assert lines == [f"train/{name}\tno image inside" for name in ("a/03.png", "a/04.png", "b/00.png")]
+    listed, reasons = zip(*(line.split("\t") for line in lines), strict=True)
+    assert listed == ("train/a/03.png", "train/a/04.png", "train/b/00.png") and all(reasons)
     said = capsys.readouterr().err
-    assert (
-        said.count("Images that cannot be decoded and were passed over: 3") == 1 and "bad_images.txt" in said
-    )
+    assert_names(said, 3, "bad_images.txt")
+    assert said.count("bad_images.txt") == 1
     assert run.record.runs[0].steps == 2 * 3 and run.recipe.max_bad == 3
     # The same run over a folder where the stand-ins lie in the places of the bad ones.
     for name, stand_in in (("a/03", "a/05"), ("a/04", "a/05"), ("b/00", "b/01")):
@@ -56,10 +57,11 @@ def test_a_run_passes_over_some_and_lists_them(folder, tmp_path, capsys):
 
 
 def test_one_too_many_ends_the_run_and_a_larger_bound_resumes_it(folder, tmp_path):
-    with pytest.raises(DataError, match=r"more than 1 images .* allow more with --max-bad"):
+    with refuses(DataError, 1, "--max-bad"):
         train("small-images", **quick(folder, tmp_path / "run", max_bad=1))
-    with pytest.raises(DataError, match=r"train/./0.\.png cannot be decoded .* --max-bad"):
+    with refuses(DataError, "--max-bad") as error:
         train("small-images", **quick(folder, tmp_path / "none"))
+    assert any(f"train/{name}.png" in str(error.value) for name in ("a/03", "a/04", "b/00"))
     train("small-images", **quick(folder, tmp_path / "run", max_bad=9, resume=True))
     assert load(tmp_path / "run").recipe.max_bad == 9
     assert len((tmp_path / "run/bad_images.txt").read_text().splitlines()) == 3
@@ -72,5 +74,5 @@ def test_images_in_memory_are_left_out(folder, tmp_path):
 
 
 def test_a_bound_below_zero_is_refused():
-    with pytest.raises(UsageError, match="max_bad"):
+    with refuses(UsageError, "max_bad", -1):
         Recipe.resolve("digits", {"max_bad": -1})

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import torch
+from refusals import refuses
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -17,18 +18,9 @@ from fullrank.runs.recipe import Recipe
 from fullrank.training import engine
 from fullrank.training.module import JointEmbedding
 
-QUICK = {
-    "encoder": "tiny-resnet,width=4",
-    "head": "none",
-    "limit": 200,
-    "batch_size": 40,
-    "epochs": 2,
-    "monitor_every": 1,
-}
 
-
-def test_accumulated_batches_are_one_step_and_one_point_of_the_curves(tmp_path):
-    run = train("digits", out=tmp_path / "run", **QUICK, **{"engine.accumulate": 2})
+def test_accumulated_batches_are_one_step_and_one_point_of_the_curves(quick, tmp_path):
+    run = train("digits", out=tmp_path / "run", **quick | {"epochs": 2, "engine.accumulate": 2})
     assert run.record.runs[0].steps == 6  # five batches an epoch: two pairs and the last one
     curves = load_arrays(run.path)
     assert curves["step"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -36,12 +28,12 @@ def test_accumulated_batches_are_one_step_and_one_point_of_the_curves(tmp_path):
     assert 0 < curves["learning_rate"][-1] < 0.4 * curves["learning_rate"].max()  # it counts steps
 
 
-def test_the_gradient_of_accumulated_batches_is_their_mean():
+def test_the_gradient_of_accumulated_batches_is_their_mean(quick):
     """Two batches of one image set, alike: one step as with either."""
     weights = []
     for accumulate in (1, 2):
         plan = Recipe.resolve(
-            "digits", {**QUICK, "optimizer.name": "sgd", "engine.accumulate": accumulate, "epochs": 1}
+            "digits", {**quick, "optimizer.name": "sgd", "engine.accumulate": accumulate, "epochs": 1}
         )
         module = build_seeded(plan)
         batch = batch_of(plan)
@@ -76,41 +68,41 @@ def test_memory_format_changes_nothing_but_rounding():
     torch.testing.assert_close(plain(images), other(images), rtol=1e-4, atol=1e-5)
 
 
-def test_a_compiled_encoder_has_the_same_weights_and_the_same_run(tmp_path):
+def test_a_compiled_encoder_has_the_same_weights_and_the_same_run(quick, plain_run, tmp_path):
     """Tracing alone, without the minute that code generation takes."""
     with torch.compiler.set_stance("force_eager"):
-        compiled = train("digits", out=tmp_path / "compiled", **QUICK, **{"engine.compile": True})
-    plain = train("digits", out=tmp_path / "plain", **QUICK)
-    one, two = (load_file(run.path / "encoder.safetensors") for run in (compiled, plain))
+        compiled = train("digits", out=tmp_path / "compiled", **quick, **{"engine.compile": True})
+    one, two = (load_file(run.path / "encoder.safetensors") for run in (compiled, plain_run))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_a_lightning_logger_gets_every_curve(tmp_path):
-    run = train("digits", out=tmp_path / "run", **QUICK, online_every=1, **{"engine.logger": "csv"})
+def test_a_lightning_logger_gets_every_curve(quick, tmp_path):
+    labelled = quick | {"data": "digits", "limit": 200, "epochs": 1}
+    run = train("digits", out=tmp_path / "run", **labelled, online_every=1, **{"engine.logger": "csv"})
     (logged,) = run.path.glob("lightning_logs/*/metrics.csv")
     rows = list(csv.DictReader(logged.open()))
     ours = load_arrays(run.path)
     ranks = [float(row["effective_rank"]) for row in rows if row["effective_rank"]]
     assert ranks == pytest.approx(ours["effective_rank"].tolist())
     online = [float(row["online/linear"]) for row in rows if row["online/linear"]]
-    assert online == pytest.approx(ours["online_linear"].tolist())
+    assert online == pytest.approx(ours["online_linear"].tolist()) and len(online) == 1
 
 
-def test_a_tensorboard_logger_by_name(tmp_path):
+def test_a_tensorboard_logger_by_name(quick, tmp_path):
     pytest.importorskip("tensorboard")
-    run = train("digits", out=tmp_path / "run", **QUICK, **{"engine.logger": "tensorboard"})
+    run = train("digits", out=tmp_path / "run", **quick | {"epochs": 1, "engine.logger": "tensorboard"})
     assert list(run.path.rglob("events.out.tfevents.*"))
 
 
 def test_an_unknown_logger_names_the_known_ones():
-    with pytest.raises(UsageError, match=r"tensorbord.*tensorboard"):
+    with refuses(UsageError, "tensorbord", "tensorboard"):
         Recipe.resolve("digits", {"engine.logger": "tensorbord"})
 
 
-def test_a_logger_whose_library_is_missing_is_said_before_the_folder_is_made(tmp_path, monkeypatch):
+def test_a_logger_whose_library_is_missing_is_said_before_the_folder_is_made(quick, tmp_path, monkeypatch):
     monkeypatch.setattr("fullrank.runs.recipe.find_spec", lambda module: None)
-    with pytest.raises(UsageError, match=r"comet needs the package comet-ml.*pip install comet-ml"):
-        train("digits", out=tmp_path / "run", **QUICK, **{"engine.logger": "comet"})
+    with refuses(UsageError, "comet", "comet-ml"):
+        train("digits", out=tmp_path / "run", **quick, **{"engine.logger": "comet"})
     assert not (tmp_path / "run").exists()
 
 

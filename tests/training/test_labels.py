@@ -1,20 +1,21 @@
 """Runs that learn labels: which ones, what is saved, how they resume, what is refused before they start."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
+from refusals import assert_names, refuses
 from safetensors.torch import load_file
 
 from fullrank import load, objective, train
 from fullrank.data import write_miniature
-from fullrank.errors import InterruptedRunError, UsageError
+from fullrank.errors import TerminatedRunError, UsageError
 from fullrank.objectives import OBJECTIVES, needs_of
 from fullrank.runs.build import build, load_data
 from fullrank.runs.recipe import Recipe
 from fullrank.training.callbacks.checkpoints import load_state, newest_whole
-from fullrank.training.callbacks.curves import Monitor
 
 QUICK = {
     "encoder": "tiny-resnet,width=4",
@@ -46,16 +47,9 @@ def test_the_classifier_is_trained_and_in_the_checkpoint_and_not_in_the_head(sup
     assert set(entry.probes) == {"h", "head.1", "z"}
 
 
-def test_a_supervised_run_goes_on_bit_for_bit(supervised, tmp_path, monkeypatch):
-    plain = Monitor.on_train_batch_end
-
-    def stop(self, trainer, *args):
-        plain(self, trainer, *args)
-        if trainer.global_step == 4:
-            raise InterruptedRunError("stopped")
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedRunError):
-        patch.setattr(Monitor, "on_train_batch_end", stop)
+def test_a_supervised_run_goes_on_bit_for_bit(supervised, tmp_path, at_batch):
+    at_batch(1, 0, signal.SIGTERM)
+    with refuses(TerminatedRunError, "step 4 of 6"):
         train("digits", out=tmp_path / "run", objective="cross-entropy", **QUICK)
     train("digits", out=tmp_path / "run", resume=True, objective="cross-entropy", **QUICK)
     first, second = (
@@ -65,8 +59,9 @@ def test_a_supervised_run_goes_on_bit_for_bit(supervised, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in OBJECTIVES if entry.name != "cross-entropy"])
-def test_every_objective_trains_a_run(name, tmp_path):
-    run = train("digits", out=tmp_path / "run", objective=name, **QUICK | {"head": "none", "epochs": 1})
+def test_every_objective_trains_a_run(name, quick, tmp_path):
+    data = {"data": "digits", "limit": 120} if name in LABELLED else {}
+    run = train("digits", out=tmp_path / "run", objective=name, **quick | {"epochs": 1} | data)
     entry = run.record.runs[0]
     assert np.isfinite(entry.loss) and "objective" not in entry.parameters
     assert entry.chance == pytest.approx(objective(name).chance(run.recipe.batch_size, run.head.out_dim))
@@ -90,19 +85,19 @@ def images_without_labels(folder, labels=None):
 
 
 @pytest.mark.parametrize("objective", LABELLED)
-@pytest.mark.parametrize(("labels", "found"), [(None, 0), (np.zeros(80, np.int64), 1)])
-def test_labels_that_cannot_be_learned_are_one_sentence_before_training(tmp_path, objective, labels, found):
+@pytest.mark.parametrize(("labels", "classes"), [(None, 0), (np.zeros(80, np.int64), 1)])
+def test_labels_that_cannot_be_learned_are_one_sentence_before_training(tmp_path, objective, labels, classes):
     data = images_without_labels(tmp_path, labels)
     with pytest.raises(UsageError) as error:
         train("digits", **QUICK | {"data": data, "limit": None}, objective=objective, out=tmp_path / "run")
     said = str(error.value)
-    assert f"'label' of npz:{tmp_path}/images.npz (train) has {found}; label the images" in said
+    assert_names(said, "'label'", f"npz:{tmp_path}/images.npz", "train", classes)
     assert said.count(". ") == 0 and "\n" not in said and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("objective", ["infonce", "supcon"])
 def test_a_label_that_the_images_do_not_have_is_refused_by_name(tmp_path, objective):
-    with pytest.raises(UsageError, match=r"Unknown label 'coarse'.*digits \(train\) has label"):
+    with refuses(UsageError, "'coarse'", "digits", "train", "label"):
         train("digits", out=tmp_path / "run", objective=objective, label="coarse", **QUICK)
 
 

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from runs import quiet_trainer
 from torch.utils.data import DataLoader
 
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, view_pipeline
@@ -34,16 +35,6 @@ def module() -> JointEmbedding:
         Attraction(),
         views,
         Optimizer(),
-    )
-
-
-def quiet_trainer(**more) -> pl.Trainer:
-    return pl.Trainer(
-        **{"logger": False, **more},
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
 
 
@@ -117,7 +108,7 @@ def test_the_cosine_ends_at_the_floor():
 
 
 def test_lars_adapts_matrices_and_steps_1d_parameters_as_sgd():
-    """P1.6: eta 1e-3, decay and adaptation for parameters of two dimensions or more alone."""
+    """P1's code: eta 1e-3, decay and adaptation for parameters of two dimensions or more alone."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(5, 4).double()
     settings = Optimizer(name="lars", lr=0.5, momentum=0.9, weight_decay=1e-6, trust=1e-3)

@@ -37,8 +37,8 @@ def dry_run(
     """Train two steps and probe on generated images, laid out as the recipe's data is; nothing is kept.
 
     Encoder, head, objective, views, optimizer and image size are the recipe's own; data, lengths and batch
-    size are replaced. So a mistake in a recipe shows in seconds, before the days that it costs. The numbers
-    mean nothing: the images are coloured shapes, grey for sets that are grey. Raises what `train` raises.
+    size are replaced. So a mistake in a recipe shows within seconds. The numbers mean nothing: the images are
+    coloured shapes, grey for sets that are grey. Raises what `train` raises.
     """
     import_modules(imports)
     plan = Recipe.resolve(recipe, overrides)
@@ -50,36 +50,23 @@ def dry_run(
 
 def check_on_generated(recipe: Recipe) -> None:
     """Build the parts of a recipe on generated images; raises what `check_plan` raises."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=()):
         plan = Recipe.resolve(recipe, replacements(recipe, Path(folder) / "images"))
-        train_set, _ = load_data(plan)
-        with torch.random.fork_rng(devices=()):
-            check_plan(plan, train_set)
+        check_plan(plan, load_data(plan)[0])
 
 
 def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a rehearsal replaces, after writing its images into `folder`."""
-    size = plan.image_size or 32
+    size, count, images = plan.image_size or 32, BATCH_SIZE * STEPS, source(plan.data)
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
-    given = source(plan.data)
     # Your own folder, archive or hub set is rehearsed with colour images in a folder.
     layout = plan.data if plan.data.name in LAYOUTS else "folder"
-    data = (
-        COMPOSITE
-        if given.layered
-        else write_miniature(
-            layout,
-            folder,
-            images=BATCH_SIZE * STEPS,
-            classes=CLASSES,
-            size=size,
-            class_names=names,
-            channels=1 if given.grey else 3,
-        )
-    )
+    kinds: dict[str, Any] = {"classes": CLASSES, "class_names": names, "channels": 1 if images.grey else 3}
     replaced: dict[str, Any] = {
-        "data": data,
-        "limit": BATCH_SIZE * STEPS if given.layered else None,
+        "data": COMPOSITE
+        if images.layered
+        else write_miniature(layout, folder, images=count, size=size, **kinds),
+        "limit": count if images.layered else None,
         "batch_size": BATCH_SIZE,
         "epochs": 1,
         "monitor_every": 1,
@@ -91,7 +78,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     }
     if layout == "folder":
         replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
-    if given.layered:
+    if images.layered:
         replaced["classes"] = None
     elif names is not None:
         replaced["classes"] = "+".join(names)

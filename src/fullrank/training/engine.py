@@ -9,20 +9,18 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch import loggers
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from fullrank.devices import accelerator
 from fullrank.errors import OutOfMemoryError
-from fullrank.processes import process_count
 from fullrank.runs.recipe import LOGGERS, Recipe
-from fullrank.training.session import Machines, Session
+from fullrank.training.session import Session
 
 # The other processes wait for the first while it probes, which can take hours.
 _PATIENCE = timedelta(days=2)
+_NOISY = ("lightning.pytorch", "lightning.fabric")
 
 
 @contextmanager
@@ -41,42 +39,36 @@ def named_out_of_memory(batch_size: int) -> Iterator[None]:
         ) from None
 
 
-def split_statistics(module: nn.Module, machines: Machines) -> str | None:
+def split_statistics(module: nn.Module, processes: int) -> str | None:
     """A sentence where several processes on CPUs each have batch statistics of their own share."""
-    norms = (nn.modules.batchnorm._BatchNorm,)
-    if machines.processes == 1 or accelerator() == "cuda":
-        return None
-    if not any(isinstance(part, norms) for part in module.modules()):
+    norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if processes == 1 or accelerator() == "cuda" or not norms:
         return None
     return (
-        f"Note: on CPUs each of the {machines.processes} processes has batch statistics of its own share, so "
-        "this run is not the one that a single process makes."
+        f"Note: on CPUs each of the {processes} processes has batch statistics of its own share, so this run "
+        "is not the one that a single process makes."
     )
 
 
 def build_trainer(
     recipe: Recipe, folder: Path, callbacks: list[pl.Callback], session: Session | None = None
 ) -> pl.Trainer:
-    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else.
-
-    The session's callbacks come before ours, the last of which saves what all of them hold.
-    """
+    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else."""
     session, settings = session or Session(), recipe.engine
-    machines = session.machines
-    many = machines.processes > 1
-    chosen = [build_logger(settings.logger, folder)] if settings.logger else []
-    backend = "nccl" if accelerator() == "cuda" else "gloo"
+    gpu, many = accelerator() == "cuda", session.processes > 1
+    chosen = [getattr(loggers, LOGGERS[settings.logger])(save_dir=folder)] if settings.logger else []
+    backend = "nccl" if gpu else "gloo"
     return pl.Trainer(
         max_epochs=recipe.epochs,
         accelerator=accelerator(),
-        devices=machines.devices,
-        num_nodes=machines.nodes,
+        devices=session.devices,
+        num_nodes=session.nodes,
         strategy=DDPStrategy(process_group_backend=backend, timeout=_PATIENCE) if many else "auto",
-        precision=settings.precision if accelerator() == "cuda" else "32-true",
+        precision=settings.precision if gpu else "32-true",
         accumulate_grad_batches=settings.accumulate,
-        # torch's SyncBatchNorm refuses CPUs.
-        sync_batchnorm=settings.sync_batchnorm and accelerator() == "cuda",
+        sync_batchnorm=settings.sync_batchnorm and gpu,  # torch's SyncBatchNorm refuses CPUs
         gradient_clip_val=recipe.optimizer.clip,
+        # The last of ours saves what all of them hold.
         callbacks=[*session.callbacks, *callbacks],
         profiler=session.profiler,
         logger=[*chosen, *session.loggers] or False,
@@ -88,29 +80,16 @@ def build_trainer(
     )
 
 
-def build_logger(name: str, folder: Path) -> Logger:
-    """A logger of Lightning by name, writing into `folder`."""
-    logger: Logger = getattr(loggers, LOGGERS[name])(save_dir=folder)
-    return logger
-
-
-def wait_for_all() -> None:
-    """Wait until every process is here."""
-    if process_count() > 1:
-        dist.barrier()
-
-
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning's notes on devices and loaders, which nobody asked for, are not shown meanwhile."""
-    noisy = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in noisy]
-    for logger in noisy:
+    levels = {logger: logger.level for logger in map(logging.getLogger, _NOISY)}
+    for logger in levels:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        for logger, level in zip(noisy, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

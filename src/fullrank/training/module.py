@@ -1,10 +1,9 @@
 """The training step, as a LightningModule that works under anybody's Trainer."""
 
 import math
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import lightning.pytorch as pl
 import torch
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step sees: h (2N, D), the embeddings z_a and z_b (N, K), the loss."""
+    """A training step: h (2N, D), the embeddings z_a and z_b (N, K), the loss."""
 
     h: Tensor
     z_a: Tensor
@@ -103,13 +102,12 @@ class JointEmbedding(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in 0 to 1 -> h (N, D)."""
-        h: Tensor = self.encoder(images)
-        return h
+        return cast(Tensor, self.encoder(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a step; what it saw is in `latest`."""
+        """The loss of a step, which stays in `latest`."""
         step = self.step(batch, self.current_epoch, batch_idx)
-        self.latest = Step(step.h.detach(), step.z_a.detach(), step.z_b.detach(), step.loss.detach())
+        self.latest = Step(*(tensor.detach() for tensor in vars(step).values()))
         self.log("loss", step.loss)
         return step.loss
 
@@ -144,8 +142,7 @@ class JointEmbedding(pl.LightningModule):
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         """What the trainer's profiler makes of a part of the step; without a trainer nothing."""
-        # The public property raises where there is none.
-        if self._trainer is None:
+        if self._trainer is None:  # the public property raises
             return nullcontext()
         profiler: Profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector sets it
         return profiler.profile(part)
@@ -162,11 +159,7 @@ class JointEmbedding(pl.LightningModule):
 
 
 def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> float:
-    """The share of the base learning rate at `step`: linear up to 1 over `warmup`, then cosine to `floor`.
-
-    >>> [round(warmup_cosine(t, 2, 6), 2) for t in range(7)]
-    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
-    """
+    """The share of the base learning rate at `step`: linear up to 1 over `warmup`, then cosine to `floor`."""
     if step < warmup:
         return (step + 1) / warmup
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
@@ -176,26 +169,16 @@ def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> flo
 def build_optimizer(
     settings: Optimizer, modules: list[nn.Module], factory: OptimizerFactory | None = None
 ) -> torch.optim.Optimizer:
-    r"""The optimizer that `settings` name, over all parameters; norms, biases and other 1-d ones only step.
+    """The optimizer that `settings` name, or that `factory` makes of two groups of parameters.
 
-    They have no weight decay and, under LARS, no adaptation: their step is SGD's. LARS with decay
-    :math:`\beta` and trust :math:`\eta` scales the gradient of each other parameter,
-
-    .. math:: g \leftarrow \frac{\eta \|w\|}{\|g\| + \beta \|w\|}\,(g + \beta w)
-
-    where P1's code has :math:`\|g + \beta w\|` below: the same for a decay as small as 1e-6. A `factory` gets
-    both groups of parameters, each with its `weight_decay`, and makes the optimizer itself. Raises UsageError
-    for a name that timm does not know.
-
-    Source: You, Gitman, Ginsburg 2017 (1708.03888), by `timm.optim.Lars`; P1, authors' code.
+    Norms, biases and other parameters of one dimension have no weight decay and, under LARS, no adaptation.
+    LARS (You, Gitman, Ginsburg 2017, 1708.03888) is timm's. It divides by |g| + decay |w| where P1's code has
+    |g + decay w|: the same for a decay as small as 1e-6.
     """
-
-    def parameters() -> Iterator[nn.Parameter]:
-        return (p for module in modules for p in module.parameters() if p.requires_grad)
-
-    many: dict[str, Any] = {"params": [p for p in parameters() if p.ndim > 1]}
-    few: dict[str, Any] = {"params": [p for p in parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    many: dict[str, Any] = {"params": [p for p in trained if p.ndim > 1]}
     many["weight_decay"] = settings.weight_decay
+    few: dict[str, Any] = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
     if factory is not None:
         made: object = factory([many, few])
         if not isinstance(made, torch.optim.Optimizer):
@@ -213,23 +196,13 @@ def build_optimizer(
         return Lars(groups, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
     if settings.name == "adamw":
         return torch.optim.AdamW([many, few], lr=settings.lr)
-    return _optimizer_of_timm(settings, [many, few])
-
-
-def _optimizer_of_timm(settings: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    from timm.optim._optim_factory import create_optimizer_v2
-
     if ":" in settings.name:
         raise UsageError(
             f"The optimizer {settings.name} was given in Python, and no file can build it; give it again as "
             "optimizer=, or name another with --set optimizer.name=."
         )
     check_optimizer(settings.name)
-    built: torch.optim.Optimizer = create_optimizer_v2(
-        groups,
-        opt=settings.name,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-    )
-    return built
+    from timm.optim._optim_factory import create_optimizer_v2
+
+    rates: dict[str, Any] = {name: getattr(settings, name) for name in ("lr", "weight_decay", "momentum")}
+    return create_optimizer_v2([many, few], opt=settings.name, **rates)

@@ -35,8 +35,8 @@ class StepClock(Profiler):
 
     The parts are the loader, the upload to the device, views, encoder, head and objective (forward),
     backward, the optimizer with all that Lightning does around it, and the rest: curves, checkpoints,
-    progress and the engine. What is inside another part is counted once, as its own. On a GPU every part is
-    waited for, which makes the run slower and its shares true.
+    progress and the engine. A part inside another one is counted once, as its own. On a GPU the clock waits
+    for every part, so the shares are right but the run is slower.
 
     >>> clock = StepClock()
     >>> with clock.profile("run_training_epoch"), clock.profile("views"):
@@ -71,8 +71,8 @@ class StepClock(Profiler):
 
     def seconds(self) -> dict[str, float]:
         """Seconds by part, in the order of a step; they sum to the seconds of all epochs."""
-        found = {part: self._totals[part] for part in _PARTS.values() if part in self._totals}
-        return found | {"rest": self._totals[_WHOLE]}
+        parts = {part: self._totals[part] for part in _PARTS.values() if part in self._totals}
+        return parts | {"rest": self._totals[_WHOLE]}
 
     def summary(self) -> str:
         """A line for each part: milliseconds a batch, and its share."""
@@ -88,9 +88,8 @@ class StepClock(Profiler):
 
 def _part(action: str) -> str | None:
     """The part of a step that an action of Lightning's is, if any."""
-    if action == _WHOLE:
-        return _WHOLE
-    return _PARTS.get(action.rpartition(".")[2] if action.startswith("[") else action)
+    name = action.rpartition(".")[2] if action.startswith("[") else action
+    return _WHOLE if action == _WHOLE else _PARTS.get(name)
 
 
 def _now() -> float:

@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from fullrank.data import ImageSet
 from fullrank.encoders import Encoder
@@ -21,7 +20,7 @@ from fullrank.progress import progress_bar
 from fullrank.record import RunEntry, Score
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
-from fullrank.training.callbacks.stopping import stop_on_signal
+from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
@@ -41,19 +40,20 @@ def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
 
 def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
     """Write encoder and head, each with what it is in its metadata."""
+    metadata = {key: str(getattr(recipe, key)) for key in ("encoder", "head", "objective", "data")} | {
+        "image_size": str(train_set.image_size),
+        "in_chans": str(train_set.channels),
+        "input": "images in 0 to 1",
+        "fullrank": version("fullrank"),
+    }
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
         # Cloned: two names of one tensor are no file of safetensors.
         weights = {name: tensor.clone().contiguous() for name, tensor in part.state_dict().items()}
-        write_whole(folder / file, save(weights, _metadata(recipe, train_set)))
+        write_whole(folder / file, save(weights, metadata))
 
 
 def entry_of(
-    module: JointEmbedding,
-    recipe: Recipe,
-    watch: Watch,
-    batches: int,
-    evaluation: Evaluation,
-    further: list[Score],
+    module: JointEmbedding, recipe: Recipe, watch: Watch, batches: int, evaluation: Evaluation
 ) -> RunEntry:
     """What the trained parts are worth, and how the training went."""
     views = 2 * recipe.epochs * batches * recipe.batch_size
@@ -71,18 +71,14 @@ def entry_of(
         views_per_second=views / seconds,
         parameters=_parameters(module),
         probes=evaluation.probes,
-        scores=[*evaluation.scores, *further],
+        scores=evaluation.scores,
         spectrum=evaluation.spectrum,
         scales_channels=getattr(module.head, "scales_channels", False),
     )
 
 
 def further_scores(
-    module: JointEmbedding,
-    recipe: Recipe,
-    folder: Path,
-    images: tuple[ImageSet, ImageSet],
-    session: Session,
+    module: JointEmbedding, recipe: Recipe, folder: Path, images: tuple[ImageSet, ImageSet], session: Session
 ) -> list[Score]:
     """The weights of known factors, of images that have several and enough of each, and the papers' probe."""
     encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
@@ -95,15 +91,9 @@ def further_scores(
     if recipe.sgd_probe is None:
         return scores
     check_probeable(*images, "label")
-    with stop_on_signal(folder) as stop, session.progress or progress_bar() as shown:
+    with Stop(folder) as stop, session.progress or progress_bar() as shown:
         scores += sgd_probe(
-            encoder,
-            *images,
-            recipe.sgd_probe,
-            folder=folder,
-            progress=shown,
-            stop=stop,
-            seed=recipe.seed,
+            encoder, *images, recipe.sgd_probe, folder=folder, progress=shown, stop=stop, seed=recipe.seed
         )
     return scores
 
@@ -115,26 +105,9 @@ def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:
     """How many weights each part has; the objective is named where it has any."""
-    counts = {"encoder": _count(module.encoder), "head": _count(module.head)}
-    own = _count(module.objective)
-    return counts | {"objective": own} if own else counts
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def _metadata(recipe: Recipe, images: ImageSet) -> dict[str, str]:
-    return {
-        "encoder": recipe.encoder,
-        "head": recipe.head,
-        "objective": recipe.objective,
-        "data": recipe.data,
-        "image_size": str(images.image_size),
-        "in_chans": str(images.channels),
-        "input": "images in 0 to 1",
-        "fullrank": version("fullrank"),
-    }
+    parts = {"encoder": module.encoder, "head": module.head, "objective": module.objective}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return {name: count for name, count in counts.items() if count or name != "objective"}
 
 
 def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:
@@ -142,7 +115,7 @@ def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:
     rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
     batch = images.batch(rows)
     height, width = batch.images.shape[-2:]
-    drawn = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
-    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, drawn))
+    parameters = views.sample(len(rows), step_generator(seed, 0, 0), (height, width), batch.sizes)
+    pair = ((view * 255).round().to(torch.uint8) for view in views.apply(batch, parameters))
     shown = [images.subset(rows).tensor(), *pair]
     return torch.stack(shown, 1).permute(0, 1, 3, 4, 2).numpy()

@@ -17,35 +17,16 @@ OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
-class Machines:
-    """How many processes train together: `devices` on each of `nodes` machines."""
-
-    devices: int = 1
-    nodes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.devices < 1 or self.nodes < 1:
-            raise UsageError(
-                f"devices and nodes must be 1 or more, but got {self.devices} and {self.nodes}; one process "
-                "runs on each device."
-            )
-
-    @property
-    def processes(self) -> int:
-        """All of them."""
-        return self.devices * self.nodes
-
-
-@dataclass(frozen=True)
 class Session:
     """One call that carries a run out, from its beginning or from where another one stopped.
 
-    `skip_nonfinite` is how many steps that are not finite may be left out. `progress` is the progress line, a
-    new one if it is None. `profiler`, `callbacks` and `loggers` are Lightning's, beside our own; `optimizer`
-    makes the optimizer from groups of parameters, instead of the one that the recipe names.
+    One process runs on each of `devices` of each of `nodes`. `skip_nonfinite` is how many steps that are not
+    finite may be left out. `progress` is the progress line, a new one if it is None. `profiler`, `callbacks`
+    and `loggers` are Lightning's, beside our own; `optimizer` replaces the one that the recipe names.
     """
 
-    machines: Machines = Machines()
+    devices: int = 1
+    nodes: int = 1
     resume: bool = False
     skip_nonfinite: int = 0
     progress: Progress | None = None
@@ -55,13 +36,20 @@ class Session:
     optimizer: OptimizerFactory | None = None
 
     def __post_init__(self) -> None:
-        for name, given, kind in (
-            ("callbacks", self.callbacks, pl.Callback),
-            ("loggers", self.loggers, Logger),
-        ):
-            wrong = [each for each in given if not isinstance(each, kind)]
+        if self.devices < 1 or self.nodes < 1:
+            raise UsageError(
+                f"devices and nodes must be 1 or more, but got {self.devices} and {self.nodes}; one process "
+                "runs on each device."
+            )
+        for name, kind in (("callbacks", pl.Callback), ("loggers", Logger)):
+            wrong = [each for each in getattr(self, name) if not isinstance(each, kind)]
             if wrong:
                 raise UsageError(
                     f"{name} must be a list of Lightning's, but {wrong[0]!r:.80} is none; give objects, not "
                     "classes."
                 )
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fullrank.batch import Batch, as_float
 from fullrank.data import BatchLoader, ImageSet
+from fullrank.devices import first_device
 from fullrank.encoders import Encoder
-from fullrank.errors import DataError
 from fullrank.places import evaluating
 from fullrank.record import Score
 from fullrank.runs.folders import checkpoint_path
@@ -23,6 +23,7 @@ from fullrank.training.callbacks.stopping import Stop
 from fullrank.views import Views, step_generator, view_pipeline
 
 KIND = "sgd-probe"  # of its checkpoints, which count epochs
+LABEL = "label"
 VIEWS = "weak,scale=0.08"  # a random resized crop at torchvision's default scale, and a flip
 _EVALUATION_BATCH = 256
 
@@ -31,24 +32,48 @@ _EVALUATION_BATCH = 256
 class SGDProbeRun:
     """An SGD probe under way: the linear map, its optimizer, and the test accuracy after each epoch."""
 
+    encoder: Encoder
     classifier: nn.Linear
     optimizer: torch.optim.SGD
     accuracies: list[float] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, settings: SGDProbe, width: int, num_classes: int, seed: int, device: torch.device) -> Self:
-        """Weights from N(0, 0.01), biases 0 (P1.6)."""
-        classifier = nn.Linear(width, num_classes)
+    def begin(cls, encoder: Encoder, settings: SGDProbe, num_classes: int, seed: int) -> Self:
+        """Weights from N(0, 0.01), biases 0, as in P1's code."""
+        classifier = nn.Linear(encoder.feature_dim, num_classes)
         nn.init.normal_(classifier.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(classifier.bias)
-        classifier.to(device)
+        classifier.to(first_device(encoder))
         optimizer = torch.optim.SGD(
             classifier.parameters(),
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
-        return cls(classifier, optimizer)
+        return cls(encoder, classifier, optimizer)
+
+    def step(self, batch: Batch, views: Views, generator: torch.Generator) -> None:
+        """One update of the linear map on one random crop of each image."""
+        height, width = batch.images.shape[-2:]
+        parameters = views.sample(len(batch), generator, (height, width), batch.sizes)
+        with torch.no_grad():
+            h = self.encoder(views.apply_first(batch, parameters))
+        self.optimizer.zero_grad()
+        loss: Tensor = F.cross_entropy(self.classifier(h), batch.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def accuracy(self, test: ImageSet) -> float:
+        """The share of labelled test images whose label is predicted."""
+        device = first_device(self.encoder)
+        predicted = [
+            self.classifier(self.encoder(as_float(images.to(device)))).argmax(1).cpu()
+            for images in test.batches(_EVALUATION_BATCH)
+        ]
+        labels = torch.from_numpy(test.labels[LABEL])
+        labelled = labels >= 0
+        return float((torch.cat(predicted)[labelled] == labels[labelled]).double().mean())
 
     def save(self, folder: Path) -> None:
         """Write the state after an epoch, whole or not at all; that of the epoch before it stays too."""
@@ -78,90 +103,47 @@ def sgd_probe(
     folder: Path,
     progress: Progress,
     stop: Stop,
-    label: str = "label",
     seed: int = 0,
 ) -> list[Score]:
     """Accuracy at h of a linear map trained by SGD on crops of `train`: the last epoch's, and the best one's.
 
-    The encoder stays in eval mode and gets no gradient. The best epoch is chosen on the test images, as P1
-    reports it, so that number flatters; its name says so. After each epoch the state is saved in `folder`,
-    from which the same call goes on. Where P1 takes the last, smaller batch of an epoch too, whole batches
-    only are used. Raises InterruptedRunError when `stop` is set.
-
-    Source: P1, authors' code (PAPERS P1.6).
+    As in P1's code, the best epoch is chosen on the test images, so that number is optimistic; its name says
+    so. P1 also uses the last, smaller batch of an epoch; this uses whole batches only. After each epoch the
+    state is saved in `folder`, from which the same call continues.
     """
-    labelled = train.subset((train.labels[label] >= 0).nonzero()[0])
-    device = next(encoder.parameters()).device
-    num_classes = len(train.class_names[label])
+    labelled = train.subset((train.labels[LABEL] >= 0).nonzero()[0])
     views = view_pipeline(VIEWS, image_size=train.image_size, channels=train.channels)
-    loader = BatchLoader(labelled, min(settings.batch_size, len(labelled)), seed, label=label)
-    run = SGDProbeRun.begin(settings, encoder.feature_dim, num_classes, seed, device)
+    loader = BatchLoader(labelled, min(settings.batch_size, len(labelled)), seed, label=LABEL)
+    run = SGDProbeRun.begin(encoder, settings, len(train.class_names[LABEL]), seed)
     run.restore(folder)
     task = progress.add_task("sgd probe", total=settings.epochs, completed=len(run.accuracies), status="")
     with evaluating(encoder):
         for epoch in range(len(run.accuracies), settings.epochs):
-            rate = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
             for group in run.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
             loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "position": 0})
+            status = f"test accuracy {100 * run.accuracies[-1]:.1f}" if run.accuracies else ""
             for step, batch in enumerate(loader):
-                _step(encoder, run, views, batch.to(device), step_generator(seed, epoch, step))
-                done = epoch + (step + 1) / len(loader)
-                progress.update(task, completed=done, status=_status(run.accuracies))
+                run.step(batch.to(first_device(encoder)), views, step_generator(seed, epoch, step))
+                progress.update(task, completed=epoch + (step + 1) / len(loader), status=status)
                 if stop.is_set():
                     raise stop.error(
                         f"Stopped in epoch {epoch} of the SGD probe; the epochs before it are saved, and the "
                         f"same command with --out {folder} --resume goes on from there."
                     )
-            run.accuracies.append(_accuracy(encoder, run.classifier, test, label, device))
+            run.accuracies.append(run.accuracy(test))
             run.save(folder)
     progress.remove_task(task)
-    if not run.accuracies:
-        raise DataError("The SGD probe has no epoch; give sgd_probe.epochs of 1 or more.")
-    accuracies = {
-        "accuracy after the last epoch": run.accuracies[-1],
-        "accuracy after the best test epoch": max(run.accuracies),
-    }
     return [
         Score(
             place="h",
-            label=label,
+            label=LABEL,
             split="test",
             features="raw",
             shots=None,
             probe="sgd",
-            statistic=statistic,
+            statistic=f"accuracy after the {epoch} epoch",
             value=value,
         )
-        for statistic, value in accuracies.items()
+        for epoch, value in (("last", run.accuracies[-1]), ("best test", max(run.accuracies)))
     ]
-
-
-def _step(encoder: Encoder, run: SGDProbeRun, views: Views, batch: Batch, generator: torch.Generator) -> None:
-    """One update of the linear map on one random crop of each image."""
-    height, width = batch.images.shape[-2:]
-    parameters = views.sample(len(batch), generator, (height, width), batch.sizes)
-    with torch.no_grad():
-        h = encoder(views.apply_first(batch, parameters))
-    run.optimizer.zero_grad()
-    loss: Tensor = F.cross_entropy(run.classifier(h), batch.labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    run.optimizer.step()
-
-
-@torch.no_grad()
-def _accuracy(
-    encoder: Encoder, classifier: nn.Linear, test: ImageSet, label: str, device: torch.device
-) -> float:
-    """The share of labelled test images whose label is predicted."""
-    predicted = [
-        classifier(encoder(as_float(images.to(device)))).argmax(1).cpu()
-        for images in test.batches(_EVALUATION_BATCH)
-    ]
-    labels = torch.from_numpy(test.labels[label])
-    known = labels >= 0
-    return float((torch.cat(predicted)[known] == labels[known]).double().mean())
-
-
-def _status(accuracies: list[float]) -> str:
-    return f"test accuracy {100 * accuracies[-1]:.1f}" if accuracies else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from rich.progress import Progress
@@ -21,7 +22,7 @@ from fullrank.door import import_modules
 from fullrank.errors import FullrankError, UsageError
 from fullrank.evaluation.evaluate import evaluate, help_evaluate
 from fullrank.files import save_arrays
-from fullrank.processes import launched_rank, own_share
+from fullrank.processes import launched_rank, own_share, process_count
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record
 from fullrank.record.making import new_record
@@ -32,10 +33,10 @@ from fullrank.runs.run import Run, load
 from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
 from fullrank.training.callbacks.curves import ProgressLine
-from fullrank.training.callbacks.stopping import stop_on_signal
+from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
-from fullrank.training.session import Machines, OptimizerFactory, Session
+from fullrank.training.session import OptimizerFactory, Session
 from fullrank.training.sgd_probe import KIND as SGD_PROBE
 
 
@@ -85,33 +86,25 @@ def train(
     ['h', 'z']
     """
     import_modules(imports)
-    given = None if data is None or isinstance(data, str | type) else GivenImages.of(data)
+    own_images = None if data is None or isinstance(data, str | type) else GivenImages.of(data)
     if data is not None:
-        overrides["data"] = data if given is None else given.spec
+        overrides["data"] = data if own_images is None else own_images.spec
     if init is not None:
         overrides["init"] = str(init)
     factory = optimizer if callable(optimizer) else None
     if optimizer is not None:
         overrides["optimizer.name"] = optimizer if factory is None else called(factory)
     plan = Recipe.resolve(recipe, overrides)
-    session = Session(
-        Machines(devices, nodes),
-        resume,
-        skip_nonfinite,
-        progress,
-        profiler,
-        _listed(callbacks),
-        _listed(loggers),
-        factory,
-    )
-    processes = session.machines.processes
+    watchers = _listed(callbacks), _listed(loggers)
+    session = Session(devices, nodes, resume, skip_nonfinite, progress, profiler, *watchers, factory)
+    processes = session.processes
     if processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
     folder = folders.claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
     folders.check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
-    return carry_out(plan, folder, *load_data(plan, given), session)
+    return carry_out(plan, folder, *load_data(plan, own_images), session)
 
 
 def carry_out(
@@ -119,21 +112,19 @@ def carry_out(
 ) -> Run:
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
 
-    The parts are built once, and tried out before anything is written. The weights are saved before they are
-    evaluated. The caller's random generators are left as they were. Raises UsageError for parts that do not
-    fit and where another process writes into `folder` or has just done so, FullDiskError where the disk has
-    no room; what was saved until then stays whole.
+    The parts are tried out before anything is written, and the weights are saved before they are evaluated.
+    The caller's random generators are left as they were.
     """
     session = session or Session()
-    writes = launched_rank(session.machines.processes) == 0
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as held:
+    writes = launched_rank(session.processes) == 0
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as contexts:
         torch.manual_seed(recipe.seed)
-        parts = check_plan(recipe, train_set, session.machines.processes)
+        parts = check_plan(recipe, train_set, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
         loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
-        held.enter_context(folders.room_in(folder))
+        contexts.enter_context(folders.room_in(folder))
         if writes:
-            held.enter_context(folders.sole_writer(folder))
+            contexts.enter_context(folders.sole_writer(folder))
             folders.check_free(folder, recipe, session.resume)
             folders.open_folder(folder, recipe, session.resume)
         watch = Watch.over(recipe, folder, session)
@@ -150,8 +141,9 @@ def carry_out(
                 evaluation = evaluate(
                     module.encoder, module.head, train_set, test_set, seed=recipe.seed, share=share
                 )
-                further = results.further_scores(module, recipe, folder, (train_set, test_set), session)
-                entry = results.entry_of(module, recipe, watch, len(loader), evaluation, further)
+                entry = results.entry_of(module, recipe, watch, len(loader), evaluation)
+                images = train_set, test_set
+                entry.scores.extend(results.further_scores(module, recipe, folder, images, session))
                 folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
@@ -161,15 +153,16 @@ def carry_out(
             if writes:  # the list says what to mend before the run goes on
                 folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
             raise
-    engine.wait_for_all()
+    if process_count() > 1:
+        dist.barrier()
     if not writes:
         record = Record.load(folder)
     return Run(folder, recipe, *results.finished_parts(module), record)
 
 
-def _listed(given: Any) -> tuple[Any, ...]:
+def _listed(value: Any) -> tuple[Any, ...]:
     """One thing or several, as several."""
-    return tuple(given) if isinstance(given, Iterable) else (given,)
+    return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def called(factory: OptimizerFactory) -> str:
@@ -184,16 +177,16 @@ def called(factory: OptimizerFactory) -> str:
 def _fit(
     module: JointEmbedding, loader: BatchLoader, watch: Watch, recipe: Recipe, folder: Path, session: Session
 ) -> None:
-    rank = launched_rank(session.machines.processes)
+    rank = launched_rank(session.processes)
     resumed = newest_whole(folder, rank=rank)
     if resumed is None and rank == 0:
         for stale in folders.checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
             stale.unlink(missing_ok=True)
-    if (note := engine.split_statistics(module, session.machines)) and rank == 0:
+    if (note := engine.split_statistics(module, session.processes)) and rank == 0:
         print(note, file=sys.stderr)
     with (
         engine.quiet_lightning(),
-        stop_on_signal(folder) as stop,
+        Stop(folder) as stop,
         session.progress or progress_bar() as shown,
     ):
         line = ProgressLine(shown, watch.monitor, results.chance_level(module, recipe))
@@ -205,7 +198,7 @@ def _fit(
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
-        if checkpointer.is_told(trainer):
+        if checkpointer.must_stop(trainer):
             raise stop.error(
                 f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
                 "run."

@@ -1,11 +1,14 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
+from fullrank import train
 from fullrank.files import load_arrays
-from fullrank.training.callbacks.curves import CURVES, mean_similarities
+from fullrank.training.callbacks.curves import CURVES, Monitor, ProgressLine, mean_similarities
 
 
 def test_mean_similarities_against_a_loop_over_all_pairs():
@@ -27,3 +30,34 @@ def test_curves_stand_in_the_csv_and_in_the_arrays(quick_run):
     assert arrays["examples"].shape == (8, 3, 8, 8, 1) and arrays["examples"].dtype == np.uint8
     assert arrays["learning_rate"][-1] < arrays["learning_rate"].max()
     assert arrays["epoch"][-1] == 2
+
+
+@pytest.mark.parametrize(("chance", "loss"), [(4.159, "3.25/4.16"), (None, "3.25")])
+def test_the_progress_line_shows_the_loss_beside_its_chance_level(tmp_path, chance, loss):
+    monitor, progress = Monitor(tmp_path, every=1), Progress(disable=True)
+    trainer = SimpleNamespace(max_epochs=4, current_epoch=1, num_training_batches=4)
+    line = ProgressLine(progress, monitor, chance)
+    line.on_train_start(trainer, None)
+    line.on_train_batch_end(trainer, None, None, None, 0)
+    assert progress.tasks[0].fields["status"] == ""  # no step was measured yet
+    monitor.curves.add(
+        dict(zip(CURVES, (6, 1.5, 3.25, 0.91, 0.12, 7.4, 1e-3), strict=True)) | {"spectrum_h": 0}
+    )
+    line.on_train_batch_end(trainer, None, None, None, 1)
+    (task,) = progress.tasks
+    assert task.fields["status"].split() == ["loss", loss, "sim", "0.91/0.12", "rank", "7"]
+    assert (task.completed, task.total) == (1.5, 4)
+    line.teardown(trainer, None, "fit")
+    assert progress.tasks == []
+
+
+def test_a_run_shows_the_chance_level_of_its_objective(quick, tmp_path):
+    statuses = []
+
+    class Recorded(Progress):
+        def update(self, task, *, status, **fields):
+            statuses.append(status)
+
+    run = train("digits", out=tmp_path / "run", progress=Recorded(disable=True), **quick | {"epochs": 1})
+    chance = run.record.runs[0].chance
+    assert len(statuses) == 5 and all(f"/{chance:.2f} " in status for status in statuses)

@@ -1,24 +1,26 @@
 """Steps that are not finite: named, saved, run again, or left out; and steps that memory does not hold."""
 
-import os
-import subprocess
-import sys
+import resource
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
+import forked
 import lightning.pytorch as pl
 import pytest
 import torch
+from refusals import assert_names, refuses
+from runs import quiet_trainer
 from torch.utils.data import DataLoader
 
 from fullrank import JointEmbedding, Optimizer, encoder, head, source, train, view_pipeline
 from fullrank.data import BatchLoader
-from fullrank.errors import DataError, DivergedError, UsageError
+from fullrank.errors import DataError, DivergedError, FullrankError, UsageError
 from fullrank.objectives import InfoNCELoss
 from fullrank.training.callbacks.finite import STEP_FILE, FiniteGuard, replay
 
-QUICK = {"encoder": "tiny-resnet,width=4", "head": "none", "limit": 200, "batch_size": 40, "epochs": 2}
 # Every weight leaves the finite numbers in the first update that is more than warm-up.
-RUNAWAY = QUICK | {"optimizer.lr": 1e30, "monitor_every": 4}
+RUNAWAY = {"optimizer.lr": 1e30, "monitor_every": 4}
 
 
 class Spoilt(torch.nn.Module):
@@ -61,16 +63,7 @@ def fit(tmp_path, loss, skip, **options):
     )
     batches = list(BatchLoader(source("digits").load("train").limited(96, seed=0), 16, seed=0))
     watch, guard = Watch(), FiniteGuard(tmp_path, every=100, skip=skip)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[guard, watch],
-        **options,
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[guard, watch], **options)
     trainer.fit(module, DataLoader(batches, batch_size=None))
     return watch.states, guard
 
@@ -86,7 +79,7 @@ def test_a_step_that_is_left_out_teaches_nothing(tmp_path, kind, capsys):
     assert guard.skipped == 2 and len(states) == 6
     assert [not same(*pair) for pair in pairwise(states)] == [True, False, True, False, True]
     assert all(tensor.isfinite().all() for tensor in states[-1])
-    assert "Step 3 is not finite and left out (1 of 2)." in capsys.readouterr().err
+    assert_names(capsys.readouterr().err, "Step 3", "1 of 2")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -99,76 +92,79 @@ def test_one_bad_half_spoils_an_accumulated_step(tmp_path, kind):
 
 @pytest.mark.filterwarnings("ignore")
 def test_one_more_than_may_be_left_out_ends_the_run(tmp_path):
-    with pytest.raises(DivergedError, match=r"Step 5 .* is not finite after 1 that were skipped"):
+    with refuses(DivergedError, "Step 5", "after 1"):
         fit(tmp_path, Spoilt({3, 5}, "loss"), skip=1)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_gradient_is_named_by_the_weight_nearest_to_the_loss(tmp_path):
-    with pytest.raises(DivergedError, match=r"first in the gradient of encoder\.") as error:
+    with refuses(DivergedError, "Step 2", "epoch 0", "gradient", "encoder", tmp_path / STEP_FILE):
         fit(tmp_path, Spoilt(range(2, 99), "gradient"), skip=0)
-    assert "Step 2 (epoch 0, images " in str(error.value) and (tmp_path / STEP_FILE).is_file()
+    assert (tmp_path / STEP_FILE).is_file()
 
 
-def test_a_run_that_leaves_the_numbers_names_step_images_and_layer_and_keeps_the_step(tmp_path):
+@pytest.fixture(scope="module")
+def runaway(quick, tmp_path_factory):
+    """The folder of a run that ended at a step that is not finite, and its error; a test copies it."""
+    folder = tmp_path_factory.mktemp("runaway") / "run"
     with pytest.raises(DivergedError) as error:
-        train("digits", out=tmp_path / "run", **RUNAWAY)
-    message = str(error.value)
-    assert "first in the output of encoder." in message and "37 others" in message and "\n" not in message
-    assert "--set optimizer.lr" in message and error.value.exit_status == 1
-    culprit = replay(tmp_path / "run")
-    assert str(culprit) in message and culprit.layer is not None and culprit.layer in message
+        train("digits", out=folder, **quick | RUNAWAY)
+    return folder, error.value
 
 
-def test_a_run_that_ended_may_leave_steps_out_when_it_is_resumed(tmp_path):
-    with pytest.raises(DivergedError):
-        train("digits", out=tmp_path / "run", **RUNAWAY)
-    with pytest.raises(DivergedError, match="after 2 that were skipped"):
-        train("digits", out=tmp_path / "run", resume=True, skip_nonfinite=2, **RUNAWAY)
+def test_a_run_that_leaves_the_numbers_names_step_images_and_layer_and_keeps_the_step(runaway):
+    folder, error = runaway
+    culprit, message = replay(folder), str(error)
+    assert culprit.of == "output" and culprit.layer is not None and culprit.layer.startswith("encoder.")
+    assert_names(message, culprit.layer, "37 others", "--set optimizer.lr", folder / STEP_FILE)
+    assert str(culprit) in message and "\n" not in message and error.exit_status == 1
+
+
+def test_a_run_that_ended_may_leave_steps_out_when_it_is_resumed(quick, runaway, tmp_path):
+    folder = shutil.copytree(runaway[0], tmp_path / "run")
+    with refuses(DivergedError, "after 2"):
+        train("digits", out=folder, resume=True, skip_nonfinite=2, **quick | RUNAWAY)
+
+
+def test_a_damaged_step_or_none_at_all_is_refused_by_its_name(runaway, tmp_path):
+    with refuses(DataError, tmp_path, STEP_FILE):
+        replay(tmp_path)
+    folder = shutil.copytree(runaway[0], tmp_path / "run")
+    (folder / STEP_FILE).write_bytes(b"damaged")
+    with refuses(DataError, folder / STEP_FILE):
+        replay(folder)
 
 
 @pytest.mark.parametrize(("calls", "skipped"), [((), 0), ((3, 6), 2)])
-def test_the_record_counts_the_steps_that_were_left_out(tmp_path, monkeypatch, calls, skipped):
+def test_the_record_counts_the_steps_that_were_left_out(quick, tmp_path, monkeypatch, calls, skipped):
     plain, count = InfoNCELoss.forward, iter(range(1, 100))
 
     def spoilt(self, z_a, z_b):
         return plain(self, z_a, z_b) * (torch.nan if next(count) in calls else 1.0)
 
     monkeypatch.setattr(InfoNCELoss, "forward", spoilt)
-    run = train("digits", out=tmp_path / "run", skip_nonfinite=2, **QUICK)
+    run = train("digits", out=tmp_path / "run", skip_nonfinite=2, **quick | {"epochs": 2})
     assert run.record.runs[0].skipped_steps == skipped and run.record.runs[0].steps == 10
 
 
-def test_a_folder_without_such_a_step_is_one_sentence(tmp_path):
-    with pytest.raises(DataError, match="holds no nonfinite-step"):
-        replay(tmp_path)
-    with pytest.raises(DivergedError):
-        train("digits", out=tmp_path / "run", **RUNAWAY)
-    (tmp_path / "run" / STEP_FILE).write_bytes(b"damaged")
-    with pytest.raises(DataError, match="cannot be read"):
-        replay(tmp_path / "run")
-
-
 def test_fewer_than_none_cannot_be_left_out(tmp_path):
-    with pytest.raises(UsageError, match="--skip-nonfinite must be 0 or more, but got -1"):
+    with refuses(UsageError, "--skip-nonfinite", 0, -1):
         FiniteGuard(tmp_path, every=1, skip=-1)
 
 
+def starve(out):
+    """Train with 256 MB of address space beyond what the libraries have taken; print what is raised."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+    try:
+        train("digits", out=out, encoder="tiny-resnet,width=64", head="none", batch_size=1200, epochs=1)
+    except FullrankError as error:
+        print(error)
+        return error.exit_status
+    return 0
+
+
 def test_a_batch_beyond_the_memory_names_a_smaller_one(tmp_path):
-    # Address space is limited once torch is loaded, so that it is the step that does not fit.
-    script = f"""
-import resource, sys
-from fullrank import train
-from fullrank.errors import FullrankError
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
-try:
-    train("digits", out={str(tmp_path / "run")!r}, encoder="tiny-resnet,width=64", batch_size=1200, epochs=1)
-except FullrankError as error:
-    print(error)
-    sys.exit(error.exit_status)
-"""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert found.returncode == 1, found.stderr
-    assert "A step of batch size 1200 needs more memory than there is; try --batch-size 600" in found.stdout
+    output = tmp_path / "output.txt"
+    assert forked.finish([forked.start(output, starve, tmp_path / "run")]) == [1], output.read_text()
+    assert_names(output.read_text(), 1200, "memory", "--batch-size 600", "--out")

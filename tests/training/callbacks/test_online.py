@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
+from runs import quiet_trainer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,33 +20,10 @@ from fullrank.batch import Batch
 from fullrank.data import BatchLoader
 from fullrank.errors import InterruptedRunError, UsageError
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
-from fullrank.training.callbacks.online import CURVES, FeatureQueue, OnlineProbes, queue_parts
+from fullrank.training.callbacks.online import CURVES, OnlineProbes, queue_parts
 from fullrank.training.callbacks.stopping import Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 12), st.lists(st.integers(0, 15), max_size=8))
-def test_the_queue_holds_the_newest_rows_oldest_first(size, batches):
-    queue, pushed = FeatureQueue(size), torch.arange(sum(batches))
-    for rows in pushed.split(batches):
-        queue.push(rows[:, None].expand(-1, 2).double(), rows + 100, rows + 200)
-    if len(queue):
-        features, labels, index = queue.rows()
-        assert features.dtype == torch.float32 and labels.dtype == index.dtype == torch.int64
-        assert torch.equal(features, pushed[-size:, None].expand(-1, 2).float())
-        assert torch.equal(labels - 100, pushed[-size:]) and torch.equal(index - 200, pushed[-size:])
-    assert len(queue) == min(size, len(pushed))
-
-
-def test_a_queue_begins_anew_after_clear():
-    queue, rows = FeatureQueue(4), torch.arange(6)
-    queue.push(rows[:, None], rows, rows)
-    queue.clear()
-    assert len(queue) == 0
-    queue.push(rows[:1, None], rows[:1], rows[:1])
-    assert queue.rows()[1].tolist() == [0]
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,8 +44,8 @@ def test_the_parts_are_labelled_share_no_image_and_the_test_part_is_newer(rows):
 def joint_embedding() -> JointEmbedding:
     torch.manual_seed(0)
     return JointEmbedding(
-        encoder("tiny-resnet,width=8", image_size=8, in_chans=1),
-        head("mlp:6", in_dim=32),
+        encoder("tiny-resnet,width=4", image_size=8, in_chans=1),
+        head("mlp:6", in_dim=16),
         objective("infonce:0.2"),
         view_pipeline("weak", image_size=8, channels=1),
         Optimizer(lr=1e-3),
@@ -78,16 +57,7 @@ def digits_loader(limit=480, batch_size=96) -> BatchLoader:
 
 
 def fit(module, loader, callbacks, epochs=3, **how) -> pl.Trainer:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=epochs,
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(max_epochs=epochs, callbacks=callbacks, use_distributed_sampler=False)
     trainer.fit(module, loader, **how)
     return trainer
 
@@ -152,15 +122,15 @@ def test_training_does_not_feel_it(unbroken):
 
 
 def test_every_second_epoch_and_only_then_is_anything_kept():
-    probes, kept = OnlineProbes(every=2), []
+    probes, lengths = OnlineProbes(every=2), []
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            kept.append(len(probes._queue))
+            lengths.append(len(probes._queue))
 
     fit(joint_embedding(), digits_loader(), [probes, Look()])
     assert probes.rows["online_epoch"] == [2]
-    assert kept == [0] * 5 + [96, 192, 288, 384, 0] + [0] * 5
+    assert lengths == [0] * 5 + [96, 192, 288, 384, 0] + [0] * 5
 
 
 class StopAt(pl.Callback):
@@ -250,15 +220,15 @@ def test_nothing_new_to_test_on_gives_no_row():
 
 
 def test_errors():
-    with pytest.raises(UsageError, match="every must be 1 epoch or more, but got 0"):
+    with refuses(UsageError, "every", 1, 0):
         OnlineProbes(every=0)
-    with pytest.raises(UsageError, match="4 rows or more, but got 3"):
+    with refuses(UsageError, "queue", 4, 3):
         OnlineProbes(every=1, queue=3)
-    with pytest.raises(UsageError, match="k must be 1 or more"):
+    with refuses(UsageError, "k", 1, 0):
         OnlineProbes(every=1, k=0)
     module, batch = step_of()
     for watched, given_batch in ((torch.nn.Linear(1, 1), batch), (module, (torch.zeros(2), torch.zeros(2)))):
-        with pytest.raises(UsageError, match=r"need latest\.h of the module, and labels and index"):
+        with refuses(UsageError, "latest.h", "labels", "index", type(watched).__name__):
             OnlineProbes(every=1).on_train_batch_end(
                 SimpleNamespace(current_epoch=0), watched, None, given_batch, 0
             )

@@ -1,9 +1,10 @@
 """Alerts: the rules by which SpectrumMonitor says that a module has collapsed, and what it says."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fullrank.diagnosis.watch.history import History
 from fullrank.diagnosis.watch.measurements import Look
 from fullrank.errors import UsageError
 from fullrank.record import Finding
@@ -122,52 +123,35 @@ class CollapseWarning(UserWarning):
 
 
 def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]:
-    """Where in a series of its measure a rule fires, and the threshold there.
-
-    >>> fell = AlertRule("fell", "effective_rank", share=0.5, means="", looks=2)
-    >>> firings(fell, [8, 10, 4, 4, 3, 6, 3, 3, 10, 4, 4])
-    [(3, 5.0), (10, 5.0)]
-    """
-    found, widest, counted, armed = [], 0.0, 0, True
+    """Where in a series of its measure a rule fires, and the threshold there."""
+    fired, widest, narrow_looks, armed = [], 0.0, 0, True
     for index, value in enumerate(values):
         gap = value - rule.worst
         if abs(gap) > abs(widest):
             widest = gap
-        narrow = min(rule.limit, rule.share * abs(widest))
-        counted = counted + 1 if abs(gap) < narrow else 0
-        if armed and counted == rule.looks:
-            found.append((index, rule.worst + math.copysign(narrow, widest)))
+        limit = min(rule.limit, rule.share * abs(widest))
+        narrow_looks = narrow_looks + 1 if abs(gap) < limit else 0
+        if armed and narrow_looks == rule.looks:
+            fired.append((index, rule.worst + math.copysign(limit, widest)))
             armed = False
-        armed = armed or abs(gap) >= REARM * narrow
-    return found
+        armed = armed or abs(gap) >= REARM * limit
+    return fired
 
 
-def raised(rule: AlertRule, module: str, looks: Sequence[Look]) -> Alert | None:
-    """The alert that the last of the looks at a module raises by a rule, or None.
-
-    The rule sees all looks, for it compares with the widest gap so far and fires once.
-    """
-    fired = firings(rule, [getattr(look, rule.measure) for look in looks])
-    if not fired or fired[-1][0] != len(looks) - 1:
+def raised(rule: AlertRule, module: str, history: History) -> Alert | None:
+    """The alert that the newest of all looks at a module raises by a rule, or None."""
+    values = history[rule.measure]
+    fired = firings(rule, values)
+    if not fired or fired[-1][0] != len(values) - 1:
         return None
-    value = float(getattr(looks[-1], rule.measure))
-    return Alert(
-        looks[-1].step,
-        module,
-        rule.name,
-        rule.measure,
-        value,
-        fired[-1][1],
-        rule.means,
-        rule.remedy,
-        rule.title,
-    )
+    step, value, threshold = history.last["step"], float(values[-1]), fired[-1][1]
+    said = rule.means, rule.remedy, rule.title
+    return Alert(step, module, rule.name, rule.measure, value, threshold, *said)
 
 
-def finding_of(alert: Alert, looks: Sequence[Look]) -> Finding:
-    """An alert as a record holds it, with what the measure was at the last of the `looks` at its module."""
+def finding_of(alert: Alert, last: Look) -> Finding:
+    """An alert as a record holds it, with what the measure was at the last look at its module."""
     said = alert.means or f"the rule {alert.rule} fired"
-    last = looks[-1]
     if last.step > alert.step:
         value = getattr(last, alert.measure)
         now = f"{value:.4g}" if math.isfinite(value) else "not a number"

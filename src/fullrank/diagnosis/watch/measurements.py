@@ -1,12 +1,8 @@
 """Looks: what SpectrumMonitor measures in the rows of one module at one step."""
 
 import math
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +17,7 @@ MEASURES = ("effective_rank", "rankme", "live_dimensions", "mean_cosine", "finit
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of one module at one step, in `rows` rows of its output.
+    """What was measured in one module at one step, in `rows` rows of its output.
 
     `singular_values` (D,) are those of the centred covariance (1/N), descending, as float32. Where a row is
     not finite, only `finite_rows`, the share of finite ones, is a number.
@@ -71,10 +67,7 @@ def look_at(rows: Tensor, step: int, tolerance: float) -> Look:
 
 
 def rows_of(output: object, name: str) -> Tensor:
-    """A module's output as rows (N, D), detached: maps (N, C, H, W) and tokens (N, T, D) by their mean.
-
-    The mean is over all positions, a class token among them. The rows are a copy in float32, which what the
-    module's caller does to the output cannot change. Raises DataError for anything else.
+    """A copy of a module's output as float32 rows (N, D); of maps (N, C, H, W) and tokens (N, T, D) the mean.
 
     >>> rows_of(torch.arange(8.0).view(1, 2, 2, 2), "layer4")
     tensor([[1.5000, 5.5000]])
@@ -89,54 +82,3 @@ def rows_of(output: object, name: str) -> Tensor:
     if output.ndim == 2:
         return output.to(torch.float32, copy=True)
     return output.float().mean(1) if output.ndim == 3 else output.float().flatten(2).mean(2)
-
-
-def look_arrays(looks: Sequence[Look]) -> dict[str, np.ndarray]:
-    """Looks over time: `step` and `rows` (T,), each of `MEASURES` (T,), `singular_values` (T, D).
-
-    >>> rows = torch.eye(3)
-    >>> found = look_arrays([look_at(rows, 1, 1e-6), look_at(rows, 2, 1e-6)])
-    >>> found["step"].tolist(), found["singular_values"].shape
-    ([1, 2], (2, 3))
-    """
-    series = {
-        field: np.array([getattr(look, field) for look in looks]) for field in ("step", "rows", *MEASURES)
-    }
-    return series | {"singular_values": torch.stack([look.singular_values for look in looks]).numpy()}
-
-
-@final
-class NewestRows:
-    """The newest `size` rows of what is pushed, oldest first.
-
-    >>> newest = NewestRows(3)
-    >>> for rows in torch.arange(4.0).view(2, 2, 1):
-    ...     newest.push(rows)
-    >>> newest.rows()[:, 0].tolist()
-    [1.0, 2.0, 3.0]
-    """
-
-    def __init__(self, size: int):
-        self.size = size
-        self._chunks: deque[Tensor] = deque()
-        self._held = 0
-
-    def __len__(self) -> int:
-        return min(self._held, self.size)
-
-    def push(self, rows: Tensor) -> None:
-        """Keep rows (N, D); chunks that are no longer among the newest go."""
-        self._chunks.append(rows)
-        self._held += len(rows)
-        while self._held - len(self._chunks[0]) >= self.size:
-            self._held -= len(self._chunks.popleft())
-
-    def rows(self) -> Tensor:
-        """The rows (n, D), on the device of the last ones; there must be some."""
-        device = self._chunks[-1].device
-        return torch.cat([chunk.to(device) for chunk in self._chunks])[-self.size :]
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self._chunks.clear()
-        self._held = 0

@@ -4,7 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fullrank.diagnosis.watch.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, finding_of, raised
-from fullrank.diagnosis.watch.measurements import MEASURES, Look, NewestRows, look_arrays, look_at, rows_of
+from fullrank.diagnosis.watch.history import History, NewestRows
+from fullrank.diagnosis.watch.measurements import MEASURES, Look, look_at, rows_of
 from fullrank.errors import UsageError, unknown_name
 from fullrank.files import save_arrays
 from fullrank.record import RECORD_FILE, DiagnosisEntry, Measure, Record, Spectrum
@@ -35,56 +36,48 @@ _MOST_NAMED = 3
 def watched_diagnosis(
     target: str, looks: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]
 ) -> DiagnosisEntry:
-    """What the looks at one or more modules and their alerts say of the training of `target`.
-
-    Spectrum and measures are those of each module's last look; a number that is not finite is None. Where the
-    rows of the last look are not finite, the spectrum is that of the last look where they were. Names without
-    a look are among what was not seen.
-    """
-    seen = {name: found for name, found in looks.items() if found}
+    """What the looks at one or more modules and their alerts say of the training of `target`."""
     not_seen = [
         f"{name}: fewer than 2 rows came from it; name a module that each training step calls."
-        for name in looks
-        if name not in seen
+        for name, of_module in looks.items()
+        if not of_module
     ]
+    last = {name: of_module[-1] for name, of_module in looks.items() if of_module}
     measures, spectrum = [], {}
-    for name, found in seen.items():
+    for name, look in last.items():
         for measure in MEASURES:
-            value = float(getattr(found[-1], measure))
+            value = float(getattr(look, measure))
             measures.append(Measure(place=name, name=measure, value=value if math.isfinite(value) else None))
-        finite = [look for look in found if look.singular_values.isfinite().all()]
-        if finite:
-            spectrum[name] = Spectrum(
-                singular_values=finite[-1].singular_values.tolist(), effective_rank=finite[-1].effective_rank
-            )
-        if not finite or finite[-1] is not found[-1]:
-            held = f"the spectrum is that of step {finite[-1].step}" if finite else "there is no spectrum"
-            not_seen.append(f"{name} at step {found[-1].step}: not every number is finite; {held}.")
+        finite = next((each for each in reversed(looks[name]) if each.singular_values.isfinite().all()), None)
+        if finite is not None:
+            values = finite.singular_values.tolist()
+            spectrum[name] = Spectrum(singular_values=values, effective_rank=finite.effective_rank)
+        if finite is not look:
+            instead = f"the spectrum is that of step {finite.step}" if finite else "there is no spectrum"
+            not_seen.append(f"{name} at step {look.step}: not every number is finite; {instead}.")
+    count, step = max(map(len, looks.values())), max(look.step for look in last.values())
     return DiagnosisEntry(
         target=target,
-        rows=max(found[-1].rows for found in seen.values()),
-        places=list(seen),
-        verdict=_verdict(seen, alerts),
+        rows=max(look.rows for look in last.values()),
+        places=list(last),
+        verdict=_verdict(f"{count} look{'s' if count > 1 else ''} up to step {step}", alerts),
         collapsed=bool(alerts),
         cut=None,
-        findings=[finding_of(alert, looks[alert.module]) for alert in alerts],
+        findings=[finding_of(alert, last[alert.module]) for alert in alerts],
         measures=measures,
         spectrum=spectrum,
         not_seen=[*not_seen, *NOT_SEEN],
     )
 
 
-def _verdict(seen: Mapping[str, Sequence[Look]], alerts: Sequence[Alert]) -> str:
-    looks = max(map(len, seen.values()))
-    last = max(found[-1].step for found in seen.values())
-    where = f"{looks} look{'s' if looks > 1 else ''} up to step {last}"
+def _verdict(looks: str, alerts: Sequence[Alert]) -> str:
     if not alerts:
-        return f"No rule fired in {where}."
+        return f"No rule fired in {looks}."
     named = [f"{alert.rule} at step {alert.step} in {alert.module}" for alert in alerts[:_MOST_NAMED]]
     if len(alerts) > _MOST_NAMED:
         named.append(f"{len(alerts) - _MOST_NAMED} more")
     listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
-    return f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''} in {where}: {listed}."
+    return f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''} in {looks}: {listed}."
 
 
 @final
@@ -95,7 +88,7 @@ class _Watch:
         self.path = path
         self.fresh: list[Tensor] = []
         self.newest = NewestRows(samples)
-        self.looks: list[Look] = []
+        self.history = History(field.name for field in fields(Look))
         self.missed = False
 
     def hook(self, module: nn.Module, inputs: object, output: object) -> None:
@@ -185,16 +178,16 @@ class SpectrumMonitor(pl.Callback):
     @property
     def looks(self) -> dict[str, list[Look]]:
         """The looks so far, by name."""
-        return {name: list(watch.looks) for name, watch in self._watches.items()}
+        return {name: [Look(**row) for row in watch.history.rows()] for name, watch in self._watches.items()}
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Check the names, before any step is made."""
         self._target, self._first = type(pl_module).__name__, trainer.is_global_zero
-        known = [name for name, _ in pl_module.named_modules() if name]
+        names = [name for name, _ in pl_module.named_modules() if name]
         for path in self.modules.values():
-            if path not in known:
+            if path not in names:
                 top = ", ".join(name for name, _ in pl_module.named_children())
-                raise unknown_name("module", path, known, f"{type(pl_module).__name__} has {top}")
+                raise unknown_name("module", path, names, f"{self._target} has {top}")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Hook the modules, where this batch's rows are looked at."""
@@ -242,8 +235,8 @@ class SpectrumMonitor(pl.Callback):
         return {
             f"spectrum/{name}/{field}": values
             for name, watch in self._watches.items()
-            if watch.looks
-            for field, values in look_arrays(watch.looks).items()
+            if watch.history.last
+            for field, values in watch.history.arrays().items()
         }
 
     def save(self, folder: str | Path) -> None:
@@ -258,7 +251,7 @@ class SpectrumMonitor(pl.Callback):
         if not self._first:
             return
         folder = Path(folder)
-        if not any(watch.looks for watch in self._watches.values()):
+        if not any(watch.history.last for watch in self._watches.values()):
             raise UsageError(
                 f"SpectrumMonitor: nothing was seen in {self._batches} batches, so there is nothing to save; "
                 f"save after the training, with every_n_steps (now {self.every_n_steps}) at most its batches."
@@ -266,18 +259,14 @@ class SpectrumMonitor(pl.Callback):
         file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
         if file is not None:
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
-        if (folder / RECORD_FILE).is_file() and "monitor" not in (held := Record.load(folder)).recipe:
+        if (folder / RECORD_FILE).is_file() and "monitor" not in (earlier := Record.load(folder)).recipe:
             raise UsageError(
-                f"SpectrumMonitor: {folder} holds the record of a {held.kind}, which save would replace; "
+                f"SpectrumMonitor: {folder} holds the record of a {earlier.kind}, which save would replace; "
                 "name another folder."
             )
-        settings = {
-            "modules": self.modules,
-            "every_n_steps": self.every_n_steps,
-            "samples": self.samples,
-            "tolerance": self.tolerance,
-            "rules": [rule.name for rule in self.rules],
-        }
+        names = ("modules", "every_n_steps", "samples", "tolerance")
+        settings = {name: getattr(self, name) for name in names}
+        settings["rules"] = [rule.name for rule in self.rules]
         entry = watched_diagnosis(self._target, self.looks, self.alerts)
         record = new_record("diagnosis", {"monitor": settings}, [], diagnosis=entry)
         folder.mkdir(parents=True, exist_ok=True)
@@ -292,8 +281,8 @@ class SpectrumMonitor(pl.Callback):
             "window": self._window,
             "target": self._target,
             "alerts": [asdict(alert) for alert in self.alerts],
-            "looks": {name: [dict(vars(look)) for look in watch.looks] for name, watch in watches},
-            "rows": {name: watch.newest.rows() for name, watch in watches if len(watch.newest)},
+            "looks": {name: watch.history.rows() for name, watch in watches},
+            "rows": {name: watch.newest.rows()[0] for name, watch in watches if len(watch.newest)},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -302,7 +291,9 @@ class SpectrumMonitor(pl.Callback):
         self._target = state_dict["target"]
         self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]
         for name, watch in self._watches.items():
-            watch.looks = [Look(**look) for look in state_dict["looks"][name]]
+            watch.history = History(watch.history)
+            for look in state_dict["looks"][name]:
+                watch.history.add(look)
             watch.newest.clear()
             if name in state_dict["rows"]:
                 watch.newest.push(state_dict["rows"][name])
@@ -329,26 +320,22 @@ class SpectrumMonitor(pl.Callback):
                     stacklevel=1,
                 )
             return
-        look = look_at(watch.newest.rows(), trainer.global_step, self.tolerance)
-        watch.looks.append(look)
+        look = look_at(watch.newest.rows()[0], trainer.global_step, self.tolerance)
+        watch.history.add(vars(look))
         shown = {f"spectrum/{name}/{measure}": getattr(look, measure) for measure in MEASURES}
         # Not by the module's `log`: it costs as much as the look, and hands on only what falls on its own
         # log_every_n_steps.
         for logger in trainer.loggers:
             logger.log_metrics(shown, look.step)
-        for alert in filter(None, (raised(rule, name, watch.looks) for rule in self.rules)):
+        for alert in filter(None, (raised(rule, name, watch.history) for rule in self.rules)):
             self.alerts.append(alert)
             warnings.warn(CollapseWarning(alert), stacklevel=1)
 
 
 def join_pytorch_lightning() -> None:
-    """Make the monitor a callback of `pytorch_lightning` too, where that has been imported.
-
-    It has a class of its own. A Trainer calls what stands in its list of callbacks by name, so in a list
-    either class will do; but one callback outside a list, a class named in a file of the command line, and
-    a hook that only one of the two has come to know, need the class itself. It is not imported here: that
-    takes the logger away from Lightning.
-    """
+    """Make the monitor a callback of `pytorch_lightning` too, where that has been imported."""
+    # A Trainer takes any object in a list of callbacks; a callback outside a list, or one that is named in a
+    # file of the command line, must be of its own class. To import it here would take Lightning's logger.
     callback = getattr(sys.modules.get("pytorch_lightning"), "Callback", SpectrumMonitor)
     if not issubclass(SpectrumMonitor, callback):
         SpectrumMonitor.__bases__ += (callback,)

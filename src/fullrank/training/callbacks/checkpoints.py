@@ -3,8 +3,9 @@
 import io
 import sys
 import zlib
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import lightning.pytorch as pl
 import torch
@@ -17,22 +18,14 @@ from fullrank.files import write_whole
 from fullrank.runs.folders import checkpoint_path, checkpoints_in, number_of
 from fullrank.training.callbacks.stopping import Stop
 
-# Steps on GPUs between two questions whether any process was told to stop: to know the answer is to wait for
-# the device, and torchrun leaves a process half a minute from SIGTERM on.
-_ASKED_EVERY = 10
+# Steps on GPUs between two questions whether any process was told to stop: each waits for the device, and
+# torchrun leaves a process half a minute after SIGTERM.
+_CHECK_EVERY = 10
 _CHUNK = 1 << 20
 
 
 def save_state(path: Path, state: dict[str, Any]) -> Path:
-    """Write a state, whole or not at all; the name it gets is that of `path` with the CRC-32 of its bytes.
-
-    One renaming puts content and checksum in place together. Raises OSError with the name of the file, and
-    leaves no part of it.
-
-    >>> import tempfile
-    >>> save_state(Path(tempfile.mkdtemp(), "step-00000001.ckpt"), {"a": 1}).name[:14]
-    'step-00000001-'
-    """
+    """Write a state, whole or not at all; its name is that of `path` with the CRC-32 of its bytes."""
     content = io.BytesIO()
     torch.save(state, content)
     target = path.with_name(f"{path.stem}-{zlib.crc32(content.getbuffer()):08x}{path.suffix}")
@@ -43,8 +36,7 @@ def save_state(path: Path, state: dict[str, Any]) -> Path:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a state that `is_whole`, onto the CPU; nothing is unpickled."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
 
 
 def is_whole(path: Path) -> bool:
@@ -60,33 +52,27 @@ def is_whole(path: Path) -> bool:
 
 
 def newest_whole(folder: Path, kind: str = "step", *, rank: int = 0) -> Path | None:
-    """The newest checkpoint that is whole, None where there is none at all.
-
-    A damaged newer one is named on standard error, of many processes by that of rank 0. Raises DataError
-    where all are damaged.
-    """
-    found = checkpoints_in(folder, kind)
-    whole = next((path for path in found if is_whole(path)), None)
-    if found and whole is None:
+    """The newest checkpoint that is whole, None without any; process 0 names damaged newer ones."""
+    paths = checkpoints_in(folder, kind)
+    damaged = list(takewhile(lambda path: not is_whole(path), paths))
+    if paths and damaged == paths:
         raise DataError(
-            f"The checkpoint {found[0]} cannot be read (its bytes are not those that were written), nor can "
-            f"any older one of {len(found)} in all; remove them and resume to start from the beginning."
+            f"The checkpoint {paths[0]} cannot be read (its bytes are not those that were written), nor can "
+            f"any older one of {len(paths)} in all; remove them and resume to start from the beginning."
         )
-    for damaged in found[: found.index(whole) if whole is not None else 0]:
-        if rank == 0:
-            print(
-                f"The checkpoint {damaged} is damaged (its bytes are not those that were written); going on "
-                f"from {whole}.",
-                file=sys.stderr,
-            )
+    whole = next(iter(paths[len(damaged) :]), None)
+    for path in damaged if rank == 0 else ():
+        print(
+            f"The checkpoint {path} is damaged (its bytes are not those that were written); going on from "
+            f"{whole}.",
+            file=sys.stderr,
+        )
     return whole
 
 
 def keep_last(newest: Path, keep: int) -> None:
-    """Remove all checkpoints of the kind of `newest`, which is whole, but it and the `keep` - 1 before it.
-
-    One of the same or a later step was damaged, or the run would not have come to write this one.
-    """
+    """Remove all checkpoints of the kind of `newest`, which is whole, but it and the `keep` - 1 before it."""
+    # One of the same or a later step was damaged, or the run would not have come to write this one.
     kind = newest.stem.rsplit("-", 2)[0]
     others = [path for path in checkpoints_in(newest.parent.parent, kind) if path != newest]
     older = [path for path in others if number_of(path) < number_of(newest)]
@@ -96,7 +82,7 @@ def keep_last(newest: Path, keep: int) -> None:
 
 @final
 class WholeCheckpoints(TorchCheckpointIO):
-    """How Lightning writes checkpoints of ours; its own way goes over the temporary folder of the system."""
+    """How Lightning writes our checkpoints; its own writer uses the temporary folder of the system."""
 
     def __init__(self, keep: int):
         self.keep = keep
@@ -111,11 +97,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 class Checkpointer(pl.Callback):
     """Saves the run at the end of each epoch, and when `stop` is set after the step under way.
 
-    Beside Lightning's own state it keeps the loader's, which Lightning restores only in some cases (not once
-    a schedule has asked how many steps there are), and that of torch's generators, for heads, objectives and
-    encoders that draw at each step. The last `keep` checkpoints stay.
-
-    Several processes ask each other about a stop after each step, on GPUs after every tenth.
+    Beside Lightning's state it keeps that of the loader, which Lightning does not restore once a schedule has
+    asked how many steps there are, and that of torch's generators. The last `keep` checkpoints stay.
     """
 
     def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2):
@@ -126,9 +109,7 @@ class Checkpointer(pl.Callback):
         trainer.strategy.checkpoint_io = WholeCheckpoints(self.keep)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Lightning has put a handler of SIGTERM around ours, which talks to the other processes from wherever
-        # the step stands, and ends the run without saving it.
-        self.stop.listen()
+        self.stop.listen()  # Lightning's own handler of SIGTERM would end the run without saving it
         if self._restored is not None:
             self.loader.load_state_dict(self._restored["loader"])
             torch.set_rng_state(self._restored["generator"].cpu())
@@ -140,25 +121,25 @@ class Checkpointer(pl.Callback):
     ) -> None:
         # Gradients half accumulated are in no checkpoint, so a stop waits for the step to be whole.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if whole and self.is_told(trainer):
+        if whole and self.must_stop(trainer):
             self.save(trainer, module)
             raise self.stop.error(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
                 f"saved, and the same command with --out {self.folder} --resume goes on from there."
             )
 
-    def is_told(self, trainer: pl.Trainer) -> bool:
+    def must_stop(self, trainer: pl.Trainer) -> bool:
         """Whether any process was told to stop: one alone that saved would wait for the others forever."""
         if trainer.world_size > 1:
-            on_gpu = trainer.strategy.root_device.type == "cuda"
-            if on_gpu and trainer.global_step % _ASKED_EVERY and not trainer.is_last_batch:
+            device = trainer.strategy.root_device
+            if device.type == "cuda" and trainer.global_step % _CHECK_EVERY and not trainer.is_last_batch:
                 return False
-            told = torch.tensor(self.stop.signal, device=trainer.strategy.root_device)
-            told_anywhere = int(trainer.strategy.reduce(told, reduce_op="max"))
-            if told_anywhere:
-                self.stop.set(told_anywhere)
+            own = torch.tensor(self.stop.signal, device=device)
+            signal = int(trainer.strategy.reduce(own, reduce_op="max"))
+            if signal:
+                self.stop.set(signal)
             # Not is_set(): of a signal that came while they asked, the others hear the next time.
-            return told_anywhere != 0
+            return signal != 0
         return self.stop.is_set()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -167,7 +148,12 @@ class Checkpointer(pl.Callback):
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Add a checkpoint, whole or not at all, and never one of weights that are not finite."""
         if not all(torch.isfinite(p).all() for p in module.parameters()):
-            raise _diverged(trainer)
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            raise DivergedError(
+                f"A weight is no longer finite at step {trainer.global_step} (epoch "
+                f"{trainer.current_epoch}); lower the learning rate (now {rate:.2g}; --set optimizer.lr=...) "
+                "or raise the temperature."
+            )
         trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,12 +162,3 @@ class Checkpointer(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
-
-
-def _diverged(trainer: pl.Trainer) -> DivergedError:
-    """The error for weights that left the finite numbers; the last checkpoint stays as it was."""
-    rate = trainer.optimizers[0].param_groups[0]["lr"]
-    return DivergedError(
-        f"A weight is no longer finite at step {trainer.global_step} (epoch {trainer.current_epoch}); lower "
-        f"the learning rate (now {rate:.2g}; --set optimizer.lr=...) or raise the temperature."
-    )

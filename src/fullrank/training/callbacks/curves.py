@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,36 +10,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor
 
 from fullrank.batch import Batch
+from fullrank.diagnosis.watch.history import History
 from fullrank.files import write_whole
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 from fullrank.training.module import JointEmbedding
 
-CURVES = (
-    "step",
-    "epoch",
-    "loss",
-    "positive_similarity",
-    "negative_similarity",
-    "effective_rank",
-    "learning_rate",
-)
+SIMILARITIES = ("positive_similarity", "negative_similarity")
+CURVES = ("step", "epoch", "loss", *SIMILARITIES, "effective_rank", "learning_rate")
 
 
 def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
-    """Mean cosine of the two views of one image, and of views of different images.
-
-    The second comes from the sum over all pairs, (sum_i a_i) . (sum_j b_j), in O(N K).
-
-    >>> mean_similarities(torch.eye(2), torch.eye(2))
-    (1.0, 0.0)
-    """
+    """Mean cosine of the two views of one image, and of views of different images, in O(N K)."""
     a, b = F.normalize(z_a.double(), dim=1), F.normalize(z_b.double(), dim=1)
+    # The sum over all pairs is (sum_i a_i) . (sum_j b_j).
     same, every = (a * b).sum(), a.sum(0) @ b.sum(0)
     n = len(a)
     return float(same / n), float((every - same) / (n * (n - 1)))
@@ -47,15 +36,13 @@ def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
 class Monitor(pl.Callback):
     """Every `every` steps: loss, positive and negative similarity, effective rank and spectrum of h.
 
-    The numbers belong to the step's own batch, both views; of many processes, to the first one's share. They
-    are part of the checkpoint, so a resumed run has the curves of an unbroken one; `metrics.csv` is written
-    at the end of each epoch. A step whose loss is not finite (see `FiniteGuard`) has no row.
+    The numbers are those of the step's own batch, both views; with several processes, of the first one's
+    share. A step whose loss is not finite (see `FiniteGuard`) has no row.
     """
 
     def __init__(self, folder: Path, every: int):
         self.folder, self.every = folder, every
-        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
-        self.spectra: list[Tensor] = []
+        self.curves = History((*CURVES, "spectrum_h"))
         self.seconds = 0.0
         self._rate = 0.0
         self._since: float | None = None
@@ -78,18 +65,17 @@ class Monitor(pl.Callback):
             return  # a look at the loss would wait for the device
         latest = module.latest
         loss = float(latest.loss)
-        if not np.isfinite(loss):
+        if not math.isfinite(loss):
             return
         spectrum = singular_values(latest.h)
-        epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         similarities = mean_similarities(latest.z_a, latest.z_b)
-        row = (trainer.global_step, epoch, loss, *similarities, effective_rank_of(spectrum), self._rate)
-        for name, value in zip(CURVES, row, strict=True):
-            self.curves[name].append(float(value))
+        rank = effective_rank_of(spectrum)
+        values = (trainer.global_step, _epochs(trainer, batch_idx), loss, *similarities, rank, self._rate)
+        row = dict(zip(CURVES, map(float, values), strict=True))
+        self.curves.add(row | {"spectrum_h": spectrum.float().cpu()})
         for logger in trainer.loggers:
             # Lightning counts the first step as 0, and logs its own values so.
-            logger.log_metrics(dict(zip(CURVES, map(float, row), strict=True)), trainer.global_step - 1)
-        self.spectra.append(spectrum.float().cpu())
+            logger.log_metrics(row, trainer.global_step - 1)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds, self._since = self.elapsed(), None
@@ -107,27 +93,31 @@ class Monitor(pl.Callback):
         if not trainer.is_global_zero:
             return
         text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(CURVES)
-        writer.writerows(zip(*(self.curves[name] for name in CURVES), strict=True))
+        writer = csv.DictWriter(text, CURVES, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.curves.rows())
         write_whole(self.folder / "metrics.csv", text.getvalue().encode())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The curves and the spectra of h over time, as `arrays.npz` holds them."""
-        curves = {name: np.array(values) for name, values in self.curves.items()}
-        spectra = torch.stack(self.spectra).numpy() if self.spectra else np.zeros((0, 0), np.float32)
-        return curves | {"spectrum_step": curves["step"], "spectrum_h": spectra}
+        return self.curves.arrays() | {"spectrum_step": np.array(self.curves["step"])}
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all sessions of this run."""
         return self.seconds if self._since is None else self.seconds + time.perf_counter() - self._since
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curves": self.curves, "spectra": self.spectra, "seconds": self.elapsed()}
+        curves = {name: self.curves[name] for name in CURVES}
+        return {"curves": curves, "spectra": self.curves["spectrum_h"], "seconds": self.elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.curves, self.spectra = state_dict["curves"], state_dict["spectra"]
+        self.curves.update(state_dict["curves"], spectrum_h=state_dict["spectra"])
         self.seconds = state_dict["seconds"]
+
+
+def _epochs(trainer: pl.Trainer, batch_idx: int) -> float:
+    """Epochs done after a batch."""
+    return trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
 
 
 class ProgressLine(pl.Callback):
@@ -143,16 +133,14 @@ class ProgressLine(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if not (curves := self.monitor.curves)["step"]:
+        if not (last := self.monitor.curves.last):
             return
-        last = {name: values[-1] for name, values in curves.items()}
         chance = f"/{self.chance:.2f}" if self.chance is not None else ""
         status = (
             f"loss {last['loss']:.2f}{chance} sim {last['positive_similarity']:.2f}"
             f"/{last['negative_similarity']:.2f} rank {last['effective_rank']:.0f}"
         )
-        done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-        self.progress.update(self.task, completed=done, status=status)
+        self.progress.update(self.task, completed=_epochs(trainer, batch_idx), status=status)
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if hasattr(self, "task"):

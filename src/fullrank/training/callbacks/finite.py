@@ -40,11 +40,10 @@ class Culprit:
 class FiniteGuard(pl.Callback):
     """Ends a run at a step whose loss or gradient is not finite; the first `skip` of them are left out.
 
-    Nothing is learnt from a step that is left out: no weight, moment or batch statistic changes. Where the
-    run ends, the weights before the step and its batch are in the folder, as `nonfinite-step.safetensors`.
-    On a CPU every step is looked at. A GPU would have to be waited for, so there, unless steps are to be
-    skipped, only every `every`-th is, and the step that is named can be one after the first. Under a scaler
-    of gradients (16-mixed), which skips steps by itself, only the loss is looked at.
+    A step that is left out changes no weight, moment or batch statistic. Where the run ends, the weights
+    before the step and its batch are saved as `nonfinite-step.safetensors`. On a GPU, unless steps may be
+    skipped, only every `every`-th step is checked, so the step that is named can be one after the first.
+    Under a scaler of gradients (16-mixed), which skips steps by itself, only the loss is checked.
     """
 
     def __init__(self, folder: Path, every: int, skip: int = 0):
@@ -67,7 +66,7 @@ class FiniteGuard(pl.Callback):
         self, trainer: pl.Trainer, module: JointEmbedding, loss: Tensor
     ) -> None:
         # One of many processes may be alone in this; the gradient is the same in all.
-        if trainer.world_size == 1 and self._looks(trainer, module) and not loss.isfinite():
+        if trainer.world_size == 1 and self._is_checked(trainer, module) and not loss.isfinite():
             self._refuse(trainer, module)
 
     def on_before_optimizer_step(  # type: ignore[override]
@@ -75,7 +74,7 @@ class FiniteGuard(pl.Callback):
     ) -> None:
         slopes = [p.grad for p in module.parameters() if p.grad is not None]
         scaled = trainer.precision == "16-mixed"
-        if not self._spoilt and self._looks(trainer, module) and not scaled and not _all_finite(slopes):
+        if not self._spoilt and self._is_checked(trainer, module) and not scaled and not _all_finite(slopes):
             self._refuse(trainer, module)
         if self._spoilt:
             self._spoilt = False
@@ -90,7 +89,7 @@ class FiniteGuard(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
 
-    def _looks(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    def _is_checked(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
         due = (trainer.global_step + 1) % self.every == 0 or trainer.is_last_batch
         return module.device.type == "cpu" or self.skip > 0 or due
 
@@ -107,12 +106,12 @@ class FiniteGuard(pl.Callback):
             )
 
     def _ended(self, trainer: pl.Trainer, module: JointEmbedding) -> DivergedError:
-        batch, file = self._batch, self.folder / STEP_FILE
+        file, step = self.folder / STEP_FILE, (module, self._batch, trainer.current_epoch, self._number)
         if trainer.is_global_zero:
-            write_whole(file, _packed(module, batch, trainer.current_epoch, self._number))
-        culprit = find_culprit(module, batch, trainer.current_epoch, self._number)
+            write_whole(file, _packed(*step))
+        culprit = find_culprit(*step)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        images = batch.index.tolist()
+        images = self._batch.index.tolist()
         shown = ", ".join(map(str, images[:3])) + (f" and {len(images) - 3} others" if images[3:] else "")
         skipped = f" after {self.skipped} that were skipped" if self.skipped else ""
         return DivergedError(
@@ -125,16 +124,16 @@ class FiniteGuard(pl.Callback):
 
 def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) -> Culprit:
     """Which layer is the first that is not finite in step `number` of an epoch."""
-    seen: list[str] = []
+    layers: list[str] = []
 
-    def look(name: str, output: Any) -> None:
+    def check(name: str, output: Any) -> None:
         if isinstance(output, Tensor) and not output.isfinite().all():
-            seen.append(name)
+            layers.append(name)
 
-    leaves = [(name, part) for name, part in module.named_modules() if not list(part.children())]
     hooks = [
-        part.register_forward_hook(lambda part, given, output, name=name: look(name, output))
-        for name, part in leaves
+        layer.register_forward_hook(lambda layer, inputs, output, name=name: check(name, output))
+        for name, layer in module.named_modules()
+        if not list(layer.children())
     ]
     try:
         step = module.step(batch, epoch, number)
@@ -146,15 +145,15 @@ def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) 
     # Not backward(): of many processes its hooks would begin to exchange gradients.
     # Also where a layer is known: others, whose own layers are finite, would wait for this one's share.
     slopes = torch.autograd.grad(step.loss, list(weights.values()), allow_unused=True, materialize_grads=True)
-    if seen:
-        return Culprit(loss, seen[0], "output")
+    if layers:
+        return Culprit(loss, layers[0], "output")
     spoilt = [name for name, slope in zip(weights, slopes, strict=True) if not _all_finite([slope])]
     # A gradient comes from the loss down: of the spoilt weights the last is where it began.
     return Culprit(loss, spoilt[-1] if spoilt else None, "gradient")
 
 
 def replay(folder: str | Path) -> Culprit:
-    """Run the step again that a run in `folder` ended at: its loss, and the layer where it begins.
+    """Run the step again that a run in `folder` ended at: its loss, and the first layer that is not finite.
 
     Raises DataError for a folder without such a step.
     """
@@ -167,15 +166,10 @@ def replay(folder: str | Path) -> Culprit:
         with safe_open(folder / STEP_FILE, framework="pt") as file:
             place = json.loads(file.metadata()["place"])
             names = file.keys()
-            held = {name: file.get_tensor(name) for name in names}
-        module.load_state_dict(_under("module.", held))
-        batch = Batch(
-            held["images"],
-            held["labels"],
-            held["index"],
-            _under("layer.", held) or None,
-            held.get("sizes"),
-        )
+            tensors = {name: file.get_tensor(name) for name in names}
+        module.load_state_dict(_under("module.", tensors))
+        images, labels, index = (tensors[name] for name in ("images", "labels", "index"))
+        batch = Batch(images, labels, index, _under("layer.", tensors) or None, tensors.get("sizes"))
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{folder / STEP_FILE} cannot be read ({reason}); run the training again.") from None
@@ -188,14 +182,12 @@ def _packed(module: nn.Module, batch: Batch, epoch: int, number: int) -> bytes:
     tensors |= {f"layer.{name}": layer for name, layer in (batch.layers or {}).items()}
     if batch.sizes is not None:
         tensors["sizes"] = batch.sizes
-    place = json.dumps({"epoch": epoch, "number": number})
-    return save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"place": place}
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(tensors, {"place": json.dumps({"epoch": epoch, "number": number})})
 
 
-def _under(prefix: str, held: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullrank.diagnosis.watch.history import History, NewestRows
 from fullrank.errors import UsageError
 from fullrank.probes import LinearProbe, NearestProbe
 
@@ -15,72 +16,12 @@ CURVES = ("online_step", "online_epoch", "online_linear", "online_nearest")
 ONLINE_PENALTY = 1e-4
 
 
-@final
-class FeatureQueue:
-    """The newest `size` rows of what is pushed, as float32 on the device it came from.
-
-    Pushing waits for no device, and takes memory the first time only.
-
-    >>> queue = FeatureQueue(3)
-    >>> for start in (0, 2):
-    ...     rows = torch.arange(start, start + 2)
-    ...     queue.push(rows[:, None].half(), rows, rows)
-    >>> queue.rows()[1]
-    tensor([1, 2, 3])
-    """
-
-    def __init__(self, size: int):
-        self.size = size
-        self._stores: tuple[Tensor, ...] = ()
-        self._pushed = 0
-
-    def __len__(self) -> int:
-        return min(self._pushed, self.size)
-
-    def push(self, features: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Add N rows: features (N, D), labels (N,), index (N,); the oldest go where there is no room."""
-        new = tuple(rows.detach()[-self.size :] for rows in (features, labels, index))
-        if not self._stores:
-            kinds = (torch.float32, torch.int64, torch.int64)
-            self._stores = tuple(
-                torch.empty(self.size, *rows.shape[1:], dtype=kind, device=features.device)
-                for rows, kind in zip(new, kinds, strict=True)
-            )
-        elif self._stores[0].device != features.device:  # what a checkpoint held is on the CPU
-            self._stores = tuple(store.to(features.device) for store in self._stores)
-        start = self._pushed % self.size
-        for store, rows in zip(self._stores, new, strict=True):
-            room = self.size - start
-            store[start : start + len(rows)].copy_(rows[:room], non_blocking=True)
-            store[: max(0, len(rows) - room)].copy_(rows[room:], non_blocking=True)
-        # Counted round the ring, so that the next row goes behind the last also after a batch beyond `size`.
-        self._pushed += len(new[0])
-
-    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (n, D), labels (n,) and index (n,), oldest first."""
-        oldest = self._pushed % self.size if self._pushed > self.size else 0
-        features, labels, index = (
-            torch.cat([store[oldest : len(self)], store[:oldest]]) for store in self._stores
-        )
-        return features, labels, index
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self._pushed = 0
-
-
 def queue_parts(labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Row numbers that probes learn from, and that they are tested on, of a queue (n,), oldest first.
-
-    Of the labelled rows the newest quarter is the test part and the others are learnt from. Test rows of
-    an image that is also learnt from, as another view, are left out.
-
-    >>> queue_parts(torch.tensor([0, 1, -1, 0, 1, 0, 1, 0, 1]), torch.tensor([4, 5, 6, 7, 8, 9, 2, 4, 3]))
-    (tensor([0, 1, 3, 4, 5, 6]), tensor([8]))
-    """
+    """Row numbers to train on, and the newest quarter to test on, of the labelled rows of a queue (n,)."""
     labelled = (labels != -1).nonzero()[:, 0]
     older = len(labelled) - len(labelled) // 4
     train, test = labelled[:older], labelled[older:]
+    # Not a test row is another view of an image that is trained on.
     return train, test[~torch.isin(index[test], index[train])]
 
 
@@ -88,23 +29,20 @@ def queue_parts(labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 class OnlineProbes(pl.Callback):
     """Every `every` epochs: linear and nearest-neighbour accuracy on features of the training steps.
 
-    A queue on the device keeps h of the first view of the epoch's newest `queue` images; no image goes
-    through the encoder once more, and no step waits for the device. At the epoch's end probes learn from the
-    older three quarters of the queue and are tested on the newest quarter (`queue_parts`): logistic
-    regression with one fixed penalty, and `k` neighbours. The queue begins empty with each epoch, in which
-    an image comes once, so that the two parts share none. Rows unlabelled (-1) are left out; with fewer than
-    two classes to learn from, or nothing to test on, the epoch gets no row.
+    A queue keeps h of the first view of the newest `queue` images. At the end of the epoch, logistic
+    regression with one fixed penalty and `k` neighbours are trained on the older three quarters of it and
+    tested on the newest quarter. The queue is empty at the beginning of an epoch, in which an image comes
+    once, so no image is in both parts. Rows without a label (-1) are left out. An epoch with fewer than two
+    classes to train on, with nothing to test on, or cut short by `max_steps` has no accuracy.
 
-    These are augmented training images, seen by an encoder in train mode that changed meanwhile and was
-    trained on the tested images too: harder than the test protocol for the first reasons and easier for the
-    last. So read how the curve goes on, and never beside the accuracies of a record: after 12 epochs on the
-    digits it stood at 75 %, and the test protocol at 96 %.
+    Compare the curve with itself only, not with the accuracies of a record. The images are augmented and the
+    encoder changes meanwhile, which makes the task harder; the encoder was trained on the tested images,
+    which makes it easier. After 12 epochs on the digits the curve stood at 75 %, the test protocol at 96 %.
 
-    It watches any LightningModule that keeps `latest.h`, whose first N rows are one view of a batch with
+    It works with any LightningModule that keeps `latest.h`, whose first N rows are one view of a batch with
     `labels` (N,) and `index` (N,), and raises UsageError for another. The accuracies are logged as
-    `online/linear` and `online/nearest` and kept in `rows`. Both rows and queue are part of the checkpoint;
-    a callback that saves after a step must come after this one. An epoch that `max_steps` cuts short gets no
-    row. Each process watches its own share.
+    `online/linear` and `online/nearest` and kept in `rows`. Rows and queue are part of the checkpoint; a
+    callback that saves after a step must come after this one. Each process uses its own share.
 
     Raises UsageError for `every` or `k` below 1 or a queue below 4.
 
@@ -122,8 +60,8 @@ class OnlineProbes(pl.Callback):
                 f"Online probes: the queue must hold 4 rows or more, but got {queue}; the default is 4096."
             )
         self.every = every
-        self.rows: dict[str, list[float]] = {name: [] for name in CURVES}
-        self._queue = FeatureQueue(queue)
+        self.rows = History(CURVES)
+        self._queue = NewestRows(queue)
         self._linear, self._nearest = LinearProbe([ONLINE_PENALTY]), NearestProbe(k)
 
     def on_train_batch_end(
@@ -153,23 +91,22 @@ class OnlineProbes(pl.Callback):
             probe.fit(features[train], labels[train]).score(features[test], labels[test])
             for probe in (self._linear, self._nearest)
         )
-        row = (trainer.global_step, trainer.current_epoch + 1, linear, nearest)
-        for name, value in zip(CURVES, row, strict=True):
-            self.rows[name].append(float(value))
+        row = map(float, (trainer.global_step, trainer.current_epoch + 1, linear, nearest))
+        self.rows.add(dict(zip(CURVES, row, strict=True)))
         shown = {"online/linear": linear, "online/nearest": nearest}
         module.log_dict(shown, on_step=False, on_epoch=True, batch_size=1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The rows as `arrays.npz` holds them: step, epochs done, and the two accuracies, 0 to 1."""
-        return {name: np.array(values) for name, values in self.rows.items()}
+        return self.rows.arrays()
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and queue; between epochs the queue is empty."""
-        return {"rows": self.rows, "queue": self._queue.rows() if len(self._queue) else ()}
+        return {"rows": dict(self.rows), "queue": tuple(self._queue.rows()) if len(self._queue) else ()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.rows = state_dict["rows"]
+        self.rows.update(state_dict["rows"])
         self._queue.clear()
         if state_dict["queue"]:
             self._queue.push(*state_dict["queue"])

@@ -4,11 +4,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import final
+from typing import Any, Self, final
 
 from fullrank.errors import InterruptedRunError, TerminatedRunError
 
@@ -20,19 +18,25 @@ _ECHO = 1.0
 class Stop:
     """Whether a run in `folder` was told to stop, and by which signal: its number, or 0.
 
-    Signals are heard while the first thread is inside `stop_on_signal`; `set` does the same in a program.
-
-    >>> stop = Stop(Path("run"))
-    >>> stop.set()
-    >>> stop.is_set(), stop.error("Stopped.").exit_status
-    (True, 130)
+    As a context it listens to SIGINT and SIGTERM; a second SIGINT raises InterruptedRunError at once.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.signal = 0
         self._heard = 0.0
-        self._listens = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other thread gets signals
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        before, self._before = self._before, {}
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def is_set(self) -> bool:
         """Whether to stop after the step under way."""
@@ -48,9 +52,8 @@ class Stop:
 
     def listen(self) -> None:
         """Take the signals back from a library that has put a handler of its own in place."""
-        if self._listens:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._handle)
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.is_set():
@@ -62,25 +65,3 @@ class Stop:
                 f"Stopped at once; with --out {self.folder} --resume the same command goes on from its last "
                 "checkpoint."
             )
-
-
-@contextmanager
-def stop_on_signal(folder: Path) -> Iterator[Stop]:
-    """A `Stop` that SIGINT and SIGTERM set, so that a step under way is finished before the run is saved.
-
-    A second SIGINT raises InterruptedRunError at once. Signals reach the main thread only; elsewhere nothing
-    is changed.
-    """
-    stop = Stop(folder)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop._listens = True
-    stop.listen()
-    try:
-        yield stop
-    finally:
-        stop._listens = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
