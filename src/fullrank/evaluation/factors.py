@@ -1,4 +1,4 @@
-"""The dial: how strongly each known factor of the images is carried at each place, measured and predicted."""
+"""Known factors: how strongly each one of the images is carried at each place, measured and predicted."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -24,9 +24,9 @@ from fullrank.views import Views, step_generator, view_pipeline
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# So many test images are looked at, and of so many training images views are made, so many pairs of each.
+# Test images that are looked at, training images that views are made of, and pairs of views of each.
 MOST_IMAGES, MOST_VIEWED, ROUNDS = 4096, 2048, 16
-# The theory looks at images of at most so many numbers: its moments are that wide.
+# Numbers of an image up to which the theory speaks: its moments are that wide.
 MOST_NUMBERS = 4096
 
 
@@ -46,30 +46,35 @@ def factor_scores(
     left out is named with how strongly it goes with another. Raises DataError for fewer than two factors,
     and as `factor_weights` does.
     """
-    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
-    factors, left_out = known_factors(tested)
-    if len(factors) < 2:
-        found = f"only {next(iter(factors))!r}" if factors else "none"
-        raise DataError(
-            f"Weights are told of 2 factors or more, each a label that is independent of the others, but "
-            f"{test} has {found}; `composite:PRESET` makes images with several."
-        )
+    tested, factors, left_out = tested_factors(test)
     places = default_places(head) if places is None else list(places)
     features = collect_features(encoder, head, tested.batches(BATCH_SIZE), places)
     predicted: dict[str, Tensor] = {}
     if numbers(tested) <= MOST_NUMBERS:
-        pixels = flat_pixels(tested)
-        predicted = predicted_features(head, theory_of(recipe, head, train), pixels)
-        features = {IMAGES: pixels, **features}
+        features = {IMAGES: flat_pixels(tested), **features}
+        if (net := theory_of(recipe, head, train)) is not None:
+            predicted = predicted_features(head, net, features[IMAGES])
     scores = [_score(IMAGES, out.factor, LEFT_OUT, out.strength) for out in left_out]
-    for place, seen in features.items():
-        weights = factor_weights(seen, factors)
+    for place, rows in features.items():
+        weights = factor_weights(rows, factors)
         scores += [_score(place, factor, WEIGHT, weight) for factor, weight in weights.items()]
         scores += [_score(place, factor, RELATIVE, share) for factor, share in relative(weights).items()]
         if place in predicted:
-            said = relative(factor_weights(predicted[place], factors))
-            scores += [_score(place, factor, PREDICTED, share) for factor, share in said.items()]
+            shares = relative(factor_weights(predicted[place], factors))
+            scores += [_score(place, factor, PREDICTED, share) for factor, share in shares.items()]
     return scores
+
+
+def tested_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Entangled]]:
+    """The test images that are looked at, and their `known_factors`; DataError for fewer than two factors."""
+    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
+    factors, left_out = known_factors(tested)
+    if len(factors) < 2:
+        raise DataError(
+            f"Weights need 2 factors or more, each a label that is independent of the others, but {test} has "
+            f"{len(factors)} ({', '.join(factors)}); `composite:PRESET` makes images with several."
+        )
+    return tested, factors, left_out
 
 
 def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]:
@@ -85,8 +90,8 @@ def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]
     """
     others = sorted(set(images.labels) - {"label"}, key=lambda name: (len(images.class_names[name]), name))
     labels = {name: torch.from_numpy(images.labels[name]) for name in ("label", *others)}
-    kept, left_out = independent_factors(labels)
-    return {name: labels[name] for name in kept}, left_out
+    independent, left_out = independent_factors(labels)
+    return {name: labels[name] for name in independent}, left_out
 
 
 def relative(weights: dict[str, float]) -> dict[str, float]:
@@ -135,9 +140,7 @@ def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
     """
     if not depth_shares(head) or not learns_from_views(recipe) or len(train) < 2 * IMAGES_PER_COMPONENT:
         return None
-    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
-    viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
-    return linear_net(ViewMoments.of(drawn_views(viewed, views)), linear_rank(head))
+    return linear_net(ViewMoments.of(drawn_views(*viewed(recipe, train))), linear_rank(head))
 
 
 def learns_from_views(recipe: Recipe) -> bool:
@@ -145,16 +148,20 @@ def learns_from_views(recipe: Recipe) -> bool:
     return "labels" not in needs(recipe.objective)
 
 
-def predicted_features(head: Head, net: LinearNet | None, pixels: Tensor) -> dict[str, Tensor]:
+def predicted_features(head: Head, net: LinearNet, pixels: Tensor) -> dict[str, Tensor]:
     """What the linear net makes of `pixels` (N, D) at each place that it speaks of, up to rotations."""
-    if net is None:
-        return {}
     images = pixels.numpy()
-    found = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
-    if depth_shares(head) and (ratio := getattr(head, "channel_ratio", None)) is not None:
-        below = net.represent_below(images, ratio)
-        found |= {} if below is None else {"h": below}
-    return {place: torch.from_numpy(features) for place, features in found.items()}
+    features = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
+    ratio = getattr(head, "channel_ratio", None)
+    if ratio is not None and (below := net.represent_below(images, ratio)) is not None:
+        features["h"] = below
+    return {place: torch.from_numpy(rows) for place, rows in features.items()}
+
+
+def viewed(recipe: Recipe, train: ImageSet) -> tuple[ImageSet, Views]:
+    """The training images that views are made of, and the recipe's views."""
+    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    return train.limited(min(MOST_VIEWED, len(train)), seed=0), views
 
 
 def drawn_views(
@@ -163,12 +170,12 @@ def drawn_views(
     """`rounds` times two views of every image, flattened, (n, D) each: those of round r are drawn from r."""
     for number in range(rounds):
         pairs = []
-        for batch, start in enumerate(range(0, len(images), BATCH_SIZE)):
-            shown = images.batch(np.arange(start, min(start + BATCH_SIZE, len(images))))
-            height, width = shown.images.shape[-2:]
-            generator = step_generator(seed, number, batch)
-            drawn = views.sample(len(shown), generator, (height, width), shown.sizes)
-            pairs.append(views.apply(shown, drawn))
+        for step, start in enumerate(range(0, len(images), BATCH_SIZE)):
+            batch = images.batch(np.arange(start, min(start + BATCH_SIZE, len(images))))
+            height, width = batch.images.shape[-2:]
+            generator = step_generator(seed, number, step)
+            parameters = views.sample(len(batch), generator, (height, width), batch.sizes)
+            pairs.append(views.apply(batch, parameters))
         first, second = (torch.cat(side).flatten(1).numpy() for side in zip(*pairs, strict=True))
         yield first, second
 

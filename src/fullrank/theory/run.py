@@ -1,6 +1,6 @@
 """A theorem with settings, predicted and simulated, as a record and its arrays. Torch-free."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,13 @@ from rich.progress import Progress
 
 from fullrank.errors import DataError
 from fullrank.files import result_folder, save_arrays
-from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel
+from fullrank.record import Result, TheoryCurve, TheoryEntry, TheoryPanel
 from fullrank.record.making import machine_of_numpy, new_record
 from fullrank.theory import THEOREMS, Outcome, SteppedTheorem, theorem_named
 
 
-@dataclass(frozen=True)
-class TheoryRun:
+class TheoryRun(Result):
     """A theorem that was run: its folder and its record."""
-
-    path: Path
-    record: Record
 
     @property
     def entry(self) -> TheoryEntry:
