@@ -17,7 +17,7 @@ from fullrank.reports.page import write_page
 from fullrank.reports.reproduction.words import outcome, shown, verdict
 from fullrank.runs.recipe import Recipe
 from fullrank.statistics import Estimate
-from fullrank.studies import table as tables
+from fullrank.studies import reproduce as reproduce_module, table as tables
 from fullrank.studies.many_runs import PlannedRun, finish_runs, score_of
 from fullrank.studies.reproduce import TablePlan, rehearse, reproduce, run_name
 from fullrank.studies.table import (
@@ -31,6 +31,7 @@ from fullrank.studies.table import (
     table_named,
     table_names,
 )
+from fullrank.training.dry_run import check_on_generated
 
 LAST = "accuracy after the last epoch"
 QUICK = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1, "monitor_every": 1}
@@ -384,9 +385,17 @@ def test_a_score_that_is_not_there_is_named(done):
     assert score_of(run, ScoreKey("h", "x", "test", shots=5)) == 0.4
 
 
-def test_every_recipe_of_the_cifar_scale_fits_its_parts():
+def test_every_recipe_of_the_cifar_scale_fits_its_parts_and_the_first_of_its_kind_is_trained(monkeypatch):
+    trained = []
+
+    def build(recipe):  # a dry run, whose training has its own tests, builds the same parts
+        trained.append(recipe.head)
+        check_on_generated(recipe)
+
+    monkeypatch.setattr(reproduce_module, "dry_run", build)
     recipes = rehearse("directclr/table1", scale="cifar")
     assert [recipe.head for recipe in recipes] == ["none", "linear:128", "subvector:128", "mlp:128"]
+    assert trained == ["none"]
 
 
 def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):

@@ -174,26 +174,21 @@ def _diagonal_notes(h: Tensor, z: Tensor) -> list[str]:
 
 
 def scaled_alike(one: Tensor, other: Tensor) -> bool:
-    r"""Whether each channel of `other` is a channel of `one` times a number, plus one.
+    """Whether each channel of `other` (N, D) is a channel of `one` times a number, plus one.
 
-    True where the squared correlation of every pair of channels is 1 up to rounding; channels that do not
-    move in one of them say nothing. Shapes: (N, D) and (N, K).
+    Channels that do not move in one of them say nothing.
 
     >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     >>> scaled_alike(x, x * torch.tensor([1.0, -0.5, 1e-9]) + 2), scaled_alike(x, x.cumsum(1))
     (True, False)
-
-    Source: derived here.
     """
     if one.shape != other.shape:
         return False
     a, b = (part.double() - part.double().mean(0) for part in (one, other))
-    products = (a.square().sum(0), b.square().sum(0))
-    moving = (products[0] > 0) & (products[1] > 0)
-    if not moving.any():
-        return False
-    correlation = (a * b).sum(0).square()[moving] / (products[0] * products[1])[moving]
-    return bool((correlation > _SAME).all())
+    products = a.square().sum(0) * b.square().sum(0)
+    moving = products > 0
+    correlation = (a * b).sum(0).square()[moving] / products[moving]
+    return bool(moving.any() and (correlation > _SAME).all())
 
 
 def _check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:

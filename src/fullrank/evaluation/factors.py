@@ -40,11 +40,10 @@ def factor_scores(
 ) -> list[Score]:
     """The weight of each factor at each place on the clean `test` images, beside the linear theory's.
 
-    The factors are those of `known_factors`; `places` are by default h, the head's inner layers and z, and
-    the pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
-    factor's at that place, and, where the theory says something, the predicted one, relative alike. What is
-    left out is named with how strongly it goes with another. Raises DataError for fewer than two factors,
-    and as `factor_weights` does.
+    The pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
+    factor's at that place, and, where the theory says something, the predicted one, relative alike. Labels
+    that are no factors of their own are named with how strongly they go with another. Raises DataError for
+    fewer than two factors, and as `factor_weights` does.
     """
     tested, factors, left_out = tested_factors(test)
     places = default_places(head) if places is None else list(places)
@@ -78,16 +77,8 @@ def tested_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[En
 
 
 def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]:
-    """The labels (N,) of `images` that are factors of their own, and those that go with one of these.
-
-    The main label comes first, then the others from few levels to many, so that of a label and a finer one,
-    such as the groups of a composite, the first stays.
-
-    >>> from fullrank.data import source
-    >>> factors, left_out = known_factors(source("composite:two-cues").load("test"))
-    >>> list(factors), [out.factor for out in left_out]
-    (['label', 'background', 'object'], ['group', 'digit'])
-    """
+    """The labels (N,) of `images` that are factors of their own, and those that go with one of these."""
+    # From few levels to many: of a label and a finer one, such as a composite's groups, the first stays.
     others = sorted(set(images.labels) - {"label"}, key=lambda name: (len(images.class_names[name]), name))
     labels = {name: torch.from_numpy(images.labels[name]) for name in ("label", *others)}
     independent, left_out = independent_factors(labels)
@@ -95,49 +86,26 @@ def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]
 
 
 def relative(weights: dict[str, float]) -> dict[str, float]:
-    """Each weight by the largest; all 0 where there is none.
-
-    >>> relative({"shape": 2.0, "colour": 0.5})
-    {'shape': 1.0, 'colour': 0.25}
-    """
+    """Each weight by the largest; all 0 where there is none."""
     largest = max(weights.values())
     return {name: weight / largest if largest > 0 else 0.0 for name, weight in weights.items()}
 
 
 def depth_shares(head: nn.Module) -> dict[str, float]:
-    """At which share of the depth of a linear net each place stands, as the head says it.
-
-    Nothing is said where z is standardised, or by a module that says nothing.
-
-    >>> from fullrank.heads import head
-    >>> depth_shares(head("linear:8", in_dim=16)), depth_shares(head("subvector:8", in_dim=16))
-    ({'h': 0.5, 'head.1': 1.0, 'z': 1.0}, {'h[:8]': 1.0, 'z': 1.0})
-    >>> depth_shares(head("mlp:8,layers=3", in_dim=16))
-    {'h': 0.25, 'head.1': 0.5, 'head.2': 0.75, 'head.3': 1.0, 'z': 1.0}
-    """
+    """At which share of a linear net's depth each place stands, as the head says it; {} where z is normed."""
     if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
         return {}
     shares: dict[str, float] = head.depth_shares()  # type: ignore[operator]  # a method where it is there
     return shares
 
 
-def linear_rank(head: nn.Module) -> int:
-    """The most directions of a head as a linear net, as it says it, or else as its widths allow.
-
-    >>> from fullrank.heads import head
-    >>> [linear_rank(head(spec, in_dim=16)) for spec in ("none", "lowrank:4", "mlp:8,hidden=6")]
-    [16, 4, 6]
-    """
-    widths = [getattr(head, name) for name in ("in_dim", "out_dim")]
-    return int(getattr(head, "linear_rank", min(widths)))
+def linear_rank(head: Head) -> int:
+    """The most directions of a head as a linear net, as it says it, or else as its widths allow."""
+    return int(getattr(head, "linear_rank", min(head.in_dim, head.out_dim)))
 
 
 def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
-    """The linear net that the views of `recipe` lead to on its training images, or None.
-
-    None for a head of which nothing is said, for an objective that learns labels, whose pairs are not views,
-    and for fewer than 8 images. It is the same for every seed of the run.
-    """
+    """The linear net that the views of `recipe` lead to, for any seed; None where theory says nothing."""
     if not depth_shares(head) or not learns_from_views(recipe) or len(train) < 2 * IMAGES_PER_COMPONENT:
         return None
     return linear_net(ViewMoments.of(drawn_views(*viewed(recipe, train))), linear_rank(head))

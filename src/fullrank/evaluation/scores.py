@@ -92,10 +92,10 @@ class PlaceScores:
         if "per-class" in measures:
             self._by_class(linear, test, images.class_names)
         if "retrieval" in measures:
-            found = probes.retrieval(test.features, test.labels, ks=RECALL_AT)
-            for k, value in found.recall.items():
+            retrieved = probes.retrieval(test.features, test.labels, ks=RECALL_AT)
+            for k, value in retrieved.recall.items():
                 self._add("retrieval", f"recall@{k}", value)
-            self._add("retrieval", "mean average precision", found.mean_average_precision)
+            self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
         if (groups := images.groups) is not None and "groups" in measures:
             self._by_group("linear", linear, test, groups)
             by_cue = groups.gaps(linear.predict(test.features), test.labels)

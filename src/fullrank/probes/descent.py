@@ -89,12 +89,8 @@ class Problem:
         return float(torch.maximum(inner.abs().max(), gradient[:, -1].abs().max()))
 
     def whitener(self, coefficients: Tensor, penalty: float) -> Tensor:
-        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
-
-        .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
-
-        Of many rows some are looked at, always the same: where a descent ends does not depend on it.
-        """
+        """L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes."""
+        # Of many rows a sample, always the same: where a descent ends does not depend on it.
         some = self._sample
         if coefficients.any():
             odds = (coefficients @ some).softmax(0)
