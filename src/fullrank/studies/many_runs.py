@@ -22,13 +22,7 @@ from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
 from fullrank.devices import flushed_denormals
 from fullrank.door import enter, passports
-from fullrank.errors import (
-    DataError,
-    FullrankError,
-    InterruptedRunError,
-    TerminatedRunError,
-    UsageError,
-)
+from fullrank.errors import DataError, FullrankError, InterruptedRunError, TerminatedRunError, UsageError
 from fullrank.evaluation.probe import probe
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
@@ -113,8 +107,8 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     """Carry out every run that is not finished yet, and return the entries of all, in their order.
 
     A run that was cut off goes on where it stood. Several `workers`, processes that share the cores, carry
-    out as many runs at a time; what comes out depends on the threads a run has only in the last digits. Each
-    finished run is told on standard error. Raises UsageError before any training for fewer than 1 worker or
+    out as many runs at a time; results depend on the threads of a run in the last digits alone. Each finished
+    run is named on standard error. Raises UsageError before any training for fewer than 1 worker or
     a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM, after
     the runs under way are saved, InterruptedRunError or TerminatedRunError, in which `go_on` says how to
     continue.
@@ -131,9 +125,11 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
             if run not in waiting:
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
         try:
-            for run in (
-                _in_parallel(waiting, together, progress) if together > 1 else _in_turn(waiting, progress)
-            ):
+            if together > 1:
+                carried_out = _in_parallel(waiting, together, progress)
+            else:
+                carried_out = _in_turn(waiting, progress)
+            for run in carried_out:
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
         except (KeyboardInterrupt, InterruptedRunError) as stopped:
             done = sum(run.finished for run in runs)
