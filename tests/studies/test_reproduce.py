@@ -279,7 +279,7 @@ def test_a_measure_that_no_probe_gives_is_told_and_not_asked_for_ever(done):
     folder = done.path.parent / "runs" / done.record.table.rows[0].runs[0]
     recipe = load(folder).recipe
     key = ScoreKey("h", "label", "test", "linear", "class accuracy", "ten")
-    with refuses(UsageError, "'linear, class ten'", "'label'", "h", "test"):
+    with refuses(UsageError, "linear", "ten", "'label'", "h", "test"):
         finish_runs([PlannedRun("a", recipe, folder, (key,))], go_on="")
     key = ScoreKey("h", "label", "test", "lineal")
     with refuses(UsageError, "probe", "'lineal'", "'linear'"):
