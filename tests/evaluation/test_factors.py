@@ -1,8 +1,9 @@
-"""The dial through a run: which factors there are, how they are weighed, what is predicted and where not."""
+"""Known factors through a run: which there are, how they are weighed, and where they are predicted."""
 
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 from torch import nn
 
 from fullrank import train
@@ -69,8 +70,8 @@ def test_a_run_on_a_composite_records_the_dial(run):
             assert share * max(weights[place].values()) == pytest.approx(weights[place][factor])
     assert list(by_place(scores, PREDICTED)) == ["h", "head.1", "z"]
     assert set(by_place(scores, LEFT_OUT)[IMAGES]) == {"digit", "group"}
-    told = [score for score in scores if score.probe == "factors"]
-    assert {(s.split, s.features, s.shots) for s in told} == {("test", "raw", None)}
+    of_factors = [score for score in scores if score.probe == "factors"]
+    assert {(s.split, s.features, s.shots) for s in of_factors} == {("test", "raw", None)}
 
 
 def test_the_prediction_is_the_same_for_every_seed():
@@ -81,11 +82,10 @@ def test_the_prediction_is_the_same_for_every_seed():
     assert np.array_equal(nets[0].gains, nets[1].gains)
 
 
-def test_runs_without_known_factors_or_with_too_few_images_have_no_dial(tmp_path):
-    for number, data in enumerate(("digits", "composite:digits-on-textures,n=45")):
-        keys = QUICK | {"data": data, "limit": 40, "batch_size": 20}
-        run = train("digits", out=tmp_path / str(number), head="none", **keys)
-        assert not [s for s in run.record.runs[0].scores if s.probe == "factors"]
+def test_a_run_with_too_few_images_for_its_factors_has_no_scores_of_them(tmp_path):
+    keys = QUICK | {"data": "composite:digits-on-textures,n=45", "limit": 40, "batch_size": 20}
+    run = train("digits", out=tmp_path / "out", head="none", **keys)
+    assert not [s for s in run.record.runs[0].scores if s.probe == "factors"]
 
 
 def test_what_is_measured_at_an_encoder_that_does_nothing_is_in_the_images():
@@ -171,7 +171,7 @@ def test_the_main_label_wins_over_finer_and_coarser_ones():
 
 
 def test_images_without_two_factors_are_refused():
-    with pytest.raises(DataError, match=r"digits \(test\) has only 'label'; `composite:PRESET` makes"):
+    with refuses(DataError, "2 factors", "digits (test)", "has 1", "composite:PRESET"):
         scores_of("none", in_dim=64, data="digits")
 
 

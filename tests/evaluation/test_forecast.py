@@ -1,8 +1,9 @@
-"""Forecasts of the dial: what is said before training, how sure it is, and what nothing is said of."""
+"""Forecasts of factors: what is said before training, how sure it is, and what nothing is said of."""
 
 import math
 
 import pytest
+from refusals import refuses
 
 from fullrank.errors import DataError, UsageError
 from fullrank.evaluation.factors import factor_scores
@@ -12,7 +13,7 @@ from fullrank.runs.build import build, load_data
 from fullrank.runs.recipe import Recipe
 from fullrank.studies.table import table_named
 
-SETTING = {"data": "composite:two-cues,n=480", "views": "weak", "encoder": "tiny-resnet,width=4"}
+SETTING = {"data": "composite:two-cues,n=240", "views": "weak", "encoder": "tiny-resnet,width=4"}
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +32,15 @@ def test_one_forecast_a_factor_with_weights_and_labels_at_each_place(forecasts):
     assert max(one.weights["h"] for one in forecasts.values()) == 1
 
 
-def test_the_same_seed_says_the_same(forecasts):
-    again = predict_factors("digits", head="linear:12", rounds=2, **SETTING)
-    assert again == list(forecasts.values())
-
-
 def test_a_forecast_is_what_a_run_is_predicted_by():
     recipe = Recipe.resolve("digits", SETTING | {"head": "linear:12"})
     train, test = load_data(recipe)
     module = build(recipe, train)
     scores = factor_scores(recipe, module.encoder, module.head, train, test)
-    told = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
+    predicted = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
     for one in predict_factors(recipe):
         for place in ("h", "z"):
-            assert told[place, one.factor] == pytest.approx(one.weights[place], abs=1e-6)
+            assert predicted[place, one.factor] == pytest.approx(one.weights[place], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +58,17 @@ def test_where_h_is_z_or_not_spoken_of_no_place_is_better():
 
 
 @pytest.mark.parametrize(
-    ("keys", "kind", "sentence"),
+    ("keys", "kind", "parts"),
     [
-        ({"head": "linear:12,norm=batch"}, UsageError, "says nothing of the head linear:12,norm=batch"),
-        ({"head": "random-subvector:4"}, UsageError, "says nothing of the head random-subvector:4"),
-        ({"objective": "supcon:0.1"}, UsageError, "The objective supcon:0.1 learns labels"),
-        ({"data": "digits"}, DataError, "has 1 known factor, but a forecast compares 2 or more"),
-        ({"image_size": 40}, UsageError, "Images of 4800 numbers are too large .* end at 4096"),
+        ({"head": "linear:12,norm=batch"}, UsageError, ["linear:12,norm=batch", "linear:48"]),
+        ({"head": "random-subvector:4"}, UsageError, ["random-subvector:4", "linear:48"]),
+        ({"objective": "supcon:0.1"}, UsageError, ["supcon:0.1", "labels", "infonce:0.1"]),
+        ({"data": "digits"}, DataError, ["2 factors", "digits (test)", "has 1", "composite:PRESET"]),
+        ({"image_size": 40}, UsageError, [4800, 4096, "image_size"]),
     ],
 )
-def test_what_cannot_be_forecast_is_said(keys, kind, sentence):
-    with pytest.raises(kind, match=sentence):
+def test_what_cannot_be_forecast_is_said(keys, kind, parts):
+    with refuses(kind, *parts):
         predict_factors("digits", **SETTING | {"head": "linear:12"} | keys)
 
 
@@ -82,8 +78,8 @@ def test_the_predictions_of_the_tables_are_what_the_theory_computes(name):
     table = table_named(f"projection-head/{name}")
     strong, faint = table.rows[:2]
     assert table.settings(strong, "mini") == table.settings(faint, "mini")
-    told = {one.factor: one for one in predict_factors(table.recipe_of(strong, "mini", seed=0))}
+    by_factor = {one.factor: one for one in predict_factors(table.recipe_of(strong, "mini", seed=0))}
     for row in (strong, faint):
-        one = told[row.label or "label"]
+        one = by_factor[row.label or "label"]
         assert round(one.advantage, 2) == row.theory
         assert row.expected == {"h": "pre", "z": "post", None: "nothing"}[one.better]

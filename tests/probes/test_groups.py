@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -36,7 +37,7 @@ def test_of_equal_classes_the_smallest_is_named():
     assert per_class([3, 2, 1], [1, 2, 3]).worst_class == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
 def test_agrees_with_scikit_learn(pairs):
     guess, labels = map(list, zip(*pairs, strict=True))
@@ -56,13 +57,13 @@ def test_agrees_with_scikit_learn(pairs):
 
 
 def test_errors():
-    with pytest.raises(UsageError, match="same length, but got 2 and 3"):
+    with refuses(UsageError, "Predictions", "labels", "2 and 3"):
         per_class([0, 1], [0, 1, 1])
-    with pytest.raises(UsageError, match=r"whole numbers of shape \(N,\), but got torch.float32"):
+    with refuses(UsageError, "(N,)", "torch.float32"):
         per_class([0.0, 1.0], [0, 1])
-    with pytest.raises(UsageError, match="from 0 to 1, but got 0 to 2"):
+    with refuses(UsageError, "0 to 1", "0 to 2"):
         per_class([0, 1], [0, 2], num_classes=2)
-    with pytest.raises(DataError, match="needs 1 labelled row"):
+    with refuses(DataError, "-1", "1 labelled"):
         per_class([0, 1], [-1, -1])
 
 
@@ -90,7 +91,7 @@ def test_an_empty_group_is_never_the_worst():
     assert group_accuracy([0, 1], [0, 1], [1, 1], num_groups=3).worst == 1.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=60))
 def test_groups_agree_with_scikit_learn(rows):
     guess, labels, groups = (np.array(column) for column in zip(*rows, strict=True))
@@ -112,13 +113,13 @@ def test_groups_agree_with_scikit_learn(rows):
 
 
 def test_errors_of_groups():
-    with pytest.raises(UsageError, match=r"same length, but got 2, 2 and 3"):
+    with refuses(UsageError, "Predictions, labels", "2, 2 and 3"):
         group_accuracy([0, 1], [0, 1], [0, 1, 1])
-    with pytest.raises(UsageError, match="whole numbers"):
+    with refuses(UsageError, "(N,)", "torch.float32"):
         group_accuracy([0, 1], [0, 1], [0.5, 1.0])
-    with pytest.raises(UsageError, match="from 0 to 1, but got 0 to 2"):
+    with refuses(UsageError, "0 to 1", "0 to 2"):
         group_accuracy([0, 1], [0, 1], [0, 2], num_groups=2)
-    with pytest.raises(DataError, match="every group is empty"):
+    with refuses(DataError, "label", "group", 1):
         group_accuracy([0, 1], [-1, 1], [0, -1])
-    with pytest.raises(DataError, match="None of the 2 groups with test rows has a training row"):
+    with refuses(DataError, "2 groups", "training row"):
         group_accuracy([0, 1], [0, 1], [0, 1]).weighted([2, 3])

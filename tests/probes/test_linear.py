@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from fullrank.errors import DataError, UsageError
 from fullrank.probes import (
     LinearProbe,
+    among,
     descent as descent_module,
     design as design_module,
     linear as linear_module,
@@ -58,10 +60,10 @@ def total_variance(features):
 
 
 def test_same_optimum_as_scikit_learn_on_digits(digits):
-    features, labels = digits[0][:600], digits[1][:600]
+    features, labels = digits[0][:300], digits[1][:300]
     penalty = 1e-3
     fit = solve_logistic(features, labels, 10, penalty, tol=1e-9)
-    oracle = LogisticRegression(C=1 / (600 * penalty), tol=1e-9, max_iter=5000, solver="newton-cg")
+    oracle = LogisticRegression(C=1 / (300 * penalty), tol=1e-9, max_iter=5000, solver="newton-cg")
     oracle.fit(features.numpy(), labels.numpy())
     assert fit.converged and fit.gradient <= 1e-9
     np.testing.assert_allclose(fit.weight, oracle.coef_, atol=1e-5)
@@ -144,11 +146,11 @@ def test_a_start_changes_the_way_and_not_the_answer():
         torch.testing.assert_close(again.weight, cold.weight)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(exponent=st.floats(-3, 4), seed=st.integers(0, 1000))
 def test_a_start_far_away_comes_to_the_same_optimum(exponent, seed):
     # There the loss is a cliff of straight walls, and a quasi-Newton step may be far too long or too short.
-    features, labels = noisy(seed=seed)
+    features, labels = noisy(n=60, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     near = solve_logistic(features, labels, 3, 1e-3, tol=1e-10)
     noise = torch.randn(3, 8, generator=generator, dtype=torch.float64)
@@ -177,12 +179,12 @@ def test_the_bias_sums_to_zero_wherever_the_search_starts():
 
 
 def test_a_tolerance_out_of_reach_warns_and_says_so():
-    features, labels = noisy()
-    with pytest.warns(UserWarning, match=r"above tol 1e-30; raise the penalty or tol") as caught:
+    features, labels = noisy(n=40)
+    with pytest.warns(UserWarning, match="tol 1e-30") as caught:
         fit = solve_logistic(features, labels, 3, 1e-3, tol=1e-30)
     assert not fit.converged and fit.gradient < 1e-8
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="above tol") as caught:
+    with pytest.warns(UserWarning, match="tol 1e-30") as caught:
         LinearProbe(tol=1e-30, penalties=[1e-2]).fit(features, labels)
     assert caught[0].filename == __file__ and len(caught) == 1
 
@@ -190,27 +192,27 @@ def test_a_tolerance_out_of_reach_warns_and_says_so():
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_penalties_and_tolerances_must_be_positive(bad):
     features, labels = noisy()
-    with pytest.raises(UsageError, match="penalty must be a positive number"):
+    with refuses(UsageError, "penalty", bad):
         solve_logistic(features, labels, 3, bad)
-    with pytest.raises(UsageError, match="tol must be a positive number"):
+    with refuses(UsageError, "tol", bad):
         solve_logistic(features, labels, 3, 1.0, tol=bad)
-    with pytest.raises(UsageError, match="penalty must be a positive number"):
+    with refuses(UsageError, "penalty", bad):
         LinearProbe(penalties=[1.0, bad])
-    with pytest.raises(UsageError, match="tol must be a positive number"):
+    with refuses(UsageError, "tol", bad):
         LinearProbe(tol=bad)
 
 
 def test_other_bad_arguments():
     features, labels = noisy()
-    with pytest.raises(UsageError, match="raw, l2, standardised, but got 'whitened'"):
+    with refuses(UsageError, "raw", "l2", "standardised", "'whitened'"):
         LinearProbe(features="whitened")
-    with pytest.raises(UsageError, match="at least 1 number"):
+    with refuses(UsageError, "penalties", 1):
         LinearProbe(penalties=[])
-    with pytest.raises(UsageError, match="from 0 to 1"):
+    with refuses(UsageError, "0 to 1", "0 to 2"):
         solve_logistic(features, labels, 2, 1.0)
-    with pytest.raises(UsageError, match="150 class numbers"):
+    with refuses(UsageError, 150, "(149,)"):
         solve_logistic(features, labels[:-1], 3, 1.0)
-    with pytest.raises(DataError, match="1 of 150 rows"):
+    with refuses(DataError, "1 of 150"):
         solve_logistic(features.index_fill(0, torch.tensor([3]), torch.nan), labels, 3, 1.0)
 
 
@@ -231,7 +233,7 @@ def logits(probe, features):
     return features.double() @ probe.weight.T + probe.bias
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     exponent=st.integers(-20, 20),
     shift=st.floats(-50, 50),
@@ -290,10 +292,10 @@ def test_the_penalty_is_chosen_by_held_out_accuracy_and_refitted_on_all(digits):
 
 
 def test_the_default_grid_reads_digits(digits):
-    probe = LinearProbe().fit(digits[0][:400], digits[1][:400])
+    probe = LinearProbe().fit(digits[0][:200], digits[1][:200])
     assert list(probe.held_out) == [10.0**-power for power in range(8)]
     assert probe.held_out[probe.penalty] == max(probe.held_out.values())
-    assert probe.score(digits[0][500:], digits[1][500:]) > 0.88
+    assert probe.score(digits[0][500:], digits[1][500:]) > 0.8
 
 
 def test_the_choice_never_rests_on_the_rows_it_learns_from():
@@ -317,11 +319,11 @@ def test_equal_accuracies_go_to_the_lower_cross_entropy_then_to_the_larger_penal
     assert single.penalty == 1e-1 and single.held_out == {}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.integers(0, 100))
 def test_a_fifth_of_each_class_is_held_out(counts, seed):
     targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    held = linear_module._held_out_rows(targets, len(counts), seed)
+    held = linear_module._held_out_rows(targets, seed)
     assert len(set(held.tolist())) == len(held)
     taken = torch.bincount(targets[held], minlength=len(counts)).tolist()
     for count, number in zip(counts, taken, strict=True):
@@ -329,7 +331,7 @@ def test_a_fifth_of_each_class_is_held_out(counts, seed):
 
 
 def test_the_seed_draws_the_split():
-    features, labels = noisy(n=60)
+    features, labels = noisy(n=40)
     held = [LinearProbe([1e-2], seed=seed).fit(features, labels).held_out[1e-2] for seed in range(6)]
     assert len(set(held)) > 1
 
@@ -358,7 +360,7 @@ def test_a_path_of_penalties_has_the_solutions_of_each_alone():
 
 @pytest.mark.parametrize("logits", [1, 100, 10**6])
 def test_a_pass_over_the_rows_may_be_cut_anywhere(logits, monkeypatch):
-    features, labels = noisy(n=101)
+    features, labels = noisy(n=31)
     expected = solve_logistic(features, labels, 3, 1e-3, tol=1e-9)
     monkeypatch.setattr(descent_module, "_LOGITS", logits)
     found = solve_logistic(features, labels, 3, 1e-3, tol=1e-9)
@@ -401,7 +403,7 @@ def test_a_large_set_is_left_as_it_was(large):
 
 
 def test_whitening_by_a_few_rows_changes_no_optimum(digits, monkeypatch):
-    features, labels = digits
+    features, labels = digits[0][:900], digits[1][:900]
     every = solve_logistic(features, labels, 10, 1e-3, tol=1e-9)
     monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 1)
     some = solve_logistic(features, labels, 10, 1e-3, tol=1e-9)
@@ -410,19 +412,54 @@ def test_whitening_by_a_few_rows_changes_no_optimum(digits, monkeypatch):
 
 
 def test_channels_that_the_whitenings_rows_lack_do_not_slow_a_descent(monkeypatch):
-    features, labels = noisy(n=8000, width=30)
-    rare = torch.zeros(8000, 60, dtype=torch.float64)
-    for channel in range(60):
+    features, labels = noisy(n=3000, width=10)
+    rare = torch.zeros(3000, 30, dtype=torch.float64)
+    for channel in range(30):
         rare[10 * channel + 1 : 10 * channel + 6, channel] = 5.0
     features = torch.cat([features, rare], 1)
-    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 8000)
+    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 3000)
     every = solve_logistic(features, labels, 3, 1e-5)
-    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 800)
+    monkeypatch.setattr(descent_module, "_WHITENING_ROWS", 320)
     assert solve_logistic(features, labels, 3, 1e-5).iterations <= 2 * every.iterations
 
 
 def test_constants_in_many_rows_are_constants():
     values = torch.tensor([0.1, 1 / 3, 1e9 / 7], dtype=torch.float64)
-    design = Design.of(values.expand(50_000, 3), standardise=True)
+    design = Design.of(values.expand(20_000, 3), standardise=True)
     assert torch.equal(design.unit, torch.ones(3, dtype=torch.float64))
     assert not design.channels[:-1].any()
+
+
+# Among some classes
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(80) % 4 * 10
+    features = torch.eye(4)[labels // 10] + 0.6 * torch.randn(80, 4, generator=generator)
+    return LinearProbe([1e-3]).fit(features, labels), features, labels
+
+
+def test_among_takes_the_largest_logit_of_these_classes(fitted):
+    probe, features, _ = fitted
+    of_two = logits(probe, features)[:, [1, 3]]
+    expected = torch.tensor([10, 30])[of_two.argmax(1)]
+    assert torch.equal(among(probe, {30, 10}).predict(features), expected)
+
+
+def test_among_loses_no_row_of_these_classes_and_leaves_the_probe_as_it_was(fitted):
+    probe, features, labels = fitted
+    before = probe.predict(features)
+    rows = (labels == 0) | (labels == 20)
+    narrow = among(probe, frozenset({0, 20}))
+    assert narrow.score(features[rows], labels[rows]) >= probe.score(features[rows], labels[rows])
+    assert torch.equal(probe.predict(features), before) and len(probe.classes) == 4
+    assert torch.equal(among(probe, {0, 10, 20, 30}).predict(features), before)
+
+
+def test_among_refuses_classes_that_were_not_learnt(fitted):
+    with refuses(UsageError, "1 of 2", "first is 7", "its 4"):
+        among(fitted[0], {7, 10})
+    with refuses(UsageError, "none", "its 4"):
+        among(fitted[0], set())

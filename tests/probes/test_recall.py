@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 
@@ -46,7 +47,7 @@ def loop(features, labels, gallery, gallery_labels, ks, leave_self):
     return {k: np.mean(found) for k, found in hits.items()}, np.mean(precisions), len(precisions)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     classes=st.integers(2, 6),
@@ -129,31 +130,35 @@ def test_lengths_and_number_types_do_not_matter():
 
 @pytest.mark.parametrize("ks", [(), (0,), (5, -1)])
 def test_k_must_be_one_or_more(ks):
-    with pytest.raises(UsageError, match=r"each 1 or more, but got \["):
+    with refuses(UsageError, 1, list(ks), "1, 5, 10"):
         retrieval(torch.eye(2), [0, 0], ks=ks)
 
 
 def test_errors_of_a_gallery():
     x, y = torch.eye(3), torch.tensor([0, 0, 1])
-    with pytest.raises(UsageError, match="got gallery but no gallery_labels"):
+    with refuses(UsageError, "got gallery", "no gallery_labels"):
         retrieval(x, y, gallery=x)
-    with pytest.raises(UsageError, match="got gallery_labels but no gallery"):
+    with refuses(UsageError, "got gallery_labels", "no gallery"):
         retrieval(x, y, gallery_labels=y)
-    with pytest.raises(UsageError, match="width 3 and the gallery width 2"):
+    with refuses(UsageError, "width 3", "gallery width 2"):
         retrieval(x, y, gallery=x[:, :2], gallery_labels=y)
-    with pytest.raises(UsageError, match="3 rows and 2 labels"):
+    with refuses(UsageError, "3 rows", "2 labels"):
         retrieval(x, y, gallery=x, gallery_labels=y[:2])
 
 
 @pytest.mark.parametrize(
-    ("labels", "gallery", "says"),
+    ("labels", "gallery", "parts"),
     [
-        ([0, 1, 2], {}, "None of 3 labelled rows has a row of its label to find among 3"),
-        ([-1, -1, -1], {}, "None of 0"),
-        ([0, 1, 1], {"gallery": torch.eye(3), "gallery_labels": [5, 5, -1]}, "to find among 2"),
-        ([0, 1, 1], {"gallery": torch.eye(3)[:0], "gallery_labels": torch.arange(0)}, "to find among 0"),
+        ([0, 1, 2], {}, ["None of 3", "among 3"]),
+        ([-1, -1, -1], {}, ["None of 0", "among 0"]),
+        ([0, 1, 1], {"gallery": torch.eye(3), "gallery_labels": [5, 5, -1]}, ["None of 3", "among 2"]),
+        (
+            [0, 1, 1],
+            {"gallery": torch.eye(3)[:0], "gallery_labels": torch.arange(0)},
+            ["None of 3", "among 0"],
+        ),
     ],
 )
-def test_nothing_to_find_is_an_error(labels, gallery, says):
-    with pytest.raises(DataError, match=says):
+def test_nothing_to_find_is_an_error(labels, gallery, parts):
+    with refuses(DataError, *parts):
         retrieval(torch.eye(3), labels, **gallery)

@@ -1,16 +1,14 @@
 import shutil
 
 import pytest
+from refusals import refuses
 
 from fullrank import compare
 from fullrank.errors import DivergedError, UsageError
 from fullrank.record import Record
 from fullrank.studies.demo import published_heads
 
-QUICK = {"encoder": "tiny-resnet,width=4", "limit": 200, "batch_size": 40, "epochs": 1, "monitor_every": 1}
-
-
-GROUPED = QUICK | {"objective": "infonce:0.1,groups=2"}
+QUICK = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1, "monitor_every": 1}
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +48,28 @@ def test_resume_takes_what_is_finished_adds_what_is_new_and_keeps_the_rest(study
     assert again.record.runs[1:] == study.record.runs
     assert again.record.comparisons[0].against == "diagonal"
     assert {path: path.read_bytes() for path in before} == before
-    with pytest.raises(UsageError, match="was started with epochs=1, but this recipe says 2"):
+    with refuses(UsageError, "epochs=1", 2):
         compare("digits", heads=["none"], seeds=1, out=folder, resume=True, **QUICK | {"epochs": 2})
 
 
 def test_a_run_that_fails_is_named(tmp_path):
-    with pytest.raises(DivergedError, match=r"\[1/1\] none, seed 0: (Step 2 |A weight is)"):
+    with refuses(DivergedError, "[1/1]", "none, seed 0"):
         compare("digits", heads=["none"], seeds=1, out=tmp_path / "out", **QUICK, **{"optimizer.lr": 1e30})
 
 
 @pytest.mark.parametrize(
-    ("heads", "seeds", "part"),
+    ("heads", "seeds", "parts"),
     [
-        (["none", "subvector:17"], 1, "outside 1 to 16"),
-        (["none", "linaer"], 1, "did you mean 'linear'"),
-        (["directclr", "subvector:360"], 1, "each head once"),
-        ([], 1, "each head once"),
-        (["none"], 0, "--seeds must be 1 or more"),
-        (["none", "linear:7"], 1, "groups=2 does not divide the 7 channels"),
+        (["none", "subvector:17"], 1, [17, "1 to 16"]),
+        (["none", "linaer"], 1, ["'linaer'", "'linear'"]),
+        (["directclr", "subvector:360"], 1, ["--heads", "once", "subvector:360, subvector:360"]),
+        ([], 1, ["--heads", "none at all"]),
+        (["none"], 0, ["--seeds", 1, "got 0"]),
+        (["none", "linear:7"], 1, ["groups=2", "7 channels"]),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_any_training(tmp_path, heads, seeds, part):
-    with pytest.raises(UsageError) as error:
+def test_what_cannot_be_compared_is_said_before_any_training(tmp_path, heads, seeds, parts):
+    with refuses(UsageError, *parts):
         compare(
             "digits",
             heads=heads,
@@ -80,7 +78,6 @@ def test_what_cannot_be_compared_is_said_before_any_training(tmp_path, heads, se
             objective="infonce:0.1,groups=2",
             **QUICK,
         )
-    assert part in str(error.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,7 +1,6 @@
 """Did it collapse, why, and where to cut: of a run, a model, or a file of embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments
 from fullrank.progress import counted, progress_bar
-from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, OperationShare, Record
+from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, OperationShare, Result
 from fullrank.record.making import new_record
 from fullrank.spectrum import near_duplicates_among
 
@@ -40,12 +39,8 @@ _HALF = 0.5
 _ASKED = 1024
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Result):
     """A finished diagnosis: its folder and its record."""
-
-    path: Path
-    record: Record
 
     @property
     def entry(self) -> DiagnosisEntry:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 import numpy as np
 import torch
@@ -10,24 +9,19 @@ from torch import Tensor, nn
 
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED, count_classes
-from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.errors import DataError, unknown_name
 from fullrank.evaluation.groups import Grouping, check_balance, grouping
-from fullrank.evaluation.scores import LabelledFeatures, Request, Scorer, score_place
+from fullrank.evaluation.scores import Images, LabelledFeatures, PlaceScores, Request
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
-from fullrank.probes.linear import Treatment
 from fullrank.processes import ALONE, Share
 from fullrank.record import ProbeScore, Score, Spectrum
-from fullrank.record.scores import STATISTICS
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
-# What `probe` can measure beside linear and nearest accuracy.
-MEASURES = tuple(
-    dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None and not one.by_factor)
-)
 BATCH_SIZE = 256
 # Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
 _SAME = 1 - 1e-6
+_DEFAULT = Request()
 
 
 @dataclass(frozen=True)
@@ -38,18 +32,6 @@ class Evaluation:
     scores: list[Score]
     spectrum: dict[str, Spectrum]
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Collected:
-    """Features of some images by place, and their labels (N,)."""
-
-    features: dict[str, Tensor]
-    labels: np.ndarray
-
-    def at(self, place: str) -> LabelledFeatures:
-        """Those of one place."""
-        return LabelledFeatures(self.features[place], torch.from_numpy(self.labels))
 
 
 def default_places(head: nn.Module) -> list[str]:
@@ -63,26 +45,22 @@ def evaluate(
     train: ImageSet,
     test: ImageSet,
     places: Sequence[str] | None = None,
-    *,
-    label: str = "label",
-    seed: int = 0,
-    measures: Sequence[str] = (),
-    shots: Sequence[int] = (),
+    request: Request = _DEFAULT,
     shifts: Mapping[str, ImageSet] | None = None,
-    features: str = "raw",
     share: Share = ALONE,
 ) -> Evaluation:
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
-    The linear probe's penalty is chosen on a held-out part of `train`; `features` says what it does to the
-    features first. Encoder and head are in eval mode meanwhile and nothing in them changes. Without two
-    classes among the training images, or without a labelled test image, there are spectra and no probes.
+    The linear probe's penalty is chosen on a held-out part of `train`; `features` of the request says what it
+    does to the features first. Encoder and head are in eval mode meanwhile and nothing in them changes.
+    Without two classes among the training images, or without a labelled test image, there are spectra and no
+    probes.
 
     `measures` adds retrieval among the test images ("retrieval"); accuracy and prediction bias by class
     ("per-class"); the linear probe's accuracy in the worst group, over groups and where they count as in
     training, and its gaps where cues are uncommon ("groups"); the same, but for the gaps, of a probe fitted
-    on group-balanced subsets of the training images ("group-balanced"). `shots` adds the accuracy of a linear
-    probe on so many training images a class.
+    on group-balanced subsets of the training images ("group-balanced"). "factors" is left to `factor_scores`.
+    `shots` adds the accuracy of a linear probe on so many training images a class.
 
     `shifts` are other sets of images, by the spec that is to stand as their scores' split. They are scored by
     the probes of the run's own training images; their classes are matched by name. A set with some of these
@@ -93,54 +71,51 @@ def evaluate(
     The first of several processes calls it with its `share`, the others `help_evaluate`: each reads a part of
     the images of `train` and `test`, all of which are read once, and the first has all features.
 
-    Raises UsageError for an unknown measure or label and for groups that the images do not have; DataError
-    for too few images of a class or group, and for a shift with a class that training lacks or of one class.
+    Raises UsageError for an unknown label and for groups that the images do not have; DataError for too few
+    images of a class or group, and for a shift with a class that training lacks or of one class.
     """
-    check_measures(measures, shots)
-    treatment = checked_treatment(features)
+    label, measures = request.label, request.measures
     places = default_places(head) if places is None else list(places)
-    learnt = _learnt(train, test, label)
-    if learnt is None:
-        found = _read(encoder, head, test, places, share)
-        return Evaluation({}, [], {place: _spectrum(found[place]) for place in places})
-    train = learnt
-    check_shots(train, label, shots)
+    labelled = _labelled(train, test, label)
+    if labelled is None:
+        features = _read(encoder, head, test, places, share)
+        return Evaluation({}, [], {place: _spectrum(features[place]) for place in places})
+    train = labelled
+    _check_shots(train, label, request.shots)
     groups = grouping(train, test, label) if {"groups", "group-balanced"} & set(measures) else None
     notes = [] if groups is None else _group_notes(groups, measures)
-    sets = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
-    request = Request(measures, shots, treatment, seed, test.class_names[label], groups, sets)
+    matches = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
+    about = Images(test.class_names[label], groups, matches)
 
-    known, asked = (
-        Collected(_read(encoder, head, images, places, share), images.labels[label])
-        for images in (train, test)
-    )
-    there = {
-        spec: Collected(_read(encoder, head, shift.images, places, ALONE), shift.labels)
-        for spec, shift in sets.items()
-    }
-    if features == "standardised" and {"h", "z"} <= set(places):
-        notes += _diagonal_notes(asked.features["h"], asked.features["z"])
+    def read(images: ImageSet, labels: np.ndarray, share: Share = ALONE) -> dict[str, LabelledFeatures]:
+        features = _read(encoder, head, images, places, share)
+        return {place: LabelledFeatures(features[place], torch.from_numpy(labels)) for place in places}
+
+    train_at, test_at = (read(images, images.labels[label], share) for images in (train, test))
+    shifted_at = {spec: read(shift.images, shift.labels) for spec, shift in matches.items()}
+    if request.features == "standardised" and {"h", "z"} <= set(places):
+        notes += _diagonal_notes(test_at["h"].features, test_at["z"].features)
     probes, scores = {}, []
     for place in places:
-        scorer = Scorer(place, label, treatment)
-        shifted = {spec: images.at(place) for spec, images in there.items()}
-        probes[place] = score_place(scorer, request, known.at(place), asked.at(place), shifted)
-        scores += scorer.scores
-        notes += scorer.notes
-    return Evaluation(probes, scores, {place: _spectrum(asked.features[place]) for place in places}, notes)
+        of_place = PlaceScores(place, request)
+        shifted = {spec: at[place] for spec, at in shifted_at.items()}
+        probes[place] = of_place.measure(about, train_at[place], test_at[place], shifted)
+        scores += of_place.scores
+        notes += of_place.notes
+    return Evaluation(probes, scores, {place: _spectrum(test_at[place].features) for place in places}, notes)
 
 
 def help_evaluate(
     encoder: nn.Module, head: nn.Module, train: ImageSet, test: ImageSet, share: Share, label: str = "label"
 ) -> None:
     """Read what the other processes read of the images while the first evaluates them at default places."""
-    for images in (_learnt(train, test, label), test):
+    for images in (_labelled(train, test, label), test):
         if images is not None:
             _read(encoder, head, images, default_places(head), share)
 
 
-def _learnt(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
-    """The labelled training images, or None where there is nothing for a probe to learn or to be asked."""
+def _labelled(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
+    """The labelled training images, or None where there is nothing for a probe to learn or to score."""
     if count_classes(train, label) < 2 or count_classes(test, label) < 1:
         return None
     return train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
@@ -149,10 +124,8 @@ def _learnt(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
 def _read(
     encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], share: Share
 ) -> dict[str, Tensor]:
-    """Features of a share of the images, and in the first process of all.
-
-    What one process cannot read all refuse; that more images are bad than may be shows in the sum alone.
-    """
+    """Features of a share of the images, and in the first process of all."""
+    # What one process cannot read all refuse; that more images are bad than may be shows in the sum alone.
     own, refusal = {}, ""
     try:
         own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
@@ -201,54 +174,31 @@ def _diagonal_notes(h: Tensor, z: Tensor) -> list[str]:
 
 
 def scaled_alike(one: Tensor, other: Tensor) -> bool:
-    r"""Whether each channel of `other` is a channel of `one` times a number, plus one.
+    """Whether each channel of `other` (N, D) is a channel of `one` times a number, plus one.
 
-    True where the squared correlation of every pair of channels is 1 up to rounding; channels that do not
-    move in one of them say nothing. Shapes: (N, D) and (N, K).
+    Channels that do not move in one of them say nothing.
 
     >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     >>> scaled_alike(x, x * torch.tensor([1.0, -0.5, 1e-9]) + 2), scaled_alike(x, x.cumsum(1))
     (True, False)
-
-    Source: PAPERS P2.3, the trap of standardised features.
     """
     if one.shape != other.shape:
         return False
     a, b = (part.double() - part.double().mean(0) for part in (one, other))
-    products = (a.square().sum(0), b.square().sum(0))
-    moving = (products[0] > 0) & (products[1] > 0)
-    if not moving.any():
-        return False
-    correlation = (a * b).sum(0).square()[moving] / (products[0] * products[1])[moving]
-    return bool((correlation > _SAME).all())
+    products = a.square().sum(0) * b.square().sum(0)
+    moving = products > 0
+    correlation = (a * b).sum(0).square()[moving] / products[moving]
+    return bool(moving.any() and (correlation > _SAME).all())
 
 
-def checked_treatment(features: str) -> Treatment:
-    """`features` if linear probes know that treatment; otherwise UsageError."""
-    known: tuple[Treatment, ...] = get_args(Treatment)
-    if features not in known:
-        raise unknown_name("treatment of features", features, known, f"there are {', '.join(known)}")
-    return known[known.index(features)]
-
-
-def check_measures(measures: Sequence[str], shots: Sequence[int], known: Sequence[str] = MEASURES) -> None:
-    """Raise UsageError for a measure that is not `known`, or shots below 1."""
-    for measure in measures:
-        if measure not in known:
-            raise unknown_name("measure", measure, known, f"there are {', '.join(known)}")
-    if any(count < 1 for count in shots):
-        raise UsageError(f"Shots are training images a class, 1 or more, but got {min(shots)}.")
-
-
-def check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:
+def _check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:
     """Raise DataError where a class that occurs has fewer images than the most of `shots`."""
-    labels, names = images.labels[label], images.class_names[label]
-    counts = np.bincount(labels, minlength=len(names))
+    counts = np.bincount(images.labels[label])
     fewest = min(np.flatnonzero(counts), key=lambda number: counts[number])
     if shots and counts[fewest] < max(shots):
         raise DataError(
             f"{max(shots)} shots are more than the {counts[fewest]} training images of class "
-            f"{names[fewest]!r}; ask for {counts[fewest]} or fewer."
+            f"{images.class_names[label][fewest]!r}; ask for {counts[fewest]} or fewer."
         )
 
 
@@ -256,9 +206,9 @@ def check_probeable(train: ImageSet, test: ImageSet, label: str) -> None:
     """Raise DataError unless a probe can be fitted on `train` and scored on `test`."""
     if label not in train.labels:
         raise unknown_name("label", label, train.labels, f"these images have {', '.join(train.labels)}")
-    found = count_classes(train, label), count_classes(test, label)
-    if found[0] < 2 or found[1] < 1:
+    counts = count_classes(train, label), count_classes(test, label)
+    if counts[0] < 2 or counts[1] < 1:
         raise DataError(
             f"A probe needs 2 classes or more among the training images and 1 among the test images, but "
-            f"'{label}' has {found[0]} and {found[1]}; label them, for folders by one sub-folder a class."
+            f"'{label}' has {counts[0]} and {counts[1]}; label them, for folders by one sub-folder a class."
         )

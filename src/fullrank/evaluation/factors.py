@@ -1,4 +1,4 @@
-"""The dial: how strongly each known factor of the images is carried at each place, measured and predicted."""
+"""Known factors: how strongly each one of the images is carried at each place, measured and predicted."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -24,9 +24,9 @@ from fullrank.views import Views, step_generator, view_pipeline
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# So many test images are looked at, and of so many training images views are made, so many pairs of each.
+# Test images that are looked at, training images that views are made of, and pairs of views of each.
 MOST_IMAGES, MOST_VIEWED, ROUNDS = 4096, 2048, 16
-# The theory looks at images of at most so many numbers: its moments are that wide.
+# Numbers of an image up to which the theory speaks: its moments are that wide.
 MOST_NUMBERS = 4096
 
 
@@ -40,104 +40,75 @@ def factor_scores(
 ) -> list[Score]:
     """The weight of each factor at each place on the clean `test` images, beside the linear theory's.
 
-    The factors are those of `known_factors`; `places` are by default h, the head's inner layers and z, and
-    the pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
-    factor's at that place, and, where the theory says something, the predicted one, relative alike. What is
-    left out is named with how strongly it goes with another. Raises DataError for fewer than two factors,
-    and as `factor_weights` does.
+    The pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
+    factor's at that place, and, where the theory says something, the predicted one, relative alike. Labels
+    that are no factors of their own are named with how strongly they go with another. Raises DataError for
+    fewer than two factors, and as `factor_weights` does.
     """
-    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
-    factors, left_out = known_factors(tested)
-    if len(factors) < 2:
-        found = f"only {next(iter(factors))!r}" if factors else "none"
-        raise DataError(
-            f"Weights are told of 2 factors or more, each a label that is independent of the others, but "
-            f"{test} has {found}; `composite:PRESET` makes images with several."
-        )
+    tested, factors, left_out = tested_factors(test)
     places = default_places(head) if places is None else list(places)
     features = collect_features(encoder, head, tested.batches(BATCH_SIZE), places)
     predicted: dict[str, Tensor] = {}
     if numbers(tested) <= MOST_NUMBERS:
-        pixels = flat_pixels(tested)
-        predicted = predicted_features(head, theory_of(recipe, head, train), pixels)
-        features = {IMAGES: pixels, **features}
+        features = {IMAGES: flat_pixels(tested), **features}
+        if (net := theory_of(recipe, head, train)) is not None:
+            predicted = predicted_features(head, net, features[IMAGES])
     scores = [_score(IMAGES, out.factor, LEFT_OUT, out.strength) for out in left_out]
-    for place, seen in features.items():
-        weights = factor_weights(seen, factors)
+    for place, rows in features.items():
+        weights = factor_weights(rows, factors)
         scores += [_score(place, factor, WEIGHT, weight) for factor, weight in weights.items()]
         scores += [_score(place, factor, RELATIVE, share) for factor, share in relative(weights).items()]
         if place in predicted:
-            said = relative(factor_weights(predicted[place], factors))
-            scores += [_score(place, factor, PREDICTED, share) for factor, share in said.items()]
+            shares = relative(factor_weights(predicted[place], factors))
+            scores += [_score(place, factor, PREDICTED, share) for factor, share in shares.items()]
     return scores
 
 
+def tested_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Entangled]]:
+    """The test images that are looked at, and their `known_factors`; DataError for fewer than two factors."""
+    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
+    factors, left_out = known_factors(tested)
+    if len(factors) < 2:
+        raise DataError(
+            f"Weights need 2 factors or more, each a label that is independent of the others, but {test} has "
+            f"{len(factors)} ({', '.join(factors)}); `composite:PRESET` makes images with several."
+        )
+    return tested, factors, left_out
+
+
 def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]:
-    """The labels (N,) of `images` that are factors of their own, and those that go with one of these.
-
-    The main label comes first, then the others from few levels to many, so that of a label and a finer one,
-    such as the groups of a composite, the first stays.
-
-    >>> from fullrank.data import source
-    >>> factors, left_out = known_factors(source("composite:two-cues").load("test"))
-    >>> list(factors), [out.factor for out in left_out]
-    (['label', 'background', 'object'], ['group', 'digit'])
-    """
+    """The labels (N,) of `images` that are factors of their own, and those that go with one of these."""
+    # From few levels to many: of a label and a finer one, such as a composite's groups, the first stays.
     others = sorted(set(images.labels) - {"label"}, key=lambda name: (len(images.class_names[name]), name))
     labels = {name: torch.from_numpy(images.labels[name]) for name in ("label", *others)}
-    kept, left_out = independent_factors(labels)
-    return {name: labels[name] for name in kept}, left_out
+    independent, left_out = independent_factors(labels)
+    return {name: labels[name] for name in independent}, left_out
 
 
 def relative(weights: dict[str, float]) -> dict[str, float]:
-    """Each weight by the largest; all 0 where there is none.
-
-    >>> relative({"shape": 2.0, "colour": 0.5})
-    {'shape': 1.0, 'colour': 0.25}
-    """
+    """Each weight by the largest; all 0 where there is none."""
     largest = max(weights.values())
     return {name: weight / largest if largest > 0 else 0.0 for name, weight in weights.items()}
 
 
 def depth_shares(head: nn.Module) -> dict[str, float]:
-    """At which share of the depth of a linear net each place stands, as the head says it.
-
-    Nothing is said where z is standardised, or by a module that says nothing.
-
-    >>> from fullrank.heads import head
-    >>> depth_shares(head("linear:8", in_dim=16)), depth_shares(head("subvector:8", in_dim=16))
-    ({'h': 0.5, 'head.1': 1.0, 'z': 1.0}, {'h[:8]': 1.0, 'z': 1.0})
-    >>> depth_shares(head("mlp:8,layers=3", in_dim=16))
-    {'h': 0.25, 'head.1': 0.5, 'head.2': 0.75, 'head.3': 1.0, 'z': 1.0}
-    """
+    """At which share of a linear net's depth each place stands, as the head says it; {} where z is normed."""
     if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
         return {}
     shares: dict[str, float] = head.depth_shares()  # type: ignore[operator]  # a method where it is there
     return shares
 
 
-def linear_rank(head: nn.Module) -> int:
-    """The most directions of a head as a linear net, as it says it, or else as its widths allow.
-
-    >>> from fullrank.heads import head
-    >>> [linear_rank(head(spec, in_dim=16)) for spec in ("none", "lowrank:4", "mlp:8,hidden=6")]
-    [16, 4, 6]
-    """
-    widths = [getattr(head, name) for name in ("in_dim", "out_dim")]
-    return int(getattr(head, "linear_rank", min(widths)))
+def linear_rank(head: Head) -> int:
+    """The most directions of a head as a linear net, as it says it, or else as its widths allow."""
+    return int(getattr(head, "linear_rank", min(head.in_dim, head.out_dim)))
 
 
 def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
-    """The linear net that the views of `recipe` lead to on its training images, or None.
-
-    None for a head of which nothing is said, for an objective that learns labels, whose pairs are not views,
-    and for fewer than 8 images. It is the same for every seed of the run.
-    """
+    """The linear net that the views of `recipe` lead to, for any seed; None where theory says nothing."""
     if not depth_shares(head) or not learns_from_views(recipe) or len(train) < 2 * IMAGES_PER_COMPONENT:
         return None
-    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
-    viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
-    return linear_net(ViewMoments.of(drawn_views(viewed, views)), linear_rank(head))
+    return linear_net(ViewMoments.of(drawn_views(*viewed(recipe, train))), linear_rank(head))
 
 
 def learns_from_views(recipe: Recipe) -> bool:
@@ -145,16 +116,20 @@ def learns_from_views(recipe: Recipe) -> bool:
     return "labels" not in needs(recipe.objective)
 
 
-def predicted_features(head: Head, net: LinearNet | None, pixels: Tensor) -> dict[str, Tensor]:
+def predicted_features(head: Head, net: LinearNet, pixels: Tensor) -> dict[str, Tensor]:
     """What the linear net makes of `pixels` (N, D) at each place that it speaks of, up to rotations."""
-    if net is None:
-        return {}
     images = pixels.numpy()
-    found = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
-    if depth_shares(head) and (ratio := getattr(head, "channel_ratio", None)) is not None:
-        below = net.represent_below(images, ratio)
-        found |= {} if below is None else {"h": below}
-    return {place: torch.from_numpy(features) for place, features in found.items()}
+    features = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
+    ratio = getattr(head, "channel_ratio", None)
+    if ratio is not None and (below := net.represent_below(images, ratio)) is not None:
+        features["h"] = below
+    return {place: torch.from_numpy(rows) for place, rows in features.items()}
+
+
+def viewed(recipe: Recipe, train: ImageSet) -> tuple[ImageSet, Views]:
+    """The training images that views are made of, and the recipe's views."""
+    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    return train.limited(min(MOST_VIEWED, len(train)), seed=0), views
 
 
 def drawn_views(
@@ -163,12 +138,12 @@ def drawn_views(
     """`rounds` times two views of every image, flattened, (n, D) each: those of round r are drawn from r."""
     for number in range(rounds):
         pairs = []
-        for batch, start in enumerate(range(0, len(images), BATCH_SIZE)):
-            shown = images.batch(np.arange(start, min(start + BATCH_SIZE, len(images))))
-            height, width = shown.images.shape[-2:]
-            generator = step_generator(seed, number, batch)
-            drawn = views.sample(len(shown), generator, (height, width), shown.sizes)
-            pairs.append(views.apply(shown, drawn))
+        for step, start in enumerate(range(0, len(images), BATCH_SIZE)):
+            batch = images.batch(np.arange(start, min(start + BATCH_SIZE, len(images))))
+            height, width = batch.images.shape[-2:]
+            generator = step_generator(seed, number, step)
+            parameters = views.sample(len(batch), generator, (height, width), batch.sizes)
+            pairs.append(views.apply(batch, parameters))
         first, second = (torch.cat(side).flatten(1).numpy() for side in zip(*pairs, strict=True))
         yield first, second
 

@@ -11,20 +11,19 @@ from torch import Tensor
 
 from fullrank.data import ImageSet
 from fullrank.encoders import encoder as build_encoder, without_download
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import UsageError
 from fullrank.evaluation.factors import (
-    MOST_IMAGES,
     MOST_NUMBERS,
-    MOST_VIEWED,
     ROUNDS,
     depth_shares,
     drawn_views,
     flat_pixels,
-    known_factors,
     learns_from_views,
     linear_rank,
     numbers,
     relative,
+    tested_factors,
+    viewed,
 )
 from fullrank.heads import Head, head as build_head
 from fullrank.runs.build import load_data
@@ -37,7 +36,6 @@ from fullrank.theory.weighting.factor_weights import (
     labels_needed,
     linear_net,
 )
-from fullrank.views import view_pipeline
 
 # The images fall into so many parts, of which halves are drawn so many times.
 _PARTS, _SPLITS = 8, 6
@@ -97,45 +95,25 @@ def predict_factors(
     plan = Recipe.resolve(recipe, overrides)
     train, test = load_data(plan)
     head = _checked_head(plan, train)
-    tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
-    factors, _ = known_factors(tested)
-    if len(factors) < 2:
-        raise DataError(
-            f"{test} has {len(factors)} known factor, but a forecast compares 2 or more; "
-            "`composite:PRESET` makes images with several."
-        )
+    tested, factors, _ = tested_factors(test)
     rng = np.random.default_rng(seed)
     pixels = flat_pixels(tested)
-    viewed = train.limited(min(MOST_VIEWED, len(train)), seed=0)
-    views = view_pipeline(plan.views, image_size=train.image_size, channels=train.channels)
-    rows = np.array_split(rng.permutation(len(viewed)), _PARTS)
-    parts = ViewMoments.of_parts(drawn_views(viewed, views, rounds, seed), rows)
-    everything = np.arange(_PARTS), np.arange(len(pixels))
-    halves = [
-        half
-        for _ in range(_SPLITS)
-        for half in zip(
-            np.array_split(rng.permutation(_PARTS), 2),
-            np.array_split(rng.permutation(len(pixels)), 2),
-            strict=True,
-        )
-    ]
-    rank = linear_rank(head)
-    looks = []
-    for per_component in _IMAGES_PER_COMPONENT:
-        components = max(1, len(viewed) // per_component)
-        looks.append(
-            [
-                _at_places(
-                    head,
-                    linear_net(ViewMoments.merged([parts[i] for i in chosen]), rank, components),
-                    pixels[asked],
-                    {name: levels[asked] for name, levels in factors.items()},
-                )
-                for chosen, asked in (everything, *halves)
-            ]
-        )
-    return [_forecast(name, head, looks) for name in factors]
+    images, views = viewed(plan, train)
+    rows = np.array_split(rng.permutation(len(images)), _PARTS)
+    parts = ViewMoments.of_parts(drawn_views(images, views, rounds, seed), rows)
+    splits = [(np.arange(_PARTS), np.arange(len(pixels)))]
+    for _ in range(_SPLITS):
+        halves = (np.array_split(rng.permutation(count), 2) for count in (_PARTS, len(pixels)))
+        splits += zip(*halves, strict=True)
+
+    def measured(components: int, of_train: np.ndarray, of_test: np.ndarray) -> dict[str, _Measured]:
+        moments = ViewMoments.merged([parts[i] for i in of_train])
+        net = linear_net(moments, linear_rank(head), components)
+        return _at_places(head, net, pixels[of_test], {name: of[of_test] for name, of in factors.items()})
+
+    counts = [max(1, len(images) // per_component) for per_component in _IMAGES_PER_COMPONENT]
+    tables = [[measured(count, *split) for split in splits] for count in counts]
+    return [_forecast(name, head, tables) for name in factors]
 
 
 @dataclass(frozen=True)
@@ -152,30 +130,30 @@ class _Measured:
 def _at_places(
     head: Head, net: LinearNet, pixels: Tensor, factors: dict[str, Tensor]
 ) -> dict[str, _Measured]:
-    found = {}
+    measured = {}
     for place, share in depth_shares(head).items():
         features = torch.from_numpy(net.represent(pixels.numpy(), share))
         variance = float(features.var(0, correction=0).sum())
-        found[place] = _Measured(variance, factor_weights(features, factors))
-    return found
+        measured[place] = _Measured(variance, factor_weights(features, factors))
+    return measured
 
 
-def _forecast(factor: str, head: Head, looks: list[list[dict[str, _Measured]]]) -> FactorForecast:
-    """One factor, from all images and then halves of them, for each number of components."""
-    whole = looks[0][0]
-    told = np.array([[_advantage(places, factor) for places in look] for look in looks], np.float64)
-    advantage, halves = told[:, 0], told[:, 1:].reshape(len(looks), -1, 2)
+def _forecast(factor: str, head: Head, tables: list[list[dict[str, _Measured]]]) -> FactorForecast:
+    """One factor, from all images and then pairs of halves of them, for each number of components."""
+    whole = tables[0][0]
+    advantages = np.array([[_advantage(places, factor) for places in table] for table in tables], np.float64)
+    advantage, halves = advantages[:, 0], advantages[:, 1:].reshape(len(tables), -1, 2)
     error = np.sqrt(np.square(halves[..., 0] - halves[..., 1]).mean(1)) / 2
     low, high = float((advantage - _REACH * error).min()), float((advantage + _REACH * error).max())
-    open_ends = bool(np.isfinite([low, high]).all())
+    finite = bool(np.isfinite([low, high]).all())
     return FactorForecast(
         factor,
         depth_shares(head),
         {place: relative(measured.weights)[factor] for place, measured in whole.items()},
         {place: measured.labels(factor) for place, measured in whole.items()},
         float(advantage[0]) if np.isfinite(advantage[0]) else None,
-        low if open_ends else None,
-        high if open_ends else None,
+        low if finite else None,
+        high if finite else None,
     )
 
 

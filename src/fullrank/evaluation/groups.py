@@ -41,12 +41,8 @@ class Grouping:
 
     def unpaired(self) -> list[str]:
         """The cues of which training prefers no value with some label, so that they have no gap."""
-        known = {name: (self.train_labels >= 0) & (train >= 0) for name, (train, _) in self.cues.items()}
-        return [
-            name
-            for name, (train, _) in self.cues.items()
-            if partners(self.train_labels[known[name]], train[known[name]]) is None
-        ]
+        pairs = {name: np.stack([self.train_labels, train]) for name, (train, _) in self.cues.items()}
+        return [name for name, rows in pairs.items() if partners(*rows[:, (rows >= 0).all(0)]) is None]
 
     def accuracy(self, predicted: Any, labels: Any) -> GroupAccuracy:
         """Accuracy of predictions (N,) of the test images by group."""
@@ -91,9 +87,9 @@ def check_balance(groups: Grouping) -> None:
             f"{len(groups.names)} groups have none, the first is {empty[0]!r}; raise the limit or the "
             "fraction, lower the correlation, or leave the measure group-balanced out."
         )
-    if (found := groups.smallest_in_training()[1]) < 2:
+    if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(
-            f"Group-balanced retraining needs 2 groups or more among the training images, but got {found}; "
+            f"Group-balanced retraining needs 2 groups or more among the training images, but got {count}; "
             "take images of more groups, or leave the measure group-balanced out."
         )
 

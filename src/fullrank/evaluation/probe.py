@@ -4,24 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from fullrank.devices import flushed_denormals, on_accelerator
-from fullrank.evaluation.evaluate import (
-    Evaluation,
-    check_measures,
-    check_probeable,
-    checked_treatment,
-    evaluate,
-)
+from fullrank.evaluation.evaluate import Evaluation, check_probeable, evaluate
 from fullrank.evaluation.factors import factor_scores
+from fullrank.evaluation.scores import Request
 from fullrank.evaluation.shifts import load_shift
-from fullrank.record.scores import MEASURES
+from fullrank.probes.linear import Treatment
 from fullrank.runs.build import GivenImages, load_data
 from fullrank.runs.run import Run, load
-
-# The measure of `probe` that needs a run's views, beside those of `evaluate`.
-FACTORS = "factors"
 
 
 @flushed_denormals()
@@ -49,29 +41,14 @@ def probe(
     place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
     """
     run = run if isinstance(run, Run) else load(run, imports=imports)
-    check_measures(measures, shots, MEASURES)
-    among_images = [measure for measure in measures if measure != FACTORS]
-    checked_treatment(features)
+    request = Request(label, measures, shots, cast(Treatment, features), run.recipe.seed)
     train_set, test_set = load_data(run.recipe, None if data is None else GivenImages.of(data))
     check_probeable(train_set, test_set, label)
     sets = dict(load_shift(spec, train_set) for spec in shifts)
-    with on_accelerator(run.encoder, run.head):
-        found = evaluate(
-            run.encoder,
-            run.head,
-            train_set,
-            test_set,
-            places,
-            label=label,
-            seed=run.recipe.seed,
-            measures=among_images,
-            shots=shots,
-            shifts=sets,
-            features=features,
-        )
-        weights = (
-            factor_scores(run.recipe, run.encoder, run.head, train_set, test_set, places)
-            if FACTORS in measures
-            else []
-        )
-    return replace(found, scores=[*found.scores, *weights])
+    parts = run.encoder, run.head
+    with on_accelerator(*parts):
+        evaluation = evaluate(*parts, train_set, test_set, places, request, sets)
+        if "factors" not in measures:
+            return evaluation
+        weights = factor_scores(run.recipe, *parts, train_set, test_set, places)
+    return replace(evaluation, scores=[*evaluation.scores, *weights])

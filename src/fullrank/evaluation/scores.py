@@ -1,19 +1,47 @@
-"""Every score of one place: two probes are fitted there, and read in all the ways that were asked for."""
+"""Every score of one place: two probes are fitted there, and read in all the ways that are asked for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from fullrank import probes as measured
+from fullrank import probes
+from fullrank.errors import UsageError, unknown_name
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
 from fullrank.probes import LinearProbe, NearestProbe, among, balanced_probe
+from fullrank.probes.few_shots import SHOT_PENALTY
 from fullrank.probes.linear import Treatment
-from fullrank.probes.shots import SHOT_PENALTY
 from fullrank.record import ProbeScore, Score
-from fullrank.record.scores import ACCURACY, AMONG_CLASSES, RECALL_AT, Probe
+from fullrank.record.scores import ACCURACY, AMONG_CLASSES, MEASURES, RECALL_AT, Probe
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is measured at every place, and how.
+
+    `label` names the labels, `features` says what linear probes do to features first, and `seed` draws what
+    they hold out. `measures` and `shots` add scores to the default protocol (see `evaluate`). Raises
+    UsageError for an unknown measure or treatment and for shots below 1.
+    """
+
+    label: str = "label"
+    measures: Sequence[str] = ()
+    shots: Sequence[int] = ()
+    features: Treatment = "raw"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for measure in self.measures:
+            if measure not in MEASURES:
+                raise unknown_name("measure", measure, MEASURES, f"there are {', '.join(MEASURES)}")
+        if any(count < 1 for count in self.shots):
+            raise UsageError(f"Shots are training images a class, 1 or more, but got {min(self.shots)}.")
+        if self.features not in (treatments := get_args(Treatment)):
+            remedy = f"there are {', '.join(treatments)}"
+            raise unknown_name("treatment of features", self.features, treatments, remedy)
 
 
 @dataclass(frozen=True)
@@ -23,189 +51,134 @@ class LabelledFeatures:
     features: Tensor
     labels: Tensor
 
+    def of_classes(self, classes: frozenset[int]) -> "LabelledFeatures":
+        """Those of the images of some classes."""
+        rows = torch.isin(self.labels, torch.tensor(sorted(classes)))
+        return LabelledFeatures(self.features[rows], self.labels[rows])
+
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be measured at every place, beside the default protocol."""
+class Images:
+    """What scores need to know of the images beside features: class names, groups, and shifts by spec."""
 
-    measures: Sequence[str]
-    shots: Sequence[int]
-    features: Treatment
-    seed: int
     class_names: Sequence[str]
     groups: Grouping | None
     shifts: Mapping[str, Shift]
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """Makes tidy scores of one place and kind of label; `treatment` is what linear probes do to features."""
+class PlaceScores:
+    """The scores of one place, with what a reader should know of them."""
 
     place: str
-    label: str
-    treatment: Treatment = "raw"
+    request: Request
     scores: list[Score] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(
+    def measure(
         self,
-        probe: Probe,
-        statistic: str,
-        value: float,
-        *,
-        subject: str = "",
-        shots: int | None = None,
-        split: str = "test",
-    ) -> None:
+        images: Images,
+        train: LabelledFeatures,
+        test: LabelledFeatures,
+        shifted: Mapping[str, LabelledFeatures],
+    ) -> ProbeScore:
+        """Add every score that is asked for; those of the default protocol are returned too."""
+        treatment, seed, measures = self.request.features, self.request.seed, self.request.measures
+        linear = LinearProbe(features=treatment, seed=seed).fit(train.features, train.labels)
+        nearest = NearestProbe().fit(train.features, train.labels)
+        result = ProbeScore(linear=_accuracy(linear, test), nearest=_accuracy(nearest, test))
+        self._add("linear", ACCURACY, result.linear)
+        self._add("nearest", ACCURACY, result.nearest)
+        if "per-class" in measures:
+            self._by_class(linear, test, images.class_names)
+        if "retrieval" in measures:
+            retrieved = probes.retrieval(test.features, test.labels, ks=RECALL_AT)
+            for k, value in retrieved.recall.items():
+                self._add("retrieval", f"recall@{k}", value)
+            self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
+        if (groups := images.groups) is not None and "groups" in measures:
+            self._by_group("linear", linear, test, groups)
+            by_cue = groups.gaps(linear.predict(test.features), test.labels)
+            for cue, gap in (by_cue.gaps if by_cue else {}).items():
+                self._add("linear", "gap", gap, subject=cue)
+        if groups is not None and "group-balanced" in measures:
+            balanced = balanced_probe(
+                train.features, train.labels, groups.train, treatment=treatment, seed=seed
+            )
+            self._by_group("group-balanced", balanced, test, groups)
+        for spec, shift in images.shifts.items():
+            if shift.narrower:
+                theirs, inside = train.of_classes(shift.classes), test.of_classes(shift.classes)
+                chosen = among(linear, shift.classes), NearestProbe().fit(theirs.features, theirs.labels)
+                self._under_shift(spec, chosen, shifted[spec], inside)
+            else:
+                self._under_shift(spec, (linear, nearest), shifted[spec])
+        if self.request.shots:
+            self._by_shots(train, test)
+        return result
+
+    def _add(self, probe: Probe, statistic: str, value: float, *, split: str = "test", **more: Any) -> None:
         """Keep one number. Linear probes have what was done to their features, the others unit length."""
         score = Score(
             place=self.place,
-            label=self.label,
+            label=self.request.label,
             split=split,
-            features="l2" if probe in ("nearest", "retrieval") else self.treatment,
-            shots=shots,
+            features="l2" if probe in ("nearest", "retrieval") else self.request.features,
             probe=probe,
             statistic=statistic,
-            subject=subject,
             value=value,
+            **{"shots": None, **more},
         )
         self.scores.append(score)
 
+    def _by_class(self, probe: LinearProbe, test: LabelledFeatures, class_names: Sequence[str]) -> None:
+        result = probes.per_class(probe.predict(test.features), test.labels)
+        for number, share in result.accuracy.items():
+            self._add("linear", "class accuracy", share, subject=class_names[number])
+        for number, ratio in result.bias.items():
+            self._add("linear", "prediction bias", ratio, subject=class_names[number])
+        self._add("linear", "mean over classes", result.mean)
+        self._add("linear", "worst class", result.worst)
+        self._add("linear", "best class", result.best)
+        self._add("linear", "standard deviation over classes", result.std)
 
-@dataclass(frozen=True)
-class Readers:
-    """The two probes of one place, fitted on `known`, the training images."""
-
-    known: LabelledFeatures
-    linear: LinearProbe
-    nearest: NearestProbe
-
-    @classmethod
-    def fitted(cls, known: LabelledFeatures, treatment: Treatment, seed: int) -> "Readers":
-        """Both probes, by the default protocol but for what is done to the features."""
-        linear = LinearProbe(features=treatment, seed=seed).fit(known.features, known.labels)
-        return cls(known, linear, NearestProbe().fit(known.features, known.labels))
-
-    def among(self, classes: frozenset[int]) -> "Readers":
-        """Probes that choose among some classes alone: the linear weights stay, the neighbours are theirs."""
-        rows = torch.isin(self.known.labels, torch.tensor(sorted(classes)))
-        theirs = LabelledFeatures(self.known.features[rows], self.known.labels[rows])
-        nearest = NearestProbe().fit(theirs.features, theirs.labels)
-        return Readers(theirs, among(self.linear, classes), nearest)
-
-
-def score_place(
-    scorer: Scorer,
-    request: Request,
-    known: LabelledFeatures,
-    asked: LabelledFeatures,
-    shifted: Mapping[str, LabelledFeatures],
-) -> ProbeScore:
-    """Every score of one place that was asked for; those of the default protocol are returned too."""
-    groups, measures = request.groups, request.measures
-    readers = Readers.fitted(known, request.features, request.seed)
-    result = _read(scorer, readers, asked)
-    if "per-class" in measures:
-        _by_class(scorer, readers.linear, asked, request.class_names)
-    if "retrieval" in measures:
-        _retrieve(scorer, asked)
-    if groups is not None and "groups" in measures:
-        _by_group(scorer, "linear", readers.linear, asked, groups)
-        _by_cue(scorer, readers.linear, asked, groups)
-    if groups is not None and "group-balanced" in measures:
-        balanced = balanced_probe(
-            known.features, known.labels, groups.train, treatment=request.features, seed=request.seed
+    def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
+        result = groups.accuracy(probe.predict(test.features), test.labels)
+        self._add(name, "worst group", result.worst)
+        self._add(name, "mean over groups", result.mean)
+        self._add(name, "weighted by training groups", result.weighted(groups.train))
+        count = result.counts[result.worst_group]
+        self.notes.append(
+            f"Worst group of the {name} probe at {self.place}: {groups.names[result.worst_group]}, "
+            f"{count} test image{'s' if count > 1 else ''}."
         )
-        _by_group(scorer, "group-balanced", balanced, asked, groups)
-    for spec, shift in request.shifts.items():
-        _under_shift(scorer, readers, asked, shifted[spec], spec, shift)
-    _few(scorer, known, asked, request)
-    return result
+
+    def _under_shift(
+        self,
+        spec: str,
+        chosen: tuple[LinearProbe, NearestProbe],
+        shifted: LabelledFeatures,
+        inside: LabelledFeatures | None = None,
+    ) -> None:
+        """Accuracy on a shift, and on the test images of its classes where these are given."""
+        names: tuple[Probe, Probe] = ("linear", "nearest")
+        for name, probe in zip(names, chosen, strict=True):
+            self._add(name, ACCURACY, _accuracy(probe, shifted), split=spec)
+            if inside is not None and len(inside.labels):
+                self._add(name, AMONG_CLASSES, _accuracy(probe, inside), subject=spec)
+
+    def _by_shots(self, train: LabelledFeatures, test: LabelledFeatures) -> None:
+        for result in probes.few_shot(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            shots=self.request.shots,
+            seed=self.request.seed,
+            probe=lambda: LinearProbe([SHOT_PENALTY], features=self.request.features),
+        ):
+            self._add("linear", ACCURACY, result.mean, shots=result.shots)
 
 
-def _read(scorer: Scorer, readers: Readers, asked: LabelledFeatures) -> ProbeScore:
-    """The default protocol at one place."""
-    linear, nearest = (
-        probe.score(asked.features, asked.labels) for probe in (readers.linear, readers.nearest)
-    )
-    scorer.add("linear", ACCURACY, linear)
-    scorer.add("nearest", ACCURACY, nearest)
-    return ProbeScore(linear=linear, nearest=nearest)
-
-
-def _by_class(
-    scorer: Scorer, probe: LinearProbe, asked: LabelledFeatures, class_names: Sequence[str]
-) -> None:
-    result = measured.per_class(probe.predict(asked.features), asked.labels)
-    for number, share in result.accuracy.items():
-        scorer.add("linear", "class accuracy", share, subject=class_names[number])
-    for number, ratio in result.bias.items():
-        scorer.add("linear", "prediction bias", ratio, subject=class_names[number])
-    scorer.add("linear", "mean over classes", result.mean)
-    scorer.add("linear", "worst class", result.worst)
-    scorer.add("linear", "best class", result.best)
-    scorer.add("linear", "standard deviation over classes", result.std)
-
-
-def _retrieve(scorer: Scorer, asked: LabelledFeatures) -> None:
-    found = measured.retrieval(asked.features, asked.labels, ks=RECALL_AT)
-    for k, value in found.recall.items():
-        scorer.add("retrieval", f"recall@{k}", value)
-    scorer.add("retrieval", "mean average precision", found.mean_average_precision)
-
-
-def _by_group(
-    scorer: Scorer, name: Probe, probe: LinearProbe, asked: LabelledFeatures, groups: Grouping
-) -> None:
-    found = groups.accuracy(probe.predict(asked.features), asked.labels)
-    scorer.add(name, "worst group", found.worst)
-    scorer.add(name, "mean over groups", found.mean)
-    scorer.add(name, "weighted by training groups", found.weighted(groups.train))
-    count = found.counts[found.worst_group]
-    scorer.notes.append(
-        f"Worst group of the {name} probe at {scorer.place}: {groups.names[found.worst_group]}, "
-        f"{count} test image{'s' if count > 1 else ''}."
-    )
-
-
-def _by_cue(scorer: Scorer, probe: LinearProbe, asked: LabelledFeatures, groups: Grouping) -> None:
-    found = groups.gaps(probe.predict(asked.features), asked.labels)
-    for name, gap in (found.gaps if found else {}).items():
-        scorer.add("linear", "gap", gap, subject=name)
-
-
-def _under_shift(
-    scorer: Scorer,
-    readers: Readers,
-    asked: LabelledFeatures,
-    there: LabelledFeatures,
-    spec: str,
-    shift: Shift,
-) -> None:
-    """Accuracy on a shift, and where it has fewer classes than training, on the test images of these."""
-    chosen = readers.among(shift.classes) if shift.narrower else readers
-    inside = torch.isin(asked.labels, torch.tensor(sorted(shift.classes)))
-    readers_by_name: dict[Probe, LinearProbe | NearestProbe] = {
-        "linear": chosen.linear,
-        "nearest": chosen.nearest,
-    }
-    for name, probe in readers_by_name.items():
-        scorer.add(name, ACCURACY, probe.score(there.features, there.labels), split=spec)
-        if shift.narrower and inside.any():
-            accuracy = probe.score(asked.features[inside], asked.labels[inside])
-            scorer.add(name, AMONG_CLASSES, accuracy, subject=spec)
-
-
-def _few(scorer: Scorer, known: LabelledFeatures, asked: LabelledFeatures, request: Request) -> None:
-    if not request.shots:
-        return
-    for result in measured.few_shot(
-        known.features,
-        known.labels,
-        asked.features,
-        asked.labels,
-        shots=request.shots,
-        seed=request.seed,
-        probe=lambda: LinearProbe([SHOT_PENALTY], features=request.features),
-    ):
-        scorer.add("linear", ACCURACY, result.mean, shots=result.shots)
+def _accuracy(probe: probes.Probe, images: LabelledFeatures) -> float:
+    return probe.score(images.features, images.labels)

@@ -45,13 +45,12 @@ def matched(images: ImageSet, train: ImageSet, label: str) -> Shift:
     two classes occur, or one that does occur has no training image.
     """
     images.check_label(label)
-    given = images.labels[label]
-    rows = np.flatnonzero(given != UNLABELLED)
-    names = images.class_names[label]
-    known = {name: number for number, name in enumerate(train.class_names[label])}
+    labels, names = images.labels[label], images.class_names[label]
+    rows = np.flatnonzero(labels != UNLABELLED)
+    number_of = {name: number for number, name in enumerate(train.class_names[label])}
     learnt = set(train.labels[label].tolist())
-    occurring = [names[number] for number in np.unique(given[rows])]
-    lacking = [name for name in occurring if known.get(name) not in learnt]
+    occurring = [names[number] for number in np.unique(labels[rows])]
+    lacking = [name for name in occurring if number_of.get(name) not in learnt]
     if lacking:
         raise DataError(
             f"{len(lacking)} of the {len(occurring)} classes of {images} have no training image, the first "
@@ -63,6 +62,6 @@ def matched(images: ImageSet, train: ImageSet, label: str) -> Shift:
             f"Accuracy under a shift needs labelled images of 2 classes or more, but {images} has "
             f"{len(occurring)}; give images of more classes."
         )
-    numbers = np.array([known.get(name, UNLABELLED) for name in names])[given[rows]]
+    numbers = np.array([number_of.get(name, UNLABELLED) for name in names])[labels[rows]]
     classes = frozenset(numbers.tolist())
     return Shift(images.subset(rows), numbers, classes, len(classes) < len(learnt - {UNLABELLED}))

@@ -10,19 +10,18 @@ from fullrank.lazy import attach
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
     from fullrank.probes.cues import CueGaps as CueGaps, cue_gaps as cue_gaps, partners as partners
+    from fullrank.probes.few_shots import FewShot as FewShot, few_shot as few_shot, shot_probe as shot_probe
     from fullrank.probes.groups import (
         GroupAccuracy as GroupAccuracy,
         PerClass as PerClass,
         group_accuracy as group_accuracy,
         per_class as per_class,
     )
-    from fullrank.probes.linear import LinearProbe as LinearProbe
+    from fullrank.probes.linear import LinearProbe as LinearProbe, among as among
     from fullrank.probes.logistic import LogisticFit as LogisticFit, solve_logistic as solve_logistic
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
     from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
-    from fullrank.probes.restricted import among as among
-    from fullrank.probes.shots import FewShot as FewShot, few_shot as few_shot, shot_probe as shot_probe
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -30,12 +29,11 @@ __getattr__, __dir__, __all__ = attach(
         "balanced": ["balanced_probe"],
         "cues": ["CueGaps", "cue_gaps", "partners"],
         "groups": ["GroupAccuracy", "PerClass", "group_accuracy", "per_class"],
-        "linear": ["LinearProbe"],
+        "linear": ["LinearProbe", "among"],
         "logistic": ["LogisticFit", "solve_logistic"],
         "nearest": ["NearestProbe"],
         "probe": ["Probe"],
         "recall": ["Retrieval", "retrieval"],
-        "restricted": ["among"],
-        "shots": ["FewShot", "few_shot", "shot_probe"],
+        "few_shots": ["FewShot", "few_shot", "shot_probe"],
     },
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.linear import LinearProbe, Treatment
-from fullrank.probes.probe import label_vector, labelled_rows
+from fullrank.probes.probe import label_table, labelled_rows, rows_by_value, shuffled
 
 
 def balanced_probe(
@@ -53,18 +53,12 @@ def balanced_probe(
     """
     if draws < 1:
         raise UsageError(f"A balanced probe needs 1 draw or more, but got {draws}; the default is 10.")
-    group = label_vector(groups)
-    vector = label_vector(labels)
-    if len(group) != len(vector):
-        raise UsageError(
-            f"Labels and groups must have the same length, but got {len(vector)} and {len(group)}; give one "
-            "of each a row."
-        )
-    known = group.to(vector.device) != -1
-    rows, truth = labelled_rows(features, torch.where(known, vector, -1))
-    members = _members(group.to(vector.device)[known & (vector != -1)].to(rows.device), num_groups)
+    classes, group = label_table("Labels and groups", labels, groups).unbind(1)
+    rows, truth = labelled_rows(features, torch.where(group != -1, classes, -1))
+    members = _members(group[(group != -1) & (classes != -1)].to(rows.device), num_groups)
+    size = min(map(len, members))
     generator = torch.Generator().manual_seed(seed)
-    subsets = [_drawn(members, generator) for _ in range(draws)]
+    subsets = [torch.cat([each[:size] for each in shuffled(members, generator)]) for _ in range(draws)]
 
     def fit(subset: Tensor, choices: Sequence[float] | None) -> LinearProbe:
         return LinearProbe(choices, features=treatment, seed=seed).fit(rows[subset], truth[subset])
@@ -84,8 +78,8 @@ def balanced_probe(
 
 def _members(groups: Tensor, num_groups: int | None) -> list[Tensor]:
     """The row numbers of each group, in ascending order; DataError for one without rows, or for one alone."""
-    values = torch.unique(groups)
-    if num_groups is not None and (empty := sorted(set(range(num_groups)) - set(values.tolist()))):
+    values = set(groups.tolist())
+    if num_groups is not None and (empty := sorted(set(range(num_groups)) - values)):
         raise DataError(
             f"{len(empty)} of {num_groups} groups have no labelled row, the first is {empty[0]}, but "
             "balanced subsets need 1 or more of each; give rows of these groups, or leave the groups out."
@@ -95,12 +89,4 @@ def _members(groups: Tensor, num_groups: int | None) -> list[Tensor]:
             f"A balanced probe needs rows of at least 2 groups, but got {len(values)} in {len(groups)} "
             "labelled rows; give rows of more groups, or fit a LinearProbe."
         )
-    return [(groups == value).nonzero()[:, 0] for value in values]
-
-
-def _drawn(members: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """As many rows of each group as the smallest has, without repeats."""
-    size = min(len(rows) for rows in members)
-    return torch.cat(
-        [rows[torch.randperm(len(rows), generator=generator)[:size].to(rows.device)] for rows in members]
-    )
+    return rows_by_value(groups)

@@ -1,5 +1,6 @@
 """What a cue that goes with the label in training is worth: UrbanCars' gaps, for any number of cues."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.groups import GroupAccuracy, group_accuracy
-from fullrank.probes.probe import label_vector
+from fullrank.probes.probe import label_table, label_vector
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,13 @@ def partners(labels: Any, cue: Any) -> dict[int, int] | None:
     ({0: 5, 1: 6}, None)
     """
     truth, shown = label_vector(labels), label_vector(cue)
-    found = {}
+    preferred = {}
     for label in torch.unique(truth).tolist():
-        values, counts = torch.unique(shown[truth == label], return_counts=True)
-        order = counts.argsort(descending=True, stable=True)
-        if len(values) > 1 and counts[order[0]] - counts[order[1]] < 2:
+        (value, count), *others = Counter(shown[truth == label].tolist()).most_common(2)
+        if others and count - others[0][1] < 2:
             return None
-        found[label] = int(values[order[0]])
-    return found
+        preferred[label] = value
+    return preferred
 
 
 def cue_gaps(
@@ -87,60 +87,43 @@ def cue_gaps(
             f"and {', '.join(train_cues) or 'none'}; name them alike."
         )
     names = list(cues)
-    test, kept = _table(labels, [cues[name] for name in names], "test")
+    test, labelled = _table(labels, [cues[name] for name in names], "test")
     train, _ = _table(train_labels, [train_cues[name] for name in names], "training")
-    guess = label_vector(predicted).cpu()
-    if len(guess) != len(kept):
-        raise UsageError(
-            f"Predictions and labels must have the same length, but got {len(guess)} and {len(kept)}; give "
-            "one of each a row."
-        )
+    guess = label_table("Predictions and labels", predicted, labels)[:, 0]
     groups, numbers = torch.unique(torch.cat([test, train]), dim=0, return_inverse=True)
-    found = group_accuracy(guess[kept], test[:, 0], numbers[: len(test)])
-    common = {name: partners(train[:, 0], train[:, 1 + at]) for at, name in enumerate(names)}
-    inside = found.weighted(numbers[len(test) :])
+    by_group = group_accuracy(guess[labelled], test[:, 0], numbers[: len(test)])
+    inside = by_group.weighted(numbers[len(test) :])
+    columns = enumerate(train.T[1:])
+    paired = {at: pairs for at, cue in columns if (pairs := partners(train[:, 0], cue)) is not None}
+    cells = _cells(by_group, groups.tolist(), paired)
     values, counts = torch.unique(train[:, 0], return_counts=True)
     shares = dict(zip(values.tolist(), (counts / len(train)).tolist(), strict=True))
-    paired = {name: pairs for name, pairs in common.items() if pairs is not None}
     gaps = {}
     for size in range(1, len(paired) + 1):
         for uncommon in combinations(paired, size):
-            at = {name: names.index(name) for name in paired}
-            cell = _cell(found, groups.tolist(), paired, at, set(uncommon))
+            cell = cells.get(uncommon, {})
             if weight := sum(shares[label] for label in cell):
                 outside = sum(shares[label] * float(np.mean(cell[label])) for label in cell) / weight
-                gaps[" and ".join(uncommon)] = outside - inside
-    return CueGaps(inside, gaps, tuple(name for name in names if name not in paired))
+                gaps[" and ".join(names[at] for at in uncommon)] = outside - inside
+    return CueGaps(inside, gaps, tuple(name for at, name in enumerate(names) if at not in paired))
 
 
 def _table(labels: Any, cues: list[Any], split: str) -> tuple[Tensor, Tensor]:
     """Label and cues (n, 1 + cues) of the rows (N,) bool in which none is -1, and which rows these are."""
-    columns = [label_vector(each).cpu() for each in (labels, *cues)]
-    if len({len(column) for column in columns}) > 1:
-        raise UsageError(
-            f"Labels and cues must have the same length, but the {split} ones have "
-            f"{', '.join(str(len(column)) for column in columns)}; give one of each a row."
-        )
-    table = torch.stack(columns, 1)
-    kept = (table != -1).all(1)
-    if not kept.any():
+    table = label_table(f"Labels and cues of the {split} rows", labels, *cues)
+    complete = (table != -1).all(1)
+    if not complete.any():
         raise DataError(f"No {split} row has both a label and every cue; gaps need 1 such row.")
-    return table[kept], kept
+    return table[complete], complete
 
 
-def _cell(
-    found: GroupAccuracy,
-    groups: list[list[int]],
-    paired: Mapping[str, dict[int, int]],
-    at: Mapping[str, int],
-    uncommon: set[str],
-) -> dict[int, list[float]]:
-    """The accuracies of the groups, by label, in which of the paired cues exactly these are uncommon."""
-    cell: dict[int, list[float]] = {}
+def _cells(
+    by_group: GroupAccuracy, groups: list[list[int]], paired: Mapping[int, dict[int, int]]
+) -> dict[tuple[int, ...], dict[int, list[float]]]:
+    """The accuracies of the groups, by which of the paired cues are uncommon in them, and by label."""
+    cells: dict[tuple[int, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number, (label, *values) in enumerate(groups):
-        learnt = all(label in pairs for pairs in paired.values())
-        if number in found.accuracy and learnt:
-            odd = {name for name, pairs in paired.items() if values[at[name]] != pairs[label]}
-            if odd == uncommon:
-                cell.setdefault(label, []).append(found.accuracy[number])
-    return cell
+        if number in by_group.accuracy and all(label in partner for partner in paired.values()):
+            uncommon = tuple(at for at, partner in paired.items() if values[at] != partner[label])
+            cells[uncommon][label].append(by_group.accuracy[number])
+    return cells

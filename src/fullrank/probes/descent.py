@@ -1,4 +1,4 @@
-"""Descents of penalised logistic regression: L-BFGS and Newton's method, many side by side on one pass."""
+"""Descents of penalised logistic regression: L-BFGS and Newton's method, many of them on one pass."""
 
 import math
 from collections import deque
@@ -12,11 +12,10 @@ from torch import Tensor
 from fullrank.probes.design import Design
 
 _MAX_ITERATIONS = 3000
-# Iterations after which the whitening is computed anew at the point reached; the first, where every class is
-# as likely in every row, is left sooner.
+# Iterations with one whitening; the first, where every class is as likely in every row, is left sooner.
 _FIRST_STAGE, _STAGE = 8, 50
-# Up to so many coefficients, what so many iterations did not reach is left to Newton's method, with the
-# Hessian itself. Where the loss is straight it has no curvature: a part of the gradient is added.
+# Newton's method takes over after _PATIENCE iterations where there are at most _EXACT coefficients. Where the
+# loss is straight the Hessian vanishes, so a part of the gradient is added to it.
 _EXACT, _PATIENCE, _DAMPING = 1024, 200, 0.001
 # Steps that L-BFGS remembers.
 _HISTORY = 10
@@ -61,42 +60,37 @@ class Problem:
         """What may be rounding in a loss, relative to it."""
         return _ROUNDING[self.precision]
 
-    def at(self, asked: Sequence[Tensor], penalties: Sequence[float]) -> list[Point]:
+    def at(self, coefficients: Sequence[Tensor], penalties: Sequence[float]) -> list[Point]:
         """The points at P coefficients (K, R + 1), each with its own penalty, from one pass over the rows."""
-        stacked, channels = torch.stack(list(asked)), self.design.channels
+        stacked, channels = torch.stack(list(coefficients)), self.design.channels
         count, classes, _ = stacked.shape
-        every, rows = stacked.flatten(0, 1), channels.shape[1]
-        losses, gradients = stacked.new_zeros(count), torch.zeros_like(every)
-        rounded = every.to(self.precision)
-        step = max(1, _LOGITS // len(every))
+        flat, rows = stacked.flatten(0, 1), channels.shape[1]
+        losses, gradients = stacked.new_zeros(count), torch.zeros_like(flat)
+        rounded = flat.to(self.precision)
+        step = max(1, _LOGITS // len(flat))
         if channels.device.type == "cpu":
             step = max(1, min(step, _CACHED // len(channels)))
         for start in range(0, rows, step):
             some = channels[:, start : start + step].to(self.precision)
-            chosen = self.targets[start : start + step].expand(count, 1, -1)
+            targets = self.targets[start : start + step].expand(count, 1, -1)
             log_odds = (rounded @ some).view(count, classes, -1).log_softmax(1)
-            losses -= log_odds.gather(1, chosen).sum((1, 2), dtype=torch.float64)
-            residual = log_odds.exp_().scatter_add_(1, chosen, some.new_full(chosen.shape, -1.0))
+            losses -= log_odds.gather(1, targets).sum((1, 2), dtype=torch.float64)
+            residual = log_odds.exp_().scatter_add_(1, targets, some.new_full(targets.shape, -1.0))
             gradients += residual.flatten(0, 1) @ some.T
         gradients = gradients.div_(rows).view(stacked.shape)
         ridge, inner = stacked.new_tensor(list(penalties)), stacked[..., :-1]
         gradients[..., :-1] += ridge[:, None, None] * inner
         losses = losses / rows + ridge / 2 * inner.square().sum((1, 2))
-        return [Point(*point) for point in zip(asked, losses.tolist(), gradients.unbind(), strict=True)]
+        return [Point(*point) for point in zip(coefficients, losses.tolist(), gradients, strict=True)]
 
     def largest(self, gradient: Tensor) -> float:
         """The largest entry of a gradient (K, R + 1), over the D channels and the bias."""
-        return float(
-            torch.maximum(self.design.spread(gradient[:, :-1]).abs().max(), gradient[:, -1].abs().max())
-        )
+        inner = self.design.spread(gradient[:, :-1])
+        return float(torch.maximum(inner.abs().max(), gradient[:, -1].abs().max()))
 
     def whitener(self, coefficients: Tensor, penalty: float) -> Tensor:
-        r"""L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes.
-
-        .. math:: \frac1N \sum_i \Big(\frac1K \sum_k p_{ik} (1 - p_{ik})\Big) r_i r_i^\top + \lambda I
-
-        Of many rows some are looked at, always the same: where a descent ends does not depend on it.
-        """
+        """L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes."""
+        # Of many rows a sample, always the same: where a descent ends does not depend on it.
         some = self._sample
         if coefficients.any():
             odds = (coefficients @ some).softmax(0)
@@ -128,7 +122,7 @@ class Problem:
         ridge = hessian.new_full((classes, width), penalty)
         ridge[:, -1] = 0.0
         hessian.diagonal().add_(ridge.flatten() + (_DAMPING * self.largest(point.gradient) + _FLOOR))
-        # The loss does not feel a number added to every bias; without this the matrix has no inverse.
+        # A number added to every bias changes no loss; without this the matrix has no inverse.
         blocks[:, -1, :, -1] += 1 / classes
         factor: Tensor = torch.linalg.cholesky(hessian)
         return factor
@@ -139,15 +133,14 @@ class Problem:
         wanted = max(_WHITENING_ROWS, _ROWS_PER_CHANNEL * len(channels))
         if rows <= wanted:
             return channels.double()
-        # Drawn, for classes may take turns in the rows.
-        drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
-        return channels[:, drawn.to(channels.device)].double()
+        # At random, for classes may take turns in the rows.
+        sample = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
+        return channels[:, sample.to(channels.device)].double()
 
     @cached_property
     def _missed(self) -> Tensor:
         """What the sample lacks of the channels' mean squares: of those that are seldom other than zero."""
-        every, some = self.design.channels, self._sample
-        return (_mean_squares(every) - _mean_squares(some)).clamp_(min=0)
+        return (_mean_squares(self.design.channels) - _mean_squares(self._sample)).clamp_(min=0)
 
     @cached_property
     def _second_moment(self) -> Tensor:
@@ -196,18 +189,18 @@ def descend(
     return Reached(point.coefficients, gradient, iterations)
 
 
-def side_by_side(problem: Problem, penalties: Sequence[float], descents: Sequence[Descent]) -> list[Reached]:
+def run_together(problem: Problem, penalties: Sequence[float], descents: Sequence[Descent]) -> list[Reached]:
     """What descents return, each sent the points that it asks for, all of a round computed together."""
     solved: dict[int, Reached] = {}
-    asked = {number: next(descent) for number, descent in enumerate(descents)}
-    while asked:
-        points = problem.at(list(asked.values()), [penalties[number] for number in asked])
-        for number, point in zip(list(asked), points, strict=True):
+    requests = {number: next(descent) for number, descent in enumerate(descents)}
+    while requests:
+        points = problem.at(list(requests.values()), [penalties[number] for number in requests])
+        for number, point in zip(list(requests), points, strict=True):
             try:
-                asked[number] = descents[number].send(point)
+                requests[number] = descents[number].send(point)
             except StopIteration as end:
                 solved[number] = end.value
-                del asked[number]
+                del requests[number]
     return [solved[number] for number in range(len(descents))]
 
 
@@ -262,21 +255,18 @@ def _run_stage(
 
 
 def _search(start: Point, direction: Tensor, rounding: float) -> Generator[Tensor, Point, Point | None]:
-    """A point along `direction` where the slope is a good part flatter; None where rounding hides it.
-
-    The loss is convex, so its slope rises along the line, and its sign says on which side the minimum lies.
-    Near the optimum losses differ by less than rounding while slopes still tell, so a loss may rise by
-    rounding.
-    """
+    """A point along `direction` where the slope is a good part flatter; None where rounding hides it."""
+    # The loss is convex: the sign of its slope says on which side the minimum lies. Near it losses differ by
+    # less than rounding and slopes by more, so a loss may rise by rounding.
     slope = _product(start.gradient, direction)
     highest = start.loss * (1 + rounding)
     low, high, length = 0.0, math.inf, 1.0
     for _ in range(_TRIALS if slope < 0 else 0):
         point = yield start.coefficients + length * direction
-        here = _product(point.gradient, direction)
-        if here > -_FLATTER * slope or point.loss > highest:
+        new_slope = _product(point.gradient, direction)
+        if new_slope > -_FLATTER * slope or point.loss > highest:
             high = length
-        elif here < _FLATTER * slope:
+        elif new_slope < _FLATTER * slope:
             low = length
         else:
             return point

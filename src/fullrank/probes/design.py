@@ -9,7 +9,7 @@ from torch import Tensor
 _LARGE = 2**22
 # The smallest gradient for which they are.
 _FINEST = 1e-7
-# Rows looked at together, so that what is computed of them stays in the processor's cache.
+# Rows that are centred together: they stay in the processor's cache.
 _ROWS = 256
 
 
@@ -19,11 +19,8 @@ class Design:
 
     `channels` (R + 1, N) has a column for each row of features: x = mean + unit * (basis @ column). With more
     channels than rows, `basis` (D, N) is orthonormal and spans the rows, where the optimum lies; else it is
-    None, for the identity. Products of a few classes with so many rows are fastest with the rows last.
-
-    Everything is float64, but for the channels of large sets with more rows than channels, which are rounded
-    to float32 once they are centred, by up to 6e-8 of each; where a gradient below 1e-7 is asked for they are
-    not, for it would be that of the rounded features.
+    None, for the identity. All is float64, but for the channels of large sets with more rows than channels:
+    float32, unless a gradient below 1e-7 is needed.
     """
 
     channels: Tensor
@@ -33,11 +30,7 @@ class Design:
 
     @classmethod
     def of(cls, features: Tensor, standardise: bool = False, tol: float = 1e-6) -> "Design":
-        """The design of finite features (N, D), for gradients down to `tol`.
-
-        With `standardise` it is that of the features in units of their spread.
-        """
-        features = features.detach()
+        """The design of finite features (N, D), with `standardise` in units of their spread."""
         rows, width = features.shape
         mean, spread, size = _moments(features)
         unit = _spread_or_one(spread, size) if standardise else mean.new_ones(())
@@ -56,8 +49,7 @@ class Design:
     def inward(self, weight: Tensor, bias: Tensor) -> Tensor:
         """The coefficients (K, R + 1) of a weight (K, D) and bias (K,) on the features."""
         inner = weight * self.unit
-        if self.basis is not None:
-            inner = inner @ self.basis
+        inner = inner if self.basis is None else inner @ self.basis
         return torch.cat([inner, (bias + weight @ self.mean)[:, None]], 1)
 
     def outward(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes.probe import label_vector
+from fullrank.probes.probe import label_table, label_vector
 
 
 @dataclass(frozen=True)
-class PerClass:
+class _Accuracies:
+    """The share of rows predicted right, 0 to 1, and the number of rows, by class or group."""
+
+    accuracy: dict[int, float]
+    counts: dict[int, int]
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over the classes or groups, each counted once (of classes: balanced accuracy)."""
+        return float(np.mean(list(self.accuracy.values())))
+
+    @property
+    def worst(self) -> float:
+        """The lowest accuracy of a class or group."""
+        return min(self.accuracy.values())
+
+
+@dataclass(frozen=True)
+class PerClass(_Accuracies):
     """Predictions by true class, in ascending order of the classes that have labelled rows.
 
     `counts` is how many rows a class has, `accuracy` the share of them that is predicted right, 0 to 1, and
@@ -19,15 +38,8 @@ class PerClass:
     `absent` are the classes asked for that have no row; they stand nowhere else.
     """
 
-    accuracy: dict[int, float]
-    counts: dict[int, int]
     bias: dict[int, float]
     absent: tuple[int, ...] = ()
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over the classes, each counted once (balanced accuracy)."""
-        return float(np.mean(list(self.accuracy.values())))
 
     @property
     def std(self) -> float:
@@ -45,14 +57,9 @@ class PerClass:
         return max(self.accuracy, key=self.accuracy.__getitem__)
 
     @property
-    def worst(self) -> float:
-        """The lowest accuracy of a class."""
-        return self.accuracy[self.worst_class]
-
-    @property
     def best(self) -> float:
         """The highest accuracy of a class."""
-        return self.accuracy[self.best_class]
+        return max(self.accuracy.values())
 
 
 def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> PerClass:
@@ -74,62 +81,30 @@ def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> Pe
 
     Source: the bias is that of "Classes Are Not Equal" (arXiv 2402.18133).
     """
-    guess, truth = label_vector(predicted), label_vector(labels)
-    if len(guess) != len(truth):
-        raise UsageError(
-            f"Predictions and labels must have the same length, but got {len(guess)} and {len(truth)}; give "
-            "one of each a row."
-        )
-    labelled = truth != -1
-    guess, truth = guess[labelled.to(guess.device)].to(truth.device), truth[labelled]
+    table = label_table("Predictions and labels", predicted, labels)
+    guess, truth = table[table[:, 1] != -1].unbind(1)
     if not len(truth):
         raise DataError("No row is labelled (all labels are -1); accuracy by class needs 1 labelled row.")
-    if num_classes is not None and (truth.min() < 0 or truth.max() >= num_classes):
-        raise UsageError(
-            f"Labels must be class numbers from 0 to {num_classes - 1}, but got {int(truth.min())} to "
-            f"{int(truth.max())}; give the number of classes there are."
-        )
-    classes, numbers, counts = torch.unique(truth, return_inverse=True, return_counts=True)
-    hits = torch.bincount(numbers[guess == truth], minlength=len(classes))
-    # A guess that is no class of the truth gets a number behind them all, and is cut off.
-    places = torch.searchsorted(classes, guess)
-    known = classes[places.clamp(max=len(classes) - 1)] == guess
-    given = torch.bincount(torch.where(known, places, len(classes)), minlength=len(classes))[: len(classes)]
-    names = classes.tolist()
-    return PerClass(
-        accuracy=dict(zip(names, (hits / counts.double()).tolist(), strict=True)),
-        counts=dict(zip(names, counts.tolist(), strict=True)),
-        bias=dict(zip(names, (given / counts.double()).tolist(), strict=True)),
-        absent=tuple(sorted(set(range(num_classes or 0)) - set(names))),
-    )
+    absent = _missing(truth, num_classes, "Labels must be class numbers", "classes")
+    accuracy, counts = _accuracies(guess == truth, truth)
+    bias = {value: int((guess == value).sum()) / count for value, count in counts.items()}
+    return PerClass(accuracy, counts, bias, absent)
 
 
 @dataclass(frozen=True)
-class GroupAccuracy:
+class GroupAccuracy(_Accuracies):
     """Hits by group, in ascending order of the groups that have rows.
 
     `counts` is how many rows a group has, `accuracy` the share of them that is predicted right, 0 to 1.
     `empty` are the groups asked for that have no row; they stand nowhere else.
     """
 
-    accuracy: dict[int, float]
-    counts: dict[int, int]
     empty: tuple[int, ...] = ()
 
     @property
     def worst_group(self) -> int:
         """The group of lowest accuracy; of several the smallest."""
         return min(self.accuracy, key=self.accuracy.__getitem__)
-
-    @property
-    def worst(self) -> float:
-        """The lowest accuracy of a group."""
-        return self.accuracy[self.worst_group]
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over the groups, each counted once."""
-        return float(np.mean(list(self.accuracy.values())))
 
     @property
     def average(self) -> float:
@@ -177,30 +152,34 @@ def group_accuracy(predicted: Any, labels: Any, groups: Any, num_groups: int | N
     >>> found.accuracy, found.worst_group, found.mean, found.average, found.empty
     ({0: 1.0, 1: 0.0, 2: 1.0}, 1, 0.6666666666666666, 0.75, (3,))
     """
-    guess, truth, group = label_vector(predicted), label_vector(labels), label_vector(groups)
-    if not len(guess) == len(truth) == len(group):
-        raise UsageError(
-            f"Predictions, labels and groups must have the same length, but got {len(guess)}, {len(truth)} "
-            f"and {len(group)}; give one of each a row."
-        )
-    guess, truth, group = guess.cpu(), truth.cpu(), group.cpu()
-    known = (truth != -1) & (group != -1)
-    hits, group = (guess == truth)[known], group[known]
+    table = label_table("Predictions, labels and groups", predicted, labels, groups)
+    guess, truth, group = table[(table[:, 1:] != -1).all(1)].unbind(1)
     if not len(group):
         raise DataError(
             "No row has both a label and a group, so every group is empty; accuracy by group needs 1 such "
             "row."
         )
-    if num_groups is not None and (group.min() < 0 or group.max() >= num_groups):
-        raise UsageError(
-            f"Groups must be numbers from 0 to {num_groups - 1}, but got {int(group.min())} to "
-            f"{int(group.max())}; give the number of groups there are."
-        )
-    values, numbers, counts = torch.unique(group, return_inverse=True, return_counts=True)
-    right = torch.bincount(numbers[hits], minlength=len(values))
-    names = values.tolist()
-    return GroupAccuracy(
-        accuracy=dict(zip(names, (right / counts.double()).tolist(), strict=True)),
-        counts=dict(zip(names, counts.tolist(), strict=True)),
-        empty=tuple(sorted(set(range(num_groups or 0)) - set(names))),
+    empty = _missing(group, num_groups, "Groups must be numbers", "groups")
+    return GroupAccuracy(*_accuracies(guess == truth, group), empty)
+
+
+def _accuracies(right: Tensor, values: Tensor) -> tuple[dict[int, float], dict[int, int]]:
+    """The share of rows that are right, and the number of rows, for each value that occurs, ascending."""
+    names, numbers, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    shares = torch.bincount(numbers[right], minlength=len(names)) / counts.double()
+    return (
+        dict(zip(names.tolist(), shares.tolist(), strict=True)),
+        dict(zip(names.tolist(), counts.tolist(), strict=True)),
     )
+
+
+def _missing(values: Tensor, count: int | None, must_be: str, what: str) -> tuple[int, ...]:
+    """The numbers below `count` that do not occur; UsageError for a value that is not below it."""
+    if count is None:
+        return ()
+    if values.min() < 0 or values.max() >= count:
+        raise UsageError(
+            f"{must_be} from 0 to {count - 1}, but got {int(values.min())} to {int(values.max())}; give the "
+            f"number of {what} there are."
+        )
+    return tuple(sorted(set(range(count)) - set(values.tolist())))

@@ -1,7 +1,7 @@
 """The linear probe: logistic regression on frozen features, its penalty chosen on held-out rows."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from typing import Literal, final, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from fullrank.errors import UsageError
 from fullrank.probes.design import Design
 from fullrank.probes.logistic import LogisticFit, check_positive, minimise, warn_unless_converged
-from fullrank.probes.probe import Probe
+from fullrank.probes.probe import Probe, rows_by_value, shuffled
 
 Treatment = Literal["raw", "l2", "standardised"]
 
@@ -79,28 +79,30 @@ class LinearProbe(Probe):
 
     def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
         features = self._prepare(features)
-        held = _held_out_rows(targets, num_classes, self.seed)
-        kept = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
-        kept[held] = False
+        held_out = _held_out_rows(targets, self.seed)
+        rest = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+        rest[held_out] = False
         self.held_out, self.penalty, start = {}, self.penalties[0], None
-        best = (-1.0, -math.inf)
         fits: list[LogisticFit] = []
-        if len(held):
-            part = self._design(features[kept])
-            fits = minimise(part, targets[kept], num_classes, self.penalties, self.tol)
-            asked = features[held].double()
-            for penalty, fit in zip(self.penalties, fits, strict=True):
-                logits = asked @ fit.weight.T + fit.bias
-                accuracy = float((logits.argmax(1) == targets[held]).double().mean())
-                loss = float(cross_entropy(logits, targets[held]))
-                self.held_out[penalty] = accuracy
-                if (accuracy, -loss) > best:
-                    best, self.penalty, start = (accuracy, -loss), penalty, fit
-            del part, asked  # large sets are large
+        if len(held_out):
+            design = self._design(features[rest])
+            fits = minimise(design, targets[rest], num_classes, self.penalties, self.tol)
+            del design  # large sets are large
+            start = self._choose(fits, features[held_out].double(), targets[held_out])
         design = self._design(features)
         (final_fit,) = minimise(design, targets, num_classes, [self.penalty], self.tol, start)
         warn_unless_converged([*fits, final_fit], self.tol, stacklevel=4)
         self.weight, self.bias = final_fit.weight, final_fit.bias
+
+    def _choose(self, fits: Sequence[LogisticFit], features: Tensor, targets: Tensor) -> LogisticFit:
+        """The fit that reads held-out rows best, of equals the first; sets `penalty` and `held_out`."""
+        ranks = {}
+        for penalty, fit in zip(self.penalties, fits, strict=True):
+            logits = features @ fit.weight.T + fit.bias
+            self.held_out[penalty] = float((logits.argmax(1) == targets).double().mean())
+            ranks[penalty] = self.held_out[penalty], -float(cross_entropy(logits, targets))
+        self.penalty = max(ranks, key=ranks.__getitem__)
+        return fits[self.penalties.index(self.penalty)]
 
     def _decide(self, features: Tensor) -> Tensor:
         # A part at a time, so that they are not all held in float64.
@@ -118,12 +120,40 @@ class LinearProbe(Probe):
         return Design.of(features, standardise=self.features == "standardised", tol=self.tol)
 
 
-def _held_out_rows(targets: Tensor, num_classes: int, seed: int) -> Tensor:
+def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
+    r"""The same probe, whose predictions are taken among `classes` alone; nothing is fitted anew.
+
+    .. math:: \hat y(x) = \arg\max_{c \in C} (w_c^\top x + b_c)
+
+    So a test set of 200 of the 1000 classes is scored without asking which of the others an image may be.
+    Raises UsageError where `classes` is empty or the probe has not learnt one of them.
+
+    >>> x, y = torch.eye(3).repeat(5, 1), torch.arange(3).repeat(5)
+    >>> among(LinearProbe([1e-3]).fit(x, y), {1, 2}).predict([[1.0, 0.2, 0.1], [0.0, 0.1, 0.9]])
+    tensor([1, 2])
+
+    Source: Hendrycks et al. on ImageNet-A (arXiv 1907.07174) and ImageNet-R (arXiv 2006.16241), whose code
+    keeps the logits of the 200 classes.
+    """
+    learnt = set(probe.classes.tolist())
+    if unknown := sorted(set(classes) - learnt):
+        raise UsageError(
+            f"A probe chooses among classes that it has learnt, but {len(unknown)} of {len(classes)} are "
+            f"unknown to it, the first is {unknown[0]}; name some of its {len(learnt)}."
+        )
+    if not classes:
+        raise UsageError(f"A probe needs a class to choose, but got none; name some of its {len(learnt)}.")
+    rows = torch.isin(probe.classes, torch.tensor(sorted(classes), device=probe.classes.device))
+    narrowed = copy(probe)
+    narrowed.classes, narrowed.weight, narrowed.bias = (
+        part[rows] for part in (probe.classes, probe.weight, probe.bias)
+    )
+    return narrowed
+
+
+def _held_out_rows(targets: Tensor, seed: int) -> Tensor:
     """Row numbers of a fifth of each class, at least one row of every class that has two."""
-    generator = torch.Generator().manual_seed(seed)
-    held = []
-    for number in range(num_classes):
-        members = (targets == number).nonzero()[:, 0]
-        shuffled = members[torch.randperm(len(members), generator=generator).to(members.device)]
-        held.append(shuffled[: max(1, round(HELD_OUT * len(members))) if len(members) > 1 else 0])
-    return torch.cat(held)
+    members = shuffled(rows_by_value(targets), torch.Generator().manual_seed(seed))
+    return torch.cat(
+        [rows[: max(1, round(HELD_OUT * len(rows))) if len(rows) > 1 else 0] for rows in members]
+    )

@@ -4,20 +4,20 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.probes.descent import MOST_COEFFICIENTS, Problem, Reached, descend, side_by_side
+from fullrank.probes.descent import MOST_COEFFICIENTS, Problem, Reached, descend, run_together
 from fullrank.probes.design import Design
 from fullrank.probes.probe import feature_matrix
 
-# Multiplications of one step (N D K) from which more threads are used: 2**25 take one core some 10 ms. On two
-# busy cores, two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
+# Multiplications of one step (N D K), some 10 ms, from which more threads are used. On two busy cores, two
+# threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
-# How small a gradient passes in float32 are asked for; their rounding shows below a tenth of it.
+# The gradient that passes in float32 go down to; their rounding shows below a tenth of it.
 _NEAR = 2e-7
 
 
@@ -92,55 +92,37 @@ def minimise(
     tol: float,
     start: LogisticFit | None = None,
 ) -> list[LogisticFit]:
-    """Solve for every penalty in the design's coordinates, all in one pass over the features at a time.
+    """Solve for every penalty, all in one pass over the features at a time: cheaper than a pass for each.
 
-    Of a large set the passes are in float32 until the gradient is near `tol`, and then in float64.
-    Each descent says at which coefficients it wants to know the loss; those of all are computed together, in
-    one pass over the features, which costs less than as many of one. With each whitening a descent moves
-    to the solution of the next larger penalty, if that is known by then and better than where it stands.
-    Where the coefficients of all penalties are too many to be held, some are solved after the others.
+    Of a large set the passes are in float32 until the gradient is near `tol`. With each whitening a descent
+    moves to the solution of the next larger penalty, if that is known by then and better. Where the
+    coefficients of all penalties are too many to be held, some are solved after the others.
     """
     channels = design.channels
     coefficients = design.mean.new_zeros(num_classes, len(channels))
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
-    phases = [_Phase(Problem(design, targets), tol)]
+    phases: list[tuple[Problem, float, dict[float, Tensor]]] = [(Problem(design, targets), tol, {})]
     if channels.dtype == torch.float32 and not _is_coarse(channels):
-        phases.insert(0, _Phase(Problem(design, targets, torch.float32), max(tol / 2, _NEAR)))
+        phases.insert(0, (Problem(design, targets, torch.float32), max(tol / 2, _NEAR), {}))
     together = max(1, MOST_COEFFICIENTS // coefficients.numel())
-    found: list[Reached] = []
+    solutions: list[Reached] = []
     for first in range(0, len(penalties), together):
         some = penalties[first : first + together]
-        at = [Reached(coefficients, math.inf, 0)] * len(some)
+        ends = [Reached(coefficients, math.inf, 0)] * len(some)
         with _threads(channels.numel() * num_classes * len(some)):
-            for phase in phases:
-                at = phase.run(some, at)
-        found += at
+            for problem, goal, reached in phases:
+                starts = list(zip(some, ends, strict=True))
+                descents = [descend(problem, p, goal, at.coefficients, reached) for p, at in starts]
+                ends = [
+                    replace(end, iterations=at.iterations + end.iterations)
+                    for end, (_, at) in zip(run_together(problem, some, descents), starts, strict=True)
+                ]
+        solutions += ends
     return [
         LogisticFit(*design.outward(each.coefficients), each.gradient, each.iterations, each.gradient <= tol)
-        for each in found
+        for each in solutions
     ]
-
-
-@dataclass(frozen=True)
-class _Phase:
-    """Descents of one precision, down to a gradient; `reached` holds what it found, by penalty."""
-
-    problem: Problem
-    tol: float
-    reached: dict[float, Tensor] = field(default_factory=dict)
-
-    def run(self, penalties: Sequence[float], at: Sequence[Reached]) -> list[Reached]:
-        """Where the descents for these penalties end that begin at these places."""
-        descents = [
-            descend(self.problem, penalty, self.tol, each.coefficients, self.reached)
-            for penalty, each in zip(penalties, at, strict=True)
-        ]
-        ends = side_by_side(self.problem, penalties, descents)
-        return [
-            replace(end, iterations=each.iterations + end.iterations)
-            for end, each in zip(ends, at, strict=True)
-        ]
 
 
 def _is_coarse(channels: Tensor) -> bool:

@@ -63,8 +63,8 @@ class NearestProbe(Probe):
         numbers = best.long()
         for start in range(0, len(self._directions), _ROWS):
             tile = queries @ self._directions[start : start + _ROWS].T
-            values, found = tile.topk(min(self.k, tile.shape[1]))
-            best, numbers = torch.cat([best, values], 1), torch.cat([numbers, found + start], 1)
+            values, rows = tile.topk(min(self.k, tile.shape[1]))
+            best, numbers = torch.cat([best, values], 1), torch.cat([numbers, rows + start], 1)
             best, order = best.topk(min(self.k, best.shape[1]))
             numbers = numbers.gather(1, order)
         return best, numbers

@@ -1,6 +1,7 @@
 """What every probe does: check features and labels, learn from them, predict labels, count the hits."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -35,11 +36,7 @@ class Probe(ABC):
         """Learn from features (N, D) and labels (N,); rows labelled -1 are left out."""
         features, labels = labelled_rows(features, labels)
         classes, targets = torch.unique(labels, return_inverse=True)
-        if len(classes) < 2:
-            raise DataError(
-                f"A probe needs labels of at least 2 classes, but got {len(classes)} in {len(labels)} "
-                "labelled rows; give it labelled rows of more classes."
-            )
+        check_classes(classes, len(labels), "A probe")
         self._learn(features, targets, len(classes))
         self.classes, self._width = classes, features.shape[1]
         return self
@@ -94,6 +91,18 @@ def label_vector(labels: Any) -> Tensor:
     return vector.long()
 
 
+def label_table(names: str, *columns: Any) -> Tensor:
+    """Columns of whole numbers side by side (N, C), on the CPU; UsageError unless they are of one length."""
+    vectors = [label_vector(column).cpu() for column in columns]
+    lengths = [str(len(vector)) for vector in vectors]
+    if len(set(lengths)) > 1:
+        raise UsageError(
+            f"{names} must have the same length, but got {', '.join(lengths[:-1])} and {lengths[-1]}; give "
+            "one of each a row."
+        )
+    return torch.stack(vectors, 1)
+
+
 def feature_matrix(features: Any) -> Tensor:
     """Features as a finite tensor (N, D); raises UsageError for another shape, DataError for NaN or inf."""
     matrix = _tensor(features)
@@ -113,6 +122,25 @@ def feature_matrix(features: Any) -> Tensor:
             "the layer that diverged."
         )
     return matrix
+
+
+def check_classes(classes: Sequence[int] | Tensor, rows: int, what: str) -> None:
+    """Raise DataError where the labelled rows are of fewer than two classes."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{what} needs labels of at least 2 classes, but got {len(classes)} in {rows} labelled rows; "
+            "give it labelled rows of more classes."
+        )
+
+
+def rows_by_value(labels: Tensor) -> list[Tensor]:
+    """The row numbers of each value of labels (N,), values and rows ascending."""
+    return [(labels == value).nonzero()[:, 0] for value in torch.unique(labels)]
+
+
+def shuffled(members: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Each of some lists of row numbers, in an order drawn now."""
+    return [rows[torch.randperm(len(rows), generator=generator).to(rows.device)] for rows in members]
 
 
 def _tensor(values: Any) -> Tensor:

@@ -61,8 +61,8 @@ def retrieval(
     DataError for features that are not finite or where no query has anything to find.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.3, 1.0]])
-    >>> found = retrieval(x, torch.tensor([0, 0, 1, 0]), ks=(1, 2))
-    >>> found.recall, found.queries, found.left_out
+    >>> result = retrieval(x, torch.tensor([0, 0, 1, 0]), ks=(1, 2))
+    >>> result.recall, result.queries, result.left_out
     ({1: 0.666..., 2: 1.0}, 3, 1)
 
     Source: recall at k of Song et al. 2016 (arXiv 1511.06452).
@@ -72,8 +72,8 @@ def retrieval(
             f"Recall needs one k or more, each 1 or more, but got {list(ks)}; the usual are 1, 5, 10."
         )
     if (gallery is None) != (gallery_labels is None):
-        given, lacking = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
-        raise UsageError(f"Retrieval got {given} but no {lacking}; give both, or neither.")
+        one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
+        raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
     features, labels = labelled_rows(features, labels)
     queries = directions(features)
     if gallery is None:
@@ -86,28 +86,28 @@ def retrieval(
                 "features of the same place."
             )
         rows, row_labels = directions(gallery).to(queries.device), row_labels.to(queries.device)
-    wanted = _count(labels, row_labels) - (1 if gallery is None else 0)
-    asked = (wanted > 0).nonzero()[:, 0]
-    if not len(asked):
+    relevant_rows = _count(labels, row_labels) - (1 if gallery is None else 0)
+    answerable = (relevant_rows > 0).nonzero()[:, 0]
+    if not len(answerable):
         raise DataError(
             f"None of {len(labels)} labelled rows has a row of its label to find among {len(row_labels)}; "
             "give at least 2 rows of one label, or a gallery of the same labels."
         )
     first, precision = [], []
-    for tile in torch.split(asked, max(1, _TILE // len(rows))):
+    for tile in torch.split(answerable, max(1, _TILE // len(rows))):
         similarities = (queries[tile] @ rows.T).mul_(_STEPS).round_()
         relevant = labels[tile, None] == row_labels
         if gallery is None:
             similarities.scatter_(1, tile[:, None], -torch.inf)  # the query itself, behind all that counts
-        ranks = _ranks(similarities, relevant, int(wanted[tile].max()))
+        ranks = _ranks(similarities, relevant, int(relevant_rows[tile].max()))
         first.append(ranks[:, 0])
-        precision.append(_average_precision(ranks, wanted[tile]))
+        precision.append(_average_precision(ranks, relevant_rows[tile]))
     nearest = torch.cat(first)
     return Retrieval(
         recall={k: float((nearest <= k).double().mean()) for k in ks},
         mean_average_precision=float(torch.cat(precision).mean()),
-        queries=len(asked),
-        left_out=len(labels) - len(asked),
+        queries=len(answerable),
+        left_out=len(labels) - len(answerable),
     )
 
 
@@ -118,19 +118,16 @@ def _count(labels: Tensor, among: Tensor) -> Tensor:
 
 
 def _ranks(similarities: Tensor, relevant: Tensor, most: int) -> Tensor:
-    """The ranks (B, most) of each query's relevant rows, ascending, behind all others that are as similar.
-
-    Shapes: similarities (B, M), -inf where a row does not count, and `relevant` the same, at most `most` of
-    those that count true; what follows the ranks of a query with fewer means nothing.
-    """
-    found = similarities.masked_fill(~relevant, -torch.inf).topk(most).values
+    """The ranks (B, most) of each query's relevant rows, ascending, behind all others that are as similar."""
+    # Rows at -inf do not count; what follows the ranks of a query with fewer relevant rows means nothing.
+    own = similarities.masked_fill(~relevant, -torch.inf).topk(most).values
     others = similarities.masked_fill(relevant, -torch.inf).sort().values
-    ahead = others.shape[1] - torch.searchsorted(others, found)
-    return ahead + torch.arange(1, most + 1, device=ahead.device)
+    before = others.shape[1] - torch.searchsorted(others, own)
+    return before + torch.arange(1, most + 1, device=before.device)
 
 
-def _average_precision(ranks: Tensor, wanted: Tensor) -> Tensor:
-    """The mean precision (B,), float64, at the first `wanted` (B,) of the ascending `ranks` (B, most)."""
+def _average_precision(ranks: Tensor, relevant: Tensor) -> Tensor:
+    """The mean precision (B,), float64, at the first `relevant` (B,) of the ascending `ranks` (B, most)."""
     order = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
     precision = order.double() / ranks
-    return torch.where(order <= wanted[:, None], precision, 0.0).sum(1) / wanted
+    return torch.where(order <= relevant[:, None], precision, 0.0).sum(1) / relevant

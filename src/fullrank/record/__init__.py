@@ -1,5 +1,6 @@
 """Records: what a command leaves behind, and how a record is made."""
 
+from fullrank.record.result import Result as Result
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,
     SCHEMA as SCHEMA,

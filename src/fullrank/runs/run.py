@@ -13,21 +13,19 @@ from fullrank.door import import_modules
 from fullrank.encoders import Encoder, encoder as build_encoder, without_download
 from fullrank.errors import DataError
 from fullrank.heads import Head, head as build_head
-from fullrank.record import RECORD_FILE, Record
+from fullrank.record import RECORD_FILE, Record, Result
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its folder, its recipe, the trained parts in eval mode, and its record."""
+class Run(Result):
+    """A finished run: its folder, its record, its recipe, and the trained parts in eval mode."""
 
-    path: Path
     recipe: Recipe
     encoder: Encoder
     head: Head
-    record: Record
 
     def fresh_head(self) -> Head:
         """A new head of the same spec, untrained."""
@@ -75,4 +73,4 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
             f"The weights in {folder} cannot be read ({reason}); remove {RECORD_FILE} there and "
             "resume the run."
         ) from None
-    return Run(folder, recipe, encoder.eval(), head.eval(), record)
+    return Run(folder, record, recipe, encoder.eval(), head.eval())

@@ -1,7 +1,6 @@
-"""Several heads, several seeds, everything else alike: one table with paired intervals."""
+"""Several heads, several seeds, everything else kept fixed: one table with paired intervals."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,24 +9,20 @@ from fullrank.door import import_modules
 from fullrank.errors import UsageError
 from fullrank.files import write_whole
 from fullrank.heads import HEADS
-from fullrank.record import RECORD_FILE, Published, Record
+from fullrank.record import RECORD_FILE, Published, Record, Result
 from fullrank.record.comparisons import compare_heads
 from fullrank.record.making import new_record
 from fullrank.runs.folders import check_folder, claim_folder, slug
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
-from fullrank.specs import split_specs
+from fullrank.specs import Spec, split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Result):
     """A finished study: its folder and its record; each run stands in a folder of its own below."""
-
-    path: Path
-    record: Record
 
 
 def compare(
@@ -53,16 +48,8 @@ def compare(
     """
     import_modules(imports)
     if not isinstance(overrides.get("data", ""), str | type):
-        raise UsageError(
-            "A study reads its images by the spec of a source; train and diagnose take a Dataset."
-        )
-    listed: object = heads
-    if not isinstance(listed, str | Sequence):
-        given = getattr(heads, "__name__", type(heads).__name__)
-        raise UsageError(f"heads must be a list of specs or classes, but got {given}; write heads=[{given}].")
-    specs = [HEADS.parse(head) for head in (split_specs(heads) if isinstance(heads, str) else heads)]
-    if not specs or len(set(specs)) < len(specs):
-        raise UsageError(f"--heads must name each head once, but got {', '.join(specs) or 'none at all'}.")
+        raise UsageError("A study reads images by the spec of a source; train and diagnose take a Dataset.")
+    specs = _specs(heads)
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
     plan = Recipe.resolve(recipe, {**overrides, "head": specs[0]})
@@ -82,17 +69,21 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
     runs = [PlannedRun(f"{p.head}, seed {p.seed}", p, folder / name) for name, p in plans.items()]
-    entries = finish_runs(
-        runs, workers, go_on=f"the same command with --out {folder} --resume goes on from there"
-    )
+    go_on = f"the same command with --out {folder} --resume goes on from there"
+    entries = finish_runs(runs, workers, go_on=go_on)
     entries += [entry for entry in earlier if entry.folder not in plans]
-
-    record = new_record(
-        "study",
-        plan.model_dump(mode="json"),
-        entries,
-        comparisons=compare_heads(entries),
-        published=published,
-    )
+    settings, comparisons = plan.model_dump(mode="json"), compare_heads(entries)
+    record = new_record("study", settings, entries, comparisons=comparisons, published=published)
     record.save(folder)
     return Study(folder, record)
+
+
+def _specs(heads: object) -> list[Spec]:
+    """The specs of the heads, in one text or a list of specs and classes; UsageError for none or a double."""
+    if not isinstance(heads, str | Sequence):
+        name = getattr(heads, "__name__", type(heads).__name__)
+        raise UsageError(f"heads must be a list of specs or classes, but got {name}; write heads=[{name}].")
+    specs = [HEADS.parse(head) for head in (split_specs(heads) if isinstance(heads, str) else heads)]
+    if not specs or len(set(specs)) < len(specs):
+        raise UsageError(f"--heads must name each head once, but got {', '.join(specs) or 'none at all'}.")
+    return specs

@@ -21,8 +21,9 @@ def published_heads() -> Published:
     The digits' widths stand for P1's: a head's output of 128 and DirectCLR's 360 channels of 2048.
     """
     table = cast(Table, table_named("directclr/table1"))
-    heads = {
-        str(settings["head"]): row.paper[0] for row in table.rows if (settings := table.settings(row, "mini"))
+    values = {
+        str(settings["head"]): row.paper[0]
+        for row in table.rows
+        if (settings := table.settings(row, "mini")) and row.paper[0] is not None
     }
-    values = {head: number for head, number in heads.items() if number is not None}
     return Published(caption=f"{table.source}: {table.paper}", values=values)

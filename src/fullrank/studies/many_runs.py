@@ -1,4 +1,4 @@
-"""Many runs, each in a folder of its own: finished ones are kept, and several may go side by side."""
+"""Many runs, each in a folder of its own: finished ones are kept, and several may go at a time."""
 
 import json
 import os
@@ -22,13 +22,7 @@ from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
 from fullrank.devices import flushed_denormals
 from fullrank.door import enter, passports
-from fullrank.errors import (
-    DataError,
-    FullrankError,
-    InterruptedRunError,
-    TerminatedRunError,
-    UsageError,
-)
+from fullrank.errors import DataError, FullrankError, InterruptedRunError, TerminatedRunError, UsageError
 from fullrank.evaluation.probe import probe
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
@@ -37,22 +31,22 @@ from fullrank.runs.build import IMAGE_KEYS, check_plan, load_data
 from fullrank.runs.folders import check_folder
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.runs.run import Run
-from fullrank.studies.table import Asked
+from fullrank.studies.table import ScoreKey
 from fullrank.training.session import Session
 from fullrank.training.train import carry_out, train
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a study: what the screen calls it, its recipe, its folder, and what is asked of it.
+    """A run of a study: what the screen calls it, its recipe, its folder, and the scores that it must have.
 
-    `asked` are scores beyond those that every run measures by itself.
+    `scores` are those beyond what every run measures by itself.
     """
 
     title: str
     recipe: Recipe
     folder: Path
-    asked: tuple[Asked, ...] = ()
+    scores: tuple[ScoreKey, ...] = ()
 
     @property
     def trained(self) -> bool:
@@ -60,15 +54,15 @@ class PlannedRun:
         return (self.folder / RECORD_FILE).is_file()
 
     @property
-    def unanswered(self) -> list[Asked]:
-        """What is asked of it and not in its record yet."""
-        known = {_key(score) for score in self.entry.scores}
-        return [asked for asked in self.asked if asked not in known]
+    def missing(self) -> list[ScoreKey]:
+        """The scores that it must have and that are not in its record yet."""
+        measured = {ScoreKey.of(score) for score in self.entry.scores}
+        return [key for key in self.scores if key not in measured]
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds its record, with all that is asked."""
-        return self.trained and not self.unanswered
+        """Whether the folder holds its record, with all scores."""
+        return self.trained and not self.missing
 
     @property
     def begun(self) -> bool:
@@ -80,20 +74,17 @@ class PlannedRun:
         """What its record says of it, under the name of its folder."""
         return Record.load(self.folder).runs[0].model_copy(update={"folder": self.folder.name})
 
-    def also_asked(self, asked: Sequence[Asked]) -> "PlannedRun":
-        """The run, of which these scores are asked too."""
-        return replace(self, asked=tuple(dict.fromkeys((*self.asked, *asked))))
+    def with_scores(self, scores: Sequence[ScoreKey]) -> "PlannedRun":
+        """The run, which must have these scores too."""
+        return replace(self, scores=tuple(dict.fromkeys((*self.scores, *scores))))
 
 
-def score_of(run: RunEntry, asked: Asked) -> float:
-    """The score that is asked for; DataError for one that was not measured."""
+def score_of(run: RunEntry, key: ScoreKey) -> float:
+    """One score of a run; DataError for one that was not measured."""
     for score in run.scores:
-        if _key(score) == asked:
+        if ScoreKey.of(score) == key:
             return score.value
-    raise DataError(
-        f"The record of {run.folder} has no {asked.measure!r} of {asked.label!r} at {asked.place} on "
-        f"{asked.split}; run the study again."
-    )
+    raise DataError(f"The record of {run.folder} has no {key}; run the study again.")
 
 
 def check_parts(recipes: Iterable[Recipe]) -> None:
@@ -116,8 +107,8 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     """Carry out every run that is not finished yet, and return the entries of all, in their order.
 
     A run that was cut off goes on where it stood. Several `workers`, processes that share the cores, carry
-    out as many runs at a time; what comes out depends on the threads a run has only in the last digits. Each
-    finished run is told on standard error. Raises UsageError before any training for fewer than 1 worker or
+    out as many runs at a time; results depend on the threads of a run in the last digits alone. Each finished
+    run is named on standard error. Raises UsageError before any training for fewer than 1 worker or
     a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM, after
     the runs under way are saved, InterruptedRunError or TerminatedRunError, in which `go_on` says how to
     continue.
@@ -133,10 +124,11 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
         for run in runs:
             if run not in waiting:
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
-        carried_out = (
-            _side_by_side(waiting, together, progress) if together > 1 else _alone(waiting, progress)
-        )
         try:
+            if together > 1:
+                carried_out = _in_parallel(waiting, together, progress)
+            else:
+                carried_out = _in_turn(waiting, progress)
             for run in carried_out:
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
         except (KeyboardInterrupt, InterruptedRunError) as stopped:
@@ -148,7 +140,7 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     return [run.entry for run in runs]
 
 
-def _alone(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[PlannedRun]:
+def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[PlannedRun]:
     """One run after the other in this process, each with a line that counts its steps."""
     images: tuple[dict[str, Any], tuple[ImageSet, ImageSet]] | None = None
     durations: list[float] = []
@@ -156,19 +148,19 @@ def _alone(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Planne
         doing = "probing" if run.trained else "training"
         _say(progress, f"{run.title}: {doing}{_time_left(durations, len(waiting) - number)}")
         started = time.perf_counter()
-        with _named(run):
+        with _naming(run):
             if not run.trained:
                 if images is None or images[0] != _images_of(run.recipe):
                     images = _images_of(run.recipe), load_data(run.recipe)
                 session = Session(resume=run.begun, progress=progress)
-                answer(run, carry_out(run.recipe, run.folder, *images[1], session))
+                _measure(run, carry_out(run.recipe, run.folder, *images[1], session))
             else:
-                answer(run)
+                _measure(run)
         durations.append(time.perf_counter() - started)
         yield run
 
 
-def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progress) -> Iterator[PlannedRun]:
+def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress) -> Iterator[PlannedRun]:
     """Several runs at a time, each in a process with its share of the cores."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
@@ -186,7 +178,7 @@ def _side_by_side(waiting: Sequence[PlannedRun], workers: int, progress: Progres
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 run = under_way.pop(future)
-                with _named(run):
+                with _naming(run):
                     future.result()
                 under_way |= {pool.submit(_carry_out, following): following for following in islice(left, 1)}
                 progress.advance(task)
@@ -221,7 +213,7 @@ def _carry_out(run: PlannedRun) -> None:
     before = signal.signal(signal.SIGTERM, _end_work)
     try:
         with Progress(disable=True) as silent:
-            answer(run, train(run.recipe, out=run.folder, resume=run.begun, progress=silent))
+            _measure(run, train(run.recipe, out=run.folder, resume=run.begun, progress=silent))
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -231,32 +223,28 @@ def _end_work(signum: int, frame: FrameType | None) -> None:
     raise TerminatedRunError("Stopped after training; the same command goes on from there.")
 
 
-def answer(run: PlannedRun, trained: Run | None = None) -> None:
-    """Measure what is asked of a trained run and not in its record yet, and keep it there."""
-    if not (missing := run.unanswered):
+def _measure(run: PlannedRun, trained: Run | None = None) -> None:
+    """Measure the scores that a trained run must have and its record lacks, and keep them there."""
+    if not (missing := run.missing):
         return
-    found: list[Score] = []
-    for label in dict.fromkeys(asked.label for asked in missing):
-        here = [asked for asked in missing if asked.label == label]
-        found += probe(
+    measured: list[Score] = []
+    for label in dict.fromkeys(key.label for key in missing):
+        keys = [key for key in missing if key.label == label]
+        measured += probe(
             trained or run.folder,
-            list(dict.fromkeys(asked.place for asked in here)),
+            list(dict.fromkeys(key.place for key in keys)),
             label=label,
-            measures=measures_for((asked.probe, asked.statistic) for asked in here),
-            shots=sorted({asked.shots for asked in here if asked.shots is not None}),
-            shifts=list(dict.fromkeys(asked.split for asked in here if asked.split != "test")),
+            measures=measures_for((key.probe, key.statistic) for key in keys),
+            shots=sorted({key.shots for key in keys if key.shots is not None}),
+            shifts=list(dict.fromkeys(key.split for key in keys if key.split != "test")),
         ).scores
     record = Record.load(run.folder)
-    known = {_key(score) for score in record.runs[0].scores}
-    scores = [*record.runs[0].scores, *(score for score in found if _key(score) not in known)]
-    if lacking := [asked for asked in missing if asked not in map(_key, scores)]:
-        raise UsageError(
-            f"No probe gives {lacking[0].measure!r} of {lacking[0].label!r} at {lacking[0].place} on "
-            f"{lacking[0].split}; correct the statistic that the table asks for."
-        )
-    record.model_copy(update={"runs": [record.runs[0].model_copy(update={"scores": scores})]}).save(
-        run.folder
-    )
+    (entry,) = record.runs
+    recorded = {ScoreKey.of(score) for score in entry.scores}
+    scores = [*entry.scores, *(score for score in measured if ScoreKey.of(score) not in recorded)]
+    if lacking := [key for key in missing if key not in map(ScoreKey.of, scores)]:
+        raise UsageError(f"No probe gives {lacking[0]}; correct the statistic that the table asks for.")
+    record.model_copy(update={"runs": [entry.model_copy(update={"scores": scores})]}).save(run.folder)
 
 
 def _images_of(recipe: Recipe) -> dict[str, Any]:
@@ -264,21 +252,9 @@ def _images_of(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(include=set(IMAGE_KEYS))
 
 
-def _key(score: Score) -> Asked:
-    return Asked(
-        score.place,
-        score.label,
-        score.split,
-        score.probe,
-        score.statistic,
-        score.subject,
-        score.shots,
-    )
-
-
 @contextmanager
-def _named(run: PlannedRun) -> Iterator[None]:
-    """What goes wrong meanwhile is told with the title of the run."""
+def _naming(run: PlannedRun) -> Iterator[None]:
+    """Errors of the block name the run."""
     try:
         yield
     except InterruptedRunError:

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fullrank.door import import_modules
 from fullrank.errors import DataError, UsageError
 from fullrank.progress import progress_bar
-from fullrank.record import RECORD_FILE, Record, RunEntry, TableEntry, TableRow
+from fullrank.record import RECORD_FILE, Record, Result, RunEntry, TableEntry, TableRow
 from fullrank.record.making import new_record
 from fullrank.record.scores import statistic
 from fullrank.runs.folders import slug
@@ -18,10 +20,10 @@ from fullrank.runs.recipe import Recipe
 from fullrank.statistics import live_dimensions
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs, score_of
 from fullrank.studies.table import (
-    Asked,
-    AskedRank,
+    RankKey,
     Row,
     Scale,
+    ScoreKey,
     Setting,
     Table,
     TheoremFigure,
@@ -36,13 +38,11 @@ GO_ON = "the same command goes on from there"
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """A table or figure that was measured: its name, its title, its folder and its record."""
+class Reproduction(Result):
+    """A table or figure that was measured: its folder, its record, its name and its title."""
 
     name: str
     title: str
-    path: Path
-    record: Record
 
 
 @dataclass(frozen=True)
@@ -88,40 +88,34 @@ class TablePlan:
         tune = self.table.tune
         if tune is None:
             return []
-        judged = self.table.judged(row, self.scale)
-        found = []
+        recipe = self.table.recipe_of(row, self.scale, tune.seed)
+        scores = [self.table.judged_by(row, self.scale)]
+        trials = []
         for key, values in (tune.grid | row.grid).items():
             for value in values:
-                recipe = Recipe.resolve(
-                    self.table.recipe_of(row, self.scale, tune.seed), {key: value, "held_out": tune.held_out}
-                )
-                title = f"{row.title}, trying {key}={value}"
-                found.append((key, value, PlannedRun(title, recipe, self._folder(recipe), (judged,))))
-        return found
+                keys, title = {key: value, "held_out": tune.held_out}, f"{row.title}, trying {key}={value}"
+                trials.append((key, value, self._run(title, recipe, scores, keys)))
+        return trials
 
     def _chosen(self, row: Row) -> dict[str, Setting]:
         """Of each key that is tuned the value with the best first column; of equals the first."""
-        best: dict[str, tuple[float, Setting]] = {}
+        scores: dict[str, dict[Setting, float]] = defaultdict(dict)
         for key, value, run in self._row_trials(row):
-            score = score_of(run.entry, self.table.judged(row, self.scale))
-            if key not in best or score > best[key][0]:
-                best[key] = score, value
-        return {key: value for key, (_, value) in best.items()}
+            scores[key][value] = score_of(run.entry, self.table.judged_by(row, self.scale))
+        return {key: max(by_value, key=by_value.__getitem__) for key, by_value in scores.items()}
 
     def _row_runs(self, row: Row) -> list[PlannedRun]:
         chosen = self._chosen(row)
-        asked = tuple(score for pair in self._asked(row) for score in pair if isinstance(score, Asked))
-        runs = []
-        for seed in range(self.seeds):
-            recipe = Recipe.resolve(self.table.recipe_of(row, self.scale, seed), chosen)
-            runs.append(PlannedRun(f"{row.title}, seed {seed}", recipe, self._folder(recipe), asked))
-        return runs
+        reads = self.table.reads(row, self.scale)
+        scores = [key for pair in reads for key in pair if isinstance(key, ScoreKey)]
+        recipes = [self.table.recipe_of(row, self.scale, seed) for seed in range(self.seeds)]
+        return [self._run(f"{row.title}, seed {r.seed}", r, scores, chosen) for r in recipes]
 
-    def _asked(self, row: Row) -> list[tuple[Asked | AskedRank, Asked | None]]:
-        return self.table.asked(row, self.scale)
-
-    def _folder(self, recipe: Recipe) -> Path:
-        return self.store / run_name(recipe)
+    def _run(
+        self, title: str, recipe: Recipe, scores: Sequence[ScoreKey], keys: Mapping[str, Any]
+    ) -> PlannedRun:
+        recipe = Recipe.resolve(recipe, keys)
+        return PlannedRun(title, recipe, self.store / run_name(recipe), tuple(scores))
 
     def _row_entry(self, row: Row) -> TableRow:
         runs = self._row_runs(row)
@@ -131,7 +125,9 @@ class TablePlan:
             seeds=[entry.seed for entry in entries],
             runs=[run.folder.name for run in runs],
             paper=row.paper or [None] * len(self.table.columns),
-            values=[[_value(entry, *asked) for entry in entries] for asked in self._asked(row)],
+            values=[
+                [_value(entry, *keys) for entry in entries] for keys in self.table.reads(row, self.scale)
+            ],
             x=row.x,
             expected=row.expected,
             theory=row.theory,
@@ -202,9 +198,9 @@ def rehearse(names: str | Sequence[str], *, scale: Scale = "mini") -> list[Recip
     return list(recipes.values())
 
 
-def training_minutes(found: Sequence[Reproduction]) -> tuple[int, float]:
+def training_minutes(tables: Sequence[Reproduction]) -> tuple[int, float]:
     """How many runs some tables stand on, each counted once, and the minutes that their training took."""
-    seconds = {(each.path / run.folder).resolve(): run.seconds for each in found for run in each.record.runs}
+    seconds = {(each.path / run.folder).resolve(): run.seconds for each in tables for run in each.record.runs}
     return len(seconds), sum(seconds.values()) / 60
 
 
@@ -216,17 +212,18 @@ def run_name(recipe: Recipe) -> str:
     >>> run_name(Recipe.resolve("digits", {"head": "mlp:48", "seed": 3}))
     'digits-mlp-48-2ea7a0d9-seed3'
     """
-    told = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+    keys = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
+    digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug(recipe.data)}-{slug(recipe.head)}-{digest}-seed{recipe.seed}"
 
 
 def _each_once(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """The runs, one for each folder, which is asked for all that any of them is asked."""
-    found: dict[Path, PlannedRun] = {}
+    """The runs, one for each folder, with the scores that any of them must have."""
+    by_folder: dict[Path, PlannedRun] = {}
     for run in runs:
-        found[run.folder] = run.also_asked(found[run.folder].asked) if run.folder in found else run
-    return list(found.values())
+        earlier = by_folder.get(run.folder, run)
+        by_folder[run.folder] = run.with_scores(earlier.scores)
+    return list(by_folder.values())
 
 
 def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
@@ -241,7 +238,7 @@ def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
     )
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder)
-    return Reproduction(plan.name, table.title, folder, record)
+    return Reproduction(folder, record, plan.name, table.title)
 
 
 def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Reproduction:
@@ -250,37 +247,32 @@ def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Repr
     theorem = theorem_named(figure.theorem, full=full, **settings)
     wanted = {"theorem": figure.theorem, **theorem.model_dump(mode="json")}
     if (folder / RECORD_FILE).is_file() and (record := Record.load(folder)).recipe == wanted:
-        return Reproduction(name, figure.title, folder, record)
+        return Reproduction(folder, record, name, figure.title)
     with progress_bar() as progress:
         run = run_theorem(figure.theorem, full=full, out=folder, progress=progress, **settings)
-    return Reproduction(name, figure.title, run.path, run.record)
+    return Reproduction(run.path, run.record, name, figure.title)
 
 
 def _measured_on(recipes: Sequence[Recipe]) -> str:
     """Data, encoder and epochs of some recipes, in a few words; many are counted and not named."""
-    kinds: dict[str, list[str]] = {
-        "data sets": list(dict.fromkeys(recipe.data for recipe in recipes)),
-        "encoders": list(dict.fromkeys(recipe.encoder for recipe in recipes)),
-        "lengths of training": list(dict.fromkeys(f"{recipe.epochs} epochs" for recipe in recipes)),
+    kinds: dict[str, dict[str, None]] = {
+        "data sets": dict.fromkeys(recipe.data for recipe in recipes),
+        "encoders": dict.fromkeys(recipe.encoder for recipe in recipes),
+        "lengths of training": dict.fromkeys(f"{recipe.epochs} epochs" for recipe in recipes),
     }
     return ", ".join(
         " or ".join(values) if len(values) < 3 else f"{len(values)} {what}" for what, values in kinds.items()
     )
 
 
-def _value(run: RunEntry, asked: Asked | AskedRank, minus: Asked | None) -> float:
+def _value(run: RunEntry, key: ScoreKey | RankKey, minus: ScoreKey | None) -> float:
     """The number that a column reads from a run; what is in points is times 100."""
-    if isinstance(asked, AskedRank):
-        return _rank(run, asked)
-    value = score_of(run, asked) - (0.0 if minus is None else score_of(run, minus))
-    return 100 * value if statistic(asked.probe, asked.statistic).unit == "points" else value
-
-
-def _rank(run: RunEntry, asked: AskedRank) -> float:
-    """The number of the spectrum that a column reads from a run."""
-    if asked.place not in run.spectrum:
-        raise DataError(f"{run.folder} has no spectrum at {asked.place}; remove its folder and run it again.")
-    spectrum = run.spectrum[asked.place]
-    if asked.quantity == "effective rank":
+    if isinstance(key, ScoreKey):
+        value = score_of(run, key) - (0.0 if minus is None else score_of(run, minus))
+        return 100 * value if statistic(key.probe, key.statistic).unit == "points" else value
+    if key.place not in run.spectrum:
+        raise DataError(f"{run.folder} has no spectrum at {key.place}; remove its folder and run it again.")
+    spectrum = run.spectrum[key.place]
+    if key.quantity == "effective rank":
         return spectrum.effective_rank
     return float(live_dimensions(spectrum.singular_values))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
+from fullrank.record import Score
 from fullrank.record.scores import ACCURACY, Probe, Statistic, statistic
 from fullrank.runs.recipe import Recipe
 
@@ -19,7 +20,7 @@ RankQuantity = Literal["effective rank", "dimensions"]
 _TABLES = files(__package__).joinpath("tables")
 
 
-class Asked(NamedTuple):
+class ScoreKey(NamedTuple):
     """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set.
 
     `probe`, `statistic` and `subject` are those of `record.scores`; `shots` is the number of training images
@@ -34,13 +35,18 @@ class Asked(NamedTuple):
     subject: str = ""
     shots: int | None = None
 
-    @property
-    def measure(self) -> str:
-        """What the score is called; UsageError for a statistic that no probe gives."""
-        return statistic(self.probe, self.statistic).title(self.subject, self.shots)
+    @classmethod
+    def of(cls, score: Score) -> "ScoreKey":
+        """That of a score in a record."""
+        return cls(*(getattr(score, name) for name in cls._fields))
+
+    def __str__(self) -> str:
+        """What the score is called, and where; UsageError for a statistic that no probe gives."""
+        measure = statistic(self.probe, self.statistic).title(self.subject, self.shots)
+        return f"{measure!r} of {self.label!r} at {self.place} on {self.split}"
 
 
-class AskedRank(NamedTuple):
+class RankKey(NamedTuple):
     """A number of the spectrum that a study reads from a run's record, of the features at a place."""
 
     place: str
@@ -71,9 +77,9 @@ class Column(_Part):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        scored = self.model_fields_set - {"title", "place", "spectrum"}
-        if self.spectrum is not None and scored:
-            raise ValueError(f"{self.title}: a number of the spectrum has no {', '.join(sorted(scored))}")
+        of_score = self.model_fields_set - {"title", "place", "spectrum"}
+        if self.spectrum is not None and of_score:
+            raise ValueError(f"{self.title}: a number of the spectrum has no {', '.join(sorted(of_score))}")
         if not self.kinds:
             raise ValueError(f"{self.title}: probe and statistic have no scale in common")
         for kind in self.kinds:
@@ -86,8 +92,8 @@ class Column(_Part):
     @property
     def kinds(self) -> list[Statistic]:
         """The statistic that it shows, at each scale where probe or statistic are given by scale."""
-        by_scale = [given for given in (self.probe, self.statistic) if isinstance(given, dict)]
-        scales: list[Scale] = [scale for scale in SCALES if all(scale in given for given in by_scale)]
+        by_scale = [value for value in (self.probe, self.statistic) if isinstance(value, dict)]
+        scales: list[Scale] = [scale for scale in SCALES if all(scale in value for value in by_scale)]
         return [statistic(at_scale(self.probe, scale), at_scale(self.statistic, scale)) for scale in scales]
 
     @property
@@ -159,10 +165,10 @@ class Table(_Part):
 
     def settings(self, row: Row, scale: Scale) -> dict[str, Setting] | None:
         """The keys of the recipe that a row replaces at a scale; None where it has no place there."""
-        given = {**self.base, **row.set}
-        if any(isinstance(value, dict) and scale not in value for value in given.values()):
+        settings = {**self.base, **row.set}
+        if any(isinstance(value, dict) and scale not in value for value in settings.values()):
             return None
-        return {key: at_scale(value, scale) for key, value in given.items()}
+        return {key: at_scale(value, scale) for key, value in settings.items()}
 
     @property
     def scales(self) -> list[Scale]:
@@ -177,34 +183,33 @@ class Table(_Part):
         """The recipe of a row at a scale, for a seed."""
         return Recipe.resolve(self.recipe[scale], {**(self.settings(row, scale) or {}), "seed": seed})
 
-    def asked(self, row: Row, scale: Scale) -> list[tuple[Asked | AskedRank, Asked | None]]:
+    def reads(self, row: Row, scale: Scale) -> list[tuple[ScoreKey | RankKey, ScoreKey | None]]:
         """What each column reads of a row's runs, and the score that is subtracted from it, if any."""
-        found: list[tuple[Asked | AskedRank, Asked | None]] = []
+        keys: list[tuple[ScoreKey | RankKey, ScoreKey | None]] = []
         for column in self.columns:
-            place = at_scale(
-                row.place if row.place is not None and column.place == "h" else column.place, scale
-            )
+            place = at_scale(row.place if row.place and column.place == "h" else column.place, scale)
             if column.spectrum is not None:
-                found.append((AskedRank(place, column.spectrum), None))
+                keys.append((RankKey(place, column.spectrum), None))
                 continue
-            score = Asked(
+            split = at_scale(column.split, scale)
+            score = ScoreKey(
                 place=place,
                 label=at_scale(row.label or column.label, scale),
-                split=_canonical(at_scale(column.split, scale)),
+                split=split if split == "test" else str(SOURCES.parse(split)),
                 probe=at_scale(column.probe, scale),
                 statistic=at_scale(column.statistic, scale),
                 subject=column.subject,
                 shots=column.shots,
             )
-            found.append((score, None if column.minus is None else score._replace(place=column.minus)))
-        return found
+            keys.append((score, None if column.minus is None else score._replace(place=column.minus)))
+        return keys
 
-    def judged(self, row: Row, scale: Scale) -> Asked:
+    def judged_by(self, row: Row, scale: Scale) -> ScoreKey:
         """The score of the first column, by which settings are chosen."""
-        first, _ = self.asked(row, scale)[0]
-        if not isinstance(first, Asked):
+        key, _ = self.reads(row, scale)[0]
+        if not isinstance(key, ScoreKey):
             raise UsageError(f"{self.columns[0].title} is no score, so no settings can be chosen by it.")
-        return first
+        return key
 
 
 class TheoremFigure(_Part):
@@ -224,11 +229,6 @@ class TheoremFigure(_Part):
         return list(self.settings)
 
 
-def _canonical(split: str) -> str:
-    """The split as scores name it: "test", or the canonical spec of a shifted set."""
-    return split if split == "test" else str(SOURCES.parse(split))
-
-
 def at_scale(value: Any, scale: Scale) -> Any:
     """The value, or where it is given by scale, that of the scale."""
     return value[scale] if isinstance(value, dict) else value
@@ -236,10 +236,9 @@ def at_scale(value: Any, scale: Scale) -> Any:
 
 def known_scale(name: str) -> Scale:
     """A scale by its name; UsageError for a name that is none."""
-    for scale in SCALES:
-        if scale == name:
-            return scale
-    raise unknown_name("scale", name, SCALES, f"there are {', '.join(SCALES)}")
+    if name not in SCALES:
+        raise unknown_name("scale", name, SCALES, f"there are {', '.join(SCALES)}")
+    return SCALES[SCALES.index(name)]
 
 
 def table_names() -> list[str]:
@@ -262,29 +261,19 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
     >>> list(chosen_tables("directclr/table1", "mini"))
     ['directclr/table1']
     """
-    known = table_names()
+    papers = {name: name.split("/")[0] for name in table_names()}
     chosen: dict[str, Table | TheoremFigure] = {}
     for name in [names] if isinstance(names, str) else names:
-        if name in known:
-            table = table_named(name)
-            if scale not in table.scales:
-                raise UsageError(
-                    f"{name} is not described at the scale {scale}; give --scale {' or '.join(table.scales)}."
-                )
-            chosen[name] = table
-            continue
-        group = {each: table_named(each) for each in known if name in ("all", each.split("/")[0])}
-        if not group:
-            papers = sorted({each.split("/")[0] for each in known})
-            raise unknown_name(
-                "table", name, [*known, *papers], "`fullrank list tables` shows all, and all is every one"
-            )
-        described = {each: table for each, table in group.items() if scale in table.scales}
+        tables = {each: table_named(each) for each in papers if name in (each, papers[each], "all")}
+        if not tables:
+            shipped = [*papers, *sorted(set(papers.values()))]
+            remedy = "`fullrank list tables` shows all, and all is every one"
+            raise unknown_name("table", name, shipped, remedy)
+        described = {each: table for each, table in tables.items() if scale in table.scales}
         if not described:
-            scales = [each for each in SCALES if any(each in table.scales for table in group.values())]
-            raise UsageError(
-                f"No table of {name} is described at the scale {scale}; give --scale {' or '.join(scales)}."
-            )
+            scales = [each for each in SCALES if any(each in table.scales for table in tables.values())]
+            what = f"{name} is not" if name in papers else f"No table of {name} is"
+            raise UsageError(f"{what} described at the scale {scale}; give --scale {' or '.join(scales)}.")
         chosen |= described
     return chosen
 
@@ -294,16 +283,10 @@ def table_named(name: str) -> Table | TheoremFigure:
 
     A file that says `like: NAME` has the keys of that table where it has none of its own.
     """
-    content = _described(name)
+    content = _content(name)
     return TheoremFigure(**content) if "theorem" in content else Table(**content)
 
 
-def _described(name: str) -> dict[str, Any]:
-    content = _read(name)
-    return _described(content.pop("like")) | content if "like" in content else content
-
-
-def _read(name: str) -> dict[str, Any]:
-    paper, _, file = name.partition("/")
-    content: dict[str, Any] = yaml.safe_load(_TABLES.joinpath(paper, f"{file}.yaml").read_text())
-    return content
+def _content(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(_TABLES.joinpath(f"{name}.yaml").read_text())
+    return _content(content.pop("like")) | content if "like" in content else content

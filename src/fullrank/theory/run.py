@@ -1,6 +1,5 @@
 """A theorem with settings, predicted and simulated, as a record and its arrays. Torch-free."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,14 @@ from rich.progress import Progress
 
 from fullrank.errors import DataError
 from fullrank.files import result_folder, save_arrays
-from fullrank.record import Record, TheoryEntry
+from fullrank.record import Result, TheoryEntry
 from fullrank.record.making import machine_of_numpy, new_record
 from fullrank.theory import THEOREMS, Outcome, SteppedTheorem, theorem_named
 from fullrank.theory.common.flow import Array
 
 
-@dataclass(frozen=True)
-class TheoryRun:
+class TheoryRun(Result):
     """A theorem that was run: its folder and its record."""
-
-    path: Path
-    record: Record
 
     @property
     def entry(self) -> TheoryEntry:

@@ -21,6 +21,7 @@ from fullrank.devices import accelerator, flushed_denormals, has_room
 from fullrank.door import import_modules
 from fullrank.errors import FullrankError, UsageError
 from fullrank.evaluation.evaluate import evaluate, help_evaluate
+from fullrank.evaluation.scores import Request
 from fullrank.files import save_arrays
 from fullrank.processes import launched_rank, own_share, process_count
 from fullrank.progress import progress_bar
@@ -138,8 +139,9 @@ def carry_out(
             module.to(accelerator())  # Lightning leaves the modules on the CPU
             share.follow_first(module)
             if writes:
+                request = Request(seed=recipe.seed)
                 evaluation = evaluate(
-                    module.encoder, module.head, train_set, test_set, seed=recipe.seed, share=share
+                    module.encoder, module.head, train_set, test_set, request=request, share=share
                 )
                 entry = results.entry_of(module, recipe, watch, len(loader), evaluation)
                 images = train_set, test_set
@@ -157,7 +159,7 @@ def carry_out(
         dist.barrier()
     if not writes:
         record = Record.load(folder)
-    return Run(folder, recipe, *results.finished_parts(module), record)
+    return Run(folder, record, recipe, *results.finished_parts(module))
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
