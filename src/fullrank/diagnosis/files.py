@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.formats import OPENERS, Matrix, read_npy
+from fullrank.diagnosis.formats import OPENERS, Matrix, map_npy, picked
 from fullrank.errors import DataError, UsageError
 
 UNLABELLED = -1
@@ -58,17 +58,10 @@ class EmbeddingFile:
         """
         if rows < 1:
             raise UsageError(f"A chunk must be of 1 row or more, but got {rows}; 65536 is the default.")
-        start = 0
-        for block in self.matrix.blocks(rows):
-            here = (self.dropped >= start) & (self.dropped < start + len(block))
-            if here.any():
-                kept = np.delete(np.arange(len(block)), self.dropped[here] - start)
-                start += len(block)
-                block = block[torch.from_numpy(kept)]
-            else:
-                start += len(block)
-            if len(block):
-                yield block
+        blocks = self.matrix.blocks(rows)
+        if len(self.dropped):
+            blocks = picked(blocks, self._kept)
+        return (block for block in blocks if len(block))
 
     def sample_rows(self, n: int, seed: int) -> np.ndarray:
         """Which rows `sample` takes, of 0 to N - 1, ascending: int64 (min(n, N),).
@@ -86,9 +79,12 @@ class EmbeddingFile:
     def sample(self, n: int, seed: int) -> Tensor:
         """`n` rows drawn by `seed`, or all if there are fewer, in order: float32 (min(n, N), D)."""
         rows = self.sample_rows(n, seed)
-        if len(self.dropped):
-            rows = np.delete(np.arange(self.matrix.shape[0]), self.dropped)[rows]
-        return self.matrix.take(rows)
+        return self.matrix.take(self._kept[rows] if len(self.dropped) else rows)
+
+    @property
+    def _kept(self) -> np.ndarray:
+        """The numbers in the file of the rows that are not dropped."""
+        return np.delete(np.arange(self.matrix.shape[0]), self.dropped)
 
 
 def open_embeddings(
@@ -220,7 +216,7 @@ def _read_labels(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"There is no file of labels {path}; check the path.")
     if path.suffix == ".npy":
-        return read_npy(path)
+        return map_npy(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

@@ -38,51 +38,32 @@ __getattr__, __dir__, __all__ = attach(
 )
 __all__ += ["CAUSES", "register_cause"]
 
-# The summary of an entry is the heading under which a report shows its findings.
 CAUSES = Registry("cause", "causes", group="fullrank.causes")
 register_cause = CAUSES.add
-for _entry in [
-    Entry(
-        "complete-collapse",
-        "fullrank.diagnosis.causes.complete_collapse:CompleteCollapse",
-        "Every input gets nearly the same features",
-        "fullrank",
-    ),
-    Entry(
-        "dead-channels",
-        "fullrank.diagnosis.causes.dead_channels:DeadChannels",
-        "Some channels never change",
-        "fullrank",
-    ),
-    Entry(
-        "mean-dominance",
-        "fullrank.diagnosis.causes.mean_dominance:MeanDominance",
-        "All features point in nearly the same direction",
-        "fullrank",
-    ),
-    Entry(
-        "too-few-samples",
-        "fullrank.diagnosis.causes.too_few_samples:TooFewSamples",
-        "Too few samples for the width",
-        "fullrank",
-    ),
-    Entry(
+# Each with the heading under which a report shows its findings, and its source.
+for _name, _class, _summary, _source in [
+    ("complete-collapse", "CompleteCollapse", "Every input gets nearly the same features", "fullrank"),
+    ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
+    ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),
+    ("too-few-samples", "TooFewSamples", "Too few samples for the width", "fullrank"),
+    (
         "augmentation",
-        "fullrank.diagnosis.causes.augmentation:Augmentation",
+        "Augmentation",
         "The augmentation moves the data more than the data varies",
         "P1, Theorem 1",
     ),
-    Entry(
+    (
         "implicit-regularisation",
-        "fullrank.diagnosis.causes.implicit_regularisation:ImplicitRegularisation",
+        "ImplicitRegularisation",
         "Stacked weight matrices favour a few directions",
         "P1, Theorems 2 and 3",
     ),
-    Entry(
+    (
         "unexplained-low-rank",
-        "fullrank.diagnosis.causes.unexplained_low_rank:UnexplainedLowRank",
+        "UnexplainedLowRank",
         "Few directions are in use, and no known cause explains it",
         "fullrank",
     ),
 ]:
-    CAUSES.register(_entry)
+    _builder = f"{__name__}.{_name.replace('-', '_')}:{_class}"
+    CAUSES.register(Entry(_name, _builder, _summary, _source))

@@ -40,8 +40,8 @@ def find_causes(
     """
     if seed is not None:
         evidence = replace(evidence, seed=seed)
-    asked = registered_causes() if causes is None else causes
-    stages = {stage: [cause for cause in asked if cause.stage is stage] for stage in Stage}
+    checked = registered_causes() if causes is None else causes
+    stages = {stage: [cause for cause in checked if cause.stage is stage] for stage in Stage}
     stages[Stage.EXPLANATION].sort(key=lambda cause: cause.last_resort)
     findings: list[Finding] = []
     below: Cut | None = None
@@ -59,28 +59,18 @@ def find_causes(
 
 
 def registered_causes() -> list[Cause]:
-    """Every registered cause, and those of installed packages, with default thresholds.
-
-    A package whose cause cannot be imported is named in a warning, and the others are asked without it.
-    Raises UsageError for a registered part that is no cause.
-    """
-    names = [entry.name for entry in CAUSES]
-    found = [checked_cause(CAUSES.build(name), name) for name in names]
+    """Every registered cause and those of installed packages; a warning names one that fails to import."""
+    causes = [checked_cause(CAUSES.build(entry.name), entry.name) for entry in CAUSES]
     for name in CAUSES.installed():
         try:
-            found.append(checked_cause(CAUSES.build(name), name))
+            causes.append(checked_cause(CAUSES.build(name), name))
         except UsageError as error:
             warnings.warn(f"{error} The other causes are checked without it.", FullrankWarning, stacklevel=3)
-    return found
+    return causes
 
 
 def checked_cause(built: object, name: str) -> Cause:
-    """`built` if it is a cause called `name`; otherwise UsageError.
-
-    >>> checked_cause(print, "mine")
-    Traceback (most recent call last):
-    fullrank.errors.UsageError: The cause 'mine' is a builtin_function_or_method; it must derive from Cause.
-    """
+    """`built` if it is a cause called `name`; otherwise UsageError."""
     if not isinstance(built, Cause):
         raise UsageError(f"The cause {name!r} is a {type(built).__name__}; it must derive from Cause.")
     if getattr(built, "name", None) != name:
@@ -115,19 +105,19 @@ def _ask(
     for cause in causes:
         if evidence.lacks(cause.needs, place):
             continue
-        found = _found(cause, place, evidence)
-        findings += found
-        if found and (cause.final or until_found):
+        new = _findings_of(cause, place, evidence)
+        findings += new
+        if new and (cause.final or until_found):
             return True
     return False
 
 
-def _found(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
     """What a cause finds; where somebody else's fails, or gives anything else, UsageError names it."""
     if type(cause).__module__.startswith("fullrank."):
         return cause.check(place, evidence)
     try:
-        found = cause.check(place, evidence)
+        findings = cause.check(place, evidence)
     except FullrankError:
         raise
     except Exception as error:  # whatever it raises
@@ -135,13 +125,14 @@ def _found(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Findi
         raise UsageError(
             f"The cause {cause.name!r} failed at {place.place}: {reason}; mend its check."
         ) from error
-    if not isinstance(found, list) or not all(isinstance(each, Finding) for each in found):
+    if not isinstance(findings, list) or not all(isinstance(each, Finding) for each in findings):
         raise UsageError(
-            f"The cause {cause.name!r} must give a list of findings at {place.place}, but gave {found!r:.80}."
+            f"The cause {cause.name!r} must give a list of findings at {place.place}, but gave "
+            f"{findings!r:.80}."
         )
-    return found
+    return findings
 
 
 def _is_inherited(cut: Cut, below: Cut | None) -> bool:
     """Whether the place below has reported this already: a map cannot bring a rank back by itself."""
-    return below is not None and cut.live >= _SAME_RANK * below.live
+    return below is not None and cut.rank >= _SAME_RANK * below.rank
