@@ -318,14 +318,14 @@ def test_no_place_is_cut_that_is_surely_worse(hits, at):
 
 def test_components_that_hold_the_labels_suffice_where_random_channels_do_not():
     torch.manual_seed(0)
-    n, width = 240, 32
+    n, width = 240, 16
     y = torch.arange(n) % 4
     inner = 3 * torch.eye(4)[y] + 0.2 * torch.randn(n, 4)
     rotation = torch.linalg.qr(torch.randn(width, width))[0][:4]
     x = inner @ rotation + 0.3 * torch.randn(n, width)
     random, leading = dimension_curves(x[:160], x[160:], (y[:160], y[160:]), "h")
     assert random.kind == "random channels" and leading.kind == "leading components"
-    assert random.dimensions == leading.dimensions == [1, 2, 4, 8, 16, 32]
+    assert random.dimensions == leading.dimensions == [1, 2, 4, 8, 16]
     assert random.place == leading.place == "h"
     assert leading.accuracy[2] > 0.95 > random.accuracy[1]
     assert leading.accuracy[1] > random.accuracy[1] + 0.1
@@ -341,10 +341,10 @@ def test_all_dimensions_are_the_rows_of_the_layer():
 
 
 def test_random_channels_are_channels_and_leading_components_do_not_feel_a_rotation():
-    x, y = separated(150, 16, 2, 2)
-    x[:, 2:] = 0  # two channels of 16 tell everything
+    x, y = separated(150, 8, 2, 2)
+    x[:, 2:] = 0  # two channels of 8 tell everything
     labels = (y[:100], y[100:])
-    rotation = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
     plain = dimension_curves(x[:100], x[100:], labels, "h")
     turned = dimension_curves(x[:100] @ rotation, x[100:] @ rotation, labels, "h")
     assert turned[1].accuracy == pytest.approx(plain[1].accuracy, abs=0.021)

@@ -194,7 +194,7 @@ def operation_shares(
         repelled = 1 - len(first) * _cosine_weights(first @ second.T / temperature).diagonal()
     traces = {}
     for name, (a, b) in place.operations.items():
-        moved = (a[: len(repelled)].double().cpu() - b[: len(repelled)].double().cpu()).square().sum(1)
+        moved = (a.double().cpu() - b.double().cpu())[: len(repelled)].square().sum(1)
         traces[name] = float((repelled[: len(moved)] * moved).sum())
     total = sum(traces.values())
     return [

@@ -40,7 +40,6 @@ from fullrank.spectrum import near_duplicates_among
 from fullrank.spectrum.functional import effective_rank_of
 
 if TYPE_CHECKING:
-    from fullrank.data import ImageSet
     from fullrank.runs.run import Run
 
 # Rows on which measures are taken that compare rows with each other.
@@ -188,17 +187,20 @@ def diagnose_model(
     if subject.objective is not None and subject.views is not None:
         model = (subject.encoder, subject.head, subject.objective, subject.views)
         gradients = gradient_ranks(*model, images, list(features), seed=seed)
-    train = _labelled_train(subject.train, images, label, seed)
-    if train is None:
-        probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
+    train = subject.train
+    labelled = train is not None and label in train.labels
+    if train is not None and labelled and _can_be_probed(train.labels[label], images.labels[label]):
+        bare = replace(subject, test=train, views=None, fresh_head=None)
+        learnt = collect(bare, list(features), limit=LEARNT_FROM, seed=seed, progress=progress)
+        learnt_features = {place.place: place.features for place in learnt.evidence.places}
+        labels = (learnt.images.labels[label], images.labels[label])
+        probed = _probe(learnt_features, features, labels, gradients, seed, progress)
     else:
-        labels = (train.labels[label], images.labels[label])
-        learnt = _train_features(subject, train, list(features), progress)
-        probed = _probe(learnt, features, labels, gradients, seed, progress)
+        probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
     reasons = {
         "The augmentation's part: no views were given (--views simclr, for example).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
-        "Accuracy at each place: there are no labels to train and to test on.": train is None,
+        "Accuracy at each place: there are no labels to train and to test on.": not probed.tested,
     }
     return _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
 
@@ -286,28 +288,6 @@ def _probe(
     place = "h" if "h" in test else list(test)[-1]
     curves = dimension_curves(train[place], test[place], labels, place, seed=seed)
     return _Probed(layers, curves, int((labels[1] >= 0).sum()))
-
-
-def _train_features(
-    subject: Subject, train: "ImageSet", places: Sequence[str], progress: Progress | None
-) -> dict[str, Tensor]:
-    from fullrank.encoders.building import with_places
-    from fullrank.places import collect_features
-
-    head = nn.Identity() if subject.head is None else subject.head
-    batches = counted(train.batches(256), progress, "training images", len(train))
-    return collect_features(with_places(subject.encoder), head, batches, places)
-
-
-def _labelled_train(train: "ImageSet | None", test: "ImageSet", label: str, seed: int) -> "ImageSet | None":
-    """A sample of the training images, if probes can learn this label from them and be tested."""
-    if (
-        train is None
-        or label not in train.labels
-        or not _can_be_probed(train.labels[label], test.labels[label])
-    ):
-        return None
-    return train.limited(min(LEARNT_FROM, len(train)), seed)
 
 
 def _can_be_probed(train: np.ndarray, test: np.ndarray) -> bool:

@@ -47,14 +47,7 @@ def collect(
     replay: bool = True,
     progress: Progress | None = None,
 ) -> Collected:
-    """Features of at most `limit` test images of `subject` at `places`, and of two views of at most 1024.
-
-    Both samples hold every class in proportion and are drawn by `seed`; the views are in random order. With
-    `replay` the views of the first batch are made again for each operation, the same draw with all others
-    off. Without `places` they are those of `thinned_places`. Encoder and head are in eval mode and come back
-    in the mode they were in. Raises UsageError for a place that does not exist, a limit below 1, an encoder
-    that gives no (N, D), and views of another size or number of channels than the images'.
-    """
+    """Features of at most `limit` test images at `places`, or else `thinned_places`, and of their views."""
     if limit < 1:
         raise UsageError(f"The limit must be 1 image or more, but got {limit}; 4096 is the default.")
     encoder, head, images, views = subject.encoder, subject.head, subject.test, subject.views
@@ -76,29 +69,22 @@ def collect(
         together = read_views(len(viewed))
         operations = dict.fromkeys(name for view in views.operations for name in view) if replay else ()
         alone = {name: read_views(min(BATCH_SIZE, len(viewed)), name) for name in operations}
-    evidence = (
-        PlaceEvidence(
-            place,
-            features[place],
-            together.get(place),
-            {name: pairs[place] for name, pairs in alone.items()},
-            imposed_rank(last, place, subject.fresh_head),
-        )
-        for place in places
-    )
+
+    def evidence_at(place: str) -> PlaceEvidence:
+        operations = {name: pairs[place] for name, pairs in alone.items()}
+        rank = imposed_rank(last, place, subject.fresh_head)
+        return PlaceEvidence(place, features[place], together.get(place), operations, rank)
+
     stacked = stacked_maps(encoder, last) if places[-1:] == ["h" if head is None else "z"] else ()
-    return Collected(sample, Evidence(tuple(evidence), stacked))
+    return Collected(sample, Evidence(tuple(map(evidence_at, places)), stacked))
 
 
 def thinned_places(encoder: nn.Module, head: nn.Module | None, most: int = MOST_PLACES) -> list[str]:
-    """The places of a diagnosis: at most `most` of the encoder's, evenly chosen, then h, the head's, and z.
-
-    The head's last layer is left out, since z comes from it. An encoder without places has h alone, and
-    without a head there is no z.
-    """
+    """The places of a diagnosis: at most `most` of the encoder's, evenly chosen, h, the head's, and z."""
     inner = list(getattr(encoder, "places", ())) if is_placed(encoder) else []
     if len(inner) > most:
         inner = [inner[i] for i in np.linspace(0, len(inner) - 1, most).round().astype(int)]
+    # The head's last layer is left out, since z comes from it.
     return [*inner, "h", *([] if head is None else [*head_places(head)[:-1], "z"])]
 
 

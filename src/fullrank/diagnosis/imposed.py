@@ -55,8 +55,7 @@ def imposed_rank(
 def measured_rank(head: nn.Module, place: str = "z") -> int | None:
     """The rank at a place of a head for Gaussian h (4 D + 64, D), float64, in eval mode; None if it is full.
 
-    It ends where the spectrum of the centred covariance breaks off by the rule of `low_rank_of`, or else
-    where its values are rounding.
+    It ends where the spectrum of the centred covariance breaks off, or else where its values are rounding.
 
     >>> class Projection(nn.Module):
     ...     in_dim = out_dim = 8

@@ -24,11 +24,7 @@ from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
 def measures_of(
     place: PlaceEvidence, moments: Moments, duplicates: float | None = None, seed: int = 0
 ) -> list[Measure]:
-    """Every measure at a place: ranks and variances from the `moments` of all rows, others from its features.
-
-    `duplicates` is the share of near duplicates among all rows, where that was counted. Where a measure is
-    not defined, as alpha-ReQ is not on two values, its value is None.
-    """
+    """Every measure at a place: ranks and variances from `moments` of all rows, others from its features."""
     values, rows = moments.singular_values(), moments.matrix_singular_values()
     features, count = place.features, moments.count
     spread = moments.scatter.diagonal()
@@ -57,5 +53,5 @@ def _or_none(get: Callable[[], float]) -> float | None:
     try:
         value = get()
     except (DataError, UsageError):
-        return None
+        return None  # not defined, as alpha-ReQ is not on two values
     return value if math.isfinite(value) else None

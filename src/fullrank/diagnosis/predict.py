@@ -51,14 +51,13 @@ def predict(
 
     folder = result_folder(out, "theory-predict")
     run = run if isinstance(run, Run) else load(run, imports=imports)
-    places = thinned_places(run.encoder, run.head)
+    order = [*thinned_places(run.encoder, run.head), "z"]
     outcome = outcome or "z"
-    place = place or _default_place(run, places)
+    place = place or _default_place(run, order)
     if place == outcome:
         raise UsageError(f"The place and its outcome are both {place}; name a place below with --place.")
-    order = [*places, "z"]
     bases = [Place.parse(name).name for name in (place, outcome)]
-    if all(base in order for base in bases) and order.index(bases[0]) > order.index(bases[1]):
+    if set(bases) <= set(order) and order.index(bases[0]) > order.index(bases[1]):
         raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as the place.")
     train, _ = load_data(run.recipe)
     views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)

@@ -91,11 +91,7 @@ class Cut:
         return 1 - self.rank / self.possible
 
     def sentence(self, place: str) -> str:
-        """The break in words, without a full stop.
-
-        >>> Cut(4, 1e6, 8).sentence("z")
-        'The variance at z drops by a factor of 1e+06 after direction 4 of 8'
-        """
+        """The break in words, without a full stop."""
         where = f"after direction {self.rank} of {self.possible}"
         return f"The variance at {place} drops by a factor of {self.ratio:.3g} {where}"
 

@@ -74,9 +74,7 @@ class Cause(ABC):
     ...
     ...     def check(self, place, evidence):
     ...         width = place.features.shape[1]
-    ...         if not self.rule.fires(width):
-    ...             return []
-    ...         return [self.finding(self.rule, place, width, f"{place.place} has {width} channels.")]
+    ...         return self.judged(self.rule, place, width, f"{place.place} has {width} channels.")
     >>> import torch
     >>> found = find_causes(Evidence((PlaceEvidence("h", torch.randn(50, 4)),)), causes=[Tiny()])
     >>> found[0].cause, found[0].evidence
@@ -97,6 +95,10 @@ class Cause(ABC):
     @abstractmethod
     def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
         """What this cause finds at `place`, one of the places of `evidence`; empty where it finds nothing."""
+
+    def judged(self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str) -> list[Finding]:
+        """The `finding` where the rule fires on `value`, or else none."""
+        return [self.finding(rule, place, value, evidence)] if rule.fires(value) else []
 
     def finding(
         self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str, rows: Sequence[int] = ()
