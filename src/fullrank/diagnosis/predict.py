@@ -11,13 +11,12 @@ import numpy as np
 from fullrank.errors import UsageError
 from fullrank.files import result_folder
 from fullrank.places import Place
-from fullrank.theory.common.flow import Array
 from fullrank.theory.common.theorem import Curve, Outcome, Panel
 from fullrank.theory.run import TheoryRun, write_theory
 from fullrank.theory.weighting.prediction import FATES, KEPT, LOST, Prediction, fates, predict_directions
 
 if TYPE_CHECKING:
-    from fullrank.diagnosis.evidence import Pair, PlaceEvidence
+    from fullrank.diagnosis.evidence import Pair
     from fullrank.runs.run import Run
 
 STATEMENT = (
@@ -63,8 +62,9 @@ def predict(
     views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)
     subject = Subject(str(run.path), run.encoder, run.head, None, train, views, fresh_head=run.fresh_head)
     before, after = collect(subject, [place, outcome], limit=VIEWED, seed=seed, replay=False).evidence.places
+    (a, b), (z_a, z_b) = cast("Pair", before.views), cast("Pair", after.views)
     rank = after.imposed_rank or after.features.shape[1]
-    prediction = predict_directions(_views(before), _views(after), rank, seed)
+    prediction = predict_directions((a.numpy(), b.numpy()), (z_a.numpy(), z_b.numpy()), rank, seed)
     settings = {"run": str(run.path), "place": place, "outcome": outcome, "seed": seed}
     theorem = described_prediction(prediction, place, outcome, rank)
     return write_theory(folder, "predict", STATEMENT, SOURCE, settings, theorem)
@@ -107,11 +107,6 @@ def described_prediction(prediction: Prediction, place: str, outcome: str, rank:
             "already is not among these.",
         ),
     )
-
-
-def _views(place: "PlaceEvidence") -> tuple[Array, Array]:
-    first, second = cast("Pair", place.views)
-    return first.numpy(), second.numpy()
 
 
 def _counted(each: Sequence[str]) -> str:

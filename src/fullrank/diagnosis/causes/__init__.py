@@ -22,26 +22,8 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
     from fullrank.diagnosis.causes.unexplained_low_rank import UnexplainedLowRank as UnexplainedLowRank
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "augmentation": ["Augmentation"],
-        "complete_collapse": ["CompleteCollapse"],
-        "contract": ["Cause", "Rule", "Stage"],
-        "dead_channels": ["DeadChannels"],
-        "implicit_regularisation": ["ImplicitRegularisation"],
-        "mean_dominance": ["MeanDominance"],
-        "search": ["find_causes"],
-        "too_few_samples": ["TooFewSamples"],
-        "unexplained_low_rank": ["UnexplainedLowRank"],
-    },
-)
-__all__ += ["CAUSES", "register_cause"]
-
-CAUSES = Registry("cause", "causes", group="fullrank.causes")
-register_cause = CAUSES.add
-# Each with the heading under which a report shows its findings, and its source.
-for _name, _class, _summary, _source in [
+# Name, class, the heading under which a report shows its findings, and source.
+_CATALOGUE = [
     ("complete-collapse", "CompleteCollapse", "Every input gets nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
     ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),
@@ -64,6 +46,20 @@ for _name, _class, _summary, _source in [
         "Few directions are in use, and no known cause explains it",
         "fullrank",
     ),
-]:
-    _builder = f"{__name__}.{_name.replace('-', '_')}:{_class}"
-    CAUSES.register(Entry(_name, _builder, _summary, _source))
+]
+_MODULES = {name: name.replace("-", "_") for name, *_ in _CATALOGUE}
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        **{_MODULES[name]: [cause] for name, cause, *_ in _CATALOGUE},
+        "contract": ["Cause", "Rule", "Stage"],
+        "search": ["find_causes"],
+    },
+)
+__all__ += ["CAUSES", "register_cause"]
+
+CAUSES = Registry("cause", "causes", group="fullrank.causes")
+register_cause = CAUSES.add
+for _name, _cause, _summary, _source in _CATALOGUE:
+    CAUSES.register(Entry(_name, f"{__name__}.{_MODULES[_name]}:{_cause}", _summary, _source))
