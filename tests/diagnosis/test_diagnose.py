@@ -8,9 +8,12 @@ import torch
 from refusals import assert_names, refuses
 from torch import nn
 
-from fullrank import diagnose, source, train
+from fullrank import diagnose, objective, source, train, view_pipeline
 from fullrank.cli.commands import app
-from fullrank.diagnosis import diagnose as diagnosing, layers
+from fullrank.diagnosis import diagnose as diagnosing, layers, operation_shares
+from fullrank.diagnosis.diagnose import diagnose_model
+from fullrank.diagnosis.features import collect
+from fullrank.diagnosis.subject import Subject
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record
 from fullrank.reports.page import write_page
@@ -92,6 +95,18 @@ def test_any_module_that_gives_features(tmp_path):
     entry = diagnose(model, data="digits", limit=150, out=tmp_path).entry
     assert entry.places == ["h"] and entry.target == "Sequential" and entry.layers[0].linear > 0.3
     assert [word in " ".join(entry.not_seen) for word in ("--views", "loss", "labels")] == [True] * 3
+
+
+def test_the_temperature_of_the_loss_weighs_the_operations():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+    views = view_pipeline("weak", image_size=8, channels=1)
+    images = source("digits").load("test")
+    subject = Subject("it", net, nn.Linear(8, 4), None, images, views, objective("infonce:0.5"))
+    shares = diagnose_model(subject, limit=40).augmentation
+    h, z = collect(subject, limit=40).evidence.places
+    assert shares[:2] == operation_shares(h, z.views, 0.5) != operation_shares(h, z.views, 0.1)
+    assert shares[2:] == operation_shares(z, z.views, 0.5)
 
 
 def test_a_healthy_file_and_one_of_rank_four(tmp_path, gaussian):
@@ -177,10 +192,10 @@ def test_twins_in_a_large_file_are_counted_among_all_rows(tmp_path):
     assert shares["largest_variance_share"] == pytest.approx(spread.max() / spread.sum(), rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["supcon:0.2", "cross-entropy"])
-def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(objective, two_digits, tmp_path):
+@pytest.mark.parametrize("loss", ["supcon:0.2", "cross-entropy"])
+def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(loss, two_digits, tmp_path):
     settings = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1}
-    run = train("digits", out=tmp_path / "run", head="linear:8", objective=objective, **settings)
+    run = train("digits", out=tmp_path / "run", head="linear:8", objective=loss, **settings)
     entry = diagnose(run, data=two_digits, places=["h", "z"], out=tmp_path / "d", limit=50).entry
     assert all(row.gradient_rank is None and row.linear is not None for row in entry.layers)
     assert any("loss" in sentence for sentence in entry.not_seen)

@@ -184,9 +184,9 @@ def _check_matrix(name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, i
 
 
 def _choose(
-    path: Path, shapes: Mapping[str, object], flat: list[str], asked: str | None
+    path: Path, shapes: Mapping[str, object], flat: list[str], labels: str | None
 ) -> tuple[str, str | None]:
-    """The names of the features, or else of the only `flat` array, and of the labels, `asked` for or not."""
+    """The names of the features, or else of the only `flat` array, and of the labels."""
     named = _first_of(FEATURES, shapes)
     if named is None and len(flat) != 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
@@ -195,12 +195,13 @@ def _choose(
         )
     features = named or flat[0]
     others = [name for name in shapes if name != features]
-    if asked is not None and asked not in others:
+    if labels is not None and labels not in others:
+        listed = ", ".join(others) or "nothing"
         raise UsageError(
-            f"{path.name} has no labels {asked!r}, but beside the features {', '.join(others) or 'nothing'}; "
+            f"{path.name} has no labels {labels!r}, but beside the features {listed}; "
             "give one of these, or a file that ends in .npy or .txt."
         )
-    return features, _first_of(LABELS, others) if asked is None else asked
+    return features, _first_of(LABELS, others) if labels is None else labels
 
 
 def _first_of(wanted: tuple[str, ...], names: Iterable[str]) -> str | None:

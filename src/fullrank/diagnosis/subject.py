@@ -93,8 +93,8 @@ def _load(data: Any, image_size: int | None) -> "tuple[ImageSet | None, ImageSet
     if isinstance(data, str | type):
         images = source(data)
         return images.load("train", image_size), images.load("test", image_size)
-    given = GivenImages.of(data)
-    train, test = (None, given.train) if given.test is None else (given.train, given.test)
+    sets = GivenImages.of(data)
+    train, test = (None, sets.train) if sets.test is None else (sets.train, sets.test)
     if image_size is None:
         return train, test
     return train and train.resized(image_size), test.resized(image_size)

@@ -175,6 +175,6 @@ def test_a_cause_is_asked_only_where_what_it_needs_is_there():
 
 def test_a_registered_cause_is_asked_and_its_findings_have_its_summary(monkeypatch):
     monkeypatch.setattr(CAUSES, "_entries", dict(CAUSES._entries))
-    CAUSES.register(Entry("ordained", f"{__name__}:Ordained", "It had to be", "nobody"))
+    CAUSES.register(Entry("ordained", f"{__name__}:Ordained", "Inevitable", "nobody"))
     (found,) = find_causes(Evidence((PlaceEvidence("z", broken()),)))
-    assert (found.cause, found.title, found.value) == ("ordained", "It had to be", 4)
+    assert (found.cause, found.title, found.value) == ("ordained", "Inevitable", 4)

@@ -1,6 +1,6 @@
-"""Causes of collapse: one file each, and their catalogue in the order in which they are asked.
+"""Causes of collapse: one file each, and their catalogue in the order in which they are checked.
 
-The catalogue imports nothing; `find_causes` asks every registered cause, and the classes are imported on
+The catalogue imports nothing; `find_causes` checks every registered cause, and the classes are imported on
 first use. `docs/causes.md` gives the reasons for their thresholds.
 """
 

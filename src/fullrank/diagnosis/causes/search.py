@@ -21,14 +21,14 @@ def find_causes(
     """The causes of collapse that `evidence` shows, by place from the image to z; empty where all is healthy.
 
     `causes` are all registered ones unless given, each with its default thresholds; `seed` replaces that of
-    the evidence. At each place the causes are asked in three stages, in the order of the catalogue. Rows
+    the evidence. At each place the causes are checked in three stages, in the order of the catalogue. Rows
     that a finding of the stage ROWS names are left out of the features there for the other stages. A finding
     of a cause that is `final`, such as `complete-collapse`, ends the place, and so do rows to leave out that
-    leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are asked until
+    leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are checked until
     one finds something, the last resort (`unexplained-low-rank`) last: at the place where the low rank first
     appears, and again only where the rank falls further. A rank that a head imposes is never a finding. A
-    cause whose `needs` are missing is not asked. Raises UsageError for a cause that needs an unknown kind of
-    evidence, or finds fault with rows that the features do not have.
+    cause whose `needs` are missing is not checked. Raises UsageError for a cause that needs an unknown kind
+    of evidence, or finds fault with rows that the features do not have.
 
     >>> import torch
     >>> x = torch.randn(500, 16)
@@ -46,14 +46,20 @@ def find_causes(
     findings: list[Finding] = []
     below: Cut | None = None
     for index in range(len(evidence.places)):
-        evidence, ended = _leave_out(stages[Stage.ROWS], index, evidence, findings)
-        place = evidence.places[index]
-        if ended or _ask(stages[Stage.SHAPE], place, evidence, findings):
+        place, before = evidence.places[index], len(findings)
+        ended = _check(stages[Stage.ROWS], place, evidence, findings)
+        rows = {row for finding in findings[before:] for row in finding.rows}
+        ended = ended or len(place.features) - len(rows) < 2
+        if not ended:
+            evidence = evidence.without(place, rows)
+            place = evidence.places[index]
+        if ended or _check(stages[Stage.SHAPE], place, evidence, findings):
             below = None
             continue
         cut = evidence.cut(place)
-        if cut is not None and not _is_inherited(cut, below):
-            _ask(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
+        # A map cannot bring a rank back by itself, so what the place below reported is not reported again.
+        if cut is not None and (below is None or cut.rank < _SAME_RANK * below.rank):
+            _check(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
         below = cut
     return findings
 
@@ -82,19 +88,7 @@ def checked_cause(built: object, name: str) -> Cause:
     return built
 
 
-def _leave_out(
-    causes: Iterable[Cause], index: int, evidence: Evidence, findings: list[Finding]
-) -> tuple[Evidence, bool]:
-    """The evidence without the rows that `causes` find at place number `index`, and whether that ends it."""
-    place, before = evidence.places[index], len(findings)
-    ended = _ask(causes, place, evidence, findings)
-    rows = {row for finding in findings[before:] for row in finding.rows}
-    if ended or len(place.features) - len(rows) < 2:
-        return evidence, True
-    return evidence.without(place, rows), False
-
-
-def _ask(
+def _check(
     causes: Iterable[Cause],
     place: PlaceEvidence,
     evidence: Evidence,
@@ -131,8 +125,3 @@ def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list
             f"{findings!r:.80}."
         )
     return findings
-
-
-def _is_inherited(cut: Cut, below: Cut | None) -> bool:
-    """Whether the place below has reported this already: a map cannot bring a rank back by itself."""
-    return below is not None and cut.rank >= _SAME_RANK * below.rank
