@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 from torch import nn
 
 from fullrank import encoder, head, source, view_pipeline
 from fullrank.batch import Batch
 from fullrank.data import ImageSet
+from fullrank.diagnosis import features
 from fullrank.diagnosis.features import (
     collect,
     imposed_rank,
@@ -16,11 +18,18 @@ from fullrank.diagnosis.features import (
     view_batches,
     with_places,
 )
+from fullrank.diagnosis.subject import Subject
 from fullrank.errors import UsageError
 from fullrank.views import step_generator
 
 DIGITS = source("digits").load("test")
 VIEWS = view_pipeline("simclr,hue=0,saturation=0,grey=0", image_size=8, channels=1)
+
+
+def collected(model, last, images, places=None, views=None, **more):
+    """The sample, and what is read of it at each place."""
+    result = collect(Subject("it", model, last, None, images, views), places, **more)
+    return result.images, {place.place: place for place in result.evidence.places}
 
 
 WEAK = view_pipeline("weak,flip=0", image_size=8, channels=1)
@@ -37,66 +46,65 @@ def test_features_are_those_of_the_modules_on_a_sample(parts):
     model, last = parts
     model.train()
     last.train()
-    found = collect(model, last, DIGITS, limit=300, seed=2)
+    sample, places = collected(model, last, DIGITS, limit=300, seed=2)
     expected = DIGITS.limited(300, 2)
-    np.testing.assert_array_equal(found.images.images, expected.images)
-    assert found.places == [*model.places, "h", "head.1", "z"] == list(found.imposed)
-    assert not found.views and not any(found.operations.values())
+    np.testing.assert_array_equal(sample.images, expected.images)
+    assert list(places) == [*model.places, "h", "head.1", "z"]
+    assert not any(place.views or place.operations for place in places.values())
     assert model.training and last.training
     model.eval()
     last.eval()
     with torch.no_grad():
         h = model(expected.tensor() / 255)
-    torch.testing.assert_close(found.features["h"], h)
-    torch.testing.assert_close(found.features["z"], last(h).detach())
-    assert all(f.dtype == torch.float32 and len(f) == 300 for f in found.features.values())
+    torch.testing.assert_close(places["h"].features, h)
+    torch.testing.assert_close(places["z"].features, last(h).detach())
+    assert all(p.features.dtype == torch.float32 and len(p.features) == 300 for p in places.values())
 
 
 def test_views_are_drawn_by_the_seed_and_replayed_with_one_operation_each(parts):
     model, last = (part.eval() for part in parts)
     images = DIGITS.limited(40, 1)
-    found = collect(model, last, images, ["stage2.1", "h", "z"], seed=5, views=VIEWS)
+    _, places = collected(model, last, images, ["stage2.1", "h", "z"], VIEWS, seed=5)
     drawn = VIEWS.sample(40, step_generator(5, 0, 0))
     # The images come to the views in random order: views that change nothing show in which.
-    still = collect(model, last, images, ["h"], seed=5, views=STILL)
-    order = torch.cdist(still.views["h"][0], still.features["h"]).argmin(1)
+    still = collected(model, last, images, ["h"], STILL, seed=5)[1]["h"]
+    order = torch.cdist(still.views[0], still.features).argmin(1)
     assert sorted(order.tolist()) == list(range(40)) and not torch.equal(order, torch.arange(40))
     batch = Batch(images.tensor()[order], torch.zeros(40), torch.arange(40))
 
-    def features(parameters):
+    def features_of(parameters):
         with torch.no_grad():
             return [last(model(view)) for view in VIEWS.apply(batch, parameters)]
 
-    torch.testing.assert_close(list(found.views["z"]), features(drawn))
+    torch.testing.assert_close(list(places["z"].views), features_of(drawn))
     names = ["crop", "flip", "brightness", "contrast", "blur"]
-    assert list(found.operations) == ["stage2.1", "h", "z"] and list(found.operations["z"]) == names
+    assert list(places) == ["stage2.1", "h", "z"] and list(places["z"].operations) == names
     for name in names:
         alone = drawn.without(*(other for other in names if other != name))
-        torch.testing.assert_close(list(found.operations["z"][name]), features(alone))
-    assert found.operations["h"]["flip"][0].shape == (40, 16)
-    without = collect(model, last, images, ["z"], seed=5, views=VIEWS, replay=False)
-    assert without.operations == {"z": {}} and torch.equal(without.views["z"][0], found.views["z"][0])
+        torch.testing.assert_close(list(places["z"].operations[name]), features_of(alone))
+    assert places["h"].operations["flip"][0].shape == (40, 16)
+    without = collected(model, last, images, ["z"], VIEWS, seed=5, replay=False)[1]["z"]
+    assert without.operations == {} and torch.equal(without.views[0], places["z"].views[0])
 
 
 def test_operations_are_replayed_on_the_first_batch_of_the_viewed_images(parts, monkeypatch):
-    monkeypatch.setattr("fullrank.diagnosis.features.BATCH_SIZE", 20)
-    found = collect(*parts, DIGITS, ["h"], limit=50, seed=3, views=WEAK)
-    assert len(found.views["h"][0]) == 50 and len(found.operations["h"]["crop"][0]) == 20
+    monkeypatch.setattr(features, "BATCH_SIZE", 20)
+    h = collected(*parts, DIGITS, ["h"], WEAK, limit=50, seed=3)[1]["h"]
+    assert len(h.views[0]) == 50 and len(h.operations["crop"][0]) == 20
     # Where nothing is flipped, the crop alone is all there is to a view.
-    torch.testing.assert_close(found.operations["h"]["crop"][1], found.views["h"][1][:20])
+    torch.testing.assert_close(h.operations["crop"][1], h.views[1][:20])
 
 
 def test_views_are_of_a_part_of_the_sample_with_every_class(parts, monkeypatch):
-    monkeypatch.setattr("fullrank.diagnosis.features.VIEWED", 50)
-    monkeypatch.setattr("fullrank.diagnosis.features.BATCH_SIZE", 16)
+    monkeypatch.setattr(features, "VIEWED", 50)
+    monkeypatch.setattr(features, "BATCH_SIZE", 16)
     rows = np.argsort(DIGITS.labels["label"], kind="stable")
-    found = collect(*parts, DIGITS.subset(rows), ["h"], limit=100, views=VIEWS, replay=False)
-    assert len(found.features["h"]) == 100 and len(found.views["h"][0]) == 50
     # Sorted by class: the first 50 of 100 would be of five classes.
-    found = collect(*parts, DIGITS.subset(rows), ["h"], limit=100, views=STILL)
-    near = torch.cdist(found.views["h"][0], found.features["h"]).argmin(1)
-    assert set(found.images.labels["label"][near]) == set(range(10))
-    assert found.operations == {"h": {}}
+    sample, places = collected(*parts, DIGITS.subset(rows), ["h"], STILL, limit=100)
+    h = places["h"]
+    assert len(h.features) == 100 and len(h.views[0]) == 50 and h.operations == {}
+    near = torch.cdist(h.views[0], h.features).argmin(1)
+    assert set(sample.labels["label"][near]) == set(range(10))
 
 
 def test_batches_of_views_cover_all_images_each_with_a_draw_of_its_own():
@@ -109,49 +117,42 @@ def test_batches_of_views_cover_all_images_each_with_a_draw_of_its_own():
     assert torch.equal(batches[2][1].second["blur"], again[2][1].second["blur"])
 
 
-def test_all_of_it_is_evidence(parts):
-    model, _ = parts
-    found = collect(model, head("subvector:5", in_dim=16), DIGITS, limit=60, views=VIEWS)
-    evidence = found.evidence(temperature=0.2)
-    assert [place.place for place in evidence.places] == found.places
-    assert evidence.temperature == 0.2 and evidence.stacked == ()
-    z = evidence.places[-1]
-    assert z.imposed_rank == 5 and evidence.places[-2].imposed_rank is None
-    assert z.views is not None and list(z.operations) == ["crop", "flip", "brightness", "contrast", "blur"]
+def test_the_rank_that_a_head_imposes_is_evidence_at_its_places(parts):
+    subject = Subject("it", parts[0], head("subvector:5", in_dim=16), None, DIGITS)
+    evidence = collect(subject, limit=60).evidence
+    assert [place.place for place in evidence.places][-2:] == ["h", "z"]
+    assert [place.imposed_rank for place in evidence.places[-2:]] == [None, 5] and evidence.stacked == ()
 
 
 def test_any_module_is_an_encoder_of_h_alone():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Linear(9, 8))
-    found = collect(net, None, DIGITS, limit=30, views=VIEWS)
-    assert found.places == ["h"] and found.imposed == {"h": None}
+    (h,) = (evidence := collect(Subject("it", net, None, None, DIGITS, VIEWS), limit=30).evidence).places
+    assert h.place == "h" and h.imposed_rank is None
     with torch.no_grad():
-        torch.testing.assert_close(found.features["h"], net(DIGITS.limited(30, 0).tensor() / 255))
-    assert [tuple(matrix.shape) for matrix in found.stacked] == [(9, 64), (8, 9)]
-    assert found.evidence().stacked == found.stacked
-    both = collect(net, nn.Linear(8, 3), DIGITS, limit=30)
-    assert both.places == ["h", "z"] and len(both.stacked) == 3
-    assert collect(net, nn.Linear(8, 3), DIGITS, ["h"], limit=30).stacked == ()
-    assert collect(net, None, DIGITS, ["z"], limit=30).features["z"].shape == (30, 8)
+        torch.testing.assert_close(h.features, net(DIGITS.limited(30, 0).tensor() / 255))
+    assert [tuple(matrix.shape) for matrix in evidence.stacked] == [(9, 64), (8, 9)]
+    headed = Subject("it", net, nn.Linear(8, 3), None, DIGITS)
+    both = collect(headed, limit=30).evidence
+    assert [place.place for place in both.places] == ["h", "z"] and len(both.stacked) == 3
+    assert collect(headed, ["h"], limit=30).evidence.stacked == ()
+    assert collected(net, None, DIGITS, ["z"], limit=30)[1]["z"].features.shape == (30, 8)
 
 
 def test_what_is_no_encoder_is_said():
-    with pytest.raises(UsageError, match=r"features \(N, D\).* but gave \(5, 2, 6, 6\) for 5 images; pool"):
-        collect(nn.Conv2d(1, 2, 3), None, DIGITS, limit=5)
-    with pytest.raises(UsageError, match=r"but gave \(5,\) for 5 images"):
-        collect(
-            nn.Flatten(0),
-            None,
-            ImageSet(np.zeros((5, 1, 1, 1), np.uint8), {"label": np.zeros(5, int)}, {"label": ("a",)}),
-        )
+    with refuses(UsageError, "(N, D)", "(5, 2, 6, 6)"):
+        collected(nn.Conv2d(1, 2, 3), None, DIGITS, limit=5)
+    five = ImageSet(np.zeros((5, 1, 1, 1), np.uint8), {"label": np.zeros(5, int)}, {"label": ("a",)})
+    with refuses(UsageError, "(N, D)", "(5,)"):
+        collected(nn.Flatten(0), None, five)
 
 
 def test_what_cannot_be_done_is_said(parts):
-    with pytest.raises(UsageError, match="Unknown place 'layer7'"):
-        collect(*parts, DIGITS, ["layer7"])
-    with pytest.raises(UsageError, match="1 image or more, but got 0; 4096"):
-        collect(*parts, DIGITS, limit=0)
-    with pytest.raises(UsageError, match="these views and parameters are for"):
-        collect(*parts, DIGITS, ["h"], limit=20, views=view_pipeline("weak", image_size=8, channels=3))
+    with refuses(UsageError, "'layer7'", "h"):
+        collected(*parts, DIGITS, ["layer7"])
+    with refuses(UsageError, "limit", 1, 0, 4096):
+        collected(*parts, DIGITS, limit=0)
+    with refuses(UsageError, 1, 3):
+        collected(*parts, DIGITS, ["h"], view_pipeline("weak", image_size=8, channels=3), limit=20)
 
 
 # Places
@@ -164,9 +165,9 @@ def test_places_are_thinned_evenly_with_both_ends():
         def features(self, x, places):
             return {}
 
-    found = thinned_places(Deep(), head("mlp:4,layers=3", in_dim=8))
-    assert found[-4:] == ["h", "head.1", "head.2", "z"] and len(found) == 16
-    inner = [int(name.removeprefix("block")) for name in found[:-4]]
+    places = thinned_places(Deep(), head("mlp:4,layers=3", in_dim=8))
+    assert places[-4:] == ["h", "head.1", "head.2", "z"] and len(places) == 16
+    inner = [int(name.removeprefix("block")) for name in places[:-4]]
     assert inner[0] == 0 and inner[-1] == 49 and set(np.diff(inner)) <= {4, 5}
     assert thinned_places(Deep(), None, most=50)[:-1] == list(Deep.places)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from safetensors.torch import save_file
 
 from fullrank.diagnosis.files import check_same_width, numbered, open_embeddings, paired
@@ -24,17 +25,15 @@ KINDS = [".npy", ".npz", ".safetensors", ".parquet"]
 
 
 @contextmanager
-def fails(kind, *words):
-    """That error, as one sentence with a remedy, which holds the words."""
-    with pytest.raises(kind) as caught:
+def fails(kind, *parts):
+    """That error, as one sentence with a remedy, which holds the parts."""
+    with refuses(kind, *parts) as raised:
         yield
-    message = str(caught.value)
-    assert type(caught.value) is kind
+    message = str(raised.value)
+    assert type(raised.value) is kind
     assert message.endswith(".") and "\n" not in message, message
     assert not re.search(r"[.!?] +[A-Z]", message), message
     assert ";" in message, f"no remedy: {message}"
-    for word in words:
-        assert word in message, f"{word!r} is not in {message!r}"
 
 
 def write(folder, kind, features, labels=None, name="x"):
@@ -173,29 +172,29 @@ def test_labels_in_another_file_are_preferred(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
+    ("labels", "parts"),
     [
         (np.arange(49), ["50 rows", "49 labels"]),
-        (np.arange(50) - 2, ["hold -2"]),
-        (np.arange(50) / 2, ["float64", "whole numbers or words"]),
+        (np.arange(50) - 2, [-2, -1]),
+        (np.arange(50) / 2, ["float64", "(N,)"]),
         (np.zeros((50, 2), int), ["(50, 2)"]),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path, labels, words):
+def test_labels_that_do_not_fit_are_refused(tmp_path, labels, parts):
     path = write(tmp_path, ".npy", ROWS, labels)
-    with fails(DataError, *words):
+    with fails(DataError, *parts):
         open_embeddings(path)
 
 
 def test_labels_that_are_not_there_are_said(tmp_path):
-    with fails(UsageError, "no labels 'age'", "Y"):
+    with fails(UsageError, "x.npz", "'age'", "Y"):
         open_embeddings(write(tmp_path, ".npz", ROWS, np.arange(50)), labels="age")
-    with fails(UsageError, "'age'", "one array"):
+    with fails(UsageError, "x.npy", "'age'", ".txt"):
         open_embeddings(write(tmp_path, ".npy", ROWS), labels="age")
-    with fails(DataError, "no file of labels", "none.txt"):
+    with fails(DataError, "none.txt"):
         open_embeddings(write(tmp_path, ".npy", ROWS), labels="none.txt")
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe\x00")
-    with fails(DataError, "no text in UTF-8"):
+    with fails(DataError, "l.txt", "UTF-8"):
         open_embeddings(write(tmp_path, ".npy", ROWS), labels=tmp_path / "l.txt")
 
 
@@ -213,7 +212,7 @@ def test_bytes_are_words_too():
     rows=st.integers(1, 31),
     seed=st.integers(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_rows_that_are_not_finite_are_counted_located_and_left_out(tmp_path_factory, bad, column, rows, seed):
     folder = tmp_path_factory.mktemp("bad")
     features = np.random.default_rng(seed).standard_normal((30, 4)).astype(np.float32)
@@ -222,7 +221,7 @@ def test_rows_that_are_not_finite_are_counted_located_and_left_out(tmp_path_fact
     path = write(folder, ".npy", features, np.arange(30))
     left = np.array([row for row in range(30) if row not in bad])
     if bad:
-        with fails(DataError, f"{len(bad)} of 30 rows", f"the first is row {min(bad)} "):
+        with fails(DataError, f"{len(bad)} of 30", f"row {min(bad)}"):
             open_embeddings(path)
     file = open_embeddings(path, skip_bad=True)
     assert file.dropped.tolist() == sorted(bad) and file.rows == len(left)
@@ -236,7 +235,7 @@ def test_every_kind_finds_them(tmp_path, kind):
     features = ROWS.copy()
     features[[4, 9, 44]] = np.nan
     path = write(tmp_path, kind, features)
-    with fails(DataError, "3 of 50 rows", "row 4 ", "skip_bad"):
+    with fails(DataError, "3 of 50", "row 4", "skip_bad"):
         open_embeddings(path)
     file = open_embeddings(path, skip_bad=True)
     np.testing.assert_array_equal(whole(file, 3), np.delete(ROWS, [4, 9, 44], 0))
@@ -246,7 +245,7 @@ def test_every_kind_finds_them(tmp_path, kind):
 def test_a_number_beyond_float32_is_found(tmp_path):
     features = ROWS.astype(np.float64)
     features[7, 2] = 1e39
-    with fails(DataError, "1 of 50 rows", "beyond float32", "row 7 "):
+    with fails(DataError, "1 of 50", "float32", "row 7"):
         open_embeddings(write(tmp_path, ".npy", features))
 
 
@@ -254,7 +253,7 @@ def test_empty_cells_of_parquet_are_rows_that_are_not_finite(tmp_path):
     cells = [[1, 2], None, [3, None], [5, 6], [7, 8]]
     for kind in (pa.list_(pa.int32()), pa.list_(pa.float16(), 2)):
         pq.write_table(pa.table({"x": pa.array(cells, kind)}), tmp_path / "x.parquet")
-        with fails(DataError, "2 of 5 rows", "row 1 "):
+        with fails(DataError, "2 of 5", "row 1"):
             open_embeddings(tmp_path / "x.parquet")
         file = open_embeddings(tmp_path / "x.parquet", skip_bad=True)
         assert whole(file).tolist() == [[1, 2], [5, 6], [7, 8]]
@@ -263,7 +262,7 @@ def test_empty_cells_of_parquet_are_rows_that_are_not_finite(tmp_path):
 def test_too_few_rows_are_left(tmp_path):
     features = ROWS[:3].copy()
     features[1:] = np.inf
-    with fails(DataError, "1 row left", "2 or more"):
+    with fails(DataError, "x.npy", "1 row", 2):
         open_embeddings(write(tmp_path, ".npy", features), skip_bad=True)
 
 
@@ -276,26 +275,26 @@ def test_constant_features_are_read(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_that_are_no_features_are_refused(tmp_path, kind):
-    with fails(DataError, "1 row,", "2 or more"):
+    with fails(DataError, f"x{kind}", "1 row", 2):
         open_embeddings(write(tmp_path, kind, ROWS[:1]))
-    with fails(DataError, "is empty"):
+    with fails(DataError, "empty", "(0, 6)" if kind != ".parquet" else "(0, 0)"):
         open_embeddings(write(tmp_path, kind, ROWS[:0]))
     if kind != ".parquet":
         with fails(DataError, "(N, D)", "(50,)"):
             open_embeddings(write(tmp_path, kind, ROWS[:, 0]))
         with fails(DataError, "(N, D)", "(5, 10, 6)"):
             open_embeddings(write(tmp_path, kind, ROWS.reshape(5, 10, 6)))
-        with fails(DataError, "C64" if kind == ".safetensors" else "complex64", "cast them to float32"):
+        with fails(DataError, "complex64", "float32"):
             open_embeddings(write(tmp_path, kind, ROWS.astype(np.complex64)))
 
 
 @pytest.mark.parametrize("kind", [".npy", ".npz"])
 def test_words_truths_and_objects_are_no_features(tmp_path, kind):
-    with fails(DataError, "<U32", "floating-point or whole"):
+    with fails(DataError, "<U32", "float32"):
         open_embeddings(write(tmp_path, kind, ROWS.astype(str)))
     with fails(DataError, "bool"):
         open_embeddings(write(tmp_path, kind, ROWS > 0))
-    with fails(DataError, "Python objects", "never read"):
+    with fails(DataError, "Python objects", "pickle"):
         open_embeddings(write(tmp_path, kind, ROWS.astype(object)))
 
 
@@ -307,7 +306,7 @@ def test_nothing_is_unpickled(tmp_path):
     pickled = pickle.dumps(Bomb())
     for kind in KINDS:
         (tmp_path / f"p{kind}").write_bytes(pickled)
-        with fails(DataError, f"p{kind}", "is no whole"):
+        with fails(DataError, f"p{kind}"):
             open_embeddings(tmp_path / f"p{kind}")
     for kind in (".npy", ".npz"):
         with fails(DataError, "Python objects"):
@@ -323,7 +322,7 @@ def test_nothing_is_unpickled(tmp_path):
 def test_a_file_that_is_cut_off_is_refused(tmp_path, kind):
     path = write(tmp_path, kind, ROWS[:9], np.arange(9))
     content = path.read_bytes()
-    for length in [*range(0, len(content), 1 + len(content) // 60), len(content) - 1]:
+    for length in [*range(0, len(content), 1 + len(content) // 30), len(content) - 1]:
         path.write_bytes(content[:length])
         with fails(DataError, path.name):
             open_embeddings(path)
@@ -335,13 +334,13 @@ def test_a_file_that_lies_about_its_shape_is_refused(tmp_path, shape):
     np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": shape})
     lie = content.getvalue() + ROWS.tobytes()
     (tmp_path / "x.npy").write_bytes(lie)
-    with fails(DataError, str(shape), "1200", "write it again"):
+    with fails(DataError, str(shape), 1200):
         open_embeddings(tmp_path / "x.npy")
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("features.npy", lie)
-    with fails(DataError, str(shape), "1200", "write it again"):
+    with fails(DataError, str(shape), 1200):
         open_embeddings(tmp_path / "x.npz")
 
 
@@ -350,23 +349,23 @@ def test_a_flipped_bit_of_an_archive_is_found(tmp_path):
     content = bytearray((tmp_path / "x.npz").read_bytes())
     content[len(content) // 2] ^= 4
     (tmp_path / "x.npz").write_bytes(content)
-    with fails(DataError, "no whole .npz file"):
+    with fails(DataError, "x.npz"):
         open_embeddings(tmp_path / "x.npz")
 
 
 def test_rows_of_mixed_width_are_located(tmp_path):
     cells = [[1.0, 2.0]] * 30 + [[1.0, 2.0, 3.0]] + [[1.0, 2.0]] * 5
     pq.write_table(pa.table({"embedding": cells}), tmp_path / "x.parquet", row_group_size=8)
-    with fails(DataError, "row 30 ", "has 3 numbers", "the first has 2"):
+    with fails(DataError, "row 30", "3 numbers", "has 2"):
         open_embeddings(tmp_path / "x.parquet")
 
 
 def test_a_column_that_is_no_list_is_refused(tmp_path):
     pq.write_table(pa.table({"embedding": [1.0, 2.0]}), tmp_path / "x.parquet")
-    with fails(DataError, "column of lists", "double"):
+    with fails(DataError, "embedding", "double"):
         open_embeddings(tmp_path / "x.parquet")
     pq.write_table(pa.table({"embedding": [["a"], ["b"]]}), tmp_path / "x.parquet")
-    with fails(DataError, "string", "cast them"):
+    with fails(DataError, "string", "float32"):
         open_embeddings(tmp_path / "x.parquet")
 
 
@@ -376,10 +375,10 @@ def test_names_of_files_are_checked(tmp_path):
     with fails(UsageError, "'nothing'"):
         open_embeddings("x")
     for kind in KINDS:
-        with fails(DataError, f"There is no file {tmp_path / 'none'}{kind}"):
+        with fails(DataError, f"{tmp_path / 'none'}{kind}"):
             open_embeddings(tmp_path / f"none{kind}")
     (tmp_path / "folder.npy").mkdir()
-    with fails(DataError, "no file"):
+    with fails(DataError, "folder.npy"):
         open_embeddings(tmp_path / "folder.npy")
 
 
@@ -422,20 +421,22 @@ def test_a_sample_is_drawn_by_its_seed_and_grows(tmp_path):
     assert (np.diff(small) > 0).all() and set(small) < set(large)
     assert small.tolist() == file.sample_rows(10, 0).tolist() != file.sample_rows(10, 1).tolist()
     assert torch.equal(file.sample(500, 0), torch.from_numpy(ROWS))
-    for call, word in (
-        (lambda: file.sample(0, 0), "but got 0"),
-        (lambda: file.sample(5, -1), "but got -1"),
-        (lambda: list(file.chunks(0)), "but got 0"),
+    for call, number in (
+        (lambda: file.sample(0, 0), 0),
+        (lambda: file.sample(5, -1), -1),
+        (lambda: list(file.chunks(0)), 0),
     ):
-        with fails(UsageError, word):
+        with fails(UsageError, number):
             call()
 
 
-def test_what_is_written_into_a_chunk_does_not_reach_the_file(tmp_path):
-    path = write(tmp_path, ".npy", ROWS)
+@pytest.mark.parametrize("kind", [".npy", ".safetensors"])
+def test_what_is_written_into_a_chunk_does_not_reach_the_file(tmp_path, kind):
+    path = write(tmp_path, kind, ROWS)
+    content = path.read_bytes()
     for chunk in open_embeddings(path).chunks():
         chunk.zero_()
-    np.testing.assert_array_equal(np.load(path), ROWS)
+    assert path.read_bytes() == content
 
 
 def test_moments_streamed_from_a_file_are_those_of_the_whole(tmp_path):
@@ -455,24 +456,33 @@ torch.set_num_threads(1)
 def anonymous():
     status = Path("/proc/self/status").read_text().split()
     return int(status[status.index("RssAnon:") + 1]) / 1024
-start, most = anonymous(), 0.0
-for chunk in open_embeddings(sys.argv[1]).chunks(4096):
-    chunk.sum(0)
-    most = max(most, anonymous())
-loaded = {"torchvision", "timm", "lightning", "torchmetrics", "sklearn", "pyarrow"} & set(sys.modules)
-print(most - start, sorted(loaded))
+def loaded(*libraries):
+    return sorted(set(libraries) & set(sys.modules))
+folder = Path(sys.argv[1])
+for name in ("x.npy", "x.safetensors"):
+    start, most = anonymous(), 0.0
+    for chunk in open_embeddings(folder / name).chunks(4096):
+        chunk.sum(0)
+        most = max(most, anonymous())
+    print(most - start)
+heavy = "torchvision", "timm", "lightning", "torchmetrics"
+print(loaded(*heavy, "sklearn", "pyarrow"))
+from fullrank import diagnose
+diagnose(folder / "small.npy", out=folder / "d")
+print(loaded(*heavy))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the memory")
-def test_a_mapped_file_takes_no_memory_and_no_library(tmp_path):
-    path = tmp_path / "x.npy"
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(50_000, 512))
-    mapped[:] = 1.0  # 102 MB
+def test_a_mapped_file_takes_no_memory_and_no_heavy_library(tmp_path):
+    mapped = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(30_000, 512))
+    mapped[:] = 1.0  # 61 MB
+    save_file({"x": torch.from_numpy(np.asarray(mapped))}, tmp_path / "x.safetensors")
     mapped.flush()
     del mapped
+    np.save(tmp_path / "small.npy", ROWS)
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    mebibytes, loaded = done.stdout.split(maxsplit=1)
-    assert float(mebibytes) < 30 and loaded.strip() == "[]"
+    *mebibytes, reading, diagnosing = done.stdout.splitlines()
+    assert max(map(float, mebibytes)) < 25 and reading == diagnosing == "[]"

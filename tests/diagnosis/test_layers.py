@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from torch import nn
 
 from fullrank import encoder, head, objective, source, view_pipeline
@@ -200,11 +201,11 @@ def test_what_cannot_be_done_is_said():
         def forward(self, x):
             return x.flatten(1).detach()
 
-    with pytest.raises(UsageError, match=r"No gradient passes from z to the images.*; give a model"):
+    with refuses(UsageError, "gradient", "z", "detach"):
         ranks_of(Frozen(), None, ["h"])
-    with pytest.raises(UsageError, match="Unknown place 'layer9'"):
+    with refuses(UsageError, "'layer9'"):
         ranks_of(tiny(), None, ["layer9"])
-    with pytest.raises(UsageError, match="1 image or more, but got 0; 256"):
+    with refuses(UsageError, "limit", 1, 0, 256):
         ranks_of(tiny(), None, ["h"], limit=0)
 
 
@@ -262,7 +263,7 @@ def test_what_labels_do_not_suffice_for_is_none(known, asked, scored, found):
 
 def test_a_place_without_training_features_is_said():
     x, y = separated(20, 3, 2, 0)
-    with pytest.raises(UsageError, match="1 of 2 places without training features, the first is z; collect"):
+    with refuses(UsageError, "1 of 2 places", "z"):
         layer_rows({"h": x}, {"h": x, "z": x}, (y, y))
 
 
@@ -298,7 +299,7 @@ def test_the_cut_is_h_unless_another_place_is_better_by_more_than_chance(accurac
 def test_more_test_rows_tell_more_apart():
     rows = [row("a", 0.91), row("h", 0.90)]
     assert [best_cut(rows, tested) for tested in (100, 100_000)] == ["h", "a"]
-    with pytest.raises(UsageError, match="got 0; give their number"):
+    with refuses(UsageError, 1, 0):
         best_cut(rows, 0)
 
 
@@ -317,14 +318,14 @@ def test_no_place_is_cut_that_is_surely_worse(hits, at):
 
 def test_components_that_hold_the_labels_suffice_where_random_channels_do_not():
     torch.manual_seed(0)
-    n, width = 240, 32
+    n, width = 240, 16
     y = torch.arange(n) % 4
     inner = 3 * torch.eye(4)[y] + 0.2 * torch.randn(n, 4)
     rotation = torch.linalg.qr(torch.randn(width, width))[0][:4]
     x = inner @ rotation + 0.3 * torch.randn(n, width)
     random, leading = dimension_curves(x[:160], x[160:], (y[:160], y[160:]), "h")
     assert random.kind == "random channels" and leading.kind == "leading components"
-    assert random.dimensions == leading.dimensions == [1, 2, 4, 8, 16, 32]
+    assert random.dimensions == leading.dimensions == [1, 2, 4, 8, 16]
     assert random.place == leading.place == "h"
     assert leading.accuracy[2] > 0.95 > random.accuracy[1]
     assert leading.accuracy[1] > random.accuracy[1] + 0.1
@@ -340,10 +341,10 @@ def test_all_dimensions_are_the_rows_of_the_layer():
 
 
 def test_random_channels_are_channels_and_leading_components_do_not_feel_a_rotation():
-    x, y = separated(150, 16, 2, 2)
-    x[:, 2:] = 0  # two channels of 16 tell everything
+    x, y = separated(150, 8, 2, 2)
+    x[:, 2:] = 0  # two channels of 8 tell everything
     labels = (y[:100], y[100:])
-    rotation = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
     plain = dimension_curves(x[:100], x[100:], labels, "h")
     turned = dimension_curves(x[:100] @ rotation, x[100:] @ rotation, labels, "h")
     assert turned[1].accuracy == pytest.approx(plain[1].accuracy, abs=0.021)

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import assert_names, refuses
 
-from fullrank.diagnosis.shape import LowRankLimits, low_rank_of, measure, whitening_of
+from fullrank.diagnosis.shape import Cut, LowRankLimits, low_rank_of, measure, whitening_of
 from fullrank.errors import UsageError
+from fullrank.spectrum import live_dimensions
 
 
 def gaussian(n=500, d=32, seed=0):
@@ -35,26 +37,32 @@ def test_a_spectrum_that_fades_out_has_no_break_and_one_direction_needs_a_larger
     first[:, 0] *= 7
     assert low_rank_of(measure(first).eigenvalues) is None
     first[:, 0] *= 10
-    assert low_rank_of(measure(first).eigenvalues).live == 1
+    assert low_rank_of(measure(first).eigenvalues).rank == 1
 
 
 def test_each_limit_of_a_low_rank_decides():
     values = torch.tensor([4.0] * 8 + [1.0] * 2)
     assert low_rank_of(values) is None
     cut = low_rank_of(values, LowRankLimits(gap=4))
-    assert (cut.live, cut.ratio, cut.possible) == (8, 4, 10) and cut.lost_share == pytest.approx(0.2)
+    assert (cut.rank, cut.ratio, cut.possible) == (8, 4, 10) and cut.lost_share == pytest.approx(0.2)
     assert low_rank_of(values, LowRankLimits(gap=4, lost_share=0.25)) is None
     first = torch.tensor([50.0] + [1.0] * 9)
-    assert low_rank_of(first) is None and low_rank_of(first, LowRankLimits(single_gap=50)).live == 1
+    assert low_rank_of(first) is None and low_rank_of(first, LowRankLimits(single_gap=50)).rank == 1
 
 
 def test_limits_that_cannot_be_met_are_refused():
-    with pytest.raises(UsageError, match=r"gap must be a number of 1 or more, but got 0\.5"):
+    with refuses(UsageError, "gap", 1, 0.5):
         LowRankLimits(gap=0.5)
-    with pytest.raises(UsageError, match="single_gap must be a number of 1 or more, but got nan"):
+    with refuses(UsageError, "single_gap", 1, "nan"):
         LowRankLimits(single_gap=float("nan"))
-    with pytest.raises(UsageError, match="lost_share must lie between 0 and 1, but got 1"):
+    with refuses(UsageError, "lost_share", 0, 1, "got 1"):
         LowRankLimits(lost_share=1)
+
+
+def test_the_sentence_of_a_cut_speaks_of_the_break_and_not_of_live_dimensions():
+    sentence = Cut(4, 1e6, 8).sentence("z")
+    assert_names(sentence, "z", "1e+06", 4, 8)
+    assert "live" not in sentence
 
 
 def test_whitened_features_have_the_identity_as_covariance():
@@ -62,3 +70,13 @@ def test_whitened_features_have_the_identity_as_covariance():
     white = whitening_of(x)(x)
     torch.testing.assert_close(white.T @ white / 400, torch.eye(6, dtype=torch.float64))
     assert whitening_of(gaussian(40, 32)).components == 10
+
+
+def test_only_live_components_are_whitened():
+    x = gaussian(400, 6).double() * torch.tensor([1, 1, 1, 1e-3, 1e-8, 0])
+    assert whitening_of(x).components == live_dimensions(x) == 4
+
+
+def test_channels_that_do_not_vary_leave_no_spectrum():
+    shape = measure(torch.full((5, 3), 2.0))
+    assert (shape.dead, len(shape.eigenvalues), shape.spread) == (3, 0, 0)

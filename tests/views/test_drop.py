@@ -116,15 +116,17 @@ def test_what_is_no_probability_is_refused(probability):
 
 def test_a_drop_reaches_the_training_step_and_the_views_of_a_diagnosis():
     from fullrank.diagnosis.features import collect
+    from fullrank.diagnosis.subject import Subject
     from fullrank.encoders import encoder
     from fullrank.heads import head
 
     images = source("composite:digits-on-textures,n=60").load("train")
     views = view_pipeline("weak,drop=0.5,scale=1,flip=0", image_size=12)
     tiny = encoder("tiny-resnet,width=4", image_size=12)
-    found = collect(tiny, head("none", in_dim=16), images, ["h"], views=views)
-    assert list(found.operations["h"]) == ["drop"]
-    first, second = found.operations["h"]["drop"]
+    subject = Subject("tiny", tiny, head("none", in_dim=16), None, images, views)
+    (h,) = collect(subject, ["h"]).evidence.places
+    assert list(h.operations) == ["drop"]
+    first, second = h.operations["drop"]
     differ = (first != second).any(1).double().mean()
     assert 0.25 < differ < 0.75  # 2 p (1 - p) of the pairs see one digit and one bare background
 

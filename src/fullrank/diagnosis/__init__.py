@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     )
     from fullrank.diagnosis.causes import find_causes as find_causes
     from fullrank.diagnosis.evidence import Evidence as Evidence, PlaceEvidence as PlaceEvidence
-    from fullrank.diagnosis.features import (
-        Collected as Collected,
-        stacked_maps as stacked_maps,
-    )
+    from fullrank.diagnosis.features import Collected as Collected, stacked_maps as stacked_maps
     from fullrank.diagnosis.files import (
         EmbeddingFile as EmbeddingFile,
         check_same_width as check_same_width,

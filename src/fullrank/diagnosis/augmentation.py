@@ -142,44 +142,20 @@ def augmentation_ratio(
     lost = _directional(weights, first @ directions[rank:].T, second @ directions[rank:].T)
     kept = _directional(weights, first @ directions[:rank].T, second @ directions[:rank].T)
     low, high = _bootstrap(lost, seed)
-    return AugmentationRatio(
-        place=source.place,
-        lost=_ratio(lost),
-        low=low,
-        high=high,
-        kept=_ratio(kept),
-        lost_directions=len(directions) - rank,
-        components=len(directions),
-    )
+    count = len(directions)
+    return AugmentationRatio(source.place, _ratio(lost), low, high, _ratio(kept), count - rank, count)
 
 
 def ratio_sources(place: PlaceEvidence, evidence: Evidence) -> list[PlaceEvidence]:
-    """Where augmentation is weighed for what `place` lost: the places below with views, the nearest first.
-
-    Without one it is the place itself, by what little is left there of the lost directions.
-
-    >>> x = torch.randn(10, 4)
-    >>> evidence = Evidence((PlaceEvidence("h", x, (x, x)), PlaceEvidence("z", x)))
-    >>> [source.place for source in ratio_sources(evidence.places[1], evidence)]
-    ['h']
-    """
+    """Where augmentation is weighed for `place`: the places below with views, nearest first, or itself."""
     return [below for below in evidence.before(place) if below.views is not None] or [place]
 
 
 def can_be_weighed(place: PlaceEvidence, evidence: Evidence) -> bool:
-    """Whether `augmentation_ratio` has an answer for the low rank of `place`, at any of its sources.
-
-    >>> x = torch.randn(100, 4)
-    >>> place = PlaceEvidence("z", x * torch.tensor([1, 1, 1e-3, 1e-3]))
-    >>> can_be_weighed(place, Evidence((place,)))
-    False
-    >>> evidence = Evidence((PlaceEvidence("h", x, (x, x)), place))
-    >>> can_be_weighed(place, evidence)
-    True
-    """
+    """Whether `augmentation_ratio` has an answer for the low rank of `place`, at any of its sources."""
     cut = evidence.cut(place)
     return cut is not None and any(
-        cut.live < on_same_images(source, place)[0].whitening.components
+        cut.rank < on_same_images(source, place)[0].whitening.components
         for source in ratio_sources(place, evidence)
         if source.views is not None
     )
@@ -218,7 +194,7 @@ def operation_shares(
         repelled = 1 - len(first) * _cosine_weights(first @ second.T / temperature).diagonal()
     traces = {}
     for name, (a, b) in place.operations.items():
-        moved = (a[: len(repelled)].double().cpu() - b[: len(repelled)].double().cpu()).square().sum(1)
+        moved = (a.double().cpu() - b.double().cpu())[: len(repelled)].square().sum(1)
         traces[name] = float((repelled[: len(moved)] * moved).sum())
     total = sum(traces.values())
     return [
@@ -232,8 +208,7 @@ def _checked(*tensors: Tensor) -> list[Tensor]:
     if x.ndim != 2 or z.ndim != 2 or x.shape != x_prime.shape or z.shape != z_prime.shape or len(x) != len(z):
         raise UsageError(
             "Expected features (N, D) and embeddings (N, K) of two views of the same images, but got "
-            + ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-            + "."
+            f"{', '.join(str(tuple(tensor.shape)) for tensor in tensors)}."
         )
     return [tensor.detach().double() for tensor in tensors]
 
@@ -254,16 +229,16 @@ def _scatter(weights: Tensor, x: Tensor) -> Tensor:
 
 def _pair_scatter(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """sum_ij weights_ij (x_i - y_j)(x_i - y_j)', (D, D), without the N^2 differences."""
-    crossed = x.T @ weights @ y
-    return _scatter(weights.sum(1), x) + _scatter(weights.sum(0), y) - crossed - crossed.T
+    mixed = x.T @ weights @ y
+    return _scatter(weights.sum(1), x) + _scatter(weights.sum(0), y) - mixed - mixed.T
 
 
 def _directional(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """What each image adds to the traces of Sigma0 and Sigma1, (N, 2), up to a common factor."""
     distances = torch.cdist(first, second).square()
-    spread = _off_diagonal(weights) * distances
-    drawn = (1 / len(weights) - weights.diagonal()) * distances.diagonal()
-    return torch.stack([(spread.sum(0) + spread.sum(1)) / 2, drawn], dim=1)
+    apart = _off_diagonal(weights) * distances
+    pulled = (1 / len(weights) - weights.diagonal()) * distances.diagonal()
+    return torch.stack([(apart.sum(0) + apart.sum(1)) / 2, pulled], dim=1)
 
 
 def _ratio(traces: Tensor) -> float:
@@ -273,9 +248,8 @@ def _ratio(traces: Tensor) -> float:
 
 def _bootstrap(traces: Tensor, seed: int) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(seed)
-    n = len(traces)
-    drawn = torch.randint(n, (_RESAMPLES, n), generator=generator)
-    sums = traces.cpu()[drawn].sum(1)
+    resamples = torch.randint(len(traces), (_RESAMPLES, len(traces)), generator=generator)
+    sums = traces.cpu()[resamples].sum(1)
     ratios = sums[:, 1] / sums[:, 0].clamp_min(torch.finfo(sums.dtype).tiny)
     low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
     return low, high

@@ -1,6 +1,7 @@
 """Did it collapse, why, and where to cut: of a run, a model, or a file of embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,13 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from fullrank.diagnosis.augmentation import operation_shares
+from fullrank.diagnosis.augmentation import ASSUMED_TEMPERATURE, operation_shares
 from fullrank.diagnosis.causes import find_causes
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.files import EmbeddingFile, open_embeddings, paired
 from fullrank.diagnosis.formats import OPENERS
-from fullrank.diagnosis.layers import best_cut, dimension_curves, gradient_ranks, layer_rows
-from fullrank.diagnosis.measures import SAMPLE, Seen, measures_of, spectrum_of
+from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, gradient_ranks, layer_rows
+from fullrank.diagnosis.measures import measures_of
 from fullrank.diagnosis.stacked import alignment_matrix
 from fullrank.diagnosis.subject import Subject, find_subject
 from fullrank.door import import_modules
@@ -24,19 +25,29 @@ from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments
 from fullrank.progress import counted, progress_bar
-from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, OperationShare, Result
+from fullrank.record import (
+    DiagnosisEntry,
+    DimensionCurve,
+    Finding,
+    LayerRow,
+    Measure,
+    OperationShare,
+    Result,
+    Spectrum,
+)
 from fullrank.record.making import new_record
 from fullrank.spectrum import near_duplicates_among
+from fullrank.spectrum.functional import effective_rank_of
 
 if TYPE_CHECKING:
-    from fullrank.data import ImageSet
     from fullrank.runs.run import Run
 
+# Rows on which measures are taken that compare rows with each other.
+SAMPLE = 4096
 # Training images that probes learn from; a few thousand rank places as more do.
 LEARNT_FROM = 4096
-_HALF = 0.5
 # Rows of a file that are compared with all others.
-_ASKED = 1024
+_COMPARED = 1024
 
 
 class Diagnosis(Result):
@@ -58,6 +69,15 @@ class Diagnosis(Result):
     def causes(self) -> list[Finding]:
         """What was found, alarms and notes."""
         return self.entry.findings
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """What probes say of places, of dimensions at one of them, and on how many test rows."""
+
+    layers: list[LayerRow] = field(default_factory=list)
+    dimensions: list[DimensionCurve] = field(default_factory=list)
+    tested: int = 0
 
 
 def diagnose(
@@ -126,43 +146,21 @@ def diagnose_file(
     moments = Moments.empty(file.width)
     for chunk in file.chunks():
         moments = moments.merge(Moments.of(chunk))
-    sample, pair = file.sample(SAMPLE, seed), None
-    if positives is not None:
-        pair = (sample, positives.sample(SAMPLE, seed))
-    # A sample holds few pairs of twins, so the rows of one are compared with all.
-    asked = torch.from_numpy(file.sample_rows(_ASKED, seed))
-    duplicates = near_duplicates_among(file.sample(_ASKED, seed), asked, file.chunks())
-    seen = Seen("embedding", moments, sample, pair, duplicates)
-    rows = moments.count
-    place = PlaceEvidence("embedding", sample, pair, sample_of=rows)
-    findings = find_causes(Evidence((place,)), seed=seed)
-    layers: list[LayerRow] = []
-    curves: list[DimensionCurve] = []
+    sample = file.sample(SAMPLE, seed)
+    views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
+    # A sample holds few pairs of twins, so some rows are compared with all.
+    numbers = torch.from_numpy(file.sample_rows(_COMPARED, seed))
+    duplicates = near_duplicates_among(file.sample(_COMPARED, seed), numbers, file.chunks())
     not_seen = ["What the encoder, the views and the head did: only a model can show it."]
     if len(file.dropped):
         not_seen.append(f"{len(file.dropped)} rows that hold NaN or infinity: they were left out.")
-    if pair is None:
+    if positives is None:
         not_seen.append("Alignment and augmentation: give a second view of each row with --positives.")
-    if file.labels is not None:
-        layers, curves = _probe_file(file, sample, seed)
-    else:
+    if file.labels is None:
         not_seen.append("Accuracy: the file has no labels.")
-    return _entry(file.name, rows, [seen], findings, layers, curves, [], [], not_seen, seed)
-
-
-def _probe_file(
-    file: EmbeddingFile, sample: Tensor, seed: int
-) -> tuple[list[LayerRow], list[DimensionCurve]]:
-    """Half of the sample probed from the other half."""
-    labels = torch.from_numpy(np.asarray(file.labels)[file.sample_rows(SAMPLE, seed)])
-    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed))
-    known, asked = order[: int(_HALF * len(order))], order[int(_HALF * len(order)) :]
-    train, test = {"embedding": sample[known]}, {"embedding": sample[asked]}
-    if len(torch.unique(labels[known][labels[known] >= 0])) < 2 or not (labels[asked] >= 0).any():
-        return [], []
-    answers = (labels[known], labels[asked])
-    rows = layer_rows(train, test, answers, seed=seed)
-    return rows, dimension_curves(train["embedding"], test["embedding"], answers, "embedding", seed=seed)
+    place = PlaceEvidence("embedding", sample, views, sample_of=moments.count)
+    evidence = Evidence((place,), seed=seed)
+    return _entry(file.name, evidence, _probe_file(file, sample, seed), not_seen, moments, duplicates)
 
 
 def diagnose_model(
@@ -176,146 +174,127 @@ def diagnose_model(
 ) -> DiagnosisEntry:
     """Everything that a model shows on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.diagnosis.features import collect
-    from fullrank.encoders.building import with_places
     from fullrank.objectives import temperature_of
-    from fullrank.places import collect_features
 
-    found = collect(
-        subject.encoder,
-        subject.head,
-        subject.test,
-        places,
-        limit=limit,
-        seed=seed,
-        views=subject.views,
-        fresh_head=subject.fresh_head,
-        progress=progress,
-    )
-    temperature = temperature_of(subject.objective)
-    evidence = found.evidence(temperature)
-    findings = find_causes(evidence, seed=seed)
-    seen = [
-        Seen(place, Moments.of(features), features, found.views.get(place))
-        for place, features in found.features.items()
-    ]
-    not_seen: list[str] = []
-    shares: list[OperationShare] = []
-    if subject.views is None:
-        not_seen.append("The augmentation's part: no views were given (--views simclr, for example).")
-    else:
-        z_views = found.views[found.places[-1]]
-        for place in evidence.places:
-            shares += operation_shares(place, z_views, temperature or 0.1)
-    gradients: dict[str, float] = {}
+    collected = collect(subject, places, limit=limit, seed=seed, progress=progress)
+    evidence = replace(collected.evidence, temperature=temperature_of(subject.objective), seed=seed)
+    features = {place.place: place.features for place in evidence.places}
+    images, gradients = collected.images, {}
     if subject.objective is not None and subject.views is not None:
-        gradients = gradient_ranks(
-            subject.encoder,
-            subject.head,
-            subject.objective,
-            subject.views,
-            found.images,
-            found.places,
-            seed=seed,
-        )
+        model = (subject.encoder, subject.head, subject.objective, subject.views)
+        gradients = gradient_ranks(*model, images, list(features), seed=seed)
+    train = subject.train
+    labelled = train is not None and label in train.labels
+    if train is not None and labelled and _can_be_probed(train.labels[label], images.labels[label]):
+        bare = replace(subject, test=train, views=None, fresh_head=None)
+        learnt = collect(bare, list(features), limit=LEARNT_FROM, seed=seed, progress=progress)
+        learnt_features = {place.place: place.features for place in learnt.evidence.places}
+        labels = (learnt.images.labels[label], images.labels[label])
+        probed = _probe(learnt_features, features, labels, gradients, seed, progress)
     else:
-        not_seen.append("The rank of the loss's gradient: there are no views, or no loss without labels.")
-    curves: list[DimensionCurve] = []
-    layers: list[LayerRow] = []
-    train, tested = None, 0
-    if subject.train is not None and _labelled(subject.train, found.images, label):
-        train = subject.train.limited(min(LEARNT_FROM, len(subject.train)), seed)
-    if train is None:
-        not_seen.append("Accuracy at each place: there are no labels to train and to test on.")
-        layers = layer_rows({}, found.features, gradient_ranks=gradients)
-    else:
-        head = subject.head if subject.head is not None else nn.Identity()
-        learnt = counted(train.batches(256), progress, "training images", len(train))
-        known = collect_features(with_places(subject.encoder), head, learnt, found.places)
-        answers = (train.labels[label], found.images.labels[label])
-        tested = int((answers[1] >= 0).sum())
-        for name in counted(found.places, progress, "probes", len(found.places), lambda _: 1):
-            one = {name: found.features[name]}
-            layers += layer_rows(known, one, answers, seed=seed, gradient_ranks=gradients)
-        kept = "h" if "h" in known else found.places[-1]
-        curves = dimension_curves(known[kept], found.features[kept], answers, kept, seed=seed)
-    alignment = alignment_matrix(*found.stacked[:2]).tolist() if len(found.stacked) > 1 else []
-    return _entry(
-        subject.name,
-        len(found.images),
-        seen,
-        findings,
-        layers,
-        curves,
-        shares,
-        alignment,
-        not_seen,
-        seed,
-        tested,
-    )
+        probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
+    reasons = {
+        "The augmentation's part: no views were given (--views simclr, for example).": subject.views is None,
+        "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
+        "Accuracy at each place: there are no labels to train and to test on.": not probed.tested,
+    }
+    return _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
 
 
 def _entry(
     target: str,
-    rows: int,
-    seen: list[Seen],
-    findings: list[Finding],
-    layers: list[LayerRow],
-    curves: list[DimensionCurve],
-    shares: list[OperationShare],
-    alignment: list[list[float]],
+    evidence: Evidence,
+    probed: _Probed,
     not_seen: list[str],
-    seed: int,
-    tested: int = 0,
+    moments: Moments | None = None,
+    duplicates: float | None = None,
 ) -> DiagnosisEntry:
-    spectrum = {one.place: spectrum_of(one) for one in seen}
-    cut = best_cut(layers, tested) if len(layers) > 1 and tested else None
+    """What a record holds; `moments` and `duplicates` are of all rows, where the features are a sample."""
+    first, last = evidence.places[0], evidence.places[-1]
+    findings = find_causes(evidence)
+    temperature = evidence.temperature or ASSUMED_TEMPERATURE
+    spectrum: dict[str, Spectrum] = {}
+    measures: list[Measure] = []
+    shares: list[OperationShare] = []
+    for place in evidence.places:
+        moments_there = Moments.of(place.features) if moments is None else moments
+        values = moments_there.singular_values()
+        rank = effective_rank_of(values)
+        spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)
+        measures += measures_of(place, moments_there, duplicates, evidence.seed)
+        shares += operation_shares(place, last.views, temperature)
+    cut = best_cut(probed.layers, probed.tested) if len(probed.layers) > 1 and probed.tested else None
     return DiagnosisEntry(
         target=target,
-        rows=rows,
-        places=[one.place for one in seen],
+        rows=first.sample_of or len(first.features),
+        places=list(spectrum),
         verdict=verdict(findings, spectrum, cut),
         collapsed=any(finding.level == "alarm" for finding in findings),
         cut=cut,
         findings=findings,
-        measures=[measure for one in seen for measure in measures_of(one, seed)],
+        measures=measures,
         spectrum=spectrum,
-        layers=layers,
-        dimensions=curves,
+        layers=probed.layers,
+        dimensions=probed.dimensions,
         augmentation=shares,
-        alignment=alignment,
+        alignment=alignment_matrix(*evidence.stacked[:2]).tolist() if evidence.stacked else [],
         not_seen=not_seen,
     )
 
 
-def verdict(findings: Sequence[Finding], spectrum: dict[str, Any], cut: str | None) -> str:
+def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: str | None) -> str:
     """Whether it collapsed, and why, and where to cut, in plain words."""
     alarms = [finding for finding in findings if finding.level == "alarm"]
+    named = "; ".join(f"{finding.cause} at {finding.place}" for finding in alarms or findings)
+    if alarms:
+        text = f"Collapsed: {named}."
+    else:
+        text = f"No collapse found, but a note: {named}." if named else "No collapse found."
     place = "h" if "h" in spectrum else next(iter(spectrum))
     width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
-    rank_text = f"The effective rank of {place} is {rank:.1f} of {width}."
-    if alarms:
-        causes = "; ".join(f"{finding.cause} at {finding.place}" for finding in alarms)
-        text = f"Collapsed: {causes}. {rank_text}"
-    elif findings:
-        notes = "; ".join(f"{finding.cause} at {finding.place}" for finding in findings)
-        text = f"No collapse found, but a note: {notes}. {rank_text}"
-    else:
-        text = f"No collapse found. {rank_text}"
+    text += f" The effective rank of {place} is {rank:.1f} of {width}."
     return text if cut is None else f"{text} Labels are read best at {cut}: keep that place."
 
 
-def _refuse_for_files(**given: object) -> None:
+def _probe_file(file: EmbeddingFile, sample: Tensor, seed: int) -> _Probed:
+    """Half of the sample probed from the other half."""
+    if file.labels is None:
+        return _Probed()
+    labels = file.labels[file.sample_rows(SAMPLE, seed)]
+    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).numpy()
+    train, test = order[: len(order) // 2], order[len(order) // 2 :]
+    halves = labels[train], labels[test]
+    if not _can_be_probed(*halves):
+        return _Probed()
+    return _probe({"embedding": sample[train]}, {"embedding": sample[test]}, halves, {}, seed)
+
+
+def _probe(
+    train: Mapping[str, Tensor],
+    test: Mapping[str, Tensor],
+    labels: Labels,
+    gradients: Mapping[str, float],
+    seed: int,
+    progress: Progress | None = None,
+) -> _Probed:
+    """The accuracy at each place, and over dimensions at h, or else at the last place."""
+    layers: list[LayerRow] = []
+    for place in counted(test, progress, "probes", len(test), lambda _: 1):
+        layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)
+    place = "h" if "h" in test else list(test)[-1]
+    curves = dimension_curves(train[place], test[place], labels, place, seed=seed)
+    return _Probed(layers, curves, int((labels[1] >= 0).sum()))
+
+
+def _can_be_probed(train: np.ndarray, test: np.ndarray) -> bool:
+    return len(np.unique(train[train >= 0])) > 1 and bool((test >= 0).any())
+
+
+def _refuse_for_files(**options: object) -> None:
     """Raise UsageError where something was given that only a model has."""
-    useless = [name for name, value in given.items() if value is not None]
-    if useless:
-        raise UsageError(f"A file of embeddings takes no {useless[0]}; leave it out, or name a model.")
-
-
-def _labelled(train: "ImageSet", test: "ImageSet", label: str) -> bool:
-    if label not in train.labels:
-        return False
-    known, asked = train.labels[label], test.labels[label]
-    return len(np.unique(known[known >= 0])) >= 2 and bool((asked >= 0).any())
+    useless = next((name for name, value in options.items() if value is not None), None)
+    if useless is not None:
+        raise UsageError(f"A file of embeddings takes no {useless}; leave it out, or name a model.")
 
 
 def _is_embedding_file(target: str | Path) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from fullrank.diagnosis.shape import (
     whitening_of,
 )
 from fullrank.errors import DataError, UsageError, unknown_name
+
+Pair = tuple[Tensor, Tensor]
+"""Features (n, D) of two views of the same images."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class PlaceEvidence:
 
     place: str
     features: Tensor
-    views: tuple[Tensor, Tensor] | None = None
-    operations: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    views: Pair | None = None
+    operations: dict[str, Pair] = field(default_factory=dict)
     imposed_rank: int | None = None
     left_out: tuple[int, ...] = ()
     sample_of: int | None = None
@@ -62,13 +66,10 @@ class PlaceEvidence:
                 f"{self.place} has views of {len(self.operations)} single operations, but no views of all "
                 "together; give both, of the same images."
             )
-        pairs = {"views": self.views} if self.views is not None else {}
-        for name, pair in (pairs | self.operations).items():
+        pairs = {} if self.views is None else {"views": self.views, **self.operations}
+        for name, pair in pairs.items():
             _check_pair(self.place, name, pair, width, len(pairs["views"][0]))
-        for tensor in (
-            self.features,
-            *(side for pair in (pairs | self.operations).values() for side in pair),
-        ):
+        for tensor in (self.features, *(side for pair in pairs.values() for side in pair)):
             bad = ~torch.isfinite(tensor).all(1)
             if bad.any():
                 raise DataError(
@@ -78,7 +79,7 @@ class PlaceEvidence:
 
     @cached_property
     def shape(self) -> Shape:
-        """What the causes need to know of the features, measured once."""
+        """What causes need of the features, measured once."""
         return measure(self.features)
 
     @cached_property
@@ -160,7 +161,7 @@ class Evidence:
                 raise DataError(
                     f"A stacked map {tuple(map_.shape)} holds NaN or infinity; load weights that are finite."
                 )
-        for first, second in zip(self.stacked, self.stacked[1:], strict=False):
+        for first, second in pairwise(self.stacked):
             if first.shape[0] != second.shape[1]:
                 raise UsageError(
                     f"A stacked map of {first.shape[0]} outputs is followed by one of {second.shape[1]} "
@@ -180,7 +181,7 @@ class Evidence:
 
         >>> x = torch.randn(500, 4) @ torch.randn(4, 16)
         >>> evidence = Evidence((PlaceEvidence("z", x),))
-        >>> evidence.cut(evidence.places[0]).live
+        >>> evidence.cut(evidence.places[0]).rank
         4
         """
         return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank)
@@ -211,39 +212,31 @@ class Evidence:
         return replace(self, places=(*self.places[:index], changed, *self.places[index + 1 :]))
 
     def _index(self, place: PlaceEvidence) -> int:
-        for index, other in enumerate(self.places):
-            if other is place:
-                return index
-        raise UsageError(f"{place.place} is none of the places of this evidence; take one of its `places`.")
+        index = next((i for i, other in enumerate(self.places) if other is place), None)
+        if index is None:
+            raise UsageError(
+                f"{place.place} is none of the places of this evidence; take one of its `places`."
+            )
+        return index
 
 
 def on_same_images(first: PlaceEvidence, second: PlaceEvidence) -> tuple[PlaceEvidence, PlaceEvidence]:
-    """Two places, each without the rows that the other leaves out, so that their rows are of the same images.
-
-    Raises UsageError where the two have other numbers of images.
-
-    >>> x = torch.randn(5, 4)
-    >>> h, z = on_same_images(PlaceEvidence("h", x).without([1]), PlaceEvidence("z", x))
-    >>> h.images == z.images == [0, 2, 3, 4]
-    True
-    """
+    """Two places, each without the rows that either leaves out: both then hold the same images."""
     totals = [len(place.features) + len(place.left_out) for place in (first, second)]
     if totals[0] != totals[1]:
         raise UsageError(
             f"{first.place} has features of {totals[0]} images and {second.place} of "
             f"{totals[1]}; give the same images at every place."
         )
-    if first.left_out == second.left_out:
-        return first, second
-    return _without_images(first, second.left_out), _without_images(second, first.left_out)
+    omitted = {*first.left_out, *second.left_out}
+    one, other = (
+        place.without([row for row, image in enumerate(place.images) if image in omitted])
+        for place in (first, second)
+    )
+    return one, other
 
 
-def _without_images(place: PlaceEvidence, left_out: tuple[int, ...]) -> PlaceEvidence:
-    omitted = set(left_out)
-    return place.without([row for row, image in enumerate(place.images) if image in omitted])
-
-
-def _check_pair(place: str, name: str, pair: tuple[Tensor, Tensor], width: int, most: int) -> None:
+def _check_pair(place: str, name: str, pair: Pair, width: int, most: int) -> None:
     first, second = pair
     if first.shape != second.shape or first.ndim != 2 or first.shape[1] != width or len(first) > most:
         raise UsageError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.formats import OPENERS, Matrix, read_npy
+from fullrank.diagnosis.formats import OPENERS, Matrix, map_npy, picked
 from fullrank.errors import DataError, UsageError
 
 UNLABELLED = -1
@@ -29,6 +29,11 @@ class EmbeddingFile:
     dropped: np.ndarray
     all_labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rows < 2:
+            rows = f"{self.rows} row{'' if self.rows == 1 else 's'}{' left' if len(self.dropped) else ''}"
+            raise DataError(f"{self.name} has {rows}, but a spectrum needs 2 or more; give more rows.")
 
     @property
     def rows(self) -> int:
@@ -58,17 +63,10 @@ class EmbeddingFile:
         """
         if rows < 1:
             raise UsageError(f"A chunk must be of 1 row or more, but got {rows}; 65536 is the default.")
-        start = 0
-        for block in self.matrix.blocks(rows):
-            here = (self.dropped >= start) & (self.dropped < start + len(block))
-            if here.any():
-                kept = np.delete(np.arange(len(block)), self.dropped[here] - start)
-                start += len(block)
-                block = block[torch.from_numpy(kept)]
-            else:
-                start += len(block)
-            if len(block):
-                yield block
+        blocks = self.matrix.blocks(rows)
+        if len(self.dropped):
+            blocks = picked(blocks, self._kept)
+        return (block for block in blocks if len(block))
 
     def sample_rows(self, n: int, seed: int) -> np.ndarray:
         """Which rows `sample` takes, of 0 to N - 1, ascending: int64 (min(n, N),).
@@ -86,9 +84,12 @@ class EmbeddingFile:
     def sample(self, n: int, seed: int) -> Tensor:
         """`n` rows drawn by `seed`, or all if there are fewer, in order: float32 (min(n, N), D)."""
         rows = self.sample_rows(n, seed)
-        if len(self.dropped):
-            rows = np.delete(np.arange(self.matrix.shape[0]), self.dropped)[rows]
-        return self.matrix.take(rows)
+        return self.matrix.take(self._kept[rows] if len(self.dropped) else rows)
+
+    @property
+    def _kept(self) -> np.ndarray:
+        """The numbers in the file of the rows that are not dropped."""
+        return np.delete(np.arange(self.matrix.shape[0]), self.dropped)
 
 
 def open_embeddings(
@@ -125,11 +126,11 @@ def open_embeddings(
         )
     if not path.is_file():
         raise DataError(f"There is no file {path}; check the path.")
-    in_file = labels is None or Path(labels).suffix not in _LABEL_FILES
-    matrix, found = OPENERS[path.suffix](path, str(labels) if labels is not None and in_file else None)
-    if labels is not None and not in_file:
-        found = _read_labels(Path(labels))
-    numbers, classes = (None, ()) if found is None else numbered(found, path.name)
+    beside = labels is not None and Path(labels).suffix in _LABEL_FILES
+    matrix, read_labels = OPENERS[path.suffix](path, None if labels is None or beside else str(labels))
+    if labels is not None and beside:
+        read_labels = _read_labels(Path(labels))
+    numbers, classes = (None, ()) if read_labels is None else numbered(read_labels, path.name)
     if numbers is not None and len(numbers) != matrix.shape[0]:
         raise DataError(
             f"{path.name} has {matrix.shape[0]} rows, but {len(numbers)} labels; give one a row, -1 for none."
@@ -143,7 +144,7 @@ def open_embeddings(
             f"float32, the first is row {bad[0]} (from 0); look for what made them, or leave them out with "
             "skip_bad."
         )
-    return _left(EmbeddingFile(path.name, matrix, bad, numbers, classes), bad)
+    return EmbeddingFile(path.name, matrix, bad, numbers, classes)
 
 
 def check_same_width(first: EmbeddingFile, second: EmbeddingFile) -> None:
@@ -168,29 +169,22 @@ def paired(first: EmbeddingFile, second: EmbeddingFile) -> tuple[EmbeddingFile, 
             "the same image; give files of the same images."
         )
     dropped = np.union1d(first.dropped, second.dropped)
-    return _left(first, dropped), _left(second, dropped)
+    return replace(first, dropped=dropped), replace(second, dropped=dropped)
 
 
 def bad_rows(matrix: Matrix) -> np.ndarray:
     """The numbers, ascending, of the rows that are not finite as float32."""
-    found, start = [np.empty(0, np.int64)], 0
+    numbers, start = [np.empty(0, np.int64)], 0
     for tile in matrix.tiles():
         # Extremes are NaN if any number is; to look at each number alone takes 30 times as long.
         if not all(math.isfinite(extreme) for extreme in torch.aminmax(tile)):
-            found.append(start + (~torch.isfinite(tile)).any(1).nonzero()[:, 0].numpy())
+            numbers.append(start + (~torch.isfinite(tile)).any(1).nonzero()[:, 0].numpy())
         start += len(tile)
-    return np.concatenate(found)
+    return np.concatenate(numbers)
 
 
 def numbered(labels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels (N,) as int64, -1 where there is none, and what they are called if they were words.
-
-    Raises DataError, which speaks of the labels of `name`, for what is neither numbers nor words, another
-    shape, or numbers below -1.
-
-    >>> numbered(np.array(["dog", "", "cat", "dog"]), "x.npz")
-    (array([ 1, -1,  0,  1]), ('cat', 'dog'))
-    """
+    """Labels (N,) of the file `name` as int64, -1 where there is none, and their names if they were words."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
@@ -220,7 +214,7 @@ def _read_labels(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"There is no file of labels {path}; check the path.")
     if path.suffix == ".npy":
-        return read_npy(path)
+        return map_npy(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -230,12 +224,3 @@ def _read_labels(path: Path) -> np.ndarray:
         return words.astype(np.int64)
     except ValueError:
         return words
-
-
-def _left(file: EmbeddingFile, dropped: np.ndarray) -> EmbeddingFile:
-    """The file without these of its rows; DataError where fewer than 2 are left."""
-    left = replace(file, dropped=dropped)
-    if left.rows < 2:
-        what = f"{left.rows} row{'' if left.rows == 1 else 's'}{' left' if len(dropped) else ''}"
-        raise DataError(f"{file.name} has {what}, but a spectrum needs 2 or more; give more rows.")
-    return left

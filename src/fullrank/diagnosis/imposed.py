@@ -9,6 +9,7 @@ from fullrank.diagnosis.shape import Shape, low_rank_of, measure
 from fullrank.errors import UsageError
 from fullrank.heads.contract import narrowest, unfolded
 from fullrank.places import Place, head_places, read_head
+from fullrank.statistics import live_dimensions
 
 # Eigenvalues below this share of the largest are rounding of float64.
 _ROUNDING = 1e-12
@@ -45,7 +46,7 @@ def imposed_rank(
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             rank = measured_rank(fresh(), parsed.name)
-    else:  # what the form of linear layers one after another tells
+    else:
         rank = narrowest(unfolded(head)) if parsed.name == "z" else None
     return rank if rank is None or parsed.width is None else min(rank, parsed.width)
 
@@ -54,8 +55,7 @@ def imposed_rank(
 def measured_rank(head: nn.Module, place: str = "z") -> int | None:
     """The rank at a place of a head for Gaussian h (4 D + 64, D), float64, in eval mode; None if it is full.
 
-    It ends where the spectrum of the centred covariance breaks off by the rule of `low_rank_of`, or else
-    where its values are rounding.
+    It ends where the spectrum of the centred covariance breaks off, or else where its values are rounding.
 
     >>> class Projection(nn.Module):
     ...     in_dim = out_dim = 8
@@ -66,23 +66,18 @@ def measured_rank(head: nn.Module, place: str = "z") -> int | None:
     """
     shape = _gaussian_shape(head, place)
     if (cut := low_rank_of(shape.eigenvalues)) is not None:
-        return cut.live
-    rank = _above_rounding(shape)
+        return cut.rank
+    rank = live_dimensions(shape.eigenvalues.numpy(), _ROUNDING)
     return rank if 0 < rank < shape.width else None
 
 
 @torch.no_grad()
 def exact_rank(head: nn.Module, place: str = "z") -> int:
     """The rank at a place of a head for the same rows, up to the rounding of float64 alone."""
-    return _above_rounding(_gaussian_shape(head, place))
+    return live_dimensions(_gaussian_shape(head, place).eigenvalues.numpy(), _ROUNDING)
 
 
 def _gaussian_shape(head: nn.Module, place: str) -> Shape:
     width = int(getattr(head, "in_dim"))  # noqa: B009  # nn.Module's own attributes are tensors or modules
     h = torch.randn(_ROWS_PER_CHANNEL * width + _MORE_ROWS, width, dtype=torch.float64)
     return measure(read_head(head.double().eval(), h)[place])
-
-
-def _above_rounding(shape: Shape) -> int:
-    values = shape.eigenvalues
-    return int((values > _ROUNDING * values[0]).sum()) if len(values) else 0

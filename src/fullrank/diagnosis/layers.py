@@ -54,28 +54,29 @@ def layer_rows(
             f"There are {len(missing)} of {len(test)} places without training features, the first is "
             f"{missing[0]}; collect both at the same places."
         )
-    known, asked = (torch.tensor([-1]),) * 2 if labels is None else map(label_vector, labels)
-    found = torch.unique(asked[asked != -1], return_counts=True)[1]
-    probeable = len(torch.unique(known[known != -1])) > 1 and len(found) > 0
+    learnt, tested = (torch.tensor([-1]),) * 2 if labels is None else map(label_vector, labels)
+    counts = torch.unique(tested[tested != -1], return_counts=True)[1]
+    probeable = len(torch.unique(learnt[learnt != -1])) > 1 and len(counts) > 0
     rows = []
     for place, features in test.items():
         linear = nearest = recall = None
         if probeable:
-            linear = LinearProbe(seed=seed).fit(train[place], known).score(features, asked)
-            nearest = NearestProbe().fit(train[place], known).score(features, asked)
-        if len(found) and found.max() > 1:
-            recall = retrieval(features, asked, ks=(1,)).recall[1]
-        row = LayerRow(
-            place=place,
-            width=features.shape[1],
-            effective_rank=effective_rank(features),
-            rankme=rankme(features),
-            linear=linear,
-            nearest=nearest,
-            recall_at_1=recall,
-            gradient_rank=(gradient_ranks or {}).get(place),
+            linear = LinearProbe(seed=seed).fit(train[place], learnt).score(features, tested)
+            nearest = NearestProbe().fit(train[place], learnt).score(features, tested)
+        if len(counts) and counts.max() > 1:
+            recall = retrieval(features, tested, ks=(1,)).recall[1]
+        rows.append(
+            LayerRow(
+                place=place,
+                width=features.shape[1],
+                effective_rank=effective_rank(features),
+                rankme=rankme(features),
+                linear=linear,
+                nearest=nearest,
+                recall_at_1=recall,
+                gradient_rank=(gradient_ranks or {}).get(place),
+            )
         )
-        rows.append(row)
     return rows
 
 
@@ -129,30 +130,27 @@ def dimension_curves(
     """
     width = train.shape[1]
     dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
-
     probe = LinearProbe(seed=seed).fit(train, labels[0])
     whole = probe.score(test, labels[1])
 
-    def accuracy(known: Tensor, asked: Tensor) -> float:
-        smaller = LinearProbe(penalties=(probe.penalty,), seed=seed).fit(known, labels[0])
-        return smaller.score(asked, labels[1])
+    def accuracy(train: Tensor, test: Tensor) -> float:
+        smaller = LinearProbe(penalties=(probe.penalty,), seed=seed).fit(train, labels[0])
+        return smaller.score(test, labels[1])
 
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(width, generator=generator).to(train.device) for _ in range(DRAWS)]
-    drawn = [
+    random = [
         sum(accuracy(train[:, order[:k]], test[:, order[:k]]) for order in orders) / DRAWS
         for k in dimensions[:-1]
     ]
     mean = train.double().mean(0)
-    centred, asked = train.double() - mean, test.double() - mean
-    components = torch.linalg.eigh(centred.T @ centred)[1].flip(1)
-    leading = [accuracy(centred @ components[:, :k], asked @ components[:, :k]) for k in dimensions[:-1]]
+    train, test = train.double() - mean, test.double() - mean
+    components = torch.linalg.eigh(train.T @ train)[1].flip(1)
+    leading = [accuracy(train @ components[:, :k], test @ components[:, :k]) for k in dimensions[:-1]]
+    # The probe does not feel a rotation, so all dimensions are worth the same in both ways.
     return [
-        # The probe does not feel a rotation, so all dimensions are worth the same in both ways.
-        DimensionCurve(place=place, kind="random channels", dimensions=dimensions, accuracy=[*drawn, whole]),
-        DimensionCurve(
-            place=place, kind="leading components", dimensions=dimensions, accuracy=[*leading, whole]
-        ),
+        DimensionCurve(place=place, kind=kind, dimensions=dimensions, accuracy=[*accuracies, whole])
+        for kind, accuracies in (("random channels", random), ("leading components", leading))
     ]
 
 
@@ -195,21 +193,24 @@ def gradient_ranks(
         raise UsageError(f"The limit must be 1 image or more, but got {limit}; 256 is the default.")
     sample = images.limited(min(limit, len(images)), seed)
     placed, last = with_places(encoder), nn.Identity() if head is None else head
-    batch, drawn = next(view_batches(sample, views, seed, batch_size=len(sample)))
-    seen = torch.cat(views.apply(batch.to(first_device(encoder)), drawn))
-    pairs = torch.split(seen, _ROWS_AT_ONCE)
-    found: dict[str, list[Tensor]] = {place: [] for place in places}
+    batch, parameters = next(view_batches(sample, views, seed, batch_size=len(sample)))
+    both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
+    pieces = torch.split(both, _ROWS_AT_ONCE)
+    gradients: dict[str, list[Tensor]] = {place: [] for place in places}
     with evaluating(placed, last, objective), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         with torch.no_grad():
-            z = torch.cat([read_places(placed, last, rows, ["z"])["z"] for rows in pairs])
+            z = torch.cat([read_places(placed, last, rows, ["z"])["z"] for rows in pieces])
         with torch.enable_grad():
             z = z.float().requires_grad_()
             pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0]
-            for rows, push in zip(pairs, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
+            for rows, push in zip(pieces, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
                 for place, gradient in _pooled_gradients(placed, last, rows, push, places).items():
-                    found[place].append(gradient.float().cpu())
-    return {place: _rank(torch.cat(parts)) for place, parts in found.items()}
+                    gradients[place].append(gradient.float().cpu())
+    return {
+        place: effective_rank_of(matrix_singular_values(torch.cat(parts)).square())
+        for place, parts in gradients.items()
+    }
 
 
 def _pooled_gradients(
@@ -225,50 +226,43 @@ def _pooled_gradients(
             "not detach its features."
         )
     on_the_way = _nodes_below(z.grad_fn)
-    edges = {place: _met(read[place], on_the_way) for place in places}
-    every = list(dict.fromkeys(edge for met in edges.values() for edge in met))
-    gradients = dict(
-        zip(every, torch.autograd.grad(z, every, push.to(z.dtype), retain_graph=True), strict=True)
-    )
+    edges = {place: _maps_of(read[place], on_the_way) for place in places}
+    every = list(dict.fromkeys(edge for maps in edges.values() for edge in maps))
+    pushed = torch.autograd.grad(z, every, push.to(z.dtype), retain_graph=True)
+    gradients = dict(zip(every, pushed, strict=True))
     return {place: _pooled(read[place], {edge: gradients[edge] for edge in edges[place]}) for place in places}
 
 
-def _met(features: Tensor, on_the_way: set[Node]) -> list[GradientEdge]:
+def _maps_of(features: Tensor, on_the_way: set[Node]) -> list[GradientEdge]:
     """Where, going back from the features of a place, its pooling meets what leads to the loss: its maps."""
-    met: dict[GradientEdge, None] = {}
+    maps: dict[GradientEdge, None] = {}
     waiting = [] if features.grad_fn is None else [(features.grad_fn, features.output_nr)]
     while waiting:
         node, number = waiting.pop()
         if node in on_the_way:
-            met[GradientEdge(node, number)] = None
+            maps[GradientEdge(node, number)] = None
         else:
             waiting += [(before, n) for before, n in node.next_functions if before is not None]
-    return list(met)
+    return list(maps)
 
 
 def _nodes_below(node: Node) -> set[Node]:
     """All that a node of the graph was computed from, with itself."""
-    found: set[Node] = set()
+    nodes: set[Node] = set()
     waiting = [node]
     while waiting:
         current = waiting.pop()
-        if current not in found:
-            found.add(current)
+        if current not in nodes:
+            nodes.add(current)
             waiting += [before for before, _ in current.next_functions if before is not None]
-    return found
+    return nodes
 
 
 def _pooled(features: Tensor, gradients: Mapping[GradientEdge, Tensor]) -> Tensor:
-    """Gradients with respect to maps, pooled by the linear map that made `features` (n, D_p) of these.
-
-    What autograd gives is the transpose of that map; differentiated once more, it is the map itself.
-    """
+    """Gradients with respect to maps, pooled by the linear map that made `features` (n, D_p) of these."""
     if not gradients:
         return torch.zeros_like(features)
+    # What autograd gives is the transpose of that map; differentiated once more, it is the map itself.
     direction = torch.zeros_like(features, requires_grad=True)
     back = torch.autograd.grad(features, list(gradients), direction, create_graph=True)
     return torch.autograd.grad(back, direction, list(gradients.values()), retain_graph=True)[0]
-
-
-def _rank(gradient: Tensor) -> float:
-    return effective_rank_of(matrix_singular_values(gradient).square())

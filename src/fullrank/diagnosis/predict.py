@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fullrank.theory.run import TheoryRun, write_theory
 from fullrank.theory.weighting.prediction import FATES, KEPT, LOST, Prediction, fates, predict_directions
 
 if TYPE_CHECKING:
+    from fullrank.diagnosis.evidence import Pair
     from fullrank.runs.run import Run
 
 STATEMENT = (
@@ -42,71 +43,60 @@ def predict(
     for places that there are not or that stand in the wrong order.
     """
     from fullrank.diagnosis.features import VIEWED, collect, thinned_places
+    from fullrank.diagnosis.subject import Subject
     from fullrank.runs.build import load_data
     from fullrank.runs.run import Run, load
     from fullrank.views import view_pipeline
 
     folder = result_folder(out, "theory-predict")
     run = run if isinstance(run, Run) else load(run, imports=imports)
-    known = thinned_places(run.encoder, run.head)
+    order = [*thinned_places(run.encoder, run.head), "z"]
     outcome = outcome or "z"
-    place = place or _default_place(run, known)
+    place = place or _default_place(run, order)
     if place == outcome:
         raise UsageError(f"The place and its outcome are both {place}; name a place below with --place.")
-    order = [*known, "z"]
     bases = [Place.parse(name).name for name in (place, outcome)]
-    if all(base in order for base in bases) and order.index(bases[0]) > order.index(bases[1]):
+    if set(bases) <= set(order) and order.index(bases[0]) > order.index(bases[1]):
         raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as the place.")
     train, _ = load_data(run.recipe)
     views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)
-    found = collect(
-        run.encoder,
-        run.head,
-        train,
-        [place, outcome],
-        limit=VIEWED,
-        seed=seed,
-        views=views,
-        replay=False,
-        fresh_head=run.fresh_head,
-    )
-    first, second = (side.numpy() for side in found.views[place])
-    after = [side.numpy() for side in found.views[outcome]]
-    width = after[0].shape[1]
-    rank = min(width, found.imposed[outcome] or width)
-    prediction = predict_directions((first, second), (after[0], after[1]), rank, seed)
+    subject = Subject(str(run.path), run.encoder, run.head, None, train, views, fresh_head=run.fresh_head)
+    before, after = collect(subject, [place, outcome], limit=VIEWED, seed=seed, replay=False).evidence.places
+    (a, b), (z_a, z_b) = cast("Pair", before.views), cast("Pair", after.views)
+    rank = after.imposed_rank or after.features.shape[1]
+    prediction = predict_directions((a.numpy(), b.numpy()), (z_a.numpy(), z_b.numpy()), rank, seed)
     settings = {"run": str(run.path), "place": place, "outcome": outcome, "seed": seed}
-    told = described_prediction(prediction, place, outcome, rank)
-    return write_theory(folder, "predict", STATEMENT, SOURCE, settings, told)
+    theorem = described_prediction(prediction, place, outcome, rank)
+    return write_theory(folder, "predict", STATEMENT, SOURCE, settings, theorem)
 
 
-def described_prediction(found: Prediction, place: str, outcome: str, rank: int) -> Outcome:
+def described_prediction(prediction: Prediction, place: str, outcome: str, rank: int) -> Outcome:
     """A prediction as the outcome of a theorem: the weight of each direction, and their fates counted."""
-    said, did = fates(found.predicted), fates(found.measured)
-    counts, seen = Counter(said), Counter(did)
-    agreed = sum(a == b for a, b in zip(said, did, strict=True))
-    number = np.arange(1, len(said) + 1, dtype=float)
+    predicted, measured = fates(prediction.predicted), fates(prediction.measured)
+    agreed = sum(a == b for a, b in zip(predicted, measured, strict=True))
+    number = np.arange(1, len(predicted) + 1, dtype=float)
     title = f"Weight of each direction of {place} in {outcome}"
     verdict = (
-        f"Of {len(said)} directions of {place} the theory says that {_counted(counts)}; in {outcome} "
-        f"{_counted(seen)}, {agreed} of them as predicted. Spearman's correlation of the weights is "
-        f"{found.correlation:.2f} ({found.low:.2f} to {found.high:.2f} over splits of the images)."
+        f"Of {len(predicted)} directions of {place} the theory says that {_counted(predicted)}; in {outcome} "
+        f"{_counted(measured)}, {agreed} of them as predicted. Spearman's correlation of the weights is "
+        f"{prediction.correlation:.2f} ({prediction.low:.2f} to {prediction.high:.2f} over splits of the "
+        "images)."
     )
     return Outcome(
         quantity=f"weight of each direction of {place} in {outcome}, relative to the strongest",
         rows=("weight",),
-        columns=tuple(f"direction {i}" for i in range(1, len(said) + 1)),
-        predicted=found.predicted[None],
-        simulated=found.measured[None],
+        columns=tuple(f"direction {i}" for i in range(1, len(predicted) + 1)),
+        predicted=prediction.predicted[None],
+        simulated=prediction.measured[None],
         verdict=verdict,
         panels=(
             Panel(title, "direction, by agreement of the two views", "relative weight"),
             Panel("Agreement of the two views", "direction", "correlation between views"),
         ),
         curves=(
-            Curve(title, "predicted", number, found.predicted, dashed=True),
-            Curve(title, "the run", number, found.measured),
-            Curve("Agreement of the two views", "agreement", number, found.agreement),
+            Curve(title, "predicted", number, prediction.predicted, dashed=True),
+            Curve(title, "the run", number, prediction.measured),
+            Curve("Agreement of the two views", "agreement", number, prediction.agreement),
         ),
         remarks=(
             f"Kept is a weight of {KEPT:g} of the strongest or more, lost one below {LOST:g}; the rank that "
@@ -119,12 +109,13 @@ def described_prediction(found: Prediction, place: str, outcome: str, rank: int)
     )
 
 
-def _counted(counts: Counter[str]) -> str:
+def _counted(each: Sequence[str]) -> str:
+    counts = Counter(each)
     return ", ".join(f"{counts[fate]} are {fate}" for fate in FATES)
 
 
-def _default_place(run: "Run", known: list[str]) -> str:
-    before = known.index("h") - getattr(run.head, "passes_h", False)
+def _default_place(run: "Run", places: list[str]) -> str:
+    before = places.index("h") - getattr(run.head, "passes_h", False)
     if before < 0:
         raise UsageError("The encoder has no place below h; name the places with --place and --outcome.")
-    return known[before]
+    return places[before]

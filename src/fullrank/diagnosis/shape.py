@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
+from fullrank.statistics import live_dimensions
 
-# A standard deviation below this share of the largest, or of the channel's own mean, is rounding of float32.
+# A channel is constant whose deviation is below this share of the largest one or of its own mean.
 _FLAT = 1e-6
-# Eigenvalues below this share of the largest count as this share: there float32 features and the sums over
-# many channels leave rounding, and an untrained net has breaks of 50 to 500 times at shares of 1e-10.
+# A break that lies below this share of the largest eigenvalue is no collapse: an untrained net has breaks of
+# 50 to 500 times at shares of 1e-10. So smaller eigenvalues count as this share.
 _FLOOR = 1e-8
 # Rectified features come near zero; any others that are never negative are far from it by their mean.
 _NEAR_ZERO = 0.3
@@ -19,8 +20,6 @@ _NEAR_ZERO = 0.3
 _FILLED = 0.9
 # Leading components looked at: 4 images or more for each, so that whitening does not invent directions.
 _MAX_COMPONENTS, _IMAGES_PER_COMPONENT = 256, 4
-# Variances below this share of the largest are rounding of float32 features.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -80,27 +79,21 @@ LOW_RANK = LowRankLimits()
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a spectrum breaks off: `live` values, then one that is `ratio` times smaller, of `possible`."""
+    """Where a spectrum breaks off: `rank` values, then one that is `ratio` times smaller, of `possible`."""
 
-    live: int
+    rank: int
     ratio: float
     possible: int
 
     @property
     def lost_share(self) -> float:
         """The share of the possible rank that is lost."""
-        return 1 - self.live / self.possible
+        return 1 - self.rank / self.possible
 
     def sentence(self, place: str) -> str:
-        """The break in words, without a full stop.
-
-        >>> Cut(4, 1e6, 8).sentence("z")
-        '4 of 8 possible dimensions at z are live, the next variance is 1e+06 times smaller'
-        """
-        return (
-            f"{self.live} of {self.possible} possible dimensions at {place} are live, the next variance is "
-            f"{self.ratio:.3g} times smaller"
-        )
+        """The break in words, without a full stop."""
+        where = f"after direction {self.rank} of {self.possible}"
+        return f"The variance at {place} drops by a factor of {self.ratio:.3g} {where}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ class Whitening:
 
     @property
     def components(self) -> int:
-        """How many leading components are looked at, r."""
+        """How many there are, r."""
         return self.map.shape[1]
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -121,12 +114,7 @@ class Whitening:
 
 
 def measure(features: Tensor) -> Shape:
-    """The shape of features (N, D).
-
-    >>> shape = measure(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    >>> shape.dead, shape.eigenvalues.tolist(), shape.rectified
-    (1, [1.0], True)
-    """
+    """The shape of features (N, D)."""
     x = features.detach().double().cpu()
     mean = x.mean(0)
     centred = x - mean
@@ -135,12 +123,9 @@ def measure(features: Tensor) -> Shape:
     deviations = variances.sqrt()
     dead = deviations <= _FLAT * torch.maximum(deviations.max(), mean.abs())
     possible = min(len(x) - 1, int((~dead).sum()))
-    if possible:
-        live = centred[:, ~dead]
-        gram = live.T @ live if live.shape[1] <= len(live) else live @ live.T
-        eigenvalues = torch.linalg.eigvalsh(gram / len(live)).flip(0)[:possible].clamp_min(0)
-    else:
-        eigenvalues = torch.zeros(0, dtype=torch.float64)
+    varying = centred[:, ~dead]
+    gram = varying.T @ varying if varying.shape[1] <= len(x) else varying @ varying.T
+    eigenvalues = torch.linalg.eigvalsh(gram / len(x)).flip(0)[:possible].clamp_min(0)
     return Shape(
         rows=len(x),
         width=x.shape[1],
@@ -155,15 +140,7 @@ def measure(features: Tensor) -> Shape:
 def low_rank_of(
     eigenvalues: Tensor, limits: LowRankLimits = LOW_RANK, imposed_rank: int | None = None
 ) -> Cut | None:
-    """The largest break of a spectrum (r,), descending, that passes the limits, or None.
-
-    Eigenvalues that float32 cannot tell from 0 count as that limit, so a spectrum that fades out has no break
-    where it meets it. With an `imposed_rank` only ranks below nine tenths of it are looked for.
-
-    >>> low_rank_of(measure(torch.randn(500, 16)).eigenvalues)
-    >>> low_rank_of(measure(torch.randn(500, 4) @ torch.randn(4, 16)).eigenvalues).live
-    4
-    """
+    """The largest break of a spectrum (r,), descending, that passes the limits, or None."""
     possible = len(eigenvalues)
     if possible < 2:
         return None
@@ -181,20 +158,15 @@ def low_rank_of(
     passing = ratios >= least
     if not passing.any():
         return None
-    live = int(torch.where(passing, ratios, 0.0).argmax()) + 1
-    return Cut(live, float(ratios[live - 1]), possible)
+    rank = int(torch.where(passing, ratios, 0.0).argmax()) + 1
+    return Cut(rank, float(ratios[rank - 1]), possible)
 
 
 def whitening_of(features: Tensor) -> Whitening:
-    """The whitening of features (N, D): at most 256 leading components, and 4 images or more for each.
-
-    >>> whitening = whitening_of(torch.randn(50, 3))
-    >>> whitening.components, whitening(torch.randn(7, 3)).shape
-    (3, torch.Size([7, 3]))
-    """
+    """The whitening of features (N, D): at most 256 leading live components, 4 images or more for each."""
     x = features.double()
     mean = x.mean(0)
     _, scales, directions = torch.linalg.svd((x - mean) / len(x) ** 0.5, full_matrices=False)
-    above = int((scales.square() > _ROUNDING * scales[0].square()).sum())
-    count = max(1, min(above, len(x) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
+    live = live_dimensions(scales.square().cpu().numpy())
+    count = max(1, min(live, len(x) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
     return Whitening(mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny))

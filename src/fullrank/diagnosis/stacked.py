@@ -73,11 +73,7 @@ def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
 
 
 def product(stacked: Sequence[Tensor]) -> Tensor:
-    """The maps as one matrix (K, D), float64; the first of `stacked` is applied first.
-
-    >>> product([torch.ones(2, 3), torch.ones(1, 2)]).tolist()
-    [[2.0, 2.0, 2.0]]
-    """
+    """The maps as one matrix (K, D), float64; the first of `stacked` is applied first."""
     return torch.from_numpy(linear_stack.product(tuple(map(_array, stacked))))
 
 

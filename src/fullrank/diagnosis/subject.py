@@ -1,7 +1,7 @@
 """What is diagnosed: a run or a model, with its images, views and loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +46,13 @@ def find_subject(
         if weights is not None:
             raise UsageError("A run has weights of its own; leave --weights out, or name its encoder.")
         return _subject_of_run(target, data, views)
-    name = (
-        type(target).__name__ if isinstance(target, nn.Module) else getattr(target, "__name__", str(target))
-    )
+    name = type(target).__name__ if isinstance(target, nn.Module) else str(target)
+    name = getattr(target, "__name__", name)
     if data is None:
         raise UsageError(f"{name} is a model, so it needs images to look at; give them with --data.")
     train, test = _load(data, image_size)
     encoder = target if isinstance(target, nn.Module) else _library_encoder(target, train or test, weights)
-    subject = Subject(name, encoder, None, train, test)
-    return replace(subject, views=_views(views, test)) if views is not None else subject
+    return Subject(name, encoder, None, train, test, views=None if views is None else _views(views, test))
 
 
 def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
@@ -64,11 +62,7 @@ def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
 
     # Such a loss has trained weights of its own, or asks for the labels of views.
     needs_labels = "labels" in needs(run.recipe.objective)
-    train: ImageSet | None
-    if data is None:
-        train, test = load_data(run.recipe)
-    else:
-        train, test = _load(data, input_shape(run)[0])
+    train, test = load_data(run.recipe) if data is None else _load(data, input_shape(run)[0])
     return Subject(
         name=str(run.path),
         encoder=run.encoder,
@@ -99,8 +93,8 @@ def _load(data: Any, image_size: int | None) -> "tuple[ImageSet | None, ImageSet
     if isinstance(data, str | type):
         images = source(data)
         return images.load("train", image_size), images.load("test", image_size)
-    given = GivenImages.of(data)
-    train, test = (None, given.train) if given.test is None else (given.train, given.test)
+    sets = GivenImages.of(data)
+    train, test = (None, sets.train) if sets.test is None else (sets.train, sets.test)
     if image_size is None:
         return train, test
     return train and train.resized(image_size), test.resized(image_size)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from refusals import assert_names, refuses
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import Augmentation, UnexplainedLowRank
@@ -31,16 +32,9 @@ def augmentation_evidence(**more):
 def test_augmentation_names_the_operation_and_says_what_it_assumed():
     (found,) = find_causes(augmentation_evidence())
     assert (found.cause, found.place) == ("augmentation", "z") and found.value > found.threshold
-    for words in (
-        "4 of 8 possible",
-        "lost directions of h",
-        "95 % interval",
-        "temperature 0.1 assumed",
-        "; noise",
-    ):
-        assert words in found.evidence
-    (told,) = find_causes(augmentation_evidence(temperature=0.2))
-    assert "assumed" not in told.evidence and told.value != found.value
+    assert_names(found.evidence, "4 of 8", "h", f"{found.value:.2f}", "95 %", "temperature 0.1", "noise")
+    (other,) = find_causes(augmentation_evidence(temperature=0.2))
+    assert "temperature" not in other.evidence and other.value != found.value
 
 
 def test_augmentation_that_is_as_strong_in_the_kept_directions_explains_nothing():
@@ -49,7 +43,8 @@ def test_augmentation_that_is_as_strong_in_the_kept_directions_explains_nothing(
     views = tuple(x + 2 * torch.randn(600, 8, generator=generator) for _ in range(2))
     z = x * torch.tensor([1.0] * 4 + [1e-3] * 4)
     (found,) = find_causes(Evidence((PlaceEvidence("h", x, views), PlaceEvidence("z", z))))
-    assert found.cause == "unexplained-low-rank" and "no stacked maps were given" in found.evidence
+    assert found.cause == "unexplained-low-rank"
+    assert "stacked" in found.evidence and "views" not in found.evidence
 
 
 def test_the_same_seed_gives_the_same_findings_and_another_one_another_interval():
@@ -62,7 +57,7 @@ def test_kept_ratio_decides_and_is_a_ratio():
     evidence = augmentation_evidence()
     assert [found.cause for found in find_causes(evidence, [Augmentation(kept_ratio=1e6)])] == []
     assert [found.cause for found in find_causes(evidence, [Augmentation()])] == ["augmentation"]
-    with pytest.raises(UsageError, match=r"kept_ratio must be a number of 1 or more, but got 0\.5"):
+    with refuses(UsageError, "kept_ratio", 1, 0.5):
         Augmentation(kept_ratio=0.5)
 
 
@@ -79,7 +74,8 @@ def test_maps_that_are_low_rank_without_being_aligned_are_no_implicit_regularisa
     first, second = middle @ gains @ right, left @ gains @ middle.T
     place = PlaceEvidence("z", x @ (second @ first).T)
     (found,) = find_causes(Evidence((place,), stacked=(first, second)))
-    assert found.cause == "implicit-regularisation" and "no views were given" in found.evidence
+    assert found.cause == "implicit-regularisation"
+    assert_names(found.evidence, "6 of 16", "2 linear maps", "after 6", f"{found.value:.2f}", "no views")
 
 
 def test_the_last_resort_obeys_its_threshold_and_the_limits_of_the_evidence():

@@ -1,6 +1,6 @@
-"""Causes of collapse: one file each, and their catalogue in the order in which they are asked.
+"""Causes of collapse: one file each, and their catalogue in the order in which they are checked.
 
-The catalogue imports nothing; `find_causes` asks every registered cause, and the classes are imported on
+The catalogue imports nothing; `find_causes` checks every registered cause, and the classes are imported on
 first use. `docs/causes.md` gives the reasons for their thresholds.
 """
 
@@ -22,67 +22,44 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
     from fullrank.diagnosis.causes.unexplained_low_rank import UnexplainedLowRank as UnexplainedLowRank
 
+# Name, class, the heading under which a report shows its findings, and source.
+_CATALOGUE = [
+    ("complete-collapse", "CompleteCollapse", "Every input gets nearly the same features", "fullrank"),
+    ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
+    ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),
+    ("too-few-samples", "TooFewSamples", "Too few samples for the width", "fullrank"),
+    (
+        "augmentation",
+        "Augmentation",
+        "The augmentation moves the data more than the data varies",
+        "P1, Theorem 1",
+    ),
+    (
+        "implicit-regularisation",
+        "ImplicitRegularisation",
+        "Stacked weight matrices favour a few directions",
+        "P1, Theorems 2 and 3",
+    ),
+    (
+        "unexplained-low-rank",
+        "UnexplainedLowRank",
+        "Few directions are in use, and no known cause explains it",
+        "fullrank",
+    ),
+]
+_MODULES = {name: name.replace("-", "_") for name, *_ in _CATALOGUE}
+
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "augmentation": ["Augmentation"],
-        "complete_collapse": ["CompleteCollapse"],
+        **{_MODULES[name]: [cause] for name, cause, *_ in _CATALOGUE},
         "contract": ["Cause", "Rule", "Stage"],
-        "dead_channels": ["DeadChannels"],
-        "implicit_regularisation": ["ImplicitRegularisation"],
-        "mean_dominance": ["MeanDominance"],
         "search": ["find_causes"],
-        "too_few_samples": ["TooFewSamples"],
-        "unexplained_low_rank": ["UnexplainedLowRank"],
     },
 )
 __all__ += ["CAUSES", "register_cause"]
 
-# The summary of an entry is the heading under which a report shows its findings.
 CAUSES = Registry("cause", "causes", group="fullrank.causes")
 register_cause = CAUSES.add
-for _entry in [
-    Entry(
-        "complete-collapse",
-        "fullrank.diagnosis.causes.complete_collapse:CompleteCollapse",
-        "Every input gets nearly the same features",
-        "fullrank",
-    ),
-    Entry(
-        "dead-channels",
-        "fullrank.diagnosis.causes.dead_channels:DeadChannels",
-        "Some channels never change",
-        "fullrank",
-    ),
-    Entry(
-        "mean-dominance",
-        "fullrank.diagnosis.causes.mean_dominance:MeanDominance",
-        "All features point in nearly the same direction",
-        "fullrank",
-    ),
-    Entry(
-        "too-few-samples",
-        "fullrank.diagnosis.causes.too_few_samples:TooFewSamples",
-        "Too few samples for the width",
-        "fullrank",
-    ),
-    Entry(
-        "augmentation",
-        "fullrank.diagnosis.causes.augmentation:Augmentation",
-        "The augmentation moves the data more than the data varies",
-        "P1, Theorem 1",
-    ),
-    Entry(
-        "implicit-regularisation",
-        "fullrank.diagnosis.causes.implicit_regularisation:ImplicitRegularisation",
-        "Stacked weight matrices favour a few directions",
-        "P1, Theorems 2 and 3",
-    ),
-    Entry(
-        "unexplained-low-rank",
-        "fullrank.diagnosis.causes.unexplained_low_rank:UnexplainedLowRank",
-        "Few directions are in use, and no known cause explains it",
-        "fullrank",
-    ),
-]:
-    CAUSES.register(_entry)
+for _name, _cause, _summary, _source in _CATALOGUE:
+    CAUSES.register(Entry(_name, f"{__name__}.{_MODULES[_name]}:{_cause}", _summary, _source))

@@ -60,7 +60,7 @@ class Augmentation(Cause):
             return []
         temperature = evidence.temperature or ASSUMED_TEMPERATURE
         for source in ratio_sources(place, evidence):
-            ratio = augmentation_ratio(source, place, cut.live, temperature=temperature, seed=evidence.seed)
+            ratio = augmentation_ratio(source, place, cut.rank, temperature=temperature, seed=evidence.seed)
             if ratio is not None and self._explains(ratio):
                 return [
                     self.finding(self.rule, place, ratio.lost, _sentence(cut, place, source, ratio, evidence))

@@ -1,13 +1,11 @@
 """Complete collapse: all features at a place are nearly one point."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
-
-if TYPE_CHECKING:
-    from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 
 
 @final
@@ -20,7 +18,6 @@ class CompleteCollapse(Cause):
     C is the centred covariance of features x (N, D).
 
     >>> import torch
-    >>> from fullrank.diagnosis import Evidence, PlaceEvidence
     >>> evidence = Evidence((PlaceEvidence("z", torch.ones(10, 4)),))
     >>> CompleteCollapse().check(evidence.places[0], evidence)[0].value
     0.0
@@ -38,13 +35,8 @@ class CompleteCollapse(Cause):
         "learning rate.",
     )
 
-    def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
+    def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding where the spread is below the threshold."""
-        shape = place.shape
-        if not self.rule.fires(shape.spread):
-            return []
-        sentence = (
-            f"All {shape.rows} rows at {place.place} are nearly one point: their spread is "
-            f"{shape.spread:.2g} of their norm."
-        )
-        return [self.finding(self.rule, place, shape.spread, sentence)]
+        rows, spread = place.shape.rows, place.shape.spread
+        point = f"All {rows} rows at {place.place} are nearly one point"
+        return self.judged(self.rule, place, spread, f"{point}: their spread is {spread:.2g} of their norm.")

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Stage(Enum):
-    """When a cause is asked at a place; the stages follow each other in this order.
+    """When a cause is checked at a place; the stages follow each other in this order.
 
     The rows that a finding of the first stage names are left out of the features for the other two. The
-    causes of the last are asked only where the rank is low, and only until one of them finds something.
+    causes of the last are checked only where the rank is low, and only until one of them finds something.
     """
 
     ROWS = "rows to leave out"
@@ -63,8 +63,8 @@ class Cause(ABC):
 
     Derive a frozen dataclass whose rules are fields with defaults, so that `dataclasses.replace` changes a
     threshold, and give it `name` and `stage`. `needs` names the evidence without which the cause is not
-    asked (`views`, `stacked`). After a finding of a cause that is `final` nothing else is checked at that
-    place. An explanation that is a `last_resort` is asked after all others.
+    checked (`views`, `stacked`). After a finding of a cause that is `final` nothing else is checked at that
+    place. An explanation that is a `last_resort` is checked after all others.
 
     >>> from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
     >>> @dataclass(frozen=True)
@@ -74,9 +74,7 @@ class Cause(ABC):
     ...
     ...     def check(self, place, evidence):
     ...         width = place.features.shape[1]
-    ...         if not self.rule.fires(width):
-    ...             return []
-    ...         return [self.finding(self.rule, place, width, f"{place.place} has {width} channels.")]
+    ...         return self.judged(self.rule, place, width, f"{place.place} has {width} channels.")
     >>> import torch
     >>> found = find_causes(Evidence((PlaceEvidence("h", torch.randn(50, 4)),)), causes=[Tiny()])
     >>> found[0].cause, found[0].evidence
@@ -97,6 +95,10 @@ class Cause(ABC):
     @abstractmethod
     def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
         """What this cause finds at `place`, one of the places of `evidence`; empty where it finds nothing."""
+
+    def judged(self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str) -> list[Finding]:
+        """The `finding` where the rule fires on `value`, or else none."""
+        return [self.finding(rule, place, value, evidence)] if rule.fires(value) else []
 
     def finding(
         self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str, rows: Sequence[int] = ()

@@ -1,13 +1,11 @@
 """Dead channels: channels that do not vary over the images."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
-
-if TYPE_CHECKING:
-    from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 
 _MEASURE = "share of channels without variance"
 _REVIVE = "Lower the learning rate or put a normalisation before the activation, and train again."
@@ -22,7 +20,6 @@ class DeadChannels(Cause):
     rules of their own: `rectified` for an alarm, and below it `idle` for a note.
 
     >>> import torch
-    >>> from fullrank.diagnosis import Evidence, PlaceEvidence
     >>> x = torch.randn(50, 4)
     >>> x[:, 0] = 2
     >>> evidence = Evidence((PlaceEvidence("z", x),))
@@ -42,7 +39,7 @@ class DeadChannels(Cause):
         remedy="Look at other images before you act: after a ReLU a channel may only be idle on these.",
     )
 
-    def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
+    def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding, by the first rule that fires."""
         shape = place.shape
         imposed = shape.width - (place.imposed_rank or shape.width)
@@ -51,4 +48,4 @@ class DeadChannels(Cause):
         sentence = (
             f"{shape.dead} of {shape.width} channels at {place.place} do not vary over {shape.rows} images."
         )
-        return [self.finding(rule, place, share, sentence) for rule in rules if rule.fires(share)][:1]
+        return [finding for rule in rules for finding in self.judged(rule, place, share, sentence)][:1]

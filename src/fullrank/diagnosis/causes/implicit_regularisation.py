@@ -55,20 +55,15 @@ class ImplicitRegularisation(Cause):
         possible = min(len(squares), *(min(matrix.shape) for matrix in maps))
         of_product = low_rank_of(squares[:possible], evidence.limits)
         pairs = list(pairwise(maps))
-        if of_product is None or any(of_product.live >= first.shape[0] for first, _ in pairs):
+        if of_product is None or any(of_product.rank >= first.shape[0] for first, _ in pairs):
             return []
-        value = min(block_alignment(first, second, of_product.live) for first, second in pairs)
-        if not self.rule.fires(value):
-            return []
+        value = min(block_alignment(first, second, of_product.rank) for first, second in pairs)
         between = max(imbalance(first, second) for first, second in pairs)
-        views = (
-            "augmentation is weak in the lost ones"
-            if can_be_weighed(place, evidence)
-            else "no views were given to exclude augmentation"
-        )
+        weak, unknown = "augmentation is weak in the lost ones", "no views were given to exclude augmentation"
+        views = weak if can_be_weighed(place, evidence) else unknown
         sentence = (
             f"{cut.sentence(place.place)}, the product of {len(maps)} linear maps breaks off "
-            f"after {of_product.live}, where they are aligned to {value:.2f} (imbalance {between:.2f}), and "
+            f"after {of_product.rank}, where they are aligned to {value:.2f} (imbalance {between:.2f}), and "
             f"{views}."
         )
-        return [self.finding(self.rule, place, value, sentence)]
+        return self.judged(self.rule, place, value, sentence)

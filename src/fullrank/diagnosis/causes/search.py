@@ -21,14 +21,14 @@ def find_causes(
     """The causes of collapse that `evidence` shows, by place from the image to z; empty where all is healthy.
 
     `causes` are all registered ones unless given, each with its default thresholds; `seed` replaces that of
-    the evidence. At each place the causes are asked in three stages, in the order of the catalogue. Rows
+    the evidence. At each place the causes are checked in three stages, in the order of the catalogue. Rows
     that a finding of the stage ROWS names are left out of the features there for the other stages. A finding
     of a cause that is `final`, such as `complete-collapse`, ends the place, and so do rows to leave out that
-    leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are asked until
+    leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are checked until
     one finds something, the last resort (`unexplained-low-rank`) last: at the place where the low rank first
     appears, and again only where the rank falls further. A rank that a head imposes is never a finding. A
-    cause whose `needs` are missing is not asked. Raises UsageError for a cause that needs an unknown kind of
-    evidence, or finds fault with rows that the features do not have.
+    cause whose `needs` are missing is not checked. Raises UsageError for a cause that needs an unknown kind
+    of evidence, or finds fault with rows that the features do not have.
 
     >>> import torch
     >>> x = torch.randn(500, 16)
@@ -40,47 +40,43 @@ def find_causes(
     """
     if seed is not None:
         evidence = replace(evidence, seed=seed)
-    asked = registered_causes() if causes is None else causes
-    stages = {stage: [cause for cause in asked if cause.stage is stage] for stage in Stage}
+    checked = registered_causes() if causes is None else causes
+    stages = {stage: [cause for cause in checked if cause.stage is stage] for stage in Stage}
     stages[Stage.EXPLANATION].sort(key=lambda cause: cause.last_resort)
     findings: list[Finding] = []
     below: Cut | None = None
     for index in range(len(evidence.places)):
-        evidence, ended = _leave_out(stages[Stage.ROWS], index, evidence, findings)
-        place = evidence.places[index]
-        if ended or _ask(stages[Stage.SHAPE], place, evidence, findings):
+        place, before = evidence.places[index], len(findings)
+        ended = _check(stages[Stage.ROWS], place, evidence, findings)
+        rows = {row for finding in findings[before:] for row in finding.rows}
+        ended = ended or len(place.features) - len(rows) < 2
+        if not ended:
+            evidence = evidence.without(place, rows)
+            place = evidence.places[index]
+        if ended or _check(stages[Stage.SHAPE], place, evidence, findings):
             below = None
             continue
         cut = evidence.cut(place)
-        if cut is not None and not _is_inherited(cut, below):
-            _ask(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
+        # A map cannot bring a rank back by itself, so what the place below reported is not reported again.
+        if cut is not None and (below is None or cut.rank < _SAME_RANK * below.rank):
+            _check(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
         below = cut
     return findings
 
 
 def registered_causes() -> list[Cause]:
-    """Every registered cause, and those of installed packages, with default thresholds.
-
-    A package whose cause cannot be imported is named in a warning, and the others are asked without it.
-    Raises UsageError for a registered part that is no cause.
-    """
-    names = [entry.name for entry in CAUSES]
-    found = [checked_cause(CAUSES.build(name), name) for name in names]
+    """Every registered cause and those of installed packages; a warning names one that fails to import."""
+    causes = [checked_cause(CAUSES.build(entry.name), entry.name) for entry in CAUSES]
     for name in CAUSES.installed():
         try:
-            found.append(checked_cause(CAUSES.build(name), name))
+            causes.append(checked_cause(CAUSES.build(name), name))
         except UsageError as error:
             warnings.warn(f"{error} The other causes are checked without it.", FullrankWarning, stacklevel=3)
-    return found
+    return causes
 
 
 def checked_cause(built: object, name: str) -> Cause:
-    """`built` if it is a cause called `name`; otherwise UsageError.
-
-    >>> checked_cause(print, "mine")
-    Traceback (most recent call last):
-    fullrank.errors.UsageError: The cause 'mine' is a builtin_function_or_method; it must derive from Cause.
-    """
+    """`built` if it is a cause called `name`; otherwise UsageError."""
     if not isinstance(built, Cause):
         raise UsageError(f"The cause {name!r} is a {type(built).__name__}; it must derive from Cause.")
     if getattr(built, "name", None) != name:
@@ -92,19 +88,7 @@ def checked_cause(built: object, name: str) -> Cause:
     return built
 
 
-def _leave_out(
-    causes: Iterable[Cause], index: int, evidence: Evidence, findings: list[Finding]
-) -> tuple[Evidence, bool]:
-    """The evidence without the rows that `causes` find at place number `index`, and whether that ends it."""
-    place, before = evidence.places[index], len(findings)
-    ended = _ask(causes, place, evidence, findings)
-    rows = {row for finding in findings[before:] for row in finding.rows}
-    if ended or len(place.features) - len(rows) < 2:
-        return evidence, True
-    return evidence.without(place, rows), False
-
-
-def _ask(
+def _check(
     causes: Iterable[Cause],
     place: PlaceEvidence,
     evidence: Evidence,
@@ -115,19 +99,19 @@ def _ask(
     for cause in causes:
         if evidence.lacks(cause.needs, place):
             continue
-        found = _found(cause, place, evidence)
-        findings += found
-        if found and (cause.final or until_found):
+        new = _findings_of(cause, place, evidence)
+        findings += new
+        if new and (cause.final or until_found):
             return True
     return False
 
 
-def _found(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
     """What a cause finds; where somebody else's fails, or gives anything else, UsageError names it."""
     if type(cause).__module__.startswith("fullrank."):
         return cause.check(place, evidence)
     try:
-        found = cause.check(place, evidence)
+        findings = cause.check(place, evidence)
     except FullrankError:
         raise
     except Exception as error:  # whatever it raises
@@ -135,13 +119,9 @@ def _found(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Findi
         raise UsageError(
             f"The cause {cause.name!r} failed at {place.place}: {reason}; mend its check."
         ) from error
-    if not isinstance(found, list) or not all(isinstance(each, Finding) for each in found):
+    if not isinstance(findings, list) or not all(isinstance(each, Finding) for each in findings):
         raise UsageError(
-            f"The cause {cause.name!r} must give a list of findings at {place.place}, but gave {found!r:.80}."
+            f"The cause {cause.name!r} must give a list of findings at {place.place}, but gave "
+            f"{findings!r:.80}."
         )
-    return found
-
-
-def _is_inherited(cut: Cut, below: Cut | None) -> bool:
-    """Whether the place below has reported this already: a map cannot bring a rank back by itself."""
-    return below is not None and cut.live >= _SAME_RANK * below.live
+    return findings
