@@ -1,24 +1,20 @@
 """Trees whose folders are the classes, streamed: what ImageNet and its relatives have in common."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from fullrank.data.classes import class_groups, class_list
+from fullrank.data.image_files import list_photographs
 from fullrank.data.image_set import ImageSet
-from fullrank.data.listings import Listings, Names, Piece
 from fullrank.data.sources import Source, Split, check_folder
 from fullrank.data.streaming import CANVAS, photographs
 from fullrank.errors import DataError
 from fullrank.files import expanded
 from fullrank.specs import Scalar, Spec
-
-_ENDINGS = (".jpeg", ".jpg", ".png")
 
 
 def tree_spec(source: str, path: str, canvas: int, **options: Scalar | None) -> str:
@@ -30,21 +26,6 @@ def tree_spec(source: str, path: str, canvas: int, **options: Scalar | None) -> 
     given = {"canvas": None if canvas == CANVAS else canvas, **options}
     kept = [(key, value) for key, value in sorted(given.items()) if value is not None]
     return str(Spec(source, path, tuple(kept)))
-
-
-def list_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in `folder`, sorted, without hidden ones; none where it is missing."""
-    if not folder.is_dir():
-        return ()
-    with os.scandir(folder) as entries:
-        return tuple(sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir()))
-
-
-def list_images(folder: Path) -> list[str]:
-    """The names of the images in `folder`, sorted, without looking at any of the files."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
-    return sorted(name for name in names if name.lower().endswith(_ENDINGS) and not name.startswith("."))
 
 
 def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, str]:
@@ -117,27 +98,17 @@ class ClassFolders(Source):
         check_folder(self.path, self.name)
         return self._find()
 
-    @cached_property
-    def _listings(self) -> Listings:
-        return Listings(self.path)
-
-    def _images(self, folder: str) -> str:
-        """The names of the images in a folder, joined by `/`."""
-        files = self._listings[folder].files
-        return "/".join(name for name in files if name.lower().endswith(_ENDINGS))
-
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         class_of = self._class_of[split]
         classes = tuple(dict.fromkeys(next(filter(None, self._class_of.values()), class_of).values()))
-        rows = {name: row for row, name in enumerate(classes)}
+        label_of = {name: label for label, name in enumerate(classes)}
         with ThreadPoolExecutor() as pool:
-            found = zip(class_of.items(), pool.map(self._images, class_of), strict=True)
-        pieces = {Piece(folder, names): rows[name] for (folder, name), names in found if names}
-        if not pieces:
+            files = pool.map(lambda folder: list_photographs(self.path / folder), class_of)
+            listed = list(zip(class_of.items(), files, strict=True))
+        keys = [f"{folder}/{name}" for (folder, _), names in listed for name in names]
+        if not keys:
             raise self._wrong(split)
-        self._listings.save()
-        keys = Names(list(pieces))
-        labels = np.repeat(list(pieces.values()), keys.counts)
+        labels = np.repeat([label_of[name] for (_, name), _ in listed], [len(names) for _, names in listed])
         images = photographs(self.path, keys, self.canvas, image_size, self.name)
         return ImageSet(images, {"label": labels.astype(np.int64)}, {"label": classes}, self.name, split)

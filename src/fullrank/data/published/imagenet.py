@@ -2,11 +2,10 @@
 
 from typing import final
 
+from fullrank.data.image_files import list_folders, list_photographs
 from fullrank.data.published.class_folders import (
     ClassFolders,
     check_shared,
-    list_folders,
-    list_images,
     regroup,
     tree_spec,
 )
@@ -55,7 +54,7 @@ class ImageNet(ClassFolders):
         expected = f"expected {self.path}/train/n01440764/*.JPEG and {self.path}/val/n01440764/*.JPEG"
         if not folder.is_dir():
             return DataError(f"{self.name}: there is no {folder}; {expected}.")
-        flat = len(list_images(folder))
+        flat = len(list_photographs(folder))
         if flat:
             return DataError(
                 f"{self.name}: {folder} holds {flat} images without class folders, but {expected}; sort "

@@ -3,11 +3,11 @@
 from typing import final
 
 from fullrank.data.classes import class_groups
+from fullrank.data.image_files import list_folders
 from fullrank.data.published.class_folders import (
     ClassFolders,
     check_members,
     check_shared,
-    list_folders,
     tree_spec,
 )
 from fullrank.data.published.imagenet import FOLDERS

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import final
 
 from fullrank.data.classes import class_list
+from fullrank.data.image_files import list_folders
 from fullrank.data.published.class_folders import (
     ClassFolders,
     check_members,
-    list_folders,
     regroup,
     tree_spec,
 )
