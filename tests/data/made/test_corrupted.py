@@ -124,7 +124,7 @@ def test_grey_stays_grey(fails):
     assert test.tensor().shape == (4, 1, 7, 7)
     assert test.tensor().unique().tolist() == [0, 60, 100, 140, 180, 255]
     for images in (faded, source("corrupted:saturation,data=digits")):
-        with fails(UsageError, "'saturation' changes colours", "grey"):
+        with fails(UsageError, "'saturation'", "grey"):
             images.load("train")
 
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_image_is_still_named(tmp_path: Path, image_folder, fa
     image_folder(tmp_path, count=3)
     noisy = source(f'corrupted:jpeg,data="folder:{tmp_path},canvas=12"').load("train")
     (tmp_path / noisy.images.keys[1]).write_text("no image")
-    with fails(DataError, "corrupted:jpeg", noisy.images.keys[1], "cannot be decoded"):
+    with fails(DataError, "corrupted:jpeg", noisy.images.keys[1]):
         noisy.tensor()
 
 

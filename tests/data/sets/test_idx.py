@@ -76,7 +76,7 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_file_is_named(how, words, tmp_path: Path, idx_folder, fails):
     idx_folder(tmp_path)
     damage(tmp_path / IMAGES, how)
-    with fails(DataError, str(tmp_path / IMAGES), "download it again", *words):
+    with fails(DataError, str(tmp_path / IMAGES), "download", *words):
         source(f"mnist:{tmp_path}").load("train")
     assert len(source(f"mnist:{tmp_path}").load("test")) == 20
 
@@ -86,10 +86,10 @@ def test_half_a_gzip_file_is_named(keep, tmp_path: Path, idx_folder, fails):
     idx_folder(tmp_path, ".gz")
     path = tmp_path / f"{IMAGES}.gz"
     path.write_bytes(path.read_bytes()[:keep])
-    with fails(DataError, str(path), "cannot be read"):
+    with fails(DataError, str(path), "download"):
         source(f"mnist:{tmp_path}").load("train")
     path.write_bytes(b"no gzip at all")
-    with fails(DataError, str(path), "cannot be read"):
+    with fails(DataError, str(path), "download"):
         source(f"mnist:{tmp_path}").load("train")
 
 
@@ -128,7 +128,7 @@ def test_without_a_network_the_remedies_are_named(name, remedies, tmp_path, monk
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with fails(DataError, f"{name} is not on this machine", f"{name}:PATH", *remedies):
+    with fails(DataError, name, f"{name}:PATH", *remedies):
         source(name).load("train")
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from fullrank.data.classes import class_list
-from fullrank.data.published.class_folders import regroup
-from fullrank.data.published.imagenet import FOLDERS
+from fullrank.data.published.class_folders import FOLDERS, regroup
+from fullrank.data.published.grouped import OFFICIAL_SPLITS
 from fullrank.data.published.imagenet_9 import ImageNet9, class_folders
 from fullrank.data.published.imagenet_shifts import SHIFTS, ImageNetShift
 from fullrank.data.published.urbancars import CORRELATIONS, group_folder
-from fullrank.data.published.waterbirds import COLUMNS, METADATA, OFFICIAL_SPLITS
+from fullrank.data.published.waterbirds import COLUMNS, METADATA
 from fullrank.data.sets.cifar import CIFAR10, CIFAR100, SIDE as CIFAR_SIDE, CifarCollection
 from fullrank.data.sets.stl10 import FOLDER as STL10_FOLDER, NAMES as STL10_NAMES, SIDE as STL10_SIDE
 from fullrank.data.sources import SPLITS, Split

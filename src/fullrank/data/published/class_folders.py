@@ -1,31 +1,21 @@
 """Trees whose folders are the classes, streamed: what ImageNet and its relatives have in common."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
 from fullrank.data.classes import class_groups, class_list
-from fullrank.data.image_files import list_photographs
+from fullrank.data.image_files import list_folders, list_photographs
 from fullrank.data.image_set import ImageSet
-from fullrank.data.sources import Source, Split, check_folder
-from fullrank.data.streaming import CANVAS, photographs
+from fullrank.data.sources import SPLITS, Source, Split, check_folder
+from fullrank.data.streaming import photographs
 from fullrank.errors import DataError
 from fullrank.files import expanded
-from fullrank.specs import Scalar, Spec
 
-
-def tree_spec(source: str, path: str, canvas: int, **options: Scalar | None) -> str:
-    """The canonical spec of a tree: options that are None and the default canvas are left out.
-
-    >>> tree_spec("imagenet-c", "/data", CANVAS, severity=3, kind="fog", classes=None)
-    'imagenet-c:/data,kind=fog,severity=3'
-    """
-    given = {"canvas": None if canvas == CANVAS else canvas, **options}
-    kept = [(key, value) for key, value in sorted(given.items()) if value is not None]
-    return str(Spec(source, path, tuple(kept)))
+FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, str]:
@@ -37,38 +27,26 @@ def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, s
     >>> regroup(["n01443537", "n02085620", "n04120489"], "imagenet-9", "mine")
     {'n02085620': 'dog', 'n01443537': 'fish'}
     """
-    given = set(wnids)
-    if classes is None or not given:
-        return {wnid: wnid for wnid in sorted(given)}
-    check_members(given, class_list("imagenet-1k"), f"the 1000 that {classes} groups", name)
+    wnids = set(wnids)
+    if classes is None or not wnids:
+        return {wnid: wnid for wnid in sorted(wnids)}
+    check_members(wnids, class_list("imagenet-1k"), f"the 1000 that {classes} groups", name)
     groups = class_groups(classes)
-    if not given & set(groups):
+    if wnids.isdisjoint(groups):
         raise DataError(
-            f"{name}: none of its {len(given)} classes, the first is {min(given)!r}, is among the "
+            f"{name}: none of its {len(wnids)} classes, the first is {min(wnids)!r}, is among the "
             f"{len(groups)} of {classes}; leave out classes={classes}."
         )
-    return {wnid: group for wnid, group in groups.items() if wnid in given}
+    return {wnid: group for wnid, group in groups.items() if wnid in wnids}
 
 
-def check_members(folders: Iterable[str], known: Iterable[str], which: str, name: str) -> None:
-    """Raise DataError, which names the source `name`, unless all `folders` are among the `known` ones."""
-    known = tuple(known)
-    found = sorted(folders)
-    wrong = [folder for folder in found if folder not in set(known)]
+def check_members(folders: Collection[str], official: Collection[str], which: str, name: str) -> None:
+    """Raise DataError, which names the source `name`, unless all `folders` are `official` ones."""
+    wrong = sorted(set(folders) - set(official))
     if wrong:
         raise DataError(
-            f"{name}: {len(wrong)} of {len(found)} class folders are not among {which}, the first is "
-            f"{wrong[0]!r}; name the folder that holds folders like {known[0]}, and nothing else."
-        )
-
-
-def check_shared(train: Iterable[str], test: Iterable[str], test_folder: str, name: str) -> None:
-    """Raise DataError if class folders of `test` are not in `train`, unless there are none to train."""
-    train, test = set(train), set(test)
-    if train and test - train:
-        raise DataError(
-            f"{name}: {len(test - train)} of {len(test)} class folders of {test_folder} are not in train, "
-            f"the first is {min(test - train)!r}; name them as in train."
+            f"{name}: {len(wrong)} of {len(folders)} class folders are not among {which}, the first is "
+            f"{wrong[0]!r}; name the folder that holds folders like {next(iter(official))}, and nothing else."
         )
 
 
@@ -88,6 +66,17 @@ class ClassFolders(Source):
 
         Where there are training images, their classes include those of the test.
         """
+
+    def _list_splits(self, folder_of: Mapping[Split, str]) -> dict[Split, list[str]]:
+        """The class folders of both splits; DataError where one is to test on alone."""
+        folders = {split: list_folders(self.path / folder_of[split]) for split in SPLITS}
+        only_test = sorted(set(folders["test"]) - set(folders["train"]))
+        if folders["train"] and only_test:
+            raise DataError(
+                f"{self.name}: {len(only_test)} of {len(folders['test'])} class folders of {FOLDERS['test']} "
+                f"are not in train, the first is {only_test[0]!r}; name them as in train."
+            )
+        return folders
 
     @abstractmethod
     def _wrong(self, split: Split) -> DataError:

@@ -3,28 +3,14 @@
 from typing import final
 
 from fullrank.data.classes import class_groups
-from fullrank.data.image_files import list_folders
-from fullrank.data.published.class_folders import (
-    ClassFolders,
-    check_members,
-    check_shared,
-    tree_spec,
-)
-from fullrank.data.published.imagenet import FOLDERS
-from fullrank.data.sources import SPLITS, Split
+from fullrank.data.published.class_folders import FOLDERS, ClassFolders, check_members
+from fullrank.data.sources import SPLITS, Split, canonical
 from fullrank.data.streaming import CANVAS
 from fullrank.errors import DataError, unknown_name
 
 VARIANTS = (
-    "original",
-    "only-fg",
-    "mixed-same",
-    "mixed-rand",
-    "mixed-next",
-    "no-fg",
-    "only-bg-b",
-    "only-bg-t",
-    "in9l",
+    *("original", "only-fg", "mixed-same", "mixed-rand", "mixed-next"),
+    *("no-fg", "only-bg-b", "only-bg-t", "in9l"),
 )
 
 
@@ -59,18 +45,16 @@ class ImageNet9(ClassFolders):
     def __init__(self, path: str, variant: str = "original", canvas: int = CANVAS):
         if variant not in VARIANTS:
             raise unknown_name("variant of ImageNet-9", variant, VARIANTS, f"there are {', '.join(VARIANTS)}")
-        given = None if variant == "original" else variant
-        super().__init__(tree_spec("imagenet-9", path, canvas, variant=given), path, canvas)
+        super().__init__(canonical("imagenet-9", path, canvas=canvas, variant=variant), path, canvas)
         self.variant = variant
 
     def _find(self) -> dict[Split, dict[str, str]]:
         names = class_folders()
-        found = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
-        for folders in found.values():
-            check_members(folders, names, "the nine of ImageNet-9", self.name)
-        check_shared(found["train"], found["test"], FOLDERS["test"], self.name)
+        folders = self._list_splits({split: self.folder(split) for split in SPLITS})
+        for listed in folders.values():
+            check_members(listed, names, "the nine of ImageNet-9", self.name)
         return {
-            split: {f"{self.folder(split)}/{folder}": names[folder] for folder in found[split]}
+            split: {f"{self.folder(split)}/{folder}": names[folder] for folder in folders[split]}
             for split in SPLITS
         }
 

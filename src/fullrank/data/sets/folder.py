@@ -17,12 +17,11 @@ from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, t
 from fullrank.data.image_files import image_tree
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
-from fullrank.data.sources import SPLITS, Source, Split, check_folder
+from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 from fullrank.files import expanded
-from fullrank.specs import Spec
 
 MEMORY_LIMIT_GIB = 8
 _TEST_FOLDERS = ("test", "val", "valid")
@@ -70,7 +69,7 @@ class ImageFolder(Source):
     """
 
     def __init__(self, path: str, canvas: int | None = None):
-        super().__init__(str(Spec("folder", path, () if canvas is None else (("canvas", canvas),))))
+        super().__init__(canonical("folder", path, canvas=canvas))
         self.path, self.canvas = expanded(path), canvas
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:

@@ -7,10 +7,9 @@ import numpy as np
 
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
-from fullrank.data.sources import Source, Split
+from fullrank.data.sources import Source, Split, canonical
 from fullrank.errors import DataError
 from fullrank.files import DAMAGED_ARRAYS, expanded
-from fullrank.specs import Spec
 
 Layout = dict[Split, tuple[str, str]]
 """For each split the names of its images and of its labels."""
@@ -42,7 +41,7 @@ class NpzArchive(Source):
     """
 
     def __init__(self, path: str):
-        super().__init__(str(Spec("npz", path)))
+        super().__init__(canonical("npz", path))
         self.path = expanded(path)
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
@@ -58,9 +57,9 @@ class NpzArchive(Source):
         with file:
             layout = self._layout(file.files)
             images = self._images(file, layout[split][0])
-            given = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
-        values = np.unique(np.concatenate([[UNLABELLED], *given.values()]))
-        labels = np.searchsorted(values, given.get(split, np.full(len(images), UNLABELLED))) - 1
+            values_of = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
+        values = np.unique(np.concatenate([[UNLABELLED], *values_of.values()]))
+        labels = np.searchsorted(values, values_of.get(split, np.full(len(images), UNLABELLED))) - 1
         names = {"label": tuple(map(str, values[1:].tolist()))}
         image_set = ImageSet(images, {"label": labels.astype(np.int64)}, names, self.name, split)
         return image_set.subset(fixed_split(labels, split, self.name)) if layout is _POOLED else image_set
