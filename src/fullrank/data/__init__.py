@@ -241,7 +241,7 @@ for _entry in [
         "composite",
         "fullrank.data.made.composite_presets:Composite",
         "foregrounds on backgrounds and other cues, each correlated with the label; every factor is a label",
-        "P2's controlled data (PAPERS P2.5); UrbanCars, Li et al. 2023, arXiv:2212.04825",
+        "P2, controlled data (authors' code); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
         options=(
             Parameter("mnist", str, "folder of MNIST, for mnist-on-cifar10"),

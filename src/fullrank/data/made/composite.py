@@ -65,7 +65,7 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: floa
     >>> blend(below, above, np.array([[True, False]]), strength=0.7).ravel()
     array([170, 100], dtype=uint8)
 
-    Source: P2's controlled data (PAPERS P2.5).
+    Source: P2, controlled data (authors' code).
     """
     if not 0 <= strength <= 1:
         raise UsageError(
@@ -218,7 +218,7 @@ def compose(
     >>> images.images.shape, sorted(images.labels), sorted(images.layers)
     ((100, 12, 12, 3), ['background', 'group', 'label'], ['background', 'foreground'])
 
-    Source: P2's controlled data (PAPERS P2.5), and UrbanCars (Li et al. 2023, arXiv:2212.04825) for two cues.
+    Source: P2, controlled data (authors' code), and UrbanCars (Li et al. 2023, arXiv:2212.04825) for two cues.
     """
     _check_request(foreground, cues, n, size, side, place)
     labelled = np.flatnonzero(foreground.labels["label"] != UNLABELLED)

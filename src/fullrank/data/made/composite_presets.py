@@ -85,7 +85,7 @@ class Composite(Source):
     >>> len(test), test.class_names["background"], test.class_names["object"]
     (500, ('lines', 'clouds'), ('disc', 'cross'))
 
-    Source: P2's controlled data (PAPERS P2.5); UrbanCars (Li et al. 2023) for two cues.
+    Source: P2, controlled data (authors' code); UrbanCars (Li et al. 2023) for two cues.
     """
 
     layered = True
