@@ -28,10 +28,7 @@ _FINE_IN_COARSE = 5  # as in CIFAR-100
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is written: for each split the class of every image, how classes are called, the side of files.
-
-    `spec` reads it.
-    """
+    """What is written, and the `spec` that reads it."""
 
     labels: dict[Split, np.ndarray]
     names: tuple[str, ...]
@@ -176,10 +173,7 @@ def _known_names(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:
-    """The images of a split in class folders below `folder`, in files called like `files`.
-
-    Every second image is a third wider than high, since real ones are of many shapes.
-    """
+    """The images of a split in class folders below `folder`, every second one a third wider than high."""
     official = _official_folders(plan.spec)
     for row, label in enumerate(plan.labels[split].tolist()):
         name = plan.names[label]

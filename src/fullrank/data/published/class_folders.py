@@ -19,14 +19,7 @@ FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, str]:
-    """The class of each of `wnids`: itself, or its group in the shipped grouping `classes`, if it has one.
-
-    They come class by class: sorted, or as the grouping has its groups. With a grouping, DataError, which
-    names the source `name`, for what is no class of ImageNet, and where none of `wnids` has a group.
-
-    >>> regroup(["n01443537", "n02085620", "n04120489"], "imagenet-9", "mine")
-    {'n02085620': 'dog', 'n01443537': 'fish'}
-    """
+    """The class of each of `wnids`, class by class: itself, or its group in the grouping `classes`."""
     wnids = set(wnids)
     if classes is None or not wnids:
         return {wnid: wnid for wnid in sorted(wnids)}
@@ -51,10 +44,7 @@ def check_members(folders: Collection[str], official: Collection[str], which: st
 
 
 class ClassFolders(Source):
-    """Images below `path` whose folder says their class, streamed; a child says which folders those are.
-
-    Mean and spread of the channels are those that convention fixes for ImageNet.
-    """
+    """Images below `path` whose folder says their class, streamed; a child says which folders those are."""
 
     def __init__(self, name: str, path: str, canvas: int):
         super().__init__(name)
@@ -62,10 +52,7 @@ class ClassFolders(Source):
 
     @abstractmethod
     def _find(self) -> dict[Split, dict[str, str]]:
-        """Of each split, class folder, relative to `path` -> class, class by class; none where it is missing.
-
-        Where there are training images, their classes include those of the test.
-        """
+        """Of each split, class folder, relative to `path` -> class; nothing where the split is missing."""
 
     def _list_splits(self, folder_of: Mapping[Split, str]) -> dict[Split, list[str]]:
         """The class folders of both splits; DataError where one is to test on alone."""

@@ -19,10 +19,7 @@ OFFICIAL_SPLITS = ("train", "val", "test")
 
 
 class GroupedPhotographs(Source):
-    """Streamed images with labels in two or more `factors`; a child says which files they are.
-
-    `test` says which official split is the test images, "test" or "val".
-    """
+    """Streamed images with labels in two or more `factors`; a child says which files they are."""
 
     factors: Factors
 
@@ -45,15 +42,7 @@ class GroupedPhotographs(Source):
 def with_groups(
     labels: Mapping[str, np.ndarray], class_names: Factors
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
-    """Labels (N,) from 0 on and their names, with one more, "group": all of them together, the last fastest.
-
-    A group that no image belongs to has its number all the same, so that splits agree.
-
-    >>> names = {"label": ("landbird", "waterbird"), "background": ("land", "water")}
-    >>> labels, names = with_groups({"label": np.array([0, 1]), "background": np.array([1, 1])}, names)
-    >>> labels["group"], names["group"][1]
-    (array([1, 3]), 'landbird/water')
-    """
+    """Labels (N,) and their names, with one more, "group": all of them together, the last fastest."""
     counts = [len(values) for values in class_names.values()]
     group = np.ravel_multi_index(tuple(labels[key] for key in class_names), counts).astype(np.int64)
     names = tuple("/".join(values) for values in product(*class_names.values()))

@@ -15,11 +15,7 @@ VARIANTS = (
 
 
 def class_folders() -> dict[str, str]:
-    """The nine folders and how their classes are called.
-
-    >>> list(class_folders().items())[2]
-    ('02_wheeled vehicle', 'wheeled vehicle')
-    """
+    """The nine folders and how their classes are called, such as 02_wheeled vehicle."""
     names = dict.fromkeys(class_groups("imagenet-9").values())
     return {f"{row:02d}_{name}": name for row, name in enumerate(names)}
 

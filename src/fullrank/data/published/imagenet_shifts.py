@@ -39,11 +39,7 @@ class Shift:
     numbered: bool = False
 
     def wnids(self) -> dict[str, str]:
-        """Class folder -> WordNet number, of every class, in the order of the list.
-
-        >>> SHIFTS["imagenet-v2"].wnids()["3"]
-        'n01491361'
-        """
+        """Class folder -> WordNet number, of every class, in the order of the list."""
         listed = class_list(self.classes)
         return {str(row) if self.numbered else wnid: wnid for row, wnid in enumerate(listed)}
 

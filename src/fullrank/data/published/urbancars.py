@@ -70,9 +70,5 @@ class UrbanCars(GroupedPhotographs):
 
 
 def group_folder(car: int, background: int, thing: int) -> str:
-    """The folder of a group, 0 for urban and 1 for country.
-
-    >>> group_folder(0, 1, 0)
-    'obj-urban_bg-country_co_occur_obj-urban'
-    """
+    """The folder of a group, 0 for urban and 1 for country."""
     return f"obj-{VALUES[car]}_bg-{VALUES[background]}_co_occur_obj-{VALUES[thing]}"

@@ -182,10 +182,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_image(path: Path, size: int, grey: bool) -> np.ndarray:
-    """The centre square of an image file as uint8 (size, size, 1) if `grey`, else (size, size, 3).
-
-    Raises what Pillow raises, and ValueError for pixels without a known range.
-    """
+    """The centre square of an image file as uint8 (size, size, C); raises what Pillow raises."""
     with Image.open(path) as image:
         return to_array(fit_square(upright(image, grey), size))
 

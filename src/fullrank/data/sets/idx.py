@@ -137,10 +137,7 @@ def _forms(stem: str, *folders: Path) -> list[Path]:
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
-    """The uint8 array in an IDX file, gzipped where its name ends in .gz.
-
-    Raises DataError unless the file starts with `magic` and is exactly as long as its header says.
-    """
+    """The uint8 array in an IDX file; DataError unless it starts with `magic` and has the promised length."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

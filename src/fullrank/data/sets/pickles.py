@@ -59,10 +59,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle of text, numbers, lists and uint8 arrays, which come as `Array`.
-
-    Raises DataError for a file that is missing, damaged, or asks for anything else.
-    """
+    """The dictionary in a pickle of text, numbers, lists and uint8 arrays (as `Array`), or DataError."""
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
