@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fullrank.views.colour_map import ColourMap
 from hypothesis import given, settings, strategies as st
 from refusals import refuses
 from scipy.spatial.transform import Rotation
@@ -14,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
 from fullrank.views import Grey, Jitter, Pipeline, colour, step_generator, view_pipeline
+from fullrank.views.colour_map import ColourMap
 from fullrank.views.pipeline import Views
 
 LUMA = np.array([0.2989, 0.587, 0.114])

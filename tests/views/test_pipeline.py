@@ -164,21 +164,21 @@ def test_options_reach_the_operations():
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "parts"),
     [
-        ("simclr,blur=1.5", "blur=1.5 is no probability"),
-        ("simclr,grey=-0.1", "grey=-0.1 is no probability"),
-        ("simclr,jitter=2", "jitter=2.0 is no probability"),
-        ("simclr,flip=nan", "flip=nan is no probability"),
-        ("weak,scale=0", "scale=0.0 .* above 0"),
-        ("directclr,scale=1.5", "scale=1.5"),
-        ("simclr,hue=0.7", "hue=0.7 .* from 0 to 0.5"),
-        ("directclr,blur=0.3", "Unknown option of 'directclr' 'blur'"),
-        ("simcrl", "did you mean 'simclr'"),
+        ("simclr,blur=1.5", ["blur=1.5", 0, 1]),
+        ("simclr,grey=-0.1", ["grey=-0.1", 0, 1]),
+        ("simclr,jitter=2", ["jitter=2.0", 0, 1]),
+        ("simclr,flip=nan", ["flip=nan", 0, 1]),
+        ("weak,scale=0", ["scale=0.0", 0, 1]),
+        ("directclr,scale=1.5", ["scale=1.5", 0, 1]),
+        ("simclr,hue=0.7", ["hue=0.7", "0 to 0.5"]),
+        ("directclr,blur=0.3", ["'directclr'", "'blur'"]),
+        ("simcrl", ["'simcrl'", "'simclr'"]),
     ],
 )
-def test_a_bad_spec_is_refused(spec, message):
-    with pytest.raises(UsageError, match=message):
+def test_a_bad_spec_is_refused(spec, parts):
+    with refuses(UsageError, *parts):
         view_pipeline(spec, image_size=8)
 
 

@@ -196,11 +196,11 @@ for _entry in [
             name,
             f"fullrank.data.published.imagenet_shifts:{name.replace('-', '_')}",
             summary,
-            source,
+            paper,
             value=_CLASS_FOLDERS,
             options=_GROUPED,
         )
-        for name, summary, source in _IMAGENET_SHIFTS
+        for name, summary, paper in _IMAGENET_SHIFTS
     ),
     Entry(
         "imagenet-c",

@@ -45,19 +45,15 @@ class Source(ABC):
         if split not in SPLITS:
             raise UsageError(f"A split is 'train' or 'test', but got {split!r}; choose one of these.")
         if split not in self.splits:
-            raise DataError(
-                f"{self.name} has no training images, it is a shift to test on; write `fullrank probe RUN "
-                f"--shift {self.name}`."
-            )
+            remedy = f"it is a shift to test on; write `fullrank probe RUN --shift {self.name}`"
+            raise DataError(f"{self.name} has no training images, {remedy}.")
         if image_size is not None:
             check_image_size(image_size)
         bad = bad or BadImages()
         read = self.read_despite(split, image_size, bad)
         if not isinstance(read, ImageSet):
-            raise UsageError(
-                f"read({split!r}) of the data {self.name!r} gave a {type(read).__name__}; it must give an "
-                "ImageSet."
-            )
+            wrong = f"read({split!r}) of the data {self.name!r} gave a {type(read).__name__}"
+            raise UsageError(f"{wrong}; it must give an ImageSet.")
         images = read.despite(bad)
         return images if image_size is None else images.resized(image_size)
 
@@ -79,10 +75,8 @@ class Given(Source):
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Raise DataError."""
-        raise DataError(
-            f"The images of {self.name} were given in Python and are not on the disk; give them again there "
-            "(data=...), or name other images (--data)."
-        )
+        remedy = "give them again there (data=...), or name other images (--data)"
+        raise DataError(f"The images of {self.name} were given in Python; {remedy}.")
 
 
 def check_folder(path: Path, name: str) -> None:
@@ -123,9 +117,7 @@ def canonical(source: str, value: str | None, **options: Scalar | None) -> str:
 def checked_source(built: object, name: str) -> Source:
     """`built` if it is a source, called `name` where it has no name of its own; otherwise UsageError."""
     if not isinstance(built, Source):
-        raise UsageError(
-            f"The data {name!r} is a {type(built).__name__}; a source derives from fullrank.data.Source and "
-            "has read(split, image_size)."
-        )
+        contract = "a source derives from fullrank.data.Source and has read(split, image_size)"
+        raise UsageError(f"The data {name!r} is a {type(built).__name__}; {contract}.")
     built.name = built.name or name
     return built

@@ -315,10 +315,10 @@ def test_streamed_images_have_no_layers(fails):
         ({"n": 0}, UsageError, ["n=0"]),
         ({"size": 0}, UsageError, ["0"]),
         ({"cues": []}, UsageError, ["0 cues"]),
-        ({"cues": [flat("a", 2, 10), flat("a", 3, 4)]}, UsageError, ["cue 'a'", "another name"]),
+        ({"cues": [flat("a", 2, 10), flat("a", 3, 4)]}, UsageError, ["cue 'a'", "another cue"]),
         ({"cues": [flat("label", 2, 10)]}, UsageError, ["cue 'label'"]),
         ({"cues": [flat("foreground", 2, 10)]}, UsageError, ["cue 'foreground'"]),
-        ({"cues": [flat("a", 2, 12)]}, UsageError, ["cue 'a' of 12x12", "10x10"]),
+        ({"cues": [flat("a", 2, 12)]}, UsageError, ["cue 'a'", "12x12", "10x10"]),
         ({"cues": [flat("a", 4, 10, correlation=0.2)]}, UsageError, ["0.2", "0.25 to 1"]),
         ({"cues": [flat("a", 4, 10, correlation=1.1)]}, UsageError, ["1.1"]),
         ({"cues": [flat("a", 2, 10, correlation=0.95)]}, DataError, ["all", "10 images", "11 or more"]),
@@ -344,7 +344,7 @@ def test_the_remedy_of_too_few_images_is_enough_and_not_more(level):
 
 
 def test_a_cue_needs_two_values_a_known_place_and_images_of_each_value(fails):
-    with fails(UsageError, "'a'", "1 value"):
+    with fails(UsageError, "'a'", 1, "2 values"):
         flat("a", 1, 4)
     with refuses(UsageError, "'top-lft'", "'top-left'"):
         flat("a", 2, 4, place="top-lft")
@@ -370,15 +370,15 @@ def test_presets_are_those_of_the_catalogue():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("composite:mnist-on-cifar10,mnist=x", "lacks cifar10; write .*mnist=PATH,cifar10=PATH"),
-        ("composite:any,background=textures", "lacks foreground; write .*foreground=SPEC,background=SPEC"),
-        ("composite:two-cues,mnist=x", "mnist is no part of two-cues; its parts are fixed"),
-        ("composite:textures", "must be one of mnist-on-cifar10"),
-        ("composite", "needs a value"),
+        ("composite:mnist-on-cifar10,mnist=x", ["lacks cifar10", "mnist=PATH,cifar10=PATH"]),
+        ("composite:any,background=textures", ["lacks foreground", "foreground=SPEC,background=SPEC"]),
+        ("composite:two-cues,mnist=x", ["mnist", "two-cues", "composite:any"]),
+        ("composite:textures", ["mnist-on-cifar10", "'textures'"]),
+        ("composite", ["value", "composite:PRESET"]),
     ],
 )
 def test_a_wrong_spec_is_refused(spec, words):
-    with pytest.raises(UsageError, match=words):
+    with refuses(UsageError, *words):
         source(spec)
     with refuses(UsageError, "'two-cue'", "'two-cues'"):
         Composite("two-cue")
@@ -465,7 +465,7 @@ def test_objects_lie_where_their_mask_is_true():
 def test_textures_and_objects_that_cannot_be_are_refused(fails):
     random = np.random.default_rng(0)
     for draw, least in ((textures, 8), (objects, 4)):
-        with fails(UsageError, f"{least - 1} pixels", f"{least} or more"):
+        with fails(UsageError, least - 1, least):
             draw(np.array([0]), least - 1, random)
     for kind in (-1, 10):
         with fails(UsageError, kind, "0 to 9"):

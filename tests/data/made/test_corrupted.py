@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refuses
 
 from fullrank.data import ImageSet, StreamedImages, corrupt, source
 from fullrank.data.made.corrupted import Corrupted
@@ -153,21 +154,18 @@ def test_only_the_splits_of_the_data_are_there():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("corrupted:jpeg", r"lacks data; write corrupted:jpeg,data=SPEC"),
-        ("corrupted:jpg,data=digits", "kind must be one of gaussian-noise, .*but got 'jpg'"),
-        ("corrupted,data=digits", "needs a value"),
-        ("corrupted:jpeg,data=digts", "'digts': did you mean 'digits'"),
-        (
-            "corrupted:jpeg,data=digits,severity=0",
-            "severity of 0 is outside 1 to 5, and 0 would be the image",
-        ),
-        ("corrupted:jpeg,data=digits,severity=6", "severity of 6 is outside 1 to 5"),
-        ("corrupted:jpeg,data=digits,severity=mild", "severity must be a whole number"),
-        ("corrupted:jpeg,data=digits,seed=-1", "seed must be 0 or more, but got -1"),
+        ("corrupted:jpeg", ["lacks data", "corrupted:jpeg,data=SPEC"]),
+        ("corrupted:jpg,data=digits", ["kind", "gaussian-noise", "'jpg'"]),
+        ("corrupted,data=digits", ["needs", "corrupted:KIND"]),
+        ("corrupted:jpeg,data=digts", ["'digts'", "'digits'"]),
+        ("corrupted:jpeg,data=digits,severity=0", ["severity", 0, "1 to 5"]),
+        ("corrupted:jpeg,data=digits,severity=6", ["severity", 6, "1 to 5"]),
+        ("corrupted:jpeg,data=digits,severity=mild", ["severity", "whole", "'mild'"]),
+        ("corrupted:jpeg,data=digits,seed=-1", ["seed", 0, -1]),
     ],
 )
 def test_a_wrong_spec_is_refused(spec, words):
-    with pytest.raises(UsageError, match=words):
+    with refuses(UsageError, *words):
         source(spec)
 
 

@@ -122,7 +122,7 @@ def test_a_missing_folder_or_file_is_named(tmp_path: Path, fails):
 
 
 @pytest.mark.parametrize(
-    ("name", "remedies"), [("mnist", []), ("fashion-mnist", ["apt install dataset-fashion-mnist"])]
+    ("name", "remedies"), [("mnist", []), ("fashion-mnist", ["apt install", "dataset-fashion-mnist"])]
 )
 def test_without_a_network_the_remedies_are_named(name, remedies, tmp_path, monkeypatch, fails, unpackaged):
     monkeypatch.setenv("HOME", str(tmp_path))

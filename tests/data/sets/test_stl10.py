@@ -68,7 +68,7 @@ def test_a_fraction_and_a_choice_of_classes(tmp_path: Path, tree):
         ("train_y.bin", bytes([1, 2, 3]), ["3 labels for 6 images"]),
         ("train_y.bin", bytes([0, 1, 2, 3, 1, 2]), ["0 to 3, not 1 to 3"]),
         ("train_y.bin", bytes([4, 1, 2, 3, 1, 2]), ["1 to 4, not 1 to 3"]),
-        ("class_names.txt", b"\xff\xff", ["names the classes"]),
+        ("class_names.txt", b"\xff\xff", ["classes"]),
     ],
 )
 def test_files_that_do_not_fit_are_named(file, content, words, tmp_path: Path, tree, fails):

@@ -51,9 +51,7 @@ class Cue:
 
     def __post_init__(self) -> None:
         if len(self.values) < 2:
-            raise UsageError(
-                f"The cue {self.name!r} has {len(self.values)} value, but needs 2 or more; name another one."
-            )
+            raise UsageError(f"The cue {self.name!r} needs 2 values, but has {len(self.values)}; add some.")
         check_place(self.place, PLACES)
 
 
@@ -61,8 +59,7 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: floa
     """Images (..., C) uint8: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`."""
     if not 0 <= strength <= 1:
         raise UsageError(
-            f"A blend strength of {strength:g} is outside 0 to 1; choose 0 for the background alone, 1 for "
-            "an opaque foreground."
+            f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the background."
         )
     levels = np.arange(256)
     blends = (1 - strength) * levels[:, None] + strength * levels
@@ -78,9 +75,9 @@ def paired_values(
     """Values of a cue for `labels` (N,): the partner of label y, y mod `count`, with P = `level`."""
     # Given the label they are independent of `before` (N,), the groups of the cues so far.
     if not 1 / count - _ROUNDING <= level <= 1:
+        limits = f"{1 / count:g} to 1 (balance to no exception)"
         raise UsageError(
-            f"A correlation of {level:g} is outside {1 / count:g} to 1, which a cue of {count} values can "
-            f"have; {1 / count:g} is balance, 1 is no exception."
+            f"A correlation of {level:g} is outside {limits} for {count} values; choose another."
         )
     values = np.empty(len(labels), np.int64)
     for label in np.unique(labels).tolist():
@@ -130,10 +127,7 @@ def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> 
     labels, names = images.labels["label"], images.class_names["label"]
     empty = [name for value, name in enumerate(names) if not (labels == value).any()]
     if empty:
-        raise DataError(
-            f"{images} has no image of {empty[0]!r}, a value of the cue {name!r}; leave out the class or add "
-            "images."
-        )
+        raise DataError(f"{images} has no image of {empty[0]!r} for the cue {name!r}; leave out the class.")
 
     def draw(values: np.ndarray, random: np.random.Generator) -> Drawn:
         rows = np.empty(len(values), np.int64)
@@ -203,9 +197,7 @@ def compose(
     _check_request(foreground, cues, n, size, side, place)
     labelled = np.flatnonzero(foreground.labels["label"] != UNLABELLED)
     if not len(labelled):
-        raise DataError(
-            f"{foreground} has no labelled image, but a composite follows its labels; label some."
-        )
+        raise DataError(f"{foreground} has no labelled image, and composites follow labels; label some.")
     number = SPLITS.index(foreground.split)
     order = stratified_order(foreground.labels["label"][labelled], seed)
     shown = foreground.subset(np.sort(np.resize(labelled[order], n)))
@@ -282,10 +274,7 @@ def _corner(place: int, high: int, wide: int) -> tuple[int, int]:
 def in_memory(images: ImageSet) -> np.ndarray:
     """The pixels of a set (N, H, W, C) uint8; UsageError if they are decoded on demand."""
     if isinstance(images.images, StreamedImages):
-        raise UsageError(
-            f"{images} is decoded on demand, but composites are made in memory; take a source of small "
-            "images."
-        )
+        raise UsageError(f"{images} is decoded on demand, but composites are made in memory; name others.")
     return images.images
 
 
@@ -297,10 +286,8 @@ def check_place(place: str, places: Sequence[str]) -> None:
 
 def _check_fits(what: str, high: int, wide: int, size: int) -> None:
     if not (1 <= high <= size and 1 <= wide <= size):
-        raise UsageError(
-            f"The {what} of {high}x{wide} pixels does not fit a canvas of {size}x{size}; choose a side from "
-            f"1 to {size}."
-        )
+        problem = f"The {what} of {high}x{wide} pixels does not fit a canvas of {size}x{size}"
+        raise UsageError(f"{problem}; choose a side from 1 to {size}.")
 
 
 def _check_request(
@@ -316,6 +303,4 @@ def _check_request(
     names = [*{*_RESERVED, *foreground.labels}, *(cue.name for cue in cues)]
     twice = [cue.name for cue in cues if names.count(cue.name) > 1]
     if twice:
-        raise UsageError(
-            f"The cue {twice[0]!r} is named like another cue or label of {foreground}; give it another name."
-        )
+        raise UsageError(f"The cue {twice[0]!r} has the name of another cue or label; give it another.")

@@ -155,7 +155,4 @@ def _grid(side: int) -> Grid:
 
 def _check_side(what: str, side: int, least: int) -> None:
     if side < least:
-        raise UsageError(
-            f"A side of {side} pixels is too small for a procedural {what}, which needs {least} or more; "
-            "choose a larger canvas."
-        )
+        raise UsageError(f"A {what} needs a side of {least} pixels, but got {side}; choose a larger canvas.")

@@ -1,7 +1,7 @@
 """Trees whose folders are the classes, streamed: what ImageNet and its relatives have in common."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -54,9 +54,13 @@ class ClassFolders(Source):
     def _find(self) -> dict[Split, dict[str, str]]:
         """Of each split, class folder, relative to `path` -> class; nothing where the split is missing."""
 
-    def _list_splits(self, folder_of: Mapping[Split, str]) -> dict[Split, list[str]]:
+    def folder(self, split: Split) -> str:
+        """The folder of a split, relative to `path`."""
+        return FOLDERS[split]
+
+    def _list_splits(self) -> dict[Split, list[str]]:
         """The class folders of both splits; DataError where one is to test on alone."""
-        folders = {split: list_folders(self.path / folder_of[split]) for split in SPLITS}
+        folders = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
         only_test = sorted(set(folders["test"]) - set(folders["train"]))
         if folders["train"] and only_test:
             raise DataError(

@@ -32,7 +32,7 @@ class ImageNet(ClassFolders):
         self.classes = classes
 
     def _find(self) -> dict[Split, dict[str, str]]:
-        folders = self._list_splits(FOLDERS)
+        folders = self._list_splits()
         return {
             split: {
                 f"{FOLDERS[split]}/{wnid}": class_name

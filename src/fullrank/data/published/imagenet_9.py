@@ -46,7 +46,7 @@ class ImageNet9(ClassFolders):
 
     def _find(self) -> dict[Split, dict[str, str]]:
         names = class_folders()
-        folders = self._list_splits({split: self.folder(split) for split in SPLITS})
+        folders = self._list_splits()
         for listed in folders.values():
             check_members(listed, names, "the nine of ImageNet-9", self.name)
         return {

@@ -51,10 +51,8 @@ class UrbanCars(GroupedPhotographs):
             for name in sorted(path.name for path in (root / group_folder(*values)).glob("[!.]*.jpg"))
         ]
         if not files:
-            raise DataError(
-                f"{self.name}: {root} holds no image; expected {root / group_folder(0, 0, 0)}/*.jpg and "
-                "seven folders like it."
-            )
+            expected = f"{root / group_folder(0, 0, 0)}/*.jpg and seven folders like it"
+            raise DataError(f"{self.name}: {root} holds no image; expected {expected}.")
         return root, [key for _, key in files], np.array([values for values, _ in files], np.int64)
 
     def _folder(self, official: str) -> Path:
@@ -63,10 +61,8 @@ class UrbanCars(GroupedPhotographs):
         for folder in (self.path / below, self.path / _PARENT / below, self.path / official):
             if folder.is_dir():
                 return folder
-        raise DataError(
-            f"{self.name} has no {official} images; expected {self.path / below}/"
-            f"{group_folder(0, 0, 0)}/*.jpg."
-        )
+        expected = self.path / below / group_folder(0, 0, 0) / "*.jpg"
+        raise DataError(f"{self.name} has no {official} images; expected {expected}.")
 
 
 def group_folder(car: int, background: int, thing: int) -> str:

@@ -146,15 +146,10 @@ class ImageFolder(Source):
         sizes = sorted({header.size for header in headers})
         (width, height), last = sizes[0], sizes[-1]
         if len(sizes) > 1:
-            raise UsageError(
-                f"{self.name} has images of {len(sizes)} sizes, from {width} x {height} to {last[0]} x "
-                f"{last[1]}; give one with --image-size."
-            )
+            span = f"{len(sizes)} sizes, from {width} x {height} to {last[0]} x {last[1]}"
+            raise UsageError(f"{self.name} has images of {span}; give one with --image-size.")
         if width != height:
-            raise UsageError(
-                f"{self.name} has images of {width} x {height} pixels, which is not square; give "
-                "--image-size."
-            )
+            raise UsageError(f"{self.name} has images of {width} x {height}, not square; give --image-size.")
         return width
 
     def _empty(self, count: int, size: int, channels: int) -> np.ndarray:

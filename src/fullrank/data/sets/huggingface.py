@@ -70,9 +70,8 @@ class HuggingFace(Source):
             from datasets import DatasetDict, load_dataset, load_from_disk
             from datasets.exceptions import DatasetsError
         except ImportError as error:
-            raise UsageError(
-                f"{self.name} needs the library datasets; pip install 'fullrank[huggingface]'."
-            ) from error
+            install = "pip install 'fullrank[huggingface]'"
+            raise UsageError(f"{self.name} needs the library datasets; {install}.") from error
         path = expanded(self.path)
         try:
             if any((path / file).is_file() for file in _SAVED):
@@ -82,19 +81,17 @@ class HuggingFace(Source):
             else:
                 loaded = load_dataset(str(path) if path.is_dir() else self.path)
         except (OSError, ValueError, DatasetsError) as error:
-            raise DataError(
-                f"{self.name} cannot be loaded ({reason(error)}); check the path or the name, and that the "
-                "hub can be reached if it is one of its."
-            ) from error
+            remedy = "check the path, or the name and the connection to the hub"
+            raise DataError(f"{self.name} cannot be loaded ({reason(error)}); {remedy}.") from error
         tables = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
         if len(tables) == 1:
             return tables
         ours = {name: tables[name] for name in ("train", *_TEST_SPLITS) if name in tables}
         if "train" not in ours or len(ours) == 1:
-            raise DataError(
-                f"{self.name} has the splits {', '.join(tables)}, but needs train and one of "
-                f"{', '.join(_TEST_SPLITS)}; rename them."
+            problem = (
+                f"has the splits {', '.join(tables)}, but needs train and one of {', '.join(_TEST_SPLITS)}"
             )
+            raise DataError(f"{self.name} {problem}; rename them.")
         return ours
 
     def _columns(self, table: "Dataset") -> tuple[str, str | None]:
@@ -128,10 +125,8 @@ class HuggingFace(Source):
             rows = {value: row for row, value in enumerate(sorted(values))}
             classes = tuple(map(str, rows))
         else:
-            raise DataError(
-                f"{self.name}: the column {column!r} holds neither classes nor whole numbers nor words; name "
-                "another with label=COLUMN."
-            )
+            problem = f"the column {column!r} holds neither classes nor whole numbers nor words"
+            raise DataError(f"{self.name}: {problem}; name another with label=COLUMN.")
         return {
             name: np.array([rows.get(value, UNLABELLED) for value in each], np.int64)
             for name, each in cells.items()

@@ -80,16 +80,12 @@ class IdxFiles(Source):
         image_file, label_file = (self._file(folder, f"{_PREFIX[split]}-{kind}") for kind in _KINDS)
         images, labels = read_idx(image_file, _IMAGES_MAGIC), read_idx(label_file, _LABELS_MAGIC)
         if len(images) != len(labels):
-            raise DataError(
-                f"{image_file} holds {len(images)} images, but {label_file} {len(labels)} labels, and "
-                "they must be as many; take both from one download."
-            )
+            counts = f"{image_file} holds {len(images)} images, but {label_file} {len(labels)} labels"
+            raise DataError(f"{counts}; take both from one download.")
         classes = self.collection.class_names
         if len(labels) and labels.max() >= len(classes):
-            raise DataError(
-                f"{label_file} holds the label {labels.max()}, but {self.collection.name} has 0 to "
-                f"{len(classes) - 1}; take the file from the original download."
-            )
+            allowed = f"{self.collection.name} has 0 to {len(classes) - 1}"
+            raise DataError(f"{label_file} holds the label {labels.max()}, but {allowed}; download it again.")
         labels = labels.astype(np.int64)
         return ImageSet(images[..., None], {"label": labels}, {"label": classes}, self.name, split)
 
@@ -148,13 +144,9 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
         raise DataError(f"{path} has {len(content)} bytes, but its header alone {header}; download it again.")
     first, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
     if first != magic:
-        raise DataError(
-            f"{path} starts with 0x{first:08x}, but an IDX file of {dimensions} dimensions with "
-            f"0x{magic:08x}; it is another file under this name, so download it again."
-        )
-    if len(content) != header + math.prod(shape):
-        raise DataError(
-            f"{path} has {len(content)} bytes, but its header promises {header + math.prod(shape)}; "
-            "download it again."
-        )
+        expected = f"0x{magic:08x}, the start of an IDX file of {dimensions} dimensions"
+        raise DataError(f"{path} starts with 0x{first:08x}, not with {expected}; download it again.")
+    promised = header + math.prod(shape)
+    if len(content) != promised:
+        raise DataError(f"{path} has {len(content)} bytes, not {promised} as promised; download it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -76,17 +76,13 @@ class NpzArchive(Source):
     def _images(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         images = self._array(file, key)
         if images.dtype != np.uint8:
-            raise DataError(
-                f"{self.path}: {key} must be uint8 from 0 to 255, but is {images.dtype}; scale, round and "
-                "cast it with .astype('uint8')."
-            )
+            remedy = "scale, round and cast it with .astype('uint8')"
+            raise DataError(f"{self.path}: {key} must be uint8, 0 to 255, but is {images.dtype}; {remedy}.")
         if images.ndim == 3:
             images = images[..., None]
         if images.ndim != 4 or images.shape[3] not in (1, 3):
-            raise DataError(
-                f"{self.path}: {key} must have the shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), but has "
-                f"{images.shape}; reorder its axes."
-            )
+            shapes = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+            raise DataError(f"{self.path}: {key} must be {shapes}, but is {images.shape}; reorder its axes.")
         return images
 
     def _labels(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
@@ -99,17 +95,13 @@ class NpzArchive(Source):
                 f"{labels.dtype} of the shape {labels.shape}; keep one class number for each image."
             )
         if len(labels) and labels.min() < UNLABELLED:
-            raise DataError(
-                f"{self.path}: {key} holds {labels.min()}, but labels are 0 or more, or {UNLABELLED} for "
-                "unlabelled; renumber them."
-            )
+            limits = f"labels are 0 or more, or {UNLABELLED} for unlabelled"
+            raise DataError(f"{self.path}: {key} holds {labels.min()}, but {limits}; renumber them.")
         return labels.astype(np.int64)
 
     def _array(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         try:
             return np.asarray(file[key])
         except DAMAGED_ARRAYS as error:
-            raise DataError(
-                f"{self.path}: {key} cannot be read ({' '.join(str(error).split())}); save plain arrays with "
-                "numpy.savez."
-            ) from error
+            problem = f"{key} cannot be read ({' '.join(str(error).split())})"
+            raise DataError(f"{self.path}: {problem}; save plain arrays with numpy.savez.") from error

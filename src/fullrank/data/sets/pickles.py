@@ -64,10 +64,8 @@ def read_pickled(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
     except _DAMAGED as error:
-        raise DataError(
-            f"{path} cannot be read as the pickle it should be ({reason(error)}); take it from the original "
-            "archive again."
-        ) from error
+        problem = f"it cannot be read as a pickle ({reason(error)})"
+        raise DataError(f"{path}: {problem}; take it from the original archive again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary; take it from the original archive again.")
     return content
