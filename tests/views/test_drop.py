@@ -134,8 +134,8 @@ def test_a_composite_trains_and_its_background_is_probed(tmp_path):
     from fullrank import train
     from fullrank.evaluation.probe import probe
 
-    quick = {"encoder": "tiny-resnet,width=4", "head": "none", "batch_size": 64, "epochs": 1}
-    data = "composite:digits-on-textures,n=300"
+    quick = {"encoder": "tiny-resnet,width=8", "head": "none", "batch_size": 64, "epochs": 1}
+    data = "composite:digits-on-textures,n=600"
     run = train("digits", data=data, out=tmp_path / "run", monitor_every=5, **quick)
     assert probe(run, ["h"], label="background").probes["h"].linear > 0.2  # chance is 0.1
     assert set(probe(run, ["h", "z"], label="group").probes) == {"h", "z"}

@@ -52,8 +52,7 @@ class Source(ABC):
         bad = bad or BadImages()
         read = self.read_despite(split, image_size, bad)
         if not isinstance(read, ImageSet):
-            wrong = f"read({split!r}) of the data {self.name!r} gave a {type(read).__name__}"
-            raise UsageError(f"{wrong}; it must give an ImageSet.")
+            raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; give an ImageSet.")
         images = read.despite(bad)
         return images if image_size is None else images.resized(image_size)
 

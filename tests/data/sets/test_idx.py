@@ -70,7 +70,7 @@ def damage(path: Path, how: str) -> None:
         ("header", ["7 bytes", "16"]),
         ("empty", ["0 bytes", "16"]),
         ("magic", ["0x00000801", "0x00000803"]),
-        ("count", ["31376 bytes", "promises"]),
+        ("count", ["31376 bytes", "promised"]),
     ],
 )
 def test_a_damaged_file_is_named(how, words, tmp_path: Path, idx_folder, fails):
