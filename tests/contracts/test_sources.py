@@ -1,6 +1,7 @@
 """Sources that need no files keep the contract as `fullrank.testing` says it; tests/data has the rest."""
 
 import pytest
+from refusals import refuses
 
 from fullrank.data import SOURCES, source
 from fullrank.errors import DataError
@@ -16,7 +17,7 @@ def test_a_source_without_files_keeps_the_contract(spec):
 
 def test_images_that_were_given_in_python_cannot_be_read_again():
     assert "given" in {entry.name for entry in SOURCES}
-    with pytest.raises(DataError, match="given:Mine were given in Python"):
+    with refuses(DataError, "given:Mine", "data=", "--data"):
         source("given:Mine").load("train")
 
 
