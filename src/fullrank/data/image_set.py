@@ -172,8 +172,8 @@ class ImageSet:
         empty = int((0.5 / counts > share).sum())
         if empty:
             least = math.ceil(0.5e6 / counts.min()) / 1e6  # as a message prints it, never below the true one
-            classes = f"{empty} of {len(counts)} classes"
-            raise DataError(f"A share of {share:g} of {self} leaves {classes} empty; choose {least} or more.")
+            classes = f"{empty} of {len(counts)} classes without an image"
+            raise DataError(f"A share of {share:g} of {self} leaves {classes}; choose {least} or more.")
         return self.subset(stratified_share(labels, share, seed))
 
     def held_out(self, share: float, seed: int) -> "tuple[ImageSet, ImageSet]":
