@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refuses
 from torch.utils.data import Dataset, TensorDataset
 
 from fullrank import diagnose, probe, train
@@ -89,16 +90,16 @@ def test_listed_labels_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("items", "words"),
     [
-        ([], "0 items"),
-        ([(pixels()[0], "cat")], "labels are whole numbers"),
-        ([(pixels()[0], 0, 1)], "has 3 parts"),
-        ([(torch.randn(1, 8, 8) * 3, 0)], "leave the normalisation out"),
-        ([(np.zeros((8, 8, 2), np.uint8), 0)], r"uint8 of shape \(8, 8, 2\)"),
-        ([(np.zeros((8, 8)), 0)], "float64"),
+        ([], ["0 items"]),
+        ([(pixels()[0], "cat")], ["'cat'", "whole numbers", -1]),
+        ([(pixels()[0], 0, 1)], ["3 parts"]),
+        ([(torch.randn(1, 8, 8) * 3, 0)], ["normalisation"]),
+        ([(np.zeros((8, 8, 2), np.uint8), 0)], ["uint8", "(8, 8, 2)"]),
+        ([(np.zeros((8, 8)), 0)], ["float64"]),
     ],
 )
 def test_what_is_no_dataset_of_images_is_one_sentence(items, words):
-    with pytest.raises(DataError, match=words):
+    with refuses(DataError, *words):
         image_set_of(items)
 
 
@@ -112,12 +113,12 @@ def test_what_is_no_dataset_at_all_is_refused(data):
 def digits():
     """The digits as two datasets, and as fullrank's own source has them."""
     sets = [source("digits").load(split) for split in ("train", "test")]
-    sets[0] = sets[0].limited(200, seed=0)
+    sets[0] = sets[0].limited(80, seed=0)
     return [Pairs(list(each.images), each.labels["label"].tolist()) for each in sets]
 
 
 def test_a_run_on_datasets_is_the_run_on_the_same_images(digits, tmp_path):
-    ours = train("digits", out=tmp_path / "ours", limit=200, **QUICK)
+    ours = train("digits", out=tmp_path / "ours", limit=80, **QUICK)
     given = train("digits", data=tuple(digits), out=tmp_path / "given", **QUICK)
     assert given.recipe.data == "given:Pairs"
     assert given.record.runs[0].probes == ours.record.runs[0].probes
@@ -125,9 +126,9 @@ def test_a_run_on_datasets_is_the_run_on_the_same_images(digits, tmp_path):
     assert again.probes["h"] == given.record.runs[0].probes["h"]
     with pytest.raises(DataError, match=r"given in Python.*again"):
         probe(given)
-    entry = diagnose(given, data=digits[1], limit=100, out=tmp_path / "diagnosis").entry
-    assert entry.rows == 100 and all(row.linear is None for row in entry.layers)
-    entry = diagnose(given, data=tuple(digits), limit=100, out=tmp_path / "with-labels").entry
+    entry = diagnose(given, data=digits[1], limit=40, out=tmp_path / "diagnosis").entry
+    assert entry.rows == 40 and all(row.linear is None for row in entry.layers)
+    entry = diagnose(given, data=tuple(digits), limit=40, out=tmp_path / "with-labels").entry
     assert all(row.linear is not None for row in entry.layers)
 
 
@@ -139,5 +140,5 @@ def test_one_dataset_needs_a_share_to_be_held_out(digits, tmp_path):
 
 
 def test_the_keys_of_a_recipe_shorten_given_images_too(digits, tmp_path):
-    run = train("digits", data=tuple(digits), limit=80, image_size=12, out=tmp_path / "run", **QUICK)
-    assert run.record.runs[0].steps == 2
+    run = train("digits", data=tuple(digits), limit=40, image_size=12, out=tmp_path / "run", **QUICK)
+    assert run.record.runs[0].steps == 1

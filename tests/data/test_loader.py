@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from refusals import refuses
 
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader, ImageSet, StreamedImages, source
@@ -87,7 +88,7 @@ def test_a_pass_left_early_is_over_unless_its_state_is_loaded():
 
 def test_a_state_of_other_images_is_refused():
     state = make(n=20).state_dict()
-    with pytest.raises(UsageError, match="are not those of the saved state"):
+    with refuses(UsageError, "saved state"):
         make(n=21).load_state_dict(state)
 
 
@@ -111,7 +112,7 @@ def test_what_cannot_be_loaded_is_refused(changes, words, fails):
 
 
 def test_an_unknown_label_names_the_known():
-    with pytest.raises(UsageError, match=r"'coarse'.* has label, coarse"):
+    with refuses(UsageError, "'coarse'", "label, coarse"):
         make(label="coarsely")
 
 
@@ -159,7 +160,7 @@ def test_an_image_that_cannot_be_decoded_reaches_the_consumer(fails):
     loader = BatchLoader(streamed(broken=whole[3][1]), 4, 0)
     batches = iter(loader)
     assert [next(batches).index.tolist() for _ in range(3)] == whole[:3]
-    with fails(DataError, f"{whole[3][1]}.png cannot be decoded (broken data stream)"):
+    with fails(DataError, f"{whole[3][1]}.png", "(broken"):
         next(batches)
     assert loader.state_dict()["position"] == 3
 
@@ -176,7 +177,7 @@ def test_a_streamed_pass_left_early_leaves_no_thread():
 
 def test_a_streamed_state_of_other_files_is_refused():
     state = BatchLoader(streamed(20), 4, 0).state_dict()
-    with pytest.raises(UsageError, match="are not those of the saved state"):
+    with refuses(UsageError, "saved state"):
         BatchLoader(streamed(21), 4, 0).load_state_dict(state)
 
 

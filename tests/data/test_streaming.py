@@ -174,7 +174,7 @@ def test_what_cannot_be_decoded_is_named(content, tmp_path: Path, image_folder, 
     images = source(f"folder:{tmp_path},canvas=8").load("train", image_size=8)
     path = tmp_path / "cat" / "3.png"
     path.write_bytes(path.read_bytes()[:150] if content == "half" else content)
-    broken = f"folder:{tmp_path},canvas=8: cat/3.png cannot be decoded ("
+    broken = f"folder:{tmp_path},canvas=8: cat/3.png"
     for read in (
         lambda: images.images.canvases(np.arange(len(images))),
         lambda: images.images.centres(np.arange(len(images))),
@@ -183,7 +183,7 @@ def test_what_cannot_be_decoded_is_named(content, tmp_path: Path, image_folder, 
         images.channel_statistics,
         lambda: images.read(np.arange(len(images))),
     ):
-        with fails(DataError, broken, "remove or replace"):
+        with fails(DataError, broken, "remove"):
             read()
     path.unlink()
     with fails(DataError, broken):
@@ -231,12 +231,12 @@ def test_streamed_folders_of_all_sizes(tmp_path: Path):
 @pytest.mark.parametrize("option", ["canvas=0", "canvas=-3"])
 def test_a_canvas_below_one_is_refused(option, tmp_path: Path, image_folder, fails):
     image_folder(tmp_path)
-    with fails(UsageError, "canvas must be 1 or more", option.partition("=")[2]):
+    with fails(UsageError, "canvas", 1, option.partition("=")[2]):
         source(f"folder:{tmp_path},{option}").load("train")
 
 
 def test_an_image_size_below_one_is_refused(fails):
-    with fails(UsageError, "image size must be 1 or more", "0"):
+    with fails(UsageError, "image size", 1, 0):
         streamed(image_size=0)
-    with fails(UsageError, "batch size must be 1 or more", "0"):
+    with fails(UsageError, "batch size", 1, 0):
         as_set(streamed()).batches(0)

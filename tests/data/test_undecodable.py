@@ -72,14 +72,14 @@ def test_a_loader_gives_whole_batches_with_the_labels_that_are_shown():
 
 def test_above_the_bound_one_sentence_names_the_last(fails):
     images = numbers(most=3)
-    with fails(DataError, "images: more than 3 images cannot be decoded", "truncated", "--max-bad"):
+    with fails(DataError, "images", "more than 3", "truncated", "--max-bad"):
         replace(images, images=replace(images.images, name="images")).tensor()
-    with fails(DataError, "numbers: 3.png cannot be decoded (truncated)", "remove or replace", "--max-bad"):
+    with fails(DataError, "numbers", "3.png", "truncated", "--max-bad"):
         numbers(most=0).read(np.array([3]))
 
 
 def test_without_another_image_of_its_labels_there_is_an_error(fails):
-    with fails(DataError, "numbers: 3.png cannot be decoded, nor any image with its labels"):
+    with fails(DataError, "numbers", "3.png", "labels"):
         numbers().subset(np.array([3, 0, 7])).tensor()
 
 
@@ -117,9 +117,9 @@ def test_a_folder_in_memory_is_without_its_bad_images(spoilt):
 
 
 def test_a_folder_in_memory_with_one_too_many(spoilt, fails):
-    with fails(DataError, "more than 1 images cannot be decoded", "--max-bad"):
+    with fails(DataError, "more than 1", "--max-bad"):
         source(f"folder:{spoilt}").load("train", bad=BadImages(1))
-    with fails(DataError, "2 of 12 images cannot be read"):
+    with fails(DataError, "2 of 12"):
         source(f"folder:{spoilt}").load("train")
 
 

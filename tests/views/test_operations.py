@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from refusals import refuses
 from scipy.stats import ks_2samp
 from torchvision.transforms.v2 import RandomResizedCrop
 
@@ -92,22 +93,22 @@ def test_the_order_drawn_is_the_order_applied():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "parts"),
     [
-        (lambda: Crop(8, scale=0.0), "scale=0.0 .* above 0"),
-        (lambda: Crop(8, scale=1.1), "scale=1.1 .* above 0, up to 1"),
-        (lambda: Crop(8, scale=math.nan), "scale=nan"),
-        (lambda: Crop(0), "size .* 1 pixel or more, but got 0"),
-        (lambda: Crop(8, flip=-0.5), "flip=-0.5 .* from 0 .* to 1"),
-        (lambda: Grey(2.0), "grey=2.0 is no probability"),
-        (lambda: Blur(1.5), "blur=1.5 is no probability"),
-        (lambda: Solarize(-1.0), "solarize=-1.0 is no probability"),
-        (lambda: Jitter(0, 0, 0, 0, probability=1.2), "jitter=1.2 is no probability"),
-        (lambda: Jitter(-0.1, 0, 0, 0), "brightness=-0.1 .* 0 or more"),
-        (lambda: Jitter(0, math.inf, 0, 0), "contrast=inf .* 0 or more"),
-        (lambda: Jitter(0, 0, 0, 0.6), "hue=0.6 .* from 0 to 0.5"),
+        (lambda: Crop(8, scale=0.0), ["scale=0.0", 0, 1]),
+        (lambda: Crop(8, scale=1.1), ["scale=1.1", 0, 1]),
+        (lambda: Crop(8, scale=math.nan), ["scale=nan"]),
+        (lambda: Crop(0), ["size", 1, 0]),
+        (lambda: Crop(8, flip=-0.5), ["flip=-0.5", 0, 1]),
+        (lambda: Grey(2.0), ["grey=2.0", 0, 1]),
+        (lambda: Blur(1.5), ["blur=1.5", 0, 1]),
+        (lambda: Solarize(-1.0), ["solarize=-1.0", 0, 1]),
+        (lambda: Jitter(0, 0, 0, 0, probability=1.2), ["jitter=1.2", 0, 1]),
+        (lambda: Jitter(-0.1, 0, 0, 0), ["brightness=-0.1", 0]),
+        (lambda: Jitter(0, math.inf, 0, 0), ["contrast=inf", 0]),
+        (lambda: Jitter(0, 0, 0, 0.6), ["hue=0.6", "0 to 0.5"]),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
-    with pytest.raises(UsageError, match=message):
+def test_what_cannot_be_is_refused(make, parts):
+    with refuses(UsageError, *parts):
         make()

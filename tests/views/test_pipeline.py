@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import refuses
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError
@@ -163,26 +164,26 @@ def test_options_reach_the_operations():
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "parts"),
     [
-        ("simclr,blur=1.5", "blur=1.5 is no probability"),
-        ("simclr,grey=-0.1", "grey=-0.1 is no probability"),
-        ("simclr,jitter=2", "jitter=2.0 is no probability"),
-        ("simclr,flip=nan", "flip=nan is no probability"),
-        ("weak,scale=0", "scale=0.0 .* above 0"),
-        ("directclr,scale=1.5", "scale=1.5"),
-        ("simclr,hue=0.7", "hue=0.7 .* from 0 to 0.5"),
-        ("directclr,blur=0.3", "Unknown option of 'directclr' 'blur'"),
-        ("simcrl", "did you mean 'simclr'"),
+        ("simclr,blur=1.5", ["blur=1.5", 0, 1]),
+        ("simclr,grey=-0.1", ["grey=-0.1", 0, 1]),
+        ("simclr,jitter=2", ["jitter=2.0", 0, 1]),
+        ("simclr,flip=nan", ["flip=nan", 0, 1]),
+        ("weak,scale=0", ["scale=0.0", 0, 1]),
+        ("directclr,scale=1.5", ["scale=1.5", 0, 1]),
+        ("simclr,hue=0.7", ["hue=0.7", "0 to 0.5"]),
+        ("directclr,blur=0.3", ["'directclr'", "'blur'"]),
+        ("simcrl", ["'simcrl'", "'simclr'"]),
     ],
 )
-def test_a_bad_spec_is_refused(spec, message):
-    with pytest.raises(UsageError, match=message):
+def test_a_bad_spec_is_refused(spec, parts):
+    with refuses(UsageError, *parts):
         view_pipeline(spec, image_size=8)
 
 
 def test_two_channels_are_refused():
-    with pytest.raises(UsageError, match="1 or 3 channels, but got channels=2"):
+    with refuses(UsageError, "1 or 3", "channels=2"):
         view_pipeline("weak", image_size=8, channels=2)
 
 
@@ -196,7 +197,7 @@ def test_parameters_of_another_batch_are_refused(other):
 
 def test_switching_off_what_is_not_on_is_refused():
     parameters = view_pipeline("weak", image_size=8).sample(2, step_generator(0, 0, 0))
-    with pytest.raises(UsageError, match=r"Unknown operation 'blurr'.*crop, flip"):
+    with refuses(UsageError, "'blurr'", "crop, flip"):
         parameters.without("blurr")
 
 
@@ -219,7 +220,7 @@ def test_steps_epochs_and_seeds_draw_apart():
     places = [(s, e, t) for s in (0, 1, 2**32, 2**40) for e in range(6) for t in range(6)]
     draws = {torch.randint(2**62, (), generator=step_generator(*place)).item() for place in places}
     assert len(draws) == len(places)
-    with pytest.raises(UsageError, match="0 or more, but got -1, 0 and 0"):
+    with refuses(UsageError, "seed, epoch", "-1, 0"):
         step_generator(-1, 0, 0)
 
 

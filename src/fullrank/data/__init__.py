@@ -74,20 +74,9 @@ _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzi
 _OFFICIAL_FOLDER = Parameter("path", str, "the unpacked folder or its parent", required=True)
 _COMPOSITES = ("mnist-on-cifar10", "digits-on-textures", "two-cues", "any")
 _CORRUPTIONS = (
-    "gaussian-noise",
-    "shot-noise",
-    "impulse-noise",
-    "gaussian-blur",
-    "motion-blur",
-    "brightness",
-    "contrast",
-    "saturation",
-    "pixelate",
-    "jpeg",
-    "posterize",
-    "solarize",
-    "rotate",
-    "elastic",
+    *("gaussian-noise", "shot-noise", "impulse-noise", "gaussian-blur", "motion-blur"),
+    *("brightness", "contrast", "saturation", "pixelate", "jpeg"),
+    *("posterize", "solarize", "rotate", "elastic"),
 )
 _TEST = Parameter(
     "test", str, "which official split is the test images: val or test", "test", choices=("val", "test")
@@ -98,6 +87,28 @@ _GROUPED = (
     Parameter("classes", str, "take classes together: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
 _CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
+_IMAGENET_SHIFTS = (
+    (
+        "imagenet-a",
+        "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
+        "Hendrycks et al. 2021, arXiv:1907.07174",
+    ),
+    (
+        "imagenet-r",
+        "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
+        "Hendrycks et al. 2021, arXiv:2006.16241",
+    ),
+    (
+        "imagenet-sketch",
+        "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
+        "Wang et al. 2019, arXiv:1905.13549",
+    ),
+    (
+        "imagenet-v2",
+        "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
+        "Recht et al. 2019, arXiv:1902.10811",
+    ),
+)
 
 SOURCES = Registry("data", "data", context=("name",), group="fullrank.sources")
 register_source = SOURCES.add
@@ -180,37 +191,16 @@ for _entry in [
             _CANVAS,
         ),
     ),
-    Entry(
-        "imagenet-a",
-        "fullrank.data.published.imagenet_shifts:imagenet_a",
-        "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
-        "Hendrycks et al. 2021, arXiv:1907.07174",
-        value=_CLASS_FOLDERS,
-        options=_GROUPED,
-    ),
-    Entry(
-        "imagenet-r",
-        "fullrank.data.published.imagenet_shifts:imagenet_r",
-        "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
-        "Hendrycks et al. 2021, arXiv:2006.16241",
-        value=_CLASS_FOLDERS,
-        options=_GROUPED,
-    ),
-    Entry(
-        "imagenet-sketch",
-        "fullrank.data.published.imagenet_shifts:imagenet_sketch",
-        "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
-        "Wang et al. 2019, arXiv:1905.13549",
-        value=_CLASS_FOLDERS,
-        options=_GROUPED,
-    ),
-    Entry(
-        "imagenet-v2",
-        "fullrank.data.published.imagenet_shifts:imagenet_v2",
-        "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
-        "Recht et al. 2019, arXiv:1902.10811",
-        value=_CLASS_FOLDERS,
-        options=_GROUPED,
+    *(
+        Entry(
+            name,
+            f"fullrank.data.published.imagenet_shifts:{name.replace('-', '_')}",
+            summary,
+            paper,
+            value=_CLASS_FOLDERS,
+            options=_GROUPED,
+        )
+        for name, summary, paper in _IMAGENET_SHIFTS
     ),
     Entry(
         "imagenet-c",
@@ -241,7 +231,7 @@ for _entry in [
         "composite",
         "fullrank.data.made.composite_presets:Composite",
         "foregrounds on backgrounds and other cues, each correlated with the label; every factor is a label",
-        "P2's controlled data (PAPERS P2.5); UrbanCars, Li et al. 2023, arXiv:2212.04825",
+        "P2, controlled data (authors' code); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
         options=(
             Parameter("mnist", str, "folder of MNIST, for mnist-on-cifar10"),

@@ -46,24 +46,19 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
     if not len(dataset):
         raise DataError(f"{name} has 0 items; give a dataset of (image, label).")
     first = _pixels(_parts(dataset[0], name)[0], name)
-    given = _listed_labels(dataset)
-    held: np.ndarray | StreamedImages
-    if len(dataset) * first.size <= _HELD and given is None:
-        images, numbers = zip(*(_parts(dataset[row], name) for row in range(len(dataset))), strict=True)
+    fits = len(dataset) * first.size <= _HELD
+    labels = _listed_labels(dataset)
+    arrays, numbers = [], []
+    for row in range(len(dataset)) if fits or labels is None else ():
+        image, number = _parts(dataset[row], name)
+        numbers.append(number)
+        if fits:
+            arrays.append(_pixels(image, name))
+    if labels is None:
         labels = np.array(numbers, np.int64)
-        arrays = [_pixels(image, name) for image in images]
-    else:
-        labels = given if given is not None else _labels(dataset, name)
-        arrays = (
-            [_pixels(_parts(dataset[row], name)[0], name) for row in range(len(dataset))]
-            if len(dataset) * first.size <= _HELD
-            else []
-        )
-    if arrays and len({array.shape for array in arrays}) == 1:
-        held = np.stack(arrays)
-    else:
-        held = _streamed(dataset, name, first.shape[-1])
-    return ImageSet(held, {"label": labels}, {"label": _class_names(dataset, labels, like)}, name, split)
+    alike = len({array.shape for array in arrays}) == 1
+    images = np.stack(arrays) if alike else _streamed(dataset, name, first.shape[-1])
+    return ImageSet(images, {"label": labels}, {"label": _class_names(dataset, labels, like)}, name, split)
 
 
 def _streamed(dataset: Indexed, name: str, channels: int) -> StreamedImages:
@@ -87,9 +82,7 @@ def _parts(item: Any, name: str) -> tuple[Any, int]:
     try:
         return image, int(label)
     except (TypeError, ValueError):
-        raise DataError(
-            f"A label of {name} is {label!r}; labels are whole numbers, -1 where there is none."
-        ) from None
+        raise DataError(f"A label of {name} is {label!r}; give whole numbers, -1 for no label.") from None
 
 
 def _pixels(image: Any, name: str) -> np.ndarray:
@@ -114,15 +107,11 @@ def _pixels(image: Any, name: str) -> np.ndarray:
 def _of_tensor(image: Any, name: str) -> np.ndarray:
     if image.is_floating_point():
         low, high = float(image.min()), float(image.max())
-        if low >= 0 and 1 < high <= 255:
-            raise DataError(
-                f"An image of {name} has values from {low:.3g} to {high:.3g}; divide by 255, or give uint8."
-            )
         if low < 0 or high > 1:
-            raise DataError(
-                f"An image of {name} has values from {low:.3g} to {high:.3g}; leave the normalisation out of "
-                "its transform: tensors are in 0 to 1, and the encoder normalises them."
-            )
+            remedy = "leave the normalisation out of its transform, since the encoder normalises"
+            if low >= 0 and high <= 255:
+                remedy = "divide by 255, or give uint8"
+            raise DataError(f"An image of {name} has values from {low:.3g} to {high:.3g}; {remedy}.")
         image = (image * 255).round().byte()
     array: np.ndarray = image.numpy()
     return array.transpose(1, 2, 0) if array.ndim == 3 else array
@@ -138,10 +127,6 @@ def _listed_labels(dataset: Indexed) -> np.ndarray | None:
         if array.shape == (len(dataset),) and np.issubdtype(array.dtype, np.integer):
             return array.astype(np.int64)
     return None
-
-
-def _labels(dataset: Indexed, name: str) -> np.ndarray:
-    return np.array([_parts(dataset[row], name)[1] for row in range(len(dataset))], np.int64)
 
 
 def _class_names(dataset: Indexed, labels: np.ndarray, like: ImageSet | None) -> tuple[str, ...]:

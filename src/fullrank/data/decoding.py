@@ -32,13 +32,7 @@ _MANY_PIXELS, _PIXELS_A_BYTE = 2**22, 10_000
 
 
 def to_eight_bit(image: Image.Image) -> Image.Image:
-    """A grey image of any kind as mode L, any other as RGB; what is transparent shows white.
-
-    16-bit values 0 to 65535 become 0 to 255. Raises ValueError for floating point.
-
-    >>> to_eight_bit(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
-    (255, 255, 255)
-    """
+    """A grey image of any kind as mode L, any other as RGB, on white; 16 bits 0 to 65535 become 0 to 255."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode.startswith("I"):
@@ -62,13 +56,10 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def squash(image: Image.Image, canvas: int, grey: bool) -> tuple[np.ndarray, tuple[int, int]]:
-    """The whole of an opened image as (canvas, canvas, C) uint8, and the height and width that it had.
-
-    Bilinear, antialiased; a JPEG at least twice as large is decoded at a half, a quarter or an eighth.
-    """
+    """The whole of an opened image as (canvas, canvas, C) uint8, and the height and width that it had."""
     _check_claim(image)
     width, height = image.size
-    drafted = image.draft(None, (canvas, canvas))
+    drafted = image.draft(None, (canvas, canvas))  # a large JPEG at a half, a quarter or an eighth
     # A fraction of the size need not be whole: the box leaves out what the last row and column have too much.
     box = drafted[1] if drafted else None
     image.load()
@@ -79,15 +70,9 @@ def squash(image: Image.Image, canvas: int, grey: bool) -> tuple[np.ndarray, tup
 
 
 def centre(image: Image.Image, size: int, grey: bool) -> np.ndarray:
-    """The centre of an opened image as (size, size, C) uint8, its shorter side at round(size 256 / 224).
-
-    Bilinear, antialiased. Sides and corners are rounded as torchvision's Resize and CenterCrop round them,
-    so that accuracies compare.
-
-    >>> centre(Image.new("L", (500, 375)), 224, grey=True).shape
-    (224, 224, 1)
-    """
+    """The centre of an opened image as (size, size, C) uint8, its shorter side at round(size 256 / 224)."""
     full = upright(image, grey)
+    # Sides and corners are rounded as torchvision's Resize and CenterCrop round them: accuracies compare.
     shorter = round(size * _RESIZED_TO_CROP)
     width, height = (int(shorter * side / min(full.size)) for side in full.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
@@ -107,11 +92,7 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def reason(error: Exception) -> str:
-    """Why something failed, as a part of our own sentence: one line, the first sentence, no full stop.
-
-    >>> reason(OSError("image file is truncated. Try again."))
-    'image file is truncated'
-    """
+    """Why something failed, as a part of our own sentence: one line, the first sentence, no full stop."""
     if isinstance(error, UnidentifiedImageError):
         return "no image inside"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -133,10 +114,9 @@ def _check_claim(image: Image.Image) -> None:
 
 def _eight_bit(image: Image.Image, grey: bool) -> Image.Image:
     mode = "L" if grey else "RGB"
-    # `convert` copies also what has the mode already, which most files have.
-    return (
-        image if image.mode == mode and not image.has_transparency_data else to_eight_bit(image).convert(mode)
-    )
+    if image.mode == mode and not image.has_transparency_data:
+        return image  # `convert` would copy it
+    return to_eight_bit(image).convert(mode)
 
 
 def _eight_bit_mode(image: Image.Image) -> str:

@@ -56,9 +56,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
         if dtype != np.uint8:
-            raise DataError(
-                f"{self}: images must be uint8 from 0 to 255, but got {dtype}; scale and cast them."
-            )
+            raise DataError(f"{self}: images must be uint8, 0 to 255, but got {dtype}; scale and cast them.")
         if len(shape) != 4 or shape[3] not in (1, 3) or not shape[1] or not shape[2]:
             raise DataError(
                 f"{self}: images must have the shape (N, H, W, C) with C 1 or 3, but got {shape}; "
@@ -150,8 +148,7 @@ class ImageSet:
         """
         if not 1 <= n <= len(self):
             raise UsageError(
-                f"A limit of {n} images is outside 1 to {len(self)}, the size of {self}; choose "
-                f"{len(self)} or less."
+                f"A limit of {n} is outside 1 to {len(self)}, the images of {self}; choose fewer."
             )
         return self.subset(np.sort(stratified_order(self.labels["label"], seed)[:n]))
 
@@ -167,18 +164,16 @@ class ImageSet:
         """
         if not 0 < share <= 1:
             raise UsageError(
-                f"A share of {share:g} of {self} is outside 0 to 1; choose more than 0 and at most 1, which "
-                "is all."
+                f"A share of {share:g} of {self} is outside 0 to 1; choose at most 1, which is all."
             )
         labels = self.labels["label"]
-        given = labels[labels != UNLABELLED] if (labels != UNLABELLED).any() else labels
-        counts = np.unique(given, return_counts=True)[1]
+        labelled = labels[labels != UNLABELLED] if (labels != UNLABELLED).any() else labels
+        counts = np.unique(labelled, return_counts=True)[1]
         empty = int((0.5 / counts > share).sum())
         if empty:
-            raise DataError(
-                f"A share of {share:g} of {self} leaves {empty} of {len(counts)} classes without an image; "
-                f"choose {_rounded_up(0.5 / counts.min())} or more."
-            )
+            least = math.ceil(0.5e6 / counts.min()) / 1e6  # as a message prints it, never below the true one
+            classes = f"{empty} of {len(counts)} classes without an image"
+            raise DataError(f"A share of {share:g} of {self} leaves {classes}; choose {least} or more.")
         return self.subset(stratified_share(labels, share, seed))
 
     def held_out(self, share: float, seed: int) -> "tuple[ImageSet, ImageSet]":
@@ -195,9 +190,7 @@ class ImageSet:
         rows = stratified_share(self.labels["label"], share, seed)
         rest = np.setdiff1d(np.arange(len(self)), rows)
         if set(self.labels["label"]) != set(self.labels["label"][rest]):
-            raise DataError(
-                f"A share of {share:g} of {self} takes every image of some class; choose a smaller one."
-            )
+            raise DataError(f"A share of {share:g} of {self} takes all of some class; choose a smaller one.")
         return self.subset(rest), taken
 
     def of_classes(self, names: Sequence[str], label: str = "label") -> "ImageSet":
@@ -212,10 +205,10 @@ class ImageSet:
         (('7', '1'), [0, 1])
         """
         self.check_label(label)
-        known = self.class_names[label]
-        self._check_names(names, known, label)
-        renumbered = np.full(len(known) + 1, UNLABELLED)  # its last entry is for label -1
-        renumbered[[known.index(name) for name in names]] = np.arange(len(names))
+        classes = self.class_names[label]
+        self._check_names(names, classes, label)
+        renumbered = np.full(len(classes) + 1, UNLABELLED)  # its last entry is for label -1
+        renumbered[[classes.index(name) for name in names]] = np.arange(len(names))
         labels = renumbered[self.labels[label]]
         chosen = self.subset(np.flatnonzero(labels != UNLABELLED))
         return replace(
@@ -224,13 +217,13 @@ class ImageSet:
             class_names={**self.class_names, label: tuple(names)},
         )
 
-    def _check_names(self, names: Sequence[str], known: Sequence[str], label: str) -> None:
-        unknown = [name for name in names if name not in known]
+    def _check_names(self, names: Sequence[str], classes: Sequence[str], label: str) -> None:
+        unknown = [name for name in names if name not in classes]
         if unknown:
-            near = get_close_matches(unknown[0], known, n=3, cutoff=0.5) or known[:3]
+            near = get_close_matches(unknown[0], classes, n=3, cutoff=0.5) or classes[:3]
             raise UsageError(
                 f"{len(unknown)} of {len(names)} names are no {label!r} of {self}, the first is "
-                f"{unknown[0]!r}; it has {len(known)}, among them {', '.join(map(repr, near))}."
+                f"{unknown[0]!r}; it has {len(classes)}, among them {', '.join(map(repr, near))}."
             )
         twice = [name for name, times in Counter(names).items() if times > 1]
         if twice:
@@ -320,8 +313,8 @@ class ImageSet:
         if isinstance(self.images, StreamedImages):
             if self.images.statistics is not None:
                 return self.images.statistics
-            drawn = generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]
-            return _channel_statistics(self.images.centres(np.sort(drawn)))
+            sample = generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]
+            return _channel_statistics(self.images.centres(np.sort(sample)))
         return _channel_statistics(self.images)
 
     def check_label(self, label: str) -> None:
@@ -332,10 +325,9 @@ class ImageSet:
 
 def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
     """A number for each row (N,), the same where all labels are."""
-    found = labels[0]
-    for more in labels[1:]:
-        found = np.unique(np.stack([found, more]), axis=1, return_inverse=True)[1].reshape(-1)
-    return found
+    if len(labels) == 1:
+        return labels[0]
+    return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:
@@ -359,11 +351,6 @@ def _channel_statistics(images: np.ndarray) -> Statistics:
     mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
     return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
-
-
-def _rounded_up(share: float) -> float:
-    """A share as a message prints it, never below the true one."""
-    return math.ceil(share * 1e6) / 1e6
 
 
 def check_image_size(size: int) -> None:

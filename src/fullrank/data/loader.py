@@ -45,15 +45,11 @@ class BatchLoader:
 
     def __init__(self, image_set: ImageSet, batch_size: int, seed: int, *, label: str = "label"):
         if batch_size < 2:
-            raise UsageError(
-                f"The batch size must be 2 or more, but got {batch_size}: a batch of one has no negatives; "
-                "choose a larger one."
-            )
+            reason = "one image has no negatives"
+            raise UsageError(f"The batch size must be 2 or more, but got {batch_size}: {reason}; enlarge it.")
         if batch_size > len(image_set):
-            raise UsageError(
-                f"The batch size {batch_size} is more than the {len(image_set)} images of {image_set}; "
-                f"choose {len(image_set)} or less."
-            )
+            problem = f"The batch size {batch_size} is more than the {len(image_set)} images of {image_set}"
+            raise UsageError(f"{problem}; choose {len(image_set)} or less.")
         image_set.check_label(label)
         generator(seed)
         self.batch_size, self.seed = batch_size, seed
@@ -112,8 +108,8 @@ class BatchLoader:
         """Go on from a state of the same images, batch size and seed; of others it raises UsageError."""
         if state["checksum"] != self._checksum:
             raise UsageError(
-                "The training images are not those of the saved state, so the batches still to come are not "
-                "known; resume with the images of the first run, or start again in another folder."
+                "The training images are not those of the saved state; resume with the images of the first "
+                "run, or start again in another folder."
             )
         if not 0 <= state["position"] <= len(self):
             raise UsageError(

@@ -10,14 +10,7 @@ Result = TypeVar("Result")
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int = 2) -> Iterator[Result]:
-    """`function` of each item in order, up to `depth` results ahead of the consumer, in one thread.
-
-    An exception reaches the consumer in its item's place. A consumer that stops early ends the thread once
-    the item under way is done.
-
-    >>> list(ahead(abs, [-3, 2, -1]))
-    [3, 2, 1]
-    """
+    """`function` of each item in order, up to `depth` results ahead of the consumer, in one thread."""
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fullrank-ahead")
     pending: deque[Future[Result]] = deque()
     try:

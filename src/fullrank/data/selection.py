@@ -15,36 +15,20 @@ def generator(seed: int, *more: int) -> np.random.Generator:
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """All rows of `labels` (N,) in an order whose every beginning holds each label in proportion.
-
-    The r-th drawn of the m rows of a label stands at (r + 1/2) / m; rows are sorted by that, ties at random.
-    So the first n rows hold about n m / N of it, up to rounding. Unlabelled rows count as one more label.
-
-    >>> labels = np.array([0, 0, 0, 0, 1, 1])
-    >>> labels[stratified_order(labels, seed=0)[:3]]
-    array([0, 1, 0])
-    """
-    shuffled, standing = _standing(labels, seed)
-    order: np.ndarray = shuffled[np.argsort(standing, kind="stable")]
+    """All rows of `labels` (N,) in an order whose every beginning holds each label in proportion."""
+    shuffled, quantiles = _shuffled(labels, seed)
+    order: np.ndarray = shuffled[np.argsort(quantiles, kind="stable")]
     return order
 
 
 def stratified_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The rows that are `share` of each label of `labels` (N,), in their old order.
-
-    Of the m rows of a label, share m rounded (a half up); the first of them in `stratified_order`, so that a
-    larger share contains a smaller one.
-
-    >>> labels = np.array([0, 0, 0, 0, 1, 1])
-    >>> labels[stratified_share(labels, 0.5, seed=0)]
-    array([0, 0, 1])
-    """
-    shuffled, standing = _standing(labels, seed)
-    return np.sort(shuffled[standing <= share])
+    """The rows of `share` of each label of `labels` (N,), in order; a larger share contains them."""
+    shuffled, quantiles = _shuffled(labels, seed)
+    return np.sort(shuffled[quantiles <= share])
 
 
-def _standing(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """All rows in a random order, and (r + 1/2) / m for each."""
+def _shuffled(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """All rows in a random order, and for the r-th of the m rows of a label (r + 1/2) / m."""
     shuffled = generator(seed).permutation(len(labels))
     _, code, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
     by_label = np.argsort(code, kind="stable")
@@ -54,10 +38,7 @@ def _standing(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fixed_split(labels: np.ndarray, split: str, name: str) -> np.ndarray:
-    """The rows of `split` where the data has no split of its own: 80 % train, 20 % test, stratified.
-
-    It depends on the labels alone, not on the seed of a run. Raises DataError below 2 rows.
-    """
+    """The rows of `split`, 80 % train or 20 % test of each label, always the same; DataError below 2 rows."""
     if len(labels) < 2:
         raise DataError(
             f"{name} has {len(labels)} image, but a train and a test split need 2 or more; add images."

@@ -1,13 +1,14 @@
 """The contract of a source of data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, final, get_args
 
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
+from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -44,21 +45,16 @@ class Source(ABC):
         if split not in SPLITS:
             raise UsageError(f"A split is 'train' or 'test', but got {split!r}; choose one of these.")
         if split not in self.splits:
-            raise DataError(
-                f"{self.name} has no training images, it is a shift to test on; write `fullrank probe RUN "
-                f"--shift {self.name}`."
-            )
+            remedy = f"it is a shift to test on; write `fullrank probe RUN --shift {self.name}`"
+            raise DataError(f"{self.name} has no training images, {remedy}.")
         if image_size is not None:
             check_image_size(image_size)
         bad = bad or BadImages()
         read = self.read_despite(split, image_size, bad)
         if not isinstance(read, ImageSet):
-            raise UsageError(
-                f"read({split!r}) of the data {self.name!r} gave a {type(read).__name__}; it must give an "
-                "ImageSet."
-            )
-        found = read.despite(bad)
-        return found if image_size is None else found.resized(image_size)
+            raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; give an ImageSet.")
+        images = read.despite(bad)
+        return images if image_size is None else images.resized(image_size)
 
     @abstractmethod
     def read(self, split: Split, image_size: int | None) -> ImageSet:
@@ -78,10 +74,8 @@ class Given(Source):
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Raise DataError."""
-        raise DataError(
-            f"The images of {self.name} were given in Python and are not on the disk; give them again there "
-            "(data=...), or name other images (--data)."
-        )
+        remedy = "give them again there (data=...), or name other images (--data)"
+        raise DataError(f"The images of {self.name} were given in Python; {remedy}.")
 
 
 def check_folder(path: Path, name: str) -> None:
@@ -91,18 +85,38 @@ def check_folder(path: Path, name: str) -> None:
         raise DataError(f"{problem}; check the path in {name}.")
 
 
-def found_archive(path: Path, names: Sequence[str]) -> Path | None:
+def first_file(paths: Iterable[Path]) -> Path | None:
+    """The first of `paths` that is a file."""
+    return next((path for path in paths if path.is_file()), None)
+
+
+def find_archive(path: Path, names: Sequence[str]) -> Path | None:
     """The first of the archives `names` that lies in the folder `path` or beside it."""
-    candidates = [folder / name for folder in (path, path.parent) for name in names]
-    return next((file for file in candidates if file.is_file()), None)
+    return first_file(folder / name for folder in (path, path.parent) for name in names)
+
+
+def damaged(name: str, path: Path, problem: str) -> DataError:
+    """The error for a file of the source `name` that is not what its archive held."""
+    return DataError(f"{name}: {path}: {problem}; take it from the original archive again.")
+
+
+def canonical(source: str, value: str | None, **options: Scalar | None) -> str:
+    """The spec of a source of ours, without options that are None or at their default.
+
+    >>> canonical("imagenet-c", "/data", canvas=320, severity=3, kind="fog", classes=None)
+    'imagenet-c:/data,kind=fog,severity=3'
+    """
+    from fullrank.data import SOURCES
+
+    defaults = {option.name: option.default for option in SOURCES[source].options}
+    changed = ((key, given) for key, given in options.items() if given not in (None, defaults[key]))
+    return str(Spec(source, value, tuple(sorted(changed))))
 
 
 def checked_source(built: object, name: str) -> Source:
     """`built` if it is a source, called `name` where it has no name of its own; otherwise UsageError."""
     if not isinstance(built, Source):
-        raise UsageError(
-            f"The data {name!r} is a {type(built).__name__}; a source derives from fullrank.data.Source and "
-            "has read(split, image_size)."
-        )
+        contract = "a source derives from fullrank.data.Source and has read(split, image_size)"
+        raise UsageError(f"The data {name!r} is a {type(built).__name__}; {contract}.")
     built.name = built.name or name
     return built

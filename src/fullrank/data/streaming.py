@@ -60,9 +60,7 @@ class StreamedImages:
     def __post_init__(self) -> None:
         for word, size in (("canvas", self.canvas), ("image size", self.image_size)):
             if size < 1:
-                raise UsageError(
-                    f"{self.name}: the {word} must be 1 or more, but got {size}; choose a larger one."
-                )
+                raise UsageError(f"{self.name}: the {word} must be 1 or more, but got {size}; enlarge it.")
 
     def __len__(self) -> int:
         return len(self.originals)

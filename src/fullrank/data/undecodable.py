@@ -48,10 +48,8 @@ class BadImages:
             self._found[image] = why
             count = len(self._found)
         if not self.most:
-            raise DataError(
-                f"{source}: {image} cannot be decoded ({why}); remove or replace it, or pass over some with "
-                "--max-bad."
-            )
+            remedy = "remove or replace it, or pass over some with --max-bad"
+            raise DataError(f"{source}: {image} cannot be decoded ({why}); {remedy}.")
         if count > self.most:
             raise DataError(
                 f"{source}: more than {self.most} images cannot be decoded, the last is {image} ({why}); "

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from fullrank.views.hits import take_hits_
+from fullrank.views.masked import take_masked_
 
 _LUMA = (0.2989, 0.587, 0.114)
 
@@ -98,7 +98,7 @@ def hue_(images: Tensor, shifts: Tensor) -> Tensor:
     """`hue` in place."""
     if images.shape[1] == 1:
         return images
-    return take_hits_(images, _turn_in_hsv(images, shifts), shifts != 0)
+    return take_masked_(images, _turn_in_hsv(images, shifts), shifts != 0)
 
 
 def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def grey_(images: Tensor, mask: Tensor) -> Tensor:
     """`grey` in place."""
     if images.shape[1] == 1:
         return images
-    return take_hits_(images, _luma(images).expand_as(images), mask)
+    return take_masked_(images, _luma(images).expand_as(images), mask)
 
 
 def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
@@ -174,7 +174,7 @@ def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tens
 
 def solarize_(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
     """`solarize` in place."""
-    return take_hits_(images, torch.where(images >= threshold, 1.0 - images, images), mask)
+    return take_masked_(images, torch.where(images >= threshold, 1.0 - images, images), mask)
 
 
 def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ from torch import Tensor
 from fullrank.batch import as_float
 from fullrank.errors import UsageError, unknown_name
 from fullrank.views import colour
-from fullrank.views.composed import ColourMap
-from fullrank.views.hits import change_hits
+from fullrank.views.colour_map import ColourMap
+from fullrank.views.masked import change_masked
 from fullrank.views.spatial import Interpolation, blur_, crop_resize, hflip
 
 Values = Mapping[str, Tensor]
 Layers = Mapping[str, Tensor]
 Source = tuple[int, int] | Tensor  # height and width of all images, or (N, 2) of each
+_COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
 class Operation(ABC):
@@ -46,7 +47,27 @@ class Operation(ABC):
 
 
 @dataclass(frozen=True)
-class Drop:
+class _Chance:
+    """What happens to each image with the same probability. Values: its `name` (N,) bool."""
+
+    name: ClassVar[str]
+    probability: float
+
+    def __post_init__(self) -> None:
+        check_probability(self.name, self.probability)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, unless its probability is 0."""
+        return (self.name,) * (self.probability > 0)
+
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
+        """Draw which images it happens to."""
+        return {self.name: _chance(count, generator, self.probability)}
+
+
+@dataclass(frozen=True)
+class Drop(_Chance):
     """A composite without its layer `layer`, with probability `probability`: what lies below is seen again.
 
     It stands before the crop, and takes the image as it was composed without the layer from `Batch.layers`,
@@ -58,23 +79,15 @@ class Drop:
     >>> drop.apply(images, {"drop": torch.tensor([True, False])}, {"foreground": below}).flatten()
     tensor([0., 1.])
 
-    Source: P2's controlled data (PAPERS P2.5), where a digit is dropped.
+    Source: P2, controlled data (authors' code), where a digit is dropped.
     """
 
-    probability: float
+    name = "drop"
     layer: str = "foreground"
 
-    def __post_init__(self) -> None:
-        check_probability("drop", self.probability)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """`drop`, unless its probability is 0."""
-        return ("drop",) * (self.probability > 0)
-
-    def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw who loses the layer; nothing is drawn for a probability of 0."""
-        return {"drop": _chance(count, generator, self.probability)} if self.probability > 0 else {}
+    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
+        """Draw which images lose the layer; nothing is drawn for a probability of 0."""
+        return super().sample(count, generator, source) if self.names else {}
 
     def apply(self, images: Tensor, values: Values, layers: Layers) -> Tensor:
         """images (N, C, H, W) in 0 to 1, and uint8 without each of `layers` -> images, those hit without."""
@@ -86,7 +99,7 @@ class Drop:
         def restore(_: Tensor, which: Tensor) -> Tensor:
             return as_float(below.index_select(0, which.to(below.device, non_blocking=True)))
 
-        return change_hits(images, values["drop"], restore)
+        return change_masked(images, values["drop"], restore)
 
     def check(self, layers: Collection[str]) -> None:
         """Raise UsageError unless images with these `layers` have the one to drop."""
@@ -138,7 +151,7 @@ class Crop(Operation):
         return ("crop",) * (self.scale < 1) + ("flip",) * (self.flip > 0)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw the boxes and who is mirrored."""
+        """Draw the boxes and which images are mirrored."""
         values = {}
         if self.scale < 1:
             values["crop"] = random_boxes(count, generator, source, self.scale)
@@ -186,16 +199,11 @@ class Jitter(Operation):
     turn: Literal["hsv", "linear"] = "hsv"
 
     def __post_init__(self) -> None:
-        for name, limit in (
-            ("brightness", math.inf),
-            ("contrast", math.inf),
-            ("saturation", math.inf),
-            ("hue", 0.5),
-        ):
+        for name in _COLOURS:
             strength = getattr(self, name)
-            if not 0 <= strength <= limit or strength == math.inf:
-                upto = "of 0 or more" if limit == math.inf else f"from 0 to {limit}"
-                raise UsageError(f"{name}={strength} must be a number {upto}; 0 leaves {name} out.")
+            if not 0 <= strength < math.inf or (name == "hue" and strength > 0.5):
+                limits = "from 0 to 0.5" if name == "hue" else "of 0 or more"
+                raise UsageError(f"{name}={strength} must be a number {limits}; 0 leaves {name} out.")
         check_probability("jitter", self.probability)
 
     @property
@@ -203,36 +211,36 @@ class Jitter(Operation):
         """Those of the four that have a strength."""
         if self.probability == 0:
             return ()
-        return tuple(n for n in ("brightness", "contrast", "saturation", "hue") if getattr(self, n) > 0)
+        return tuple(name for name in _COLOURS if getattr(self, name) > 0)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw who is hit, the order, and each one's factor."""
+        """Draw which images change, the order, and each one's factor."""
         hit = _chance(count, generator, self.probability)
         names = self.names
         values = {}
         for name in (names[i] for i in torch.randperm(len(names), generator=generator)):
             strength, neutral = getattr(self, name), 0.0 if name == "hue" else 1.0
             least = neutral - strength if name == "hue" else max(0.0, neutral - strength)
-            drawn = _uniform(count, generator, least, neutral + strength)
-            values[name] = torch.where(hit, drawn, neutral).float()
+            factors = _uniform(count, generator, least, neutral + strength)
+            values[name] = torch.where(hit, factors, neutral).float()
         return values
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Apply the four in the order in which `values` holds them; `images` may be overwritten."""
-        for name, drawn in values.items():
+        for name, factors in values.items():
             if name == "hue" and self.turn == "linear":
-                images = colour.turn_hue(images, drawn)
+                images = colour.turn_hue(images, factors)
             elif name in self.names:
-                images = getattr(colour, f"{name}_")(images, drawn)
+                images = getattr(colour, f"{name}_")(images, factors)
         return images
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
         """Add the four to what is due, in their order; a hue of HSV is no matrix and is made at once."""
-        for name, drawn in values.items():
+        for name, factors in values.items():
             if name not in self.names:
                 continue
-            scaled = colour.scale_matrix(drawn, due.channels)
-            rest = colour.grey_matrix(1 - drawn, due.channels)
+            scaled = colour.scale_matrix(factors, due.channels)
+            rest = colour.grey_matrix(1 - factors, due.channels)
             if name == "brightness":
                 due.add(scaled)
             elif name == "contrast":
@@ -240,14 +248,14 @@ class Jitter(Operation):
             elif name == "saturation":
                 due.add(scaled + rest)
             elif self.turn == "hsv":
-                due = ColourMap(colour.hue_(due.applied(), drawn))
+                due = ColourMap(colour.hue_(due.applied(), factors))
             elif due.channels == 3:
-                due.add(colour.turn_matrix(drawn))
+                due.add(colour.turn_matrix(factors))
         return due
 
 
 @dataclass(frozen=True)
-class Grey(Operation):
+class Grey(_Chance, Operation):
     """The image without its colours, with probability `probability`. Values: `grey` (N,) bool.
 
     >>> Grey(0.2).names
@@ -256,19 +264,7 @@ class Grey(Operation):
     Source: torchvision's `RandomGrayscale`.
     """
 
-    probability: float
-
-    def __post_init__(self) -> None:
-        check_probability("grey", self.probability)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """`grey`, unless its probability is 0."""
-        return ("grey",) * (self.probability > 0)
-
-    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw who is hit."""
-        return {"grey": _chance(count, generator, self.probability)}
+    name = "grey"
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Replace the colours of those hit by grey; `images` may be overwritten."""
@@ -283,7 +279,7 @@ class Grey(Operation):
 
 
 @dataclass(frozen=True)
-class Blur(Operation):
+class Blur(_Chance, Operation):
     """Gaussian blur with probability `probability`, its standard deviation uniform from 0.1 to 2 pixels.
 
     The kernel is 13 pixels wide whatever is drawn, three of the largest standard deviations to each side, or
@@ -297,18 +293,10 @@ class Blur(Operation):
     Source: SimCLR, Appendix A; P1's released code.
     """
 
-    probability: float
-
-    def __post_init__(self) -> None:
-        check_probability("blur", self.probability)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """`blur`, unless its probability is 0."""
-        return ("blur",) * (self.probability > 0)
+    name = "blur"
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw who is hit, and how much."""
+        """Draw which images are blurred, and how much."""
         hit = _chance(count, generator, self.probability)
         return {"blur": torch.where(hit, _uniform(count, generator, 0.1, 2.0), 0.0).float()}
 
@@ -320,7 +308,7 @@ class Blur(Operation):
 
 
 @dataclass(frozen=True)
-class Solarize(Operation):
+class Solarize(_Chance, Operation):
     """Values of 128/255 and above inverted, with probability `probability`. Values: `solarize` (N,) bool.
 
     >>> Solarize(0.2).names
@@ -329,19 +317,7 @@ class Solarize(Operation):
     Source: P1's released code (Pillow's `solarize` at its default threshold).
     """
 
-    probability: float
-
-    def __post_init__(self) -> None:
-        check_probability("solarize", self.probability)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """`solarize`, unless its probability is 0."""
-        return ("solarize",) * (self.probability > 0)
-
-    def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw who is hit."""
-        return {"solarize": _chance(count, generator, self.probability)}
+    name = "solarize"
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Solarize those hit; `images` may be overwritten."""
@@ -349,14 +325,8 @@ class Solarize(Operation):
 
 
 def random_boxes(count: int, generator: torch.Generator, source: Source, scale: float) -> Tensor:
-    """Boxes (count, 4), int64, as top, left, height, width, for `Crop`.
-
-    What is drawn does not depend on the images' sizes, so a process of many can draw for all of them and
-    know the sizes of its own alone.
-
-    >>> random_boxes(1, torch.Generator(), (6, 12), scale=1.0)  # no box of allowed ratio is so large
-    tensor([[0, 2, 6, 8]])
-    """
+    """Boxes (count, 4), int64, as top, left, height, width, for `Crop`."""
+    # What is drawn does not depend on the images' sizes, so a process can draw for the images of all others.
     limit = torch.as_tensor(source, dtype=torch.float64, device="cpu").expand(count, 2)
     area = _uniform((count, 10), generator, scale, 1.0) * limit.prod(1, keepdim=True)
     ratio = _uniform((count, 10), generator, math.log(3 / 4), math.log(4 / 3)).exp_()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError, unknown_name
-from fullrank.views.composed import ColourMap
+from fullrank.views.colour_map import ColourMap
 from fullrank.views.operations import Crop, Drop, Layers, Operation, Source, Values
 
 # Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
@@ -42,7 +42,7 @@ class Pipeline:
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """The values of every operation for `count` images of height and width `source`."""
-        values = self.drop.sample(count, generator)
+        values = self.drop.sample(count, generator, source)
         for operation in (self.crop, *self.then):
             values |= operation.sample(count, generator, source)
         return values
@@ -206,16 +206,10 @@ class Views:
 
 
 def laid_on_canvas(boxes: Tensor, sizes: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) in images of `sizes` (N, 2), as boxes of the canvas (H, W) each image was squashed onto.
-
-    A box that would be narrower than a pixel of the canvas is widened to one. The result is float64.
-
-    >>> laid_on_canvas(torch.tensor([[0, 100, 50, 100]]), torch.tensor([[100, 200]]), (10, 10))
-    tensor([[0., 5., 5., 5.]], dtype=torch.float64)
-    """
+    """Boxes (N, 4) of images of `sizes` (N, 2), as float64 boxes of the canvas each was squashed onto."""
     limit = torch.tensor(canvas, dtype=torch.float64)
     scale = limit / sizes.cpu()
-    extent = torch.minimum((boxes[:, 2:] * scale).clamp_min(1.0), limit)
+    extent = torch.minimum((boxes[:, 2:] * scale).clamp_min(1.0), limit)  # a pixel of the canvas or more
     corner = torch.minimum(boxes[:, :2] * scale, limit - extent)
     return torch.cat([corner, extent], dim=1)
 

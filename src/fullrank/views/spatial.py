@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.views.hits import change_hits, change_hits_
+from fullrank.views.masked import change_masked, change_masked_
 
 Interpolation = Literal["bilinear", "bicubic"]
 # Pixels of the result to which a kernel reaches at most to either side, where it does not shrink.
@@ -61,7 +61,7 @@ def hflip(images: Tensor, mask: Tensor) -> Tensor:
     tensor([[2., 1.],
             [1., 2.]])
     """
-    return change_hits(images, mask, lambda some, which: some.flip(-1))
+    return change_masked(images, mask, lambda some, which: some.flip(-1))
 
 
 def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
@@ -93,7 +93,7 @@ def blur_(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
             f"kernel_size={kernel_size} does not fit images of {height}x{width}; it must be odd and at most "
             f"{2 * min(height, width) - 1}."
         )
-    return change_hits_(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
+    return change_masked_(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
 
 
 def _blur_all(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
@@ -115,11 +115,8 @@ def _reflected(length: int, offsets: Tensor) -> Tensor:
 
 
 def _mix_rows(images: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
-    """Row i of the result is the sum over k of weights[:, i, k] times row taps[:, i, k] of its image.
-
-    Images (N, C, H, W), taps (1 or N, R, T) from 0 to H - 1, weights (N, R, T); result (N, C, R, W). A sum of
-    rows of a table is what embeddings of bags of words are, and torch has a fast kernel for those.
-    """
+    """Images (N, C, H, W), taps (1 or N, R, T) and weights (N, R, T) -> (N, C, R, W), each row a sum of T."""
+    # A sum of rows of a table is an embedding of a bag of words, for which torch has a fast kernel.
     count, channels, height, width = images.shape
     first = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1) * height
     places = taps[:, None] + first

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from refusals import refuses
 from sklearn.linear_model import LogisticRegression
 
 from fullrank.data import (
@@ -297,11 +298,11 @@ def test_a_layer_that_does_not_fit_is_refused(layer, words, fails):
 def test_streamed_images_have_no_layers(fails):
     images = StreamedImages(lambda row: Image.new("L", (4, 4)), ["a"], canvas=4, image_size=4)
     streamed = ImageSet(images, {"label": np.zeros(1, np.int64)}, {"label": ("x",)})
-    with fails(DataError, "images in memory"):
+    with fails(DataError, "images", "foreground"):
         replace(streamed, layers={"foreground": np.zeros((1, 4, 4, 3), np.uint8)})
-    with fails(UsageError, "decoded on demand"):
+    with fails(UsageError, "composites"):
         make(streamed)
-    with fails(UsageError, "decoded on demand"):
+    with fails(UsageError, "composites"):
         image_cue("background", streamed, 10)
 
 
@@ -314,10 +315,10 @@ def test_streamed_images_have_no_layers(fails):
         ({"n": 0}, UsageError, ["n=0"]),
         ({"size": 0}, UsageError, ["0"]),
         ({"cues": []}, UsageError, ["0 cues"]),
-        ({"cues": [flat("a", 2, 10), flat("a", 3, 4)]}, UsageError, ["cue 'a'", "another name"]),
+        ({"cues": [flat("a", 2, 10), flat("a", 3, 4)]}, UsageError, ["cue 'a'", "another cue"]),
         ({"cues": [flat("label", 2, 10)]}, UsageError, ["cue 'label'"]),
         ({"cues": [flat("foreground", 2, 10)]}, UsageError, ["cue 'foreground'"]),
-        ({"cues": [flat("a", 2, 12)]}, UsageError, ["cue 'a' of 12x12", "10x10"]),
+        ({"cues": [flat("a", 2, 12)]}, UsageError, ["cue 'a'", "12x12", "10x10"]),
         ({"cues": [flat("a", 4, 10, correlation=0.2)]}, UsageError, ["0.2", "0.25 to 1"]),
         ({"cues": [flat("a", 4, 10, correlation=1.1)]}, UsageError, ["1.1"]),
         ({"cues": [flat("a", 2, 10, correlation=0.95)]}, DataError, ["all", "10 images", "11 or more"]),
@@ -343,9 +344,9 @@ def test_the_remedy_of_too_few_images_is_enough_and_not_more(level):
 
 
 def test_a_cue_needs_two_values_a_known_place_and_images_of_each_value(fails):
-    with fails(UsageError, "'a'", "1 value"):
+    with fails(UsageError, "'a'", 1, "2 values"):
         flat("a", 1, 4)
-    with pytest.raises(UsageError, match="'top-lft': did you mean 'top-left'"):
+    with refuses(UsageError, "'top-lft'", "'top-left'"):
         flat("a", 2, 4, place="top-lft")
     with pytest.raises(UsageError, match="'above'"):
         make(place="above")
@@ -356,7 +357,7 @@ def test_a_cue_needs_two_values_a_known_place_and_images_of_each_value(fails):
 
 def test_foregrounds_without_labels_are_refused_and_single_ones_left_out(fails):
     bare = replace(pictures(), labels={"label": np.full(30, -1)})
-    with fails(DataError, "no labelled image"):
+    with fails(DataError, "labels"):
         make(bare)
     some = replace(pictures(), labels={"label": np.where(np.arange(30) < 10, -1, np.arange(30) % 3)})
     assert make(some, n=20).labels["label"].min() == 0
@@ -369,17 +370,17 @@ def test_presets_are_those_of_the_catalogue():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("composite:mnist-on-cifar10,mnist=x", "lacks cifar10; write .*mnist=PATH,cifar10=PATH"),
-        ("composite:any,background=textures", "lacks foreground; write .*foreground=SPEC,background=SPEC"),
-        ("composite:two-cues,mnist=x", "mnist is no part of two-cues; its parts are fixed"),
-        ("composite:textures", "must be one of mnist-on-cifar10"),
-        ("composite", "needs a value"),
+        ("composite:mnist-on-cifar10,mnist=x", ["lacks cifar10", "mnist=PATH,cifar10=PATH"]),
+        ("composite:any,background=textures", ["lacks foreground", "foreground=SPEC,background=SPEC"]),
+        ("composite:two-cues,mnist=x", ["mnist", "two-cues", "composite:any"]),
+        ("composite:textures", ["mnist-on-cifar10", "'textures'"]),
+        ("composite", ["value", "composite:PRESET"]),
     ],
 )
 def test_a_wrong_spec_is_refused(spec, words):
-    with pytest.raises(UsageError, match=words):
+    with refuses(UsageError, *words):
         source(spec)
-    with pytest.raises(UsageError, match="'two-cue': did you mean 'two-cues'"):
+    with refuses(UsageError, "'two-cue'", "'two-cues'"):
         Composite("two-cue")
 
 
@@ -420,14 +421,9 @@ def test_without_its_background_a_composite_is_black_there():
 
 
 def test_an_unknown_part_is_refused_with_those_there_are():
-    with pytest.raises(
-        UsageError,
-        match=r"Unknown part of two-cues 'foregrond': did you mean 'foreground'.*background, object\.",
-    ):
+    with refuses(UsageError, "two-cues", "'foregrond'", "'foreground'", "background, object"):
         source("composite:two-cues,without=foregrond")
-    with pytest.raises(
-        UsageError, match=r"digits-on-textures 'object'.*its parts are foreground, background\."
-    ):
+    with refuses(UsageError, "digits-on-textures", "'object'", "foreground, background"):
         source("composite:digits-on-textures,without=object")
 
 
@@ -469,10 +465,10 @@ def test_objects_lie_where_their_mask_is_true():
 def test_textures_and_objects_that_cannot_be_are_refused(fails):
     random = np.random.default_rng(0)
     for draw, least in ((textures, 8), (objects, 4)):
-        with fails(UsageError, f"{least - 1} pixels", f"{least} or more"):
+        with fails(UsageError, least - 1, least):
             draw(np.array([0]), least - 1, random)
     for kind in (-1, 10):
-        with fails(UsageError, f"{kind} is no texture"):
+        with fails(UsageError, kind, "0 to 9"):
             textures(np.array([kind]), 8, random)
-    with pytest.raises(UsageError, match="'check': did you mean 'checkers'"):
+    with refuses(UsageError, "'check'", "'checkers'"):
         texture_numbers(("check",))

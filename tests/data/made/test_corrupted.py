@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refuses
 
 from fullrank.data import ImageSet, StreamedImages, corrupt, source
 from fullrank.data.made.corrupted import Corrupted
@@ -124,7 +125,7 @@ def test_grey_stays_grey(fails):
     assert test.tensor().shape == (4, 1, 7, 7)
     assert test.tensor().unique().tolist() == [0, 60, 100, 140, 180, 255]
     for images in (faded, source("corrupted:saturation,data=digits")):
-        with fails(UsageError, "'saturation' changes colours", "grey"):
+        with fails(UsageError, "'saturation'", "grey"):
             images.load("train")
 
 
@@ -132,7 +133,7 @@ def test_a_file_that_is_no_image_is_still_named(tmp_path: Path, image_folder, fa
     image_folder(tmp_path, count=3)
     noisy = source(f'corrupted:jpeg,data="folder:{tmp_path},canvas=12"').load("train")
     (tmp_path / noisy.images.keys[1]).write_text("no image")
-    with fails(DataError, "corrupted:jpeg", noisy.images.keys[1], "cannot be decoded"):
+    with fails(DataError, "corrupted:jpeg", noisy.images.keys[1]):
         noisy.tensor()
 
 
@@ -153,21 +154,18 @@ def test_only_the_splits_of_the_data_are_there():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("corrupted:jpeg", r"lacks data; write corrupted:jpeg,data=SPEC"),
-        ("corrupted:jpg,data=digits", "kind must be one of gaussian-noise, .*but got 'jpg'"),
-        ("corrupted,data=digits", "needs a value"),
-        ("corrupted:jpeg,data=digts", "'digts': did you mean 'digits'"),
-        (
-            "corrupted:jpeg,data=digits,severity=0",
-            "severity of 0 is outside 1 to 5, and 0 would be the image",
-        ),
-        ("corrupted:jpeg,data=digits,severity=6", "severity of 6 is outside 1 to 5"),
-        ("corrupted:jpeg,data=digits,severity=mild", "severity must be a whole number"),
-        ("corrupted:jpeg,data=digits,seed=-1", "seed must be 0 or more, but got -1"),
+        ("corrupted:jpeg", ["lacks data", "corrupted:jpeg,data=SPEC"]),
+        ("corrupted:jpg,data=digits", ["kind", "gaussian-noise", "'jpg'"]),
+        ("corrupted,data=digits", ["needs", "corrupted:KIND"]),
+        ("corrupted:jpeg,data=digts", ["'digts'", "'digits'"]),
+        ("corrupted:jpeg,data=digits,severity=0", ["severity", 0, "1 to 5"]),
+        ("corrupted:jpeg,data=digits,severity=6", ["severity", 6, "1 to 5"]),
+        ("corrupted:jpeg,data=digits,severity=mild", ["severity", "whole", "'mild'"]),
+        ("corrupted:jpeg,data=digits,seed=-1", ["seed", 0, -1]),
     ],
 )
 def test_a_wrong_spec_is_refused(spec, words):
-    with pytest.raises(UsageError, match=words):
+    with refuses(UsageError, *words):
         source(spec)
 
 

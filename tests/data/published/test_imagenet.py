@@ -63,7 +63,7 @@ def test_one_split_may_be_missing_and_other_files_do_not_matter(tree: Path, fail
     (tree / "train").rename(tree / "elsewhere")
     test = source(f"imagenet:{tree}").load("test")
     assert len(test) == 6 and test.class_names["label"] == WNIDS
-    with fails(DataError, f"there is no {tree}/train", f"expected {tree}/train/n01440764/*.JPEG"):
+    with fails(DataError, f"{tree}/train", f"expected {tree}/train/n01440764/*.JPEG"):
         source(f"imagenet:{tree}").load("train")
 
 
@@ -83,7 +83,8 @@ def test_the_flat_validation_set_is_explained(tree: Path, fails):
         (tree / "val" / wnid).rmdir()
     with fails(
         DataError,
-        f"{tree}/val holds 6 images without class folders",
+        f"{tree}/val",
+        6,
         f"expected {tree}/train/n01440764/*.JPEG and {tree}/val/n01440764/*.JPEG",
         "torchvision.datasets.ImageNet(PATH, split='val')",
     ):
@@ -94,21 +95,21 @@ def test_the_flat_validation_set_is_explained(tree: Path, fails):
 def test_trees_of_another_shape_are_refused(tree: Path, tmp_path_factory, fails):
     empty = tmp_path_factory.mktemp("empty")
     expected = f"expected {empty}/train/n01440764/*.JPEG and {empty}/val/n01440764/*.JPEG"
-    with fails(DataError, f"there is no {empty}/train", expected):
+    with fails(DataError, f"{empty}/train;", expected):
         source(f"imagenet:{empty}").load("train")
     (empty / "train").mkdir()
-    with fails(DataError, f"{empty}/train holds no image", expected):
+    with fails(DataError, f"{empty}/train", "holds", expected):
         source(f"imagenet:{empty}").load("train")
     (empty / "train" / "n01440764").mkdir()
-    with fails(DataError, f"{empty}/train holds no image", expected):
+    with fails(DataError, f"{empty}/train", "holds", expected):
         source(f"imagenet:{empty}").load("train")
     (tree / "val" / WNIDS[0]).rename(tree / "val" / "0")
-    with fails(DataError, "1 of 3 class folders of val are not in train", "'0'"):
+    with fails(DataError, "1 of 3", "val", "train", "'0'"):
         source(f"imagenet:{tree}").load("test")
-    with fails(DataError, "There is no", "gone"):
+    with fails(DataError, "gone"):
         source(f"imagenet:{tree}/gone").load("train")
 
 
 def test_a_canvas_below_one_is_refused(tree: Path, fails):
-    with fails(UsageError, "canvas must be 1 or more", "0"):
+    with fails(UsageError, "canvas", 1, 0):
         source(f"imagenet:{tree},canvas=0").load("train")

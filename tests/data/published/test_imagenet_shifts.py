@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refuses
 from torchvision import datasets
 
 from fullrank.data import SOURCES, class_list, source, write_miniature
@@ -92,9 +93,7 @@ def test_a_shift_has_nothing_to_train_on(planted, fails):
     name, root = planted
     spec = str(SOURCES.parse(f"{name}:{root}{GIVEN.get(name, '')},canvas=40"))
     assert source(spec).splits == ("test",)
-    with fails(
-        DataError, spec, "no training images", "shift to test on", f"fullrank probe RUN --shift {spec}"
-    ):
+    with fails(DataError, spec, f"fullrank probe RUN --shift {spec}"):
         source(spec).load("train")
 
 
@@ -123,13 +122,13 @@ def test_trees_without_images(planted, tmp_path_factory, fails):
     empty = tmp_path_factory.mktemp("empty")
     given, ending = GIVEN.get(name, ""), SHIFTS[name][1]
     first = {"imagenet-v2": "0", "imagenet-a": A[0], "imagenet-r": R[0]}.get(name, "n01440764")
-    with fails(DataError, "holds no image", f"{empty / BELOW.get(name, '.') / first}/*.{ending}"):
+    with fails(DataError, f"{empty / BELOW.get(name, '.') / first}/*.{ending}"):
         source(f"{name}:{empty}{given}").load("test")
     for file in root.rglob(f"*.{ending}"):
         file.rename(file.with_suffix(".txt"))
-    with fails(DataError, "holds no image", "the other classes beside it"):
+    with fails(DataError, f"{root / BELOW.get(name, '.') / first}/*.{ending}"):
         source(f"{name}:{root}{given}").load("test")
-    with fails(DataError, "There is no", "gone"):
+    with fails(DataError, "gone"):
         source(f"{name}:{root}/gone{given}").load("test")
 
 
@@ -208,9 +207,9 @@ def test_training_images_of_imagenet_9_are_an_archive_of_their_own(challenge: Pa
     assert len(train) == 18 and train.class_names["label"] == NAMES
     assert train.images.keys[2] == "mixed_rand/train/01_bird/0.JPEG"
     expected = f"{challenge}/only_fg/train/00_dog/*.JPEG"
-    with fails(DataError, "(train) holds no image", expected, "imagenet:PATH,classes=imagenet-9"):
+    with fails(DataError, "(train)", expected, "imagenet:PATH,classes=imagenet-9"):
         source(f"imagenet-9:{challenge},variant=only-fg").load("train")
-    with fails(DataError, "(test) holds no image", f"{challenge}/in9l/val", "release"):
+    with fails(DataError, "(test)", f"{challenge}/in9l/val", "release"):
         plant(challenge / "in9l/train", NINE[:2])
         source(f"imagenet-9:{challenge},variant=in9l").load("test")
 
@@ -224,13 +223,13 @@ def test_the_larger_set_is_found_in_its_folder_or_above(above, tmp_path: Path):
 
 
 def test_wrong_trees_and_variants_of_imagenet_9(challenge: Path, fails):
-    with pytest.raises(UsageError, match=r"'mixed-random': did you mean 'mixed-rand'.*only-bg-t"):
+    with refuses(UsageError, "'mixed-random'", "'mixed-rand'", "only-bg-t"):
         source(f"imagenet-9:{challenge},variant=mixed-random")
     (challenge / "no_fg/val/08_fish").rename(challenge / "no_fg/val/fish")
-    with fails(DataError, "1 of 9", "the nine of ImageNet-9", "'fish'", "00_dog"):
+    with fails(DataError, "1 of 9", "ImageNet-9", "'fish'", "00_dog"):
         source(f"imagenet-9:{challenge},variant=no-fg").load("test")
     (challenge / "original/train/08_fish").rename(challenge / "fish")
-    with fails(DataError, "1 of 9 class folders of val are not in train", "'08_fish'"):
+    with fails(DataError, "1 of 9", "val", "train", "'08_fish'"):
         source(f"imagenet-9:{challenge}").load("test")
 
 
@@ -285,12 +284,12 @@ def test_shifts_in_nine_classes(name, tmp_path: Path):
 
 def test_what_cannot_be_grouped(tmp_path: Path, fails):
     plant(tmp_path / "a", ("n07697313", "n02077923"), "jpg")
-    with fails(DataError, "none of its 2 classes", "'n02077923'", "370 of imagenet-9", "leave out classes="):
+    with fails(DataError, "2 classes", "'n02077923'", "370 of imagenet-9", "classes=imagenet-9"):
         source(f"imagenet-a:{tmp_path / 'a'},classes=imagenet-9").load("test")
     plant(tmp_path / "b/train", ("n02085620", "dogs"))
     with fails(DataError, "1 of 2 class folders", "the 1000 that imagenet-9 groups", "'dogs'"):
         source(f"imagenet:{tmp_path / 'b'},classes=imagenet-9").load("train")
-    with pytest.raises(UsageError, match="classes must be one of imagenet-9, but got 'imagenet-10'"):
+    with refuses(UsageError, "classes", "imagenet-9", "'imagenet-10'"):
         source(f"imagenet:{tmp_path},classes=imagenet-10")
 
 
@@ -344,5 +343,5 @@ def test_imagenet_9_takes_370_classes_together():
     for name, word in words.items():
         described = [info.label_name_to_description(w, detailed=True) for w, g in groups.items() if g == name]
         assert sum(word in text for text in described) >= 3, name
-    with pytest.raises(UsageError, match="there is imagenet-9"):
+    with refuses(UsageError, "imagenet-9"):
         class_groups("imagenet9")

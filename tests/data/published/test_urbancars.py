@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refuses
 
 from fullrank.data import source, write_miniature
 from fullrank.errors import DataError, UsageError
@@ -98,13 +99,13 @@ def test_groups_may_be_empty_and_the_other_splits_missing(tree: Path, fails):
 
 
 def test_trees_of_another_shape_are_refused(tree: Path, fails):
-    with fails(DataError, "There is no", "gone"):
+    with fails(DataError, "gone"):
         source(f"urbancars:{tree}/gone").load("train")
     for path in (tree / SPLITS["train"]).glob("*/*.jpg"):
         path.unlink()
-    with fails(DataError, f"{tree / SPLITS['train']} holds no image", f"{GROUPS[0]}/*.jpg"):
+    with fails(DataError, f"{tree / SPLITS['train']}", f"{GROUPS[0]}/*.jpg"):
         source(f"urbancars:{tree}").load("train")
-    with pytest.raises(UsageError, match=r"test must be one of val, test, but got 'train'"):
+    with refuses(UsageError, "test", "val, test", "'train'"):
         source(f"urbancars:{tree},test=train")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refuses
 
 from fullrank.data import source, write_miniature
 from fullrank.errors import DataError, UsageError
@@ -77,7 +78,7 @@ def test_the_images_are_streamed(tree: Path, tmp_path_factory):
 @pytest.mark.parametrize("column", ["img_filename", "y", "split", "place"])
 def test_a_missing_column_is_named(tree: Path, column, fails):
     rewrite(tree, f",{column},", ",other,")
-    with fails(DataError, f"{tree}/metadata.csv has no column '{column}'", "img_filename, y, split, place"):
+    with fails(DataError, f"{tree}/metadata.csv", f"'{column}'", "img_filename, y, split, place"):
         source(f"waterbirds:{tree}").load("train")
 
 
@@ -99,31 +100,29 @@ def test_a_value_that_cannot_be_is_named_with_its_line(tree: Path, before, after
 def test_files_that_are_missing_are_counted_and_the_first_is_named(tree: Path, fails):
     for row in (1, 4):
         (tree / name(row)).unlink()
-    with fails(DataError, "2 of 4 train images", f"the first is {name(1)}"):
+    with fails(DataError, "2 of 4 train images", name(1)):
         source(f"waterbirds:{tree}").load("train")
     assert len(source(f"waterbirds:{tree}").load("test")) == 4
 
 
 def test_metadata_that_cannot_be_used_are_refused(tree: Path, fails):
-    with fails(DataError, "There is no", "gone"):
+    with fails(DataError, "gone"):
         source(f"waterbirds:{tree}/gone").load("train")
     lines = (tree / "metadata.csv").read_text().splitlines()
     without = [line for line in lines if ",1,1,0,/b" not in line and ",0,1,0,/b" not in line]
     (tree / "metadata.csv").write_text("\n".join(without))
-    with fails(DataError, "lists no val image", "has no 1"):
+    with fails(DataError, f"{tree}/metadata.csv", "val", "split", 1):
         source(f"waterbirds:{tree},test=val").load("test")
     (tree / "metadata.csv").write_bytes(b"img_id,img_filename\n\xff\xfe,y\n")
-    with fails(DataError, "cannot be read as a table"):
+    with fails(DataError, f"{tree}/metadata.csv", "table"):
         source(f"waterbirds:{tree}").load("train")
     (tree / "metadata.csv").write_text("")
-    with fails(DataError, "no column 'img_filename'"):
+    with fails(DataError, f"{tree}/metadata.csv", "'img_filename'"):
         source(f"waterbirds:{tree}").load("train")
     (tree / "metadata.csv").unlink()
-    with fails(
-        DataError, "holds no metadata.csv", f"{tree}/metadata.csv", "waterbird_complete95_forest2water2"
-    ):
+    with fails(DataError, f"{tree}/metadata.csv", "waterbird_complete95_forest2water2"):
         source(f"waterbirds:{tree}").load("train")
-    with pytest.raises(UsageError, match=r"test must be one of val, test, but got 'train'"):
+    with refuses(UsageError, "test", "val, test", "'train'"):
         source(f"waterbirds:{tree},test=train")
 
 

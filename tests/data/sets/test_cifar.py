@@ -159,7 +159,7 @@ def test_nothing_in_a_pickle_is_run(where, tmp_path: Path, fails):
     path, touched = tmp_path / "cifar-10-batches-py" / "test_batch", tmp_path / "touched"
     content = pickle.loads(path.read_bytes())  # noqa: S301 - written above
     path.write_bytes(pickle.dumps({**content, where: Touch(touched)}))
-    with fails(DataError, str(path), "asks for pathlib", "original archive"):
+    with fails(DataError, str(path), "pathlib", "original archive"):
         source(f"cifar10:{tmp_path}").load("test")
     assert not touched.exists()
     pickle.loads(path.read_bytes())  # noqa: S301 - harmless, and meant
@@ -170,12 +170,12 @@ def test_nothing_in_a_pickle_is_run(where, tmp_path: Path, fails):
     ("function", "arguments", "asked"),
     [
         (os.system, ("true",), "system"),
-        (eval, ("1",), ".eval)"),
-        (getattr, ("", "upper"), ".getattr)"),
+        (eval, ("1",), "eval)"),
+        (getattr, ("", "upper"), "getattr)"),
         (np.load, ("x",), "numpy"),
         (np.frombuffer, (b"x", np.uint8), "numpy"),
-        (bytearray, (b"x",), ".bytearray)"),
-        (set, ([1],), ".set)"),
+        (bytearray, (b"x",), "bytearray)"),
+        (set, ([1],), "set)"),
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
@@ -190,7 +190,7 @@ def test_no_other_array_is_known(tmp_path: Path, fails):
     path = tmp_path / "x"
     for array in (np.zeros(3), np.array([{}], dtype=object), np.array(["x"])):
         path.write_bytes(pickle.dumps({"data": array}, protocol=4))
-        with fails(DataError, "an array of the type", "'u1'"):
+        with fails(DataError, "array", "'u1'"):
             read_pickled(path)
     path.write_bytes(pickle.dumps([1], protocol=2))
     with fails(DataError, "no dictionary"):
@@ -245,10 +245,10 @@ def test_class_names_must_be_names(tmp_path: Path, fails):
     written("cifar100", "python 3", tmp_path)
     meta = tmp_path / "cifar-100-python" / "meta"
     write_python3(meta, {"fine_label_names": list(FINE), "coarse_label_names": 3})
-    with fails(DataError, "meta", "'coarse_label_names' is no list of names"):
+    with fails(DataError, "meta", "'coarse_label_names'", "list"):
         source(f"cifar100:{tmp_path}").load("test")
     meta.unlink()
-    with fails(DataError, str(meta), "cannot be read"):
+    with fails(DataError, str(meta)):
         source(f"cifar100:{tmp_path}").load("test")
 
 
@@ -259,21 +259,21 @@ def test_binary_files_must_be_whole(tmp_path: Path, fails):
     with fails(DataError, "train.bin", f"{50 * 3074 - 1} bytes", "3074", "original archive"):
         source(f"cifar100:{tmp_path}").load("train")
     (folder / "train.bin").unlink()
-    with fails(DataError, "train.bin", "cannot be read"):
+    with fails(DataError, str(folder / "train.bin")):
         source(f"cifar100:{tmp_path}").load("train")
     (folder / "coarse_label_names.txt").unlink()
-    with fails(DataError, "coarse_label_names.txt", "names the classes"):
+    with fails(DataError, "coarse_label_names.txt", "classes"):
         source(f"cifar100:{tmp_path}").load("test")
 
 
 def test_another_tree_shows_the_expected_one(tmp_path: Path, fails):
-    with fails(DataError, "There is no", str(tmp_path / "gone")):
+    with fails(DataError, str(tmp_path / "gone")):
         source(f"cifar10:{tmp_path / 'gone'}").load("train")
     expected = [
         f"{tmp_path}/cifar-10-batches-py/test_batch",
         f"{tmp_path}/cifar-10-batches-bin/test_batch.bin",
     ]
-    with fails(DataError, "holds no cifar10", *expected, "unpack cifar-10-python.tar.gz"):
+    with fails(DataError, "cifar10", *expected, "unpack cifar-10-python.tar.gz"):
         source(f"cifar10:{tmp_path}").load("train")
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
     for path in (tmp_path, tmp_path / "below"):

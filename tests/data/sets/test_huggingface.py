@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refuses
 from torchvision.transforms import CenterCrop, Resize
 
 from fullrank.data import source
@@ -60,7 +61,7 @@ def test_words_are_classes_and_missing_labels_unlabelled(tmp_path: Path):
     assert source(f"hf:{tmp_path / 'x'},label=y").load("test").labels["label"].tolist() == [0, 1]
     unlabelled = source(f"hf:{tmp_path / 'x'}").load("train")
     assert unlabelled.class_names == {"label": ()} and set(unlabelled.labels["label"]) == {-1}
-    with pytest.raises(DataError, match="'z' holds neither classes nor whole numbers nor words; "):
+    with refuses(DataError, "'z'", "label=COLUMN"):
         source(f"hf:{tmp_path / 'x'},label=z").load("train")
 
 
@@ -108,22 +109,22 @@ def test_folders_of_images_and_parquet_files(tmp_path: Path, saved, image_folder
 
 def test_without_the_library_its_extra_is_named(tmp_path: Path, monkeypatch, fails):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with fails(UsageError, f"huggingface:{tmp_path}", "pip install 'fullrank[huggingface]'"):
+    with fails(UsageError, f"huggingface:{tmp_path}", "pip install", "'fullrank[huggingface]'"):
         source(f"hf:{tmp_path}").load("train")
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path, saved, fails):
     for missing in ("nobody/has-this", str(tmp_path / "gone")):
-        with fails(DataError, f"huggingface:{missing} cannot be loaded", "check the path or the name"):
+        with fails(DataError, f"huggingface:{missing}", "loaded"):
             source(f"hf:{missing}").load("train")
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
-    with fails(DataError, "x.parquet cannot be loaded"):
+    with fails(DataError, "x.parquet", "loaded"):
         source(f"hf:{tmp_path / 'x.parquet'}").load("train")
     path = saved(tmp_path, train=3, other=2)
-    with fails(DataError, "splits train, other", "validation"):
+    with fails(DataError, "train, other", "validation"):
         source(f"hf:{path}").load("train")
     path = saved(tmp_path / "second", test=3, validation=2)
-    with fails(DataError, "splits test, validation", "needs train"):
+    with fails(DataError, "test, validation", "needs train"):
         source(f"hf:{path}").load("train")
 
 
@@ -132,7 +133,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, saved, fails):
     [
         ("image=pictur", UsageError, ["'pictur'", "'picture'"]),
         ("label=knd", UsageError, ["'knd'", "'kind'"]),
-        ("image=number", DataError, ["no images in the column 'number'", "datasets.Image"]),
+        ("image=number", DataError, ["column 'number'", "datasets.Image"]),
     ],
 )
 def test_columns_must_be_there(option, kind, words, tmp_path: Path, saved):
@@ -144,7 +145,7 @@ def test_columns_must_be_there(option, kind, words, tmp_path: Path, saved):
 
 def test_a_set_without_images_is_refused(tmp_path: Path, fails):
     datasets.Dataset.from_dict({"a": [1], "b": ["x"]}).save_to_disk(tmp_path / "x")
-    with fails(DataError, "no column of images", "a, b"):
+    with fails(DataError, "datasets.Image", "a, b"):
         source(f"hf:{tmp_path / 'x'}").load("train")
 
 
@@ -152,7 +153,7 @@ def test_a_row_without_an_image_is_named(tmp_path: Path, fails):
     features = datasets.Features(x=datasets.Image())
     table = datasets.Dataset.from_dict({"x": [Image.new("L", (4, 4)), None]}, features=features)
     datasets.DatasetDict(train=table, test=table).save_to_disk(tmp_path / "x")
-    with fails(DataError, "image 1 of train cannot be decoded (there is no image in this row)"):
+    with fails(DataError, "image 1", "train", "row"):
         source(f"hf:{tmp_path / 'x'}").load("train", image_size=4).tensor()
 
 
@@ -190,5 +191,5 @@ def test_a_tar_shard_that_was_cut_off_is_a_sentence(tmp_path: Path, fails):
     write_shards(tmp_path / "shards")
     path = tmp_path / "shards/train-00001.tar"
     path.write_bytes(path.read_bytes()[:700])
-    with fails(DataError, "shards", "cannot be loaded ("):
+    with fails(DataError, "shards", "loaded"):
         source(f"hf:{tmp_path / 'shards'},image=png,label=cls").load("train")

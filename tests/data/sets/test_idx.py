@@ -70,13 +70,13 @@ def damage(path: Path, how: str) -> None:
         ("header", ["7 bytes", "16"]),
         ("empty", ["0 bytes", "16"]),
         ("magic", ["0x00000801", "0x00000803"]),
-        ("count", ["31376 bytes", "promises"]),
+        ("count", ["31376 bytes", "promised"]),
     ],
 )
 def test_a_damaged_file_is_named(how, words, tmp_path: Path, idx_folder, fails):
     idx_folder(tmp_path)
     damage(tmp_path / IMAGES, how)
-    with fails(DataError, str(tmp_path / IMAGES), "download it again", *words):
+    with fails(DataError, str(tmp_path / IMAGES), "download", *words):
         source(f"mnist:{tmp_path}").load("train")
     assert len(source(f"mnist:{tmp_path}").load("test")) == 20
 
@@ -86,10 +86,10 @@ def test_half_a_gzip_file_is_named(keep, tmp_path: Path, idx_folder, fails):
     idx_folder(tmp_path, ".gz")
     path = tmp_path / f"{IMAGES}.gz"
     path.write_bytes(path.read_bytes()[:keep])
-    with fails(DataError, str(path), "cannot be read"):
+    with fails(DataError, str(path), "download"):
         source(f"mnist:{tmp_path}").load("train")
     path.write_bytes(b"no gzip at all")
-    with fails(DataError, str(path), "cannot be read"):
+    with fails(DataError, str(path), "download"):
         source(f"mnist:{tmp_path}").load("train")
 
 
@@ -122,13 +122,13 @@ def test_a_missing_folder_or_file_is_named(tmp_path: Path, fails):
 
 
 @pytest.mark.parametrize(
-    ("name", "remedies"), [("mnist", []), ("fashion-mnist", ["apt install dataset-fashion-mnist"])]
+    ("name", "remedies"), [("mnist", []), ("fashion-mnist", ["apt install", "dataset-fashion-mnist"])]
 )
 def test_without_a_network_the_remedies_are_named(name, remedies, tmp_path, monkeypatch, fails, unpackaged):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with fails(DataError, f"{name} is not on this machine", f"{name}:PATH", *remedies):
+    with fails(DataError, name, f"{name}:PATH", *remedies):
         source(name).load("train")
 
 

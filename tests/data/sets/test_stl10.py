@@ -68,7 +68,7 @@ def test_a_fraction_and_a_choice_of_classes(tmp_path: Path, tree):
         ("train_y.bin", bytes([1, 2, 3]), ["3 labels for 6 images"]),
         ("train_y.bin", bytes([0, 1, 2, 3, 1, 2]), ["0 to 3, not 1 to 3"]),
         ("train_y.bin", bytes([4, 1, 2, 3, 1, 2]), ["1 to 4, not 1 to 3"]),
-        ("class_names.txt", b"\xff\xff", ["names the classes"]),
+        ("class_names.txt", b"\xff\xff", ["classes"]),
     ],
 )
 def test_files_that_do_not_fit_are_named(file, content, words, tmp_path: Path, tree, fails):
@@ -92,5 +92,5 @@ def test_missing_files_are_named(tmp_path: Path, tree, fails):
         DataError, "holds no STL-10", f"{folder}/train_X.bin", f"unpack {tmp_path}/stl10_binary.tar.gz there"
     ):
         source(f"stl10:{tmp_path}").load("train")
-    with fails(DataError, "There is no", "gone"):
+    with fails(DataError, "gone"):
         source(f"stl10:{tmp_path}/gone").load("train")

@@ -1,7 +1,6 @@
 """Controlled images: a foreground laid on a background and on other cues, each as correlated as one asks."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -10,16 +9,19 @@ import numpy as np
 
 from fullrank.data.image_set import UNLABELLED, ImageSet, check_image_size
 from fullrank.data.made.textures import objects, textures
+from fullrank.data.published.grouped import with_groups
 from fullrank.data.selection import generator, stratified_order
+from fullrank.data.sources import SPLITS
 from fullrank.data.streaming import StreamedImages
 from fullrank.errors import DataError, UsageError, unknown_name
 
 Drawn = tuple[np.ndarray, np.ndarray]
 """Images (n, h, w, 1 or 3) uint8, and where each is opaque, (n, h, w) bool."""
 
-_ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-PLACES = tuple(
-    {"middle-centre": "centre"}.get(place := f"{row}-{column}", place) for row in _ROWS for column in _COLUMNS
+PLACES = (
+    *("top-left", "top-centre", "top-right"),
+    *("middle-left", "centre", "middle-right"),
+    *("bottom-left", "bottom-centre", "bottom-right"),
 )
 """Nine places on a canvas, row by row."""
 
@@ -49,28 +51,15 @@ class Cue:
 
     def __post_init__(self) -> None:
         if len(self.values) < 2:
-            raise UsageError(
-                f"The cue {self.name!r} has {len(self.values)} value, but needs 2 or more; name another one."
-            )
+            raise UsageError(f"The cue {self.name!r} needs 2 values, but has {len(self.values)}; add some.")
         check_place(self.place, PLACES)
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
-    """Lay images on others: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`.
-
-    Shapes: below and above (..., C) uint8 alike, mask (...) bool; half levels go to the even neighbour.
-    Raises UsageError for a strength outside 0 to 1.
-
-    >>> below, above = np.full((1, 2, 1), 100, np.uint8), np.full((1, 2, 1), 200, np.uint8)
-    >>> blend(below, above, np.array([[True, False]]), strength=0.7).ravel()
-    array([170, 100], dtype=uint8)
-
-    Source: P2's controlled data (PAPERS P2.5).
-    """
+    """Images (..., C) uint8: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`."""
     if not 0 <= strength <= 1:
         raise UsageError(
-            f"A blend strength of {strength:g} is outside 0 to 1; choose 0 for the background alone, 1 for "
-            "an opaque foreground."
+            f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the background."
         )
     levels = np.arange(256)
     blends = (1 - strength) * levels[:, None] + strength * levels
@@ -83,24 +72,12 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: floa
 def paired_values(
     labels: np.ndarray, count: int, level: float, seed: int, before: np.ndarray | None = None
 ) -> np.ndarray:
-    """Values 0 to `count` - 1 of a cue for images of `labels` (N,), with P(partner of the label) = `level`.
-
-    The partner of label y is y mod `count`. Of the m images of a label round(level m), a half up, have it;
-    the others share the rest equally, up to one. At a level of 1 / `count`, which is balance, all share the
-    images equally, up to one. Within a label the values are spread evenly over the groups of `before` (N,),
-    so given the label the cue is independent of them.
-
-    Raises UsageError for a level outside 1 / `count` to 1, DataError for one that some label has too few
-    images to meet: all of them, or none, would have the partner.
-
-    >>> labels = np.repeat([0, 1], 20)
-    >>> np.bincount(2 * labels + paired_values(labels, 2, 0.95, seed=0))
-    array([19,  1,  1, 19])
-    """
+    """Values of a cue for `labels` (N,): the partner of label y, y mod `count`, with P = `level`."""
+    # Given the label they are independent of `before` (N,), the groups of the cues so far.
     if not 1 / count - _ROUNDING <= level <= 1:
+        limits = f"{1 / count:g} to 1 (balance to no exception)"
         raise UsageError(
-            f"A correlation of {level:g} is outside {1 / count:g} to 1, which a cue of {count} values can "
-            f"have; {1 / count:g} is balance, 1 is no exception."
+            f"A correlation of {level:g} is outside {limits} for {count} values; choose another."
         )
     values = np.empty(len(labels), np.int64)
     for label in np.unique(labels).tolist():
@@ -119,24 +96,24 @@ def paired_values(
 def _partner_counts(
     images: int, label: int, count: int, level: float, random: np.random.Generator
 ) -> np.ndarray:
-    """How many of the images of a label have each value."""
+    """How many of the images of a label have each value: round(level m) the partner, the others equally."""
     partner = label % count
     if level - 1 / count < _ROUNDING:  # nobody is preferred, also where the images do not divide
         counts = np.full(count, images // count)
         counts[random.permutation(count)[: images % count]] += 1
         return counts
-    hits = int(level * images + 0.5 + _ROUNDING)
-    if hits == 0 or (hits == images and level < 1):
+    paired = int(level * images + 0.5 + _ROUNDING)
+    if paired == 0 or (paired == images and level < 1):
         none, every = 0.5 / level - _ROUNDING, 0.5 / (1 - level + _ROUNDING**2) + _ROUNDING
-        word, needed = ("none", none) if hits == 0 else ("all", every)
+        word, needed = ("none", none) if paired == 0 else ("all", every)
         raise DataError(
             f"A correlation of {level:g} cannot be met by the {images} images of label {label}, of which "
             f"{word} would have the paired value; give {math.ceil(needed)} or more of each label."
         )
-    counts = np.full(count, (images - hits) // (count - 1))
+    counts = np.full(count, (images - paired) // (count - 1))
     others = np.delete(np.arange(count), partner)
-    counts[random.permutation(others)[: (images - hits) % (count - 1)]] += 1
-    counts[partner] = hits
+    counts[random.permutation(others)[: (images - paired) % (count - 1)]] += 1
+    counts[partner] = paired
     return counts
 
 
@@ -150,17 +127,14 @@ def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> 
     labels, names = images.labels["label"], images.class_names["label"]
     empty = [name for value, name in enumerate(names) if not (labels == value).any()]
     if empty:
-        raise DataError(
-            f"{images} has no image of {empty[0]!r}, a value of the cue {name!r}; leave out the class or add "
-            "images."
-        )
+        raise DataError(f"{images} has no image of {empty[0]!r} for the cue {name!r}; leave out the class.")
 
     def draw(values: np.ndarray, random: np.random.Generator) -> Drawn:
         rows = np.empty(len(values), np.int64)
         for value in np.unique(values):
-            known = random.permutation(np.flatnonzero(labels == value))
-            asked = values == value
-            rows[asked] = random.permutation(np.resize(known, asked.sum()))
+            candidates = random.permutation(np.flatnonzero(labels == value))
+            shown = values == value
+            rows[shown] = random.permutation(np.resize(candidates, shown.sum()))
         return pixels[rows], np.ones((len(rows), side, side), bool)
 
     return Cue(name, names, draw, place)
@@ -218,37 +192,31 @@ def compose(
     >>> images.images.shape, sorted(images.labels), sorted(images.layers)
     ((100, 12, 12, 3), ['background', 'group', 'label'], ['background', 'foreground'])
 
-    Source: P2's controlled data (PAPERS P2.5), and UrbanCars (Li et al. 2023, arXiv:2212.04825) for two cues.
+    Source: P2, controlled data (authors' code); UrbanCars (Li et al. 2023, arXiv:2212.04825) for two cues.
     """
     _check_request(foreground, cues, n, size, side, place)
     labelled = np.flatnonzero(foreground.labels["label"] != UNLABELLED)
     if not len(labelled):
-        raise DataError(
-            f"{foreground} has no labelled image, but a composite follows its labels; label some."
-        )
-    number = ("train", "test").index(foreground.split)
+        raise DataError(f"{foreground} has no labelled image, and composites follow labels; label some.")
+    number = SPLITS.index(foreground.split)
     order = stratified_order(foreground.labels["label"][labelled], seed)
-    rows = np.sort(np.resize(labelled[order], n))
-    shown = foreground.subset(rows)
-    labels, names = dict(shown.labels), dict(shown.class_names)
-    group, groups = labels["label"], names["label"]
+    shown = foreground.subset(np.sort(np.resize(labelled[order], n)))
+    main = shown.labels["label"]
+    values = {"label": main}
+    group = main  # of the main label and the cues so far
     parts: list[_Part] = []
     for step, cue in enumerate(cues):
         random = generator(seed, number, step)
         level = 1 / len(cue.values) if cue.correlation is None else cue.correlation
-        values = paired_values(labels["label"], len(cue.values), level, int(random.integers(2**32)), group)
-        labels[cue.name], names[cue.name] = values, cue.values
-        group = group * len(cue.values) + values
-        groups = tuple(f"{one}/{value}" for one in groups for value in cue.values)
-        pixels, mask = cue.draw(values, random)
+        values[cue.name] = paired_values(main, len(cue.values), level, int(random.integers(2**32)), group)
+        group = group * len(cue.values) + values[cue.name]
+        pixels, mask = cue.draw(values[cue.name], random)
         _check_fits(f"cue {cue.name!r}", mask.shape[1], mask.shape[2], size)
         parts.append(_Part(cue.name, pixels, mask, np.full(n, PLACES.index(cue.place))))
-    labels["group"], names["group"] = group, groups
+    value_names = {"label": shown.class_names["label"], **{cue.name: cue.values for cue in cues}}
+    labels, names = with_groups(values, value_names)
     if place == DRAWN:
-        random = generator(seed, number, len(cues))
-        order = random.permutation(n)
-        places = np.empty(n, np.int64)
-        places[order[np.argsort(group[order], kind="stable")]] = np.arange(n) % len(PLACES)
+        places = _balanced_places(group, generator(seed, number, len(cues)))
         labels["position"], names["position"] = places, PLACES
     else:
         places = np.full(n, PLACES.index(place))
@@ -258,7 +226,16 @@ def compose(
     layers = {
         part.name: _composed([p for p in parts if p is not part], size, images.shape[3]) for part in parts
     }
+    labels, names = shown.labels | labels, shown.class_names | names
     return ImageSet(images, labels, names, name, foreground.split, layers)
+
+
+def _balanced_places(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A place for each image, all nine as often within each group."""
+    order = random.permutation(len(group))
+    places = np.empty(len(group), np.int64)
+    places[order[np.argsort(group[order], kind="stable")]] = np.arange(len(group)) % len(PLACES)
+    return places
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,17 +267,14 @@ def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) ->
 
 def _corner(place: int, high: int, wide: int) -> tuple[int, int]:
     """Top and left of a place where `high` and `wide` pixels are to spare."""
-    row, column = divmod(int(place), len(_COLUMNS))
+    row, column = divmod(int(place), 3)
     return high * row // 2, wide * column // 2
 
 
 def in_memory(images: ImageSet) -> np.ndarray:
     """The pixels of a set (N, H, W, C) uint8; UsageError if they are decoded on demand."""
     if isinstance(images.images, StreamedImages):
-        raise UsageError(
-            f"{images} is decoded on demand, but composites are made in memory; take a source of small "
-            "images."
-        )
+        raise UsageError(f"{images} is decoded on demand, but composites are made in memory; name others.")
     return images.images
 
 
@@ -312,10 +286,8 @@ def check_place(place: str, places: Sequence[str]) -> None:
 
 def _check_fits(what: str, high: int, wide: int, size: int) -> None:
     if not (1 <= high <= size and 1 <= wide <= size):
-        raise UsageError(
-            f"The {what} of {high}x{wide} pixels does not fit a canvas of {size}x{size}; choose a side from "
-            f"1 to {size}."
-        )
+        problem = f"The {what} of {high}x{wide} pixels does not fit a canvas of {size}x{size}"
+        raise UsageError(f"{problem}; choose a side from 1 to {size}.")
 
 
 def _check_request(
@@ -328,10 +300,7 @@ def _check_request(
     if not cues:
         raise UsageError("A composite has 0 cues, but the first one is its background; give a background.")
     _check_fits("foreground", side, side, size)
-    names = Counter([*_RESERVED, *foreground.labels, *(cue.name for cue in cues)])
-    names.subtract(set(_RESERVED) & set(foreground.labels))
-    twice = [cue.name for cue in cues if names[cue.name] > 1]
+    names = [*{*_RESERVED, *foreground.labels}, *(cue.name for cue in cues)]
+    twice = [cue.name for cue in cues if names.count(cue.name) > 1]
     if twice:
-        raise UsageError(
-            f"The cue {twice[0]!r} is named like another cue or label of {foreground}; give it another name."
-        )
+        raise UsageError(f"The cue {twice[0]!r} has the name of another cue or label; give it another.")

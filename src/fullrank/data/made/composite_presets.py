@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import TypedDict, Unpack, final
 
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.composite import FOREGROUND, Cue, compose, image_cue, object_cue, texture_cue
 from fullrank.data.made.textures import OBJECTS, TEXTURES, texture_numbers
-from fullrank.data.sources import Source, Split
+from fullrank.data.sources import Source, Split, canonical
 from fullrank.errors import UsageError, unknown_name
-from fullrank.specs import Scalar, Spec
+from fullrank.specs import Spec
 
 TEXTURED = "textures"
+_PARTS = ("mnist", "cifar10", "foreground", "background")
 _EACH_TEXTURE = tuple((name, (name,)) for name in TEXTURES)
 _LINES = ("stripes-across", "stripes-upright", "stripes-diagonal", "checkers")
 _CLOUDS = ("shade-downwards", "shade-sideways", "blobs")
@@ -26,7 +27,7 @@ class Preset:
     `background` may be "textures": each value of `kinds` is a name and the textures it may be. `objects` are
     the values of a further cue, shown at the top right. `classes`, if any, join the foreground's classes,
     which stay as the label "digit". `scale` is the foreground's side as a part of the canvas's, `size`;
-    `images` are those to train, with one to test for `train_for_test` of them; `correlation` is of each cue,
+    `n` images are to train, with one to test for `train_for_test` of them; `correlation` is of each cue,
     in training.
     """
 
@@ -35,7 +36,7 @@ class Preset:
     size: int
     scale: float
     strength: float
-    images: int
+    n: int
     train_for_test: int
     place: str = "centre"
     correlation: float | None = None
@@ -69,6 +70,21 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+class CompositeOptions(TypedDict, total=False):
+    """Sources by path or spec, and fields of the preset to change; None leaves one as it is."""
+
+    mnist: str | None
+    cifar10: str | None
+    foreground: str | None
+    background: str | None
+    strength: float | None
+    scale: float | None
+    place: str | None
+    size: int | None
+    n: int | None
+    correlation: float | None
+
+
 @final
 class Composite(Source):
     """A composition of `PRESETS`, with what the spec changes of it; always the same images for one spec.
@@ -85,73 +101,44 @@ class Composite(Source):
     >>> len(test), test.class_names["background"], test.class_names["object"]
     (500, ('lines', 'clouds'), ('disc', 'cross'))
 
-    Source: P2's controlled data (PAPERS P2.5); UrbanCars (Li et al. 2023) for two cues.
+    Source: P2, controlled data (authors' code); UrbanCars (Li et al. 2023) for two cues.
     """
 
     layered = True
 
     def __init__(
-        self,
-        preset: str,
-        seed: int = 0,
-        mnist: str | None = None,
-        cifar10: str | None = None,
-        foreground: str | None = None,
-        background: str | None = None,
-        strength: float | None = None,
-        scale: float | None = None,
-        place: str | None = None,
-        size: int | None = None,
-        n: int | None = None,
-        correlation: float | None = None,
-        without: str | None = None,
+        self, preset: str, seed: int = 0, *, without: str | None = None, **options: Unpack[CompositeOptions]
     ):
-        parts = {"mnist": mnist, "cifar10": cifar10, "foreground": foreground, "background": background}
-        changes: dict[str, Scalar | None] = {
-            "strength": strength,
-            "scale": scale,
-            "place": place,
-            "size": size,
-            "n": n,
-            "correlation": correlation,
-        }
-        options = {**parts, **changes, "seed": seed or None, "without": without}
-        given = tuple(sorted((key, value) for key, value in options.items() if value is not None))
-        super().__init__(str(Spec("composite", preset, given)))
+        super().__init__(canonical("composite", preset, seed=seed, without=without, **options))
         if preset not in PRESETS:
             raise unknown_name("composition", preset, PRESETS, f"there are {', '.join(PRESETS)}")
-        self.seed = seed
-        self.parts = {key: value for key, value in parts.items() if value is not None}
+        given = {key: value for key, value in options.items() if value is not None}
+        self.seed, self.without = seed, without
+        self.parts = {key: str(given.pop(key)) for key in _PARTS if key in given}
         self._check_parts(preset)
-        known = {
-            "images" if key == "n" else key: value for key, value in changes.items() if value is not None
-        }
-        self.preset = replace(PRESETS[preset], **known)  # type: ignore[arg-type]
+        self.preset = replace(PRESETS[preset], **given)  # type: ignore[arg-type]
         shown = (FOREGROUND, "background", *(("object",) if self.preset.objects else ()))
         if without is not None and without not in shown:
             raise unknown_name(f"part of {preset}", without, shown, f"its parts are {', '.join(shown)}")
-        self.without = without
 
     def _check_parts(self, preset: str) -> None:
         needs = PRESETS[preset].needs
-        for key in needs:
-            if key not in self.parts:
-                raise UsageError(
-                    f"{self.name} lacks {key}; write composite:{preset},"
-                    f"{','.join(f'{need}={_form(need)}' for need in needs)}."
-                )
-        for key in self.parts:
-            if key not in needs:
-                takes = f"it takes {' and '.join(needs)}" if needs else "its parts are fixed"
-                raise UsageError(
-                    f"{self.name}: {key} is no part of {preset}; {takes}, and composite:any takes any source."
-                )
+        for key in [need for need in needs if need not in self.parts]:
+            form = "SPEC" if key in ("foreground", "background") else "PATH"
+            raise UsageError(
+                f"{self.name} lacks {key}; write composite:{preset},{','.join(f'{n}={form}' for n in needs)}."
+            )
+        for key in [part for part in self.parts if part not in needs]:
+            takes = f"it takes {' and '.join(needs)}" if needs else "its parts are fixed"
+            raise UsageError(
+                f"{self.name}: {key} is no part of {preset}; {takes}, and composite:any takes any source."
+            )
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         preset = self.preset
         images = self._part(preset.foreground or self.parts["foreground"], split)
-        count = preset.images if split == "train" else max(1, preset.images // preset.train_for_test)
+        count = preset.n if split == "train" else max(1, preset.n // preset.train_for_test)
         composed = compose(
             _joined(images, preset.classes),
             self._cues(split),
@@ -183,10 +170,6 @@ class Composite(Source):
         from fullrank.data import source
 
         return source(Spec(spec, self.parts[spec]) if spec in self.parts else spec).load(split)
-
-
-def _form(need: str) -> str:
-    return "SPEC" if need in ("foreground", "background") else "PATH"
 
 
 def _joined(images: ImageSet, classes: Sequence[tuple[str, tuple[str, ...]]]) -> ImageSet:

@@ -11,15 +11,12 @@ from fullrank.data.decoding import to_array, upright
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.corruptions import check_corruption, corrupt
 from fullrank.data.selection import generator
-from fullrank.data.sources import SPLITS, Source, Split
+from fullrank.data.sources import SPLITS, Source, Split, canonical
 from fullrank.data.streaming import StreamedImages
 from fullrank.errors import UsageError
-from fullrank.specs import Scalar, Spec
 
 STREAMED_SIDE = 256
 """Pixels of the shorter side to which larger streamed images are brought before they are corrupted."""
-
-_SEVERITY = 3
 
 
 @final
@@ -42,16 +39,10 @@ class Corrupted(Source):
     Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261; not ImageNet-C itself.
     """
 
-    def __init__(self, kind: str, data: str | None = None, severity: int = _SEVERITY, seed: int = 0):
+    def __init__(self, kind: str, data: str | None = None, severity: int = 3, seed: int = 0):
         from fullrank.data import source
 
-        given: dict[str, Scalar | None] = {
-            "data": data,
-            "seed": seed or None,
-            "severity": None if severity == _SEVERITY else severity,
-        }
-        options = tuple((key, value) for key, value in given.items() if value is not None)
-        super().__init__(str(Spec("corrupted", kind, options)))
+        super().__init__(canonical("corrupted", kind, data=data, seed=seed, severity=severity))
         check_corruption(kind, severity, channels=3)
         if data is None:
             raise UsageError(f"{self.name} lacks data; write corrupted:{kind},data=SPEC.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEVERITIES = (1, 2, 3, 4, 5)
+Apply = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 _KNOTS = 4  # along each side, between which an elastic field is smooth
 
 
@@ -29,7 +30,7 @@ class Corruption:
 
     strengths: tuple[float, ...]
     unit: str
-    apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    apply: Apply
     needs_colour: bool = False
 
 
@@ -55,15 +56,9 @@ def check_corruption(kind: str, severity: int, channels: int) -> None:
     if kind not in CORRUPTIONS:
         raise unknown_name("corruption", kind, CORRUPTIONS, f"there are {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
-        raise UsageError(
-            f"A severity of {severity} is outside 1 to 5, and 0 would be the image itself; choose one of 1 "
-            "to 5, or the data without a corruption."
-        )
+        raise UsageError(f"A severity of {severity} is outside 1 to 5; choose one, or the data itself.")
     if CORRUPTIONS[kind].needs_colour and channels == 1:
-        raise UsageError(
-            f"The corruption {kind!r} changes colours, but the images are grey; choose another one or images "
-            "in colour."
-        )
+        raise UsageError(f"The corruption {kind!r} needs colours, but the images are grey; choose another.")
 
 
 def _gaussian_noise(image: np.ndarray, sigma: float, random: np.random.Generator) -> np.ndarray:
@@ -77,8 +72,8 @@ def _shot_noise(image: np.ndarray, photons: float, random: np.random.Generator) 
 
 def _impulse_noise(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
     """That share of the values, half of it black and half white."""
-    drawn = random.random(image.shape)
-    return np.where(drawn < share / 2, 0, np.where(drawn >= 1 - share / 2, 255, image)).astype(np.uint8)
+    chance = random.random(image.shape)
+    return np.where(chance < share / 2, 0, np.where(chance >= 1 - share / 2, 255, image)).astype(np.uint8)
 
 
 def _gaussian_blur(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
@@ -147,6 +142,11 @@ def _elastic(image: np.ndarray, strength: float, random: np.random.Generator) ->
     return _by_torchvision(image, "elastic", displacement=moved)
 
 
+def _strength_of(operation: str, setting: str) -> Apply:
+    """An operation of torchvision that has one setting, the strength."""
+    return lambda image, strength, random: _by_torchvision(image, operation, **{setting: strength})
+
+
 CORRUPTIONS: dict[str, Corruption] = {
     "gaussian-noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), "standard deviation", _gaussian_noise),
     "shot-noise": Corruption((60, 25, 12, 5, 3), "photons that make white", _shot_noise),
@@ -158,30 +158,26 @@ CORRUPTIONS: dict[str, Corruption] = {
     "brightness": Corruption(
         (1.2, 1.4, 1.7, 2.0, 2.5),
         "factor of the values",
-        lambda image, factor, _: _by_torchvision(image, "adjust_brightness", brightness_factor=factor),
+        _strength_of("adjust_brightness", "brightness_factor"),
     ),
     "contrast": Corruption(
         (0.75, 0.5, 0.4, 0.3, 0.2),
         "factor of the distance from the mean",
-        lambda image, factor, _: _by_torchvision(image, "adjust_contrast", contrast_factor=factor),
+        _strength_of("adjust_contrast", "contrast_factor"),
     ),
     "saturation": Corruption(
         (0.6, 0.4, 0.2, 0.1, 0.0),
         "factor of the distance from grey",
-        lambda image, factor, _: _by_torchvision(image, "adjust_saturation", saturation_factor=factor),
+        _strength_of("adjust_saturation", "saturation_factor"),
         needs_colour=True,
     ),
     "pixelate": Corruption((0.75, 0.6, 0.5, 0.375, 0.25), "boxes along a side / side", _pixelate),
     "jpeg": Corruption((25, 18, 15, 10, 7), "quality of 100", _jpeg),
-    "posterize": Corruption(
-        (5, 4, 3, 2, 1),
-        "bits kept of 8",
-        lambda image, bits, _: _by_torchvision(image, "posterize", bits=int(bits)),
-    ),
+    "posterize": Corruption((5, 4, 3, 2, 1), "bits kept of 8", _strength_of("posterize", "bits")),
     "solarize": Corruption(
         (224, 192, 160, 128, 96),
         "values of this and above are inverted",
-        lambda image, threshold, _: _by_torchvision(image, "solarize", threshold=threshold),
+        _strength_of("solarize", "threshold"),
     ),
     "rotate": Corruption((6, 12, 18, 24, 30), "degrees, to either side", _rotate),
     "elastic": Corruption((0.02, 0.03, 0.04, 0.05, 0.06), "root mean square of the way / side", _elastic),

@@ -11,11 +11,12 @@ from PIL import Image
 
 from fullrank.data.classes import class_list
 from fullrank.data.published.class_folders import regroup
-from fullrank.data.published.imagenet import FOLDERS
+from fullrank.data.published.grouped import OFFICIAL_SPLITS
+from fullrank.data.published.imagenet import ImageNet
 from fullrank.data.published.imagenet_9 import ImageNet9, class_folders
 from fullrank.data.published.imagenet_shifts import SHIFTS, ImageNetShift
 from fullrank.data.published.urbancars import CORRELATIONS, group_folder
-from fullrank.data.published.waterbirds import COLUMNS, METADATA, OFFICIAL_SPLITS
+from fullrank.data.published.waterbirds import COLUMNS, METADATA
 from fullrank.data.sets.cifar import CIFAR10, CIFAR100, SIDE as CIFAR_SIDE, CifarCollection
 from fullrank.data.sets.stl10 import FOLDER as STL10_FOLDER, NAMES as STL10_NAMES, SIDE as STL10_SIDE
 from fullrank.data.sources import SPLITS, Split
@@ -28,10 +29,7 @@ _FINE_IN_COARSE = 5  # as in CIFAR-100
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is written: for each split the class of every image, how classes are called, the side of files.
-
-    `spec` reads it.
-    """
+    """What is written, and the `spec` that reads it."""
 
     labels: dict[Split, np.ndarray]
     names: tuple[str, ...]
@@ -143,6 +141,13 @@ def _write_stl10(plan: _Plan, folder: Path) -> None:
     plan.pictures("train", STL10_SIDE).transpose(0, 3, 2, 1).tofile(target / "unlabeled_X.bin")
 
 
+def _save(path: Path, pixels: np.ndarray, grey: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert("L" if grey else "RGB").save(
+        path, None if path.suffix == ".png" else "JPEG", quality=90
+    )
+
+
 def _official_folders(spec: Spec) -> dict[str, str]:
     """Where a layout fixes its classes, how each is called -> the folder of its images; else nothing."""
     if spec.name == "imagenet-9":
@@ -176,29 +181,19 @@ def _known_names(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:
-    """The images of a split in class folders below `folder`, in files called like `files`.
-
-    Every second image is a third wider than high, since real ones are of many shapes.
-    """
+    """The images of a split in class folders below `folder`, every second one a third wider than high."""
     official = _official_folders(plan.spec)
     for row, label in enumerate(plan.labels[split].tolist()):
         name = plan.names[label]
-        target = folder / official.get(name, name)
-        target.mkdir(parents=True, exist_ok=True)
         width = plan.size * (4 if row % 2 else 3) // 3
-        pixels = plan.picture(label, plan.size, width)
-        Image.fromarray(pixels).save(target / files.replace("*", f"{name}_{row}"), "JPEG", quality=90)
+        file = folder / official.get(name, name) / files.replace("*", f"{name}_{row}")
+        _save(file, plan.picture(label, plan.size, width))
 
 
 def _write_imagenet(plan: _Plan, folder: Path) -> None:
-    for split in SPLITS:
-        _write_tree(plan, split, folder / FOLDERS[split])
-
-
-def _write_imagenet9(plan: _Plan, folder: Path) -> None:
     from fullrank.data import SOURCES
 
-    built: ImageNet9 = SOURCES.build(plan.spec)
+    built: ImageNet | ImageNet9 = SOURCES.build(plan.spec)
     for split in SPLITS:
         _write_tree(plan, split, folder / built.folder(split))
 
@@ -213,13 +208,9 @@ def _write_shift(plan: _Plan, folder: Path) -> None:
 
 def _write_folder(plan: _Plan, folder: Path) -> None:
     for split in SPLITS:
-        for row, (label, pixels) in enumerate(
-            zip(plan.labels[split].tolist(), plan.pictures(split, plan.size), strict=True)
-        ):
-            target = folder / split / plan.names[label]
-            target.mkdir(parents=True, exist_ok=True)
-            image = Image.fromarray(pixels).convert("L" if plan.channels == 1 else "RGB")
-            image.save(target / f"{row}.png")
+        pictures = plan.pictures(split, plan.size)
+        for row, (label, pixels) in enumerate(zip(plan.labels[split].tolist(), pictures, strict=True)):
+            _save(folder / split / plan.names[label] / f"{row}.png", pixels, grey=plan.channels == 1)
 
 
 def _write_urbancars(plan: _Plan, folder: Path) -> None:
@@ -228,9 +219,7 @@ def _write_urbancars(plan: _Plan, folder: Path) -> None:
         tree = folder / CORRELATIONS["train" if official == "train" else "val"] / official
         for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
             target = tree / group_folder(label % 2, row // 2 % 2, row // 4 % 2)
-            target.mkdir(parents=True, exist_ok=True)
-            pixels = plan.picture(label % 2, plan.size, plan.size)
-            Image.fromarray(pixels).save(target / f"{row}.jpg", "JPEG", quality=90)
+            _save(target / f"{row}.jpg", plan.picture(label % 2, plan.size, plan.size))
 
 
 def _write_waterbirds(plan: _Plan, folder: Path) -> None:
@@ -239,9 +228,7 @@ def _write_waterbirds(plan: _Plan, folder: Path) -> None:
     for number, official in enumerate(OFFICIAL_SPLITS):
         for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
             name = f"{label % 2}.bird/{official}_{row}.jpg"
-            (folder / name).parent.mkdir(exist_ok=True)
-            pixels = plan.picture(label % 2, plan.size, plan.size * 4 // 3)
-            Image.fromarray(pixels).save(folder / name, "JPEG", quality=90)
+            _save(folder / name, plan.picture(label % 2, plan.size, plan.size * 4 // 3))
             rows.append((len(rows) + 1, name, label % 2, number, row // 2 % 2, f"/place/{row}.jpg"))
     with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
@@ -252,7 +239,7 @@ _WRITERS: dict[str, Callable[[_Plan, Path], None]] = {
     "cifar100": _write_cifar(CIFAR100),
     "stl10": _write_stl10,
     "imagenet": _write_imagenet,
-    "imagenet-9": _write_imagenet9,
+    "imagenet-9": _write_imagenet,
     **dict.fromkeys(SHIFTS, _write_shift),
     "urbancars": _write_urbancars,
     "waterbirds": _write_waterbirds,

@@ -20,14 +20,7 @@ Grid = tuple[np.ndarray, np.ndarray]
 
 
 def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:
-    """One texture for each of `kinds` (n,), whole numbers into `TEXTURES`: (n, side, side, 3) uint8.
-
-    A pattern in 0 to 1 runs from a dark to a light grey or back, both drawn and tinted; noise is added. A
-    mirrored texture is one of its own kind. Raises UsageError for a side below 8 or a kind that there is not.
-
-    >>> textures(np.array([0, 3]), side=8, random=np.random.default_rng(0)).shape
-    (2, 8, 8, 3)
-    """
+    """One texture for each of `kinds` (n,), whole numbers into `TEXTURES`: (n, side, side, 3) uint8."""
     _check_side("texture", side, _LEAST_TEXTURE)
     if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(TEXTURES):
         wrong = kinds.min() if kinds.min() < 0 else kinds.max()
@@ -44,11 +37,7 @@ def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.nd
 
 
 def texture_numbers(names: tuple[str, ...]) -> np.ndarray:
-    """The numbers of textures by name; UsageError for a name that there is not.
-
-    >>> texture_numbers(("checkers", "noise")).tolist()
-    [3, 9]
-    """
+    """The numbers of textures by name; UsageError for a name that there is not."""
     for name in names:
         if name not in TEXTURES:
             raise unknown_name("texture", name, TEXTURES, f"there are {', '.join(TEXTURES)}")
@@ -56,16 +45,7 @@ def texture_numbers(names: tuple[str, ...]) -> np.ndarray:
 
 
 def objects(shapes: np.ndarray, side: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Small things of a light tinted grey, shapes (n,) 0 a disc, 1 a cross: (n, side, side, 3) uint8; masks.
-
-    A mask, (n, side, side) bool, is true where the thing is. Raises UsageError for a side below 4.
-
-    >>> objects(np.array([1]), side=4, random=np.random.default_rng(0))[1][0].astype(int)
-    array([[1, 0, 0, 1],
-           [0, 1, 1, 0],
-           [0, 1, 1, 0],
-           [1, 0, 0, 1]])
-    """
+    """Light things, `shapes` (n,) into `OBJECTS`: (n, side, side, 3) uint8, and masks of them."""
     _check_side("object", side, _LEAST_OBJECT)
     y, x = _grid(side)
     disc = np.hypot(y, x) <= 1.1  # at 4 pixels without its corners
@@ -175,7 +155,4 @@ def _grid(side: int) -> Grid:
 
 def _check_side(what: str, side: int, least: int) -> None:
     if side < least:
-        raise UsageError(
-            f"A side of {side} pixels is too small for a procedural {what}, which needs {least} or more; "
-            "choose a larger canvas."
-        )
+        raise UsageError(f"A {what} needs a side of {least} pixels, but got {side}; choose a larger canvas.")

@@ -1,101 +1,50 @@
 """Trees whose folders are the classes, streamed: what ImageNet and its relatives have in common."""
 
-import os
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from fullrank.data.classes import class_groups, class_list
+from fullrank.data.image_files import list_folders, list_photographs
 from fullrank.data.image_set import ImageSet
-from fullrank.data.listings import Listings, Names, Piece
-from fullrank.data.sources import Source, Split, check_folder
-from fullrank.data.streaming import CANVAS, photographs
+from fullrank.data.sources import SPLITS, Source, Split, check_folder
+from fullrank.data.streaming import photographs
 from fullrank.errors import DataError
 from fullrank.files import expanded
-from fullrank.specs import Scalar, Spec
 
-_ENDINGS = (".jpeg", ".jpg", ".png")
-
-
-def tree_spec(source: str, path: str, canvas: int, **options: Scalar | None) -> str:
-    """The canonical spec of a tree: options that are None and the default canvas are left out.
-
-    >>> tree_spec("imagenet-c", "/data", CANVAS, severity=3, kind="fog", classes=None)
-    'imagenet-c:/data,kind=fog,severity=3'
-    """
-    given = {"canvas": None if canvas == CANVAS else canvas, **options}
-    kept = [(key, value) for key, value in sorted(given.items()) if value is not None]
-    return str(Spec(source, path, tuple(kept)))
-
-
-def list_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in `folder`, sorted, without hidden ones; none where it is missing."""
-    if not folder.is_dir():
-        return ()
-    with os.scandir(folder) as entries:
-        return tuple(sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir()))
-
-
-def list_images(folder: Path) -> list[str]:
-    """The names of the images in `folder`, sorted, without looking at any of the files."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
-    return sorted(name for name in names if name.lower().endswith(_ENDINGS) and not name.startswith("."))
+FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, str]:
-    """The class of each of `wnids`: itself, or its group in the shipped grouping `classes`, if it has one.
-
-    They come class by class: sorted, or as the grouping has its groups. With a grouping, DataError, which
-    names the source `name`, for what is no class of ImageNet, and where none of `wnids` has a group.
-
-    >>> regroup(["n01443537", "n02085620", "n04120489"], "imagenet-9", "mine")
-    {'n02085620': 'dog', 'n01443537': 'fish'}
-    """
-    given = set(wnids)
-    if classes is None or not given:
-        return {wnid: wnid for wnid in sorted(given)}
-    check_members(given, class_list("imagenet-1k"), f"the 1000 that {classes} groups", name)
+    """The class of each of `wnids`, class by class: itself, or its group in the grouping `classes`."""
+    wnids = set(wnids)
+    if classes is None or not wnids:
+        return {wnid: wnid for wnid in sorted(wnids)}
+    check_members(wnids, class_list("imagenet-1k"), f"the 1000 that {classes} groups", name)
     groups = class_groups(classes)
-    if not given & set(groups):
+    if wnids.isdisjoint(groups):
         raise DataError(
-            f"{name}: none of its {len(given)} classes, the first is {min(given)!r}, is among the "
+            f"{name}: none of its {len(wnids)} classes, the first is {min(wnids)!r}, is among the "
             f"{len(groups)} of {classes}; leave out classes={classes}."
         )
-    return {wnid: group for wnid, group in groups.items() if wnid in given}
+    return {wnid: group for wnid, group in groups.items() if wnid in wnids}
 
 
-def check_members(folders: Iterable[str], known: Iterable[str], which: str, name: str) -> None:
-    """Raise DataError, which names the source `name`, unless all `folders` are among the `known` ones."""
-    known = tuple(known)
-    found = sorted(folders)
-    wrong = [folder for folder in found if folder not in set(known)]
+def check_members(folders: Collection[str], official: Collection[str], which: str, name: str) -> None:
+    """Raise DataError, which names the source `name`, unless all `folders` are `official` ones."""
+    wrong = sorted(set(folders) - set(official))
     if wrong:
         raise DataError(
-            f"{name}: {len(wrong)} of {len(found)} class folders are not among {which}, the first is "
-            f"{wrong[0]!r}; name the folder that holds folders like {known[0]}, and nothing else."
-        )
-
-
-def check_shared(train: Iterable[str], test: Iterable[str], test_folder: str, name: str) -> None:
-    """Raise DataError if class folders of `test` are not in `train`, unless there are none to train."""
-    train, test = set(train), set(test)
-    if train and test - train:
-        raise DataError(
-            f"{name}: {len(test - train)} of {len(test)} class folders of {test_folder} are not in train, "
-            f"the first is {min(test - train)!r}; name them as in train."
+            f"{name}: {len(wrong)} of {len(folders)} class folders are not among {which}, the first is "
+            f"{wrong[0]!r}; name the folder that holds folders like {next(iter(official))}, and nothing else."
         )
 
 
 class ClassFolders(Source):
-    """Images below `path` whose folder says their class, streamed; a child says which folders those are.
-
-    Mean and spread of the channels are those that convention fixes for ImageNet.
-    """
+    """Images below `path` whose folder says their class, streamed; a child says which folders those are."""
 
     def __init__(self, name: str, path: str, canvas: int):
         super().__init__(name)
@@ -103,10 +52,22 @@ class ClassFolders(Source):
 
     @abstractmethod
     def _find(self) -> dict[Split, dict[str, str]]:
-        """Of each split, class folder, relative to `path` -> class, class by class; none where it is missing.
+        """Of each split, class folder, relative to `path` -> class; nothing where the split is missing."""
 
-        Where there are training images, their classes include those of the test.
-        """
+    def folder(self, split: Split) -> str:
+        """The folder of a split, relative to `path`."""
+        return FOLDERS[split]
+
+    def _list_splits(self) -> dict[Split, list[str]]:
+        """The class folders of both splits; DataError where one is to test on alone."""
+        folders = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
+        only_test = sorted(set(folders["test"]) - set(folders["train"]))
+        if folders["train"] and only_test:
+            raise DataError(
+                f"{self.name}: {len(only_test)} of {len(folders['test'])} class folders of {FOLDERS['test']} "
+                f"are not in train, the first is {only_test[0]!r}; name them as in train."
+            )
+        return folders
 
     @abstractmethod
     def _wrong(self, split: Split) -> DataError:
@@ -117,27 +78,17 @@ class ClassFolders(Source):
         check_folder(self.path, self.name)
         return self._find()
 
-    @cached_property
-    def _listings(self) -> Listings:
-        return Listings(self.path)
-
-    def _images(self, folder: str) -> str:
-        """The names of the images in a folder, joined by `/`."""
-        files = self._listings[folder].files
-        return "/".join(name for name in files if name.lower().endswith(_ENDINGS))
-
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         class_of = self._class_of[split]
         classes = tuple(dict.fromkeys(next(filter(None, self._class_of.values()), class_of).values()))
-        rows = {name: row for row, name in enumerate(classes)}
+        label_of = {name: label for label, name in enumerate(classes)}
         with ThreadPoolExecutor() as pool:
-            found = zip(class_of.items(), pool.map(self._images, class_of), strict=True)
-        pieces = {Piece(folder, names): rows[name] for (folder, name), names in found if names}
-        if not pieces:
+            files = pool.map(lambda folder: list_photographs(self.path / folder), class_of)
+            listed = list(zip(class_of.items(), files, strict=True))
+        keys = [f"{folder}/{name}" for (folder, _), names in listed for name in names]
+        if not keys:
             raise self._wrong(split)
-        self._listings.save()
-        keys = Names(list(pieces))
-        labels = np.repeat(list(pieces.values()), keys.counts)
+        labels = np.repeat([label_of[name] for (_, name), _ in listed], [len(names) for _, names in listed])
         images = photographs(self.path, keys, self.canvas, image_size, self.name)
         return ImageSet(images, {"label": labels.astype(np.int64)}, {"label": classes}, self.name, split)

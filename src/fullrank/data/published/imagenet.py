@@ -2,19 +2,11 @@
 
 from typing import final
 
-from fullrank.data.published.class_folders import (
-    ClassFolders,
-    check_shared,
-    list_folders,
-    list_images,
-    regroup,
-    tree_spec,
-)
-from fullrank.data.sources import SPLITS, Split
+from fullrank.data.image_files import list_photographs
+from fullrank.data.published.class_folders import FOLDERS, ClassFolders, regroup
+from fullrank.data.sources import SPLITS, Split, canonical
 from fullrank.data.streaming import CANVAS
 from fullrank.errors import DataError
-
-FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 @final
@@ -36,12 +28,11 @@ class ImageNet(ClassFolders):
     """
 
     def __init__(self, path: str, canvas: int = CANVAS, classes: str | None = None):
-        super().__init__(tree_spec("imagenet", path, canvas, classes=classes), path, canvas)
+        super().__init__(canonical("imagenet", path, canvas=canvas, classes=classes), path, canvas)
         self.classes = classes
 
     def _find(self) -> dict[Split, dict[str, str]]:
-        folders = {split: list_folders(self.path / FOLDERS[split]) for split in SPLITS}
-        check_shared(folders["train"], folders["test"], FOLDERS["test"], self.name)
+        folders = self._list_splits()
         return {
             split: {
                 f"{FOLDERS[split]}/{wnid}": class_name
@@ -55,7 +46,7 @@ class ImageNet(ClassFolders):
         expected = f"expected {self.path}/train/n01440764/*.JPEG and {self.path}/val/n01440764/*.JPEG"
         if not folder.is_dir():
             return DataError(f"{self.name}: there is no {folder}; {expected}.")
-        flat = len(list_images(folder))
+        flat = len(list_photographs(folder))
         if flat:
             return DataError(
                 f"{self.name}: {folder} holds {flat} images without class folders, but {expected}; sort "

@@ -3,37 +3,19 @@
 from typing import final
 
 from fullrank.data.classes import class_groups
-from fullrank.data.published.class_folders import (
-    ClassFolders,
-    check_members,
-    check_shared,
-    list_folders,
-    tree_spec,
-)
-from fullrank.data.published.imagenet import FOLDERS
-from fullrank.data.sources import SPLITS, Split
+from fullrank.data.published.class_folders import FOLDERS, ClassFolders, check_members
+from fullrank.data.sources import SPLITS, Split, canonical
 from fullrank.data.streaming import CANVAS
 from fullrank.errors import DataError, unknown_name
 
 VARIANTS = (
-    "original",
-    "only-fg",
-    "mixed-same",
-    "mixed-rand",
-    "mixed-next",
-    "no-fg",
-    "only-bg-b",
-    "only-bg-t",
-    "in9l",
+    *("original", "only-fg", "mixed-same", "mixed-rand", "mixed-next"),
+    *("no-fg", "only-bg-b", "only-bg-t", "in9l"),
 )
 
 
 def class_folders() -> dict[str, str]:
-    """The nine folders and how their classes are called.
-
-    >>> list(class_folders().items())[2]
-    ('02_wheeled vehicle', 'wheeled vehicle')
-    """
+    """The nine folders and how their classes are called, such as 02_wheeled vehicle."""
     names = dict.fromkeys(class_groups("imagenet-9").values())
     return {f"{row:02d}_{name}": name for row, name in enumerate(names)}
 
@@ -59,18 +41,16 @@ class ImageNet9(ClassFolders):
     def __init__(self, path: str, variant: str = "original", canvas: int = CANVAS):
         if variant not in VARIANTS:
             raise unknown_name("variant of ImageNet-9", variant, VARIANTS, f"there are {', '.join(VARIANTS)}")
-        given = None if variant == "original" else variant
-        super().__init__(tree_spec("imagenet-9", path, canvas, variant=given), path, canvas)
+        super().__init__(canonical("imagenet-9", path, canvas=canvas, variant=variant), path, canvas)
         self.variant = variant
 
     def _find(self) -> dict[Split, dict[str, str]]:
         names = class_folders()
-        found = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
-        for folders in found.values():
-            check_members(folders, names, "the nine of ImageNet-9", self.name)
-        check_shared(found["train"], found["test"], FOLDERS["test"], self.name)
+        folders = self._list_splits()
+        for listed in folders.values():
+            check_members(listed, names, "the nine of ImageNet-9", self.name)
         return {
-            split: {f"{self.folder(split)}/{folder}": names[folder] for folder in found[split]}
+            split: {f"{self.folder(split)}/{folder}": names[folder] for folder in folders[split]}
             for split in SPLITS
         }
 

@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 from fullrank.data.classes import class_list
-from fullrank.data.published.class_folders import (
-    ClassFolders,
-    check_members,
-    list_folders,
-    regroup,
-    tree_spec,
-)
-from fullrank.data.sources import Split
+from fullrank.data.image_files import list_folders
+from fullrank.data.published.class_folders import ClassFolders, check_members, regroup
+from fullrank.data.sources import Split, canonical
 from fullrank.data.streaming import CANVAS
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.specs import Scalar
@@ -43,11 +39,7 @@ class Shift:
     numbered: bool = False
 
     def wnids(self) -> dict[str, str]:
-        """Class folder -> WordNet number, of every class, in the order of the list.
-
-        >>> SHIFTS["imagenet-v2"].wnids()["3"]
-        'n01491361'
-        """
+        """Class folder -> WordNet number, of every class, in the order of the list."""
         listed = class_list(self.classes)
         return {str(row) if self.numbered else wnid: wnid for row, wnid in enumerate(listed)}
 
@@ -64,36 +56,62 @@ SHIFTS = {
 }
 
 
-def imagenet_a(path: str, canvas: int = CANVAS, classes: str | None = None) -> "ImageNetShift":
-    """ImageNet-A, photographs that a ResNet-50 gets wrong, as `ImageNetShift`.
+@final
+class ImageNetShift(ClassFolders):
+    """The images of a `shift` in CLASS below `path`, streamed; there are none to train on.
 
-    Source: Hendrycks et al. 2021, arXiv:1907.07174.
+    The class folders are in the first of `folders` below `path` that exists. Classes are the WordNet numbers
+    of those that are there, as in ImageNet, or, with `classes`, their groups in this shipped grouping; what
+    belongs to none is left out. `options` are what the spec says beside these.
+
+    Raises DataError for the training split, for a tree of another shape, and for a folder that is no class of
+    the set.
+
+    >>> imagenet_r("no/such/folder").load("train")
+    Traceback (most recent call last):
+    ...
+    fullrank.errors.DataError: imagenet-r:no/such/folder has no training images, it is a shift to test on; \
+write `fullrank probe RUN --shift imagenet-r:no/such/folder`.
     """
-    return ImageNetShift(SHIFTS["imagenet-a"], path, canvas, classes)
+
+    splits = ("test",)
+
+    def __init__(
+        self,
+        shift: Shift,
+        path: str,
+        canvas: int = CANVAS,
+        classes: str | None = None,
+        folders: Sequence[str] = (".",),
+        **options: Scalar,
+    ):
+        name = canonical(shift.name, path, canvas=canvas, classes=classes, **options)
+        super().__init__(name, path, canvas)
+        self.shift, self.classes, self.folders = shift, classes, tuple(folders)
+
+    def _find(self) -> dict[Split, dict[str, str]]:
+        root = next((self.path / folder for folder in self.folders if (self.path / folder).is_dir()), None)
+        folders = [] if root is None else list_folders(root)
+        if root is None or not folders:
+            raise self._wrong("test")
+        wnids = self.shift.wnids()
+        check_members(folders, wnids, f"the {len(wnids)} of {self.shift.title}", self.name)
+        folder_of = {wnids[folder]: (root / folder).relative_to(self.path).as_posix() for folder in folders}
+        class_of = regroup(folder_of, self.classes, self.name)
+        return {"test": {folder_of[wnid]: class_name for wnid, class_name in class_of.items()}}
+
+    def _wrong(self, split: Split) -> DataError:
+        first = next(iter(self.shift.wnids()))
+        trees = [(self.path / folder / first / self.shift.files).as_posix() for folder in self.folders]
+        return DataError(
+            f"{self.name} holds no image; expected {' or '.join(trees)}, and the other classes beside it."
+        )
 
 
-def imagenet_r(path: str, canvas: int = CANVAS, classes: str | None = None) -> "ImageNetShift":
-    """ImageNet-R, renditions: paintings, toys, tattoos and the like, as `ImageNetShift`.
-
-    Source: Hendrycks et al. 2021, arXiv:2006.16241.
-    """
-    return ImageNetShift(SHIFTS["imagenet-r"], path, canvas, classes)
-
-
-def imagenet_sketch(path: str, canvas: int = CANVAS, classes: str | None = None) -> "ImageNetShift":
-    """ImageNet-Sketch, drawings in black and white, as `ImageNetShift`.
-
-    Source: Wang et al. 2019, arXiv:1905.13549.
-    """
-    return ImageNetShift(SHIFTS["imagenet-sketch"], path, canvas, classes)
-
-
-def imagenet_v2(path: str, canvas: int = CANVAS, classes: str | None = None) -> "ImageNetShift":
-    """ImageNetV2, photographs collected anew, as `ImageNetShift`; its folders are indices of classes.
-
-    Source: Recht et al. 2019, arXiv:1902.10811.
-    """
-    return ImageNetShift(SHIFTS["imagenet-v2"], path, canvas, classes)
+imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2 = (
+    partial(ImageNetShift, SHIFTS[name])
+    for name in ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2")
+)
 
 
 def imagenet_c(
@@ -127,55 +145,3 @@ def imagenet_c(
     folders = (f"{kind}/{severity}", f"{category_of[kind]}/{kind}/{severity}")
     shift = SHIFTS["imagenet-c"]
     return ImageNetShift(shift, path, canvas, classes, folders, kind=kind, severity=severity)
-
-
-@final
-class ImageNetShift(ClassFolders):
-    """The images of a `shift` in CLASS below `path`, streamed; there are none to train on.
-
-    The class folders are in the first of `folders` below `path` that exists. Classes are the WordNet numbers
-    of those that are there, as in ImageNet, or, with `classes`, their groups in this shipped grouping; what
-    belongs to none is left out. `options` are what the spec says beside these.
-
-    Raises DataError for the training split, for a tree of another shape, and for a folder that is no class of
-    the set.
-
-    >>> imagenet_r("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: imagenet-r:no/such/folder has no training images, it is a shift to test on; \
-write `fullrank probe RUN --shift imagenet-r:no/such/folder`.
-    """
-
-    splits = ("test",)
-
-    def __init__(
-        self,
-        shift: Shift,
-        path: str,
-        canvas: int = CANVAS,
-        classes: str | None = None,
-        folders: Sequence[str] = (".",),
-        **options: Scalar,
-    ):
-        super().__init__(tree_spec(shift.name, path, canvas, classes=classes, **options), path, canvas)
-        self.shift, self.classes, self.folders = shift, classes, tuple(folders)
-
-    def _find(self) -> dict[Split, dict[str, str]]:
-        root = next((self.path / folder for folder in self.folders if (self.path / folder).is_dir()), None)
-        found = () if root is None else list_folders(root)
-        if root is None or not found:
-            raise self._wrong("test")
-        wnids = self.shift.wnids()
-        which = f"the {len(wnids)} of {self.shift.title}"
-        check_members(found, wnids, which, self.name)
-        folder_of = {wnids[folder]: (root / folder).relative_to(self.path).as_posix() for folder in found}
-        class_of = regroup(folder_of, self.classes, self.name)
-        return {"test": {folder_of[wnid]: class_name for wnid, class_name in class_of.items()}}
-
-    def _wrong(self, split: Split) -> DataError:
-        first = next(iter(self.shift.wnids()))
-        trees = [(self.path / folder / first / self.shift.files).as_posix() for folder in self.folders]
-        return DataError(
-            f"{self.name} holds no image; expected {' or '.join(trees)}, and the other classes beside it."
-        )

@@ -12,10 +12,9 @@ import numpy as np
 
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sets.pickles import Array, read_pickled
-from fullrank.data.sources import Source, Split, check_folder, found_archive
+from fullrank.data.sources import Source, Split, canonical, check_folder, damaged, find_archive
 from fullrank.errors import DataError
 from fullrank.files import expanded
-from fullrank.specs import Spec
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
@@ -107,17 +106,18 @@ class Cifar(Source):
     """
 
     def __init__(self, collection: CifarCollection, path: str):
-        super().__init__(str(Spec(collection.name, path)))
+        super().__init__(canonical(collection.name, path))
         self.collection, self.path = collection, expanded(path)
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         form, folder = self._form()
-        read = self._read_pickled if form is self.collection.pickled else self._read_binary
-        names = self._pickled_names(folder) if form is self.collection.pickled else self._text_names(folder)
+        pickled = form is self.collection.pickled
+        names = self._pickled_names(folder) if pickled else self._text_names(folder)
+        read = self._read_pickled if pickled else self._read_binary
         parts = [read(folder / file) for file in form.files[split]]
-        pixels = np.concatenate([pixels for pixels, _ in parts])
-        labels = {kind.name: np.concatenate([found[kind.name] for _, found in parts]) for kind in self._kinds}
+        pixels, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        labels = {kind.name: column for kind, column in zip(self._kinds, columns, strict=True)}
         images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         return ImageSet(np.ascontiguousarray(images), labels, names, self.name, split)
 
@@ -133,58 +133,53 @@ class Cifar(Source):
                 if (folder / form.files["test"][0]).is_file():
                     return form, folder
         expected = " or ".join(f"{self.path / form.folder / form.files['test'][0]}" for form in forms)
-        archive = found_archive(self.path, [form.archive for form in forms])
-        remedy = f"unpack {archive or forms[0].archive} there"
+        archive = find_archive(self.path, [form.archive for form in forms]) or forms[0].archive
         raise DataError(
             f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it; "
-            f"{remedy}."
+            f"unpack {archive} there."
         )
 
-    def _read_pickled(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        found = read_pickled(path)
-        data = found.get("data")
+    def _read_pickled(self, path: Path) -> tuple[np.ndarray, ...]:
+        """Pixels (n, 3072) and each kind of labels (n,)."""
+        content = read_pickled(path)
+        data = content.get("data")
         pixels = data.values if isinstance(data, Array) else None
         if pixels is None or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
-            raise self._wrong(path, f"'data' is no array of the shape (N, {_PIXELS})")
-        return pixels, {kind.name: self._labels(path, found, kind.key, len(pixels)) for kind in self._kinds}
+            raise damaged(self.name, path, f"'data' is no array of the shape (N, {_PIXELS})")
+        columns = [self._listed(path, content, kind.key, int) for kind in self._kinds]
+        for kind, labels in zip(self._kinds, columns, strict=True):
+            if len(labels) != len(pixels):
+                problem = f"{kind.key!r} has {len(labels)} entries for {len(pixels)} images"
+                raise damaged(self.name, path, problem)
+        return pixels, *(np.array(labels, np.int64) for labels in columns)
 
-    def _labels(self, path: Path, found: dict[str, Any], key: str, count: int) -> np.ndarray:
-        labels = found.get(key)
-        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-            raise self._wrong(path, f"{key!r} is no list of whole numbers")
-        if len(labels) != count:
-            raise self._wrong(path, f"{key!r} has {len(labels)} entries for {count} images")
-        return np.array(labels, np.int64)
+    def _listed(self, path: Path, content: dict[str, Any], key: str, member: type) -> list[Any]:
+        values = content.get(key)
+        if not isinstance(values, list) or not all(type(value) is member for value in values):
+            what = "whole numbers" if member is int else "names"
+            raise damaged(self.name, path, f"{key!r} is no list of {what}")
+        return values
 
     def _pickled_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
         path = folder / self.collection.meta
-        found = read_pickled(path)
-        names = {}
-        for kind in self._kinds:
-            given = found.get(kind.names_key)
-            if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-                raise self._wrong(path, f"{kind.names_key!r} is no list of names")
-            names[kind.name] = tuple(given)
-        return names
+        content = read_pickled(path)
+        return {kind.name: tuple(self._listed(path, content, kind.names_key, str)) for kind in self._kinds}
 
-    def _read_binary(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _read_binary(self, path: Path) -> tuple[np.ndarray, ...]:
+        """As `_read_pickled`."""
         record = len(self._kinds) + _PIXELS
         try:
             content = np.fromfile(path, np.uint8)
         except OSError as error:
-            raise self._wrong(path, "it cannot be read") from error
+            raise damaged(self.name, path, "it cannot be read") from error
         if len(content) % record:
-            raise self._wrong(path, f"its {len(content)} bytes are no multiple of the {record} of an image")
+            problem = f"its {len(content)} bytes are no multiple of the {record} of an image"
+            raise damaged(self.name, path, problem)
         rows = content.reshape(-1, record)
-        return rows[:, len(self._kinds) :], {
-            kind.name: rows[:, kind.byte].astype(np.int64) for kind in self._kinds
-        }
+        return rows[:, len(self._kinds) :], *(rows[:, kind.byte].astype(np.int64) for kind in self._kinds)
 
     def _text_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
         return {kind.name: read_names(folder / kind.names_file, self.name) for kind in self._kinds}
-
-    def _wrong(self, path: Path, what: str) -> DataError:
-        return DataError(f"{self.name}: {path}: {what}; take it from the original archive again.")
 
 
 def read_names(path: Path, name: str) -> tuple[str, ...]:
@@ -192,8 +187,5 @@ def read_names(path: Path, name: str) -> tuple[str, ...]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{name}: {path}, which names the classes, cannot be read; take it from the original "
-            "archive again."
-        ) from error
+        raise damaged(name, path, "it names the classes and cannot be read") from error
     return tuple(line.strip() for line in lines if line.strip())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, final
@@ -14,15 +14,14 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, to_array, upright
+from fullrank.data.image_files import image_tree
 from fullrank.data.image_set import UNLABELLED, ImageSet
-from fullrank.data.listings import Listings, Names, Piece
 from fullrank.data.selection import fixed_split
-from fullrank.data.sources import SPLITS, Source, Split, check_folder
+from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 from fullrank.files import expanded
-from fullrank.specs import Spec
 
 MEMORY_LIMIT_GIB = 8
 _TEST_FOLDERS = ("test", "val", "valid")
@@ -34,27 +33,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files by name, and the class of each: the folder that it lies in.
+    """The image files of each split with their labels, and what the labels are called."""
 
-    The i-th of the names is of the class `class_names[class_of[i]]`, which is "" where it has none.
-    """
-
-    names: Names
-    class_of: np.ndarray
+    of: dict[Split, tuple[list[str], np.ndarray]]
     class_names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, pieces: Sequence[Piece], split: str) -> "Files":
-        """All files of a walk through the folder `split`; the first folder below that is the class."""
-        names = Names(pieces)
-        depth = 1 if split else 0
-        classes = [next(iter(folder.split("/")[depth:]), "") for folder in names.folders]
-        class_names, code = np.unique(np.array(classes, object), return_inverse=True)
-        return cls(names, np.repeat(code, names.counts), tuple(class_names.tolist()))
-
-    def at(self, rows: np.ndarray) -> "Files":
-        """Those at `rows`."""
-        return replace(self, names=self.names.at(rows), class_of=self.class_of[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +57,7 @@ class ImageFolder(Source):
 
     Images stay grey if all are, in both splits. Transparency is laid on white, 16-bit grey scaled from 0 to
     65535, only the first frame taken, the EXIF orientation applied. Streamed images, those with a `canvas`,
-    may be of any size, are RGB, and no file is opened before it is needed. What a large folder holds is kept
-    in the user's cache folder (see `Listings`).
+    may be of any size, are RGB, and no file is opened before it is needed.
 
     Raises DataError for a folder that is missing or without images, for files that cannot be decoded, and
     above 8 GiB of pixels; UsageError where the images are not all of one square size and none is asked for.
@@ -88,7 +69,7 @@ class ImageFolder(Source):
     """
 
     def __init__(self, path: str, canvas: int | None = None):
-        super().__init__(str(Spec("folder", path, () if canvas is None else (("canvas", canvas),))))
+        super().__init__(canonical("folder", path, canvas=canvas))
         self.path, self.canvas = expanded(path), canvas
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
@@ -97,91 +78,78 @@ class ImageFolder(Source):
 
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of `split` but those that cannot be decoded, as many as `bad` allows."""
-        files = self._files[split]
+        names, labels = self._files.of[split]
         if self.canvas is not None:
-            images = self._streamed(files, self.canvas, image_size or IMAGE_SIZE)
-            return self._labelled(images, files, split)
-        decoded, failed = self._decoded(files, image_size)
-        if len(failed) == len(files.names) or (failed and not bad.most):
-            raise self._unreadable(failed, len(files.names))
-        for image, error in failed.items():
-            bad.note(image, reason(error), self.name)
-        whole = self._labelled(decoded, files, split)
-        kept = [row for row, name in enumerate(files.names) if name not in failed] if failed else []
-        return whole.subset(np.array(kept)) if failed else whole
+            return self._labelled(self._streamed(names, self.canvas, image_size or IMAGE_SIZE), labels, split)
+        images, errors = self._decoded(names, image_size)
+        if len(errors) == len(names) or (errors and not bad.most):
+            raise self._unreadable(errors, len(names))
+        for name, error in errors.items():
+            bad.note(name, reason(error), self.name)
+        whole = self._labelled(images, labels, split)
+        if not errors:
+            return whole
+        return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
 
-    def _labelled(self, images: np.ndarray | StreamedImages, files: Files, split: Split) -> ImageSet:
-        classes = sorted({name for each in self._files.values() for name in each.class_names if name})
-        rows = {name: row for row, name in enumerate(classes)}
-        codes = np.array([rows.get(name, UNLABELLED) for name in files.class_names], np.int64)
-        labels = codes[files.class_of]
-        return ImageSet(images, {"label": labels}, {"label": tuple(classes)}, self.name, split)
+    def _labelled(self, images: np.ndarray | StreamedImages, labels: np.ndarray, split: Split) -> ImageSet:
+        return ImageSet(images, {"label": labels}, {"label": self._files.class_names}, self.name, split)
 
-    def _streamed(self, files: Files, canvas: int, image_size: int) -> StreamedImages:
-        names, root = files.names, self.path
+    def _streamed(self, names: Sequence[str], canvas: int, image_size: int) -> StreamedImages:
+        root = self.path
         return StreamedImages(
             lambda row: Image.open(root / names[row]), names, canvas, image_size, name=self.name
         )
 
-    def _decoded(self, files: Files, image_size: int | None) -> tuple[np.ndarray, dict[str, Exception]]:
+    def _decoded(
+        self, names: Sequence[str], image_size: int | None
+    ) -> tuple[np.ndarray, dict[str, Exception]]:
         """The images, and of those that cannot be read, which stay empty, why."""
-        headers = [header for each in self._headers.values() for header in each if isinstance(header, Header)]
+        headers = [header for header in self._headers.values() if isinstance(header, Header)]
         if not headers:
-            found = {
-                key: header
-                for split, each in self._headers.items()
-                for key, header in zip(self._files[split].names, each, strict=True)
-                if isinstance(header, Exception)
-            }
-            raise self._unreadable(found, len(found))
+            errors = {name: error for name, error in self._headers.items() if isinstance(error, Exception)}
+            raise self._unreadable(errors, len(errors))
         grey = all(header.grey for header in headers)
         size = image_size or self._shared_size(headers)
-        images = self._empty(len(files.names), size, 1 if grey else 3)
+        images = self._empty(len(names), size, 1 if grey else 3)
 
         def decode(row: int) -> None:
-            images[row] = read_image(self.path / files.names[row], size, grey)
+            images[row] = read_image(self.path / names[row], size, grey)
 
-        results = _attempt(decode, range(len(files.names)), f"Reading {self.path}")
-        wrong = {row: error for row, error in enumerate(results) if isinstance(error, Exception)}
-        return images, {files.names[row]: error for row, error in wrong.items()}
+        results = _attempt(decode, range(len(names)), f"Reading {self.path}")
+        return images, {
+            name: error for name, error in zip(names, results, strict=True) if isinstance(error, Exception)
+        }
 
     @cached_property
-    def _files(self) -> dict[Split, Files]:
+    def _files(self) -> Files:
         check_folder(self.path, self.name)
-        listings = Listings(self.path)
         test = next((name for name in _TEST_FOLDERS if (self.path / name).is_dir()), None)
-        if test and (self.path / "train").is_dir():
-            found: dict[Split, Files] = {
-                "train": Files.of(listings.walk("train"), "train"),
-                "test": Files.of(listings.walk(test), test),
-            }
-        else:
-            files = Files.of(listings.walk(), "")
-            found = {split: files.at(fixed_split(files.class_of, split, self.name)) for split in SPLITS}
-        listings.save()
-        return found
+        train = image_tree(self.path, "train") if test and (self.path / "train").is_dir() else []
+        names = [*train, *image_tree(self.path, test)] if train and test else image_tree(self.path)
+        classes = [next(iter(name.split("/")[bool(train) : -1]), "") for name in names]
+        class_names = tuple(sorted({*classes} - {""}))
+        label_of = {"": UNLABELLED, **{name: label for label, name in enumerate(class_names)}}
+        labels = np.array([label_of[name] for name in classes], np.int64)
+        official = np.split(np.arange(len(names)), [len(train)])
+        rows = official if train else [fixed_split(labels, split, self.name) for split in SPLITS]
+        parts = [([names[row] for row in part], labels[part]) for part in rows]
+        return Files(dict(zip(SPLITS, parts, strict=True)), class_names)
 
     @cached_property
-    def _headers(self) -> dict[Split, list[Header | Exception]]:
+    def _headers(self) -> dict[str, Header | Exception]:
         """Of every file in both splits, what its header says, or why it cannot be read."""
-        keys = [name for files in self._files.values() for name in files.names]
-        found = _attempt(lambda key: read_header(self.path / key), keys, f"Looking through {self.path}")
-        first = len(self._files["train"].names)
-        return {"train": found[:first], "test": found[first:]}
+        names = [name for names, _ in self._files.of.values() for name in names]
+        headers = _attempt(lambda name: read_header(self.path / name), names, f"Looking through {self.path}")
+        return dict(zip(names, headers, strict=True))
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})
         (width, height), last = sizes[0], sizes[-1]
         if len(sizes) > 1:
-            raise UsageError(
-                f"{self.name} has images of {len(sizes)} sizes, from {width} x {height} to {last[0]} x "
-                f"{last[1]}; give one with --image-size."
-            )
+            span = f"{len(sizes)} sizes, from {width} x {height} to {last[0]} x {last[1]}"
+            raise UsageError(f"{self.name} has images of {span}; give one with --image-size.")
         if width != height:
-            raise UsageError(
-                f"{self.name} has images of {width} x {height} pixels, which is not square; give "
-                "--image-size."
-            )
+            raise UsageError(f"{self.name} has images of {width} x {height}, not square; give --image-size.")
         return width
 
     def _empty(self, count: int, size: int, channels: int) -> np.ndarray:
@@ -209,10 +177,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_image(path: Path, size: int, grey: bool) -> np.ndarray:
-    """The centre square of an image file as uint8 (size, size, 1) if `grey`, else (size, size, 3).
-
-    Raises what Pillow raises, and ValueError for pixels without a known range.
-    """
+    """The centre square of an image file as uint8 (size, size, C); raises what Pillow raises."""
     with Image.open(path) as image:
         return to_array(fit_square(upright(image, grey), size))
 

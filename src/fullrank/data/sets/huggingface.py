@@ -10,11 +10,10 @@ from PIL import Image
 from fullrank.data.decoding import reason
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
-from fullrank.data.sources import Source, Split
+from fullrank.data.sources import Source, Split, canonical
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.files import expanded
-from fullrank.specs import Spec
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,8 +42,7 @@ class HuggingFace(Source):
     """
 
     def __init__(self, path: str, image: str | None = None, label: str | None = None, canvas: int = CANVAS):
-        given = (("canvas", None if canvas == CANVAS else canvas), ("image", image), ("label", label))
-        super().__init__(str(Spec("huggingface", path, tuple((k, v) for k, v in given if v is not None))))
+        super().__init__(canonical("huggingface", path, canvas=canvas, image=image, label=label))
         self.path, self.image, self.label, self.canvas = path, image, label, canvas
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
@@ -72,9 +70,8 @@ class HuggingFace(Source):
             from datasets import DatasetDict, load_dataset, load_from_disk
             from datasets.exceptions import DatasetsError
         except ImportError as error:
-            raise UsageError(
-                f"{self.name} needs the library datasets; pip install 'fullrank[huggingface]'."
-            ) from error
+            install = "pip install 'fullrank[huggingface]'"
+            raise UsageError(f"{self.name} needs the library datasets; {install}.") from error
         path = expanded(self.path)
         try:
             if any((path / file).is_file() for file in _SAVED):
@@ -84,18 +81,18 @@ class HuggingFace(Source):
             else:
                 loaded = load_dataset(str(path) if path.is_dir() else self.path)
         except (OSError, ValueError, DatasetsError) as error:
-            raise DataError(
-                f"{self.name} cannot be loaded ({reason(error)}); check the path or the name, and that the "
-                "hub can be reached if it is one of its."
-            ) from error
+            remedy = "check the path, or the name and the connection to the hub"
+            raise DataError(f"{self.name} cannot be loaded ({reason(error)}); {remedy}.") from error
         tables = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
-        known = [name for name in ("train", *_TEST_SPLITS) if name in tables]
-        if len(tables) > 1 and (len(known) < 2 or known[0] != "train"):
-            raise DataError(
-                f"{self.name} has the splits {', '.join(tables)}, but needs train and one of "
-                f"{', '.join(_TEST_SPLITS)}; rename them."
+        if len(tables) == 1:
+            return tables
+        ours = {name: tables[name] for name in ("train", *_TEST_SPLITS) if name in tables}
+        if "train" not in ours or len(ours) == 1:
+            problem = (
+                f"has the splits {', '.join(tables)}, but needs train and one of {', '.join(_TEST_SPLITS)}"
             )
-        return {name: tables[name] for name in known} if len(tables) > 1 else tables
+            raise DataError(f"{self.name} {problem}; rename them.")
+        return ours
 
     def _columns(self, table: "Dataset") -> tuple[str, str | None]:
         """The column of the images, and that of the labels if there is one."""
@@ -103,16 +100,15 @@ class HuggingFace(Source):
         for column in (self.image, self.label):
             if column is not None and column not in features:
                 raise unknown_name("column", column, features, f"{self.name} has {', '.join(features)}")
-        kind = _feature("Image")
-        image = self.image or next((name for name, f in features.items() if isinstance(f, kind)), None)
-        if image is None or not isinstance(features[image], kind):
+        images = _columns_of("Image", features)
+        image = self.image or next(iter(images), None)
+        if image not in images:
             what = "has no column of images" if image is None else f"has no images in the column {image!r}"
             raise DataError(
                 f"{self.name} {what}, but the columns {', '.join(features)}; cast the right one to "
                 "datasets.Image and save the data set."
             )
-        classes = (name for name, f in features.items() if isinstance(f, _feature("ClassLabel")))
-        return image, self.label or next(classes, None)
+        return image, self.label or next(iter(_columns_of("ClassLabel", features)), None)
 
     def _labels(
         self, tables: "dict[str, Dataset]", column: str | None
@@ -120,23 +116,21 @@ class HuggingFace(Source):
         """The labels of each split, and what their classes are called."""
         if column is None:
             return {name: np.full(len(table), UNLABELLED) for name, table in tables.items()}, ()
-        found = {name: table.select_columns([column])[:][column] for name, table in tables.items()}
+        cells = {name: table.select_columns([column])[:][column] for name, table in tables.items()}
         feature = next(iter(tables.values())).features[column]
-        values = {value for given in found.values() for value in given} - {None, UNLABELLED}
+        values = {value for each in cells.values() for value in each} - {None, UNLABELLED}
         if isinstance(feature, _feature("ClassLabel")):
             classes, rows = tuple(feature.names), {row: row for row in range(len(feature.names))}
         elif all(type(value) is int for value in values) or all(type(value) is str for value in values):
             rows = {value: row for row, value in enumerate(sorted(values))}
             classes = tuple(map(str, rows))
         else:
-            raise DataError(
-                f"{self.name}: the column {column!r} holds neither classes nor whole numbers nor words; name "
-                "another with label=COLUMN."
-            )
-        labels = {
-            n: np.array([rows.get(v, UNLABELLED) for v in given], np.int64) for n, given in found.items()
-        }
-        return labels, classes
+            problem = f"the column {column!r} holds neither classes nor whole numbers nor words"
+            raise DataError(f"{self.name}: {problem}; name another with label=COLUMN.")
+        return {
+            name: np.array([rows.get(value, UNLABELLED) for value in each], np.int64)
+            for name, each in cells.items()
+        }, classes
 
 
 def _feature(name: str) -> Any:
@@ -144,6 +138,10 @@ def _feature(name: str) -> Any:
     import datasets
 
     return getattr(datasets, name)
+
+
+def _columns_of(kind: str, features: Mapping[str, Any]) -> list[str]:
+    return [name for name, feature in features.items() if isinstance(feature, _feature(kind))]
 
 
 def _part(labels: Mapping[str, np.ndarray], split: Split) -> str:

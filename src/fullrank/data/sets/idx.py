@@ -11,10 +11,9 @@ from typing import final
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
-from fullrank.data.sources import Source, Split
+from fullrank.data.sources import Source, Split, canonical, first_file
 from fullrank.errors import DataError
 from fullrank.files import expanded
-from fullrank.specs import Spec
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -41,16 +40,8 @@ FASHION_MNIST = IdxCollection(
     "fashion-mnist",
     "FashionMNIST",
     (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ),
     packaged=Path("/usr/share/datasets/fashion-mnist"),
     package="dataset-fashion-mnist",
@@ -80,28 +71,23 @@ class IdxFiles(Source):
     grey = True
 
     def __init__(self, collection: IdxCollection, path: str | None = None):
-        super().__init__(str(Spec(collection.name, path)))
+        super().__init__(canonical(collection.name, path))
         self.collection, self.path = collection, path
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         folder = self._folder()
-        image_file = self._file(folder, f"{_PREFIX[split]}-{_KINDS[0]}")
-        label_file = self._file(folder, f"{_PREFIX[split]}-{_KINDS[1]}")
+        image_file, label_file = (self._file(folder, f"{_PREFIX[split]}-{kind}") for kind in _KINDS)
         images, labels = read_idx(image_file, _IMAGES_MAGIC), read_idx(label_file, _LABELS_MAGIC)
         if len(images) != len(labels):
-            raise DataError(
-                f"{image_file} holds {len(images)} images, but {label_file} {len(labels)} labels, and "
-                "they must be as many; take both from one download."
-            )
+            counts = f"{image_file} holds {len(images)} images, but {label_file} {len(labels)} labels"
+            raise DataError(f"{counts}; take both from one download.")
         classes = self.collection.class_names
         if len(labels) and labels.max() >= len(classes):
-            raise DataError(
-                f"{label_file} holds the label {labels.max()}, but {self.collection.name} has 0 to "
-                f"{len(classes) - 1}; take the file from the original download."
-            )
-        names = {"label": classes}
-        return ImageSet(images[..., None], {"label": labels.astype(np.int64)}, names, self.name, split)
+            allowed = f"{self.collection.name} has 0 to {len(classes) - 1}"
+            raise DataError(f"{label_file} holds the label {labels.max()}, but {allowed}; download it again.")
+        labels = labels.astype(np.int64)
+        return ImageSet(images[..., None], {"label": labels}, {"label": classes}, self.name, split)
 
     def _folder(self) -> Path:
         if self.path is not None:
@@ -113,7 +99,8 @@ class IdxFiles(Source):
     def _downloaded(self) -> Path:
         cache = Path.home() / ".cache" / "fullrank" / self.collection.name
         raw = cache / self.collection.torchvision / "raw"
-        if all(_find(raw, f"{prefix}-{kind}") for prefix in _PREFIX.values() for kind in _KINDS):
+        stems = (f"{prefix}-{kind}" for prefix in _PREFIX.values() for kind in _KINDS)
+        if all(first_file(_forms(stem, raw)) for stem in stems):
             return raw
         from torchvision import datasets
 
@@ -129,28 +116,24 @@ class IdxFiles(Source):
         return raw
 
     def _file(self, folder: Path, stem: str) -> Path:
-        known = self.collection.torchvision
-        for place in (folder, folder / "raw", folder / known / "raw"):
-            found = _find(place, stem)
-            if found:
-                return found
+        written = f"{self.collection.torchvision}/raw"
+        file = first_file(_forms(stem, folder, folder / "raw", folder / written))
+        if file is not None:
+            return file
         if not folder.is_dir():
             raise DataError(f"{self.name}: there is no folder {folder}; pass the folder of the IDX files.")
         raise DataError(
-            f"{self.name}: {folder} holds no {stem} or {stem}.gz, nor does {known}/raw below it; pass the "
+            f"{self.name}: {folder} holds no {stem} or {stem}.gz, nor does {written} below it; pass the "
             "folder of the IDX files."
         )
 
 
-def _find(folder: Path, stem: str) -> Path | None:
-    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
+def _forms(stem: str, *folders: Path) -> list[Path]:
+    return [folder / name for folder in folders for name in (stem, f"{stem}.gz")]
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
-    """The uint8 array in an IDX file, gzipped where its name ends in .gz.
-
-    Raises DataError unless the file starts with `magic` and is exactly as long as its header says.
-    """
+    """The uint8 array in an IDX file; DataError unless it starts with `magic` and has the promised length."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -159,15 +142,11 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     header = 4 * (1 + dimensions)
     if len(content) < header:
         raise DataError(f"{path} has {len(content)} bytes, but its header alone {header}; download it again.")
-    found, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
-    if found != magic:
-        raise DataError(
-            f"{path} starts with 0x{found:08x}, but an IDX file of {dimensions} dimensions with "
-            f"0x{magic:08x}; it is another file under this name, so download it again."
-        )
-    if len(content) != header + math.prod(shape):
-        raise DataError(
-            f"{path} has {len(content)} bytes, but its header promises {header + math.prod(shape)}; "
-            "download it again."
-        )
+    first, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
+    if first != magic:
+        expected = f"0x{magic:08x}, the start of an IDX file of {dimensions} dimensions"
+        raise DataError(f"{path} starts with 0x{first:08x}, not with {expected}; download it again.")
+    promised = header + math.prod(shape)
+    if len(content) != promised:
+        raise DataError(f"{path} has {len(content)} bytes, not {promised} as promised; download it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -7,10 +7,9 @@ import numpy as np
 
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
-from fullrank.data.sources import Source, Split
+from fullrank.data.sources import Source, Split, canonical
 from fullrank.errors import DataError
 from fullrank.files import DAMAGED_ARRAYS, expanded
-from fullrank.specs import Spec
 
 Layout = dict[Split, tuple[str, str]]
 """For each split the names of its images and of its labels."""
@@ -42,7 +41,7 @@ class NpzArchive(Source):
     """
 
     def __init__(self, path: str):
-        super().__init__(str(Spec("npz", path)))
+        super().__init__(canonical("npz", path))
         self.path = expanded(path)
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
@@ -58,9 +57,9 @@ class NpzArchive(Source):
         with file:
             layout = self._layout(file.files)
             images = self._images(file, layout[split][0])
-            given = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
-        values = np.unique(np.concatenate([[UNLABELLED], *given.values()]))
-        labels = np.searchsorted(values, given.get(split, np.full(len(images), UNLABELLED))) - 1
+            values_of = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
+        values = np.unique(np.concatenate([[UNLABELLED], *values_of.values()]))
+        labels = np.searchsorted(values, values_of.get(split, np.full(len(images), UNLABELLED))) - 1
         names = {"label": tuple(map(str, values[1:].tolist()))}
         image_set = ImageSet(images, {"label": labels.astype(np.int64)}, names, self.name, split)
         return image_set.subset(fixed_split(labels, split, self.name)) if layout is _POOLED else image_set
@@ -77,17 +76,13 @@ class NpzArchive(Source):
     def _images(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         images = self._array(file, key)
         if images.dtype != np.uint8:
-            raise DataError(
-                f"{self.path}: {key} must be uint8 from 0 to 255, but is {images.dtype}; scale, round and "
-                "cast it with .astype('uint8')."
-            )
+            remedy = "scale, round and cast it with .astype('uint8')"
+            raise DataError(f"{self.path}: {key} must be uint8, 0 to 255, but is {images.dtype}; {remedy}.")
         if images.ndim == 3:
             images = images[..., None]
         if images.ndim != 4 or images.shape[3] not in (1, 3):
-            raise DataError(
-                f"{self.path}: {key} must have the shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), but has "
-                f"{images.shape}; reorder its axes."
-            )
+            shapes = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+            raise DataError(f"{self.path}: {key} must be {shapes}, but is {images.shape}; reorder its axes.")
         return images
 
     def _labels(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
@@ -100,17 +95,13 @@ class NpzArchive(Source):
                 f"{labels.dtype} of the shape {labels.shape}; keep one class number for each image."
             )
         if len(labels) and labels.min() < UNLABELLED:
-            raise DataError(
-                f"{self.path}: {key} holds {labels.min()}, but labels are 0 or more, or {UNLABELLED} for "
-                "unlabelled; renumber them."
-            )
+            limits = f"labels are 0 or more, or {UNLABELLED} for unlabelled"
+            raise DataError(f"{self.path}: {key} holds {labels.min()}, but {limits}; renumber them.")
         return labels.astype(np.int64)
 
     def _array(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         try:
             return np.asarray(file[key])
         except DAMAGED_ARRAYS as error:
-            raise DataError(
-                f"{self.path}: {key} cannot be read ({' '.join(str(error).split())}); save plain arrays with "
-                "numpy.savez."
-            ) from error
+            problem = f"{key} cannot be read ({' '.join(str(error).split())})"
+            raise DataError(f"{self.path}: {problem}; save plain arrays with numpy.savez.") from error

@@ -6,20 +6,10 @@ from typing import Any, final
 
 import numpy as np
 
-from fullrank.data.decoding import reason
+from fullrank.data.decoding import UNREADABLE, reason
 from fullrank.errors import DataError
 
-_DAMAGED = (
-    pickle.UnpicklingError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    OverflowError,
-    MemoryError,
-)
+_DAMAGED = (*UNREADABLE, pickle.UnpicklingError, AttributeError)
 
 
 @final
@@ -52,7 +42,7 @@ class _Type:
 # A pickle is a program: the usual reader calls whatever the file names. This one knows these four names and
 # answers them with the two classes above, so that a file can make arrays of bytes, text, numbers, lists and
 # dictionaries, and call nothing, NumPy's own constructors included.
-_KNOWN: dict[tuple[str, str], type] = {
+_CLASSES: dict[tuple[str, str], type] = {
     ("numpy.core.multiarray", "_reconstruct"): Array,
     ("numpy._core.multiarray", "_reconstruct"): Array,
     ("numpy", "ndarray"): Array,
@@ -63,24 +53,19 @@ _KNOWN: dict[tuple[str, str], type] = {
 @final
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
+        if (module, name) not in _CLASSES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _KNOWN[module, name]
+        return _CLASSES[module, name]
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle of text, numbers, lists and uint8 arrays, which come as `Array`.
-
-    Raises DataError for a file that is missing, damaged, or asks for anything else.
-    """
+    """The dictionary in a pickle of text, numbers, lists and uint8 arrays (as `Array`), or DataError."""
     try:
         with path.open("rb") as file:
-            found = _Unpickler(file, encoding="latin1").load()
+            content = _Unpickler(file, encoding="latin1").load()
     except _DAMAGED as error:
-        raise DataError(
-            f"{path} cannot be read as the pickle it should be ({reason(error)}); take it from the original "
-            "archive again."
-        ) from error
-    if not isinstance(found, dict):
+        problem = f"it cannot be read as a pickle ({reason(error)})"
+        raise DataError(f"{path}: {problem}; take it from the original archive again.") from error
+    if not isinstance(content, dict):
         raise DataError(f"{path} holds no dictionary; take it from the original archive again.")
-    return found
+    return content

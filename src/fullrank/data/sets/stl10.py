@@ -7,10 +7,9 @@ import numpy as np
 
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.sets.cifar import read_names
-from fullrank.data.sources import Source, Split, check_folder, found_archive
+from fullrank.data.sources import Source, Split, canonical, check_folder, damaged, find_archive, first_file
 from fullrank.errors import DataError
 from fullrank.files import expanded
-from fullrank.specs import Spec
 
 FOLDER, ARCHIVE, NAMES = "stl10_binary", "stl10_binary.tar.gz", "class_names.txt"
 SIDE = 96
@@ -37,7 +36,7 @@ class Stl10(Source):
     """
 
     def __init__(self, path: str, unlabelled: bool = True):
-        super().__init__(str(Spec("stl10", path, () if unlabelled else (("unlabelled", False),))))
+        super().__init__(canonical("stl10", path, unlabelled=unlabelled))
         self.path, self.unlabelled = expanded(path), unlabelled
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
@@ -50,20 +49,19 @@ class Stl10(Source):
             parts.append(self._open(folder / "unlabeled_X.bin"))
             labels = np.concatenate([labels, np.full(len(parts[1]), UNLABELLED)])
         images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
+        chunks = (part[first : first + _CHUNK] for part in parts for first in range(0, len(part), _CHUNK))
         start = 0
-        for part in parts:
-            for first in range(0, len(part), _CHUNK):
-                columns = part[first : first + _CHUNK]
-                images[start : start + len(columns)] = columns.transpose(0, 3, 2, 1)
-                start += len(columns)
+        for chunk in chunks:
+            images[start : start + len(chunk)] = chunk.transpose(0, 3, 2, 1)
+            start += len(chunk)
         return ImageSet(images, {"label": labels}, {"label": names}, self.name, split)
 
     def _folder(self) -> Path:
         check_folder(self.path, self.name)
-        for folder in (self.path / FOLDER, self.path):
-            if (folder / "test_X.bin").is_file():
-                return folder
-        archive = found_archive(self.path, [ARCHIVE]) or ARCHIVE
+        test = first_file(folder / "test_X.bin" for folder in (self.path / FOLDER, self.path))
+        if test is not None:
+            return test.parent
+        archive = find_archive(self.path, [ARCHIVE]) or ARCHIVE
         raise DataError(
             f"{self.name} holds no STL-10: expected {self.path / FOLDER}/train_X.bin, train_y.bin, "
             f"test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}; unpack {archive} there."
@@ -73,15 +71,17 @@ class Stl10(Source):
         """The images of a file as (N, C, columns, rows), still on the disk."""
         size = self._size(path)
         if not size or size % _PIXELS:
-            raise self._wrong(path, f"its {size} bytes are no multiple of the {_PIXELS} of an image")
+            problem = f"its {size} bytes are no multiple of the {_PIXELS} of an image"
+            raise damaged(self.name, path, problem)
         return np.memmap(path, np.uint8, "r").reshape(-1, 3, SIDE, SIDE)
 
     def _labels(self, path: Path, count: int, classes: int) -> np.ndarray:
         if self._size(path) != count:
-            raise self._wrong(path, f"it holds {self._size(path)} labels for {count} images")
+            raise damaged(self.name, path, f"it holds {self._size(path)} labels for {count} images")
         labels = np.fromfile(path, np.uint8).astype(np.int64)
         if labels.min() < 1 or labels.max() > classes:
-            raise self._wrong(path, f"its labels are {labels.min()} to {labels.max()}, not 1 to {classes}")
+            problem = f"its labels are {labels.min()} to {labels.max()}, not 1 to {classes}"
+            raise damaged(self.name, path, problem)
         return labels - 1
 
     def _size(self, path: Path) -> int:
@@ -89,6 +89,3 @@ class Stl10(Source):
             leave_out = " or give unlabelled=false" if path.name.startswith("unlabeled") else ""
             raise DataError(f"{self.name}: there is no {path}; unpack {ARCHIVE} again{leave_out}.")
         return path.stat().st_size
-
-    def _wrong(self, path: Path, what: str) -> DataError:
-        return DataError(f"{self.name}: {path}: {what}; take it from the original archive again.")

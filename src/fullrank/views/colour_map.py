@@ -1,23 +1,10 @@
-"""Changes of colour that are linear in the image, put together before any of them is made."""
+"""Affine changes of colour, multiplied together and applied once."""
 
 from torch import Tensor
 
 
 class ColourMap:
-    r"""Images (N, C, H, W), and an affine map of the colours of each that is due and not yet applied.
-
-    .. math:: y = \mathrm{clamp}(M x + t, 0, 1), \quad M \in \mathbb R^{C \times C}
-
-    for every pixel x: one pass over the images in place of one for each operation. Only the clamping between
-    them is left out.
-
-    >>> import torch
-    >>> due = ColourMap(torch.full((1, 1, 1, 1), 0.25))
-    >>> due.add(torch.tensor([[[8.0]]]))
-    >>> due.add(torch.tensor([[[0.25]]]))
-    >>> due.applied().item()  # one by one the first would be clamped to 1, and this 0.25
-    0.5
-    """
+    """Images (N, C, H, W), each with an affine map of its colours, clamp(M x + t, 0, 1), not yet applied."""
 
     def __init__(self, images: Tensor):
         self._images = images
@@ -30,10 +17,7 @@ class ColourMap:
         return self._images.shape[1]
 
     def add(self, matrix: Tensor, of_mean: Tensor | None = None) -> None:
-        """x -> matrix x + of_mean m is due too, (N, C, C) each, m (C,) the image's mean colour so far.
-
-        The matrices may be on the CPU, where they are drawn; the images' device does not wait for them.
-        """
+        """Append x -> matrix x + of_mean m, (N, C, C) each, with m (C,) the image's mean colour so far."""
         matrix = matrix.to(self._images.device, non_blocking=True)
         of_mean = None if of_mean is None else of_mean.to(self._images.device, non_blocking=True)
         shift = None if of_mean is None else of_mean @ self._mean()
