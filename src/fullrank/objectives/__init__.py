@@ -28,16 +28,7 @@ if TYPE_CHECKING:
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "contract": ["chance_of", "loss_of", "needs_of", "temperature_of"],
-        "contrastive": ["InfoNCELoss", "NTXentLoss"],
-        "redundancy": ["BarlowTwinsLoss", "VICRegLoss"],
-        "spectral": ["SpectralContrastiveLoss"],
-        "supervised": ["CrossEntropyLoss", "SupConLoss"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
 
 

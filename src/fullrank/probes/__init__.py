@@ -24,18 +24,4 @@ if TYPE_CHECKING:
     from fullrank.probes.restricted import among as among
     from fullrank.probes.shots import FewShot as FewShot, few_shot as few_shot, shot_probe as shot_probe
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "balanced": ["balanced_probe"],
-        "cues": ["CueGaps", "cue_gaps", "partners"],
-        "groups": ["GroupAccuracy", "PerClass", "group_accuracy", "per_class"],
-        "linear": ["LinearProbe"],
-        "logistic": ["LogisticFit", "solve_logistic"],
-        "nearest": ["NearestProbe"],
-        "probe": ["Probe"],
-        "recall": ["Retrieval", "retrieval"],
-        "restricted": ["among"],
-        "shots": ["FewShot", "few_shot", "shot_probe"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -22,20 +22,7 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
     from fullrank.diagnosis.causes.unexplained_low_rank import UnexplainedLowRank as UnexplainedLowRank
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "augmentation": ["Augmentation"],
-        "complete_collapse": ["CompleteCollapse"],
-        "contract": ["Cause", "Rule", "Stage"],
-        "dead_channels": ["DeadChannels"],
-        "implicit_regularisation": ["ImplicitRegularisation"],
-        "mean_dominance": ["MeanDominance"],
-        "search": ["find_causes"],
-        "too_few_samples": ["TooFewSamples"],
-        "unexplained_low_rank": ["UnexplainedLowRank"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["CAUSES", "register_cause"]
 
 # The summary of an entry is the heading under which a report shows its findings.
