@@ -11,9 +11,9 @@ from typing import Any
 def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package, from the imports in its `if TYPE_CHECKING:`.
 
-    There `from module import name as name` re-exports a name for type checkers (PEP 484), so each package lists
-    its names once. A name stays in the package after its first use. No module may be called like a name that its
-    package exports: importing the module would replace it.
+    There `from module import name as name` re-exports a name for type checkers (PEP 484), so each package
+    lists its names once. A name stays in the package after its first use. No module may be called like a name
+    that its package exports: importing the module would replace it.
 
     >>> import fullrank.spectrum
     >>> get, names, public = attach("fullrank.spectrum")

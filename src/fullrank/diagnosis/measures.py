@@ -9,7 +9,6 @@ from torch import Tensor
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 from fullrank.record import Measure, Spectrum
-from fullrank.spectrum.audit import hubness, near_duplicates
 from fullrank.spectrum.functional import (
     alpha_req_of,
     effective_rank_of,
@@ -21,6 +20,7 @@ from fullrank.spectrum.functional import (
     stable_rank_of,
 )
 from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
+from fullrank.spectrum.neighbours import hubness, near_duplicates
 
 # Rows of the sample on which measures are taken that compare rows with each other.
 SAMPLE = 4096

@@ -1,4 +1,13 @@
-"""Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs."""
+"""Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs.
+
+Rows no longer than 1 leave no exponent above 0, so no row needs its own maximum, and one exponential serves the
+sums of rows and of columns (Cheng et al. 2024, 2410.17243, Inf-CL; both directions in one pass are ours). Memory
+is O((N + M) K) and two tiles. The backward pass computes the tiles again, and cannot be differentiated once more.
+
+With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add up the
+sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added up over them,
+as `gather_rows` does, it is what each would have if it had computed all.
+"""
 
 import math
 from collections.abc import Iterator
@@ -18,26 +27,7 @@ _SIDE_ELSEWHERE = 8192
 
 
 def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALONE) -> tuple[Tensor, Tensor]:
-    r"""Log-sums of each row of a over all rows of b, and of each row of b over all rows of a.
-
-    .. math:: r_i = \log \sum_j e^{\text{scale}\, (a_i \cdot b_j - 1)}, \quad
-              c_j = \log \sum_i e^{\text{scale}\, (a_i \cdot b_j - 1)}
-
-    The rows must be no longer than 1, so that no exponent is above 0: no row needs its own maximum, and one
-    exponential serves both sums. Memory is O((N + M) K) and two tiles; the backward pass computes the tiles
-    again, and cannot be differentiated once more. Above a scale of 43 exponents leave the range of float32
-    and the sums are float64; above 354 they leave that too, and the matrix is held. Shapes: (N, K), (M, K) ->
-    (N,), (M,).
-
-    With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add
-    up the sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added
-    up over them, as `gather_rows` does, it is what each would have if it had computed all.
-
-    >>> log_sums_between(torch.eye(2), torch.eye(2), 1.0)[0]  # ln(1 + 1/e)
-    tensor([0.3133, 0.3133])
-
-    Source: Cheng et al. 2024 (2410.17243), Inf-CL; here one pass gives both directions.
-    """
+    r"""log sum_j e^{scale (a_i . b_j - 1)} and log sum_i of the same: (N, K), (M, K) -> (N,), (M,)."""
     if _is_beyond_range(scale):
         exponents = (a @ b.T - 1) * scale
         return exponents.logsumexp(1), exponents.logsumexp(0)
@@ -46,17 +36,7 @@ def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALONE) -
 
 
 def log_sums_among(u: Tensor, scale: float, share: Share = ALONE) -> Tensor:
-    r"""Log-sums of each row of u over all other rows.
-
-    .. math:: r_i = \log \sum_{j \ne i} e^{\text{scale}\, (u_i \cdot u_j - 1)}
-
-    As `log_sums_between`; the matrix is symmetric, so half of its tiles are computed. Shapes: (M, K) -> (M,).
-
-    >>> log_sums_among(torch.eye(3), 1.0)  # ln 2 - 1
-    tensor([-0.3069, -0.3069, -0.3069])
-
-    Source: Cheng et al. 2024 (2410.17243), Inf-CL; the symmetry is ours.
-    """
+    r"""log sum_{j != i} e^{scale (u_i . u_j - 1)}, (M, K) -> (M,): half of the tiles, by symmetry."""
     if _is_beyond_range(scale):
         return ((u @ u.T - 1) * scale).fill_diagonal_(-torch.inf).logsumexp(1)
     rows: Tensor = _Among.apply(*_roomy(scale, u), scale, share)
@@ -129,11 +109,12 @@ def _exponentials(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def _is_beyond_range(scale: float) -> bool:
+    """Whether exponents leave the range of float64, from a scale of 354 on: then the matrix is held."""
     return 2 * scale > _span(torch.float64)
 
 
 def _roomy(scale: float, *sides: Tensor) -> tuple[Tensor, ...]:
-    """The vectors in float64 where exponents from -2 scale to 0 would leave the range of their own dtype."""
+    """The vectors in float64 where exponents from -2 scale to 0 leave the range of their own dtype."""
     return sides if 2 * scale <= _span(sides[0].dtype) else tuple(side.double() for side in sides)
 
 

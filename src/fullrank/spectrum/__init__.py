@@ -9,13 +9,6 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
-    from fullrank.spectrum.audit import (
-        RogueDimensions as RogueDimensions,
-        hubness as hubness,
-        near_duplicates as near_duplicates,
-        near_duplicates_among as near_duplicates_among,
-        rogue_dimensions as rogue_dimensions,
-    )
     from fullrank.spectrum.discriminant import (
         group_moments as group_moments,
         lidar as lidar,
@@ -51,9 +44,11 @@ if TYPE_CHECKING:
         stable_rank_of as stable_rank_of,
     )
     from fullrank.spectrum.geometry import (
+        RogueDimensions as RogueDimensions,
         alignment as alignment,
         mean_cosine as mean_cosine,
         principal_angles as principal_angles,
+        rogue_dimensions as rogue_dimensions,
         uniformity as uniformity,
         unit_rows as unit_rows,
     )
@@ -68,6 +63,11 @@ if TYPE_CHECKING:
         RankMe as RankMe,
         SingularValues as SingularValues,
         StableRank as StableRank,
+    )
+    from fullrank.spectrum.neighbours import (
+        hubness as hubness,
+        near_duplicates as near_duplicates,
+        near_duplicates_among as near_duplicates_among,
     )
 
 __getattr__, __dir__, __all__ = attach(__name__)
