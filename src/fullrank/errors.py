@@ -64,11 +64,7 @@ class FullrankWarning(UserWarning):
 
 
 def disk_is_full(error: OSError) -> bool:
-    """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size.
-
-    >>> disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
-    True
-    """
+    """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -135,9 +135,8 @@ def objective(
     parameters = inspect.signature(OBJECTIVES[parsed.name].load()).parameters
     sizes = {"in_dim": in_dim, "num_classes": num_classes}
     taken = {name: size for name, size in sizes.items() if name in parameters}
-    if any(
-        size is None and parameters[name].default is inspect.Parameter.empty for name, size in taken.items()
-    ):
+    required = [name for name in taken if parameters[name].default is inspect.Parameter.empty]
+    if any(taken[name] is None for name in required):
         raise UsageError(
             f"The objective '{parsed}' has weights of its own, so it needs {' and '.join(taken)}; write "
             f"objective('{parsed}', {', '.join(f'{name}=...' for name in taken)})."

@@ -105,7 +105,7 @@ def _in_a_group(
 
 
 def _loss_and_gradient(spec: Spec, images: int, width: int) -> tuple[Tensor, Tensor]:
-    """The loss of this process's share of a batch, and its gradient as one vector, the mean over processes."""
+    """The loss of this process's share of a batch, and its gradient as one vector, a mean over processes."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         loss = objective(spec, in_dim=width, num_classes=CLASSES).double()

@@ -18,7 +18,7 @@ Parameters = ParamSpec("Parameters")
 
 
 class GatheringLoss(nn.Module, ABC):
-    """A loss that with `gather` sees the rows of all processes; `shown` are the settings that `print` shows."""
+    """A loss that with `gather` sees the rows of all processes; `print` shows the settings in `shown`."""
 
     shown: tuple[str, ...] = ()
 

@@ -24,7 +24,7 @@ def clipped(z: Tensor, length: float) -> Tensor:
 
 
 class SpectralContrastiveLoss(PairLoss):
-    r"""The spectral contrastive loss of embeddings no longer than sqrt(mu), divided by mu, as its authors train.
+    r"""The spectral contrastive loss of embeddings no longer than sqrt(mu), as its authors train.
 
     .. math:: L = \frac1\mu \Big[-\frac2N \sum_i a_i \cdot b_i
                   + \frac1{N (N - 1)} \sum_{i \ne j} (a_i \cdot b_j)^2\Big]

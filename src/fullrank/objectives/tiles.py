@@ -1,12 +1,12 @@
 """Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs.
 
-Rows no longer than 1 leave no exponent above 0, so no row needs its own maximum, and one exponential serves the
-sums of rows and of columns (Cheng et al. 2024, 2410.17243, Inf-CL; both directions in one pass are ours). Memory
-is O((N + M) K) and two tiles. The backward pass computes the tiles again, and cannot be differentiated once more.
+Rows no longer than 1 leave no exponent above 0, so no row needs its own maximum, and one exponential serves
+rows and columns. Memory is O((N + M) K) and two tiles. The backward pass computes the tiles again, and cannot
+be differentiated once more. Source: Cheng et al. 2024 (2410.17243), Inf-CL; both sums in one pass are ours.
 
-With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add up the
-sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added up over them,
-as `gather_rows` does, it is what each would have if it had computed all.
+With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add up
+the sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added up over
+them, as `gather_rows` does, it is what each would have if it had computed all.
 """
 
 import math
