@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 
 from fullrank import BarlowTwinsLoss, VICRegLoss, objective
 from fullrank.errors import UsageError
@@ -82,7 +83,7 @@ def test_constant_channels_have_finite_gradients():
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
 def test_a_weight_is_zero_or_more(weight):
     for name in ("invariance", "variance", "covariance"):
-        with pytest.raises(UsageError, match=f"{name} must be a number of 0 or more, but got"):
+        with refuses(UsageError, name, 0, weight):
             VICRegLoss(**{name: weight})
-    with pytest.raises(UsageError, match="redundancy must be a number of 0 or more"):
+    with refuses(UsageError, "redundancy", 0, weight):
         BarlowTwinsLoss(weight)

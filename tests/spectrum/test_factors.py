@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from scipy.stats.contingency import association as scipy_association
 
 from fullrank.errors import DataError, UsageError
@@ -42,12 +43,12 @@ def test_known_weights_without_noise(crossed):
 def test_squares_are_unbiased_whatever_the_noise(crossed):
     # Without correction 24 rows of noise 1.5 in 4 dimensions would add more than 0.7 to each square.
     squares = {name: [] for name in WEIGHTS}
-    for seed in range(400):
+    for seed in range(150):
         features, factors = drawn(seed, rows=24 if crossed else 48, crossed=crossed)
         for name, weight in factor_weights(features, {k: factors[k] for k in ("shape", "colour")}).items():
             squares[name].append(weight**2)
     for name in ("shape", "colour"):
-        error = np.std(squares[name]) / 20
+        error = np.std(squares[name]) / math.sqrt(150)
         # What is clipped at 0 adds a little.
         assert abs(np.mean(squares[name]) - WEIGHTS[name] ** 2) < 4 * error + 0.03
 
@@ -76,7 +77,7 @@ def test_what_meets_evenly_adds_no_noise():
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 100))
 def test_rotations_shifts_and_names_of_levels_change_nothing_and_scale_scales(seed, scale):
     features, factors = drawn(seed, rows=72, crossed=False)
@@ -98,25 +99,23 @@ def test_unlabelled_rows_are_left_out():
 
 def test_what_cannot_be_weighed_is_said():
     features, factors = drawn(0)
-    with pytest.raises(DataError, match="'shape' has 1 level among the 240 labelled rows"):
+    with refuses(DataError, "'shape'", 1, 240, 2):
         factor_weights(features, {"shape": torch.zeros(240, dtype=torch.int64)})
-    with pytest.raises(DataError, match="cannot be told apart"):
+    with refuses(DataError, "shape, again"):
         factor_weights(features, {"shape": factors["shape"], "again": 1 - factors["shape"]})
-    with pytest.raises(
-        DataError, match="2 labelled rows are too few for the 2 levels of shape; give 3 or more"
-    ):
+    with refuses(DataError, "2 labelled rows", "2 levels of shape", 3):
         factor_weights(features[:2], {"shape": torch.tensor([0, 1])})
-    with pytest.raises(DataError, match="NaN or infinity"):
+    with refuses(DataError, "240 of 240", "NaN"):
         factor_weights(features * torch.nan, factors)
-    with pytest.raises(UsageError, match=r"'shape' has the shape \(3,\), but must be \(240,\)"):
+    with refuses(UsageError, "'shape'", "(3,)", "(240,)"):
         factor_weights(features, {"shape": torch.zeros(3)})
-    with pytest.raises(UsageError, match="No factor is given"):
+    with refuses(UsageError, "factor", 1):
         factor_weights(features, {})
-    with pytest.raises(UsageError, match=r"shape \(N, D\)"):
+    with refuses(UsageError, "(N, D)", "(4,)"):
         factor_weights(features[0], factors)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), r=st.integers(2, 5), c=st.integers(2, 4))
 def test_association_is_cramers_v_without_chance(seed, r, c):
     rng = np.random.default_rng(seed)
@@ -139,9 +138,9 @@ def test_chance_is_no_association():
 
 
 def test_association_needs_levels_of_the_same_rows():
-    with pytest.raises(UsageError, match="same rows are compared"):
+    with refuses(UsageError, "(3,)", "(4,)"):
         association(torch.zeros(3), torch.zeros(4))
-    with pytest.raises(DataError, match="has 1 level"):
+    with refuses(DataError, "'second'", "1 level"):
         association(torch.tensor([0, 1, 0]), torch.tensor([1, 1, -1]))
 
 
