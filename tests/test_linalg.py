@@ -33,10 +33,10 @@ def test_blocks_of_one_matrix_add_up_and_change_nothing(monkeypatch):
     monkeypatch.setattr(linalg, "_BLOCK", 64)
     x = torch.randn(100, 8, dtype=torch.float64) + 1e3
     before = x.clone()
-    found = Moments.of(x)
+    moments = Moments.of(x)
     assert [len(block) for block in row_blocks(x)] == [8] * 12 + [4]
     assert torch.equal(x, before)
-    torch.testing.assert_close(found.covariance, torch.cov(x.T, correction=0), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(moments.covariance, torch.cov(x.T, correction=0), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8])
@@ -59,9 +59,9 @@ def test_two_empty_sets_are_empty():
 def test_singular_values_of_the_matrix_against_numpys_svd(n, d, mean):
     x = np.random.default_rng(n * 100 + d).normal(size=(n, d)) + mean
     expected = np.linalg.svd(x, compute_uv=False)
-    found = Moments.of(torch.from_numpy(x)).matrix_singular_values()
-    assert len(found) == min(n, d)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * expected[0])
+    values = Moments.of(torch.from_numpy(x)).matrix_singular_values()
+    assert len(values) == min(n, d)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6 * expected[0])
 
 
 def test_rows_that_are_not_finite_are_counted_and_located(monkeypatch):

@@ -26,13 +26,13 @@ def test_what_is_no_place_raises(text):
 def test_places_agree_with_the_plain_forward_pass_bit_for_bit(parts):
     encoder, head = (part.eval() for part in parts)
     images = torch.rand(5, 1, 8, 8)
-    found = read_places(encoder, head, images, ["h", "z", "head.1", "head.3", "h[:3]"])
+    features = read_places(encoder, head, images, ["h", "z", "head.1", "head.3", "h[:3]"])
     h = encoder(images)
-    assert torch.equal(found["h"], h)
-    assert torch.equal(found["z"], head(h))
-    assert torch.equal(found["head.3"], found["z"])
-    assert torch.equal(found["head.1"], head.layers[0](h))
-    assert torch.equal(found["h[:3]"], h[:, :3])
+    assert torch.equal(features["h"], h)
+    assert torch.equal(features["z"], head(h))
+    assert torch.equal(features["head.3"], features["z"])
+    assert torch.equal(features["head.1"], head.layers[0](h))
+    assert torch.equal(features["h[:3]"], h[:, :3])
     assert head_places(head) == ["head.1", "head.2", "head.3"]
 
 

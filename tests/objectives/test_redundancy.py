@@ -24,13 +24,13 @@ def pair(n=9, k=5, scale=1.0):
 def test_lightlys_value_and_gradient(ours, shape, scale):
     """Their definitions are the authors' code, as ours are: they agree."""
     theirs = getattr(pytest.importorskip("lightly.loss"), ours.__name__)
-    found = []
+    measured = []
     for loss in (ours(), theirs()):
         z_a, z_b = (z.requires_grad_() for z in pair(*shape, scale))
         value = loss(z_a, z_b)
         value.backward()
-        found.append((value.detach(), z_a.grad, z_b.grad))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-10)
+        measured.append((value.detach(), z_a.grad, z_b.grad))
+    torch.testing.assert_close(measured[0], measured[1], rtol=1e-8, atol=1e-10)
 
 
 def test_the_weights_of_vicreg_are_those_of_its_terms():

@@ -81,8 +81,8 @@ def test_a_linear_net_trained_on_samples_approaches_the_closed_minimiser(n, tole
         return value
 
     optimizer.step(step)
-    found = (weight.T @ weight).detach().numpy()
-    assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
+    gram = (weight.T @ weight).detach().numpy()
+    assert np.linalg.norm(gram - expected) < tolerance * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("mu", [0.0, -1.0, math.nan, math.inf])

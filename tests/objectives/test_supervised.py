@@ -17,12 +17,12 @@ def loop_sup_con(views, labels, temperature):
     """The formula, pair by pair, in Python's own floats; and how many anchors had no positive."""
     rows = [[x / math.hypot(*row) for x in row] for z in views for row in z.tolist()]
     image = list(range(len(labels))) * len(views)
-    known = [int(labels[i]) for i in image]
+    classes = [int(labels[i]) for i in image]
     scores = [[math.fsum(x * y for x, y in zip(a, b, strict=True)) / temperature for b in rows] for a in rows]
     terms = []
     for i, own in enumerate(scores):
         others = [j for j in range(len(rows)) if j != i]
-        mates = [j for j in others if image[j] == image[i] or (known[j] == known[i] != -1)]
+        mates = [j for j in others if image[j] == image[i] or (classes[j] == classes[i] != -1)]
         total = math.fsum(math.exp(own[j]) for j in others)
         if mates:
             terms.append(-math.fsum(math.log(math.exp(own[p]) / total) for p in mates) / len(mates))
@@ -88,9 +88,9 @@ def test_cross_entropy_is_the_mean_over_the_labelled_views():
     loss = CrossEntropyLoss(in_dim=5, num_classes=3).double()
     z_a, z_b = torch.randn(2, 7, 5, dtype=torch.float64)
     labels = torch.tensor([0, 1, -1, 2, 2, -1, 0])
-    known = labels >= 0
-    shares = [loss.classifier(z[known]).softmax(1).detach().numpy() for z in (z_a, z_b)]
-    each = [log_loss(labels[known], share, labels=[0, 1, 2]) for share in shares]
+    labelled = labels >= 0
+    shares = [loss.classifier(z[labelled]).softmax(1).detach().numpy() for z in (z_a, z_b)]
+    each = [log_loss(labels[labelled], share, labels=[0, 1, 2]) for share in shares]
     assert loss(z_a, z_b, labels).item() == pytest.approx(sum(each) / 2, rel=1e-12)
     assert loss(z_a, None, labels).item() == pytest.approx(each[0], rel=1e-12)
 

@@ -31,7 +31,7 @@ from fullrank.spectrum import (
 
 OF_SPECTRUM = (effective_rank_of, participation_ratio_of, nesum_of)
 WINDOW = {"first": 1, "last": 4}
-# Each measure: the settings of its tests, and what its twin is also told of the features.
+# Each measure: its settings in these tests, and what its twin takes beside the spectrum.
 OF_COVARIANCE = {
     "effective_rank": ({}, ()),
     "participation_ratio": ({}, ()),
@@ -89,9 +89,9 @@ def test_each_measure_of_features_against_numpys_svd(name, mean, n, d):
 @SHAPES
 @pytest.mark.parametrize("name", MEASURES)
 def test_each_twin_has_of_the_spectrum_what_its_measure_has_of_the_features(name, n, d):
-    x, (keywords, told) = normal(n, d) + 3, MEASURES[name]
+    x, (keywords, extra) = normal(n, d) + 3, MEASURES[name]
     values = singular_values(x) if name in OF_COVARIANCE else matrix_singular_values(x)
-    twin = getattr(spectrum, f"{name}_of")(values, **keywords, **dict.fromkeys(told, n))
+    twin = getattr(spectrum, f"{name}_of")(values, **keywords, **dict.fromkeys(extra, n))
     assert plain(twin) == pytest.approx(plain(getattr(spectrum, name)(x, **keywords)), rel=1e-12)
 
 
@@ -135,9 +135,9 @@ def test_normalised_singular_values_against_numpys_svd():
     x = normal(30, 5) + 2
     unit = (x / x.norm(dim=1, keepdim=True)).numpy()
     expected = np.linalg.svd(unit - unit.mean(0), compute_uv=False) ** 2 / 30
-    found = normalised_singular_values(x)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
-    assert float(found.sum()) == pytest.approx(1 - np.linalg.norm(unit.mean(0)) ** 2)
+    values = normalised_singular_values(x)
+    np.testing.assert_allclose(values, expected, rtol=1e-10)
+    assert float(values.sum()) == pytest.approx(1 - np.linalg.norm(unit.mean(0)) ** 2)
 
 
 @pytest.mark.parametrize("features", [torch.ones(10, 4), torch.randn(1, 4), torch.zeros(3, 4)])

@@ -84,9 +84,9 @@ def test_mean_cosine_has_its_bounds():
 def test_principal_angles_against_scipy(k, m, seed):
     a, b = normal(6, k, seed), normal(6, m, seed + 1000)
     expected = scipy.linalg.subspace_angles(a.numpy(), b.numpy())[::-1]
-    found = principal_angles(a, b)
-    np.testing.assert_allclose(found, expected, atol=1e-7)  # SciPy takes some angles of 0 from their cosine
-    assert (found < 1e-14).sum() == max(k + m - 6, 0)  # what two such spaces must share
+    angles = principal_angles(a, b)
+    np.testing.assert_allclose(angles, expected, atol=1e-7)  # SciPy takes some angles of 0 from their cosine
+    assert (angles < 1e-14).sum() == max(k + m - 6, 0)  # what two such spaces must share
     rotation = torch.linalg.qr(normal(6, 6, seed)).Q
     np.testing.assert_allclose(principal_angles(rotation @ b, rotation @ a * 5), expected, atol=1e-7)
 

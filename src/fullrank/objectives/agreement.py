@@ -38,18 +38,12 @@ class Agreement:
 
 
 def check_agreement(name: str, processes: int = 2, images: int = 64, width: int = 32) -> Agreement:
-    r"""One global batch through an objective in one process, and cut into shares in several, in float64.
+    """One global batch through an objective in one process, and cut into shares in several, in float64.
 
-    Below the objective stands a matrix W (K, K), and what is compared is the loss and its gradient to W, and
-    to the objective's own weights, each a mean over processes as DistributedDataParallel takes it:
-
-    .. math:: \frac{|L_1 - L_P|}{|L_1|}, \quad \frac{\|g_1 - g_P\|}{\|g_1\|}
-
-    `name` is a spec, also of an objective of yours as `package.module:Name`. The processes talk by gloo, on
-    CPUs. Raises UsageError for a name that there is not, fewer than 2 processes, or images that these do not
-    divide.
-
-    Source: S. Li et al. 2020 (2006.15704), DistributedDataParallel's mean of gradients.
+    Below the objective stands a matrix W (K, K). Compared are the loss and its gradient to W and to the
+    objective's own weights, each a mean over processes as DistributedDataParallel takes it. The processes
+    talk by gloo, on CPUs. Raises UsageError for a `name` that is no objective's spec, fewer than 2 processes,
+    or images that these do not divide.
     """
     if processes < 2 or images % processes or images < 2 * processes:
         raise UsageError(
