@@ -19,20 +19,20 @@ def test_a_place_reads_back_as_it_was_written(text):
 
 @pytest.mark.parametrize("text", ["", "h[24]", "h[:0]", "h[:-1]", "h[:2", "h z"])
 def test_what_is_no_place_raises(text):
-    with refuses(UsageError, "place"):
+    with refuses(UsageError, f"'{text}'", "name[:k]"):
         Place.parse(text)
 
 
 def test_places_agree_with_the_plain_forward_pass_bit_for_bit(parts):
     encoder, head = (part.eval() for part in parts)
     images = torch.rand(5, 1, 8, 8)
-    found = read_places(encoder, head, images, ["h", "z", "head.1", "head.3", "h[:3]"])
+    features = read_places(encoder, head, images, ["h", "z", "head.1", "head.3", "h[:3]"])
     h = encoder(images)
-    assert torch.equal(found["h"], h)
-    assert torch.equal(found["z"], head(h))
-    assert torch.equal(found["head.3"], found["z"])
-    assert torch.equal(found["head.1"], head.layers[0](h))
-    assert torch.equal(found["h[:3]"], h[:, :3])
+    assert torch.equal(features["h"], h)
+    assert torch.equal(features["z"], head(h))
+    assert torch.equal(features["head.3"], features["z"])
+    assert torch.equal(features["head.1"], head.layers[0](h))
+    assert torch.equal(features["h[:3]"], h[:, :3])
     assert head_places(head) == ["head.1", "head.2", "head.3"]
 
 
@@ -53,7 +53,9 @@ def test_collecting_in_batches_equals_one_batch_and_changes_nothing(parts):
     assert not head._forward_hooks and not head.layers[0]._forward_hooks
 
 
-@pytest.mark.parametrize("place", ["stage9.1", "head.4", "h[:17]", "z[:7]"])
-def test_a_place_the_model_does_not_have_raises(parts, place):
-    with refuses(UsageError, place.partition("[")[0]):
+@pytest.mark.parametrize(
+    ("place", "limit"), [("stage9.1", "stage3.1"), ("head.4", "head.3"), ("h[:17]", 16), ("z[:7]", 6)]
+)
+def test_a_place_the_model_does_not_have_raises(parts, place, limit):
+    with refuses(UsageError, f"'{place}'", limit):
         read_places(*parts, torch.rand(2, 1, 8, 8), [place])

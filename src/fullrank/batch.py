@@ -1,6 +1,7 @@
 """What one step sees: images, and what is known about each."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,33 +34,19 @@ class Batch:
         >>> batch.take(torch.tensor([2, 0])).labels
         tensor([7, 5])
         """
-        return Batch(
-            self.images[rows],
-            self.labels[rows],
-            self.index[rows],
-            self.layers and {name: layer[rows] for name, layer in self.layers.items()},
-            None if self.sizes is None else self.sizes[rows.cpu()],
-        )
+        taken = self._each(lambda tensor: tensor[rows])
+        return replace(taken, sizes=None if self.sizes is None else self.sizes[rows.cpu()])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device` (the name and signature Lightning and torch look for)."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return Batch(
-            moved(self.images),
-            moved(self.labels),
-            moved(self.index),
-            self.layers and {name: moved(layer) for name, layer in self.layers.items()},
-            self.sizes,  # parameters are drawn on the CPU
-        )
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with all tensors changed but the sizes: parameters are drawn on the CPU."""
+        layers = self.layers and {name: change(layer) for name, layer in self.layers.items()}
+        return Batch(change(self.images), change(self.labels), change(self.index), layers, self.sizes)
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) in 0 to 255 -> float32 in 0 to 1: the range every encoder and view works in.
-
-    >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
-    tensor([0., 1.])
-    """
+    """uint8 (N, C, H, W) in 0 to 255 -> float32 in 0 to 1: the range every encoder and view works in."""
     return images.float().div_(255.0)

@@ -64,11 +64,7 @@ class FullrankWarning(UserWarning):
 
 
 def disk_is_full(error: OSError) -> bool:
-    """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size.
-
-    >>> disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
-    True
-    """
+    """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -88,12 +84,12 @@ def one_line(text: str, longest: int = 1500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageError:
+def unknown_name(kind: str, name: str, names: Iterable[str], remedy: str) -> UsageError:
     """The error for a name nobody registered, with the nearest names that exist.
 
     >>> print(unknown_name("head", "linaer", ["linear", "mlp"], "`fullrank list heads` shows all"))
     Unknown head 'linaer': did you mean 'linear'? `fullrank list heads` shows all.
     """
-    near = get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
+    near = get_close_matches(name[:100], list(names), n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "no name is near it; "
     return UsageError(f"Unknown {kind} {name!r}: {guess}{remedy}.")

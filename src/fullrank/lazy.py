@@ -1,30 +1,38 @@
 """Names that a package imports on first use (PEP 562), so that importing the package imports nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+import inspect
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 
-def attach(
-    package: str, names: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__`, `__all__` for a package; `names` maps a module below it to what it exports.
+def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package, from the imports in its `if TYPE_CHECKING:`.
 
-    A name that is asked for once stays in the package, so the next access costs nothing. No module may be
-    called like a name that its package exports: importing the module would replace it.
+    There `from module import name as name` re-exports a name for type checkers (PEP 484), so each package
+    lists its names once. A name stays in the package after its first use. No module may be called like a name
+    that its package exports: importing the module would replace it.
 
-    >>> get, names, public = attach("fullrank.spectrum", {"functional": ["effective_rank"]})
-    >>> get("effective_rank").__module__, names()
-    ('fullrank.spectrum.functional', ['effective_rank'])
+    >>> import fullrank.spectrum
+    >>> get, names, public = attach("fullrank.spectrum")
+    >>> get("effective_rank").__module__, "effective_rank" in public
+    ('fullrank.spectrum.functional', True)
     """
-    homes = {name: f"{package}.{module}" for module, exported in names.items() for name in exported}
+    imports = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(sys.modules[package])))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    homes = {each.name: node.module for node in imports for each in node.names if each.asname == each.name}
     public = sorted(homes)
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(homes[name]), name)
-        setattr(import_module(package), name, value)
+        value = getattr(import_module(homes[name] or package), name)
+        setattr(sys.modules[package], name, value)
         return value
 
     return get, lambda: public, public

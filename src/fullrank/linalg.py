@@ -73,7 +73,7 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """The centred covariance with 1/N, (D, D) (P1, Section 3)."""
-        return self.scatter / self._rows
+        return self.scatter / require_rows(self.count)
 
     def singular_values(self) -> Tensor:
         """Singular values of the centred covariance, (D,), descending; rounding below zero is 0."""
@@ -87,26 +87,13 @@ class Moments:
         They are the roots of the eigenvalues of :math:`S + N \bar h \bar h^\top`. A value that should be 0
         comes out as up to 1e-7 of the largest: the roots of rounding.
         """
-        gram = torch.addr(self.scatter, self.mean, self.mean, alpha=self._rows)
+        gram = torch.addr(self.scatter, self.mean, self.mean, alpha=require_rows(self.count))
         values: Tensor = torch.linalg.eigvalsh(gram.cpu())
         return values.flip(0).clamp_min(0.0).sqrt()[: self.count]
 
-    @property
-    def _rows(self) -> int:
-        if not self.count:
-            raise DataError("The features hold no row, so they have no spectrum; give at least 1 row.")
-        return self.count
-
 
 def row_blocks(features: Tensor, at_least: int = 1) -> Iterator[Tensor]:
-    """Features (N, D) in float64, in blocks of rows of about 8 MiB, but of `at_least` so many rows.
-
-    A memory-mapped matrix is thus never whole in memory. Nothing given is changed. Raises UsageError for
-    another shape or complex numbers, and DataError for rows with NaN or infinity, counted and located.
-
-    >>> [len(block) for block in row_blocks(torch.zeros(5, 2**19))]
-    [2, 2, 1]
-    """
+    """Features (N, D) in float64, `at_least` so many rows at once and about 8 MiB: never whole in memory."""
     require_matrix(features)
     features = features.detach()
     if not len(features):
@@ -128,16 +115,17 @@ def require_matrix(features: Tensor) -> None:
         )
 
 
-def require_finite(features: Tensor) -> None:
-    """Raises DataError where rows of features (N, D) hold NaN or infinity: how many, and the first of them.
+def require_rows(count: int) -> int:
+    """`count` where there are any rows; otherwise DataError."""
+    if not count:
+        raise DataError("The features hold no row, so they have no spectrum; give at least 1 row.")
+    return count
 
-    >>> require_finite(torch.tensor([[0.0], [torch.nan], [torch.inf]]))
-    Traceback (most recent call last):
-    fullrank.errors.DataError: 2 of 3 rows of features hold NaN or infinity, the first of them row 1 ...
-    """
+
+def require_finite(features: Tensor) -> None:
+    """Raises DataError where rows of features (N, D) hold NaN or infinity: how many, and the first one."""
     broken = torch.cat([~torch.isfinite(block).all(1) for block in torch.split(features, 2**14)])
-    count = int(broken.sum())
-    if count:
+    if count := int(broken.sum()):
         raise DataError(
             f"{count} of {len(features)} rows of features hold NaN or infinity, the first of them row "
             f"{int(broken.nonzero()[0])} (from 0); drop these rows or look for the layer that diverged."

@@ -6,7 +6,7 @@ place of the encoder; each may end in `[:k]`, its first k channels.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -19,12 +19,10 @@ from fullrank.errors import UsageError, unknown_name
 
 @dataclass(frozen=True)
 class Place:
-    """A parsed place: the name of a layer, and how many of its leading channels are kept.
+    """A parsed place: the name of a layer, and how many of its leading channels are read.
 
     >>> Place.parse("h[:24]")
     Place(name='h', width=24)
-    >>> str(Place("z"))
-    'z'
     """
 
     name: str
@@ -57,15 +55,9 @@ def head_places(head: nn.Module) -> list[str]:
 
 
 def layers_of(head: nn.Module) -> list[nn.Module]:
-    """The layers that a head names in `layers`; none where that is something else, such as their number.
-
-    >>> layers_of(nn.Identity())
-    []
-    """
-    layers = getattr(head, "layers", ())
-    if not isinstance(layers, nn.ModuleList | nn.Sequential):
-        return []
-    return list(layers)
+    """The layers that a head names in `layers`; none where that is something else, such as their number."""
+    layers = getattr(head, "layers", None)
+    return list(layers) if isinstance(layers, nn.ModuleList | nn.Sequential) else []
 
 
 def read_places(
@@ -76,17 +68,17 @@ def read_places(
     One pass through the encoder and one through the head serve all places. Raises UsageError for a place
     that the model does not have, or a width beyond the place's own.
     """
-    wanted = {text: Place.parse(text) for text in places}
+    parsed = {text: Place.parse(text) for text in places}
+    names = list(dict.fromkeys(place.name for place in parsed.values()))
     placed = cast(HasPlaces, encoder)
-    inner = [name for name in dict.fromkeys(p.name for p in wanted.values()) if name in placed.places]
-    known = ["h", "z", *head_places(head), *placed.places]
-    for place in wanted.values():
-        if place.name not in known:
-            raise unknown_name("place", place.name, known, f"this model has {', '.join(known)}")
-    found = placed.features(images, ["h", *inner])
-    if any(place.name == "z" or place.name.startswith("head.") for place in wanted.values()):
-        found |= read_head(head, found["h"])
-    return {text: _leading(found[place.name], place) for text, place in wanted.items()}
+    own = ["h", "z", *head_places(head), *placed.places]
+    for name in names:
+        if name not in own:
+            raise unknown_name("place", name, own, f"this model has {', '.join(own)}")
+    features = placed.features(images, ["h", *(name for name in names if name in placed.places)])
+    if any(name == "z" or name.startswith("head.") for name in names):
+        features |= read_head(head, features["h"])
+    return {text: _leading(features[place.name], place) for text, place in parsed.items()}
 
 
 @torch.no_grad()
@@ -116,19 +108,16 @@ def collect_features(
 
 def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
     """What a head makes of h (N, D): the features at z and after each of its layers."""
-    found: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
 
     def keep(name: str):  # type: ignore[no-untyped-def]
-        return lambda module, inputs, output: found.__setitem__(name, output)
+        return lambda module, inputs, output: features.__setitem__(name, output)
 
-    layers = layers_of(head)
-    hooks = [layer.register_forward_hook(keep(f"head.{i + 1}")) for i, layer in enumerate(layers)]
-    try:
-        found["z"] = head(h)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    with ExitStack() as hooks:
+        for name, layer in zip(head_places(head), layers_of(head), strict=True):
+            hooks.enter_context(layer.register_forward_hook(keep(name)))
+        features["z"] = head(h)
+    return features
 
 
 def _leading(features: Tensor, place: Place) -> Tensor:

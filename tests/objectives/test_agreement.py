@@ -1,8 +1,10 @@
-"""One process and several: what the command finds of objectives that gather, and of one that does not."""
+"""One process and several: an objective that does not gather is found out, and what is refused."""
 
 import pytest
+from refusals import refuses
 
 from fullrank.errors import UsageError
+from fullrank.objectives import agreement
 from fullrank.objectives.agreement import check_agreement
 
 ALONE = """
@@ -27,36 +29,31 @@ def own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_an_objective_of_the_catalogue_agrees():
-    found = check_agreement("ntxent:0.2", processes=3, images=24, width=8)
-    assert found.agrees and found.one == pytest.approx(found.many, rel=1e-12)
-    assert found.gradient_apart < 1e-12
-
-
 def test_a_loss_that_sees_its_own_rows_alone_is_found_out(own):
-    found = check_agreement("own_losses:Alone", images=24, width=8)
+    result = check_agreement("own_losses:Alone", images=24, width=8)
     # Half of the negatives: the loss at chance is ln 12 in place of ln 24.
-    assert not found.agrees and found.loss_apart > 0.1 and found.gradient_apart > 0.1
+    assert not result.agrees and result.loss_apart > 0.1 and result.gradient_apart > 0.1
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "parts"),
     [
-        ("infonc", "did you mean 'infonce'"),
-        ("infonce:hot", "infonce"),
-        ("no_such_module:Loss", "no module 'no_such_module'"),
-        ("own_losses:Absent", "own_losses:Absent.*own_losses:Alone"),
-        ("torch.nn:Linear", "needs a value"),
-        ("torch.nn:CosineEmbeddingLoss", r"does not take two embeddings \(64, 32\)"),
-        ("own_losses:constant", "with a gradient"),
+        ("infonc", ["'infonc'", "'infonce'"]),
+        ("infonce:hot", ["infonce", "hot"]),
+        ("no_such_module:Loss", ["'no_such_module'"]),
+        ("own_losses:Absent", ["own_losses:Absent", "own_losses:Alone"]),
+        ("torch.nn:Linear", ["torch.nn:Linear", "value"]),
+        ("torch.nn:CosineEmbeddingLoss", ["torch.nn:CosineEmbeddingLoss", "(64, 32)", "target"]),
+        ("own_losses:constant", ["own_losses:constant", "gradient"]),
     ],
 )
-def test_what_is_no_objective_is_refused_before_any_process_starts(own, name, words):
-    with pytest.raises(UsageError, match=words):
+def test_what_is_no_objective_is_refused_before_any_process_starts(own, monkeypatch, name, parts):
+    monkeypatch.delattr(agreement, "ProcessPoolExecutor")
+    with refuses(UsageError, *parts):
         check_agreement(name)
 
 
 @pytest.mark.parametrize(("processes", "images"), [(1, 64), (3, 64), (4, 4)])
 def test_images_are_shared_evenly(processes, images):
-    with pytest.raises(UsageError, match=f"^{images} images cannot be shared by {processes} processes"):
+    with refuses(UsageError, images, processes, "--processes", "--images"):
         check_agreement("infonce", processes=processes, images=images)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from refusals import refuses
 
 from fullrank import InfoNCELoss, NTXentLoss
 from fullrank.errors import UsageError
@@ -69,7 +70,7 @@ def test_group_mode_is_the_sum_over_a_partition_of_the_channels():
     parts = [order[i : i + 2] for i in range(0, 8, 2)]
     expected = sum(loop_info_nce(z_a[:, part], z_b[:, part], 0.1) for part in parts)
     assert float(loss(z_a, z_b)) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(UsageError, match="groups=3 does not divide the 8 channels"):
+    with refuses(UsageError, "groups=3", 8):
         InfoNCELoss(0.1, groups=3)(z_a, z_b)
 
 
@@ -81,5 +82,5 @@ def test_large_similarities_do_not_overflow():
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_a_temperature_must_be_above_zero(temperature):
     for loss in (InfoNCELoss, NTXentLoss):
-        with pytest.raises(UsageError, match="temperature must be a number above 0"):
+        with refuses(UsageError, "temperature", 0, temperature):
             loss(temperature)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import refuses
 
 from fullrank import SpectralContrastiveLoss, objective
 from fullrank.errors import UsageError
@@ -45,11 +46,12 @@ def test_the_clip_leaves_short_rows_and_their_gradient_alone():
     assert float(z.grad[2] @ z.detach()[2]) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("mu", [0.25, 1.0, 4.0])
-def test_chance_is_the_lowest_of_all_lengths(mu):
+def test_chance_is_the_lowest_of_all_lengths(mu, clip):
     direction = F.normalize(torch.randn(1, 5, dtype=torch.float64), dim=1).expand(4, 5)
-    loss = SpectralContrastiveLoss(mu)
-    values = [float(loss(s * direction, s * direction)) for s in np.linspace(0, 3, 301)]
+    loss = SpectralContrastiveLoss(mu, clip=clip)
+    values = [float(loss(s * direction, s * direction)) for s in np.linspace(0, 3, 61)]
     assert loss.chance(4) == pytest.approx(min(values), abs=1e-6)
 
 
@@ -61,7 +63,7 @@ def correlated_views(n):
     return [torch.from_numpy(shared + random.normal(size=(n, 3)) * [0.5, 0.8, 0.3]) for _ in range(2)]
 
 
-@pytest.mark.parametrize(("n", "tolerance"), [(300, 0.03), (1200, 0.008)])
+@pytest.mark.parametrize(("n", "tolerance"), [(150, 0.06), (1200, 0.008)])
 def test_a_linear_net_trained_on_samples_approaches_the_closed_minimiser(n, tolerance):
     """The theory knows the samples' moments alone; the pairs left out of the negatives are 1/N of it."""
     views = correlated_views(n)
@@ -79,11 +81,11 @@ def test_a_linear_net_trained_on_samples_approaches_the_closed_minimiser(n, tole
         return value
 
     optimizer.step(step)
-    found = (weight.T @ weight).detach().numpy()
-    assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
+    gram = (weight.T @ weight).detach().numpy()
+    assert np.linalg.norm(gram - expected) < tolerance * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("mu", [0.0, -1.0, math.nan, math.inf])
 def test_mu_must_be_above_zero(mu):
-    with pytest.raises(UsageError, match="mu must be a number above 0"):
+    with refuses(UsageError, "mu", 0, mu):
         SpectralContrastiveLoss(mu)

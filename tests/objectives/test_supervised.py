@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from sklearn.metrics import log_loss
 
 from fullrank import CrossEntropyLoss, SupConLoss, objective
@@ -16,19 +17,19 @@ def loop_sup_con(views, labels, temperature):
     """The formula, pair by pair, in Python's own floats; and how many anchors had no positive."""
     rows = [[x / math.hypot(*row) for x in row] for z in views for row in z.tolist()]
     image = list(range(len(labels))) * len(views)
-    known = [int(labels[i]) for i in image]
+    classes = [int(labels[i]) for i in image]
     scores = [[math.fsum(x * y for x, y in zip(a, b, strict=True)) / temperature for b in rows] for a in rows]
     terms = []
     for i, own in enumerate(scores):
         others = [j for j in range(len(rows)) if j != i]
-        mates = [j for j in others if image[j] == image[i] or (known[j] == known[i] != -1)]
+        mates = [j for j in others if image[j] == image[i] or (classes[j] == classes[i] != -1)]
         total = math.fsum(math.exp(own[j]) for j in others)
         if mates:
             terms.append(-math.fsum(math.log(math.exp(own[p]) / total) for p in mates) / len(mates))
     return math.fsum(terms) / max(1, len(terms)), len(rows) - len(terms)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.integers(-1, 3), min_size=2, max_size=8), st.sampled_from([1, 2]), st.sampled_from([0.1, 1.0])
 )
@@ -87,9 +88,9 @@ def test_cross_entropy_is_the_mean_over_the_labelled_views():
     loss = CrossEntropyLoss(in_dim=5, num_classes=3).double()
     z_a, z_b = torch.randn(2, 7, 5, dtype=torch.float64)
     labels = torch.tensor([0, 1, -1, 2, 2, -1, 0])
-    known = labels >= 0
-    shares = [loss.classifier(z[known]).softmax(1).detach().numpy() for z in (z_a, z_b)]
-    each = [log_loss(labels[known], share, labels=[0, 1, 2]) for share in shares]
+    labelled = labels >= 0
+    shares = [loss.classifier(z[labelled]).softmax(1).detach().numpy() for z in (z_a, z_b)]
+    each = [log_loss(labels[labelled], share, labels=[0, 1, 2]) for share in shares]
     assert loss(z_a, z_b, labels).item() == pytest.approx(sum(each) / 2, rel=1e-12)
     assert loss(z_a, None, labels).item() == pytest.approx(each[0], rel=1e-12)
 
@@ -126,43 +127,39 @@ def test_the_classifier_learns_what_can_be_separated():
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (torch.zeros(4, dtype=torch.int64), r"must be 3 whole numbers.*got \(4,\)"),
-        (torch.zeros(3), r"whole numbers.*of torch.float32"),
-        (torch.zeros(3, 2, dtype=torch.int64), r"got \(3, 2\)"),
-    ],
+    "labels",
+    [torch.zeros(4, dtype=torch.int64), torch.zeros(3), torch.zeros(3, 2, dtype=torch.int64)],
 )
-def test_labels_of_another_shape_or_kind_are_refused(labels, message):
+def test_labels_of_another_shape_or_kind_are_refused(labels):
     z = torch.randn(3, 4)
     for loss in (SupConLoss(), CrossEntropyLoss(4, 2)):
-        with pytest.raises(UsageError, match=message):
+        with refuses(UsageError, 3, -1, tuple(labels.shape), labels.dtype):
             loss(z, z, labels)
 
 
 @pytest.mark.parametrize("labels", [[0, 2], [-2, 0]])
 def test_a_label_outside_the_classes_is_refused(labels):
-    with pytest.raises(UsageError, match=r"lie in -1 \(unlabelled\) to 1, but go from"):
+    with refuses(UsageError, -1, 1, "num_classes", *labels):
         CrossEntropyLoss(4, 2)(torch.randn(2, 4), None, torch.tensor(labels))
 
 
 def test_what_a_classifier_cannot_be_is_refused():
     for sizes in ((0, 3), (4, 1)):
-        with pytest.raises(UsageError, match=r"width 1 or more and 2 classes or more.*another label"):
+        with refuses(UsageError, 1, 2, f"in_dim={sizes[0]}", f"num_classes={sizes[1]}"):
             CrossEntropyLoss(*sizes)
     for smoothing in (-0.1, 1.0, math.nan):
-        with pytest.raises(UsageError, match="label_smoothing must be 0 or more and below 1"):
+        with refuses(UsageError, "label_smoothing", 0, 1, smoothing):
             CrossEntropyLoss(4, 3, smoothing)
-    with pytest.raises(UsageError, match="takes z of width 4, but got 5"):
+    with refuses(UsageError, 4, 5, "in_dim"):
         CrossEntropyLoss(4, 3)(torch.randn(2, 5), None, torch.tensor([0, 1]))
-    with pytest.raises(UsageError, match="2 images or more in a batch, but got 1"):
+    with refuses(UsageError, 2, 1, "batch"):
         SupConLoss()(torch.randn(1, 4), None, torch.tensor([0]))
-    with pytest.raises(UsageError, match="temperature must be a number above 0"):
+    with refuses(UsageError, "temperature", 0, 0.0):
         SupConLoss(0.0)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"in_dim": 4}, {"num_classes": 3}])
 def test_an_objective_with_weights_needs_its_sizes(sizes):
-    with pytest.raises(UsageError, match=r"'cross-entropy' has weights.*needs in_dim and num_classes; write"):
+    with refuses(UsageError, "'cross-entropy'", "in_dim=...", "num_classes=..."):
         objective("cross-entropy", **sizes)
     assert objective("supcon", **sizes).temperature == 0.1  # sizes that are not needed are no mistake

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from hypothesis import assume, given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import DataError, UsageError
 from fullrank.spectrum import discriminant, group_moments, lidar, lidar_of
@@ -16,7 +17,7 @@ def groups(n=12, q=4, d=5, seed=0, noise=0.5):
     return centres + noise * torch.randn(n, q, d, dtype=torch.float64, generator=generator)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 50), n=st.integers(2, 15), q=st.integers(2, 5), unit=st.sampled_from([1.0, 1e-6, 1e6])
 )
@@ -62,15 +63,15 @@ def test_groups_add_up_in_blocks_and_in_batches(monkeypatch):
 
 
 def test_what_are_no_groups_raises():
-    with pytest.raises(UsageError, match=r"shape \(n, q, D\).*but got \(3, 4\)"):
+    with refuses(UsageError, "(n, q, D)", (3, 4)):
         lidar(torch.zeros(3, 4))
-    with pytest.raises(DataError, match="2 or more views of each image, but got 1"):
+    with refuses(DataError, "views", 2, 1):
         lidar(torch.zeros(3, 1, 4))
-    with pytest.raises(DataError, match="views of 2 or more images, but got 1"):
+    with refuses(DataError, "images", 2, 1):
         lidar(torch.zeros(1, 3, 4))
-    with pytest.raises(UsageError, match=r"delta and eps must be positive, but got 0\.0"):
+    with refuses(UsageError, "delta", "eps", 0.0, 1e-8):
         lidar(groups(), delta=0.0)
     broken = groups()
     broken[1, 2, 0] = math.nan
-    with pytest.raises(DataError, match=r"1 of 48 rows .* the first of them row 6"):
+    with refuses(DataError, "1 of 48", "row 6"):
         lidar(broken)

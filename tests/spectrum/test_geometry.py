@@ -5,10 +5,17 @@ import pytest
 import scipy.linalg
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 
 from fullrank.errors import DataError, UsageError
-from fullrank.spectrum import alignment, mean_cosine, principal_angles, uniformity, unit_rows
-from fullrank.spectrum.geometry import cosine_parts
+from fullrank.spectrum import (
+    alignment,
+    mean_cosine,
+    principal_angles,
+    rogue_dimensions,
+    uniformity,
+    unit_rows,
+)
 
 
 def normal(n, d, seed=0):
@@ -20,7 +27,7 @@ def test_unit_rows_leave_a_zero_row_at_zero():
     assert rows.tolist() == [[0.0, 0.0], [0.6, -0.8]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(alpha=st.floats(0.5, 3), seed=st.integers(0, 20))
 def test_alignment_against_cosines(alpha, seed):
     a, b = normal(20, 4, seed), normal(20, 4, seed + 100)
@@ -45,7 +52,7 @@ def test_uniformity_against_pairwise_distances():
 
 def test_uniformity_of_known_shapes():
     assert uniformity(torch.ones(5, 3)) == pytest.approx(0.0, abs=1e-12)
-    assert uniformity(normal(2000, 512)) == pytest.approx(-4.0, abs=0.05)  # nearly all pairs at a right angle
+    assert uniformity(normal(1000, 512)) == pytest.approx(-4.0, abs=0.05)  # nearly all pairs at a right angle
     assert uniformity(torch.tensor([[1.0], [-1.0]]), t=1e4) == pytest.approx(-4e4)  # underflows nowhere
 
 
@@ -56,14 +63,13 @@ def test_uniformity_draws_a_seeded_sample():
     assert uniformity(x, sample=250) == pytest.approx(uniformity(x), rel=0.1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(n=st.integers(2, 30), mean=st.floats(-10, 10))
 def test_mean_cosine_against_all_pairs(n, mean):
     x = normal(n, 4, n) + mean
     pairs = torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1)
     expected = pairs[~torch.eye(n, dtype=torch.bool)].mean()
     assert mean_cosine(x) == pytest.approx(float(expected), abs=1e-12)
-    assert cosine_parts(x).sum() == pytest.approx(mean_cosine(x))
 
 
 def test_mean_cosine_has_its_bounds():
@@ -73,14 +79,14 @@ def test_mean_cosine_has_its_bounds():
     assert mean_cosine(torch.zeros(3, 2)) == 0.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(k=st.integers(1, 4), m=st.integers(1, 4), seed=st.integers(0, 50))
 def test_principal_angles_against_scipy(k, m, seed):
     a, b = normal(6, k, seed), normal(6, m, seed + 1000)
     expected = scipy.linalg.subspace_angles(a.numpy(), b.numpy())[::-1]
-    found = principal_angles(a, b)
-    np.testing.assert_allclose(found, expected, atol=1e-7)  # SciPy takes some angles of 0 from their cosine
-    assert (found < 1e-14).sum() == max(k + m - 6, 0)  # what two such spaces must share
+    angles = principal_angles(a, b)
+    np.testing.assert_allclose(angles, expected, atol=1e-7)  # SciPy takes some angles of 0 from their cosine
+    assert (angles < 1e-14).sum() == max(k + m - 6, 0)  # what two such spaces must share
     rotation = torch.linalg.qr(normal(6, 6, seed)).Q
     np.testing.assert_allclose(principal_angles(rotation @ b, rotation @ a * 5), expected, atol=1e-7)
 
@@ -95,25 +101,42 @@ def test_a_known_angle_is_exact_at_both_ends(angle):
 def test_dependent_columns_add_no_angle():
     a = torch.eye(5)[:, :3]
     assert len(principal_angles(torch.cat([a, a @ torch.randn(3, 4)], 1), a)) == 3
-    with pytest.raises(DataError, match=r"shape \(5, 2\) are all zero and span no subspace"):
+    with refuses(DataError, "(5, 2)", "zero"):
         principal_angles(a, torch.zeros(5, 2))
 
 
+def test_rogue_dimensions_by_hand_and_their_sums():
+    x = normal(200, 6)
+    x[:, 2] = 50 + 0.01 * x[:, 2]
+    x[:, 4] *= 20
+    rogue = rogue_dimensions(x)
+    variances = np.var(x.numpy(), axis=0)
+    np.testing.assert_allclose(rogue.variance, variances / variances.sum(), rtol=1e-9)
+    assert int(rogue.variance.argmax()) == 4 and int(rogue.cosine.argmax()) == 2
+    assert float(rogue.cosine.sum()) == pytest.approx(mean_cosine(x))
+
+
+def test_rogue_dimensions_of_a_large_mean_and_of_constants():
+    x = normal(500, 3)
+    np.testing.assert_allclose(rogue_dimensions(x + 1e7).variance, rogue_dimensions(x).variance, rtol=1e-6)
+    assert rogue_dimensions(torch.ones(4, 3)).variance.tolist() == [0.0] * 3
+
+
 def test_what_does_not_fit_raises():
-    with pytest.raises(UsageError, match=r"pairs of rows, but got shapes \(2, 3\) and \(3, 3\)"):
+    with refuses(UsageError, (2, 3), (3, 3)):
         alignment(torch.ones(2, 3), torch.ones(3, 3))
-    with pytest.raises(UsageError, match=r"alpha must be positive, but got 0\.0"):
+    with refuses(UsageError, "alpha", 0.0):
         alignment(torch.ones(2, 3), torch.ones(2, 3), alpha=0.0)
-    with pytest.raises(DataError, match="Alignment needs 1 or more rows, but got 0"):
+    with refuses(DataError, "Alignment", 1, 0):
         alignment(torch.ones(0, 3), torch.ones(0, 3))
-    with pytest.raises(UsageError, match="t must be positive, but got nan"):
+    with refuses(UsageError, "t", "nan"):
         uniformity(torch.eye(3), t=math.nan)
-    with pytest.raises(UsageError, match="the sample must be 2 rows or more, but got 1"):
+    with refuses(UsageError, "sample", 2, 1):
         uniformity(torch.eye(3), sample=1)
-    for measure in (uniformity, mean_cosine):
-        with pytest.raises(DataError, match="needs 2 or more rows, but got 1"):
+    for measure in (uniformity, mean_cosine, rogue_dimensions):
+        with refuses(DataError, 2, 1):
             measure(torch.ones(1, 3))
-        with pytest.raises(DataError, match="1 of 2 rows of features hold NaN or infinity"):
+        with refuses(DataError, "1 of 2", "NaN"):
             measure(torch.tensor([[1.0], [math.inf]]))
-    with pytest.raises(UsageError, match="lie in 2 and 3 dimensions"):
+    with refuses(UsageError, 2, 3):
         principal_angles(torch.ones(2, 1), torch.ones(3, 1))

@@ -1,28 +1,25 @@
 """Streaming equals the whole: any split, any merge, two processes, and the functions they stand for."""
 
-import os
-import socket
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo_group import in_processes
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from torchmetrics import MetricCollection
 
-from fullrank import spectrum
+from fullrank import spectrum, statistics
 from fullrank.errors import DataError, UsageError
 from fullrank.spectrum import metrics
 
-PROCESSES, ROWS, WIDTH, VIEWS = 2, 48, 8, 3
+ROWS, WIDTH, VIEWS = 48, 8, 3
 # Each metric, and the pure function on all rows that it stands for.
 STREAMED = {
     "SingularValues": ({}, spectrum.singular_values),
-    "EffectiveRank": ({}, lambda x: spectrum.effective_rank(x)),
-    "ParticipationRatio": ({}, lambda x: spectrum.participation_ratio(x)),
-    "NESum": ({}, lambda x: spectrum.nesum(x)),
+    "EffectiveRank": ({}, spectrum.effective_rank),
+    "ParticipationRatio": ({}, spectrum.participation_ratio),
+    "NESum": ({}, spectrum.nesum),
     "AlphaReQ": ({"first": 2}, lambda x: spectrum.alpha_req(x, first=2).alpha),
     "LiveDimensions": (
         {"tolerance": 0.1},
@@ -50,38 +47,26 @@ def expected(name, x):
     return torch.as_tensor(STREAMED[name][1](x), dtype=torch.float64)
 
 
-def same(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+def same(measured, wanted):
+    torch.testing.assert_close(measured, wanted, rtol=1e-9, atol=1e-12)
 
 
-def one_of_two(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES)
-    found = {}
+def one_of_two(rank):
+    computed = {}
     for name in STREAMED:
         metric, x = make(name), features(name)
         metric.update(x[:5] if rank == 0 else x[5:])
-        found[name] = metric.compute()
-        idle = make(name)  # one process has seen nothing
+        computed[name] = metric.compute()
+        idle = make(name)  # one process has no row
         if rank == 0:
             idle.update(x)
-        found[f"{name} idle"] = idle.compute()
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+        computed[f"{name} idle"] = idle.compute()
+    return computed
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("processes"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(port), folder])
-        for rank in range(PROCESSES)
-    ]
-    assert [worker.wait() for worker in workers] == [0] * PROCESSES
-    return [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+def in_two(tmp_path_factory):
+    return in_processes(one_of_two, 2, tmp_path_factory.mktemp("processes"))
 
 
 def test_every_metric_of_the_room_is_tested_here():
@@ -96,7 +81,7 @@ def test_every_metric_of_the_room_is_tested_here():
 
 
 @every
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(0, ROWS // VIEWS), max_size=5), mean=st.sampled_from([0.0, 1000.0]))
 def test_any_split_equals_the_whole(name, cuts, mean):
     metric, x = make(name), features(name, mean)
@@ -118,9 +103,9 @@ def test_two_merged_are_one(name):
 
 
 @every
-def test_two_processes_are_one(found, name):
+def test_two_processes_are_one(in_two, name):
     wanted = expected(name, features(name))
-    for each in found:
+    for each in in_two:
         same(each[name], wanted)
         same(each[f"{name} idle"], wanted)
 
@@ -151,7 +136,9 @@ def test_rows_that_are_not_finite_are_refused_and_not_counted(name):
     metric.update(x)
     broken = x.clone()
     broken[3] = float("nan")
-    with pytest.raises(DataError, match="NaN or infinity, the first of them row"):
+    rows = x.flatten(0, -2)
+    per_row = len(rows) // len(x)
+    with refuses(DataError, per_row, len(rows), f"row {3 * per_row}", "NaN"):
         metric.update(broken)
     same(metric.compute(), expected(name, x))
 
@@ -160,18 +147,33 @@ def test_rows_that_are_not_finite_are_refused_and_not_counted(name):
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_what_does_not_fit_raises(name):
     metric, x = make(name), features(name)
-    with pytest.raises(UsageError, match="was made for width 8, but got features of width 7"):
+    with refuses(UsageError, name, 8, 7, "width=7"):
         metric.update(x[..., :7])
-    with pytest.raises(UsageError, match="width must be 1 or more, but got 0"):
+    with refuses(UsageError, name, "width", 1, 0):
         type(metric)(0, **STREAMED[name][0])
-    with pytest.raises(DataError, match=r"give (at least 1 row|it more)"):
+    with refuses(DataError):
         metric.compute()
 
 
 def test_lidar_wants_groups_of_one_size():
     metric = make("LiDAR")
-    with pytest.raises(UsageError, match="groups of 3 views, but got groups of 2"):
+    with refuses(UsageError, "LiDAR", 3, 2):
         metric.update(torch.randn(4, 2, WIDTH))
+
+
+def test_live_dimensions_are_one_count_wherever_they_are_counted():
+    generator = torch.Generator().manual_seed(1)
+    rank_three = torch.randn(60, 3, generator=generator) @ torch.randn(3, WIDTH, generator=generator) + 50
+    few = torch.randn(5, WIDTH, generator=generator) + 1e4
+    for x, live in ((rank_three, 3), (few, 4)):
+        metric = spectrum.LiveDimensions(WIDTH)
+        metric.update(x)
+        values = spectrum.singular_values(x)
+        assert int(metric.compute()) == spectrum.live_dimensions(x) == live
+        assert spectrum.live_dimensions_of(values, rows=len(x)) == live
+        assert (
+            statistics.live_dimensions(values.tolist()) == int(statistics.live(values.numpy()).sum()) == live
+        )
 
 
 def test_metrics_of_a_collection_keep_their_moments_once():
@@ -183,7 +185,3 @@ def test_metrics_of_a_collection_keep_their_moments_once():
     assert len(collection.compute_groups) == 1
     for name, value in collection.compute().items():
         same(value, expected(name, x))
-
-
-if __name__ == "__main__":  # one of the processes that `found` starts
-    one_of_two(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

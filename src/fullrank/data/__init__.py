@@ -40,34 +40,7 @@ if TYPE_CHECKING:
     from fullrank.data.streaming import StreamedImages as StreamedImages
     from fullrank.data.undecodable import BadImages as BadImages
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "sources": ["Source"],
-        "undecodable": ["BadImages"],
-        "image_set": ["ImageSet"],
-        "loader": ["BatchLoader"],
-        "sets.digits": ["Digits"],
-        "sets.idx": ["IdxFiles"],
-        "sets.folder": ["ImageFolder"],
-        "sets.npz": ["NpzArchive"],
-        "sets.cifar": ["Cifar"],
-        "sets.stl10": ["Stl10"],
-        "published.imagenet": ["ImageNet"],
-        "published.imagenet_9": ["ImageNet9"],
-        "published.imagenet_shifts": ["ImageNetShift"],
-        "sets.huggingface": ["HuggingFace"],
-        "streaming": ["StreamedImages"],
-        "classes": ["class_groups", "class_list"],
-        "made.miniature": ["write_miniature"],
-        "made.composite": ["Cue", "compose", "image_cue", "object_cue", "texture_cue"],
-        "made.composite_presets": ["Composite"],
-        "made.corruptions": ["corrupt"],
-        "made.corrupted": ["Corrupted"],
-        "published.urbancars": ["UrbanCars"],
-        "published.waterbirds": ["Waterbirds"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["SOURCES", "register_source", "source"]
 
 _IDX_FOLDER = Parameter("path", str, "folder of the four IDX files, plain or gzipped")

@@ -33,21 +33,4 @@ if TYPE_CHECKING:
         imbalance as imbalance,
     )
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "augmentation": [
-            "WeightedCovariances",
-            "augmentation_ratio",
-            "cosine_covariances",
-            "operation_shares",
-        ],
-        "causes": ["find_causes"],
-        "features": ["Collected", "stacked_maps"],
-        "imposed": ["imposed_rank", "measured_rank"],
-        "evidence": ["Evidence", "PlaceEvidence"],
-        "files": ["EmbeddingFile", "check_same_width", "open_embeddings", "paired"],
-        "layers": ["best_cut", "dimension_curves", "gradient_ranks", "layer_rows"],
-        "stacked": ["alignment_matrix", "block_alignment", "imbalance"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -7,7 +7,6 @@ from fullrank.diagnosis.evidence import PlaceEvidence
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 from fullrank.record import Measure
-from fullrank.spectrum.audit import hubness, near_duplicates
 from fullrank.spectrum.functional import (
     alpha_req_of,
     effective_rank_of,
@@ -19,6 +18,7 @@ from fullrank.spectrum.functional import (
     stable_rank_of,
 )
 from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
+from fullrank.spectrum.neighbours import hubness, near_duplicates
 
 
 def measures_of(

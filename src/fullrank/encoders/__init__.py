@@ -21,15 +21,7 @@ if TYPE_CHECKING:
         read_weights as read_weights,
     )
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "contract": ["Encoder"],
-        "library": ["LibraryEncoder"],
-        "tiny": ["TinyResNet"],
-        "weights": ["Loaded", "Weights", "load_weights", "plain_state", "read_weights"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["ENCODERS", "encoder", "register_encoder", "without_download"]
 
 ENCODERS = Registry(

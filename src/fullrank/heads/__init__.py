@@ -29,14 +29,7 @@ if TYPE_CHECKING:
         OrthogonalHead as OrthogonalHead,
     )
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "contract": ["Head"],
-        "fixed": ["NoHead", "SubvectorHead", "LowRankHead", "ReweightHead", "RandomSubvectorHead"],
-        "trained": ["LinearHead", "MLPHead", "DiagonalHead", "OrthogonalHead"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["HEADS", "head", "register_head"]
 
 NORM = Parameter(

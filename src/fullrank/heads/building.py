@@ -11,11 +11,7 @@ from fullrank.heads.norms import Norm
 
 
 def normed(part: nn.Module, norm: Norm) -> Head:
-    """A head with its norm set; a module that knows no norms gets one behind it.
-
-    Whoever reads a head uses what a `Head` says of itself only where the module says it, so that any module
-    serves as one.
-    """
+    """A head with its norm set; a module that knows no norms gets one behind it."""
     if isinstance(part, Head):
         part.set_norm(norm)
         return part
@@ -23,12 +19,7 @@ def normed(part: nn.Module, norm: Norm) -> Head:
 
 
 def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
-    """`built` if it is a head for width `in_dim`; otherwise UsageError says what is missing.
-
-    >>> checked_head(nn.Linear(4, 2), "Linear", 4)
-    Traceback (most recent call last):
-    fullrank.errors.UsageError: The head 'Linear' has no whole number out_dim; set in_dim and out_dim...
-    """
+    """`built` if it is a head for width `in_dim`; otherwise UsageError says what is missing."""
     if not isinstance(built, nn.Module):
         raise UsageError(f"The head {name!r} is a {type(built).__name__}; a head must be an nn.Module.")
     for attribute in ("out_dim", "in_dim"):
@@ -63,14 +54,7 @@ def _tried(part: nn.Module, name: str, in_dim: int) -> object:
             return part.eval()(h)
         except FullrankError:
             raise
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            NotImplementedError,
-            IndexError,
-        ) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
             raise UsageError(f"The head {name!r} cannot map features (2, {in_dim}): {error}.") from error
         finally:
             part.train(mode)

@@ -149,14 +149,7 @@ def check_positive(name: str, value: int, most: int = WIDEST) -> int:
 
 
 def narrowest(steps: list[nn.Module]) -> int | None:
-    """The least width since the last nonlinearity, where what came of it is wider; else None.
-
-    >>> narrowest([nn.Linear(8, 3), nn.Linear(3, 6)])
-    3
-    >>> narrowest([nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 6)])
-    3
-    >>> narrowest([nn.Linear(8, 3), nn.ReLU()])
-    """
+    """The least width since the last nonlinearity, where what came of it is wider; else None."""
     rank, width = None, 0
     for step in steps:
         if isinstance(step, nn.Linear):
@@ -172,6 +165,6 @@ def unfolded(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, nn.Sequential):
         return [step for part in module for step in unfolded(part)]
     steps = getattr(module, "steps", None)
-    if callable(steps) and (found := steps()) != [module]:
-        return [step for part in found for step in unfolded(part)]
+    if callable(steps) and (inner := steps()) != [module]:
+        return [step for part in inner for step in unfolded(part)]
     return [module]

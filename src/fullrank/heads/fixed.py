@@ -9,6 +9,14 @@ from fullrank.errors import UsageError
 from fullrank.heads.contract import Head, check_width
 
 
+class _NarrowHead(Head):
+    """A head whose form holds z to the rank `linear_rank`."""
+
+    def imposed_rank(self, place: str) -> int | None:
+        """The most directions of the map, at z."""
+        return self.linear_rank if place == "z" else None
+
+
 class NoHead(Head):
     """The loss sees the representation itself: z = h.
 
@@ -46,7 +54,7 @@ class NoHead(Head):
         return [self.norm]
 
 
-class SubvectorHead(Head):
+class SubvectorHead(_NarrowHead):
     """DirectCLR: the first `dim` channels of h, z = h[:, :dim].
 
     Shapes: (N, D) -> (N, dim). The other channels get no gradient from the loss directly; they learn
@@ -66,16 +74,12 @@ class SubvectorHead(Head):
         """Return the first `out_dim` channels."""
         return h[:, : self.out_dim]
 
-    def imposed_rank(self, place: str) -> int | None:
-        """The width of z at z."""
-        return self.out_dim if place == "z" else None
-
     def depth_shares(self) -> dict[str, float]:
         """z is the first channels of h; the others are not decided by the loss."""
         return {f"h[:{self.out_dim}]": 1.0, "z": 1.0}
 
 
-class LowRankHead(Head):
+class LowRankHead(_NarrowHead):
     r"""A fixed linear map of rank `dim` whose nonzero singular values are 1.
 
     .. math:: z = U \,\mathrm{diag}(\underbrace{1,\dots,1}_{dim}, 0, \dots, 0)\, V^\top h
@@ -110,10 +114,6 @@ class LowRankHead(Head):
         """Return z = U V'h, through the `dim` channels in the middle."""
         return h @ self.right @ self.left.T
 
-    def imposed_rank(self, place: str) -> int | None:
-        """The rank of the map at z."""
-        return self.linear_rank if place == "z" else None
-
     @property
     def linear_rank(self) -> int:
         """The rank of the map."""
@@ -140,6 +140,7 @@ class ReweightHead(Head):
     Source: P2, fixed reweighting head (authors' code: kappa 1.05 in pre-training, 1.01 in evaluation).
     """
 
+    scales_channels = True
     weight: Tensor
 
     def __init__(self, in_dim: int, kappa: float = 1.05):
@@ -164,11 +165,6 @@ class ReweightHead(Head):
         return min(math.ceil((1 + square) / (1 - square)), self.out_dim)
 
     @property
-    def scales_channels(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def channel_ratio(self) -> float | None:
         """kappa, as far as float32 holds two of the weights."""
         if self.out_dim < 2 or not self.weight[1] > 0:
@@ -180,7 +176,7 @@ class ReweightHead(Head):
         return {"z": 1.0}
 
 
-class RandomSubvectorHead(Head):
+class RandomSubvectorHead(_NarrowHead):
     """In training `dim` channels of h, drawn anew at each call; in eval the identity.
 
     Shapes: (N, D) -> (N, dim) in training, (N, D) in eval. The draw comes from `generator`, or from torch's
@@ -216,7 +212,3 @@ class RandomSubvectorHead(Head):
     def forward(self, h: Tensor) -> Tensor:
         """h (N, D) -> z (N, dim), standardised before the draw."""
         return self.project(self.norm(self.checked(h)))
-
-    def imposed_rank(self, place: str) -> int | None:
-        """The number of channels that are drawn, at z."""
-        return self.out_dim if place == "z" else None

@@ -26,9 +26,8 @@ class _LayeredHead(Head):
 
     def imposed_rank(self, place: str) -> int | None:
         """The narrowest layer since the last nonlinearity, where the features there are wider."""
-        before = {f"head.{number}": number for number in range(1, len(self.layers) + 1)} | {
-            "z": len(self.layers)
-        }
+        count = len(self.layers)
+        before = {"z": count} | {f"head.{number}": number for number in range(1, count + 1)}
         layers = self.layers[: before.get(place, 0)]
         return narrowest([step for layer in layers for step in unfolded(layer)])
 
@@ -96,6 +95,8 @@ class DiagonalHead(Head):
     Source: P1 Table 2, 'trainable diagonal', 60.2, and Proposition 1.
     """
 
+    scales_channels = True
+
     def __init__(self, in_dim: int):
         super().__init__(in_dim, in_dim)
         self.weight = nn.Parameter(torch.ones(in_dim))
@@ -106,11 +107,6 @@ class DiagonalHead(Head):
 
     def imposed_rank(self, place: str) -> None:
         """None: nothing is imposed."""
-
-    @property
-    def scales_channels(self) -> bool:
-        """Always."""
-        return True
 
     def depth_shares(self) -> dict[str, float]:
         """The weights are one more map."""

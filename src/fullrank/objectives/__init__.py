@@ -28,16 +28,7 @@ if TYPE_CHECKING:
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "contract": ["chance_of", "loss_of", "needs_of", "temperature_of"],
-        "contrastive": ["InfoNCELoss", "NTXentLoss"],
-        "redundancy": ["BarlowTwinsLoss", "VICRegLoss"],
-        "spectral": ["SpectralContrastiveLoss"],
-        "supervised": ["CrossEntropyLoss", "SupConLoss"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
 
 
@@ -141,19 +132,17 @@ def objective(
     from fullrank.objectives.building import checked_objective
 
     parsed = OBJECTIVES.parse(spec)
+    parameters = inspect.signature(OBJECTIVES[parsed.name].load()).parameters
     sizes = {"in_dim": in_dim, "num_classes": num_classes}
-    wanted = inspect.signature(OBJECTIVES[parsed.name].load()).parameters
-    given = {name: size for name, size in sizes.items() if name in wanted}
-    lacking = [
-        name for name, size in given.items() if size is None and wanted[name].default is wanted[name].empty
-    ]
-    if lacking:
+    taken = {name: size for name, size in sizes.items() if name in parameters}
+    required = [name for name in taken if parameters[name].default is inspect.Parameter.empty]
+    if any(taken[name] is None for name in required):
         raise UsageError(
-            f"The objective '{parsed}' has weights of its own, so it needs {' and '.join(given)}; write "
-            f"objective('{parsed}', {', '.join(f'{name}=...' for name in given)})."
+            f"The objective '{parsed}' has weights of its own, so it needs {' and '.join(taken)}; write "
+            f"objective('{parsed}', {', '.join(f'{name}=...' for name in taken)})."
         )
-    known = {name: size for name, size in given.items() if size is not None}
-    return checked_objective(OBJECTIVES.build(parsed, **known), parsed)
+    context = {name: size for name, size in taken.items() if size is not None}
+    return checked_objective(OBJECTIVES.build(parsed, **context), parsed)
 
 
 def needs(spec: "str | Spec | Callable[..., nn.Module]") -> frozenset[str]:

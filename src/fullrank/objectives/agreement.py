@@ -37,27 +37,13 @@ class Agreement:
         return self.loss_apart <= TOLERANCE and self.gradient_apart <= TOLERANCE
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A loss, and its gradient to the weights below it and its own, as one vector; means over processes."""
-
-    loss: float
-    gradient: Tensor
-
-
 def check_agreement(name: str, processes: int = 2, images: int = 64, width: int = 32) -> Agreement:
-    r"""One global batch through an objective in one process, and cut into shares in several, in float64.
+    """One global batch through an objective in one process, and cut into shares in several, in float64.
 
-    Below the objective stands a matrix W (K, K), and what is compared is the loss and its gradient to W, and
-    to the objective's own weights, each a mean over processes as DistributedDataParallel takes it:
-
-    .. math:: \frac{|L_1 - L_P|}{|L_1|}, \quad \frac{\|g_1 - g_P\|}{\|g_1\|}
-
-    `name` is a spec, also of an objective of yours as `package.module:Name`. The processes talk by gloo, on
-    CPUs. Raises UsageError for a name that there is not, fewer than 2 processes, or images that these do not
-    divide.
-
-    Source: S. Li et al. 2020 (2006.15704), DistributedDataParallel's mean of gradients.
+    Below the objective stands a matrix W (K, K). Compared are the loss and its gradient to W and to the
+    objective's own weights, each a mean over processes as DistributedDataParallel takes it. The processes
+    talk by gloo, on CPUs. Raises UsageError for a `name` that is no objective's spec, fewer than 2 processes,
+    or images that these do not divide.
     """
     if processes < 2 or images % processes or images < 2 * processes:
         raise UsageError(
@@ -67,7 +53,7 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
     spec = OBJECTIVES.parse(name)
     objective(spec, in_dim=width, num_classes=CLASSES)  # a mistake shows before any process starts
     try:
-        one = _loss_and_gradient(spec, images, width)
+        loss, gradient = _loss_and_gradient(spec, images, width)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(
@@ -83,24 +69,25 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
             initargs=(passports([origin.module]) if (origin := OBJECTIVES[spec.name].origin) else [],),
         ) as pool,
     ):
-        asked = [
+        pending = [
             pool.submit(_in_a_group, rank, processes, f"{folder}/store", spec, images, width)
             for rank in range(processes)
         ]
-        found = [each.result() for each in asked]
-    losses = torch.tensor([each.loss for each in found], dtype=torch.float64)
+        losses, gradients = zip(*(each.result() for each in pending), strict=True)
     return Agreement(
         objective=name,
         processes=processes,
-        one=one.loss,
-        many=losses.mean().item(),
-        loss_apart=_relative(losses.mean(), losses.new_tensor(one.loss)),
-        gradient_apart=_relative(found[0].gradient, one.gradient),
+        one=loss.item(),
+        many=torch.stack(losses).mean().item(),
+        loss_apart=_relative(torch.stack(losses).mean(), loss),
+        gradient_apart=_relative(gradients[0], gradient),
     )
 
 
-def _in_a_group(rank: int, processes: int, store: str, spec: Spec, images: int, width: int) -> _Found:
-    """What one of several processes finds."""
+def _in_a_group(
+    rank: int, processes: int, store: str, spec: Spec, images: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """The loss and gradient of one of several processes."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=processes, timeout=_PATIENCE
@@ -111,8 +98,8 @@ def _in_a_group(rank: int, processes: int, store: str, spec: Spec, images: int, 
         dist.destroy_process_group()
 
 
-def _loss_and_gradient(spec: Spec, images: int, width: int) -> _Found:
-    """Of this process's share of a batch, the same in every process; the gradient is the mean over them."""
+def _loss_and_gradient(spec: Spec, images: int, width: int) -> tuple[Tensor, Tensor]:
+    """The loss of this process's share of a batch, and its gradient as one vector, a mean over processes."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         loss = objective(spec, in_dim=width, num_classes=CLASSES).double()
@@ -121,19 +108,19 @@ def _loss_and_gradient(spec: Spec, images: int, width: int) -> _Found:
         labels = torch.randint(-1, CLASSES, (images,))
         weight = torch.eye(width, dtype=torch.float64, requires_grad=True)
         torch.manual_seed(1)  # for objectives that draw
-        here = torch.arange(images).chunk(process_count())[process_rank()]
+        own = torch.arange(images).chunk(process_count())[process_rank()]
         generator = torch.Generator().manual_seed(1)
-        value = loss_of(loss, x_a[here] @ weight, x_b[here] @ weight, labels[here], generator)
+        value = loss_of(loss, x_a[own] @ weight, x_b[own] @ weight, labels[own], generator)
     weights = [weight, *loss.parameters()]
     trained = [each for each in weights if each.requires_grad]
     slopes = torch.autograd.grad(value, trained, allow_unused=True, materialize_grads=True)
     gradient = torch.cat([slope.flatten() for slope in slopes])
     if process_count() > 1:
         dist.all_reduce(gradient)
-    return _Found(value.item(), gradient / process_count())
+    return value.detach(), gradient / process_count()
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative(measured: Tensor, expected: Tensor) -> float:
     """The distance in units of what is expected; 0 where both are 0."""
-    apart = float((found - expected).norm())
+    apart = float((measured - expected).norm())
     return apart and apart / float(expected.norm())

@@ -8,11 +8,7 @@ from fullrank.objectives.contract import CallableLoss, check_needs, loss_of
 
 
 def checked_objective(built: object, name: str) -> nn.Module:
-    """`built` as a module that is called with two embeddings; UsageError where it cannot be called.
-
-    >>> checked_objective(lambda z_a, z_b: (z_a - z_b).square().mean(), "distance")
-    CallableLoss()
-    """
+    """`built` as a module that is called with two embeddings; UsageError where it cannot be called."""
     if not callable(built):
         raise UsageError(f"The objective {name!r} is a {type(built).__name__}, which cannot be called.")
     part = built if isinstance(built, nn.Module) else CallableLoss(built)
@@ -21,12 +17,7 @@ def checked_objective(built: object, name: str) -> nn.Module:
 
 
 def try_objective(loss: nn.Module, name: str, width: int) -> None:
-    """Raise UsageError unless a loss takes two embeddings (2, `width`) to a scalar with a gradient.
-
-    >>> try_objective(nn.MSELoss(reduction="none"), "MSELoss", 3)
-    Traceback (most recent call last):
-    fullrank.errors.UsageError: The objective 'MSELoss' must give a scalar with a gradient, but gave (2, 3)...
-    """
+    """Raise UsageError unless a loss takes two embeddings (2, `width`) to a scalar with a gradient."""
     z_a, z_b = torch.randn(2, 2, width, requires_grad=True).unbind()
     generator = torch.Generator().manual_seed(0)
     try:

@@ -1,7 +1,8 @@
 """How an objective is called, and what every one refuses."""
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -9,27 +10,56 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.processes import gather_rows
+from fullrank.processes import ALONE, Share, gather_rows, own_share
 
-UNLABELLED = -1
 # What a training step can give to an objective beside the embeddings.
 GIVEN = ("labels", "generator")
 Parameters = ParamSpec("Parameters")
 
 
+class GatheringLoss(nn.Module, ABC):
+    """A loss that with `gather` sees the rows of all processes; `print` shows the settings in `shown`."""
+
+    shown: tuple[str, ...] = ()
+
+    def __init__(self, gather: bool):
+        super().__init__()
+        self.gather = gather
+
+    def gathered(self, *rows: Tensor) -> list[Tensor]:
+        """The rows of all processes, with gradient; without `gather` those of this one."""
+        return [gather_rows(each) for each in rows] if self.gather else list(rows)
+
+    @property
+    def share(self) -> Share:
+        """What this process computes of the pairs of rows."""
+        return own_share() if self.gather else ALONE
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in (*self.shown, "gather"))
+
+
+class PairLoss(GatheringLoss):
+    """A loss of two embeddings (N, K), N of 2 or more, which are gathered first."""
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of the two embeddings, (N, K) each."""
+        check_pair(z_a, z_b)
+        return self.loss(*self.gathered(z_a, z_b))
+
+    @abstractmethod
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """The loss of the rows of all processes."""
+
+
 def in_single(loss: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
-    """The loss computed in float32 at least, whatever its tensors are in, and whatever autocast would do.
-
-    Sums over a batch in 16 bits lose most of what they add, and similarities divided by a temperature leave
-    their range.
-
-    >>> import torch
-    >>> in_single(lambda z: z.sum())(torch.ones(3, dtype=torch.bfloat16)).dtype
-    torch.float32
-    """
+    """The loss computed in float32 at least, whatever its tensors are in, and whatever autocast would do."""
 
     @wraps(loss)
     def single(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
+        # Sums over a batch in 16 bits lose most of what they add, and similarities divided by a temperature
+        # leave their range.
         raised = [
             arg.to(torch.promote_types(arg.dtype, torch.float32))
             if isinstance(arg, Tensor) and arg.is_floating_point()
@@ -79,8 +109,8 @@ def loss_of(
     >>> loss_of(torch.nn.MSELoss(), torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0, 1]))
     tensor(1.)
     """
-    given = {"labels": labels, "generator": generator}
-    return objective(z_a, z_b, **{name: given[name] for name in needs_of(objective) & set(GIVEN)})
+    keywords = {"labels": labels, "generator": generator}
+    return objective(z_a, z_b, **{name: keywords[name] for name in needs_of(objective) & set(GIVEN)})
 
 
 def chance_of(objective: object, n: int, width: int) -> float | None:
@@ -107,9 +137,9 @@ class CallableLoss(nn.Module):
         self.function = function
         self.needs = needs_of(function)
 
-    def forward(self, z_a: Tensor, z_b: Tensor, **given: Any) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor, **keywords: Any) -> Tensor:
         """Return what the function returns."""
-        return self.function(z_a, z_b, **given)
+        return self.function(z_a, z_b, **keywords)
 
 
 def check_pair(z_a: Tensor, z_b: Tensor, least: int = 2) -> None:
@@ -122,25 +152,6 @@ def check_pair(z_a: Tensor, z_b: Tensor, least: int = 2) -> None:
         raise UsageError(
             f"This loss needs {least} images or more in a batch, but got {len(z_a)}: raise the batch size."
         )
-
-
-def labelled_views(
-    z_a: Tensor, z_b: Tensor | None, labels: Tensor, *, gather: bool, least: int = 1
-) -> tuple[Sequence[Tensor], Tensor]:
-    """One or two views (N, K) and their labels (N,) as int64, with `gather` of all processes.
-
-    Raises UsageError for other shapes, and for fewer rows than `least`.
-    """
-    check_pair(z_a, z_a if z_b is None else z_b, least)
-    if labels.shape != z_a.shape[:1] or labels.is_floating_point():
-        raise UsageError(
-            f"Labels must be {len(z_a)} whole numbers, one for each image and -1 where there is none, but "
-            f"got {tuple(labels.shape)} of {labels.dtype}."
-        )
-    views, labels = [z_a] if z_b is None else [z_a, z_b], labels.long()
-    if gather:
-        return [gather_rows(z) for z in views], gather_rows(labels)
-    return views, labels
 
 
 def check_number(name: str, value: float, *, above: float = -math.inf, least: float = -math.inf) -> float:

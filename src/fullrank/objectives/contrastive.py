@@ -4,30 +4,17 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import check_number, check_pair, in_single
+from fullrank.objectives.contract import PairLoss, check_number, in_single
 from fullrank.objectives.tiles import log_sums_among, log_sums_between
-from fullrank.processes import ALONE, Share, gather_rows, own_share
+from fullrank.processes import ALONE, Share
 
 
 @in_single
 def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
-    r"""InfoNCE with cross-view negatives, symmetrised.
-
-    With unit vectors a_i, b_i along z_a, z_b and s_ij = a_i . b_j / temperature,
-
-    .. math:: L = \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ij}} - s_{ii}\Big]
-                + \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ji}} - s_{ii}\Big]
-
-    Shapes: (N, K), (N, K) -> scalar.
-
-    >>> info_nce(torch.ones(4, 3), torch.ones(4, 3), 0.1)  # nothing told apart: ln 4
-    tensor(1.3863)
-
-    Source: P1, authors' code (the paper's formula leaves out the temperature and the minus sign).
-    """
+    """`InfoNCELoss` of one group: (N, K), (N, K) -> scalar."""
     a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
     from_a, from_b = log_sums_between(a, b, 1 / temperature, share)
     return 0.5 * (from_a + from_b).mean() - ((a * b).sum(1) - 1).mean() / temperature
@@ -35,26 +22,19 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE)
 
 @in_single
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
-    r"""SimCLR's loss: each of the 2N views against all others.
-
-    With u the 2N unit vectors of both views, s_ij = u_i . u_j / temperature and p(i) the other view of i,
-
-    .. math:: L = \tfrac1{2N} \sum_i \Big[\log \sum_{j \ne i} e^{s_{ij}} - s_{i\,p(i)}\Big]
-
-    Shapes: (N, K), (N, K) -> scalar.
-
-    >>> nt_xent(torch.ones(4, 3), torch.ones(4, 3), 0.5)  # nothing told apart: ln 7
-    tensor(1.9459)
-
-    Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.
-    """
+    """`NTXentLoss`: (N, K), (N, K) -> scalar."""
     u = F.normalize(torch.cat([z_a, z_b]), dim=1)
     a, b = u.chunk(2)
     return log_sums_among(u, 1 / temperature, share).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
-class InfoNCELoss(nn.Module):
-    """`info_nce` as a module, with P1's group mode.
+class InfoNCELoss(PairLoss):
+    r"""InfoNCE with cross-view negatives, symmetrised, and P1's group mode.
+
+    With unit vectors a_i, b_i along z_a, z_b and s_ij = a_i . b_j / temperature,
+
+    .. math:: L = \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ij}} - s_{ii}\Big]
+                + \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ji}} - s_{ii}\Big]
 
     With `groups` of 2 or more the channels are permuted at random at each call, cut into that many equal
     groups, and the groups' losses are added; the permutation comes from `generator`, or from torch's own.
@@ -62,11 +42,14 @@ class InfoNCELoss(nn.Module):
     Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
     0, a batch of one, or a width that `groups` does not divide.
 
-    >>> InfoNCELoss(0.1)(torch.ones(4, 6), torch.ones(4, 6))
+    >>> InfoNCELoss(0.1)(torch.ones(4, 6), torch.ones(4, 6))  # nothing told apart: ln 4
     tensor(1.3863)
 
-    Source: P1, authors' code, modes `directclr` and `group` (8 groups of 256 channels).
+    Source: P1, authors' code, modes `directclr` and `group` (8 groups of 256 channels). The paper's formula
+    leaves out the temperature and the minus sign.
     """
+
+    shown = ("temperature", "groups")
 
     def __init__(
         self,
@@ -75,20 +58,16 @@ class InfoNCELoss(nn.Module):
         gather: bool = True,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
+        super().__init__(gather)
         self.temperature = check_number("temperature", temperature, above=0)
         if groups < 1:
             raise UsageError(f"groups must be 1 or more, but got {groups}.")
-        self.groups, self.gather, self.generator = groups, gather, generator
+        self.groups, self.generator = groups, generator
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the loss of the two embeddings, (N, K) each."""
-        check_pair(z_a, z_b)
-        share = own_share() if self.gather else ALONE
-        if self.gather:
-            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the sum over the groups."""
         if self.groups == 1:
-            return info_nce(z_a, z_b, self.temperature, share)
+            return info_nce(z_a, z_b, self.temperature, self.share)
         width = z_a.shape[1]
         if width % self.groups:
             raise UsageError(
@@ -96,7 +75,7 @@ class InfoNCELoss(nn.Module):
             )
         order = torch.randperm(width, generator=self.generator).to(z_a.device)
         pairs = zip(z_a[:, order].chunk(self.groups, 1), z_b[:, order].chunk(self.groups, 1), strict=True)
-        return torch.stack([info_nce(a, b, self.temperature, share) for a, b in pairs]).sum()
+        return torch.stack([info_nce(a, b, self.temperature, self.share) for a, b in pairs]).sum()
 
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images whose similarities are all equal: groups x ln n."""
@@ -107,34 +86,32 @@ class InfoNCELoss(nn.Module):
         line = self.groups * math.log(n / 2 * (1 + math.exp(-2 / self.temperature)))
         return {"one point": self.chance(n), "one line": line}
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return f"temperature={self.temperature}, groups={self.groups}, gather={self.gather}"
 
+class NTXentLoss(PairLoss):
+    r"""SimCLR's loss: each of the 2N views against all others.
 
-class NTXentLoss(nn.Module):
-    """`nt_xent` as a module; with `gather` the embeddings of all processes are negatives.
+    With u the 2N unit vectors of both views, s_ij = u_i . u_j / temperature and p(i) the other view of i,
 
-    Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
-    0 or a batch of one.
+    .. math:: L = \tfrac1{2N} \sum_i \Big[\log \sum_{j \ne i} e^{s_{ij}} - s_{i\,p(i)}\Big]
 
-    >>> round(NTXentLoss(0.5).chance(4), 4)
-    1.9459
+    With `gather` the embeddings of all processes are negatives. Shapes: (N, K), (N, K) -> scalar, N of 2 or
+    more. Raises UsageError for a temperature that is not above 0 or a batch of one.
 
-    Source: Chen et al. 2020 (2002.05709), Equation 1.
+    >>> NTXentLoss(0.5)(torch.ones(4, 3), torch.ones(4, 3))  # nothing told apart: ln 7
+    tensor(1.9459)
+
+    Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.
     """
 
-    def __init__(self, temperature: float = 0.5, gather: bool = True):
-        super().__init__()
-        self.temperature, self.gather = check_number("temperature", temperature, above=0), gather
+    shown = ("temperature",)
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the loss of the two embeddings, (N, K) each."""
-        check_pair(z_a, z_b)
-        share = own_share() if self.gather else ALONE
-        if self.gather:
-            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
-        return nt_xent(z_a, z_b, self.temperature, share)
+    def __init__(self, temperature: float = 0.5, gather: bool = True):
+        super().__init__(gather)
+        self.temperature = check_number("temperature", temperature, above=0)
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of each view against all others."""
+        return nt_xent(z_a, z_b, self.temperature, self.share)
 
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images whose similarities are all equal: ln(2n - 1)."""
@@ -144,7 +121,3 @@ class NTXentLoss(nn.Module):
         r"""All rows alike, or half of them along a vector and half against it: ln(n - 1 + n e^{-2/t})."""
         line = math.log(n - 1 + n * math.exp(-2 / self.temperature))
         return {"one point": self.chance(n), "one line": line}
-
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return f"temperature={self.temperature}, gather={self.gather}"

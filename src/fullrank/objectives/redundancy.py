@@ -3,79 +3,50 @@
 import math
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fullrank.objectives.contract import check_number, check_pair, in_single
-from fullrank.processes import gather_rows
+from fullrank.objectives.contract import PairLoss, check_number, in_single
 
 # The authors' own; without them the slope at a constant channel is infinite.
 _VICREG_EPS, _BARLOW_EPS = 1e-4, 1e-5
 
 
 def off_diagonal_energy(square: Tensor) -> Tensor:
-    """The sum of squares off the diagonal, (K, K) -> scalar.
-
-    >>> import torch
-    >>> off_diagonal_energy(torch.tensor([[5.0, 2.0], [1.0, 5.0]]))
-    tensor(5.)
-    """
+    """The sum of squares off the diagonal, (K, K) -> scalar."""
     squares = square.square()
     return squares.sum() - squares.diagonal().sum()
 
 
 @in_single
 def variance_hinge(z: Tensor) -> Tensor:
-    r"""By how much channels fall short of a standard deviation of 1, the mean over channels.
-
-    .. math:: v(z) = \frac1K \sum_k \max\Big(0,\ 1 - \sqrt{\operatorname{var}(z_k) + 10^{-4}}\Big)
-
-    with the variance over N - 1. Shapes: (N, K) -> scalar.
-
-    >>> import torch
-    >>> variance_hinge(torch.zeros(4, 3))
-    tensor(0.9900)
-
-    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 1 and 2.
-    """
+    """By how much channels fall short of a standard deviation of 1, the mean over channels: v in VICReg."""
     return F.relu(1 - (z.var(0) + _VICREG_EPS).sqrt()).mean()
 
 
 @in_single
 def covariance_energy(z: Tensor) -> Tensor:
-    r"""How much channels repeat each other: squared covariances (over N - 1) off the diagonal, over K.
-
-    .. math:: c(z) = \frac1K \sum_{k \ne l} \operatorname{cov}(z_k, z_l)^2
-
-    Shapes: (N, K) -> scalar.
-
-    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 3 and 4.
-    """
+    """How much channels repeat each other: c in VICReg."""
     centred = z - z.mean(0)
     return off_diagonal_energy(centred.T @ centred / (len(z) - 1)) / z.shape[1]
 
 
 @in_single
 def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
-    r"""The correlation of each channel of one view with each of the other, (N, K), (N, K) -> (K, K).
-
-    .. math:: C_{kl} = \frac1N \sum_i \hat a_{ik} \hat b_{il}, \quad
-              \hat a_k = \frac{a_k - \bar a_k}{\sqrt{\operatorname{var}(a_k) + 10^{-5}}}
-
-    with the variance over N, as batch norm has it, so that a channel's correlation with itself is 1.
-
-    Source: Zbontar et al. 2021 (2103.03230), Equation 2, standardised as in the authors' code.
-    """
+    """The correlation of each channel of one view with each of the other, (N, K), (N, K) -> (K, K)."""
     a, b = ((z - z.mean(0)) * (z.var(0, correction=0) + _BARLOW_EPS).rsqrt() for z in (z_a, z_b))
     return a.T @ b / len(z_a)
 
 
-class VICRegLoss(nn.Module):
+class VICRegLoss(PairLoss):
     r"""Views of an image close, every channel varying, no two channels alike.
 
     .. math:: L = \lambda \frac1{N K} \|z_a - z_b\|_F^2 + \mu \frac{v(z_a) + v(z_b)}2
                   + \nu \big(c(z_a) + c(z_b)\big)
 
-    with v `variance_hinge` and c `covariance_energy`; the weights are called `invariance`, `variance` and
+    .. math:: v(z) = \frac1K \sum_k \max\Big(0,\ 1 - \sqrt{\operatorname{var}(z_k) + 10^{-4}}\Big), \quad
+              c(z) = \frac1K \sum_{k \ne l} \operatorname{cov}(z_k, z_l)^2
+
+    with variances and covariances over N - 1; the weights are called `invariance`, `variance` and
     `covariance`. As the authors' code has it: the mean over channels and the half are not in the paper's
     formula. Nothing is normalised. With `gather` the statistics are those of all processes' rows. Shapes:
     (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a weight below 0 or a batch of one.
@@ -84,23 +55,21 @@ class VICRegLoss(nn.Module):
     >>> VICRegLoss()(torch.zeros(4, 6), torch.zeros(4, 6))  # all alike: 25 (1 - 0.01)
     tensor(24.7500)
 
-    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equation 6, weighted as in the authors' code.
+    Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 1 to 6, weighted as in the authors' code.
     """
+
+    shown = ("invariance", "variance", "covariance")
 
     def __init__(
         self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, gather: bool = True
     ):
-        super().__init__()
+        super().__init__(gather)
         self.invariance = check_number("invariance", invariance, least=0)
         self.variance = check_number("variance", variance, least=0)
         self.covariance = check_number("covariance", covariance, least=0)
-        self.gather = gather
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the loss of the two embeddings, (N, K) each."""
-        check_pair(z_a, z_b)
-        if self.gather:
-            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the weighted sum of the three terms."""
         close = F.mse_loss(z_a, z_b)
         short = (variance_hinge(z_a) + variance_hinge(z_b)) / 2
         alike = covariance_energy(z_a) + covariance_energy(z_b)
@@ -114,37 +83,34 @@ class VICRegLoss(nn.Module):
         r"""All rows alike, or all K channels equal with variance 1: :math:`2 \nu (K - 1)`."""
         return {"one point": self.chance(n), "one line": 2 * self.covariance * (width - 1)}
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        weights = f"invariance={self.invariance}, variance={self.variance}, covariance={self.covariance}"
-        return f"{weights}, gather={self.gather}"
 
-
-class BarlowTwinsLoss(nn.Module):
+class BarlowTwinsLoss(PairLoss):
     r"""The cross-correlation of the two views brought to the identity.
 
     .. math:: L = \sum_k (1 - C_{kk})^2 + \lambda \sum_{k \ne l} C_{kl}^2
 
-    with C `cross_correlation` and lambda called `redundancy`. With `gather` the statistics are those of all
-    processes' rows. Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a redundancy
-    below 0 or a batch of one.
+    .. math:: C_{kl} = \frac1N \sum_i \hat a_{ik} \hat b_{il}, \quad
+              \hat a_k = \frac{a_k - \bar a_k}{\sqrt{\operatorname{var}(a_k) + 10^{-5}}}
+
+    with the variance over N, as batch norm has it, so that a channel's correlation with itself is 1; lambda
+    is called `redundancy`. With `gather` the statistics are those of all processes' rows. Shapes: (N, K),
+    (N, K) -> scalar, N of 2 or more. Raises UsageError for a redundancy below 0 or a batch of one.
 
     >>> import torch
     >>> BarlowTwinsLoss()(torch.zeros(4, 6), torch.zeros(4, 6))
     tensor(6.)
 
-    Source: Zbontar et al. 2021 (2103.03230), Equation 1.
+    Source: Zbontar et al. 2021 (2103.03230), Equations 1 and 2, standardised as in the authors' code.
     """
 
-    def __init__(self, redundancy: float = 0.005, gather: bool = True):
-        super().__init__()
-        self.redundancy, self.gather = check_number("redundancy", redundancy, least=0), gather
+    shown = ("redundancy",)
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the loss of the two embeddings, (N, K) each."""
-        check_pair(z_a, z_b)
-        if self.gather:
-            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
+    def __init__(self, redundancy: float = 0.005, gather: bool = True):
+        super().__init__(gather)
+        self.redundancy = check_number("redundancy", redundancy, least=0)
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return how far the cross-correlation is from the identity."""
         correlation = cross_correlation(z_a, z_b)
         same = (1 - correlation.diagonal()).square().sum()
         return same + self.redundancy * off_diagonal_energy(correlation)
@@ -156,7 +122,3 @@ class BarlowTwinsLoss(nn.Module):
     def collapsed(self, n: int, width: int) -> dict[str, float]:
         r"""All rows alike: K. All K channels equal: :math:`\lambda K (K - 1)`."""
         return {"one point": float(width), "one line": self.redundancy * width * (width - 1)}
-
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return f"redundancy={self.redundancy}, gather={self.gather}"

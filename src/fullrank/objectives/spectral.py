@@ -3,52 +3,37 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fullrank.objectives.contract import check_number, check_pair, in_single
-from fullrank.processes import gather_rows
+from fullrank.objectives.contract import PairLoss, check_number, in_single
 
 
 @in_single
 def spectral_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
-    r"""The spectral contrastive loss of two views, lengths as they are.
-
-    .. math:: L = -\frac2N \sum_i a_i \cdot b_i
-                  + \frac1{N (N - 1)} \sum_{i \ne j} (a_i \cdot b_j)^2
-
-    with a and b the rows of z_a and z_b: the mean over i != j leaves each image's own pair out of the
-    negatives. All squares sum to tr(A^T A B^T B), so that with more images than channels no pair is held.
-    Shapes: (N, K), (N, K) -> scalar.
-
-    >>> spectral_contrastive(torch.eye(3), torch.eye(3))
-    tensor(-2.)
-
-    Source: HaoChen et al. 2021 (2106.04156), and its authors' code.
-    """
+    """The spectral contrastive loss of two views, lengths as they are: (N, K), (N, K) -> scalar."""
     n, own = len(z_a), (z_a * z_b).sum(1)
-    # Whichever is the smaller, the pairs of images or of channels.
+    # All squares sum to tr(A^T A B^T B): whichever is the smaller, the pairs of images or of channels.
     squares = (z_a @ z_b.T).square().sum() if n < z_a.shape[1] else ((z_a.T @ z_a) * (z_b.T @ z_b)).sum()
     return (squares - own.square().sum()) / (n * (n - 1)) - 2 * own.mean()
 
 
 def clipped(z: Tensor, length: float) -> Tensor:
-    """Rows (N, K) longer than `length` brought to it; the others as they are.
-
-    >>> clipped(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 1.0)
-    tensor([[0.6000, 0.8000],
-            [0.3000, 0.4000]])
-    """
+    """Rows (N, K) longer than `length` brought to it; the others as they are."""
     lengths: Tensor = torch.linalg.vector_norm(z, dim=1, keepdim=True)
     return z * (length / lengths.clamp_min(length))
 
 
-class SpectralContrastiveLoss(nn.Module):
-    r"""`spectral_contrastive` of embeddings no longer than sqrt(mu), divided by mu, as its authors train.
+class SpectralContrastiveLoss(PairLoss):
+    r"""The spectral contrastive loss of embeddings no longer than sqrt(mu), as its authors train.
 
-    The clip is theirs and not in their formula; without it (`clip=False`) the negatives alone hold the
-    lengths, as the theory has it, and a high learning rate can diverge. With `gather` the embeddings of all
-    processes are negatives. Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a mu
-    that is not above 0 or a batch of one.
+    .. math:: L = \frac1\mu \Big[-\frac2N \sum_i a_i \cdot b_i
+                  + \frac1{N (N - 1)} \sum_{i \ne j} (a_i \cdot b_j)^2\Big]
+
+    with a and b the rows of z_a and z_b: the mean over i != j leaves each image's own pair out of the
+    negatives. The clip is the authors' and not in their formula; without it (`clip=False`) the negatives
+    alone hold the lengths, as the theory has it, and a high learning rate can diverge. With `gather` the
+    embeddings of all processes are negatives. Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises
+    UsageError for a mu that is not above 0 or a batch of one.
 
     >>> SpectralContrastiveLoss()(3 * torch.ones(4, 6), 3 * torch.ones(4, 6))  # clipped, all alike
     tensor(-1.)
@@ -56,17 +41,16 @@ class SpectralContrastiveLoss(nn.Module):
     Source: HaoChen et al. 2021 (2106.04156); authors' code (mu 1 on CIFAR, 10 on ImageNet).
     """
 
-    def __init__(self, mu: float = 1.0, gather: bool = True, clip: bool = True):
-        super().__init__()
-        self.mu, self.clip, self.gather = check_number("mu", mu, above=0), clip, gather
+    shown = ("mu", "clip")
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the loss of the two embeddings, (N, K) each."""
-        check_pair(z_a, z_b)
+    def __init__(self, mu: float = 1.0, gather: bool = True, clip: bool = True):
+        super().__init__(gather)
+        self.mu, self.clip = check_number("mu", mu, above=0), clip
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the loss of the embeddings, clipped."""
         if self.clip:
             z_a, z_b = clipped(z_a, math.sqrt(self.mu)), clipped(z_b, math.sqrt(self.mu))
-        if self.gather:
-            z_a, z_b = gather_rows(z_a), gather_rows(z_b)
         return spectral_contrastive(z_a, z_b) / self.mu
 
     def chance(self, n: int, width: int | None = None) -> float:
@@ -80,7 +64,3 @@ class SpectralContrastiveLoss(nn.Module):
     def collapsed(self, n: int, width: int) -> dict[str, float]:
         r"""All rows alike, or half along a vector and half against it: the same, for products are squared."""
         return {"one point": self.chance(n), "one line": self.chance(n)}
-
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return f"mu={self.mu}, clip={self.clip}, gather={self.gather}"

@@ -7,19 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import UNLABELLED, check_number, in_single, labelled_views
+from fullrank.objectives.contract import GatheringLoss, check_number, check_pair, in_single
 from fullrank.objectives.tiles import log_sums_among
-from fullrank.processes import ALONE, Share, own_share
+from fullrank.processes import ALONE, Share
+
+UNLABELLED = -1
 
 
 def positive_sets(labels: Tensor, views: int) -> Tensor:
-    """The set of positives that each view of a batch belongs to: those of its class, or of its image alone.
+    """The number, 0 to 2 N - 1, of each view's set of positives: its class, or without a label its image.
 
-    Two views are positives of each other where their numbers, from 0 to 2 N - 1, are equal; an image with
-    label -1 has a number for itself. Shapes: (N,) -> (V N,), the views of the batch one after the other.
-
-    >>> positive_sets(torch.tensor([7, 7, -1, -1]), views=2)
-    tensor([2, 2, 6, 7, 2, 2, 6, 7])
+    Shapes: (N,) -> (V N,), the views of the batch one after the other.
     """
     n = len(labels)
     # Where a label first stands among the sorted ones is its number: no count of classes to wait for.
@@ -30,25 +28,9 @@ def positive_sets(labels: Tensor, views: int) -> Tensor:
 
 @in_single
 def sup_con(z: Tensor, sets: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
-    r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
-
-    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i), which are the others of
-    i's set, and the anchors A that have one at least,
-
-    .. math:: L = \frac1{|A|} \sum_{i \in A}
-              \Big[\log \sum_{j \ne i} e^{s_{ij}} - \frac1{|P(i)|} \sum_{p \in P(i)} s_{ip}\Big]
-
-    The second sum is u_i . (the sum of its set, less u_i): no pair needs to be held. Shapes: (M, K), (M,) of
-    numbers from 0 to 2 M - 1, equal within a set -> scalar; 0 where no row has a positive.
-
-    >>> sup_con(torch.ones(4, 3), positive_sets(torch.tensor([0, 0, 1, 1]), views=1), 0.1)  # ln 3
-    tensor(1.0986)
-
-    Source: Khosla et al. 2020 (2004.11362), Equation 2. The authors' code also counts anchors without a
-    positive in the mean, and multiplies by temperature / 0.07; both only scale the gradient, the first by how
-    many labels a batch happens to lack, so neither is done here.
-    """
+    """`SupConLoss` of all views (M, K) and their `positive_sets` (M,); 0 where no row has a positive."""
     u = F.normalize(z, dim=1)
+    # The sum over i's positives is u_i . (the sum of its set, less u_i): no pair needs to be held.
     together = u.new_zeros(2 * len(u), u.shape[1]).index_add(0, sets, u)[sets]
     count = partners(sets)
     pulled = (u * (together - u)).sum(1) / count.clamp_min(1)
@@ -58,47 +40,69 @@ def sup_con(z: Tensor, sets: Tensor, temperature: float, share: Share = ALONE) -
 
 
 def partners(sets: Tensor) -> Tensor:
-    """How many others each row's set has: (M,) -> (M,).
-
-    >>> partners(torch.tensor([0, 0, 2]))
-    tensor([1, 1, 0])
-    """
+    """How many others each row's set has: (M,) -> (M,)."""
     ones = torch.ones_like(sets)
     return ones.new_zeros(2 * len(sets)).index_add(0, sets, ones)[sets] - 1
 
 
-class SupConLoss(nn.Module):
-    """`sup_con` as a module, for two views or one; with `gather` all processes' rows are in it.
+class LabelledLoss(GatheringLoss):
+    """A loss of one or two views (N, K) and their labels (N,), which are gathered first."""
+
+    needs = ("labels",)
+
+    def labelled_views(
+        self, z_a: Tensor, z_b: Tensor | None, labels: Tensor, least: int = 1
+    ) -> tuple[list[Tensor], Tensor]:
+        """The views and int64 labels of all processes; UsageError for other shapes and fewer than `least`."""
+        check_pair(z_a, z_a if z_b is None else z_b, least)
+        if labels.shape != z_a.shape[:1] or labels.is_floating_point():
+            raise UsageError(
+                f"Labels must be {len(z_a)} whole numbers, one for each image and -1 where there is none, "
+                f"but got {tuple(labels.shape)} of {labels.dtype}."
+            )
+        *views, labels = self.gathered(z_a, *([] if z_b is None else [z_b]), labels.long())
+        return views, labels
+
+
+class SupConLoss(LabelledLoss):
+    r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
+
+    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i) of a view, and the anchors
+    A that have one at least,
+
+    .. math:: L = \frac1{|A|} \sum_{i \in A}
+              \Big[\log \sum_{j \ne i} e^{s_{ij}} - \frac1{|P(i)|} \sum_{p \in P(i)} s_{ip}\Big]
 
     Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`; labels (N,) are whole
     numbers, -1 where there is none. Positives of a view are the views of its class and its own other view;
     an unlabelled image has its own other view alone. After each call `without_positive` says how many
-    anchors had none and were left out of the mean: never one with two views.
-    Shapes: (N, K), (N, K) or None, (N,) -> scalar, N of 2 or more. Raises UsageError for a temperature that
-    is not above 0, a batch of one, and labels of another shape or kind.
+    anchors had none and were left out of the mean: never one with two views. With `gather` all processes'
+    rows are in it. Shapes: (N, K), (N, K) or None, (N,) -> scalar, N of 2 or more. Raises UsageError for a
+    temperature that is not above 0, a batch of one, and labels of another shape or kind.
 
     >>> loss = SupConLoss(0.1)
     >>> loss(torch.ones(3, 4), None, torch.tensor([5, 5, -1])), loss.without_positive
     (tensor(0.6931), tensor(1))
 
-    Source: Khosla et al. 2020 (2004.11362), Equation 2 ("L_out").
+    Source: Khosla et al. 2020 (2004.11362), Equation 2. The authors' code also counts anchors without a
+    positive in the mean, and multiplies by temperature / 0.07; both only scale the gradient, the first by how
+    many labels a batch happens to lack, so neither is done here.
     """
 
-    needs = ("labels",)
+    shown = ("temperature",)
 
     def __init__(self, temperature: float = 0.1, gather: bool = True):
-        super().__init__()
-        self.temperature, self.gather = check_number("temperature", temperature, above=0), gather
+        super().__init__(gather)
+        self.temperature = check_number("temperature", temperature, above=0)
         self.without_positive = torch.zeros((), dtype=torch.int64)
 
     def forward(self, z_a: Tensor, z_b: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss of one or two embeddings (N, K) under their labels (N,)."""
-        views, labels = labelled_views(z_a, z_b, labels, gather=self.gather, least=2)
+        views, labels = self.labelled_views(z_a, z_b, labels, least=2)
         sets = positive_sets(labels, len(views))
         # A tensor, not a number: reading it here would wait for the device.
         self.without_positive = (partners(sets) == 0).sum()
-        share = own_share() if self.gather else ALONE
-        return sup_con(torch.cat(list(views)), sets, self.temperature, share)
+        return sup_con(torch.cat(views), sets, self.temperature, self.share)
 
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of n images whose similarities are all equal: ln(2n - 1), whatever the labels."""
@@ -108,12 +112,8 @@ class SupConLoss(nn.Module):
         r"""All rows alike: ln(2n - 1), whatever the labels."""
         return {"one point": self.chance(n)}
 
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return f"temperature={self.temperature}, gather={self.gather}"
 
-
-class CrossEntropyLoss(nn.Module):
+class CrossEntropyLoss(LabelledLoss):
     r"""Supervised training: a trained linear classifier above z, which the loss owns.
 
     With logits l = W z + b of each of the V views and the labelled images A,
@@ -136,10 +136,10 @@ class CrossEntropyLoss(nn.Module):
     Source: P2, authors' code (supervised training through a head, the classifier after it).
     """
 
-    needs = ("labels",)
+    shown = ("label_smoothing",)
 
     def __init__(self, in_dim: int, num_classes: int, label_smoothing: float = 0.0, gather: bool = True):
-        super().__init__()
+        super().__init__(gather)
         if in_dim < 1 or num_classes < 2:
             raise UsageError(
                 f"A classifier needs z of width 1 or more and 2 classes or more, but got in_dim={in_dim} and "
@@ -150,13 +150,13 @@ class CrossEntropyLoss(nn.Module):
                 f"label_smoothing must be 0 or more and below 1, but got {label_smoothing}; 0.1 is common."
             )
         self.classifier = nn.Linear(in_dim, num_classes)
-        self.label_smoothing, self.gather = label_smoothing, gather
+        self.label_smoothing = label_smoothing
 
     def forward(self, z_a: Tensor, z_b: Tensor | None, labels: Tensor) -> Tensor:
         """Return the loss of one or two embeddings (N, K) under their labels (N,)."""
-        views, labels = labelled_views(z_a, z_b, labels, gather=self.gather)
+        views, labels = self.labelled_views(z_a, z_b, labels)
         self._check(z_a, labels)
-        logits, target = self.classifier(torch.cat(list(views))), labels.repeat(len(views))
+        logits, target = self.classifier(torch.cat(views)), labels.repeat(len(views))
         total = F.cross_entropy(
             logits, target, ignore_index=UNLABELLED, reduction="sum", label_smoothing=self.label_smoothing
         )
@@ -169,10 +169,6 @@ class CrossEntropyLoss(nn.Module):
     def collapsed(self, n: int, width: int) -> dict[str, float]:
         r"""All rows alike, under the best classifier for classes of one size: ln C."""
         return {"one point": self.chance(n)}
-
-    def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return f"label_smoothing={self.label_smoothing}, gather={self.gather}"
 
     def _check(self, z: Tensor, labels: Tensor) -> None:
         width, classes = self.classifier.in_features, self.classifier.out_features

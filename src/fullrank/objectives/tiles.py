@@ -1,4 +1,13 @@
-"""Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs."""
+"""Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs.
+
+Rows no longer than 1 leave no exponent above 0, so no row needs its own maximum, and one exponential serves
+rows and columns. Memory is O((N + M) K) and two tiles. The backward pass computes the tiles again, and cannot
+be differentiated once more. Source: Cheng et al. 2024 (2410.17243), Inf-CL; both sums in one pass are ours.
+
+With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add up
+the sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added up over
+them, as `gather_rows` does, it is what each would have if it had computed all.
+"""
 
 import math
 from collections.abc import Iterator
@@ -18,109 +27,60 @@ _SIDE_ELSEWHERE = 8192
 
 
 def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALONE) -> tuple[Tensor, Tensor]:
-    r"""Log-sums of each row of a over all rows of b, and of each row of b over all rows of a.
-
-    .. math:: r_i = \log \sum_j e^{\text{scale}\, (a_i \cdot b_j - 1)}, \quad
-              c_j = \log \sum_i e^{\text{scale}\, (a_i \cdot b_j - 1)}
-
-    The rows must be no longer than 1, so that no exponent is above 0: no row needs its own maximum, and one
-    exponential serves both sums. Memory is O((N + M) K) and two tiles; the backward pass computes the tiles
-    again, and cannot be differentiated once more. Above a scale of 43 exponents leave the range of float32
-    and the sums are float64; above 354 they leave that too, and the matrix is held. Shapes: (N, K), (M, K) ->
-    (N,), (M,).
-
-    With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add
-    up the sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added
-    up over them, as `gather_rows` does, it is what each would have if it had computed all.
-
-    >>> log_sums_between(torch.eye(2), torch.eye(2), 1.0)[0]  # ln(1 + 1/e)
-    tensor([0.3133, 0.3133])
-
-    Source: Cheng et al. 2024 (2410.17243), Inf-CL; here one pass gives both directions.
-    """
+    r"""log sum_j e^{scale (a_i . b_j - 1)} and log sum_i of the same: (N, K), (M, K) -> (N,), (M,)."""
     if _is_beyond_range(scale):
         exponents = (a @ b.T - 1) * scale
         return exponents.logsumexp(1), exponents.logsumexp(0)
-    rows, columns = _Between.apply(*_roomy(scale, a, b), scale, share)
+    rows, columns = _LogSums.apply(*_roomy(scale, a, b), scale, share, False)
     return rows.to(a.dtype), columns.to(a.dtype)
 
 
 def log_sums_among(u: Tensor, scale: float, share: Share = ALONE) -> Tensor:
-    r"""Log-sums of each row of u over all other rows.
-
-    .. math:: r_i = \log \sum_{j \ne i} e^{\text{scale}\, (u_i \cdot u_j - 1)}
-
-    As `log_sums_between`; the matrix is symmetric, so half of its tiles are computed. Shapes: (M, K) -> (M,).
-
-    >>> log_sums_among(torch.eye(3), 1.0)  # ln 2 - 1
-    tensor([-0.3069, -0.3069, -0.3069])
-
-    Source: Cheng et al. 2024 (2410.17243), Inf-CL; the symmetry is ours.
-    """
+    r"""log sum_{j != i} e^{scale (u_i . u_j - 1)}, (M, K) -> (M,): half of the tiles, by symmetry."""
     if _is_beyond_range(scale):
         return ((u @ u.T - 1) * scale).fill_diagonal_(-torch.inf).logsumexp(1)
-    rows: Tensor = _Among.apply(*_roomy(scale, u), scale, share)
+    rows: Tensor = _LogSums.apply(*_roomy(scale, u) * 2, scale, share, True)
     return rows.to(u.dtype)
 
 
-class _Between(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, scale: float, share: Share) -> tuple[Tensor, Tensor]:
-        rows, columns = a.new_zeros(len(a)), b.new_zeros(len(b))
-        for here, there in share.taken(product(_tiles(a), _tiles(b))):
-            tile = _exponentials(a[here], b[there], scale)
-            rows[here] += tile.sum(1)
-            columns[there] += tile.sum(0)
-        share.add_up(rows, columns)
-        ctx.save_for_backward(a, b, rows, columns)
-        ctx.scale, ctx.share = scale, share
-        return rows.log(), columns.log()
+class _LogSums(torch.autograd.Function):
+    """Log-sums of rows and of columns; `among` the rows of one matrix both are the same, and b is a."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        a, b, rows, columns = ctx.saved_tensors
-        in_row, in_column = (of_rows / rows)[:, None], of_columns / columns
-        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
-        with torch.autocast(a.device.type, enabled=False):  # it may be called where the loss was not
-            for here, there in ctx.share.taken(product(_tiles(a), _tiles(b))):
-                tile = _exponentials(a[here], b[there], ctx.scale).mul_(in_row[here] + in_column[there])
-                grad_a[here].addmm_(tile, b[there])
-                grad_b[there].addmm_(tile.T, a[here])
-        factor = ctx.scale * ctx.share.of
-        return grad_a.mul_(factor), grad_b.mul_(factor), None, None
-
-
-class _Among(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, scale: float, share: Share) -> Tensor:
-        sums = u.new_zeros(len(u))
-        for here, there in share.taken(_upper(u)):
-            tile = _exponentials(u[here], u[there], scale)
-            if here == there:
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: float, share: Share, among: bool
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        rows = a.new_zeros(len(a))
+        columns = rows if among else b.new_zeros(len(b))
+        for i, j in share.taken(_pairs(a, b, among)):
+            tile = _exponentials(a[i], b[j], scale)
+            if on_diagonal := among and i == j:
                 tile.fill_diagonal_(0.0)
-            else:
-                sums[there] += tile.sum(0)
-            sums[here] += tile.sum(1)
-        share.add_up(sums)
-        ctx.save_for_backward(u, sums)
-        ctx.scale, ctx.share = scale, share
-        return sums.log()
+            rows[i] += tile.sum(1)
+            if not on_diagonal:
+                columns[j] += tile.sum(0)
+        share.add_up(*([rows] if among else [rows, columns]))
+        ctx.save_for_backward(a, b, rows, columns)
+        ctx.scale, ctx.share, ctx.among = scale, share, among
+        return rows.log() if among else (rows.log(), columns.log())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        u, sums = ctx.saved_tensors
-        weight, grad = gradient / sums, torch.zeros_like(u)
-        with torch.autocast(u.device.type, enabled=False):
-            for here, there in ctx.share.taken(_upper(u)):
-                tile = _exponentials(u[here], u[there], ctx.scale).mul_(weight[here, None] + weight[there])
-                if here == there:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, rows, columns = ctx.saved_tensors
+        in_row, in_column = gradients[0] / rows, gradients[-1] / columns
+        grad_a = torch.zeros_like(a)
+        grad_b = grad_a if ctx.among else torch.zeros_like(b)
+        with torch.autocast(a.device.type, enabled=False):  # it may be called where the loss was not
+            for i, j in ctx.share.taken(_pairs(a, b, ctx.among)):
+                tile = _exponentials(a[i], b[j], ctx.scale).mul_(in_row[i, None] + in_column[j])
+                if on_diagonal := ctx.among and i == j:
                     tile.fill_diagonal_(0.0)
-                else:
-                    grad[there].addmm_(tile.T, u[here])
-                grad[here].addmm_(tile, u[there])
-        return grad.mul_(ctx.scale * ctx.share.of), None, None
+                grad_a[i].addmm_(tile, b[j])
+                if not on_diagonal:
+                    grad_b[j].addmm_(tile.T, a[i])
+        factor = ctx.scale * ctx.share.of
+        return grad_a.mul_(factor), None if ctx.among else grad_b.mul_(factor), None, None, None
 
 
 def _exponentials(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -129,11 +89,12 @@ def _exponentials(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def _is_beyond_range(scale: float) -> bool:
+    """Whether exponents leave the range of float64, from a scale of 354 on: then the matrix is held."""
     return 2 * scale > _span(torch.float64)
 
 
 def _roomy(scale: float, *sides: Tensor) -> tuple[Tensor, ...]:
-    """The vectors in float64 where exponents from -2 scale to 0 would leave the range of their own dtype."""
+    """The vectors in float64 where exponents from -2 scale to 0 leave the range of their own dtype."""
     return sides if 2 * scale <= _span(sides[0].dtype) else tuple(side.double() for side in sides)
 
 
@@ -142,12 +103,12 @@ def _span(dtype: torch.dtype) -> float:
     return -math.log(torch.finfo(dtype).tiny)
 
 
+def _pairs(a: Tensor, b: Tensor, among: bool) -> Iterator[tuple[slice, slice]]:
+    """All pairs of tiles; `among` the rows of one matrix those on and above the diagonal."""
+    pairs = product(_tiles(a), _tiles(b))
+    return (pair for pair in pairs if pair[0].start <= pair[1].start) if among else pairs
+
+
 def _tiles(rows: Tensor) -> list[slice]:
     side = _SIDE.get(rows.device.type, _SIDE_ELSEWHERE)
     return [slice(start, start + side) for start in range(0, len(rows), side)]
-
-
-def _upper(rows: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Pairs of tiles on and above the diagonal."""
-    tiles = _tiles(rows)
-    return ((here, there) for number, here in enumerate(tiles) for there in tiles[number:])

@@ -23,17 +23,4 @@ if TYPE_CHECKING:
     from fullrank.probes.probe import Probe as Probe
     from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "balanced": ["balanced_probe"],
-        "cues": ["CueGaps", "cue_gaps", "partners"],
-        "groups": ["GroupAccuracy", "PerClass", "group_accuracy", "per_class"],
-        "linear": ["LinearProbe", "among"],
-        "logistic": ["LogisticFit", "solve_logistic"],
-        "nearest": ["NearestProbe"],
-        "probe": ["Probe"],
-        "recall": ["Retrieval", "retrieval"],
-        "few_shots": ["FewShot", "few_shot", "shot_probe"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -9,13 +9,6 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
-    from fullrank.spectrum.audit import (
-        RogueDimensions as RogueDimensions,
-        hubness as hubness,
-        near_duplicates as near_duplicates,
-        near_duplicates_among as near_duplicates_among,
-        rogue_dimensions as rogue_dimensions,
-    )
     from fullrank.spectrum.discriminant import (
         group_moments as group_moments,
         lidar as lidar,
@@ -51,9 +44,11 @@ if TYPE_CHECKING:
         stable_rank_of as stable_rank_of,
     )
     from fullrank.spectrum.geometry import (
+        RogueDimensions as RogueDimensions,
         alignment as alignment,
         mean_cosine as mean_cosine,
         principal_angles as principal_angles,
+        rogue_dimensions as rogue_dimensions,
         uniformity as uniformity,
         unit_rows as unit_rows,
     )
@@ -69,60 +64,10 @@ if TYPE_CHECKING:
         SingularValues as SingularValues,
         StableRank as StableRank,
     )
+    from fullrank.spectrum.neighbours import (
+        hubness as hubness,
+        near_duplicates as near_duplicates,
+        near_duplicates_among as near_duplicates_among,
+    )
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "audit": [
-            "RogueDimensions",
-            "hubness",
-            "near_duplicates",
-            "near_duplicates_among",
-            "rogue_dimensions",
-        ],
-        "discriminant": ["group_moments", "lidar", "lidar_of"],
-        "factors": ["Entangled", "association", "factor_weights", "independent_factors"],
-        "functional": [
-            "Gap",
-            "PowerLaw",
-            "alpha_req",
-            "alpha_req_of",
-            "effective_rank",
-            "effective_rank_of",
-            "largest_gap",
-            "largest_gap_of",
-            "live_dimensions",
-            "live_dimensions_of",
-            "matrix_singular_values",
-            "nesum",
-            "nesum_of",
-            "normalised_singular_values",
-            "participation_ratio",
-            "participation_ratio_of",
-            "rankme",
-            "rankme_of",
-            "singular_values",
-            "stable_rank",
-            "stable_rank_of",
-        ],
-        "geometry": [
-            "alignment",
-            "mean_cosine",
-            "principal_angles",
-            "uniformity",
-            "unit_rows",
-        ],
-        "metrics": [
-            "AlphaReQ",
-            "EffectiveRank",
-            "LiDAR",
-            "LiveDimensions",
-            "MeanCosine",
-            "NESum",
-            "ParticipationRatio",
-            "RankMe",
-            "SingularValues",
-            "StableRank",
-        ],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -56,10 +56,10 @@ def factor_weights(features: Tensor, factors: Mapping[str, Tensor]) -> dict[str,
             )
     if not factors:
         raise UsageError("No factor is given, but a weight needs 1 or more; name its levels.")
-    known = torch.stack([levels >= 0 for levels in factors.values()]).all(0)
-    require_finite(features[known])
-    blocks = [_indicators(name, levels[known]) for name, levels in factors.items()]
-    design, rows = torch.cat(blocks, 1), features[known].detach().double().cpu()
+    labelled = torch.stack([levels >= 0 for levels in factors.values()]).all(0)
+    require_finite(features[labelled])
+    blocks = [_indicators(name, levels[labelled]) for name, levels in factors.items()]
+    design, rows = torch.cat(blocks, 1), features[labelled].detach().double().cpu()
     inverse = _inverse(design, list(factors), [block.shape[1] for block in blocks])
     means = inverse @ (design.T @ rows)
     freedom = len(rows) - (design.shape[1] - len(blocks) + 1)
@@ -96,11 +96,11 @@ def association(first: Tensor, second: Tensor) -> float:
             f"Two labels of the same rows are compared, but got the shapes {tuple(first.shape)} and "
             f"{tuple(second.shape)}; give one whole number a row for each."
         )
-    known = (first >= 0) & (second >= 0)
-    tables = [_indicators(name, side[known]) for name, side in (("first", first), ("second", second))]
-    count = int(known.sum())
-    observed = tables[0].T @ tables[1]
-    expected = tables[0].sum(0)[:, None] * tables[1].sum(0) / count
+    labelled = (first >= 0) & (second >= 0)
+    a, b = _indicators("first", first[labelled]), _indicators("second", second[labelled])
+    count = len(a)
+    observed = a.T @ b
+    expected = a.sum(0)[:, None] * b.sum(0) / count
     chi = float(((observed - expected).square() / expected).sum())
     r, c = observed.shape
     excess = max(0.0, chi / count - (r - 1) * (c - 1) / (count - 1))
@@ -113,38 +113,38 @@ def independent_factors(
 ) -> tuple[list[str], list[Entangled]]:
     """The labels that are factors of their own, and those that go with one of these by more than `tolerance`.
 
-    The first named wins: a later label is compared with those that are kept. Labels with fewer than two
+    The first named wins: a later label is compared with the factors before it. Labels with fewer than two
     levels are neither. Shapes: each (N,) whole numbers, -1 where unknown. Raises UsageError as `association`.
 
     >>> shape = torch.tensor([0, 0, 1, 1] * 25)
     >>> colour = torch.tensor([0, 1, 0, 1] * 25)
-    >>> kept, left_out = independent_factors({"shape": shape, "colour": colour, "both": 2 * shape + colour})
-    >>> kept, left_out[0].factor, left_out[0].goes_with
+    >>> own, others = independent_factors({"shape": shape, "colour": colour, "both": 2 * shape + colour})
+    >>> own, others[0].factor, others[0].goes_with
     (['shape', 'colour'], 'both', 'shape')
     """
-    kept: list[str] = []
-    left_out: list[Entangled] = []
+    factors: list[str] = []
+    entangled: list[Entangled] = []
     for name, levels in labels.items():
         if len(torch.unique(levels[levels >= 0])) < 2:
             continue
-        found = ((other, association(labels[other], levels)) for other in kept)
-        near = next(((other, strength) for other, strength in found if strength > tolerance), None)
-        if near is None:
-            kept.append(name)
+        for other in factors:
+            if (strength := association(labels[other], levels)) > tolerance:
+                entangled.append(Entangled(name, other, strength))
+                break
         else:
-            left_out.append(Entangled(name, *near))
-    return kept, left_out
+            factors.append(name)
+    return factors, entangled
 
 
 def _indicators(name: str, levels: Tensor) -> Tensor:
     """A column for each level that occurs, 1 where a row has it, (n, V) float64 on the CPU."""
-    found, codes = torch.unique(levels.cpu(), return_inverse=True)
-    if len(found) < 2:
+    distinct, codes = torch.unique(levels.cpu(), return_inverse=True)
+    if len(distinct) < 2:
         raise DataError(
-            f"The factor {name!r} has {len(found)} level among the {len(levels)} labelled rows, but needs 2 "
-            "or more; leave it out, or give images of other levels."
+            f"The factor {name!r} has {len(distinct)} level among the {len(levels)} labelled rows, but needs "
+            "2 or more; leave it out, or give images of other levels."
         )
-    return torch.nn.functional.one_hot(codes, len(found)).double()
+    return torch.nn.functional.one_hot(codes, len(distinct)).double()
 
 
 def _inverse(design: Tensor, names: list[str], levels: list[int]) -> Tensor:

@@ -14,25 +14,8 @@ from torch import Tensor
 
 from fullrank import statistics
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import Moments, require_matrix, row_blocks
-from fullrank.spectrum.audit import (
-    RogueDimensions as RogueDimensions,
-    hubness as hubness,
-    near_duplicates as near_duplicates,
-    rogue_dimensions as rogue_dimensions,
-)
-from fullrank.spectrum.discriminant import (
-    group_moments as group_moments,
-    lidar as lidar,
-    lidar_of as lidar_of,
-)
-from fullrank.spectrum.geometry import (
-    alignment as alignment,
-    mean_cosine as mean_cosine,
-    principal_angles as principal_angles,
-    uniformity as uniformity,
-    unit_rows as unit_rows,
-)
+from fullrank.linalg import Moments, require_finite, require_matrix, require_rows, row_blocks
+from fullrank.spectrum.geometry import unit_rows
 
 
 def singular_values(features: Tensor) -> Tensor:
@@ -63,9 +46,10 @@ def normalised_singular_values(features: Tensor) -> Tensor:
     >>> normalised_singular_values(torch.tensor([[9.0, 0.0], [-1.0, 0.0]]))
     tensor([1., 0.], dtype=torch.float64)
     """
-    _require_rows(features)
-    blocks = row_blocks(features, at_least=features.shape[1])
-    return reduce(Moments.merge, (Moments.of(unit_rows(block)) for block in blocks)).singular_values()
+    require_matrix(features)
+    width = features.shape[1]
+    parts = (Moments.of(unit_rows(block)) for block in row_blocks(features, at_least=width))
+    return reduce(Moments.merge, parts, Moments.empty(width, features.device)).singular_values()
 
 
 def matrix_singular_values(features: Tensor) -> Tensor:
@@ -77,8 +61,10 @@ def matrix_singular_values(features: Tensor) -> Tensor:
     >>> matrix_singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
     tensor([4., 3.], dtype=torch.float64)
     """
-    _require_rows(features)
-    values: Tensor = torch.linalg.svdvals(torch.cat(list(row_blocks(features))).cpu())
+    require_matrix(features)
+    require_rows(len(features))
+    require_finite(features)
+    values: Tensor = torch.linalg.svdvals(features.detach().double().cpu())
     return values
 
 
@@ -135,7 +121,7 @@ def effective_rank(features: Tensor) -> float:
 
     Source: Roy and Vetterli 2007, Definition 1.
     """
-    return effective_rank_of(_covariance_spectrum(features, "effective_rank"))
+    return effective_rank_of(_covariance_spectrum(features, "effective_rank")[0])
 
 
 def effective_rank_of(values: Tensor) -> float:
@@ -165,7 +151,7 @@ def participation_ratio(features: Tensor) -> float:
 
     Source: Gao et al. 2017 (bioRxiv 214262), "dimensionality".
     """
-    return participation_ratio_of(_covariance_spectrum(features, "participation_ratio"))
+    return participation_ratio_of(_covariance_spectrum(features, "participation_ratio")[0])
 
 
 def participation_ratio_of(values: Tensor) -> float:
@@ -192,7 +178,7 @@ def nesum(features: Tensor) -> float:
 
     Source: He and Ozay 2022 (ICML), "normalised eigenvalue sum".
     """
-    return nesum_of(_covariance_spectrum(features, "nesum"))
+    return nesum_of(_covariance_spectrum(features, "nesum")[0])
 
 
 def nesum_of(values: Tensor) -> float:
@@ -244,13 +230,12 @@ def alpha_req(features: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
     .. math:: \min_{\alpha, c} \sum_{k=first}^{last} \frac1k
               \big(\ln\lambda_k + \alpha \ln k - c\big)^2
 
-    with :math:`\lambda` the `singular_values`, so centred. The window ends earlier where they do, at rank
-    N - 1 at the latest, or are numerically zero (below D eps of the largest); the result says which ranks
-    were fitted. Public code fits ranks 4 to 50, 4 to 100,
-    6 to 50 or 12 to 100, and the exponent depends on it. Range: 0 for a flat spectrum, unbounded above.
-    Good representations of one method stood near 1; far from it, or where the spectrum is no power law, it
-    says nothing. Shapes: (N, D). Raises as `singular_values` does, UsageError for a window that is none,
-    DataError for fewer than 3 values to fit.
+    with :math:`\lambda` the `singular_values`, so centred. The window ends earlier where they are numerically
+    zero (below D eps of the largest), at rank N - 1 at the latest; the result says which ranks were fitted.
+    Public code fits ranks 4 to 50, 4 to 100, 6 to 50 or 12 to 100, and the exponent depends on it. Range: 0
+    for a flat spectrum, unbounded above. Good representations of one method stood near 1; far from it, or
+    where the spectrum is no power law, it says nothing. Shapes: (N, D). Raises as `singular_values` does,
+    UsageError for a window of fewer than 3 ranks, DataError for fewer than 3 values to fit.
 
     >>> rows = torch.diag(torch.arange(1, 31) ** -0.75)
     >>> fit = alpha_req(torch.cat([rows, -rows]))
@@ -259,7 +244,8 @@ def alpha_req(features: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
 
     Source: Agrawal et al. 2022 (arXiv 2202.05808); the weights are those of Stringer et al. 2019.
     """
-    return alpha_req_of(_covariance_spectrum(features, "alpha_req"), first, last, rows=_rows(features))
+    values, rows = _covariance_spectrum(features, "alpha_req")
+    return alpha_req_of(values, first, last, rows=rows)
 
 
 def alpha_req_of(values: Tensor, first: int = 4, last: int = 50, *, rows: int | None = None) -> PowerLaw:
@@ -304,9 +290,8 @@ def live_dimensions(features: Tensor, tolerance: float | None = None) -> int:
     >>> live_dimensions(x), live_dimensions(x, tolerance=1e-3)
     (2, 1)
     """
-    return live_dimensions_of(
-        _covariance_spectrum(features, "live_dimensions"), tolerance, rows=_rows(features)
-    )
+    values, rows = _covariance_spectrum(features, "live_dimensions")
+    return live_dimensions_of(values, tolerance, rows=rows)
 
 
 def live_dimensions_of(values: Tensor, tolerance: float | None = None, *, rows: int | None = None) -> int:
@@ -343,15 +328,17 @@ def largest_gap(features: Tensor) -> Gap:
               \mathrm{ratio} = \lambda_{k^*} / \lambda_{k^*+1}
 
     Values that are numerically zero, below D eps of the largest, count as D eps, so gaps among rounding do
-    not compete, nor do those beyond the N - 1 that N rows can have. The ratio ranges from 1
-    to 1 / (D eps). Every spectrum has a largest gap: only its ratio says whether it separates anything, and
+    not compete. Nor does the fall to zero after the N - 1 values that N rows can have. The ratio ranges from
+    1 to 1 / (D eps). Every spectrum has a largest gap: only its ratio says whether it separates anything, and
     a first value far above all others is a gap too. Shapes: (N, D). Raises as `singular_values` does.
 
     >>> rows = torch.diag(torch.tensor([4.0, 4.0, 0.5]))
-    >>> largest_gap(torch.cat([rows, -rows]))
-    Gap(index=2, ratio=64.0)
+    >>> gap = largest_gap(torch.cat([rows, -rows]))
+    >>> gap.index, round(gap.ratio, 6)
+    (2, 64.0)
     """
-    return largest_gap_of(_covariance_spectrum(features, "largest_gap"), rows=_rows(features))
+    values, rows = _covariance_spectrum(features, "largest_gap")
+    return largest_gap_of(values, rows=rows)
 
 
 def largest_gap_of(values: Tensor, *, rows: int | None = None) -> Gap:
@@ -364,7 +351,9 @@ def largest_gap_of(values: Tensor, *, rows: int | None = None) -> Gap:
     floor = _numerical_zero(values)
     logs = values.clamp_min(floor).log()
     steps = logs[:-1] - logs[1:]
-    if not values.any() or not (steps > 0).any():
+    if rows is not None:
+        steps = steps[: max(rows - 2, 0)]
+    if not (steps > 0).any():
         return Gap(int((values > floor).sum()), 1.0)
     index = int(steps.argmax())
     return Gap(index + 1, float(steps[index].exp()))
@@ -380,21 +369,16 @@ def _spectrum(values: Tensor) -> Tensor:
     return values.detach().double()
 
 
-def _covariance_spectrum(features: Tensor, measure: str) -> Tensor:
-    """Covariance singular values (D,) of features; a spectrum itself passes with a warning until 0.3."""
+def _covariance_spectrum(features: Tensor, measure: str) -> tuple[Tensor, int | None]:
+    """Covariance singular values (D,) of features, and of how many rows; until 0.3 also a spectrum itself."""
     if features.ndim != 1:
-        return singular_values(features)
+        return singular_values(features), len(features)
     warnings.warn(
         f"{measure} takes features (N, D) from version 0.3 on; give a spectrum (D,) to {measure}_of.",
         DeprecationWarning,
         stacklevel=3,
     )
-    return features
-
-
-def _rows(features: Tensor) -> int | None:
-    """How many rows a spectrum has; None, where a spectrum was given, is not known."""
-    return len(features) if features.ndim > 1 else None
+    return features, None
 
 
 def _relative(values: Tensor, rows: int | None = None) -> Tensor:
@@ -408,9 +392,3 @@ def _relative(values: Tensor, rows: int | None = None) -> Tensor:
 def _numerical_zero(values: Tensor) -> float:
     """The share of the largest value below which float64 tells nothing."""
     return len(values) * torch.finfo(torch.float64).eps
-
-
-def _require_rows(features: Tensor) -> None:
-    require_matrix(features)
-    if not len(features):
-        raise DataError("The features hold no row, so they have no spectrum; give at least 1 row.")

@@ -1,10 +1,12 @@
-"""Where the rows of a feature matrix (N, D) point: alignment, uniformity, the cone, angles of subspaces.
+"""Where the rows of features (N, D) point: alignment, uniformity, cosines and their dimensions, subspaces.
 
 Cosines and distances are between rows at unit length, in float64. A zero row has no direction and stays zero:
 its cosine with everything is 0.
 """
 
 import math
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -47,10 +49,11 @@ def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> float:
         )
     if not (alpha > 0 and math.isfinite(alpha)):
         raise UsageError(f"Alignment: alpha must be positive, but got {alpha}; the usual value is 2.")
-    rows = _at_least(a, 1, "Alignment")
+    require_matrix(a)
+    _require_rows(len(a), 1, "Alignment")
     pairs = zip(row_blocks(a), row_blocks(b), strict=True)
     total = sum(float((unit_rows(x) - unit_rows(y)).norm(dim=1).pow(alpha).sum()) for x, y in pairs)
-    return total / rows
+    return total / len(a)
 
 
 def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: int = 0) -> float:
@@ -70,7 +73,7 @@ def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: in
     """
     if not (t > 0 and math.isfinite(t)):
         raise UsageError(f"Uniformity: t must be positive, but got {t}; the usual value is 2.")
-    rows = unit_rows(drawn_rows(features, sample, seed, "Uniformity"))
+    rows = unit_rows(sample_rows(features, sample, seed, "Uniformity"))
     squares = rows.square().sum(1)
     parts = []
     for start in range(0, len(rows), 512):
@@ -99,33 +102,49 @@ def mean_cosine(features: Tensor) -> float:
     return float(cosine_parts(features).sum())
 
 
-def cosine_parts(features: Tensor) -> Tensor:
-    r"""What each dimension contributes to the mean cosine of distinct rows, (D,); their sum is `mean_cosine`.
+@dataclass(frozen=True)
+class RogueDimensions:
+    """What each single dimension carries, two vectors (D,) in float64.
 
-    .. math:: c_k = \frac{(\sum_i u_{ik})^2 - \sum_i u_{ik}^2}{N(N-1)}
-
-    Centres nothing. Shapes: (N, D) -> (D,). Raises DataError for fewer than 2 rows or rows that are not
-    finite.
-
-    >>> cosine_parts(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist()
-    [1.0, 0.0]
-
-    Source: Timkey and van Schijndel 2021 (arXiv 2109.04404), Equation 3, over all pairs.
+    `variance` is its share of the total variance, 0 to 1, all 0 where nothing varies. `cosine` is what it
+    contributes to the mean cosine of distinct rows; their sum is that mean cosine.
     """
-    require_matrix(features)
+
+    variance: Tensor
+    cosine: Tensor
+
+
+def rogue_dimensions(features: Tensor) -> RogueDimensions:
+    r"""How much of the variance, and of the mean cosine, sits in each single dimension.
+
+    .. math:: v_k = \frac{\mathrm{Var}(h_k)}{\sum_j \mathrm{Var}(h_j)}, \qquad
+              c_k = \frac{(\sum_i u_{ik})^2 - \sum_i u_{ik}^2}{N(N-1)}, \quad u_i = h_i / \|h_i\|
+
+    The variance is about the mean; the cosine centres nothing. It depends on the axes: a rotation changes it
+    and leaves every rank as it is. So a rogue dimension spoils cosines, and is no collapse. Shapes: (N, D).
+    Raises DataError for fewer than 2 rows or rows that are not finite.
+
+    >>> rogue = rogue_dimensions(torch.tensor([[5.0, 1.0], [5.0, -1.0], [5.0, 0.0]]))
+    >>> rogue.variance.tolist(), round(float(rogue.cosine[0]), 2)
+    ([0.0, 1.0], 0.97)
+
+    Source: Timkey and van Schijndel 2021 (arXiv 2109.04404), Section 3.
+    """
+    cosine = cosine_parts(features)
+    # Twice over the rows: first the mean, then squares around it, so that a large mean costs no digits.
+    mean = reduce(torch.add, (block.sum(0) for block in row_blocks(features))) / len(features)
+    squares = reduce(torch.add, ((block - mean).square_().sum(0) for block in row_blocks(features)))
+    total = squares.sum()
+    return RogueDimensions(squares / torch.where(total > 0, total, 1.0), cosine)
+
+
+def cosine_parts(features: Tensor) -> Tensor:
+    """What each dimension contributes to the mean cosine of distinct rows, (D,)."""
     return cosine_parts_of(unit_row_sums(features), len(features))
 
 
 def unit_row_sums(features: Tensor) -> Tensor:
-    r"""The sums of rows at unit length and of their squares, (2, D), which add up over batches.
-
-    .. math:: \sum_i u_i, \quad \sum_i u_i^2 \text{ (each entry squared)}, \qquad u_i = h_i / \|h_i\|
-
-    Raises as `row_blocks` does.
-
-    >>> unit_row_sums(torch.tensor([[3.0, 0.0], [-7.0, 0.0]])).tolist()
-    [[0.0, 0.0], [2.0, 0.0]]
-    """
+    """The sums of rows at unit length, and of their squared entries, (2, D), which add up over batches."""
     require_matrix(features)
     sums = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
     for block in row_blocks(features):
@@ -136,13 +155,8 @@ def unit_row_sums(features: Tensor) -> Tensor:
 
 
 def cosine_parts_of(sums: Tensor, count: int) -> Tensor:
-    """`cosine_parts` from the `unit_row_sums` (2, D) of `count` rows.
-
-    >>> cosine_parts_of(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), 2).tolist()
-    [1.0, 0.0]
-    """
-    if count < 2:
-        raise DataError(f"The mean cosine needs 2 or more rows, but got {count}; give it more rows.")
+    """`cosine_parts` from the `unit_row_sums` (2, D) of `count` rows."""
+    _require_rows(count, 2, "The mean cosine")
     return (sums[0].square() - sums[1]) / (count * (count - 1))
 
 
@@ -178,16 +192,17 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
     return torch.atan2(sines, cosines)
 
 
-def drawn_rows(features: Tensor, sample: int, seed: int, measure: str) -> Tensor:
+def sample_rows(features: Tensor, sample: int, seed: int, measure: str) -> Tensor:
     """All rows, or `sample` of them drawn with `seed`, in float64 and in their order; at least 2, finite."""
-    _at_least(features, 2, measure)
-    index = drawn_index(len(features), sample, seed, measure)
+    require_matrix(features)
+    _require_rows(len(features), 2, measure)
+    index = sample_index(len(features), sample, seed, measure)
     rows = features.detach()[index.to(features.device)]
     require_finite(rows)
     return rows.double()
 
 
-def drawn_index(count: int, sample: int, seed: int, measure: str) -> Tensor:
+def sample_index(count: int, sample: int, seed: int, measure: str) -> Tensor:
     """Which of `count` rows the sample takes, ascending; all where there are no more than `sample`."""
     if sample < 2:
         raise UsageError(f"{measure}: the sample must be 2 rows or more, but got {sample}; leave it out.")
@@ -196,11 +211,9 @@ def drawn_index(count: int, sample: int, seed: int, measure: str) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:sample].sort().values
 
 
-def _at_least(features: Tensor, rows: int, measure: str) -> int:
-    require_matrix(features)
-    if len(features) < rows:
-        raise DataError(f"{measure} needs {rows} or more rows, but got {len(features)}; give it more rows.")
-    return len(features)
+def _require_rows(count: int, least: int, measure: str) -> None:
+    if count < least:
+        raise DataError(f"{measure} needs {least} or more rows, but got {count}; give it more rows.")
 
 
 def _basis(columns: Tensor) -> Tensor:
@@ -208,12 +221,10 @@ def _basis(columns: Tensor) -> Tensor:
     require_finite(columns)
     eps = torch.finfo(columns.dtype if columns.is_floating_point() else torch.float64).eps
     left, values, _ = torch.linalg.svd(columns.detach().double().cpu(), full_matrices=False)
-    largest = float(values.amax()) if len(values) else 0.0
-    kept = values > largest * max(columns.shape) * eps
-    if not kept.any():
+    basis: Tensor = left[:, values > values[:1] * max(columns.shape) * eps]
+    if not basis.shape[1]:
         raise DataError(
             f"The columns of a matrix of shape {tuple(columns.shape)} are all zero and span no subspace; "
             "give at least 1 column that is not."
         )
-    basis: Tensor = left[:, kept]
     return basis

@@ -1,10 +1,8 @@
 """The measures that depend on moments only, streaming, as torchmetrics: O(D^2) memory, float64, exact merge.
 
-The state is count, mean and scatter in one tensor, merged by Chan's formula. Sums of rows and of products
-about zero would merge by mere addition, but lose twice as many digits as the mean has above the deviation,
-and a rank reads the last ones. Each number needs the other two to merge, so they are one state.
-
-Metrics of one `MetricCollection` find that their states agree and keep them once.
+Count, mean and scatter are one state, since each needs the other two to merge (Chan's formula). Sums about
+zero would merge by addition, but lose the digits that a rank reads. A `MetricCollection` keeps equal states
+once.
 """
 
 from abc import ABC, abstractmethod
@@ -32,11 +30,10 @@ from fullrank.spectrum.geometry import cosine_parts_of, unit_row_sums
 
 
 class StreamedMetric(Metric, ABC):
-    """A measure of all features (N, D) it was given, from float64 sums of them.
+    """A measure of all features (N, D) it was given, from float64 sums; `width` is D.
 
-    `width` is D. Further arguments go to torchmetrics. The sums stay in float64 when a module around the
-    metric changes its precision. Raises UsageError for another width, DataError for rows that are not finite
-    (none of that update is counted) and for no row at all.
+    Raises UsageError for another width, DataError for no row at all and for rows that are not finite, which
+    are not counted. The sums stay in float64 when a module around the metric changes its precision.
     """
 
     is_differentiable = False
@@ -71,8 +68,7 @@ class MomentMetric(StreamedMetric):
         self.add_state("moments", _pack(Moments.empty(width)), dist_reduce_fx=_merged)
 
     @abstractmethod
-    def _measure(self, moments: Moments) -> Tensor | float:
-        """The measure of the moments."""
+    def _measure(self, moments: Moments) -> Tensor | float: ...
 
     def update(self, features: Tensor) -> None:
         """Take in features (n, D)."""

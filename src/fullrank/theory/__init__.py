@@ -26,13 +26,7 @@ if TYPE_CHECKING:
         Theorem as Theorem,
     )
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "common.flow": ["Trajectory", "descend", "integrate"],
-        "common.theorem": ["Curve", "Outcome", "Panel", "SteppedTheorem", "Theorem"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["THEOREMS", "theorem_named"]
 
 # The summary of an entry is its statement, in a line.

@@ -37,15 +37,7 @@ if TYPE_CHECKING:
     )
     from fullrank.views.spatial import blur as blur, crop_resize as crop_resize, hflip as hflip
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "pipeline": ["Pipeline", "ViewParameters", "Views", "step_generator"],
-        "operations": ["Blur", "Crop", "Drop", "Grey", "Jitter", "Operation", "Solarize"],
-        "spatial": ["blur", "crop_resize", "hflip"],
-        "colour": ["brightness", "contrast", "grey", "hue", "saturation", "solarize", "turn_hue"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["VIEWS", "view_pipeline"]
 
 _FLIP = Parameter("flip", float, "probability that an image is mirrored", 0.5)

@@ -49,14 +49,7 @@ _CATALOGUE = [
 ]
 _MODULES = {name: name.replace("-", "_") for name, *_ in _CATALOGUE}
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        **{_MODULES[name]: [cause] for name, cause, *_ in _CATALOGUE},
-        "contract": ["Cause", "Rule", "Stage"],
-        "search": ["find_causes"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["CAUSES", "register_cause"]
 
 CAUSES = Registry("cause", "causes", group="fullrank.causes")

@@ -5,17 +5,18 @@ import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import refuses
 from sklearn.neighbors import NearestNeighbors
 
 from fullrank.errors import DataError, UsageError
-from fullrank.spectrum import hubness, mean_cosine, near_duplicates, rogue_dimensions
+from fullrank.spectrum import hubness, near_duplicates
 
 
 def normal(n, d, seed=0):
     return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 20), k=st.integers(1, 12), n=st.sampled_from([60, 600]))
 def test_hubness_against_sklearns_neighbours_and_scipys_skewness(seed, k, n):
     x = normal(n, 8, seed)
@@ -55,7 +56,7 @@ def test_near_duplicates_are_counted_at_any_scale_and_place():
     assert near_duplicates(torch.zeros(7, 3)) == 0.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 30), cosine=st.floats(0.3, 0.95))
 def test_near_duplicates_against_all_pairs(seed, cosine):
     x = normal(25, 3, seed)
@@ -63,32 +64,15 @@ def test_near_duplicates_against_all_pairs(seed, cosine):
     assert near_duplicates(x, cosine) == pytest.approx(float((pairs.amax(1) >= cosine).double().mean()))
 
 
-def test_rogue_dimensions_by_hand_and_their_sums():
-    x = normal(200, 6)
-    x[:, 2] = 50 + 0.01 * x[:, 2]
-    x[:, 4] *= 20
-    found = rogue_dimensions(x)
-    variances = np.var(x.numpy(), axis=0)
-    np.testing.assert_allclose(found.variance, variances / variances.sum(), rtol=1e-9)
-    assert int(found.variance.argmax()) == 4 and int(found.cosine.argmax()) == 2
-    assert float(found.cosine.sum()) == pytest.approx(mean_cosine(x))
-
-
-def test_rogue_dimensions_of_a_large_mean_and_of_constants():
-    x = normal(500, 3)
-    np.testing.assert_allclose(rogue_dimensions(x + 1e7).variance, rogue_dimensions(x).variance, rtol=1e-6)
-    assert rogue_dimensions(torch.ones(4, 3)).variance.tolist() == [0.0] * 3
-
-
 def test_what_does_not_fit_raises():
-    with pytest.raises(UsageError, match="k must be 1 or more, but got 0"):
+    with refuses(UsageError, "k", 1, 0):
         hubness(torch.eye(4), k=0)
-    with pytest.raises(DataError, match="more than k=4 rows, but got 4"):
+    with refuses(DataError, "k=4", 4):
         hubness(torch.eye(4), k=4)
-    with pytest.raises(UsageError, match=r"above 0 and below 1, but got 1\.0"):
+    with refuses(UsageError, "cosine", 0, 1, 1.0):
         near_duplicates(torch.eye(4), 1.0)
-    for measure in (hubness, near_duplicates, rogue_dimensions):
-        with pytest.raises(DataError, match="needs 2 or more rows, but got 1"):
+    for measure in (hubness, near_duplicates):
+        with refuses(DataError, 2, 1):
             measure(torch.ones(1, 3))
-        with pytest.raises(DataError, match="1 of 2 rows of features hold NaN or infinity"):
+        with refuses(DataError, "1 of 2", "NaN"):
             measure(torch.tensor([[1.0], [math.inf]]))

@@ -1,52 +1,14 @@
-"""What auditors of embedding files count: hubs, rogue dimensions, near duplicates. Nothing is centred."""
+"""Rows of features as neighbours of each other: hubs and near duplicates. Nothing is centred."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import row_blocks
-from fullrank.spectrum.geometry import cosine_parts, drawn_index, drawn_rows, unit_rows
-
-
-@dataclass(frozen=True)
-class RogueDimensions:
-    """What each single dimension carries, two vectors (D,) in float64.
-
-    `variance` is its share of the total variance, 0 to 1, all 0 where nothing varies. `cosine` is what it
-    contributes to the mean cosine of distinct rows; their sum is that mean cosine.
-    """
-
-    variance: Tensor
-    cosine: Tensor
-
-
-def rogue_dimensions(features: Tensor) -> RogueDimensions:
-    r"""How much of the variance, and of the mean cosine, sits in each single dimension.
-
-    .. math:: v_k = \frac{\mathrm{Var}(h_k)}{\sum_j \mathrm{Var}(h_j)}, \qquad
-              c_k = \frac{(\sum_i u_{ik})^2 - \sum_i u_{ik}^2}{N(N-1)}, \quad u_i = h_i / \|h_i\|
-
-    The variance is about the mean; the cosine centres nothing. It depends on the axes: a rotation changes it
-    and leaves every rank as it is. So a rogue dimension spoils cosines, and is no collapse. Shapes: (N, D).
-    Raises DataError for fewer than 2 rows or rows that are not finite.
-
-    >>> found = rogue_dimensions(torch.tensor([[5.0, 1.0], [5.0, -1.0], [5.0, 0.0]]))
-    >>> found.variance.tolist(), round(float(found.cosine[0]), 2)
-    ([0.0, 1.0], 0.97)
-
-    Source: Timkey and van Schijndel 2021 (arXiv 2109.04404), Section 3.
-    """
-    cosine = cosine_parts(features)
-    # Twice over the rows: first the mean, then squares around it, so that a large mean costs no digits.
-    mean = sum((block.sum(0) for block in row_blocks(features)), torch.zeros_like(cosine)) / len(features)
-    squares = sum(
-        ((block - mean).square_().sum(0) for block in row_blocks(features)), torch.zeros_like(cosine)
-    )
-    total = squares.sum()
-    return RogueDimensions(squares / torch.where(total > 0, total, 1.0), cosine)
+from fullrank.spectrum.geometry import sample_index, sample_rows, unit_rows
 
 
 def hubness(features: Tensor, k: int = 10, *, sample: int = 4096, seed: int = 0) -> float:
@@ -70,7 +32,7 @@ def hubness(features: Tensor, k: int = 10, *, sample: int = 4096, seed: int = 0)
     """
     if not k >= 1:
         raise UsageError(f"Hubness: k must be 1 or more, but got {k}; the usual value is 10.")
-    rows = unit_rows(drawn_rows(features, sample, seed, "Hubness"))
+    rows = unit_rows(sample_rows(features, sample, seed, "Hubness"))
     if k >= len(rows):
         raise DataError(f"Hubness needs more than k={k} rows, but got {len(rows)}; give more, or a lower k.")
     counts = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
@@ -95,9 +57,9 @@ def near_duplicates(features: Tensor, cosine: float = 0.99, *, sample: int = 102
     >>> near_duplicates(torch.tensor([[1.0, 0.0], [2.0, 0.01], [0.0, 1.0], [-1.0, 0.0]]))
     0.5
     """
-    what = "The share of near duplicates"
-    chosen = drawn_index(len(features), sample, seed, what)
-    return near_duplicates_among(drawn_rows(features, sample, seed, what), chosen, [features], cosine)
+    measure = "The share of near duplicates"
+    index = sample_index(len(features), sample, seed, measure)
+    return near_duplicates_among(sample_rows(features, sample, seed, measure), index, [features], cosine)
 
 
 def near_duplicates_among(
@@ -117,13 +79,13 @@ def near_duplicates_among(
             f"Near duplicates: the cosine must be above 0 and below 1, but got {cosine}; the usual is 0.99."
         )
     queries = unit_rows(rows.double())
-    chosen = index.to(queries.device)
-    found = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+    index = index.to(queries.device)
+    duplicated = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
     start = 0
-    for block in (piece for given in blocks for piece in row_blocks(given)):
+    for block in chain.from_iterable(map(row_blocks, blocks)):
         similarities = unit_rows(block) @ queries.T
-        inside = ((chosen >= start) & (chosen < start + len(block))).nonzero()[:, 0]
-        similarities[chosen[inside] - start, inside] = -torch.inf  # the row itself
-        found |= (similarities >= cosine).any(0)
+        inside = ((index >= start) & (index < start + len(block))).nonzero()[:, 0]
+        similarities[index[inside] - start, inside] = -torch.inf  # the row itself
+        duplicated |= (similarities >= cosine).any(0)
         start += len(block)
-    return float(found.double().mean())
+    return float(duplicated.double().mean())
