@@ -5,16 +5,16 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
-    field_serializer,
     field_validator,
 )
 
@@ -70,6 +70,9 @@ _REGISTRIES: dict[str, Registry] = {
     "objective": OBJECTIVES,
 }
 _FROM_FILE = {"from_file": True}
+# In the type, not as a serializer of the model: pydantic would then no longer know which keys are at their
+# default, and the digest of a recipe has only the others.
+_SpecText = Annotated[Spec, PlainSerializer(str, return_type=str)]
 
 
 def _spec(key: str, meaning: str, default: str | None = None) -> Any:
@@ -155,7 +158,7 @@ class Recipe(_Part):
     'subvector:360'
     """
 
-    data: Spec = _spec("data", "Source of the images")
+    data: _SpecText = _spec("data", "Source of the images")
     image_size: int | None = Field(None, ge=1, description="Resize images to this many pixels square.")
     classes: str | None = Field(None, description="Classes to keep: imagenet-100, a file of names, or A+B+C.")
     fraction: float | None = Field(
@@ -168,10 +171,10 @@ class Recipe(_Part):
     max_bad: int = Field(
         0, ge=0, description="Tolerate this many undecodable images; bad_images.txt lists them."
     )
-    views: Spec = _spec("views", "How views are made", "simclr")
-    encoder: Spec = _spec("encoder", "The encoder", "tiny-resnet")
-    head: Spec = _spec("head", "The head", "subvector:24")
-    objective: Spec = _spec("objective", "The objective", "infonce:0.2")
+    views: _SpecText = _spec("views", "How views are made", "simclr")
+    encoder: _SpecText = _spec("encoder", "The encoder", "tiny-resnet")
+    head: _SpecText = _spec("head", "The head", "subvector:24")
+    objective: _SpecText = _spec("objective", "The objective", "infonce:0.2")
     label: str = Field(
         "label", description="The labels that supervised objectives and online probes use, as in `coarse`."
     )
@@ -202,10 +205,6 @@ class Recipe(_Part):
                 "shows all."
             )
         return registry.parse(value, from_file=info.context == _FROM_FILE)
-
-    @field_serializer(*_REGISTRIES)
-    def _text(self, spec: Spec) -> str:
-        return str(spec)
 
     @classmethod
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
