@@ -13,9 +13,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
-    field_validator,
 )
 
 from fullrank.data import SOURCES
@@ -70,9 +70,22 @@ _REGISTRIES: dict[str, Registry] = {
     "objective": OBJECTIVES,
 }
 _FROM_FILE = {"from_file": True}
+
+
+def _parsed(value: Any, info: ValidationInfo) -> Spec:
+    """The spec of a part; what stands in a file imports nothing."""
+    registry = _REGISTRIES[str(info.field_name)]
+    if not isinstance(value, str) and not callable(value):
+        raise UsageError(
+            f"A {registry.kind} is named by a word, but got {value!r}; `fullrank list {registry.room}` "
+            "shows all."
+        )
+    return registry.parse(value, from_file=info.context == _FROM_FILE)
+
+
 # In the type, not as a serializer of the model: pydantic would then no longer know which keys are at their
 # default, and the digest of a recipe has only the others.
-_SpecText = Annotated[Spec, PlainSerializer(str, return_type=str)]
+_PartSpec = Annotated[Spec, PlainValidator(_parsed), PlainSerializer(str, return_type=str)]
 
 
 def _spec(key: str, meaning: str, default: str | None = None) -> Any:
@@ -158,7 +171,7 @@ class Recipe(_Part):
     'subvector:360'
     """
 
-    data: _SpecText = _spec("data", "Source of the images")
+    data: _PartSpec = _spec("data", "Source of the images")
     image_size: int | None = Field(None, ge=1, description="Resize images to this many pixels square.")
     classes: str | None = Field(None, description="Classes to keep: imagenet-100, a file of names, or A+B+C.")
     fraction: float | None = Field(
@@ -171,10 +184,10 @@ class Recipe(_Part):
     max_bad: int = Field(
         0, ge=0, description="Tolerate this many undecodable images; bad_images.txt lists them."
     )
-    views: _SpecText = _spec("views", "How views are made", "simclr")
-    encoder: _SpecText = _spec("encoder", "The encoder", "tiny-resnet")
-    head: _SpecText = _spec("head", "The head", "subvector:24")
-    objective: _SpecText = _spec("objective", "The objective", "infonce:0.2")
+    views: _PartSpec = _spec("views", "How views are made", "simclr")
+    encoder: _PartSpec = _spec("encoder", "The encoder", "tiny-resnet")
+    head: _PartSpec = _spec("head", "The head", "subvector:24")
+    objective: _PartSpec = _spec("objective", "The objective", "infonce:0.2")
     label: str = Field(
         "label", description="The labels that supervised objectives and online probes use, as in `coarse`."
     )
@@ -193,18 +206,6 @@ class Recipe(_Part):
     )
     sgd_probe: SGDProbe | None = None
     imports: tuple[Origin, ...] = ()
-
-    @field_validator(*_REGISTRIES, mode="plain")
-    @classmethod
-    def _parsed(cls, value: Any, info: ValidationInfo) -> Spec:
-        """What stands in a file imports nothing."""
-        registry = _REGISTRIES[str(info.field_name)]
-        if not isinstance(value, str) and not callable(value):
-            raise UsageError(
-                f"A {registry.kind} is named by a word, but got {value!r}; `fullrank list {registry.room}` "
-                "shows all."
-            )
-        return registry.parse(value, from_file=info.context == _FROM_FILE)
 
     @classmethod
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
