@@ -2,16 +2,15 @@
 
 import math
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from fullrank.data.decoding import fit_square, to_array
+from fullrank.data.classes import first_twice
+from fullrank.data.decoding import fit_square, to_array, to_image
 from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator, stratified_order, stratified_share
 from fullrank.data.streaming import Statistics, StreamedImages
@@ -225,9 +224,8 @@ class ImageSet:
                 f"{len(unknown)} of {len(names)} names are no {label!r} of {self}, the first is "
                 f"{unknown[0]!r}; it has {len(classes)}, among them {', '.join(map(repr, near))}."
             )
-        twice = [name for name, times in Counter(names).items() if times > 1]
-        if twice:
-            raise UsageError(f"The class {twice[0]!r} is named twice; keep one.")
+        if twice := first_twice(names):
+            raise UsageError(f"The class {twice!r} is named twice; keep one.")
 
     def subset(self, index: np.ndarray) -> "ImageSet":
         """The images at the rows `index`, in that order."""
@@ -310,12 +308,17 @@ class ImageSet:
         >>> ImageSet(grey, {"label": np.array([-1])}, {"label": ()}).channel_statistics()
         ((0.2,), (0.0,))
         """
-        if isinstance(self.images, StreamedImages):
-            if self.images.statistics is not None:
-                return self.images.statistics
-            sample = generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]
-            return _channel_statistics(self.images.centres(np.sort(sample)))
-        return _channel_statistics(self.images)
+        images = self.images
+        if isinstance(images, StreamedImages):
+            if images.statistics is not None:
+                return images.statistics
+            images = images.centres(np.sort(generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]))
+        pixels = images[..., 0].size
+        chunks = np.array_split(images, -(-len(images) // _CHUNK))
+        squares = np.sum([np.square(chunk, dtype=np.int64).sum((0, 1, 2)) for chunk in chunks], axis=0)
+        mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
+        deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+        return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
 
     def check_label(self, label: str) -> None:
         """Raise UsageError, with the nearest names, for a label that the set does not have."""
@@ -331,10 +334,9 @@ def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:
-    grey = images.shape[3] == 1
     fitted = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     for target, image in zip(fitted, images, strict=True):
-        target[:] = to_array(fit_square(Image.fromarray(image[..., 0] if grey else image), size))
+        target[:] = to_array(fit_square(to_image(image), size))
     return fitted
 
 
@@ -342,15 +344,6 @@ def _channels_first(images: np.ndarray) -> "Tensor":
     import torch
 
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-
-
-def _channel_statistics(images: np.ndarray) -> Statistics:
-    pixels = images[..., 0].size
-    chunks = np.array_split(images, -(-len(images) // 256))
-    squares = np.sum([np.square(chunk, dtype=np.int64).sum((0, 1, 2)) for chunk in chunks], axis=0)
-    mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
-    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
 
 
 def check_image_size(size: int) -> None:

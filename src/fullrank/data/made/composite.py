@@ -123,7 +123,7 @@ def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> 
     Of each value's images every one is used before any is used again. Raises DataError for a value without an
     image, UsageError for streamed images.
     """
-    pixels = in_memory(images.resized(side))
+    pixels = _in_memory(images.resized(side))
     labels, names = images.labels["label"], images.class_names["label"]
     empty = [name for value, name in enumerate(names) if not (labels == value).any()]
     if empty:
@@ -220,7 +220,7 @@ def compose(
         labels["position"], names["position"] = places, PLACES
     else:
         places = np.full(n, PLACES.index(place))
-    pixels = in_memory(shown.resized(side))
+    pixels = _in_memory(shown.resized(side))
     parts.append(_Part(FOREGROUND, pixels, pixels.max(-1) > 0, places, strength))
     images = _composed(parts, size)
     layers = {
@@ -256,7 +256,8 @@ def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) ->
     for part in parts:
         high, wide = part.mask.shape[1:]
         for place in np.unique(part.places):
-            top, left = _corner(place, size - high, size - wide)
+            row, column = divmod(int(place), 3)
+            top, left = (size - high) * row // 2, (size - wide) * column // 2
             placed = np.flatnonzero(part.places == place)
             for rows in np.split(placed, range(_CHUNK, len(placed), _CHUNK)):
                 window = (rows, slice(top, top + high), slice(left, left + wide))
@@ -265,13 +266,7 @@ def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) ->
     return canvas
 
 
-def _corner(place: int, high: int, wide: int) -> tuple[int, int]:
-    """Top and left of a place where `high` and `wide` pixels are to spare."""
-    row, column = divmod(int(place), 3)
-    return high * row // 2, wide * column // 2
-
-
-def in_memory(images: ImageSet) -> np.ndarray:
+def _in_memory(images: ImageSet) -> np.ndarray:
     """The pixels of a set (N, H, W, C) uint8; UsageError if they are decoded on demand."""
     if isinstance(images.images, StreamedImages):
         raise UsageError(f"{images} is decoded on demand, but composites are made in memory; name others.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.composite import FOREGROUND, Cue, compose, image_cue, object_cue, texture_cue
-from fullrank.data.made.textures import OBJECTS, TEXTURES, texture_numbers
+from fullrank.data.made.textures import OBJECTS, TEXTURES
 from fullrank.data.sources import Source, Split, canonical
 from fullrank.errors import UsageError, unknown_name
 from fullrank.specs import Spec
@@ -158,7 +158,7 @@ class Composite(Source):
         preset = self.preset
         background = preset.background or self.parts["background"]
         if background == TEXTURED:
-            kinds = [(name, texture_numbers(textures)) for name, textures in preset.kinds]
+            kinds = [(name, np.array([*map(TEXTURES.index, kinds)])) for name, kinds in preset.kinds]
             cues = [texture_cue("background", kinds, preset.size)]
         else:
             cues = [image_cue("background", self._part(background, split), preset.size)]

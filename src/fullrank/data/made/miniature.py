@@ -123,10 +123,9 @@ def _write_cifar(collection: CifarCollection) -> Callable[[_Plan, Path], None]:
             columns = [bytes_of[kind.name] for kind in sorted(collection.labels, key=lambda kind: kind.byte)]
             pixels = plan.pictures(split, CIFAR_SIDE).transpose(0, 3, 1, 2).reshape(len(fine), -1)
             records = np.column_stack([*columns, pixels]).astype(np.uint8)
-            for file, part in zip(
-                form.files[split], np.array_split(records, len(form.files[split])), strict=True
-            ):
-                part.tofile(target / file)
+            paths = collection.paths(form, target, split)
+            for path, part in zip(paths, np.array_split(records, len(paths)), strict=True):
+                part.tofile(path)
 
     return write
 

@@ -19,10 +19,8 @@ class ImageNet(ClassFolders):
 
     Raises DataError for a tree of another shape.
 
-    >>> ImageNet("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in imagenet:no/such/folder.
+    >>> ImageNet("data", classes="imagenet-9").name
+    'imagenet:data,classes=imagenet-9'
 
     Source: Russakovsky et al. 2015, arXiv:1409.0575; the tree is that of `torchvision.datasets.ImageNet`.
     """

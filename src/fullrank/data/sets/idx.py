@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import final
@@ -48,20 +49,11 @@ FASHION_MNIST = IdxCollection(
 )
 
 
-def mnist(path: str | None = None) -> "IdxFiles":
-    """MNIST from the folder `path`, or from torchvision's copy in the cache, downloaded when first loaded."""
-    return IdxFiles(MNIST, path)
-
-
-def fashion_mnist(path: str | None = None) -> "IdxFiles":
-    """Fashion-MNIST from the folder `path`, else from Debian's package, else as `mnist` does."""
-    return IdxFiles(FASHION_MNIST, path)
-
-
 @final
 class IdxFiles(Source):
     """The images and labels of a collection, from IDX files in `path` or in torchvision's folders below it.
 
+    Without `path` they are Debian's, or torchvision's copy in the cache, downloaded when first loaded.
     Raises DataError for a file that is missing, truncated or of another kind, for counts that differ, and
     where a download is needed and fails.
 
@@ -126,6 +118,9 @@ class IdxFiles(Source):
             f"{self.name}: {folder} holds no {stem} or {stem}.gz, nor does {written} below it; pass the "
             "folder of the IDX files."
         )
+
+
+mnist, fashion_mnist = (partial(IdxFiles, collection) for collection in (MNIST, FASHION_MNIST))
 
 
 def _forms(stem: str, *folders: Path) -> list[Path]:
