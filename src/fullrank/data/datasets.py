@@ -97,10 +97,8 @@ def _pixels(image: Any, name: str) -> np.ndarray:
         array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise DataError(
-            f"An image of {name} is {array.dtype} of shape {array.shape}; give Pillow images, uint8 arrays "
-            "(H, W, C) or tensors (C, H, W) in 0 to 1, C 1 or 3."
-        )
+        forms = "give Pillow images, uint8 (H, W, C) or tensors (C, H, W) in 0 to 1, C 1 or 3"
+        raise DataError(f"An image of {name} is {array.dtype} of shape {array.shape}; {forms}.")
     return array
 
 

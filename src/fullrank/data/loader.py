@@ -103,14 +103,10 @@ class BatchLoader:
     def load_state_dict(self, state: LoaderState) -> None:
         """Go on from a state of the same images, batch size and seed; of others it raises UsageError."""
         if state["checksum"] != self._checksum:
-            raise UsageError(
-                "The training images are not those of the saved state; resume with the images of the first "
-                "run, or start again in another folder."
-            )
+            remedy = "resume with those, or start again in another folder"
+            raise UsageError(f"The training images are not those of the saved state; {remedy}.")
         if not 0 <= state["position"] <= len(self):
-            raise UsageError(
-                f"The saved position {state['position']} is outside 0 to {len(self)}, the batches of an "
-                "epoch; resume with the data and the batch size of the first run."
-            )
+            problem = f"The saved position {state['position']} is outside 0 to {len(self)}, an epoch"
+            raise UsageError(f"{problem}; resume with the data and the batch size of the first run.")
         self._epoch, self._position = state["epoch"], state["position"]
         self._starts_here = True

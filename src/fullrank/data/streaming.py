@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from PIL import Image
@@ -55,6 +55,7 @@ class StreamedImages:
     rows: np.ndarray | None = None
     bad: BadImages = field(default_factory=BadImages)
     alike: np.ndarray | None = None
+    dtype: ClassVar = np.dtype(np.uint8)
 
     def __post_init__(self) -> None:
         for word, size in (("canvas", self.canvas), ("image size", self.image_size)):
@@ -73,11 +74,6 @@ class StreamedImages:
         """(N, side, side, C) of the canvases."""
         side = max(self.canvas, self.image_size)
         return len(self), side, side, self.channels
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Always uint8."""
-        return np.dtype(np.uint8)
 
     def resized(self, size: int) -> "StreamedImages":
         """The same images for encoders that see size x size."""
@@ -138,9 +134,8 @@ class StreamedImages:
             except UNREADABLE as error:
                 self.bad.note(self.keys[original], reason(error), self.name)
         key = self.keys[int(self.originals[row])]
-        raise DataError(
-            f"{self.name}: {key} cannot be decoded, nor any image with its labels; remove or replace them."
-        )
+        problem = f"{key} cannot be decoded, nor any image with its labels"
+        raise DataError(f"{self.name}: {problem}; remove or replace them.")
 
     def _candidates(self, row: int) -> Iterator[int]:
         """The image at `row`, and those that may stand for it: the next ones of the set with its labels."""

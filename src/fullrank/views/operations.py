@@ -103,10 +103,9 @@ class Drop(_Chance):
     def check(self, layers: Collection[str]) -> None:
         """Raise UsageError unless images with these `layers` have the one to drop."""
         if self.probability > 0 and not layers:
-            raise UsageError(
-                f"drop={self.probability:g} takes the layer {self.layer!r} out of composites, but these "
-                "images have no layers; leave drop out, or take composite:PRESET as the data."
-            )
+            problem = f"drop={self.probability:g} takes the layer {self.layer!r} out of composites"
+            remedy = "leave drop out, or take composite:PRESET as the data"
+            raise UsageError(f"{problem}, but these images have no layers; {remedy}.")
         if self.probability > 0 and self.layer not in layers:
             raise unknown_name("layer", self.layer, layers, f"these images have {', '.join(layers)}")
 
@@ -139,9 +138,7 @@ class Crop(Operation):
         if self.size < 1:
             raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}.")
         if not 0 < self.scale <= 1:
-            raise UsageError(
-                f"scale={self.scale} is no part of an image's area; choose above 0, up to 1 for no crop."
-            )
+            raise UsageError(f"scale={self.scale} is no part of the area; choose above 0, 1 for no crop.")
         check_probability("flip", self.flip)
 
     @property

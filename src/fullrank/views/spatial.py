@@ -1,8 +1,4 @@
-"""Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own.
-
-All of these are linear in the image and separable: along each axis every row of the result mixes a few rows
-of the image, as few as the kernel reaches.
-"""
+"""Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own."""
 
 import math
 from collections.abc import Callable
@@ -85,10 +81,8 @@ def blur(images: Tensor, sigmas: Tensor, kernel_size: int, *, inplace: bool = Fa
     radius = kernel_size // 2
     height, width = images.shape[-2:]
     if kernel_size % 2 == 0 or not 0 <= radius < min(height, width):
-        raise UsageError(
-            f"kernel_size={kernel_size} does not fit images of {height}x{width}; it must be odd and at most "
-            f"{2 * min(height, width) - 1}."
-        )
+        problem = f"kernel_size={kernel_size} does not fit images of {height}x{width}"
+        raise UsageError(f"{problem}; it must be odd and at most {2 * min(height, width) - 1}.")
     images = images if inplace else images.clone()
     return change_masked(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
 
@@ -188,15 +182,11 @@ def _cubic(distance: Tensor) -> Tensor:
 
 def _check_boxes(boxes: Tensor, count: int, height: int, width: int) -> None:
     if boxes.shape != (count, 4):
-        raise UsageError(
-            f"boxes must be of shape ({count}, 4), one for each image, but got {tuple(boxes.shape)}."
-        )
+        raise UsageError(f"boxes must be of shape ({count}, 4), one an image, but got {tuple(boxes.shape)}.")
     first, extent = boxes[:, :2], boxes[:, 2:]
     rest = torch.tensor([height, width], device=boxes.device) - first - extent
     slack = torch.cat([first, extent - 1, rest], dim=1).amin(1)
     if slack.min() < -_ROUNDING:
         box = tuple(boxes[slack.argmin()].tolist())
-        raise UsageError(
-            f"The box {box} (top, left, height, width) is narrower than a pixel or leaves the image of "
-            f"{height}x{width}; draw the parameters for the size of these images."
-        )
+        problem = f"The box {box} (top, left, height, width) leaves the image or is narrower than a pixel"
+        raise UsageError(f"{problem}; draw the parameters for images of {height}x{width}.")

@@ -58,9 +58,7 @@ class Cue:
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
     """Images (..., C) uint8: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`."""
     if not 0 <= strength <= 1:
-        raise UsageError(
-            f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the background."
-        )
+        raise UsageError(f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the rest.")
     levels = np.arange(256)
     blends = (1 - strength) * levels[:, None] + strength * levels
     table = np.rint(blends.round(9)).astype(np.uint8)  # 1 - 0.7 is not 0.3, and must not break a tie
@@ -76,9 +74,7 @@ def paired_values(
     # Given the label they are independent of `before` (N,), the groups of the cues so far.
     if not 1 / count - _ROUNDING <= level <= 1:
         limits = f"{1 / count:g} to 1 (balance to no exception)"
-        raise UsageError(
-            f"A correlation of {level:g} is outside {limits} for {count} values; choose another."
-        )
+        raise UsageError(f"A correlation of {level:g} of {count} values is outside {limits}; choose another.")
     values = np.empty(len(labels), np.int64)
     for label in np.unique(labels).tolist():
         rows = np.flatnonzero(labels == label)
@@ -106,10 +102,9 @@ def _partner_counts(
     if paired == 0 or (paired == images and level < 1):
         none, every = 0.5 / level - _ROUNDING, 0.5 / (1 - level + _ROUNDING**2) + _ROUNDING
         word, needed = ("none", none) if paired == 0 else ("all", every)
-        raise DataError(
-            f"A correlation of {level:g} cannot be met by the {images} images of label {label}, of which "
-            f"{word} would have the paired value; give {math.ceil(needed)} or more of each label."
-        )
+        problem = f"{word} of the {images} images of label {label} would have the paired value"
+        remedy = f"give {math.ceil(needed)} or more of each label"
+        raise DataError(f"A correlation of {level:g} cannot be met, {problem}; {remedy}.")
     counts = np.full(count, (images - paired) // (count - 1))
     others = np.delete(np.arange(count), partner)
     counts[random.permutation(others)[: (images - paired) % (count - 1)]] += 1

@@ -125,14 +125,12 @@ class Composite(Source):
         needs = PRESETS[preset].needs
         for key in [need for need in needs if need not in self.parts]:
             form = "SPEC" if key in ("foreground", "background") else "PATH"
-            raise UsageError(
-                f"{self.name} lacks {key}; write composite:{preset},{','.join(f'{n}={form}' for n in needs)}."
-            )
+            forms = ",".join(f"{need}={form}" for need in needs)
+            raise UsageError(f"{self.name} lacks {key}; write composite:{preset},{forms}.")
         for key in [part for part in self.parts if part not in needs]:
             takes = f"it takes {' and '.join(needs)}" if needs else "its parts are fixed"
-            raise UsageError(
-                f"{self.name}: {key} is no part of {preset}; {takes}, and composite:any takes any source."
-            )
+            remedy = f"{takes}, and composite:any takes any source"
+            raise UsageError(f"{self.name}: {key} is no part of {preset}; {remedy}.")
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""

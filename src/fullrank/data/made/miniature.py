@@ -88,12 +88,11 @@ def write_miniature(
 
     name = SOURCES[re.split("[:,]", spec)[0].strip()].name
     if name not in _WRITERS:
-        remedy = f"{', '.join(_WRITERS)} can be generated"
-        raise unknown_name("data in miniature", name, _WRITERS, remedy)
+        raise unknown_name("data in miniature", name, _WRITERS, f"there are {', '.join(_WRITERS)}")
     read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
     read = Spec(read.name, str(folder), read.options, read.family)
     source(read)  # its options are checked before anything is written
-    names = _class_names(read, classes) if class_names is None else _known_names(read, class_names)
+    names = _class_names(read, classes, class_names)
     for value, least, what in (
         (len(names), 2, "classes"),
         (images, len(names), "images, one of each class,"),
@@ -162,21 +161,17 @@ def _official_folders(spec: Spec) -> dict[str, str]:
     return {class_name: folder_of[wnid] for wnid, class_name in grouped.items()}
 
 
-def _class_names(spec: Spec, classes: int) -> tuple[str, ...]:
-    """The first `classes` names of the official list, if there is one."""
+def _class_names(spec: Spec, classes: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The `names`, or the first `classes`, of the official list, if there is one."""
     official = _official_folders(spec)
+    if names is not None:
+        for name in names:
+            if official and name not in official:
+                raise unknown_name(f"class of {spec.name}", name, official, f"it has {len(official)}")
+        return tuple(names)
     if official and classes > len(official):
         raise UsageError(f"{spec.name} has {len(official)} classes, but got {classes}; ask for fewer.")
     return tuple(official)[:classes] or tuple(f"class-{row:03d}" for row in range(classes))
-
-
-def _known_names(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
-    """The `names`, all of them in the official list, if there is one."""
-    official = _official_folders(spec)
-    wrong = [name for name in names if official and name not in official]
-    if wrong:
-        raise unknown_name(f"class of {spec.name}", wrong[0], official, f"it has {len(official)}")
-    return tuple(names)
 
 
 def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:

@@ -20,9 +20,7 @@ def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.nd
     _check_side("texture", side, _LEAST_TEXTURE)
     if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(TEXTURES):
         wrong = kinds.min() if kinds.min() < 0 else kinds.max()
-        raise UsageError(
-            f"{wrong} is no texture, there are 0 to {len(TEXTURES) - 1}, {', '.join(TEXTURES)}; choose one."
-        )
+        raise UsageError(f"{wrong} is no texture; choose 0 to {len(TEXTURES) - 1}, {', '.join(TEXTURES)}.")
     grid = _grid(side)
     patterns = np.empty((len(kinds), side, side))
     for row, kind in enumerate(kinds.tolist()):

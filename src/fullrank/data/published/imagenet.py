@@ -46,9 +46,7 @@ class ImageNet(ClassFolders):
             return DataError(f"{self.name}: there is no {folder}; {expected}.")
         flat = len(list_photographs(folder))
         if flat:
-            return DataError(
-                f"{self.name}: {folder} holds {flat} images without class folders, but {expected}; sort "
-                "them with torchvision.datasets.ImageNet(PATH, split='val'), where PATH holds "
-                "ILSVRC2012_img_val.tar and the development kit."
-            )
+            problem = f"{folder} holds {flat} images without class folders, but {expected}"
+            remedy = "sort them by torchvision.datasets.ImageNet(PATH, split='val') with the development kit"
+            return DataError(f"{self.name}: {problem}; {remedy}.")
         return DataError(f"{self.name}: {folder} holds no image; {expected}.")

@@ -43,16 +43,12 @@ class Waterbirds(GroupedPhotographs):
         number = str(OFFICIAL_SPLITS.index(official))
         rows = [row for row in self._rows(file) if row["split"] == number]
         if not rows:
-            raise DataError(
-                f"{self.name}: {file} lists no {official} image; its column split has no {number}."
-            )
+            raise DataError(f"{self.name}: {file} lists no {official} image (split {number}); unpack again.")
         keys = [row["img_filename"] for row in rows]
         missing = [key for key in keys if not (file.parent / key).is_file()]
         if missing:
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(keys)} {official} images that {file} lists are not "
-                f"there, the first is {missing[0]}; unpack the archive again."
-            )
+            problem = f"{len(missing)} of {len(keys)} {official} images that {file} lists are missing"
+            raise DataError(f"{self.name}: {problem}, the first is {missing[0]}; unpack the archive again.")
         return file.parent, keys, np.array([[int(row["y"]), int(row["place"])] for row in rows], np.int64)
 
     def _rows(self, file: Path) -> list[dict[str, str]]:

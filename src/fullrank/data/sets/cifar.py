@@ -76,7 +76,7 @@ CIFAR100 = CifarCollection(
 
 @final
 class Cifar(Source):
-    """32 x 32 RGB images and labels of a collection, in either form, in `path` or the official folder below it.
+    """32 x 32 RGB images and labels of a collection, in either form, in `path` or its own folder below it.
 
     The label `label` of CIFAR-100 is the fine one, `coarse` its superclass.
     Nothing in a pickle is run: it may hold arrays of bytes, text, numbers, lists and dictionaries.
@@ -121,10 +121,8 @@ class Cifar(Source):
         tests = [self.collection.paths(form, self.path / form.folder, "test")[0] for form in forms]
         expected = " or ".join(map(str, tests))
         archive = find_archive(self.path, [form.archive for form in forms]) or forms[0].archive
-        raise DataError(
-            f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it; "
-            f"unpack {archive} there."
-        )
+        problem = f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it"
+        raise DataError(f"{problem}; unpack {archive} there.")
 
     def _read_pickled(self, path: Path) -> tuple[np.ndarray, ...]:
         """Pixels (n, 3072) and each kind of labels (n,)."""

@@ -153,19 +153,15 @@ class ImageFolder(Source):
     def _empty(self, count: int, size: int, channels: int) -> np.ndarray:
         gib = count * size * size * channels / 2**30
         if gib > MEMORY_LIMIT_GIB:
-            raise DataError(
-                f"{self.name} needs {gib:.1f} GiB for {count} images of {size} x {size} x {channels}, but "
-                f"the limit is {MEMORY_LIMIT_GIB} GiB; write {self.name},canvas={CANVAS} to decode them when "
-                "they are needed, or give a smaller --image-size."
-            )
+            need = f"{gib:.1f} GiB for {count} images of {size} x {size} x {channels}"
+            remedy = f"write {self.name},canvas={CANVAS} to decode on demand, or give a smaller --image-size"
+            raise DataError(f"{self.name} needs {need}, but the limit is {MEMORY_LIMIT_GIB} GiB; {remedy}.")
         return np.empty((count, size, size, channels), np.uint8)
 
     def _unreadable(self, failed: Mapping[str, Exception], count: int) -> DataError:
         first, error = next(iter(failed.items()))
-        return DataError(
-            f"{self.name}: {len(failed)} of {count} images cannot be read, the first is {first} "
-            f"({reason(error)}); remove or replace them."
-        )
+        problem = f"{len(failed)} of {count} images cannot be read, the first is {first} ({reason(error)})"
+        return DataError(f"{self.name}: {problem}; remove or replace them.")
 
 
 def _attempt(

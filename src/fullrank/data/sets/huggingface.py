@@ -104,10 +104,8 @@ class HuggingFace(Source):
         image = self.image or next(iter(images), None)
         if image not in images:
             what = "has no column of images" if image is None else f"has no images in the column {image!r}"
-            raise DataError(
-                f"{self.name} {what}, but the columns {', '.join(features)}; cast the right one to "
-                "datasets.Image and save the data set."
-            )
+            remedy = "cast the right one to datasets.Image and save the data set"
+            raise DataError(f"{self.name} {what}, but the columns {', '.join(features)}; {remedy}.")
         return image, self.label or next(iter(_columns_of("ClassLabel", features)), None)
 
     def _labels(

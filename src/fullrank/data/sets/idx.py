@@ -101,10 +101,9 @@ class IdxFiles(Source):
         except (OSError, RuntimeError, HTTPException) as error:
             install = f"`apt install {self.collection.package}`, or " if self.collection.package else ""
             name, reason = self.collection.name, " ".join(str(error).split())
-            raise DataError(
-                f"{name} is not on this machine and cannot be downloaded ({reason}); {install}"
-                f"pass the folder of its IDX files as {name}:PATH."
-            ) from error
+            problem = f"{name} is not on this machine and cannot be downloaded ({reason})"
+            remedy = f"{install}pass the folder of its IDX files as {name}:PATH"
+            raise DataError(f"{problem}; {remedy}.") from error
         return raw
 
     def _file(self, folder: Path, stem: str) -> Path:
@@ -114,10 +113,8 @@ class IdxFiles(Source):
             return file
         if not folder.is_dir():
             raise DataError(f"{self.name}: there is no folder {folder}; pass the folder of the IDX files.")
-        raise DataError(
-            f"{self.name}: {folder} holds no {stem} or {stem}.gz, nor does {written} below it; pass the "
-            "folder of the IDX files."
-        )
+        problem = f"{folder} holds no {stem} or {stem}.gz, nor does {written} below it"
+        raise DataError(f"{self.name}: {problem}; pass the folder of the IDX files.")
 
 
 mnist, fashion_mnist = (partial(IdxFiles, collection) for collection in (MNIST, FASHION_MNIST))

@@ -55,10 +55,9 @@ class Stl10(Source):
         if test is not None:
             return test.parent
         archive = find_archive(self.path, [ARCHIVE]) or ARCHIVE
-        raise DataError(
-            f"{self.name} holds no STL-10: expected {self.path / FOLDER}/train_X.bin, train_y.bin, "
-            f"test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}; unpack {archive} there."
-        )
+        files = f"train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}"
+        expected = f"expected {self.path / FOLDER} with {files}"
+        raise DataError(f"{self.name} holds no STL-10: {expected}; unpack {archive} there.")
 
     def _open(self, path: Path) -> np.ndarray:
         """The images of a file as (N, C, columns, rows), still on the disk."""
