@@ -193,7 +193,13 @@ class ImageSet:
         """
         self.check_label(label)
         classes = self.class_names[label]
-        self._check_names(names, classes, label)
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            near = get_close_matches(unknown[0], classes, n=3, cutoff=0.5) or classes[:3]
+            problem = f"{len(unknown)} of {len(names)} names, as {unknown[0]!r}, are no {label!r} of {self}"
+            raise UsageError(f"{problem}; it has {len(classes)}, among them {', '.join(map(repr, near))}.")
+        if twice := first_twice(names):
+            raise UsageError(f"The class {twice!r} is named twice; keep one.")
         renumbered = np.full(len(classes) + 1, UNLABELLED)  # its last entry is for label -1
         renumbered[[classes.index(name) for name in names]] = np.arange(len(names))
         labels = renumbered[self.labels[label]]
@@ -203,15 +209,6 @@ class ImageSet:
             labels={**chosen.labels, label: labels[labels != UNLABELLED]},
             class_names={**self.class_names, label: tuple(names)},
         )
-
-    def _check_names(self, names: Sequence[str], classes: Sequence[str], label: str) -> None:
-        unknown = [name for name in names if name not in classes]
-        if unknown:
-            near = get_close_matches(unknown[0], classes, n=3, cutoff=0.5) or classes[:3]
-            problem = f"{len(unknown)} of {len(names)} names, as {unknown[0]!r}, are no {label!r} of {self}"
-            raise UsageError(f"{problem}; it has {len(classes)}, among them {', '.join(map(repr, near))}.")
-        if twice := first_twice(names):
-            raise UsageError(f"The class {twice!r} is named twice; keep one.")
 
     def subset(self, index: np.ndarray) -> "ImageSet":
         """The images at the rows `index`, in that order."""

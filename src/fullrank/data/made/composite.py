@@ -170,15 +170,15 @@ def compose(
     """`n` images of size x size: foregrounds of side x side, opaque where above 0, over the `cues`.
 
     The first cue is the background; the foreground lies on top, blended by `strength`, at `place` or, where
-    that is "drawn", at one of the nine places, balanced. Every label of the foreground stays; each cue adds
-    its own, a drawn place "position", and "group" is the main label with all cues. Given the label, cues are
-    independent of each other. Foregrounds keep the proportion of their classes, and all are used before any
-    is used again, with other cues. Grey parts are copied to RGB unless all are grey. `layers` holds the
-    images without each cue and without the "foreground"; below the background lies black.
+    that is "drawn", at one of the nine places, balanced. Labels of the foreground stay; each cue adds its
+    own, a drawn place "position", and "group" is the main label with all cues. Given the label, cues are
+    independent. Foregrounds keep the proportion of their classes, and all are used before any is used again.
+    Grey parts are copied to RGB unless all are grey. `layers` holds the images without each cue and without
+    the "foreground"; below the background lies black.
 
-    Raises UsageError for a cue's name that is taken, a foreground or cue larger than the canvas, a strength
-    or correlation out of range, an unknown place, n below 1 or streamed images, DataError for foregrounds
-    without labels and for a correlation that n images cannot meet.
+    Raises UsageError for a cue's name that is taken, parts larger than the canvas, a strength or correlation
+    out of range, an unknown place, n below 1 or streamed images, DataError for foregrounds without labels and
+    for a correlation that n images cannot meet.
 
     >>> from fullrank.data import source
     >>> kinds = [("lines", np.array([0, 1])), ("clouds", np.array([8]))]

@@ -68,11 +68,10 @@ def write_miniature(
     """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
 
     `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
-    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; the others
-    have the size of their format. A shift has test images alone, and its classes are the first ones of its
-    official list. The two with groups have every second class as their second one.
-    `class_names` take the place of `classes`; with `channels` of 1 the files of a folder are grey. What
-    `spec` says beside its path is kept.
+    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; others have
+    that of their format. A shift has test images alone, of the first classes of its list. The two with groups
+    have every second class as their second one. `class_names` take the place of `classes`; with `channels` of
+    1 the files of a folder are grey. Options of `spec` are kept.
 
     Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
     a size below 8, or classes that an official list does not have.

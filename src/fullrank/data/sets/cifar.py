@@ -93,23 +93,24 @@ class Cifar(Source):
 
     def __init__(self, collection: CifarCollection, path: str):
         super().__init__(canonical(collection.name, path))
-        self.collection, self.path = collection, expanded(path)
+        self.collection, self.path, self._kinds = collection, expanded(path), collection.labels
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         form, folder = self._form()
         pickled = form is self.collection.pickled
-        names = self._pickled_names(folder) if pickled else self._text_names(folder)
+        if pickled:
+            meta = folder / self.collection.meta
+            content = read_pickled(meta)
+            names = {k.name: tuple(self._listed(meta, content, k.names_key, str)) for k in self._kinds}
+        else:
+            names = {k.name: read_names(folder / k.names_file, self.name) for k in self._kinds}
         read = self._read_pickled if pickled else self._read_binary
         parts = [read(path) for path in self.collection.paths(form, folder, split)]
         pixels, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
         labels = {kind.name: column for kind, column in zip(self._kinds, columns, strict=True)}
         images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         return ImageSet(np.ascontiguousarray(images), labels, names, self.name, split)
-
-    @property
-    def _kinds(self) -> tuple[CifarLabel, ...]:
-        return self.collection.labels
 
     def _form(self) -> tuple[CifarForm, Path]:
         check_folder(self.path, self.name)
@@ -145,11 +146,6 @@ class Cifar(Source):
             raise damaged(self.name, path, f"{key!r} is no list of {what}")
         return values
 
-    def _pickled_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
-        path = folder / self.collection.meta
-        content = read_pickled(path)
-        return {kind.name: tuple(self._listed(path, content, kind.names_key, str)) for kind in self._kinds}
-
     def _read_binary(self, path: Path) -> tuple[np.ndarray, ...]:
         """As `_read_pickled`."""
         record = len(self._kinds) + _PIXELS
@@ -162,9 +158,6 @@ class Cifar(Source):
             raise damaged(self.name, path, problem)
         rows = content.reshape(-1, record)
         return rows[:, len(self._kinds) :], *(rows[:, kind.byte].astype(np.int64) for kind in self._kinds)
-
-    def _text_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
-        return {kind.name: read_names(folder / kind.names_file, self.name) for kind in self._kinds}
 
 
 cifar10, cifar100 = (partial(Cifar, collection) for collection in (CIFAR10, CIFAR100))

@@ -55,8 +55,8 @@ class ImageFolder(Source):
     in that are unlabelled. Hidden files and folders are left out, and what no ending names as an image.
 
     Images stay grey if all are, in both splits. Transparency is laid on white, 16-bit grey scaled from 0 to
-    65535, only the first frame taken, the EXIF orientation applied. Streamed images, those with a `canvas`,
-    may be of any size, are RGB, and no file is opened before it is needed.
+    65535, only the first frame taken, the EXIF orientation applied. With a `canvas` images may be of any size
+    and are RGB.
 
     Raises DataError for a folder that is missing or without images, for files that cannot be decoded, and
     above 8 GiB of pixels; UsageError where the images are not all of one square size and none is asked for.
@@ -108,10 +108,8 @@ class ImageFolder(Source):
             with Image.open(self.path / names[row]) as image:
                 images[row] = to_array(fit_square(upright(image, grey), size))
 
-        results = _attempt(decode, range(len(names)), f"Reading {self.path}")
-        return images, {
-            name: error for name, error in zip(names, results, strict=True) if isinstance(error, Exception)
-        }
+        results = zip(names, _attempt(decode, range(len(names)), f"Reading {self.path}"), strict=True)
+        return images, {name: error for name, error in results if isinstance(error, Exception)}
 
     @cached_property
     def _files(self) -> Files:

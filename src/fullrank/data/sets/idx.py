@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
-from fullrank.data.sources import Source, Split, canonical, first_file
+from fullrank.data.sources import Source, Split, canonical, check_folder, first_file
 from fullrank.errors import DataError
 from fullrank.files import expanded
 
@@ -111,8 +111,7 @@ class IdxFiles(Source):
         file = first_file(_forms(stem, folder, folder / "raw", folder / written))
         if file is not None:
             return file
-        if not folder.is_dir():
-            raise DataError(f"{self.name}: there is no folder {folder}; pass the folder of the IDX files.")
+        check_folder(folder, self.name)
         problem = f"{folder} holds no {stem} or {stem}.gz, nor does {written} below it"
         raise DataError(f"{self.name}: {problem}; pass the folder of the IDX files.")
 
