@@ -78,11 +78,9 @@ CIFAR100 = CifarCollection(
 class Cifar(Source):
     """32 x 32 RGB images and labels of a collection, in either form, in `path` or its own folder below it.
 
-    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass.
-    Nothing in a pickle is run: it may hold arrays of bytes, text, numbers, lists and dictionaries.
-
-    Raises DataError for a folder that is neither form, and for a file that is missing, damaged or asks for
-    anything else.
+    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass. Nothing in a pickle is run: it may
+    hold arrays of bytes, text, numbers, lists and dictionaries. Raises DataError for a folder that is neither
+    form, and for a file that is missing, damaged or asks for anything else.
 
     >>> cifar10("data").name
     'cifar10:data'
@@ -98,14 +96,13 @@ class Cifar(Source):
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         form, folder = self._form()
-        pickled = form is self.collection.pickled
-        if pickled:
-            meta = folder / self.collection.meta
+        if form is self.collection.pickled:
+            read, meta = self._read_pickled, folder / self.collection.meta
             content = read_pickled(meta)
             names = {k.name: tuple(self._listed(meta, content, k.names_key, str)) for k in self._kinds}
         else:
+            read = self._read_binary
             names = {k.name: read_names(folder / k.names_file, self.name) for k in self._kinds}
-        read = self._read_pickled if pickled else self._read_binary
         parts = [read(path) for path in self.collection.paths(form, folder, split)]
         pixels, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
         labels = {kind.name: column for kind, column in zip(self._kinds, columns, strict=True)}

@@ -53,7 +53,8 @@ FASHION_MNIST = IdxCollection(
 class IdxFiles(Source):
     """The images and labels of a collection, from IDX files in `path` or in torchvision's folders below it.
 
-    Without `path` they are Debian's, or torchvision's copy in the cache, downloaded when first loaded.
+    Without `path` they are those of Debian's package, if there is one, or torchvision's copy in the cache,
+    downloaded when first loaded.
     Raises DataError for a file that is missing, truncated or of another kind, for counts that differ, and
     where a download is needed and fails.
 
