@@ -78,9 +78,9 @@ CIFAR100 = CifarCollection(
 class Cifar(Source):
     """32 x 32 RGB images and labels of a collection, in either form, in `path` or its own folder below it.
 
-    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass. Nothing in a pickle is run: it may
-    hold arrays of bytes, text, numbers, lists and dictionaries. Raises DataError for a folder that is neither
-    form, and for a file that is missing, damaged or asks for anything else.
+    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass. Nothing in a pickle is run: it
+    may hold arrays of bytes, text, numbers, lists and dictionaries. Raises DataError for a folder that is
+    neither form, and for a file that is missing, damaged or asks for anything else.
 
     >>> cifar10("data").name
     'cifar10:data'
