@@ -1,7 +1,4 @@
-"""Data: sources of images with their labels, and batches of them.
-
-The catalogue imports nothing; `source` builds a source, and the classes are imported on first use.
-"""
+"""Data: sources of images with their labels, and batches of them."""
 
 from typing import TYPE_CHECKING
 
@@ -60,28 +57,24 @@ _GROUPED = (
     Parameter("classes", str, "take classes together: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
 _CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
-_IMAGENET_SHIFTS = (
-    (
-        "imagenet-a",
+_IMAGENET_SHIFTS = {
+    "imagenet-a": (
         "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
         "Hendrycks et al. 2021, arXiv:1907.07174",
     ),
-    (
-        "imagenet-r",
+    "imagenet-r": (
         "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
         "Hendrycks et al. 2021, arXiv:2006.16241",
     ),
-    (
-        "imagenet-sketch",
+    "imagenet-sketch": (
         "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
         "Wang et al. 2019, arXiv:1905.13549",
     ),
-    (
-        "imagenet-v2",
+    "imagenet-v2": (
         "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
         "Recht et al. 2019, arXiv:1902.10811",
     ),
-)
+}
 
 SOURCES = Registry("data", "data", context=("name",), group="fullrank.sources")
 register_source = SOURCES.add
@@ -173,7 +166,7 @@ for _entry in [
             value=_CLASS_FOLDERS,
             options=_GROUPED,
         )
-        for name, summary, paper in _IMAGENET_SHIFTS
+        for name, (summary, paper) in _IMAGENET_SHIFTS.items()
     ),
     Entry(
         "imagenet-c",

@@ -41,7 +41,7 @@ def class_list(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split("+"))
     if not all(names):
         raise UsageError(f"{text!r} holds an empty class name; {forms}.")
-    if twice := _first_twice(names):
+    if twice := first_twice(names):
         raise UsageError(f"{text!r} names the class {twice!r} twice; keep one.")
     return names
 
@@ -76,7 +76,7 @@ def _from_file(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path} cannot be read as text; give a file with one class name a line.") from error
     if not names:
         raise DataError(f"{path} holds no class name; write one a line.")
-    if twice := _first_twice(names):
+    if twice := first_twice(names):
         raise DataError(f"{path} names the class {twice!r} twice; keep one.")
     return names
 
@@ -87,5 +87,6 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in kept)
 
 
-def _first_twice(names: Sequence[str]) -> str | None:
+def first_twice(names: Sequence[str]) -> str | None:
+    """The first name that stands there more than once."""
     return next((name for name, times in Counter(names).items() if times > 1), None)

@@ -1,11 +1,12 @@
 """Any torch Dataset of (image, label) as images of ours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from fullrank.data.decoding import to_array, to_image
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError
@@ -56,25 +57,24 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
             arrays.append(_pixels(image, name))
     if labels is None:
         labels = np.array(numbers, np.int64)
-    alike = len({array.shape for array in arrays}) == 1
-    images = np.stack(arrays) if alike else _streamed(dataset, name, first.shape[-1])
-    return ImageSet(images, {"label": labels}, {"label": _class_names(dataset, labels, like)}, name, split)
 
-
-def _streamed(dataset: Indexed, name: str, channels: int) -> StreamedImages:
     def read(row: int) -> Image.Image:
-        pixels = _pixels(_parts(dataset[row], name)[0], name)
-        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return to_image(_pixels(_parts(dataset[row], name)[0], name))
 
-    keys = [str(row) for row in range(len(dataset))]
-    return StreamedImages(read, keys, CANVAS, IMAGE_SIZE, channels=channels, name=name)
+    images: np.ndarray | StreamedImages
+    if len({array.shape for array in arrays}) == 1:
+        images = np.stack(arrays)
+    else:
+        keys = [str(row) for row in range(len(dataset))]
+        images = StreamedImages(read, keys, CANVAS, IMAGE_SIZE, channels=first.shape[-1], name=name)
+    return ImageSet(images, {"label": labels}, {"label": _class_names(dataset, labels, like)}, name, split)
 
 
 def _parts(item: Any, name: str) -> tuple[Any, int]:
     """The image and the label of an item, -1 where it has none."""
     if not isinstance(item, (tuple, list)):
         return item, UNLABELLED
-    if len(item) != 2 or isinstance(item, Mapping):
+    if len(item) != 2:
         raise DataError(f"An item of {name} has {len(item)} parts; give (image, label), or the image alone.")
     image, label = item
     if label is None:
@@ -90,17 +90,15 @@ def _pixels(image: Any, name: str) -> np.ndarray:
     import torch
 
     if isinstance(image, Image.Image):
-        array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        array = to_array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     elif isinstance(image, torch.Tensor):
         array = _of_tensor(image.detach().cpu(), name)
     else:
         array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
-        raise DataError(
-            f"An image of {name} is {array.dtype} of shape {array.shape}; give Pillow images, uint8 arrays "
-            "(H, W, C) or tensors (C, H, W) in 0 to 1, C 1 or 3."
-        )
+        forms = "give Pillow images, uint8 (H, W, C) or tensors (C, H, W) in 0 to 1, C 1 or 3"
+        raise DataError(f"An image of {name} is {array.dtype} of shape {array.shape}; {forms}.")
     return array
 
 

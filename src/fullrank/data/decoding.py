@@ -35,12 +35,13 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
     """A grey image of any kind as mode L, any other as RGB, on white; 16 bits 0 to 65535 become 0 to 255."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
+    mode = "L" if image.mode in GREY_MODES else "RGB"
     if image.mode.startswith("I"):
         return Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert(_eight_bit_mode(image))
-    return image.convert(_eight_bit_mode(image))
+        return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)
+    return image.convert(mode)
 
 
 def upright(image: Image.Image, grey: bool) -> Image.Image:
@@ -91,6 +92,11 @@ def to_array(image: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
+def to_image(array: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 as a grey or RGB image."""
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
 def reason(error: Exception) -> str:
     """Why something failed, as a part of our own sentence: one line, the first sentence, no full stop."""
     if isinstance(error, UnidentifiedImageError):
@@ -117,7 +123,3 @@ def _eight_bit(image: Image.Image, grey: bool) -> Image.Image:
     if image.mode == mode and not image.has_transparency_data:
         return image  # `convert` would copy it
     return to_eight_bit(image).convert(mode)
-
-
-def _eight_bit_mode(image: Image.Image) -> str:
-    return "L" if image.mode in GREY_MODES else "RGB"

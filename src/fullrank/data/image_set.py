@@ -2,16 +2,15 @@
 
 import math
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from fullrank.data.decoding import fit_square, to_array
+from fullrank.data.classes import first_twice
+from fullrank.data.decoding import fit_square, to_array, to_image
 from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator, stratified_order, stratified_share
 from fullrank.data.streaming import Statistics, StreamedImages
@@ -58,39 +57,31 @@ class ImageSet:
         if dtype != np.uint8:
             raise DataError(f"{self}: images must be uint8, 0 to 255, but got {dtype}; scale and cast them.")
         if len(shape) != 4 or shape[3] not in (1, 3) or not shape[1] or not shape[2]:
-            raise DataError(
-                f"{self}: images must have the shape (N, H, W, C) with C 1 or 3, but got {shape}; "
-                "reorder the axes and keep grey or RGB."
-            )
+            problem = f"images must have the shape (N, H, W, C) with C 1 or 3, but got {shape}"
+            raise DataError(f"{self}: {problem}; reorder the axes and keep grey or RGB.")
         if not shape[0]:
             raise DataError(f"{self} has 0 images, but needs 1 or more; check the path and the split.")
         if "label" not in self.labels or set(self.labels) != set(self.class_names):
-            raise DataError(
-                f"{self}: labels ({', '.join(self.labels)}) and class names ({', '.join(self.class_names)}) "
-                "must have the same keys, one of them 'label'; give the missing one."
-            )
+            keys = f"labels ({', '.join(self.labels)}) and class names ({', '.join(self.class_names)})"
+            raise DataError(f"{self}: {keys} must have the same keys and 'label' among them; give all.")
         for key, labels in self.labels.items():
             self._check_labels(key, labels)
         for key, layer in self.layers.items():
             if isinstance(self.images, StreamedImages) or layer.shape != shape or layer.dtype != np.uint8:
-                raise DataError(
-                    f"{self}: the layer {key!r} must be uint8 with the shape {shape} of images in memory, "
-                    f"but got {layer.dtype} with the shape {layer.shape}; give each image without that layer."
-                )
+                problem = f"the layer {key!r} must be uint8 {shape} as the images in memory"
+                remedy = "give each image without that layer"
+                raise DataError(f"{self}: {problem}, but got {layer.dtype} {layer.shape}; {remedy}.")
 
     def _check_labels(self, key: str, labels: np.ndarray) -> None:
         if labels.dtype != np.int64 or labels.shape != (len(self),):
-            raise DataError(
-                f"{self}: {key!r} must be int64 with the shape ({len(self)},), one for each image, but got "
-                f"{labels.dtype} with the shape {labels.shape}; give one whole number for each image."
-            )
+            problem = f"{key!r} must be int64 ({len(self)},), but is {labels.dtype} {labels.shape}"
+            raise DataError(f"{self}: {problem}; give one whole number for each image.")
         top = len(self.class_names[key]) - 1
         wrong = labels[(labels < UNLABELLED) | (labels > top)]
         if len(wrong):
-            raise DataError(
-                f"{self}: {key!r} must lie in {UNLABELLED} (unlabelled) to {top}, but {len(wrong)} of "
-                f"{len(self)} do not, the first is {wrong[0]}; correct them or name more classes."
-            )
+            problem = f"{len(wrong)} of {len(self)} do not, the first is {wrong[0]}"
+            limits = f"{UNLABELLED} (unlabelled) to {top}"
+            raise DataError(f"{self}: {key!r} must lie in {limits}, but {problem}; correct or name them.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -147,9 +138,7 @@ class ImageSet:
         A larger `n` contains the smaller one's images. Raises UsageError for `n` outside 1 to N.
         """
         if not 1 <= n <= len(self):
-            raise UsageError(
-                f"A limit of {n} is outside 1 to {len(self)}, the images of {self}; choose fewer."
-            )
+            raise UsageError(f"A limit of {n} is outside 1 to {len(self)}, all of {self}; choose fewer.")
         return self.subset(np.sort(stratified_order(self.labels["label"], seed)[:n]))
 
     def fraction(self, share: float, seed: int) -> "ImageSet":
@@ -163,9 +152,7 @@ class ImageSet:
         array([5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
         """
         if not 0 < share <= 1:
-            raise UsageError(
-                f"A share of {share:g} of {self} is outside 0 to 1; choose at most 1, which is all."
-            )
+            raise UsageError(f"A share of {share:g} of {self} is outside 0 to 1; choose 1 for all.")
         labels = self.labels["label"]
         labelled = labels[labels != UNLABELLED] if (labels != UNLABELLED).any() else labels
         counts = np.unique(labelled, return_counts=True)[1]
@@ -206,7 +193,13 @@ class ImageSet:
         """
         self.check_label(label)
         classes = self.class_names[label]
-        self._check_names(names, classes, label)
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            near = get_close_matches(unknown[0], classes, n=3, cutoff=0.5) or classes[:3]
+            problem = f"{len(unknown)} of {len(names)} names, as {unknown[0]!r}, are no {label!r} of {self}"
+            raise UsageError(f"{problem}; it has {len(classes)}, among them {', '.join(map(repr, near))}.")
+        if twice := first_twice(names):
+            raise UsageError(f"The class {twice!r} is named twice; keep one.")
         renumbered = np.full(len(classes) + 1, UNLABELLED)  # its last entry is for label -1
         renumbered[[classes.index(name) for name in names]] = np.arange(len(names))
         labels = renumbered[self.labels[label]]
@@ -216,18 +209,6 @@ class ImageSet:
             labels={**chosen.labels, label: labels[labels != UNLABELLED]},
             class_names={**self.class_names, label: tuple(names)},
         )
-
-    def _check_names(self, names: Sequence[str], classes: Sequence[str], label: str) -> None:
-        unknown = [name for name in names if name not in classes]
-        if unknown:
-            near = get_close_matches(unknown[0], classes, n=3, cutoff=0.5) or classes[:3]
-            raise UsageError(
-                f"{len(unknown)} of {len(names)} names are no {label!r} of {self}, the first is "
-                f"{unknown[0]!r}; it has {len(classes)}, among them {', '.join(map(repr, near))}."
-            )
-        twice = [name for name, times in Counter(names).items() if times > 1]
-        if twice:
-            raise UsageError(f"The class {twice[0]!r} is named twice; keep one.")
 
     def subset(self, index: np.ndarray) -> "ImageSet":
         """The images at the rows `index`, in that order."""
@@ -310,12 +291,17 @@ class ImageSet:
         >>> ImageSet(grey, {"label": np.array([-1])}, {"label": ()}).channel_statistics()
         ((0.2,), (0.0,))
         """
-        if isinstance(self.images, StreamedImages):
-            if self.images.statistics is not None:
-                return self.images.statistics
-            sample = generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]
-            return _channel_statistics(self.images.centres(np.sort(sample)))
-        return _channel_statistics(self.images)
+        images = self.images
+        if isinstance(images, StreamedImages):
+            if images.statistics is not None:
+                return images.statistics
+            images = images.centres(np.sort(generator(0).permutation(len(self))[:_STATISTICS_SAMPLE]))
+        pixels = images[..., 0].size
+        chunks = np.array_split(images, -(-len(images) // _CHUNK))
+        squares = np.sum([np.square(chunk, dtype=np.int64).sum((0, 1, 2)) for chunk in chunks], axis=0)
+        mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
+        deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+        return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
 
     def check_label(self, label: str) -> None:
         """Raise UsageError, with the nearest names, for a label that the set does not have."""
@@ -331,10 +317,9 @@ def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:
-    grey = images.shape[3] == 1
     fitted = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     for target, image in zip(fitted, images, strict=True):
-        target[:] = to_array(fit_square(Image.fromarray(image[..., 0] if grey else image), size))
+        target[:] = to_array(fit_square(to_image(image), size))
     return fitted
 
 
@@ -342,15 +327,6 @@ def _channels_first(images: np.ndarray) -> "Tensor":
     import torch
 
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-
-
-def _channel_statistics(images: np.ndarray) -> Statistics:
-    pixels = images[..., 0].size
-    chunks = np.array_split(images, -(-len(images) // 256))
-    squares = np.sum([np.square(chunk, dtype=np.int64).sum((0, 1, 2)) for chunk in chunks], axis=0)
-    mean = images.sum((0, 1, 2), dtype=np.int64) / pixels
-    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
 
 
 def check_image_size(size: int) -> None:

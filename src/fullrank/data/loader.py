@@ -1,6 +1,6 @@
 """Batches of one image set, in an order that a resumed run repeats."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypedDict
 
@@ -88,14 +88,10 @@ class BatchLoader:
             order = order.to(self._whole.images.device)
         batches = torch.split(order, self.batch_size)[self._position : len(self)]
         indices = [batch.chunk(process_count())[process_rank()] for batch in batches]
-        for batch in self._read(indices):
+        whole = self._whole
+        for batch in ahead(self._decoded, indices) if whole is None else map(whole.take, indices):
             self._position += 1
             yield batch
-
-    def _read(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
-        if self._whole is not None:
-            return map(self._whole.take, indices)
-        return ahead(self._decoded, indices)
 
     def _decoded(self, index: Tensor) -> Batch:
         return replace(self._image_set.batch(index.numpy()), labels=self._labels[index])
@@ -107,14 +103,10 @@ class BatchLoader:
     def load_state_dict(self, state: LoaderState) -> None:
         """Go on from a state of the same images, batch size and seed; of others it raises UsageError."""
         if state["checksum"] != self._checksum:
-            raise UsageError(
-                "The training images are not those of the saved state; resume with the images of the first "
-                "run, or start again in another folder."
-            )
+            remedy = "resume with those, or start again in another folder"
+            raise UsageError(f"The training images are not those of the saved state; {remedy}.")
         if not 0 <= state["position"] <= len(self):
-            raise UsageError(
-                f"The saved position {state['position']} is outside 0 to {len(self)}, the batches of an "
-                "epoch; resume with the data and the batch size of the first run."
-            )
+            problem = f"The saved position {state['position']} is outside 0 to {len(self)}, an epoch"
+            raise UsageError(f"{problem}; resume with the data and the batch size of the first run.")
         self._epoch, self._position = state["epoch"], state["position"]
         self._starts_here = True

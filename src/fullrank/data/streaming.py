@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,6 @@ _AT_ONCE = 4096  # names, of which a set may have millions
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-Decoded = TypeVar("Decoded")
 
 
 @final
@@ -56,6 +55,7 @@ class StreamedImages:
     rows: np.ndarray | None = None
     bad: BadImages = field(default_factory=BadImages)
     alike: np.ndarray | None = None
+    dtype: ClassVar = np.dtype(np.uint8)
 
     def __post_init__(self) -> None:
         for word, size in (("canvas", self.canvas), ("image size", self.image_size)):
@@ -75,11 +75,6 @@ class StreamedImages:
         side = max(self.canvas, self.image_size)
         return len(self), side, side, self.channels
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Always uint8."""
-        return np.dtype(np.uint8)
-
     def resized(self, size: int) -> "StreamedImages":
         """The same images for encoders that see size x size."""
         return replace(self, image_size=size)
@@ -93,13 +88,7 @@ class StreamedImages:
         _, side, _, channels = self.shape
         images = np.empty((len(rows), side, side, channels), np.uint8)
         sizes = np.empty((len(rows), 2), np.int64)
-
-        def decode(target: int) -> None:
-            images[target], sizes[target] = self._decoded(
-                rows[target], lambda image: squash(image, side, grey=channels == 1)
-            )
-
-        _in_threads(decode, len(rows))
+        self._fill([images, sizes], rows, lambda image: squash(image, side, grey=channels == 1))
         return images, sizes
 
     def centres(self, rows: np.ndarray) -> np.ndarray:
@@ -107,14 +96,9 @@ class StreamedImages:
 
         The shorter side is brought to round(image_size 256 / 224), bilinear and antialiased.
         """
-        images = np.empty((len(rows), self.image_size, self.image_size, self.channels), np.uint8)
-
-        def decode(target: int) -> None:
-            images[target] = self._decoded(
-                rows[target], lambda image: centre(image, self.image_size, grey=self.channels == 1)
-            )
-
-        _in_threads(decode, len(rows))
+        size, channels = self.image_size, self.channels
+        images = np.empty((len(rows), size, size, channels), np.uint8)
+        self._fill([images], rows, lambda image: (centre(image, size, grey=channels == 1),))
         return images
 
     def checksum(self) -> int:
@@ -130,7 +114,19 @@ class StreamedImages:
         """Which of `keys` the images are, (N,)."""
         return np.arange(len(self.keys)) if self.rows is None else self.rows
 
-    def _decoded(self, row: int, decode: Callable[[Image.Image], Decoded]) -> Decoded:
+    def _fill(
+        self, targets: list[np.ndarray], rows: np.ndarray, decode: Callable[[Image.Image], tuple[Any, ...]]
+    ) -> None:
+        """Decode the images at `rows`, in threads, into the rows of `targets`."""
+
+        def fill(number: int) -> None:
+            for target, part in zip(targets, self._decoded(rows[number], decode), strict=True):
+                target[number] = part
+
+        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
+            list(pool.map(fill, range(len(rows))))
+
+    def _decoded(self, row: int, decode: Callable[[Image.Image], tuple[Any, ...]]) -> tuple[Any, ...]:
         for original in self._candidates(row):
             try:
                 with self.read(original) as image:
@@ -138,9 +134,8 @@ class StreamedImages:
             except UNREADABLE as error:
                 self.bad.note(self.keys[original], reason(error), self.name)
         key = self.keys[int(self.originals[row])]
-        raise DataError(
-            f"{self.name}: {key} cannot be decoded, nor any image with its labels; remove or replace them."
-        )
+        problem = f"{key} cannot be decoded, nor any image with its labels"
+        raise DataError(f"{self.name}: {problem}; remove or replace them.")
 
     def _candidates(self, row: int) -> Iterator[int]:
         """The image at `row`, and those that may stand for it: the next ones of the set with its labels."""
@@ -154,21 +149,16 @@ class StreamedImages:
         yield from self.originals[np.concatenate([rows[start:], rows[rows < row]])].tolist()
 
 
-def _in_threads(function: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
-        for _ in pool.map(function, range(count)):
-            pass
-
-
 def photographs(
-    root: Path, keys: Sequence[str], canvas: int, image_size: int | None, name: str
+    root: Path,
+    keys: Sequence[str],
+    canvas: int,
+    image_size: int | None,
+    name: str,
+    statistics: Statistics | None = IMAGENET_STATISTICS,
 ) -> StreamedImages:
     """The image files `keys` below `root`: seen at 224 if no size is given, with ImageNet's statistics."""
+    size = image_size or IMAGE_SIZE
     return StreamedImages(
-        lambda row: Image.open(root / keys[row]),
-        keys,
-        canvas,
-        image_size or IMAGE_SIZE,
-        name=name,
-        statistics=IMAGENET_STATISTICS,
+        lambda row: Image.open(root / keys[row]), keys, canvas, size, name=name, statistics=statistics
     )

@@ -47,11 +47,8 @@ class BadImages:
         with self._lock:
             self._found[image] = why
             count = len(self._found)
-        if not self.most:
-            remedy = "remove or replace it, or pass over some with --max-bad"
-            raise DataError(f"{source}: {image} cannot be decoded ({why}); {remedy}.")
         if count > self.most:
-            raise DataError(
-                f"{source}: more than {self.most} images cannot be decoded, the last is {image} ({why}); "
-                "remove or replace them, or allow more with --max-bad."
-            )
+            problem = f"{image} cannot be decoded ({why})"
+            if self.most:
+                problem = f"more than {self.most} images cannot be decoded, the last is {image} ({why})"
+            raise DataError(f"{source}: {problem}; remove or replace them, or allow more with --max-bad.")

@@ -1,8 +1,4 @@
-"""Views: two random variations of each image, drawn on the CPU and made a batch at a time.
-
-The catalogue imports nothing; `view_pipeline` builds a pair of pipelines, and the classes are imported on
-first use.
-"""
+"""Views: two random variations of each image, drawn on the CPU and made a batch at a time."""
 
 from typing import TYPE_CHECKING
 

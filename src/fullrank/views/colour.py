@@ -1,8 +1,8 @@
 """What changes the colours of a batch, each image with a parameter of its own; all work on values 0 to 1.
 
-All but `turn_hue` agree image by image with the function of the same purpose in torchvision, and have a twin
-with an underscore that works in place, as in torch: a chain of them stays in a CPU's cache. On images of one
-channel saturation, hue and grey change nothing.
+All but `turn_hue` agree image by image with the function of the same purpose in torchvision, and overwrite
+the images if `inplace`: a chain of them stays in a CPU's cache. On images of one channel saturation, hue and
+grey change nothing.
 """
 
 import math
@@ -10,12 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from fullrank.views.masked import take_masked_
-
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-def brightness(images: Tensor, factors: Tensor) -> Tensor:
+def brightness(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tensor:
     """Scale each image, clamp(f x, 0, 1): images (N, C, H, W), factors (N,) of 0 or more; 1 changes nothing.
 
     >>> brightness(torch.full((1, 1, 1, 1), 0.25), torch.tensor([2.0])).item()
@@ -23,15 +21,11 @@ def brightness(images: Tensor, factors: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_brightness`.
     """
-    return brightness_(images.clone(), factors)
-
-
-def brightness_(images: Tensor, factors: Tensor) -> Tensor:
-    """`brightness` in place."""
+    images = images if inplace else images.clone()
     return images.mul_(_per_image(factors, images)).clamp_(0.0, 1.0)
 
 
-def contrast(images: Tensor, factors: Tensor) -> Tensor:
+def contrast(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tensor:
     """Move each image from its mean grey m: clamp(f x + (1 - f) m, 0, 1); a factor of 1 changes nothing.
 
     Shapes: images (N, 1 or 3, H, W), factors (N,).
@@ -41,17 +35,13 @@ def contrast(images: Tensor, factors: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_contrast`.
     """
-    return contrast_(images.clone(), factors)
-
-
-def contrast_(images: Tensor, factors: Tensor) -> Tensor:
-    """`contrast` in place."""
+    images = images if inplace else images.clone()
     factors = _per_image(factors, images)
     means = _luma(images.mean((2, 3), keepdim=True))
     return images.mul_(factors).add_(means * (1.0 - factors)).clamp_(0.0, 1.0)
 
 
-def saturation(images: Tensor, factors: Tensor) -> Tensor:
+def saturation(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tensor:
     """Move each image from its own grey version g: clamp(f x + (1 - f) g, 0, 1); 1 changes nothing.
 
     Shapes: images (N, 1 or 3, H, W), factors (N,).
@@ -61,11 +51,7 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_saturation`.
     """
-    return saturation_(images.clone(), factors)
-
-
-def saturation_(images: Tensor, factors: Tensor) -> Tensor:
-    """`saturation` in place."""
+    images = images if inplace else images.clone()
     if images.shape[1] == 1:
         return images
     factors = _per_image(factors, images)
@@ -73,7 +59,7 @@ def saturation_(images: Tensor, factors: Tensor) -> Tensor:
     return images.mul_(factors).add_(rest).clamp_(0.0, 1.0)
 
 
-def hue(images: Tensor, shifts: Tensor) -> Tensor:
+def hue(images: Tensor, shifts: Tensor, *, inplace: bool = False) -> Tensor:
     r"""Turn the hue of each image by a part of the circle; value and saturation in HSV stay.
 
     With M and m the largest and smallest of the three colours of a pixel, its hue h in turns of the circle
@@ -91,14 +77,10 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
 
     Source: torchvision's `adjust_hue`.
     """
-    return hue_(images.clone(), shifts)
-
-
-def hue_(images: Tensor, shifts: Tensor) -> Tensor:
-    """`hue` in place."""
+    images = images if inplace else images.clone()
     if images.shape[1] == 1:
         return images
-    return take_masked_(images, _turn_in_hsv(images, shifts), shifts != 0)
+    return _take_masked(images, _turn_in_hsv(images, shifts), shifts != 0)
 
 
 def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -143,7 +125,7 @@ def turn_matrix(shifts: Tensor) -> Tensor:
     return cosine * ones.diag().diag() + (1 - cosine) * third * ones + angle.sin() * math.sqrt(third) * cross
 
 
-def grey(images: Tensor, mask: Tensor) -> Tensor:
+def grey(images: Tensor, mask: Tensor, *, inplace: bool = False) -> Tensor:
     """Replace the colours by their grey 0.2989 R + 0.587 G + 0.114 B where mask (N,) is true.
 
     >>> grey(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([True])).flatten()
@@ -151,17 +133,13 @@ def grey(images: Tensor, mask: Tensor) -> Tensor:
 
     Source: torchvision's `rgb_to_grayscale` with three output channels.
     """
-    return grey_(images.clone(), mask)
-
-
-def grey_(images: Tensor, mask: Tensor) -> Tensor:
-    """`grey` in place."""
+    images = images if inplace else images.clone()
     if images.shape[1] == 1:
         return images
-    return take_masked_(images, _luma(images).expand_as(images), mask)
+    return _take_masked(images, _luma(images).expand_as(images), mask)
 
 
-def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
+def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255, *, inplace: bool = False) -> Tensor:
     """Invert the values of `threshold` and above, x -> 1 - x, in the images where mask (N,) is true.
 
     >>> solarize(torch.tensor([[[[0.25, 0.75]]]]), torch.tensor([True]))
@@ -169,12 +147,8 @@ def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tens
 
     Source: torchvision's `solarize`; the threshold is Pillow's default, 128 of 255.
     """
-    return solarize_(images.clone(), mask, threshold)
-
-
-def solarize_(images: Tensor, mask: Tensor, threshold: float = 128 / 255) -> Tensor:
-    """`solarize` in place."""
-    return take_masked_(images, torch.where(images >= threshold, 1.0 - images, images), mask)
+    images = images if inplace else images.clone()
+    return _take_masked(images, torch.where(images >= threshold, 1.0 - images, images), mask)
 
 
 def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
@@ -191,6 +165,13 @@ def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
     turns = (angle - thirds).abs_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
     start = largest.sub_(chroma, alpha=2.0)
     return turns.mul_(chroma.mul_(6.0)).add_(start).clamp_(0.0, 1.0)
+
+
+def _take_masked(images: Tensor, changed: Tensor, mask: Tensor) -> Tensor:
+    """Images (N, C, H, W), in place, as they are in `changed` where mask (N,) is true."""
+    # To change all and take some is faster than to pick some and put them back, unless the change is
+    # expensive. At weights of 0 and 1 a lerp is exact.
+    return images.lerp_(changed, _per_image(mask, images))
 
 
 def _luma(images: Tensor) -> Tensor:

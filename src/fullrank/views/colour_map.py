@@ -7,20 +7,16 @@ class ColourMap:
     """Images (N, C, H, W), each with an affine map of its colours, clamp(M x + t, 0, 1), not yet applied."""
 
     def __init__(self, images: Tensor):
-        self._images = images
+        self._images, self.channels = images, images.shape[1]
         self._matrix: Tensor | None = None
         self._shift: Tensor | None = None
-
-    @property
-    def channels(self) -> int:
-        """How many colours a pixel has."""
-        return self._images.shape[1]
 
     def add(self, matrix: Tensor, of_mean: Tensor | None = None) -> None:
         """Append x -> matrix x + of_mean m, (N, C, C) each, with m (C,) the image's mean colour so far."""
         matrix = matrix.to(self._images.device, non_blocking=True)
-        of_mean = None if of_mean is None else of_mean.to(self._images.device, non_blocking=True)
-        shift = None if of_mean is None else of_mean @ self._mean()
+        shift = None
+        if of_mean is not None:
+            shift = of_mean.to(matrix.device, non_blocking=True) @ self._mean()
         if self._shift is not None:
             moved = matrix @ self._shift
             shift = moved if shift is None else moved.add_(shift)

@@ -13,8 +13,7 @@ from fullrank.batch import as_float
 from fullrank.errors import UsageError, unknown_name
 from fullrank.views import colour
 from fullrank.views.colour_map import ColourMap
-from fullrank.views.masked import change_masked
-from fullrank.views.spatial import Interpolation, blur_, crop_resize, hflip
+from fullrank.views.spatial import Interpolation, blur, change_masked, crop_resize, hflip
 
 Values = Mapping[str, Tensor]
 Layers = Mapping[str, Tensor]
@@ -99,15 +98,14 @@ class Drop(_Chance):
         def restore(_: Tensor, which: Tensor) -> Tensor:
             return as_float(below.index_select(0, which.to(below.device, non_blocking=True)))
 
-        return change_masked(images, values["drop"], restore)
+        return change_masked(images.clone(), values["drop"], restore)
 
     def check(self, layers: Collection[str]) -> None:
         """Raise UsageError unless images with these `layers` have the one to drop."""
         if self.probability > 0 and not layers:
-            raise UsageError(
-                f"drop={self.probability:g} takes the layer {self.layer!r} out of composites, but these "
-                "images have no layers; leave drop out, or take composite:PRESET as the data."
-            )
+            problem = f"drop={self.probability:g} takes the layer {self.layer!r} out of composites"
+            remedy = "leave drop out, or take composite:PRESET as the data"
+            raise UsageError(f"{problem}, but these images have no layers; {remedy}.")
         if self.probability > 0 and self.layer not in layers:
             raise unknown_name("layer", self.layer, layers, f"these images have {', '.join(layers)}")
 
@@ -140,9 +138,7 @@ class Crop(Operation):
         if self.size < 1:
             raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}.")
         if not 0 < self.scale <= 1:
-            raise UsageError(
-                f"scale={self.scale} is no part of an image's area; choose above 0, up to 1 for no crop."
-            )
+            raise UsageError(f"scale={self.scale} is no part of the area; choose above 0, 1 for no crop.")
         check_probability("flip", self.flip)
 
     @property
@@ -209,9 +205,7 @@ class Jitter(Operation):
     @property
     def names(self) -> tuple[str, ...]:
         """Those of the four that have a strength."""
-        if self.probability == 0:
-            return ()
-        return tuple(name for name in _COLOURS if getattr(self, name) > 0)
+        return tuple(name for name in _COLOURS if self.probability > 0 and getattr(self, name) > 0)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw which images change, the order, and each one's factor."""
@@ -231,7 +225,7 @@ class Jitter(Operation):
             if name == "hue" and self.turn == "linear":
                 images = colour.turn_hue(images, factors)
             elif name in self.names:
-                images = getattr(colour, f"{name}_")(images, factors)
+                images = getattr(colour, name)(images, factors, inplace=True)
         return images
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
@@ -248,7 +242,7 @@ class Jitter(Operation):
             elif name == "saturation":
                 due.add(scaled + rest)
             elif self.turn == "hsv":
-                due = ColourMap(colour.hue_(due.applied(), factors))
+                due = ColourMap(colour.hue(due.applied(), factors, inplace=True))
             elif due.channels == 3:
                 due.add(colour.turn_matrix(factors))
         return due
@@ -268,7 +262,7 @@ class Grey(_Chance, Operation):
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Replace the colours of those hit by grey; `images` may be overwritten."""
-        return colour.grey_(images, values["grey"]) if "grey" in values else images
+        return colour.grey(images, values["grey"], inplace=True) if "grey" in values else images
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
         """Add it to what is due."""
@@ -304,7 +298,8 @@ class Blur(_Chance, Operation):
         """Blur those hit; `images` may be overwritten."""
         if "blur" not in values:
             return images
-        return blur_(images, values["blur"], kernel_size=min(13, 2 * min(images.shape[-2:]) - 1))
+        kernel_size = min(13, 2 * min(images.shape[-2:]) - 1)
+        return blur(images, values["blur"], kernel_size, inplace=True)
 
 
 @dataclass(frozen=True)
@@ -321,7 +316,8 @@ class Solarize(_Chance, Operation):
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Solarize those hit; `images` may be overwritten."""
-        return colour.solarize_(images, values["solarize"]) if "solarize" in values else images
+        hit = values.get("solarize")
+        return images if hit is None else colour.solarize(images, hit, inplace=True)
 
 
 def random_boxes(count: int, generator: torch.Generator, source: Source, scale: float) -> Tensor:

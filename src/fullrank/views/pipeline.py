@@ -188,10 +188,8 @@ class Views:
         images = batch.images
         expected = (len(parameters), self.channels, *parameters.source)
         if tuple(images.shape) != expected:
-            raise UsageError(
-                f"The images are of shape {tuple(images.shape)}, but these views and parameters are for "
-                f"{expected}; build the views with the images' channels and draw for their number and size."
-            )
+            problem = f"The images are of shape {tuple(images.shape)}, but the views are for {expected}"
+            raise UsageError(f"{problem}; build views for the channels and draw for the number and size.")
         shape = (len(images), self.channels, self.image_size, self.image_size)
         views = tuple(torch.empty(shape, device=images.device) for _ in pipelines)
         # Inside mixed precision the products of crop and blur would come out in 16 bits.

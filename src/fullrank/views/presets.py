@@ -7,6 +7,8 @@ from fullrank.errors import UsageError
 from fullrank.views.operations import Blur, Crop, Drop, Grey, Jitter, Operation, Solarize
 from fullrank.views.pipeline import Pipeline, Views
 
+_TURNS: dict[str, Literal["hsv", "linear"]] = {"exact": "hsv", "composed": "hsv", "linear": "linear"}
+
 
 def simclr(
     image_size: int,
@@ -32,7 +34,7 @@ def simclr(
     Source: Chen et al. 2020, SimCLR, Appendix A (there jitter is twice as strong: 0.8, 0.8, 0.8, 0.2).
     """
     crop = Crop(image_size, scale, flip)
-    colours = Jitter(brightness, contrast, saturation, hue, jitter, turn=_turn(colour))
+    colours = Jitter(brightness, contrast, saturation, hue, jitter, _TURNS[colour])
     then = (colours, Grey(grey), Blur(blur))
     return _pair(channels, Drop(drop, layer), crop, then, then, composed=colour != "exact")
 
@@ -55,7 +57,7 @@ def directclr(
     Source: P1, the authors' released code (BYOL's pipelines); bicubic crops.
     """
     crop = Crop(image_size, scale, flip, interpolation="bicubic")
-    colours = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8, turn=_turn(colour)), Grey(0.2))
+    colours = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8, _TURNS[colour]), Grey(0.2))
     first, second = (*colours, Blur(1.0)), (*colours, Blur(0.1), Solarize(0.2))
     return _pair(channels, Drop(drop, layer), crop, first, second, composed=colour != "exact")
 
@@ -78,11 +80,6 @@ def weak(
     return _pair(channels, Drop(drop, layer), Crop(image_size, scale, flip), (), ())
 
 
-def _turn(colour: str) -> Literal["hsv", "linear"]:
-    """What a hue is under one of the three ways to change colours."""
-    return "linear" if colour == "linear" else "hsv"
-
-
 def _pair(
     channels: int,
     drop: Drop,
@@ -99,12 +96,10 @@ def _pair(
 
 def _effective(operations: tuple[Operation, ...], channels: int) -> tuple[Operation, ...]:
     """Without the operations that never happen, and on one channel without those that need colours."""
-    kept: list[Operation] = []
-    for operation in operations:
-        if channels == 1 and isinstance(operation, Grey):
-            continue
-        if channels == 1 and isinstance(operation, Jitter):
-            operation = replace(operation, saturation=0.0, hue=0.0)
-        if operation.names:
-            kept.append(operation)
-    return tuple(kept)
+    if channels == 1:
+        operations = tuple(
+            replace(each, saturation=0.0, hue=0.0) if isinstance(each, Jitter) else each
+            for each in operations
+            if not isinstance(each, Grey)
+        )
+    return tuple(operation for operation in operations if operation.names)

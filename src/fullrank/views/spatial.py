@@ -1,10 +1,7 @@
-"""Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own.
-
-All of these are linear in the image and separable: along each axis every row of the result mixes a few rows
-of the image, as few as the kernel reaches.
-"""
+"""Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.views.masked import change_masked, change_masked_
 
 Interpolation = Literal["bilinear", "bicubic"]
 # Pixels of the result to which a kernel reaches at most to either side, where it does not shrink.
@@ -61,15 +57,16 @@ def hflip(images: Tensor, mask: Tensor) -> Tensor:
     tensor([[2., 1.],
             [1., 2.]])
     """
-    return change_masked(images, mask, lambda some, which: some.flip(-1))
+    return change_masked(images.clone(), mask, lambda some, which: some.flip(-1))
 
 
-def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
+def blur(images: Tensor, sigmas: Tensor, kernel_size: int, *, inplace: bool = False) -> Tensor:
     r"""Gaussian blur with a standard deviation of its own, in pixels, for each image.
 
     .. math:: w_k \propto e^{-k^2 / 2 \sigma^2}, \quad |k| \le (\text{kernel size} - 1) / 2
 
-    along both axes, the image continued by reflection. A sigma of 0 leaves the image as it is.
+    along both axes, the image continued by reflection. A sigma of 0 leaves the image as it is. The images are
+    overwritten if `inplace`.
 
     Shapes: images (N, C, H, W); sigmas (N,). Raises UsageError unless `kernel_size` is odd and its half is
     smaller than both sides of the image.
@@ -81,19 +78,25 @@ def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
 
     Source: torchvision's `gaussian_blur`, which it agrees with image by image.
     """
-    return blur_(images.clone(), sigmas, kernel_size)
-
-
-def blur_(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
-    """`blur` in place."""
     radius = kernel_size // 2
     height, width = images.shape[-2:]
     if kernel_size % 2 == 0 or not 0 <= radius < min(height, width):
-        raise UsageError(
-            f"kernel_size={kernel_size} does not fit images of {height}x{width}; it must be odd and at most "
-            f"{2 * min(height, width) - 1}."
-        )
-    return change_masked_(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
+        problem = f"kernel_size={kernel_size} does not fit images of {height}x{width}"
+        raise UsageError(f"{problem}; it must be odd and at most {2 * min(height, width) - 1}.")
+    images = images if inplace else images.clone()
+    return change_masked(images, sigmas > 0, lambda some, which: _blur_all(some, sigmas[which], radius))
+
+
+def change_masked(images: Tensor, mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Change images (N, C, H, W), in place, where mask (N,) is true, and compute nothing for the others.
+
+    `change` gets K images and their indices (K,), which stay on the mask's device.
+    """
+    indices = mask.nonzero().flatten()
+    if len(indices):
+        rows = indices.to(images.device, non_blocking=True)  # a GPU is never waited for
+        images.index_copy_(0, rows, change(images.index_select(0, rows), indices))
+    return images
 
 
 def _blur_all(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
@@ -179,15 +182,11 @@ def _cubic(distance: Tensor) -> Tensor:
 
 def _check_boxes(boxes: Tensor, count: int, height: int, width: int) -> None:
     if boxes.shape != (count, 4):
-        raise UsageError(
-            f"boxes must be of shape ({count}, 4), one for each image, but got {tuple(boxes.shape)}."
-        )
+        raise UsageError(f"boxes must be of shape ({count}, 4), one an image, but got {tuple(boxes.shape)}.")
     first, extent = boxes[:, :2], boxes[:, 2:]
     rest = torch.tensor([height, width], device=boxes.device) - first - extent
     slack = torch.cat([first, extent - 1, rest], dim=1).amin(1)
     if slack.min() < -_ROUNDING:
         box = tuple(boxes[slack.argmin()].tolist())
-        raise UsageError(
-            f"The box {box} (top, left, height, width) is narrower than a pixel or leaves the image of "
-            f"{height}x{width}; draw the parameters for the size of these images."
-        )
+        problem = f"The box {box} (top, left, height, width) leaves the image or is narrower than a pixel"
+        raise UsageError(f"{problem}; draw the parameters for images of {height}x{width}.")

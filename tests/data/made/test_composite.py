@@ -24,7 +24,7 @@ from fullrank.data import (
 )
 from fullrank.data.made.composite import PLACES, blend, paired_values
 from fullrank.data.made.composite_presets import PRESETS, Composite
-from fullrank.data.made.textures import OBJECTS, TEXTURES, objects, texture_numbers, textures
+from fullrank.data.made.textures import OBJECTS, TEXTURES, objects, textures
 from fullrank.errors import DataError, UsageError
 
 
@@ -470,5 +470,3 @@ def test_textures_and_objects_that_cannot_be_are_refused(fails):
     for kind in (-1, 10):
         with fails(UsageError, kind, "0 to 9"):
             textures(np.array([kind]), 8, random)
-    with refuses(UsageError, "'check'", "'checkers'"):
-        texture_numbers(("check",))

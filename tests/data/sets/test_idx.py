@@ -115,7 +115,7 @@ def test_counts_and_labels_must_fit(tmp_path: Path, idx_folder, fails):
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path: Path, fails):
-    with fails(DataError, "nowhere", "no folder"):
+    with fails(DataError, f"There is no {tmp_path}/nowhere", f"mnist:{tmp_path}/nowhere"):
         source(f"mnist:{tmp_path}/nowhere").load("train")
     with fails(DataError, str(tmp_path), IMAGES):
         source(f"mnist:{tmp_path}").load("train")

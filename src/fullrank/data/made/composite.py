@@ -58,9 +58,7 @@ class Cue:
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
     """Images (..., C) uint8: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`."""
     if not 0 <= strength <= 1:
-        raise UsageError(
-            f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the background."
-        )
+        raise UsageError(f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the rest.")
     levels = np.arange(256)
     blends = (1 - strength) * levels[:, None] + strength * levels
     table = np.rint(blends.round(9)).astype(np.uint8)  # 1 - 0.7 is not 0.3, and must not break a tie
@@ -76,9 +74,7 @@ def paired_values(
     # Given the label they are independent of `before` (N,), the groups of the cues so far.
     if not 1 / count - _ROUNDING <= level <= 1:
         limits = f"{1 / count:g} to 1 (balance to no exception)"
-        raise UsageError(
-            f"A correlation of {level:g} is outside {limits} for {count} values; choose another."
-        )
+        raise UsageError(f"A correlation of {level:g} of {count} values is outside {limits}; choose another.")
     values = np.empty(len(labels), np.int64)
     for label in np.unique(labels).tolist():
         rows = np.flatnonzero(labels == label)
@@ -106,10 +102,9 @@ def _partner_counts(
     if paired == 0 or (paired == images and level < 1):
         none, every = 0.5 / level - _ROUNDING, 0.5 / (1 - level + _ROUNDING**2) + _ROUNDING
         word, needed = ("none", none) if paired == 0 else ("all", every)
-        raise DataError(
-            f"A correlation of {level:g} cannot be met by the {images} images of label {label}, of which "
-            f"{word} would have the paired value; give {math.ceil(needed)} or more of each label."
-        )
+        problem = f"{word} of the {images} images of label {label} would have the paired value"
+        remedy = f"give {math.ceil(needed)} or more of each label"
+        raise DataError(f"A correlation of {level:g} cannot be met, {problem}; {remedy}.")
     counts = np.full(count, (images - paired) // (count - 1))
     others = np.delete(np.arange(count), partner)
     counts[random.permutation(others)[: (images - paired) % (count - 1)]] += 1
@@ -123,7 +118,7 @@ def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> 
     Of each value's images every one is used before any is used again. Raises DataError for a value without an
     image, UsageError for streamed images.
     """
-    pixels = in_memory(images.resized(side))
+    pixels = _in_memory(images.resized(side))
     labels, names = images.labels["label"], images.class_names["label"]
     empty = [name for value, name in enumerate(names) if not (labels == value).any()]
     if empty:
@@ -175,15 +170,15 @@ def compose(
     """`n` images of size x size: foregrounds of side x side, opaque where above 0, over the `cues`.
 
     The first cue is the background; the foreground lies on top, blended by `strength`, at `place` or, where
-    that is "drawn", at one of the nine places, balanced. Every label of the foreground stays; each cue adds
-    its own, a drawn place "position", and "group" is the main label with all cues. Given the label, cues are
-    independent of each other. Foregrounds keep the proportion of their classes, and all are used before any
-    is used again, with other cues. Grey parts are copied to RGB unless all are grey. `layers` holds the
-    images without each cue and without the "foreground"; below the background lies black.
+    that is "drawn", at one of the nine places, balanced. Labels of the foreground stay; each cue adds its
+    own, a drawn place "position", and "group" is the main label with all cues. Given the label, cues are
+    independent. Foregrounds keep the proportion of their classes, and all are used before any is used again.
+    Grey parts are copied to RGB unless all are grey. `layers` holds the images without each cue and without
+    the "foreground"; below the background lies black.
 
-    Raises UsageError for a cue's name that is taken, a foreground or cue larger than the canvas, a strength
-    or correlation out of range, an unknown place, n below 1 or streamed images, DataError for foregrounds
-    without labels and for a correlation that n images cannot meet.
+    Raises UsageError for a cue's name that is taken, parts larger than the canvas, a strength or correlation
+    out of range, an unknown place, n below 1 or streamed images, DataError for foregrounds without labels and
+    for a correlation that n images cannot meet.
 
     >>> from fullrank.data import source
     >>> kinds = [("lines", np.array([0, 1])), ("clouds", np.array([8]))]
@@ -220,7 +215,7 @@ def compose(
         labels["position"], names["position"] = places, PLACES
     else:
         places = np.full(n, PLACES.index(place))
-    pixels = in_memory(shown.resized(side))
+    pixels = _in_memory(shown.resized(side))
     parts.append(_Part(FOREGROUND, pixels, pixels.max(-1) > 0, places, strength))
     images = _composed(parts, size)
     layers = {
@@ -256,7 +251,8 @@ def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) ->
     for part in parts:
         high, wide = part.mask.shape[1:]
         for place in np.unique(part.places):
-            top, left = _corner(place, size - high, size - wide)
+            row, column = divmod(int(place), 3)
+            top, left = (size - high) * row // 2, (size - wide) * column // 2
             placed = np.flatnonzero(part.places == place)
             for rows in np.split(placed, range(_CHUNK, len(placed), _CHUNK)):
                 window = (rows, slice(top, top + high), slice(left, left + wide))
@@ -265,13 +261,7 @@ def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) ->
     return canvas
 
 
-def _corner(place: int, high: int, wide: int) -> tuple[int, int]:
-    """Top and left of a place where `high` and `wide` pixels are to spare."""
-    row, column = divmod(int(place), 3)
-    return high * row // 2, wide * column // 2
-
-
-def in_memory(images: ImageSet) -> np.ndarray:
+def _in_memory(images: ImageSet) -> np.ndarray:
     """The pixels of a set (N, H, W, C) uint8; UsageError if they are decoded on demand."""
     if isinstance(images.images, StreamedImages):
         raise UsageError(f"{images} is decoded on demand, but composites are made in memory; name others.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.composite import FOREGROUND, Cue, compose, image_cue, object_cue, texture_cue
-from fullrank.data.made.textures import OBJECTS, TEXTURES, texture_numbers
+from fullrank.data.made.textures import OBJECTS, TEXTURES
 from fullrank.data.sources import Source, Split, canonical
 from fullrank.errors import UsageError, unknown_name
 from fullrank.specs import Spec
@@ -125,14 +125,12 @@ class Composite(Source):
         needs = PRESETS[preset].needs
         for key in [need for need in needs if need not in self.parts]:
             form = "SPEC" if key in ("foreground", "background") else "PATH"
-            raise UsageError(
-                f"{self.name} lacks {key}; write composite:{preset},{','.join(f'{n}={form}' for n in needs)}."
-            )
+            forms = ",".join(f"{need}={form}" for need in needs)
+            raise UsageError(f"{self.name} lacks {key}; write composite:{preset},{forms}.")
         for key in [part for part in self.parts if part not in needs]:
             takes = f"it takes {' and '.join(needs)}" if needs else "its parts are fixed"
-            raise UsageError(
-                f"{self.name}: {key} is no part of {preset}; {takes}, and composite:any takes any source."
-            )
+            remedy = f"{takes}, and composite:any takes any source"
+            raise UsageError(f"{self.name}: {key} is no part of {preset}; {remedy}.")
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
@@ -158,7 +156,7 @@ class Composite(Source):
         preset = self.preset
         background = preset.background or self.parts["background"]
         if background == TEXTURED:
-            kinds = [(name, texture_numbers(textures)) for name, textures in preset.kinds]
+            kinds = [(name, np.array([*map(TEXTURES.index, kinds)])) for name, kinds in preset.kinds]
             cues = [texture_cue("background", kinds, preset.size)]
         else:
             cues = [image_cue("background", self._part(background, split), preset.size)]

@@ -1,13 +1,12 @@
 """Any source under a common corruption."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import final
 
 import numpy as np
 from PIL import Image
 
-from fullrank.data.decoding import to_array, upright
+from fullrank.data.decoding import to_array, to_image, upright
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.corruptions import check_corruption, corrupt
 from fullrank.data.selection import generator
@@ -59,24 +58,17 @@ class Corrupted(Source):
         def spoilt(image: np.ndarray, row: int) -> np.ndarray:
             return corrupt(image, self.kind, self.severity, generator(self.seed, number, row))
 
-        images: np.ndarray | StreamedImages
-        if isinstance(clean.images, StreamedImages):
-            images = self._streamed(clean.images, spoilt)
-        else:
-            images = np.stack([spoilt(image, row) for row, image in enumerate(clean.images)])
-        return replace(clean, images=images, name=self.name, layers={})
+        images = clean.images
+        if not isinstance(images, StreamedImages):
+            spoilt_images = np.stack([spoilt(image, row) for row, image in enumerate(images)])
+            return replace(clean, images=spoilt_images, name=self.name, layers={})
 
-    def _streamed(
-        self, clean: StreamedImages, spoilt: Callable[[np.ndarray, int], np.ndarray]
-    ) -> StreamedImages:
-        grey = clean.channels == 1
+        def read_spoilt(row: int) -> Image.Image:
+            with images.read(row) as image:
+                return to_image(spoilt(to_array(_shrunk(upright(image, images.channels == 1))), row))
 
-        def read(row: int) -> Image.Image:
-            with clean.read(row) as image:
-                pixels = spoilt(to_array(_shrunk(upright(image, grey))), row)
-            return Image.fromarray(pixels[..., 0] if grey else pixels)
-
-        return replace(clean, read=read, name=self.name)
+        streamed = replace(images, read=read_spoilt, name=self.name)
+        return replace(clean, images=streamed, name=self.name, layers={})
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

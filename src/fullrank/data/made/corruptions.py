@@ -1,8 +1,4 @@
-"""Common corruptions of one image, each at five severities.
-
-They are in the spirit of Hendrycks and Dietterich 2019, made of torchvision's operations and a few lines of
-our own: accuracies on them do not compare with those on ImageNet-C or CIFAR-10-C.
-"""
+"""Common corruptions of one image, each at five severities."""
 
 import io
 import math
@@ -26,10 +22,9 @@ _KNOTS = 4  # along each side, between which an elastic field is smooth
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to spoil an image (H, W, C) uint8, and how strongly at each of `SEVERITIES`, in `unit`."""
+    """A way to spoil an image (H, W, C) uint8, and how strongly at each of `SEVERITIES`."""
 
     strengths: tuple[float, ...]
-    unit: str
     apply: Apply
     needs_colour: bool = False
 
@@ -44,7 +39,8 @@ def corrupt(image: np.ndarray, kind: str, severity: int, random: np.random.Gener
     >>> int(corrupt(image, "brightness", 1, np.random.default_rng(0)).max())
     120
 
-    Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261.
+    Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261; accuracies do not compare with
+    those on ImageNet-C or CIFAR-10-C.
     """
     check_corruption(kind, severity, image.shape[2])
     corruption = CORRUPTIONS[kind]
@@ -142,45 +138,32 @@ def _elastic(image: np.ndarray, strength: float, random: np.random.Generator) ->
     return _by_torchvision(image, "elastic", displacement=moved)
 
 
-def _strength_of(operation: str, setting: str) -> Apply:
+def _by_setting(operation: str, setting: str) -> Apply:
     """An operation of torchvision that has one setting, the strength."""
     return lambda image, strength, random: _by_torchvision(image, operation, **{setting: strength})
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian-noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), "standard deviation", _gaussian_noise),
-    "shot-noise": Corruption((60, 25, 12, 5, 3), "photons that make white", _shot_noise),
-    "impulse-noise": Corruption((0.03, 0.06, 0.09, 0.17, 0.27), "share of the values", _impulse_noise),
-    "gaussian-blur": Corruption(
-        (0.13, 0.17, 0.22, 0.28, 0.36), "standard deviation / root of the side", _gaussian_blur
-    ),
-    "motion-blur": Corruption((0.5, 0.8, 1.1, 1.5, 2.0), "length / root of the side", _motion_blur),
+    "gaussian-noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), _gaussian_noise),  # standard deviation
+    "shot-noise": Corruption((60, 25, 12, 5, 3), _shot_noise),  # photons that make white
+    "impulse-noise": Corruption((0.03, 0.06, 0.09, 0.17, 0.27), _impulse_noise),  # share of the values
+    "gaussian-blur": Corruption((0.13, 0.17, 0.22, 0.28, 0.36), _gaussian_blur),  # sigma / root of the side
+    "motion-blur": Corruption((0.5, 0.8, 1.1, 1.5, 2.0), _motion_blur),  # length / root of the side
+    # The next three are factors: of the values, of the distance from the mean, and of that from grey.
     "brightness": Corruption(
-        (1.2, 1.4, 1.7, 2.0, 2.5),
-        "factor of the values",
-        _strength_of("adjust_brightness", "brightness_factor"),
+        (1.2, 1.4, 1.7, 2.0, 2.5), _by_setting("adjust_brightness", "brightness_factor")
     ),
-    "contrast": Corruption(
-        (0.75, 0.5, 0.4, 0.3, 0.2),
-        "factor of the distance from the mean",
-        _strength_of("adjust_contrast", "contrast_factor"),
-    ),
+    "contrast": Corruption((0.75, 0.5, 0.4, 0.3, 0.2), _by_setting("adjust_contrast", "contrast_factor")),
     "saturation": Corruption(
-        (0.6, 0.4, 0.2, 0.1, 0.0),
-        "factor of the distance from grey",
-        _strength_of("adjust_saturation", "saturation_factor"),
-        needs_colour=True,
+        (0.6, 0.4, 0.2, 0.1, 0.0), _by_setting("adjust_saturation", "saturation_factor"), needs_colour=True
     ),
-    "pixelate": Corruption((0.75, 0.6, 0.5, 0.375, 0.25), "boxes along a side / side", _pixelate),
-    "jpeg": Corruption((25, 18, 15, 10, 7), "quality of 100", _jpeg),
-    "posterize": Corruption((5, 4, 3, 2, 1), "bits kept of 8", _strength_of("posterize", "bits")),
-    "solarize": Corruption(
-        (224, 192, 160, 128, 96),
-        "values of this and above are inverted",
-        _strength_of("solarize", "threshold"),
-    ),
-    "rotate": Corruption((6, 12, 18, 24, 30), "degrees, to either side", _rotate),
-    "elastic": Corruption((0.02, 0.03, 0.04, 0.05, 0.06), "root mean square of the way / side", _elastic),
+    "pixelate": Corruption((0.75, 0.6, 0.5, 0.375, 0.25), _pixelate),  # boxes along a side / side
+    "jpeg": Corruption((25, 18, 15, 10, 7), _jpeg),  # quality of 100
+    "posterize": Corruption((5, 4, 3, 2, 1), _by_setting("posterize", "bits")),  # bits kept of 8
+    # What is inverted: values of this and above.
+    "solarize": Corruption((224, 192, 160, 128, 96), _by_setting("solarize", "threshold")),
+    "rotate": Corruption((6, 12, 18, 24, 30), _rotate),  # degrees, to either side
+    "elastic": Corruption((0.02, 0.03, 0.04, 0.05, 0.06), _elastic),  # root mean square of the way / side
 }
 """Noise of shots and impulses and the qualities of JPEG have ImageNet-C's strengths; all others are ours.
 

@@ -68,11 +68,10 @@ def write_miniature(
     """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
 
     `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
-    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; the others
-    have the size of their format. A shift has test images alone, and its classes are the first ones of its
-    official list. The two with groups have every second class as their second one.
-    `class_names` take the place of `classes`; with `channels` of 1 the files of a folder are grey. What
-    `spec` says beside its path is kept.
+    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; others have
+    that of their format. A shift has test images alone, of the first classes of its list. The two with groups
+    have every second class as their second one. `class_names` take the place of `classes`; with `channels` of
+    1 the files of a folder are grey. Options of `spec` are kept.
 
     Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
     a size below 8, or classes that an official list does not have.
@@ -88,12 +87,11 @@ def write_miniature(
 
     name = SOURCES[re.split("[:,]", spec)[0].strip()].name
     if name not in _WRITERS:
-        remedy = f"{', '.join(_WRITERS)} can be generated"
-        raise unknown_name("data in miniature", name, _WRITERS, remedy)
+        raise unknown_name("data in miniature", name, _WRITERS, f"there are {', '.join(_WRITERS)}")
     read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
     read = Spec(read.name, str(folder), read.options, read.family)
     source(read)  # its options are checked before anything is written
-    names = _class_names(read, classes) if class_names is None else _known_names(read, class_names)
+    names = _class_names(read, classes, class_names)
     for value, least, what in (
         (len(names), 2, "classes"),
         (images, len(names), "images, one of each class,"),
@@ -123,10 +121,9 @@ def _write_cifar(collection: CifarCollection) -> Callable[[_Plan, Path], None]:
             columns = [bytes_of[kind.name] for kind in sorted(collection.labels, key=lambda kind: kind.byte)]
             pixels = plan.pictures(split, CIFAR_SIDE).transpose(0, 3, 1, 2).reshape(len(fine), -1)
             records = np.column_stack([*columns, pixels]).astype(np.uint8)
-            for file, part in zip(
-                form.files[split], np.array_split(records, len(form.files[split])), strict=True
-            ):
-                part.tofile(target / file)
+            paths = collection.paths(form, target, split)
+            for path, part in zip(paths, np.array_split(records, len(paths)), strict=True):
+                part.tofile(path)
 
     return write
 
@@ -163,21 +160,17 @@ def _official_folders(spec: Spec) -> dict[str, str]:
     return {class_name: folder_of[wnid] for wnid, class_name in grouped.items()}
 
 
-def _class_names(spec: Spec, classes: int) -> tuple[str, ...]:
-    """The first `classes` names of the official list, if there is one."""
+def _class_names(spec: Spec, classes: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The `names`, or the first `classes`, of the official list, if there is one."""
     official = _official_folders(spec)
+    if names is not None:
+        for name in names:
+            if official and name not in official:
+                raise unknown_name(f"class of {spec.name}", name, official, f"it has {len(official)}")
+        return tuple(names)
     if official and classes > len(official):
         raise UsageError(f"{spec.name} has {len(official)} classes, but got {classes}; ask for fewer.")
     return tuple(official)[:classes] or tuple(f"class-{row:03d}" for row in range(classes))
-
-
-def _known_names(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
-    """The `names`, all of them in the official list, if there is one."""
-    official = _official_folders(spec)
-    wrong = [name for name in names if official and name not in official]
-    if wrong:
-        raise unknown_name(f"class of {spec.name}", wrong[0], official, f"it has {len(official)}")
-    return tuple(names)
 
 
 def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:

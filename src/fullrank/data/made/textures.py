@@ -1,14 +1,10 @@
-"""Procedural textures and small objects, drawn with NumPy from a generator: backgrounds and cues at no cost.
-
-A class is a kind of pattern; where its waves begin, how long they are and which two tinted greys they run
-between is drawn for each image, so that no single pixel tells the class.
-"""
+"""Procedural textures and small objects; all but their kind is drawn, so no single pixel tells the class."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from fullrank.errors import UsageError, unknown_name
+from fullrank.errors import UsageError
 
 # Levels of 255. Full colours and contrasts tell images apart so well that an encoder learns nothing else, and
 # its linear probe finds 22 % of the digits on them, 10 % being chance.
@@ -24,9 +20,7 @@ def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.nd
     _check_side("texture", side, _LEAST_TEXTURE)
     if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(TEXTURES):
         wrong = kinds.min() if kinds.min() < 0 else kinds.max()
-        raise UsageError(
-            f"{wrong} is no texture, there are 0 to {len(TEXTURES) - 1}, {', '.join(TEXTURES)}; choose one."
-        )
+        raise UsageError(f"{wrong} is no texture; choose 0 to {len(TEXTURES) - 1}, {', '.join(TEXTURES)}.")
     grid = _grid(side)
     patterns = np.empty((len(kinds), side, side))
     for row, kind in enumerate(kinds.tolist()):
@@ -34,14 +28,6 @@ def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.nd
     flipped = random.random(len(kinds)) < 0.5
     patterns[flipped] = 1 - patterns[flipped]
     return _coloured(patterns, random)
-
-
-def texture_numbers(names: tuple[str, ...]) -> np.ndarray:
-    """The numbers of textures by name; UsageError for a name that there is not."""
-    for name in names:
-        if name not in TEXTURES:
-            raise unknown_name("texture", name, TEXTURES, f"there are {', '.join(TEXTURES)}")
-    return np.array([TEXTURES.index(name) for name in names])
 
 
 def objects(shapes: np.ndarray, side: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

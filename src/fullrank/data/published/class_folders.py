@@ -26,10 +26,8 @@ def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, s
     check_members(wnids, class_list("imagenet-1k"), f"the 1000 that {classes} groups", name)
     groups = class_groups(classes)
     if wnids.isdisjoint(groups):
-        raise DataError(
-            f"{name}: none of its {len(wnids)} classes, the first is {min(wnids)!r}, is among the "
-            f"{len(groups)} of {classes}; leave out classes={classes}."
-        )
+        problem = f"none of its {len(wnids)} classes, such as {min(wnids)!r}, is among the {len(groups)}"
+        raise DataError(f"{name}: {problem} of {classes}; leave out classes={classes}.")
     return {wnid: group for wnid, group in groups.items() if wnid in wnids}
 
 
@@ -37,10 +35,8 @@ def check_members(folders: Collection[str], official: Collection[str], which: st
     """Raise DataError, which names the source `name`, unless all `folders` are `official` ones."""
     wrong = sorted(set(folders) - set(official))
     if wrong:
-        raise DataError(
-            f"{name}: {len(wrong)} of {len(folders)} class folders are not among {which}, the first is "
-            f"{wrong[0]!r}; name the folder that holds folders like {next(iter(official))}, and nothing else."
-        )
+        problem = f"{len(wrong)} of {len(folders)} class folders, such as {wrong[0]!r}, are not among {which}"
+        raise DataError(f"{name}: {problem}; name a folder of folders like {next(iter(official))} alone.")
 
 
 class ClassFolders(Source):
@@ -63,10 +59,9 @@ class ClassFolders(Source):
         folders = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
         only_test = sorted(set(folders["test"]) - set(folders["train"]))
         if folders["train"] and only_test:
-            raise DataError(
-                f"{self.name}: {len(only_test)} of {len(folders['test'])} class folders of {FOLDERS['test']} "
-                f"are not in train, the first is {only_test[0]!r}; name them as in train."
-            )
+            share = f"{len(only_test)} of {len(folders['test'])} class folders of {FOLDERS['test']}"
+            problem = f"{share} are not in train, the first is {only_test[0]!r}"
+            raise DataError(f"{self.name}: {problem}; name them as in train.")
         return folders
 
     @abstractmethod

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
-from fullrank.data.sources import Source, Split, canonical
-from fullrank.data.streaming import photographs
+from fullrank.data.sources import Source, Split, canonical, check_folder
+from fullrank.data.streaming import CANVAS, photographs
 from fullrank.files import expanded
 
 Factors = Mapping[str, tuple[str, ...]]
@@ -19,12 +19,13 @@ OFFICIAL_SPLITS = ("train", "val", "test")
 
 
 class GroupedPhotographs(Source):
-    """Streamed images with labels in two or more `factors`; a child says which files they are."""
+    """Streamed images with labels in two or more `factors`; a child, `source`, says which files they are."""
 
+    source: str
     factors: Factors
 
-    def __init__(self, source: str, path: str, canvas: int, test: str):
-        super().__init__(canonical(source, path, canvas=canvas, test=test))
+    def __init__(self, path: str, canvas: int = CANVAS, test: str = "test"):
+        super().__init__(canonical(self.source, path, canvas=canvas, test=test))
         self.path, self.canvas, self.test = expanded(path), canvas, test
 
     @abstractmethod
@@ -33,6 +34,7 @@ class GroupedPhotographs(Source):
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
+        check_folder(self.path, self.name)
         folder, keys, values = self._list("train" if split == "train" else self.test)
         images = photographs(folder, keys, self.canvas, image_size, self.name)
         labels = dict(zip(self.factors, values.T.copy(), strict=True))

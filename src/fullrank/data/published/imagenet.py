@@ -19,10 +19,8 @@ class ImageNet(ClassFolders):
 
     Raises DataError for a tree of another shape.
 
-    >>> ImageNet("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in imagenet:no/such/folder.
+    >>> ImageNet("data", classes="imagenet-9").name
+    'imagenet:data,classes=imagenet-9'
 
     Source: Russakovsky et al. 2015, arXiv:1409.0575; the tree is that of `torchvision.datasets.ImageNet`.
     """
@@ -48,9 +46,7 @@ class ImageNet(ClassFolders):
             return DataError(f"{self.name}: there is no {folder}; {expected}.")
         flat = len(list_photographs(folder))
         if flat:
-            return DataError(
-                f"{self.name}: {folder} holds {flat} images without class folders, but {expected}; sort "
-                "them with torchvision.datasets.ImageNet(PATH, split='val'), where PATH holds "
-                "ILSVRC2012_img_val.tar and the development kit."
-            )
+            problem = f"{folder} holds {flat} images without class folders, but {expected}"
+            remedy = "sort them by torchvision.datasets.ImageNet(PATH, split='val') with the development kit"
+            return DataError(f"{self.name}: {problem}; {remedy}.")
         return DataError(f"{self.name}: {folder} holds no image; {expected}.")

@@ -30,10 +30,8 @@ class ImageNet9(ClassFolders):
 
     Raises UsageError for an unknown variant, DataError for a tree of another shape.
 
-    >>> ImageNet9("no/such/folder").load("test")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in imagenet-9:no/such/folder.
+    >>> ImageNet9("data", "only-fg").name
+    'imagenet-9:data,variant=only-fg'
 
     Source: Xiao, Engstrom, Ilyas, Madry 2020, arXiv:2006.09994.
     """

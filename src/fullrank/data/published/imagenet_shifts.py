@@ -67,11 +67,8 @@ class ImageNetShift(ClassFolders):
     Raises DataError for the training split, for a tree of another shape, and for a folder that is no class of
     the set.
 
-    >>> imagenet_r("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: imagenet-r:no/such/folder has no training images, it is a shift to test on; \
-write `fullrank probe RUN --shift imagenet-r:no/such/folder`.
+    >>> imagenet_r("data").name
+    'imagenet-r:data'
     """
 
     splits = ("test",)
@@ -103,9 +100,7 @@ write `fullrank probe RUN --shift imagenet-r:no/such/folder`.
     def _wrong(self, split: Split) -> DataError:
         first = next(iter(self.shift.wnids()))
         trees = [(self.path / folder / first / self.shift.files).as_posix() for folder in self.folders]
-        return DataError(
-            f"{self.name} holds no image; expected {' or '.join(trees)}, and the other classes beside it."
-        )
+        return DataError(f"{self.name} holds no image; expected {' or '.join(trees)} and its sister folders.")
 
 
 imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2 = (
@@ -134,10 +129,8 @@ def imagenet_c(
     category_of = {kind: category for category, kinds in CORRUPTIONS.items() for kind in kinds}
     if kind is None or severity is None:
         missing = "kind" if kind is None else "severity"
-        raise UsageError(
-            f"imagenet-c needs a kind and a severity, but got no {missing}; write "
-            f"imagenet-c:{path},kind={kind or 'gaussian_noise'},severity={severity or 3}."
-        )
+        example = f"imagenet-c:{path},kind={kind or 'gaussian_noise'},severity={severity or 3}"
+        raise UsageError(f"imagenet-c needs a kind and a severity, but got no {missing}; write {example}.")
     if kind not in category_of:
         raise unknown_name("kind of corruption", kind, category_of, f"there are {', '.join(category_of)}")
     if severity not in SEVERITIES:

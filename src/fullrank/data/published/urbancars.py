@@ -7,15 +7,11 @@ from typing import final
 import numpy as np
 
 from fullrank.data.published.grouped import Factors, GroupedPhotographs
-from fullrank.data.sources import check_folder
-from fullrank.data.streaming import CANVAS
 from fullrank.errors import DataError
 
 VALUES = ("urban", "country")
 CORRELATIONS = {"train": "bg-0.95_co_occur_obj-0.95", "val": "bg-0.5_co_occur_obj-0.5"}
 """The folder of the training images, and that of both others."""
-
-_PARENT = "urbancars"
 
 
 @final
@@ -30,18 +26,14 @@ class UrbanCars(GroupedPhotographs):
 
     Raises DataError for a split without a folder or without any image.
 
-    >>> UrbanCars("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in urbancars:no/such/folder.
+    >>> UrbanCars("data", test="val").name
+    'urbancars:data,test=val'
 
     Source: Li et al. 2023, "A Whac-A-Mole Dilemma", arXiv:2212.04825; the tree is that of the authors' code.
     """
 
+    source = "urbancars"
     factors: Factors = dict.fromkeys(("label", "background", "object"), VALUES)
-
-    def __init__(self, path: str, canvas: int = CANVAS, test: str = "test"):
-        super().__init__("urbancars", path, canvas, test)
 
     def _list(self, official: str) -> tuple[Path, list[str], np.ndarray]:
         root = self._folder(official)
@@ -56,9 +48,8 @@ class UrbanCars(GroupedPhotographs):
         return root, [key for _, key in files], np.array([values for values, _ in files], np.int64)
 
     def _folder(self, official: str) -> Path:
-        check_folder(self.path, self.name)
         below = Path(CORRELATIONS["train" if official == "train" else "val"], official)
-        for folder in (self.path / below, self.path / _PARENT / below, self.path / official):
+        for folder in (self.path / below, self.path / "urbancars" / below, self.path / official):
             if folder.is_dir():
                 return folder
         expected = self.path / below / group_folder(0, 0, 0) / "*.jpg"

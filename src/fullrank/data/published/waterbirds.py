@@ -7,8 +7,7 @@ from typing import final
 import numpy as np
 
 from fullrank.data.published.grouped import OFFICIAL_SPLITS, Factors, GroupedPhotographs
-from fullrank.data.sources import check_folder, damaged, first_file
-from fullrank.data.streaming import CANVAS
+from fullrank.data.sources import damaged, first_file
 from fullrank.errors import DataError
 
 METADATA, FOLDER = "metadata.csv", "waterbird_complete95_forest2water2"
@@ -27,21 +26,16 @@ class Waterbirds(GroupedPhotographs):
     Raises DataError for a file that is missing, metadata that lack a column or hold another value than they
     may, and a split without an image.
 
-    >>> Waterbirds("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in waterbirds:no/such/folder.
+    >>> Waterbirds("data", test="val").name
+    'waterbirds:data,test=val'
 
     Source: Sagawa, Koh, Hashimoto, Liang 2020, arXiv:1911.08731; the tree is that of the authors' code.
     """
 
+    source = "waterbirds"
     factors = _FACTORS
 
-    def __init__(self, path: str, canvas: int = CANVAS, test: str = "test"):
-        super().__init__("waterbirds", path, canvas, test)
-
     def _list(self, official: str) -> tuple[Path, list[str], np.ndarray]:
-        check_folder(self.path, self.name)
         candidates = [folder / METADATA for folder in (self.path, self.path / FOLDER)]
         file = first_file(candidates)
         if file is None:
@@ -49,16 +43,12 @@ class Waterbirds(GroupedPhotographs):
         number = str(OFFICIAL_SPLITS.index(official))
         rows = [row for row in self._rows(file) if row["split"] == number]
         if not rows:
-            raise DataError(
-                f"{self.name}: {file} lists no {official} image; its column split has no {number}."
-            )
+            raise DataError(f"{self.name}: {file} lists no {official} image (split {number}); unpack again.")
         keys = [row["img_filename"] for row in rows]
         missing = [key for key in keys if not (file.parent / key).is_file()]
         if missing:
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(keys)} {official} images that {file} lists are not "
-                f"there, the first is {missing[0]}; unpack the archive again."
-            )
+            problem = f"{len(missing)} of {len(keys)} {official} images that {file} lists are missing"
+            raise DataError(f"{self.name}: {problem}, the first is {missing[0]}; unpack the archive again.")
         return file.parent, keys, np.array([[int(row["y"]), int(row["place"])] for row in rows], np.int64)
 
     def _rows(self, file: Path) -> list[dict[str, str]]:

@@ -1,10 +1,7 @@
-"""CIFAR-10 and CIFAR-100 in their official forms, pickled ("python version") and binary.
-
-torchvision reads the pickled form alone, unpickles it freely and only where the MD5 sums are those of the
-whole official files; so this is our own.
-"""
+"""CIFAR-10 and CIFAR-100 in both official forms; torchvision reads one alone, and runs its pickles."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -22,11 +19,11 @@ _PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class CifarForm:
-    """One form of a collection: its folder, the files of each split, and the archive they come in."""
+    """One form of a collection: its folder, the archive it comes in, and how its files end."""
 
     folder: str
-    files: dict[Split, tuple[str, ...]]
     archive: str
+    ending: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,33 +39,33 @@ class CifarLabel:
 
 @dataclass(frozen=True)
 class CifarCollection:
-    """One published set: both its forms, the pickle that names its classes, and its kinds of labels."""
+    """One published set: its files, both forms, the pickle that names its classes, its kinds of labels."""
 
     name: str
+    files: dict[Split, tuple[str, ...]]
     pickled: CifarForm
     binary: CifarForm
     meta: str
     labels: tuple[CifarLabel, ...]
 
+    def paths(self, form: CifarForm, folder: Path, split: Split) -> list[Path]:
+        """The files of a split, in `folder`."""
+        return [folder / f"{file}{form.ending}" for file in self.files[split]]
 
-_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+
 CIFAR10 = CifarCollection(
     "cifar10",
-    CifarForm("cifar-10-batches-py", {"train": _BATCHES, "test": ("test_batch",)}, "cifar-10-python.tar.gz"),
-    CifarForm(
-        "cifar-10-batches-bin",
-        {"train": tuple(f"{batch}.bin" for batch in _BATCHES), "test": ("test_batch.bin",)},
-        "cifar-10-binary.tar.gz",
-    ),
+    {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+    CifarForm("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    CifarForm("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin"),
     "batches.meta",
     (CifarLabel("label", "labels", "label_names", "batches.meta.txt", 0),),
 )
 CIFAR100 = CifarCollection(
     "cifar100",
-    CifarForm("cifar-100-python", {"train": ("train",), "test": ("test",)}, "cifar-100-python.tar.gz"),
-    CifarForm(
-        "cifar-100-binary", {"train": ("train.bin",), "test": ("test.bin",)}, "cifar-100-binary.tar.gz"
-    ),
+    {"train": ("train",), "test": ("test",)},
+    CifarForm("cifar-100-python", "cifar-100-python.tar.gz"),
+    CifarForm("cifar-100-binary", "cifar-100-binary.tar.gz", ".bin"),
     "meta",
     (
         CifarLabel("label", "fine_labels", "fine_label_names", "fine_label_names.txt", 1),
@@ -77,29 +74,16 @@ CIFAR100 = CifarCollection(
 )
 
 
-def cifar10(path: str) -> "Cifar":
-    """CIFAR-10 from the folder `path` or from the official folder below it."""
-    return Cifar(CIFAR10, path)
-
-
-def cifar100(path: str) -> "Cifar":
-    """CIFAR-100, as `cifar10`; the label `label` is the fine one, `coarse` its superclass."""
-    return Cifar(CIFAR100, path)
-
-
 @final
 class Cifar(Source):
-    """32 x 32 RGB images and labels of a collection, in either official form.
+    """32 x 32 RGB images and labels of a collection, in either form, in `path` or its own folder below it.
 
-    Nothing in a pickle is run: it may hold arrays of bytes, text, numbers, lists and dictionaries.
+    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass. Nothing in a pickle is run: it
+    may hold arrays of bytes, text, numbers, lists and dictionaries. Raises DataError for a folder that is
+    neither form, and for a file that is missing, damaged or asks for anything else.
 
-    Raises DataError for a folder that is neither form, and for a file that is missing, damaged or asks for
-    anything else.
-
-    >>> cifar10("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in cifar10:no/such/folder.
+    >>> cifar10("data").name
+    'cifar10:data'
 
     Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; both forms as described
     on the page of the data set.
@@ -107,37 +91,36 @@ class Cifar(Source):
 
     def __init__(self, collection: CifarCollection, path: str):
         super().__init__(canonical(collection.name, path))
-        self.collection, self.path = collection, expanded(path)
+        self.collection, self.path, self._kinds = collection, expanded(path), collection.labels
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         form, folder = self._form()
-        pickled = form is self.collection.pickled
-        names = self._pickled_names(folder) if pickled else self._text_names(folder)
-        read = self._read_pickled if pickled else self._read_binary
-        parts = [read(folder / file) for file in form.files[split]]
+        if form is self.collection.pickled:
+            read, meta = self._read_pickled, folder / self.collection.meta
+            content = read_pickled(meta)
+            names = {k.name: tuple(self._listed(meta, content, k.names_key, str)) for k in self._kinds}
+        else:
+            read = self._read_binary
+            names = {k.name: read_names(folder / k.names_file, self.name) for k in self._kinds}
+        parts = [read(path) for path in self.collection.paths(form, folder, split)]
         pixels, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
         labels = {kind.name: column for kind, column in zip(self._kinds, columns, strict=True)}
         images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         return ImageSet(np.ascontiguousarray(images), labels, names, self.name, split)
-
-    @property
-    def _kinds(self) -> tuple[CifarLabel, ...]:
-        return self.collection.labels
 
     def _form(self) -> tuple[CifarForm, Path]:
         check_folder(self.path, self.name)
         forms = (self.collection.pickled, self.collection.binary)
         for form in forms:
             for folder in (self.path / form.folder, self.path):
-                if (folder / form.files["test"][0]).is_file():
+                if self.collection.paths(form, folder, "test")[0].is_file():
                     return form, folder
-        expected = " or ".join(f"{self.path / form.folder / form.files['test'][0]}" for form in forms)
+        tests = [self.collection.paths(form, self.path / form.folder, "test")[0] for form in forms]
+        expected = " or ".join(map(str, tests))
         archive = find_archive(self.path, [form.archive for form in forms]) or forms[0].archive
-        raise DataError(
-            f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it; "
-            f"unpack {archive} there."
-        )
+        problem = f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it"
+        raise DataError(f"{problem}; unpack {archive} there.")
 
     def _read_pickled(self, path: Path) -> tuple[np.ndarray, ...]:
         """Pixels (n, 3072) and each kind of labels (n,)."""
@@ -160,11 +143,6 @@ class Cifar(Source):
             raise damaged(self.name, path, f"{key!r} is no list of {what}")
         return values
 
-    def _pickled_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
-        path = folder / self.collection.meta
-        content = read_pickled(path)
-        return {kind.name: tuple(self._listed(path, content, kind.names_key, str)) for kind in self._kinds}
-
     def _read_binary(self, path: Path) -> tuple[np.ndarray, ...]:
         """As `_read_pickled`."""
         record = len(self._kinds) + _PIXELS
@@ -178,8 +156,8 @@ class Cifar(Source):
         rows = content.reshape(-1, record)
         return rows[:, len(self._kinds) :], *(rows[:, kind.byte].astype(np.int64) for kind in self._kinds)
 
-    def _text_names(self, folder: Path) -> dict[str, tuple[str, ...]]:
-        return {kind.name: read_names(folder / kind.names_file, self.name) for kind in self._kinds}
+
+cifar10, cifar100 = (partial(Cifar, collection) for collection in (CIFAR10, CIFAR100))
 
 
 def read_names(path: Path, name: str) -> tuple[str, ...]:

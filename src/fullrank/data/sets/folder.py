@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar, final
 
 import numpy as np
@@ -18,7 +17,7 @@ from fullrank.data.image_files import image_tree
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
-from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
+from fullrank.data.streaming import CANVAS, StreamedImages, photographs
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 from fullrank.files import expanded
@@ -56,16 +55,14 @@ class ImageFolder(Source):
     in that are unlabelled. Hidden files and folders are left out, and what no ending names as an image.
 
     Images stay grey if all are, in both splits. Transparency is laid on white, 16-bit grey scaled from 0 to
-    65535, only the first frame taken, the EXIF orientation applied. Streamed images, those with a `canvas`,
-    may be of any size, are RGB, and no file is opened before it is needed.
+    65535, only the first frame taken, the EXIF orientation applied. With a `canvas` images may be of any size
+    and are RGB.
 
     Raises DataError for a folder that is missing or without images, for files that cannot be decoded, and
     above 8 GiB of pixels; UsageError where the images are not all of one square size and none is asked for.
 
-    >>> ImageFolder("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in folder:no/such/folder.
+    >>> ImageFolder("photographs", canvas=256).name
+    'folder:photographs,canvas=256'
     """
 
     def __init__(self, path: str, canvas: int | None = None):
@@ -80,7 +77,8 @@ class ImageFolder(Source):
         """Read the images of `split` but those that cannot be decoded, as many as `bad` allows."""
         names, labels = self._files.of[split]
         if self.canvas is not None:
-            return self._labelled(self._streamed(names, self.canvas, image_size or IMAGE_SIZE), labels, split)
+            streamed = photographs(self.path, names, self.canvas, image_size, self.name, statistics=None)
+            return self._labelled(streamed, labels, split)
         images, errors = self._decoded(names, image_size)
         if len(errors) == len(names) or (errors and not bad.most):
             raise self._unreadable(errors, len(names))
@@ -93,12 +91,6 @@ class ImageFolder(Source):
 
     def _labelled(self, images: np.ndarray | StreamedImages, labels: np.ndarray, split: Split) -> ImageSet:
         return ImageSet(images, {"label": labels}, {"label": self._files.class_names}, self.name, split)
-
-    def _streamed(self, names: Sequence[str], canvas: int, image_size: int) -> StreamedImages:
-        root = self.path
-        return StreamedImages(
-            lambda row: Image.open(root / names[row]), names, canvas, image_size, name=self.name
-        )
 
     def _decoded(
         self, names: Sequence[str], image_size: int | None
@@ -113,12 +105,11 @@ class ImageFolder(Source):
         images = self._empty(len(names), size, 1 if grey else 3)
 
         def decode(row: int) -> None:
-            images[row] = read_image(self.path / names[row], size, grey)
+            with Image.open(self.path / names[row]) as image:
+                images[row] = to_array(fit_square(upright(image, grey), size))
 
-        results = _attempt(decode, range(len(names)), f"Reading {self.path}")
-        return images, {
-            name: error for name, error in zip(names, results, strict=True) if isinstance(error, Exception)
-        }
+        results = zip(names, _attempt(decode, range(len(names)), f"Reading {self.path}"), strict=True)
+        return images, {name: error for name, error in results if isinstance(error, Exception)}
 
     @cached_property
     def _files(self) -> Files:
@@ -138,8 +129,13 @@ class ImageFolder(Source):
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
         """Of every file in both splits, what its header says, or why it cannot be read."""
+
+        def header(name: str) -> Header:
+            with Image.open(self.path / name) as image:
+                return Header(image.size, image.mode in GREY_MODES)
+
         names = [name for names, _ in self._files.of.values() for name in names]
-        headers = _attempt(lambda name: read_header(self.path / name), names, f"Looking through {self.path}")
+        headers = _attempt(header, names, f"Looking through {self.path}")
         return dict(zip(names, headers, strict=True))
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
@@ -155,31 +151,15 @@ class ImageFolder(Source):
     def _empty(self, count: int, size: int, channels: int) -> np.ndarray:
         gib = count * size * size * channels / 2**30
         if gib > MEMORY_LIMIT_GIB:
-            raise DataError(
-                f"{self.name} needs {gib:.1f} GiB for {count} images of {size} x {size} x {channels}, but "
-                f"the limit is {MEMORY_LIMIT_GIB} GiB; write {self.name},canvas={CANVAS} to decode them when "
-                "they are needed, or give a smaller --image-size."
-            )
+            need = f"{gib:.1f} GiB for {count} images of {size} x {size} x {channels}"
+            remedy = f"write {self.name},canvas={CANVAS} to decode on demand, or give a smaller --image-size"
+            raise DataError(f"{self.name} needs {need}, but the limit is {MEMORY_LIMIT_GIB} GiB; {remedy}.")
         return np.empty((count, size, size, channels), np.uint8)
 
     def _unreadable(self, failed: Mapping[str, Exception], count: int) -> DataError:
         first, error = next(iter(failed.items()))
-        return DataError(
-            f"{self.name}: {len(failed)} of {count} images cannot be read, the first is {first} "
-            f"({reason(error)}); remove or replace them."
-        )
-
-
-def read_header(path: Path) -> Header:
-    """The size and greyness of an image file; raises what Pillow raises."""
-    with Image.open(path) as image:
-        return Header(image.size, image.mode in GREY_MODES)
-
-
-def read_image(path: Path, size: int, grey: bool) -> np.ndarray:
-    """The centre square of an image file as uint8 (size, size, C); raises what Pillow raises."""
-    with Image.open(path) as image:
-        return to_array(fit_square(upright(image, grey), size))
+        problem = f"{len(failed)} of {count} images cannot be read, the first is {first} ({reason(error)})"
+        return DataError(f"{self.name}: {problem}; remove or replace them.")
 
 
 def _attempt(

@@ -28,11 +28,10 @@ class HuggingFace(Source):
 
     `path` is a folder that `save_to_disk` wrote, a folder of images, Parquet files or tar shards (those of
     WebDataset), one Parquet file, or a name on the hub; no code of a data set is run. All but the first are
-    written once more, as tables in the library's own cache, so that any image can be read at once: an order
-    that a seed decides needs that. `image` and `label` are columns: the first that holds images, and the
-    first that holds classes, if there is one. A label may also be a column of whole numbers or words; its
-    classes are then the values that occur. Splits are `train` and the first of `test`, `validation`, `val`
-    and `valid` that has labels; a data set of one split is parted 80 % and 20 %.
+    written once more, as tables in the library's own cache, so that images can be read in any order. `image`
+    and `label` are columns, by default the first of images and the first of classes, if any. A label may be
+    whole numbers or words; its classes are the values that occur. Splits are `train` and the first of `test`,
+    `validation`, `val` and `valid` that has labels; one split alone is parted 80 % and 20 %.
 
     Raises UsageError without the library or for a column that is not there, DataError for a data set that
     cannot be loaded or has no images.
@@ -88,10 +87,8 @@ class HuggingFace(Source):
             return tables
         ours = {name: tables[name] for name in ("train", *_TEST_SPLITS) if name in tables}
         if "train" not in ours or len(ours) == 1:
-            problem = (
-                f"has the splits {', '.join(tables)}, but needs train and one of {', '.join(_TEST_SPLITS)}"
-            )
-            raise DataError(f"{self.name} {problem}; rename them.")
+            needed = f"needs train and one of {', '.join(_TEST_SPLITS)}"
+            raise DataError(f"{self.name} has the splits {', '.join(tables)}, but {needed}; rename them.")
         return ours
 
     def _columns(self, table: "Dataset") -> tuple[str, str | None]:
@@ -104,10 +101,8 @@ class HuggingFace(Source):
         image = self.image or next(iter(images), None)
         if image not in images:
             what = "has no column of images" if image is None else f"has no images in the column {image!r}"
-            raise DataError(
-                f"{self.name} {what}, but the columns {', '.join(features)}; cast the right one to "
-                "datasets.Image and save the data set."
-            )
+            remedy = "cast the right one to datasets.Image and save the data set"
+            raise DataError(f"{self.name} {what}, but the columns {', '.join(features)}; {remedy}.")
         return image, self.label or next(iter(_columns_of("ClassLabel", features)), None)
 
     def _labels(

@@ -4,6 +4,7 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import final
@@ -11,7 +12,7 @@ from typing import final
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
-from fullrank.data.sources import Source, Split, canonical, first_file
+from fullrank.data.sources import Source, Split, canonical, check_folder, first_file
 from fullrank.errors import DataError
 from fullrank.files import expanded
 
@@ -48,20 +49,12 @@ FASHION_MNIST = IdxCollection(
 )
 
 
-def mnist(path: str | None = None) -> "IdxFiles":
-    """MNIST from the folder `path`, or from torchvision's copy in the cache, downloaded when first loaded."""
-    return IdxFiles(MNIST, path)
-
-
-def fashion_mnist(path: str | None = None) -> "IdxFiles":
-    """Fashion-MNIST from the folder `path`, else from Debian's package, else as `mnist` does."""
-    return IdxFiles(FASHION_MNIST, path)
-
-
 @final
 class IdxFiles(Source):
     """The images and labels of a collection, from IDX files in `path` or in torchvision's folders below it.
 
+    Without `path` they are those of Debian's package, if there is one, or torchvision's copy in the cache,
+    downloaded when first loaded.
     Raises DataError for a file that is missing, truncated or of another kind, for counts that differ, and
     where a download is needed and fails.
 
@@ -109,10 +102,9 @@ class IdxFiles(Source):
         except (OSError, RuntimeError, HTTPException) as error:
             install = f"`apt install {self.collection.package}`, or " if self.collection.package else ""
             name, reason = self.collection.name, " ".join(str(error).split())
-            raise DataError(
-                f"{name} is not on this machine and cannot be downloaded ({reason}); {install}"
-                f"pass the folder of its IDX files as {name}:PATH."
-            ) from error
+            problem = f"{name} is not on this machine and cannot be downloaded ({reason})"
+            remedy = f"{install}pass the folder of its IDX files as {name}:PATH"
+            raise DataError(f"{problem}; {remedy}.") from error
         return raw
 
     def _file(self, folder: Path, stem: str) -> Path:
@@ -120,12 +112,12 @@ class IdxFiles(Source):
         file = first_file(_forms(stem, folder, folder / "raw", folder / written))
         if file is not None:
             return file
-        if not folder.is_dir():
-            raise DataError(f"{self.name}: there is no folder {folder}; pass the folder of the IDX files.")
-        raise DataError(
-            f"{self.name}: {folder} holds no {stem} or {stem}.gz, nor does {written} below it; pass the "
-            "folder of the IDX files."
-        )
+        check_folder(folder, self.name)
+        problem = f"{folder} holds no {stem} or {stem}.gz, nor does {written} below it"
+        raise DataError(f"{self.name}: {problem}; pass the folder of the IDX files.")
+
+
+mnist, fashion_mnist = (partial(IdxFiles, collection) for collection in (MNIST, FASHION_MNIST))
 
 
 def _forms(stem: str, *folders: Path) -> list[Path]:

@@ -14,7 +14,6 @@ from fullrank.files import expanded
 FOLDER, ARCHIVE, NAMES = "stl10_binary", "stl10_binary.tar.gz", "class_names.txt"
 SIDE = 96
 _PIXELS = 3 * SIDE * SIDE
-_CHUNK = 1000  # images
 
 
 @final
@@ -26,10 +25,8 @@ class Stl10(Source):
     Raises DataError for a folder without the official files, and for files that are damaged or do not fit
     together.
 
-    >>> Stl10("no/such/folder").load("train")
-    Traceback (most recent call last):
-    ...
-    fullrank.errors.DataError: There is no no/such/folder; check the path in stl10:no/such/folder.
+    >>> Stl10("data", unlabelled=False).name
+    'stl10:data,unlabelled=false'
 
     Source: Coates, Lee, Ng 2011; the form as described on the page of the data set: for each image red, green
     and blue, each column by column; labels from 1.
@@ -49,11 +46,7 @@ class Stl10(Source):
             parts.append(self._open(folder / "unlabeled_X.bin"))
             labels = np.concatenate([labels, np.full(len(parts[1]), UNLABELLED)])
         images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
-        chunks = (part[first : first + _CHUNK] for part in parts for first in range(0, len(part), _CHUNK))
-        start = 0
-        for chunk in chunks:
-            images[start : start + len(chunk)] = chunk.transpose(0, 3, 2, 1)
-            start += len(chunk)
+        np.concatenate([part.transpose(0, 3, 2, 1) for part in parts], out=images)
         return ImageSet(images, {"label": labels}, {"label": names}, self.name, split)
 
     def _folder(self) -> Path:
@@ -62,10 +55,9 @@ class Stl10(Source):
         if test is not None:
             return test.parent
         archive = find_archive(self.path, [ARCHIVE]) or ARCHIVE
-        raise DataError(
-            f"{self.name} holds no STL-10: expected {self.path / FOLDER}/train_X.bin, train_y.bin, "
-            f"test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}; unpack {archive} there."
-        )
+        files = f"train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}"
+        expected = f"expected {self.path / FOLDER} with {files}"
+        raise DataError(f"{self.name} holds no STL-10: {expected}; unpack {archive} there.")
 
     def _open(self, path: Path) -> np.ndarray:
         """The images of a file as (N, C, columns, rows), still on the disk."""
