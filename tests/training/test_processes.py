@@ -81,6 +81,7 @@ def one_process(recipe, tmp_path_factory):
     return train("digits", out=tmp_path_factory.mktemp("one") / "run", **recipe).path
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_train_as_one(one_process, recipe, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     call = [*torchrun, "-m", "fullrank", *command(tmp_path / "two", recipe)]
@@ -88,6 +89,12 @@ def test_two_processes_of_torchrun_train_as_one(one_process, recipe, tmp_path):
     run = subprocess.run(call, capture_output=True, text=True, check=False, env=one_thread)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("record.json") == 1  # one process speaks
+    assert_alike(tmp_path / "two", one_process)
+
+
+def test_two_processes_train_as_one(one_process, recipe, tmp_path):
+    said = finished(tmp_path, command(tmp_path / "two", recipe), status=0)
+    assert ["record.json" in each for each in said] == [True, False]  # one process speaks
     assert_alike(tmp_path / "two", one_process)
 
 

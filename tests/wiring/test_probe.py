@@ -61,7 +61,8 @@ def test_accuracy_by_class_and_by_group_is_that_of_the_test_images(everything):
     for name in "abcd":
         by_class = values(everything, probe="linear", statistic="class accuracy", subject=name)
         assert by_class["h"] == LOUD and by_class["z"] == QUIET
-    assert values(everything, probe="linear", statistic="mean over groups")["h"] == LOUD
+    by_group = values(everything, probe="linear", statistic="mean over groups")
+    assert by_group["h"] == LOUD
 
 
 def test_few_shots_are_drawn_from_the_training_images(everything):

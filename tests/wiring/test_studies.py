@@ -82,7 +82,8 @@ def test_columns_of_a_table_read_the_place_label_probe_and_quantity_that_they_na
     assert rows["none"][:4] == [[loud] * 2, [0.0] * 2, [100.0] * 2, [loud] * 2]
     assert rows["quiet"][:4] == [[loud] * 2, [loud - quiet] * 2, [100.0] * 2, [quiet] * 2]
     # `place` of a row stands for h, in the score and in the difference.
-    assert rows["the place alone"][:2] == [[quiet] * 2, [quiet - loud] * 2]
+    alone = rows["the place alone"]
+    assert alone[:2] == [[quiet] * 2, [quiet - loud] * 2]
     # Both codes are right in what is held out of the training images.
     assert rows["held out"][0] == [100.0] * 2
     # Of each code the pixels have one sum in all images, so a code of k pixels varies in k - 1 directions.
