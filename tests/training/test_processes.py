@@ -92,12 +92,6 @@ def test_two_processes_of_torchrun_train_as_one(one_process, recipe, tmp_path):
     assert_alike(tmp_path / "two", one_process)
 
 
-def test_two_processes_train_as_one(one_process, recipe, tmp_path):
-    said = finished(tmp_path, command(tmp_path / "two", recipe), status=0)
-    assert ["record.json" in each for each in said] == [True, False]  # one process speaks
-    assert_alike(tmp_path / "two", one_process)
-
-
 def test_a_step_that_is_not_finite_is_left_out_by_both(recipe, tmp_path):
     """At this rate all steps after the first are not; the third of them ends the run of both."""
     runaway = command(tmp_path / "run", recipe | {"optimizer.lr": 1e38, "epochs": 3}, "--skip-nonfinite", "2")
