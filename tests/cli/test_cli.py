@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 
+import forked
 import numpy as np
 import pytest
 import typer
@@ -262,25 +263,31 @@ def test_a_command_that_saves_nothing_ends_at_once(capsys, monkeypatch, tmp_path
     assert not (tmp_path / "o" / "record.json").exists()
 
 
+def in_terminal(terminal, arguments):
+    """The command, with what it prints and its errors in this terminal."""
+    stream = os.open(terminal, os.O_WRONLY | os.O_NOCTTY)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.close(stream)
+    sys.argv = ["fullrank", *arguments]
+    return cli.main()
+
+
 def test_an_interrupt_in_a_terminal_saves_and_says_how_to_go_on(tmp_path):
     """A process of its own, SIGINT as Ctrl-C sends it: status 130, one sentence, a checkpoint."""
-    program = [sys.executable, "-c", "from fullrank.cli import main; main()"]
     out = str(tmp_path / "run")
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [*program, "train", *QUICK, "--head", "none", "--epochs", "200", "--out", out],
-        stdout=follower,
-        stderr=follower,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
-    )
-    os.close(follower)
+    arguments = ["train", *QUICK, "--head", "none", "--epochs", "200", "--out", out]
+    printed_file, terminal = tmp_path / "said.txt", os.ttyname(follower)
+    process = forked.start(printed_file, in_terminal, terminal, arguments, TERM="xterm", COLUMNS="80")
     printed: list[bytes] = []
     reader = threading.Thread(target=read_terminal, args=(leader, printed))
     reader.start()
-    while not (tmp_path / "run" / "metrics.csv").exists() and process.poll() is None:
+    while not (tmp_path / "run" / "metrics.csv").exists() and process.is_alive():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    status = process.wait(timeout=60)
+    os.kill(process.pid, signal.SIGINT)
+    (status,) = forked.finish([process])
+    os.close(follower)
     reader.join()
     text = b"".join(printed).decode()
     assert status == 130 and "--resume" in text and "Traceback" not in text, text

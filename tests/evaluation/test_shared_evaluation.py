@@ -1,13 +1,11 @@
 """Three processes evaluate as one: every image read once, the same probes and spectra to the last bit."""
 
 import json
-import multiprocessing
-import subprocess
-import sys
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -72,7 +70,6 @@ def evaluated(module, train, test):
 
 def one_of_three(rank, folder):
     """Leave what a process finds: evaluations, the images that it read, the bad ones that it knows of."""
-    torch.set_num_threads(1)
     evaluate_module.BATCH_SIZE = BATCH
     store = f"file://{folder}/store"
     patience = timedelta(minutes=2)
@@ -91,7 +88,9 @@ def one_of_three(rank, folder):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    assert subprocess.run([sys.executable, __file__, str(folder)]).returncode == 0
+    outputs = [folder / f"{rank}.txt" for rank in range(PROCESSES)]
+    workers = [forked.start(output, one_of_three, rank, folder) for rank, output in enumerate(outputs)]
+    assert forked.finish(workers) == [0] * PROCESSES, [output.read_text() for output in outputs]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(PROCESSES)]
 
 
@@ -121,14 +120,3 @@ def test_what_one_process_cannot_read_all_refuse(together):
 
 def test_the_bad_images_that_are_allowed_are_those_of_all_processes_together(together):
     assert all(each[4] is not None and "than 1" in each[4] for each in together)
-
-
-if __name__ == "__main__":
-    # Forked before anything is computed: torch is imported once.
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=one_of_three, args=(rank, sys.argv[1])) for rank in range(PROCESSES)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    sys.exit(any(worker.exitcode for worker in workers))

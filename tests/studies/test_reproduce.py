@@ -1,15 +1,17 @@
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from refusals import assert_names, refuses
 
 from fullrank import load
+from fullrank.cli import main
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Score
 from fullrank.record.making import new_record
@@ -17,7 +19,7 @@ from fullrank.reports.page import write_page
 from fullrank.reports.reproduction.words import outcome, shown, verdict
 from fullrank.runs.recipe import Recipe
 from fullrank.statistics import Estimate
-from fullrank.studies import reproduce as reproduce_module, table as tables
+from fullrank.studies import many_runs, reproduce as reproduce_module, table as tables
 from fullrank.studies.many_runs import PlannedRun, finish_runs, score_of
 from fullrank.studies.reproduce import TablePlan, rehearse, reproduce, run_name
 from fullrank.studies.table import (
@@ -398,38 +400,36 @@ def test_every_recipe_of_the_cifar_scale_fits_its_parts_and_the_first_of_its_kin
     assert trained == ["none"]
 
 
-def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
-    """Two workers, interrupted as a terminal does it: the whole group of processes at once."""
-    script = tmp_path / "study.py"
+def study(out):
+    """`fullrank compare` with two workers, forked from this process, which leads a group of its own."""
+    os.setsid()
+    many_runs.get_context = lambda _: multiprocessing.get_context("fork")
     words = "compare --data digits --heads none,diagonal,orthogonal --workers 2 --resume --epochs 2000"
     more = "--seeds 1 --limit 100 --batch-size 50 --set encoder=tiny-resnet,width=4 --out"
-    script.write_text(
-        "import sys\n"
-        "from fullrank.cli import main\n"
-        "if __name__ == '__main__':\n"
-        f"    sys.argv = ['fullrank', *'{words} {more}'.split(), sys.argv[1]]\n"
-        "    main()\n"
-    )
-    out = tmp_path / "out"
-    first = subprocess.Popen(
-        [sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    sys.argv = ["fullrank", *f"{words} {more}".split(), str(out)]
+    return main()
+
+
+def test_ctrl_c_saves_the_runs_under_way_and_the_same_call_goes_on(tmp_path):
+    """Two workers, interrupted as a terminal does it: the whole group of processes at once."""
+    out, said = tmp_path / "out", tmp_path / "said.txt"
+    first = forked.start(said, study, out)
     deadline = time.monotonic() + 240
-    while len(list(out.glob("*/metrics.csv"))) < 2 and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while len(list(out.glob("*/metrics.csv"))) < 2 and first.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.killpg(first.pid, signal.SIGINT)
-    errors = first.communicate(timeout=120)[1]
-    assert first.returncode == 130 and "0 of 3" in errors and "Traceback" not in errors
+    assert forked.finish([first]) == [130], said.read_text()
+    assert "0 of 3" in said.read_text() and "Traceback" not in said.read_text()
     reached = last_steps(out)
     assert len(reached) == 2  # nothing is begun after Ctrl-C
     # SIGTERM reaches this process alone, as `kill` sends it; it sees to its workers.
-    second = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
+    second = forked.start(said, study, out)
     while any(last_steps(out)[folder] <= step for folder, step in reached.items()):
-        assert second.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    second.send_signal(signal.SIGTERM)
-    errors = second.communicate(timeout=120)[1]
-    assert second.returncode == 143 and "0 of 3" in errors and "Traceback" not in errors, errors
+        assert second.is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(second.pid, signal.SIGTERM)
+    assert forked.finish([second]) == [143], said.read_text()
+    assert "0 of 3" in said.read_text() and "Traceback" not in said.read_text()
     assert last_steps(out).keys() == reached.keys()
 
 

@@ -9,6 +9,7 @@ from fullrank.training.dry_run import dry_run
 
 def test_a_layer_is_dropped_through_a_whole_run_and_its_rehearsal(tmp_path):
     settings = {
+        "head": "none",
         "views": "weak,drop=0.5",
         "encoder": "tiny-resnet,width=4",
         "head": "subvector:8",
