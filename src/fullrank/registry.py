@@ -9,7 +9,7 @@ from typing import Any
 
 from fullrank import door
 from fullrank.door import Origin
-from fullrank.errors import FullrankError, UsageError, unknown_name
+from fullrank.errors import UsageError, explained, unknown_name
 from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
@@ -202,19 +202,8 @@ class Registry:
         builder = entry.load()
         if entry.origin is None:
             return builder(**context, **arguments)
-        try:
+        with explained(f"The {self.kind} '{spec}' of {entry.origin.module} cannot be built"):
             return builder(**_accepted(builder, context), **arguments)
-        except FullrankError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UsageError(
-                f"The {self.kind} '{spec}' of {entry.origin.module} cannot be built: {error}."
-            ) from error
-
-    def shared_options(self, spec: Spec) -> dict[str, Scalar | None]:
-        """What a spec says of the options that the family carries out."""
-        options = dict(spec.options)
-        return {option.name: options.get(option.name, option.default) for option in self.shared}
 
     def _parse_text(self, text: str, from_file: bool) -> Spec:
         first, *segments = split_outside_quotes(text, ",")

@@ -169,20 +169,13 @@ def split_specs(text: str) -> list[str]:
 
 def split_outside_quotes(text: str, separator: str, at_most: int = -1) -> list[str]:
     """Split at `separator` outside double quotes."""
-    parts: list[str] = []
-    start, quoted, escaped = 0, False, False
-    for position, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif quoted and character == "\\":
-            escaped = True
-        elif character == '"':
-            quoted = not quoted
-        elif character == separator and not quoted and len(parts) != at_most:
-            parts.append(text[start:position])
-            start = position + 1
-    if quoted:
-        raise UsageError(f"'{text}': a double quote is never closed.")
+    parts, start = [], 0
+    for match in re.finditer(rf'"(?:\\.|[^"\\])*("?)|{separator}', text, re.DOTALL):
+        if match[1] == "":
+            raise UsageError(f"'{text}': a double quote is never closed.")
+        if match[1] is None and len(parts) != at_most:
+            parts.append(text[start : match.start()])
+            start = match.end()
     return [*parts, text[start:]]
 
 

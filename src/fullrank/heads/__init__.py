@@ -130,4 +130,4 @@ def head(spec: "str | Spec | Callable[..., nn.Module]", *, in_dim: int) -> "Head
     built = HEADS.build(parsed, in_dim=in_dim)
     if HEADS[parsed.name].origin is not None:
         checked_head(built, parsed, in_dim)
-    return normed(built, cast("Norm", HEADS.shared_options(parsed)["norm"]))
+    return normed(built, cast("Norm", dict(parsed.options).get("norm", "none")))

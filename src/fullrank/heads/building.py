@@ -5,9 +5,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fullrank.errors import FullrankError, UsageError
+from fullrank.errors import UsageError, explained
 from fullrank.heads.contract import Head, NormedHead
 from fullrank.heads.norms import Norm
+from fullrank.places import evaluating
 
 
 def normed(part: nn.Module, norm: Norm) -> Head:
@@ -32,7 +33,15 @@ def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
             f"The head {name!r} was built for in_dim={in_dim}, but says in_dim={built.in_dim}; keep what its "
             "__init__ gets."
         )
-    z = _tried(built, name, in_dim)
+    # Two rows without a trace: no random number is drawn, no statistic kept.
+    parameter = next(built.parameters(), torch.empty(0))
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=()),
+        evaluating(built),
+        explained(f"The head {name!r} cannot map features (2, {in_dim})"),
+    ):
+        z = built(torch.randn(2, in_dim, dtype=parameter.dtype, device=parameter.device))
     width = getattr(built, "eval_dim", built.out_dim)
     if not isinstance(z, Tensor) or z.shape != (2, width):
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
@@ -41,20 +50,3 @@ def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
             f"it must give (2, {width})."
         )
     return built
-
-
-@torch.no_grad()
-def _tried(part: nn.Module, name: str, in_dim: int) -> object:
-    """What a head makes of two rows, without a trace: no random number is drawn, no statistic kept."""
-    mode = part.training
-    parameter = next(part.parameters(), torch.empty(0))
-    with torch.random.fork_rng(devices=()):
-        h = torch.randn(2, in_dim, dtype=parameter.dtype, device=parameter.device)
-        try:
-            return part.eval()(h)
-        except FullrankError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-            raise UsageError(f"The head {name!r} cannot map features (2, {in_dim}): {error}.") from error
-        finally:
-            part.train(mode)

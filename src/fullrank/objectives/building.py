@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fullrank.errors import FullrankError, UsageError
+from fullrank.errors import UsageError, explained
 from fullrank.objectives.contract import CallableLoss, check_needs, loss_of
 
 
@@ -20,16 +20,13 @@ def try_objective(loss: nn.Module, name: str, width: int) -> None:
     """Raise UsageError unless a loss takes two embeddings (2, `width`) to a scalar with a gradient."""
     z_a, z_b = torch.randn(2, 2, width, requires_grad=True).unbind()
     generator = torch.Generator().manual_seed(0)
-    try:
+    with explained(f"The objective {name!r} fails on two embeddings (2, {width})"):
         value = loss_of(loss, z_a, z_b, torch.zeros(2, dtype=torch.int64), generator)
-    except FullrankError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        raise UsageError(f"The objective {name!r} fails on two embeddings (2, {width}): {error}.") from error
     if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
-        got = tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        reached = "" if not isinstance(value, Tensor) or value.requires_grad else " without a gradient"
+        got = f"a {type(value).__name__}"
+        if isinstance(value, Tensor):
+            got = f"{tuple(value.shape)}{'' if value.requires_grad else ' without a gradient'}"
         raise UsageError(
-            f"The objective {name!r} must give a scalar with a gradient, but gave {got}{reached}; return a "
-            "tensor that is computed from both embeddings."
+            f"The objective {name!r} must give a scalar with a gradient, but gave {got}; return a tensor "
+            "that is computed from both embeddings."
         )

@@ -18,9 +18,7 @@ Parameters = ParamSpec("Parameters")
 
 
 class GatheringLoss(nn.Module, ABC):
-    """A loss that with `gather` sees the rows of all processes; `print` shows the settings in `shown`."""
-
-    shown: tuple[str, ...] = ()
+    """A loss that with `gather` sees the rows of all processes."""
 
     def __init__(self, gather: bool):
         super().__init__()
@@ -36,8 +34,10 @@ class GatheringLoss(nn.Module, ABC):
         return own_share() if self.gather else ALONE
 
     def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in (*self.shown, "gather"))
+        """The settings, which `print` shows."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        del own["training"]
+        return ", ".join(f"{name}={value}" for name, value in (own | {"gather": own.pop("gather")}).items())
 
 
 class PairLoss(GatheringLoss):
