@@ -265,7 +265,7 @@ class Registry:
         module, _, attribute = name.rpartition(":")
         label = door.label_of(module)
         canonical = f"{label}:{attribute}"
-        if from_file and canonical not in self._entries and not door.is_imported(label):
+        if from_file and canonical not in self._entries and label not in door.imported:
             raise UsageError(
                 f"The {self.kind} '{name}' comes from {module}, and nothing is imported because a file "
                 f"names it; if you trust that module, add --import {module} (imports=[{module!r}] in "
@@ -275,7 +275,9 @@ class Registry:
             door.import_named(module, self.kind, self._names())
         if canonical in self._entries:
             return self._entries[canonical]
-        return self._admit(canonical, door.attribute_of(label, attribute, self.kind), door.origin_at(label))
+        return self._admit(
+            canonical, door.attribute_of(label, attribute, self.kind), door.imported[label].origin
+        )
 
     def _named(self, target: object) -> str:
         """The name of a class or function: the one it was registered under, or `module:Name`."""
@@ -295,7 +297,7 @@ class Registry:
         label = door.admit(target)
         name = f"{label}:{target.__qualname__}"
         self.unregister(name)  # a class that a notebook's cell has defined anew
-        self._admit(name, target, door.origin_at(label))
+        self._admit(name, target, door.imported[label].origin)
         return name
 
     def _admit(self, name: str, target: Callable[..., Any], origin: Origin) -> Entry:

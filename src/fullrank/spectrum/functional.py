@@ -1,9 +1,4 @@
-"""Pure functions on a feature matrix (N, D), named after their papers; a twin in `_of` takes its spectrum.
-
-Two spectra, from which the ranks follow: `singular_values` of the centred covariance, which has no mean in
-it, and `matrix_singular_values` of the features as they are, as RankMe takes them. Everything is computed in
-float64. A rank compares runs of one method: across different heads or objectives it is not a quality score.
-"""
+"""Pure functions on features (N, D), named after their papers; a twin in `_of` takes their spectrum (D,)."""
 
 import warnings
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""Where the rows of features (N, D) point: alignment, uniformity, cosines and their dimensions, subspaces.
-
-Cosines and distances are between rows at unit length, in float64. A zero row has no direction and stays zero:
-its cosine with everything is 0.
-"""
+"""Where the rows of features (N, D) point, at unit length: alignment, uniformity, cosines, subspaces."""
 
 import math
 from dataclasses import dataclass
