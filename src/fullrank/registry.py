@@ -59,10 +59,9 @@ class Registry:
     parts belong to the family. `builder_of` says what builds a part of somebody else, where that is not the
     class or function itself.
 
-    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library. A name that
-    nobody registered, made of a-z, 0-9, `_` and `.`, is parsed as that entry under its own name, without a
-    leading `LIBRARY/`, and its builder gets it as the keyword `model`. Whether the library knows the name
-    is found when it is built, so that parsing imports nothing.
+    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library: a name of a-z,
+    0-9, `_` and `.` that nobody registered, without a leading `LIBRARY/`, which its builder gets as the
+    keyword `model`. Whether the library knows the name is found when it is built.
 
     >>> from fullrank.heads import HEADS
     >>> HEADS.parse("directclr")

@@ -124,7 +124,7 @@ class LibraryEncoder(Encoder):
 
 
 def _forget_caches(encoder: nn.Module, _: object) -> None:
-    """Drop what a model cached in eval mode from the weights that it had."""
+    """Drop what a model cached in eval mode from its old weights."""
     with evaluating(encoder):
         pass
 
