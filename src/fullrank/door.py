@@ -283,8 +283,10 @@ def _file_of(module: ModuleType | None) -> Path | None:
 
 @cache
 def _points(group: str) -> dict[str, list[EntryPoint]]:
-    points = entry_points(group=group)
-    return {point.name: list(points.select(name=point.name)) for point in points}
+    points: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        points.setdefault(point.name, []).append(point)
+    return points
 
 
 def _package(point: EntryPoint) -> str:
