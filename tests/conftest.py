@@ -32,13 +32,13 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def only_our_parts() -> Iterator[None]:
     """What a test registers or imports through the door is unknown to the next one."""
     known = {registry: {entry.name for entry in registry} for registry in REGISTRIES}
-    imported = dict(door._imported)
+    imported = dict(door.imported)
     yield
     for registry, names in known.items():
         for entry in [entry for entry in registry if entry.name not in names]:
             registry.unregister(entry.name)
-    door._imported.clear()
-    door._imported.update(imported)
+    door.imported.clear()
+    door.imported.update(imported)
     door._points.cache_clear()
 
 

@@ -134,7 +134,7 @@ def test_a_run_with_a_part_of_a_file_names_the_file_loads_with_it_alone_and_know
     forget(mine)
     with refuses(UsageError, f"needs {mine}.py", f"--import {mine}.py"):
         fullrank.load(run.path)
-    assert f"{mine}.py" not in door._imported
+    assert f"{mine}.py" not in door.imported
     loaded = fullrank.load(run.path, imports=[tmp_path / f"{mine}.py"])
     h = torch.randn(5, 16)
     assert torch.equal(loaded.head(h), run.head(h)) and loaded.recipe == run.recipe
@@ -149,7 +149,7 @@ def forget(mine: str) -> None:
     """What a new process would not know."""
     for entry in [entry for entry in HEADS if entry.origin is not None]:
         HEADS.unregister(entry.name)
-    door._imported.pop(f"{mine}.py")
+    door.imported.pop(f"{mine}.py")
     sys.modules.pop(f"fullrank_import_{mine}")
 
 
@@ -202,7 +202,7 @@ def test_an_import_of_what_is_no_module_is_one_sentence(tmp_path, monkeypatch, n
     (tmp_path / "broken.py").write_text("class")
     with refuses(UsageError, name, *words) as error:
         import_modules([name])
-    assert "\n" not in str(error.value) and name not in door._imported
+    assert "\n" not in str(error.value) and name not in door.imported
 
 
 def test_two_files_of_one_name_are_refused(mine, tmp_path):

@@ -1,8 +1,4 @@
-"""The door for other people's parts: the modules that a user names, and what installed packages offer.
-
-Nothing is imported because a file asks for it: a module is imported when a user names it on the command line
-or in Python, and an installed package's part when that part is used.
-"""
+"""The door for other people's parts: modules that a user names, never a file, and installed packages."""
 
 import hashlib
 import importlib
@@ -57,7 +53,8 @@ class _Imported:
         return cls(Origin(path.name, hashlib.sha256(path.read_bytes()).hexdigest()), module, path)
 
 
-_imported: dict[str, _Imported] = {}
+#: By their labels, the modules that a user named, or gave a part of.
+imported: dict[str, _Imported] = {}
 _under_way: list[Origin] = []
 
 
@@ -80,7 +77,7 @@ def import_named(name: str, kind: str = "", names: Sequence[str] = ()) -> None:
     if name.endswith(".py"):
         _import_file(Path(name).expanduser())
         return
-    if name in _imported:
+    if name in imported:
         return
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(
@@ -98,12 +95,7 @@ def import_named(name: str, kind: str = "", names: Sequence[str] = ()) -> None:
         raise UsageError(f"There is no module {name!r} to import; {hint}.")
     origin = Origin(name)
     with _importing(origin, name):
-        _imported[name] = _Imported(origin, importlib.import_module(name))
-
-
-def is_imported(label: str) -> bool:
-    """Whether a user named the module of that label, or gave a part of it."""
-    return label in _imported
+        imported[name] = _Imported(origin, importlib.import_module(name))
 
 
 def label_of(module: str) -> str:
@@ -111,14 +103,9 @@ def label_of(module: str) -> str:
     return Path(module).name if module.endswith(".py") else module
 
 
-def origin_at(label: str) -> Origin:
-    """Where the parts of an imported module come from."""
-    return _imported[label].origin
-
-
 def attribute_of(label: str, name: str, kind: str) -> Callable[..., Any]:
     """The class or function `name` of an imported module; UsageError where it has none of that name."""
-    module = _imported[label].module
+    module = imported[label].module
     target: Callable[..., Any] | None = getattr(module, name, None)
     if target is None or not callable(target):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and key[0] != "_"]
@@ -146,7 +133,7 @@ def home_of(target: Any) -> tuple[str, str]:
 
 def origin_of(target: Any) -> Origin:
     """Where a class or function comes from that is being registered: the module that is being imported."""
-    return _under_way[0] if _under_way else origin_at(admit(target))
+    return _under_way[0] if _under_way else imported[admit(target)].origin
 
 
 def passports(labels: Iterable[str]) -> list[tuple[str, str]]:
@@ -155,16 +142,15 @@ def passports(labels: Iterable[str]) -> list[tuple[str, str]]:
     Raises UsageError for parts that were defined in a notebook, which no other process can read.
     """
     papers = []
-    for label in dict.fromkeys(labels):
-        imported = _imported.get(label)
-        if imported is None:
-            continue  # of an installed package
-        if imported.path is None and imported.module.__name__ in MAIN:
+    # Those that nobody imported are of installed packages.
+    for label in (each for each in dict.fromkeys(labels) if each in imported):
+        module, path = imported[label].module, imported[label].path
+        if path is None and module.__name__ in MAIN:
             raise UsageError(
                 "A part that was defined in a notebook cannot be used with workers, which are processes of "
                 "their own; put it in a file and give its path to imports."
             )
-        papers.append((label, str(imported.path or imported.module.__name__)))
+        papers.append((label, str(path or module.__name__)))
     return papers
 
 
@@ -174,7 +160,7 @@ def enter(papers: Iterable[tuple[str, str]]) -> None:
         main = sys.modules["__main__"]
         if where.endswith(".py") and _file_of(main) == Path(where):
             _keep(main)
-        elif label not in _imported:
+        elif label not in imported:
             import_named(where)
 
 
@@ -188,17 +174,17 @@ def check_needed(needed: Iterable[Origin], what: str) -> None:
         if package is not None:
             if not any(metadata.Distribution.discover(name=package.partition(" ")[0])):
                 raise UsageError(f"{what} needs the package {package}, which is not installed; install it.")
-        elif module not in _imported and module in MAIN:
+        elif module not in imported and module in MAIN:
             raise UsageError(
                 f"{what} needs a part that was defined in a notebook; define it there again and give "
                 f"imports=[{module!r}]."
             )
-        elif module not in _imported:
+        elif module not in imported:
             raise UsageError(
                 f"{what} needs {module}, and nothing is imported because a file names it; if you trust that "
                 f"module, add --import {module} (imports=[{module!r}] in Python)."
             )
-        elif origin.sha256 not in (None, _imported[module].origin.sha256):
+        elif origin.sha256 not in (None, imported[module].origin.sha256):
             changed = f"{what} was made with another version of {module}; its results may differ."
             warnings.warn(changed, FullrankWarning, stacklevel=3)
 
@@ -235,28 +221,26 @@ def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any]
 
 def _import_file(path: Path) -> None:
     label, resolved = path.name, path.resolve()
-    before = _imported.get(label)
-    if before is not None and before.path != resolved and (len(path.parts) > 1 or resolved.is_file()):
-        raise UsageError(f"Both {before.path} and {resolved} are called {label}; rename one of them.")
-    if before is not None:  # a name alone means the one that is known
+    if (before := imported.get(label)) is not None:
+        # A name alone means the one that is known.
+        if before.path != resolved and (len(path.parts) > 1 or resolved.is_file()):
+            raise UsageError(f"Both {before.path} and {resolved} are called {label}; rename one of them.")
         return
     if not resolved.is_file():
         raise UsageError(f"There is no file {path} to import; check the path.")
     for module in list(sys.modules.values()):
         if _file_of(module) == resolved:  # imported by its name already
-            _imported[label] = _Imported.of_file(module, resolved)
+            imported[label] = _Imported.of_file(module, resolved)
             return
     name = f"fullrank_import_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file; give one that ends in .py.")
+    spec: Any = importlib.util.spec_from_file_location(name, resolved)
     module = importlib.util.module_from_spec(spec)
-    _imported[label], sys.modules[name] = _Imported.of_file(module, resolved), module
+    imported[label], sys.modules[name] = _Imported.of_file(module, resolved), module
     try:
-        with _importing(_imported[label].origin, str(path)):
+        with _importing(imported[label].origin, str(path)):
             spec.loader.exec_module(module)
     except BaseException:
-        del _imported[label], sys.modules[name]
+        del imported[label], sys.modules[name]
         raise
 
 
@@ -278,16 +262,16 @@ def _importing(origin: Origin, what: str) -> Iterator[None]:
 
 def _keep(module: ModuleType) -> str:
     """The label of a module that is loaded already."""
-    for label, imported in _imported.items():
-        inside = module.__name__.startswith(f"{imported.module.__name__}.")
-        if imported.module is module or (inside and imported.path is None):
+    for label, known in imported.items():
+        inside = module.__name__.startswith(f"{known.module.__name__}.")
+        if known.module is module or (inside and known.path is None):
             return label
     path = _file_of(module)
     if module.__name__ in MAIN and path is not None and path.is_file():
-        _imported[path.name] = _Imported.of_file(module, path)
+        imported[path.name] = _Imported.of_file(module, path)
         return path.name
     name = "__main__" if module.__name__ in MAIN else module.__name__
-    _imported[name] = _Imported(Origin(name), module)
+    imported[name] = _Imported(Origin(name), module)
     return name
 
 

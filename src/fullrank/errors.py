@@ -1,7 +1,8 @@
 """The errors a user can meet: one sentence each, with the value, the limit and the remedy."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -61,6 +62,17 @@ class TerminatedRunError(InterruptedRunError):
 
 class FullrankWarning(UserWarning):
     """Something that a user should know and that stops nothing; the command line prints it as one line."""
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Whatever somebody else's code raises meanwhile is a UsageError that begins with `what`."""
+    try:
+        yield
+    except FullrankError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise UsageError(f"{what}: {error}.") from error
 
 
 def disk_is_full(error: OSError) -> bool:

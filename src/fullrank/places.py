@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -110,20 +111,18 @@ def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
     """What a head makes of h (N, D): the features at z and after each of its layers."""
     features: dict[str, Tensor] = {}
 
-    def keep(name: str):  # type: ignore[no-untyped-def]
-        return lambda module, inputs, output: features.__setitem__(name, output)
+    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        features[name] = output
 
     with ExitStack() as hooks:
         for name, layer in zip(head_places(head), layers_of(head), strict=True):
-            hooks.enter_context(layer.register_forward_hook(keep(name)))
+            hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
         features["z"] = head(h)
     return features
 
 
 def _leading(features: Tensor, place: Place) -> Tensor:
-    if place.width is None:
-        return features
-    if place.width > features.shape[1]:
+    if place.width is not None and place.width > features.shape[1]:
         raise UsageError(
             f"'{place}' asks for {place.width} channels, but {place.name} has {features.shape[1]}; "
             f"write {place.name}[:k] with k of {features.shape[1]} or less."
@@ -133,12 +132,14 @@ def _leading(features: Tensor, place: Place) -> Tensor:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Modules in eval mode; each of their parts comes back in the mode it was in."""
+    """Modules in eval mode; each of their parts comes back in the mode it was in, with nothing cached."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules:
         module.eval()
     try:
         yield
     finally:
+        for module in modules:
+            module.train()  # LeViT caches its attention biases in eval mode and drops them only here
         for module, training in modes:
             module.training = training

@@ -9,7 +9,7 @@ from typing import Any
 
 from fullrank import door
 from fullrank.door import Origin
-from fullrank.errors import FullrankError, UsageError, unknown_name
+from fullrank.errors import UsageError, explained, unknown_name
 from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
@@ -59,10 +59,9 @@ class Registry:
     parts belong to the family. `builder_of` says what builds a part of somebody else, where that is not the
     class or function itself.
 
-    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library. A name that
-    nobody registered, made of a-z, 0-9, `_` and `.`, is parsed as that entry under its own name, without a
-    leading `LIBRARY/`, and its builder gets it as the keyword `model`. Whether the library knows the name
-    is found when it is built, so that parsing imports nothing.
+    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library: a name of a-z,
+    0-9, `_` and `.` that nobody registered, without a leading `LIBRARY/`, which its builder gets as the
+    keyword `model`. Whether the library knows the name is found when it is built.
 
     >>> from fullrank.heads import HEADS
     >>> HEADS.parse("directclr")
@@ -202,19 +201,8 @@ class Registry:
         builder = entry.load()
         if entry.origin is None:
             return builder(**context, **arguments)
-        try:
+        with explained(f"The {self.kind} '{spec}' of {entry.origin.module} cannot be built"):
             return builder(**_accepted(builder, context), **arguments)
-        except FullrankError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UsageError(
-                f"The {self.kind} '{spec}' of {entry.origin.module} cannot be built: {error}."
-            ) from error
-
-    def shared_options(self, spec: Spec) -> dict[str, Scalar | None]:
-        """What a spec says of the options that the family carries out."""
-        options = dict(spec.options)
-        return {option.name: options.get(option.name, option.default) for option in self.shared}
 
     def _parse_text(self, text: str, from_file: bool) -> Spec:
         first, *segments = split_outside_quotes(text, ",")
@@ -276,7 +264,7 @@ class Registry:
         module, _, attribute = name.rpartition(":")
         label = door.label_of(module)
         canonical = f"{label}:{attribute}"
-        if from_file and canonical not in self._entries and not door.is_imported(label):
+        if from_file and canonical not in self._entries and label not in door.imported:
             raise UsageError(
                 f"The {self.kind} '{name}' comes from {module}, and nothing is imported because a file "
                 f"names it; if you trust that module, add --import {module} (imports=[{module!r}] in "
@@ -286,7 +274,9 @@ class Registry:
             door.import_named(module, self.kind, self._names())
         if canonical in self._entries:
             return self._entries[canonical]
-        return self._admit(canonical, door.attribute_of(label, attribute, self.kind), door.origin_at(label))
+        return self._admit(
+            canonical, door.attribute_of(label, attribute, self.kind), door.imported[label].origin
+        )
 
     def _named(self, target: object) -> str:
         """The name of a class or function: the one it was registered under, or `module:Name`."""
@@ -306,7 +296,7 @@ class Registry:
         label = door.admit(target)
         name = f"{label}:{target.__qualname__}"
         self.unregister(name)  # a class that a notebook's cell has defined anew
-        self._admit(name, target, door.origin_at(label))
+        self._admit(name, target, door.imported[label].origin)
         return name
 
     def _admit(self, name: str, target: Callable[..., Any], origin: Origin) -> Entry:

@@ -1,9 +1,4 @@
-"""Specs, the one small grammar for naming a part.
-
-    name          name:value          name:value,key=value          module:Name:value,key=value
-
-The same string works on the command line, in Python, in a recipe file and as the row label of a table.
-"""
+"""Specs, the one small grammar for naming a part: `name:value,key=value` or `module:Name:value,key=value`."""
 
 import inspect
 import re
@@ -170,19 +165,13 @@ def split_specs(text: str) -> list[str]:
 def split_outside_quotes(text: str, separator: str, at_most: int = -1) -> list[str]:
     """Split at `separator` outside double quotes."""
     parts: list[str] = []
-    start, quoted, escaped = 0, False, False
-    for position, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif quoted and character == "\\":
-            escaped = True
-        elif character == '"':
-            quoted = not quoted
-        elif character == separator and not quoted and len(parts) != at_most:
-            parts.append(text[start:position])
-            start = position + 1
-    if quoted:
-        raise UsageError(f"'{text}': a double quote is never closed.")
+    start = 0
+    for match in re.finditer(rf'"(?:\\.|[^"\\])*("?)|{separator}', text, re.DOTALL):
+        if match[1] == "":
+            raise UsageError(f"'{text}': a double quote is never closed.")
+        if match[1] is None and len(parts) != at_most:
+            parts.append(text[start : match.start()])
+            start = match.end()
     return [*parts, text[start:]]
 
 

@@ -1,12 +1,4 @@
-"""Does a part of yours keep its contract? Each function checks one kind of part and names a broken clause.
-
-They are what fullrank's own contract tests call, and need no test runner:
-
-    from fullrank.testing import check_head
-    check_head(MyHead)                 # or "mine.py:MyHead:24"
-
-A part may be a spec, or a class; a broken clause raises ContractError. `docs/extending.md` shows all of it.
-"""
+"""Does a part of yours, a spec or a class, keep its contract? A broken clause raises ContractError."""
 
 import copy
 import math
@@ -120,7 +112,9 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
                 rank, said = exact_rank(fresh, place), says(place)
                 _hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
                 _hold(said is None or said >= rank or soft, f"at {place} it says {said}, and {rank} was seen")
-                full = rank == _width_at(fresh, place, in_dim)
+                with torch.no_grad():
+                    h = torch.zeros(2, in_dim, dtype=torch.float64)
+                    full = rank == read_head(fresh.eval(), h)[place].shape[1]
                 _hold(full or said is not None, f"at {place} it says None, and {rank} was seen")
     if getattr(head, "scales_channels", False):
         with contract.clause("scales_channels: z is h with its channels scaled one by one"), torch.no_grad():
@@ -131,11 +125,6 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
             for place, share in shares().items():
                 exists = place.partition("[")[0] in ("h", "z", *head_places(head))
                 _hold(exists and 0 < share <= 1, f"it says {share} of {place}")
-
-
-def _width_at(head: nn.Module, place: str, in_dim: int) -> int:
-    with torch.no_grad():
-        return int(read_head(head.eval(), torch.zeros(2, in_dim, dtype=torch.float64))[place].shape[1])
 
 
 def check_objective(

@@ -6,7 +6,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from fullrank.errors import FullrankError, UsageError
+from fullrank.errors import UsageError, explained
+from fullrank.places import evaluating
 
 
 @final
@@ -51,19 +52,9 @@ def checked_encoder(built: object, name: str, image_size: int, in_chans: int) ->
     if not isinstance(built, nn.Module):
         raise UsageError(f"The encoder {name!r} is a {type(built).__name__}; it must be an nn.Module.")
     part = with_places(built)
-    mode = part.training
-    with torch.no_grad(), torch.random.fork_rng(devices=()):
-        try:
-            h = part.eval()(torch.rand(2, in_chans, image_size, image_size))
-        except FullrankError:
-            raise
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise UsageError(
-                f"The encoder {name!r} cannot take images of {in_chans} channels and {image_size} pixels: "
-                f"{error}."
-            ) from error
-        finally:
-            part.train(mode)
+    refusal = f"The encoder {name!r} cannot take images of {in_chans} channels and {image_size} pixels"
+    with torch.no_grad(), torch.random.fork_rng(devices=()), evaluating(part), explained(refusal):
+        h = part(torch.rand(2, in_chans, image_size, image_size))
     width = getattr(built, "feature_dim", None)
     if not isinstance(h, Tensor) or h.ndim != 2 or (width is not None and width != h.shape[1]):
         raise UsageError(

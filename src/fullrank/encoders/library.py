@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.encoders.contract import Encoder
-from fullrank.encoders.reading import REFUSALS, Trace, find_readings, modes_kept, read, trace
+from fullrank.encoders.reading import REFUSALS, Trace, find_readings, read, trace
 from fullrank.errors import DataError, UsageError, one_line, unknown_name
+from fullrank.places import evaluating
 
 SMALL_IMAGE = 64
 
@@ -84,7 +85,8 @@ class LibraryEncoder(Encoder):
             _check_patches(built, model, traced)
         if pretrained:
             config: Any = built.pretrained_cfg
-            mean, std = (_per_channel(config[key], channels) for key in ("mean", "std"))
+            each = (config["mean"], config["std"])
+            mean, std = (v if len(v) == channels else (sum(v) / len(v),) for v in each)
         super().__init__(channels, mean, std)
         self.in_chans = in_chans
         self.name = model
@@ -97,10 +99,9 @@ class LibraryEncoder(Encoder):
 
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at each of `places`; UsageError for a place that the model does not have."""
-        for place in places:
-            if place not in ("h", *self.places):
-                listed = ", ".join(self.places)
-                raise unknown_name("place", place, ("h", *self.places), f"{self.name} has h, {listed}")
+        own = ("h", *self.places)
+        for place in set(places).difference(own):
+            raise unknown_name("place", place, own, f"{self.name} has {', '.join(own)}")
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
             raise UsageError(
                 f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
@@ -123,8 +124,8 @@ class LibraryEncoder(Encoder):
 
 
 def _forget_caches(encoder: nn.Module, _: object) -> None:
-    """Drop what a model cached in eval mode from the weights that it had."""
-    with modes_kept(encoder):
+    """Drop what a model cached in eval mode from its old weights."""
+    with evaluating(encoder):
         pass
 
 
@@ -216,7 +217,3 @@ def _refused(name: str, settings: dict[str, Any], image_size: int, error: Except
 
 def _reason(error: Exception) -> str:
     return one_line(" ".join(str(error).split()).rstrip(".") or type(error).__name__, longest=200)
-
-
-def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:
-    return values if len(values) == channels else (sum(values) / len(values),)

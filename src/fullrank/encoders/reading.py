@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -12,19 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fullrank.places import evaluating
+
 Layout = Literal["vector", "map", "map-last", "tokens", "token"]
 SEQUENCES = nn.Sequential | nn.ModuleList
 # What models raise for images that they cannot take: timm has no error of its own.
-REFUSALS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def pooled(features: Tensor, layout: Layout, prefix: int = 0) -> Tensor:
@@ -95,19 +88,6 @@ class Trace:
         return {call.module: call for call in self.calls if runs[call.module] == 1}
 
 
-@contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Restore every module's mode afterwards, and drop what it cached in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        # LeViT caches its attention biases in eval mode and drops them only here.
-        model.train()
-        for module, training in modes:
-            module.training = training
-
-
 @torch.no_grad()
 def trace(model: nn.Module, images: Tensor) -> Trace:
     """Run `images` through `model` in eval mode and note every module's call."""
@@ -117,10 +97,10 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         tensors = (_first_tensor(value, len(images)) for value in values)
         calls.append(Call(name, *(None if tensor is None else tuple(tensor.shape) for tensor in tensors)))
 
-    with modes_kept(model), ExitStack() as hooks:
+    with evaluating(model), ExitStack() as hooks:
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        output = model.eval()(images)
+        output = model(images)
     return Trace(tuple(images.shape), tuple(calls), output)
 
 

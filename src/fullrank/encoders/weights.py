@@ -192,40 +192,32 @@ def _beyond(
 
 def _faults(needed: int, missing: list[str], beyond: list[str], shapes: _Shapes) -> list[str]:
     """What keeps a file from fitting, each with its first names."""
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} of {needed} tensors are missing ({_some(missing)})")
-    if shapes:
-        texts = [f"{name} is {_by(has)}, needed {_by(needs)}" for name, (has, needs) in shapes.items()]
-        faults.append(f"{len(shapes)} {'has' if len(shapes) == 1 else 'have'} another shape ({_some(texts)})")
-    if beyond:
-        faults.append(f"{len(beyond)} belong to a larger model ({_some(beyond)})")
-    return faults
+    texts = [f"{name} is {_by(has)}, needed {_by(needs)}" for name, (has, needs) in shapes.items()]
+    lists = {
+        f"{len(missing)} of {needed} tensors are missing": missing,
+        f"{len(shapes)} {'has' if len(shapes) == 1 else 'have'} another shape": texts,
+        f"{len(beyond)} belong to a larger model": beyond,
+    }
+    some = {fault: ", ".join([*names[:2], *["..."] * (len(names) > 2)]) for fault, names in lists.items()}
+    return [f"{fault} ({names})" for fault, names in some.items() if names]
 
 
 def _input_remedy(encoder: Encoder, shapes: _Shapes) -> str | None:
     """The spec that makes the first convolution fit, where it alone has another shape."""
-    options = _input_options(shapes)
-    own, changed = (
-        {part.partition("=")[0]: part for part in parts}
-        for parts in (encoder.spec.split(",")[1:], options.values())
-    )
-    spec = ",".join([encoder.name, *(own | changed).values()])
-    return f"write {spec} {' and '.join(options)}" if options else None
-
-
-def _input_options(shapes: _Shapes) -> dict[str, str]:
-    """Purpose -> option of each change to the first convolution; none where that is not all it takes."""
     weights = [pair for name, pair in shapes.items() if name not in ("mean", "std")]
     if len(weights) != 1 or any(len(shape) != 4 for shape in weights[0]):
-        return {}
+        return None
     has, needs = weights[0]
     stems: dict[tuple[int, ...], str] = {(7, 7): "standard", (3, 3): "small"}
     grey, stem = has[1] != needs[1], has[2:] != needs[2:]
     if has[0] != needs[0] or (grey and needs[1] != 1) or (stem and not {has[2:], needs[2:]} <= set(stems)):
-        return {}
-    options = {"to repeat the grey channel": f"channels={has[1]}"} if grey else {}
-    return options | ({f"for its {has[2]}x{has[3]} stem": f"stem={stems[has[2:]]}"} if stem else {})
+        return None
+    changed = {"channels": str(has[1])} if grey else {}
+    changed |= {"stem": stems[has[2:]]} if stem else {}
+    own = {key: value for key, _, value in (each.partition("=") for each in encoder.spec.split(",")[1:])}
+    purposes = ["to repeat the grey channel"] * grey + [f"for its {has[2]}x{has[3]} stem"] * stem
+    options = [f"{key}={value}" for key, value in (own | changed).items()]
+    return f"write {','.join([encoder.name, *options])} {' and '.join(purposes)}"
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -263,10 +255,6 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
                 yield prefix + key, value
             elif isinstance(key, str):
                 yield from _flat(value, f"{prefix}{key}.")
-
-
-def _some(texts: list[str]) -> str:
-    return ", ".join([*texts[:2], *(["..."] if len(texts) > 2 else [])])
 
 
 def _by(shape: tuple[int, ...]) -> str:

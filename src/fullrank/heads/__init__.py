@@ -1,7 +1,4 @@
-"""Heads: what sits between the representation h (N, D) and the embedding z (N, K) that the loss sees.
-
-The catalogue imports nothing; `head` builds one, and the classes are imported on first use.
-"""
+"""Heads: what sits between the representation h (N, D) and the embedding z (N, K) that the loss sees."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -124,10 +121,10 @@ def head(spec: "str | Spec | Callable[..., nn.Module]", *, in_dim: int) -> "Head
     >>> head("subvector:24", in_dim=96).out_dim
     24
     """
-    from fullrank.heads.building import checked_head, normed
+    from fullrank.heads.contract import checked_head, normed
 
     parsed = HEADS.parse(spec)
     built = HEADS.build(parsed, in_dim=in_dim)
     if HEADS[parsed.name].origin is not None:
         checked_head(built, parsed, in_dim)
-    return normed(built, cast("Norm", HEADS.shared_options(parsed)["norm"]))
+    return normed(built, cast("Norm", dict(parsed.options).get("norm", "none")))

@@ -57,12 +57,10 @@ class BatchScale(_BatchStatistics):
 
 def norm_of(width: int, norm: Norm) -> nn.Module:
     """The module for a norm by its name; raises UsageError for a name that is none."""
+    if norm not in NORMS:
+        raise UsageError(f"norm must be one of {', '.join(NORMS)}, but got {norm!r}.")
     if norm == "none":
         return nn.Identity()
     if norm == "batch":
         return nn.BatchNorm1d(width, affine=False)
-    if norm == "centre":
-        return BatchCentre(width)
-    if norm == "scale":
-        return BatchScale(width)
-    raise UsageError(f"norm must be one of {', '.join(NORMS)}, but got {norm!r}.")
+    return BatchCentre(width) if norm == "centre" else BatchScale(width)

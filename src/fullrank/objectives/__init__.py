@@ -1,9 +1,4 @@
-"""Objectives: the loss of two embeddings z_a, z_b (N, K) of the same images under two views.
-
-An objective says in `needs` which keywords it is called with beside them (`labels`, `generator`). The
-catalogue imports nothing; `objective` builds one, and the classes are imported on first use. Any foreign
-`nn.Module` that is called as `loss(z_a, z_b)` can stand in their place in `JointEmbedding`.
-"""
+"""Objectives: the loss of two embeddings z_a, z_b (N, K) of the same images under two views."""
 
 import inspect
 from collections.abc import Callable
@@ -129,7 +124,7 @@ def objective(
     >>> objective("cross-entropy", in_dim=24, num_classes=10).classifier
     Linear(in_features=24, out_features=10, bias=True)
     """
-    from fullrank.objectives.building import checked_objective
+    from fullrank.objectives.contract import checked_objective
 
     parsed = OBJECTIVES.parse(spec)
     parameters = inspect.signature(OBJECTIVES[parsed.name].load()).parameters

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor, nn
 
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, explained
 from fullrank.processes import ALONE, Share, gather_rows, own_share
 
 # What a training step can give to an objective beside the embeddings.
@@ -18,9 +18,7 @@ Parameters = ParamSpec("Parameters")
 
 
 class GatheringLoss(nn.Module, ABC):
-    """A loss that with `gather` sees the rows of all processes; `print` shows the settings in `shown`."""
-
-    shown: tuple[str, ...] = ()
+    """A loss that with `gather` sees the rows of all processes."""
 
     def __init__(self, gather: bool):
         super().__init__()
@@ -36,8 +34,10 @@ class GatheringLoss(nn.Module, ABC):
         return own_share() if self.gather else ALONE
 
     def extra_repr(self) -> str:
-        """Return what `print` shows."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in (*self.shown, "gather"))
+        """The settings, which `print` shows."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        del own["training"]
+        return ", ".join(f"{name}={value}" for name, value in (own | {"gather": own.pop("gather")}).items())
 
 
 class PairLoss(GatheringLoss):
@@ -160,3 +160,28 @@ def check_number(name: str, value: float, *, above: float = -math.inf, least: fl
         limit = f"above {above:g}" if math.isfinite(above) else f"of {least:g} or more"
         raise UsageError(f"{name} must be a number {limit}, but got {value}; leave it out for the default.")
     return value
+
+
+def checked_objective(built: object, name: str) -> nn.Module:
+    """`built` as a module that is called with two embeddings; UsageError where it cannot be called."""
+    if not callable(built):
+        raise UsageError(f"The objective {name!r} is a {type(built).__name__}, which cannot be called.")
+    part = built if isinstance(built, nn.Module) else CallableLoss(built)
+    check_needs(part, name)
+    return part
+
+
+def try_objective(loss: nn.Module, name: str, width: int) -> None:
+    """Raise UsageError unless a loss takes two embeddings (2, `width`) to a scalar with a gradient."""
+    z_a, z_b = torch.randn(2, 2, width, requires_grad=True).unbind()
+    generator = torch.Generator().manual_seed(0)
+    with explained(f"The objective {name!r} fails on two embeddings (2, {width})"):
+        value = loss_of(loss, z_a, z_b, torch.zeros(2, dtype=torch.int64), generator)
+    if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
+        got = f"a {type(value).__name__}"
+        if isinstance(value, Tensor):
+            got = f"{tuple(value.shape)}{'' if value.requires_grad else ' without a gradient'}"
+        raise UsageError(
+            f"The objective {name!r} must give a scalar with a gradient, but gave {got}; return a tensor "
+            "that is computed from both embeddings."
+        )

@@ -49,8 +49,6 @@ class InfoNCELoss(PairLoss):
     leaves out the temperature and the minus sign.
     """
 
-    shown = ("temperature", "groups")
-
     def __init__(
         self,
         temperature: float = 0.1,
@@ -102,8 +100,6 @@ class NTXentLoss(PairLoss):
 
     Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.
     """
-
-    shown = ("temperature",)
 
     def __init__(self, temperature: float = 0.5, gather: bool = True):
         super().__init__(gather)

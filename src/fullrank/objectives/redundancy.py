@@ -58,8 +58,6 @@ class VICRegLoss(PairLoss):
     Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 1 to 6, weighted as in the authors' code.
     """
 
-    shown = ("invariance", "variance", "covariance")
-
     def __init__(
         self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, gather: bool = True
     ):
@@ -102,8 +100,6 @@ class BarlowTwinsLoss(PairLoss):
 
     Source: Zbontar et al. 2021 (2103.03230), Equations 1 and 2, standardised as in the authors' code.
     """
-
-    shown = ("redundancy",)
 
     def __init__(self, redundancy: float = 0.005, gather: bool = True):
         super().__init__(gather)

@@ -1,6 +1,7 @@
 """Objectives that learn labels: images of one class together, or a classifier above the head."""
 
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,14 @@ class LabelledLoss(GatheringLoss):
         *views, labels = self.gathered(z_a, *([] if z_b is None else [z_b]), labels.long())
         return views, labels
 
+    @abstractmethod
+    def chance(self, n: int, width: int | None = None) -> float:
+        """The loss of n images whose embeddings say nothing of them."""
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        """All rows alike, which is no better than chance."""
+        return {"one point": self.chance(n)}
+
 
 class SupConLoss(LabelledLoss):
     r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
@@ -89,8 +98,6 @@ class SupConLoss(LabelledLoss):
     many labels a batch happens to lack, so neither is done here.
     """
 
-    shown = ("temperature",)
-
     def __init__(self, temperature: float = 0.1, gather: bool = True):
         super().__init__(gather)
         self.temperature = check_number("temperature", temperature, above=0)
@@ -107,10 +114,6 @@ class SupConLoss(LabelledLoss):
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of n images whose similarities are all equal: ln(2n - 1), whatever the labels."""
         return math.log(2 * n - 1)
-
-    def collapsed(self, n: int, width: int) -> dict[str, float]:
-        r"""All rows alike: ln(2n - 1), whatever the labels."""
-        return {"one point": self.chance(n)}
 
 
 class CrossEntropyLoss(LabelledLoss):
@@ -135,8 +138,6 @@ class CrossEntropyLoss(LabelledLoss):
 
     Source: P2, authors' code (supervised training through a head, the classifier after it).
     """
-
-    shown = ("label_smoothing",)
 
     def __init__(self, in_dim: int, num_classes: int, label_smoothing: float = 0.0, gather: bool = True):
         super().__init__(gather)
@@ -165,10 +166,6 @@ class CrossEntropyLoss(LabelledLoss):
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a classifier that tells nothing apart: ln C, whatever n is."""
         return math.log(self.classifier.out_features)
-
-    def collapsed(self, n: int, width: int) -> dict[str, float]:
-        r"""All rows alike, under the best classifier for classes of one size: ln C."""
-        return {"one point": self.chance(n)}
 
     def _check(self, z: Tensor, labels: Tensor) -> None:
         width, classes = self.classifier.in_features, self.classifier.out_features

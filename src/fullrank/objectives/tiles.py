@@ -1,12 +1,9 @@
 """Log-sums over all pairs of unit vectors, tile by tile: exact, without ever holding the matrix of pairs.
 
 Rows no longer than 1 leave no exponent above 0, so no row needs its own maximum, and one exponential serves
-rows and columns. Memory is O((N + M) K) and two tiles. The backward pass computes the tiles again, and cannot
-be differentiated once more. Source: Cheng et al. 2024 (2410.17243), Inf-CL; both sums in one pass are ours.
-
-With a `share`, processes that hold the same rows (`gather_rows`) compute a part of the tiles each and add up
-the sums. Backward, each has the gradient of its own tiles alone, times the number of processes: added up over
-them, as `gather_rows` does, it is what each would have if it had computed all.
+rows and columns. With a `share` each process computes a part of the tiles; backward, the gradient of its own
+tiles times the number of processes, which `gather_rows` adds up. Source: Cheng et al. 2024 (2410.17243),
+Inf-CL; both sums in one pass are ours.
 """
 
 import math

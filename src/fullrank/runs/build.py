@@ -13,7 +13,7 @@ from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, w
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.objectives import needs, objective as build_objective
-from fullrank.objectives.building import try_objective
+from fullrank.objectives.contract import try_objective
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
 from fullrank.views import Views, view_pipeline

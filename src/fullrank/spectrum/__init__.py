@@ -1,8 +1,4 @@
-"""Spectra: how the variance of features is spread over directions, and where the rows point.
-
-The functions are pure; the classes are the same measures streaming, as torchmetrics. The names are imported
-on first use.
-"""
+"""Spectra: how the variance of features is spread over directions, as functions and as streaming metrics."""
 
 from typing import TYPE_CHECKING
 

@@ -1,9 +1,4 @@
-"""Pure functions on a feature matrix (N, D), named after their papers; a twin in `_of` takes its spectrum.
-
-Two spectra, from which the ranks follow: `singular_values` of the centred covariance, which has no mean in
-it, and `matrix_singular_values` of the features as they are, as RankMe takes them. Everything is computed in
-float64. A rank compares runs of one method: across different heads or objectives it is not a quality score.
-"""
+"""Pure functions on features (N, D), named after their papers; a twin in `_of` takes their spectrum (D,)."""
 
 import warnings
 from dataclasses import dataclass
@@ -73,11 +68,10 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
 
     .. math:: p_k = \frac{\sigma_k}{\|\sigma\|_1} + \epsilon, \qquad \exp\Big(-\sum_k p_k \ln p_k\Big)
 
-    Exactly as published, with :math:`\sigma` the min(N, D) singular values of the matrix itself. Nothing is
-    centred, so a strong mean alone brings it near 1. The range is 1 to min(N, D), up to what epsilon adds
-    (1.003 for rank one of width 2048); features that are all zero have 0. It compares runs of one method and
-    is no measure of quality across methods. Shapes: (N, D). Raises as `singular_values` does, and UsageError
-    for a negative epsilon.
+    As published, with :math:`\sigma` the min(N, D) singular values of the matrix itself. Nothing is centred,
+    so a strong mean alone brings it near 1. Range 1 to min(N, D), up to what epsilon adds (1.003 for rank one
+    of width 2048), or 0 where all is zero. It compares runs of one method, not methods. Shapes: (N, D).
+    Raises as `singular_values` does, and UsageError for a negative epsilon.
 
     >>> round(rankme(torch.eye(4)), 4)
     4.0
@@ -112,9 +106,8 @@ def effective_rank(features: Tensor) -> float:
     .. math:: p_k = \sqrt{\lambda_k} / \sum_j \sqrt{\lambda_j}, \quad
               \mathrm{erank} = \exp\Big(-\sum_k p_k \ln p_k\Big)
 
-    with :math:`\lambda` the `singular_values` of the features' covariance. Shapes: (N, D) -> a number between
-    1 and min(N - 1, D), or 0 where nothing varies. It compares runs of one method; across different heads it
-    is not a quality score. Raises as `singular_values` does.
+    with :math:`\lambda` the `singular_values`, so centred. Range 1 to min(N - 1, D), or 0 where nothing
+    varies. It compares runs of one method, not heads or methods. Shapes: (N, D). Raises as `singular_values`.
 
     >>> round(effective_rank(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])), 6)
     2.0
@@ -170,8 +163,7 @@ def nesum(features: Tensor) -> float:
     .. math:: \sum_k \lambda_k / \lambda_1
 
     with :math:`\lambda` the `singular_values`, so centred. Range 1 to D, or 0 where nothing varies. One
-    dominant direction brings it near 1 however many others live. Shapes: (N, D). Raises as `singular_values`
-    does.
+    dominant direction brings it near 1. Shapes: (N, D). Raises as `singular_values` does.
 
     >>> nesum(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
     1.25
@@ -280,11 +272,10 @@ def live_dimensions(features: Tensor, tolerance: float | None = None) -> int:
     .. math:: |\{k : \lambda_k > \mathrm{tolerance} \cdot \lambda_1\}|
 
     with :math:`\lambda` the `singular_values`, so centred. The default, (D eps)^2 with the epsilon of
-    float32, is what numpy.linalg.matrix_rank takes for features computed in float32: below it a direction is
-    rounding. Features kept in half precision, or of a mean far above their deviation, have more rounding:
-    choose a higher tolerance there, or `largest_gap`. Range 0 to min(N - 1, D); a live direction need not be
-    a useful one. Shapes: (N, D). Raises as `singular_values` does, and UsageError for a tolerance outside 0
-    to 1.
+    float32, is that of numpy.linalg.matrix_rank: below it a direction is rounding. Half precision,
+    or a mean far above the deviation, rounds more: choose a higher tolerance there, or `largest_gap`. Range 0
+    to min(N - 1, D); a live direction need not be a useful one. Shapes: (N, D). Raises as `singular_values`
+    does, and UsageError for a tolerance outside 0 to 1.
 
     >>> x = torch.tensor([[2.0, 0.0, 1.0], [-2.0, 0.0, 1.0], [0.0, 1e-3, 1.0], [0.0, -1e-3, 1.0]])
     >>> live_dimensions(x), live_dimensions(x, tolerance=1e-3)

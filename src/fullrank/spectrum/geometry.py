@@ -1,8 +1,4 @@
-"""Where the rows of features (N, D) point: alignment, uniformity, cosines and their dimensions, subspaces.
-
-Cosines and distances are between rows at unit length, in float64. A zero row has no direction and stays zero:
-its cosine with everything is 0.
-"""
+"""Where the rows of features (N, D) point, at unit length: alignment, uniformity, cosines, subspaces."""
 
 import math
 from dataclasses import dataclass
@@ -32,10 +28,9 @@ def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> float:
 
     .. math:: \frac1N \sum_i \Big\| \frac{a_i}{\|a_i\|} - \frac{b_i}{\|b_i\|} \Big\|^\alpha
 
-    Row i of `b` is the positive of row i of `a`. Normalises each row, centres nothing. Range 0 (each pair at
-    one point) to 2^alpha. Low alignment alone means nothing: collapse to a point has 0. Shapes: (N, D) twice.
-    Raises UsageError for shapes that differ or alpha that is not positive, DataError for no row or rows that
-    are not finite.
+    Row i of `b` is the positive of row i of `a`; nothing is centred. Range 0 (each pair at one point) to
+    2^alpha. Low alone means nothing: collapse to a point has 0. Shapes: (N, D) twice. Raises UsageError for
+    shapes that differ or alpha that is not positive, DataError for no row or rows that are not finite.
 
     >>> round(alignment(torch.eye(2), torch.tensor([[5.0, 0.0], [1.0, 0.0]])), 6)
     1.0
@@ -104,10 +99,9 @@ def mean_cosine(features: Tensor) -> float:
 
 @dataclass(frozen=True)
 class RogueDimensions:
-    """What each single dimension carries, two vectors (D,) in float64.
+    """What each dimension carries, two vectors (D,) in float64.
 
-    `variance` is its share of the total variance, 0 to 1, all 0 where nothing varies. `cosine` is what it
-    contributes to the mean cosine of distinct rows; their sum is that mean cosine.
+    `variance` is its share of the variance, all 0 where nothing varies; `cosine` its part of the mean cosine.
     """
 
     variance: Tensor

@@ -1,9 +1,4 @@
-"""The measures that depend on moments only, streaming, as torchmetrics: O(D^2) memory, float64, exact merge.
-
-Count, mean and scatter are one state, since each needs the other two to merge (Chan's formula). Sums about
-zero would merge by addition, but lose the digits that a rank reads. A `MetricCollection` keeps equal states
-once.
-"""
+"""The measures of moments, streaming, as torchmetrics: O(D^2) memory, float64, exact merge."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -280,7 +275,7 @@ class MeanCosine(StreamedMetric):
 
 
 def _pack(moments: Moments) -> Tensor:
-    """Count, mean and scatter as the rows of one float64 tensor (D + 2, D)."""
+    """Count, mean and scatter as one state (D + 2, D), since each needs the others to merge."""
     count = torch.full_like(moments.mean, moments.count)
     return torch.cat([count[None], moments.mean[None], moments.scatter])
 
