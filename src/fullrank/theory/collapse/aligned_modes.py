@@ -17,13 +17,12 @@ def fixed_mode_velocity(gains: Array) -> Velocity:
     .. math:: \dot\sigma_{l,k} = g_k \, \sigma_{l,k} \prod_{m \ne l} \sigma_{m,k}^2,
               \qquad g_k = v_k^\top X v_k
 
-    Depths other than two are derived here. Shapes: gains (K,), values (K,) a layer.
+    Depths other than two are derived here. Shapes: gains (K,), values (K,) a layer. Source: P1 Section 5.3,
+    Theorem 3.
 
     >>> velocity = fixed_mode_velocity(np.array([1.0]))
     >>> [v.tolist() for v in velocity((np.array([2.0]), np.array([3.0])))]
     [[18.0], [12.0]]
-
-    Source: P1 Section 5.3, Theorem 3.
     """
 
     def velocity(values: Weights) -> Weights:
@@ -100,13 +99,12 @@ def two_layer_values(lower: Array, upper: Array, gains: Array, times: Array) -> 
               \varphi(t) = \frac{e^{2 C g t} - 1}{C}, \qquad C = \sigma_1^2 - \sigma_2^2
 
     and :math:`\varphi = 2 g t` where C = 0. Shapes: (K,), (K,), (K,), (T,) -> (T, K), (T, K). Raises
-    UsageError for negative singular values and for times from the divergence on.
+    UsageError for negative singular values and for times from the divergence on. Source: P1 Section 5.3,
+    Theorem 3, for the law; integrated here.
 
     >>> half, gains = np.array([0.5]), np.array([2.0])
     >>> [values.tolist() for values in two_layer_values(half, half, gains, np.array([0.75]))]
     [[[1.0]], [[1.0]]]
-
-    Source: P1 Section 5.3, Theorem 3, for the law; integrated here.
     """
     times = np.asarray(times, np.float64)
     for start in (lower, upper):

@@ -17,12 +17,11 @@ def inner_loss(z_a: Array, z_b: Array, temperature: float) -> float:
 
     .. math:: L = -\frac1N \sum_i \log \frac{e^{z_i \cdot z'_i / T}}{\sum_j e^{z_i \cdot z'_j / T}}
 
-    Shapes: (N, K), (N, K) -> a number.
+    Shapes: (N, K), (N, K) -> a number. Source: the public code of P1 (its toys); the embeddings are not
+    normalised there.
 
     >>> round(inner_loss(np.zeros((4, 1)), np.zeros((4, 1)), 0.1), 6)
     1.386294
-
-    Source: the public code of P1 (its toys); the embeddings are not normalised there.
     """
     logits = z_a @ z_b.T / temperature
     return float(np.mean(logsumexp(logits, axis=1) - np.diag(logits)))

@@ -82,13 +82,12 @@ def strong_augmentation(
     """Case 1: one linear layer with bias, and Gaussian noise on the last coordinates of both views.
 
     The layer starts as torch's `nn.Linear` does, uniform within 1/sqrt(width). Raises UsageError for negative
-    noise or more augmented coordinates than there are.
+    noise or more augmented coordinates than there are. Source: P1 Section 4 and Figure 3; settings from the
+    public code.
 
     >>> run = strong_augmentation(1.0, Schedule(learning_rate=1e-3, steps=2, snapshots=2))
     >>> run.steps.tolist(), run.weights[0].shape
     ([0.0, 1.0, 2.0], (3, 16, 16))
-
-    Source: P1 Section 4 and Figure 3; settings from the public code.
     """
     noise = number("noise", noise)
     if not 0 <= augmented <= width:
@@ -119,13 +118,11 @@ def stacked_layers(
 
     with U_l and V_l from the SVD of a matrix uniform in [0, 1], and noise on all coordinates of both views.
     `network` is `linear`, or `rectified` for the nonlinear sweep. Raises UsageError for a depth below 1 or
-    negative decay or noise.
+    negative decay or noise. Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
 
     >>> run = stacked_layers(2, Schedule(learning_rate=1e-2, steps=2, snapshots=1))
     >>> run.singular_values[0][0, :3].round(3).tolist()
     [1.0, 0.705, 0.497]
-
-    Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
     """
     depth, decay = whole_number("depth", depth, 1), number("decay", decay)
     noise = number("noise", noise)

@@ -40,7 +40,7 @@ def integrate(
 
     A flow that grows faster than exponentially leaves every bound in finite time. That time is reported, to
     about 1e-8 of itself: there the step shrinks below what float64 can add to t. Raises UsageError for times
-    that do not ascend from 0.
+    that do not ascend from 0. Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
 
     >>> exponential = integrate(lambda w: (-w[0],), (np.ones((1, 1)),), [0.0, 1.0])
     >>> round(float(exponential.last[0][0, 0]), 9)
@@ -48,8 +48,6 @@ def integrate(
     >>> squared = integrate(lambda w: (w[0] ** 2,), (np.ones((1, 1)),), [0.0, 0.5, 2.0])
     >>> squared.times.tolist(), round(squared.diverged_at, 6)
     ([0.0, 0.5], 1.0)
-
-    Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
     """
     times = _ascending(times)
     solver = open_solver(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol)

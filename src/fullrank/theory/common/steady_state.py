@@ -23,13 +23,11 @@ def settle(
 
     Where a strong feature settles long before a weak one moves, this solver turns implicit and steps over the
     times between. Entries smaller than `atol` are not followed, and a flow that leaves every bound ends with
-    that time. Raises UsageError for a horizon that is not above 0.
+    that time. Raises UsageError for a horizon that is not above 0. Source: Petzold 1983 (LSODA, as in SciPy).
 
     >>> path = settle(lambda w: (1 - w[0],), (np.zeros(1),))
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)
     (1000000, 1.0)
-
-    Source: Petzold 1983 (LSODA, as in SciPy).
     """
     solver = open_solver(LSODA, velocity, start, number("horizon", horizon, above=True), rtol=rtol, atol=atol)
     times, reached, diverged = [0.0], [solver.y.copy()], False

@@ -131,8 +131,8 @@ def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Arra
 
     .. math:: (w_c / w_s)^{l / L}
 
-    Shapes: -> (L,). Raises UsageError
-    for gains not above 0 and a depth below 1. Derived here. P2's own theorem for this case is not known.
+    Shapes: -> (L,). Raises UsageError for gains not above 0 and a depth below 1. Derived here. P2's own
+    theorem for this case is not known.
 
     >>> core_to_spurious(1.0, 4.0, depth=2)
     array([0.5 , 0.25])
@@ -162,9 +162,9 @@ def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Ma
 
     .. math:: |w_{1, i}|\, \phi_i \le b
 
-    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not
-    above 0, a negative threshold and lists of different length. Derived here. That lower layers hold features
-    that higher ones lack is P2's claim.
+    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not above 0,
+    a negative threshold and lists of different length. Derived here. That lower layers hold features that
+    higher ones lack is P2's claim.
 
     >>> absent_above([0.8, 0.8], [2.0, 0.5], threshold=0.5)
     array([False,  True])

@@ -107,9 +107,8 @@ class LinearNet:
     coordinates of variance 1 in the views; `agreement` :math:`\nu` (p,), their correlation between two views,
     the largest first; `patterns` M U (D, p), what each direction looks like; `directions` Q (D, p),
     orthonormal; `gains` :math:`\sigma` (p,). Of `agreeing` directions in which views agree at all, the p kept
-    are those in which they agree most.
-
-    Source: `spectral_model.optimal_gram` and `spectral_model.layer_grams`; derived here.
+    are those in which they agree most. Source: `spectral_model.optimal_gram` and
+    `spectral_model.layer_grams`; derived here.
     """
 
     mean: Array
@@ -149,8 +148,8 @@ class LinearNet:
 
         The channels are taken by speed, as in `channels_by_speed`, with :math:`m_i = |M u_i|^2` the strength
         of direction i in the views. The order is decided where there is a channel for each direction in which
-        views agree, and `order_margin` of :math:`m_i` and :math:`\nu_i m_i` is a third or more. Shapes:
-        (n, D) -> (n, p). Raises UsageError for a kappa below 1.
+        views agree, and `order_margin` of :math:`m_i` and :math:`\nu_i m_i` is a third or more. Shapes: (n,
+        D) -> (n, p). Raises UsageError for a kappa below 1.
         """
         alive = self.agreement > 0
         if self.agreeing > alive.sum():
@@ -171,15 +170,14 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
 
     Only the leading `components` of M are looked at, by default so many that there are 4 images for each, so
     that whitening does not invent directions; an agreement below 0 is 0. Raises UsageError for fewer than 8
-    images, images that do not vary, and a rank or a number of components below 1.
+    images, images that do not vary, and a rank or a number of components below 1. Source:
+    `spectral_model.optimal_gram`; derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2)) * [2, 1]
     >>> net = linear_net(ViewMoments.of([(x + [0, 1] * rng.normal(size=x.shape), x)]))
     >>> net.agreement.round(1)
     array([1. , 0.7])
-
-    Source: `spectral_model.optimal_gram`; derived here.
     """
     width = len(moments.mean)
     rank = width if rank is None else whole_number("rank", rank, 1)

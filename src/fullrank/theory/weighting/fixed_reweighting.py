@@ -23,12 +23,10 @@ _FLOAT32_TINY, _FLOAT32_ZERO = 2.0**-126, 2.0**-150
 def reweighting(width: int, kappa: float) -> Array:
     r"""The head's fixed weights :math:`r_c = e^{-c \ln \kappa}`, c = 0 .. width - 1.
 
-    Raises UsageError for a width or a kappa below 1.
+    Raises UsageError for a width or a kappa below 1. Source: P2, fixed reweighting head (authors' code).
 
     >>> reweighting(3, kappa=2.0)
     array([1.  , 0.5 , 0.25])
-
-    Source: P2, fixed reweighting head (authors' code).
     """
     width = whole_number("width", width, 1)
     return np.asarray(np.exp(-np.arange(width) * _log(kappa)))

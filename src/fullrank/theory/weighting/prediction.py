@@ -43,15 +43,14 @@ def view_correlations(first: Array, second: Array) -> tuple[Array, Array, Array]
 
     of centred features. Shapes: (n, D) twice -> the mean (D,), a map (D, r) onto coordinates of variance 1,
     and the eigenvalues of N (r,), the agreements. Only the leading components of M are used, with 4 images
-    for each. Raises UsageError for views that do not fit together or fewer than 8 images.
+    for each. Raises UsageError for views that do not fit together or fewer than 8 images. Source:
+    `spectral_model.optimal_gram`; derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2))
     >>> views = (x + [0, 3] * rng.normal(size=x.shape) for _ in range(2))
     >>> view_correlations(*views)[2].round(1).tolist()
     [1.0, 0.1]
-
-    Source: `spectral_model.optimal_gram`; derived here.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or first.shape != second.shape or len(first) < 2 * _PER_DIRECTION:

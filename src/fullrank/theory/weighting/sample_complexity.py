@@ -31,12 +31,11 @@ def samples_needed(strengths: ArrayLike, feature_gains: ArrayLike, feature: int,
 
     A perceptron errs at most S times, so it is a proxy for the number of labels needed. Infinite where the
     net has lost the feature. Shapes: (d,), (d,), a `feature` from 0, `share` of any shape, 0 to 1 -> the
-    shape of `share`. Raises UsageError for numbers outside their limits.
+    shape of `share`. Raises UsageError for numbers outside their limits. Source: Novikoff 1962 for the bound;
+    derived here. How P2's Theorem 3.6 relates is not known.
 
     >>> samples_needed([2.0, 1.0], [0.5, 1.0], 1, [0.0, 0.5, 1.0])
     array([5., 3., 2.])
-
-    Source: Novikoff 1962 for the bound; derived here. How P2's Theorem 3.6 relates is not known.
     """
     strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
     share = np.asarray(share, np.float64)

@@ -32,12 +32,11 @@ def spectral_loss(weights: Weights, moment: ArrayLike, cross_moment: ArrayLike) 
               \quad M = E[x x^\top],\ \tilde M = E[x_1 x_2^\top]
 
     Shapes: `weights` one matrix a layer, the first (m, d); moments (d, d). Raises UsageError for moments that
-    are asymmetric or indefinite, and for layers that do not fit.
+    are asymmetric or indefinite, and for layers that do not fit. Source: the loss of HaoChen et al. 2021
+    (2106.04156), written in moments here.
 
     >>> spectral_loss((np.eye(2),), np.eye(2), np.eye(2))
     -2.0
-
-    Source: the loss of HaoChen et al. 2021 (2106.04156), written in moments here.
     """
     moment, cross_moment = view_moments(moment, cross_moment)
     whole = product(_fitting(weights, len(moment)))

@@ -44,8 +44,8 @@ def decay_loss(
 
     .. math:: \ell_i(w) = -2 q_i w^2 + m_i^2 w^4 + \lambda L\, w^{2/L}, \quad q = \tilde M_{ii},\ m = M_{ii}
 
-    Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not
-    diagonal, a negative decay and a depth below 1. Derived here.
+    Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not diagonal, a
+    negative decay and a depth below 1. Derived here.
 
     >>> decay_loss([0.0, 1.0], np.eye(2), np.eye(2), decay=0.5)
     array([0., 0.])
@@ -86,8 +86,8 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
     .. math:: m^2 w^3 - q w + \tfrac{\lambda}{2} w^{2/L - 1} = 0, \quad\text{the larger root}
 
     The smaller root is the border. A feature above its threshold vanishes in every layer at once.
-    `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative
-    decay and a depth below 1. Derived here.
+    `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative decay
+    and a depth below 1. Derived here.
 
     >>> minima = decayed_gains(np.diag([1.0, 0.49]), np.diag([1.0, 0.1764]), decay=0.1)
     >>> minima.largest_local.round(4), minima.best.round(4)
