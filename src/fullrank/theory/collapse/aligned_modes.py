@@ -24,11 +24,7 @@ def fixed_mode_velocity(gains: Array) -> Velocity:
     >>> [v.tolist() for v in velocity((np.array([2.0]), np.array([3.0])))]
     [[18.0], [12.0]]
     """
-
-    def velocity(values: Weights) -> Weights:
-        return _mode_rates(values, gains)
-
-    return velocity
+    return lambda values: _mode_rates(values, gains)
 
 
 def limit_mode_velocity(moment: Array, cross_moment: Array, temperature: float) -> Velocity:
@@ -133,11 +129,10 @@ def _two_layer_divergence(lower: Array, upper: Array, gains: Array) -> float:
 
 
 def _mode_rates(values: Weights, gains: Array) -> Weights:
-    rates = []
-    for index, own in enumerate(values):
-        others = [other for layer, other in enumerate(values) if layer != index]
-        rates.append(gains * own * np.prod([other**2 for other in others], 0))
-    return tuple(rates)
+    return tuple(
+        gains * own * np.prod(np.square(values[:layer] + values[layer + 1 :]), 0)
+        for layer, own in enumerate(values)
+    )
 
 
 def _require_values(values: Array, depth: int) -> None:

@@ -24,8 +24,7 @@ def softmax_weights(z: Array, z_views: Array) -> Array:
     >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
-    weights: Array = np.exp(_log_weights(z, z_views))
-    return weights
+    return np.asarray(np.exp(_log_weights(z, z_views)))
 
 
 def distance_loss(z: Array, z_views: Array) -> float:
@@ -57,7 +56,7 @@ def distance_gradients(z: Array, z_views: Array, weights: Array) -> tuple[Array,
     [[[0.75], [-1.0]], [[0.25], [0.0]]]
     """
     _require_weights(weights, len(z))
-    others = _without_diagonal(weights)
+    others = weights - np.diag(np.diag(weights))
     left = others.sum(1)[:, None]
     to_anchors = others @ z - left * z_views + others.T @ z - others.sum(0)[:, None] * z
     return to_anchors, left * (z_views - z)
@@ -91,8 +90,8 @@ def augmentation_covariance(x: Array, views: Array, weights: Array) -> Array:
     [[1.0]]
     """
     _require_weights(weights, len(x))
-    shift = views - x
-    scatter: Array = (shift * _without_diagonal(weights).sum(1)[:, None]).T @ shift
+    shift, left = views - x, (weights - np.diag(np.diag(weights))).sum(1)
+    scatter: Array = (shift * left[:, None]).T @ shift
     return (scatter + scatter.T) / 2
 
 
@@ -143,8 +142,7 @@ def exact_weights(start: Array, drive: Array, times: Array) -> Array:
     require_symmetric(drive, "X")
     values, vectors = np.linalg.eigh(drive)
     growth = np.exp(np.multiply.outer(np.asarray(times, np.float64), values))
-    solution: Array = (start @ vectors * growth[:, None, :]) @ vectors.T
-    return solution
+    return np.asarray((start @ vectors * growth[:, None, :]) @ vectors.T)
 
 
 def collapsing_directions(drive: Array, tolerance: float = 1e-9) -> Array:
@@ -207,10 +205,6 @@ def _log_weights(z: Array, z_views: Array) -> Array:
     top = logits.max(1, keepdims=True)
     logits -= top + np.log(np.exp(logits - top).sum(1, keepdims=True))
     return logits
-
-
-def _without_diagonal(weights: Array) -> Array:
-    return weights - np.diag(np.diag(weights))
 
 
 def _require_weights(weights: Array, count: int) -> None:

@@ -1,6 +1,5 @@
 r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +9,7 @@ from fullrank.theory.collapse.inner_products import inner_gradients, inner_loss
 from fullrank.theory.collapse.linear_stack import Network, Pullback, linear
 from fullrank.theory.common.flow import Array, Weights
 from fullrank.theory.common.inputs import number, whole_number
-
-OnStep = Callable[[int], None]
+from fullrank.theory.common.theorem import OnStep
 
 # Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
 _LARGEST = 1e6
@@ -64,11 +62,11 @@ class ToyRun:
     @property
     def singular_values(self) -> Weights:
         """The singular values (T, D) of each layer, descending."""
-        return tuple(np.asarray(np.linalg.svd(layer, compute_uv=False), np.float64) for layer in self.weights)
+        return tuple(np.linalg.svdvals(layer) for layer in self.weights)
 
     def collapsed(self, threshold: float = 1e-3) -> Array:
         """How many eigenvalues of the embedding covariance are below the threshold, (T,)."""
-        return np.asarray((self.spectra < threshold).sum(1).astype(np.float64))
+        return np.asarray((self.spectra < threshold).sum(1, dtype=np.float64))
 
 
 def strong_augmentation(

@@ -50,9 +50,8 @@ def integrate(
     ([0.0, 0.5], 1.0)
     """
     times = _ascending(times)
-    solver = open_solver(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol)
-    reached = [solver.y]
-    for _ in solver_steps(solver):
+    reached = [flat(start)]
+    for solver in solver_steps(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol):
         due = times[len(reached) :]
         due = due[due <= solver.t]
         if len(due):
@@ -94,21 +93,16 @@ def descend(
     return Trajectory(np.array(times), split(np.stack(reached), start), diverged)
 
 
-def open_solver(
+def solver_steps(
     method: type[OdeSolver], velocity: Velocity, start: Weights, end: float, **tolerances: float
-) -> OdeSolver:
-    """One of SciPy's solvers from time 0 to `end`, for all layers in one vector."""
-    return method(lambda _, at: flat(velocity(split(at, start))), 0.0, flat(start), end, **tolerances)
-
-
-def solver_steps(solver: OdeSolver) -> Iterator[None]:
-    """Take step after step, until the end or until one fails."""
+) -> Iterator[OdeSolver]:
+    """One of SciPy's solvers after each step from time 0, until `end` or until a step fails."""
+    solver = method(lambda _, at: flat(velocity(split(at, start))), 0.0, flat(start), end, **tolerances)
     while solver.status == "running":
         # Where the weights explode, their products pass the largest float before the solver notices.
         with np.errstate(over="ignore", invalid="ignore"):
             solver.step()
-        if solver.status != "failed":
-            yield
+        yield solver
 
 
 def flat(weights: Weights) -> Array:

@@ -4,15 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import LSODA
 
-from fullrank.theory.common.flow import (
-    Array,
-    Trajectory,
-    Velocity,
-    Weights,
-    open_solver,
-    solver_steps,
-    split,
-)
+from fullrank.theory.common.flow import Array, Trajectory, Velocity, Weights, flat, solver_steps, split
 from fullrank.theory.common.inputs import diagonal_moments, number, whole_number
 
 
@@ -29,16 +21,16 @@ def settle(
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)
     (1000000, 1.0)
     """
-    solver = open_solver(LSODA, velocity, start, number("horizon", horizon, above=True), rtol=rtol, atol=atol)
-    times, reached, diverged = [0.0], [solver.y.copy()], False
-    for _ in solver_steps(solver):
+    horizon = number("horizon", horizon, above=True)
+    times, reached, diverged = [0.0], [flat(start)], None
+    for solver in solver_steps(LSODA, velocity, start, horizon, rtol=rtol, atol=atol):
+        # A step that fails leaves the time where it was.
         if solver.t <= np.nextafter(times[-1], np.inf) or not np.isfinite(solver.y).all():
-            diverged = True
+            diverged = float(solver.t)
             break
         times.append(float(solver.t))
         reached.append(solver.y.copy())
-    end = float(solver.t) if diverged or solver.status == "failed" else None
-    return Trajectory(np.array(times), split(np.stack(reached), start), end)
+    return Trajectory(np.array(times), split(np.stack(reached), start), diverged)
 
 
 def remaining_gradient(velocity: Velocity, weights: Weights) -> float:

@@ -4,20 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
+from fullrank.theory.common import inputs
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import (
-    ROUNDING,
-    VANISHING,
-    Mask,
-    feature_strengths,
-    features,
-    number,
-    per_feature,
-    same_count,
-    semidefinite,
-    view_moments,
-    whole_number,
-)
 
 
 def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
@@ -35,10 +23,10 @@ def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
     """
     from scipy.optimize import nnls
 
-    moment, cross_moment = view_moments(moment, cross_moment)
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
     squared, target = moment * moment, np.diag(cross_moment).copy()
     variances = np.linalg.eigvalsh(squared)
-    if variances[0] <= VANISHING * variances[-1]:
+    if variances[0] <= inputs.VANISHING * variances[-1]:
         raise UsageError(
             "Features are so correlated that a diagonal net's gains are not unique (the lowest eigenvalue of "
             f"M * M is {variances[0]:.3g} beside {variances[-1]:.3g}); leave out one of each such pair."
@@ -62,7 +50,7 @@ def diagonal_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
     >>> diagonal_velocity(np.eye(1), np.eye(1))((np.array([0.5]), np.array([1.0])))
     (array([1.5]), array([0.75]))
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
     squared, target = moment * moment, np.diag(cross_moment).copy()
 
     def velocity(weights: Weights) -> Weights:
@@ -92,8 +80,8 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
     if means.ndim != 2 or not means.size or not np.isfinite(means).all():
         raise UsageError(f"means must be finite, one row a class, but got shape {means.shape}.")
     count = len(means)
-    shares = per_feature("shares", np.full(count, 1 / count) if shares is None else shares, high=1)
-    if len(shares) != count or abs(shares.sum() - 1) > ROUNDING:
+    shares = inputs.per_feature("shares", np.full(count, 1 / count) if shares is None else shares, high=1)
+    if len(shares) != count or abs(shares.sum() - 1) > inputs.ROUNDING:
         raise UsageError(
             f"shares must be {count} numbers that sum to 1, but got {len(shares)} that sum to "
             f"{shares.sum():g}; divide the counts of the classes by their sum."
@@ -114,11 +102,11 @@ def supervised_map(moment: ArrayLike, label_moment: ArrayLike) -> Array:
     >>> supervised_map(np.diag([2.0, 1.0]), [[1.0, 1.0]])
     array([[0.5, 1. ]])
     """
-    moment, labels = semidefinite("moment", moment), np.array(label_moment, np.float64)
+    moment, labels = inputs.semidefinite("moment", moment), np.array(label_moment, np.float64)
     if labels.ndim != 2 or labels.shape[1] != len(moment) or not np.isfinite(labels).all():
         raise UsageError(f"label_moment must be finite, (C, {len(moment)}), but got shape {labels.shape}.")
     variances = np.linalg.eigvalsh(moment)
-    if variances[0] <= VANISHING * variances[-1]:
+    if variances[0] <= inputs.VANISHING * variances[-1]:
         raise UsageError(
             f"moment must be invertible for a unique supervised net, but its eigenvalues go from "
             f"{variances[0]:.3g} to {variances[-1]:.3g}; leave out inputs that never vary."
@@ -137,9 +125,9 @@ def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Arra
     >>> core_to_spurious(1.0, 4.0, depth=2)
     array([0.5 , 0.25])
     """
-    core_gain = number("core_gain", core_gain, above=True)
-    spurious_gain = number("spurious_gain", spurious_gain, above=True)
-    depth = whole_number("depth", depth, 1)
+    core_gain = inputs.number("core_gain", core_gain, above=True)
+    spurious_gain = inputs.number("spurious_gain", spurious_gain, above=True)
+    depth = inputs.whole_number("depth", depth, 1)
     return np.asarray((core_gain / spurious_gain) ** (np.arange(1, depth + 1) / depth))
 
 
@@ -153,11 +141,11 @@ def symmetric_relu(values: ArrayLike, threshold: float) -> Array:
 
     Source: P2, authors' code (there b is learned and starts at 0).
     """
-    values, threshold = np.asarray(values, np.float64), number("threshold", threshold)
+    values, threshold = np.asarray(values, np.float64), inputs.number("threshold", threshold)
     return np.asarray(np.maximum(values - threshold, 0) - np.maximum(-values - threshold, 0))
 
 
-def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Mask:
+def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> inputs.Mask:
     r"""Which features (d,) never pass the symmetrised ReLU, so that neither layer gets a gradient from them.
 
     .. math:: |w_{1, i}|\, \phi_i \le b
@@ -169,9 +157,9 @@ def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Ma
     >>> absent_above([0.8, 0.8], [2.0, 0.5], threshold=0.5)
     array([False,  True])
     """
-    first, strengths = per_feature("first", first, low=-np.inf), feature_strengths(strengths)
-    same_count(first=first, strengths=strengths)
-    return np.asarray(np.abs(first) * strengths <= number("threshold", threshold))
+    first, strengths = inputs.per_feature("first", first, low=-np.inf), inputs.feature_strengths(strengths)
+    inputs.same_count(first=first, strengths=strengths)
+    return np.asarray(np.abs(first) * strengths <= inputs.number("threshold", threshold))
 
 
 def relu_weights(
@@ -191,9 +179,12 @@ def relu_weights(
     array([[1.7, 0.4],
            [1. , 0. ]])
     """
-    first, second = per_feature("first", first, low=-np.inf), per_feature("second", second, low=-np.inf)
-    strengths, keep = features(strengths, keep=keep, high=1)
-    same_count(first=first, second=second, strengths=strengths)
+    first, second = (
+        inputs.per_feature("first", first, low=-np.inf),
+        inputs.per_feature("second", second, low=-np.inf),
+    )
+    strengths, keep = inputs.features(strengths, keep=keep, high=1)
+    inputs.same_count(first=first, second=second, strengths=strengths)
     if not (first.all() and second.all()):
         raise UsageError(
             "Both layers must start away from 0, where their gradient vanishes; start them higher."
@@ -215,8 +206,8 @@ def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Ve
     >>> relu_velocity([1.0], [1.0], 0.5)((np.array([0.4]), np.array([1.0])))
     (array([0.]), array([0.]))
     """
-    strengths, keep = features(strengths, keep=keep, high=1)
-    threshold = number("threshold", threshold)
+    strengths, keep = inputs.features(strengths, keep=keep, high=1)
+    threshold = inputs.number("threshold", threshold)
 
     def velocity(weights: Weights) -> Weights:
         first, second = weights

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,15 +61,12 @@ class ViewMoments:
             sums, count = (sums[0] + first, sums[1] + second), count + 1
         if not count:
             raise UsageError("No views are given, but moments need 1 round or more; draw some.")
-        return [
-            cls._at(sums[0][rows] / count, sums[1][rows] / count, square / count)
-            for rows, square in zip(parts, squares, strict=True)
-        ]
-
-    @classmethod
-    def _at(cls, a: Array, b: Array, square: Array) -> "ViewMoments":
-        cross = a.T @ b / len(a)
-        return cls(len(a), (a.mean(0) + b.mean(0)) / 2, square, (cross + cross.T) / 2)
+        moments = []
+        for rows, square in zip(parts, squares, strict=True):
+            a, b = sums[0][rows] / count, sums[1][rows] / count
+            cross = a.T @ b / len(a)
+            moments.append(cls(len(a), (a.mean(0) + b.mean(0)) / 2, square / count, (cross + cross.T) / 2))
+        return moments
 
     @classmethod
     def merged(cls, parts: Sequence["ViewMoments"]) -> "ViewMoments":
@@ -115,22 +111,9 @@ class LinearNet:
     whitening: Array
     agreement: Array
     patterns: Array
+    directions: Array
+    gains: Array
     agreeing: int
-
-    @cached_property
-    def _spectrum(self) -> tuple[Array, Array]:
-        directions, gains, _ = np.linalg.svd(self.whitening * np.sqrt(self.agreement), full_matrices=False)
-        return directions, gains
-
-    @property
-    def directions(self) -> Array:
-        """Q, (D, p)."""
-        return self._spectrum[0]
-
-    @property
-    def gains(self) -> Array:
-        """The singular values of W, (p,), descending."""
-        return self._spectrum[1]
 
     def represent(self, images: ArrayLike, share: float) -> Array:
         r"""Images at the share t of the depth, up to a rotation: :math:`Q^\top (x - \mu)\, \sigma^t`.
@@ -200,7 +183,8 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
     whitening = root @ rotation[:, ::-1][:, :rank]
     agreement = np.clip(agreements[::-1][:rank], 0.0, None)
     agreeing = int((agreements > 0).sum())
-    return LinearNet(moments.mean, whitening, agreement, moment @ whitening, agreeing)
+    directions, gains, _ = np.linalg.svd(whitening * np.sqrt(agreement), full_matrices=False)
+    return LinearNet(moments.mean, whitening, agreement, moment @ whitening, directions, gains, agreeing)
 
 
 def labels_needed(variance: float, weight: float) -> float:

@@ -6,16 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
+from fullrank.theory.common import inputs
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import (
-    Indices,
-    diagonal_moments,
-    number,
-    per_feature,
-    same_count,
-    view_moments,
-    whole_number,
-)
 
 _FLOAT32_TINY, _FLOAT32_ZERO = 2.0**-126, 2.0**-150
 
@@ -28,7 +20,7 @@ def reweighting(width: int, kappa: float) -> Array:
     >>> reweighting(3, kappa=2.0)
     array([1.  , 0.5 , 0.25])
     """
-    width = whole_number("width", width, 1)
+    width = inputs.whole_number("width", width, 1)
     return np.asarray(np.exp(-np.arange(width) * _log(kappa)))
 
 
@@ -46,7 +38,7 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
     """
     log = _log(kappa)
     if width is not None:
-        width = whole_number("width", width, 1)
+        width = inputs.whole_number("width", width, 1)
     if log == 0:
         if width is None:
             raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
@@ -82,8 +74,8 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
     >>> reweighted_velocity(np.eye(2), np.eye(2), [1.0, 0.5])((np.eye(2) / 2,))[0].diagonal()
     array([1.5    , 0.46875])
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
-    head = per_feature("weights", weights)[:, None]
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
+    head = inputs.per_feature("weights", weights)[:, None]
 
     def velocity(layers: Weights) -> Weights:
         v = head * layers[0]
@@ -92,7 +84,7 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
     return velocity
 
 
-def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> Indices:
+def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> inputs.Indices:
     r"""The channel to which each of d independent features goes from a small start; -1 for one never learned.
 
     In a head of d channels features take 0, 1, ... by descending :math:`\tilde M_{ii}`, since the fastest
@@ -103,7 +95,7 @@ def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> Indices:
     >>> channels_by_speed(np.diag([1.0, 4.0]), np.diag([1.0, 4.0]))
     array([1, 0])
     """
-    _, q = diagonal_moments(moment, cross_moment)
+    _, q = inputs.diagonal_moments(moment, cross_moment)
     order = np.argsort(-q, kind="stable")[: np.count_nonzero(q)]
     channels = np.full(len(q), -1)
     channels[order] = np.arange(len(order))
@@ -122,7 +114,7 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
     >>> order_margin(np.diag([4.0, 1.0]), np.diag([4.0, 1.0]), kappa=2.0)
     0.75
     """
-    m, q = diagonal_moments(moment, cross_moment)
+    m, q = inputs.diagonal_moments(moment, cross_moment)
     channels = channels_by_speed(moment, cross_moment)
     order = np.argsort(channels)[np.count_nonzero(channels < 0) :]
     m, q = m[order], q[order]
@@ -149,11 +141,11 @@ def reweighted_weights(post: ArrayLike, channels: ArrayLike, kappa: float) -> Ar
     array([[1. , 1. ],
            [1. , 0.5]])
     """
-    post, channels = per_feature("post", post), per_feature("channels", channels, low=-1)
-    same_count(post=post, channels=channels)
+    post, channels = inputs.per_feature("post", post), inputs.per_feature("channels", channels, low=-1)
+    inputs.same_count(post=post, channels=channels)
     after = np.where(channels < 0, 0.0, post)
     return np.stack([after * np.exp(np.maximum(channels, 0) * _log(kappa)), after])
 
 
 def _log(kappa: float) -> float:
-    return math.log(number("kappa", kappa, 1, remedy="1 is no reweighting"))
+    return math.log(inputs.number("kappa", kappa, 1, remedy="1 is no reweighting"))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import Mask, diagonal_moments, number, whole_number
+from fullrank.theory.common.inputs import diagonal_moments, number, whole_number
 from fullrank.theory.weighting.spectral_model import spectral_velocity
 
 
@@ -30,11 +30,6 @@ class DecayMinima:
     largest_local: Array
     best: Array
     border: Array
-
-    @property
-    def undecided(self) -> Mask:
-        """Which features (d,) live in the largest local minimum and not in the best one."""
-        return np.not_equal(self.largest_local, self.best)
 
 
 def decay_loss(
