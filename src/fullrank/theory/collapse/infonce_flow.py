@@ -1,9 +1,4 @@
-r"""InfoNCE on one linear layer z = W x: its gradient, the matrix X that drives it, and what collapses.
-
-Rows are samples: `x` (N, D) holds the anchors, `views` (N, D) the second view of each, `z` their embeddings
-(N, K), and `weights` (N, N) the softmax weights alpha, whose rows sum to 1. The loss is on squared distances
-and summed over anchors, as in P1's theory; `inner_products` has the loss of P1's toys.
-"""
+r"""InfoNCE by squared distances on z = W x, summed over anchors with a view each: X, what collapses."""
 
 import numpy as np
 
@@ -18,8 +13,8 @@ def softmax_weights(z: Array, z_views: Array) -> Array:
     .. math:: \alpha_{ij} = e^{-\|z_i - z_j\|^2/2} / Z_i \; (j \ne i), \qquad
               \alpha_{ii} = e^{-\|z_i - z'_i\|^2/2} / Z_i
 
-    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError where the shapes differ. Source: P1
-    Section 4.2, Equation 4 and the definitions below it.
+    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError for unlike shapes. Source: P1 Equation
+    4.
 
     >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
@@ -33,8 +28,7 @@ def distance_loss(z: Array, z_views: Array) -> float:
     .. math:: L = -\sum_i \log \frac{e^{-\|z_i - z'_i\|^2/2}}
                   {\sum_{j \ne i} e^{-\|z_i - z_j\|^2/2} + e^{-\|z_i - z'_i\|^2/2}}
 
-    Shapes: (N, K), (N, K) -> a number. Raises as `softmax_weights`. Source: P1 Section 4.1, Equation 2,
-    without normalisation.
+    Shapes: (N, K), (N, K) -> a number. Raises as `softmax_weights`. Source: P1 Equation 2, not normalised.
 
     >>> round(distance_loss(np.zeros((2, 1)), np.zeros((2, 1))), 6)
     1.386294
@@ -48,8 +42,7 @@ def distance_gradients(z: Array, z_views: Array, weights: Array) -> tuple[Array,
     .. math:: g_{z_i} = \sum_{j \ne i} \alpha_{ij} (z_j - z'_i) + \sum_{j \ne i} \alpha_{ji} (z_j - z_i),
               \qquad g_{z'_i} = (1 - \alpha_{ii}) (z'_i - z_i)
 
-    Shapes: (N, K), (N, K), (N, N) -> (N, K), (N, K). Raises UsageError where the rows of alpha do not sum to
-    1. Source: P1 Section 4.2, Lemma 1 and Equation 4.
+    Shapes: (N, K), (N, K), (N, N) -> (N, K), (N, K). Raises as `data_covariance`. Source: P1 Lemma 1.
 
     >>> z, views = np.array([[0.0], [1.0]]), np.array([[0.5], [1.0]])
     >>> [g.round(3).tolist() for g in distance_gradients(z, views, np.full((2, 2), 0.5))]
@@ -67,8 +60,7 @@ def data_covariance(x: Array, weights: Array) -> Array:
 
     .. math:: \hat\Sigma_0 = \sum_{i,j} \alpha_{ij} (x_i - x_j)(x_i - x_j)^\top
 
-    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError for weights whose rows do not sum to 1. Source: P1
-    Section 4.2, Lemma 2.
+    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError unless the rows of alpha sum to 1. Source: P1 Lemma 2.
 
     >>> data_covariance(np.array([[0.0], [2.0]]), np.full((2, 2), 0.5)).tolist()
     [[4.0]]
@@ -133,8 +125,7 @@ def exact_weights(start: Array, drive: Array, times: Array) -> Array:
 
     .. math:: W(t) = W(0)\, e^{X t} = W(0)\, U e^{\Lambda t} U^\top
 
-    Shapes: (K, D), (D, D), (T,) -> (T, K, D). Raises UsageError for an X that is not symmetric. Source: P1
-    Appendix B.3, proof of Theorem 1.
+    Shapes: (K, D), (D, D), (T,) -> (T, K, D). Raises UsageError for an asymmetric X. Source: P1 Appendix B.3.
 
     >>> exact_weights(np.eye(2), np.diag([0.0, -np.log(2)]), np.array([0.0, 1.0]))[1].round(6).tolist()
     [[1.0, 0.0], [0.0, 0.5]]

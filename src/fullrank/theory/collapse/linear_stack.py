@@ -1,7 +1,4 @@
-r"""InfoNCE on a stack z = W_L ... W_1 x of any depth: coupled flow, imbalance, alignment, singular values.
-
-`weights` is a tuple with one matrix a layer, first layer first. X drives the flow, as in `infonce_flow`.
-"""
+r"""InfoNCE on a stack z = W_L ... W_1 x of any depth; `weights` has one matrix a layer, first layer first."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -34,8 +31,7 @@ def layer_gradients(weights: Weights, gradient: Array) -> Weights:
 
     .. math:: \nabla_{W_l} L = (W_L \cdots W_{l+1})^\top G \, (W_{l-1} \cdots W_1)^\top
 
-    Shapes: G (K, D) -> one like each layer. Raises as `product`. Source: P1 Section 5.2, Lemma 3, for two
-    layers; any depth is the chain rule.
+    Shapes: G (K, D) -> one like each layer. Raises as `product`. Source: P1 Lemma 3, at any depth.
 
     >>> [g.tolist() for g in layer_gradients((np.array([[2.0]]), np.array([[3.0]])), np.array([[1.0]]))]
     [[[3.0]], [[2.0]]]
@@ -107,8 +103,7 @@ def fixed_velocity(drive: Array) -> Velocity:
 def contrastive_velocity(network: Network, x: Array, views: Array) -> Velocity:
     """The flow of `infonce_flow.distance_loss` on fixed samples x and their views, (N, D), through a network.
 
-    `network` is `linear` or `rectified`; X is the true one and moves with the weights. Source: P1 Section
-    5.2, Lemma 3.
+    `network` is `linear` or `rectified`; X moves with the weights. Source: P1 Section 5.2, Lemma 3.
 
     >>> x, views = np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]])
     >>> velocity = contrastive_velocity(linear, x, views)
@@ -182,8 +177,7 @@ def within_block_share(aligned: Array, values: Array, tolerance: float = 0.1) ->
     .. math:: \frac1n \sum_{B} \sum_{i, j \in B} A_{ij}^2
 
     A block B is a run of descending values of which each is less than `tolerance` of itself below the one
-    before. Derived here. Shapes: (n, n), (n,). Raises UsageError for values that are negative or do not
-    descend.
+    before. Derived here. Shapes: (n, n), (n,). Raises UsageError for negative or ascending values.
 
     >>> half = np.full((2, 2), 0.5**0.5)
     >>> [round(within_block_share(half, np.array([1.0, second])), 6) for second in (0.99, 0.5)]
@@ -207,8 +201,7 @@ def singular_rates(weight: Array, velocity: Array) -> tuple[Array, Array, Array]
               H_{kk'} = \frac{1}{\sigma_{k'}^2 - \sigma_k^2} \; (k \ne k'), \qquad H_{kk} = 0
 
     Shapes: (n, n), (n, n) -> (n,), (n, n), (n, n). Raises UsageError for a W that is not square or has equal
-    singular values. Source: P1 Appendix A, Lemmas 4 and 5, with the sign of H corrected: the printed one
-    negates both rates.
+    singular values. Source: P1 Lemmas 4 and 5, with the sign of H corrected.
 
     >>> values, _, _ = singular_rates(np.diag([2.0, 1.0]), np.eye(2))
     >>> values.tolist()
@@ -228,8 +221,7 @@ def alignment_rate(lower: Array, upper: Array, gradient: Array) -> Array:
     .. math:: \dot A = -A \big(H_1 \circ (A^\top F + F^\top A)\big)
               + \big(H_2 \circ (A F^\top + F A^\top)\big) A, \qquad F = S_2 U_2^\top G V_1 S_1
 
-    with the H of `singular_rates`. Shapes: (n, n) each. Raises as `singular_rates`. Source: P1 Appendix A,
-    Lemma 6, with the sign of H corrected.
+    with the H of `singular_rates`. Shapes: (n, n) each. Errors likewise. Source: P1 Lemma 6, H corrected.
 
     >>> alignment_rate(np.diag([2.0, 1.0]), np.diag([2.0, 1.0]), np.eye(2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]

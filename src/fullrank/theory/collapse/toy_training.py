@@ -49,8 +49,7 @@ class ToyRun:
     """What a toy leaves at T of its steps, the first of them 0.
 
     `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without, `spectra` (T, D) has
-    the eigenvalues of the embedding covariance on 1000 fresh inputs, descending, `losses` (T,) the loss of a
-    batch.
+    the descending eigenvalues of the embedding covariance on 1000 fresh inputs, `losses` (T,) each a batch's.
     """
 
     steps: Array
@@ -80,8 +79,7 @@ def strong_augmentation(
     """Case 1: one linear layer with bias, and Gaussian noise on the last coordinates of both views.
 
     The layer starts as torch's `nn.Linear` does, uniform within 1/sqrt(width). Raises UsageError for negative
-    noise or more augmented coordinates than there are. Source: P1 Section 4 and Figure 3; settings from the
-    public code.
+    noise or more augmented coordinates than there are. Source: P1 Figure 3 and its code.
 
     >>> run = strong_augmentation(1.0, Schedule(learning_rate=1e-3, steps=2, snapshots=2))
     >>> run.steps.tolist(), run.weights[0].shape

@@ -19,8 +19,7 @@ Velocity = Callable[[Weights], Weights]
 class Trajectory:
     """Weights over time: `weights` has one array (T, *shape) a layer, `times` (T,) the times reached.
 
-    `diverged_at` is the time at which the weights left every bound, None where they did not; `times` then
-    ends before it.
+    `diverged_at` is the time at which the weights left every bound, if they did; `times` ends before it.
     """
 
     times: Array
@@ -49,7 +48,10 @@ def integrate(
     >>> squared.times.tolist(), round(squared.diverged_at, 6)
     ([0.0, 0.5], 1.0)
     """
-    times = _ascending(times)
+    times = np.asarray(times, np.float64)
+    ascending = times.ndim == 1 and len(times) > 1 and times[0] == 0 and (np.diff(times) > 0).all()
+    if not ascending or np.isinf(times[-1]):
+        raise UsageError(f"A flow needs 2 or more finite times that ascend from 0, but got {times}.")
     reached = [flat(start)]
     for solver in solver_steps(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol):
         due = times[len(reached) :]
@@ -118,12 +120,3 @@ def split(vectors: Array, like: Weights) -> Weights:
         vectors[..., low:high].reshape(shape)
         for (low, high), shape in zip(pairwise(ends), shapes, strict=True)
     )
-
-
-def _ascending(times: ArrayLike) -> Array:
-    values = np.asarray(times, np.float64)
-    if values.ndim != 1 or len(values) < 2 or values[0] != 0 or not (np.diff(values) > 0).all():
-        raise UsageError(f"The times of a flow must ascend from 0, at least two of them, but got {times!r}.")
-    if not np.isfinite(values[-1]):
-        raise UsageError(f"The last time of a flow must be finite, but got {values[-1]}.")
-    return values

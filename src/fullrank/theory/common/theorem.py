@@ -33,8 +33,7 @@ class Curve(TheoryCurve):
 class Outcome:
     """What a theorem says of its settings and what the simulation did: two arrays (rows, columns).
 
-    `quantity` says what the numbers are, `verdict` what came out, in a sentence; `remarks` are the limits of
-    both, a sentence each.
+    `quantity` says what the numbers are, `verdict` what came out; `remarks` are the limits of both.
     """
 
     quantity: str

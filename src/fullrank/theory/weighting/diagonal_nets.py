@@ -69,8 +69,8 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
     .. math:: \tilde M = \sum_y \pi_y\, \mu_y \mu_y^\top
 
     With it `optimal_gram` describes supervised contrastive learning in its spectral form. Shapes: means (C,
-    d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are not finite and
-    shares that do not sum to 1. Derived here. P2's own theorem for this case is not known.
+    d), shares (C,), equal where not given -> (d, d). Raises UsageError for means not finite and shares that
+    do not sum to 1. Derived here.
 
     >>> class_moment([[1.0, 0.5], [-1.0, -0.5]])
     array([[1.  , 0.5 ],
@@ -96,8 +96,7 @@ def supervised_map(moment: ArrayLike, label_moment: ArrayLike) -> Array:
               P_l^\top P_l = (W^\top W)^{l/L} \text{ for balanced layers}
 
     `layer_grams` of W'W gives the layers. Shapes: (d, d), (C, d) -> (C, d). Raises UsageError for a moment
-    that is asymmetric, indefinite or singular (then W is not unique), and label moments that do not fit.
-    Derived here. P2's own theorem for this case is not known.
+    that is asymmetric, indefinite or singular, and label moments that do not fit. Derived here.
 
     >>> supervised_map(np.diag([2.0, 1.0]), [[1.0, 1.0]])
     array([[0.5, 1. ]])
@@ -119,8 +118,7 @@ def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Arra
 
     .. math:: (w_c / w_s)^{l / L}
 
-    Shapes: -> (L,). Raises UsageError for gains not above 0 and a depth below 1. Derived here. P2's own
-    theorem for this case is not known.
+    Shapes: -> (L,). Raises UsageError for gains not above 0 and a depth below 1. Derived here.
 
     >>> core_to_spurious(1.0, 4.0, depth=2)
     array([0.5 , 0.25])
@@ -151,8 +149,7 @@ def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> in
     .. math:: |w_{1, i}|\, \phi_i \le b
 
     for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not above 0,
-    a negative threshold and lists of different length. Derived here. That lower layers hold features that
-    higher ones lack is P2's claim.
+    a negative threshold and lists of different length. Derived here; the claim is P2's.
 
     >>> absent_above([0.8, 0.8], [2.0, 0.5], threshold=0.5)
     array([False,  True])

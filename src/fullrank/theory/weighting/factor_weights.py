@@ -103,8 +103,7 @@ class LinearNet:
     coordinates of variance 1 in the views; `agreement` :math:`\nu` (p,), their correlation between two views,
     the largest first; `patterns` M U (D, p), what each direction looks like; `directions` Q (D, p),
     orthonormal; `gains` :math:`\sigma` (p,). Of `agreeing` directions in which views agree at all, the p kept
-    are those in which they agree most. Source: `spectral_model.optimal_gram` and
-    `spectral_model.layer_grams`; derived here.
+    are those in which they agree most. Derived here, as `spectral_model.layer_grams`.
     """
 
     mean: Array
@@ -153,8 +152,7 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
 
     Only the leading `components` of M are looked at, by default so many that there are 4 images for each, so
     that whitening does not invent directions; an agreement below 0 is 0. Raises UsageError for fewer than 8
-    images, images that do not vary, and a rank or a number of components below 1. Source:
-    `spectral_model.optimal_gram`; derived here.
+    images, images that do not vary, and a rank or components below 1. Derived here, as `optimal_gram`.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2)) * [2, 1]

@@ -30,8 +30,7 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
     .. math:: \frac{(\sum_c r_c^2)^2}{\sum_c r_c^4} = \frac{1 + r}{1 - r} \cdot \frac{1 - r^D}{1 + r^D},
               \quad r = \kappa^{-2}
 
-    An endless head where no width D is given. Raises UsageError for a kappa below 1, or of 1 without a width.
-    Derived here.
+    An endless head where D is not given. Raises UsageError for a kappa below 1, or 1 without D. Derived here.
 
     >>> [round(effective_channels(kappa), 1) for kappa in (1.01, 1.05, 1.1, 1.2, 1.5)]
     [100.5, 20.5, 10.5, 5.5, 2.6]
@@ -108,8 +107,7 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
     Feature j grows in a free channel c at :math:`4 r_c^2 \tilde M_{jj}`, and where feature i is learned in it
     at :math:`4 r_c^2 M_{jj} (\nu_j - \nu_i)` with :math:`\nu = \tilde M_{ii} / M_{ii}`. The margin is the
     least exponent that a feature keeps in any channel but its own by the time it is learned; at 0 or below
-    the order does not hold. Raises UsageError for moments that are not diagonal and a kappa below 1. Derived
-    here.
+    the order does not hold. Raises UsageError for moments not diagonal and a kappa below 1. Derived here.
 
     >>> order_margin(np.diag([4.0, 1.0]), np.diag([4.0, 1.0]), kappa=2.0)
     0.75

@@ -83,8 +83,7 @@ def predict_directions(
     the views and p the `rank`. Both are relative to their largest. The images are split in three by `seed`,
     60 times: directions, predictions and what the map gave come from different parts. The weights are means
     of squares over the splits, less what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice,
-    `outcome` (n, K) twice, of the same views. Raises UsageError as `view_correlations` does. Derived here
-    from `spectral_model.optimal_gram`.
+    `outcome` (n, K) twice, of the same views. Raises as `view_correlations`. Derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 3))

@@ -119,8 +119,7 @@ def advise_dropping(
     """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
 
     In a net of lower `rank` the features dropped most are lost in every layer, so for one of them only the
-    input serves; the others are advised as without dropping. Raises UsageError as `drop`, `gains` and
-    `advise` do. Derived here.
+    input serves; the others are advised as without. Raises as `drop`, `gains` and `advise`. Derived here.
 
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1).best_share is None
     True

@@ -1,7 +1,4 @@
-"""The linear net under the spectral contrastive loss: its minimiser, its balanced layers, its gradient flow.
-
-Images enter by two second moments alone: M of one view and M~ across the two views of an image.
-"""
+"""The linear net under the spectral loss of two moments: M of one view, M~ across the two of an image."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -186,8 +183,8 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
     .. math:: a_i^{(l)} = \phi_i\, w_i^{l/L} = \phi_i^{1 - l/L} \big(\phi_i w_i\big)^{l/L}
 
     At L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
-    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here;
-    progressive weighting by depth is P2's claim.
+    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here; the
+    claim is P2's.
 
     >>> layer_weights([4.0, 1.0], [0.25, 1.0], depth=2)
     array([[2., 1.],

@@ -59,8 +59,8 @@ def decay_thresholds(moment: ArrayLike, cross_moment: ArrayLike, depth: int = 2)
 
     At any depth, with :math:`a = 2 - 2/L` and :math:`g(w) = q w^a - m^2 w^{a+2}`, they are :math:`2 g(w)` at
     :math:`w^2 = \frac{a}{a+2} \frac{q}{m^2}` and at :math:`w^2 = \frac{2L-2}{2L-1} \frac{q}{m^2}`; at one
-    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not diagonal
-    and a depth below 1. Derived here.
+    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for others and a depth below 1.
+    Derived here.
 
     >>> thresholds = decay_thresholds(np.eye(1), np.eye(1))
     >>> thresholds.exists.round(4), thresholds.wins.round(4)
@@ -81,8 +81,7 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
     .. math:: m^2 w^3 - q w + \tfrac{\lambda}{2} w^{2/L - 1} = 0, \quad\text{the larger root}
 
     The smaller root is the border. A feature above its threshold vanishes in every layer at once.
-    `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative decay
-    and a depth below 1. Derived here.
+    `layer_weights` gives the layers. Raises as `decay_loss`. Derived here.
 
     >>> minima = decayed_gains(np.diag([1.0, 0.49]), np.diag([1.0, 0.1764]), decay=0.1)
     >>> minima.largest_local.round(4), minima.best.round(4)
