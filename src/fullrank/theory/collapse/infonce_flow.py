@@ -13,8 +13,7 @@ def softmax_weights(z: Array, z_views: Array) -> Array:
     .. math:: \alpha_{ij} = e^{-\|z_i - z_j\|^2/2} / Z_i \; (j \ne i), \qquad
               \alpha_{ii} = e^{-\|z_i - z'_i\|^2/2} / Z_i
 
-    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError for unlike shapes. Source: P1 Equation
-    4.
+    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError for unlike shapes. Source: P1, Eq. 4.
 
     >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]

@@ -165,7 +165,8 @@ def _train(
                 )
             if step in snapshots:
                 saved.append(weights)
-                spectra.append(_spectrum(network(weights, fresh)[0]))
+                values = np.linalg.eigvalsh(np.atleast_2d(np.cov(network(weights, fresh)[0], rowvar=False)))
+                spectra.append(np.maximum(values[::-1], 0.0))
                 losses.append(inner_loss(z[:count], z[count:], temperature))
             if step == schedule.steps:
                 break
@@ -183,8 +184,3 @@ def _train(
         losses=np.array(losses),
         biases=np.zeros((len(saved), width)),
     )
-
-
-def _spectrum(embeddings: Array) -> Array:
-    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(embeddings, rowvar=False)))
-    return np.asarray(np.maximum(values[::-1], 0.0))

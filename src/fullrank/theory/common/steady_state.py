@@ -45,8 +45,7 @@ def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale:
               t_i \approx \frac{w_0^{-a} - w_*^{-a}}{4 L a\, q_i},\ a = 2 - \tfrac2L,\ w_0 = \text{scale}^L
 
     and :math:`\ln(w_* / w_0) / 4 q_i` at one layer: the growth alone, without the slowing near the end.
-    Shapes: diagonal (d, d) -> (d,). Raises UsageError for other moments, a depth below 1 or a scale not above
-    0. Derived here.
+    Shapes: diagonal (d, d) -> (d,). Raises UsageError for other moments, depth < 1, scale <= 0. Derived here.
 
     >>> learning_time(np.eye(1) / 4, np.eye(1) / 4, depth=2, scale=0.05).round()
     array([200.])

@@ -15,8 +15,7 @@ def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
               g = \arg\min_{g \ge 0}\ g^\top (M \circ M)\, g - 2 \operatorname{diag}(\tilde M)^\top g
 
     A feature at the bound is given up for those correlated with it. `layer_weights` gives the layers. Shapes:
-    (d, d) -> (d,). Raises UsageError for moments that are asymmetric or indefinite, and for features so
-    correlated that g is not unique. Derived here.
+    (d, d) -> (d,). Raises UsageError for moments asymmetric or indefinite, or a g not unique. Derived here.
 
     >>> correlated_gains([[1.0, 0.5], [0.5, 1.0]], np.eye(2)) ** 2
     array([0.8, 0.8])
@@ -69,8 +68,8 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
     .. math:: \tilde M = \sum_y \pi_y\, \mu_y \mu_y^\top
 
     With it `optimal_gram` describes supervised contrastive learning in its spectral form. Shapes: means (C,
-    d), shares (C,), equal where not given -> (d, d). Raises UsageError for means not finite and shares that
-    do not sum to 1. Derived here.
+    d), shares (C,), equal where not given -> (d, d). Raises UsageError unless means are finite and shares sum
+    to 1. Derived here.
 
     >>> class_moment([[1.0, 0.5], [-1.0, -0.5]])
     array([[1.  , 0.5 ],

@@ -36,14 +36,13 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
     [100.5, 20.5, 10.5, 5.5, 2.6]
     """
     log = _log(kappa)
-    if width is not None:
-        width = inputs.whole_number("width", width, 1)
-    if log == 0:
-        if width is None:
-            raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
-        return float(width)
-    # (1 + r) / (1 - r) is the hyperbolic cotangent of log kappa, which keeps its digits near kappa = 1.
-    return (math.tanh(width * log) if width is not None else 1.0) / math.tanh(log)
+    channels = math.inf if width is None else inputs.whole_number("width", width, 1)
+    if log:
+        # (1 + r) / (1 - r) is the hyperbolic cotangent of log kappa, which keeps its digits near kappa = 1.
+        return math.tanh(channels * log) / math.tanh(log)
+    if width is None:
+        raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
+    return float(channels)
 
 
 def lost_in_float32(kappa: float) -> tuple[int, int]:

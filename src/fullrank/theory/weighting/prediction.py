@@ -43,8 +43,7 @@ def view_correlations(first: Array, second: Array) -> tuple[Array, Array, Array]
 
     of centred features. Shapes: (n, D) twice -> the mean (D,), a map (D, r) onto coordinates of variance 1,
     and the eigenvalues of N (r,), the agreements. Only the leading components of M are used, with 4 images
-    for each. Raises UsageError for views that do not fit together or fewer than 8 images. Source:
-    `spectral_model.optimal_gram`; derived here.
+    for each. Raises UsageError for views that do not fit together or fewer than 8 images. Derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2))

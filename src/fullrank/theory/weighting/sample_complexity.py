@@ -51,8 +51,7 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
 
     .. math:: w_j < \sum_i \phi_i^2 w_i^2 \,/\, \sum_i \phi_i^2 w_i
 
-    Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here; that a
-    disrupted feature favours pre is P2's claim.
+    Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here.
 
     >>> pre_beats_post([1.0, 1.0], [1.0, 0.5], 1), pre_beats_post([1.0, 1.0], [1.0, 0.5], 0)
     (True, False)

@@ -183,8 +183,7 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
     .. math:: a_i^{(l)} = \phi_i\, w_i^{l/L} = \phi_i^{1 - l/L} \big(\phi_i w_i\big)^{l/L}
 
     At L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
-    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here; the
-    claim is P2's.
+    strengths not above 0, negative gains, unlike lengths and a depth below 1. Derived here.
 
     >>> layer_weights([4.0, 1.0], [0.25, 1.0], depth=2)
     array([[2., 1.],

@@ -59,8 +59,8 @@ def decay_thresholds(moment: ArrayLike, cross_moment: ArrayLike, depth: int = 2)
 
     At any depth, with :math:`a = 2 - 2/L` and :math:`g(w) = q w^a - m^2 w^{a+2}`, they are :math:`2 g(w)` at
     :math:`w^2 = \frac{a}{a+2} \frac{q}{m^2}` and at :math:`w^2 = \frac{2L-2}{2L-1} \frac{q}{m^2}`; at one
-    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for others and a depth below 1.
-    Derived here.
+    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for other moments and a depth below
+    1. Derived here.
 
     >>> thresholds = decay_thresholds(np.eye(1), np.eye(1))
     >>> thresholds.exists.round(4), thresholds.wins.round(4)
