@@ -1,7 +1,4 @@
-"""`fullrank theory NAME`: a command for each theorem, its options made of the theorem's settings.
-
-A theorem's module is imported when its command is asked for, so that `fullrank --help` needs none.
-"""
+"""`fullrank theory NAME`: a command for each theorem, which is imported when its command is asked for."""
 
 import inspect
 from collections.abc import Callable

@@ -1,8 +1,4 @@
-"""The theory of both papers, executable: closed forms, the flows they speak of, and the theorems as demos.
-
-NumPy float64 and SciPy; nothing here loads torch or knows a run. The catalogue imports nothing;
-`theorem_named` makes one, with settings, and its `outcome()` has the predicted and the simulated numbers.
-"""
+"""The theory of both papers: closed forms, their flows, and theorems as demos, in NumPy and SciPy."""
 
 from typing import TYPE_CHECKING, Any
 

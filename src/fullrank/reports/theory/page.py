@@ -21,8 +21,12 @@ def render_theory(
     record: Record, theory: TheoryEntry, arrays: Mapping[str, np.ndarray], missing: str = ""
 ) -> str:
     """The page as text; a panel whose curves are not in `arrays` is left out, and `missing` says why."""
-    styles = curve_styles(theory.curves)
-    lines = {each.title: lines_of(each.title, theory.curves, arrays) for each in theory.panels}
+    lines = [
+        (curve, arrays[f"curves/{number}/x"], arrays[f"curves/{number}/y"])
+        for number, curve in enumerate(theory.curves)
+        if f"curves/{number}/y" in arrays
+    ]
+    shown = {axes: [line for line in lines if line[0].panel == axes.title] for axes in theory.panels}
     return fill(
         "theory.html.j2",
         title=f"Theorem: {theory.theorem}",
@@ -31,17 +35,14 @@ def render_theory(
         theory=theory,
         predicted=record.predicted or [],
         simulated=record.simulated or [],
-        panels=[_panel(each, lines[each.title], styles) for each in theory.panels if lines[each.title]],
+        panels=[_panel(axes, here) for axes, here in shown.items() if here],
         missing=missing,
         command=theory_command(record),
     )
 
 
 def theory_command(record: Record) -> str:
-    """The command that gives these numbers again.
-
-    A setting of several numbers is written with commas, as the command line takes it.
-    """
+    """The command that gives these numbers again; a setting of several numbers is written with commas."""
     settings = dict(record.recipe)
     words = ["fullrank", "theory", str(settings.pop("theorem", ""))]
     if "run" in settings:  # `predict` lays a run beside the theory, and has options of its own
@@ -53,35 +54,23 @@ def theory_command(record: Record) -> str:
     return shlex.join(words)
 
 
-def curve_styles(curves: list[TheoryCurve]) -> dict[tuple[str, str], Style]:
-    """A style for each name in each panel; curves of one name are a bundle and have one colour.
-
-    Of a bundle what is predicted is drawn dashed. The style itself is dashed where all of it is predicted.
-    """
+def _panel(axes: TheoryPanel, lines: list[Line]) -> Panel:
+    """A panel, in which curves of one name are a bundle of one colour; its key is dashed where all are."""
     styles = {}
-    for title in dict.fromkeys(curve.panel for curve in curves):
-        here = [curve for curve in curves if curve.panel == title]
-        for name, style in distinct_styles(list(dict.fromkeys(curve.name for curve in here))).items():
-            predicted = all(curve.dashed for curve in here if curve.name == name)
-            styles[title, name] = Style(style.color, "dash" if predicted else "solid", style.symbol)
-    return styles
+    for name, style in distinct_styles(list(dict.fromkeys(curve.name for curve, _, _ in lines))).items():
+        predicted = all(curve.dashed for curve, _, _ in lines if curve.name == name)
+        styles[name] = Style(style.color, "dash" if predicted else "solid", style.symbol)
+    label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(styles)}."
+    note = "Predicted values are dashed." if any(curve.dashed for curve, _, _ in lines) else ""
+    return panel(_figure(axes, lines, styles), axes.title, label, note, styles if len(styles) > 1 else {})
 
 
-def lines_of(title: str, curves: list[TheoryCurve], arrays: Mapping[str, np.ndarray]) -> list[Line]:
-    """The curves of a panel that have points in `arrays`, with their x and y."""
-    return [
-        (curve, arrays[f"curves/{number}/x"], arrays[f"curves/{number}/y"])
-        for number, curve in enumerate(curves)
-        if curve.panel == title and f"curves/{number}/y" in arrays
-    ]
-
-
-def theory_figure(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[str, str], Style]) -> go.Figure:
+def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> go.Figure:
     """The lines of one panel; on a logarithmic axis what is not above 0 leaves a gap."""
     figure = empty_figure(plain_text(axes.x), plain_text(axes.y))
     least = _ROUNDING * max((np.nanmax(y, initial=0.0) for _, _, y in lines), default=0.0)
     for curve, x, y in lines:
-        style = styles[axes.title, curve.name]
+        style = styles[curve.name]
         figure.add_scatter(
             x=_drawable(x, 0.0 if axes.log_x else None),
             y=_drawable(y, least if axes.log_y else None),
@@ -95,14 +84,6 @@ def theory_figure(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[st
         if logarithmic:
             figure.update_layout({axis: {"type": "log", "exponentformat": "power", "dtick": None}})
     return figure
-
-
-def _panel(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[str, str], Style]) -> Panel:
-    figure = theory_figure(axes, lines, styles)
-    key = {curve.name: styles[axes.title, curve.name] for curve, _, _ in lines}
-    label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(key)}."
-    note = "Predicted values are dashed." if any(curve.dashed for curve, _, _ in lines) else ""
-    return panel(figure, axes.title, label, note, key if len(key) > 1 else {})
 
 
 def _drawable(values: np.ndarray, above: float | None) -> list[float | None]:

@@ -1,8 +1,4 @@
-r"""The singular values of aligned layers: each mode k moves by itself, at its own gain g_k = v_k' X v_k.
-
-`values` has one vector (K,) a layer: entry k is the singular value of mode k there. All of it holds for
-weights that are aligned (A = I) from the start.
-"""
+r"""Singular values of layers aligned from the start: mode k moves alone, at the gain g_k = v_k' X v_k."""
 
 import numpy as np
 
@@ -17,19 +13,13 @@ def fixed_mode_velocity(gains: Array) -> Velocity:
     .. math:: \dot\sigma_{l,k} = g_k \, \sigma_{l,k} \prod_{m \ne l} \sigma_{m,k}^2,
               \qquad g_k = v_k^\top X v_k
 
-    Depths other than two are derived here. Shapes: gains (K,), values (K,) a layer.
+    Shapes: (K,), values (K,) a layer. Source: P1 Section 5.3, Theorem 3; other depths than 2 derived here.
 
     >>> velocity = fixed_mode_velocity(np.array([1.0]))
     >>> [v.tolist() for v in velocity((np.array([2.0]), np.array([3.0])))]
     [[18.0], [12.0]]
-
-    Source: P1 Section 5.3, Theorem 3.
     """
-
-    def velocity(values: Weights) -> Weights:
-        return _mode_rates(values, gains)
-
-    return velocity
+    return lambda values: _mode_rates(values, gains)
 
 
 def limit_mode_velocity(moment: Array, cross_moment: Array, temperature: float) -> Velocity:
@@ -37,8 +27,7 @@ def limit_mode_velocity(moment: Array, cross_moment: Array, temperature: float) 
 
     .. math:: g_k = \frac2T \Big( \tilde m_k - \frac{m_k^2}{T} \prod_l \sigma_{l,k}^2 \Big)
 
-    for views whose second moments M = diag(m) and M~ = diag(m~) share the modes' directions. Derived here.
-    Shapes: (K,), (K,), values (K,) a layer.
+    for moments M = diag(m) and M~ = diag(m~). Derived here. Shapes: (K,), (K,), values (K,) a layer.
 
     >>> velocity = limit_mode_velocity(np.ones(2), np.ones(2), 0.25)
     >>> velocity((np.array([0.5, 0.1]),))[0].round(6).tolist()
@@ -100,13 +89,11 @@ def two_layer_values(lower: Array, upper: Array, gains: Array, times: Array) -> 
               \varphi(t) = \frac{e^{2 C g t} - 1}{C}, \qquad C = \sigma_1^2 - \sigma_2^2
 
     and :math:`\varphi = 2 g t` where C = 0. Shapes: (K,), (K,), (K,), (T,) -> (T, K), (T, K). Raises
-    UsageError for negative singular values and for times from the divergence on.
+    UsageError for negative values and times from the divergence on. Source: P1 Theorem 3, integrated here.
 
     >>> half, gains = np.array([0.5]), np.array([2.0])
     >>> [values.tolist() for values in two_layer_values(half, half, gains, np.array([0.75]))]
     [[[1.0]], [[1.0]]]
-
-    Source: P1 Section 5.3, Theorem 3, for the law; integrated here.
     """
     times = np.asarray(times, np.float64)
     for start in (lower, upper):
@@ -135,11 +122,10 @@ def _two_layer_divergence(lower: Array, upper: Array, gains: Array) -> float:
 
 
 def _mode_rates(values: Weights, gains: Array) -> Weights:
-    rates = []
-    for index, own in enumerate(values):
-        others = [other for layer, other in enumerate(values) if layer != index]
-        rates.append(gains * own * np.prod([other**2 for other in others], 0))
-    return tuple(rates)
+    return tuple(
+        gains * own * np.prod(np.square(values[:layer] + values[layer + 1 :]), 0)
+        for layer, own in enumerate(values)
+    )
 
 
 def _require_values(values: Array, depth: int) -> None:

@@ -1,9 +1,4 @@
-r"""InfoNCE on one linear layer z = W x: its gradient, the matrix X that drives it, and what collapses.
-
-Rows are samples: `x` (N, D) holds the anchors, `views` (N, D) the second view of each, `z` their embeddings
-(N, K), and `weights` (N, N) the softmax weights alpha, whose rows sum to 1. The loss is on squared distances
-and summed over anchors, as in P1's theory; `inner_products` has the loss of P1's toys.
-"""
+r"""InfoNCE by squared distances on z = W x, summed over anchors with a view each: X, what collapses."""
 
 import numpy as np
 
@@ -18,15 +13,12 @@ def softmax_weights(z: Array, z_views: Array) -> Array:
     .. math:: \alpha_{ij} = e^{-\|z_i - z_j\|^2/2} / Z_i \; (j \ne i), \qquad
               \alpha_{ii} = e^{-\|z_i - z'_i\|^2/2} / Z_i
 
-    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError where the shapes differ.
+    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError for unlike shapes. Source: P1, Eq. 4.
 
     >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
-
-    Source: P1 Section 4.2, Equation 4 and the definitions below it.
     """
-    weights: Array = np.exp(_log_weights(z, z_views))
-    return weights
+    return np.asarray(np.exp(_log_weights(z, z_views)))
 
 
 def distance_loss(z: Array, z_views: Array) -> float:
@@ -35,12 +27,10 @@ def distance_loss(z: Array, z_views: Array) -> float:
     .. math:: L = -\sum_i \log \frac{e^{-\|z_i - z'_i\|^2/2}}
                   {\sum_{j \ne i} e^{-\|z_i - z_j\|^2/2} + e^{-\|z_i - z'_i\|^2/2}}
 
-    Shapes: (N, K), (N, K) -> a number. Raises as `softmax_weights`.
+    Shapes: (N, K), (N, K) -> a number. Raises as `softmax_weights`. Source: P1 Equation 2, not normalised.
 
     >>> round(distance_loss(np.zeros((2, 1)), np.zeros((2, 1))), 6)
     1.386294
-
-    Source: P1 Section 4.1, Equation 2, without normalisation.
     """
     return -float(np.trace(_log_weights(z, z_views)))
 
@@ -51,17 +41,14 @@ def distance_gradients(z: Array, z_views: Array, weights: Array) -> tuple[Array,
     .. math:: g_{z_i} = \sum_{j \ne i} \alpha_{ij} (z_j - z'_i) + \sum_{j \ne i} \alpha_{ji} (z_j - z_i),
               \qquad g_{z'_i} = (1 - \alpha_{ii}) (z'_i - z_i)
 
-    Shapes: (N, K), (N, K), (N, N) -> (N, K), (N, K). Raises UsageError where the rows of alpha do
-    not sum to 1.
+    Shapes: (N, K), (N, K), (N, N) -> (N, K), (N, K). Raises as `data_covariance`. Source: P1 Lemma 1.
 
     >>> z, views = np.array([[0.0], [1.0]]), np.array([[0.5], [1.0]])
     >>> [g.round(3).tolist() for g in distance_gradients(z, views, np.full((2, 2), 0.5))]
     [[[0.75], [-1.0]], [[0.25], [0.0]]]
-
-    Source: P1 Section 4.2, Lemma 1 and Equation 4.
     """
     _require_weights(weights, len(z))
-    others = _without_diagonal(weights)
+    others = weights - np.diag(np.diag(weights))
     left = others.sum(1)[:, None]
     to_anchors = others @ z - left * z_views + others.T @ z - others.sum(0)[:, None] * z
     return to_anchors, left * (z_views - z)
@@ -72,12 +59,10 @@ def data_covariance(x: Array, weights: Array) -> Array:
 
     .. math:: \hat\Sigma_0 = \sum_{i,j} \alpha_{ij} (x_i - x_j)(x_i - x_j)^\top
 
-    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError for weights whose rows do not sum to 1.
+    Shapes: (N, D), (N, N) -> (D, D). Raises UsageError unless the rows of alpha sum to 1. Source: P1 Lemma 2.
 
     >>> data_covariance(np.array([[0.0], [2.0]]), np.full((2, 2), 0.5)).tolist()
     [[4.0]]
-
-    Source: P1 Section 4.2, Lemma 2.
     """
     _require_weights(weights, len(x))
     both = weights + weights.T
@@ -90,16 +75,14 @@ def augmentation_covariance(x: Array, views: Array, weights: Array) -> Array:
 
     .. math:: \hat\Sigma_1 = \sum_i (1 - \alpha_{ii}) (x'_i - x_i)(x'_i - x_i)^\top
 
-    Shapes: (N, D), (N, D), (N, N) -> (D, D). Raises as `data_covariance`.
+    Shapes: (N, D), (N, D), (N, N) -> (D, D). Raises as `data_covariance`. Source: P1 Section 4.2, Lemma 2.
 
     >>> augmentation_covariance(np.zeros((2, 1)), np.ones((2, 1)), np.full((2, 2), 0.5)).tolist()
     [[1.0]]
-
-    Source: P1 Section 4.2, Lemma 2.
     """
     _require_weights(weights, len(x))
-    shift = views - x
-    scatter: Array = (shift * _without_diagonal(weights).sum(1)[:, None]).T @ shift
+    shift, left = views - x, (weights - np.diag(np.diag(weights))).sum(1)
+    scatter: Array = (shift * left[:, None]).T @ shift
     return (scatter + scatter.T) / 2
 
 
@@ -108,12 +91,10 @@ def driving_matrix(x: Array, views: Array, weights: Array) -> Array:
 
     .. math:: X = \hat\Sigma_0 - \hat\Sigma_1, \qquad \nabla_W L = -W X
 
-    Shapes and errors as of `augmentation_covariance`.
+    Shapes and errors as of `augmentation_covariance`. Source: P1 Section 4.2, Lemma 2; Appendix B.2.
 
     >>> driving_matrix(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]), np.full((2, 2), 0.5)).tolist()
     [[3.0]]
-
-    Source: P1 Section 4.2, Lemma 2; Appendix B.2.
     """
     return data_covariance(x, weights) - augmentation_covariance(x, views, weights)
 
@@ -123,13 +104,11 @@ def moving_velocity(x: Array, views: Array) -> Velocity:
 
     .. math:: \dot W = W X(W)
 
-    The weights are a tuple of one matrix (K, D).
+    The weights are a tuple of one matrix (K, D). Source: P1 Section 4.2, Lemma 1 and Equation 5.
 
     >>> velocity = moving_velocity(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
     >>> round(float(velocity((np.array([[1e-9]]),))[0][0, 0] * 1e9), 6)
     3.0
-
-    Source: P1 Section 4.2, Lemma 1 and Equation 5.
     """
 
     def velocity(weights: Weights) -> Weights:
@@ -145,30 +124,25 @@ def exact_weights(start: Array, drive: Array, times: Array) -> Array:
 
     .. math:: W(t) = W(0)\, e^{X t} = W(0)\, U e^{\Lambda t} U^\top
 
-    Shapes: (K, D), (D, D), (T,) -> (T, K, D). Raises UsageError for an X that is not symmetric.
+    Shapes: (K, D), (D, D), (T,) -> (T, K, D). Raises UsageError for an asymmetric X. Source: P1 Appendix B.3.
 
     >>> exact_weights(np.eye(2), np.diag([0.0, -np.log(2)]), np.array([0.0, 1.0]))[1].round(6).tolist()
     [[1.0, 0.0], [0.0, 0.5]]
-
-    Source: P1 Appendix B.3, proof of Theorem 1.
     """
     require_symmetric(drive, "X")
     values, vectors = np.linalg.eigh(drive)
     growth = np.exp(np.multiply.outer(np.asarray(times, np.float64), values))
-    solution: Array = (start @ vectors * growth[:, None, :]) @ vectors.T
-    return solution
+    return np.asarray((start @ vectors * growth[:, None, :]) @ vectors.T)
 
 
 def collapsing_directions(drive: Array, tolerance: float = 1e-9) -> Array:
     r"""The directions that a fixed X makes vanish: its eigenvectors of negative eigenvalue, fastest first.
 
     An eigenvalue counts as negative below `-tolerance` times the mean size of all. Shapes: (D, D) -> (D, k).
-    Raises UsageError for an X that is not symmetric.
+    Raises UsageError for an X that is not symmetric. Source: P1 Section 4.2, Theorem 1.
 
     >>> collapsing_directions(np.diag([2.0, -1.0])).round(6).tolist()
     [[0.0], [1.0]]
-
-    Source: P1 Section 4.2, Theorem 1.
     """
     require_symmetric(drive, "X")
     values, vectors = np.linalg.eigh(drive)
@@ -180,13 +154,12 @@ def collapse_count(drive: Array, width: int, tolerance: float = 1e-9) -> int:
 
     .. math:: \min(K, D) - \min(K, D - k)
 
-    from any start of full rank. Raises UsageError for a width below 1 and as `collapsing_directions`.
+    from any start of full rank. Raises UsageError for a width below 1 and as `collapsing_directions`. Source:
+    P1 Section 4.2, Theorem 1, for a square W; the counting is derived here.
 
     >>> drive = np.diag([2.0, 1.0, -1.0])
     >>> collapse_count(drive, width=3), collapse_count(drive, width=2)
     (1, 0)
-
-    Source: P1 Section 4.2, Theorem 1, for a square W; the counting is derived here.
     """
     width = whole_number("width", width, 1)
     falling = int(collapsing_directions(drive, tolerance).shape[1])
@@ -199,12 +172,10 @@ def embedding_covariance(weight: Array, covariance: Array) -> Array:
     .. math:: C = W \,\mathrm{Cov}(x)\, W^\top
 
     Shapes: (K, D), (D, D) -> (K, K). Raises UsageError for a covariance that is not symmetric and positive
-    semi-definite.
+    semi-definite. Source: P1 Section 4.2, Corollary 1.
 
     >>> embedding_covariance(np.array([[1.0, 2.0]]), np.eye(2)).tolist()
     [[5.0]]
-
-    Source: P1 Section 4.2, Corollary 1.
     """
     return np.asarray(weight @ semidefinite("covariance", covariance) @ weight.T)
 
@@ -224,10 +195,6 @@ def _log_weights(z: Array, z_views: Array) -> Array:
     top = logits.max(1, keepdims=True)
     logits -= top + np.log(np.exp(logits - top).sum(1, keepdims=True))
     return logits
-
-
-def _without_diagonal(weights: Array) -> Array:
-    return weights - np.diag(np.diag(weights))
 
 
 def _require_weights(weights: Array, count: int) -> None:

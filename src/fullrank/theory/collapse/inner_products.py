@@ -1,8 +1,4 @@
-r"""InfoNCE on inner products of embeddings as they are, as in P1's toys, and its limit for Gaussian views.
-
-`x_a`, `x_b` (N, D) hold the two views, a sample a row, and `z_a`, `z_b` (N, K) their embeddings. Each view a
-has its own view b as the positive and those of the other samples as negatives.
-"""
+r"""InfoNCE on inner products of two views a and b, as in P1's toys, and its limit for Gaussian views."""
 
 import numpy as np
 from scipy.special import logsumexp
@@ -13,16 +9,14 @@ from fullrank.theory.weighting.spectral_model import optimal_gram
 
 
 def inner_loss(z_a: Array, z_b: Array, temperature: float) -> float:
-    r"""InfoNCE on inner products of embeddings as they are, from view a to view b, the mean over anchors.
+    r"""InfoNCE on inner products, from view a of each sample to the views b of all, the mean over anchors.
 
     .. math:: L = -\frac1N \sum_i \log \frac{e^{z_i \cdot z'_i / T}}{\sum_j e^{z_i \cdot z'_j / T}}
 
-    Shapes: (N, K), (N, K) -> a number.
+    Shapes: (N, K), (N, K) -> a number. Source: P1's public code, which does not normalise.
 
     >>> round(inner_loss(np.zeros((4, 1)), np.zeros((4, 1)), 0.1), 6)
     1.386294
-
-    Source: the public code of P1 (its toys); the embeddings are not normalised there.
     """
     logits = z_a @ z_b.T / temperature
     return float(np.mean(logsumexp(logits, axis=1) - np.diag(logits)))

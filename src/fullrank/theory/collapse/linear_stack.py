@@ -1,7 +1,4 @@
-r"""InfoNCE on a stack z = W_L ... W_1 x of any depth: coupled flow, imbalance, alignment, singular values.
-
-`weights` is a tuple with one matrix a layer, first layer first. X drives the flow, as in `infonce_flow`.
-"""
+r"""InfoNCE on a stack z = W_L ... W_1 x of any depth; `weights` has one matrix a layer, first layer first."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -34,12 +31,10 @@ def layer_gradients(weights: Weights, gradient: Array) -> Weights:
 
     .. math:: \nabla_{W_l} L = (W_L \cdots W_{l+1})^\top G \, (W_{l-1} \cdots W_1)^\top
 
-    Shapes: G (K, D) -> one like each layer. Raises as `product`.
+    Shapes: G (K, D) -> one like each layer. Raises as `product`. Source: P1 Lemma 3, at any depth.
 
     >>> [g.tolist() for g in layer_gradients((np.array([[2.0]]), np.array([[3.0]])), np.array([[1.0]]))]
     [[[3.0]], [[2.0]]]
-
-    Source: P1 Section 5.2, Lemma 3, for two layers; any depth is the chain rule.
     """
     _require_chain(weights)
     below, gradients = [np.eye(weights[0].shape[1])], []
@@ -66,14 +61,12 @@ def rectified(weights: Weights, x: Array) -> tuple[Array, Pullback]:
 
     .. math:: h_0 = x, \quad h_l = \max(0, W_l h_{l-1}), \quad z = W_L h_{L-1}
 
-    The slope at exactly 0 is 0. Raises as `product`.
+    The slope at exactly 0 is 0. Raises as `product`. Source: P1 Appendix C, Figure 11.
 
     >>> layers = (np.array([[1.0], [-1.0]]), np.array([[2.0, 5.0]]))
     >>> z, pull = rectified(layers, np.array([[3.0]]))
     >>> z.tolist(), [g.tolist() for g in pull(np.ones((1, 1)))]
     ([[6.0]], [[[6.0], [0.0]], [[3.0, 0.0]]])
-
-    Source: P1 Appendix C, Figure 11.
     """
     _require_chain(weights)
     inputs = [x]
@@ -97,13 +90,11 @@ def fixed_velocity(drive: Array) -> Velocity:
               \qquad W = W_L \cdots W_1
 
     From two layers on it can leave every bound in finite time (`aligned_modes.divergence_time`). Raises
-    UsageError for an X that is not symmetric.
+    UsageError for an X that is not symmetric. Source: P1 Section 5.2, Lemma 3 and Equation 9.
 
     >>> velocity = fixed_velocity(np.array([[1.0]]))
     >>> [v.tolist() for v in velocity((np.array([[2.0]]), np.array([[3.0]])))]
     [[[18.0]], [[12.0]]]
-
-    Source: P1 Section 5.2, Lemma 3 and Equation 9.
     """
     require_symmetric(drive, "X")
     return lambda weights: layer_gradients(weights, product(weights) @ drive)
@@ -112,14 +103,12 @@ def fixed_velocity(drive: Array) -> Velocity:
 def contrastive_velocity(network: Network, x: Array, views: Array) -> Velocity:
     """The flow of `infonce_flow.distance_loss` on fixed samples x and their views, (N, D), through a network.
 
-    `network` is `linear` or `rectified`; X is the true one and moves with the weights.
+    `network` is `linear` or `rectified`; X moves with the weights. Source: P1 Section 5.2, Lemma 3.
 
     >>> x, views = np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]])
     >>> velocity = contrastive_velocity(linear, x, views)
     >>> [v.round(6).tolist() for v in velocity((np.array([[1e-6]]), np.array([[1.0]])))]
     [[[3e-06]], [[0.0]]]
-
-    Source: P1 Section 5.2, Lemma 3.
     """
     both = np.concatenate([x, views])
 
@@ -137,12 +126,11 @@ def imbalance(weights: Weights) -> Weights:
 
     .. math:: W_{l+1}^\top W_{l+1} - W_l W_l^\top
 
-    Layers may carry a time axis. With a ReLU between the layers only the diagonals are conserved.
+    Layers may carry a time axis. With a ReLU between the layers only the diagonals are conserved. Source: P1
+    Section 5.2 and Appendix B.5; the remark on the ReLU is derived here.
 
     >>> [b.tolist() for b in imbalance((np.array([[1.0]]), np.array([[3.0]])))]
     [[[8.0]]]
-
-    Source: P1 Section 5.2 and Appendix B.5; the remark on the ReLU is derived here.
     """
     _require_chain(weights)
     return tuple(
@@ -173,13 +161,11 @@ def alignment(lower: Array, upper: Array) -> Array:
 
     .. math:: |A|, \qquad A = V_2^\top U_1, \qquad W_l = U_l S_l V_l^\top
 
-    Singular values are descending, and the sign of a singular vector is free. Shapes: (..., K, D),
-    (..., M, K) -> (..., K, K).
+    Singular values are descending, and the sign of a singular vector is free. Shapes: (..., K, D), (..., M,
+    K) -> (..., K, K). Source: P1 Section 5.3, Theorem 2 and Figure 5.
 
     >>> alignment(np.diag([2.0, 1.0]), np.diag([1.0, 3.0])).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
-
-    Source: P1 Section 5.3, Theorem 2 and Figure 5.
     """
     _require_chain((lower, upper))
     return np.asarray(np.abs(np.linalg.svd(upper)[2] @ np.linalg.svd(lower)[0]))
@@ -191,8 +177,7 @@ def within_block_share(aligned: Array, values: Array, tolerance: float = 0.1) ->
     .. math:: \frac1n \sum_{B} \sum_{i, j \in B} A_{ij}^2
 
     A block B is a run of descending values of which each is less than `tolerance` of itself below the one
-    before. Derived here. Shapes: (n, n), (n,). Raises UsageError for values that are negative or do not
-    descend.
+    before. Derived here. Shapes: (n, n), (n,). Raises UsageError for negative or ascending values.
 
     >>> half = np.full((2, 2), 0.5**0.5)
     >>> [round(within_block_share(half, np.array([1.0, second])), 6) for second in (0.99, 0.5)]
@@ -216,13 +201,11 @@ def singular_rates(weight: Array, velocity: Array) -> tuple[Array, Array, Array]
               H_{kk'} = \frac{1}{\sigma_{k'}^2 - \sigma_k^2} \; (k \ne k'), \qquad H_{kk} = 0
 
     Shapes: (n, n), (n, n) -> (n,), (n, n), (n, n). Raises UsageError for a W that is not square or has equal
-    singular values.
+    singular values. Source: P1 Lemmas 4 and 5, with the sign of H corrected.
 
     >>> values, _, _ = singular_rates(np.diag([2.0, 1.0]), np.eye(2))
     >>> values.tolist()
     [1.0, 1.0]
-
-    Source: P1 Appendix A, Lemmas 4 and 5, with the sign of H corrected: the printed one negates both rates.
     """
     u, s, vt = np.linalg.svd(weight)
     h = _inverse_gaps(s, weight.shape)
@@ -238,12 +221,10 @@ def alignment_rate(lower: Array, upper: Array, gradient: Array) -> Array:
     .. math:: \dot A = -A \big(H_1 \circ (A^\top F + F^\top A)\big)
               + \big(H_2 \circ (A F^\top + F A^\top)\big) A, \qquad F = S_2 U_2^\top G V_1 S_1
 
-    with the H of `singular_rates`. Shapes: (n, n) each. Raises as `singular_rates`.
+    with the H of `singular_rates`. Shapes: (n, n) each. Errors likewise. Source: P1 Lemma 6, H corrected.
 
     >>> alignment_rate(np.diag([2.0, 1.0]), np.diag([2.0, 1.0]), np.eye(2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]
-
-    Source: P1 Appendix A, Lemma 6, with the sign of H corrected.
     """
     u1, s1, v1t = np.linalg.svd(lower)
     u2, s2, v2t = np.linalg.svd(upper)

@@ -4,33 +4,15 @@ import itertools
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.linalg import svdvals
 from pydantic import Field
 
+from fullrank.theory.collapse import infonce_flow, linear_stack
 from fullrank.theory.collapse.aligned_modes import divergence_time, fixed_mode_velocity, limit_mode_velocity
-from fullrank.theory.collapse.infonce_flow import (
-    collapse_count,
-    driving_matrix,
-    exact_weights,
-    moving_velocity,
-    softmax_weights,
-)
 from fullrank.theory.collapse.inner_products import inner_driving_matrix, inner_residual, limit_velocity
-from fullrank.theory.collapse.linear_stack import (
-    Network,
-    fixed_velocity,
-    linear,
-    rectified,
-    relative_imbalance,
-)
-from fullrank.theory.collapse.toy_training import (
-    OnStep,
-    Schedule,
-    ToyRun,
-    stacked_layers,
-    strong_augmentation,
-)
+from fullrank.theory.collapse.toy_training import Schedule, ToyRun, stacked_layers, strong_augmentation
 from fullrank.theory.common.flow import Array, Trajectory, integrate
-from fullrank.theory.common.theorem import Curve, Outcome, Panel, SteppedTheorem
+from fullrank.theory.common.theorem import Curve, OnStep, Outcome, Panel, SteppedTheorem, listed
 
 # An eigenvalue of the embedding covariance below this counts as collapsed, as in P1's plots.
 COLLAPSED = 1e-3
@@ -73,24 +55,23 @@ class StrongAugmentation(_Toy):
 
     def outcome(self, on_step: OnStep | None = None) -> Outcome:
         """The flow with X held fixed against its closed form, and the toy against its Gaussian limit."""
-        toy = strong_augmentation(
-            self.noise, self._schedule, width=self.width, augmented=self.augmented, on_step=on_step
-        )
+        sizes = {"width": self.width, "augmented": self.augmented}
+        toy = strong_augmentation(self.noise, self._schedule, on_step=on_step, **sizes)
         start, limit, trained = toy.weights[0][0], self._limit(toy), toy.singular_values[0]
         times = np.linspace(0, self.time, 33)
         drive, fixed, moving = self._flows(start, times)
-        exact, moved = _values(exact_weights(start, drive, times)), _values(moving.weights[0])
+        exact, moved = svdvals(infonce_flow.exact_weights(start, drive, times)), svdvals(moving.weights[0])
         lost = int((moved[-1] < 0.5 * moved[0]).sum())
         distances = Panel("Distances: X fixed and X moving", "time", "singular value of W", log_y=True)
         products = Panel("Toy: inner products, SGD", "step", "singular value of W", log_y=True)
         return Outcome(
             quantity="singular value of W",
             rows=("distances, X fixed", "inner products, SGD"),
-            columns=_numbered(self.width),
+            columns=tuple(map(str, range(1, self.width + 1))),
             predicted=np.stack([exact[-1], limit[-1]]),
-            simulated=np.stack([_values(fixed.last[0]), trained[-1]]),
-            verdict=f"X has {collapse_count(drive, self.width)} negative eigenvalues of {self.width}, and "
-            f"under the moving X {lost} singular values fell to less than half; in the toy "
+            simulated=np.stack([svdvals(fixed.last[0]), trained[-1]]),
+            verdict=f"X has {infonce_flow.collapse_count(drive, self.width)} negative eigenvalues of "
+            f"{self.width}, and under the moving X {lost} singular values fell to less than half; in the toy "
             f"{self._clean_over_augmented(trained[-1], limit[-1])}.",
             panels=(distances, products),
             curves=(
@@ -108,11 +89,13 @@ class StrongAugmentation(_Toy):
         x = rng.standard_normal((_SAMPLES, self.width))
         views = x.copy()
         views[:, self._clean :] += self.noise * rng.standard_normal((_SAMPLES, self.augmented))
-        alpha = softmax_weights(x @ start.T, views @ start.T)
+        alpha = infonce_flow.softmax_weights(x @ start.T, views @ start.T)
         # Divided by the number of samples, so that time does not depend on it.
-        drive = driving_matrix(x, views, alpha) / _SAMPLES
-        fixed = integrate(fixed_velocity(drive), (start,), times, rtol=1e-8)
-        moving = integrate(moving_velocity(x, views), (start,), times / _SAMPLES, rtol=1e-5, atol=1e-9)
+        drive = infonce_flow.driving_matrix(x, views, alpha) / _SAMPLES
+        fixed = integrate(linear_stack.fixed_velocity(drive), (start,), times, rtol=1e-8)
+        moving = integrate(
+            infonce_flow.moving_velocity(x, views), (start,), times / _SAMPLES, rtol=1e-5, atol=1e-9
+        )
         return drive, fixed, moving
 
     def _limit(self, toy: ToyRun) -> Array:
@@ -122,7 +105,7 @@ class StrongAugmentation(_Toy):
         velocity = limit_velocity(np.diag(moment), np.eye(self.width), self.temperature)
         start = (toy.weights[0][0], toy.biases[0])
         flow = integrate(velocity, start, toy.steps * self.learning_rate, rtol=1e-6, atol=1e-9)
-        return _values(flow.weights[0])
+        return svdvals(flow.weights[0])
 
     @property
     def _clean(self) -> int:
@@ -164,7 +147,7 @@ class _Stacked(_Toy):
     def _start(self) -> Array:
         return np.asarray(np.exp(-self.decay * np.arange(self.width)))
 
-    def _run(self, depth: int, network: Network, on_step: OnStep | None) -> ToyRun:
+    def _run(self, depth: int, network: linear_stack.Network, on_step: OnStep | None) -> ToyRun:
         settings = self.model_dump(include={"width", "decay", "noise"})
         return stacked_layers(depth, self._schedule, network=network, on_step=on_step, **settings)
 
@@ -182,18 +165,18 @@ class ImplicitRegularization(_Stacked):
     def outcome(self, on_step: OnStep | None = None) -> Outcome:
         """Theorem 3's law against the two-layer flow with X fixed, and against the toy with X saturating."""
         law, flow, end, simulated_end = self._flows()
-        toy = self._run(2, linear, on_step)
+        toy = self._run(2, linear_stack.linear, on_step)
         limit, trained, collapsed = self._limit(2, toy.steps), toy.singular_values, toy.collapsed(COLLAPSED)
-        balance = relative_imbalance(toy.weights)[:, 0]
+        balance = linear_stack.relative_imbalance(toy.weights)[:, 0]
         predicted = np.stack([np.sort(values)[::-1] for values in law.last])
-        simulated = np.stack([_values(matrix) for matrix in flow.last])
+        simulated = np.stack([svdvals(matrix) for matrix in flow.last])
         aligned = Panel("Two aligned layers, X fixed", "time", "singular value", log_y=True)
         first = Panel("Toy: two layers, SGD", "step", "singular value of W1", log_y=True)
         balances = Panel("Toy: balance of the layers", "step", "relative imbalance")
         return Outcome(
             quantity="singular value",
             rows=("W1, X fixed", "W2, X fixed", "W1, toy", "W2, toy"),
-            columns=_numbered(self.width),
+            columns=tuple(map(str, range(1, self.width + 1))),
             predicted=np.stack([*predicted, limit[-1], limit[-1]]),
             simulated=np.stack([*simulated, *(layer[-1] for layer in trained)]),
             verdict=f"Theorem 3's law and the flow of two aligned layers agree to "
@@ -203,7 +186,7 @@ class ImplicitRegularization(_Stacked):
             panels=(aligned, first, balances),
             curves=(
                 *_bundle(aligned, "Theorem 3", law.times, law.weights[0], dashed=True),
-                *_bundle(aligned, "flow", law.times, _values(flow.weights[0])),
+                *_bundle(aligned, "flow", law.times, svdvals(flow.weights[0])),
                 *_bundle(first, "Gaussian limit", toy.steps, limit, dashed=True),
                 *_bundle(first, "SGD", toy.steps, trained[0]),
                 Curve(balances.title, "SGD", toy.steps, balance),
@@ -228,7 +211,7 @@ class ImplicitRegularization(_Stacked):
         times = np.linspace(0, 0.9 * end, 33)
         turn = np.linalg.qr(np.random.default_rng(self.seed).standard_normal((2, self.width, self.width)))[0]
         aligned = (turn[0] * start @ vectors.T, turn[1] * start @ turn[0].T)
-        velocity = fixed_velocity(drive)
+        velocity = linear_stack.fixed_velocity(drive)
         law = integrate(fixed_mode_velocity(gains), (start, start), times)
         unbounded = integrate(velocity, aligned, [0.0, 2 * end], rtol=1e-8)
         return law, integrate(velocity, aligned, times), end, unbounded.diverged_at or np.inf
@@ -261,9 +244,9 @@ class Depth(_Stacked):
             if on_step is not None:
                 on_step(next(done))
 
-        stacks = [self._run(depth, linear, counted) for depth in depths]
+        stacks = [self._run(depth, linear_stack.linear, counted) for depth in depths]
         # One layer has no place for a ReLU.
-        nonlinear = [stacks[0], *(self._run(depth, rectified, counted) for depth in depths[1:])]
+        nonlinear = [stacks[0], *(self._run(depth, linear_stack.rectified, counted) for depth in depths[1:])]
         titles = ("Linear stacks", "ReLU between layers")
         predicted = [_collapsed(self._limit(depth, stacks[0].steps)[-1], depth) for depth in depths]
         simulated = np.array([[run.collapsed(COLLAPSED) for run in runs] for runs in (stacks, nonlinear)])
@@ -273,9 +256,9 @@ class Depth(_Stacked):
             columns=tuple(f"depth {depth}" for depth in depths),
             predicted=np.array([predicted, predicted], np.float64),
             simulated=simulated[..., -1],
-            verdict=f"After {self.steps} steps {_listed(simulated[0, :, -1])} of {self.width} dimensions are "
-            f"collapsed in linear stacks of depth 1 to {self.depth}, {_listed(predicted)} predicted; with "
-            f"ReLU between the layers {_listed(simulated[1, :, -1])}.",
+            verdict=f"After {self.steps} steps {listed(simulated[0, :, -1])} of {self.width} dimensions are "
+            f"collapsed in linear stacks of depth 1 to {self.depth}, {listed(predicted)} predicted; with "
+            f"ReLU between the layers {listed(simulated[1, :, -1])}.",
             panels=tuple(
                 Panel(title, "index", "eigenvalue of the embedding covariance", log_y=True)
                 for title in titles
@@ -286,8 +269,8 @@ class Depth(_Stacked):
                 for depth, run in zip(depths, runs, strict=True)
             ),
             remarks=(
-                f"At the start {_listed(simulated[0, :, 0])} dimensions are collapsed in the linear stacks "
-                f"and {_listed(simulated[1, :, 0])} with ReLU; collapsed is an eigenvalue of the embedding "
+                f"At the start {listed(simulated[0, :, 0])} dimensions are collapsed in the linear stacks "
+                f"and {listed(simulated[1, :, 0])} with ReLU; collapsed is an eigenvalue of the embedding "
                 f"covariance below {COLLAPSED:g}.",
                 "The paper says that more layers collapse more; the predicted numbers are derived here, for "
                 "layers aligned and balanced from the start, Gaussian views and endless negatives. The toy "
@@ -301,18 +284,6 @@ def _collapsed(values: Array, depth: int) -> int:
     return int((values ** (2 * depth) < COLLAPSED).sum())
 
 
-def _values(matrices: Array) -> Array:
-    return np.asarray(np.linalg.svd(matrices, compute_uv=False))
-
-
-def _numbered(width: int) -> tuple[str, ...]:
-    return tuple(map(str, range(1, width + 1)))
-
-
 def _bundle(panel: Panel, name: str, x: Array, values: Array, dashed: bool = False) -> tuple[Curve, ...]:
     # Curves of one name share a line of the key.
     return tuple(Curve(panel.title, name, x, column, dashed=dashed) for column in values.T)
-
-
-def _listed(numbers: Any) -> str:
-    return ", ".join(f"{number:.0f}" for number in numbers)

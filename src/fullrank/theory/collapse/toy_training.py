@@ -1,6 +1,5 @@
 r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +9,7 @@ from fullrank.theory.collapse.inner_products import inner_gradients, inner_loss
 from fullrank.theory.collapse.linear_stack import Network, Pullback, linear
 from fullrank.theory.common.flow import Array, Weights
 from fullrank.theory.common.inputs import number, whole_number
-
-OnStep = Callable[[int], None]
+from fullrank.theory.common.theorem import OnStep
 
 # Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
 _LARGEST = 1e6
@@ -51,8 +49,7 @@ class ToyRun:
     """What a toy leaves at T of its steps, the first of them 0.
 
     `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without, `spectra` (T, D) has
-    the eigenvalues of the embedding covariance on 1000 fresh inputs, descending, `losses` (T,) the loss of a
-    batch.
+    the descending eigenvalues of the embedding covariance on 1000 fresh inputs, `losses` (T,) each a batch's.
     """
 
     steps: Array
@@ -64,11 +61,11 @@ class ToyRun:
     @property
     def singular_values(self) -> Weights:
         """The singular values (T, D) of each layer, descending."""
-        return tuple(np.asarray(np.linalg.svd(layer, compute_uv=False), np.float64) for layer in self.weights)
+        return tuple(np.linalg.svdvals(layer) for layer in self.weights)
 
     def collapsed(self, threshold: float = 1e-3) -> Array:
         """How many eigenvalues of the embedding covariance are below the threshold, (T,)."""
-        return np.asarray((self.spectra < threshold).sum(1).astype(np.float64))
+        return np.asarray((self.spectra < threshold).sum(1, dtype=np.float64))
 
 
 def strong_augmentation(
@@ -82,13 +79,11 @@ def strong_augmentation(
     """Case 1: one linear layer with bias, and Gaussian noise on the last coordinates of both views.
 
     The layer starts as torch's `nn.Linear` does, uniform within 1/sqrt(width). Raises UsageError for negative
-    noise or more augmented coordinates than there are.
+    noise or more augmented coordinates than there are. Source: P1 Figure 3 and its code.
 
     >>> run = strong_augmentation(1.0, Schedule(learning_rate=1e-3, steps=2, snapshots=2))
     >>> run.steps.tolist(), run.weights[0].shape
     ([0.0, 1.0, 2.0], (3, 16, 16))
-
-    Source: P1 Section 4 and Figure 3; settings from the public code.
     """
     noise = number("noise", noise)
     if not 0 <= augmented <= width:
@@ -119,13 +114,11 @@ def stacked_layers(
 
     with U_l and V_l from the SVD of a matrix uniform in [0, 1], and noise on all coordinates of both views.
     `network` is `linear`, or `rectified` for the nonlinear sweep. Raises UsageError for a depth below 1 or
-    negative decay or noise.
+    negative decay or noise. Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
 
     >>> run = stacked_layers(2, Schedule(learning_rate=1e-2, steps=2, snapshots=1))
     >>> run.singular_values[0][0, :3].round(3).tolist()
     [1.0, 0.705, 0.497]
-
-    Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
     """
     depth, decay = whole_number("depth", depth, 1), number("decay", decay)
     noise = number("noise", noise)
@@ -172,7 +165,8 @@ def _train(
                 )
             if step in snapshots:
                 saved.append(weights)
-                spectra.append(_spectrum(network(weights, fresh)[0]))
+                values = np.linalg.eigvalsh(np.atleast_2d(np.cov(network(weights, fresh)[0], rowvar=False)))
+                spectra.append(np.maximum(values[::-1], 0.0))
                 losses.append(inner_loss(z[:count], z[count:], temperature))
             if step == schedule.steps:
                 break
@@ -190,8 +184,3 @@ def _train(
         losses=np.array(losses),
         biases=np.zeros((len(saved), width)),
     )
-
-
-def _spectrum(embeddings: Array) -> Array:
-    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(embeddings, rowvar=False)))
-    return np.asarray(np.maximum(values[::-1], 0.0))

@@ -19,8 +19,7 @@ Velocity = Callable[[Weights], Weights]
 class Trajectory:
     """Weights over time: `weights` has one array (T, *shape) a layer, `times` (T,) the times reached.
 
-    `diverged_at` is the time at which the weights left every bound, None where they did not; `times` then
-    ends before it.
+    `diverged_at` is the time at which the weights left every bound, if they did; `times` ends before it.
     """
 
     times: Array
@@ -40,7 +39,7 @@ def integrate(
 
     A flow that grows faster than exponentially leaves every bound in finite time. That time is reported, to
     about 1e-8 of itself: there the step shrinks below what float64 can add to t. Raises UsageError for times
-    that do not ascend from 0.
+    that do not ascend from 0. Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
 
     >>> exponential = integrate(lambda w: (-w[0],), (np.ones((1, 1)),), [0.0, 1.0])
     >>> round(float(exponential.last[0][0, 0]), 9)
@@ -48,13 +47,13 @@ def integrate(
     >>> squared = integrate(lambda w: (w[0] ** 2,), (np.ones((1, 1)),), [0.0, 0.5, 2.0])
     >>> squared.times.tolist(), round(squared.diverged_at, 6)
     ([0.0, 0.5], 1.0)
-
-    Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
     """
-    times = _ascending(times)
-    solver = open_solver(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol)
-    reached = [solver.y]
-    for _ in solver_steps(solver):
+    times = np.asarray(times, np.float64)
+    ascending = times.ndim == 1 and len(times) > 1 and times[0] == 0 and (np.diff(times) > 0).all()
+    if not ascending or np.isinf(times[-1]):
+        raise UsageError(f"A flow needs 2 or more finite times that ascend from 0, but got {times}.")
+    reached = [flat(start)]
+    for solver in solver_steps(DOP853, velocity, start, float(times[-1]), rtol=rtol, atol=atol):
         due = times[len(reached) :]
         due = due[due <= solver.t]
         if len(due):
@@ -96,21 +95,16 @@ def descend(
     return Trajectory(np.array(times), split(np.stack(reached), start), diverged)
 
 
-def open_solver(
+def solver_steps(
     method: type[OdeSolver], velocity: Velocity, start: Weights, end: float, **tolerances: float
-) -> OdeSolver:
-    """One of SciPy's solvers from time 0 to `end`, for all layers in one vector."""
-    return method(lambda _, at: flat(velocity(split(at, start))), 0.0, flat(start), end, **tolerances)
-
-
-def solver_steps(solver: OdeSolver) -> Iterator[None]:
-    """Take step after step, until the end or until one fails."""
+) -> Iterator[OdeSolver]:
+    """One of SciPy's solvers after each step from time 0, until `end` or until a step fails."""
+    solver = method(lambda _, at: flat(velocity(split(at, start))), 0.0, flat(start), end, **tolerances)
     while solver.status == "running":
         # Where the weights explode, their products pass the largest float before the solver notices.
         with np.errstate(over="ignore", invalid="ignore"):
             solver.step()
-        if solver.status != "failed":
-            yield
+        yield solver
 
 
 def flat(weights: Weights) -> Array:
@@ -126,12 +120,3 @@ def split(vectors: Array, like: Weights) -> Weights:
         vectors[..., low:high].reshape(shape)
         for (low, high), shape in zip(pairwise(ends), shapes, strict=True)
     )
-
-
-def _ascending(times: ArrayLike) -> Array:
-    values = np.asarray(times, np.float64)
-    if values.ndim != 1 or len(values) < 2 or values[0] != 0 or not (np.diff(values) > 0).all():
-        raise UsageError(f"The times of a flow must ascend from 0, at least two of them, but got {times!r}.")
-    if not np.isfinite(values[-1]):
-        raise UsageError(f"The last time of a flow must be finite, but got {values[-1]}.")
-    return values

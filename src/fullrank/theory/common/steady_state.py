@@ -4,15 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import LSODA
 
-from fullrank.theory.common.flow import (
-    Array,
-    Trajectory,
-    Velocity,
-    Weights,
-    open_solver,
-    solver_steps,
-    split,
-)
+from fullrank.theory.common.flow import Array, Trajectory, Velocity, Weights, flat, solver_steps, split
 from fullrank.theory.common.inputs import diagonal_moments, number, whole_number
 
 
@@ -23,24 +15,22 @@ def settle(
 
     Where a strong feature settles long before a weak one moves, this solver turns implicit and steps over the
     times between. Entries smaller than `atol` are not followed, and a flow that leaves every bound ends with
-    that time. Raises UsageError for a horizon that is not above 0.
+    that time. Raises UsageError for a horizon that is not above 0. Source: Petzold 1983 (LSODA, as in SciPy).
 
     >>> path = settle(lambda w: (1 - w[0],), (np.zeros(1),))
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)
     (1000000, 1.0)
-
-    Source: Petzold 1983 (LSODA, as in SciPy).
     """
-    solver = open_solver(LSODA, velocity, start, number("horizon", horizon, above=True), rtol=rtol, atol=atol)
-    times, reached, diverged = [0.0], [solver.y.copy()], False
-    for _ in solver_steps(solver):
+    horizon = number("horizon", horizon, above=True)
+    times, reached, diverged = [0.0], [flat(start)], None
+    for solver in solver_steps(LSODA, velocity, start, horizon, rtol=rtol, atol=atol):
+        # A step that fails leaves the time where it was.
         if solver.t <= np.nextafter(times[-1], np.inf) or not np.isfinite(solver.y).all():
-            diverged = True
+            diverged = float(solver.t)
             break
         times.append(float(solver.t))
         reached.append(solver.y.copy())
-    end = float(solver.t) if diverged or solver.status == "failed" else None
-    return Trajectory(np.array(times), split(np.stack(reached), start), end)
+    return Trajectory(np.array(times), split(np.stack(reached), start), diverged)
 
 
 def remaining_gradient(velocity: Velocity, weights: Weights) -> float:
@@ -55,8 +45,7 @@ def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale:
               t_i \approx \frac{w_0^{-a} - w_*^{-a}}{4 L a\, q_i},\ a = 2 - \tfrac2L,\ w_0 = \text{scale}^L
 
     and :math:`\ln(w_* / w_0) / 4 q_i` at one layer: the growth alone, without the slowing near the end.
-    Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not diagonal, a depth below 1 and
-    a scale not above 0. Derived here.
+    Shapes: diagonal (d, d) -> (d,). Raises UsageError for other moments, depth < 1, scale <= 0. Derived here.
 
     >>> learning_time(np.eye(1) / 4, np.eye(1) / 4, depth=2, scale=0.05).round()
     array([200.])

@@ -18,6 +18,7 @@ def _split(value: Any) -> Any:
 # A setting of several numbers: a list, or the text "2,1,0.5".
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
 Panel = TheoryPanel
+OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Curve(TheoryCurve):
 class Outcome:
     """What a theorem says of its settings and what the simulation did: two arrays (rows, columns).
 
-    `quantity` says what the numbers are, `verdict` what came out, in a sentence; `remarks` are the limits of
-    both, a sentence each.
+    `quantity` says what the numbers are, `verdict` what came out; `remarks` are the limits of both.
     """
 
     quantity: str
@@ -67,5 +67,10 @@ class SteppedTheorem(Theorem):
         """The steps of all simulations together."""
 
     @abstractmethod
-    def outcome(self, on_step: Callable[[int], None] | None = None) -> Outcome:
+    def outcome(self, on_step: OnStep | None = None) -> Outcome:
         """Predict, simulate, and lay both side by side; raises UsageError for settings that do not fit."""
+
+
+def listed(values: Any) -> str:
+    """Numbers in a sentence, to 4 digits."""
+    return ", ".join(f"{value:.4g}" for value in values) or "nothing"

@@ -4,20 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
+from fullrank.theory.common import inputs
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import (
-    ROUNDING,
-    VANISHING,
-    Mask,
-    feature_strengths,
-    features,
-    number,
-    per_feature,
-    same_count,
-    semidefinite,
-    view_moments,
-    whole_number,
-)
 
 
 def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
@@ -27,18 +15,17 @@ def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
               g = \arg\min_{g \ge 0}\ g^\top (M \circ M)\, g - 2 \operatorname{diag}(\tilde M)^\top g
 
     A feature at the bound is given up for those correlated with it. `layer_weights` gives the layers. Shapes:
-    (d, d) -> (d,). Raises UsageError for moments that are asymmetric or indefinite, and for features so
-    correlated that g is not unique. Derived here.
+    (d, d) -> (d,). Raises UsageError for moments asymmetric or indefinite, or a g not unique. Derived here.
 
     >>> correlated_gains([[1.0, 0.5], [0.5, 1.0]], np.eye(2)) ** 2
     array([0.8, 0.8])
     """
     from scipy.optimize import nnls
 
-    moment, cross_moment = view_moments(moment, cross_moment)
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
     squared, target = moment * moment, np.diag(cross_moment).copy()
     variances = np.linalg.eigvalsh(squared)
-    if variances[0] <= VANISHING * variances[-1]:
+    if variances[0] <= inputs.VANISHING * variances[-1]:
         raise UsageError(
             "Features are so correlated that a diagonal net's gains are not unique (the lowest eigenvalue of "
             f"M * M is {variances[0]:.3g} beside {variances[-1]:.3g}); leave out one of each such pair."
@@ -62,7 +49,7 @@ def diagonal_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
     >>> diagonal_velocity(np.eye(1), np.eye(1))((np.array([0.5]), np.array([1.0])))
     (array([1.5]), array([0.75]))
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
     squared, target = moment * moment, np.diag(cross_moment).copy()
 
     def velocity(weights: Weights) -> Weights:
@@ -81,8 +68,8 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
     .. math:: \tilde M = \sum_y \pi_y\, \mu_y \mu_y^\top
 
     With it `optimal_gram` describes supervised contrastive learning in its spectral form. Shapes: means (C,
-    d), shares (C,), equal where not given -> (d, d). Raises UsageError for means that are not finite and
-    shares that do not sum to 1. Derived here. P2's own theorem for this case is not known.
+    d), shares (C,), equal where not given -> (d, d). Raises UsageError unless means are finite and shares sum
+    to 1. Derived here.
 
     >>> class_moment([[1.0, 0.5], [-1.0, -0.5]])
     array([[1.  , 0.5 ],
@@ -92,8 +79,8 @@ def class_moment(means: ArrayLike, shares: ArrayLike | None = None) -> Array:
     if means.ndim != 2 or not means.size or not np.isfinite(means).all():
         raise UsageError(f"means must be finite, one row a class, but got shape {means.shape}.")
     count = len(means)
-    shares = per_feature("shares", np.full(count, 1 / count) if shares is None else shares, high=1)
-    if len(shares) != count or abs(shares.sum() - 1) > ROUNDING:
+    shares = inputs.per_feature("shares", np.full(count, 1 / count) if shares is None else shares, high=1)
+    if len(shares) != count or abs(shares.sum() - 1) > inputs.ROUNDING:
         raise UsageError(
             f"shares must be {count} numbers that sum to 1, but got {len(shares)} that sum to "
             f"{shares.sum():g}; divide the counts of the classes by their sum."
@@ -108,17 +95,16 @@ def supervised_map(moment: ArrayLike, label_moment: ArrayLike) -> Array:
               P_l^\top P_l = (W^\top W)^{l/L} \text{ for balanced layers}
 
     `layer_grams` of W'W gives the layers. Shapes: (d, d), (C, d) -> (C, d). Raises UsageError for a moment
-    that is asymmetric, indefinite or singular (then W is not unique), and label moments that do not fit.
-    Derived here. P2's own theorem for this case is not known.
+    that is asymmetric, indefinite or singular, and label moments that do not fit. Derived here.
 
     >>> supervised_map(np.diag([2.0, 1.0]), [[1.0, 1.0]])
     array([[0.5, 1. ]])
     """
-    moment, labels = semidefinite("moment", moment), np.array(label_moment, np.float64)
+    moment, labels = inputs.semidefinite("moment", moment), np.array(label_moment, np.float64)
     if labels.ndim != 2 or labels.shape[1] != len(moment) or not np.isfinite(labels).all():
         raise UsageError(f"label_moment must be finite, (C, {len(moment)}), but got shape {labels.shape}.")
     variances = np.linalg.eigvalsh(moment)
-    if variances[0] <= VANISHING * variances[-1]:
+    if variances[0] <= inputs.VANISHING * variances[-1]:
         raise UsageError(
             f"moment must be invertible for a unique supervised net, but its eigenvalues go from "
             f"{variances[0]:.3g} to {variances[-1]:.3g}; leave out inputs that never vary."
@@ -131,15 +117,14 @@ def core_to_spurious(core_gain: float, spurious_gain: float, depth: int) -> Arra
 
     .. math:: (w_c / w_s)^{l / L}
 
-    Shapes: -> (L,). Raises UsageError
-    for gains not above 0 and a depth below 1. Derived here. P2's own theorem for this case is not known.
+    Shapes: -> (L,). Raises UsageError for gains not above 0 and a depth below 1. Derived here.
 
     >>> core_to_spurious(1.0, 4.0, depth=2)
     array([0.5 , 0.25])
     """
-    core_gain = number("core_gain", core_gain, above=True)
-    spurious_gain = number("spurious_gain", spurious_gain, above=True)
-    depth = whole_number("depth", depth, 1)
+    core_gain = inputs.number("core_gain", core_gain, above=True)
+    spurious_gain = inputs.number("spurious_gain", spurious_gain, above=True)
+    depth = inputs.whole_number("depth", depth, 1)
     return np.asarray((core_gain / spurious_gain) ** (np.arange(1, depth + 1) / depth))
 
 
@@ -153,25 +138,24 @@ def symmetric_relu(values: ArrayLike, threshold: float) -> Array:
 
     Source: P2, authors' code (there b is learned and starts at 0).
     """
-    values, threshold = np.asarray(values, np.float64), number("threshold", threshold)
+    values, threshold = np.asarray(values, np.float64), inputs.number("threshold", threshold)
     return np.asarray(np.maximum(values - threshold, 0) - np.maximum(-values - threshold, 0))
 
 
-def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> Mask:
+def absent_above(first: ArrayLike, strengths: ArrayLike, threshold: float) -> inputs.Mask:
     r"""Which features (d,) never pass the symmetrised ReLU, so that neither layer gets a gradient from them.
 
     .. math:: |w_{1, i}|\, \phi_i \le b
 
-    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not
-    above 0, a negative threshold and lists of different length. Derived here. That lower layers hold features
-    that higher ones lack is P2's claim.
+    for the net :math:`z_i = w_{2, i}\, \sigma_b(w_{1, i} x_i)`. Raises UsageError for strengths not above 0,
+    a negative threshold and lists of different length. Derived here; the claim is P2's.
 
     >>> absent_above([0.8, 0.8], [2.0, 0.5], threshold=0.5)
     array([False,  True])
     """
-    first, strengths = per_feature("first", first, low=-np.inf), feature_strengths(strengths)
-    same_count(first=first, strengths=strengths)
-    return np.asarray(np.abs(first) * strengths <= number("threshold", threshold))
+    first, strengths = inputs.per_feature("first", first, low=-np.inf), inputs.feature_strengths(strengths)
+    inputs.same_count(first=first, strengths=strengths)
+    return np.asarray(np.abs(first) * strengths <= inputs.number("threshold", threshold))
 
 
 def relu_weights(
@@ -191,9 +175,12 @@ def relu_weights(
     array([[1.7, 0.4],
            [1. , 0. ]])
     """
-    first, second = per_feature("first", first, low=-np.inf), per_feature("second", second, low=-np.inf)
-    strengths, keep = features(strengths, keep=keep, high=1)
-    same_count(first=first, second=second, strengths=strengths)
+    first, second = (
+        inputs.per_feature("first", first, low=-np.inf),
+        inputs.per_feature("second", second, low=-np.inf),
+    )
+    strengths, keep = inputs.features(strengths, keep=keep, high=1)
+    inputs.same_count(first=first, second=second, strengths=strengths)
     if not (first.all() and second.all()):
         raise UsageError(
             "Both layers must start away from 0, where their gradient vanishes; start them higher."
@@ -215,8 +202,8 @@ def relu_velocity(strengths: ArrayLike, keep: ArrayLike, threshold: float) -> Ve
     >>> relu_velocity([1.0], [1.0], 0.5)((np.array([0.4]), np.array([1.0])))
     (array([0.]), array([0.]))
     """
-    strengths, keep = features(strengths, keep=keep, high=1)
-    threshold = number("threshold", threshold)
+    strengths, keep = inputs.features(strengths, keep=keep, high=1)
+    threshold = inputs.number("threshold", threshold)
 
     def velocity(weights: Weights) -> Weights:
         first, second = weights

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,15 +61,12 @@ class ViewMoments:
             sums, count = (sums[0] + first, sums[1] + second), count + 1
         if not count:
             raise UsageError("No views are given, but moments need 1 round or more; draw some.")
-        return [
-            cls._at(sums[0][rows] / count, sums[1][rows] / count, square / count)
-            for rows, square in zip(parts, squares, strict=True)
-        ]
-
-    @classmethod
-    def _at(cls, a: Array, b: Array, square: Array) -> "ViewMoments":
-        cross = a.T @ b / len(a)
-        return cls(len(a), (a.mean(0) + b.mean(0)) / 2, square, (cross + cross.T) / 2)
+        moments = []
+        for rows, square in zip(parts, squares, strict=True):
+            a, b = sums[0][rows] / count, sums[1][rows] / count
+            cross = a.T @ b / len(a)
+            moments.append(cls(len(a), (a.mean(0) + b.mean(0)) / 2, square / count, (cross + cross.T) / 2))
+        return moments
 
     @classmethod
     def merged(cls, parts: Sequence["ViewMoments"]) -> "ViewMoments":
@@ -107,31 +103,16 @@ class LinearNet:
     coordinates of variance 1 in the views; `agreement` :math:`\nu` (p,), their correlation between two views,
     the largest first; `patterns` M U (D, p), what each direction looks like; `directions` Q (D, p),
     orthonormal; `gains` :math:`\sigma` (p,). Of `agreeing` directions in which views agree at all, the p kept
-    are those in which they agree most.
-
-    Source: `spectral_model.optimal_gram` and `spectral_model.layer_grams`; derived here.
+    are those in which they agree most. Derived here, as `spectral_model.layer_grams`.
     """
 
     mean: Array
     whitening: Array
     agreement: Array
     patterns: Array
+    directions: Array
+    gains: Array
     agreeing: int
-
-    @cached_property
-    def _spectrum(self) -> tuple[Array, Array]:
-        directions, gains, _ = np.linalg.svd(self.whitening * np.sqrt(self.agreement), full_matrices=False)
-        return directions, gains
-
-    @property
-    def directions(self) -> Array:
-        """Q, (D, p)."""
-        return self._spectrum[0]
-
-    @property
-    def gains(self) -> Array:
-        """The singular values of W, (p,), descending."""
-        return self._spectrum[1]
 
     def represent(self, images: ArrayLike, share: float) -> Array:
         r"""Images at the share t of the depth, up to a rotation: :math:`Q^\top (x - \mu)\, \sigma^t`.
@@ -149,8 +130,8 @@ class LinearNet:
 
         The channels are taken by speed, as in `channels_by_speed`, with :math:`m_i = |M u_i|^2` the strength
         of direction i in the views. The order is decided where there is a channel for each direction in which
-        views agree, and `order_margin` of :math:`m_i` and :math:`\nu_i m_i` is a third or more. Shapes:
-        (n, D) -> (n, p). Raises UsageError for a kappa below 1.
+        views agree, and `order_margin` of :math:`m_i` and :math:`\nu_i m_i` is a third or more. Shapes: (n,
+        D) -> (n, p). Raises UsageError for a kappa below 1.
         """
         alive = self.agreement > 0
         if self.agreeing > alive.sum():
@@ -171,15 +152,13 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
 
     Only the leading `components` of M are looked at, by default so many that there are 4 images for each, so
     that whitening does not invent directions; an agreement below 0 is 0. Raises UsageError for fewer than 8
-    images, images that do not vary, and a rank or a number of components below 1.
+    images, images that do not vary, and a rank or components below 1. Derived here, as `optimal_gram`.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2)) * [2, 1]
     >>> net = linear_net(ViewMoments.of([(x + [0, 1] * rng.normal(size=x.shape), x)]))
     >>> net.agreement.round(1)
     array([1. , 0.7])
-
-    Source: `spectral_model.optimal_gram`; derived here.
     """
     width = len(moments.mean)
     rank = width if rank is None else whole_number("rank", rank, 1)
@@ -202,7 +181,8 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
     whitening = root @ rotation[:, ::-1][:, :rank]
     agreement = np.clip(agreements[::-1][:rank], 0.0, None)
     agreeing = int((agreements > 0).sum())
-    return LinearNet(moments.mean, whitening, agreement, moment @ whitening, agreeing)
+    directions, gains, _ = np.linalg.svd(whitening * np.sqrt(agreement), full_matrices=False)
+    return LinearNet(moments.mean, whitening, agreement, moment @ whitening, directions, gains, agreeing)
 
 
 def labels_needed(variance: float, weight: float) -> float:

@@ -6,16 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
+from fullrank.theory.common import inputs
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import (
-    Indices,
-    diagonal_moments,
-    number,
-    per_feature,
-    same_count,
-    view_moments,
-    whole_number,
-)
 
 _FLOAT32_TINY, _FLOAT32_ZERO = 2.0**-126, 2.0**-150
 
@@ -23,14 +15,12 @@ _FLOAT32_TINY, _FLOAT32_ZERO = 2.0**-126, 2.0**-150
 def reweighting(width: int, kappa: float) -> Array:
     r"""The head's fixed weights :math:`r_c = e^{-c \ln \kappa}`, c = 0 .. width - 1.
 
-    Raises UsageError for a width or a kappa below 1.
+    Raises UsageError for a width or a kappa below 1. Source: P2, fixed reweighting head (authors' code).
 
     >>> reweighting(3, kappa=2.0)
     array([1.  , 0.5 , 0.25])
-
-    Source: P2, fixed reweighting head (authors' code).
     """
-    width = whole_number("width", width, 1)
+    width = inputs.whole_number("width", width, 1)
     return np.asarray(np.exp(-np.arange(width) * _log(kappa)))
 
 
@@ -40,21 +30,19 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
     .. math:: \frac{(\sum_c r_c^2)^2}{\sum_c r_c^4} = \frac{1 + r}{1 - r} \cdot \frac{1 - r^D}{1 + r^D},
               \quad r = \kappa^{-2}
 
-    An endless head where no width D is given. Raises UsageError for a kappa below 1, or of 1 without a width.
-    Derived here.
+    An endless head where D is not given. Raises UsageError for a kappa below 1, or 1 without D. Derived here.
 
     >>> [round(effective_channels(kappa), 1) for kappa in (1.01, 1.05, 1.1, 1.2, 1.5)]
     [100.5, 20.5, 10.5, 5.5, 2.6]
     """
     log = _log(kappa)
-    if width is not None:
-        width = whole_number("width", width, 1)
-    if log == 0:
-        if width is None:
-            raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
-        return float(width)
-    # (1 + r) / (1 - r) is the hyperbolic cotangent of log kappa, which keeps its digits near kappa = 1.
-    return (math.tanh(width * log) if width is not None else 1.0) / math.tanh(log)
+    channels = math.inf if width is None else inputs.whole_number("width", width, 1)
+    if log:
+        # (1 + r) / (1 - r) is the hyperbolic cotangent of log kappa, which keeps its digits near kappa = 1.
+        return math.tanh(channels * log) / math.tanh(log)
+    if width is None:
+        raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
+    return float(channels)
 
 
 def lost_in_float32(kappa: float) -> tuple[int, int]:
@@ -84,8 +72,8 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
     >>> reweighted_velocity(np.eye(2), np.eye(2), [1.0, 0.5])((np.eye(2) / 2,))[0].diagonal()
     array([1.5    , 0.46875])
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
-    head = per_feature("weights", weights)[:, None]
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
+    head = inputs.per_feature("weights", weights)[:, None]
 
     def velocity(layers: Weights) -> Weights:
         v = head * layers[0]
@@ -94,7 +82,7 @@ def reweighted_velocity(moment: ArrayLike, cross_moment: ArrayLike, weights: Arr
     return velocity
 
 
-def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> Indices:
+def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> inputs.Indices:
     r"""The channel to which each of d independent features goes from a small start; -1 for one never learned.
 
     In a head of d channels features take 0, 1, ... by descending :math:`\tilde M_{ii}`, since the fastest
@@ -105,7 +93,7 @@ def channels_by_speed(moment: ArrayLike, cross_moment: ArrayLike) -> Indices:
     >>> channels_by_speed(np.diag([1.0, 4.0]), np.diag([1.0, 4.0]))
     array([1, 0])
     """
-    _, q = diagonal_moments(moment, cross_moment)
+    _, q = inputs.diagonal_moments(moment, cross_moment)
     order = np.argsort(-q, kind="stable")[: np.count_nonzero(q)]
     channels = np.full(len(q), -1)
     channels[order] = np.arange(len(order))
@@ -118,13 +106,12 @@ def order_margin(moment: ArrayLike, cross_moment: ArrayLike, kappa: float) -> fl
     Feature j grows in a free channel c at :math:`4 r_c^2 \tilde M_{jj}`, and where feature i is learned in it
     at :math:`4 r_c^2 M_{jj} (\nu_j - \nu_i)` with :math:`\nu = \tilde M_{ii} / M_{ii}`. The margin is the
     least exponent that a feature keeps in any channel but its own by the time it is learned; at 0 or below
-    the order does not hold. Raises UsageError for moments that are not diagonal and a kappa below 1. Derived
-    here.
+    the order does not hold. Raises UsageError for moments not diagonal and a kappa below 1. Derived here.
 
     >>> order_margin(np.diag([4.0, 1.0]), np.diag([4.0, 1.0]), kappa=2.0)
     0.75
     """
-    m, q = diagonal_moments(moment, cross_moment)
+    m, q = inputs.diagonal_moments(moment, cross_moment)
     channels = channels_by_speed(moment, cross_moment)
     order = np.argsort(channels)[np.count_nonzero(channels < 0) :]
     m, q = m[order], q[order]
@@ -151,11 +138,11 @@ def reweighted_weights(post: ArrayLike, channels: ArrayLike, kappa: float) -> Ar
     array([[1. , 1. ],
            [1. , 0.5]])
     """
-    post, channels = per_feature("post", post), per_feature("channels", channels, low=-1)
-    same_count(post=post, channels=channels)
+    post, channels = inputs.per_feature("post", post), inputs.per_feature("channels", channels, low=-1)
+    inputs.same_count(post=post, channels=channels)
     after = np.where(channels < 0, 0.0, post)
     return np.stack([after * np.exp(np.maximum(channels, 0) * _log(kappa)), after])
 
 
 def _log(kappa: float) -> float:
-    return math.log(number("kappa", kappa, 1, remedy="1 is no reweighting"))
+    return math.log(inputs.number("kappa", kappa, 1, remedy="1 is no reweighting"))

@@ -6,15 +6,6 @@ import numpy as np
 from pydantic import Field
 
 from fullrank.errors import UsageError
-from fullrank.theory.common.comparison import (
-    KEEP,
-    STRENGTHS,
-    Keep,
-    Seed,
-    Strengths,
-    feature_names,
-    phrase,
-)
 from fullrank.theory.common.flow import Array
 from fullrank.theory.common.inputs import Mask
 from fullrank.theory.common.theorem import Curve, Numbers, Outcome, Panel, Theorem
@@ -26,6 +17,7 @@ from fullrank.theory.weighting.sample_complexity import (
     samples_needed,
 )
 from fullrank.theory.weighting.spectral_model import gains
+from fullrank.theory.weighting.theorems import KEEP, STRENGTHS, Keep, Seed, Strengths, feature_names, phrase
 
 
 class PreOrPost(Theorem):

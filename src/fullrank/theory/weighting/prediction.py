@@ -43,15 +43,13 @@ def view_correlations(first: Array, second: Array) -> tuple[Array, Array, Array]
 
     of centred features. Shapes: (n, D) twice -> the mean (D,), a map (D, r) onto coordinates of variance 1,
     and the eigenvalues of N (r,), the agreements. Only the leading components of M are used, with 4 images
-    for each. Raises UsageError for views that do not fit together or fewer than 8 images.
+    for each. Raises UsageError for views that do not fit together or fewer than 8 images. Derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 2))
     >>> views = (x + [0, 3] * rng.normal(size=x.shape) for _ in range(2))
     >>> view_correlations(*views)[2].round(1).tolist()
     [1.0, 0.1]
-
-    Source: `spectral_model.optimal_gram`; derived here.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or first.shape != second.shape or len(first) < 2 * _PER_DIRECTION:
@@ -84,8 +82,7 @@ def predict_directions(
     the views and p the `rank`. Both are relative to their largest. The images are split in three by `seed`,
     60 times: directions, predictions and what the map gave come from different parts. The weights are means
     of squares over the splits, less what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice,
-    `outcome` (n, K) twice, of the same views. Raises UsageError as `view_correlations` does. Derived here
-    from `spectral_model.optimal_gram`.
+    `outcome` (n, K) twice, of the same views. Raises as `view_correlations`. Derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(4000, 3))

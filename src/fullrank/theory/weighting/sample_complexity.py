@@ -31,12 +31,11 @@ def samples_needed(strengths: ArrayLike, feature_gains: ArrayLike, feature: int,
 
     A perceptron errs at most S times, so it is a proxy for the number of labels needed. Infinite where the
     net has lost the feature. Shapes: (d,), (d,), a `feature` from 0, `share` of any shape, 0 to 1 -> the
-    shape of `share`. Raises UsageError for numbers outside their limits.
+    shape of `share`. Raises UsageError for numbers outside their limits. Source: Novikoff 1962 for the bound;
+    derived here. How P2's Theorem 3.6 relates is not known.
 
     >>> samples_needed([2.0, 1.0], [0.5, 1.0], 1, [0.0, 0.5, 1.0])
     array([5., 3., 2.])
-
-    Source: Novikoff 1962 for the bound; derived here. How P2's Theorem 3.6 relates is not known.
     """
     strengths, feature_gains, feature = _checked(strengths, feature_gains, feature)
     share = np.asarray(share, np.float64)
@@ -52,8 +51,7 @@ def pre_beats_post(strengths: ArrayLike, feature_gains: ArrayLike, feature: int)
 
     .. math:: w_j < \sum_i \phi_i^2 w_i^2 \,/\, \sum_i \phi_i^2 w_i
 
-    Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here; that a
-    disrupted feature favours pre is P2's claim.
+    Raises UsageError for numbers outside their limits and a net that lost every feature. Derived here.
 
     >>> pre_beats_post([1.0, 1.0], [1.0, 0.5], 1), pre_beats_post([1.0, 1.0], [1.0, 0.5], 0)
     (True, False)
@@ -120,8 +118,7 @@ def advise_dropping(
     """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
 
     In a net of lower `rank` the features dropped most are lost in every layer, so for one of them only the
-    input serves; the others are advised as without dropping. Raises UsageError as `drop`, `gains` and
-    `advise` do. Derived here.
+    input serves; the others are advised as without. Raises as `drop`, `gains` and `advise`. Derived here.
 
     >>> advise_dropping([2.0, 1.0], [0.1, 0.9], 1).best_share is None
     True

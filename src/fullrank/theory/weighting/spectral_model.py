@@ -1,25 +1,12 @@
-"""The linear net under the spectral contrastive loss: its minimiser, its balanced layers, its gradient flow.
-
-Images enter by two second moments alone: M of one view and M~ across the two views of an image.
-"""
+"""The linear net under the spectral loss of two moments: M of one view, M~ across the two of an image."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.errors import UsageError
 from fullrank.theory.collapse.linear_stack import layer_gradients, product
+from fullrank.theory.common import inputs
 from fullrank.theory.common.flow import Array, Trajectory, Velocity, Weights, integrate
-from fullrank.theory.common.inputs import (
-    ROUNDING,
-    VANISHING,
-    diagonal_moments,
-    feature_strengths,
-    features,
-    number,
-    semidefinite,
-    view_moments,
-    whole_number,
-)
 
 _TIE = 1e-10
 
@@ -32,14 +19,13 @@ def spectral_loss(weights: Weights, moment: ArrayLike, cross_moment: ArrayLike) 
               \quad M = E[x x^\top],\ \tilde M = E[x_1 x_2^\top]
 
     Shapes: `weights` one matrix a layer, the first (m, d); moments (d, d). Raises UsageError for moments that
-    are asymmetric or indefinite, and for layers that do not fit.
+    are asymmetric or indefinite, and for layers that do not fit. Source: the loss of HaoChen et al. 2021
+    (2106.04156), written in moments here.
 
     >>> spectral_loss((np.eye(2),), np.eye(2), np.eye(2))
     -2.0
-
-    Source: the loss of HaoChen et al. 2021 (2106.04156), written in moments here.
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
     whole = product(_fitting(weights, len(moment)))
     gram = whole @ moment @ whole.T
     return float(np.sum(gram * gram) - 2 * np.sum((whole @ cross_moment) * whole))
@@ -57,7 +43,7 @@ def spectral_velocity(moment: ArrayLike, cross_moment: ArrayLike) -> Velocity:
     array([[1.5, 0. ],
            [0. , 1.5]])
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
 
     def velocity(weights: Weights) -> Weights:
         whole = product(weights)
@@ -98,13 +84,13 @@ def optimal_gram(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = 
     array([[0.25, 0.  ],
            [0.  , 0.  ]])
     """
-    moment, cross_moment = view_moments(moment, cross_moment)
-    rank = len(moment) if rank is None else whole_number("rank", rank, 1, len(moment))
+    moment, cross_moment = inputs.view_moments(moment, cross_moment)
+    rank = len(moment) if rank is None else inputs.whole_number("rank", rank, 1, len(moment))
     variances, axes = np.linalg.eigh(moment)
-    varies = variances > VANISHING * variances[-1]
+    varies = variances > inputs.VANISHING * variances[-1]
     still = axes[:, ~varies]
     stray = float(np.abs(still.T @ cross_moment @ still).max(initial=0.0))
-    if stray > ROUNDING * np.abs(cross_moment).max():
+    if stray > inputs.ROUNDING * np.abs(cross_moment).max():
         raise UsageError(
             f"cross_moment is {stray:.3g} in a direction in which moment is 0, so the loss has no minimum; "
             "measure both moments on the same views."
@@ -133,12 +119,12 @@ def balanced_factors(gram: ArrayLike, depth: int, width: int | None = None) -> W
     >>> abs(second @ first)
     array([[4., 0.]])
     """
-    gram = semidefinite("gram", gram)
-    depth = whole_number("depth", depth, 1)
-    width = whole_number("width", len(gram) if width is None else width, 1, len(gram))
+    gram = inputs.semidefinite("gram", gram)
+    depth = inputs.whole_number("depth", depth, 1)
+    width = inputs.whole_number("width", len(gram) if width is None else width, 1, len(gram))
     values, axes = np.linalg.eigh(gram)
     values, axes = np.clip(values[::-1], 0.0, None), axes[:, ::-1]
-    rank = int((values > VANISHING * values[0]).sum())
+    rank = int((values > inputs.VANISHING * values[0]).sum())
     if rank > width:
         raise UsageError(f"A Gram matrix of rank {rank} does not fit through layers of width {width}.")
     shared = values[:width] ** (0.5 / depth)
@@ -156,10 +142,10 @@ def layer_grams(gram: ArrayLike, depth: int) -> tuple[Array, ...]:
     >>> [matrix.diagonal().tolist() for matrix in layer_grams(np.diag([16.0, 1.0]), depth=2)]
     [[4.0, 1.0], [16.0, 1.0]]
     """
-    gram = semidefinite("gram", gram)
-    depth = whole_number("depth", depth, 1)
+    gram = inputs.semidefinite("gram", gram)
+    depth = inputs.whole_number("depth", depth, 1)
     values, axes = np.linalg.eigh(gram)
-    values = np.where(values > VANISHING * values[-1], values, 0.0)
+    values = np.where(values > inputs.VANISHING * values[-1], values, 0.0)
     return tuple((axes * values ** (layer / depth)) @ axes.T for layer in range(1, depth + 1))
 
 
@@ -175,8 +161,8 @@ def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -
     >>> gains(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]))
     array([0.5, 0.5])
     """
-    first, second = diagonal_moments(moment, cross_moment)
-    rank = len(first) if rank is None else whole_number("rank", rank, 1, len(first))
+    first, second = inputs.diagonal_moments(moment, cross_moment)
+    rank = len(first) if rank is None else inputs.whole_number("rank", rank, 1, len(first))
     varies = first > 0
     if (second[~varies] > 0).any():
         raise UsageError(
@@ -197,15 +183,14 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
     .. math:: a_i^{(l)} = \phi_i\, w_i^{l/L} = \phi_i^{1 - l/L} \big(\phi_i w_i\big)^{l/L}
 
     At L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
-    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here;
-    progressive weighting by depth is P2's claim.
+    strengths not above 0, negative gains, unlike lengths and a depth below 1. Derived here.
 
     >>> layer_weights([4.0, 1.0], [0.25, 1.0], depth=2)
     array([[2., 1.],
            [1., 1.]])
     """
-    strengths, feature_gains = features(strengths, gains=feature_gains)
-    depth = whole_number("depth", depth, 1)
+    strengths, feature_gains = inputs.features(strengths, gains=feature_gains)
+    depth = inputs.whole_number("depth", depth, 1)
     shares = np.arange(1, depth + 1)[:, None] / depth
     return np.asarray(strengths * feature_gains**shares)
 
@@ -217,7 +202,7 @@ def measured_weights(weights: Weights, strengths: ArrayLike) -> Array:
     array([[2., 3.],
            [2., 3.]])
     """
-    strengths = feature_strengths(strengths)
+    strengths = inputs.feature_strengths(strengths)
     partial, rows = np.eye(len(strengths)), []
     for layer in _fitting(weights, len(strengths)):
         partial = layer @ partial
@@ -238,9 +223,9 @@ def balanced_start(
     >>> np.allclose(first @ first.T, np.eye(2) / 4), np.allclose(second.T @ second, np.eye(2) / 4)
     (True, True)
     """
-    depth = whole_number("depth", depth, 1)
-    width = whole_number("width", features if width is None else width, 1, features)
-    scale = number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
+    depth = inputs.whole_number("depth", depth, 1)
+    width = inputs.whole_number("width", features if width is None else width, 1, features)
+    scale = inputs.number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
     generator = np.random.default_rng(seed)
     sizes = [features] + [width] * (depth - 1)
     return tuple(scale * np.linalg.qr(generator.normal(size=(size, width)))[0].T for size in sizes)

@@ -1,39 +1,17 @@
 """The demos of the second paper's half: each lays closed forms beside a flow that knows nothing of them."""
 
-import numpy as np
-from pydantic import Field
+from typing import Annotated, Any
 
-from fullrank.theory.common.comparison import (
-    KEEP,
-    STRENGTHS,
-    TIME_PANEL,
-    Depth,
-    Keep,
-    Seed,
-    Strengths,
-    feature_names,
-    gap,
-    layer_names,
-    listed,
-    over_time,
-    phrase,
-    shortfall,
-    spread,
-)
-from fullrank.theory.common.flow import Array, Weights
-from fullrank.theory.common.steady_state import learning_time, settle
-from fullrank.theory.common.theorem import Curve, Outcome, Panel, Theorem
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from fullrank.theory.common.flow import Array, Trajectory, Velocity, Weights
+from fullrank.theory.common.inputs import Indices, Mask
+from fullrank.theory.common.steady_state import learning_time, remaining_gradient, settle
+from fullrank.theory.common.theorem import Curve, Numbers, Outcome, Panel, Theorem, listed
+from fullrank.theory.weighting import fixed_reweighting
 from fullrank.theory.weighting.augmentation_models import keep_or_resample
 from fullrank.theory.weighting.diagonal_nets import absent_above, relu_velocity, relu_weights, symmetric_relu
-from fullrank.theory.weighting.fixed_reweighting import (
-    channels_by_speed,
-    effective_channels,
-    lost_in_float32,
-    order_margin,
-    reweighted_velocity,
-    reweighted_weights,
-    reweighting,
-)
 from fullrank.theory.weighting.spectral_model import (
     balanced_start,
     gains,
@@ -43,6 +21,30 @@ from fullrank.theory.weighting.spectral_model import (
 )
 from fullrank.theory.weighting.weight_decay import decay_loss, decayed_gains, decayed_velocity
 
+STRENGTHS, KEEP = (2.0, 1.0, 0.5, 1.0, 0.7), (1.0, 0.9, 1.0, 0.3, 0.6)
+_CLOSE = 1e-4
+# Solver steps come by the thousand; a line on a page needs no more points than these.
+_POINTS = 150
+
+WEAKEST, STRONGEST = 1e-3, 1e3
+
+
+def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
+    # Beyond these a flow takes minutes or its moments overflow; what is not above 0 is refused by the theory.
+    wrong = [value for value in strengths if value > 0 and not WEAKEST <= value <= STRONGEST]
+    if wrong:
+        raise ValueError(f"{wrong[0]:g} is not from {WEAKEST:g} to {STRONGEST:g}")
+    return strengths
+
+
+Strengths = Annotated[
+    Numbers, AfterValidator(_in_range), Field(description="strength of each feature in the input")
+]
+Keep = Annotated[Numbers, Field(description="probability that a view keeps each feature, 0 to 1")]
+Depth = Annotated[int, Field(ge=1, le=12, description="number of linear layers")]
+Seed = Annotated[int, Field(ge=0, description="seed of what is drawn")]
+
+TIME_PANEL = Panel("Weight over time", "time", "weight after the last layer", log_x=True)
 _WEIGHTS = "weight of each feature"
 
 
@@ -164,7 +166,8 @@ class WeightDecay(_Features):
             simulated=simulated,
             verdict=f"At decay {self.decay:g} 0 is the only minimum for "
             f"{phrase(names, minima.largest_local == 0)}, and the lower of two for "
-            f"{phrase(names, minima.undecided)}, which a good start keeps; {gap(predicted, simulated)}.",
+            f"{phrase(names, minima.largest_local != minima.best)}, which a good start keeps; "
+            f"{gap(predicted, simulated)}.",
             panels=(Panel("Decay", "weight decay", "weight after the last layer", log_x=True), TIME_PANEL),
             curves=(
                 *self._by_decay(moments, ends[0][-1]),
@@ -252,12 +255,12 @@ class Reweighting(_Features):
     def outcome(self) -> Outcome:
         """Predict h and z with features in the channels that speed gives them; simulate their race."""
         moments, names = self._moments, self._names
-        channels = channels_by_speed(*moments)
+        channels = fixed_reweighting.channels_by_speed(*moments)
         post = np.asarray(self.strengths) * gains(*moments)
-        predicted = reweighted_weights(post, channels, self.kappa)
-        head = reweighting(len(names), self.kappa)
+        predicted = fixed_reweighting.reweighted_weights(post, channels, self.kappa)
+        head = fixed_reweighting.reweighting(len(names), self.kappa)
         start = np.random.default_rng(self.seed).normal(scale=self.start, size=(len(names), len(names)))
-        velocity = reweighted_velocity(*moments, head)
+        velocity = fixed_reweighting.reweighted_velocity(*moments, head)
         learned = channels >= 0
         speeds = 4 * head[channels[learned]] ** 2 * np.diag(moments[1])[learned]
         horizon = 20 * (1 - np.log(self.start)) / speeds.min() if len(speeds) else 1.0
@@ -285,7 +288,7 @@ class Reweighting(_Features):
                 *over_time(path, names, self.strengths, predicted[0]),
             ),
             remarks=(
-                *self._remarks(order_margin(*moments, self.kappa), in_place),
+                *self._remarks(fixed_reweighting.order_margin(*moments, self.kappa), in_place),
                 *shortfall(predicted[1:], simulated[1:], velocity, path),
             ),
         )
@@ -303,9 +306,69 @@ class Reweighting(_Features):
             "An optimizer of the Adam family rescales each channel's gradient and so undoes this order.",
         ]
         if self.kappa > 1:
-            subnormal, gone = lost_in_float32(self.kappa)
+            subnormal, gone = fixed_reweighting.lost_in_float32(self.kappa)
             remarks.append(
-                f"An endless head of this kappa has {effective_channels(self.kappa):.3g} effective channels; "
-                f"in float32 its weights are subnormal from channel {subnormal} and 0 from channel {gone}."
+                "An endless head of this kappa has "
+                f"{fixed_reweighting.effective_channels(self.kappa):.3g} effective channels; in float32 its "
+                f"weights are subnormal from channel {subnormal} and 0 from channel {gone}."
             )
         return remarks
+
+
+def feature_names(count: int) -> tuple[str, ...]:
+    """The columns of an outcome: "feature 1", "feature 2" and so on."""
+    return tuple(f"feature {number}" for number in range(1, count + 1))
+
+
+def layer_names(depth: int) -> tuple[str, ...]:
+    """The rows of an outcome, "layer 1 (pre)" and so on; only of two layers is the first before the head."""
+    ends = {depth: " (post)"} | ({1: " (pre)"} if depth == 2 else {})
+    return tuple(f"layer {number}{ends.get(number, '')}" for number in range(1, depth + 1))
+
+
+def over_time(path: Trajectory, names: tuple[str, ...], strengths: Any, ends: Array) -> list[Curve]:
+    """The weights after the last layer over time, and the predicted weights."""
+    shown = spread(len(path.times))[1:]
+    layers = zip(*(layer[shown] for layer in path.weights), strict=True)
+    weights = np.stack([measured_weights(at_one_time, strengths)[-1] for at_one_time in layers])
+    times = path.times[shown]
+    curves = [Curve(TIME_PANEL.title, name, times, weights[:, i]) for i, name in enumerate(names)]
+    for name, end in zip(names, ends, strict=True):
+        curves.append(Curve(TIME_PANEL.title, name, times[[0, -1]], np.full(2, end), dashed=True))
+    return curves
+
+
+def spread(count: int) -> Indices:
+    """Indices of at most 150 of `count` steps, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, _POINTS)).round().astype(np.intp))
+
+
+def relative_gap(predicted: Array, simulated: Array) -> Array:
+    """The gap over the prediction, or over the largest prediction of its row where that is 0."""
+    scale = np.where(predicted > 0, predicted, predicted.max(-1, keepdims=True))
+    return np.asarray(np.abs(simulated - predicted) / np.where(scale > 0, scale, 1.0))
+
+
+def gap(predicted: Array, simulated: Array) -> str:
+    """The largest relative gap, as the end of a sentence."""
+    return f"prediction and simulation differ by {relative_gap(predicted, simulated).max():.1e} at most"
+
+
+def shortfall(predicted: Array, simulated: Array, velocity: Velocity, path: Trajectory) -> list[str]:
+    """Which features the flow left short of the prediction, with the gradient that remained."""
+    far: Mask = np.asarray(relative_gap(predicted, simulated).max(axis=0) > _CLOSE)
+    if path.diverged_at is not None:
+        return [f"The flow left every bound at time {path.diverged_at:.6g}; what is shown is from before."]
+    if not far.any():
+        return []
+    left = remaining_gradient(velocity, path.last)
+    return [
+        f"{phrase(feature_names(len(far)), far).capitalize()} had not come to the prediction by time "
+        f"{path.times[-1]:.3g}; the remaining gradient has norm {left:.1e}."
+    ]
+
+
+def phrase(names: tuple[str, ...], which: Any) -> str:
+    """The names at which `which` is true, as in "feature 1, feature 3 and feature 4"."""
+    *first, last = [name for name, taken in zip(names, which, strict=True) if taken] or ["no feature"]
+    return f"{', '.join(first)} and {last}" if first else last

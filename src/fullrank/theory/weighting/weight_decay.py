@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fullrank.theory.common.flow import Array, Velocity, Weights
-from fullrank.theory.common.inputs import Mask, diagonal_moments, number, whole_number
+from fullrank.theory.common.inputs import diagonal_moments, number, whole_number
 from fullrank.theory.weighting.spectral_model import spectral_velocity
 
 
@@ -31,11 +31,6 @@ class DecayMinima:
     best: Array
     border: Array
 
-    @property
-    def undecided(self) -> Mask:
-        """Which features (d,) live in the largest local minimum and not in the best one."""
-        return np.not_equal(self.largest_local, self.best)
-
 
 def decay_loss(
     feature_gains: ArrayLike, moment: ArrayLike, cross_moment: ArrayLike, decay: float, depth: int = 2
@@ -44,8 +39,8 @@ def decay_loss(
 
     .. math:: \ell_i(w) = -2 q_i w^2 + m_i^2 w^4 + \lambda L\, w^{2/L}, \quad q = \tilde M_{ii},\ m = M_{ii}
 
-    Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not
-    diagonal, a negative decay and a depth below 1. Derived here.
+    Shapes: (..., d), diagonal (d, d) -> (..., d). Raises UsageError for moments that are not diagonal, a
+    negative decay and a depth below 1. Derived here.
 
     >>> decay_loss([0.0, 1.0], np.eye(2), np.eye(2), decay=0.5)
     array([0., 0.])
@@ -64,8 +59,8 @@ def decay_thresholds(moment: ArrayLike, cross_moment: ArrayLike, depth: int = 2)
 
     At any depth, with :math:`a = 2 - 2/L` and :math:`g(w) = q w^a - m^2 w^{a+2}`, they are :math:`2 g(w)` at
     :math:`w^2 = \frac{a}{a+2} \frac{q}{m^2}` and at :math:`w^2 = \frac{2L-2}{2L-1} \frac{q}{m^2}`; at one
-    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for moments that are not diagonal
-    and a depth below 1. Derived here.
+    layer both are 2 q. Shapes: diagonal (d, d) -> (d,). Raises UsageError for other moments and a depth below
+    1. Derived here.
 
     >>> thresholds = decay_thresholds(np.eye(1), np.eye(1))
     >>> thresholds.exists.round(4), thresholds.wins.round(4)
@@ -86,8 +81,7 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
     .. math:: m^2 w^3 - q w + \tfrac{\lambda}{2} w^{2/L - 1} = 0, \quad\text{the larger root}
 
     The smaller root is the border. A feature above its threshold vanishes in every layer at once.
-    `layer_weights` gives the layers. Raises UsageError for moments that are not diagonal, a negative
-    decay and a depth below 1. Derived here.
+    `layer_weights` gives the layers. Raises as `decay_loss`. Derived here.
 
     >>> minima = decayed_gains(np.diag([1.0, 0.49]), np.diag([1.0, 0.1764]), decay=0.1)
     >>> minima.largest_local.round(4), minima.best.round(4)
