@@ -9,16 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.shape import (
-    LOW_RANK,
-    Cut,
-    LowRankLimits,
-    Shape,
-    Whitening,
-    low_rank_of,
-    measure,
-    whitening_of,
-)
+from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, measure
 from fullrank.errors import DataError, UsageError, unknown_name
 
 Pair = tuple[Tensor, Tensor]
@@ -85,7 +76,7 @@ class PlaceEvidence:
     @cached_property
     def whitening(self) -> Whitening:
         """The map onto the leading components of the features, made once."""
-        return whitening_of(self.features)
+        return Whitening.of(self.features)
 
     @property
     def images(self) -> list[int]:
@@ -237,11 +228,9 @@ def on_same_images(first: PlaceEvidence, second: PlaceEvidence) -> tuple[PlaceEv
 
 
 def _check_pair(place: str, name: str, pair: Pair, width: int, most: int) -> None:
-    first, second = pair
-    if first.shape != second.shape or first.ndim != 2 or first.shape[1] != width or len(first) > most:
+    first, second = (tuple(side.shape) for side in pair)
+    if first != second or len(first) != 2 or first[1] != width or not 2 <= first[0] <= most:
         raise UsageError(
-            f"Expected {name} at {place} as two tensors (n, {width}) of the same images, n at most {most}, "
-            f"but got {tuple(first.shape)} and {tuple(second.shape)}; read both in one pass."
+            f"Expected {name} at {place} as two tensors (n, {width}) of the same images, n from 2 to {most}, "
+            f"but got {first} and {second}; read both in one pass."
         )
-    if len(first) < 2:
-        raise UsageError(f"{name} at {place} need 2 images or more, but got {len(first)}; give more.")

@@ -117,10 +117,8 @@ def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | N
             lists = [name for name, kind in types.items() if hasattr(kind, "value_field")]
             chosen, label_name = _choose(path, {n: f"({kind})" for n, kind in types.items()}, lists, labels)
             if chosen not in lists:
-                raise DataError(
-                    f"{path.name}: {chosen} must be a column of lists of numbers, but is one of "
-                    f"{types[chosen]}; write one list a row."
-                )
+                kind = f"a column of lists of numbers, but is one of {types[chosen]}"
+                raise DataError(f"{path.name}: {chosen} must be {kind}; write one list a row.")
             matrix = _Column(path, chosen, file.metadata.num_rows, types[chosen])
             return matrix, _label_column(file.read([label_name]).column(0)) if label_name else None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -149,36 +147,21 @@ def _npy_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
     try:
         shape, _, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, TypeError, SyntaxError, KeyError, EOFError, tokenize.TokenError):
-        raise DataError(
-            f"{name} is no whole array in NumPy's format, and a pickle is never read; write it with "
-            "numpy.save."
-        ) from None
+        raise DataError(f"{name} is no whole array, and a pickle is never read; use numpy.save.") from None
     if dtype.hasobject:
-        raise DataError(
-            f"{name} holds Python objects, and a pickle is never read; write it as an array of numbers."
-        )
+        raise DataError(f"{name} holds Python objects, and a pickle is never read; write plain numbers.")
     expected, actual = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if expected != actual or min(shape, default=0) < 0:
-        raise DataError(
-            f"{name} says that it holds {shape} of {dtype}, {expected} bytes, but has {actual}; it is "
-            "damaged or was not written to its end, so write it again."
-        )
+        raise DataError(f"{name} says {shape} of {dtype}, {expected} bytes, but has {actual}; write it anew.")
     return shape
 
 
 def _check_matrix(name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
     """`shape` as (N, D); DataError for another, an empty one, or numbers that are not real."""
-    if dtype not in _READABLE:
+    if dtype not in _READABLE or len(shape) != 2 or 0 in shape:
         raise DataError(
-            f"{name} holds {dtype}, but features are floating-point or whole numbers; cast them to float32."
-        )
-    if len(shape) != 2:
-        raise DataError(
-            f"{name} must have the shape (N, D), a row an image, but has {shape}; pool or flatten it."
-        )
-    if 0 in shape:
-        raise DataError(
-            f"{name} is empty, of the shape {shape}; give 2 rows or more, each of 1 number or more."
+            f"{name} holds {dtype} of the shape {shape}, but features are floating-point or whole numbers "
+            "(N, D), a row an image, and not empty; pool or flatten them, and cast them to float32."
         )
     return shape[0], shape[1]
 
@@ -197,10 +180,8 @@ def _choose(
     others = [name for name in shapes if name != features]
     if labels is not None and labels not in others:
         listed = ", ".join(others) or "nothing"
-        raise UsageError(
-            f"{path.name} has no labels {labels!r}, but beside the features {listed}; "
-            "give one of these, or a file that ends in .npy or .txt."
-        )
+        remedy = "give one of these, or a file that ends in .npy or .txt"
+        raise UsageError(f"{path.name} has no labels {labels!r}, but beside the features {listed}; {remedy}.")
     return features, _first_of(LABELS, others) if labels is None else labels
 
 
@@ -252,10 +233,8 @@ class _Column(Matrix):
             lengths = cells.value_lengths().fill_null(width).to_numpy()
             if (lengths != width).any():
                 row = int((lengths != width).argmax())
-                raise DataError(
-                    f"{self.path.name}: row {start + row} (from 0) of {self.key} has {lengths[row]} numbers, "
-                    f"but the first has {width}; give rows of one width."
-                )
+                where = f"{self.path.name}: row {start + row} (from 0) of {self.key}"
+                raise DataError(f"{where} has {lengths[row]} numbers, but the first has {width}; mend it.")
             block = np.full((len(cells), width), np.nan, np.float32)
             with np.errstate(over="ignore"):
                 values = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

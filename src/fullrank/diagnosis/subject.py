@@ -57,7 +57,7 @@ def find_subject(
 
 def refuse_given(target: str, **options: object) -> None:
     """Raise UsageError for the first option that was given, which `target` has no use for."""
-    for name in (name for name, value in options.items() if value is not None):
+    if name := next((name for name, value in options.items() if value is not None), None):
         raise UsageError(f"{target} takes no {name}; leave it out, or name a model by its spec.")
 
 
