@@ -120,10 +120,8 @@ def operation_shares(
     repelled = torch.ones(len(place.views[0]), dtype=torch.float64)
     if z_views is not None:
         if len(z_views[0]) != len(repelled) or z_views[0].shape != z_views[1].shape:
-            raise UsageError(
-                f"Expected embeddings of the {len(repelled)} images whose views {place.place} has, but got "
-                f"{tuple(z_views[0].shape)} and {tuple(z_views[1].shape)}."
-            )
+            shapes = f"{tuple(z_views[0].shape)} and {tuple(z_views[1].shape)}"
+            raise UsageError(f"{place.place} has views of {len(repelled)} images, but z_views are {shapes}.")
         first, second = (F.normalize(view[:_MAX_IMAGES].double().cpu(), dim=1) for view in z_views)
         repelled = 1 - len(first) * _cosine_weights(first @ second.T / temperature).diagonal()
     traces = {}

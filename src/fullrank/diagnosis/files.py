@@ -136,11 +136,9 @@ def open_embeddings(
         numbers = None
     bad = bad_rows(matrix)
     if len(bad) and not skip_bad:
-        raise DataError(
-            f"{path.name}: {len(bad)} of {matrix.shape[0]} rows hold NaN, infinity or a number beyond "
-            f"float32, the first is row {bad[0]} (from 0); look for what made them, or leave them out with "
-            "skip_bad."
-        )
+        rows = f"{len(bad)} of {matrix.shape[0]} rows, the first is row {bad[0]} (from 0)"
+        what = "NaN, infinity or a number beyond float32"
+        raise DataError(f"{path.name} holds {what} in {rows}; mend them, or leave them out with skip_bad.")
     return EmbeddingFile(path.name, matrix, bad, numbers, classes)
 
 
@@ -181,10 +179,8 @@ def numbered(labels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
-        raise DataError(
-            f"The labels of {name} must be whole numbers or words of the shape (N,), but are {labels.dtype} "
-            f"of the shape {labels.shape}; give one label a row."
-        )
+        kind = f"{labels.dtype} of the shape {labels.shape}"
+        raise DataError(f"The labels of {name} must be numbers or words (N,), but are {kind}; mend them.")
     if labels.dtype.kind in "US":
         words = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
         classes = np.unique(words[words != ""])

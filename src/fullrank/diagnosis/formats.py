@@ -61,9 +61,7 @@ def picked(blocks: Iterable[Tensor], rows: np.ndarray) -> Iterator[Tensor]:
 def open_npy(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
     """A mapped array, and the labels beside it in `NAME.labels.npy`, if that exists."""
     if labels is not None:
-        raise UsageError(
-            f"{path.name} holds one array and no labels {labels!r}; give a file that ends in .npy or .txt."
-        )
+        raise UsageError(f"{path.name} holds no labels {labels!r}; give a file that ends in .npy or .txt.")
     beside = path.with_suffix(".labels.npy")
     return _Array(map_npy(path), path.name), map_npy(beside) if beside.is_file() else None
 
@@ -108,9 +106,7 @@ def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | N
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UsageError(
-            "Reading .parquet needs pyarrow, which is not installed; run `pip install 'fullrank[parquet]'`."
-        ) from None
+        raise UsageError("A .parquet file needs pyarrow; run `pip install 'fullrank[parquet]'`.") from None
     try:
         with pq.ParquetFile(path) as file:
             types = {field.name: field.type for field in file.schema_arrow}
@@ -173,9 +169,7 @@ def _choose(
     named = _first_of(FEATURES, shapes)
     if named is None and len(flat) != 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise DataError(
-            f"{path.name} holds {listed}, and which are the features is not clear; call them 'features'."
-        )
+        raise DataError(f"{path.name} holds {listed}; call the array of the features 'features'.")
     features = named or flat[0]
     others = [name for name in shapes if name != features]
     if labels is not None and labels not in others:

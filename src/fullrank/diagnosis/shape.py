@@ -69,9 +69,7 @@ class LowRankLimits:
         for name in ("gap", "single_gap"):
             check_ratio(name, getattr(self, name))
         if not 0 < self.lost_share < 1:
-            raise UsageError(
-                f"lost_share must lie between 0 and 1, but got {self.lost_share}; 0.1 is tested."
-            )
+            raise UsageError(f"lost_share must be between 0 and 1, but got {self.lost_share}; try 0.1.")
 
 
 LOW_RANK = LowRankLimits()

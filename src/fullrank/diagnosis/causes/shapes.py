@@ -8,6 +8,7 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
 
 _DEAD = "share of channels without variance"
+_LOOK_AGAIN = "Look at other images before you act: after a ReLU a channel may only be idle on these."
 _REVIVE = "Lower the learning rate or put a normalisation before the activation, and train again."
 _MEAN = "share of the mean in the second moment"
 _CENTRE = "Subtract the mean before cosines are taken; a head without batch norm can end in one (norm=batch)."
@@ -67,13 +68,7 @@ class DeadChannels(Cause):
     stage = Stage.SHAPE
     plain: Rule = Rule("alarm", _DEAD, "above", 0.05, _REVIVE)
     rectified: Rule = Rule("alarm", _DEAD, "above", 0.6, _REVIVE)
-    idle: Rule = Rule(
-        level="note",
-        measure=_DEAD,
-        side="above",
-        threshold=0.05,
-        remedy="Look at other images before you act: after a ReLU a channel may only be idle on these.",
-    )
+    idle: Rule = Rule("note", _DEAD, "above", 0.05, _LOOK_AGAIN)
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding, by the first rule that fires."""

@@ -237,17 +237,13 @@ class SpectrumMonitor(pl.Callback):
             return
         folder = Path(folder)
         if not any(watch.history.last for watch in self._watches.values()):
-            raise UsageError(
-                f"SpectrumMonitor: nothing was seen in {self._batches} batches, so there is nothing to save; "
-                f"save after the training, with every_n_steps (now {self.every_n_steps}) at most its batches."
-            )
+            seen = f"nothing was seen in {self._batches} batches"
+            raise UsageError(f"SpectrumMonitor: {seen}; lower every_n_steps, which is {self.every_n_steps}.")
         if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
         if (folder / RECORD_FILE).is_file() and "monitor" not in (earlier := Record.load(folder)).recipe:
-            raise UsageError(
-                f"SpectrumMonitor: {folder} holds the record of a {earlier.kind}, which save would replace; "
-                "name another folder."
-            )
+            kept = f"{folder} holds the record of a {earlier.kind}"
+            raise UsageError(f"SpectrumMonitor: {kept}, which save would replace; name another folder.")
         settings = {key: vars(self)[key] for key in ("modules", "every_n_steps", "samples", "tolerance")}
         settings["rules"] = [rule.name for rule in self.rules]
         entry = watched_diagnosis(self._target, self.looks, self.alerts)
