@@ -58,7 +58,8 @@ class PlaceEvidence:
             bad = ~torch.isfinite(tensor).all(1)
             if bad.any():
                 rows = f"{int(bad.sum())} of {len(tensor)} rows, the first row {int(bad.nonzero()[0])}"
-                raise DataError(f"The features at {self.place} hold NaN or infinity in {rows}; drop them.")
+                where = f"The features at {self.place} hold NaN or infinity in {rows}"
+                raise DataError(f"{where}; drop those rows or mend the model.")
 
     @cached_property
     def shape(self) -> Shape:

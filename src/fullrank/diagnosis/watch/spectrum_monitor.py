@@ -237,8 +237,10 @@ class SpectrumMonitor(pl.Callback):
             return
         folder = Path(folder)
         if not any(watch.history.last for watch in self._watches.values()):
-            seen = f"nothing was seen in {self._batches} batches"
-            raise UsageError(f"SpectrumMonitor: {seen}; lower every_n_steps, which is {self.every_n_steps}.")
+            seen = f"SpectrumMonitor: nothing was seen in {self._batches} batches"
+            raise UsageError(
+                f"{seen}; save after the training, or lower every_n_steps ({self.every_n_steps})."
+            )
         if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
         if (folder / RECORD_FILE).is_file() and "monitor" not in (earlier := Record.load(folder)).recipe:
