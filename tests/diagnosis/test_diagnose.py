@@ -162,6 +162,18 @@ def test_what_cannot_be_diagnosed_is_one_sentence(target, options, error, part, 
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize("option", ["weights", "image_size"])
+def test_what_a_run_has_of_its_own_is_not_taken(quick_run, option, tmp_path):
+    with refuses(UsageError, "run", option):
+        diagnose(quick_run, out=tmp_path / "d", **{option: 32})
+    assert not (tmp_path / "d").exists()
+
+
+def test_weights_of_a_module_that_is_given_whole_are_refused(tmp_path):
+    with refuses(UsageError, "module", "weights"):
+        diagnose(nn.Flatten(), data="digits", weights=tmp_path / "w.pth", out=tmp_path / "d")
+
+
 def test_the_command_says_why_and_exits_with_three(tmp_path, gaussian, monkeypatch):
     from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from refusals import assert_names, refuses
 
-from fullrank.diagnosis.shape import Cut, LowRankLimits, low_rank_of, measure, whitening_of
+from fullrank.diagnosis.shape import Cut, LowRankLimits, Whitening, low_rank_of, measure
 from fullrank.errors import UsageError
 from fullrank.spectrum import live_dimensions
 
@@ -67,14 +67,14 @@ def test_the_sentence_of_a_cut_speaks_of_the_break_and_not_of_live_dimensions():
 
 def test_whitened_features_have_the_identity_as_covariance():
     x = gaussian(400, 6) @ gaussian(6, 6, 1) + 5
-    white = whitening_of(x)(x)
+    white = Whitening.of(x)(x)
     torch.testing.assert_close(white.T @ white / 400, torch.eye(6, dtype=torch.float64))
-    assert whitening_of(gaussian(40, 32)).components == 10
+    assert Whitening.of(gaussian(40, 32)).components == 10
 
 
 def test_only_live_components_are_whitened():
     x = gaussian(400, 6).double() * torch.tensor([1, 1, 1, 1e-3, 1e-8, 0])
-    assert whitening_of(x).components == live_dimensions(x) == 4
+    assert Whitening.of(x).components == live_dimensions(x) == 4
 
 
 def test_channels_that_do_not_vary_leave_no_spectrum():

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from fullrank.record import DiagnosisEntry, Finding
+from fullrank.record import DiagnosisEntry
 from fullrank.reports.numbers import in_points
 
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
@@ -17,24 +17,16 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
     for finding in entry.findings:
-        _print_finding(console, finding)
+        console.print(f"\n{_LEVELS[finding.level]}  {escape(finding.cause)} at {escape(finding.place)}")
+        value = f"{escape(finding.measure)}: {finding.value:.3g} (threshold {finding.threshold:.3g})"
+        for line in (escape(finding.evidence), value, f"Try: {escape(finding.remedy)}"):
+            console.print(Padding(line, (0, 0, 0, 7)))
     console.print(_places(entry))
     ranks = "Ranks compare runs of one method, and say nothing of quality across methods."
     accuracies = any(row.linear is not None for row in entry.layers)
     console.print(f"{'Accuracies in points. ' if accuracies else ''}{ranks}")
     for sentence in entry.not_seen:
         console.print(f"[dim]Not seen: {escape(sentence)}[/dim]")
-
-
-def _print_finding(console: Console, finding: Finding) -> None:
-    console.print(f"\n{_LEVELS[finding.level]}  {escape(finding.cause)} at {escape(finding.place)}")
-    lines = [
-        escape(finding.evidence),
-        f"{escape(finding.measure)}: {finding.value:.3g} (threshold {finding.threshold:.3g})",
-        f"Try: {escape(finding.remedy)}",
-    ]
-    for line in lines:
-        console.print(Padding(line, (0, 0, 0, 7)))
 
 
 def _places(entry: DiagnosisEntry) -> Table:
@@ -45,8 +37,7 @@ def _places(entry: DiagnosisEntry) -> Table:
     measured = {(measure.place, measure.name): measure.value for measure in entry.measures}
     rows = {row.place: row for row in entry.layers}
     for place in entry.places:
-        row = rows.get(place)
-        accuracies = (None,) * 3 if row is None else (row.linear, row.nearest, row.recall_at_1)
+        accuracies = [getattr(rows.get(place), name, None) for name in ("linear", "nearest", "recall_at_1")]
         live = measured.get((place, "live_dimensions"))
         spectrum = entry.spectrum.get(place)
         table.add_row(

@@ -6,9 +6,7 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.diagnosis.augmentation import (
-        WeightedCovariances as WeightedCovariances,
         augmentation_ratio as augmentation_ratio,
-        cosine_covariances as cosine_covariances,
         operation_shares as operation_shares,
     )
     from fullrank.diagnosis.causes import find_causes as find_causes

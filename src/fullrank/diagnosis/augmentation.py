@@ -1,4 +1,4 @@
-"""Augmentation as a cause: P1's weighted covariances, their form for cosines, and who owes what to whom."""
+"""Augmentation as a cause: its weight in lost directions, and the share of each operation."""
 
 from dataclasses import dataclass
 
@@ -18,27 +18,6 @@ _RESAMPLES = 400
 
 
 @dataclass(frozen=True)
-class WeightedCovariances:
-    r"""The data's and the augmentation's covariance at the input of a linear map, as the loss weighs them.
-
-    The loss's gradient in the map is :math:`-W X` with :math:`X = \Sigma_0 - \Sigma_1 - R`; directions with a
-    negative quadratic form of X shrink. R is what the normalisation of z takes away along z.
-    Shapes: (D, D) each, float64.
-
-    Source: P1 Theorem 1 and Lemma 2 (the appendix's sign).
-    """
-
-    sigma0: Tensor
-    sigma1: Tensor
-    radial: Tensor
-
-    @property
-    def growth(self) -> Tensor:
-        """X, the matrix in W' = W X."""
-        return self.sigma0 - self.sigma1 - self.radial
-
-
-@dataclass(frozen=True)
 class AugmentationRatio:
     """Sigma1 over Sigma0 in the directions of `place` that a map lost, and in those that it kept.
 
@@ -52,51 +31,6 @@ class AugmentationRatio:
     kept: float
     lost_directions: int
     components: int
-
-
-def cosine_covariances(
-    x: Tensor, x_prime: Tensor, z: Tensor, z_prime: Tensor, temperature: float = 0.1
-) -> WeightedCovariances:
-    r"""Sigma0, Sigma1 and the radial part for symmetrised InfoNCE on cosines, where z = W x.
-
-    With :math:`\tilde x_i = x_i / |z_i|`, :math:`\tilde x_j' = x_j' / |z_j'|`, similarities :math:`s_{ij}` of
-    unit vectors over the temperature :math:`\tau`, and the mean of the softmax over candidates of both
-    directions, :math:`\omega_{ij} = \frac1{2N}(\alpha_{ij} + \beta_{ij})`,
-
-    .. math:: \Sigma_0 = \tfrac1\tau \sum_{i \ne j} \omega_{ij} (\tilde x_i - \tilde x_j')(\cdot)^\top, \quad
-              \Sigma_1 = \tfrac1\tau \sum_i (\tfrac1N - \omega_{ii}) (\tilde x_i - \tilde x_i')(\cdot)^\top
-
-    .. math:: R = \sum_i (\rho_i - \kappa_i)\, \tilde x_i \tilde x_i^\top
-                + \sum_j (\rho_j' - \kappa_j')\, \tilde x_j' \tilde x_j'^\top
-
-    with :math:`\rho_i = \sum_j (\delta_{ij}/N - \omega_{ij}) s_{ij}`,
-    :math:`\kappa_i = (1/N - \sum_j \omega_{ij}) / \tau`, and the same over columns for the second view. The
-    gradient of `info_nce` in W is then exactly :math:`-W X`. Shapes: x, x_prime (N, D), z, z_prime (N, K).
-    Raises UsageError for shapes that do not fit or a temperature that is not above 0.
-
-    >>> x, w = torch.randn(20, 3), torch.randn(2, 3)
-    >>> cosine_covariances(x, x + 0.1, x @ w.T, (x + 0.1) @ w.T).growth.shape
-    torch.Size([3, 3])
-
-    Source: derived here after P1 Lemma 2; checked against finite differences in the tests.
-    """
-    x, x_prime, z, z_prime = _checked(x, x_prime, z, z_prime)
-    if not temperature > 0:
-        raise UsageError(f"temperature must be a number above 0, but got {temperature}; 0.1 is P1's.")
-    tiny = torch.finfo(torch.float64).tiny
-    x = x / z.norm(dim=1, keepdim=True).clamp_min(tiny)
-    x_prime = x_prime / z_prime.norm(dim=1, keepdim=True).clamp_min(tiny)
-    similarity = F.normalize(z, dim=1) @ F.normalize(z_prime, dim=1).T / temperature
-    weights = _cosine_weights(similarity)
-    positive = torch.eye(len(x), dtype=weights.dtype, device=weights.device) / len(x)
-    pull = positive - weights
-    first = (pull * similarity).sum(1) - pull.sum(1) / temperature
-    second = (pull * similarity).sum(0) - pull.sum(0) / temperature
-    return WeightedCovariances(
-        sigma0=_pair_scatter(_off_diagonal(weights), x, x_prime) / temperature,
-        sigma1=_scatter(pull.diagonal(), x - x_prime) / temperature,
-        radial=_scatter(first, x) + _scatter(second, x_prime),
-    )
 
 
 def augmentation_ratio(
@@ -186,10 +120,8 @@ def operation_shares(
     repelled = torch.ones(len(place.views[0]), dtype=torch.float64)
     if z_views is not None:
         if len(z_views[0]) != len(repelled) or z_views[0].shape != z_views[1].shape:
-            raise UsageError(
-                f"Expected embeddings of the {len(repelled)} images whose views {place.place} has, but got "
-                f"{tuple(z_views[0].shape)} and {tuple(z_views[1].shape)}."
-            )
+            shapes = f"{tuple(z_views[0].shape)} and {tuple(z_views[1].shape)}"
+            raise UsageError(f"{place.place} has views of {len(repelled)} images, but z_views are {shapes}.")
         first, second = (F.normalize(view[:_MAX_IMAGES].double().cpu(), dim=1) for view in z_views)
         repelled = 1 - len(first) * _cosine_weights(first @ second.T / temperature).diagonal()
     traces = {}
@@ -203,40 +135,15 @@ def operation_shares(
     ]
 
 
-def _checked(*tensors: Tensor) -> list[Tensor]:
-    x, x_prime, z, z_prime = tensors
-    if x.ndim != 2 or z.ndim != 2 or x.shape != x_prime.shape or z.shape != z_prime.shape or len(x) != len(z):
-        raise UsageError(
-            "Expected features (N, D) and embeddings (N, K) of two views of the same images, but got "
-            f"{', '.join(str(tuple(tensor.shape)) for tensor in tensors)}."
-        )
-    return [tensor.detach().double() for tensor in tensors]
-
-
 def _cosine_weights(similarity: Tensor) -> Tensor:
     """The weight of each pair (N, N) in the symmetrised loss; they sum to 1."""
     return (similarity.softmax(1) + similarity.softmax(0)) / (2 * len(similarity))
 
 
-def _off_diagonal(weights: Tensor) -> Tensor:
-    return weights - torch.diag(weights.diagonal())
-
-
-def _scatter(weights: Tensor, x: Tensor) -> Tensor:
-    """sum_i weights_i x_i x_i', (D, D)."""
-    return (x * weights[:, None]).T @ x
-
-
-def _pair_scatter(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """sum_ij weights_ij (x_i - y_j)(x_i - y_j)', (D, D), without the N^2 differences."""
-    mixed = x.T @ weights @ y
-    return _scatter(weights.sum(1), x) + _scatter(weights.sum(0), y) - mixed - mixed.T
-
-
 def _directional(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """What each image adds to the traces of Sigma0 and Sigma1, (N, 2), up to a common factor."""
     distances = torch.cdist(first, second).square()
-    apart = _off_diagonal(weights) * distances
+    apart = (weights - torch.diag(weights.diagonal())) * distances
     pulled = (1 / len(weights) - weights.diagonal()) * distances.diagonal()
     return torch.stack([(apart.sum(0) + apart.sum(1)) / 2, pulled], dim=1)
 

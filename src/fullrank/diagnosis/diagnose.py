@@ -19,22 +19,13 @@ from fullrank.diagnosis.formats import OPENERS
 from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.diagnosis.measures import measures_of
 from fullrank.diagnosis.stacked import alignment_matrix
-from fullrank.diagnosis.subject import Subject, find_subject
+from fullrank.diagnosis.subject import Subject, find_subject, refuse_given
 from fullrank.door import import_modules
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments
 from fullrank.progress import counted, progress_bar
-from fullrank.record import (
-    DiagnosisEntry,
-    DimensionCurve,
-    Finding,
-    LayerRow,
-    Measure,
-    OperationShare,
-    Result,
-    Spectrum,
-)
+from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, Result, Spectrum
 from fullrank.record.making import new_record
 from fullrank.spectrum import near_duplicates_among
 from fullrank.spectrum.functional import effective_rank_of
@@ -106,7 +97,8 @@ def diagnose(
     needed for the augmentation's part in it. `imports` are modules of your parts. `labels` names the labels
     among several kinds, or for a file where they stand; `positives` is a second file with another view of
     each row. Leaves `record.json` in the folder `out`, by default one under runs/. Raises UsageError for a
-    target that is none of these or data that is missing, DataError for what cannot be read.
+    target that is none of these, data that is missing and an option that the target does not take, DataError
+    for what cannot be read.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -117,8 +109,9 @@ def diagnose(
     """
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
-    if isinstance(target, str | Path) and _is_embedding_file(target):
-        _refuse_for_files(data=data, views=views, weights=weights, places=places, image_size=image_size)
+    if isinstance(target, str | Path) and (Path(target).suffix in OPENERS or Path(target).is_file()):
+        for_models = {"data": data, "views": views, "weights": weights, "places": places}
+        refuse_given("A file of embeddings", **for_models, image_size=image_size)
         file = open_embeddings(target, labels=labels, skip_bad=skip_bad)
         pair = None if positives is None else open_embeddings(positives, skip_bad=skip_bad)
         entry, recipe = diagnose_file(file, pair, seed=seed), {}
@@ -213,16 +206,14 @@ def _entry(
     first, last = evidence.places[0], evidence.places[-1]
     findings = find_causes(evidence)
     temperature = evidence.temperature or ASSUMED_TEMPERATURE
-    spectrum: dict[str, Spectrum] = {}
-    measures: list[Measure] = []
-    shares: list[OperationShare] = []
+    spectrum, measures, shares = {}, [], []
     for place in evidence.places:
         moments_there = Moments.of(place.features) if moments is None else moments
         values = moments_there.singular_values()
         rank = effective_rank_of(values)
         spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)
-        measures += measures_of(place, moments_there, duplicates, evidence.seed)
-        shares += operation_shares(place, last.views, temperature)
+        measures.extend(measures_of(place, moments_there, duplicates, evidence.seed))
+        shares.extend(operation_shares(place, last.views, temperature))
     cut = best_cut(probed.layers, probed.tested) if len(probed.layers) > 1 and probed.tested else None
     return DiagnosisEntry(
         target=target,
@@ -288,15 +279,3 @@ def _probe(
 
 def _can_be_probed(train: np.ndarray, test: np.ndarray) -> bool:
     return len(np.unique(train[train >= 0])) > 1 and bool((test >= 0).any())
-
-
-def _refuse_for_files(**options: object) -> None:
-    """Raise UsageError where something was given that only a model has."""
-    useless = next((name for name, value in options.items() if value is not None), None)
-    if useless is not None:
-        raise UsageError(f"A file of embeddings takes no {useless}; leave it out, or name a model.")
-
-
-def _is_embedding_file(target: str | Path) -> bool:
-    path = Path(target)
-    return path.suffix in OPENERS or path.is_file()

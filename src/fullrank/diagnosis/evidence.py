@@ -9,16 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.shape import (
-    LOW_RANK,
-    Cut,
-    LowRankLimits,
-    Shape,
-    Whitening,
-    low_rank_of,
-    measure,
-    whitening_of,
-)
+from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, measure
 from fullrank.errors import DataError, UsageError, unknown_name
 
 Pair = tuple[Tensor, Tensor]
@@ -51,31 +42,24 @@ class PlaceEvidence:
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) < 2:
-            raise UsageError(
-                f"Expected the features at {self.place} as (N, D) with N of 2 or more, but got "
-                f"{tuple(self.features.shape)}; give one row for each image."
-            )
+            shape = f"(N, D) with N of 2 or more, but got {tuple(self.features.shape)}"
+            raise UsageError(f"Expected the features at {self.place} as {shape}; give one row an image.")
         width = self.features.shape[1]
         if self.imposed_rank is not None and not 1 <= self.imposed_rank <= width:
-            raise UsageError(
-                f"imposed_rank at {self.place} must be 1 to {width}, the width there, but got "
-                f"{self.imposed_rank}; leave it out where the head imposes none."
-            )
+            limits = f"1 to {width}, the width there, but got {self.imposed_rank}"
+            raise UsageError(f"imposed_rank at {self.place} must be {limits}; leave it out if there is none.")
         if self.operations and self.views is None:
-            raise UsageError(
-                f"{self.place} has views of {len(self.operations)} single operations, but no views of all "
-                "together; give both, of the same images."
-            )
+            single = f"views of {len(self.operations)} single operations"
+            raise UsageError(f"{self.place} has {single}, but none of all together; give both.")
         pairs = {} if self.views is None else {"views": self.views, **self.operations}
         for name, pair in pairs.items():
             _check_pair(self.place, name, pair, width, len(pairs["views"][0]))
         for tensor in (self.features, *(side for pair in pairs.values() for side in pair)):
             bad = ~torch.isfinite(tensor).all(1)
             if bad.any():
-                raise DataError(
-                    f"The features at {self.place} hold NaN or infinity in {int(bad.sum())} of {len(tensor)} "
-                    f"rows, the first of them row {int(bad.nonzero()[0])}; drop those rows or mend the model."
-                )
+                rows = f"{int(bad.sum())} of {len(tensor)} rows, the first row {int(bad.nonzero()[0])}"
+                where = f"The features at {self.place} hold NaN or infinity in {rows}"
+                raise DataError(f"{where}; drop those rows or mend the model.")
 
     @cached_property
     def shape(self) -> Shape:
@@ -85,7 +69,7 @@ class PlaceEvidence:
     @cached_property
     def whitening(self) -> Whitening:
         """The map onto the leading components of the features, made once."""
-        return whitening_of(self.features)
+        return Whitening.of(self.features)
 
     @property
     def images(self) -> list[int]:
@@ -106,10 +90,8 @@ class PlaceEvidence:
         count = len(self.features)
         outside = [row for row in rows if not 0 <= row < count]
         if outside:
-            raise UsageError(
-                f"{self.place} has rows 0 to {count - 1}, but row {outside[0]} is to be left out; name rows "
-                "of the features."
-            )
+            there = f"{self.place} has rows 0 to {count - 1}"
+            raise UsageError(f"{there}, but row {outside[0]} is to be left out; name rows of the features.")
         if not rows:
             return self
         stays = torch.ones(count, dtype=torch.bool)
@@ -148,25 +130,17 @@ class Evidence:
         if not self.places:
             raise UsageError("A diagnosis needs the features of 1 place or more, but got 0; give those of z.")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(
-                f"temperature must be a number above 0, but got {self.temperature}; None means unknown."
-            )
+            raise UsageError(f"temperature must be above 0, but got {self.temperature}; None is unknown.")
         for map_ in self.stacked:
-            if map_.ndim != 2:
-                raise UsageError(
-                    f"Expected stacked maps as matrices (out, in), but got {tuple(map_.shape)}; "
-                    "flatten or leave out other layers."
-                )
+            shape = tuple(map_.shape)
+            if len(shape) != 2:
+                raise UsageError(f"Expected stacked maps (out, in), but got {shape}; leave out other layers.")
             if not torch.isfinite(map_).all():
-                raise DataError(
-                    f"A stacked map {tuple(map_.shape)} holds NaN or infinity; load weights that are finite."
-                )
+                raise DataError(f"A stacked map {shape} holds NaN or infinity; load weights that are finite.")
         for first, second in pairwise(self.stacked):
             if first.shape[0] != second.shape[1]:
-                raise UsageError(
-                    f"A stacked map of {first.shape[0]} outputs is followed by one of {second.shape[1]} "
-                    "inputs; give only consecutive maps, the one applied first first."
-                )
+                sizes = f"{first.shape[0]} outputs is followed by one of {second.shape[1]} inputs"
+                raise UsageError(f"A stacked map of {sizes}; give consecutive maps, the first applied first.")
 
     def before(self, place: PlaceEvidence) -> tuple[PlaceEvidence, ...]:
         """The places below `place`, the nearest first."""
@@ -214,9 +188,7 @@ class Evidence:
     def _index(self, place: PlaceEvidence) -> int:
         index = next((i for i, other in enumerate(self.places) if other is place), None)
         if index is None:
-            raise UsageError(
-                f"{place.place} is none of the places of this evidence; take one of its `places`."
-            )
+            raise UsageError(f"{place.place} is not in this evidence; take one of its places.")
         return index
 
 
@@ -224,24 +196,20 @@ def on_same_images(first: PlaceEvidence, second: PlaceEvidence) -> tuple[PlaceEv
     """Two places, each without the rows that either leaves out: both then hold the same images."""
     totals = [len(place.features) + len(place.left_out) for place in (first, second)]
     if totals[0] != totals[1]:
-        raise UsageError(
-            f"{first.place} has features of {totals[0]} images and {second.place} of "
-            f"{totals[1]}; give the same images at every place."
-        )
+        counts = f"{first.place} has features of {totals[0]} images and {second.place} of {totals[1]}"
+        raise UsageError(f"{counts}; give the same images at every place.")
     omitted = {*first.left_out, *second.left_out}
-    one, other = (
-        place.without([row for row, image in enumerate(place.images) if image in omitted])
-        for place in (first, second)
-    )
-    return one, other
+
+    def shared(place: PlaceEvidence) -> PlaceEvidence:
+        return place.without([row for row, image in enumerate(place.images) if image in omitted])
+
+    return shared(first), shared(second)
 
 
 def _check_pair(place: str, name: str, pair: Pair, width: int, most: int) -> None:
-    first, second = pair
-    if first.shape != second.shape or first.ndim != 2 or first.shape[1] != width or len(first) > most:
+    first, second = (tuple(side.shape) for side in pair)
+    if first != second or len(first) != 2 or first[1] != width or not 2 <= first[0] <= most:
         raise UsageError(
-            f"Expected {name} at {place} as two tensors (n, {width}) of the same images, n at most {most}, "
-            f"but got {tuple(first.shape)} and {tuple(second.shape)}; read both in one pass."
+            f"Expected {name} at {place} as two tensors (n, {width}) of the same images, n from 2 to {most}, "
+            f"but got {first} and {second}; read both in one pass."
         )
-    if len(first) < 2:
-        raise UsageError(f"{name} at {place} need 2 images or more, but got {len(first)}; give more.")

@@ -59,7 +59,10 @@ def collect(
     together: dict[str, Pair] = {}
     alone: dict[str, dict[str, Pair]] = {}
     if views is not None:
-        viewed = _shuffled(sample.limited(min(VIEWED, len(sample)), seed), seed)
+        viewed = sample.limited(min(VIEWED, len(sample)), seed)
+        # In random order, since the first images of a folder may all be of one class.
+        order = np.random.default_rng(np.random.SeedSequence([seed])).permutation(len(viewed))
+        viewed = viewed.subset(order)
 
         def read_views(count: int, only: str | None = None) -> dict[str, Pair]:
             batches = islice(view_batches(viewed, views, seed, BATCH_SIZE), -(-count // BATCH_SIZE))
@@ -143,8 +146,3 @@ def _view_features(
         place: (torch.cat([first for first, _ in pairs]), torch.cat([second for _, second in pairs]))
         for place, pairs in parts.items()
     }
-
-
-def _shuffled(images: ImageSet, seed: int) -> ImageSet:
-    """The same images in random order: the first ones of a folder may all be of one class."""
-    return images.subset(np.random.default_rng(np.random.SeedSequence([seed])).permutation(len(images)))

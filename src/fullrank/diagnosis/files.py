@@ -120,10 +120,8 @@ def open_embeddings(
     """
     path = Path(path)
     if path.suffix not in OPENERS:
-        raise UsageError(
-            f"{path} ends in {path.suffix or 'nothing'!r}, but embeddings are read from "
-            f"{', '.join(OPENERS)}; write them as one of these."
-        )
+        ending, endings = path.suffix or "nothing", ", ".join(OPENERS)
+        raise UsageError(f"{path} ends in {ending!r}, but embeddings in {endings}; write one of these.")
     if not path.is_file():
         raise DataError(f"There is no file {path}; check the path.")
     beside = labels is not None and Path(labels).suffix in _LABEL_FILES
@@ -132,28 +130,23 @@ def open_embeddings(
         read_labels = _read_labels(Path(labels))
     numbers, classes = (None, ()) if read_labels is None else numbered(read_labels, path.name)
     if numbers is not None and len(numbers) != matrix.shape[0]:
-        raise DataError(
-            f"{path.name} has {matrix.shape[0]} rows, but {len(numbers)} labels; give one a row, -1 for none."
-        )
+        rows = f"{path.name} has {matrix.shape[0]} rows"
+        raise DataError(f"{rows}, but {len(numbers)} labels; give one a row, -1 for none.")
     if numbers is not None and (numbers == UNLABELLED).all():
         numbers = None
     bad = bad_rows(matrix)
     if len(bad) and not skip_bad:
-        raise DataError(
-            f"{path.name}: {len(bad)} of {matrix.shape[0]} rows hold NaN, infinity or a number beyond "
-            f"float32, the first is row {bad[0]} (from 0); look for what made them, or leave them out with "
-            "skip_bad."
-        )
+        rows = f"{len(bad)} of {matrix.shape[0]} rows, the first is row {bad[0]} (from 0)"
+        what = "NaN, infinity or a number beyond float32"
+        raise DataError(f"{path.name} holds {what} in {rows}; mend them, or leave them out with skip_bad.")
     return EmbeddingFile(path.name, matrix, bad, numbers, classes)
 
 
 def check_same_width(first: EmbeddingFile, second: EmbeddingFile) -> None:
     """Raise DataError unless two files hold features of one width."""
     if first.width != second.width:
-        raise DataError(
-            f"{first.name} has width {first.width}, but {second.name} has width {second.width}; give files "
-            "of one place of one model."
-        )
+        widths = f"{first.name} has width {first.width}, but {second.name} has width {second.width}"
+        raise DataError(f"{widths}; give files of one place of one model.")
 
 
 def paired(first: EmbeddingFile, second: EmbeddingFile) -> tuple[EmbeddingFile, EmbeddingFile]:
@@ -162,12 +155,10 @@ def paired(first: EmbeddingFile, second: EmbeddingFile) -> tuple[EmbeddingFile, 
     Raises DataError for files of different width or number of rows.
     """
     check_same_width(first, second)
-    counts = first.matrix.shape[0], second.matrix.shape[0]
-    if counts[0] != counts[1]:
-        raise DataError(
-            f"{first.name} has {counts[0]} rows and {second.name} has {counts[1]}, but row i of both must be "
-            "the same image; give files of the same images."
-        )
+    (rows, _), (others, _) = first.matrix.shape, second.matrix.shape
+    if rows != others:
+        counts = f"{first.name} has {rows} rows and {second.name} has {others}"
+        raise DataError(f"{counts}, but row i of both must be the same image; give files of the same images.")
     dropped = np.union1d(first.dropped, second.dropped)
     return replace(first, dropped=dropped), replace(second, dropped=dropped)
 
@@ -188,10 +179,8 @@ def numbered(labels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "biuUS":
-        raise DataError(
-            f"The labels of {name} must be whole numbers or words of the shape (N,), but are {labels.dtype} "
-            f"of the shape {labels.shape}; give one label a row."
-        )
+        kind = f"{labels.dtype} of the shape {labels.shape}"
+        raise DataError(f"The labels of {name} must be numbers or words (N,), but are {kind}; mend them.")
     if labels.dtype.kind in "US":
         words = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
         classes = np.unique(words[words != ""])
@@ -202,10 +191,8 @@ def numbered(labels: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]
         return np.where(words == "", UNLABELLED, np.searchsorted(classes, words)), names
     numbers = labels.astype(np.int64)
     if len(numbers) and numbers.min() < UNLABELLED:
-        raise DataError(
-            f"The labels of {name} hold {numbers.min()}, but must be 0 or more, or {UNLABELLED} for none; "
-            "number them anew."
-        )
+        limit = f"0 or more, or {UNLABELLED} for none"
+        raise DataError(f"The labels of {name} hold {numbers.min()}, but must be {limit}; number them anew.")
     return numbers, ()
 
 

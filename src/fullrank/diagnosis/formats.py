@@ -61,9 +61,7 @@ def picked(blocks: Iterable[Tensor], rows: np.ndarray) -> Iterator[Tensor]:
 def open_npy(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
     """A mapped array, and the labels beside it in `NAME.labels.npy`, if that exists."""
     if labels is not None:
-        raise UsageError(
-            f"{path.name} holds one array and no labels {labels!r}; give a file that ends in .npy or .txt."
-        )
+        raise UsageError(f"{path.name} holds no labels {labels!r}; give a file that ends in .npy or .txt.")
     beside = path.with_suffix(".labels.npy")
     return _Array(map_npy(path), path.name), map_npy(beside) if beside.is_file() else None
 
@@ -108,19 +106,15 @@ def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | N
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UsageError(
-            "Reading .parquet needs pyarrow, which is not installed; run `pip install 'fullrank[parquet]'`."
-        ) from None
+        raise UsageError("A .parquet file needs pyarrow; run `pip install 'fullrank[parquet]'`.") from None
     try:
         with pq.ParquetFile(path) as file:
             types = {field.name: field.type for field in file.schema_arrow}
             lists = [name for name, kind in types.items() if hasattr(kind, "value_field")]
             chosen, label_name = _choose(path, {n: f"({kind})" for n, kind in types.items()}, lists, labels)
             if chosen not in lists:
-                raise DataError(
-                    f"{path.name}: {chosen} must be a column of lists of numbers, but is one of "
-                    f"{types[chosen]}; write one list a row."
-                )
+                kind = f"a column of lists of numbers, but is one of {types[chosen]}"
+                raise DataError(f"{path.name}: {chosen} must be {kind}; write one list a row.")
             matrix = _Column(path, chosen, file.metadata.num_rows, types[chosen])
             return matrix, _label_column(file.read([label_name]).column(0)) if label_name else None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -149,36 +143,21 @@ def _npy_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
     try:
         shape, _, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, TypeError, SyntaxError, KeyError, EOFError, tokenize.TokenError):
-        raise DataError(
-            f"{name} is no whole array in NumPy's format, and a pickle is never read; write it with "
-            "numpy.save."
-        ) from None
+        raise DataError(f"{name} is no whole array, and a pickle is never read; use numpy.save.") from None
     if dtype.hasobject:
-        raise DataError(
-            f"{name} holds Python objects, and a pickle is never read; write it as an array of numbers."
-        )
+        raise DataError(f"{name} holds Python objects, and a pickle is never read; write plain numbers.")
     expected, actual = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if expected != actual or min(shape, default=0) < 0:
-        raise DataError(
-            f"{name} says that it holds {shape} of {dtype}, {expected} bytes, but has {actual}; it is "
-            "damaged or was not written to its end, so write it again."
-        )
+        raise DataError(f"{name} says {shape} of {dtype}, {expected} bytes, but has {actual}; write it anew.")
     return shape
 
 
 def _check_matrix(name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
     """`shape` as (N, D); DataError for another, an empty one, or numbers that are not real."""
-    if dtype not in _READABLE:
+    if dtype not in _READABLE or len(shape) != 2 or 0 in shape:
         raise DataError(
-            f"{name} holds {dtype}, but features are floating-point or whole numbers; cast them to float32."
-        )
-    if len(shape) != 2:
-        raise DataError(
-            f"{name} must have the shape (N, D), a row an image, but has {shape}; pool or flatten it."
-        )
-    if 0 in shape:
-        raise DataError(
-            f"{name} is empty, of the shape {shape}; give 2 rows or more, each of 1 number or more."
+            f"{name} holds {dtype} of the shape {shape}, but features are floating-point or whole numbers "
+            "(N, D), a row an image, and not empty; pool or flatten them, and cast them to float32."
         )
     return shape[0], shape[1]
 
@@ -190,17 +169,13 @@ def _choose(
     named = _first_of(FEATURES, shapes)
     if named is None and len(flat) != 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise DataError(
-            f"{path.name} holds {listed}, and which are the features is not clear; call them 'features'."
-        )
+        raise DataError(f"{path.name} holds {listed}; call the array of the features 'features'.")
     features = named or flat[0]
     others = [name for name in shapes if name != features]
     if labels is not None and labels not in others:
         listed = ", ".join(others) or "nothing"
-        raise UsageError(
-            f"{path.name} has no labels {labels!r}, but beside the features {listed}; "
-            "give one of these, or a file that ends in .npy or .txt."
-        )
+        remedy = "give one of these, or a file that ends in .npy or .txt"
+        raise UsageError(f"{path.name} has no labels {labels!r}, but beside the features {listed}; {remedy}.")
     return features, _first_of(LABELS, others) if labels is None else labels
 
 
@@ -252,10 +227,8 @@ class _Column(Matrix):
             lengths = cells.value_lengths().fill_null(width).to_numpy()
             if (lengths != width).any():
                 row = int((lengths != width).argmax())
-                raise DataError(
-                    f"{self.path.name}: row {start + row} (from 0) of {self.key} has {lengths[row]} numbers, "
-                    f"but the first has {width}; give rows of one width."
-                )
+                where = f"{self.path.name}: row {start + row} (from 0) of {self.key}"
+                raise DataError(f"{where} has {lengths[row]} numbers, but the first has {width}; mend it.")
             block = np.full((len(cells), width), np.nan, np.float32)
             with np.errstate(over="ignore"):
                 values = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -38,10 +38,8 @@ def imposed_rank(
     if callable(says):
         rank = says(parsed.name)
         if rank is not None and (type(rank) is not int or rank < 1):
-            raise UsageError(
-                f"The head {type(head).__name__} says imposed_rank({parsed.name!r}) = {rank!r}; it must be a "
-                "whole number of 1 or more, or None."
-            )
+            said = f"{type(head).__name__} says imposed_rank({parsed.name!r}) = {rank!r}"
+            raise UsageError(f"The head {said}; it must be a whole number of 1 or more, or None.")
     elif fresh is not None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)

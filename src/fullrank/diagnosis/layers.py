@@ -50,10 +50,8 @@ def layer_rows(
     """
     missing = [place for place in test if labels is not None and place not in train]
     if missing:
-        raise UsageError(
-            f"There are {len(missing)} of {len(test)} places without training features, the first is "
-            f"{missing[0]}; collect both at the same places."
-        )
+        count = f"{len(missing)} of {len(test)} places have no training features, the first is {missing[0]}"
+        raise UsageError(f"{count}; collect both at the same places.")
     learnt, tested = (torch.tensor([-1]),) * 2 if labels is None else map(label_vector, labels)
     counts = torch.unique(tested[tested != -1], return_counts=True)[1]
     probeable = len(torch.unique(learnt[learnt != -1])) > 1 and len(counts) > 0
@@ -221,10 +219,7 @@ def _pooled_gradients(
     read = read_places(encoder, head, images.clone().requires_grad_(), [*places, "z"])
     z = read["z"]
     if z.grad_fn is None:
-        raise UsageError(
-            "No gradient passes from z to the images, so it has no rank at any place; give a model that does "
-            "not detach its features."
-        )
+        raise UsageError("No gradient passes from z to the images; give a model that does not detach any.")
     on_the_way = _nodes_below(z.grad_fn)
     edges = {place: _maps_of(read[place], on_the_way) for place in places}
     every = list(dict.fromkeys(edge for maps in edges.values() for edge in maps))

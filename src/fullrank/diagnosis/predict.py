@@ -52,7 +52,10 @@ def predict(
     run = run if isinstance(run, Run) else load(run, imports=imports)
     order = [*thinned_places(run.encoder, run.head), "z"]
     outcome = outcome or "z"
-    place = place or _default_place(run, order)
+    default = order.index("h") - getattr(run.head, "passes_h", False)
+    if not place and default < 0:
+        raise UsageError("The encoder has no place below h; name the places with --place and --outcome.")
+    place = place or order[default]
     if place == outcome:
         raise UsageError(f"The place and its outcome are both {place}; name a place below with --place.")
     bases = [Place.parse(name).name for name in (place, outcome)]
@@ -112,10 +115,3 @@ def described_prediction(prediction: Prediction, place: str, outcome: str, rank:
 def _counted(each: Sequence[str]) -> str:
     counts = Counter(each)
     return ", ".join(f"{counts[fate]} are {fate}" for fate in FATES)
-
-
-def _default_place(run: "Run", places: list[str]) -> str:
-    before = places.index("h") - getattr(run.head, "passes_h", False)
-    if before < 0:
-        raise UsageError("The encoder has no place below h; name the places with --place and --outcome.")
-    return places[before]

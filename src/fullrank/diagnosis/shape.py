@@ -69,9 +69,7 @@ class LowRankLimits:
         for name in ("gap", "single_gap"):
             check_ratio(name, getattr(self, name))
         if not 0 < self.lost_share < 1:
-            raise UsageError(
-                f"lost_share must lie between 0 and 1, but got {self.lost_share}; 0.1 is tested."
-            )
+            raise UsageError(f"lost_share must be between 0 and 1, but got {self.lost_share}; try 0.1.")
 
 
 LOW_RANK = LowRankLimits()
@@ -102,6 +100,16 @@ class Whitening:
 
     mean: Tensor
     map: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Whitening":
+        """That of features (N, D): at most 256 leading live components, 4 images or more for each."""
+        x = features.double()
+        mean = x.mean(0)
+        _, scales, directions = torch.linalg.svd((x - mean) / len(x) ** 0.5, full_matrices=False)
+        live = live_dimensions(scales.square().cpu().numpy())
+        count = max(1, min(live, len(x) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
+        return cls(mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny))
 
     @property
     def components(self) -> int:
@@ -160,13 +168,3 @@ def low_rank_of(
         return None
     rank = int(torch.where(passing, ratios, 0.0).argmax()) + 1
     return Cut(rank, float(ratios[rank - 1]), possible)
-
-
-def whitening_of(features: Tensor) -> Whitening:
-    """The whitening of features (N, D): at most 256 leading live components, 4 images or more for each."""
-    x = features.double()
-    mean = x.mean(0)
-    _, scales, directions = torch.linalg.svd((x - mean) / len(x) ** 0.5, full_matrices=False)
-    live = live_dimensions(scales.square().cpu().numpy())
-    count = max(1, min(live, len(x) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
-    return Whitening(mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny))

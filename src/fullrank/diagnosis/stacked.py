@@ -65,9 +65,7 @@ def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
     overlap = alignment_matrix(first, second)
     inner = len(overlap)
     if not 1 <= rank < inner:
-        raise UsageError(
-            f"rank must be 1 to {inner - 1}, less than the {inner} channels between the maps, but got {rank}."
-        )
+        raise UsageError(f"rank must be 1 to {inner - 1}, below the {inner} inner channels, but got {rank}.")
     inside = float(overlap[:rank, :rank].square().sum())
     return (inner * inside - rank**2) / (rank * (inner - rank))
 
@@ -79,10 +77,8 @@ def product(stacked: Sequence[Tensor]) -> Tensor:
 
 def _checked(first: Tensor, second: Tensor) -> tuple[Array, Array]:
     if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[1]:
-        raise UsageError(
-            "Expected two stacked maps (m, D) and (K, m), but got "
-            f"{tuple(first.shape)} and {tuple(second.shape)}; give the one applied first first."
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise UsageError(f"Expected maps (m, D) and (K, m), but got {shapes}; give the first applied first.")
     return _array(first), _array(second)
 
 

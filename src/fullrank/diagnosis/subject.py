@@ -43,16 +43,22 @@ def find_subject(
     if isinstance(target, str | Path) and Path(target).is_dir():
         target = load(target)
     if isinstance(target, Run):
-        if weights is not None:
-            raise UsageError("A run has weights of its own; leave --weights out, or name its encoder.")
+        refuse_given("A run", weights=weights, image_size=image_size)
         return _subject_of_run(target, data, views)
-    name = type(target).__name__ if isinstance(target, nn.Module) else str(target)
-    name = getattr(target, "__name__", name)
+    if isinstance(target, nn.Module):
+        refuse_given("A module", weights=weights)
+    name = getattr(type(target) if isinstance(target, nn.Module) else target, "__name__", str(target))
     if data is None:
         raise UsageError(f"{name} is a model, so it needs images to look at; give them with --data.")
     train, test = _load(data, image_size)
     encoder = target if isinstance(target, nn.Module) else _library_encoder(target, train or test, weights)
     return Subject(name, encoder, None, train, test, views=None if views is None else _views(views, test))
+
+
+def refuse_given(target: str, **options: object) -> None:
+    """Raise UsageError for the first option that was given, which `target` has no use for."""
+    if name := next((name for name, value in options.items() if value is not None), None):
+        raise UsageError(f"{target} takes no {name}; leave it out, or name a model by its spec.")
 
 
 def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:

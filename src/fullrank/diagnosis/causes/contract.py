@@ -48,10 +48,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold) or self.threshold < 0:
-            raise UsageError(
-                f"The threshold of '{self.measure}' must be a finite number of 0 or more, but got "
-                f"{self.threshold}; docs/causes.md lists the tested ones."
-            )
+            limit = f"a finite number of 0 or more, but got {self.threshold}"
+            raise UsageError(f"The threshold of '{self.measure}' must be {limit}; see docs/causes.md.")
 
     def fires(self, value: float) -> bool:
         """Whether `value` is a finding."""

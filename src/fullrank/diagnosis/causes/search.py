@@ -82,9 +82,7 @@ def checked_cause(built: object, name: str) -> Cause:
     if getattr(built, "name", None) != name:
         raise UsageError(f"The cause {name!r} must have name = {name!r}, as it is registered.")
     if not isinstance(getattr(built, "stage", None), Stage):
-        raise UsageError(
-            f"The cause {name!r} must have a stage, one of those of fullrank.diagnosis.causes.Stage."
-        )
+        raise UsageError(f"The cause {name!r} must have a stage of fullrank.diagnosis.causes.Stage.")
     return built
 
 
@@ -116,12 +114,8 @@ def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list
         raise
     except Exception as error:  # whatever it raises
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"The cause {cause.name!r} failed at {place.place}: {reason}; mend its check."
-        ) from error
+        raise UsageError(f"The cause {cause.name!r} failed at {place.place}: {reason}; mend it.") from error
     if not isinstance(findings, list) or not all(isinstance(each, Finding) for each in findings):
-        raise UsageError(
-            f"The cause {cause.name!r} must give a list of findings at {place.place}, but gave "
-            f"{findings!r:.80}."
-        )
+        given = f"at {place.place}, but gave {findings!r:.80}"
+        raise UsageError(f"The cause {cause.name!r} must give a list of findings {given}.")
     return findings

@@ -33,15 +33,12 @@ class AlertRule:
     title: str = ""
 
     def __post_init__(self) -> None:
+        rule = f"AlertRule {self.name!r}"
         if not (self.share > 0 and self.limit > 0 and math.isfinite(min(self.share, self.limit))):
-            raise UsageError(
-                f"AlertRule {self.name!r}: share and limit must be above 0 and one of them finite, but got "
-                f"{self.share} and {self.limit}; a share of 0.5 fires at half of the widest gap."
-            )
+            bounds = f"above 0 and one of them finite, but got {self.share} and {self.limit}"
+            raise UsageError(f"{rule}: share and limit must be {bounds}; a share of 0.5 is half the gap.")
         if self.looks < 1:
-            raise UsageError(
-                f"AlertRule {self.name!r}: looks must be 1 or more, but got {self.looks}; the default is 2."
-            )
+            raise UsageError(f"{rule}: looks must be 1 or more, but got {self.looks}; the default is 2.")
 
 
 REARM = 2.0

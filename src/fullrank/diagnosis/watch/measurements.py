@@ -74,10 +74,8 @@ def rows_of(output: object, name: str) -> Tensor:
     """
     if not isinstance(output, Tensor) or output.ndim < 2:
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise DataError(
-            f"SpectrumMonitor: the output of {name!r} must be one tensor (N, D), (N, T, D) or (N, C, H, W), "
-            f"but got {got}; name a module inside it, or one that comes after."
-        )
+        shapes = f"one tensor (N, D), (N, T, D) or (N, C, H, W), but got {got}"
+        raise DataError(f"SpectrumMonitor: {name!r} must give {shapes}; name a module inside or after it.")
     output = output.detach()
     if output.ndim == 2:
         return output.to(torch.float32, copy=True)

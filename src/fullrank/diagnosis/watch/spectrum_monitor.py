@@ -4,7 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -80,16 +80,15 @@ def _verdict(looks: str, alerts: Sequence[Alert]) -> str:
     return f"{len(alerts)} alert{'s' if len(alerts) > 1 else ''} in {looks}: {listed}."
 
 
-@final
+@dataclass
 class _Watch:
-    """One module: the rows of the step under way, the newest rows, and the looks so far."""
+    """One module: the newest rows, those of the step under way, and the looks so far."""
 
-    def __init__(self, path: str, samples: int):
-        self.path = path
-        self.fresh: list[Tensor] = []
-        self.newest = NewestRows(samples)
-        self.history = History(field.name for field in fields(Look))
-        self.missed = False
+    path: str
+    newest: NewestRows
+    fresh: list[Tensor] = field(default_factory=list)
+    history: History = field(default_factory=lambda: History(Look.__dataclass_fields__))
+    missed: bool = False
 
     def hook(self, module: nn.Module, inputs: object, output: object) -> None:
         """Keep a copy of the output; nothing is returned, so the output stays as it is."""
@@ -141,21 +140,15 @@ class SpectrumMonitor(pl.Callback):
         tolerance: float = 1e-6,
         rules: Sequence[AlertRule] = ALERT_RULES,
     ):
-        if isinstance(modules, str) or not modules:
-            raise UsageError(
-                f"SpectrumMonitor: modules must be a list of 1 or more names, but got {modules!r}; write "
-                "['encoder']."
-            )
-        ranges = (
-            ("every_n_steps", every_n_steps, every_n_steps >= 1, "1 or more", "50"),
-            ("samples", samples, samples >= 2, "2 rows or more", "4096"),
-            ("tolerance", tolerance, 0 < tolerance < 1, "between 0 and 1", "1e-6"),
+        limits = (
+            ("modules", modules, modules and not isinstance(modules, str), "1 or more, as ['encoder']"),
+            ("every_n_steps", every_n_steps, every_n_steps >= 1, "1 or more (the default is 50)"),
+            ("samples", samples, samples >= 2, "2 rows or more (the default is 4096)"),
+            ("tolerance", tolerance, 0 < tolerance < 1, "between 0 and 1 (the default is 1e-6)"),
         )
-        for name, value, fits, limits, default in ranges:
+        for name, value, fits, limit in limits:
             if not fits:
-                raise UsageError(
-                    f"SpectrumMonitor: {name} must be {limits}, but got {value}; the default is {default}."
-                )
+                raise UsageError(f"SpectrumMonitor: {name} must be {limit}, but got {value!r}.")
         for rule in rules:
             if rule.measure not in MEASURES:
                 raise unknown_name("measure", rule.measure, MEASURES, f"rules may use {', '.join(MEASURES)}")
@@ -164,7 +157,7 @@ class SpectrumMonitor(pl.Callback):
         self.every_n_steps, self.samples = every_n_steps, samples
         self.tolerance, self.rules = tolerance, tuple(rules)
         self.alerts: list[Alert] = []
-        self._watches = {name: _Watch(path, samples) for name, path in self.modules.items()}
+        self._watches = {name: _Watch(path, NewestRows(samples)) for name, path in self.modules.items()}
         self._batches = 0
         self._window: int | None = None  # batches that fill `samples`; known after the first
         self._hooks: list[RemovableHandle] = []
@@ -184,9 +177,9 @@ class SpectrumMonitor(pl.Callback):
         """Check the names, before any step is made."""
         self._target, self._first = type(pl_module).__name__, trainer.is_global_zero
         names = [name for name, _ in pl_module.named_modules() if name]
+        top = ", ".join(name for name, _ in pl_module.named_children())
         for path in self.modules.values():
             if path not in names:
-                top = ", ".join(name for name, _ in pl_module.named_children())
                 raise unknown_name("module", path, names, f"{self._target} has {top}")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -218,14 +211,6 @@ class SpectrumMonitor(pl.Callback):
             for watch in self._watches.values():
                 watch.newest.clear()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the hooks away."""
-        self._release()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Take the hooks away."""
-        self._release()
-
     def arrays(self) -> dict[str, np.ndarray]:
         """The looks over time, as `arrays.npz` may hold them.
 
@@ -233,10 +218,10 @@ class SpectrumMonitor(pl.Callback):
         `singular_values` (T, D).
         """
         return {
-            f"spectrum/{name}/{field}": values
+            f"spectrum/{name}/{column}": values
             for name, watch in self._watches.items()
             if watch.history.last
-            for field, values in watch.history.arrays().items()
+            for column, values in watch.history.arrays().items()
         }
 
     def save(self, folder: str | Path) -> None:
@@ -252,26 +237,19 @@ class SpectrumMonitor(pl.Callback):
             return
         folder = Path(folder)
         if not any(watch.history.last for watch in self._watches.values()):
-            raise UsageError(
-                f"SpectrumMonitor: nothing was seen in {self._batches} batches, so there is nothing to save; "
-                f"save after the training, with every_n_steps (now {self.every_n_steps}) at most its batches."
-            )
-        file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
-        if file is not None:
+            seen = f"SpectrumMonitor: nothing was seen in {self._batches} batches"
+            raise UsageError(f"{seen}; save after training, or lower every_n_steps ({self.every_n_steps}).")
+        if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
         if (folder / RECORD_FILE).is_file() and "monitor" not in (earlier := Record.load(folder)).recipe:
-            raise UsageError(
-                f"SpectrumMonitor: {folder} holds the record of a {earlier.kind}, which save would replace; "
-                "name another folder."
-            )
-        names = ("modules", "every_n_steps", "samples", "tolerance")
-        settings = {name: getattr(self, name) for name in names}
+            kept = f"{folder} holds the record of a {earlier.kind}"
+            raise UsageError(f"SpectrumMonitor: {kept}, which save would replace; name another folder.")
+        settings = {key: vars(self)[key] for key in ("modules", "every_n_steps", "samples", "tolerance")}
         settings["rules"] = [rule.name for rule in self.rules]
         entry = watched_diagnosis(self._target, self.looks, self.alerts)
-        record = new_record("diagnosis", {"monitor": settings}, [], diagnosis=entry)
         folder.mkdir(parents=True, exist_ok=True)
         save_arrays(folder, self.arrays())
-        record.save(folder)
+        new_record("diagnosis", {"monitor": settings}, [], diagnosis=entry).save(folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Looks, alerts, and rows that have not been looked at."""
@@ -302,23 +280,25 @@ class SpectrumMonitor(pl.Callback):
         """Whether batch number `batch`, from 1, is one of those before a look."""
         return self._window is None or batch <= self._window or -batch % self.every_n_steps < self._window
 
-    def _release(self) -> None:
+    def _release(self, *_: Any, **__: Any) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         for watch in self._watches.values():
             watch.fresh = []
 
+    on_exception = teardown = _release
+
     def _look(self, name: str, watch: _Watch, trainer: Any) -> None:
+        if len(watch.newest) < 2 and not watch.missed:
+            watch.missed = True
+            warnings.warn(
+                f"SpectrumMonitor: {watch.path!r} gave {len(watch.newest)} rows up to step "
+                f"{trainer.global_step}, and a spectrum needs 2; name a module that each training step "
+                "calls, and of a compiled one itself, not a module inside it.",
+                stacklevel=1,
+            )
         if len(watch.newest) < 2:
-            if not watch.missed:
-                watch.missed = True
-                warnings.warn(
-                    f"SpectrumMonitor: {watch.path!r} gave {len(watch.newest)} rows up to step "
-                    f"{trainer.global_step}, and a spectrum needs 2; name a module that each training step "
-                    "calls, and of a compiled one itself, not a module inside it.",
-                    stacklevel=1,
-                )
             return
         look = look_at(watch.newest.rows()[0], trainer.global_step, self.tolerance)
         watch.history.add(vars(look))
