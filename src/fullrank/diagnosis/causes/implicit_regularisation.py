@@ -1,0 +1,69 @@
+"""Implicit regularisation as the explanation of a low rank: stacked linear maps that are aligned."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import final
+
+import torch
+
+from fullrank.diagnosis.augmentation import can_be_weighed
+from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.shape import low_rank_of
+from fullrank.diagnosis.stacked import block_alignment, imbalance, product
+from fullrank.record import Finding
+
+
+@final
+@dataclass(frozen=True)
+class ImplicitRegularisation(Cause):
+    """The product of the stacked maps breaks off, and its maps agree on the directions before the break.
+
+    What is measured is the least `block_alignment` of two maps that follow each other, 0 at chance and 1 in
+    agreement, at the last place, to which the maps lead. It stands behind `augmentation` in the catalogue:
+    its sentence says that the augmentation was weak, or that there were no views to exclude it.
+
+    >>> import torch
+    >>> gains = torch.diag(torch.tensor([1.0, 1.0, 0.01, 0.01]))
+    >>> z = PlaceEvidence("z", torch.randn(200, 4) @ gains @ gains)
+    >>> evidence = Evidence((z,), stacked=(gains, gains))
+    >>> [finding.value for finding in ImplicitRegularisation().check(z, evidence)]
+    [1.0]
+
+    Source: P1 Theorems 2 and 3.
+    """
+
+    name = "implicit-regularisation"
+    stage = Stage.EXPLANATION
+    needs = ("stacked",)
+    rule: Rule = Rule(
+        level="alarm",
+        measure="block alignment of the stacked maps",
+        side="above",
+        threshold=0.8,
+        remedy="Use fewer stacked linear maps, start them nearer to orthogonal, or take a fixed head "
+        "(subvector) without weights.",
+    )
+
+    def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+        """One finding at the last place where the maps explain its low rank."""
+        cut = evidence.cut(place)
+        if cut is None or not evidence.is_last(place):
+            return []
+        maps = evidence.stacked
+        squares = torch.linalg.svdvals(product(maps).cpu()).square()
+        possible = min(len(squares), *(min(matrix.shape) for matrix in maps))
+        of_product = low_rank_of(squares[:possible], evidence.limits)
+        pairs = list(pairwise(maps))
+        if of_product is None or any(of_product.rank >= first.shape[0] for first, _ in pairs):
+            return []
+        value = min(block_alignment(first, second, of_product.rank) for first, second in pairs)
+        between = max(imbalance(first, second) for first, second in pairs)
+        weak, unknown = "augmentation is weak in the lost ones", "no views were given to exclude augmentation"
+        views = weak if can_be_weighed(place, evidence) else unknown
+        sentence = (
+            f"{cut.sentence(place.place)}, the product of {len(maps)} linear maps breaks off "
+            f"after {of_product.rank}, where they are aligned to {value:.2f} (imbalance {between:.2f}), and "
+            f"{views}."
+        )
+        return self.judged(self.rule, place, value, sentence)
