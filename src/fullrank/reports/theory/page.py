@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel
 from fullrank.reports.drawing import Style, distinct_styles, empty_figure, plain_text
-from fullrank.reports.layout import Panel, fill, panel
+from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.run.words import machine_line
 
 Line = tuple[TheoryCurve, np.ndarray, np.ndarray]
@@ -102,7 +102,7 @@ def _panel(axes: TheoryPanel, lines: list[Line], styles: Mapping[tuple[str, str]
     key = {curve.name: styles[axes.title, curve.name] for curve, _, _ in lines}
     label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(key)}."
     note = "Predicted values are dashed." if any(curve.dashed for curve, _, _ in lines) else ""
-    return panel(figure, axes.title, label, note, key if len(key) > 1 else {})
+    return panels(figure, axes.title, label, note, key if len(key) > 1 else {})[0]
 
 
 def _drawable(values: np.ndarray, above: float | None) -> list[float | None]:
