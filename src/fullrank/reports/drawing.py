@@ -125,7 +125,7 @@ def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str)
         labelled = end if free else labelled
         # One hue from dark to light: the order of the lines is the order of their ranks.
         color = between("#003c73", "#82afd7", i / max(len(ranks) - 1, 1))
-        look = {
+        look: dict[str, Any] = {
             "mode": f"{line_mode(len(x))}+text",
             "text": [f" {rank}" if free and time == last else "" for time in range(len(x))],
             "textposition": "middle right",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -73,12 +74,9 @@ def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go
         alive = int(np.isfinite(values).sum())
         if alive < width:
             ends = [100 * max(alive, 1) / width, 100 * (alive + 1) / width]
-            heights, said = (
-                [values[alive - 1] if alive else 0.0, floor],
-                f"{alive} of {width} dimensions are live",
-            )
+            heights = [values[alive - 1] if alive else 0.0, floor]
             marker = {"symbol": ["line-ns", "x"], "size": 8, "color": style.color}
-            line = style.line(1)
+            line, said = style.line(1), f"{alive} of {width} dimensions are live"
             drawing.add_line(figure, ends, heights, place, said, "lost", key, line=line, marker=marker)
     return figure
 
@@ -245,11 +243,9 @@ def _measures_by_place(
         values = [getattr(row, _FIELDS[name]) for row in rows]
         values = [None if value is None else shown(value) for value in values]
         if any(value is not None for value in values):
-            said, look = (
-                f"%{{customdata}}: %{{x:{form}}}",
-                {"line": style.line(1.4, 0.55), "marker": style.marker(7)},
-            )
             y, labels = list(range(len(places))), [drawing.plain_text(place) for place in places]
+            look: dict[str, Any] = {"line": style.line(1.4, 0.55), "marker": style.marker(7)}
+            said = f"%{{customdata}}: %{{x:{form}}}"
             drawing.add_line(figure, values, y, name, said, name, **look, customdata=labels)
     return figure
 

@@ -39,11 +39,7 @@ def paper_number(row: TableRow, column: int, unit: str) -> str:
 
 
 def shown(estimate: Estimate, unit: str, sign: bool = False) -> str:
-    """A mean and its interval: points or numbers with one decimal.
-
-    >>> shown(Estimate(94.0, 93.0, 95.0), "points"), shown(Estimate(3.0), "points", sign=True)
-    ('94.0 [93.0, 95.0]', '+3.0')
-    """
+    """A mean and its interval, with one decimal."""
     written = signed if sign else in_points
     if estimate.low is None:
         return written(estimate.mean)
@@ -102,15 +98,9 @@ def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
     sentence = f"{title}: {'; '.join(parts)}; always to say pre would be right in {above} of {len(means)}."
     numbered = [row for row in table.rows if row.theory is not None]
     if len(numbered) > 2:
-        rank = _rank_correlation(
-            [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
-        )
+        both = [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
+        # Spearman's, for numbers that hardly tie.
+        rank = np.corrcoef([np.argsort(np.argsort(values)) for values in both])[0, 1]
         written = f"{rank:+.2f}".replace("-", "−")
         sentence += f" Rank correlation of the theory's numbers with ours, {len(numbered)} rows: {written}."
     return sentence
-
-
-def _rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's, for numbers that hardly tie."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -66,9 +66,8 @@ def accuracy_figure(record: Record) -> go.Figure | None:
     places, heads = probed_places(record), drawn_heads(record)
     if not places:
         return None
-    figure = drawing.figure_by_place(
-        places, "place, from the image towards the loss", "linear accuracy (points)"
-    )
+    x_title = "place, from the image towards the loss"
+    figure = drawing.figure_by_place(places, x_title, "linear accuracy (points)")
     step = min(0.08, 0.6 / len(heads))
     for head in heads:
         shift = (head.key - (len(heads) - 1) / 2) * step
