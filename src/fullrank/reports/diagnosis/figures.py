@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.record import DiagnosisEntry, LayerRow
+from fullrank.record import DiagnosisEntry
 from fullrank.reports import drawing
 from fullrank.reports.diagnosis.words import LAYER_FIELDS, in_order
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.run.tables import base_place
+
+_Shown = Callable[[float], float | None]
 
 MOST_DIRECTIONS = 64
 ACCURACIES = {
@@ -49,14 +51,9 @@ def place_styles(places: Sequence[str]) -> dict[str, Style]:
     return styles
 
 
-def spectrum_places(diagnosis: DiagnosisEntry) -> list[str]:
-    """The places with a spectrum, from the image to z."""
-    return in_order(diagnosis, diagnosis.spectrum)
-
-
 def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
     """ln(s_k / s_1) of every place against k / D, falling to a cross where dimensions are not live."""
-    places = spectrum_places(diagnosis)
+    places = in_order(diagnosis, diagnosis.spectrum)
     if not places:
         return None
     spectra = [drawing.log_or_nan(np.array(diagnosis.spectrum[place].singular_values)) for place in places]
@@ -118,19 +115,14 @@ def ranks_over_time_figure(
 
 def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band."""
-    rows = [row for row in diagnosis.layers if (row.linear, row.nearest, row.recall_at_1) != (None,) * 3]
-    title, cut = "accuracy (points)", diagnosis.cut
-    return _measures_by_place(rows, cut, title, ACCURACIES, ".1f", lambda share: 100 * share)
+    return _measures_by_place(diagnosis, "accuracy (points)", ACCURACIES, ".1f", lambda share: 100 * share)
 
 
 def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     """Effective rank, RankMe and the rank of the loss's gradient by place, beside the width; logarithmic."""
-    rows, cut = diagnosis.layers, diagnosis.cut
     # Zero has no logarithm; the table holds it.
-    figure = _measures_by_place(rows, cut, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
-    if figure is not None:
-        figure.update_xaxes(**_RANK_AXIS)
-    return figure
+    figure = _measures_by_place(diagnosis, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
+    return figure and figure.update_xaxes(**_RANK_AXIS)
 
 
 def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
@@ -227,18 +219,16 @@ def _by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure
 
 
 def _measures_by_place(
-    rows: Sequence[LayerRow],
-    cut: str | None,
-    x_title: str,
-    styles: Mapping[str, Style],
-    form: str,
-    shown: Callable[[float], float | None],
+    diagnosis: DiagnosisEntry, x_title: str, styles: Mapping[str, Style], form: str, shown: _Shown
 ) -> go.Figure | None:
     """A line down the places for each measure of `styles` that was taken anywhere; None for one place."""
+    rows = [
+        row for row in diagnosis.layers if any(getattr(row, _FIELDS[name]) is not None for name in styles)
+    ]
     if len(rows) < 2:
         return None
     places = [row.place for row in rows]
-    figure = _by_place(places, x_title, cut)
+    figure = _by_place(places, x_title, diagnosis.cut)
     for name, style in styles.items():
         values = [getattr(row, _FIELDS[name]) for row in rows]
         values = [None if value is None else shown(value) for value in values]

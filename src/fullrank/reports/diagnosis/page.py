@@ -23,7 +23,11 @@ def render_diagnosis(
     measured, measures = words.measure_table(diagnosis)
     held = {key.rpartition("/")[0] for key in arrays}
     timed = [place for place in diagnosis.places if f"spectrum/{place}" in held]
-    places = [*figures.spectrum_places(diagnosis), *(curve.place for curve in diagnosis.dimensions), *timed]
+    places = [
+        *words.in_order(diagnosis, diagnosis.spectrum),
+        *(curve.place for curve in diagnosis.dimensions),
+        *timed,
+    ]
     styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
     watched = words.is_watched(record)
@@ -63,7 +67,7 @@ def render_diagnosis(
 
 
 def _spectrum_panels(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> list[Panel]:
-    places = figures.spectrum_places(diagnosis)
+    places = words.in_order(diagnosis, diagnosis.spectrum)
     what = f"Log singular values of the covariance of the features, a line for each of: {', '.join(places)}."
     live = live_note({place: [diagnosis.spectrum[place].singular_values] for place in places})
     note = f"{live} A line ends in a cross after the last of them." if live else ""

@@ -67,9 +67,8 @@ def causes(findings: Sequence[Finding]) -> list[Cause]:
 
 def side(finding: Finding) -> str:
     """On which side of its threshold a value lies: `above`, `below` or `at`."""
-    if finding.value == finding.threshold:
-        return "at"
-    return "above" if finding.value > finding.threshold else "below"
+    above, below = finding.value > finding.threshold, finding.value < finding.threshold
+    return "above" if above else "below" if below else "at"
 
 
 def cut_sentence(diagnosis: DiagnosisEntry) -> str:

@@ -10,8 +10,6 @@ from fullrank.record.comparisons import paired_difference
 from fullrank.reports.numbers import in_points, signed
 from fullrank.statistics import Estimate
 
-NOT_KNOWN = "not known"
-
 
 def cell(row: TableRow, column: int) -> Estimate:
     """A column of a row: the mean over its seeds and the 95 % t interval."""
@@ -34,16 +32,15 @@ def paper_number(row: TableRow, column: int, unit: str) -> str:
     """What the paper found, or that nobody here has seen it."""
     value = row.paper[column]
     if value is None:
-        return NOT_KNOWN
+        return "not known"
     return in_points(value) if unit == "points" else f"{value:g}"
 
 
-def shown(estimate: Estimate, unit: str, sign: bool = False) -> str:
+def shown(estimate: Estimate, sign: bool = False) -> str:
     """A mean and its interval, with one decimal."""
     written = signed if sign else in_points
-    if estimate.low is None:
-        return written(estimate.mean)
-    return f"{written(estimate.mean)} [{written(estimate.low)}, {written(estimate.high)}]"
+    mean, low, high = (written(value) for value in (estimate.mean, estimate.low, estimate.high))
+    return mean if estimate.low is None else f"{mean} [{low}, {high}]"
 
 
 def verdict(table: TableEntry) -> list[str]:

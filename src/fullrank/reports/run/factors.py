@@ -49,13 +49,7 @@ def dial_section(record: Record) -> dict[str, Any] | None:
         label = f"The weight of {factor} at each place, relative to the largest factor's there. {note}"
         shown += panels(dial_figure(record, factor), f"The dial: {factor}", label.strip(), note)
     left_out = dial_factors(record, LEFT_OUT)
-    return {
-        "factors": factors,
-        "left_out": left_out,
-        "rows": rows,
-        "panels": shown,
-        "predicted": predicted,
-    }
+    return {"factors": factors, "left_out": left_out, "rows": rows, "panels": shown, "predicted": predicted}
 
 
 def dial_factors(record: Record, statistic: str = RELATIVE) -> list[str]:
