@@ -223,10 +223,7 @@ class TheoryPanel:
 # Of a line with points, a theorem's, the record takes the line alone.
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", revalidate_instances="always"))
 class TheoryCurve:
-    """A line of the panel of that title; the i-th has its points in `curves/i/x` and `curves/i/y`.
-
-    What is predicted is drawn dashed.
-    """
+    """A line of a panel, dashed if predicted; the i-th has its points in `curves/i/x` and `curves/i/y`."""
 
     panel: str
     name: str

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from fullrank.statistics import Estimate, live
 
 Arrays = Mapping[str, np.ndarray]
+Series = tuple[np.ndarray, np.ndarray]
 
 # Apart under red-green colour blindness, on a light page; a dark one inverts them, which keeps the contrast.
 COLORS = ("#4d4d4d", "#0072b2", "#e66b1f", "#cc79a7", "#332288", "#8c510a")
@@ -97,9 +98,7 @@ def error_bars(estimates: Sequence[Estimate], least: float = -math.inf) -> dict[
     return {**bars, "thickness": 1.2, "width": 0, "visible": visible}
 
 
-def series_of(
-    arrays: Arrays, times: str, values: str, dimensions: int = 1
-) -> tuple[np.ndarray, np.ndarray] | None:
+def series_of(arrays: Arrays, times: str, values: str, dimensions: int = 1) -> Series | None:
     """Times (T,) and as many values, of one or two dimensions; None unless both are there and numbers."""
     x, y = (arrays.get(name, np.zeros(0)) for name in (times, values))
     numbers = all(each.size and each.dtype.kind in "iuf" for each in (x, y))

@@ -27,8 +27,9 @@ RANKS = {
     "rank of the gradient": Style("#332288", "dot", "square"),
     "width": Style("#4d4d4d", "solid", "circle-open"),
 }
-TIME_DASHES = {"effective rank": "solid", "live dimensions": "dot"}
-CURVE_DASHES = {"leading components": "solid", "random channels": "dot"}
+_SOLID, _DOT = Style(drawing.INK, "solid", "circle"), Style(drawing.INK, "dot", "circle")
+TIME_STYLES = {"effective rank": _SOLID, "live dimensions": _DOT}
+CURVE_STYLES = {"leading components": _SOLID, "random channels": _DOT}
 _COLORS = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _FIELDS = LAYER_FIELDS | {"nearest neighbours": "nearest", "width": "width"}
@@ -91,7 +92,7 @@ def ranks_over_time_figure(
     figure = drawing.empty_figure("step", "rank (dimensions)")
     keys = {name: key for key, name in enumerate(styles)}
     highest, shown = 1.0, np.array([])
-    for name, (measure, dash) in product(names, TIME_DASHES.items()):
+    for name, (measure, style) in product(names, TIME_STYLES.items()):
         key = f"spectrum/{name}/{measure.replace(' ', '_')}"
         series = drawing.series_of(arrays, f"spectrum/{name}/step", key)
         if series is None:
@@ -101,7 +102,7 @@ def ranks_over_time_figure(
         if np.isnan(ranks).all():
             continue
         highest, shown = max(highest, float(np.nanmax(ranks))), np.union1d(shown, steps)
-        line = {"color": styles[name].color, "dash": dash, "width": 1.8}
+        line = {"color": styles[name].color, "dash": style.dash, "width": 1.8}
         look = {"mode": drawing.line_mode(len(steps)), "line": line, "marker": {"size": 5}}
         title, said = f"{name}, {measure}", "step %{x:,d}: %{y:.4g}"
         drawing.add_line(figure, steps, ranks, title, said, measure, keys[name], **look)
@@ -137,7 +138,7 @@ def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) ->
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     for curve in curves:
         place, kind, accuracies = curve.place, curve.kind, [100 * value for value in curve.accuracy]
-        line = {"color": styles[place].color, "dash": CURVE_DASHES[kind], "width": 1.8}
+        line = {"color": styles[place].color, "dash": CURVE_STYLES[kind].dash, "width": 1.8}
         marker = {"symbol": "circle" if kind == "leading components" else "circle-open", "size": 6}
         name, said, look = f"{place}, {kind}", "%{x} dimensions: %{y:.1f}", {"line": line, "marker": marker}
         drawing.add_line(figure, curve.dimensions, accuracies, name, said, kind, keys[place], **look)
@@ -222,9 +223,7 @@ def _measures_by_place(
     diagnosis: DiagnosisEntry, x_title: str, styles: Mapping[str, Style], form: str, shown: _Shown
 ) -> go.Figure | None:
     """A line down the places for each measure of `styles` that was taken anywhere; None for one place."""
-    rows = [
-        row for row in diagnosis.layers if any(getattr(row, _FIELDS[name]) is not None for name in styles)
-    ]
+    rows = [row for row in diagnosis.layers if {getattr(row, _FIELDS[name]) for name in styles} != {None}]
     if len(rows) < 2:
         return None
     places = [row.place for row in rows]

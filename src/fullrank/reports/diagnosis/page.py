@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import DiagnosisEntry, Record
 from fullrank.reports.diagnosis import figures, words
-from fullrank.reports.drawing import INK, Arrays, Style
+from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.numbers import live_note
 from fullrank.reports.run.words import machine_line
@@ -15,19 +15,13 @@ from fullrank.reports.run.words import machine_line
 _IN_THE_TABLE = "the table below has the numbers."
 
 
-def render_diagnosis(
-    record: Record, diagnosis: DiagnosisEntry, arrays: Arrays | None = None, missing: str = ""
-) -> str:
+def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, missing: str) -> str:
     """The page as text; parts without data are left out. `missing` says why there are no `arrays`."""
-    arrays = arrays or {}
     measured, measures = words.measure_table(diagnosis)
     held = {key.rpartition("/")[0] for key in arrays}
     timed = [place for place in diagnosis.places if f"spectrum/{place}" in held]
-    places = [
-        *words.in_order(diagnosis, diagnosis.spectrum),
-        *(curve.place for curve in diagnosis.dimensions),
-        *timed,
-    ]
+    curves = [curve.place for curve in diagnosis.dimensions]
+    places = [*words.in_order(diagnosis, diagnosis.spectrum), *curves, *timed]
     styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
     watched = words.is_watched(record)
@@ -58,7 +52,7 @@ def render_diagnosis(
             figures.dimensions_figure(diagnosis, styles),
             "Accuracy from some of the dimensions",
             f"Linear accuracy against the number of dimensions kept; {_IN_THE_TABLE}",
-            key=_of_dashes(figures.CURVE_DASHES),
+            key=figures.CURVE_STYLES,
         ),
         alignment=_alignment_panels(diagnosis),
         measured=measured,
@@ -82,7 +76,7 @@ def _time_panels(
     what = f"Effective rank and live dimensions over training, by step, of: {', '.join(names)}."
     note = "Ranks compare a module with itself at other steps; they are no score of quality."
     note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
-    shown, undrawn = panels(figure, "Ranks over time", what, note, _of_dashes(figures.TIME_DASHES)), []
+    shown, undrawn = panels(figure, "Ranks over time", what, note, figures.TIME_STYLES), []
     for name in names:
         figure = figures.spectrum_over_time_figure(arrays, name)
         undrawn += [name] if figure is None else []
@@ -121,8 +115,3 @@ def _alignment_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
     what = f"Alignment matrix {maps}, {rows} by {columns} cosines from 0, white, to 1, dark."
     note = f"The leading {most} directions of {rows} by {columns}." if max(rows, columns) > most else ""
     return panels(figures.alignment_figure(diagnosis), f"Alignment {maps}", what, note)
-
-
-def _of_dashes(dashes: Mapping[str, str]) -> dict[str, Style]:
-    """A key that tells dashes apart, whatever the colour."""
-    return {name: Style(INK, dash, "circle") for name, dash in dashes.items()}

@@ -20,12 +20,11 @@ LAYER_FIELDS = {
 
 @dataclass(frozen=True)
 class Cause:
-    """The findings of one cause and level, over places, and what to try against it."""
+    """The findings of one cause and level, over places."""
 
     heading: str
     level: str
-    findings: tuple[Finding, ...]
-    remedies: tuple[str, ...]
+    findings: list[Finding]
 
 
 def is_watched(record: Record) -> bool:
@@ -55,12 +54,7 @@ def causes(findings: Sequence[Finding]) -> list[Cause]:
     alarms_first = sorted(findings, key=lambda finding: finding.level != "alarm")
     groups = grouped(((finding.cause, finding.level), finding) for finding in alarms_first)
     return [
-        Cause(
-            group[0].title or cause.replace("-", " ").capitalize(),
-            level,
-            tuple(group),
-            tuple(dict.fromkeys(finding.remedy for finding in group)),
-        )
+        Cause(group[0].title or cause.replace("-", " ").capitalize(), level, group)
         for (cause, level), group in groups.items()
     ]
 

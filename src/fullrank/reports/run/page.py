@@ -1,7 +1,6 @@
 """The page of a run or study: results, pictures, and how to do it again. Torch-free."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 
 import plotly.graph_objects as go
@@ -17,29 +16,19 @@ from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.scores import group_table, shift_table, standardised_note
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A series of `arrays.npz` as the page draws it: heading, axis, a note, and the array of its epochs."""
-
-    heading: str
-    axis: str
-    note: str = ""
-    epochs: str = "epoch"
-
-
 _BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
 _ONLINE_NOTE = (
     "Probed while training, on augmented views of training images: not the protocol of the table, and not to "
     "be compared with it."
 )
+# For each series of `arrays.npz` its heading, axis and note, and the array of its epochs.
 CURVES = {
-    "loss": Curve("Loss", "loss"),
-    "positive_similarity": Curve("Similarity of the two views of an image", "mean cosine similarity"),
-    "negative_similarity": Curve("Similarity of views of different images", "mean cosine similarity"),
-    "effective_rank": Curve("Effective rank of h", "effective rank of h", _BATCH_NOTE),
-    "online_linear": Curve("Online linear probe", "online accuracy", _ONLINE_NOTE, "online_epoch"),
-    "online_nearest": Curve("Online nearest neighbours", "online accuracy", _ONLINE_NOTE, "online_epoch"),
+    "loss": ("Loss", "loss", "", "epoch"),
+    "positive_similarity": ("Similarity of the two views of an image", "mean cosine similarity", "", "epoch"),
+    "negative_similarity": ("Similarity of views of different images", "mean cosine similarity", "", "epoch"),
+    "effective_rank": ("Effective rank of h", "effective rank of h", _BATCH_NOTE, "epoch"),
+    "online_linear": ("Online linear probe", "online accuracy", _ONLINE_NOTE, "online_epoch"),
+    "online_nearest": ("Online nearest neighbours", "online accuracy", _ONLINE_NOTE, "online_epoch"),
 }
 
 
@@ -97,16 +86,16 @@ def _spectrum_panels(record: Record) -> Iterator[Panel]:
 
 
 def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
-    for series, curve in CURVES.items():
+    for series, (heading, axis, note, epochs) in CURVES.items():
         lacking = [
             run.folder
             for run in record.runs
-            if run.folder in arrays and series_of(arrays[run.folder], curve.epochs, series) is None
+            if run.folder in arrays and series_of(arrays[run.folder], epochs, series) is None
         ]
         absent = f"Not in the arrays of {', '.join(lacking)}." if lacking else ""
-        figure = figures.curve_figure(record, arrays, series, curve.axis, curve.epochs)
-        what, note = f"{curve.heading} over training, by epoch", f"{curve.note} {absent}".strip()
-        yield from _panels(record, figure, curve.heading, what, note)
+        figure = figures.curve_figure(record, arrays, series, axis, epochs)
+        what = f"{heading} over training, by epoch"
+        yield from _panels(record, figure, heading, what, f"{note} {absent}".strip())
 
 
 def _history_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
