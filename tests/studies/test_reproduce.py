@@ -137,7 +137,7 @@ def test_its_page_and_its_terminal_table_show_both_numbers(done, capsys, monkeyp
 
     done.record.save(done.path)  # another test may have asked for fewer seeds in this folder
     page = write_page(done.path).read_text()
-    ours = shown(Estimate.of(done.record.table.rows[0].values[0]), "points")
+    ours = shown(Estimate.of(done.record.table.rows[0].values[0]))
     assert "62.7" in page and ours in page
     monkeypatch.setenv("COLUMNS", "80")
     print_reproduction(done.title, done.record)

@@ -12,7 +12,6 @@ def test_a_layer_is_dropped_through_a_whole_run_and_its_rehearsal(tmp_path):
         "head": "none",
         "views": "weak,drop=0.5",
         "encoder": "tiny-resnet,width=4",
-        "head": "subvector:8",
         "epochs": 1,
         "batch_size": 30,
         "image_size": 16,

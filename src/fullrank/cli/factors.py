@@ -7,8 +7,8 @@ from rich.markup import escape
 
 from fullrank.cli.layout import plain_table
 from fullrank.record import Record, Score
-from fullrank.record.scores import PREDICTED, RELATIVE
-from fullrank.reports.run.factors import DialCell, dial_factors, dial_left_out, dial_rows
+from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
+from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.statistics import Estimate
 
 _Row = tuple[tuple[str, ...], Iterable[DialCell | None]]
@@ -21,7 +21,7 @@ def print_dial(record: Record) -> None:
     for row in dial_rows(record):
         rows.append((("" if row.head == named else row.head, row.place), row.cells))
         named = row.head
-    left_out = ", ".join(dial_left_out(record))
+    left_out = ", ".join(dial_factors(record, LEFT_OUT))
     note = f" Left out, since they go with another factor: {left_out}." if left_out else ""
     _print_weights(("head", "place"), dial_factors(record), rows, ", on clean test images", note)
 

@@ -56,14 +56,14 @@ def _columns(table: TableEntry) -> list[list[str]]:
         if with_paper(table, number):
             columns.append(["paper", *(paper_number(row, number, unit) for row in rows)])
         signed = number in table.differences
-        columns.append([title, *(shown(cell(row, number), unit, signed) for row in rows)])
+        columns.append([title, *(shown(cell(row, number), signed) for row in rows)])
         if signed and any(row.expected for row in rows):
             columns.append(
                 ["predicted: outcome", *(f"{row.expected}: {outcome(row, number)}" for row in rows)]
             )
         if number == 0 and len(rows) > 1 and table.alike:
             gaps = [None if row is first else difference(row, first, 0) for row in rows]
-            cells = ["–" if gap is None else shown(gap, "points", sign=True) for gap in gaps]
+            cells = ["–" if gap is None else shown(gap, sign=True) for gap in gaps]
             columns.append(["against the first", *cells])
     return columns
 

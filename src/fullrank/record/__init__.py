@@ -1,6 +1,5 @@
 """Records: what a command leaves behind, and how a record is made."""
 
-from fullrank.record.result import Result as Result
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,
     SCHEMA as SCHEMA,
@@ -15,6 +14,7 @@ from fullrank.record.schema import (
     ProbeScore as ProbeScore,
     Published as Published,
     Record as Record,
+    Result as Result,
     RunEntry as RunEntry,
     Score as Score,
     Spectrum as Spectrum,

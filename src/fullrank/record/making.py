@@ -35,17 +35,14 @@ def this_machine() -> Machine:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return _machine(torch.get_num_threads(), device, torch.__version__)
+    own = {"threads": torch.get_num_threads(), "device": device, "torch": str(torch.__version__)}
+    return machine_of_numpy().model_copy(update=own)
 
 
 def machine_of_numpy() -> Machine:
     """The processor, cores and versions of a process that need not load torch."""
-    return _machine(os.cpu_count() or 1, "cpu", version("torch"))
-
-
-def _machine(threads: int, device: str, torch: str) -> Machine:
-    python = platform.python_version()
-    return Machine(processor=_processor(), threads=threads, device=device, python=python, torch=torch)
+    versions = {"python": platform.python_version(), "torch": version("torch")}
+    return Machine(processor=_processor(), threads=os.cpu_count() or 1, device="cpu", **versions)
 
 
 def _processor() -> str:
@@ -53,5 +50,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

@@ -1,12 +1,10 @@
-"""Records of schema 1, whose scores had one name in English, brought to the present schema. Torch-free.
-
-The names are those that schema 1 wrote; they stay as they are, whatever statistics are called today.
-"""
+"""Records of schema 1, whose scores had one name in English, brought to the present schema. Torch-free."""
 
 from typing import Any
 
 from fullrank.errors import unknown_name
 
+# The names that schema 1 wrote stay as they are, whatever statistics are called today.
 _CLASSES = ("mean over classes", "worst class", "best class", "standard deviation over classes")
 _GROUPS = ("worst group", "mean over groups", "weighted by training groups")
 # What schema 1 called a score -> its probe and statistic.
@@ -37,11 +35,7 @@ _SCALING = ("diagonal", "reweight")
 
 
 def parts_of(measure: str) -> tuple[str, str, str]:
-    """The probe, statistic and subject of a score that schema 1 called `measure`; UsageError if none was.
-
-    >>> parts_of("linear, worst group"), parts_of("gap background and object")
-    (('linear', 'worst group', ''), ('linear', 'gap', 'background and object'))
-    """
+    """The probe, statistic and subject of a score that schema 1 called `measure`; UsageError if none was."""
     if measure in NAMES:
         return (*NAMES[measure], "")
     for beginning, (probe, statistic) in BEGINNINGS.items():
@@ -51,11 +45,7 @@ def parts_of(measure: str) -> tuple[str, str, str]:
 
 
 def scaled_channels(head: str) -> bool:
-    """Whether a head that schema 1 called `head` only scales the channels of h.
-
-    >>> scaled_channels("reweight:1.05,norm=batch"), scaled_channels("none"), scaled_channels("mlp:48")
-    (True, False, False)
-    """
+    """Whether a head that schema 1 called `head` only scales the channels of h."""
     first, *options = head.split(",")
     name = first.split(":")[0]
     return name in _SCALING or (name == "none" and any(one.split("=")[0] == "norm" for one in options))

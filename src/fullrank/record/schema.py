@@ -1,18 +1,10 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
-from dataclasses import field
+import dataclasses
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from fullrank.errors import DataError
@@ -29,10 +21,14 @@ def _inside(folder: str) -> str:
     parts = PurePath(folder).parts
     below = parts[2:] if parts[:2] == ("..", "runs") and len(parts) > 2 else parts
     if PurePath(folder).is_absolute() or ".." in below or not folder.isprintable() or len(folder) > 250:
-        raise ValueError(
-            "a run's folder must be named below the record's own or below ../runs, in 250 letters"
-        )
+        raise ValueError("a run's folder must lie below the record's own or below ../runs, in 250 letters")
     return folder
+
+
+def _known(schema: int) -> int:
+    if schema != SCHEMA:
+        raise ValueError(f"schema {schema} is unknown to this version of fullrank")
+    return schema
 
 
 RunFolder = Annotated[str, AfterValidator(_inside)]
@@ -107,9 +103,8 @@ class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
-    last step that was monitored, `chance` is the loss of a head that tells nothing apart, None where the
-    objective has no such level. `skipped_steps` were left out, not being finite. `scales_channels` says that
-    z is h with its channels scaled, whatever was learnt.
+    last step that was monitored, `chance` that of a head that tells nothing apart, None where the objective
+    has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its channels scaled.
     """
 
     head: str
@@ -141,8 +136,8 @@ class Finding(_Part):
     """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
 
     `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
-    and `remedy` are a sentence each. `title` is the cause in plain words, empty where it has none (older
-    records). `rows` are the numbers of the rows of the features that are at fault, where there are such.
+    and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
+    the rows of the features that are at fault, where there are such.
     """
 
     cause: str
@@ -228,14 +223,11 @@ class TheoryPanel:
 # Of a line with points, a theorem's, the record takes the line alone.
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", revalidate_instances="always"))
 class TheoryCurve:
-    """A line of the panel of that title; the i-th has its points in `curves/i/x` and `curves/i/y`.
-
-    What is predicted is drawn dashed.
-    """
+    """A line of a panel, dashed if predicted; the i-th has its points in `curves/i/x` and `curves/i/y`."""
 
     panel: str
     name: str
-    dashed: bool = field(default=False, kw_only=True)
+    dashed: bool = dataclasses.field(default=False, kw_only=True)
 
 
 class TheoryEntry(_Part):
@@ -354,7 +346,7 @@ class Record(_Part):
     """
 
     kind: Literal["run", "study", "diagnosis", "theory"]
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: Annotated[int, AfterValidator(_known)] = Field(default=SCHEMA, alias="schema")
     fullrank: str
     created: str
     machine: Machine
@@ -372,16 +364,8 @@ class Record(_Part):
     @classmethod
     def _from_older(cls, content: Any) -> Any:
         """A record of an older schema as this one has it."""
-        if not isinstance(content, dict) or content.get("schema") != 1:
-            return content
-        return {**from_schema_1(content), "schema": SCHEMA}
-
-    @field_validator("schema_version")
-    @classmethod
-    def _check_schema(cls, schema: int) -> int:
-        if schema != SCHEMA:
-            raise ValueError(f"schema {schema} is unknown to this version of fullrank")
-        return schema
+        older = isinstance(content, dict) and content.get("schema") == 1
+        return {**from_schema_1(content), "schema": SCHEMA} if older else content
 
     @model_validator(mode="after")
     def _check_numbers(self) -> "Record":
@@ -398,10 +382,7 @@ class Record(_Part):
 
     @classmethod
     def load(cls, folder: Path) -> "Record":
-        """Read `folder`/record.json, which may be of an older schema.
-
-        Raises DataError for one that is missing, damaged or of a newer schema.
-        """
+        """Read `folder`/record.json; DataError for one that is missing, damaged or of a newer schema."""
         path = Path(folder) / RECORD_FILE
         if not path.is_file():
             raise DataError(f"{folder} holds no {RECORD_FILE}; name the folder of a finished run or study.")
@@ -414,3 +395,11 @@ class Record(_Part):
                 f"{path} is no record of schema {SCHEMA} or older: {where}: {first['msg']}; "
                 "remove it and run its command again, with --resume where it has that, to write a new one."
             ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What every command hands back: the folder of what it left, and its record."""
+
+    path: Path
+    record: Record

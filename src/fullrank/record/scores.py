@@ -1,11 +1,8 @@
-"""What a score may be: every statistic that a probe gives, described once. Torch-free.
-
-A score names its probe, its statistic, and what the statistic is about where it needs that: a class, the cues
-of a gap, the images of a shift. Whoever sorts, prints or asks for scores reads what it needs here.
-"""
+"""What a score may be: every statistic that a probe gives, described once. Torch-free."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from fullrank.errors import unknown_name
@@ -26,12 +23,10 @@ IMAGES = "images"
 class Statistic:
     """One kind of number that a probe gives.
 
-    `shown` is what pages and the terminal call it, `{}` standing for the subject, and `subject` says what
-    that is, "" that it has none. The `unit` "points" is that of shares and of their differences, which are
-    shown times 100. `measure` is the option of `probe --measure` that adds it, None where none does.
-    `by_default` is the accuracy of the default protocol, on the test images and under each shift; `by_group`
-    and `by_factor` belong to the tables of groups and of factors. `few_shot` is what it is called where the
-    probe has so many training images a class, "" where there is no such score.
+    `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
+    Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
+    `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group` and
+    `by_factor` belong to the tables of groups and factors. `few_shot` is its name with few images a class.
     """
 
     probe: Probe
@@ -46,30 +41,20 @@ class Statistic:
     few_shot: str = ""
 
     def title(self, subject: str = "", shots: int | None = None) -> str:
-        """What pages and the terminal call a score of this kind.
-
-        >>> statistic("linear", "class accuracy").title("3")
-        'linear, class 3'
-        """
+        """What pages and the terminal call a score of this kind."""
         return self.few_shot if shots is not None else self.shown.replace("{}", subject)
-
-
-def _by_class(
-    name: str, shown: str, subject: Subject = "", unit: Literal["points", "number"] = "points"
-) -> Statistic:
-    return Statistic("linear", name, f"linear, {shown}", subject, unit, measure="per-class")
 
 
 def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
     return Statistic(probe, name, f"{probe}, {name}", measure=measure, by_group=True)
 
 
-def _of_factor(name: str, shown: str) -> Statistic:
-    return Statistic("factors", name, shown, unit="number", measure="factors", by_factor=True)
-
-
+_by_class = partial(Statistic, "linear", measure="per-class")
+_of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
+_CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
 _GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
+_SGD_BEST = "linear, SGD, best epoch chosen on the test images"
 STATISTICS: tuple[Statistic, ...] = (
     Statistic("linear", ACCURACY, "linear", by_default=True, few_shot="few-shot"),
     Statistic("nearest", ACCURACY, "nearest", by_default=True),
@@ -77,19 +62,14 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("nearest", AMONG_CLASSES, "nearest, classes of {}", "shift"),
     *(Statistic("retrieval", f"recall@{k}", f"recall@{k}", measure="retrieval") for k in RECALL_AT),
     Statistic("retrieval", "mean average precision", "mean average precision", measure="retrieval"),
-    _by_class("class accuracy", "class {}", "class"),
-    _by_class("prediction bias", "prediction bias, class {}", "class", "number"),
-    _by_class("mean over classes", "mean over classes"),
-    _by_class("worst class", "worst class"),
-    _by_class("best class", "best class"),
-    _by_class("standard deviation over classes", "standard deviation over classes"),
+    _by_class("class accuracy", "linear, class {}", "class"),
+    _by_class("prediction bias", "linear, prediction bias, class {}", "class", "number"),
+    *(_by_class(name, f"linear, {name}") for name in _CLASS_STATISTICS),
     *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
     Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
     *(_by_group("group-balanced", name, "group-balanced") for name in _GROUP_STATISTICS),
     Statistic("sgd", "accuracy after the last epoch", "linear, SGD, last epoch"),
-    Statistic(
-        "sgd", "accuracy after the best test epoch", "linear, SGD, best epoch chosen on the test images"
-    ),
+    Statistic("sgd", "accuracy after the best test epoch", _SGD_BEST),
     _of_factor(WEIGHT, "factor weight"),
     _of_factor(RELATIVE, "factor weight, relative"),
     _of_factor(PREDICTED, "factor weight, predicted"),
@@ -102,11 +82,7 @@ MEASURES = tuple(dict.fromkeys(one.measure for one in STATISTICS if one.measure 
 
 
 def statistic(probe: str, name: str) -> Statistic:
-    """The statistic of that probe and name; UsageError for one that no probe gives.
-
-    >>> statistic("linear", "prediction bias").unit
-    'number'
-    """
+    """The statistic of that probe and name; UsageError for one that no probe gives."""
     if (probe, name) in _BY_NAME:
         return _BY_NAME[probe, name]
     if probe not in PROBES:
@@ -116,10 +92,6 @@ def statistic(probe: str, name: str) -> Statistic:
 
 
 def measures_for(kinds: Iterable[tuple[str, str]]) -> list[str]:
-    """The measures of `probe` that add scores of these probes and statistics.
-
-    >>> measures_for([("linear", "accuracy"), ("linear", "gap"), ("linear", "worst group")])
-    ['groups']
-    """
+    """The measures of `probe` that add scores of these probes and statistics."""
     wanted = {statistic(*kind).measure for kind in kinds}
     return [measure for measure in MEASURES if measure in wanted]

@@ -1,13 +1,10 @@
-"""What every figure shares: colours, styles, axes, lines, error bars, series over training. Torch-free.
-
-Colours are chosen for a light page: six that stay apart under red-green colour blindness, then the same six
-dashed and dotted. The page's dark form inverts them, which keeps both hue and contrast.
-"""
+"""What every figure shares: colours, styles, axes, lines, error bars, series over training. Torch-free."""
 
 import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,13 +13,13 @@ import plotly.graph_objects as go
 from fullrank.statistics import Estimate, live
 
 Arrays = Mapping[str, np.ndarray]
+Series = tuple[np.ndarray, np.ndarray]
 
+# Apart under red-green colour blindness, on a light page; a dark one inverts them, which keeps the contrast.
 COLORS = ("#4d4d4d", "#0072b2", "#e66b1f", "#cc79a7", "#332288", "#8c510a")
-DASHES = ("solid", "dash", "dot")
-SYMBOLS = ("circle", "diamond", "square")
+LOOKS = (("solid", "circle"), ("dash", "diamond"), ("dot", "square"))
 INK = "#666666"
-MOST_POINTS = 1000
-_FEW_POINTS = 12
+MOST_POINTS, _FEW_POINTS = 1000, 12
 _CLEAR, _GRID, _AXIS = "rgba(0,0,0,0)", "rgba(128,128,128,0.22)", "rgba(128,128,128,0.6)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _TIME_FORMATS = {"epoch": ".1f", "step": ",d"}
@@ -47,15 +44,9 @@ class Style:
 
 
 def distinct_styles(names: Sequence[str]) -> dict[str, Style]:
-    """A style for each name, all unlike one another up to 18; the first, compared against, is grey.
-
-    >>> distinct_styles(["none", "linear:48"])["linear:48"]
-    Style(color='#0072b2', dash='solid', symbol='circle')
-    """
-    styles = [
-        Style(color, dash, symbol) for dash, symbol in zip(DASHES, SYMBOLS, strict=True) for color in COLORS
-    ]
-    return {name: styles[i % len(styles)] for i, name in enumerate(names)}
+    """A style for each name, all unlike one another up to 18; the first, compared against, is grey."""
+    styles = [Style(color, *look) for look in LOOKS for color in COLORS]
+    return dict(zip(names, cycle(styles)))
 
 
 def empty_figure(x_title: str, y_title: str) -> go.Figure:
@@ -89,8 +80,8 @@ def add_line(
     figure: go.Figure, x: Any, y: Any, name: str, said: str, role: str, key: int | None = None, **more: Any
 ) -> None:
     """Add a line, dotted where it has a `marker`; a pointer shows its name and `said`, if there is that."""
-    said = said and f"%{{fullData.name}}<br>{said}<extra></extra>"
-    hover = {"hovertemplate": said} if said else {"hoverinfo": "skip"}
+    template = {"hovertemplate": f"%{{fullData.name}}<br>{said}<extra></extra>"}
+    hover = template if said else {"hoverinfo": "skip"}
     meta = {"role": role} if key is None else {"key": key, "role": role}
     more.setdefault("mode", "lines+markers" if "marker" in more else "lines")
     figure.add_scatter(x=x, y=y, name=plain_text(name), meta=meta, **hover, **more)
@@ -107,9 +98,7 @@ def error_bars(estimates: Sequence[Estimate], least: float = -math.inf) -> dict[
     return {**bars, "thickness": 1.2, "width": 0, "visible": visible}
 
 
-def series_of(
-    arrays: Arrays, times: str, values: str, dimensions: int = 1
-) -> tuple[np.ndarray, np.ndarray] | None:
+def series_of(arrays: Arrays, times: str, values: str, dimensions: int = 1) -> Series | None:
     """Times (T,) and as many values, of one or two dimensions; None unless both are there and numbers."""
     x, y = (arrays.get(name, np.zeros(0)) for name in (times, values))
     numbers = all(each.size and each.dtype.kind in "iuf" for each in (x, y))
@@ -123,7 +112,7 @@ def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str)
     alive = np.isfinite(logs)
     if not alive.any():
         return None
-    ranks = [2**i for i in range(width.bit_length()) if 2**i < width] + [width]
+    ranks = [*(2**i for i in range((width - 1).bit_length())), width]
     figure = empty_figure(unit, y_title)
     # Lines are named where the last numbers are: those of a later time may all be missing.
     last = int(np.flatnonzero(alive.any(axis=1))[-1])
@@ -131,95 +120,60 @@ def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str)
     for i, rank in enumerate(ranks):
         end = logs[last, rank - 1]
         # Values descend with rank, so a label is free if it stands well below the last one.
-        free = bool(np.isfinite(end) and end < labelled - room)
+        free = bool(end < labelled - room)
         labelled = end if free else labelled
         # One hue from dark to light: the order of the lines is the order of their ranks.
         color = between("#003c73", "#82afd7", i / max(len(ranks) - 1, 1))
-        add_line(
-            figure,
-            x,
-            logs[:, rank - 1],
-            f"singular value {rank}",
-            f"{unit} %{{x:{_TIME_FORMATS[unit]}}}: %{{y:.2f}}",
-            "rank",
-            mode=f"{line_mode(len(x))}+text",
-            text=[f" {rank}" if free and time == last else "" for time in range(len(x))],
-            textposition="middle right",
-            textfont={"color": INK, "size": 11},
-            cliponaxis=False,
-            line={"color": color, "width": 1.8},
-            marker={"size": 5},
-        )
+        look: dict[str, Any] = {
+            "mode": f"{line_mode(len(x))}+text",
+            "text": [f" {rank}" if free and time == last else "" for time in range(len(x))],
+            "textposition": "middle right",
+            "textfont": {"color": INK, "size": 11},
+            "cliponaxis": False,
+            "line": {"color": color, "width": 1.8},
+            "marker": {"size": 5},
+        }
+        said = f"{unit} %{{x:{_TIME_FORMATS[unit]}}}: %{{y:.2f}}"
+        add_line(figure, x, logs[:, rank - 1], f"singular value {rank}", said, "rank", **look)
     figure.update_layout(margin={"r": 34})
     figure.update_xaxes(range=span(x))
     return figure
 
 
 def log_or_nan(values: np.ndarray) -> np.ndarray:
-    """Natural logarithm; NaN for what is not live.
-
-    >>> log_or_nan(np.array([1.0, 0.0, np.nan]))
-    array([ 0., nan, nan])
-    """
-    mask = live(values)
-    return np.where(mask, np.log(np.where(mask, values, 1.0)), np.nan)
+    """Natural logarithm; NaN for what is not live."""
+    return np.log(np.where(live(values), values, np.nan))
 
 
 def even_choice(count: int) -> np.ndarray:
-    """Indices of at most 1000 of `count` points, evenly spread, the first and the last among them.
-
-    >>> len(even_choice(12)), even_choice(5000)[[0, 1, -1]].tolist()
-    (12, [0, 5, 4999])
-    """
-    chosen: np.ndarray = np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int)
-    return chosen
+    """Indices of at most 1000 of `count` points, evenly spread, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int)
 
 
 def stride(count: int) -> int:
-    """Every how many of `count` points are drawn, so that they are at most 1000.
-
-    >>> stride(1000), stride(1001)
-    (1, 2)
-    """
+    """Every how many of `count` points are drawn, so that they are at most 1000."""
     return max(1, -(-count // MOST_POINTS))
 
 
 def span(x: np.ndarray) -> list[float]:
-    """The range of an axis that shows all of `x` and little else.
-
-    >>> span(np.array([100, 200])), span(np.array([7]))
-    ([98.0, 202.0], [6.5, 7.5])
-    """
+    """The range of an axis that shows all of `x` and little else."""
     first, last = float(x.min()), float(x.max())
     room = 0.02 * (last - first) or 0.5
     return [first - room, last + room]
 
 
 def line_mode(count: int) -> str:
-    """How a line through so many points is drawn: a few have dots, for one alone is no line.
-
-    >>> line_mode(1), line_mode(500)
-    ('lines+markers', 'lines')
-    """
+    """How a line through so many points is drawn: a few have dots, for one alone is no line."""
     return "lines+markers" if count <= _FEW_POINTS else "lines"
 
 
 def faint(color: str, opacity: float) -> str:
-    """The colour `#rrggbb` at an opacity of 0 to 1.
-
-    >>> faint("#0072b2", 0.5)
-    'rgba(0,114,178,0.5)'
-    """
-    red, green, blue = bytes.fromhex(color[1:])
-    return f"rgba({red},{green},{blue},{opacity})"
+    """The colour `#rrggbb` at an opacity of 0 to 1."""
+    return f"rgba({','.join(map(str, bytes.fromhex(color[1:])))},{opacity})"
 
 
 def between(first: str, last: str, share: float) -> str:
-    """The colour at `share`, 0 to 1, of the way from `first` to `last`, each `#rrggbb`.
-
-    >>> between("#000000", "#ffffff", 0.5)
-    '#808080'
-    """
+    """The colour at `share`, 0 to 1, of the way from `first` to `last`, each `#rrggbb`."""
     ends = zip(bytes.fromhex(first[1:]), bytes.fromhex(last[1:]), strict=True)
     return "#" + bytes(round(a + share * (b - a)) for a, b in ends).hex()
 

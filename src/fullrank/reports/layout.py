@@ -1,8 +1,8 @@
 """What every page shares: its templates and their filters, and how a figure stands on it. Torch-free."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,35 +14,31 @@ from plotly.offline import get_plotlyjs
 from fullrank.reports.drawing import Style
 from fullrank.reports.numbers import in_points, signed
 
+_yaml = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
 _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure as the page shows it."""
+    """One figure as the page shows it, and its height there; the page's own height for None."""
 
+    figure: Markup
+    height: int | None
     heading: str
     label: str
-    figure: Markup
-    note: str = ""
-    key: Mapping[str, Style] = field(default_factory=dict)
-    height: int | None = None
-
-
-def panel(
-    figure: go.Figure, heading: str, label: str, note: str = "", key: Mapping[str, Style] | None = None
-) -> Panel:
-    """Wrap a figure; keys stand on the page, where they wrap and can be read, so it has no legend."""
-    figure.update_layout(showlegend=False)
-    # plotly writes `<` as \u003c, so that no text in a figure can end the script element it stands in.
-    return Panel(heading, label, Markup(figure.to_json()), note, key or {}, figure.layout.height)
+    note: str
+    key: Mapping[str, Style] | None
 
 
 def panels(
     figure: go.Figure | None, heading: str, label: str, note: str = "", key: Mapping[str, Style] | None = None
 ) -> list[Panel]:
-    """The figure as the only panel of a list, or none where there is no figure."""
-    return [] if figure is None else [panel(figure, heading, label, note, key)]
+    """The figure as the only panel of a list, or none where there is no figure; `key` stands above it."""
+    if figure is None:
+        return []
+    figure.update_layout(showlegend=False)
+    # plotly writes `<` as \u003c, so that no text in a figure can end the script element it stands in.
+    return [Panel(Markup(figure.to_json()), figure.layout.height, heading, label, note, key)]
 
 
 def fill(template: str, **values: Any) -> str:
@@ -60,8 +56,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"points": in_points, "signed": signed, "short": _short, "yaml": _yaml}
-    environment.filters |= {"swatch": _swatch, "breakable": _breakable}
+    environment.filters |= {"points": in_points, "signed": signed, "short": _short}
+    environment.filters |= {"swatch": _swatch, "breakable": _breakable, "yaml": _yaml}
     return environment
 
 
@@ -80,10 +76,6 @@ def _breakable(text: str, after: str = ",") -> Markup:
 
 def _short(value: Any) -> str:
     """A number in four digits, an en dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    if isinstance(value, float):
+        return f"{value:.4g}".replace("-", "−")
+    return "–" if value is None else str(value)

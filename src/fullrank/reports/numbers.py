@@ -8,42 +8,26 @@ from fullrank.statistics import live_dimensions
 
 
 def in_points(value: float | None) -> str:
-    """A number with one decimal and a real minus sign; an en dash where there is none.
-
-    >>> in_points(-0.04), in_points(None)
-    ('0.0', '–')
-    """
+    """A number with one decimal and a real minus sign; an en dash where there is none."""
     if value is None or not np.isfinite(value):
         return "–"
     return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
-    """As `in_points`, with a plus sign before what is above zero.
-
-    >>> signed(2.94), signed(-2.94), signed(0.01)
-    ('+2.9', '−2.9', '0.0')
-    """
+    """As `in_points`, with a plus sign before what is above zero."""
     text = in_points(value)
-    return f"+{text}" if value is not None and text not in ("–", "0.0") and value > 0 else text
+    return text if text in ("–", "0.0") or text[0] == "−" else f"+{text}"
 
 
 def distance(points: float, unit: str = "") -> str:
-    """How far a number stands above or below another one.
-
-    >>> distance(-2.94, " points"), distance(0.01)
-    ('2.9 points below', 'level with')
-    """
+    """How far a number stands above or below another one: "2.9 points below", "level with"."""
     size = in_points(abs(points))
     return "level with" if size == "0.0" else f"{size}{unit} {'above' if points > 0 else 'below'}"
 
 
 def live_note(spectra: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """How many dimensions are live, by name and over the spectra of each; "" where all are.
-
-    >>> live_note({"none": [[1.0, 0.5, 0.2], [1.0, 0.0, 0.0]], "mlp:2": [[1.0, 0.5]]})
-    'none: 1 to 3 of 3 dimensions are live.'
-    """
+    """How many dimensions are live, by name and over the spectra of each; "" where all are."""
     parts = []
     for name, each in spectra.items():
         counts = [live_dimensions(values) for values in each]

@@ -19,10 +19,9 @@ PAGE_FILE = "report.html"
 def write_page(folder: Path) -> Path:
     """Write `report.html` into the folder of a finished command, whole or not at all; return its path.
 
-    Everything shown comes from `record.json` and `arrays.npz`, those of its runs for a study. Arrays that are
-    missing or damaged leave their figures out, and the page says which. Raises DataError where there is no
-    readable record, UsageError for a record that holds none of a run, a diagnosis and a theory run, and
-    FullDiskError where the disk has no room for the page.
+    It shows `record.json` and `arrays.npz`, those of its runs for a study, and says which arrays are missing
+    or damaged. Raises DataError where there is no readable record, UsageError for a record that holds none of
+    a run, a diagnosis and a theory run, and FullDiskError where the disk has no room for the page.
     """
     folder = Path(folder)
     record = Record.load(folder)

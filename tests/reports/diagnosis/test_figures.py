@@ -16,8 +16,8 @@ from fullrank.reports.diagnosis.figures import (
     ranks_over_time_figure,
     spectra_figure,
     spectrum_over_time_figure,
-    spectrum_places,
 )
+from fullrank.reports.diagnosis.words import in_order
 from fullrank.reports.drawing import MOST_POINTS
 
 
@@ -32,7 +32,7 @@ def part(record: Record, **changes: object) -> DiagnosisEntry:
 
 
 def spectra(diagnosis: DiagnosisEntry) -> go.Figure | None:
-    return spectra_figure(diagnosis, place_styles(spectrum_places(diagnosis)))
+    return spectra_figure(diagnosis, place_styles(in_order(diagnosis, diagnosis.spectrum)))
 
 
 def test_spectra_are_relative_to_the_largest(healthy_diagnosis: Record) -> None:

@@ -205,7 +205,9 @@ def test_a_diagnosis_without_content_has_no_page(healthy_diagnosis: Record, tmp_
     assert not (tmp_path / "report.html").exists()
 
 
-def test_findings_are_grouped_alarms_first(collapsed_diagnosis: Record) -> None:
+def test_findings_are_grouped_alarms_first(
+    collapsed_diagnosis: Record, store, read_page, tmp_path: Path
+) -> None:
     groups = words.causes(collapsed_diagnosis.diagnosis.findings)
     assert [(group.level, len(group.findings)) for group in groups] == [
         ("alarm", 2),
@@ -213,7 +215,8 @@ def test_findings_are_grouped_alarms_first(collapsed_diagnosis: Record) -> None:
         ("note", 1),
     ]
     assert [finding.place for finding in groups[0].findings] == ["layer3.0", "z"]
-    assert len(groups[0].remedies) == 1
+    (remedy,) = {finding.remedy for finding in groups[0].findings}
+    assert read_page(write_page(store(collapsed_diagnosis, tmp_path))).words.count(remedy) == 1
     titles = [group.findings[0].title for group in groups]
     assert [group.heading for group in groups] == [*titles[:2], "Mean dominance"] and titles[2] == ""
 

@@ -60,7 +60,7 @@ def test_the_sweep_draws_the_rows_in_order_and_the_others_as_lines(table_record)
 def test_rows_without_a_seed_in_common_are_not_subtracted(table_record):
     one, other = table_record.table.rows[:2]
     assert difference(one, other.model_copy(update={"seeds": [5, 6]}), 0) is None
-    assert shown(difference(other, one, 0), "points", sign=True) == "+1.0 [+1.0, +1.0]"
+    assert shown(difference(other, one, 0), sign=True) == "+1.0 [+1.0, +1.0]"
 
 
 def test_tables_of_unlike_images_have_no_column_against_the_first(table_record, store, tmp_path):

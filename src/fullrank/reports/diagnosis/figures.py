@@ -1,34 +1,19 @@
-"""A diagnosis -> plotly figures; pure functions, nothing is read and nothing is drawn. Torch-free.
-
-Figures by place have the places from top to bottom, the image at the top: names are long, telephones narrow.
-"""
+"""A diagnosis -> plotly figures; pure functions, nothing is read and nothing is drawn. Torch-free."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.record import DiagnosisEntry, LayerRow
-from fullrank.reports.diagnosis.words import LAYER_FIELDS
-from fullrank.reports.drawing import (
-    Arrays,
-    Style,
-    add_line,
-    between,
-    distinct_styles,
-    empty_figure,
-    even_choice,
-    faint,
-    line_mode,
-    log_or_nan,
-    plain_text,
-    series_of,
-    span,
-    stride,
-    values_over_time,
-)
+from fullrank.record import DiagnosisEntry
+from fullrank.reports import drawing
+from fullrank.reports.diagnosis.words import LAYER_FIELDS, in_order
+from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.run.tables import base_place
+
+_Shown = Callable[[float], float | None]
 
 MOST_DIRECTIONS = 64
 ACCURACIES = {
@@ -42,8 +27,9 @@ RANKS = {
     "rank of the gradient": Style("#332288", "dot", "square"),
     "width": Style("#4d4d4d", "solid", "circle-open"),
 }
-TIME_DASHES = {"effective rank": "solid", "live dimensions": "dot"}
-CURVE_DASHES = {"leading components": "solid", "random channels": "dot"}
+_SOLID, _DOT = Style(drawing.INK, "solid", "circle"), Style(drawing.INK, "dot", "circle")
+TIME_STYLES = {"effective rank": _SOLID, "live dimensions": _DOT}
+CURVE_STYLES = {"leading components": _SOLID, "random channels": _DOT}
 _COLORS = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _FIELDS = LAYER_FIELDS | {"nearest neighbours": "nearest", "width": "width"}
@@ -53,13 +39,7 @@ _RANK_AXIS = {"type": "log", "tickvals": _RANK_TICKS, "ticktext": [f"{tick:,}" f
 
 
 def place_styles(places: Sequence[str]) -> dict[str, Style]:
-    """A style for each place: layers of the encoder from green to indigo, h orange, the head pink, z grey.
-
-    A slice such as `h[:24]` is its place dotted.
-
-    >>> place_styles(["layer1", "layer2", "h", "z"])["h"]
-    Style(color='#e66b1f', dash='solid', symbol='circle')
-    """
+    """A style for each place: layers from green to indigo, h orange, the head pink, z grey, slices dotted."""
     bases = dict.fromkeys(map(base_place, places))
     parts = {base: "head" if base.startswith("head.") else base for base in bases}
     layers = [base for base in bases if parts[base] not in _COLORS]
@@ -72,81 +52,63 @@ def place_styles(places: Sequence[str]) -> dict[str, Style]:
     return styles
 
 
-def spectrum_places(diagnosis: DiagnosisEntry) -> list[str]:
-    """The places with a spectrum, from the image to z."""
-    order = {place: position for position, place in enumerate(diagnosis.places)}
-    return sorted(diagnosis.spectrum, key=lambda place: order.get(place, len(order)))
-
-
 def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
     """ln(s_k / s_1) of every place against k / D, falling to a cross where dimensions are not live."""
-    places = spectrum_places(diagnosis)
+    places = in_order(diagnosis, diagnosis.spectrum)
     if not places:
         return None
-    logs = {place: log_or_nan(np.array(diagnosis.spectrum[place].singular_values)) for place in places}
-    logs = {place: values - values[:1] for place, values in logs.items()}
+    spectra = [drawing.log_or_nan(np.array(diagnosis.spectrum[place].singular_values)) for place in places]
+    logs = {place: values - values[:1] for place, values in zip(places, spectra, strict=True)}
     floor = 1.08 * min([-1.0, *(values[np.isfinite(values)].min(initial=-1.0) for values in logs.values())])
-    figure = empty_figure("share of the dimensions (%), largest first", "ln of singular value / largest")
+    x_title, y_title = "share of the dimensions (%), largest first", "ln of singular value / largest"
+    figure = drawing.empty_figure(x_title, y_title)
     figure.update_xaxes(range=[0, 101])
     for key, (place, values) in enumerate(logs.items()):
         width, style = values.size, styles[place]
-        index = np.arange(1, width + 1)[:: stride(width)]
+        index = np.arange(1, width + 1)[:: drawing.stride(width)]
         x, y, said = 100 * index / width, values[index - 1], f"%{{customdata}} of {width}: %{{y:.2f}}"
         line = style.line(3 if place == "h" else 1.7)
-        add_line(figure, x, y, place, said, "spectrum", key, line=line, customdata=index)
+        drawing.add_line(figure, x, y, place, said, "spectrum", key, line=line, customdata=index)
         alive = int(np.isfinite(values).sum())
         if alive < width:
-            add_line(
-                figure,
-                [100 * max(alive, 1) / width, 100 * (alive + 1) / width],
-                [values[alive - 1] if alive else 0.0, floor],
-                place,
-                f"{alive} of {width} dimensions are live",
-                "lost",
-                key,
-                line=style.line(1),
-                marker={"symbol": ["line-ns", "x"], "size": 8, "color": style.color},
-            )
+            ends = [100 * max(alive, 1) / width, 100 * (alive + 1) / width]
+            heights = [values[alive - 1] if alive else 0.0, floor]
+            marker = {"symbol": ["line-ns", "x"], "size": 8, "color": style.color}
+            line, said = style.line(1), f"{alive} of {width} dimensions are live"
+            drawing.add_line(figure, ends, heights, place, said, "lost", key, line=line, marker=marker)
     return figure
 
 
 def spectrum_over_time_figure(arrays: Arrays, name: str) -> go.Figure | None:
     """ln of the 1st, 2nd, 4th, 8th, ... singular value of a watched module against the training step."""
-    series = series_of(arrays, f"spectrum/{name}/step", f"spectrum/{name}/singular_values", 2)
-    return None if series is None else values_over_time(*series, "step", "ln singular value")
+    series = drawing.series_of(arrays, f"spectrum/{name}/step", f"spectrum/{name}/singular_values", 2)
+    return None if series is None else drawing.values_over_time(*series, "step", "ln singular value")
 
 
 def ranks_over_time_figure(
     arrays: Arrays, names: Sequence[str], styles: Mapping[str, Style]
 ) -> go.Figure | None:
     """Effective rank, solid, and live dimensions, dotted, of watched modules against the training step."""
-    figure = empty_figure("step", "rank (dimensions)")
+    figure = drawing.empty_figure("step", "rank (dimensions)")
     keys = {name: key for key, name in enumerate(styles)}
     highest, shown = 1.0, np.array([])
-    for name, (measure, dash) in product(names, TIME_DASHES.items()):
-        series = series_of(arrays, f"spectrum/{name}/step", f"spectrum/{name}/{measure.replace(' ', '_')}")
+    for name, (measure, style) in product(names, TIME_STYLES.items()):
+        key = f"spectrum/{name}/{measure.replace(' ', '_')}"
+        series = drawing.series_of(arrays, f"spectrum/{name}/step", key)
         if series is None:
             continue
-        steps, ranks = (each[even_choice(len(each))] for each in series)
+        steps, ranks = (each[drawing.even_choice(len(each))] for each in series)
         ranks = np.where(np.isfinite(ranks) & (ranks > 0), ranks, np.nan)
         if np.isnan(ranks).all():
             continue
         highest, shown = max(highest, float(np.nanmax(ranks))), np.union1d(shown, steps)
-        add_line(
-            figure,
-            steps,
-            ranks,
-            f"{name}, {measure}",
-            "step %{x:,d}: %{y:.4g}",
-            measure,
-            keys[name],
-            mode=line_mode(len(steps)),
-            line={"color": styles[name].color, "dash": dash, "width": 1.8},
-            marker={"size": 5},
-        )
+        line = {"color": styles[name].color, "dash": style.dash, "width": 1.8}
+        look = {"mode": drawing.line_mode(len(steps)), "line": line, "marker": {"size": 5}}
+        title, said = f"{name}, {measure}", "step %{x:,d}: %{y:.4g}"
+        drawing.add_line(figure, steps, ranks, title, said, measure, keys[name], **look)
     if not figure.data:
         return None
-    figure.update_xaxes(range=span(shown))
+    figure.update_xaxes(range=drawing.span(shown))
     # From 1 on, so that a fall is as high as it is, and a rank that stays looks level.
     figure.update_yaxes(**_RANK_AXIS, range=[np.log10(0.9), np.log10(1.2 * highest)])
     return figure
@@ -154,20 +116,14 @@ def ranks_over_time_figure(
 
 def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band."""
-    rows = [row for row in diagnosis.layers if (row.linear, row.nearest, row.recall_at_1) != (None,) * 3]
-    return _measures_by_place(
-        rows, diagnosis.cut, "accuracy (points)", ACCURACIES, ".1f", lambda share: 100 * share
-    )
+    return _measures_by_place(diagnosis, "accuracy (points)", ACCURACIES, ".1f", lambda share: 100 * share)
 
 
 def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     """Effective rank, RankMe and the rank of the loss's gradient by place, beside the width; logarithmic."""
-    rows, cut = diagnosis.layers, diagnosis.cut
     # Zero has no logarithm; the table holds it.
-    figure = _measures_by_place(rows, cut, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
-    if figure is not None:
-        figure.update_xaxes(**_RANK_AXIS)
-    return figure
+    figure = _measures_by_place(diagnosis, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
+    return figure and figure.update_xaxes(**_RANK_AXIS)
 
 
 def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
@@ -175,29 +131,23 @@ def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) ->
     curves = [curve for curve in diagnosis.dimensions if curve.dimensions]
     if not curves:
         return None
-    figure = empty_figure("number of dimensions", "linear accuracy (points)")
+    figure = drawing.empty_figure("number of dimensions", "linear accuracy (points)")
     keys = {place: key for key, place in enumerate(styles)}
     ticks = sorted({dimension for curve in curves for dimension in curve.dimensions})
     ticks = ticks[:: -(-len(ticks) // 7)]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     for curve in curves:
-        add_line(
-            figure,
-            curve.dimensions,
-            [100 * value for value in curve.accuracy],
-            f"{curve.place}, {curve.kind}",
-            "%{x} dimensions: %{y:.1f}",
-            curve.kind,
-            keys[curve.place],
-            line={"color": styles[curve.place].color, "dash": CURVE_DASHES[curve.kind], "width": 1.8},
-            marker={"symbol": "circle" if curve.kind == "leading components" else "circle-open", "size": 6},
-        )
+        place, kind, accuracies = curve.place, curve.kind, [100 * value for value in curve.accuracy]
+        line = {"color": styles[place].color, "dash": CURVE_STYLES[kind].dash, "width": 1.8}
+        marker = {"symbol": "circle" if kind == "leading components" else "circle-open", "size": 6}
+        name, said, look = f"{place}, {kind}", "%{x} dimensions: %{y:.1f}", {"line": line, "marker": marker}
+        drawing.add_line(figure, curve.dimensions, accuracies, name, said, kind, keys[place], **look)
     return figure
 
 
 def operation_styles(diagnosis: DiagnosisEntry) -> dict[str, Style]:
     """A style for each operation of the views, in the order of the record."""
-    return distinct_styles(list(dict.fromkeys(share.operation for share in diagnosis.augmentation)))
+    return drawing.distinct_styles(list(dict.fromkeys(share.operation for share in diagnosis.augmentation)))
 
 
 def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
@@ -213,9 +163,9 @@ def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
             x=[shares.get(place) for place in places],
             y=list(range(len(places))),
             orientation="h",
-            name=plain_text(operation),
+            name=drawing.plain_text(operation),
             marker={"color": style.color, "line": {"color": "#ffffff", "width": 1}, "pattern": pattern},
-            customdata=[plain_text(place) for place in places],
+            customdata=[drawing.plain_text(place) for place in places],
             hovertemplate="%{fullData.name}<br>%{customdata}: %{x:.1f} %<extra></extra>",
             meta={"role": "share"},
         )
@@ -229,7 +179,7 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     matrix = [row[:MOST_DIRECTIONS] for row in diagnosis.alignment[:MOST_DIRECTIONS]]
     if not matrix or not matrix[0] or len({len(row) for row in matrix}) > 1:
         return None
-    figure = empty_figure("output direction of the first map", "input direction of the second map")
+    figure = drawing.empty_figure("output direction of the first map", "input direction of the second map")
     figure.add_heatmap(
         z=matrix,
         x0=1,
@@ -241,10 +191,9 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
         hovertemplate="second %{y}, first %{x}: %{z:.2f}<extra></extra>",
         meta={"role": "alignment"},
     )
-    figure.update_xaxes(showgrid=False, constrain="domain", tickformat="d", range=[0.5, len(matrix[0]) + 0.5])
-    figure.update_yaxes(
-        showgrid=False, scaleanchor="x", constrain="domain", tickformat="d", range=[len(matrix) + 0.5, 0.5]
-    )
+    axis = {"showgrid": False, "constrain": "domain", "tickformat": "d"}
+    figure.update_xaxes(**axis, range=[0.5, len(matrix[0]) + 0.5])
+    figure.update_yaxes(**axis, scaleanchor="x", range=[len(matrix) + 0.5, 0.5])
     figure.update_layout(height=360)
     return figure
 
@@ -252,18 +201,18 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
 def _depth_color(share: float) -> str:
     """Green to blue to indigo: an order that stays one for every kind of colour blindness."""
     if share < 0.5:
-        return between("#1f8f6f", "#0072b2", 2 * share)
-    return between("#0072b2", "#332288", 2 * share - 1)
+        return drawing.between("#1f8f6f", "#0072b2", 2 * share)
+    return drawing.between("#0072b2", "#332288", 2 * share - 1)
 
 
 def _by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure:
     """An empty figure with a row for each place; that of the `cut` stands in a band and in bold."""
-    figure = empty_figure(x_title, "")
+    figure = drawing.empty_figure(x_title, "")
     labels = [_tail(place) for place in places]
     if cut in places:
         row = places.index(cut)
         labels[row] = f"<b>▸ {labels[row]}</b>"
-        figure.add_hrect(y0=row - 0.5, y1=row + 0.5, fillcolor=faint("#0072b2", 0.12), line_width=0)
+        figure.add_hrect(y0=row - 0.5, y1=row + 0.5, fillcolor=drawing.faint("#0072b2", 0.12), line_width=0)
     ticks = {"tickvals": list(range(len(places))), "ticktext": labels, "ticks": ""}
     figure.update_yaxes(**ticks, range=[len(places) - 0.4, -0.6], showgrid=False)
     figure.update_layout(height=90 + _ROW * max(len(places), 4), margin={"l": 10, "t": 10})
@@ -271,40 +220,29 @@ def _by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure
 
 
 def _measures_by_place(
-    rows: Sequence[LayerRow],
-    cut: str | None,
-    x_title: str,
-    styles: Mapping[str, Style],
-    form: str,
-    shown: Callable[[float], float | None],
+    diagnosis: DiagnosisEntry, x_title: str, styles: Mapping[str, Style], form: str, shown: _Shown
 ) -> go.Figure | None:
     """A line down the places for each measure of `styles` that was taken anywhere; None for one place."""
+    rows = [row for row in diagnosis.layers if {getattr(row, _FIELDS[name]) for name in styles} != {None}]
     if len(rows) < 2:
         return None
     places = [row.place for row in rows]
-    figure = _by_place(places, x_title, cut)
+    figure = _by_place(places, x_title, diagnosis.cut)
     for name, style in styles.items():
         values = [getattr(row, _FIELDS[name]) for row in rows]
         values = [None if value is None else shown(value) for value in values]
         if any(value is not None for value in values):
-            add_line(
-                figure,
-                values,
-                list(range(len(places))),
-                name,
-                f"%{{customdata}}: %{{x:{form}}}",
-                name,
-                line=style.line(1.4, 0.55),
-                marker=style.marker(7),
-                customdata=[plain_text(place) for place in places],
-            )
+            y, labels = list(range(len(places))), [drawing.plain_text(place) for place in places]
+            look: dict[str, Any] = {"line": style.line(1.4, 0.55), "marker": style.marker(7)}
+            said = f"%{{customdata}}: %{{x:{form}}}"
+            drawing.add_line(figure, values, y, name, said, name, **look, customdata=labels)
     return figure
 
 
 def _tail(place: str) -> str:
     """The end of a long name, where places differ, from a dot on if one is near."""
     if len(place) <= _LONGEST:
-        return plain_text(place)
+        return drawing.plain_text(place)
     tail = place[1 - _LONGEST :]
     rest = tail.partition(".")[2]
-    return plain_text(f"…{rest if 2 * len(rest) >= _LONGEST else tail}")
+    return drawing.plain_text(f"…{rest if 2 * len(rest) >= _LONGEST else tail}")

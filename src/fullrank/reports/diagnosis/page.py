@@ -7,29 +7,30 @@ import plotly.graph_objects as go
 
 from fullrank.record import DiagnosisEntry, Record
 from fullrank.reports.diagnosis import figures, words
-from fullrank.reports.drawing import INK, Arrays, Style
+from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.numbers import live_note
 from fullrank.reports.run.words import machine_line
 
+_IN_THE_TABLE = "the table below has the numbers."
 
-def render_diagnosis(
-    record: Record, diagnosis: DiagnosisEntry, arrays: Arrays | None = None, missing: str = ""
-) -> str:
+
+def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, missing: str) -> str:
     """The page as text; parts without data are left out. `missing` says why there are no `arrays`."""
-    arrays = arrays or {}
     measured, measures = words.measure_table(diagnosis)
-    timed = [
-        place for place in diagnosis.places if any(key.startswith(f"spectrum/{place}/") for key in arrays)
-    ]
-    places = [*figures.spectrum_places(diagnosis), *(curve.place for curve in diagnosis.dimensions), *timed]
+    held = {key.rpartition("/")[0] for key in arrays}
+    timed = [place for place in diagnosis.places if f"spectrum/{place}" in held]
+    curves = [curve.place for curve in diagnosis.dimensions]
+    places = [*words.in_order(diagnosis, diagnosis.spectrum), *curves, *timed]
     styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
-    if words.is_watched(record):
+    watched = words.is_watched(record)
+    if watched:
         undrawn += [place for place in diagnosis.places if place not in timed]
     return fill(
         "diagnosis.html.j2",
-        title=words.title(record, diagnosis),
+        title=f"{'Watched training' if watched else 'Diagnosis'} of {diagnosis.target}",
+        watched=watched,
         summary=words.summary(record, diagnosis),
         machine=machine_line(record),
         diagnosis=diagnosis,
@@ -44,14 +45,14 @@ def render_diagnosis(
         augmentation=panels(
             figures.augmentation_figure(diagnosis),
             "Augmentation shares by place",
-            "Share of each operation in the change between two views; the table below has the numbers.",
+            f"Share of each operation in the change between two views; {_IN_THE_TABLE}",
             key=figures.operation_styles(diagnosis),
         ),
         dimensions=panels(
             figures.dimensions_figure(diagnosis, styles),
             "Accuracy from some of the dimensions",
-            "Linear accuracy against the number of dimensions kept; the table below has the numbers.",
-            key=_of_dashes(figures.CURVE_DASHES),
+            f"Linear accuracy against the number of dimensions kept; {_IN_THE_TABLE}",
+            key=figures.CURVE_STYLES,
         ),
         alignment=_alignment_panels(diagnosis),
         measured=measured,
@@ -60,7 +61,7 @@ def render_diagnosis(
 
 
 def _spectrum_panels(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> list[Panel]:
-    places = figures.spectrum_places(diagnosis)
+    places = words.in_order(diagnosis, diagnosis.spectrum)
     what = f"Log singular values of the covariance of the features, a line for each of: {', '.join(places)}."
     live = live_note({place: [diagnosis.spectrum[place].singular_values] for place in places})
     note = f"{live} A line ends in a cross after the last of them." if live else ""
@@ -75,7 +76,7 @@ def _time_panels(
     what = f"Effective rank and live dimensions over training, by step, of: {', '.join(names)}."
     note = "Ranks compare a module with itself at other steps; they are no score of quality."
     note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
-    shown, undrawn = panels(figure, "Ranks over time", what, note, _of_dashes(figures.TIME_DASHES)), []
+    shown, undrawn = panels(figure, "Ranks over time", what, note, figures.TIME_STYLES), []
     for name in names:
         figure = figures.spectrum_over_time_figure(arrays, name)
         undrawn += [name] if figure is None else []
@@ -91,35 +92,26 @@ def _has_gaps(figure: go.Figure | None) -> bool:
 
 
 def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
-    at, numbers = "at each place, from the image at the top to the loss", "the table below has the numbers"
-    accuracies, ranks = figures.accuracies_figure(diagnosis), figures.ranks_figure(diagnosis)
-    note = "On test images. Recall@1: the nearest other image has the same label."
-    note += " The band is the place to keep." if diagnosis.cut else ""
-    key = _drawn(accuracies, figures.ACCURACIES)
-    shown = panels(accuracies, "Accuracy by place", f"Accuracy {at}; {numbers}.", note, key)
-    note = (
+    band = " The band is the place to keep." if diagnosis.cut else ""
+    accuracies = f"On test images. Recall@1: the nearest other image has the same label.{band}"
+    ranks = (
         "How many directions the features use. Comparable within one model trained one way; across "
         "different heads a rank is no score of quality."
     )
-    key = _drawn(ranks, figures.RANKS)
-    return shown + panels(ranks, "Ranks by place", f"Ranks {at}; {numbers}.", note, key)
+    shown: list[Panel] = []
+    for what, figure, styles, note in (
+        ("Accuracy", figures.accuracies_figure(diagnosis), figures.ACCURACIES, accuracies),
+        ("Ranks", figures.ranks_figure(diagnosis), figures.RANKS, ranks),
+    ):
+        key = {trace.name: styles[trace.name] for trace in figure.data} if figure else {}
+        label = f"{what} at each place, from the image at the top to the loss; {_IN_THE_TABLE}"
+        shown += panels(figure, f"{what} by place", label, note, key)
+    return shown
 
 
 def _alignment_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
     rows, columns = len(diagnosis.alignment), len(next(iter(diagnosis.alignment), []))
-    what = (
-        f"Alignment matrix of two stacked linear maps, {rows} by {columns} cosines from 0, white, to 1, dark."
-    )
-    cropped = max(rows, columns) > figures.MOST_DIRECTIONS
-    note = f"The leading {figures.MOST_DIRECTIONS} directions of {rows} by {columns}." if cropped else ""
-    return panels(figures.alignment_figure(diagnosis), "Alignment of two stacked linear maps", what, note)
-
-
-def _of_dashes(dashes: Mapping[str, str]) -> dict[str, Style]:
-    """A key that tells dashes apart, whatever the colour."""
-    return {name: Style(INK, dash, "circle") for name, dash in dashes.items()}
-
-
-def _drawn(figure: go.Figure | None, styles: Mapping[str, Style]) -> dict[str, Style]:
-    """The styles of the measures that the figure really holds."""
-    return {} if figure is None else {trace.name: styles[trace.name] for trace in figure.data}
+    maps, most = "of two stacked linear maps", figures.MOST_DIRECTIONS
+    what = f"Alignment matrix {maps}, {rows} by {columns} cosines from 0, white, to 1, dark."
+    note = f"The leading {most} directions of {rows} by {columns}." if max(rows, columns) > most else ""
+    return panels(figures.alignment_figure(diagnosis), f"Alignment {maps}", what, note)

@@ -10,8 +10,6 @@ from fullrank.record.comparisons import paired_difference
 from fullrank.reports.numbers import in_points, signed
 from fullrank.statistics import Estimate
 
-NOT_KNOWN = "not known"
-
 
 def cell(row: TableRow, column: int) -> Estimate:
     """A column of a row: the mean over its seeds and the 95 % t interval."""
@@ -34,20 +32,15 @@ def paper_number(row: TableRow, column: int, unit: str) -> str:
     """What the paper found, or that nobody here has seen it."""
     value = row.paper[column]
     if value is None:
-        return NOT_KNOWN
+        return "not known"
     return in_points(value) if unit == "points" else f"{value:g}"
 
 
-def shown(estimate: Estimate, unit: str, sign: bool = False) -> str:
-    """A mean and its interval: points or numbers with one decimal.
-
-    >>> shown(Estimate(94.0, 93.0, 95.0), "points"), shown(Estimate(3.0), "points", sign=True)
-    ('94.0 [93.0, 95.0]', '+3.0')
-    """
+def shown(estimate: Estimate, sign: bool = False) -> str:
+    """A mean and its interval, with one decimal."""
     written = signed if sign else in_points
-    if estimate.low is None:
-        return written(estimate.mean)
-    return f"{written(estimate.mean)} [{written(estimate.low)}, {written(estimate.high)}]"
+    mean, low, high = (written(value) for value in (estimate.mean, estimate.low, estimate.high))
+    return mean if estimate.low is None else f"{mean} [{low}, {high}]"
 
 
 def verdict(table: TableEntry) -> list[str]:
@@ -102,15 +95,9 @@ def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
     sentence = f"{title}: {'; '.join(parts)}; always to say pre would be right in {above} of {len(means)}."
     numbered = [row for row in table.rows if row.theory is not None]
     if len(numbered) > 2:
-        rank = _rank_correlation(
-            [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
-        )
+        both = [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
+        # Spearman's, for numbers that hardly tie.
+        rank = np.corrcoef([np.argsort(np.argsort(values)) for values in both])[0, 1]
         written = f"{rank:+.2f}".replace("-", "−")
         sentence += f" Rank correlation of the theory's numbers with ours, {len(numbered)} rows: {written}."
     return sentence
-
-
-def _rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's, for numbers that hardly tie."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,7 +10,7 @@ import plotly.graph_objects as go
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import by_head
 from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
-from fullrank.reports.drawing import add_line, error_bars, faint, figure_by_place, plain_text
+from fullrank.reports.drawing import add_line, error_bars, figure_by_place, plain_text
 from fullrank.reports.layout import Panel, panels
 from fullrank.reports.run.figures import drawn_heads
 from fullrank.reports.run.tables import by_depth
@@ -36,38 +37,24 @@ class DialRow:
     cells: tuple[DialCell | None, ...]
 
 
-@dataclass(frozen=True)
-class DialSection:
-    """What the page shows of the dial; `predicted` says whether the theory speaks of any head."""
-
-    factors: list[str]
-    left_out: list[str]
-    rows: list[DialRow]
-    panels: list[Panel]
-    predicted: bool
-
-
-def dial_section(record: Record) -> DialSection | None:
-    """The dial of a run or study; None where no factor was weighed."""
-    factors, rows, shown = dial_factors(record), dial_rows(record), []
+def dial_section(record: Record) -> dict[str, Any] | None:
+    """What the page shows of the dial; None where no factor was weighed."""
+    factors, rows = dial_factors(record), dial_rows(record)
     if not rows:
         return None
+    shown: list[Panel] = []
     predicted = any(cell is not None and cell.predicted is not None for row in rows for cell in row.cells)
     note = "Full lines: measured; dashed lines and open markers: predicted." if predicted else ""
     for factor in factors:
         label = f"The weight of {factor} at each place, relative to the largest factor's there. {note}"
         shown += panels(dial_figure(record, factor), f"The dial: {factor}", label.strip(), note)
-    return DialSection(factors, dial_left_out(record), rows, shown, predicted)
+    left_out = dial_factors(record, LEFT_OUT)
+    return {"factors": factors, "left_out": left_out, "rows": rows, "panels": shown, "predicted": predicted}
 
 
-def dial_factors(record: Record) -> list[str]:
-    """The factors that a record weighs, in the order of its scores."""
-    return list(dict.fromkeys(score.label for score in _scores(record.runs, RELATIVE)))
-
-
-def dial_left_out(record: Record) -> list[str]:
-    """The labels that were not weighed, since they go with another one."""
-    return list(dict.fromkeys(score.label for score in _scores(record.runs, LEFT_OUT)))
+def dial_factors(record: Record, statistic: str = RELATIVE) -> list[str]:
+    """The factors that a record weighs, in the order of its scores; for LEFT_OUT those not weighed."""
+    return list(dict.fromkeys(score.label for score in _scores(record.runs, statistic)))
 
 
 def dial_places(record: Record) -> list[str]:
@@ -76,15 +63,15 @@ def dial_places(record: Record) -> list[str]:
     return by_depth(list(dict.fromkeys(score.place for score in _scores(record.runs, RELATIVE))))
 
 
-def dial_rows(record: Record, places: Sequence[str] = ("h", "z")) -> list[DialRow]:
-    """A row for each head at each of `places` where it has weights; none where nothing was weighed."""
-    factors, rows = dial_factors(record), []
-    for head, runs in by_head(record.runs).items():
-        for place in places:
-            cells = tuple(_cell(runs, place, factor) for factor in factors)
-            if any(cells):
-                rows.append(DialRow(head, place, cells))
-    return rows
+def dial_rows(record: Record) -> list[DialRow]:
+    """A row for each head at h and at z where it has weights; none where nothing was weighed."""
+    factors = dial_factors(record)
+    rows = [
+        DialRow(head, place, tuple(_cell(runs, place, factor) for factor in factors))
+        for head, runs in by_head(record.runs).items()
+        for place in ("h", "z")
+    ]
+    return [row for row in rows if any(row.cells)]
 
 
 def dial_figure(record: Record, factor: str) -> go.Figure | None:
@@ -97,32 +84,18 @@ def dial_figure(record: Record, factor: str) -> go.Figure | None:
         cells = {i: cell for i, place in enumerate(places) if (cell := _cell(head.runs, place, factor))}
         means = {i: cell.measured.mean for i, cell in cells.items()}
         predicted = {i: cell.predicted for i, cell in cells.items() if cell.predicted is not None}
-        style, color = head.style, head.style.color
-        dashed = {
-            "line": {"color": faint(color, 0.75), "dash": "dash", "width": 1.4},
-            "marker": style.marker(8, hollow=True),
-        }
-        full = {
-            "error_y": error_bars([cell.measured for cell in cells.values()], FLOOR),
-            "line": style.line(2),
-            "marker": style.marker(7),
-        }
+        style, said = head.style, "%{customdata[0]}: %{customdata[1]:.3g}"
+        line, bars = style.line(1.4, 0.75), error_bars([cell.measured for cell in cells.values()], FLOOR)
+        dashed = {"line": line | {"dash": "dash"}, "marker": style.marker(8, hollow=True)}
+        full = {"error_y": bars, "line": style.line(2), "marker": style.marker(7)}
         for role, name, values, look in (
             ("predicted", f"{head.name}, predicted", predicted, dashed),
             ("mean", head.name, means, full),
         ):
             if values:
-                add_line(
-                    figure,
-                    [i + shift for i in values],
-                    [max(value, FLOOR) for value in values.values()],
-                    name,
-                    "%{customdata[0]}: %{customdata[1]:.3g}",
-                    role,
-                    head.key,
-                    customdata=[[plain_text(places[i]), value] for i, value in values.items()],
-                    **look,
-                )
+                x, y = [i + shift for i in values], [max(value, FLOOR) for value in values.values()]
+                named = [[plain_text(places[i]), value] for i, value in values.items()]
+                add_line(figure, x, y, name, said, role, head.key, customdata=named, **look)
     if not figure.data:
         return None
     ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)

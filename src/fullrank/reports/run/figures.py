@@ -2,28 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import by_head
-from fullrank.reports.drawing import (
-    INK,
-    Arrays,
-    Style,
-    add_line,
-    distinct_styles,
-    empty_figure,
-    error_bars,
-    faint,
-    figure_by_place,
-    log_or_nan,
-    plain_text,
-    series_of,
-    stride,
-    values_over_time,
-)
+from fullrank.reports import drawing
+from fullrank.reports.drawing import Arrays, Style, add_line, plain_text, series_of
 from fullrank.reports.run.tables import accuracy, base_place, probed_places
 
 
@@ -40,48 +27,37 @@ class DrawnHead:
 def drawn_heads(record: Record) -> list[DrawnHead]:
     """The heads of a record in its order, each with its style and runs."""
     heads = by_head(record.runs)
-    styles = distinct_styles(list(heads))
+    styles = drawing.distinct_styles(list(heads))
     return [DrawnHead(key, name, styles[name], runs) for key, (name, runs) in enumerate(heads.items())]
 
 
 def spectrum_figure(record: Record, place: str) -> go.Figure | None:
     """Log singular values of the covariance at `place`, sorted: a bold line a head, thin lines its seeds."""
     heads = drawn_heads(record)
-    logs = {
-        head.name: [
-            log_or_nan(np.array(run.spectrum[place].singular_values))
-            for run in head.runs
-            if place in run.spectrum
-        ]
-        for head in heads
-    }
-    lines = [line for each in logs.values() for line in each]
+    spectra = [[run.spectrum[place] for run in head.runs if place in run.spectrum] for head in heads]
+    logs = [[drawing.log_or_nan(np.array(each.singular_values)) for each in seeds] for seeds in spectra]
+    lines = list(chain.from_iterable(logs))
     if not lines:
         return None
     alive = np.concatenate([line[np.isfinite(line)] for line in lines])
     low, high = (alive.min(), alive.max()) if alive.size else (0.0, 0.0)
     gap = 0.04 * max(high - low, 1.0)
-    figure = empty_figure(
-        "index of the singular value, largest first", f"ln singular value of cov({plain_text(place)})"
-    )
+    y_title = f"ln singular value of cov({plain_text(place)})"
+    figure = drawing.empty_figure("index of the singular value, largest first", y_title)
     figure.update_xaxes(range=[0, 1.02 * max(line.size for line in lines) + 0.5])
     crosses_at = low - 2 * gap
-    for head in heads:
-        index = [np.arange(1, line.size + 1) for line in logs[head.name]]
-        _add_seeds(figure, head, index, logs[head.name], "index %{x}: %{y:.2f}")
-        lost = [i[~np.isfinite(line)] for i, line in zip(index, logs[head.name], strict=True)]
-        lost_by_any = np.unique(np.concatenate(lost)) if lost else np.zeros(0)
-        if lost_by_any.size:
+    for head, seeds in zip(heads, logs, strict=True):
+        index = [np.arange(1, line.size + 1) for line in seeds]
+        _add_seeds(figure, head, index, seeds, "index %{x}: %{y:.2f}")
+        lost = np.unique([i for line in seeds for i in 1 + np.flatnonzero(np.isnan(line))])
+        if lost.size:
             marker = {"symbol": "x-thin", "size": 6, "line": {"color": head.style.color, "width": 1.5}}
-            heights, said = np.full(lost_by_any.size, crosses_at), "index %{x}: not live"
-            add_line(
-                figure, lost_by_any, heights, head.name, said, "lost", head.key, mode="markers", marker=marker
-            )
+            heights, look = np.full(lost.size, crosses_at), {"mode": "markers", "marker": marker}
+            add_line(figure, lost, heights, head.name, "index %{x}: not live", "lost", head.key, **look)
             crosses_at -= gap
     if alive.size < sum(line.size for line in lines):
-        figure.add_annotation(
-            text="× not live", x=0.02, xref="paper", y=low - 2 * gap, showarrow=False, xanchor="left"
-        )
+        at = {"x": 0.02, "xref": "paper", "y": low - 2 * gap, "showarrow": False, "xanchor": "left"}
+        figure.add_annotation(text="× not live", **at)
     return figure
 
 
@@ -90,33 +66,31 @@ def accuracy_figure(record: Record) -> go.Figure | None:
     places, heads = probed_places(record), drawn_heads(record)
     if not places:
         return None
-    figure = figure_by_place(places, "place, from the image towards the loss", "linear accuracy (points)")
+    x_title = "place, from the image towards the loss"
+    figure = drawing.figure_by_place(places, x_title, "linear accuracy (points)")
     step = min(0.08, 0.6 / len(heads))
     for head in heads:
         shift = (head.key - (len(heads) - 1) / 2) * step
         for sliced in (False, True):
             points = [
-                (i + shift, place, estimate)
+                (i + shift, plain_text(place), estimate)
                 for i, place in enumerate(places)
                 if (place != base_place(place)) is sliced
                 and (estimate := accuracy(head.runs, place, "linear")) is not None
             ]
             if not points:
                 continue
-            add_line(
-                figure,
-                [x for x, _, _ in points],
-                [estimate.mean for _, _, estimate in points],
-                head.name,
-                "%{customdata}: %{y:.1f}",
-                "slice" if sliced else "mean",
-                head.key,
-                mode="markers" if sliced else "lines+markers",
-                error_y=error_bars([estimate for _, _, estimate in points]),
-                line=head.style.line(1.2, 0.55),
-                marker=head.style.marker(7, hollow=sliced),
-                customdata=[plain_text(place) for _, place, _ in points],
-            )
+            x, names, estimates = zip(*points, strict=True)
+            role, mode = ("slice", "markers") if sliced else ("mean", "lines+markers")
+            look = {
+                "mode": mode,
+                "error_y": drawing.error_bars(estimates),
+                "line": head.style.line(1.2, 0.55),
+                "marker": head.style.marker(7, hollow=sliced),
+                "customdata": names,
+            }
+            means, said = [estimate.mean for estimate in estimates], "%{customdata}: %{y:.1f}"
+            add_line(figure, x, means, head.name, said, role, head.key, **look)
     return figure
 
 
@@ -124,11 +98,11 @@ def curve_figure(
     record: Record, arrays: Mapping[str, Arrays], series: str, label: str, epochs: str = "epoch"
 ) -> go.Figure | None:
     """A series over training, by epoch: a bold line a head (mean over seeds), thin lines its seeds."""
-    figure, last = empty_figure("epoch", label), 0.0
+    figure, last = drawing.empty_figure("epoch", label), 0.0
     for head in drawn_heads(record):
         pairs = [series_of(arrays.get(run.folder, {}), epochs, series) for run in head.runs]
         curves = [[each.astype(float) for each in pair] for pair in pairs if pair is not None]
-        every = max((stride(len(x)) for x, _ in curves), default=1)
+        every = max((drawing.stride(len(x)) for x, _ in curves), default=1)
         x, y = [x[::every] for x, _ in curves], [y[::every] for _, y in curves]
         _add_seeds(figure, head, x, y, "epoch %{x:.1f}: %{y:.3g}")
         last = max([last, *(float(each.max(initial=0)) for each in x)])
@@ -137,11 +111,10 @@ def curve_figure(
     figure.update_xaxes(range=[0, 1.01 * last or 1])
     if series == "loss":
         for chance in sorted({round(run.chance, 9) for run in record.runs if run.chance is not None}):
-            line = {"color": INK, "dash": "dot", "width": 1.2}
+            line = {"color": drawing.INK, "dash": "dot", "width": 1.2}
             add_line(figure, [0, last], [chance, chance], "chance", "", "chance", line=line)
-            figure.add_annotation(
-                text=f"chance {chance:.2f}", x=last, y=chance, xanchor="right", yshift=-10, showarrow=False
-            )
+            at = {"x": last, "y": chance, "xanchor": "right", "yshift": -10, "showarrow": False}
+            figure.add_annotation(text=f"chance {chance:.2f}", **at)
     return figure
 
 
@@ -150,9 +123,9 @@ def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:
     if (spectra := series_of(arrays, "spectrum_step", "spectrum_h", 2)) is None:
         return None
     steps, values = spectra
-    if (epochs := series_of(arrays, "step", "epoch")) is not None:
-        return values_over_time(np.interp(steps, *epochs), values, "epoch", "ln singular value of cov(h)")
-    return values_over_time(steps.astype(float), values, "step", "ln singular value of cov(h)")
+    epochs = series_of(arrays, "step", "epoch")
+    times, unit = (steps.astype(float), "step") if epochs is None else (np.interp(steps, *epochs), "epoch")
+    return drawing.values_over_time(times, values, unit, "ln singular value of cov(h)")
 
 
 def _add_seeds(
@@ -165,7 +138,7 @@ def _add_seeds(
     if len(x) > 1 or not alike:
         gap = np.array([np.nan])
         all_x, all_y = (np.concatenate([part for line in each for part in (line, gap)]) for each in (x, y))
-        line = {"color": faint(head.style.color, 0.3), "width": 0.8}
+        line = {"color": drawing.faint(head.style.color, 0.3), "width": 0.8}
         add_line(figure, all_x, all_y, head.name, "", "seeds", head.key, line=line)
     if alike:
         # It is missing where any seed is: a mean of survivors would rise where seeds collapse.

@@ -10,17 +10,10 @@ SIDE, MOST_ROWS = 96, 8
 
 
 def example_rows(examples: np.ndarray | None) -> list[list[str]]:
-    """At most 8 rows of data addresses: the original, view a and view b.
-
-    `examples` (n, 3, H, W, C) uint8 with C of 1 or 3, as in `arrays.npz`; anything else gives no rows.
-
-    >>> rows = example_rows(np.zeros((2, 3, 8, 8, 1), np.uint8))
-    >>> len(rows), len(rows[0]), rows[0][0][:22]
-    (2, 3, 'data:image/png;base64,')
-    """
-    if examples is None or examples.ndim != 5 or examples.shape[1] != 3 or examples.dtype != np.uint8:
+    """At most 8 rows of original, view a and view b, of `examples` (n, 3, H, W, 1 or 3) uint8; else none."""
+    if examples is None or examples.ndim != 5 or examples.dtype != np.uint8 or not examples.size:
         return []
-    if examples.shape[-1] not in (1, 3) or 0 in examples.shape:
+    if examples.shape[1] != 3 or examples.shape[-1] not in (1, 3):
         return []
     return [[png_address(image) for image in row] for row in examples[:MOST_ROWS]]
 

@@ -1,9 +1,8 @@
 """The page of a run or study: results, pictures, and how to do it again. Torch-free."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from itertools import chain
 
-import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import Record
@@ -17,50 +16,24 @@ from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.scores import group_table, shift_table, standardised_note
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A series of `arrays.npz` as the page draws it: heading, axis, a note, and the array of its epochs."""
-
-    heading: str
-    axis: str
-    note: str = ""
-    epochs: str = "epoch"
-
-
+_BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
 _ONLINE_NOTE = (
     "Probed while training, on augmented views of training images: not the protocol of the table, and not to "
     "be compared with it."
 )
+# For each series of `arrays.npz` its heading, axis and note, and the array of its epochs.
 CURVES = {
-    "loss": Curve("Loss", "loss"),
-    "positive_similarity": Curve("Similarity of the two views of an image", "mean cosine similarity"),
-    "negative_similarity": Curve("Similarity of views of different images", "mean cosine similarity"),
-    "effective_rank": Curve(
-        "Effective rank of h",
-        "effective rank of h",
-        "Estimated on one batch; the table's is on the test split.",
-    ),
-    "online_linear": Curve("Online linear probe", "online accuracy", _ONLINE_NOTE, "online_epoch"),
-    "online_nearest": Curve("Online nearest neighbours", "online accuracy", _ONLINE_NOTE, "online_epoch"),
+    "loss": ("Loss", "loss", "", "epoch"),
+    "positive_similarity": ("Similarity of the two views of an image", "mean cosine similarity", "", "epoch"),
+    "negative_similarity": ("Similarity of views of different images", "mean cosine similarity", "", "epoch"),
+    "effective_rank": ("Effective rank of h", "effective rank of h", _BATCH_NOTE, "epoch"),
+    "online_linear": ("Online linear probe", "online accuracy", _ONLINE_NOTE, "online_epoch"),
+    "online_nearest": ("Online nearest neighbours", "online accuracy", _ONLINE_NOTE, "online_epoch"),
 }
 
 
-@dataclass(frozen=True)
-class Strip:
-    """A difference and its interval drawn in a table cell: positions across the cell, 0 to 100."""
-
-    zero: float
-    low: float
-    mean: float
-    high: float
-
-
 def render(
-    record: Record,
-    arrays: Mapping[str, Arrays],
-    missing: Mapping[str, str] | None = None,
-    links: Mapping[str, str] | None = None,
+    record: Record, arrays: Mapping[str, Arrays], missing: Mapping[str, str], links: Mapping[str, str]
 ) -> str:
     """The page of a run or study as text; `arrays` by the runs' folders, `missing` says why others lack."""
     rows, heads = head_table(record), list(by_head(record.runs))
@@ -82,7 +55,7 @@ def render(
         accuracy=_accuracy_panels(record),
         spectra=list(_spectrum_panels(record)),
         curves=[*_curve_panels(record, arrays), *_history_panels(record, arrays)],
-        missing=dict(missing or {}),
+        missing=missing,
         examples=next(filter(None, map(example_rows, examples)), []),
         places=probed_places(record),
         spectrum_places=list(dict.fromkeys(place for run in record.runs for place in run.spectrum)),
@@ -92,7 +65,7 @@ def render(
         groups=group_table(record),
         shifts=shift_table(record),
         standardised=standardised_note(record),
-        links=dict(links or {}),
+        links=links,
     )
 
 
@@ -113,16 +86,16 @@ def _spectrum_panels(record: Record) -> Iterator[Panel]:
 
 
 def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
-    for series, curve in CURVES.items():
+    for series, (heading, axis, note, epochs) in CURVES.items():
         lacking = [
             run.folder
             for run in record.runs
-            if run.folder in arrays and series_of(arrays[run.folder], curve.epochs, series) is None
+            if run.folder in arrays and series_of(arrays[run.folder], epochs, series) is None
         ]
         absent = f"Not in the arrays of {', '.join(lacking)}." if lacking else ""
-        figure = figures.curve_figure(record, arrays, series, curve.axis, curve.epochs)
-        what, note = f"{curve.heading} over training, by epoch", f"{curve.note} {absent}".strip()
-        yield from _panels(record, figure, curve.heading, what, note)
+        figure = figures.curve_figure(record, arrays, series, axis, epochs)
+        what = f"{heading} over training, by epoch"
+        yield from _panels(record, figure, heading, what, f"{note} {absent}".strip())
 
 
 def _history_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]:
@@ -140,20 +113,18 @@ def _panels(record: Record, figure: go.Figure | None, heading: str, what: str, n
     return panels(figure, heading, f"{what}.{lines}", note)
 
 
-def _strips(rows: list[HeadRow]) -> dict[str, Strip]:
-    """Where each difference and its interval stand on a common scale that includes zero."""
-    differences = {row.head: row.difference for row in rows if row.difference}
-    ends = [0.0]
-    for each in differences.values():
-        ends += [end for end in (each.low, each.mean, each.high) if end is not None and np.isfinite(end)]
-    low, width = min(ends), max(max(ends) - min(ends), 1e-9)
-
-    def at(value: float | None, otherwise: float) -> float:
-        # 4 to 96 leaves room for the dot at either end.
-        return round(4 + 92 * ((otherwise if value is None else value) - low) / width, 2)
-
+def _strips(rows: list[HeadRow]) -> dict[str, dict[str, float]]:
+    """Where zero, each difference and its interval stand in a cell 100 wide, on one scale for all heads."""
+    marks = {}
+    for row in rows:
+        if row.difference:
+            mean = row.difference.mean
+            low, high = (mean if end is None else end for end in (row.difference.low, row.difference.high))
+            marks[row.head] = {"zero": 0.0, "low": low, "mean": mean, "high": high}
+    ends = [0.0, *chain.from_iterable(each.values() for each in marks.values())]
+    least, width = min(ends), max(max(ends) - min(ends), 1e-9)
+    # 4 to 96 leaves room for the dot at either end.
     return {
-        head: Strip(at(0.0, 0.0), at(each.low, each.mean), at(each.mean, each.mean), at(each.high, each.mean))
-        for head, each in differences.items()
-        if np.isfinite(each.mean)
+        head: {name: round(4 + 92 * (value - least) / width, 2) for name, value in each.items()}
+        for head, each in marks.items()
     }

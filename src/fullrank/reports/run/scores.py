@@ -80,15 +80,10 @@ def shift_table(record: Record) -> list[ShiftRow]:
     rows = []
     for (head, *_), seeds in kinds.items():
         pairs = [(one.shifted, one.inside) for one in seeds if one.inside is not None]
-        rows.append(
-            ShiftRow(
-                head,
-                seeds[0],
-                inside=mean_of([100 * inside for _, inside in pairs]),
-                shifted=Estimate.of([100 * one.shifted for one in seeds]),
-                difference=mean_of([100 * (shifted - inside) for shifted, inside in pairs]),
-            )
-        )
+        inside = mean_of([100 * inside for _, inside in pairs])
+        shifted = Estimate.of([100 * one.shifted for one in seeds])
+        difference = mean_of([100 * (shifted - inside) for shifted, inside in pairs])
+        rows.append(ShiftRow(head, seeds[0], inside, shifted, difference))
     return rows
 
 
@@ -111,11 +106,8 @@ def shifted_scores(scores: Sequence[Score]) -> list[ShiftedScore]:
 
 def standardised_note(record: Record) -> str:
     """A warning where h and z of a head that only scales channels stand side by side; else nothing."""
-    heads = [
-        run.head
-        for run in record.runs
-        if run.scales_channels and {"h", "z"} <= {score.place for score in run.scores}
-    ]
+    scaled = [run for run in record.runs if run.scales_channels]
+    heads = [run.head for run in scaled if {"h", "z"} <= {score.place for score in run.scores}]
     if not heads:
         return ""
     return (

@@ -45,9 +45,9 @@ def head_table(record: Record, place: str = "h") -> list[HeadRow]:
     runs = by_head(record.runs)
     recorded = [comparison for comparison in record.comparisons if comparison.place == place]
     differences = {
-        comparison.head: Estimate(comparison.difference, comparison.low, comparison.high)
-        for comparison in recorded or compare_heads(record.runs, place)
-        if comparison.against == next(iter(runs), None)
+        each.head: Estimate(each.difference, each.low, each.high)
+        for each in recorded or compare_heads(record.runs, place)
+        if each.against == next(iter(runs), None)
     }
     published = record.published.values if record.published else {}
     return [
@@ -76,13 +76,7 @@ def probed_places(record: Record) -> list[str]:
 
 
 def by_depth(places: Sequence[str]) -> list[str]:
-    """Places from the image towards the loss; a slice such as `h[:24]` follows its place.
-
-    Encoder layers keep their order and stand before h, then the head's layers, then z.
-
-    >>> by_depth(["z", "head.1", "h", "h[:24]", "stem"])
-    ['stem', 'h', 'h[:24]', 'head.1', 'z']
-    """
+    """Layers of the encoder as they come, then h, the head's layers and z, each followed by its slices."""
     layers = list(dict.fromkeys(base_place(place) for place in places))
 
     def depth(place: str) -> tuple[int, int, bool, int]:
@@ -111,8 +105,7 @@ def score_rows(record: Record) -> list[ScoreRow]:
 def scores_by_head(record: Record) -> Iterator[tuple[str, Score]]:
     """Every score with its head, those of one head together."""
     for head, entries in by_head(record.runs).items():
-        for entry in entries:
-            yield from ((head, score) for score in entry.scores)
+        yield from ((head, score) for entry in entries for score in entry.scores)
 
 
 def _mean_rank(entries: Iterable[RunEntry], place: str) -> float | None:

@@ -78,10 +78,8 @@ def reproduce_command(record: Record) -> str:
 
 def machine_line(record: Record) -> str:
     """Versions and date, for the foot of the page."""
-    machine = record.machine
-    return (
-        f"fullrank {record.fullrank}, torch {machine.torch}, Python {machine.python}, {_date(record.created)}"
-    )
+    machine, date = record.machine, _date(record.created)
+    return f"fullrank {record.fullrank}, torch {machine.torch}, Python {machine.python}, {date}"
 
 
 def _verdict_on_one(runs: list[RunEntry], row: HeadRow, place: str) -> list[str]:
@@ -110,10 +108,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    unit, length = ("h", 3600) if seconds >= 3600 else ("min", 60) if seconds >= 60 else ("s", 1)
+    return f"{seconds / length:.1f} {unit}"
 
 
 def _date(created: str) -> str:

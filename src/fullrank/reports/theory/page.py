@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel
 from fullrank.reports.drawing import Style, distinct_styles, empty_figure, plain_text
-from fullrank.reports.layout import Panel, fill, panel
+from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.run.words import machine_line
 
 Line = tuple[TheoryCurve, np.ndarray, np.ndarray]
@@ -62,7 +62,8 @@ def _panel(axes: TheoryPanel, lines: list[Line]) -> Panel:
         styles[name] = Style(style.color, "dash" if predicted else "solid", style.symbol)
     label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(styles)}."
     note = "Predicted values are dashed." if any(curve.dashed for curve, _, _ in lines) else ""
-    return panel(_figure(axes, lines, styles), axes.title, label, note, styles if len(styles) > 1 else {})
+    key = styles if len(styles) > 1 else {}
+    return panels(_figure(axes, lines, styles), axes.title, label, note, key)[0]
 
 
 def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> go.Figure:
