@@ -18,9 +18,7 @@ from fullrank.runs.settings import Setting
 DATA = "digits"
 _IMPORTS = Annotated[
     list[str] | None,
-    typer.Option(
-        "--import", metavar="MODULE", help="A module, or a file x.py, with parts of yours. Repeatable."
-    ),
+    typer.Option("--import", metavar="MODULE", help="A module, or a file x.py, with your parts. Repeatable."),
 ]
 _RECIPE = Annotated[
     str | None,
@@ -47,17 +45,17 @@ class RecipeChoice:
     overrides: dict[str, Any]
 
     def resolve(self, out: Path | None, resume: bool) -> Recipe:
-        """The resolved recipe, which needs no torch: a mistake in it is said at once."""
-        return Recipe.resolve(self._base(out, resume), self.overrides)
+        """The recipe asked for; else the one in a folder to be resumed; else the data's own.
 
-    def _base(self, out: Path | None, resume: bool) -> str | Path:
-        """The recipe asked for; else the one in a folder to be resumed; else the data's own."""
-        if self.name is not None:
-            return self.name
-        if out is not None and resume and (out / RECIPE_FILE).is_file():
-            return out / RECIPE_FILE
-        spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
-        return spec.name if spec.name in recipe_names() else "small-images"
+        It needs no torch: a mistake in it is said at once.
+        """
+        base: str | Path | None = self.name
+        if base is None and out is not None and resume and (out / RECIPE_FILE).is_file():
+            base = out / RECIPE_FILE
+        if base is None:
+            spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
+            base = spec.name if spec.name in recipe_names() else "small-images"
+        return Recipe.resolve(base, self.overrides)
 
 
 def takes_imports(command: Callable[..., None]) -> Callable[..., None]:

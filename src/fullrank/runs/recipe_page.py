@@ -15,10 +15,7 @@ def recipe_page() -> str:
     for key, setting in RECIPE_KEYS.items():
         sections[key.rpartition(".")[0]].append(setting)
     lines = [
-        "# The keys of a recipe",
-        "",
-        f"This page is written by `{COMMAND}`.",
-        "",
+        f"# The keys of a recipe\n\nThis page is written by `{COMMAND}`.\n",
         "A key without a dot is also an option of `train` and `compare`: `batch_size` is `--batch-size` "
         "(`compare` takes its heads from `--heads`). `--set KEY=VALUE` sets any key, and so do keywords of "
         "`fullrank.train` and `fullrank.compare`. In a YAML file a key with a dot stands under its part. "

@@ -62,11 +62,7 @@ def newest_whole(folder: Path, kind: str = "step", *, rank: int = 0) -> Path | N
         )
     whole = next(iter(paths[len(damaged) :]), None)
     for path in damaged if rank == 0 else ():
-        print(
-            f"The checkpoint {path} is damaged (its bytes are not those that were written); going on from "
-            f"{whole}.",
-            file=sys.stderr,
-        )
+        print(f"The checkpoint {path} is damaged (by its checksum); going on from {whole}.", file=sys.stderr)
     return whole
 
 
