@@ -172,10 +172,8 @@ def print_factors(scores: Sequence[Score]) -> None:
     predicted = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
     cells = {key: DialCell(weight, predicted.get(key)) for key, weight in weights.items()}
     factors = list(dict.fromkeys(factor for _, factor in weights))
-    rows: list[_Row] = [
-        ((place,), [cells[place, factor] for factor in factors])
-        for place in dict.fromkeys(place for place, _ in weights)
-    ]
+    places = dict.fromkeys(place for place, _ in weights)
+    rows: list[_Row] = [((place,), [cells[place, factor] for factor in factors]) for place in places]
     _print_weights(("place",), factors, rows)
 
 

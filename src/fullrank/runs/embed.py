@@ -60,7 +60,7 @@ def embed(
         raise unknown_name("split", split, SPLITS, "a source has 'train' and 'test'")
     target = None if out is None else check_out(out, _WRITERS)
     if target is not None and target.suffix == ".npy":
-        check_free(labels_path(target))
+        check_free(target.with_suffix(".labels.npy"))
     if target is not None and target.suffix == ".parquet":
         check_extra("parquet", ("pyarrow",), "Writing .parquet")
     run = opened(run, imports)
@@ -124,13 +124,8 @@ def check_extra(extra: str, libraries: Collection[str], purpose: str) -> None:
         raise UsageError(f"{purpose} needs {', '.join(missing)}, which is not installed; {remedy}.")
 
 
-def labels_path(path: Path) -> Path:
-    """Where the labels of `NAME.npy` stand: `NAME.labels.npy`."""
-    return path.with_suffix(".labels.npy")
-
-
 def _write_npy(path: Path, features: np.ndarray, labels: np.ndarray, notes: dict[str, str]) -> None:
-    arrays = {labels_path(path): labels} if (labels >= 0).any() else {}
+    arrays = {path.with_suffix(".labels.npy"): labels} if (labels >= 0).any() else {}
     for target, array in (arrays | {path: features}).items():
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)

@@ -196,9 +196,7 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
             tiny = torch.finfo(expected.dtype).tiny
             differences.append((features - expected).abs().max() / expected.abs().max().clamp_min(tiny))
     except refusals as error:
-        raise DataError(
-            f"The ONNX model does not run ({_short(error)}); write .safetensors instead."
-        ) from None
+        raise DataError(f"The ONNX model cannot run ({_short(error)}); write .safetensors instead.") from None
     return float(torch.stack(differences).max())
 
 

@@ -43,10 +43,8 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
         raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
     for key, before, now in _differences(Recipe.resolve(stored).model_dump(), recipe.model_dump()):
         if key.split(".")[0] not in free:
-            raise UsageError(
-                f"{folder} was started with {key}={before!r}, but this recipe says {now!r}; "
-                "resume with the same recipe, or name another --out."
-            )
+            remedy = "resume with the same recipe, or name another --out"
+            raise UsageError(f"{folder} was started with {key}={before!r}, not {now!r}; {remedy}.")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

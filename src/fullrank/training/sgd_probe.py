@@ -72,11 +72,8 @@ class SGDProbeRun:
 
     def save(self, folder: Path) -> None:
         """Write the state after an epoch, whole or not at all; that of the epoch before it stays too."""
-        state = {
-            "classifier": self.classifier.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "accuracies": self.accuracies,
-        }
+        trained = {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = trained | {"accuracies": self.accuracies}
         keep_last(save_state(checkpoint_path(folder, len(self.accuracies), KIND), state), keep=2)
 
     def restore(self, folder: Path) -> None:
