@@ -16,13 +16,6 @@ from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
 from fullrank.runs.settings import Setting
 
 DATA = "digits"
-
-
-def _option(name: str, kind: Any, *flags: str, **shown: Any) -> inspect.Parameter:
-    hint: Any = Annotated[kind, typer.Option(*flags, **shown)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-
-
 _IMPORTS = "A module, or a file x.py, with parts of yours. Repeatable."
 _RECIPE = (
     "A recipe by name, or a YAML file (`fullrank list recipes`). Keys that it leaves out have the "
@@ -87,6 +80,11 @@ def _key_option(setting: Setting) -> inspect.Parameter:
     notes = [setting.bounds, "" if default == "null" else f"default: {default}"]
     text = setting.meaning + (f" \\[{'; '.join(filter(None, notes))}]" if any(notes) else "")
     return _option(setting.key, str | None, metavar=setting.metavar, help=text)
+
+
+def _option(name: str, kind: Any, *flags: str, **shown: Any) -> inspect.Parameter:
+    hint: Any = Annotated[kind, typer.Option(*flags, **shown)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
 def _parameters_of(command: Callable[..., None]) -> list[inspect.Parameter]:
