@@ -208,9 +208,9 @@ def describe_encoder(run: Run, place: str) -> dict[str, str]:
         getattr(run.encoder, name, torch.full((channels,), plain)).flatten().tolist()
         for name, plain in (("mean", 0.0), ("std", 1.0))
     )
-    numbers: dict[str, object] = {"image_size": size, "in_chans": len(mean), "mean": mean, "std": std}
-    notes = describe(run, place) | {"feature_dim": str(run.encoder.feature_dim)}
-    return notes | {name: json.dumps(number) for name, number in numbers.items()}
+    sizes = {"image_size": size, "in_chans": len(mean), "feature_dim": run.encoder.feature_dim}
+    notes = {name: str(number) for name, number in sizes.items()}
+    return describe(run, place) | notes | {"mean": json.dumps(mean), "std": json.dumps(std)}
 
 
 def check_place(run: Run, place: str) -> None:
