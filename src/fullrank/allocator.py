@@ -16,8 +16,6 @@ def keep_freed_memory() -> None:
     which the kernel fills with zeros: thousands of page faults in each training step on a CPU. This cannot be
     undone, and holds for the whole process.
 
-    >>> keep_freed_memory()
-
     Source: mallopt(3).
     """
     if not sys.platform.startswith("linux"):

@@ -6,14 +6,8 @@ import warnings
 from functools import partial
 from types import FrameType
 
+from fullrank import errors
 from fullrank.allocator import keep_freed_memory
-from fullrank.errors import (
-    FullrankError,
-    FullrankWarning,
-    InterruptedRunError,
-    TerminatedRunError,
-    disk_is_full,
-)
 
 
 def main() -> None:
@@ -25,22 +19,16 @@ def main() -> None:
     show_warning, warnings.showwarning = warnings.showwarning, partial(_warn, set())
     try:
         app()
-    except FullrankError as error:
+    except errors.FullrankError as error:
         _fail(str(error), error.exit_status)
     except MemoryError as error:
         _fail(f"Not enough memory ({error}); lower --image-size, --limit or --batch-size.", 1)
     except OSError as error:
-        if disk_is_full(error):
-            _fail(
-                f"The disk has no room for {error.filename or 'what is written'}; what was there before is "
-                "unchanged: make room and give the command again, with --resume where it has that.",
-                1,
-            )
-        where = f" {error.filename}" if error.filename else ""
-        _fail(
-            f"The system refused{where}: {error.strerror or error}; check the path, its rights and the disk.",
-            1,
-        )
+        if errors.disk_is_full(error):
+            what = f"The disk has no room for {error.filename or 'what is written'}"
+            _fail(f"{what}; make room and give the command again, with --resume where it has that.", 1)
+        where, reason = f" {error.filename}" if error.filename else "", error.strerror or error
+        _fail(f"The system refused{where}: {reason}; check the path, its rights and the disk.", 1)
     finally:
         warnings.showwarning = show_warning
         for number, handler in handlers.items():
@@ -49,7 +37,7 @@ def main() -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt: Typer would end the program on it without a word.
-    kind = TerminatedRunError if signum == signal.SIGTERM else InterruptedRunError
+    kind = errors.TerminatedRunError if signum == signal.SIGTERM else errors.InterruptedRunError
     raise kind(
         "Interrupted; train, compare and demo continue from what is saved with --out DIR --resume, reproduce "
         "with the same command."
@@ -60,7 +48,7 @@ def _warn(
     printed: set[str], message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
 ) -> None:
     """Print a warning of ours as one line and once, and another library's as Python does."""
-    if issubclass(category, FullrankWarning):
+    if issubclass(category, errors.FullrankWarning):
         if str(message) not in printed:
             printed.add(str(message))
             print(f"fullrank: note: {message}", file=sys.stderr)

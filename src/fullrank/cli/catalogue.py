@@ -20,22 +20,19 @@ from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
 from fullrank.views import VIEWS
 
-# Name, summary, and what stands beside them.
-Rows = Iterator[tuple[str, str, str]]
+Rows = Iterator[tuple[str, str, str]]  # name, summary, and what stands beside them
 FAMILIES: dict[str, Registry] = {
     r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, CAUSES, THEOREMS)
 }
 
 
-def _recipe_keys() -> Rows:
-    for setting in RECIPE_KEYS.values():
-        yield setting.key, setting.meaning, f"{setting.limits}; default {setting.default}"
-
-
 # What no registry holds.
 LISTINGS: dict[str, Callable[[], Rows]] = {
     "recipes": lambda: ((name, recipe_summary(name), "") for name in recipe_names()),
-    "recipe-keys": _recipe_keys,
+    "recipe-keys": lambda: (
+        (key, setting.meaning, f"{setting.limits}; default {setting.default}")
+        for key, setting in RECIPE_KEYS.items()
+    ),
     "tables": lambda: ((name, table_named(name).title, "") for name in table_names()),
 }
 

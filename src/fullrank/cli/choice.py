@@ -16,27 +16,12 @@ from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
 from fullrank.runs.settings import Setting
 
 DATA = "digits"
-_IMPORTS = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--import", metavar="MODULE", help="A module, or a file x.py, with parts of yours. Repeatable."
-    ),
-]
-_RECIPE = Annotated[
-    str | None,
-    typer.Option(
-        help="A recipe by name, or a YAML file (`fullrank list recipes`). Keys that it leaves out have the "
-        "defaults shown here."
-    ),
-]
-_ASSIGNMENTS = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Any key of `fullrank list recipe-keys`: optimizer.lr=0.001; null empties it. Repeatable.",
-    ),
-]
+_IMPORTS = "A module, or a file x.py, with parts of yours. Repeatable."
+_RECIPE = (
+    "A recipe by name, or a YAML file (`fullrank list recipes`). Keys that it leaves out have the "
+    "defaults shown here."
+)
+_ASSIGNMENTS = "Any key of `fullrank list recipe-keys`: optimizer.lr=0.001; null empties it. Repeatable."
 
 
 @dataclass(frozen=True)
@@ -47,17 +32,14 @@ class RecipeChoice:
     overrides: dict[str, Any]
 
     def resolve(self, out: Path | None, resume: bool) -> Recipe:
-        """The resolved recipe, which needs no torch: a mistake in it is said at once."""
-        return Recipe.resolve(self._base(out, resume), self.overrides)
-
-    def _base(self, out: Path | None, resume: bool) -> str | Path:
-        """The recipe asked for; else the one in a folder to be resumed; else the data's own."""
-        if self.name is not None:
-            return self.name
-        if out is not None and resume and (out / RECIPE_FILE).is_file():
-            return out / RECIPE_FILE
-        spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
-        return spec.name if spec.name in recipe_names() else "small-images"
+        """The recipe asked for; else that of a folder to be resumed; else the data's own. Loads no torch."""
+        base: str | Path | None = self.name
+        if base is None and out is not None and resume and (out / RECIPE_FILE).is_file():
+            base = out / RECIPE_FILE
+        if base is None:
+            spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
+            base = spec.name if spec.name in recipe_names() else "small-images"
+        return Recipe.resolve(base, self.overrides)
 
 
 def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
@@ -67,16 +49,17 @@ def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
         import_modules(imports or ())
         command(**arguments)
 
-    return _signed(with_imports, command, [*_parameters_of(command), _option("imports", _IMPORTS)])
+    option = _option("imports", list[str] | None, "--import", metavar="MODULE", help=_IMPORTS)
+    return _signed(with_imports, command, [*_parameters_of(command), option])
 
 
 def takes_recipe(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each key of a recipe that has no dot; it receives them as `choice`."""
     keys = [key for key in RECIPE_KEYS if "." not in key and key not in without]
     options = [
-        _option("recipe", _RECIPE),
-        *(_option(key, _key_option(RECIPE_KEYS[key])) for key in keys),
-        _option("assignments", _ASSIGNMENTS),
+        _option("recipe", str | None, help=_RECIPE),
+        *(_key_option(RECIPE_KEYS[key]) for key in keys),
+        _option("assignments", list[str] | None, "--set", metavar="KEY=VALUE", help=_ASSIGNMENTS),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -92,14 +75,15 @@ def takes_recipe(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., No
     return decorate
 
 
-def _key_option(setting: Setting) -> Any:
+def _key_option(setting: Setting) -> inspect.Parameter:
     default = DATA if setting.key == "data" else setting.default
     notes = [setting.bounds, "" if default == "null" else f"default: {default}"]
     text = setting.meaning + (f" \\[{'; '.join(filter(None, notes))}]" if any(notes) else "")
-    return Annotated[str | None, typer.Option(metavar=setting.metavar, help=text)]
+    return _option(setting.key, str | None, metavar=setting.metavar, help=text)
 
 
-def _option(name: str, hint: Any) -> inspect.Parameter:
+def _option(name: str, kind: Any, *flags: str, **shown: Any) -> inspect.Parameter:
+    hint: Any = Annotated[kind, typer.Option(*flags, **shown)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 

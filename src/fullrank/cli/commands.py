@@ -24,6 +24,8 @@ app = typer.Typer(
 
 app.add_typer(theory_app, name="theory")
 
+Text = str | None
+Texts = list[str] | None
 OutOption = Annotated[Path | None, typer.Option(help="Folder for the results; default: one under runs/.")]
 FileOption = Annotated[Path, typer.Option(help="The file to write.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
@@ -31,15 +33,10 @@ WorkersOption = Annotated[int, typer.Option(help="Runs at a time, in processes t
 RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 PlaceOption = Annotated[str, typer.Option(metavar="PLACE", help="Where features are read.")]
 PlacesOption = Annotated[
-    list[str] | None, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
+    Texts, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
 ]
-MeasuresOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="MEASURE",
-        help="Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable.",
-    ),
-]
+_FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
+_MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable."
 
 
 @app.command()
@@ -126,13 +123,11 @@ def probe(
     run: RunArgument,
     place: PlacesOption = None,
     label: Annotated[str, typer.Option(help="Which labels, where there are several.")] = "label",
-    measure: MeasuresOption = None,
+    measure: Annotated[Texts, typer.Option(metavar="MEASURE", help=_MEASURES)] = None,
     shots: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
     ] = None,
-    shift: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="Also test on this data. Repeatable.")
-    ] = None,
+    shift: Annotated[Texts, typer.Option(metavar="SPEC", help="Also test on this data. Repeatable.")] = None,
     features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
@@ -158,16 +153,13 @@ def diagnose(
     ] = None,
     positives: Annotated[Path | None, typer.Option(help="A second file: another view of each row.")] = None,
     place: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PLACE", help="Places; default: evenly chosen. Repeatable."),
+        Texts, typer.Option(metavar="PLACE", help="Places; default: evenly chosen. Repeatable.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
     limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
     seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip rows that are not finite.")] = False,
-    fail_on: Annotated[
-        str | None, typer.Option(metavar="collapse", help="Exit with 3 if it is found.")
-    ] = None,
+    fail_on: Annotated[Text, typer.Option(metavar="collapse", help="Exit with 3 if it is found.")] = None,
     out: OutOption = None,
 ) -> None:
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
@@ -279,9 +271,7 @@ def check_distributed(
 
 
 @app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")],
-) -> None:
+def report(folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")]) -> None:
     """Write report.html again, from the records."""
     from fullrank.reports.page import write_page
 
@@ -291,14 +281,7 @@ def report(
 
 @app.command(name="list")
 @takes_imports
-def list_(
-    family: Annotated[
-        str | None,
-        typer.Argument(
-            help="heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
-        ),
-    ] = None,
-) -> None:
+def list_(family: Annotated[Text, typer.Argument(help=_FAMILIES)] = None) -> None:
     """What there is, one line each, with sources."""
     from fullrank.cli.catalogue import print_catalogue
 

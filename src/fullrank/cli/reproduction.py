@@ -6,18 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.cli.layout import plain_table
+from fullrank.cli.tables import plain_table
 from fullrank.cli.theory import print_theory
 from fullrank.record import Record, TableEntry
-from fullrank.reports.reproduction.words import (
-    cell,
-    difference,
-    outcome,
-    paper_number,
-    shown,
-    verdict,
-    with_paper,
-)
+from fullrank.reports.reproduction import words
 
 # Of the terminal's width so much is kept for the titles of the rows; a column takes two more than its text.
 _TITLES, _GAP = 22, 2
@@ -37,10 +29,8 @@ def print_reproduction(title: str, record: Record) -> None:
     titles = [row.title for row in table.rows]
     for columns in _side_by_side(_columns(table), console.width - _TITLES):
         console.print(_table(titles, columns))
-    for row in table.rows:
-        if row.chosen:
-            console.print(f"{escape(row.title)}: {escape(row.chosen)}")
-    for sentence in verdict(table):
+    chosen = [f"{row.title}: {row.chosen}" for row in table.rows if row.chosen]
+    for sentence in (*chosen, *words.verdict(table)):
         console.print(escape(sentence))
     seeds = len(table.rows[0].seeds)
     here = f"Here: {table.here}; 95 % t intervals over {seeds} seeds, one test set."
@@ -53,17 +43,17 @@ def _columns(table: TableEntry) -> list[list[str]]:
     rows, first = table.rows, table.rows[0]
     columns = []
     for number, (title, unit) in enumerate(zip(table.columns, table.units, strict=True)):
-        if with_paper(table, number):
-            columns.append(["paper", *(paper_number(row, number, unit) for row in rows)])
+        if words.with_paper(table, number):
+            columns.append(["paper", *(words.paper_number(row, number, unit) for row in rows)])
         signed = number in table.differences
-        columns.append([title, *(shown(cell(row, number), signed) for row in rows)])
+        columns.append([title, *(words.shown(words.cell(row, number), signed) for row in rows)])
         if signed and any(row.expected for row in rows):
             columns.append(
-                ["predicted: outcome", *(f"{row.expected}: {outcome(row, number)}" for row in rows)]
+                ["predicted: outcome", *(f"{row.expected}: {words.outcome(row, number)}" for row in rows)]
             )
         if number == 0 and len(rows) > 1 and table.alike:
-            gaps = [None if row is first else difference(row, first, 0) for row in rows]
-            cells = ["–" if gap is None else shown(gap, sign=True) for gap in gaps]
+            gaps = [None if row is first else words.difference(row, first, 0) for row in rows]
+            cells = ["–" if gap is None else words.shown(gap, sign=True) for gap in gaps]
             columns.append(["against the first", *cells])
     return columns
 

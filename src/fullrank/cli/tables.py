@@ -1,17 +1,18 @@
 """Tables of results for a terminal of 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.cli.factors import print_dial, print_factors
-from fullrank.cli.layout import plain_table
 from fullrank.record import Record, Score
+from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
 from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
@@ -19,6 +20,19 @@ from fullrank.statistics import Estimate
 if TYPE_CHECKING:
     from fullrank.evaluation.evaluate import Evaluation
     from fullrank.training.dry_run import Rehearsal
+
+_Row = tuple[tuple[str, ...], Iterable[DialCell | None]]
+
+
+def plain_table(texts: Iterable[str], numbers: Iterable[str], *, tight: bool = False) -> Table:
+    """An empty table: columns of text, which fold, then columns of numbers, which do not."""
+    padding = (0, 0, 0, 1) if tight else (0, 1)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    for title in texts:
+        table.add_column(escape(title), overflow="fold")
+    for title in numbers:
+        table.add_column(escape(title), justify="right", no_wrap=True)
+    return table
 
 
 def print_record(record: Record) -> None:
@@ -76,8 +90,8 @@ def _shifts(shifted: Sequence[ShiftedScore]) -> Table:
     for score in shifted:
         inside = None if score.inside is None else 100 * score.inside
         difference = None if inside is None else 100 * score.shifted - inside
-        star = "*" if score.fewer else ""
-        cells = [in_points(inside) + star, in_points(100 * score.shifted), signed(difference)]
+        tested = in_points(inside) + ("*" if score.fewer else "")
+        cells = [tested, in_points(100 * score.shifted), signed(difference)]
         table.add_row(escape(score.place), escape(score.shift), score.probe, *cells)
     return table
 
@@ -138,3 +152,49 @@ def _difference(estimate: Estimate | None) -> str:
     if estimate is None or estimate.low is None:
         return signed(None if estimate is None else estimate.mean)
     return f"{signed(estimate.mean)} \\[{signed(estimate.low)}, {signed(estimate.high)}]"
+
+
+def print_dial(record: Record) -> None:
+    """The weights at h and z under each head of a record; nothing without factors."""
+    rows: list[_Row] = []
+    named = ""
+    for row in dial_rows(record):
+        rows.append((("" if row.head == named else row.head, row.place), row.cells))
+        named = row.head
+    left_out = ", ".join(dial_factors(record, LEFT_OUT))
+    note = f" Left out, since they go with another factor: {left_out}." if left_out else ""
+    _print_weights(("head", "place"), dial_factors(record), rows, ", on clean test images", note)
+
+
+def print_factors(scores: Sequence[Score]) -> None:
+    """The weights at each place of a run; nothing without factors."""
+    weights = {(s.place, s.label): Estimate(s.value) for s in scores if s.statistic == RELATIVE}
+    predicted = {(s.place, s.label): s.value for s in scores if s.statistic == PREDICTED}
+    cells = {key: DialCell(weight, predicted.get(key)) for key, weight in weights.items()}
+    factors = list(dict.fromkeys(factor for _, factor in weights))
+    places = dict.fromkeys(place for place, _ in weights)
+    rows: list[_Row] = [((place,), [cells[place, factor] for factor in factors]) for place in places]
+    _print_weights(("place",), factors, rows)
+
+
+def _print_weights(
+    titles: Sequence[str], factors: Sequence[str], rows: Sequence[_Row], where: str = "", note: str = ""
+) -> None:
+    if not rows:
+        return
+    table = plain_table(titles, factors, tight=len(titles) > 1)
+    for labels, cells in rows:
+        table.add_row(*map(escape, labels), *map(_cell, cells))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"Weight of each factor relative to the largest at that place{where}; in brackets what the linear "
+        f"theory predicts.{escape(note)}"
+    )
+
+
+def _cell(cell: DialCell | None) -> str:
+    if cell is None:
+        return "–"
+    predicted = "–" if cell.predicted is None else f"{cell.predicted:.2f}"
+    return f"{cell.measured.mean:.2f} ({predicted})"

@@ -64,11 +64,11 @@ def refuse_given(target: str, **options: object) -> None:
 def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
     from fullrank.objectives import needs, objective
     from fullrank.runs.build import load_data
-    from fullrank.runs.embed import input_shape
+    from fullrank.runs.run import input_shape
 
     # Such a loss has trained weights of its own, or asks for the labels of views.
     needs_labels = "labels" in needs(run.recipe.objective)
-    train, test = load_data(run.recipe) if data is None else _load(data, input_shape(run)[0])
+    train, test = load_data(run.recipe) if data is None else _load(data, input_shape(run.path)[0])
     return Subject(
         name=str(run.path),
         encoder=run.encoder,

@@ -78,10 +78,8 @@ def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[Imag
         train, test = train.held_out(recipe.held_out, seed=0)
     height, width, _ = train.image_shape
     if height != width or test.image_shape != train.image_shape:
-        raise DataError(
-            f"Training images are {_shape(train)} and test images {_shape(test)}, but both must be "
-            "the same square; give --image-size, and the same kind of images in both."
-        )
+        shapes = f"Training images are {_shape(train)} and test images {_shape(test)}"
+        raise DataError(f"{shapes}, but both must be one square; give --image-size, and images of one kind.")
     return train, test
 
 
@@ -98,17 +96,13 @@ class Parts:
 def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     """The parts of a recipe, tried on two rows of noise; UsageError where they do not fit each other."""
     if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
-        raise UsageError(
-            f"Both init={recipe.init} and {recipe.encoder} name weights to start from; leave out one of them."
-        )
+        raise UsageError(f"Both init={recipe.init} and {recipe.encoder} name weights; leave out one of them.")
     if recipe.engine.logger is not None:
         check_logger(recipe.engine.logger)
     check_optimizer(recipe.optimizer.name)
     if recipe.batch_size % processes:
-        raise UsageError(
-            f"The batch size {recipe.batch_size} cannot be shared by {processes} processes; choose a "
-            f"multiple of {processes}."
-        )
+        remedy = f"choose a multiple of {processes}"
+        raise UsageError(f"{processes} processes cannot share a batch size of {recipe.batch_size}; {remedy}.")
     parts = build(recipe, train)
     parts.views.check_layers(train.layers)
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
@@ -118,8 +112,16 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
 
 
 def build(recipe: Recipe, train: ImageSet) -> Parts:
-    """The parts of a recipe, sized for its images; the encoder starts from `init`, if any."""
-    check_learnable(recipe, train)
+    """The parts of a recipe, sized for its images; the encoder starts from `init`, if any.
+
+    Raises UsageError for labels that the images do not have, or that the objective cannot learn.
+    """
+    train.check_label(recipe.label)
+    if "labels" in needs(recipe.objective) and (classes := count_classes(train, recipe.label)) < 2:
+        raise UsageError(
+            f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
+            f"{train} has {classes}; label the images, set another label, or train without: infonce:0.1."
+        )
     mean, std = train.channel_statistics()
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
@@ -128,23 +130,9 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     if recipe.engine.channels_last:
         encoder.to(memory_format=torch.channels_last)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
-    classes = len(train.class_names[recipe.label])
-    return Parts(
-        encoder,
-        head,
-        build_objective(recipe.objective, in_dim=head.out_dim, num_classes=classes),
-        view_pipeline(recipe.views, image_size=size, channels=channels),
-    )
-
-
-def check_learnable(recipe: Recipe, train: ImageSet) -> None:
-    """Raise UsageError for labels that the images do not have, or that an objective cannot learn."""
-    train.check_label(recipe.label)
-    if "labels" in needs(recipe.objective) and (classes := count_classes(train, recipe.label)) < 2:
-        raise UsageError(
-            f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
-            f"{train} has {classes}; label the images, set another label, or train without: infonce:0.1."
-        )
+    num_classes = len(train.class_names[recipe.label])
+    loss = build_objective(recipe.objective, in_dim=head.out_dim, num_classes=num_classes)
+    return Parts(encoder, head, loss, view_pipeline(recipe.views, image_size=size, channels=channels))
 
 
 def _shape(images: ImageSet) -> str:

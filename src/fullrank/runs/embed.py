@@ -2,15 +2,13 @@
 
 import io
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save
 
 from fullrank.data import SOURCES, ImageSet, source
@@ -20,19 +18,9 @@ from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.files import write_whole
 from fullrank.places import Place, collect_features
 from fullrank.runs.build import load_data
-from fullrank.runs.run import ENCODER_FILE, Run, opened
+from fullrank.runs.run import Run, input_shape, opened
 
 BATCH = 512
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Features (N, D_p) float32, their labels (N,) int64, -1 where unlabelled, and how they were made."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    notes: dict[str, str]
 
 
 @flushed_denormals()
@@ -70,33 +58,28 @@ def embed(
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS, "a source has 'train' and 'test'")
-    target = None if out is None else _checked_target(out)
+    target = None if out is None else check_out(out, _WRITERS)
+    if target is not None and target.suffix == ".npy":
+        check_free(target.with_suffix(".labels.npy"))
+    if target is not None and target.suffix == ".parquet":
+        check_extra("parquet", ("pyarrow",), "Writing .parquet")
     run = opened(run, imports)
     images = _images(run, data, SPLITS[SPLITS.index(split)])
     with on_accelerator(run.encoder, run.head):
         features = collect_features(run.encoder, run.head, images.batches(BATCH), [place])[place].numpy()
     if target is not None:
         name = run.recipe.data if data is None else str(SOURCES.parse(data))
-        classes = images.class_names["label"]
-        notes = describe(run, place) | {"data": name, "split": split, "classes": json.dumps(classes)}
-        _WRITERS[target.suffix](target, Embedded(features, images.labels["label"], classes, notes))
+        classes = json.dumps(images.class_names["label"])
+        notes = describe(run, place) | {"data": name, "split": split, "classes": classes}
+        _WRITERS[target.suffix](target, features, images.labels["label"], notes)
     return features
-
-
-def _checked_target(out: str | Path) -> Path:
-    target = check_out(out, _WRITERS)
-    if target.suffix == ".npy":
-        check_free(labels_path(target))
-    if target.suffix == ".parquet":
-        check_extra("parquet", ("pyarrow",), "Writing .parquet")
-    return target
 
 
 def _images(run: Run, data: str | None, split: Split) -> ImageSet:
     """The images of `split` as the run's encoder takes them."""
     if data is None:
         return load_data(run.recipe)[SPLITS.index(split)]
-    size, channels = input_shape(run)
+    size, channels = input_shape(run.path)
     images = source(data).load(split, size)
     if images.channels != channels:
         raise DataError(
@@ -104,13 +87,6 @@ def _images(run: Run, data: str | None, split: Split) -> ImageSet:
             f"{channels}; give {'grey' if channels == 1 else 'colour'} images, or a run trained on such."
         )
     return images
-
-
-def input_shape(run: Run) -> tuple[int, int]:
-    """The size and the number of channels of the images that the run's encoder was trained on."""
-    with safe_open(run.path / ENCODER_FILE, framework="np") as file:
-        metadata = file.metadata()
-    return int(metadata["image_size"]), int(metadata["in_chans"])
 
 
 def describe(run: Run, place: str) -> dict[str, str]:
@@ -144,51 +120,37 @@ def check_free(path: Path) -> Path:
 def check_extra(extra: str, libraries: Collection[str], purpose: str) -> None:
     """Raise UsageError unless the libraries of an extra are installed."""
     if missing := [library for library in libraries if find_spec(library) is None]:
-        raise UsageError(
-            f"{purpose} needs {', '.join(missing)}, which is not installed; run "
-            f"`pip install 'fullrank[{extra}]'`."
-        )
+        remedy = f"run `pip install 'fullrank[{extra}]'`"
+        raise UsageError(f"{purpose} needs {', '.join(missing)}, which is not installed; {remedy}.")
 
 
-def labels_path(path: Path) -> Path:
-    """Where the labels of `NAME.npy` stand: `NAME.labels.npy`."""
-    return path.with_suffix(".labels.npy")
-
-
-def _write_npy(path: Path, embedded: Embedded) -> None:
-    labels = {labels_path(path): embedded.labels} if (embedded.labels >= 0).any() else {}
-    for target, array in (labels | {path: embedded.features}).items():
+def _write_npy(path: Path, features: np.ndarray, labels: np.ndarray, notes: dict[str, str]) -> None:
+    arrays = {path.with_suffix(".labels.npy"): labels} if (labels >= 0).any() else {}
+    for target, array in (arrays | {path: features}).items():
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         write_whole(target, content.getvalue())
 
 
-def _write_safetensors(path: Path, embedded: Embedded) -> None:
-    tensors = {"features": embedded.features, "labels": embedded.labels}
-    write_whole(path, save(tensors, embedded.notes))
+def _write_safetensors(path: Path, features: np.ndarray, labels: np.ndarray, notes: dict[str, str]) -> None:
+    write_whole(path, save({"features": features, "labels": labels}, notes))
 
 
-def _write_parquet(path: Path, embedded: Embedded) -> None:
+def _write_parquet(path: Path, features: np.ndarray, labels: np.ndarray, notes: dict[str, str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    width = embedded.features.shape[1]
-    unlabelled = embedded.labels < 0
-    names = [None if label < 0 else embedded.classes[label] for label in embedded.labels]
-    table = pa.table(
-        {
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedded.features.reshape(-1)), width),
-            "label": pa.array(embedded.labels, mask=unlabelled),
-            "class": pa.array(names, pa.string()),
-        }
-    ).replace_schema_metadata(embedded.notes)
+    classes = json.loads(notes["classes"])
+    names = [None if label < 0 else classes[label] for label in labels]
+    columns = {
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1]),
+        "label": pa.array(labels, mask=labels < 0),
+        "class": pa.array(names, pa.string()),
+    }
     content = io.BytesIO()
-    pq.write_table(table, content)
+    pq.write_table(pa.table(columns).replace_schema_metadata(notes), content)
     write_whole(path, content.getvalue())
 
 
-_WRITERS: dict[str, Callable[[Path, Embedded], None]] = {
-    ".npy": _write_npy,
-    ".safetensors": _write_safetensors,
-    ".parquet": _write_parquet,
-}
+# Each takes features (N, D_p) float32, labels (N,) int64 with -1 where unlabelled, and how they were made.
+_WRITERS = {".npy": _write_npy, ".safetensors": _write_safetensors, ".parquet": _write_parquet}

@@ -18,8 +18,8 @@ from fullrank.encoders import plain_state
 from fullrank.errors import DataError, UsageError
 from fullrank.files import write_whole
 from fullrank.places import collect_features, read_places
-from fullrank.runs.embed import check_extra, check_free, check_out, describe, input_shape
-from fullrank.runs.run import Run, opened
+from fullrank.runs.embed import check_extra, check_free, check_out, describe
+from fullrank.runs.run import Run, input_shape, opened
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -114,8 +114,13 @@ def export_onnx(run: str | Path | Run, path: str | Path, *, place: str = "h") ->
     check_extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "Writing ONNX")
     run = opened(run)
     check_place(run, place)
-    check_onnx_size(run)
-    size, channels = input_shape(run)
+    weights = [tensor for part in (run.encoder, run.head) for tensor in part.state_dict().values()]
+    if (nbytes := sum(tensor.nbytes for tensor in weights)) >= LARGEST_ONNX:
+        raise UsageError(
+            f"The weights of {run.recipe.encoder} and {run.recipe.head} take {nbytes / 2**30:.1f} GiB, but "
+            f"an ONNX file holds less than {LARGEST_ONNX / 2**30:.0f}; write .safetensors instead."
+        )
+    size, channels = input_shape(run.path)
     model = FeatureReader(copy.deepcopy(run.encoder), copy.deepcopy(run.head), place).cpu().eval()
     proto = to_onnx(model, torch.zeros(2, channels, size, size))
     difference = max_difference(model, proto.SerializeToString(), (channels, size, size))
@@ -164,8 +169,7 @@ def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
             )
     except torch.onnx.OnnxExporterError as error:
         reason = _short(error.__cause__ or error)
-        message = f"This model cannot be written as ONNX ({reason}); write .safetensors instead."
-        raise DataError(message) from None
+        raise DataError(f"ONNX cannot express this model ({reason}); write .safetensors instead.") from None
     proto = cast(torch.onnx.ONNXProgram, program).model_proto
     for node in proto.graph.node:
         node.ClearField("metadata_props")  # stack traces, with the paths of this machine
@@ -192,44 +196,27 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
             tiny = torch.finfo(expected.dtype).tiny
             differences.append((features - expected).abs().max() / expected.abs().max().clamp_min(tiny))
     except refusals as error:
-        message = f"onnxruntime cannot run the ONNX model ({_short(error)}); write .safetensors instead."
-        raise DataError(message) from None
+        raise DataError(f"The ONNX model cannot run ({_short(error)}); write .safetensors instead.") from None
     return float(torch.stack(differences).max())
 
 
 def describe_encoder(run: Run, place: str) -> dict[str, str]:
     """What a file of a run's encoder says of it, beside its tensors; `in_chans` is what the net takes."""
-    size, channels = input_shape(run)
+    size, channels = input_shape(run.path)
     # An encoder that somebody else wrote may take images as they are.
     mean, std = (
         getattr(run.encoder, name, torch.full((channels,), plain)).flatten().tolist()
         for name, plain in (("mean", 0.0), ("std", 1.0))
     )
-    notes = {
-        "image_size": str(size),
-        "in_chans": str(len(mean)),
-        "feature_dim": str(run.encoder.feature_dim),
-        "mean": json.dumps(mean),
-        "std": json.dumps(std),
-    }
-    return describe(run, place) | notes
+    sizes = {"image_size": size, "in_chans": len(mean), "feature_dim": run.encoder.feature_dim}
+    notes = {name: str(number) for name, number in sizes.items()}
+    return describe(run, place) | notes | {"mean": json.dumps(mean), "std": json.dumps(std)}
 
 
 def check_place(run: Run, place: str) -> None:
     """Raise UsageError for a place that the run's model does not have."""
-    size, channels = input_shape(run)
+    size, channels = input_shape(run.path)
     collect_features(run.encoder, run.head, torch.zeros(1, channels, size, size, dtype=torch.uint8), [place])
-
-
-def check_onnx_size(run: Run) -> None:
-    """Raise UsageError for weights that no ONNX file holds."""
-    parts = (run.encoder, run.head)
-    size = sum(t.numel() * t.element_size() for part in parts for t in part.state_dict().values())
-    if size >= LARGEST_ONNX:
-        raise UsageError(
-            f"The weights of {run.recipe.encoder} and {run.recipe.head} take {size / 2**30:.1f} GiB, but an "
-            f"ONNX file holds less than {LARGEST_ONNX / 2**30:.0f}; write .safetensors instead."
-        )
 
 
 def _short(error: BaseException) -> str:

@@ -37,18 +37,14 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
     if not folder.is_dir() or _is_bare(folder):
         return
     if not resume:
-        raise UsageError(
-            f"{folder} exists and is not empty; add --resume to go on with it, or name another --out."
-        )
+        raise UsageError(f"{folder} is not empty; add --resume to go on with it, or name another --out.")
     stored = folder / RECIPE_FILE
     if not stored.is_file():
         raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
     for key, before, now in _differences(Recipe.resolve(stored).model_dump(), recipe.model_dump()):
         if key.split(".")[0] not in free:
-            raise UsageError(
-                f"{folder} was started with {key}={before!r}, but this recipe says {now!r}; "
-                "resume with the same recipe, or name another --out."
-            )
+            remedy = "resume with the same recipe, or name another --out"
+            raise UsageError(f"{folder} was started with {key}={before!r}, not {now!r}; {remedy}.")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -70,18 +66,15 @@ def sole_writer(folder: Path) -> Iterator[None]:
         with FileLock(lock, blocking=False):
             yield
     except Timeout:
-        raise UsageError(
-            f"{folder} is being written by another process; wait until it is done, or name another --out."
-        ) from None
+        remedy = "wait until it is done, or name another --out"
+        raise UsageError(f"{folder} is being written by another process; {remedy}.") from None
 
 
 def check_free(folder: Path, recipe: Recipe, resume: bool) -> None:
     """The same once the folder is locked: its holder before may have begun or finished a run there."""
     check_folder(folder, recipe, resume)
     if (folder / RECORD_FILE).is_file():
-        raise UsageError(
-            f"The run in {folder} was finished by another process just now; add --resume to take it as it is."
-        )
+        raise UsageError(f"Another process has just finished the run in {folder}; add --resume to take it.")
 
 
 def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -104,11 +97,10 @@ def room_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         if not disk_is_full(error):
             raise
-        names = [path.name for path in checkpoints_in(folder)]
+        newest = next((path.name for path in checkpoints_in(folder)), "none yet")
         raise FullDiskError(
-            f"The disk has no room for {error.filename or folder}; "
-            f"{f'the checkpoint {names[0]} is kept' if names else 'no checkpoint was written yet'}, and once "
-            f"there is room the same command with --out {folder} --resume goes on from there."
+            f"The disk has no room for {error.filename or folder} (newest checkpoint: {newest}); once there "
+            f"is room the same command with --out {folder} --resume goes on from there."
         ) from None
 
 
@@ -119,9 +111,7 @@ def list_bad_images(folder: Path, bad: Mapping[str, str]) -> None:
     path = folder / BAD_IMAGES_FILE
     lines = [f"{one_line(image)}\t{one_line(why)}\n" for image, why in sorted(bad.items())]
     write_whole(path, "".join(lines).encode())
-    print(
-        f"Images that cannot be decoded and were passed over: {len(bad)}, listed in {path}.", file=sys.stderr
-    )
+    print(f"Images that cannot be decoded, passed over: {len(bad)}, listed in {path}.", file=sys.stderr)
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo
 
 from fullrank.data import SOURCES
 from fullrank.door import Origin, check_needed
@@ -25,7 +17,6 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.files import is_file
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
-from fullrank.registry import Registry
 from fullrank.runs.settings import settings_of
 from fullrank.specs import Spec
 from fullrank.views import VIEWS
@@ -55,20 +46,13 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "an alias (*) is not read; write the value out", mark
-            )
+            remedy = "an alias (*) is not read; write the value out"
+            raise yaml.composer.ComposerError(None, None, remedy, mark)
         return super().compose_node(parent, index)
 
 
 # The keys that name a part, and where its specs are registered.
-_REGISTRIES: dict[str, Registry] = {
-    "data": SOURCES,
-    "views": VIEWS,
-    "encoder": ENCODERS,
-    "head": HEADS,
-    "objective": OBJECTIVES,
-}
+_REGISTRIES = {"data": SOURCES, "views": VIEWS, "encoder": ENCODERS, "head": HEADS, "objective": OBJECTIVES}
 _FROM_FILE = {"from_file": True}
 
 
@@ -94,8 +78,12 @@ def _spec(key: str, meaning: str, default: str | None = None) -> Any:
     return Field(spec, description=f"{meaning} (`fullrank list {registry.room}`).")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+def _key(default: Any, meaning: str, **limits: Any) -> Any:
+    return Field(default, description=meaning, **limits)
+
+
+class _Part(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A recipe, or some keys of it that belong together."""
 
 
 class Optimizer(_Part):
@@ -111,35 +99,33 @@ class Optimizer(_Part):
         pattern=r"^[A-Za-z_][\w.:]*$",
         description="adamw, sgd, lars, or any name in `timm.optim.list_optimizers()`.",
     )
-    lr: float = Field(3e-3, gt=0, description="The learning rate, used as it is whatever the batch size.")
-    weight_decay: float = Field(1e-4, ge=0, description="Weight decay.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, for optimizers that have one.")
-    trust: float = Field(1e-3, gt=0, description="The trust coefficient of lars (P1's eta).")
-    warmup: float = Field(0.1, ge=0, lt=1, description="The share of the run in which the rate rises.")
-    floor: float = Field(0.0, ge=0, le=1, description="The rate at the end, as a share of `lr`.")
-    clip: float | None = Field(
-        None, gt=0, description="The norm over all parameters to which a larger gradient is scaled down."
+    lr: float = _key(3e-3, "The learning rate, used as it is whatever the batch size.", gt=0)
+    weight_decay: float = _key(1e-4, "Weight decay.", ge=0)
+    momentum: float = _key(0.9, "Momentum, for optimizers that have one.", ge=0, lt=1)
+    trust: float = _key(1e-3, "The trust coefficient of lars (P1's eta).", gt=0)
+    warmup: float = _key(0.1, "The share of the run in which the rate rises.", ge=0, lt=1)
+    floor: float = _key(0.0, "The rate at the end, as a share of `lr`.", ge=0, le=1)
+    clip: float | None = _key(
+        None, "The norm over all parameters to which a larger gradient is scaled down.", gt=0
     )
 
 
 class Engine(_Part):
     """How the step is computed; none of it is meant to change what is learnt, beyond rounding."""
 
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = Field(
-        "32-true", description="The precision on a GPU; a CPU always computes in 32 bits."
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _key(
+        "32-true", "The precision on a GPU; a CPU always computes in 32 bits."
     )
-    accumulate: int = Field(
-        1, ge=1, description="Batches whose gradients are added up; the negatives still come from one batch."
+    accumulate: int = _key(
+        1, "Batches whose gradients are added up; the negatives still come from one batch.", ge=1
     )
-    channels_last: bool = Field(False, description="Keep the encoder's weights channels last in memory.")
-    compile: bool = Field(False, description="Compile the encoder with `torch.compile`.")
-    sync_batchnorm: bool = Field(
-        True, description="Share batch statistics between several GPUs; CPUs cannot share them."
+    channels_last: bool = _key(False, "Keep the encoder's weights channels last in memory.")
+    compile: bool = _key(False, "Compile the encoder with `torch.compile`.")
+    sync_batchnorm: bool = _key(True, "Share batch statistics between several GPUs; CPUs cannot share them.")
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = _key(
+        None, "A logger of Lightning, beside `metrics.csv`."
     )
-    logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = Field(
-        None, description="A logger of Lightning, beside `metrics.csv`."
-    )
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints to keep, in case the newest is damaged.")
+    keep_checkpoints: int = _key(2, "Checkpoints to keep, in case the newest is damaged.", ge=1)
 
 
 class SGDProbe(_Part):
@@ -152,11 +138,11 @@ class SGDProbe(_Part):
     Source: P1's published code.
     """
 
-    epochs: int = Field(100, ge=1, description="Passes over the training images.")
-    lr: float = Field(0.1, gt=0, description="The learning rate at the start.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
-    weight_decay: float = Field(1e-6, ge=0, description="Weight decay.")
-    batch_size: int = Field(256, ge=2, description="Images per step.")
+    epochs: int = _key(100, "Passes over the training images.", ge=1)
+    lr: float = _key(0.1, "The learning rate at the start.", gt=0)
+    momentum: float = _key(0.9, "Momentum.", ge=0, lt=1)
+    weight_decay: float = _key(1e-6, "Weight decay.", ge=0)
+    batch_size: int = _key(256, "Images per step.", ge=2)
 
 
 class Recipe(_Part):
@@ -172,37 +158,31 @@ class Recipe(_Part):
     """
 
     data: _PartSpec = _spec("data", "Source of the images")
-    image_size: int | None = Field(None, ge=1, description="Resize images to this many pixels square.")
-    classes: str | None = Field(None, description="Classes to keep: imagenet-100, a file of names, or A+B+C.")
-    fraction: float | None = Field(
-        None, gt=0, le=1, description="The share of each class's training images to use."
+    image_size: int | None = _key(None, "Resize images to this many pixels square.", ge=1)
+    classes: str | None = _key(None, "Classes to keep: imagenet-100, a file of names, or A+B+C.")
+    fraction: float | None = _key(None, "The share of each class's training images to use.", gt=0, le=1)
+    limit: int | None = _key(None, "Use at most this many training images.", ge=1)
+    held_out: float | None = _key(
+        None, "The share of each class's training images to test on instead.", gt=0, lt=1
     )
-    limit: int | None = Field(None, ge=1, description="Use at most this many training images.")
-    held_out: float | None = Field(
-        None, gt=0, lt=1, description="The share of each class's training images to test on instead."
-    )
-    max_bad: int = Field(
-        0, ge=0, description="Tolerate this many undecodable images; bad_images.txt lists them."
-    )
+    max_bad: int = _key(0, "Tolerate this many undecodable images; bad_images.txt lists them.", ge=0)
     views: _PartSpec = _spec("views", "How views are made", "simclr")
     encoder: _PartSpec = _spec("encoder", "The encoder", "tiny-resnet")
     head: _PartSpec = _spec("head", "The head", "subvector:24")
     objective: _PartSpec = _spec("objective", "The objective", "infonce:0.2")
-    label: str = Field(
-        "label", description="The labels that supervised objectives and online probes use, as in `coarse`."
-    )
+    label: str = _key("label", "The labels that supervised objectives and online probes use, as in `coarse`.")
     optimizer: Optimizer = Optimizer()
-    encoder_passes: int = Field(
-        1, ge=1, le=2, description="1: batch norm sees both views at once; 2: one at a time, as in P1's code."
+    encoder_passes: int = _key(
+        1, "1: batch norm sees both views at once; 2: one at a time, as in P1's code.", ge=1, le=2
     )
     engine: Engine = Engine()
-    init: str | None = Field(None, description="Weights to start from: .safetensors, .pth, .ckpt.")
-    epochs: int = Field(40, ge=1, description="Passes over the training images.")
-    batch_size: int = Field(256, ge=2, description="Images per step; each is seen in two views.")
-    seed: int = Field(0, ge=0, lt=2**32, description="The seed; `compare` takes it and those after it.")
-    monitor_every: int = Field(10, ge=1, description="Steps between two points of the curves.")
-    online_every: int | None = Field(
-        None, ge=1, description="Epochs between two probes of the features that training steps make."
+    init: str | None = _key(None, "Weights to start from: .safetensors, .pth, .ckpt.")
+    epochs: int = _key(40, "Passes over the training images.", ge=1)
+    batch_size: int = _key(256, "Images per step; each is seen in two views.", ge=2)
+    seed: int = _key(0, "The seed; `compare` takes it and those after it.", ge=0, lt=2**32)
+    monitor_every: int = _key(10, "Steps between two points of the curves.", ge=1)
+    online_every: int | None = _key(
+        None, "Epochs between two probes of the features that training steps make.", ge=1
     )
     sgd_probe: SGDProbe | None = None
     imports: tuple[Origin, ...] = ()
@@ -216,7 +196,7 @@ class Recipe(_Part):
         UsageError for an unknown recipe, key or name, a value out of range and a module that is missing.
         """
         if isinstance(recipe, Recipe):
-            content = {key: _plain(value) for key, value in recipe}
+            content = {key: each.model_dump() if isinstance(each, _Part) else each for key, each in recipe}
         else:
             content = _read(recipe)
         for key, value in (overrides or {}).items():
@@ -253,18 +233,13 @@ class Recipe(_Part):
 RECIPE_KEYS = settings_of(Recipe)
 
 
-def _plain(value: Any) -> Any:
-    return value.model_dump() if isinstance(value, BaseModel) else value
-
-
 def _needed_by_file(imports: Any) -> list[Origin]:
     """The modules that a recipe says it needs."""
     try:
         return [each if isinstance(each, Origin) else Origin(**each) for each in imports or ()]
     except TypeError:
-        raise UsageError(
-            "The key 'imports' of a recipe is a list of modules, each with the key `module`; leave it out."
-        ) from None
+        remedy = "give modules, each with a key `module`, or leave it out"
+        raise UsageError(f"'imports' of a recipe is {imports!r:.80}; {remedy}.") from None
 
 
 def check_optimizer(name: str) -> None:
@@ -295,9 +270,8 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     elif is_file(Path(recipe)):
         file = Path(recipe)
     else:
-        raise unknown_name(
-            "recipe", str(recipe), recipe_names(), "`fullrank list recipes` shows all, or name a YAML file"
-        )
+        remedy = "`fullrank list recipes` shows all, or name a YAML file"
+        raise unknown_name("recipe", str(recipe), recipe_names(), remedy)
     try:
         content = yaml.load(file.read_text("utf-8"), _Loader)  # a SafeLoader
     except RecursionError:
@@ -323,16 +297,12 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
         return reason
     if key not in RECIPE_KEYS:
         return UsageError(f"{label}: {key} has keys of its own; write {key}.KEY=VALUE, as in recipe.yaml.")
-    limits, default = RECIPE_KEYS[key].limits, RECIPE_KEYS[key].default
-    return UsageError(
-        f"{label}: {key}={fault['input']!r} is not allowed; expected {limits} (default: {default})."
-    )
+    allowed = f"{RECIPE_KEYS[key].limits} (default: {RECIPE_KEYS[key].default})"
+    return UsageError(f"{label}: {key}={fault['input']!r} is not allowed; expected {allowed}.")
 
 
 def check_logger(name: str) -> None:
     """Raise UsageError unless the package that a logger needs is installed."""
     package = {"comet": "comet-ml"}.get(name, name)
     if name != "csv" and find_spec(package.replace("-", "_")) is None:
-        raise UsageError(
-            f"The logger {name} needs the package {package}, which is not installed; `pip install {package}`."
-        )
+        raise UsageError(f"The logger {name} needs a package that is missing; run `pip install {package}`.")

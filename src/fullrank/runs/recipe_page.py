@@ -15,10 +15,7 @@ def recipe_page() -> str:
     for key, setting in RECIPE_KEYS.items():
         sections[key.rpartition(".")[0]].append(setting)
     lines = [
-        "# The keys of a recipe",
-        "",
-        f"This page is written by `{COMMAND}`.",
-        "",
+        f"# The keys of a recipe\n\nThis page is written by `{COMMAND}`.\n",
         "A key without a dot is also an option of `train` and `compare`: `batch_size` is `--batch-size` "
         "(`compare` takes its heads from `--heads`). `--set KEY=VALUE` sets any key, and so do keywords of "
         "`fullrank.train` and `fullrank.compare`. In a YAML file a key with a dot stands under its part. "
@@ -26,16 +23,12 @@ def recipe_page() -> str:
     ]
     for name, settings in sections.items():
         part = kind_of(Recipe.model_fields[name]) if name else Recipe
-        lines += [f"\n## {name or 'recipe'}", *_prose(part)]
+        paragraphs = (inspect.getdoc(part) or "").split("\n\n")
+        prose = [f"\n{paragraph}" for paragraph in paragraphs if not paragraph.startswith(">>>")]
+        lines += [f"\n## {name or 'recipe'}", *prose]
         lines += ["\n| key | meaning | default | a value is |", "|---|---|---|---|"]
         lines += [f"| `{s.key}` | {s.meaning} | `{s.default}` | {s.limits} |" for s in settings]
     return "\n".join(lines) + "\n"
-
-
-def _prose(part: type) -> list[str]:
-    """The docstring of a part without its examples."""
-    paragraphs = (inspect.getdoc(part) or "").split("\n\n")
-    return [f"\n{paragraph}" for paragraph in paragraphs if not paragraph.startswith(">>>")]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ def opened(run: str | Path | Run, imports: Sequence[str | Path | ModuleType] = (
     return run if isinstance(run, Run) else load(run, imports=imports)
 
 
+def input_shape(folder: Path) -> tuple[int, int]:
+    """The size and the number of channels of the images that the encoder in `folder` was trained on."""
+    with safe_open(folder / ENCODER_FILE, framework="pt") as file:
+        metadata = file.metadata()
+    return int(metadata["image_size"]), int(metadata["in_chans"])
+
+
 def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
     """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
 
@@ -53,24 +60,17 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
         raise DataError(f"{folder} holds no {RECIPE_FILE}; name the folder of a finished run.")
     recipe = Recipe.resolve(folder / RECIPE_FILE)
     try:
-        with safe_open(folder / ENCODER_FILE, framework="pt") as file:
-            size, in_chans = (int(file.metadata()[key]) for key in ("image_size", "in_chans"))
+        size, in_chans = input_shape(folder)
         with torch.random.fork_rng(devices=()):
-            architecture = without_download(recipe.encoder)
-            encoder = build_encoder(architecture, image_size=size, in_chans=in_chans)
+            encoder = build_encoder(without_download(recipe.encoder), image_size=size, in_chans=in_chans)
             head = build_head(recipe.head, in_dim=encoder.feature_dim)
         encoder.load_state_dict(load_file(folder / ENCODER_FILE))
         head.load_state_dict(load_file(folder / HEAD_FILE))
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
+        fault, remedy = "cannot be read", f"remove {RECORD_FILE} there and resume the run"
         if isinstance(error, RuntimeError) and recipe.imports:
             modules = ", ".join(origin.module for origin in recipe.imports)
-            raise DataError(
-                f"The weights in {folder} do not fit what {modules} builds now ({reason}); give the code "
-                "that it was trained with."
-            ) from None
-        raise DataError(
-            f"The weights in {folder} cannot be read ({reason}); remove {RECORD_FILE} there and "
-            "resume the run."
-        ) from None
+            fault, remedy = f"do not fit what {modules} builds now", "give the code it was trained with"
+        raise DataError(f"The weights in {folder} {fault} ({reason}); {remedy}.") from None
     return Run(folder, record, recipe, encoder.eval(), head.eval())

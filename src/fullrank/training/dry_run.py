@@ -61,21 +61,14 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
     # Your own folder, archive or hub set is rehearsed with colour images in a folder.
     layout = plan.data if plan.data.name in LAYOUTS else "folder"
-    kinds: dict[str, Any] = {"classes": CLASSES, "class_names": names, "channels": 1 if images.grey else 3}
-    replaced: dict[str, Any] = {
-        "data": COMPOSITE
-        if images.layered
-        else write_miniature(layout, folder, images=count, size=size, **kinds),
-        "limit": count if images.layered else None,
-        "batch_size": BATCH_SIZE,
-        "epochs": 1,
-        "monitor_every": 1,
-        "fraction": None,
-        "held_out": None,
-        "engine.accumulate": 1,
-        "engine.logger": None,
-        "engine.compile": False,
-    }
+    replaced: dict[str, Any] = {"data": COMPOSITE, "limit": count}
+    if not images.layered:
+        kinds: dict[str, Any] = {"class_names": names, "channels": 1 if images.grey else 3}
+        data = write_miniature(layout, folder, images=count, size=size, classes=CLASSES, **kinds)
+        replaced = {"data": data, "limit": None}
+    replaced |= {"batch_size": BATCH_SIZE, "epochs": 1, "monitor_every": 1}
+    replaced |= {"fraction": None, "held_out": None}
+    replaced |= {"engine.accumulate": 1, "engine.logger": None, "engine.compile": False}
     if layout == "folder":
         replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
     if images.layered:

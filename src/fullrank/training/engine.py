@@ -33,10 +33,8 @@ def named_out_of_memory(batch_size: int) -> Iterator[None]:
         named = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not named and "can't allocate memory" not in str(error):
             raise
-        raise OutOfMemoryError(
-            f"A step of batch size {batch_size} needs more memory than there is; try --batch-size "
-            f"{max(2, batch_size // 2)} in another --out."
-        ) from None
+        remedy = f"try --batch-size {max(2, batch_size // 2)} in another --out"
+        raise OutOfMemoryError(f"A step of batch size {batch_size} exceeds the memory; {remedy}.") from None
 
 
 def split_statistics(module: nn.Module, processes: int) -> str | None:
@@ -44,10 +42,8 @@ def split_statistics(module: nn.Module, processes: int) -> str | None:
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     if processes == 1 or accelerator() == "cuda" or not norms:
         return None
-    return (
-        f"Note: on CPUs each of the {processes} processes has batch statistics of its own share, so this run "
-        "is not the one that a single process makes."
-    )
+    own = f"each of the {processes} processes has batch statistics of its own share"
+    return f"Note: on CPUs {own}, so this run is not the one that a single process makes."
 
 
 def build_trainer(

@@ -79,24 +79,16 @@ class JointEmbedding(pl.LightningModule):
         self.encoder, self.head, self.objective = encoder, head, objective
         self.factory = None if optimizer is None or isinstance(optimizer, Optimizer) else optimizer
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else Optimizer()
-        self.views, self.seed = views, seed
-        self.encoder_passes = encoder_passes
+        self.views, self.seed, self.encoder_passes = views, seed, encoder_passes
         if compiled:
             self.encoder.compile()
 
     @classmethod
     def of(cls, recipe: Recipe, parts: Parts, factory: OptimizerFactory | None = None) -> Self:
         """The module that a recipe trains, of its parts; `factory` makes another optimizer than it names."""
-        module = cls(
-            parts.encoder,
-            parts.head,
-            parts.objective,
-            parts.views,
-            recipe.optimizer,
-            seed=recipe.seed,
-            encoder_passes=recipe.encoder_passes,
-            compiled=recipe.engine.compile,
-        )
+        passes, compiled = recipe.encoder_passes, recipe.engine.compile
+        parts_and_rule = (parts.encoder, parts.head, parts.objective, parts.views, recipe.optimizer)
+        module = cls(*parts_and_rule, seed=recipe.seed, encoder_passes=passes, compiled=compiled)
         module.factory = factory
         return module
 
@@ -176,16 +168,14 @@ def build_optimizer(
     |g + decay w|: the same for a decay as small as 1e-6.
     """
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    many: dict[str, Any] = {"params": [p for p in trained if p.ndim > 1]}
-    many["weight_decay"] = settings.weight_decay
+    decay = settings.weight_decay
+    many: dict[str, Any] = {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay}
     few: dict[str, Any] = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
     if factory is not None:
         made: object = factory([many, few])
         if not isinstance(made, torch.optim.Optimizer):
-            raise UsageError(
-                f"The optimizer function gave a {type(made).__name__}; it gets a list of groups and must "
-                "return a torch.optim.Optimizer."
-            )
+            name = type(made).__name__
+            raise UsageError(f"The optimizer function gave a {name}; it must return a torch.optim.Optimizer.")
         return made
     if settings.name == "sgd":
         return torch.optim.SGD([many, few], lr=settings.lr, momentum=settings.momentum)
@@ -197,10 +187,8 @@ def build_optimizer(
     if settings.name == "adamw":
         return torch.optim.AdamW([many, few], lr=settings.lr)
     if ":" in settings.name:
-        raise UsageError(
-            f"The optimizer {settings.name} was given in Python, and no file can build it; give it again as "
-            "optimizer=, or name another with --set optimizer.name=."
-        )
+        remedy = "give it again as optimizer=, or name another with --set optimizer.name="
+        raise UsageError(f"The optimizer {settings.name} was given in Python; {remedy}.")
     check_optimizer(settings.name)
     from timm.optim._optim_factory import create_optimizer_v2
 

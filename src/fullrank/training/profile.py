@@ -2,7 +2,6 @@
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 
 import torch
 from lightning.pytorch.profilers import Profiler
@@ -19,15 +18,6 @@ _PARTS = {
     "optimizer_step": "optimizer",
 }
 _WHOLE = "run_training_epoch"
-
-
-@dataclass
-class _Open:
-    """An action that has begun: its name, when, and the seconds of the actions inside it so far."""
-
-    name: str
-    began: float
-    inside: float = 0.0
 
 
 class StepClock(Profiler):
@@ -47,27 +37,26 @@ class StepClock(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._open: list[_Open] = []
+        # Each action that has begun: its name, when, and the seconds of all parts until then.
+        self._open: list[tuple[str, float, float]] = []
         self._totals: dict[str, float] = defaultdict(float)
         self.batches = 0
 
     def start(self, action_name: str) -> None:
         """An action begins."""
         if _part(action_name) is not None:
-            self._open.append(_Open(action_name, _now()))
+            self._open.append((action_name, _now(), sum(self._totals.values())))
 
     def stop(self, action_name: str) -> None:
         """An action ends, and with it those inside it that did not say so."""
         part = _part(action_name)
-        if part is None or all(action.name != action_name for action in self._open):
+        if part is None or all(name != action_name for name, *_ in self._open):
             return
-        while (action := self._open.pop()).name != action_name:
-            pass
-        spent = _now() - action.began
-        self._totals[part] += spent - action.inside
+        name = ""
+        while name != action_name:
+            name, began, before = self._open.pop()
+        self._totals[part] += _now() - began - (sum(self._totals.values()) - before)
         self.batches += part == "objective"
-        if self._open:
-            self._open[-1].inside += spent
 
     def seconds(self) -> dict[str, float]:
         """Seconds by part, in the order of a step; they sum to the seconds of all epochs."""

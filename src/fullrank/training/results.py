@@ -20,8 +20,8 @@ from fullrank.progress import progress_bar
 from fullrank.record import RunEntry, Score
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
+from fullrank.training.callbacks.curves import Monitor
 from fullrank.training.callbacks.stopping import Stop
-from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
 from fullrank.training.sgd_probe import sgd_probe
@@ -53,26 +53,26 @@ def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set
 
 
 def entry_of(
-    module: JointEmbedding, recipe: Recipe, watch: Watch, batches: int, evaluation: Evaluation
+    module: JointEmbedding, recipe: Recipe, monitor: Monitor, skipped: int, batches: int, measured: Evaluation
 ) -> RunEntry:
     """What the trained parts are worth, and how the training went."""
     views = 2 * recipe.epochs * batches * recipe.batch_size
-    seconds = watch.monitor.elapsed()
+    seconds = monitor.elapsed()
     return RunEntry(
         head=recipe.head,
         seed=recipe.seed,
         folder=".",
         epochs=recipe.epochs,
         steps=recipe.epochs * -(-batches // recipe.engine.accumulate),
-        skipped_steps=watch.guard.skipped,
-        loss=watch.monitor.curves["loss"][-1],
+        skipped_steps=skipped,
+        loss=monitor.curves["loss"][-1],
         chance=chance_level(module, recipe),
         seconds=seconds,
         views_per_second=views / seconds,
         parameters=_parameters(module),
-        probes=evaluation.probes,
-        scores=evaluation.scores,
-        spectrum=evaluation.spectrum,
+        probes=measured.probes,
+        scores=measured.scores,
+        spectrum=measured.spectrum,
         scales_channels=getattr(module.head, "scales_channels", False),
     )
 

@@ -37,17 +37,12 @@ class Session:
 
     def __post_init__(self) -> None:
         if self.devices < 1 or self.nodes < 1:
-            raise UsageError(
-                f"devices and nodes must be 1 or more, but got {self.devices} and {self.nodes}; one process "
-                "runs on each device."
-            )
+            counts = f"{self.devices} and {self.nodes}"
+            raise UsageError(f"devices and nodes must be 1 or more, but got {counts}; leave them out for 1.")
         for name, kind in (("callbacks", pl.Callback), ("loggers", Logger)):
             wrong = [each for each in getattr(self, name) if not isinstance(each, kind)]
             if wrong:
-                raise UsageError(
-                    f"{name} must be a list of Lightning's, but {wrong[0]!r:.80} is none; give objects, not "
-                    "classes."
-                )
+                raise UsageError(f"{wrong[0]!r:.60} in {name} is none of Lightning's; give its objects.")
 
     @property
     def processes(self) -> int:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +44,8 @@ class SGDProbeRun:
         nn.init.normal_(classifier.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(classifier.bias)
         classifier.to(first_device(encoder))
-        optimizer = torch.optim.SGD(
-            classifier.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-        return cls(encoder, classifier, optimizer)
+        rates = settings.model_dump(include={"lr", "momentum", "weight_decay"})
+        return cls(encoder, classifier, torch.optim.SGD(classifier.parameters(), **rates))
 
     def step(self, batch: Batch, views: Views, generator: torch.Generator) -> None:
         """One update of the linear map on one random crop of each image."""
@@ -77,11 +72,8 @@ class SGDProbeRun:
 
     def save(self, folder: Path) -> None:
         """Write the state after an epoch, whole or not at all; that of the epoch before it stays too."""
-        state = {
-            "classifier": self.classifier.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "accuracies": self.accuracies,
-        }
+        trained = {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = trained | {"accuracies": self.accuracies}
         keep_last(save_state(checkpoint_path(folder, len(self.accuracies), KIND), state), keep=2)
 
     def restore(self, folder: Path) -> None:
@@ -127,23 +119,13 @@ def sgd_probe(
                 run.step(batch.to(first_device(encoder)), views, step_generator(seed, epoch, step))
                 progress.update(task, completed=epoch + (step + 1) / len(loader), status=status)
                 if stop.is_set():
-                    raise stop.error(
-                        f"Stopped in epoch {epoch} of the SGD probe; the epochs before it are saved, and the "
-                        f"same command with --out {folder} --resume goes on from there."
-                    )
+                    remedy = f"it resumes with --out {folder} --resume, and the epochs before are saved"
+                    raise stop.error(f"Stopped in epoch {epoch} of the SGD probe; {remedy}.")
             run.accuracies.append(run.accuracy(test))
             run.save(folder)
     progress.remove_task(task)
+    kind: dict[str, Any] = {"place": "h", "label": LABEL, "split": "test", "features": "raw", "shots": None}
     return [
-        Score(
-            place="h",
-            label=LABEL,
-            split="test",
-            features="raw",
-            shots=None,
-            probe="sgd",
-            statistic=f"accuracy after the {epoch} epoch",
-            value=value,
-        )
+        Score(**kind, probe="sgd", statistic=f"accuracy after the {epoch} epoch", value=value)
         for epoch, value in (("last", run.accuracies[-1]), ("best test", max(run.accuracies)))
     ]

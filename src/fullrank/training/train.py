@@ -33,9 +33,10 @@ from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import Run, load
 from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
-from fullrank.training.callbacks.curves import ProgressLine
+from fullrank.training.callbacks.curves import Monitor, ProgressLine
+from fullrank.training.callbacks.finite import FiniteGuard
+from fullrank.training.callbacks.online import OnlineProbes
 from fullrank.training.callbacks.stopping import Stop
-from fullrank.training.callbacks.watch import Watch
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import OptimizerFactory, Session
 from fullrank.training.sgd_probe import KIND as SGD_PROBE
@@ -128,29 +129,30 @@ def carry_out(
             contexts.enter_context(folders.sole_writer(folder))
             folders.check_free(folder, recipe, session.resume)
             folders.open_folder(folder, recipe, session.resume)
-        watch = Watch.over(recipe, folder, session)
+        images = train_set, test_set
+        monitor = Monitor(folder, recipe.monitor_every)
+        guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
+        online = [OnlineProbes(recipe.online_every)] if recipe.online_every else []
         try:
-            _fit(module, loader, watch, recipe, folder, session)
+            _fit(module, loader, monitor, [guard, monitor, *online], recipe, folder, session)
             if writes:
-                examples = {"examples": results.example_views(module.views, train_set, recipe.seed)}
-                save_arrays(folder, watch.arrays() | examples)
+                curves = monitor.arrays() | (online[0].arrays() if online else {})
+                examples = results.example_views(module.views, train_set, recipe.seed)
+                save_arrays(folder, curves | {"examples": examples})
                 results.save_weights(module, folder, recipe, train_set)
             share = own_share()
             module.to(accelerator())  # Lightning leaves the modules on the CPU
             share.follow_first(module)
             if writes:
                 request = Request(seed=recipe.seed)
-                evaluation = evaluate(
-                    module.encoder, module.head, train_set, test_set, request=request, share=share
-                )
-                entry = results.entry_of(module, recipe, watch, len(loader), evaluation)
-                images = train_set, test_set
+                evaluation = evaluate(module.encoder, module.head, *images, request=request, share=share)
+                entry = results.entry_of(module, recipe, monitor, guard.skipped, len(loader), evaluation)
                 entry.scores.extend(results.further_scores(module, recipe, folder, images, session))
                 folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
             else:
-                help_evaluate(module.encoder, module.head, train_set, test_set, share)
+                help_evaluate(module.encoder, module.head, *images, share)
         except FullrankError:
             if writes:  # the list says what to mend before the run goes on
                 folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
@@ -177,7 +179,13 @@ def called(factory: OptimizerFactory) -> str:
 
 
 def _fit(
-    module: JointEmbedding, loader: BatchLoader, watch: Watch, recipe: Recipe, folder: Path, session: Session
+    module: JointEmbedding,
+    loader: BatchLoader,
+    monitor: Monitor,
+    watchers: list[pl.Callback],
+    recipe: Recipe,
+    folder: Path,
+    session: Session,
 ) -> None:
     rank = launched_rank(session.processes)
     resumed = newest_whole(folder, rank=rank)
@@ -186,22 +194,16 @@ def _fit(
             stale.unlink(missing_ok=True)
     if (note := engine.split_statistics(module, session.processes)) and rank == 0:
         print(note, file=sys.stderr)
-    with (
-        engine.quiet_lightning(),
-        Stop(folder) as stop,
-        session.progress or progress_bar() as shown,
-    ):
-        line = ProgressLine(shown, watch.monitor, results.chance_level(module, recipe))
+    with engine.quiet_lightning(), Stop(folder) as stop, session.progress or progress_bar() as shown:
+        line = ProgressLine(shown, monitor, results.chance_level(module, recipe))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
         checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
-        trainer = engine.build_trainer(recipe, folder, [*watch.callbacks(), checkpointer, line], session)
+        trainer = engine.build_trainer(recipe, folder, [*watchers, checkpointer, line], session)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.must_stop(trainer):
-            raise stop.error(
-                f"Stopped after the last step; with --out {folder} --resume the same command evaluates the "
-                "run."
-            )
+            remedy = f"with --out {folder} --resume the same command evaluates the run"
+            raise stop.error(f"Stopped after the last step; {remedy}.")

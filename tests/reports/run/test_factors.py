@@ -6,7 +6,7 @@ import pytest
 from refusals import assert_names
 from scipy import stats
 
-from fullrank.cli.factors import print_dial
+from fullrank.cli.tables import print_dial
 from fullrank.record import Record, Score
 from fullrank.record.scores import IMAGES, LEFT_OUT, PREDICTED, RELATIVE
 from fullrank.reports.page import write_page

@@ -56,17 +56,11 @@ def newest_whole(folder: Path, kind: str = "step", *, rank: int = 0) -> Path | N
     paths = checkpoints_in(folder, kind)
     damaged = list(takewhile(lambda path: not is_whole(path), paths))
     if paths and damaged == paths:
-        raise DataError(
-            f"The checkpoint {paths[0]} cannot be read (its bytes are not those that were written), nor can "
-            f"any older one of {len(paths)} in all; remove them and resume to start from the beginning."
-        )
+        remedy = "remove them and resume to start from the beginning"
+        raise DataError(f"The checkpoint {paths[0]} is damaged, as are all {len(paths)} with it; {remedy}.")
     whole = next(iter(paths[len(damaged) :]), None)
     for path in damaged if rank == 0 else ():
-        print(
-            f"The checkpoint {path} is damaged (its bytes are not those that were written); going on from "
-            f"{whole}.",
-            file=sys.stderr,
-        )
+        print(f"The checkpoint {path} is damaged (by its checksum); going on from {whole}.", file=sys.stderr)
     return whole
 
 

@@ -50,9 +50,7 @@ class Monitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         # When the step is over the schedule has moved on to the next one.
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 

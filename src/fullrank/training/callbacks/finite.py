@@ -54,9 +54,7 @@ class FiniteGuard(pl.Callback):
         self._spoilt = False
         self._buffers: list[Tensor] = []
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, batch_idx: int) -> None:
         self._batch, self._number = batch, batch_idx
         # An update may take several batches.
         if self.skip > self.skipped and batch_idx % trainer.accumulate_grad_batches == 0:
@@ -100,10 +98,8 @@ class FiniteGuard(pl.Callback):
         self.skipped += 1
         self._spoilt = True
         if trainer.is_global_zero:
-            print(
-                f"Step {trainer.global_step + 1} is not finite and left out ({self.skipped} of {self.skip}).",
-                file=sys.stderr,
-            )
+            count = f"{self.skipped} of {self.skip}"
+            print(f"Step {trainer.global_step + 1} is not finite and left out ({count}).", file=sys.stderr)
 
     def _ended(self, trainer: pl.Trainer, module: JointEmbedding) -> DivergedError:
         file, step = self.folder / STEP_FILE, (module, self._batch, trainer.current_epoch, self._number)

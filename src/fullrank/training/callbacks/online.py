@@ -51,14 +51,9 @@ class OnlineProbes(pl.Callback):
     """
 
     def __init__(self, every: int, queue: int = 4096, k: int = 20):
-        if every < 1:
-            raise UsageError(
-                f"Online probes: every must be 1 epoch or more, but got {every}; 1 is each epoch."
-            )
-        if queue < 4:
-            raise UsageError(
-                f"Online probes: the queue must hold 4 rows or more, but got {queue}; the default is 4096."
-            )
+        for name, value, least in (("every", every, 1), ("queue", queue, 4)):
+            if value < least:
+                raise UsageError(f"Online probes: {name} must be {least} or more, but got {value}; raise it.")
         self.every = every
         self.rows = History(CURVES)
         self._queue = NewestRows(queue)

@@ -61,7 +61,5 @@ class Stop:
             return
         echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._heard < _ECHO
         if number == signal.SIGINT and not echo:
-            raise self.error(
-                f"Stopped at once; with --out {self.folder} --resume the same command goes on from its last "
-                "checkpoint."
-            )
+            remedy = f"with --out {self.folder} --resume the same command goes on from its last checkpoint"
+            raise self.error(f"Stopped at once; {remedy}.")
