@@ -30,10 +30,6 @@ class Grouping:
         """The names of the groups without a test image."""
         return [name for number, name in enumerate(self.names) if not (self.test == number).any()]
 
-    def empty_in_training(self) -> list[str]:
-        """The names of the groups with a test image and without a training image."""
-        return [self.names[number] for number in np.setdiff1d(self.test, [*self.train, UNLABELLED])]
-
     def smallest_in_training(self) -> tuple[int, int]:
         """How many training images the smallest group with any has, and how many such groups there are."""
         counts = np.unique(self.train[self.train != UNLABELLED], return_counts=True)[1]
@@ -81,11 +77,11 @@ def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
 
 def check_balance(groups: Grouping) -> None:
     """Raise DataError unless subsets of the training images can hold every group of the test images."""
-    if empty := groups.empty_in_training():
+    if len(empty := np.setdiff1d(groups.test, [*groups.train, UNLABELLED])):
         raise DataError(
             f"Group-balanced retraining needs training images of every group, but {len(empty)} of "
-            f"{len(groups.names)} groups have none, the first is {empty[0]!r}; raise the limit or the "
-            "fraction, lower the correlation, or leave the measure group-balanced out."
+            f"{len(groups.names)} groups have none, the first is {groups.names[empty[0]]!r}; raise the "
+            "limit or the fraction, lower the correlation, or leave the measure group-balanced out."
         )
     if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(
