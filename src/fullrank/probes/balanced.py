@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.linear import LinearProbe, Treatment
-from fullrank.probes.probe import label_table, labelled_rows, rows_by_value, shuffled
+from fullrank.probes.probe import check_classes, label_table, labelled_rows, rows_by_value, shuffled
 
 
 def balanced_probe(
@@ -84,9 +84,5 @@ def _members(groups: Tensor, num_groups: int | None) -> list[Tensor]:
             f"{len(empty)} of {num_groups} groups have no labelled row, the first is {empty[0]}, but "
             "balanced subsets need 1 or more of each; give rows of these groups, or leave the groups out."
         )
-    if len(values) < 2:
-        raise DataError(
-            f"A balanced probe needs rows of at least 2 groups, but got {len(values)} in {len(groups)} "
-            "labelled rows; give rows of more groups, or fit a LinearProbe."
-        )
+    check_classes(values, len(groups), "A balanced probe", "groups")
     return rows_by_value(groups)

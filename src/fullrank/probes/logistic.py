@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -103,7 +103,9 @@ def minimise(
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
     phases: list[tuple[Problem, float, dict[float, Tensor]]] = [(Problem(design, targets), tol, {})]
-    if channels.dtype == torch.float32 and not _is_coarse(channels):
+    # Products in TF32 have ten bits, too few for a descent.
+    coarse = channels.is_cuda and torch.get_float32_matmul_precision() != "highest"
+    if channels.dtype == torch.float32 and not coarse:
         phases.insert(0, (Problem(design, targets, torch.float32), max(tol / 2, _NEAR), {}))
     together = max(1, MOST_COEFFICIENTS // coefficients.numel())
     solutions: list[Reached] = []
@@ -112,22 +114,14 @@ def minimise(
         ends = [Reached(coefficients, math.inf, 0)] * len(some)
         with _threads(channels.numel() * num_classes * len(some)):
             for problem, goal, reached in phases:
-                starts = list(zip(some, ends, strict=True))
-                descents = [descend(problem, p, goal, at.coefficients, reached) for p, at in starts]
-                ends = [
-                    replace(end, iterations=at.iterations + end.iterations)
-                    for end, (_, at) in zip(run_together(problem, some, descents), starts, strict=True)
-                ]
+                starts = zip(some, ends, strict=True)
+                descents = [descend(problem, p, goal, start, reached) for p, start in starts]
+                ends = run_together(problem, some, descents)
         solutions += ends
     return [
         LogisticFit(*design.outward(each.coefficients), each.gradient, each.iterations, each.gradient <= tol)
         for each in solutions
     ]
-
-
-def _is_coarse(channels: Tensor) -> bool:
-    """Whether products in float32 have the ten bits of TF32, too few for a descent."""
-    return channels.is_cuda and torch.get_float32_matmul_precision() != "highest"
 
 
 @contextmanager
@@ -144,8 +138,7 @@ def _threads(products: int) -> Iterator[None]:
 
 def warn_unless_converged(fits: Sequence[LogisticFit], tol: float, stacklevel: int) -> None:
     """One warning for the fit that stopped furthest from `tol`, if any did."""
-    failed = [fit for fit in fits if not fit.converged]
-    if failed:
+    if failed := [fit for fit in fits if not fit.converged]:
         worst = max(failed, key=lambda fit: fit.gradient)
         warnings.warn(
             f"The linear probe stopped at gradient {worst.gradient:.1e} after {worst.iterations} iterations, "

@@ -1,7 +1,7 @@
 """What every probe does: check features and labels, learn from them, predict labels, count the hits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Self
 
 import torch
@@ -111,11 +111,8 @@ def feature_matrix(features: Any) -> Tensor:
             f"Features must have shape (N, D) with D of 1 or more, but got {tuple(matrix.shape)}; "
             "pool or flatten them to one vector a row."
         )
-    if (
-        matrix.is_floating_point()
-        and matrix.numel()
-        and not torch.stack(torch.aminmax(matrix)).isfinite().all()
-    ):
+    ends = matrix.aminmax() if matrix.is_floating_point() and matrix.numel() else ()
+    if not all(end.isfinite() for end in ends):
         broken = int((~torch.isfinite(matrix)).any(1).sum())
         raise DataError(
             f"{broken} of {len(matrix)} rows of features hold NaN or infinity; drop these rows or look for "
@@ -124,12 +121,12 @@ def feature_matrix(features: Any) -> Tensor:
     return matrix
 
 
-def check_classes(classes: Sequence[int] | Tensor, rows: int, what: str) -> None:
-    """Raise DataError where the labelled rows are of fewer than two classes."""
+def check_classes(classes: Sized, rows: int, what: str, kind: str = "classes") -> None:
+    """Raise DataError where the labelled rows are of fewer than two classes, or groups."""
     if len(classes) < 2:
         raise DataError(
-            f"{what} needs labels of at least 2 classes, but got {len(classes)} in {rows} labelled rows; "
-            "give it labelled rows of more classes."
+            f"{what} needs rows of at least 2 {kind}, but got {len(classes)} in {rows} labelled rows; "
+            f"give it labelled rows of more {kind}."
         )
 
 

@@ -68,9 +68,7 @@ def retrieval(
     Source: recall at k of Song et al. 2016 (arXiv 1511.06452).
     """
     if not ks or min(ks) < 1:
-        raise UsageError(
-            f"Recall needs one k or more, each 1 or more, but got {list(ks)}; the usual are 1, 5, 10."
-        )
+        raise UsageError(f"Recall needs k of 1 or more, at least one, but got {list(ks)}; take 1, 5, 10.")
     if (gallery is None) != (gallery_labels is None):
         one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
