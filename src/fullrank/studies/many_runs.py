@@ -1,6 +1,5 @@
 """Many runs, each in a folder of its own: finished ones are kept, and several may go at a time."""
 
-import json
 import os
 import signal
 import time
@@ -9,11 +8,10 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, groupby, islice
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -89,17 +87,13 @@ def score_of(run: RunEntry, key: ScoreKey) -> float:
 
 def check_parts(recipes: Iterable[Recipe]) -> None:
     """Raise what `check_plan` raises for any of the recipes; images are loaded once and let go of again."""
-    images: tuple[dict[str, Any], ImageSet] | None = None
-    checked: list[Recipe] = []
-    for recipe in sorted(recipes, key=lambda recipe: json.dumps(_images_of(recipe))):
-        seedless = Recipe.resolve(recipe, {"seed": 0})
-        if seedless in checked:
-            continue
-        if images is None or images[0] != _images_of(recipe):
-            images = _images_of(recipe), load_data(recipe)[0]
-        with torch.random.fork_rng(devices=()):
-            check_plan(seedless, images[1])
-        checked.append(seedless)
+    seedless = {each.model_dump_json(): each for each in (Recipe.resolve(r, {"seed": 0}) for r in recipes)}
+    for _, group in groupby(sorted(seedless.values(), key=_images_of), _images_of):
+        alike = list(group)
+        train_set, _ = load_data(alike[0])
+        for recipe in alike:
+            with torch.random.fork_rng(devices=()):
+                check_plan(recipe, train_set)
 
 
 @flushed_denormals()
@@ -121,15 +115,11 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     waiting = [run for run in runs if not run.finished]
     together = min(workers, len(waiting))
     with progress_bar() as progress:
-        for run in runs:
-            if run not in waiting:
-                _say(progress, f"{run.title}: {_summary(run.entry)}")
+        kept = [run for run in runs if run not in waiting]
+        parallel = together > 1
+        now = _in_parallel(waiting, together, progress) if parallel else _in_turn(waiting, progress)
         try:
-            if together > 1:
-                carried_out = _in_parallel(waiting, together, progress)
-            else:
-                carried_out = _in_turn(waiting, progress)
-            for run in carried_out:
+            for run in chain(kept, now):
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
         except (KeyboardInterrupt, InterruptedRunError) as stopped:
             done = sum(run.finished for run in runs)
@@ -142,7 +132,7 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
 
 def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[PlannedRun]:
     """One run after the other in this process, each with a line that counts its steps."""
-    images: tuple[dict[str, Any], tuple[ImageSet, ImageSet]] | None = None
+    images: tuple[str, tuple[ImageSet, ImageSet]] | None = None
     durations: list[float] = []
     for number, run in enumerate(waiting):
         doing = "probing" if run.trained else "training"
@@ -247,9 +237,9 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
     record.model_copy(update={"runs": [entry.model_copy(update={"scores": scores})]}).save(run.folder)
 
 
-def _images_of(recipe: Recipe) -> dict[str, Any]:
+def _images_of(recipe: Recipe) -> str:
     """What decides which images a recipe has."""
-    return recipe.model_dump(include=set(IMAGE_KEYS))
+    return recipe.model_dump_json(include=set(IMAGE_KEYS))
 
 
 @contextmanager

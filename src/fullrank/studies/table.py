@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -206,10 +206,7 @@ class Table(_Part):
 
     def judged_by(self, row: Row, scale: Scale) -> ScoreKey:
         """The score of the first column, by which settings are chosen."""
-        key, _ = self.reads(row, scale)[0]
-        if not isinstance(key, ScoreKey):
-            raise UsageError(f"{self.columns[0].title} is no score, so no settings can be chosen by it.")
-        return key
+        return cast(ScoreKey, self.reads(row, scale)[0][0])
 
 
 class TheoremFigure(_Part):
@@ -267,8 +264,7 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
         tables = {each: table_named(each) for each in papers if name in (each, papers[each], "all")}
         if not tables:
             shipped = [*papers, *sorted(set(papers.values()))]
-            remedy = "`fullrank list tables` shows all, and all is every one"
-            raise unknown_name("table", name, shipped, remedy)
+            raise unknown_name("table", name, shipped, "`fullrank list tables` shows all; all is every one")
         described = {each: table for each, table in tables.items() if scale in table.scales}
         if not described:
             scales = [each for each in SCALES if any(each in table.scales for table in tables.values())]
