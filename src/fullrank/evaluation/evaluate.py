@@ -154,15 +154,11 @@ def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
     if "group-balanced" in measures:
         check_balance(groups)
         smallest, count = groups.smallest_in_training()
-        notes.append(
-            f"Group-balanced subsets hold {smallest} training image{'s' if smallest > 1 else ''} of each of "
-            f"{count} groups."
-        )
+        size = f"{smallest} training image{'s' if smallest > 1 else ''}"
+        notes.append(f"Group-balanced subsets hold {size} of each of {count} groups.")
     if empty := groups.empty_in_test():
-        notes.append(
-            f"{len(empty)} of {len(groups.names)} groups have no test image and count nowhere; the first is "
-            f"{empty[0]}."
-        )
+        share = f"{len(empty)} of {len(groups.names)} groups"
+        notes.append(f"{share} have no test image and count nowhere; the first is {empty[0]}.")
     if "groups" in measures and (loose := groups.unpaired()):
         notes.append(f"No gap of {' or '.join(loose)}: in training no value goes with a label.")
     return notes

@@ -8,7 +8,7 @@ import numpy as np
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import DataError, UsageError
-from fullrank.probes import CueGaps, GroupAccuracy, cue_gaps, group_accuracy, partners
+from fullrank.probes import CueGaps, cue_gaps, partners
 
 GROUP = "group"
 
@@ -39,10 +39,6 @@ class Grouping:
         """The cues of which training prefers no value with some label, so that they have no gap."""
         pairs = {name: np.stack([self.train_labels, train]) for name, (train, _) in self.cues.items()}
         return [name for name, rows in pairs.items() if partners(*rows[:, (rows >= 0).all(0)]) is None]
-
-    def accuracy(self, predicted: Any, labels: Any) -> GroupAccuracy:
-        """Accuracy of predictions (N,) of the test images by group."""
-        return group_accuracy(predicted, labels, self.test, len(self.names))
 
     def gaps(self, predicted: Any, labels: Any) -> CueGaps | None:
         """UrbanCars' gaps of predictions (N,) of the test images; None without a cue."""

@@ -139,12 +139,11 @@ class PlaceScores:
         self._add("linear", "standard deviation over classes", result.std)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
-        result = groups.accuracy(probe.predict(test.features), test.labels)
+        predicted, count = probe.predict(test.features), len(groups.names)
+        result = probes.group_accuracy(predicted, test.labels, groups.test, count)
         self._add(name, "worst group", result.worst)
         self._add(name, "mean over groups", result.mean)
         self._add(name, "weighted by training groups", result.weighted(groups.train))
-        count = result.counts[result.worst_group]
-        self.notes.append(
-            f"Worst group of the {name} probe at {self.place}: {groups.names[result.worst_group]}, "
-            f"{count} test image{'s' if count > 1 else ''}."
-        )
+        worst, rows = groups.names[result.worst_group], result.counts[result.worst_group]
+        images = f"{rows} test image{'s' if rows > 1 else ''}"
+        self.notes.append(f"Worst group of the {name} probe at {self.place}: {worst}, {images}.")

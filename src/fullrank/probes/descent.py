@@ -161,7 +161,7 @@ def descend(
     problem: Problem, penalty: float, tol: float, start: Reached, reached: dict[float, Tensor]
 ) -> Descent:
     """The solution for one penalty, from `start` on; `reached` holds those of all that are known."""
-    point, iterations = (yield start.coefficients), 0
+    point, iterations, rounding = (yield start.coefficients), 0, _ROUNDING[problem.precision]
     gradient, nearest = problem.largest(point.gradient), math.inf
     while gradient > tol and iterations < _MAX_ITERATIONS:
         loss, before = point.loss, gradient
@@ -170,15 +170,21 @@ def descend(
         else:
             curvature = _Curvature(problem.mean_hessian(point.coefficients, penalty))
             steps = _STAGE if point.coefficients.any() else _FIRST_STAGE
-        point, done = yield from _run_stage(problem, tol, point, curvature, steps)
-        iterations, gradient = iterations + done, problem.largest(point.gradient)
+        for _ in range(steps):
+            better = yield from _search(point, curvature.descent(point.gradient), rounding)
+            if better is None:
+                break
+            curvature.add(better.coefficients - point.coefficients, better.gradient - point.gradient)
+            point, iterations, gradient = better, iterations + 1, problem.largest(better.gradient)
+            if gradient <= tol:
+                break
         larger = min((each for each in reached if each > penalty), default=math.inf)
         if gradient > tol and larger < nearest:
             nearest, other = larger, (yield reached[larger])
             if other.loss < point.loss:
                 point, gradient = other, problem.largest(other.gradient)
                 continue
-        if gradient >= before and point.loss >= loss * (1 - _ROUNDING[problem.precision]):
+        if gradient >= before and point.loss >= loss * (1 - rounding):
             break  # The search meets rounding: nothing more to gain in this precision.
     reached[penalty] = point.coefficients
     return Reached(point.coefficients, gradient, start.iterations + iterations)
@@ -232,21 +238,6 @@ class _Curvature:
         if len(self._whitener) == gradient.numel():
             return torch.cholesky_solve(gradient.reshape(-1, 1), self._whitener).view_as(gradient)
         return torch.cholesky_solve(gradient.T, self._whitener).T
-
-
-def _run_stage(
-    problem: Problem, tol: float, point: Point, curvature: _Curvature, steps: int
-) -> Generator[Tensor, Point, tuple[Point, int]]:
-    """L-BFGS from a point, with one whitening throughout: where it ends, and its iterations."""
-    for iteration in range(steps):
-        if problem.largest(point.gradient) <= tol:
-            return point, iteration
-        reached = yield from _search(point, curvature.descent(point.gradient), _ROUNDING[problem.precision])
-        if reached is None:
-            return point, iteration
-        curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
-        point = reached
-    return point, steps
 
 
 def _search(start: Point, direction: Tensor, rounding: float) -> Generator[Tensor, Point, Point | None]:

@@ -127,9 +127,9 @@ class GroupAccuracy(_Accuracies):
         times = Counter(label_vector(train_groups).tolist())
         weights = [times[group] for group in self.accuracy]
         if not any(weights):
+            count = len(self.accuracy)
             raise DataError(
-                f"None of the {len(self.accuracy)} groups with test rows has a training row; number the "
-                "groups alike in both."
+                f"None of the {count} groups with test rows has a training row; number both alike."
             )
         return float(np.average(list(self.accuracy.values()), weights=weights))
 
@@ -173,8 +173,8 @@ def _missing(values: Tensor, count: int | None, must_be: str, what: str) -> tupl
     if count is None:
         return ()
     if values.min() < 0 or values.max() >= count:
+        ends = f"{int(values.min())} to {int(values.max())}"
         raise UsageError(
-            f"{must_be} from 0 to {count - 1}, but got {int(values.min())} to {int(values.max())}; give the "
-            f"number of {what} there are."
+            f"{must_be} from 0 to {count - 1}, but got {ends}; give the number of {what} there are."
         )
     return tuple(sorted(set(range(count)) - set(values.tolist())))
