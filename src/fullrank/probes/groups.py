@@ -127,10 +127,8 @@ class GroupAccuracy(_Accuracies):
         times = Counter(label_vector(train_groups).tolist())
         weights = [times[group] for group in self.accuracy]
         if not any(weights):
-            count = len(self.accuracy)
-            raise DataError(
-                f"None of the {count} groups with test rows has a training row; number both alike."
-            )
+            groups = f"the {len(self.accuracy)} groups with test rows"
+            raise DataError(f"None of {groups} has a training row; number the groups alike in both.")
         return float(np.average(list(self.accuracy.values()), weights=weights))
 
 
@@ -174,7 +172,5 @@ def _missing(values: Tensor, count: int | None, must_be: str, what: str) -> tupl
         return ()
     if values.min() < 0 or values.max() >= count:
         ends = f"{int(values.min())} to {int(values.max())}"
-        raise UsageError(
-            f"{must_be} from 0 to {count - 1}, but got {ends}; give the number of {what} there are."
-        )
+        raise UsageError(f"{must_be} from 0 to {count - 1}, but got {ends}; correct the number of {what}.")
     return tuple(sorted(set(range(count)) - set(values.tolist())))

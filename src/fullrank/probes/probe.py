@@ -68,9 +68,7 @@ def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
     features, labels = _tensor(features), label_vector(labels)
     if len(features) != len(labels):
         lengths = f"{len(features)} rows and {len(labels)} labels"
-        raise UsageError(
-            f"Features and labels must be of one length, but got {lengths}; label unknown rows -1."
-        )
+        raise UsageError(f"Features and labels must be of one length, but got {lengths}; -1 is no label.")
     labels = labels.to(features.device)
     labelled = labels != -1
     if not labelled.all():
@@ -92,9 +90,7 @@ def label_table(names: str, *columns: Any) -> Tensor:
     vectors = [label_vector(column).cpu() for column in columns]
     lengths = [str(len(vector)) for vector in vectors]
     if len(set(lengths)) > 1:
-        raise UsageError(
-            f"{names} must be of one length, but got {', '.join(lengths)}; give one of each a row."
-        )
+        raise UsageError(f"{names} must be of one length, but got {', '.join(lengths)}; give one a row.")
     return torch.stack(vectors, 1)
 
 
