@@ -15,10 +15,7 @@ GROUP = "group"
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups of the training and the test images (N,), -1 where unknown, their names, and the cues.
-
-    A cue is a label (train, test) that goes with the one that is probed in some images and not in others.
-    """
+    """Groups of training and test images (N,), -1 where unknown, their names, and the cues (train, test)."""
 
     train: np.ndarray
     test: np.ndarray
@@ -51,9 +48,8 @@ class Grouping:
 def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
     """The groups of two sets, and the cues that go with `label`; raises UsageError for a set without groups.
 
-    Which labels are cues is read from the names: "group" is called after the labels that it is made of
-    ("low/lines/disc"), and each of these but `label` is a cue, unless `label` decides it. So a refinement of
-    the label (the digit of a composite) or a factor outside the group (its position) is none.
+    "group" is called after the labels that it is made of ("low/lines/disc"), and each of these but `label` is
+    a cue, unless `label` decides it, as it does a refinement of it.
     """
     for images in (train, test):
         if GROUP not in images.labels:

@@ -23,11 +23,9 @@ _DEFAULT: tuple[Probe, Probe] = ("linear", "nearest")
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured at every place, and how.
+    """What is measured at every place, and how: see `evaluate`; `seed` draws what linear probes hold out.
 
-    `label` names the labels, `features` says what linear probes do to features first, and `seed` draws what
-    they hold out. `measures` and `shots` add scores to the default protocol (see `evaluate`). Raises
-    UsageError for an unknown measure or treatment and for shots below 1.
+    Raises UsageError for an unknown measure or treatment and for shots below 1.
     """
 
     label: str = "label"

@@ -11,15 +11,12 @@ from fullrank.errors import DataError
 
 @dataclass(frozen=True)
 class Shift:
-    """Labelled images of another source, their labels (N,) in training's numbers, and which occur.
-
-    `narrower` says that training has further classes.
-    """
+    """Labelled images of another source, their labels (N,) in training's numbers, and which occur."""
 
     images: ImageSet
     labels: np.ndarray
     classes: frozenset[int]
-    narrower: bool
+    narrower: bool  # training has further classes
 
 
 def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:

@@ -46,13 +46,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Problem:
-    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian.
-
-    `precision` is that of the products with the rows, a part of them at a time; all else is float64.
-    """
+    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian."""
 
     design: Design
     targets: Tensor
+    # That of the products with the rows; all else is float64.
     precision: torch.dtype = torch.float64
 
     def at(self, coefficients: Sequence[Tensor], penalties: Sequence[float]) -> list[Point]:

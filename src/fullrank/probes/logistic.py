@@ -92,11 +92,10 @@ def minimise(
     tol: float,
     start: LogisticFit | None = None,
 ) -> list[LogisticFit]:
-    """Solve for every penalty, all in one pass over the features at a time: cheaper than a pass for each.
+    """Solve for every penalty, as many of them in one pass over the features as can be held.
 
     Of a large set the passes are in float32 until the gradient is near `tol`. With each whitening a descent
-    moves to the solution of the next larger penalty, if that is known by then and better. Where the
-    coefficients of all penalties are too many to be held, some are solved after the others.
+    moves to the solution of the next larger penalty, if that is known by then and better.
     """
     channels = design.channels
     coefficients = design.mean.new_zeros(num_classes, len(channels))

@@ -36,10 +36,7 @@ from fullrank.training.train import carry_out, train
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a study: what the screen calls it, its recipe, its folder, and the scores that it must have.
-
-    `scores` are those beyond what every run measures by itself.
-    """
+    """A run of a study: its name on the screen, its recipe, its folder, and the scores to add to it."""
 
     title: str
     recipe: Recipe
@@ -100,12 +97,10 @@ def check_parts(recipes: Iterable[Recipe]) -> None:
 def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> list[RunEntry]:
     """Carry out every run that is not finished yet, and return the entries of all, in their order.
 
-    A run that was cut off goes on where it stood. Several `workers`, processes that share the cores, carry
-    out as many runs at a time; results depend on the threads of a run in the last digits alone. Each finished
-    run is named on standard error. Raises UsageError before any training for fewer than 1 worker or
-    a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM, after
-    the runs under way are saved, InterruptedRunError or TerminatedRunError, in which `go_on` says how to
-    continue.
+    A run that was cut off goes on where it stood. `workers` processes share the cores; results depend on the
+    threads of a run in the last digits alone. Raises UsageError before any training for fewer than 1 worker
+    or a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM,
+    after saving, InterruptedRunError or TerminatedRunError, in which `go_on` says how to continue.
     """
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, but got {workers}.")

@@ -21,11 +21,7 @@ _TABLES = files(__package__).joinpath("tables")
 
 
 class ScoreKey(NamedTuple):
-    """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set.
-
-    `probe`, `statistic` and `subject` are those of `record.scores`; `shots` is the number of training images
-    a class, None for all of them.
-    """
+    """A score that a study reads from a run's record, by the fields of `record.Score`."""
 
     place: str
     label: str
@@ -60,8 +56,7 @@ class _Part(BaseModel):
 class Column(_Part):
     """A number of each run: a score of its record, or with `spectrum` one of the spectrum at the place.
 
-    `probe`, `statistic` and `subject` are those of `record.scores`. With `minus` the number is the score less
-    that at another place of the same run.
+    With `minus` the number is the score less that at another place of the same run.
     """
 
     title: str
