@@ -66,14 +66,13 @@ def evaluate(
     on group-balanced subsets of the training images ("group-balanced"). "factors" is left to `factor_scores`.
     `shots` adds the accuracy of a linear probe on so many training images a class.
 
-    `shifts` are other sets of images, by the spec that is to stand as their scores' split. They are scored by
-    the probes of the run's own training images; their classes are matched by name. A set with some of these
-    classes only is predicted among them alone, and so are the test images of these classes, whose accuracy is
-    kept beside it as "accuracy among classes": for the linear probe the other classes' scores are left out,
-    as the authors of ImageNet-A and ImageNet-R do, for the nearest neighbours their rows are.
+    `shifts` are other sets of images, by the spec that is their scores' split, scored by the same probes;
+    classes are matched by name. A set with some of the classes only is predicted among them alone, and so are
+    the test images of these classes ("accuracy among classes"): for the linear probe the other classes'
+    logits are left out, as for ImageNet-A and ImageNet-R, for the nearest neighbours their rows are.
 
     The first of several processes calls it with its `share`, the others `help_evaluate`: each reads a part of
-    the images of `train` and `test`, all of which are read once, and the first has all features.
+    the images, and the first has all features.
 
     Raises UsageError for an unknown label and for groups that the images do not have; DataError for too few
     images of a class or group, and for a shift with a class that training lacks or of one class.

@@ -43,10 +43,9 @@ def factor_scores(
 ) -> list[Score]:
     """The weight of each factor at each place on the clean `test` images, beside the linear theory's.
 
-    The pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
-    factor's at that place, and, where the theory says something, the predicted one, relative alike. Labels
-    that are no factors of their own are named with how strongly they go with another. Raises DataError for
-    fewer than two factors, and as `factor_weights` does.
+    The pixels, "images", are measured too. Each weight is given as it is and relative to the largest at that
+    place, the predicted one relative only. Labels that are no factors of their own are named with how
+    strongly they go with another. Raises DataError for fewer than two factors, and as `factor_weights` does.
     """
     tested, factors, left_out = known_factors(test)
     places = default_places(head) if places is None else list(places)

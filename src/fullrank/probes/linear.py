@@ -31,10 +31,9 @@ class LinearProbe(Probe):
     prediction. The default grid is 1, 0.1, ..., 1e-7.
 
     `fit` holds out a fifth of each class (at least one row of a class of two or more; drawn from `seed`),
-    solves for all penalties together on the rest, takes the penalty of highest held-out accuracy, and solves
-    once more on all rows. Equal accuracies, common in small sets, go to the lower held-out cross-entropy (on
-    60 digits 2 points better than the larger penalty), then to the larger penalty. Where nothing can be held
-    out the largest penalty is taken.
+    solves for all penalties on the rest, takes the penalty of highest held-out accuracy, and solves once more
+    on all rows. Equal accuracies go to the lower held-out cross-entropy (on 60 digits 2 points better), then
+    to the larger penalty. Where nothing can be held out the largest penalty is taken.
 
     `features` says what is done to the features first: `raw` nothing, `l2` every row to unit length,
     `standardised` every channel to mean 0 and variance 1 over the rows it learns from. Standardising undoes
