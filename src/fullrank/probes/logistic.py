@@ -60,7 +60,8 @@ def solve_logistic(
     where coefficients are few, Newton's method takes over after 200 iterations. So its speed depends little
     on the features' scales, and collinear, constant or collapsed features and D > N are all welcome. All is
     float64, but features of four million numbers or more, with more rows than channels and a `tol` of 1e-7
-    or more, are centred and rounded to float32, in which descents begin. Raises UsageError unless penalty > 0 and tol > 0.
+    or more, are centred and rounded to float32, in which descents begin. Raises UsageError
+    unless penalty > 0 and tol > 0.
 
     >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
