@@ -90,7 +90,8 @@ def label_table(names: str, *columns: Any) -> Tensor:
     vectors = [label_vector(column).cpu() for column in columns]
     lengths = [str(len(vector)) for vector in vectors]
     if len(set(lengths)) > 1:
-        raise UsageError(f"{names} must be of one length, but got {', '.join(lengths)}; give one a row.")
+        got = f"{', '.join(lengths[:-1])} and {lengths[-1]}"
+        raise UsageError(f"{names} must be of one length, but got {got}; give one of each a row.")
     return torch.stack(vectors, 1)
 
 
