@@ -77,8 +77,8 @@ def few_shot(
     fewest, rarest = min(zip(map(len, members), classes, strict=True))
     if fewest < max(shots):
         raise DataError(
-            f"Class {rarest} has {fewest} labelled rows, too few for {max(shots)} shots; ask for {fewest} shots or "
-            "fewer, or leave the class out."
+            f"Class {rarest} has {fewest} labelled rows, too few for {max(shots)} shots; ask for "
+            f"{fewest} shots or fewer, or leave the class out."
         )
     generator = torch.Generator().manual_seed(seed)
     accuracies: dict[int, list[float]] = {count: [] for count in shots}
