@@ -164,7 +164,7 @@ def test_views_are_of_the_images_and_drawn_anew_each_round():
 
 def test_the_main_label_wins_over_finer_and_coarser_ones():
     test = images()[1]
-    factors, left_out = known_factors(test)
+    _, factors, left_out = known_factors(test)
     assert list(factors) == ["label", "background", "object"]
     assert {out.factor: out.goes_with for out in left_out} == {"group": "label", "digit": "label"}
     assert torch.equal(factors["label"], torch.from_numpy(test.labels["label"]))

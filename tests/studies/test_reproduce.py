@@ -166,7 +166,8 @@ def test_settings_are_chosen_on_held_out_images_and_measured_on_the_test_images(
     (run,) = plan.runs()
     assert run.recipe == Recipe.resolve(best.recipe, {"held_out": None, "seed": 0})
     finish_runs([run], go_on="")
-    assert plan.entry().rows[0].chosen == f"optimizer.lr={best.recipe.optimizer.lr}"
+    (row,) = plan.tabulated(tmp_path / "table").record.table.rows
+    assert row.chosen == f"optimizer.lr={best.recipe.optimizer.lr}"
 
 
 def test_of_settings_that_score_alike_the_first_of_the_grid_is_taken(done, tmp_path):

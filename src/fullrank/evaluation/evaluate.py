@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED, count_classes
-from fullrank.errors import DataError, unknown_name
+from fullrank.errors import DataError
 from fullrank.evaluation.groups import Grouping, check_balance, grouping
-from fullrank.evaluation.scores import Images, LabelledFeatures, PlaceScores, Request
+from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
 from fullrank.processes import ALONE, Share
@@ -21,6 +21,10 @@ from fullrank.spectrum.functional import effective_rank_of, singular_values
 BATCH_SIZE = 256
 # Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
 _SAME = 1 - 1e-6
+_DIAGONAL = (
+    "z is h with every channel scaled, and standardising undoes any diagonal head: linear accuracy at h "
+    "and z is equal by construction; compare raw or l2 features."
+)
 _DEFAULT = Request()
 
 
@@ -62,14 +66,13 @@ def evaluate(
     on group-balanced subsets of the training images ("group-balanced"). "factors" is left to `factor_scores`.
     `shots` adds the accuracy of a linear probe on so many training images a class.
 
-    `shifts` are other sets of images, by the spec that is to stand as their scores' split. They are scored by
-    the probes of the run's own training images; their classes are matched by name. A set with some of these
-    classes only is predicted among them alone, and so are the test images of these classes, whose accuracy is
-    kept beside it as "accuracy among classes": for the linear probe the other classes' scores are left out,
-    as the authors of ImageNet-A and ImageNet-R do, for the nearest neighbours their rows are.
+    `shifts` are other sets of images, by the spec that is their scores' split, scored by the same probes;
+    classes are matched by name. A set with some of the classes only is predicted among them alone, and so are
+    the test images of these classes ("accuracy among classes"): for the linear probe the other classes'
+    logits are left out, as for ImageNet-A and ImageNet-R, for the nearest neighbours their rows are.
 
     The first of several processes calls it with its `share`, the others `help_evaluate`: each reads a part of
-    the images of `train` and `test`, all of which are read once, and the first has all features.
+    the images, and the first has all features.
 
     Raises UsageError for an unknown label and for groups that the images do not have; DataError for too few
     images of a class or group, and for a shift with a class that training lacks or of one class.
@@ -85,21 +88,22 @@ def evaluate(
     groups = grouping(train, test, label) if {"groups", "group-balanced"} & set(measures) else None
     notes = [] if groups is None else _group_notes(groups, measures)
     matches = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
-    about = Images(test.class_names[label], groups, matches)
 
     def read(images: ImageSet, labels: np.ndarray, share: Share = ALONE) -> dict[str, LabelledFeatures]:
         features = _read(encoder, head, images, places, share)
         return {place: LabelledFeatures(features[place], torch.from_numpy(labels)) for place in places}
 
     train_at, test_at = (read(images, images.labels[label], share) for images in (train, test))
-    shifted_at = {spec: read(shift.images, shift.labels) for spec, shift in matches.items()}
+    shifted_at = {spec: (shift, read(shift.images, shift.labels)) for spec, shift in matches.items()}
     if request.features == "standardised" and {"h", "z"} <= set(places):
-        notes += _diagonal_notes(test_at["h"].features, test_at["z"].features)
+        h, z = test_at["h"].features, test_at["z"].features
+        notes += [_DIAGONAL] if scaled_alike(h, z) and not torch.equal(h, z) else []
     probes, scores = {}, []
     for place in places:
         of_place = PlaceScores(place, request)
-        shifted = {spec: at[place] for spec, at in shifted_at.items()}
-        probes[place] = of_place.measure(about, train_at[place], test_at[place], shifted)
+        shifted = {spec: (shift, at[place]) for spec, (shift, at) in shifted_at.items()}
+        names = test.class_names[label]
+        probes[place] = of_place.measure(train_at[place], test_at[place], names, groups, shifted)
         scores += of_place.scores
         notes += of_place.notes
     return Evaluation(probes, scores, {place: _spectrum(test_at[place].features) for place in places}, notes)
@@ -149,28 +153,14 @@ def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
     if "group-balanced" in measures:
         check_balance(groups)
         smallest, count = groups.smallest_in_training()
-        notes.append(
-            f"Group-balanced subsets hold {smallest} training image{'s' if smallest > 1 else ''} of each of "
-            f"{count} groups."
-        )
+        size = f"{smallest} training image{'s' if smallest > 1 else ''}"
+        notes.append(f"Group-balanced subsets hold {size} of each of {count} groups.")
     if empty := groups.empty_in_test():
-        notes.append(
-            f"{len(empty)} of {len(groups.names)} groups have no test image and count nowhere; the first is "
-            f"{empty[0]}."
-        )
-    if (loose := groups.unpaired()) and "groups" in measures:
+        share = f"{len(empty)} of {len(groups.names)} groups"
+        notes.append(f"{share} have no test image and count nowhere; the first is {empty[0]}.")
+    if "groups" in measures and (loose := groups.unpaired()):
         notes.append(f"No gap of {' or '.join(loose)}: in training no value goes with a label.")
     return notes
-
-
-def _diagonal_notes(h: Tensor, z: Tensor) -> list[str]:
-    """A warning where z is h with its channels scaled, which standardising takes away again."""
-    if not scaled_alike(h, z) or torch.equal(h, z):
-        return []
-    return [
-        "z is h with every channel scaled, and standardising undoes any diagonal head: linear accuracy at h "
-        "and z is equal by construction; compare raw or l2 features."
-    ]
 
 
 def scaled_alike(one: Tensor, other: Tensor) -> bool:
@@ -204,8 +194,7 @@ def _check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:
 
 def check_probeable(train: ImageSet, test: ImageSet, label: str) -> None:
     """Raise DataError unless a probe can be fitted on `train` and scored on `test`."""
-    if label not in train.labels:
-        raise unknown_name("label", label, train.labels, f"these images have {', '.join(train.labels)}")
+    train.check_label(label)
     counts = count_classes(train, label), count_classes(test, label)
     if counts[0] < 2 or counts[1] < 1:
         raise DataError(

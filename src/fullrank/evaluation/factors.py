@@ -1,6 +1,8 @@
 """Known factors: how strongly each one of the images is carried at each place, measured and predicted."""
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 MOST_IMAGES, MOST_VIEWED, ROUNDS = 4096, 2048, 16
 # Numbers of an image up to which the theory speaks: its moments are that wide.
 MOST_NUMBERS = 4096
+_score = partial(Score, split="test", features="raw", shots=None, probe="factors")
 
 
 def factor_scores(
@@ -40,49 +43,47 @@ def factor_scores(
 ) -> list[Score]:
     """The weight of each factor at each place on the clean `test` images, beside the linear theory's.
 
-    The pixels, "images", are measured too. There is the weight itself, the weight relative to the largest
-    factor's at that place, and, where the theory says something, the predicted one, relative alike. Labels
-    that are no factors of their own are named with how strongly they go with another. Raises DataError for
-    fewer than two factors, and as `factor_weights` does.
+    The pixels, "images", are measured too. Each weight is given as it is and relative to the largest at that
+    place, the predicted one relative only. Labels that are no factors of their own are named with how
+    strongly they go with another. Raises DataError for fewer than two factors, and as `factor_weights` does.
     """
-    tested, factors, left_out = tested_factors(test)
+    tested, factors, left_out = known_factors(test)
     places = default_places(head) if places is None else list(places)
     features = collect_features(encoder, head, tested.batches(BATCH_SIZE), places)
     predicted: dict[str, Tensor] = {}
-    if numbers(tested) <= MOST_NUMBERS:
+    if math.prod(tested.image_shape) <= MOST_NUMBERS:
         features = {IMAGES: flat_pixels(tested), **features}
         if (net := theory_of(recipe, head, train)) is not None:
             predicted = predicted_features(head, net, features[IMAGES])
-    scores = [_score(IMAGES, out.factor, LEFT_OUT, out.strength) for out in left_out]
+    scores = [
+        _score(place=IMAGES, label=out.factor, statistic=LEFT_OUT, value=out.strength) for out in left_out
+    ]
     for place, rows in features.items():
         weights = factor_weights(rows, factors)
-        scores += [_score(place, factor, WEIGHT, weight) for factor, weight in weights.items()]
-        scores += [_score(place, factor, RELATIVE, share) for factor, share in relative(weights).items()]
+        by_statistic = {WEIGHT: weights, RELATIVE: relative(weights)}
         if place in predicted:
-            shares = relative(factor_weights(predicted[place], factors))
-            scores += [_score(place, factor, PREDICTED, share) for factor, share in shares.items()]
+            by_statistic[PREDICTED] = relative(factor_weights(predicted[place], factors))
+        for name, values in by_statistic.items():
+            scores += [_score(place=place, label=f, statistic=name, value=v) for f, v in values.items()]
     return scores
 
 
-def tested_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Entangled]]:
-    """The test images that are looked at, and their `known_factors`; DataError for fewer than two factors."""
+def known_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Entangled]]:
+    """The test images that are looked at, their labels (N,) that are factors, and those that go with one.
+
+    Raises DataError for fewer than two factors.
+    """
     tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
-    factors, left_out = known_factors(tested)
-    if len(factors) < 2:
+    # From few levels to many: of a label and a finer one, such as a composite's groups, the first stays.
+    others = sorted(set(test.labels) - {"label"}, key=lambda name: (len(test.class_names[name]), name))
+    labels = {name: torch.from_numpy(tested.labels[name]) for name in ("label", *others)}
+    names, left_out = independent_factors(labels)
+    if len(names) < 2:
         raise DataError(
             f"Weights need 2 factors or more, each a label that is independent of the others, but {test} has "
-            f"{len(factors)} ({', '.join(factors)}); `composite:PRESET` makes images with several."
+            f"{len(names)} ({', '.join(names)}); `composite:PRESET` makes images with several."
         )
-    return tested, factors, left_out
-
-
-def known_factors(images: ImageSet) -> tuple[dict[str, Tensor], list[Entangled]]:
-    """The labels (N,) of `images` that are factors of their own, and those that go with one of these."""
-    # From few levels to many: of a label and a finer one, such as a composite's groups, the first stays.
-    others = sorted(set(images.labels) - {"label"}, key=lambda name: (len(images.class_names[name]), name))
-    labels = {name: torch.from_numpy(images.labels[name]) for name in ("label", *others)}
-    independent, left_out = independent_factors(labels)
-    return {name: labels[name] for name in independent}, left_out
+    return tested, {name: labels[name] for name in names}, left_out
 
 
 def relative(weights: dict[str, float]) -> dict[str, float]:
@@ -95,8 +96,7 @@ def depth_shares(head: nn.Module) -> dict[str, float]:
     """At which share of a linear net's depth each place stands, as the head says it; {} where z is normed."""
     if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
         return {}
-    shares: dict[str, float] = head.depth_shares()  # type: ignore[operator]  # a method where it is there
-    return shares
+    return dict(head.depth_shares())  # type: ignore[operator]  # a method where it is there
 
 
 def linear_rank(head: Head) -> int:
@@ -106,14 +106,9 @@ def linear_rank(head: Head) -> int:
 
 def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
     """The linear net that the views of `recipe` lead to, for any seed; None where theory says nothing."""
-    if not depth_shares(head) or not learns_from_views(recipe) or len(train) < 2 * IMAGES_PER_COMPONENT:
+    if not depth_shares(head) or "labels" in needs(recipe.objective) or len(train) < 2 * IMAGES_PER_COMPONENT:
         return None
     return linear_net(ViewMoments.of(drawn_views(*viewed(recipe, train))), linear_rank(head))
-
-
-def learns_from_views(recipe: Recipe) -> bool:
-    """Whether the objective learns from pairs of views alone, as the theory's does."""
-    return "labels" not in needs(recipe.objective)
 
 
 def predicted_features(head: Head, net: LinearNet, pixels: Tensor) -> dict[str, Tensor]:
@@ -151,21 +146,3 @@ def drawn_views(
 def flat_pixels(images: ImageSet) -> Tensor:
     """The clean images in 0 to 1, flattened, (N, D)."""
     return as_float(images.tensor()).flatten(1)
-
-
-def numbers(images: ImageSet) -> int:
-    """How many numbers an image is."""
-    return int(np.prod(images.image_shape))
-
-
-def _score(place: str, factor: str, statistic: str, value: float) -> Score:
-    return Score(
-        place=place,
-        label=factor,
-        split="test",
-        features="raw",
-        shots=None,
-        probe="factors",
-        statistic=statistic,
-        value=value,
-    )

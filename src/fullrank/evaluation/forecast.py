@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fullrank.data import ImageSet
 from fullrank.encoders import encoder as build_encoder, without_download
@@ -18,20 +17,18 @@ from fullrank.evaluation.factors import (
     depth_shares,
     drawn_views,
     flat_pixels,
-    learns_from_views,
+    known_factors,
     linear_rank,
-    numbers,
     relative,
-    tested_factors,
     viewed,
 )
 from fullrank.heads import Head, head as build_head
+from fullrank.objectives import needs
 from fullrank.runs.build import load_data
 from fullrank.runs.recipe import Recipe
 from fullrank.spectrum.factors import factor_weights
 from fullrank.theory.weighting.factor_weights import (
     IMAGES_PER_COMPONENT,
-    LinearNet,
     ViewMoments,
     labels_needed,
     linear_net,
@@ -43,6 +40,8 @@ _PARTS, _SPLITS = 8, 6
 _IMAGES_PER_COMPONENT = (IMAGES_PER_COMPONENT, 2 * IMAGES_PER_COMPONENT, 4 * IMAGES_PER_COMPONENT)
 # An interval reaches so many standard errors to either side.
 _REACH = 2.0
+# By place the weight of each factor and the labels needed for it.
+_Places = dict[str, tuple[dict[str, float], dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def predict_factors(
     plan = Recipe.resolve(recipe, overrides)
     train, test = load_data(plan)
     head = _checked_head(plan, train)
-    tested, factors, _ = tested_factors(test)
+    tested, factors, _ = known_factors(test)
     rng = np.random.default_rng(seed)
     pixels = flat_pixels(tested)
     images, views = viewed(plan, train)
@@ -106,41 +105,23 @@ def predict_factors(
         halves = (np.array_split(rng.permutation(count), 2) for count in (_PARTS, len(pixels)))
         splits += zip(*halves, strict=True)
 
-    def measured(components: int, of_train: np.ndarray, of_test: np.ndarray) -> dict[str, _Measured]:
-        moments = ViewMoments.merged([parts[i] for i in of_train])
-        net = linear_net(moments, linear_rank(head), components)
-        return _at_places(head, net, pixels[of_test], {name: of[of_test] for name, of in factors.items()})
+    def measured(components: int, of_train: np.ndarray, of_test: np.ndarray) -> _Places:
+        net = linear_net(ViewMoments.merged([parts[i] for i in of_train]), linear_rank(head), components)
+        rows, levels = pixels[of_test].numpy(), {name: of[of_test] for name, of in factors.items()}
+        places = {}
+        for place, share in depth_shares(head).items():
+            features = torch.from_numpy(net.represent(rows, share))
+            variance, weights = float(features.var(0, correction=0).sum()), factor_weights(features, levels)
+            places[place] = weights, {name: labels_needed(variance, weights[name]) for name in weights}
+        return places
 
     counts = [max(1, len(images) // per_component) for per_component in _IMAGES_PER_COMPONENT]
     tables = [[measured(count, *split) for split in splits] for count in counts]
     return [_forecast(name, head, tables) for name in factors]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Variance and factor weights of the linear net's features at one place."""
-
-    variance: float
-    weights: dict[str, float]
-
-    def labels(self, factor: str) -> float:
-        return labels_needed(self.variance, self.weights[factor])
-
-
-def _at_places(
-    head: Head, net: LinearNet, pixels: Tensor, factors: dict[str, Tensor]
-) -> dict[str, _Measured]:
-    measured = {}
-    for place, share in depth_shares(head).items():
-        features = torch.from_numpy(net.represent(pixels.numpy(), share))
-        variance = float(features.var(0, correction=0).sum())
-        measured[place] = _Measured(variance, factor_weights(features, factors))
-    return measured
-
-
-def _forecast(factor: str, head: Head, tables: list[list[dict[str, _Measured]]]) -> FactorForecast:
+def _forecast(factor: str, head: Head, tables: list[list[_Places]]) -> FactorForecast:
     """One factor, from all images and then pairs of halves of them, for each number of components."""
-    whole = tables[0][0]
     advantages = np.array([[_advantage(places, factor) for places in table] for table in tables], np.float64)
     advantage, halves = advantages[:, 0], advantages[:, 1:].reshape(len(tables), -1, 2)
     error = np.sqrt(np.square(halves[..., 0] - halves[..., 1]).mean(1)) / 2
@@ -149,32 +130,32 @@ def _forecast(factor: str, head: Head, tables: list[list[dict[str, _Measured]]])
     return FactorForecast(
         factor,
         depth_shares(head),
-        {place: relative(measured.weights)[factor] for place, measured in whole.items()},
-        {place: measured.labels(factor) for place, measured in whole.items()},
+        {place: relative(weights)[factor] for place, (weights, _) in tables[0][0].items()},
+        {place: labels[factor] for place, (_, labels) in tables[0][0].items()},
         float(advantage[0]) if np.isfinite(advantage[0]) else None,
         low if finite else None,
         high if finite else None,
     )
 
 
-def _advantage(places: dict[str, _Measured], factor: str) -> float:
+def _advantage(places: _Places, factor: str) -> float:
     """log S(z) - log S(h); NaN where one of them is not said or not finite."""
     if not {"h", "z"} <= set(places):
         return math.nan
-    below, above = (places[place].labels(factor) for place in ("h", "z"))
+    below, above = (places[place][1][factor] for place in ("h", "z"))
     return math.log(above / below) if math.isfinite(below + above) else math.nan
 
 
 def _checked_head(plan: Recipe, train: ImageSet) -> Head:
     """The head of a recipe, if the theory says something of it under this recipe."""
-    if not learns_from_views(plan):
+    if "labels" in needs(plan.objective):
         raise UsageError(
             f"The objective {plan.objective} learns labels, but the theory is that of pairs of views; take "
             "one that learns from views, such as infonce:0.1."
         )
-    if numbers(train) > MOST_NUMBERS:
+    if (numbers := math.prod(train.image_shape)) > MOST_NUMBERS:
         raise UsageError(
-            f"Images of {numbers(train)} numbers are too large for moments of pixels, which end at "
+            f"Images of {numbers} numbers are too large for moments of pixels, which end at "
             f"{MOST_NUMBERS}; give a smaller image_size."
         )
     with torch.random.fork_rng(devices=()):

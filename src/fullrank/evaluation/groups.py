@@ -8,17 +8,14 @@ import numpy as np
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import DataError, UsageError
-from fullrank.probes import CueGaps, GroupAccuracy, cue_gaps, group_accuracy, partners
+from fullrank.probes import CueGaps, cue_gaps, partners
 
 GROUP = "group"
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups of the training and the test images (N,), -1 where unknown, their names, and the cues.
-
-    A cue is a label (train, test) that goes with the one that is probed in some images and not in others.
-    """
+    """Groups of training and test images (N,), -1 where unknown, their names, and the cues (train, test)."""
 
     train: np.ndarray
     test: np.ndarray
@@ -30,10 +27,6 @@ class Grouping:
         """The names of the groups without a test image."""
         return [name for number, name in enumerate(self.names) if not (self.test == number).any()]
 
-    def empty_in_training(self) -> list[str]:
-        """The names of the groups with a test image and without a training image."""
-        return [self.names[number] for number in np.setdiff1d(self.test, [*self.train, UNLABELLED])]
-
     def smallest_in_training(self) -> tuple[int, int]:
         """How many training images the smallest group with any has, and how many such groups there are."""
         counts = np.unique(self.train[self.train != UNLABELLED], return_counts=True)[1]
@@ -43,10 +36,6 @@ class Grouping:
         """The cues of which training prefers no value with some label, so that they have no gap."""
         pairs = {name: np.stack([self.train_labels, train]) for name, (train, _) in self.cues.items()}
         return [name for name, rows in pairs.items() if partners(*rows[:, (rows >= 0).all(0)]) is None]
-
-    def accuracy(self, predicted: Any, labels: Any) -> GroupAccuracy:
-        """Accuracy of predictions (N,) of the test images by group."""
-        return group_accuracy(predicted, labels, self.test, len(self.names))
 
     def gaps(self, predicted: Any, labels: Any) -> CueGaps | None:
         """UrbanCars' gaps of predictions (N,) of the test images; None without a cue."""
@@ -59,9 +48,8 @@ class Grouping:
 def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
     """The groups of two sets, and the cues that go with `label`; raises UsageError for a set without groups.
 
-    Which labels are cues is read from the names: "group" is called after the labels that it is made of
-    ("low/lines/disc"), and each of these but `label` is a cue, unless `label` decides it. So a refinement of
-    the label (the digit of a composite) or a factor outside the group (its position) is none.
+    "group" is called after the labels that it is made of ("low/lines/disc"), and each of these but `label` is
+    a cue, unless `label` decides it, as it does a refinement of it.
     """
     for images in (train, test):
         if GROUP not in images.labels:
@@ -81,11 +69,11 @@ def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
 
 def check_balance(groups: Grouping) -> None:
     """Raise DataError unless subsets of the training images can hold every group of the test images."""
-    if empty := groups.empty_in_training():
+    if len(empty := np.setdiff1d(groups.test, [*groups.train, UNLABELLED])):
         raise DataError(
             f"Group-balanced retraining needs training images of every group, but {len(empty)} of "
-            f"{len(groups.names)} groups have none, the first is {empty[0]!r}; raise the limit or the "
-            "fraction, lower the correlation, or leave the measure group-balanced out."
+            f"{len(groups.names)} groups have none, the first is {groups.names[empty[0]]!r}; raise the "
+            "limit or the fraction, lower the correlation, or leave the measure group-balanced out."
         )
     if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(

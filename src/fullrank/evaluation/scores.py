@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,14 +18,14 @@ from fullrank.probes.linear import Treatment
 from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import ACCURACY, AMONG_CLASSES, MEASURES, RECALL_AT, Probe
 
+_DEFAULT: tuple[Probe, Probe] = ("linear", "nearest")
+
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured at every place, and how.
+    """What is measured at every place, and how: see `evaluate`; `seed` draws what linear probes hold out.
 
-    `label` names the labels, `features` says what linear probes do to features first, and `seed` draws what
-    they hold out. `measures` and `shots` add scores to the default protocol (see `evaluate`). Raises
-    UsageError for an unknown measure or treatment and for shots below 1.
+    Raises UsageError for an unknown measure or treatment and for shots below 1.
     """
 
     label: str = "label"
@@ -44,8 +45,7 @@ class Request:
             raise unknown_name("treatment of features", self.features, treatments, remedy)
 
 
-@dataclass(frozen=True)
-class LabelledFeatures:
+class LabelledFeatures(NamedTuple):
     """Features (N, D) of some images at one place, and their labels (N,), -1 where unlabelled."""
 
     features: Tensor
@@ -55,15 +55,6 @@ class LabelledFeatures:
         """Those of the images of some classes."""
         rows = torch.isin(self.labels, torch.tensor(sorted(classes)))
         return LabelledFeatures(self.features[rows], self.labels[rows])
-
-
-@dataclass(frozen=True)
-class Images:
-    """What scores need to know of the images beside features: class names, groups, and shifts by spec."""
-
-    class_names: Sequence[str]
-    groups: Grouping | None
-    shifts: Mapping[str, Shift]
 
 
 @dataclass(frozen=True)
@@ -77,44 +68,47 @@ class PlaceScores:
 
     def measure(
         self,
-        images: Images,
         train: LabelledFeatures,
         test: LabelledFeatures,
-        shifted: Mapping[str, LabelledFeatures],
+        class_names: Sequence[str],
+        groups: Grouping | None,
+        shifted: Mapping[str, tuple[Shift, LabelledFeatures]],
     ) -> ProbeScore:
         """Add every score that is asked for; those of the default protocol are returned too."""
         treatment, seed, measures = self.request.features, self.request.seed, self.request.measures
-        linear = LinearProbe(features=treatment, seed=seed).fit(train.features, train.labels)
-        nearest = NearestProbe().fit(train.features, train.labels)
-        result = ProbeScore(linear=_accuracy(linear, test), nearest=_accuracy(nearest, test))
+        linear = LinearProbe(features=treatment, seed=seed).fit(*train)
+        nearest = NearestProbe().fit(*train)
+        result = ProbeScore(linear=linear.score(*test), nearest=nearest.score(*test))
         self._add("linear", ACCURACY, result.linear)
         self._add("nearest", ACCURACY, result.nearest)
         if "per-class" in measures:
-            self._by_class(linear, test, images.class_names)
+            self._by_class(linear, test, class_names)
         if "retrieval" in measures:
-            retrieved = probes.retrieval(test.features, test.labels, ks=RECALL_AT)
+            retrieved = probes.retrieval(*test, ks=RECALL_AT)
             for k, value in retrieved.recall.items():
                 self._add("retrieval", f"recall@{k}", value)
             self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
-        if (groups := images.groups) is not None and "groups" in measures:
+        if groups is not None and "groups" in measures:
             self._by_group("linear", linear, test, groups)
             by_cue = groups.gaps(linear.predict(test.features), test.labels)
             for cue, gap in (by_cue.gaps if by_cue else {}).items():
                 self._add("linear", "gap", gap, subject=cue)
         if groups is not None and "group-balanced" in measures:
-            balanced = balanced_probe(
-                train.features, train.labels, groups.train, treatment=treatment, seed=seed
-            )
+            balanced = balanced_probe(*train, groups.train, treatment=treatment, seed=seed)
             self._by_group("group-balanced", balanced, test, groups)
-        for spec, shift in images.shifts.items():
+        for spec, (shift, features) in shifted.items():
+            chosen, inside = (linear, nearest), None
             if shift.narrower:
-                theirs, inside = train.of_classes(shift.classes), test.of_classes(shift.classes)
-                chosen = among(linear, shift.classes), NearestProbe().fit(theirs.features, theirs.labels)
-                self._under_shift(spec, chosen, shifted[spec], inside)
-            else:
-                self._under_shift(spec, (linear, nearest), shifted[spec])
-        if self.request.shots:
-            self._by_shots(train, test)
+                chosen = among(linear, shift.classes), NearestProbe().fit(*train.of_classes(shift.classes))
+                inside = test.of_classes(shift.classes)
+            for name, probe in zip(_DEFAULT, chosen, strict=True):
+                self._add(name, ACCURACY, probe.score(*features), split=spec)
+                if inside is not None and len(inside.labels):
+                    self._add(name, AMONG_CLASSES, probe.score(*inside), subject=spec)
+        if shots := self.request.shots:
+            shot_probe = partial(LinearProbe, [SHOT_PENALTY], features=treatment)
+            for few in probes.few_shot(*train, *test, shots=shots, seed=seed, probe=shot_probe):
+                self._add("linear", ACCURACY, few.mean, shots=few.shots)
         return result
 
     def _add(self, probe: Probe, statistic: str, value: float, *, split: str = "test", **more: Any) -> None:
@@ -143,42 +137,11 @@ class PlaceScores:
         self._add("linear", "standard deviation over classes", result.std)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
-        result = groups.accuracy(probe.predict(test.features), test.labels)
+        predicted, count = probe.predict(test.features), len(groups.names)
+        result = probes.group_accuracy(predicted, test.labels, groups.test, count)
         self._add(name, "worst group", result.worst)
         self._add(name, "mean over groups", result.mean)
         self._add(name, "weighted by training groups", result.weighted(groups.train))
-        count = result.counts[result.worst_group]
-        self.notes.append(
-            f"Worst group of the {name} probe at {self.place}: {groups.names[result.worst_group]}, "
-            f"{count} test image{'s' if count > 1 else ''}."
-        )
-
-    def _under_shift(
-        self,
-        spec: str,
-        chosen: tuple[LinearProbe, NearestProbe],
-        shifted: LabelledFeatures,
-        inside: LabelledFeatures | None = None,
-    ) -> None:
-        """Accuracy on a shift, and on the test images of its classes where these are given."""
-        names: tuple[Probe, Probe] = ("linear", "nearest")
-        for name, probe in zip(names, chosen, strict=True):
-            self._add(name, ACCURACY, _accuracy(probe, shifted), split=spec)
-            if inside is not None and len(inside.labels):
-                self._add(name, AMONG_CLASSES, _accuracy(probe, inside), subject=spec)
-
-    def _by_shots(self, train: LabelledFeatures, test: LabelledFeatures) -> None:
-        for result in probes.few_shot(
-            train.features,
-            train.labels,
-            test.features,
-            test.labels,
-            shots=self.request.shots,
-            seed=self.request.seed,
-            probe=lambda: LinearProbe([SHOT_PENALTY], features=self.request.features),
-        ):
-            self._add("linear", ACCURACY, result.mean, shots=result.shots)
-
-
-def _accuracy(probe: probes.Probe, images: LabelledFeatures) -> float:
-    return probe.score(images.features, images.labels)
+        worst, rows = groups.names[result.worst_group], result.counts[result.worst_group]
+        images = f"{rows} test image{'s' if rows > 1 else ''}"
+        self.notes.append(f"Worst group of the {name} probe at {self.place}: {worst}, {images}.")

@@ -11,15 +11,12 @@ from fullrank.errors import DataError
 
 @dataclass(frozen=True)
 class Shift:
-    """Labelled images of another source, their labels (N,) in training's numbers, and which occur.
-
-    `narrower` says that training has further classes.
-    """
+    """Labelled images of another source, their labels (N,) in training's numbers, and which occur."""
 
     images: ImageSet
     labels: np.ndarray
     classes: frozenset[int]
-    narrower: bool
+    narrower: bool  # training has further classes
 
 
 def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:
@@ -33,7 +30,7 @@ def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:
         needed = "grey" if like.channels == 1 else "colour"
         raise DataError(
             f"{images} has images of {images.channels} channels, but the run was trained on images of "
-            f"{like.channels}; give {needed} images, or a run trained on such."
+            f"{like.channels}; give {needed} images."
         )
     return name, images
 
@@ -50,17 +47,14 @@ def matched(images: ImageSet, train: ImageSet, label: str) -> Shift:
     number_of = {name: number for number, name in enumerate(train.class_names[label])}
     learnt = set(train.labels[label].tolist())
     occurring = [names[number] for number in np.unique(labels[rows])]
-    lacking = [name for name in occurring if number_of.get(name) not in learnt]
-    if lacking:
+    if lacking := [name for name in occurring if number_of.get(name) not in learnt]:
         raise DataError(
             f"{len(lacking)} of the {len(occurring)} classes of {images} have no training image, the first "
-            f"is {lacking[0]!r}; leave them out (classes= of the source, where it has that), or train on "
-            "them."
+            f"is {lacking[0]!r}; leave them out (classes= of some sources), or train on them."
         )
     if len(occurring) < 2:
         raise DataError(
-            f"Accuracy under a shift needs labelled images of 2 classes or more, but {images} has "
-            f"{len(occurring)}; give images of more classes."
+            f"A shift needs labelled images of 2 classes, but {images} has {len(occurring)}; give more."
         )
     numbers = np.array([number_of.get(name, UNLABELLED) for name in names])[labels[rows]]
     classes = frozenset(numbers.tolist())

@@ -32,9 +32,8 @@ def balanced_probe(
 
     .. math:: W = \frac1E \sum_e W_e, \qquad b = \frac1E \sum_e b_e
 
-    So, like a linear probe's, its predictions change under no shift, overall scale or rotation. The penalty
-    is L2; the authors' is L1, on standardised features, its strength chosen by worst-group accuracy on a
-    validation split.
+    Like a linear probe's, its predictions change under no shift, overall scale or rotation. The penalty is
+    L2; the authors' is L1, on standardised features, chosen by worst-group accuracy on a validation split.
 
     Shapes: features (N, D), labels and groups (N,); rows whose label or group is -1 are left out. Returns a
     fitted `LinearProbe`, whose `penalty` is the one in force and whose `held_out` is the first draw's.
@@ -65,10 +64,8 @@ def balanced_probe(
 
     chosen = [fit(subset, penalties) for subset in subsets]
     penalty = median_high(probe.penalty for probe in chosen)
-    solved = [
-        probe if probe.penalty == penalty else fit(subset, [penalty])
-        for probe, subset in zip(chosen, subsets, strict=True)
-    ]
+    pairs = zip(chosen, subsets, strict=True)
+    solved = [probe if probe.penalty == penalty else fit(subset, [penalty]) for probe, subset in pairs]
     averaged = copy(chosen[0])
     averaged.weight = torch.stack([probe.weight for probe in solved]).mean(0)
     averaged.bias = torch.stack([probe.bias for probe in solved]).mean(0)
@@ -81,12 +78,12 @@ def _members(groups: Tensor, num_groups: int | None) -> list[Tensor]:
     values = set(groups.tolist())
     if num_groups is not None and (empty := sorted(set(range(num_groups)) - values)):
         raise DataError(
-            f"{len(empty)} of {num_groups} groups have no labelled row, the first is {empty[0]}, but "
-            "balanced subsets need 1 or more of each; give rows of these groups, or leave the groups out."
+            f"{len(empty)} of {num_groups} groups have no labelled row, the first is {empty[0]}; give 1 or "
+            "more of each, or leave the groups out."
         )
     if len(values) < 2:
         raise DataError(
             f"A balanced probe needs rows of at least 2 groups, but got {len(values)} in {len(groups)} "
-            "labelled rows; give rows of more groups, or fit a LinearProbe."
+            "labelled rows; give more, or fit a LinearProbe."
         )
     return rows_by_value(groups)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes.groups import GroupAccuracy, group_accuracy
+from fullrank.probes.groups import group_accuracy
 from fullrank.probes.probe import label_table, label_vector
 
 
@@ -95,13 +95,17 @@ def cue_gaps(
     inside = by_group.weighted(numbers[len(test) :])
     columns = enumerate(train.T[1:])
     paired = {at: pairs for at, cue in columns if (pairs := partners(train[:, 0], cue)) is not None}
-    cells = _cells(by_group, groups.tolist(), paired)
+    cells: dict[tuple[int, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number, (label, *shown) in enumerate(groups.tolist()):
+        if number in by_group.accuracy and all(label in partner for partner in paired.values()):
+            uncommon = tuple(at for at, partner in paired.items() if shown[at] != partner[label])
+            cells[uncommon][label].append(by_group.accuracy[number])
     values, counts = torch.unique(train[:, 0], return_counts=True)
     shares = dict(zip(values.tolist(), (counts / len(train)).tolist(), strict=True))
     gaps = {}
     for size in range(1, len(paired) + 1):
         for uncommon in combinations(paired, size):
-            cell = cells.get(uncommon, {})
+            cell = cells[uncommon]
             if weight := sum(shares[label] for label in cell):
                 outside = sum(shares[label] * float(np.mean(cell[label])) for label in cell) / weight
                 gaps[" and ".join(names[at] for at in uncommon)] = outside - inside
@@ -115,15 +119,3 @@ def _table(labels: Any, cues: list[Any], split: str) -> tuple[Tensor, Tensor]:
     if not complete.any():
         raise DataError(f"No {split} row has both a label and every cue; gaps need 1 such row.")
     return table[complete], complete
-
-
-def _cells(
-    by_group: GroupAccuracy, groups: list[list[int]], paired: Mapping[int, dict[int, int]]
-) -> dict[tuple[int, ...], dict[int, list[float]]]:
-    """The accuracies of the groups, by which of the paired cues are uncommon in them, and by label."""
-    cells: dict[tuple[int, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for number, (label, *values) in enumerate(groups):
-        if number in by_group.accuracy and all(label in partner for partner in paired.values()):
-            uncommon = tuple(at for at, partner in paired.items() if values[at] != partner[label])
-            cells[uncommon][label].append(by_group.accuracy[number])
-    return cells

@@ -46,19 +46,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Problem:
-    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian.
-
-    `precision` is that of the products with the rows, a part of them at a time; all else is float64.
-    """
+    """The penalised loss of coefficients C (K, R + 1) on a design, its gradient and its Hessian."""
 
     design: Design
     targets: Tensor
+    # That of the products with the rows; all else is float64.
     precision: torch.dtype = torch.float64
-
-    @property
-    def rounding(self) -> float:
-        """What may be rounding in a loss, relative to it."""
-        return _ROUNDING[self.precision]
 
     def at(self, coefficients: Sequence[Tensor], penalties: Sequence[float]) -> list[Point]:
         """The points at P coefficients (K, R + 1), each with its own penalty, from one pass over the rows."""
@@ -88,8 +81,8 @@ class Problem:
         inner = self.design.spread(gradient[:, :-1])
         return float(torch.maximum(inner.abs().max(), gradient[:, -1].abs().max()))
 
-    def whitener(self, coefficients: Tensor, penalty: float) -> Tensor:
-        """L (R + 1, R + 1), lower, with L L^T the Hessian's diagonal blocks averaged over the K classes."""
+    def mean_hessian(self, coefficients: Tensor, penalty: float) -> Tensor:
+        """The Hessian's diagonal blocks averaged over the K classes, (R + 1, R + 1)."""
         # Of many rows a sample, always the same: where a descent ends does not depend on it.
         some = self._sample
         if coefficients.any():
@@ -101,11 +94,10 @@ class Problem:
             hessian = self._second_moment * ((1 - 1 / len(coefficients)) / len(coefficients))
         hessian.diagonal()[:-1] += penalty
         hessian.diagonal().add_(_FLOOR)
-        factor: Tensor = torch.linalg.cholesky(hessian)
-        return factor
+        return hessian
 
-    def hessian_factor(self, point: Point, penalty: float) -> Tensor:
-        """L (K (R + 1), K (R + 1)), lower, of the Hessian itself, its diagonal a little raised."""
+    def hessian(self, point: Point, penalty: float) -> Tensor:
+        """The Hessian itself, (K (R + 1), K (R + 1)), its diagonal a little raised."""
         channels = self.design.channels
         classes, width = point.coefficients.shape
         hessian = point.coefficients.new_zeros(classes * width, classes * width)
@@ -124,8 +116,7 @@ class Problem:
         hessian.diagonal().add_(ridge.flatten() + (_DAMPING * self.largest(point.gradient) + _FLOOR))
         # A number added to every bias changes no loss; without this the matrix has no inverse.
         blocks[:, -1, :, -1] += 1 / classes
-        factor: Tensor = torch.linalg.cholesky(hessian)
-        return factor
+        return hessian
 
     @cached_property
     def _sample(self) -> Tensor:
@@ -140,7 +131,9 @@ class Problem:
     @cached_property
     def _missed(self) -> Tensor:
         """What the sample lacks of the channels' mean squares: of those that are seldom other than zero."""
-        return (_mean_squares(self.design.channels) - _mean_squares(self._sample)).clamp_(min=0)
+        both = (self.design.channels, self._sample)
+        of_all, of_sample = (some.norm(dim=1).double().square() / some.shape[1] for some in both)
+        return torch.clamp(of_all - of_sample, min=0)
 
     @cached_property
     def _second_moment(self) -> Tensor:
@@ -151,7 +144,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Reached:
-    """Where a descent ended: coefficients (K, R + 1), the largest entry of the gradient there, iterations."""
+    """Where descents ended: coefficients (K, R + 1), the largest entry of the gradient there, iterations."""
 
     coefficients: Tensor
     gradient: float
@@ -163,30 +156,36 @@ Descent = Generator[Tensor, Point, Reached]
 
 
 def descend(
-    problem: Problem, penalty: float, tol: float, coefficients: Tensor, reached: dict[float, Tensor]
+    problem: Problem, penalty: float, tol: float, start: Reached, reached: dict[float, Tensor]
 ) -> Descent:
-    """The solution for one penalty, from `coefficients` on; `reached` holds those of all that are known."""
-    point, iterations = (yield coefficients), 0
+    """The solution for one penalty, from `start` on; `reached` holds those of all that are known."""
+    point, iterations, rounding = (yield start.coefficients), 0, _ROUNDING[problem.precision]
     gradient, nearest = problem.largest(point.gradient), math.inf
     while gradient > tol and iterations < _MAX_ITERATIONS:
         loss, before = point.loss, gradient
-        if iterations >= _PATIENCE and coefficients.numel() <= _EXACT:
-            curvature, steps = _Curvature(problem.hessian_factor(point, penalty)), 1
+        if iterations >= _PATIENCE and start.coefficients.numel() <= _EXACT:
+            curvature, steps = _Curvature(problem.hessian(point, penalty)), 1
         else:
-            curvature = _Curvature(problem.whitener(point.coefficients, penalty))
+            curvature = _Curvature(problem.mean_hessian(point.coefficients, penalty))
             steps = _STAGE if point.coefficients.any() else _FIRST_STAGE
-        point, done = yield from _run_stage(problem, tol, point, curvature, steps)
-        iterations, gradient = iterations + done, problem.largest(point.gradient)
+        for _ in range(steps):
+            better = yield from _search(point, curvature.descent(point.gradient), rounding)
+            if better is None:
+                break
+            curvature.add(better.coefficients - point.coefficients, better.gradient - point.gradient)
+            point, iterations, gradient = better, iterations + 1, problem.largest(better.gradient)
+            if gradient <= tol:
+                break
         larger = min((each for each in reached if each > penalty), default=math.inf)
         if gradient > tol and larger < nearest:
             nearest, other = larger, (yield reached[larger])
             if other.loss < point.loss:
                 point, gradient = other, problem.largest(other.gradient)
                 continue
-        if gradient >= before and point.loss >= loss * (1 - problem.rounding):
+        if gradient >= before and point.loss >= loss * (1 - rounding):
             break  # The search meets rounding: nothing more to gain in this precision.
     reached[penalty] = point.coefficients
-    return Reached(point.coefficients, gradient, iterations)
+    return Reached(point.coefficients, gradient, start.iterations + iterations)
 
 
 def run_together(problem: Problem, penalties: Sequence[float], descents: Sequence[Descent]) -> list[Reached]:
@@ -205,13 +204,13 @@ def run_together(problem: Problem, penalties: Sequence[float], descents: Sequenc
 
 
 class _Curvature:
-    """What L-BFGS knows of the Hessian: the whitener, corrected by the latest steps.
+    """What L-BFGS knows of the Hessian: that of where it starts, corrected by the latest steps.
 
     Source: Nocedal & Wright, Numerical Optimization (2006), Algorithm 7.4.
     """
 
-    def __init__(self, whitener: Tensor):
-        self._whitener = whitener
+    def __init__(self, hessian: Tensor):
+        self._whitener: Tensor = torch.linalg.cholesky(hessian)
         self._scale = 1.0
         self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_HISTORY)
 
@@ -239,21 +238,6 @@ class _Curvature:
         return torch.cholesky_solve(gradient.T, self._whitener).T
 
 
-def _run_stage(
-    problem: Problem, tol: float, point: Point, curvature: _Curvature, steps: int
-) -> Generator[Tensor, Point, tuple[Point, int]]:
-    """L-BFGS from a point, with one whitening throughout: where it ends, and its iterations."""
-    for iteration in range(steps):
-        if problem.largest(point.gradient) <= tol:
-            return point, iteration
-        reached = yield from _search(point, curvature.descent(point.gradient), problem.rounding)
-        if reached is None:
-            return point, iteration
-        curvature.add(reached.coefficients - point.coefficients, reached.gradient - point.gradient)
-        point = reached
-    return point, steps
-
-
 def _search(start: Point, direction: Tensor, rounding: float) -> Generator[Tensor, Point, Point | None]:
     """A point along `direction` where the slope is a good part flatter; None where rounding hides it."""
     # The loss is convex: the sign of its slope says on which side the minimum lies. Near it losses differ by
@@ -272,11 +256,6 @@ def _search(start: Point, direction: Tensor, rounding: float) -> Generator[Tenso
             return point
         length = (low + high) / 2 if math.isfinite(high) else 4 * length
     return None
-
-
-def _mean_squares(channels: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(channels, dim=1)
-    return norms.double().square() / channels.shape[1]
 
 
 def _product(a: Tensor, b: Tensor) -> float:

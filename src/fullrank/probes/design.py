@@ -19,8 +19,7 @@ class Design:
 
     `channels` (R + 1, N) has a column for each row of features: x = mean + unit * (basis @ column). With more
     channels than rows, `basis` (D, N) is orthonormal and spans the rows, where the optimum lies; else it is
-    None, for the identity. All is float64, but for the channels of large sets with more rows than channels:
-    float32, unless a gradient below 1e-7 is needed.
+    None, for the identity. All is float64 but the channels of large sets, unless `tol` is below 1e-7.
     """
 
     channels: Tensor

@@ -67,9 +67,7 @@ def few_shot(
     (1, 10, True, 5)
     """
     if not shots or min(shots) < 1:
-        raise UsageError(
-            f"Shots are rows of each class, 1 or more, but got {list(shots)}; the usual are 1, 5, 10."
-        )
+        raise UsageError(f"Shots are rows a class, 1 or more, but got {list(shots)}; the usual are 1, 5, 10.")
     if episodes < 1:
         raise UsageError(f"Few-shot accuracy needs 1 episode or more, but got {episodes}; the default is 5.")
     features, labels = labelled_rows(features, labels)
@@ -79,7 +77,7 @@ def few_shot(
     fewest, rarest = min(zip(map(len, members), classes, strict=True))
     if fewest < max(shots):
         raise DataError(
-            f"Class {rarest} has {fewest} labelled rows, but {max(shots)} shots need {max(shots)}; ask for "
+            f"Class {rarest} has {fewest} labelled rows, too few for {max(shots)} shots; ask for "
             f"{fewest} shots or fewer, or leave the class out."
         )
     generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,6 @@
 """Accuracy by class and by group, and which classes get more predictions than they have rows."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,10 @@ class _Accuracies:
 
 @dataclass(frozen=True)
 class PerClass(_Accuracies):
-    """Predictions by true class, in ascending order of the classes that have labelled rows.
+    """Accuracy, 0 to 1, and number of rows (`counts`) of each class with labelled rows, in ascending order.
 
-    `counts` is how many rows a class has, `accuracy` the share of them that is predicted right, 0 to 1, and
-    `bias` the number of rows predicted to be of the class over the number that are: above 1 it gets too many.
-    `absent` are the classes asked for that have no row; they stand nowhere else.
+    `bias` is the number of rows predicted to be of the class over the number that are: above 1 it gets too
+    many. `absent` are the classes asked for that have no row; they stand nowhere else.
     """
 
     bias: dict[int, float]
@@ -93,9 +93,8 @@ def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> Pe
 
 @dataclass(frozen=True)
 class GroupAccuracy(_Accuracies):
-    """Hits by group, in ascending order of the groups that have rows.
+    """Accuracy, 0 to 1, and number of rows (`counts`) of each group with rows, in ascending order.
 
-    `counts` is how many rows a group has, `accuracy` the share of them that is predicted right, 0 to 1.
     `empty` are the groups asked for that have no row; they stand nowhere else.
     """
 
@@ -125,14 +124,11 @@ class GroupAccuracy(_Accuracies):
 
         Source: Sagawa et al. 2020 (arXiv 1911.08731), on Waterbirds.
         """
-        values, counts = torch.unique(label_vector(train_groups), return_counts=True)
-        times = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        weights = [times.get(group, 0) for group in self.accuracy]
-        if not sum(weights):
-            raise DataError(
-                f"None of the {len(self.accuracy)} groups with test rows has a training row; number the "
-                "groups alike in both."
-            )
+        times = Counter(label_vector(train_groups).tolist())
+        weights = [times[group] for group in self.accuracy]
+        if not any(weights):
+            groups = f"the {len(self.accuracy)} groups with test rows"
+            raise DataError(f"None of {groups} has a training row; number the groups alike in both.")
         return float(np.average(list(self.accuracy.values()), weights=weights))
 
 
@@ -155,10 +151,7 @@ def group_accuracy(predicted: Any, labels: Any, groups: Any, num_groups: int | N
     table = label_table("Predictions, labels and groups", predicted, labels, groups)
     guess, truth, group = table[(table[:, 1:] != -1).all(1)].unbind(1)
     if not len(group):
-        raise DataError(
-            "No row has both a label and a group, so every group is empty; accuracy by group needs 1 such "
-            "row."
-        )
+        raise DataError("No row has both a label and a group; accuracy by group needs 1 such row.")
     empty = _missing(group, num_groups, "Groups must be numbers", "groups")
     return GroupAccuracy(*_accuracies(guess == truth, group), empty)
 
@@ -178,8 +171,6 @@ def _missing(values: Tensor, count: int | None, must_be: str, what: str) -> tupl
     if count is None:
         return ()
     if values.min() < 0 or values.max() >= count:
-        raise UsageError(
-            f"{must_be} from 0 to {count - 1}, but got {int(values.min())} to {int(values.max())}; give the "
-            f"number of {what} there are."
-        )
+        ends = f"{int(values.min())} to {int(values.max())}"
+        raise UsageError(f"{must_be} from 0 to {count - 1}, but got {ends}; correct the number of {what}.")
     return tuple(sorted(set(range(count)) - set(values.tolist())))

@@ -31,10 +31,9 @@ class LinearProbe(Probe):
     prediction. The default grid is 1, 0.1, ..., 1e-7.
 
     `fit` holds out a fifth of each class (at least one row of a class of two or more; drawn from `seed`),
-    solves for all penalties together on the rest, takes the penalty of highest held-out accuracy, and solves
-    once more on all rows. Equal accuracies, common in small sets, go to the lower held-out cross-entropy (on
-    60 digits 2 points better than the larger penalty), then to the larger penalty. Where nothing can be held
-    out the largest penalty is taken.
+    solves for all penalties on the rest, takes the penalty of highest held-out accuracy, and solves once more
+    on all rows. Equal accuracies go to the lower held-out cross-entropy (on 60 digits 2 points better), then
+    to the larger penalty. Where nothing can be held out the largest penalty is taken.
 
     `features` says what is done to the features first: `raw` nothing, `l2` every row to unit length,
     `standardised` every channel to mean 0 and variance 1 over the rows it learns from. Standardising undoes
@@ -65,10 +64,8 @@ class LinearProbe(Probe):
         seed: int = 0,
     ):
         if features not in get_args(Treatment):
-            raise UsageError(
-                f"LinearProbe: features must be one of {', '.join(get_args(Treatment))}, but got "
-                f"{features!r}."
-            )
+            known = ", ".join(get_args(Treatment))
+            raise UsageError(f"LinearProbe: features must be one of {known}, but got {features!r}.")
         check_positive("tol", tol)
         self.penalties = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
         if not self.penalties:
@@ -82,8 +79,7 @@ class LinearProbe(Probe):
         held_out = _held_out_rows(targets, self.seed)
         rest = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
         rest[held_out] = False
-        self.held_out, self.penalty, start = {}, self.penalties[0], None
-        fits: list[LogisticFit] = []
+        self.held_out, self.penalty, start, fits = {}, self.penalties[0], None, list[LogisticFit]()
         if len(held_out):
             design = self._design(features[rest])
             fits = minimise(design, targets[rest], num_classes, self.penalties, self.tol)
@@ -106,10 +102,8 @@ class LinearProbe(Probe):
 
     def _decide(self, features: Tensor) -> Tensor:
         # A part at a time, so that they are not all held in float64.
-        parts = (features[start : start + _ROWS] for start in range(0, max(1, len(features)), _ROWS))
-        return torch.cat(
-            [(self._prepare(part).double() @ self.weight.T + self.bias).argmax(1) for part in parts]
-        )
+        parts = (self._prepare(part).double() for part in torch.split(features, _ROWS))
+        return torch.cat([(part @ self.weight.T + self.bias).argmax(1) for part in parts])
 
     def _prepare(self, features: Tensor) -> Tensor:
         if self.features != "l2":
@@ -125,7 +119,6 @@ def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
 
     .. math:: \hat y(x) = \arg\max_{c \in C} (w_c^\top x + b_c)
 
-    So a test set of 200 of the 1000 classes is scored without asking which of the others an image may be.
     Raises UsageError where `classes` is empty or the probe has not learnt one of them.
 
     >>> x, y = torch.eye(3).repeat(5, 1), torch.arange(3).repeat(5)
@@ -138,8 +131,8 @@ def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
     learnt = set(probe.classes.tolist())
     if unknown := sorted(set(classes) - learnt):
         raise UsageError(
-            f"A probe chooses among classes that it has learnt, but {len(unknown)} of {len(classes)} are "
-            f"unknown to it, the first is {unknown[0]}; name some of its {len(learnt)}."
+            f"{len(unknown)} of {len(classes)} classes are unknown to the probe, the first is {unknown[0]}; "
+            f"name some of its {len(learnt)}."
         )
     if not classes:
         raise UsageError(f"A probe needs a class to choose, but got none; name some of its {len(learnt)}.")
@@ -154,6 +147,5 @@ def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
 def _held_out_rows(targets: Tensor, seed: int) -> Tensor:
     """Row numbers of a fifth of each class, at least one row of every class that has two."""
     members = shuffled(rows_by_value(targets), torch.Generator().manual_seed(seed))
-    return torch.cat(
-        [rows[: max(1, round(HELD_OUT * len(rows))) if len(rows) > 1 else 0] for rows in members]
-    )
+    sizes = [max(1, round(HELD_OUT * len(rows))) if len(rows) > 1 else 0 for rows in members]
+    return torch.cat([rows[:size] for rows, size in zip(members, sizes, strict=True)])

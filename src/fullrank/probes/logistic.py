@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -58,10 +58,10 @@ def solve_logistic(
 
     L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it starts;
     where coefficients are few, Newton's method takes over after 200 iterations. So its speed depends little
-    on the features' scales, and collinear, constant or collapsed features and D > N are all welcome.
-    Everything is float64, but that features of four million numbers or more, with more rows than channels and
-    for a `tol` of 1e-7 or more, are rounded to float32 once they are centred, and descents on them begin with
-    products in float32. Raises UsageError unless penalty > 0 and tol > 0.
+    on the features' scales, and collinear, constant or collapsed features and D > N are all welcome. All is
+    float64, but features of four million numbers or more, with more rows than channels and a `tol` of 1e-7
+    or more, are centred and rounded to float32, in which descents begin. Raises UsageError
+    unless penalty > 0 and tol > 0.
 
     >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
@@ -92,18 +92,19 @@ def minimise(
     tol: float,
     start: LogisticFit | None = None,
 ) -> list[LogisticFit]:
-    """Solve for every penalty, all in one pass over the features at a time: cheaper than a pass for each.
+    """Solve for every penalty, as many of them in one pass over the features as can be held.
 
     Of a large set the passes are in float32 until the gradient is near `tol`. With each whitening a descent
-    moves to the solution of the next larger penalty, if that is known by then and better. Where the
-    coefficients of all penalties are too many to be held, some are solved after the others.
+    moves to the solution of the next larger penalty, if that is known by then and better.
     """
     channels = design.channels
     coefficients = design.mean.new_zeros(num_classes, len(channels))
     if start is not None:
         coefficients = design.inward(start.weight, start.bias)
     phases: list[tuple[Problem, float, dict[float, Tensor]]] = [(Problem(design, targets), tol, {})]
-    if channels.dtype == torch.float32 and not _is_coarse(channels):
+    # Products in TF32 have ten bits, too few for a descent.
+    coarse = channels.is_cuda and torch.get_float32_matmul_precision() != "highest"
+    if channels.dtype == torch.float32 and not coarse:
         phases.insert(0, (Problem(design, targets, torch.float32), max(tol / 2, _NEAR), {}))
     together = max(1, MOST_COEFFICIENTS // coefficients.numel())
     solutions: list[Reached] = []
@@ -112,22 +113,14 @@ def minimise(
         ends = [Reached(coefficients, math.inf, 0)] * len(some)
         with _threads(channels.numel() * num_classes * len(some)):
             for problem, goal, reached in phases:
-                starts = list(zip(some, ends, strict=True))
-                descents = [descend(problem, p, goal, at.coefficients, reached) for p, at in starts]
-                ends = [
-                    replace(end, iterations=at.iterations + end.iterations)
-                    for end, (_, at) in zip(run_together(problem, some, descents), starts, strict=True)
-                ]
+                starts = zip(some, ends, strict=True)
+                descents = [descend(problem, p, goal, start, reached) for p, start in starts]
+                ends = run_together(problem, some, descents)
         solutions += ends
     return [
         LogisticFit(*design.outward(each.coefficients), each.gradient, each.iterations, each.gradient <= tol)
         for each in solutions
     ]
-
-
-def _is_coarse(channels: Tensor) -> bool:
-    """Whether products in float32 have the ten bits of TF32, too few for a descent."""
-    return channels.is_cuda and torch.get_float32_matmul_precision() != "highest"
 
 
 @contextmanager
@@ -144,8 +137,7 @@ def _threads(products: int) -> Iterator[None]:
 
 def warn_unless_converged(fits: Sequence[LogisticFit], tol: float, stacklevel: int) -> None:
     """One warning for the fit that stopped furthest from `tol`, if any did."""
-    failed = [fit for fit in fits if not fit.converged]
-    if failed:
+    if failed := [fit for fit in fits if not fit.converged]:
         worst = max(failed, key=lambda fit: fit.gradient)
         warnings.warn(
             f"The linear probe stopped at gradient {worst.gradient:.1e} after {worst.iterations} iterations, "

@@ -51,14 +51,7 @@ class NearestProbe(Probe):
 
     def _vote(self, queries: Tensor) -> Tensor:
         """The winning class numbers (B,) of unit queries (B, D)."""
-        similarities, neighbours = self._nearest(queries)
-        # Relative to the nearest, so that no temperature overflows; the vote's order is the same.
-        weights = ((similarities - similarities[:, :1]).double() / self.temperature).exp()
-        votes = weights.new_zeros(len(queries), self._num_classes)
-        return votes.scatter_add_(1, self._targets[neighbours], weights).argmax(1)
-
-    def _nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Similarities and numbers (B, k) of the k training rows nearest to each query, nearest first."""
+        # The similarities and numbers (B, k) of the k training rows nearest to each query, nearest first.
         best = queries.new_empty(len(queries), 0)
         numbers = best.long()
         for start in range(0, len(self._directions), _ROWS):
@@ -67,7 +60,10 @@ class NearestProbe(Probe):
             best, numbers = torch.cat([best, values], 1), torch.cat([numbers, rows + start], 1)
             best, order = best.topk(min(self.k, best.shape[1]))
             numbers = numbers.gather(1, order)
-        return best, numbers
+        # Relative to the nearest, so that no temperature overflows; the vote's order is the same.
+        weights = ((best - best[:, :1]).double() / self.temperature).exp()
+        votes = weights.new_zeros(len(queries), self._num_classes)
+        return votes.scatter_add_(1, self._targets[numbers], weights).argmax(1)
 
 
 def directions(features: Tensor) -> Tensor:

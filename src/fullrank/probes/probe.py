@@ -1,7 +1,7 @@
 """What every probe does: check features and labels, learn from them, predict labels, count the hits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Self
 
 import torch
@@ -47,10 +47,8 @@ class Probe(ABC):
         if self._width is None:
             raise UsageError(f"This {type(self).__name__} has learnt nothing yet; call fit first.")
         if features.shape[1] != self._width:
-            raise UsageError(
-                f"This {type(self).__name__} was fitted on features of width {self._width}, but got width "
-                f"{features.shape[1]}; give it features of the same place."
-            )
+            widths = f"{self._width}, but got width {features.shape[1]}"
+            raise UsageError(f"This probe was fitted on features of width {widths}; take the same place.")
         return self.classes[self._decide(features)]
 
     def score(self, features: Any, labels: Any) -> float:
@@ -69,10 +67,8 @@ def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """
     features, labels = _tensor(features), label_vector(labels)
     if len(features) != len(labels):
-        raise UsageError(
-            f"Features and labels must have the same length, but got {len(features)} rows and {len(labels)} "
-            "labels; give one label a row, -1 for none."
-        )
+        lengths = f"{len(features)} rows and {len(labels)} labels"
+        raise UsageError(f"Features and labels must be of one length, but got {lengths}; -1 is no label.")
     labels = labels.to(features.device)
     labelled = labels != -1
     if not labelled.all():
@@ -84,10 +80,8 @@ def label_vector(labels: Any) -> Tensor:
     """Labels as an int64 tensor (N,); raises UsageError for another shape or numbers that are not whole."""
     vector = _tensor(labels)
     if vector.is_floating_point() or vector.is_complex() or vector.ndim != 1:
-        raise UsageError(
-            f"Labels must be whole numbers of shape (N,), but got {vector.dtype} of shape "
-            f"{tuple(vector.shape)}; give one class number a row."
-        )
+        what = f"{vector.dtype} of shape {tuple(vector.shape)}"
+        raise UsageError(f"Labels must be whole numbers of shape (N,), but got {what}; give one a row.")
     return vector.long()
 
 
@@ -96,10 +90,8 @@ def label_table(names: str, *columns: Any) -> Tensor:
     vectors = [label_vector(column).cpu() for column in columns]
     lengths = [str(len(vector)) for vector in vectors]
     if len(set(lengths)) > 1:
-        raise UsageError(
-            f"{names} must have the same length, but got {', '.join(lengths[:-1])} and {lengths[-1]}; give "
-            "one of each a row."
-        )
+        got = f"{', '.join(lengths[:-1])} and {lengths[-1]}"
+        raise UsageError(f"{names} must be of one length, but got {got}; give one of each a row.")
     return torch.stack(vectors, 1)
 
 
@@ -111,25 +103,20 @@ def feature_matrix(features: Any) -> Tensor:
             f"Features must have shape (N, D) with D of 1 or more, but got {tuple(matrix.shape)}; "
             "pool or flatten them to one vector a row."
         )
-    if (
-        matrix.is_floating_point()
-        and matrix.numel()
-        and not torch.stack(torch.aminmax(matrix)).isfinite().all()
-    ):
+    ends = matrix.aminmax() if matrix.is_floating_point() and matrix.numel() else ()
+    if not all(end.isfinite() for end in ends):
         broken = int((~torch.isfinite(matrix)).any(1).sum())
-        raise DataError(
-            f"{broken} of {len(matrix)} rows of features hold NaN or infinity; drop these rows or look for "
-            "the layer that diverged."
-        )
+        remedy = "drop them, or look for the layer that diverged"
+        raise DataError(f"{broken} of {len(matrix)} rows of features hold NaN or infinity; {remedy}.")
     return matrix
 
 
-def check_classes(classes: Sequence[int] | Tensor, rows: int, what: str) -> None:
+def check_classes(classes: Sized, rows: int, what: str) -> None:
     """Raise DataError where the labelled rows are of fewer than two classes."""
     if len(classes) < 2:
         raise DataError(
             f"{what} needs labels of at least 2 classes, but got {len(classes)} in {rows} labelled rows; "
-            "give it labelled rows of more classes."
+            "give it more."
         )
 
 

@@ -68,9 +68,7 @@ def retrieval(
     Source: recall at k of Song et al. 2016 (arXiv 1511.06452).
     """
     if not ks or min(ks) < 1:
-        raise UsageError(
-            f"Recall needs one k or more, each 1 or more, but got {list(ks)}; the usual are 1, 5, 10."
-        )
+        raise UsageError(f"Recall needs k of 1 or more, at least one, but got {list(ks)}; take 1, 5, 10.")
     if (gallery is None) != (gallery_labels is None):
         one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
@@ -81,10 +79,8 @@ def retrieval(
     else:
         gallery, row_labels = labelled_rows(gallery, gallery_labels)
         if gallery.shape[1] != features.shape[1]:
-            raise UsageError(
-                f"Queries have width {features.shape[1]} and the gallery width {gallery.shape[1]}; give both "
-                "features of the same place."
-            )
+            widths = f"{features.shape[1]} and the gallery width {gallery.shape[1]}"
+            raise UsageError(f"Queries have width {widths}; give both features of the same place.")
         rows, row_labels = directions(gallery).to(queries.device), row_labels.to(queries.device)
     relevant_rows = _count(labels, row_labels) - (1 if gallery is None else 0)
     answerable = (relevant_rows > 0).nonzero()[:, 0]
@@ -101,7 +97,9 @@ def retrieval(
             similarities.scatter_(1, tile[:, None], -torch.inf)  # the query itself, behind all that counts
         ranks = _ranks(similarities, relevant, int(relevant_rows[tile].max()))
         first.append(ranks[:, 0])
-        precision.append(_average_precision(ranks, relevant_rows[tile]))
+        order = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+        counts = order <= relevant_rows[tile, None]
+        precision.append(torch.where(counts, order.double() / ranks, 0.0).sum(1) / relevant_rows[tile])
     nearest = torch.cat(first)
     return Retrieval(
         recall={k: float((nearest <= k).double().mean()) for k in ks},
@@ -124,10 +122,3 @@ def _ranks(similarities: Tensor, relevant: Tensor, most: int) -> Tensor:
     others = similarities.masked_fill(relevant, -torch.inf).sort().values
     before = others.shape[1] - torch.searchsorted(others, own)
     return before + torch.arange(1, most + 1, device=before.device)
-
-
-def _average_precision(ranks: Tensor, relevant: Tensor) -> Tensor:
-    """The mean precision (B,), float64, at the first `relevant` (B,) of the ascending `ranks` (B, most)."""
-    order = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
-    precision = order.double() / ranks
-    return torch.where(order <= relevant[:, None], precision, 0.0).sum(1) / relevant

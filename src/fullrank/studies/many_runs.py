@@ -1,6 +1,5 @@
 """Many runs, each in a folder of its own: finished ones are kept, and several may go at a time."""
 
-import json
 import os
 import signal
 import time
@@ -9,11 +8,10 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, groupby, islice
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -38,10 +36,7 @@ from fullrank.training.train import carry_out, train
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a study: what the screen calls it, its recipe, its folder, and the scores that it must have.
-
-    `scores` are those beyond what every run measures by itself.
-    """
+    """A run of a study: its name on the screen, its recipe, its folder, and the scores to add to it."""
 
     title: str
     recipe: Recipe
@@ -89,29 +84,23 @@ def score_of(run: RunEntry, key: ScoreKey) -> float:
 
 def check_parts(recipes: Iterable[Recipe]) -> None:
     """Raise what `check_plan` raises for any of the recipes; images are loaded once and let go of again."""
-    images: tuple[dict[str, Any], ImageSet] | None = None
-    checked: list[Recipe] = []
-    for recipe in sorted(recipes, key=lambda recipe: json.dumps(_images_of(recipe))):
-        seedless = Recipe.resolve(recipe, {"seed": 0})
-        if seedless in checked:
-            continue
-        if images is None or images[0] != _images_of(recipe):
-            images = _images_of(recipe), load_data(recipe)[0]
-        with torch.random.fork_rng(devices=()):
-            check_plan(seedless, images[1])
-        checked.append(seedless)
+    seedless = {each.model_dump_json(): each for each in (Recipe.resolve(r, {"seed": 0}) for r in recipes)}
+    for _, group in groupby(sorted(seedless.values(), key=_images_of), _images_of):
+        alike = list(group)
+        train_set, _ = load_data(alike[0])
+        for recipe in alike:
+            with torch.random.fork_rng(devices=()):
+                check_plan(recipe, train_set)
 
 
 @flushed_denormals()
 def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> list[RunEntry]:
     """Carry out every run that is not finished yet, and return the entries of all, in their order.
 
-    A run that was cut off goes on where it stood. Several `workers`, processes that share the cores, carry
-    out as many runs at a time; results depend on the threads of a run in the last digits alone. Each finished
-    run is named on standard error. Raises UsageError before any training for fewer than 1 worker or
-    a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM, after
-    the runs under way are saved, InterruptedRunError or TerminatedRunError, in which `go_on` says how to
-    continue.
+    A run that was cut off goes on where it stood. `workers` processes share the cores; results depend on the
+    threads of a run in the last digits alone. Raises UsageError before any training for fewer than 1 worker
+    or a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM,
+    after saving, InterruptedRunError or TerminatedRunError, in which `go_on` says how to continue.
     """
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, but got {workers}.")
@@ -121,15 +110,11 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     waiting = [run for run in runs if not run.finished]
     together = min(workers, len(waiting))
     with progress_bar() as progress:
-        for run in runs:
-            if run not in waiting:
-                _say(progress, f"{run.title}: {_summary(run.entry)}")
+        kept = [run for run in runs if run not in waiting]
+        parallel = together > 1
+        now = _in_parallel(waiting, together, progress) if parallel else _in_turn(waiting, progress)
         try:
-            if together > 1:
-                carried_out = _in_parallel(waiting, together, progress)
-            else:
-                carried_out = _in_turn(waiting, progress)
-            for run in carried_out:
+            for run in chain(kept, now):
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
         except (KeyboardInterrupt, InterruptedRunError) as stopped:
             done = sum(run.finished for run in runs)
@@ -142,7 +127,7 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
 
 def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[PlannedRun]:
     """One run after the other in this process, each with a line that counts its steps."""
-    images: tuple[dict[str, Any], tuple[ImageSet, ImageSet]] | None = None
+    images: tuple[str, tuple[ImageSet, ImageSet]] | None = None
     durations: list[float] = []
     for number, run in enumerate(waiting):
         doing = "probing" if run.trained else "training"
@@ -247,9 +232,9 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
     record.model_copy(update={"runs": [entry.model_copy(update={"scores": scores})]}).save(run.folder)
 
 
-def _images_of(recipe: Recipe) -> dict[str, Any]:
+def _images_of(recipe: Recipe) -> str:
     """What decides which images a recipe has."""
-    return recipe.model_dump(include=set(IMAGE_KEYS))
+    return recipe.model_dump_json(include=set(IMAGE_KEYS))
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +35,6 @@ from fullrank.theory.run import run_theorem
 from fullrank.training.dry_run import check_on_generated, dry_run
 
 RUNS = "runs"
-GO_ON = "the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,31 @@ class TablePlan:
         """The runs whose numbers the table shows, one a row and seed; tuning must be finished."""
         return [run for row in self.table.rows_at(self.scale) for run in self._row_runs(row)]
 
-    def entry(self) -> TableEntry:
-        """The table of finished runs."""
-        table = self.table
-        recipes = [run.recipe for run in self.runs()]
-        labels = {row.label for row in table.rows_at(self.scale)}
-        return TableEntry(
+    def tabulated(self, folder: Path) -> Reproduction:
+        """Write the record of the table and its finished runs."""
+        table, rows = self.table, self.table.rows_at(self.scale)
+        runs = {run.folder: run for run in self.runs()}
+        entries = [
+            run.entry.model_copy(update={"folder": f"../{RUNS}/{path.name}"}) for path, run in runs.items()
+        ]
+        recipes = [run.recipe for run in runs.values()]
+        entry = TableEntry(
             name=self.name,
             scale=self.scale,
             here=_measured_on(recipes),
-            alike=len({recipe.data for recipe in recipes}) == 1 and len(labels) == 1,
+            alike=len({recipe.data for recipe in recipes}) == 1 and len({row.label for row in rows}) == 1,
             columns=[column.title for column in table.columns],
             units=[column.unit for column in table.columns],
             differences=[i for i, column in enumerate(table.columns) if column.minus is not None],
-            rows=[self._row_entry(row) for row in table.rows_at(self.scale)],
+            rows=[self._row_entry(row) for row in rows],
             **table.model_dump(
                 include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}
             ),
         )
+        record = new_record("study", recipes[0].model_dump(mode="json"), entries, table=entry)
+        folder.mkdir(parents=True, exist_ok=True)
+        record.save(folder)
+        return Reproduction(folder, record, self.name, table.title)
 
     def _row_trials(self, row: Row) -> list[tuple[str, Setting, PlannedRun]]:
         """A key, one of its values, and the run that tries it, all other keys as the row has them."""
@@ -167,13 +174,15 @@ def reproduce(
         if isinstance(table, Table)
     }
     for stage in (TablePlan.trials, TablePlan.runs):  # what is tuned decides which runs there are
-        runs = _each_once(run for plan in plans.values() for run in stage(plan))
-        check_parts(run.recipe for run in runs if not run.trained)
-        finish_runs(runs, workers, go_on=GO_ON)
+        runs: dict[Path, PlannedRun] = {}  # with the scores that any of the tables reads
+        for run in chain.from_iterable(map(stage, plans.values())):
+            runs[run.folder] = run.with_scores(runs.get(run.folder, run).scores)
+        check_parts(run.recipe for run in runs.values() if not run.trained)
+        finish_runs(list(runs.values()), workers, go_on="the same command goes on from there")
     return [
         _shown(name, table, scale, folder / slug(name))
         if isinstance(table, TheoremFigure)
-        else _tabulated(plans[name], folder / slug(name))
+        else plans[name].tabulated(folder / slug(name))
         for name, table in chosen.items()
     ]
 
@@ -215,30 +224,6 @@ def run_name(recipe: Recipe) -> str:
     keys = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"seed"})
     digest = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:8]
     return f"{slug(recipe.data)}-{slug(recipe.head)}-{digest}-seed{recipe.seed}"
-
-
-def _each_once(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """The runs, one for each folder, with the scores that any of them must have."""
-    by_folder: dict[Path, PlannedRun] = {}
-    for run in runs:
-        earlier = by_folder.get(run.folder, run)
-        by_folder[run.folder] = run.with_scores(earlier.scores)
-    return list(by_folder.values())
-
-
-def _tabulated(plan: TablePlan, folder: Path) -> Reproduction:
-    """Write the record of a table whose runs are finished."""
-    table = plan.entry()
-    runs = {run.folder: run for run in plan.runs()}
-    entries = [
-        run.entry.model_copy(update={"folder": f"../{RUNS}/{run.folder.name}"}) for run in runs.values()
-    ]
-    record = new_record(
-        "study", next(iter(runs.values())).recipe.model_dump(mode="json"), entries, table=table
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    record.save(folder)
-    return Reproduction(folder, record, plan.name, table.title)
 
 
 def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Reproduction:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,11 +21,7 @@ _TABLES = files(__package__).joinpath("tables")
 
 
 class ScoreKey(NamedTuple):
-    """A score that a study reads from a run's record; `split` is "test" or the spec of a shifted set.
-
-    `probe`, `statistic` and `subject` are those of `record.scores`; `shots` is the number of training images
-    a class, None for all of them.
-    """
+    """A score that a study reads from a run's record, by the fields of `record.Score`."""
 
     place: str
     label: str
@@ -60,8 +56,7 @@ class _Part(BaseModel):
 class Column(_Part):
     """A number of each run: a score of its record, or with `spectrum` one of the spectrum at the place.
 
-    `probe`, `statistic` and `subject` are those of `record.scores`. With `minus` the number is the score less
-    that at another place of the same run.
+    With `minus` the number is the score less that at another place of the same run.
     """
 
     title: str
@@ -206,10 +201,7 @@ class Table(_Part):
 
     def judged_by(self, row: Row, scale: Scale) -> ScoreKey:
         """The score of the first column, by which settings are chosen."""
-        key, _ = self.reads(row, scale)[0]
-        if not isinstance(key, ScoreKey):
-            raise UsageError(f"{self.columns[0].title} is no score, so no settings can be chosen by it.")
-        return key
+        return cast(ScoreKey, self.reads(row, scale)[0][0])
 
 
 class TheoremFigure(_Part):
@@ -267,8 +259,7 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
         tables = {each: table_named(each) for each in papers if name in (each, papers[each], "all")}
         if not tables:
             shipped = [*papers, *sorted(set(papers.values()))]
-            remedy = "`fullrank list tables` shows all, and all is every one"
-            raise unknown_name("table", name, shipped, remedy)
+            raise unknown_name("table", name, shipped, "`fullrank list tables` shows all; all is every one")
         described = {each: table for each, table in tables.items() if scale in table.scales}
         if not described:
             scales = [each for each in SCALES if any(each in table.scales for table in tables.values())]
