@@ -31,8 +31,8 @@ def launched_rank(processes: int) -> int:
     """Which of the `processes` this is, before they connect: what torchrun, SLURM or Lightning say."""
     started = os.environ.get("WORLD_SIZE")
     if started is not None and "TORCHELASTIC_RUN_ID" in os.environ and int(started) != processes:
-        asked = f"{processes} (devices x nodes)"
-        raise UsageError(f"torchrun started {started} processes, not {asked}; give it the same numbers.")
+        remedy = f"--devices x --nodes is {processes}; give both as to torchrun"
+        raise UsageError(f"torchrun started {started} processes, but {remedy}.")
     if processes == 1:  # also of a launcher that starts many such runs
         return 0
     named = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))

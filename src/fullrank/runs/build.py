@@ -102,7 +102,7 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     check_optimizer(recipe.optimizer.name)
     if recipe.batch_size % processes:
         remedy = f"choose a multiple of {processes}"
-        raise UsageError(f"{processes} processes cannot share a batch size of {recipe.batch_size}; {remedy}.")
+        raise UsageError(f"{processes} processes cannot share batch size {recipe.batch_size}; {remedy}.")
     parts = build(recipe, train)
     parts.views.check_layers(train.layers)
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
