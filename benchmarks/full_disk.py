@@ -138,7 +138,7 @@ def faults(status: int, said: str, run: Path) -> list[str]:
     sentence = said.strip().splitlines()[-1] if said.strip() else ""
     if status != 1:
         found.append(f"exit status {status}")
-    if not re.fullmatch(r"fullrank: The disk has no room for \S+; .*\.", sentence) or "Traceback" in said:
+    if not re.fullmatch(r"fullrank: The disk has no room for \S+[; ].*\.", sentence) or "Traceback" in said:
         found.append(f"said {said!r}")
     if left := [*parts_in(run), *parts_in(run / CHECKPOINTS)]:
         found.append(f"left {left}")
@@ -183,7 +183,7 @@ def failures(disk: Path, small: bool, every: int) -> tuple[list[str], int]:
         if status == 0:
             return named, wrong
         found = faults(status, said, run)
-        if match := re.search(r"no room for (\S+);", said):
+        if match := re.search(r"no room for ([^\s;]+)", said):
             named.append(Path(match[1]).name)
         status, said = session(run, number=None, disk=None)
         if status or fingerprint(run) != expected:

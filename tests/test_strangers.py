@@ -215,8 +215,8 @@ def test_a_lambda_and_a_decorator_without_its_name_are_refused():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"callbacks": [type]}, ["callbacks", "list"]),
-        ({"loggers": ["csv"]}, ["loggers", "list"]),
+        ({"callbacks": [type]}, ["callbacks", "type"]),
+        ({"loggers": ["csv"]}, ["loggers", "'csv'"]),
         ({"optimizer": lambda groups: None}, ["optimizer", "NoneType"]),
     ],
 )

@@ -89,7 +89,11 @@ def test_missing_files_are_named(tmp_path: Path, tree, fails):
     (folder / "test_X.bin").unlink()
     (tmp_path / "stl10_binary.tar.gz").touch()
     with fails(
-        DataError, "holds no STL-10", f"{folder}/train_X.bin", f"unpack {tmp_path}/stl10_binary.tar.gz there"
+        DataError,
+        "holds no STL-10",
+        f"{folder}",
+        "train_X.bin",
+        f"unpack {tmp_path}/stl10_binary.tar.gz there",
     ):
         source(f"stl10:{tmp_path}").load("train")
     with fails(DataError, "gone"):
