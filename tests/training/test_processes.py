@@ -81,7 +81,6 @@ def one_process(recipe, tmp_path_factory):
     return train("digits", out=tmp_path_factory.mktemp("one") / "run", **recipe).path
 
 
-@pytest.mark.slow
 def test_two_processes_of_torchrun_train_as_one(one_process, recipe, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     call = [*torchrun, "-m", "fullrank", *command(tmp_path / "two", recipe)]

@@ -83,8 +83,8 @@ def _from_file(path: Path) -> tuple[str, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines()]
-    kept = (line for line in lines if line and not line.startswith("#"))
-    return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in kept)
+    entries = (line for line in lines if line and not line.startswith("#"))
+    return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in entries)
 
 
 def first_twice(names: Sequence[str]) -> str | None:

@@ -103,11 +103,11 @@ class StreamedImages:
 
     def checksum(self) -> int:
         """CRC-32 of the number of images and their keys, in order; it reads no file."""
-        found = zlib.crc32(str(len(self)).encode())
+        checksum = zlib.crc32(str(len(self)).encode())
         for rows in np.array_split(self.originals, -(-len(self) // _AT_ONCE)):
             text = "".join(f"\n{self.keys[row]}" for row in rows.tolist())
-            found = zlib.crc32(text.encode("utf-8", "surrogateescape"), found)
-        return found
+            checksum = zlib.crc32(text.encode("utf-8", "surrogateescape"), checksum)
+        return checksum
 
     @cached_property
     def originals(self) -> np.ndarray:

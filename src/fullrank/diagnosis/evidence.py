@@ -90,8 +90,8 @@ class PlaceEvidence:
         count = len(self.features)
         outside = [row for row in rows if not 0 <= row < count]
         if outside:
-            there = f"{self.place} has rows 0 to {count - 1}"
-            raise UsageError(f"{there}, but row {outside[0]} is to be left out; name rows of the features.")
+            limits = f"{self.place} has rows 0 to {count - 1}"
+            raise UsageError(f"{limits}, but row {outside[0]} is to be left out; name rows of the features.")
         if not rows:
             return self
         stays = torch.ones(count, dtype=torch.bool)

@@ -42,13 +42,13 @@ def probe(
     """
     run = run if isinstance(run, Run) else load(run, imports=imports)
     request = Request(label, measures, shots, cast(Treatment, features), run.recipe.seed)
-    train_set, test_set = load_data(run.recipe, None if data is None else GivenImages.of(data))
-    check_probeable(train_set, test_set, label)
-    sets = dict(load_shift(spec, train_set) for spec in shifts)
+    train, test = load_data(run.recipe, None if data is None else GivenImages.of(data))
+    check_probeable(train, test, label)
+    sets = dict(load_shift(spec, train) for spec in shifts)
     parts = run.encoder, run.head
     with on_accelerator(*parts):
-        evaluation = evaluate(*parts, train_set, test_set, places, request, sets)
+        evaluation = evaluate(*parts, train, test, places, request, sets)
         if "factors" not in measures:
             return evaluation
-        weights = factor_scores(run.recipe, *parts, train_set, test_set, places)
+        weights = factor_scores(run.recipe, *parts, train, test, places)
     return replace(evaluation, scores=[*evaluation.scores, *weights])

@@ -64,8 +64,8 @@ class LinearProbe(Probe):
         seed: int = 0,
     ):
         if features not in get_args(Treatment):
-            known = ", ".join(get_args(Treatment))
-            raise UsageError(f"LinearProbe: features must be one of {known}, but got {features!r}.")
+            treatments = ", ".join(get_args(Treatment))
+            raise UsageError(f"LinearProbe: features must be one of {treatments}, but got {features!r}.")
         check_positive("tol", tol)
         self.penalties = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
         if not self.penalties:

@@ -87,10 +87,10 @@ def check_parts(recipes: Iterable[Recipe]) -> None:
     seedless = {each.model_dump_json(): each for each in (Recipe.resolve(r, {"seed": 0}) for r in recipes)}
     for _, group in groupby(sorted(seedless.values(), key=_images_of), _images_of):
         alike = list(group)
-        train_set, _ = load_data(alike[0])
+        train, _ = load_data(alike[0])
         for recipe in alike:
             with torch.random.fork_rng(devices=()):
-                check_plan(recipe, train_set)
+                check_plan(recipe, train)
 
 
 @flushed_denormals()
@@ -110,11 +110,11 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     waiting = [run for run in runs if not run.finished]
     together = min(workers, len(waiting))
     with progress_bar() as progress:
-        kept = [run for run in runs if run not in waiting]
+        finished = [run for run in runs if run not in waiting]
         parallel = together > 1
         now = _in_parallel(waiting, together, progress) if parallel else _in_turn(waiting, progress)
         try:
-            for run in chain(kept, now):
+            for run in chain(finished, now):
                 _say(progress, f"{run.title}: {_summary(run.entry)}")
         except (KeyboardInterrupt, InterruptedRunError) as stopped:
             done = sum(run.finished for run in runs)

@@ -38,11 +38,11 @@ def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
     return encoder.cpu().eval(), head.cpu().eval()
 
 
-def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train_set: ImageSet) -> None:
+def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train: ImageSet) -> None:
     """Write encoder and head, each with what it is in its metadata."""
     metadata = {key: str(getattr(recipe, key)) for key in ("encoder", "head", "objective", "data")} | {
-        "image_size": str(train_set.image_size),
-        "in_chans": str(train_set.channels),
+        "image_size": str(train.image_size),
+        "in_chans": str(train.channels),
         "input": "images in 0 to 1",
         "fullrank": version("fullrank"),
     }

@@ -110,7 +110,7 @@ def train(
 
 
 def carry_out(
-    recipe: Recipe, folder: Path, train_set: ImageSet, test_set: ImageSet, session: Session | None = None
+    recipe: Recipe, folder: Path, train: ImageSet, test: ImageSet, session: Session | None = None
 ) -> Run:
     """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
 
@@ -121,15 +121,15 @@ def carry_out(
     writes = launched_rank(session.processes) == 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as contexts:
         torch.manual_seed(recipe.seed)
-        parts = check_plan(recipe, train_set, session.processes)
+        parts = check_plan(recipe, train, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
-        loader = BatchLoader(train_set, recipe.batch_size, recipe.seed, label=recipe.label)
+        loader = BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
         contexts.enter_context(folders.room_in(folder))
         if writes:
             contexts.enter_context(folders.sole_writer(folder))
             folders.check_free(folder, recipe, session.resume)
             folders.open_folder(folder, recipe, session.resume)
-        images = train_set, test_set
+        images = train, test
         monitor = Monitor(folder, recipe.monitor_every)
         guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
         online = [OnlineProbes(recipe.online_every)] if recipe.online_every else []
@@ -137,9 +137,9 @@ def carry_out(
             _fit(module, loader, monitor, [guard, monitor, *online], recipe, folder, session)
             if writes:
                 curves = monitor.arrays() | (online[0].arrays() if online else {})
-                examples = results.example_views(module.views, train_set, recipe.seed)
+                examples = results.example_views(module.views, train, recipe.seed)
                 save_arrays(folder, curves | {"examples": examples})
-                results.save_weights(module, folder, recipe, train_set)
+                results.save_weights(module, folder, recipe, train)
             share = own_share()
             module.to(accelerator())  # Lightning leaves the modules on the CPU
             share.follow_first(module)
@@ -148,14 +148,14 @@ def carry_out(
                 evaluation = evaluate(module.encoder, module.head, *images, request=request, share=share)
                 entry = results.entry_of(module, recipe, monitor, guard.skipped, len(loader), evaluation)
                 entry.scores.extend(results.further_scores(module, recipe, folder, images, session))
-                folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
+                folders.list_bad_images(folder, train.bad.found | test.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
             else:
                 help_evaluate(module.encoder, module.head, *images, share)
         except FullrankError:
             if writes:  # the list says what to mend before the run goes on
-                folders.list_bad_images(folder, train_set.bad.found | test_set.bad.found)
+                folders.list_bad_images(folder, train.bad.found | test.bad.found)
             raise
     if process_count() > 1:
         dist.barrier()

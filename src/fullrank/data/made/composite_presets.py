@@ -112,11 +112,11 @@ class Composite(Source):
         super().__init__(canonical("composite", preset, seed=seed, without=without, **options))
         if preset not in PRESETS:
             raise unknown_name("composition", preset, PRESETS, f"there are {', '.join(PRESETS)}")
-        given = {key: value for key, value in options.items() if value is not None}
+        changes = {key: value for key, value in options.items() if value is not None}
         self.seed, self.without = seed, without
-        self.parts = {key: str(given.pop(key)) for key in _PARTS if key in given}
+        self.parts = {key: str(changes.pop(key)) for key in _PARTS if key in changes}
         self._check_parts(preset)
-        self.preset = replace(PRESETS[preset], **given)  # type: ignore[arg-type]
+        self.preset = replace(PRESETS[preset], **changes)  # type: ignore[arg-type]
         shown = (FOREGROUND, "background", *(("object",) if self.preset.objects else ()))
         if without is not None and without not in shown:
             raise unknown_name(f"part of {preset}", without, shown, f"its parts are {', '.join(shown)}")

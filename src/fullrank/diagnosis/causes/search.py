@@ -116,6 +116,6 @@ def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"The cause {cause.name!r} failed at {place.place}: {reason}; mend it.") from error
     if not isinstance(findings, list) or not all(isinstance(each, Finding) for each in findings):
-        given = f"at {place.place}, but gave {findings!r:.80}"
-        raise UsageError(f"The cause {cause.name!r} must give a list of findings {given}.")
+        gave = f"at {place.place}, but gave {findings!r:.80}"
+        raise UsageError(f"The cause {cause.name!r} must give a list of findings {gave}.")
     return findings

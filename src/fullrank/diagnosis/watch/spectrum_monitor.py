@@ -237,13 +237,15 @@ class SpectrumMonitor(pl.Callback):
             return
         folder = Path(folder)
         if not any(watch.history.last for watch in self._watches.values()):
-            seen = f"SpectrumMonitor: nothing was seen in {self._batches} batches"
-            raise UsageError(f"{seen}; save after training, or lower every_n_steps ({self.every_n_steps}).")
+            empty = f"SpectrumMonitor: nothing was seen in {self._batches} batches"
+            raise UsageError(
+                f"{empty}; save after training, or lower every_n_steps ({self.every_n_steps})."
+            )
         if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
         if (folder / RECORD_FILE).is_file() and "monitor" not in (earlier := Record.load(folder)).recipe:
-            kept = f"{folder} holds the record of a {earlier.kind}"
-            raise UsageError(f"SpectrumMonitor: {kept}, which save would replace; name another folder.")
+            record = f"{folder} holds the record of a {earlier.kind}"
+            raise UsageError(f"SpectrumMonitor: {record}, which save would replace; name another folder.")
         settings = {key: vars(self)[key] for key in ("modules", "every_n_steps", "samples", "tolerance")}
         settings["rules"] = [rule.name for rule in self.rules]
         entry = watched_diagnosis(self._target, self.looks, self.alerts)
