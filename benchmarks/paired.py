@@ -4,6 +4,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def alone(run: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
 
     `run` is called as `run(*arguments, small=True)` first, so that libraries are loaded and threads started.
     """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_cost, (run, arguments))
+    # Not a Pool: one whose process ends by itself waits for ever.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(_cost, run, arguments).result()
 
 
 def _cost(run: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float]:

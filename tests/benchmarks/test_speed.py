@@ -1,6 +1,8 @@
 """The speed benchmarks in their quick form: that they run, and that what they compare is equal."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,14 +47,24 @@ def test_losses_run_alone(load, capsys, monkeypatch):
     assert capsys.readouterr().out.count("| fullrank |") == 3
 
 
-def test_what_runs_alone_is_measured_in_a_process_of_its_own(load):
-    seconds, megabytes = load("paired").alone(resident)
-    assert seconds > 0 and 60 < megabytes < 128
+SCRIPT = """
+from paired import alone
 
-
-def resident(small: bool) -> int:
-    """Memory that one call alone takes."""
+def resident(small):
     return len(b"1" * (1 if small else 64 * 2**20))
+
+if __name__ == "__main__":
+    print(*alone(resident))
+"""
+
+
+def test_what_runs_alone_is_measured_in_a_process_of_its_own(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    seconds, megabytes = map(float, result.stdout.split())
+    assert seconds > 0 and 60 < megabytes < 128
 
 
 @pytest.mark.parametrize(("source", "size", "blur"), [(16, 16, 0.0), (24, 24, 1.0), (24, 16, 0.5)])

@@ -238,9 +238,7 @@ class SpectrumMonitor(pl.Callback):
         folder = Path(folder)
         if not any(watch.history.last for watch in self._watches.values()):
             empty = f"SpectrumMonitor: nothing was seen in {self._batches} batches"
-            raise UsageError(
-                f"{empty}; save after training, or lower every_n_steps ({self.every_n_steps})."
-            )
+            raise UsageError(f"{empty}; save after training, or lower every_n_steps ({self.every_n_steps}).")
         if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
         if (folder / RECORD_FILE).is_file() and "monitor" not in (earlier := Record.load(folder)).recipe:
