@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusals import assert_names
 from transparent import LOUD, QUIET, SETTINGS, TEST, Coded, Pixels, WithoutLoud, coded_images, pixel_rows
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from fullrank.cli.commands import app
 from fullrank.diagnosis.augmentation import operation_shares
 from fullrank.diagnosis.causes import Cause, Stage
 from fullrank.probes import retrieval
+from fullrank.reports.page import write_page
 from fullrank.spectrum import alignment, effective_rank, live_dimensions, mean_cosine, rankme
 
 
@@ -196,6 +198,19 @@ def test_positives_of_a_file_are_paired_row_by_row_in_a_sample_too(tmp_path, mon
     measures = {one.name: one.value for one in entry.entry.measures}
     expected = alignment(torch.from_numpy(features), torch.from_numpy(other))
     assert measures["alignment"] == pytest.approx(expected, rel=0.2)
+
+
+def test_a_live_dimension_is_one_count_in_measures_on_the_page_and_beside_a_finding(tmp_path):
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(2000, 24)) @ generator.normal(size=(24, 96))
+    features[:, :4] += 1e-3 * generator.normal(size=(2000, 4))  # above rounding, and far below the rest
+    diagnosis = diagnose(write(tmp_path, "x", features), out=tmp_path / "d")
+    measures = {one.name: one.value for one in diagnosis.entry.measures}
+    assert measures["live_dimensions"] == live_dimensions(torch.from_numpy(features.astype(np.float32))) == 28
+    assert "28 of 96" in write_page(diagnosis.path).read_text()
+    (finding,) = diagnosis.causes
+    assert_names(finding.evidence, "24 of 96")  # where the spectrum breaks off, which is not called live
+    assert "live" not in finding.evidence
 
 
 def test_options_of_the_command_arrive_where_they_belong(transparent_run, tmp_path):
