@@ -93,7 +93,7 @@ class Moments:
 
 
 def row_blocks(features: Tensor, at_least: int = 1) -> Iterator[Tensor]:
-    """Features (N, D) in float64, `at_least` so many rows at once and about 8 MiB: never whole in memory."""
+    """Yield features (N, D) in float64, in blocks of about 8 MiB that have `at_least` rows or more."""
     require_matrix(features)
     features = features.detach()
     if not len(features):

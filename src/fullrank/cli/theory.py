@@ -1,4 +1,4 @@
-"""`fullrank theory NAME`: a command for each theorem, which is imported when its command is asked for."""
+"""`fullrank theory NAME`: one command for each theorem. A theorem is imported when its command runs."""
 
 import inspect
 from collections.abc import Callable

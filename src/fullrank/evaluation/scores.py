@@ -74,7 +74,7 @@ class PlaceScores:
         groups: Grouping | None,
         shifted: Mapping[str, tuple[Shift, LabelledFeatures]],
     ) -> ProbeScore:
-        """Add every score that is asked for; those of the default protocol are returned too."""
+        """Add every score of the request, and return those of the default protocol."""
         treatment, seed, measures = self.request.features, self.request.seed, self.request.measures
         linear = LinearProbe(features=treatment, seed=seed).fit(*train)
         nearest = NearestProbe().fit(*train)
