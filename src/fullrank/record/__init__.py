@@ -3,6 +3,7 @@
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,
     SCHEMA as SCHEMA,
+    Baseline as Baseline,
     Comparison as Comparison,
     DiagnosisEntry as DiagnosisEntry,
     DimensionCurve as DimensionCurve,
@@ -11,6 +12,7 @@ from fullrank.record.schema import (
     Machine as Machine,
     Measure as Measure,
     OperationShare as OperationShare,
+    ProbedImages as ProbedImages,
     ProbeScore as ProbeScore,
     Published as Published,
     Record as Record,

@@ -17,7 +17,7 @@ def compare_heads(runs: Sequence[RunEntry], place: str = "h") -> list[Comparison
     """
     accuracies = {
         head: {run.seed: run.probes[place].linear for run in entries if place in run.probes}
-        for head, entries in by_head(runs).items()
+        for head, entries in by_row(runs).items()
     }
     first = next(iter(accuracies), "")
     comparisons = []
@@ -41,9 +41,9 @@ def mean_of(values: Sequence[float]) -> Estimate | None:
     return Estimate.of(values) if values else None
 
 
-def by_head(runs: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
-    """The runs of each head, heads in the order in which they first appear."""
-    return grouped((run.head, run) for run in runs)
+def by_row(runs: Iterable[RunEntry]) -> dict[str, list[RunEntry]]:
+    """The runs of each row of the table, rows in the order in which they first appear."""
+    return grouped((run.row, run) for run in runs)
 
 
 def grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:

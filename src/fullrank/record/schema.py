@@ -99,12 +99,32 @@ class Spectrum(_Part):
     effective_rank: float
 
 
+class ProbedImages(_Part):
+    """What the probes of a label were fitted and scored on; `chance` is the best constant guess, 0 to 1."""
+
+    label: str
+    train: int
+    test: int
+    classes: int
+    chance: float
+
+
+class Baseline(_Part):
+    """The same probes, 0 to 1, on features that no training made: pixels, or h of the untrained encoder."""
+
+    features: Literal["pixels", "untrained"]
+    linear: float
+    nearest: float
+
+
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
     last step that was monitored, `chance` that of a head that tells nothing apart, None where the objective
     has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its channels scaled.
+    `varied` has the value of each key of the recipe that its study varies, the head left out. `images` and
+    `baselines` belong to the default label; older records have neither.
     """
 
     head: str
@@ -122,6 +142,14 @@ class RunEntry(_Part):
     scores: list[Score]
     spectrum: dict[str, Spectrum]
     scales_channels: bool = False
+    varied: dict[str, str] = {}
+    images: ProbedImages | None = None
+    baselines: list[Baseline] = []
+
+    @property
+    def row(self) -> str:
+        """The row of a table that it belongs to: its head, and the values of the keys that were varied."""
+        return ", ".join([self.head, *(f"{key}={value}" for key, value in self.varied.items())])
 
 
 class Measure(_Part):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import plotly.graph_objects as go
 
 from fullrank.record import Record, TableEntry, TableRow
-from fullrank.record.comparisons import by_head
+from fullrank.record.comparisons import by_row
 from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, error_bars, faint, plain_text
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.reproduction import words
@@ -86,7 +86,7 @@ def _spectrum_panels(record: Record, table: TableEntry) -> Iterator[Panel]:
     """The spectra of the rows: they are drawn as heads are, under the rows' titles."""
     titles = {f"../runs/{run}": row.title for row in table.rows for run in row.runs}
     named = [run.model_copy(update={"head": titles.get(run.folder, run.head)}) for run in record.runs]
-    names = list(by_head(named))
+    names = list(by_row(named))
     for place in table.spectrum:
         figure = spectrum_figure(record.model_copy(update={"runs": named}), place)
         label = f"Log singular values of the covariance at {place}. One line a row: {', '.join(names)}."

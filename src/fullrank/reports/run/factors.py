@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import Record, RunEntry, Score
-from fullrank.record.comparisons import by_head
+from fullrank.record.comparisons import by_row
 from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
 from fullrank.reports.drawing import add_line, error_bars, figure_by_place, plain_text
 from fullrank.reports.layout import Panel, panels
@@ -68,7 +68,7 @@ def dial_rows(record: Record) -> list[DialRow]:
     factors = dial_factors(record)
     rows = [
         DialRow(head, place, tuple(_cell(runs, place, factor) for factor in factors))
-        for head, runs in by_head(record.runs).items()
+        for head, runs in by_row(record.runs).items()
         for place in ("h", "z")
     ]
     return [row for row in rows if any(row.cells)]

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import Record, RunEntry
-from fullrank.record.comparisons import by_head
+from fullrank.record.comparisons import by_row
 from fullrank.reports import drawing
 from fullrank.reports.drawing import Arrays, Style, add_line, plain_text, series_of
 from fullrank.reports.run.tables import accuracy, base_place, probed_places
@@ -26,7 +26,7 @@ class DrawnHead:
 
 def drawn_heads(record: Record) -> list[DrawnHead]:
     """The heads of a record in its order, each with its style and runs."""
-    heads = by_head(record.runs)
+    heads = by_row(record.runs)
     styles = drawing.distinct_styles(list(heads))
     return [DrawnHead(key, name, styles[name], runs) for key, (name, runs) in enumerate(heads.items())]
 

@@ -6,7 +6,7 @@ from itertools import chain
 import plotly.graph_objects as go
 
 from fullrank.record import Record
-from fullrank.record.comparisons import by_head
+from fullrank.record.comparisons import by_row
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.numbers import live_note
@@ -36,7 +36,7 @@ def render(
     record: Record, arrays: Mapping[str, Arrays], missing: Mapping[str, str], links: Mapping[str, str]
 ) -> str:
     """The page of a run or study as text; `arrays` by the runs' folders, `missing` says why others lack."""
-    rows, heads = head_table(record), list(by_head(record.runs))
+    rows, heads = head_table(record), list(by_row(record.runs))
     published = record.published.values if record.published else {}
     examples = [one["examples"] for one in arrays.values() if "examples" in one]
     side = next((int(each.shape[2]) for each in examples if each.ndim == 5), None)
@@ -79,7 +79,7 @@ def _spectrum_panels(record: Record) -> Iterator[Panel]:
     for place, noun in (("h", "representation h"), ("z", "embedding z")):
         spectra = {
             head: [run.spectrum[place].singular_values for run in runs if place in run.spectrum]
-            for head, runs in by_head(record.runs).items()
+            for head, runs in by_row(record.runs).items()
         }
         heading, what = f"Spectrum of the {noun}", f"Log singular values of the covariance of the {noun}"
         yield from _panels(record, figures.spectrum_figure(record, place), heading, what, live_note(spectra))
@@ -108,7 +108,7 @@ def _history_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]
 
 
 def _panels(record: Record, figure: go.Figure | None, heading: str, what: str, note: str = "") -> list[Panel]:
-    heads = list(by_head(record.runs))
+    heads = list(by_row(record.runs))
     lines = f" One line for each head: {', '.join(heads)}." if len(heads) > 1 else ""
     return panels(figure, heading, f"{what}.{lines}", note)
 

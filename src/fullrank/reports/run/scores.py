@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fullrank.record import Record, Score
-from fullrank.record.comparisons import by_head, grouped, mean_of
+from fullrank.record.comparisons import by_row, grouped, mean_of
 from fullrank.record.scores import AMONG_CLASSES
 from fullrank.reports.run.tables import scores_by_head
 from fullrank.statistics import Estimate
@@ -73,7 +73,7 @@ def shift_table(record: Record) -> list[ShiftRow]:
     """Every accuracy under a shift of a run or study, beside that on the test images of the same classes."""
     kinds = grouped(
         ((head, one.place, one.label, one.features, one.probe, one.shift), one)
-        for head, entries in by_head(record.runs).items()
+        for head, entries in by_row(record.runs).items()
         for entry in entries
         for one in shifted_scores(entry.scores)
     )

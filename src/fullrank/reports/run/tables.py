@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullrank.record import Record, RunEntry, Score
-from fullrank.record.comparisons import by_head, compare_heads, grouped, mean_of
+from fullrank.record.comparisons import by_row, compare_heads, grouped, mean_of
 from fullrank.statistics import Estimate
 
 
@@ -42,7 +42,7 @@ class ScoreRow:
 
 def head_table(record: Record, place: str = "h") -> list[HeadRow]:
     """The results table: one row a head, in the record's order, the first being the one compared against."""
-    runs = by_head(record.runs)
+    runs = by_row(record.runs)
     recorded = [comparison for comparison in record.comparisons if comparison.place == place]
     differences = {
         each.head: Estimate(each.difference, each.low, each.high)
@@ -104,7 +104,7 @@ def score_rows(record: Record) -> list[ScoreRow]:
 
 def scores_by_head(record: Record) -> Iterator[tuple[str, Score]]:
     """Every score with its head, those of one head together."""
-    for head, entries in by_head(record.runs).items():
+    for head, entries in by_row(record.runs).items():
         yield from ((head, score) for entry in entries for score in entry.scores)
 
 

@@ -4,7 +4,7 @@ import shlex
 from datetime import datetime
 
 from fullrank.record import Record, RunEntry
-from fullrank.record.comparisons import by_head
+from fullrank.record.comparisons import by_row
 from fullrank.reports.numbers import distance, in_points
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
@@ -14,7 +14,7 @@ ONE_SEED = "One seed: no interval; differences of about a point are noise."
 
 def title(record: Record) -> str:
     """The page's title: the heads and the data."""
-    heads = list(by_head(record.runs))
+    heads = list(by_row(record.runs))
     name = heads[0] if len(heads) == 1 else f"{len(heads)} heads"
     data = _plain(record, "data")
     return f"{name} on {data}" if data else name
@@ -23,7 +23,7 @@ def title(record: Record) -> str:
 def summary(record: Record, pixels: int | None = None) -> str:
     """One sentence: what was trained, on what, how long, on which machine."""
     runs = record.runs
-    heads, seeds = list(by_head(runs)), sorted({run.seed for run in runs})
+    heads, seeds = list(by_row(runs)), sorted({run.seed for run in runs})
     if len(runs) == 1:
         parts = [f"One run of the head {heads[0]}, seed {seeds[0]}"]
     else:
@@ -71,7 +71,7 @@ def reproduce_command(record: Record) -> str:
     imports = "".join(f" --import {shlex.quote(module)}" for module in named)
     if record.kind == "run":
         return f"fullrank train --recipe recipe.yaml{imports}"
-    heads = ",".join(by_head(record.runs))
+    heads = ",".join(by_row(record.runs))
     seeds = len({run.seed for run in record.runs})
     return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}{imports}"
 
