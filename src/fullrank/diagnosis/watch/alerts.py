@@ -51,7 +51,7 @@ ALERT_RULES = (
         limit=0.01,
         means="all rows have become nearly one direction",
         remedy="look for a loss that only attracts",
-        title="Every input gets nearly the same features",
+        title="All inputs get nearly the same features",
     ),
     AlertRule(
         "rank-fell",
