@@ -64,7 +64,7 @@ class Diagnosis(Result):
 
 @dataclass(frozen=True)
 class _Probed:
-    """Results of the probes by place and by number of dimensions at one place, and the number of test rows."""
+    """What probes say of places, of dimensions at one of them, and on how many test rows."""
 
     layers: list[LayerRow] = field(default_factory=list)
     dimensions: list[DimensionCurve] = field(default_factory=list)
@@ -187,10 +187,9 @@ def diagnose_model(
     else:
         probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
     reasons = {
-        "The effect of augmentation: no views were given (for example --views simclr).": subject.views
-        is None,
-        "The rank of the loss's gradient: it needs views and a loss without labels.": not gradients,
-        "Accuracy at each place: it needs labels of training and test images.": not probed.tested,
+        "The augmentation's part: no views were given (--views simclr, for example).": subject.views is None,
+        "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
+        "Accuracy at each place: there are no labels to train and to test on.": not probed.tested,
     }
     return _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
 
@@ -245,11 +244,11 @@ def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: 
     place = "h" if "h" in spectrum else next(iter(spectrum))
     width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
     text += f" The effective rank of {place} is {rank:.1f} of {width}."
-    return text if cut is None else f"{text} Labels are predicted best from {cut}: keep that place."
+    return text if cut is None else f"{text} Labels are read best at {cut}: keep that place."
 
 
 def _probe_file(file: EmbeddingFile, sample: Tensor, seed: int) -> _Probed:
-    """Probes fitted on half of the sample and scored on the other half."""
+    """Half of the sample probed from the other half."""
     if file.labels is None:
         return _Probed()
     labels = file.labels[file.sample_rows(SAMPLE, seed)]
@@ -269,7 +268,7 @@ def _probe(
     seed: int,
     progress: Progress | None = None,
 ) -> _Probed:
-    """The accuracy at each place, and by number of dimensions at h, or else at the last place."""
+    """The accuracy at each place, and over dimensions at h, or else at the last place."""
     layers: list[LayerRow] = []
     for place in counted(test, progress, "probes", len(test), lambda _: 1):
         layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)

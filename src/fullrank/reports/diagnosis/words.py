@@ -66,7 +66,7 @@ def side(finding: Finding) -> str:
 
 
 def cut_sentence(diagnosis: DiagnosisEntry) -> str:
-    """Which place to keep, and by how much it is better than h and z. Empty without labels."""
+    """Which place to keep, and by how much it leads h and z; empty where labels do not say."""
     if diagnosis.cut is None:
         return ""
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
@@ -80,7 +80,7 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:
-    """Why figures over time are missing: `missing` is the reason for no arrays, `names` is what they lack."""
+    """Why the pictures over time lack: `missing` says why there are no arrays, `names` what they lack."""
     if missing:
         return f"Not shown: {missing}."
     return f"Not shown over time, because arrays.npz has no data: {', '.join(names)}." if names else ""
@@ -101,7 +101,7 @@ def in_order(diagnosis: DiagnosisEntry, places: Iterable[str]) -> list[str]:
 
 
 def layer_columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
-    """The nonempty columns of the table of places, as text. Accuracies are in points."""
+    """The columns of the table of places that hold anything, as text; accuracies in points."""
     columns = {"width": [str(row.width) for row in rows]}
     for name, field in LAYER_FIELDS.items():
         scale = 100 if field in ("linear", "nearest", "recall_at_1") else 1
