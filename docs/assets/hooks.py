@@ -63,6 +63,7 @@ class _Formulas(Preprocessor):
         return self._mathml(" ".join(lines), display="block")
 
     def _mathml(self, formula: str, display: str = "inline") -> str:
+        formula = formula.replace("{aligned}", "{split}")  # the name that the converter knows
         return str(self.md.htmlStash.store(convert(formula, display=display)))
 
 

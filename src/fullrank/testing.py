@@ -144,7 +144,7 @@ def check_objective(
         part: A spec, or a class or function of yours.
         width: The width of the embeddings.
         num_classes: The number of classes of the labels.
-        processes: With 2 or more, loss and gradient are compared with those of one process, which takes seconds.
+        processes: With 2 or more, loss and gradient are compared with those of one process (seconds).
         head: The head under which one step is trained.
 
     Raises:
