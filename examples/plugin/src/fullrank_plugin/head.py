@@ -1,4 +1,4 @@
-"""A head of low rank and full width. It does not describe itself, so fullrank measures the rank it imposes."""
+"""A head of low rank and full width. It does not describe itself, so fullrank measures its rank."""
 
 import torch
 from torch import Tensor, nn
