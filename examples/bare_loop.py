@@ -1,4 +1,4 @@
-"""A bare PyTorch loop: our views, head and loss around an encoder of your own, and a look at the spectrum.
+"""A bare PyTorch loop: fullrank's views, head and loss around your own encoder, and the rank of its features.
 
 uv run python examples/bare_loop.py
 """

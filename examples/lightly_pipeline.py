@@ -1,4 +1,4 @@
-"""lightly's data pipeline and projection head with our loss, in a loop of your own.
+"""lightly's data pipeline and projection head with fullrank's loss, in your own loop.
 
 uv run --group dev python examples/lightly_pipeline.py
 """
@@ -18,7 +18,7 @@ STEPS, BATCH = 8, 32
 
 
 class Digits(Dataset):
-    """scikit-learn's digits as RGB images, as lightly's transforms take them."""
+    """scikit-learn's digits as RGB images, the form that lightly's transforms take."""
 
     def __init__(self, transform: SimCLRTransform) -> None:
         self.transform = transform

@@ -1,4 +1,4 @@
-"""A timm model trained on with a head, probed at every step of the way, and cut below the head.
+"""A timm model trained with a head, probed at several places, and exported without the head.
 
 uv run python examples/timm_cut_below_head.py
 """
@@ -14,7 +14,7 @@ from fullrank import embed, export, load, probe, train
 
 folder = Path(tempfile.mkdtemp())
 
-# `init="weights.safetensors"` starts from weights of yours; `resnet10t,pretrained=true` from timm's own.
+# `init="weights.safetensors"` starts from your own weights, `resnet10t,pretrained=true` from timm's.
 train(
     "small-images",
     data="digits",
@@ -32,7 +32,7 @@ places = ["layer3.0", "h", "head.1", "z"]
 for place, scores in probe(run, places).probes.items():
     print(f"{place:>10}: linear {100 * scores.linear:.1f} %, nearest {100 * scores.nearest:.1f} %")
 
-# h is what we keep: its features as an array, and the encoder without the head as a file that timm loads.
+# Keep h: its features as an array, and the encoder without the head as a file that timm loads.
 h = torch.from_numpy(embed(run, place="h"))
 export(run, folder / "encoder.safetensors")
 model = timm.create_model("resnet10t", num_classes=0, in_chans=1).eval()

@@ -1,4 +1,4 @@
-"""The Python of the README and of docs/extending.md runs as it stands there, on the first digits only."""
+"""The Python of the README and of some pages of docs/ runs unchanged, on the first digits only."""
 
 import re
 import runpy
@@ -16,6 +16,8 @@ def python_in(page: Path) -> list[str]:
 
 
 BLOCKS = python_in(README)
+# Pages without a training of their own, and so cheap to run.
+PAGES = ["heads.md", "howto/did-it-collapse.md"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +44,10 @@ def test_python_in_the_page_on_extending_runs_from_top_to_bottom(tmp_path):
     (tmp_path / "page.py").write_text("\n".join(blocks))
     assert blocks
     runpy.run_path("page.py", run_name="__main__")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_in_a_page_runs(page):
+    blocks = python_in(README.parent / "docs" / page)
+    assert blocks
+    exec(compile("\n".join(blocks), page, "exec"), {})

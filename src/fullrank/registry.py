@@ -148,10 +148,18 @@ class Registry:
     ) -> Callable[[Callable[..., Any]], Any]:
         """A decorator that registers a class or function of yours under `name`.
 
-        The spec's value and options are read from its signature: the first parameter that can be given by
-        position is the value, those after it are options, by their types; what the family gives to every
-        builder (`context`) is neither. Raises UsageError for a name that is taken and for a parameter that no
-        spec can write. A module that is loaded again registers its parts anew.
+        The spec's value and options come from its signature. The first parameter that can be given by
+        position is the value; the parameters after it are options, written by their types. What the family
+        gives to every builder (`context`) is neither. Loading a module again registers its parts again.
+
+        Args:
+            name: The name in specs, as in `@register_head("axes")` and `--head axes:24`.
+            summary: One line for `fullrank list`; by default the first line of the docstring.
+            source: The paper, equation or table that the part comes from, for `fullrank list`.
+            aliases: Further names for the same part.
+
+        Raises:
+            UsageError: The name is taken, or no spec can write the type of a parameter.
         """
 
         if not isinstance(name, str):

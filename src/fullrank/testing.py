@@ -62,9 +62,15 @@ def _hold(holds: bool, instead: str) -> None:
 
 
 def check_head(part: Part, *, in_dim: int = 12) -> None:
-    """Check a head, built for representations of width `in_dim`: shapes, gradient, eval mode, what it says.
+    """Check a head: shapes, gradient, eval mode, and what it says about itself.
 
-    Raises ContractError for the first clause that it breaks, UsageError for a part that cannot be built.
+    Args:
+        part: A spec, or a class of yours.
+        in_dim: The width of the representations that it is built for.
+
+    Raises:
+        ContractError: The part breaks a clause; the first one is named.
+        UsageError: The part cannot be built.
 
     >>> check_head("mlp:5")
     """
@@ -130,12 +136,20 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
 def check_objective(
     part: Part, *, width: int = 4, num_classes: int = 3, processes: int = 1, head: Part = "none"
 ) -> None:
-    """Check an objective of embeddings of `width`: its value, its gradient, what it needs and says.
+    """Check an objective: its value, its gradient, what it needs, and what it says about itself.
 
     An objective that draws at random is called with a generator, or torch's own is seeded before each call.
-    It is also trained for a step below `head`. With `processes` of 2 or more its loss and gradient are
-    compared with those of one process, which takes seconds. Raises ContractError for the first clause that it
-    breaks, UsageError for a part that cannot be built.
+
+    Args:
+        part: A spec, or a class or function of yours.
+        width: The width of the embeddings.
+        num_classes: The number of classes of the labels.
+        processes: With 2 or more, loss and gradient are compared with those of one process (seconds).
+        head: The head under which one step is trained.
+
+    Raises:
+        ContractError: The part breaks a clause; the first one is named.
+        UsageError: The part cannot be built.
 
     >>> check_objective("infonce:0.2,groups=2")
     """
@@ -192,9 +206,16 @@ def _check_levels(contract: _Contract, loss: nn.Module, width: int) -> None:
 
 
 def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None:
-    """Check an encoder for images of `image_size` pixels a side: h, its places, eval mode, its weights.
+    """Check an encoder: h, its places, eval mode, and its weights.
 
-    Raises ContractError for the first clause that it breaks, UsageError for a part that cannot be built.
+    Args:
+        part: A spec, or a class of yours.
+        image_size: The side of the images in pixels.
+        in_chans: The number of channels of the images.
+
+    Raises:
+        ContractError: The part breaks a clause; the first one is named.
+        UsageError: The part cannot be built.
 
     >>> check_encoder("tiny-resnet,width=4")
     """
@@ -228,7 +249,13 @@ def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None
 def check_source(part: Part, *, image_size: int = 8) -> None:
     """Check a source: its splits, that it gives the same images twice, and that they can be resized.
 
-    Raises ContractError for the first clause that it breaks, and what loading raises.
+    Args:
+        part: A spec, or a class of yours.
+        image_size: The side to which the images are resized.
+
+    Raises:
+        ContractError: The part breaks a clause; the first one is named.
+        FullrankError: The images cannot be read.
 
     >>> check_source("digits")
     """
@@ -257,9 +284,16 @@ def check_source(part: Part, *, image_size: int = 8) -> None:
 
 
 def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
-    """Check a cause on evidence in which it must be `found`, and on `healthy` evidence, where nothing may be.
+    """Check a cause on evidence in which it must be found, and on healthy evidence.
 
-    Raises ContractError for the first clause that it breaks, UsageError for a part that is no cause.
+    Args:
+        part: The name of a cause, or a class of yours.
+        found: Evidence in which the cause must be found.
+        healthy: Evidence in which it must not be found.
+
+    Raises:
+        ContractError: The part breaks a clause; the first one is named.
+        UsageError: The part is not a cause.
 
     >>> from fullrank.diagnosis import PlaceEvidence
     >>> point, cloud = torch.ones(50, 4), torch.randn(50, 4)

@@ -256,9 +256,17 @@ for _entry in [
 
 
 def source(spec: "str | Spec | type[Source]") -> "Source":
-    """Build a source of data from its spec, or from a class of yours; nothing is read before its `load`.
+    """Build a source of images from its spec, or from a class of your own; `load` reads the images.
 
-    Raises UsageError for an unknown name, a path that is missing from the spec, and a part that is no source.
+    Args:
+        spec: A spec such as `folder:PATH` (`fullrank list data`), or a class derived from
+            `fullrank.data.Source`.
+
+    Returns:
+        The source; `load("train")` and `load("test")` give an `ImageSet` each.
+
+    Raises:
+        UsageError: The name is unknown, the spec lacks a path, or the class is not a source.
 
     >>> source("digits").load("test", image_size=16).images.shape
     (500, 16, 16, 1)

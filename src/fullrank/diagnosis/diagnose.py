@@ -42,7 +42,12 @@ _COMPARED = 1024
 
 
 class Diagnosis(Result):
-    """A finished diagnosis: its folder and its record."""
+    """A finished diagnosis: its folder and its record.
+
+    Args:
+        path: The folder.
+        record: What was measured; `record.diagnosis` is the entry.
+    """
 
     @property
     def entry(self) -> DiagnosisEntry:
@@ -64,7 +69,7 @@ class Diagnosis(Result):
 
 @dataclass(frozen=True)
 class _Probed:
-    """What probes say of places, of dimensions at one of them, and on how many test rows."""
+    """Probe scores of places and of dimensions at one place, and the number of test rows."""
 
     layers: list[LayerRow] = field(default_factory=list)
     dimensions: list[DimensionCurve] = field(default_factory=list)
@@ -87,18 +92,32 @@ def diagnose(
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Diagnosis:
-    """Look at a model or a file of embeddings: spectra and ranks, collapse and its causes, where to cut.
+    """Diagnose a model or a file of embeddings: spectra, collapse and its causes, and where to cut.
 
-    `target` is the folder of a run, a `Run`, the spec of an encoder (any timm model) or a class of yours,
-    with `weights` from a file or none, any `nn.Module` from images (N, C, H, W) in 0 to 1 to (N, D), or a
-    file of embeddings. A model is looked at on at most `limit` test images of `data` (a run has its own), its
-    layers probed from as many training images. `data` is the spec of a source, a torch Dataset of (image,
-    label), which is tested on, or a pair of them, to train and to test. `views` (a run has its own) are
-    needed for the augmentation's part in it. `imports` are modules of your parts. `labels` names the labels
-    among several kinds, or for a file where they stand; `positives` is a second file with another view of
-    each row. Leaves `record.json` in the folder `out`, by default one under runs/. Raises UsageError for a
-    target that is none of these, data that is missing and an option that the target does not take, DataError
-    for what cannot be read.
+    Args:
+        target: The folder of a run, a `Run`, the spec of an encoder (any timm model), a class of yours, an
+            `nn.Module` from images (N, C, H, W) in 0 to 1 to (N, D), or a file of embeddings (.npy, .npz,
+            .safetensors, .parquet).
+        data: The images for a model: the spec of a source, a torch Dataset of (image, label) that is tested
+            on, or a pair of Datasets, to train and to test. A run has its own.
+        views: The spec of the views, which the part of the augmentation needs. A run has its own.
+        labels: Which labels of the images, if there are several kinds; for a file, where its labels are.
+        positives: A second file, with another view of each row of a file of embeddings.
+        weights: A file of weights for the spec of an encoder.
+        image_size: The side to which the images are resized.
+        places: Where features are read; None is every place from the first block to z.
+        limit: At most this many test images are diagnosed, and as many training images fit the probes.
+        seed: The seed of samples and views.
+        skip_bad: Leave out rows of a file that are not finite.
+        out: The folder for the results; None makes one under runs/.
+        imports: Modules or files that register parts of yours, as `--import` does.
+
+    Returns:
+        The diagnosis; `record.json` is in its folder.
+
+    Raises:
+        UsageError: The target is none of these, data are missing, or an option does not apply to the target.
+        DataError: A file or images cannot be read.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()

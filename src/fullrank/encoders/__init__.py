@@ -72,13 +72,26 @@ def encoder(
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
 ) -> "Encoder":
-    """Build an encoder from its spec, or from a class of yours, for square images of `in_chans` channels.
+    """Build an encoder from its spec, or from a class of your own, for square images.
 
-    Mean and spread of the training images, one number a channel or one for all, become part of the
-    encoder's weights: nobody who loads it can forget them. A class of yours gets images in 0 to 1, and mean
-    and spread only where it takes them; it gives h (N, D). With `pretrained` (the same as the option in the
-    spec) the encoder starts from timm's weights, and has their mean and spread. Raises UsageError for an
-    unknown name, an impossible size and a part that is no encoder, DataError for weights that cannot be had.
+    The mean and spread of the training images become part of the encoder's weights, so nobody who loads it
+    can forget them. With pretrained weights they are those of timm.
+
+    Args:
+        spec: A spec such as `resnet18` (`fullrank list encoders`, or any timm model), or a class. A class
+            gets images in 0 to 1, and `mean` and `std` only if it takes them; it must return h (N, D).
+        image_size: The side of the images in pixels.
+        in_chans: The number of channels of the images.
+        pretrained: Start from timm's weights; the same as the option `pretrained=true` of the spec.
+        mean: The mean of the training images in 0 to 1, one number per channel or one for all.
+        std: Their standard deviation, likewise.
+
+    Returns:
+        The encoder, from images (N, C, H, W) in 0 to 1 to h (N, D).
+
+    Raises:
+        UsageError: The name is unknown, a size is impossible, or the class is not an encoder.
+        DataError: The pretrained weights cannot be read or downloaded.
 
     >>> encoder("tiny-resnet,width=8", image_size=8, in_chans=1).feature_dim
     32
@@ -96,7 +109,10 @@ def encoder(
 
 
 def without_download(spec: str | Spec) -> Spec:
-    """The spec of the same architecture with no pretrained weights, for weights that come from a file.
+    """The spec of the same architecture without pretrained weights, for weights that come from a file.
+
+    Args:
+        spec: The spec of an encoder.
 
     >>> without_download("resnet18,pretrained=true"), without_download("resnet18")
     ('resnet18,stem=standard', 'resnet18')

@@ -29,16 +29,30 @@ def probe(
     data: Any = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Evaluation:
-    """Probe a finished run at `places` (by default h, the head's inner layers and z), on its own data.
+    """Probe a finished run at any place, on its own images and under distribution shifts.
 
-    A run on images that were given in Python needs them again as `data`. `imports` are modules of yours.
+    Args:
+        run: A run, or its folder.
+        places: Where features are read; None is h, the inner layers of the head, and z.
+        label: Which labels, if there are several kinds (`coarse` of CIFAR-100).
+        measures: Further measures: "retrieval", "per-class", "groups", "group-balanced", "factors" (see
+            `evaluate` and `factor_scores`).
+        shots: Also probe on so many training images per class.
+        shifts: Specs of sources whose test images the same probes also score, at the run's image size. The
+            `split` of their scores is the canonical spec.
+        features: What the linear probe does to features first: "raw", "l2" or "standardised".
+        data: The images of a run that was trained on a torch Dataset, as `train` took them.
+        imports: Modules or files that register parts of yours, as `--import` does.
 
-    `label` chooses among several kinds of labels (`coarse` of CIFAR-100); the measure "factors" adds the
-    weight of every known factor (see `factor_scores`), the other `measures`, `shots` and `features`
-    add to the linear and nearest-neighbour accuracy or change it (see `evaluate`). `shifts` are specs of
-    sources whose test images, brought to the run's image size, are scored by the same probes; their scores'
-    `split` is the canonical spec. Raises DataError for images with fewer than two classes, UsageError for a
-    place, label or measure that there is not, and what `load_shift` and `evaluate` raise.
+    Raises:
+        DataError: The images have fewer than two classes.
+        UsageError: A place, label, measure or shift is unknown.
+
+    >>> import tempfile
+    >>> from fullrank import train
+    >>> run = train("digits", out=tempfile.mkdtemp() + "/run", head="none", epochs=1, limit=300)
+    >>> list(probe(run, ["h", "h[:24]"]).probes)
+    ['h', 'h[:24]']
     """
     run = run if isinstance(run, Run) else load(run, imports=imports)
     request = Request(label, measures, shots, cast(Treatment, features), run.recipe.seed)

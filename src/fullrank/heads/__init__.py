@@ -112,11 +112,20 @@ for _entry in [
 
 
 def head(spec: "str | Spec | Callable[..., nn.Module]", *, in_dim: int) -> "Head":
-    """Build a head from its spec, or from a class of yours, for representations of width `in_dim`.
+    """Build a head from its spec, or from a class of your own.
 
-    Any `nn.Module` with `in_dim` and `out_dim` that maps (N, in_dim) to (N, out_dim) is a head; its class
-    takes `in_dim` as a keyword. The option `norm` is carried out here for all. Raises UsageError for an
-    unknown name, a width the representation cannot give, and for a part that is no head.
+    Any `nn.Module` with `in_dim` and `out_dim` that maps (N, in_dim) to (N, out_dim) is a head.
+
+    Args:
+        spec: A spec such as `subvector:24` (`fullrank list heads`), or a class that takes `in_dim` as a
+            keyword. Every head takes the option `norm`.
+        in_dim: The width D of the representation h.
+
+    Returns:
+        The head, an `nn.Module` from h (N, D) to z (N, K).
+
+    Raises:
+        UsageError: The name is unknown, the width is impossible, or the class is not a head.
 
     >>> head("subvector:24", in_dim=96).out_dim
     24

@@ -17,11 +17,15 @@ WIDEST = 2**15
 class Head(nn.Module, ABC):
     """A map from h (N, in_dim) to z (N, out_dim), called once on both views stacked.
 
-    `layers` are the head's layers in order: `head.1` ... `head.L` are places where features can be read.
-    `norm` is what is done to z over the batch (`set_norm`); `head(spec)` sets it.
+    `layers` holds the layers of the head in order. `head.1` to `head.L` are then places where features can be
+    read. `norm` standardises z over the batch (`set_norm`); `head(spec)` sets it.
 
-    What is known about a head is said by the head: the class attributes and methods below, which every head
-    may override. A head that does not say which rank it imposes (no method `imposed_rank`) is measured.
+    A head describes itself through the class attributes and methods below, and every head may override them.
+    If a head does not say which rank it imposes (it has no method `imposed_rank`), that rank is measured.
+
+    Args:
+        in_dim: The width D of h.
+        out_dim: The width K of z.
 
     >>> class Halved(Head):
     ...     def __init__(self, in_dim: int):
@@ -56,51 +60,52 @@ class Head(nn.Module, ABC):
     def set_norm(self, norm: Norm) -> None:
         """Standardise each channel of z over the batch from now on, without any trained parameter.
 
-        With "batch" by mean and deviation (of both views in training, running statistics in eval), with
-        "centre" or "scale" by one of them alone, with "none" not at all.
+        Args:
+            norm: "batch" uses mean and deviation, "centre" the mean alone, "scale" the deviation alone, and
+                "none" neither. In training they are those of both views, in eval mode running statistics.
         """
         self.norm_name = norm
         self.norm = norm_of(self.normed_width, norm)
 
     @property
     def normed_width(self) -> int:
-        """The width at which the norm stands."""
+        """The width of the features that the norm is applied to."""
         return self.out_dim
 
     @property
     def eval_dim(self) -> int:
-        """The width of z in eval mode, where it is another one than in training."""
+        """The width of z in eval mode, if it differs from the width in training."""
         return self.out_dim
 
     @property
     def scales_channels(self) -> bool:
-        """Whether z is h with its channels scaled and shifted one by one, which standardising undoes."""
+        """Whether z is h with each channel scaled and shifted, which standardising undoes."""
         return False
 
     @property
     def linear_rank(self) -> int:
-        """The most directions that the head has as a linear net: the width of its narrowest map."""
+        """The largest rank of the head as a linear net: the width of its narrowest map."""
         return min(self.in_dim, self.out_dim)
 
     @property
     def channel_ratio(self) -> float | None:
-        """The ratio of the fixed weights of neighbouring channels, where the head is such a reweighting."""
+        """The ratio of the fixed weights of neighbouring channels; None for other heads."""
         return None
 
     def depth_shares(self) -> dict[str, float]:
-        """At which share of the depth of a linear net each place stands; left out is what is not known.
+        """The share of the depth of a linear net at which each place lies; unknown places are left out.
 
-        The encoder counts as one map from the pixels, each trained layer of the head as one more; ReLU and
-        batch norms inside are ignored. Nothing is known where z is standardised.
+        The encoder counts as one map from the pixels, and each trained layer of the head as one more. ReLU
+        and batch norms are ignored. Nothing is known if z is standardised.
         """
         return {}
 
     def steps(self) -> list[nn.Module]:
-        """What the head does one after the other; by default itself, as one step."""
+        """The steps of the head in order; by default the head itself is one step."""
         return [*self.layers, self.norm] if len(self.layers) else [self]
 
     def checked(self, h: Tensor) -> Tensor:
-        """`h` if it is (N, in_dim); a head that slices would else take part of something else."""
+        """`h` if it is (N, in_dim); otherwise UsageError, since slicing would take a part silently."""
         if h.ndim != 2 or h.shape[1] != self.in_dim:
             raise UsageError(
                 f"This head takes features (N, {self.in_dim}), but got {tuple(h.shape)}; build it with "
@@ -110,7 +115,7 @@ class Head(nn.Module, ABC):
 
 
 class NormedHead(Head):
-    """Any module with `in_dim` and `out_dim`, with a norm behind it."""
+    """Any module with `in_dim` and `out_dim`, followed by a norm."""
 
     def __init__(self, module: nn.Module, norm: Norm):
         super().__init__(cast(int, module.in_dim), cast(int, module.out_dim))
@@ -119,7 +124,7 @@ class NormedHead(Head):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """Those of the module: held there alone, so that its weights are saved once."""
+        """The layers of the module. Only the module holds them, so that weights are saved once."""
         layers = getattr(self.module, "layers", None)
         return layers if isinstance(layers, nn.ModuleList) else nn.ModuleList()
 
@@ -128,13 +133,13 @@ class NormedHead(Head):
         """Nothing: a head of this kind has none of its own."""
 
     def project(self, h: Tensor) -> Tensor:
-        """Return what the module makes of h."""
+        """Return the module's output for h."""
         z: Tensor = self.module(h)
         return z
 
 
 def check_width(name: str, value: int, in_dim: int) -> int:
-    """`value` if it is between 1 and `in_dim`; otherwise UsageError names both and the remedy."""
+    """`value` if it is between 1 and `in_dim`; otherwise UsageError."""
     if not 1 <= value <= in_dim:
         raise UsageError(
             f"{name}={value} is outside 1 to {in_dim}, the width of h; choose {in_dim} or less, or a wider "
@@ -151,7 +156,7 @@ def check_positive(name: str, value: int, most: int = WIDEST) -> int:
 
 
 def narrowest(steps: list[nn.Module]) -> int | None:
-    """The least width since the last nonlinearity, where what came of it is wider; else None."""
+    """The least width since the last nonlinearity, if the output is wider; otherwise None."""
     rank, width = None, 0
     for step in steps:
         if isinstance(step, nn.Linear):
@@ -163,7 +168,7 @@ def narrowest(steps: list[nn.Module]) -> int | None:
 
 
 def unfolded(module: nn.Module) -> list[nn.Module]:
-    """What a module does one after the other, as far as its form tells; else the module itself."""
+    """The steps of a module in order, as far as its class shows them; otherwise the module itself."""
     if isinstance(module, nn.Sequential):
         return [step for part in module for step in unfolded(part)]
     steps = getattr(module, "steps", None)
@@ -173,7 +178,7 @@ def unfolded(module: nn.Module) -> list[nn.Module]:
 
 
 def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
-    """`built` if it is a head for width `in_dim`; otherwise UsageError says what is missing."""
+    """`built` if it is a head for width `in_dim`; otherwise UsageError names what is missing."""
     if not isinstance(built, nn.Module):
         raise UsageError(f"The head {name!r} is a {type(built).__name__}; a head must be an nn.Module.")
     for attribute in ("out_dim", "in_dim"):
@@ -206,7 +211,7 @@ def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
 
 
 def normed(part: nn.Module, norm: Norm) -> Head:
-    """A head with its norm set; a module that knows no norms gets one behind it."""
+    """A head with its norm set; a module that does not know norms is followed by one."""
     if isinstance(part, Head):
         part.set_norm(norm)
         return part

@@ -10,10 +10,10 @@ from fullrank.heads.contract import Head, check_width
 
 
 class _NarrowHead(Head):
-    """A head whose form holds z to the rank `linear_rank`."""
+    """A head whose form limits the rank of z to `linear_rank`."""
 
     def imposed_rank(self, place: str) -> int | None:
-        """The most directions of the map, at z."""
+        """The rank of the map, at z."""
         return self.linear_rank if place == "z" else None
 
 
@@ -21,6 +21,9 @@ class NoHead(Head):
     """The loss sees the representation itself: z = h.
 
     Shapes: (N, D) -> (N, D).
+
+    Args:
+        in_dim: The width D of h.
 
     >>> NoHead(8)(torch.ones(2, 8)).shape
     torch.Size([2, 8])
@@ -38,11 +41,11 @@ class NoHead(Head):
         return h
 
     def imposed_rank(self, place: str) -> None:
-        """None: nothing is imposed."""
+        """None: the head imposes no rank."""
 
     @property
     def scales_channels(self) -> bool:
-        """Only where the norm scales them."""
+        """True only with a norm."""
         return self.norm_name != "none"
 
     def depth_shares(self) -> dict[str, float]:
@@ -57,9 +60,15 @@ class NoHead(Head):
 class SubvectorHead(_NarrowHead):
     """DirectCLR: the first `dim` channels of h, z = h[:, :dim].
 
-    Shapes: (N, D) -> (N, dim). The other channels get no gradient from the loss directly; they learn
-    through the residual connection of the encoder's last block, so that block needs an identity shortcut.
-    Raises UsageError unless 1 <= dim <= D.
+    Shapes: (N, D) -> (N, dim). The loss gives the other channels no direct gradient. They learn through the
+    residual connection of the encoder's last block, so that block needs an identity shortcut.
+
+    Args:
+        in_dim: The width D of h.
+        dim: How many channels the loss sees, 1 to D.
+
+    Raises:
+        UsageError: `dim` is outside 1 to D.
 
     >>> SubvectorHead(8, 3)(torch.arange(8.0)[None])
     tensor([[0., 1., 2.]])
@@ -75,7 +84,7 @@ class SubvectorHead(_NarrowHead):
         return h[:, : self.out_dim]
 
     def depth_shares(self) -> dict[str, float]:
-        """z is the first channels of h; the others are not decided by the loss."""
+        """z is the first channels of h; the loss does not determine the others."""
         return {f"h[:{self.out_dim}]": 1.0, "z": 1.0}
 
 
@@ -84,10 +93,16 @@ class LowRankHead(_NarrowHead):
 
     .. math:: z = U \,\mathrm{diag}(\underbrace{1,\dots,1}_{dim}, 0, \dots, 0)\, V^\top h
 
-    with orthogonal U and V drawn once, from torch's generator, and saved with the head. Shapes:
-    (N, D) -> (N, D). Inner products of z see only V'h, so for a cosine loss this is `SubvectorHead` after
-    a fixed rotation of h. Which orthogonal matrices P1 used is not known. Raises UsageError unless
-    1 <= dim <= D.
+    U and V are orthogonal. They are drawn once, from torch's generator, and saved with the head. Shapes:
+    (N, D) -> (N, D). Inner products of z depend on V'h alone. For a cosine loss this head is therefore
+    `SubvectorHead` after a fixed rotation of h. We do not know which orthogonal matrices P1 used.
+
+    Args:
+        in_dim: The width D of h.
+        dim: The rank, 1 to D.
+
+    Raises:
+        UsageError: `dim` is outside 1 to D.
 
     >>> torch.linalg.matrix_rank(LowRankHead(8, 3).weight)
     tensor(3)
@@ -120,19 +135,26 @@ class LowRankHead(_NarrowHead):
         return int(self.right.shape[1])
 
     def depth_shares(self) -> dict[str, float]:
-        """What of h lies outside the sub-space is not decided by the loss."""
+        """The loss does not determine what h holds outside the sub-space."""
         return {"z": 1.0}
 
 
 class ReweightHead(Head):
-    r"""Fixed, ever smaller weights along the channels.
+    r"""Fixed weights that fall geometrically along the channels.
 
     .. math:: z_i = h_i\, e^{-i \ln \kappa}, \quad i = 0, \dots, D - 1
 
-    Shapes: (N, D) -> (N, D). Weights below float32's smallest normal number (1.2e-38) are set to 0, so no
-    denormal slows the step. Under a cosine loss the head is a soft sub-vector of about
-    (1 + kappa^-2) / (1 - kappa^-2) channels. An optimizer of the Adam family rescales each channel's
-    gradient and so undoes much of the reweighting. Raises UsageError for kappa below 1.
+    Shapes: (N, D) -> (N, D). Weights below float32's smallest normal number (1.2e-38) are set to 0, so that
+    no denormal number slows the step. Under a cosine loss the head is a soft sub-vector of about
+    (1 + kappa^-2) / (1 - kappa^-2) channels. Optimizers of the Adam family rescale the gradient of each
+    channel, which undoes much of the reweighting.
+
+    Args:
+        in_dim: The width D of h.
+        kappa: The ratio of two neighbouring weights, 1 or more; 1 is no reweighting.
+
+    Raises:
+        UsageError: `kappa` is below 1 or not finite.
 
     >>> ReweightHead(4, kappa=2.0).weight
     tensor([1.0000, 0.5000, 0.2500, 0.1250])
@@ -157,7 +179,7 @@ class ReweightHead(Head):
         return h * self.weight
 
     def imposed_rank(self, place: str) -> int | None:
-        r"""Channels of the soft sub-vector at z, :math:`(1 + \kappa^{-2}) / (1 - \kappa^{-2})` rounded up."""
+        r"""The channels of the soft sub-vector, :math:`(1 + \kappa^{-2}) / (1 - \kappa^{-2})` rounded up."""
         ratio = self.channel_ratio
         if place != "z" or ratio is None or ratio == 1:
             return None
@@ -166,22 +188,29 @@ class ReweightHead(Head):
 
     @property
     def channel_ratio(self) -> float | None:
-        """kappa, as far as float32 holds two of the weights."""
+        """kappa, if float32 holds at least two of the weights."""
         if self.out_dim < 2 or not self.weight[1] > 0:
             return None
         return float(self.weight[0] / self.weight[1])
 
     def depth_shares(self) -> dict[str, float]:
-        """How h carries what z needs is not decided by the loss."""
+        """The loss does not determine how h carries what z needs."""
         return {"z": 1.0}
 
 
 class RandomSubvectorHead(_NarrowHead):
-    """In training `dim` channels of h, drawn anew at each call; in eval the identity.
+    """In training, `dim` channels of h that are drawn anew at each call; in eval mode, the identity.
 
-    Shapes: (N, D) -> (N, dim) in training, (N, D) in eval. The draw comes from `generator`, or from torch's
-    own where that is None. A `norm` is that of all of h, before the draw, so the running statistics belong to
-    channels and not to positions. Raises UsageError unless 1 <= dim <= D.
+    Shapes: (N, D) -> (N, dim) in training, (N, D) in eval mode. A `norm` applies to all of h, before the
+    draw, so that its running statistics belong to channels and not to positions.
+
+    Args:
+        in_dim: The width D of h.
+        dim: How many channels are drawn, 1 to D.
+        generator: Where the draw comes from; None is torch's own generator.
+
+    Raises:
+        UsageError: `dim` is outside 1 to D.
 
     >>> RandomSubvectorHead(8, 3)(torch.zeros(2, 8)).shape
     torch.Size([2, 3])
@@ -195,12 +224,12 @@ class RandomSubvectorHead(_NarrowHead):
 
     @property
     def normed_width(self) -> int:
-        """That of h: the norm stands before the draw."""
+        """The width of h, since the norm comes before the draw."""
         return self.in_dim
 
     @property
     def eval_dim(self) -> int:
-        """That of h: nothing is drawn in eval mode."""
+        """The width of h, since nothing is drawn in eval mode."""
         return self.in_dim
 
     def project(self, h: Tensor) -> Tensor:

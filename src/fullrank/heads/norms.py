@@ -12,9 +12,9 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 class _BatchStatistics(nn.Module):
-    """Mean and variance of each channel: in training the batch's, in eval running ones, as torch keeps them.
+    """Mean and variance of each channel: of the batch in training, running values in eval mode, as in torch.
 
-    Of several processes each has its own, which SyncBatchNorm does not join.
+    With several processes each one has its own statistics; SyncBatchNorm does not join them.
     """
 
     running_mean: Tensor
@@ -27,7 +27,7 @@ class _BatchStatistics(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (K,) and standard deviation (K,) to use for z (N, K); in training they are also remembered."""
+        """Mean (K,) and standard deviation (K,) for z (N, K); training also updates the running ones."""
         if not self.training:
             return self.running_mean, (self.running_var + self.eps).sqrt()
         mean, variance = z.mean(0), z.var(0, correction=0)
@@ -39,7 +39,7 @@ class _BatchStatistics(nn.Module):
 
 @final
 class BatchCentre(_BatchStatistics):
-    """z less its mean over the batch: the half of a batch norm that moves the origin."""
+    """z minus its batch mean: the half of a batch norm that moves the origin."""
 
     def forward(self, z: Tensor) -> Tensor:
         """z (N, K) -> z - mean (N, K)."""
@@ -48,7 +48,7 @@ class BatchCentre(_BatchStatistics):
 
 @final
 class BatchScale(_BatchStatistics):
-    """z over its standard deviation in the batch, its mean left in: the half that equalises channels."""
+    """z divided by its standard deviation in the batch, mean kept: the half that equalises channels."""
 
     def forward(self, z: Tensor) -> Tensor:
         """z (N, K) -> z / deviation (N, K)."""
@@ -56,7 +56,7 @@ class BatchScale(_BatchStatistics):
 
 
 def norm_of(width: int, norm: Norm) -> nn.Module:
-    """The module for a norm by its name; raises UsageError for a name that is none."""
+    """The module for a norm; UsageError for an unknown name."""
     if norm not in NORMS:
         raise UsageError(f"norm must be one of {', '.join(NORMS)}, but got {norm!r}.")
     if norm == "none":

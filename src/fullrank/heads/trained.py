@@ -12,7 +12,7 @@ from fullrank.heads.contract import Head, check_positive, narrowest, unfolded
 
 
 class _LayeredHead(Head):
-    """A head that is its layers, one after the other."""
+    """A head that consists of its layers, applied in order."""
 
     def __init__(self, in_dim: int, out_dim: int, layers: Sequence[nn.Module]):
         super().__init__(in_dim, out_dim)
@@ -25,7 +25,7 @@ class _LayeredHead(Head):
         return h
 
     def imposed_rank(self, place: str) -> int | None:
-        """The narrowest layer since the last nonlinearity, where the features there are wider."""
+        """The narrowest layer since the last nonlinearity, if the features at `place` are wider."""
         count = len(self.layers)
         before = {"z": count} | {f"head.{number}": number for number in range(1, count + 1)}
         layers = self.layers[: before.get(place, 0)]
@@ -38,7 +38,7 @@ class _LayeredHead(Head):
         return min(self.in_dim, self.out_dim, *inner)
 
     def depth_shares(self) -> dict[str, float]:
-        """Each layer is one map more."""
+        """Each layer adds one map."""
         maps = len(self.layers) + 1
         inner = {f"head.{layer}": (layer + 1) / maps for layer in range(1, maps)}
         return {"h": 1 / maps, **inner, "z": 1.0}
@@ -47,7 +47,14 @@ class _LayeredHead(Head):
 class LinearHead(_LayeredHead):
     """One trained linear map without bias, z = W h.
 
-    Shapes: (N, D) -> (N, out_dim). Raises UsageError for out_dim below 1.
+    Shapes: (N, D) -> (N, out_dim).
+
+    Args:
+        in_dim: The width D of h.
+        out_dim: The width K of z, 1 or more.
+
+    Raises:
+        UsageError: `out_dim` is below 1.
 
     >>> LinearHead(8, 3)(torch.zeros(2, 8)).shape
     torch.Size([2, 3])
@@ -61,10 +68,18 @@ class LinearHead(_LayeredHead):
 
 
 class MLPHead(_LayeredHead):
-    """P1's nonlinear projector: linear layers without bias, each followed by batch norm, ReLU between them.
+    """P1's nonlinear projector: linear layers without bias, batch norm after each, ReLU between them.
 
-    z = BN(W2 ReLU(BN(W1 h))) for two layers. Shapes: (N, D) -> (N, out_dim); `hidden` is D by default.
-    Raises UsageError for a width or number of layers below 1.
+    For two layers z = BN(W2 ReLU(BN(W1 h))). Shapes: (N, D) -> (N, out_dim).
+
+    Args:
+        in_dim: The width D of h.
+        out_dim: The width K of z, 1 or more.
+        hidden: The width of the hidden layers; None is D.
+        layers: The number of linear layers, 1 to 100.
+
+    Raises:
+        UsageError: A width or the number of layers is outside its limits.
 
     >>> MLPHead(8, 3, layers=3)(torch.randn(4, 8)).shape
     torch.Size([4, 3])
@@ -85,9 +100,12 @@ class MLPHead(_LayeredHead):
 
 
 class DiagonalHead(Head):
-    """One trained weight a channel, started at 1: z = w * h.
+    """One trained weight for each channel, 1 at the start: z = w * h.
 
     Shapes: (N, D) -> (N, D).
+
+    Args:
+        in_dim: The width D of h.
 
     >>> DiagonalHead(3)(torch.ones(1, 3))
     tensor([[1., 1., 1.]], grad_fn=<MulBackward0>)
@@ -106,18 +124,21 @@ class DiagonalHead(Head):
         return h * self.weight
 
     def imposed_rank(self, place: str) -> None:
-        """None: nothing is imposed."""
+        """None: the head imposes no rank."""
 
     def depth_shares(self) -> dict[str, float]:
-        """The weights are one more map."""
+        """The weights add one map."""
         return {"h": 0.5, "z": 1.0}
 
 
 class OrthogonalHead(_LayeredHead):
-    """A trained rotation: z = Q h with Q kept orthogonal as the matrix exponential of a skew matrix.
+    """A trained rotation: z = Q h, where Q stays orthogonal as the matrix exponential of a skew matrix.
 
-    Shapes: (N, D) -> (N, D). Under a cosine loss neither the value nor the gradient to h depends on Q, so
-    there it trains the encoder just as no head does.
+    Shapes: (N, D) -> (N, D). Under a cosine loss neither the value nor the gradient to h depends on Q, so the
+    encoder trains as it would without a head.
+
+    Args:
+        in_dim: The width D of h.
 
     >>> q = OrthogonalHead(8).weight
     >>> torch.allclose(q @ q.T, torch.eye(8), atol=1e-5)

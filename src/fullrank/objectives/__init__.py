@@ -28,9 +28,9 @@ __all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
 
 
 def _builder_of(target: Any) -> Callable[..., Any]:
-    """What builds an objective: a class or function without required parameters, or for a loss itself, this.
+    """What builds an objective: a class, a function without required parameters, or this for a loss function.
 
-    A function that needs two things or more, as in `loss(z_a, z_b)`, is the loss.
+    A function with two or more required parameters, such as `loss(z_a, z_b)`, is the loss itself.
     """
     if not inspect.isfunction(target):
         return target  # type: ignore[no-any-return]
@@ -113,11 +113,21 @@ def objective(
     in_dim: int | None = None,
     num_classes: int | None = None,
 ) -> "nn.Module":
-    """Build an objective from its spec, or from a class of yours.
+    """Build an objective from its spec, or from a class or function of your own.
 
-    One with weights needs the width of z and how many classes there are. Raises UsageError for an unknown
-    name, a bad number, a width or a number of classes that the objective needs and does not get, and for one
-    that needs what no training step has.
+    Args:
+        spec: A spec such as `infonce:0.1` (`fullrank list objectives`), a class, or a function
+            `loss(z_a, z_b)`.
+        in_dim: The width K of z, for objectives with weights of their own.
+        num_classes: The number of classes, for objectives with a classifier.
+
+    Returns:
+        The objective, called as `loss(z_a, z_b)` with embeddings (N, K), and with `labels` or `generator` as
+        keywords if its `needs` name them.
+
+    Raises:
+        UsageError: The name is unknown, a number is outside its limits, a size is missing, or the objective
+            needs what no training step has.
 
     >>> round(objective("infonce:0.1").chance(256), 3)
     5.545
@@ -141,7 +151,10 @@ def objective(
 
 
 def needs(spec: "str | Spec | Callable[..., nn.Module]") -> frozenset[str]:
-    """The keywords that an objective needs, by its spec; this imports it and does not build it.
+    """The keywords that an objective needs, from its spec; imports the objective and does not build it.
+
+    Args:
+        spec: A spec, a class or a function.
 
     >>> needs("supcon:0.1"), needs("infonce:0.1")
     (frozenset({'labels'}), frozenset())

@@ -29,20 +29,27 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) 
 
 
 class InfoNCELoss(PairLoss):
-    r"""InfoNCE with cross-view negatives, symmetrised, and P1's group mode.
+    r"""InfoNCE with cross-view negatives, symmetrised, with P1's group mode.
 
     With unit vectors a_i, b_i along z_a, z_b and s_ij = a_i . b_j / temperature,
 
     .. math:: L = \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ij}} - s_{ii}\Big]
                 + \tfrac12 \cdot \tfrac1N \sum_i \Big[\log \sum_j e^{s_{ji}} - s_{ii}\Big]
 
-    With `groups` of 2 or more the channels are permuted at random at each call, cut into that many equal
-    groups, and the groups' losses are added; the permutation comes from `generator`, or from torch's own.
-    With `gather` the embeddings of all processes are negatives, with exact gradients (`gather_rows`).
-    Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a temperature that is not above
-    0, a batch of one, or a width that `groups` does not divide.
+    Called as `loss(z_a, z_b)`. Shapes: (N, K), (N, K) -> scalar, N of 2 or more.
 
-    >>> InfoNCELoss(0.1)(torch.ones(4, 6), torch.ones(4, 6))  # nothing told apart: ln 4
+    Args:
+        temperature: Divides the cosines, above 0.
+        groups: With 2 or more, each call permutes the channels at random, cuts them into this many equal
+            groups, and adds the losses of the groups. It must divide K.
+        gather: Whether the loss sees the rows of all processes, with exact gradients.
+        generator: Where the permutation comes from; None is torch's own generator.
+
+    Raises:
+        UsageError: A setting is outside its limits, the embeddings differ in shape, N is 1, or `groups`
+            does not divide K.
+
+    >>> InfoNCELoss(0.1)(torch.ones(4, 6), torch.ones(4, 6))  # all rows equal: ln 4
     tensor(1.3863)
 
     Source: P1, authors' code, modes `directclr` and `group` (8 groups of 256 channels). The paper's formula
@@ -92,10 +99,16 @@ class NTXentLoss(PairLoss):
 
     .. math:: L = \tfrac1{2N} \sum_i \Big[\log \sum_{j \ne i} e^{s_{ij}} - s_{i\,p(i)}\Big]
 
-    With `gather` the embeddings of all processes are negatives. Shapes: (N, K), (N, K) -> scalar, N of 2 or
-    more. Raises UsageError for a temperature that is not above 0 or a batch of one.
+    Called as `loss(z_a, z_b)`. Shapes: (N, K), (N, K) -> scalar, N of 2 or more.
 
-    >>> NTXentLoss(0.5)(torch.ones(4, 3), torch.ones(4, 3))  # nothing told apart: ln 7
+    Args:
+        temperature: Divides the cosines, above 0.
+        gather: Whether the loss sees the rows of all processes, with exact gradients.
+
+    Raises:
+        UsageError: A setting is outside its limits, the two embeddings differ in shape, or N is 1.
+
+    >>> NTXentLoss(0.5)(torch.ones(4, 3), torch.ones(4, 3))  # all rows equal: ln 7
     tensor(1.9459)
 
     Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.

@@ -38,7 +38,7 @@ def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 class VICRegLoss(PairLoss):
-    r"""Views of an image close, every channel varying, no two channels alike.
+    r"""The two views close together, every channel varying, no two channels correlated.
 
     .. math:: L = \lambda \frac1{N K} \|z_a - z_b\|_F^2 + \mu \frac{v(z_a) + v(z_b)}2
                   + \nu \big(c(z_a) + c(z_b)\big)
@@ -46,13 +46,21 @@ class VICRegLoss(PairLoss):
     .. math:: v(z) = \frac1K \sum_k \max\Big(0,\ 1 - \sqrt{\operatorname{var}(z_k) + 10^{-4}}\Big), \quad
               c(z) = \frac1K \sum_{k \ne l} \operatorname{cov}(z_k, z_l)^2
 
-    with variances and covariances over N - 1; the weights are called `invariance`, `variance` and
-    `covariance`. As the authors' code has it: the mean over channels and the half are not in the paper's
-    formula. Nothing is normalised. With `gather` the statistics are those of all processes' rows. Shapes:
-    (N, K), (N, K) -> scalar, N of 2 or more. Raises UsageError for a weight below 0 or a batch of one.
+    with variances and covariances over N - 1. The mean over channels and the factor one half follow the
+    authors' code; the paper's formula lacks them. Nothing is normalised. Called as `loss(z_a, z_b)`. Shapes:
+    (N, K), (N, K) -> scalar, N of 2 or more.
+
+    Args:
+        invariance: The weight lambda of the distance between views, 0 or more.
+        variance: The weight mu of the hinge on the deviation of each channel, 0 or more.
+        covariance: The weight nu of the squared covariances, 0 or more.
+        gather: Whether the statistics are those of the rows of all processes.
+
+    Raises:
+        UsageError: A setting is outside its limits, the two embeddings differ in shape, or N is 1.
 
     >>> import torch
-    >>> VICRegLoss()(torch.zeros(4, 6), torch.zeros(4, 6))  # all alike: 25 (1 - 0.01)
+    >>> VICRegLoss()(torch.zeros(4, 6), torch.zeros(4, 6))  # all rows equal: 25 (1 - 0.01)
     tensor(24.7500)
 
     Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 1 to 6, weighted as in the authors' code.
@@ -90,9 +98,15 @@ class BarlowTwinsLoss(PairLoss):
     .. math:: C_{kl} = \frac1N \sum_i \hat a_{ik} \hat b_{il}, \quad
               \hat a_k = \frac{a_k - \bar a_k}{\sqrt{\operatorname{var}(a_k) + 10^{-5}}}
 
-    with the variance over N, as batch norm has it, so that a channel's correlation with itself is 1; lambda
-    is called `redundancy`. With `gather` the statistics are those of all processes' rows. Shapes: (N, K),
-    (N, K) -> scalar, N of 2 or more. Raises UsageError for a redundancy below 0 or a batch of one.
+    with the variance over N, as in batch norm, so that the correlation of a channel with itself is 1. Called
+    as `loss(z_a, z_b)`. Shapes: (N, K), (N, K) -> scalar, N of 2 or more.
+
+    Args:
+        redundancy: The weight lambda of the entries off the diagonal, 0 or more.
+        gather: Whether the statistics are those of the rows of all processes.
+
+    Raises:
+        UsageError: A setting is outside its limits, the two embeddings differ in shape, or N is 1.
 
     >>> import torch
     >>> BarlowTwinsLoss()(torch.zeros(4, 6), torch.zeros(4, 6))

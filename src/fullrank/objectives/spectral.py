@@ -24,18 +24,24 @@ def clipped(z: Tensor, length: float) -> Tensor:
 
 
 class SpectralContrastiveLoss(PairLoss):
-    r"""The spectral contrastive loss of embeddings no longer than sqrt(mu), as its authors train.
+    r"""The spectral contrastive loss of embeddings of length at most sqrt(mu), as its authors train it.
 
     .. math:: L = \frac1\mu \Big[-\frac2N \sum_i a_i \cdot b_i
                   + \frac1{N (N - 1)} \sum_{i \ne j} (a_i \cdot b_j)^2\Big]
 
-    with a and b the rows of z_a and z_b: the mean over i != j leaves each image's own pair out of the
-    negatives. The clip is the authors' and not in their formula; without it (`clip=False`) the negatives
-    alone hold the lengths, as the theory has it, and a high learning rate can diverge. With `gather` the
-    embeddings of all processes are negatives. Shapes: (N, K), (N, K) -> scalar, N of 2 or more. Raises
-    UsageError for a mu that is not above 0 or a batch of one.
+    with a and b the rows of z_a and z_b. The mean over i != j leaves the pair of each image out of the
+    negatives. Called as `loss(z_a, z_b)`. Shapes: (N, K), (N, K) -> scalar, N of 2 or more.
 
-    >>> SpectralContrastiveLoss()(3 * torch.ones(4, 6), 3 * torch.ones(4, 6))  # clipped, all alike
+    Args:
+        mu: The largest squared length of a row of z, above 0.
+        gather: Whether the loss sees the rows of all processes, with exact gradients.
+        clip: Whether longer rows are shortened to sqrt(mu), as in the authors' code. Without it only the
+            negatives limit the lengths, as in the theory, and a high learning rate can diverge.
+
+    Raises:
+        UsageError: A setting is outside its limits, the two embeddings differ in shape, or N is 1.
+
+    >>> SpectralContrastiveLoss()(3 * torch.ones(4, 6), 3 * torch.ones(4, 6))  # clipped, all rows equal
     tensor(-1.)
 
     Source: HaoChen et al. 2021 (2106.04156); authors' code (mu 1 on CIFAR, 10 on ImageNet).

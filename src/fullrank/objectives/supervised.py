@@ -76,26 +76,33 @@ class LabelledLoss(GatheringLoss):
 class SupConLoss(LabelledLoss):
     r"""The supervised contrastive loss with the mean over positives outside the logarithm ("L_out").
 
-    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i) of a view, and the anchors
-    A that have one at least,
+    With unit vectors u along z, s_ij = u_i . u_j / temperature, the positives P(i) of a view, and the
+    anchors A that have at least one positive,
 
     .. math:: L = \frac1{|A|} \sum_{i \in A}
               \Big[\log \sum_{j \ne i} e^{s_{ij}} - \frac1{|P(i)|} \sum_{p \in P(i)} s_{ip}\Big]
 
-    Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`; labels (N,) are whole
-    numbers, -1 where there is none. Positives of a view are the views of its class and its own other view;
-    an unlabelled image has its own other view alone. After each call `without_positive` says how many
-    anchors had none and were left out of the mean: never one with two views. With `gather` all processes'
-    rows are in it. Shapes: (N, K), (N, K) or None, (N,) -> scalar, N of 2 or more. Raises UsageError for a
-    temperature that is not above 0, a batch of one, and labels of another shape or kind.
+    Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`. Labels (N,) are whole
+    numbers; -1 means unlabelled. The positives of a view are all views of its class and its own other view.
+    An unlabelled image has only its own other view. After each call `without_positive` counts the anchors
+    without a positive, which the mean leaves out. With two views there are none.
+
+    Shapes: (N, K), (N, K) or None, (N,) -> scalar, N of 2 or more.
+
+    Args:
+        temperature: Divides the cosines, above 0.
+        gather: Whether the loss sees the rows of all processes, with exact gradients.
+
+    Raises:
+        UsageError: `temperature` is not above 0, N is 1, or labels have another shape or type.
 
     >>> loss = SupConLoss(0.1)
     >>> loss(torch.ones(3, 4), None, torch.tensor([5, 5, -1])), loss.without_positive
     (tensor(0.6931), tensor(1))
 
     Source: Khosla et al. 2020 (2004.11362), Equation 2. The authors' code also counts anchors without a
-    positive in the mean, and multiplies by temperature / 0.07; both only scale the gradient, the first by how
-    many labels a batch happens to lack, so neither is done here.
+    positive in the mean, and multiplies by temperature / 0.07. Both only scale the gradient, the first by
+    the number of labels that a batch happens to lack, so neither is done here.
     """
 
     def __init__(self, temperature: float = 0.1, gather: bool = True):
@@ -123,12 +130,20 @@ class CrossEntropyLoss(LabelledLoss):
 
     .. math:: L = \frac1{V |A|} \sum_{v} \sum_{i \in A} -\log \operatorname{softmax}(l^{(v)}_i)_{y_i}
 
-    Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`; labels (N,) are 0 to C -
-    1, or -1, which is left out: without any label the loss is 0, and its gradient too. With `gather` the mean
-    is over all processes' rows. `label_smoothing` s gives each class s / C of the target and the label the
-    rest. Shapes: (N, K), (N, K) or None, (N,) -> scalar. Raises UsageError for a width below 1, fewer than 2
-    classes, a smoothing outside 0 to 1, z of another width, and labels of another shape or kind; a label
-    beyond C raises on a CPU, where looking at it costs no wait.
+    Called as `loss(z_a, z_b, labels)`, or with one view as `loss(z, None, labels)`. Labels (N,) are 0 to
+    C - 1; images with the label -1 are left out. Without any label the loss and its gradient are 0. Shapes:
+    (N, K), (N, K) or None, (N,) -> scalar.
+
+    Args:
+        in_dim: The width K of z, 1 or more.
+        num_classes: The number C of classes, 2 or more.
+        label_smoothing: The share s of the target that is spread over all classes, s / C each; 0 or more
+            and below 1.
+        gather: Whether the mean is over the rows of all processes.
+
+    Raises:
+        UsageError: A setting is outside its limits, or z or the labels have another shape or type. On a
+            CPU also for a label of C or more; on a GPU the check would cost a wait.
 
     >>> loss = CrossEntropyLoss(in_dim=4, num_classes=10)
     >>> loss(torch.randn(3, 4), torch.randn(3, 4), torch.tensor([-1, -1, -1])).item()

@@ -23,27 +23,32 @@ _ROWS = 2**14
 
 @final
 class LinearProbe(Probe):
-    """Logistic regression on frozen features, its penalty chosen on a held-out part of the training set.
+    """Logistic regression on frozen features, with its penalty chosen on a held-out part of the training set.
 
-    Penalties are relative to the total variance of the features, the mean squared distance from their mean
-    (after `features`): `penalty` p means (p / 2) * total variance * ||W||_F^2 beside the mean
-    cross-entropy. So an overall scale, a shift, a rotation, or channels that never move change no
-    prediction. The default grid is 1, 0.1, ..., 1e-7.
+    `fit` holds out a fifth of each class (at least one row of a class with two or more). It solves for all
+    penalties on the rest, takes the penalty with the highest held-out accuracy, and solves once more on all
+    rows. Ties go to the lower held-out cross-entropy, then to the larger penalty. If nothing can be held out,
+    the largest penalty is taken.
 
-    `fit` holds out a fifth of each class (at least one row of a class of two or more; drawn from `seed`),
-    solves for all penalties on the rest, takes the penalty of highest held-out accuracy, and solves once more
-    on all rows. Equal accuracies go to the lower held-out cross-entropy (on 60 digits 2 points better), then
-    to the larger penalty. Where nothing can be held out the largest penalty is taken.
+    A penalty p adds (p / 2) * total variance * ||W||_F^2 to the mean cross-entropy. The total variance is the
+    mean squared distance of the features from their mean. An overall scale, a shift, a rotation, or constant
+    channels therefore change no prediction.
 
-    `features` says what is done to the features first: `raw` nothing, `l2` every row to unit length,
-    `standardised` every channel to mean 0 and variance 1 over the rows it learns from. Standardising undoes
-    any diagonal head, so the default is raw.
+    After `fit`: `penalty`, `held_out` (accuracy by penalty), `classes`, and `weight` (K, D) and `bias` (K,),
+    float64. The logits are x W^T + b for features x, which `l2` first brings to unit length. Shapes: features
+    (N, D), labels (N,).
 
-    After `fit`: `penalty`, `held_out` (accuracy by penalty), `classes`, and `weight` (K, D) and `bias`
-    (K,), float64, with logits = x W^T + b for features x (of unit length under `l2`; `raw` and
-    `standardised` take the features as they come). Shapes: features (N, D), labels (N,). Raises
-    UsageError for penalties or a tolerance that are not positive or an unknown `features`, and what
-    `Probe` raises; warns when `tol` (see `solve_logistic`) is not reached.
+    Args:
+        penalties: The penalties to choose from, each above 0; None is 1, 0.1, ..., 1e-7.
+        tol: The tolerance of the solver (see `solve_logistic`), above 0; a warning says if it is not reached.
+        features: What is done to the features first. `raw` is nothing, `l2` brings every row to unit length,
+            `standardised` brings every channel to mean 0 and variance 1 over the training rows. Standardising
+            undoes any diagonal head, so the default is `raw`.
+        seed: The seed of the held-out rows.
+
+    Raises:
+        UsageError: A penalty or `tol` is not positive, or `features` is unknown; `fit`, `predict` and `score`
+            raise what `Probe` raises.
 
     >>> x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
     >>> probe = LinearProbe().fit(x, x[:, 0] > 0)
@@ -91,7 +96,7 @@ class LinearProbe(Probe):
         self.weight, self.bias = final_fit.weight, final_fit.bias
 
     def _choose(self, fits: Sequence[LogisticFit], features: Tensor, targets: Tensor) -> LogisticFit:
-        """The fit that reads held-out rows best, of equals the first; sets `penalty` and `held_out`."""
+        """The fit with the best held-out accuracy, the first of equals; sets `penalty` and `held_out`."""
         ranks = {}
         for penalty, fit in zip(self.penalties, fits, strict=True):
             logits = features @ fit.weight.T + fit.bias
@@ -115,11 +120,16 @@ class LinearProbe(Probe):
 
 
 def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
-    r"""The same probe, whose predictions are taken among `classes` alone; nothing is fitted anew.
+    r"""The same probe, restricted to predictions among `classes`; nothing is fitted again.
 
     .. math:: \hat y(x) = \arg\max_{c \in C} (w_c^\top x + b_c)
 
-    Raises UsageError where `classes` is empty or the probe has not learnt one of them.
+    Args:
+        probe: A probe that was fitted.
+        classes: The labels to choose among.
+
+    Raises:
+        UsageError: `classes` is empty, or the probe has not learnt one of them.
 
     >>> x, y = torch.eye(3).repeat(5, 1), torch.arange(3).repeat(5)
     >>> among(LinearProbe([1e-3]).fit(x, y), {1, 2}).predict([[1.0, 0.2, 0.1], [0.0, 0.1, 0.9]])

@@ -15,16 +15,22 @@ _QUERIES, _ROWS = 1024, 4096
 
 @final
 class NearestProbe(Probe):
-    r"""The label with most votes among the k training rows of highest cosine similarity.
+    r"""The label with the most votes among the k training rows of highest cosine similarity.
 
     .. math:: \hat y(x) = \arg\max_c \sum_{i \in N_k(x)} \mathbb 1[y_i = c]\, e^{s_i / \tau},
               \qquad s_i = \frac{x^\top x_i}{\|x\|\,\|x_i\|}
 
-    Features are L2-normalised and nothing else; similarities are float32. A zero vector has similarity 0
-    with everything. Where more training rows than there are votes are equally similar, which of them vote is
-    not defined; among labels with equal votes the smallest wins. Fewer than k training rows all vote. Queries
-    go in tiles, so memory is O(N D) and a constant. Nothing is trained or drawn. Shapes: features (N, D),
-    labels (N,). Raises UsageError unless k >= 1 and temperature > 0, and what `Probe` raises.
+    Features are L2-normalised and nothing else; similarities are float32. A zero vector has similarity 0 with
+    everything. If more rows tie for the last vote than there are votes, it is not defined which of them vote.
+    Among labels with equal votes the smallest wins. Queries are processed in tiles, so memory is O(N D) plus
+    a constant. Nothing is trained or drawn. Shapes: features (N, D), labels (N,).
+
+    Args:
+        k: The number of neighbours that vote, 1 or more; with fewer training rows all of them vote.
+        temperature: The temperature tau of the votes, above 0.
+
+    Raises:
+        UsageError: A setting is outside its limits; `fit`, `predict` and `score` raise what `Probe` raises.
 
     >>> train = torch.tensor([[1.0, 0.1], [2.0, 0.0], [0.0, 1.0], [0.2, 3.0]])
     >>> probe = NearestProbe(k=2).fit(train, torch.tensor([5, 5, 7, 7]))

@@ -13,12 +13,13 @@ from fullrank.errors import DataError, UsageError
 class Probe(ABC):
     """A classifier of frozen features (N, D); it never touches the encoder.
 
-    `fit` learns from the labelled rows (label -1 means unlabelled) and keeps the label values in `classes`,
-    ascending; `predict` gives labels (N,); `score` is the accuracy, 0 to 1. Features and labels may be
-    tensors, NumPy arrays or lists, and are never changed. A subclass gives `_learn` and `_decide`.
+    Features and labels may be tensors, NumPy arrays or lists, and are never changed. The label -1 means
+    unlabelled. `fit` keeps the label values in `classes`, ascending. A subclass implements `_learn` and
+    `_decide`.
 
-    Raises UsageError for shapes that do not fit, labels that are not whole numbers, or a probe not yet
-    fitted, and DataError for features that are not finite or fewer than two classes.
+    Raises:
+        UsageError: Shapes do not fit, labels are not whole numbers, or the probe is not fitted.
+        DataError: Features are not finite, or there are fewer than two classes.
     """
 
     classes: Tensor
@@ -33,7 +34,15 @@ class Probe(ABC):
         """The class numbers (N,) of finite features (N, D)."""
 
     def fit(self, features: Any, labels: Any) -> Self:
-        """Learn from features (N, D) and labels (N,); rows labelled -1 are left out."""
+        """Learn from labelled rows; rows with the label -1 are left out.
+
+        Args:
+            features: Features (N, D).
+            labels: Labels (N,), whole numbers.
+
+        Returns:
+            The probe itself.
+        """
         features, labels = labelled_rows(features, labels)
         classes, targets = torch.unique(labels, return_inverse=True)
         check_classes(classes, len(labels), "A probe")
@@ -42,7 +51,14 @@ class Probe(ABC):
         return self
 
     def predict(self, features: Any) -> Tensor:
-        """The predicted labels (N,) of features (N, D), int64."""
+        """Predict the labels of rows.
+
+        Args:
+            features: Features (N, D), from the place that the probe was fitted on.
+
+        Returns:
+            The labels (N,), int64.
+        """
         features = feature_matrix(features)
         if self._width is None:
             raise UsageError(f"This {type(self).__name__} has learnt nothing yet; call fit first.")
@@ -52,7 +68,12 @@ class Probe(ABC):
         return self.classes[self._decide(features)]
 
     def score(self, features: Any, labels: Any) -> float:
-        """The share of labelled rows whose label is predicted; a label that `fit` never saw is a miss."""
+        """The accuracy on labelled rows, 0 to 1; a label that `fit` never saw counts as a miss.
+
+        Args:
+            features: Features (N, D).
+            labels: Labels (N,), whole numbers; rows with the label -1 are left out.
+        """
         features, labels = labelled_rows(features, labels)
         if not len(labels):
             raise DataError("No row is labelled (all labels are -1); score needs at least 1 labelled row.")

@@ -17,11 +17,21 @@ PAGE_FILE = "report.html"
 
 
 def write_page(folder: Path) -> Path:
-    """Write `report.html` into the folder of a finished command, whole or not at all; return its path.
+    """Write `report.html` into the folder of a finished command, whole or not at all.
 
-    It shows `record.json` and `arrays.npz`, those of its runs for a study, and says which arrays are missing
-    or damaged. Raises DataError where there is no readable record, UsageError for a record that holds none of
-    a run, a diagnosis and a theory run, and FullDiskError where the disk has no room for the page.
+    The page shows `record.json` and `arrays.npz`, for a study those of its runs, and names arrays that are
+    missing or damaged. It needs no network.
+
+    Args:
+        folder: The folder of a run, study, diagnosis or theory run.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DataError: The folder has no readable record.
+        UsageError: The record holds neither a run, a study, a diagnosis nor a theory run.
+        FullDiskError: The disk has no room for the page.
     """
     folder = Path(folder)
     record = Record.load(folder)

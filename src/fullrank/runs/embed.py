@@ -33,21 +33,32 @@ def embed(
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> np.ndarray:
-    """The features (N, D_p) float32 of images at one place of a run; with `out` also as a file.
+    """The features of images at one place of a run, as an array and, with `out`, as a file.
 
-    `data` is the spec of a source, of which the whole `split` is read at the run's image size; by default it
-    is the run's own images, as its recipe chooses them. Images are read in batches; the features of all of
-    them are held. The ending of `out` says what is written, whole or not at all:
+    Images are read in batches; the features of all of them are held in memory. The ending of `out` chooses
+    the format, and the file is written whole or not at all:
 
-    - `.npy`: the features; their labels beside them in `NAME.labels.npy`, if any image is labelled
-    - `.safetensors`: the tensors `features` and `labels`, -1 where unlabelled; place, data, split, encoder,
-      head and class names in its metadata
-    - `.parquet`: the columns `embedding`, `label` and `class`, empty where unlabelled; the same metadata in
-      its schema; needs the extra `parquet`
+    - `.npy`: the features, and their labels in `NAME.labels.npy` if any image is labelled
+    - `.safetensors`: the tensors `features` and `labels` (-1 where unlabelled), with place, data, split,
+      encoder, head and class names as metadata
+    - `.parquet`: the columns `embedding`, `label` and `class` (empty where unlabelled), with the same
+      metadata in the schema; needs the extra `parquet`
 
-    Raises UsageError for a place the model does not have, an unknown split or source, another ending, a
-    missing extra or a file that exists; DataError for images that cannot be read or have other channels
-    than the run's.
+    Args:
+        run: A run, or its folder.
+        data: The spec of a source, read whole at the run's image size; None is the run's own images, as its
+            recipe selects them.
+        split: "train" or "test".
+        place: Where features are read: h, h[:24], z, or a layer such as stage3.1.
+        out: The file to write; None writes none.
+        imports: Modules or files that register parts of yours, as `--import` does.
+
+    Returns:
+        The features (N, D_p), float32.
+
+    Raises:
+        UsageError: A place, split, source or ending is unknown, an extra is missing, or the file exists.
+        DataError: Images cannot be read, or have another number of channels than the run's.
 
     >>> import tempfile
     >>> from fullrank import train
@@ -76,7 +87,7 @@ def embed(
 
 
 def _images(run: Run, data: str | None, split: Split) -> ImageSet:
-    """The images of `split` as the run's encoder takes them."""
+    """The images of `split`, as the run's encoder takes them."""
     if data is None:
         return load_data(run.recipe)[SPLITS.index(split)]
     size, channels = input_shape(run.path)
@@ -90,7 +101,7 @@ def _images(run: Run, data: str | None, split: Split) -> ImageSet:
 
 
 def describe(run: Run, place: str) -> dict[str, str]:
-    """What every file that leaves a run says of it."""
+    """The notes that every exported file has about its run."""
     return {
         "fullrank": version("fullrank"),
         "encoder": run.recipe.encoder,
@@ -100,7 +111,7 @@ def describe(run: Run, place: str) -> dict[str, str]:
 
 
 def check_out(out: str | Path, endings: Collection[str]) -> Path:
-    """`out` as a path if a file can be made there; UsageError for another ending or a file that exists."""
+    """`out` as a path if a file can be created there; otherwise UsageError."""
     path = Path(out)
     if path.suffix not in endings:
         needed = " or ".join(endings)

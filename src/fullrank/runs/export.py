@@ -37,9 +37,21 @@ def export(
     place: str = "h",
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> list[Path]:
-    """Write a run's encoder as the ending of `out` says: `.safetensors` or `.onnx`; the files written.
+    """Write the encoder of a run as plain weights or as an ONNX file.
 
-    `imports` are modules of your parts. See `export_weights` and `export_onnx`, which raise what this raises.
+    See `export_weights` and `export_onnx` for what each file holds.
+
+    Args:
+        run: A run, or its folder.
+        out: The file to write. `.safetensors` are weights that timm loads; `.onnx` needs the extra `onnx`.
+        place: The place to keep; weights only note it, an ONNX file ends there.
+        imports: Modules or files that register parts of yours, as `--import` does.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UsageError: The ending or the place is unknown, or a file exists.
 
     >>> export("runs/digits", "digits.pth")
     Traceback (most recent call last):

@@ -57,7 +57,7 @@ _FROM_FILE = {"from_file": True}
 
 
 def _parsed(value: Any, info: ValidationInfo) -> Spec:
-    """The spec of a part; what stands in a file imports nothing."""
+    """The spec of a part; a spec in a file imports nothing."""
     registry = _REGISTRIES[str(info.field_name)]
     if not isinstance(value, str) and not callable(value):
         raise UsageError(
@@ -89,8 +89,8 @@ class _Part(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 class Optimizer(_Part):
     """How the weights move: linear warm-up, then cosine to `floor` times the rate, both per step.
 
-    Norms, biases and other 1-d parameters have no decay and, under lars, no adaptation. A function that was
-    given in Python is called by its module and name, and makes the optimizer from the weight decay alone:
+    Norms, biases and other 1-d parameters have no decay, and no adaptation under lars. A function that was
+    given in Python appears under its module and name. It makes the optimizer from the weight decay alone, and
     `lr`, `momentum` and `trust` are then not used.
     """
 
@@ -111,7 +111,7 @@ class Optimizer(_Part):
 
 
 class Engine(_Part):
-    """How the step is computed; none of it is meant to change what is learnt, beyond rounding."""
+    """How the step is computed; apart from rounding, none of these keys changes what is learnt."""
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _key(
         "32-true", "The precision on a GPU; a CPU always computes in 32 bits."
@@ -129,11 +129,11 @@ class Engine(_Part):
 
 
 class SGDProbe(_Part):
-    """The papers' linear probe: SGD on random crops of the training images, the encoder frozen in eval mode.
+    """The papers' linear probe: SGD on random crops of the training images, with the encoder frozen.
 
-    Cosine per epoch; the weights start at N(0, 0.01), the bias at 0. It is scored after each epoch on the
-    test images, and both the last epoch and the best one are recorded: the best is chosen on the test
-    images themselves, as P1 does. A recipe has no such probe until one of these keys is set.
+    The rate falls by a cosine per epoch; weights start at N(0, 0.01), the bias at 0. The probe is scored on
+    the test images after each epoch, and the record has both the last and the best epoch. The best one is
+    chosen on the test images themselves, as in P1. A recipe has no such probe until one of these keys is set.
 
     Source: P1's published code.
     """
@@ -148,10 +148,10 @@ class SGDProbe(_Part):
 class Recipe(_Part):
     """All that defines a run; two equal recipes give the same record on one machine.
 
-    The training images are cut by `classes`, `fraction`, `limit` and `held_out`, in this order; `classes`
-    cuts the test images too. With `held_out`, settings are chosen without a look at the test images. A
-    finished run is probed on "label", whatever `label` it learnt. `imports` are the modules that parts of
-    yours come from; they are found, not chosen.
+    The training images are cut by `classes`, `fraction`, `limit` and `held_out`, in this order. `classes`
+    also cuts the test images. `held_out` lets you choose settings without the test images. A finished run is
+    probed on the labels called "label", whichever `label` it was trained on. `imports` lists the modules that
+    parts of yours come from; fullrank fills it in.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
@@ -191,9 +191,15 @@ class Recipe(_Part):
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
         """A recipe by name, from a YAML file, or as it is, with some of its keys replaced.
 
-        A key of a nested part is written with a dot: `optimizer.lr`. A part of yours may be named in the
-        `overrides`, which imports its module; what a file names must have been imported before. Raises
-        UsageError for an unknown recipe, key or name, a value out of range and a module that is missing.
+        Args:
+            recipe: The name of a shipped recipe (`fullrank list recipes`), a YAML file, or a recipe.
+            overrides: Values by key; the key of a nested part has a dot, as in `optimizer.lr`. A part of
+                yours may be named here, which imports its module. A file may only name what was imported
+                before.
+
+        Raises:
+            UsageError: A recipe, key or name is unknown, a value is outside its limits, or a module is
+                missing.
         """
         if isinstance(recipe, Recipe):
             content = {key: each.model_dump() if isinstance(each, _Part) else each for key, each in recipe}

@@ -1,6 +1,7 @@
 """docs/recipe.md, written from the list of a recipe's keys: `python -m fullrank.runs.recipe_page`."""
 
 import inspect
+import re
 from collections import defaultdict
 
 from fullrank.runs.recipe import RECIPE_KEYS, Recipe
@@ -27,8 +28,17 @@ def recipe_page() -> str:
         prose = [f"\n{paragraph}" for paragraph in paragraphs if not paragraph.startswith(">>>")]
         lines += [f"\n## {name or 'recipe'}", *prose]
         lines += ["\n| key | meaning | default | a value is |", "|---|---|---|---|"]
-        lines += [f"| `{s.key}` | {s.meaning} | `{s.default}` | {s.limits} |" for s in settings]
+        lines += [f"| `{s.key}` | {s.meaning} | `{s.default}` | {escaped(s.limits)} |" for s in settings]
     return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    r"""Text for a cell of a table: brackets must not read as a link, nor a bar as the end of the cell.
+
+    >>> print(escaped("[a-z][0-9]"))
+    \[a-z]\[0-9]
+    """
+    return re.sub(r"([\[|])", r"\\\1", text)
 
 
 if __name__ == "__main__":

@@ -21,35 +21,57 @@ ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 
 @dataclass(frozen=True)
 class Run(Result):
-    """A finished run: its folder, its record, its recipe, and the trained parts in eval mode."""
+    """A finished run: its folder, its record, its recipe, and the trained parts in eval mode.
+
+    Args:
+        path: The folder of the run.
+        record: What it measured; `record.runs[0]` is the entry of this run.
+        recipe: All that defined it, with every default written out.
+        encoder: The trained encoder, from images (N, C, H, W) in 0 to 1 to h (N, D).
+        head: The trained head, from h (N, D) to z (N, K).
+    """
 
     recipe: Recipe
     encoder: Encoder
     head: Head
 
     def fresh_head(self) -> Head:
-        """A new head of the same spec, untrained."""
+        """A new, untrained head of the same spec."""
         return build_head(self.recipe.head, in_dim=self.encoder.feature_dim)
 
 
 def opened(run: str | Path | Run, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
-    """A run, or the one in a folder."""
+    """A run, or the run in a folder."""
     return run if isinstance(run, Run) else load(run, imports=imports)
 
 
 def input_shape(folder: Path) -> tuple[int, int]:
-    """The size and the number of channels of the images that the encoder in `folder` was trained on."""
+    """The size and the number of channels of the images that the encoder in `folder` takes."""
     with safe_open(folder / ENCODER_FILE, framework="pt") as file:
         metadata = file.metadata()
     return int(metadata["image_size"]), int(metadata["in_chans"])
 
 
 def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
-    """Read a finished run back: encoder and head in eval mode. Raises DataError for a folder that is none.
+    """Read a finished run back, with encoder and head in eval mode.
 
-    A run with parts of yours needs their modules: `imports` names them, for nothing is imported because a
-    file names it. Raises UsageError where one is missing. Weights are read from safetensors files; nothing
-    is unpickled.
+    Weights are read from safetensors files, and nothing is unpickled. Nothing is imported because a file
+    names it: a run with parts of yours needs their modules in `imports`.
+
+    Args:
+        folder: The folder of the run.
+        imports: Modules or files that register parts of yours, as `--import` does.
+
+    Raises:
+        DataError: The folder holds no finished run, or its files are damaged.
+        UsageError: A module that the run needs is missing.
+
+    >>> import tempfile
+    >>> from fullrank import train
+    >>> folder = tempfile.mkdtemp() + "/run"
+    >>> run = train("digits", out=folder, head="none", epochs=1, limit=300)
+    >>> load(folder).encoder(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 96])
     """
     import_modules(imports)
     folder = Path(folder)

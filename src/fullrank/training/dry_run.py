@@ -24,7 +24,7 @@ COMPOSITE = "composite:digits-on-textures,n=40"
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was walked through: the recipe as given, the keys that were replaced, and the run's entry."""
+    """What a dry run did: the recipe as given, the replaced keys, and the entry of the run."""
 
     recipe: Recipe
     replaced: dict[str, Any]
@@ -34,11 +34,25 @@ class Rehearsal:
 def dry_run(
     recipe: str | Path | Recipe, *, imports: Sequence[str | Path | ModuleType] = (), **overrides: Any
 ) -> Rehearsal:
-    """Train two steps and probe on generated images, laid out as the recipe's data is; nothing is kept.
+    """Train two steps of a recipe and probe, on generated images in the layout of its data; nothing is kept.
 
-    Encoder, head, objective, views, optimizer and image size are the recipe's own; data, lengths and batch
-    size are replaced. So a mistake in a recipe shows within seconds. The numbers mean nothing: the images are
-    coloured shapes, grey for sets that are grey. Raises what `train` raises.
+    Encoder, head, objective, views, optimizer and image size are those of the recipe; data, lengths and batch
+    size are replaced. A mistake in a recipe thus shows within seconds. The numbers mean nothing: the images
+    are coloured shapes, or grey ones for sets that are grey.
+
+    Args:
+        recipe: The name of a shipped recipe, a YAML file, or a recipe.
+        imports: Modules or files that register parts of yours, as `--import` does.
+        overrides: Keys of the recipe to replace, as in `train`.
+
+    Returns:
+        The recipe as given, the keys that were replaced, and the entry of the run.
+
+    Raises:
+        FullrankError: Whatever `train` raises.
+
+    >>> dry_run("digits", head="linear:8").entry.steps
+    2
     """
     import_modules(imports)
     plan = Recipe.resolve(recipe, overrides)
@@ -56,7 +70,7 @@ def check_on_generated(recipe: Recipe) -> None:
 
 
 def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
-    """The keys of `plan` that a rehearsal replaces, after writing its images into `folder`."""
+    """The keys of `plan` that a dry run replaces, after writing its images into `folder`."""
     size, count, images = plan.image_size or 32, BATCH_SIZE * STEPS, source(plan.data)
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
     # Your own folder, archive or hub set is rehearsed with colour images in a folder.

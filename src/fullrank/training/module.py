@@ -37,16 +37,27 @@ class Step:
 
 
 class JointEmbedding(pl.LightningModule):
-    """Encoder, head and objective, trained on two views of each image.
+    """Encoder, head and objective, trained on two views of each image: a LightningModule.
 
-    `objective` is anything called as `loss(z_a, z_b)`, and with `labels` or `generator` where its `needs`
-    name them; weights of its own are trained with the rest. Batches are `fullrank.batch.Batch`; the
-    views of step t in epoch e are drawn from (`seed`, e, t), so a resumed run sees the views an unbroken one
-    would. Of many processes each has its share of the global batch, and draws for all of it.
+    Batches are `fullrank.batch.Batch`. The views of step t in epoch e are drawn from (`seed`, e, t), so a
+    resumed run sees the same views as an uninterrupted one. Each of several processes has its share of the
+    global batch, and draws for all of it.
 
-    `encoder_passes` of 1 sends both views through the encoder and the head at once, 2 each by itself: with
-    batch norms in them, statistics are then of one view, as in P1's code. `compiled` lets torch compile the
-    encoder's forward.
+    Args:
+        encoder: Maps images (N, C, H, W) in 0 to 1 to h (N, D).
+        head: Maps h (N, D) to z (N, K).
+        objective: Called as `loss(z_a, z_b)`, and with `labels` or `generator` if its `needs` name them.
+            Weights of its own are trained with the rest.
+        views: The two view pipelines (`view_pipeline`).
+        optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
+            has the defaults of a recipe.
+        seed: The seed of the views.
+        encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends each by itself,
+            so that batch norms see one view at a time, as in P1's code.
+        compiled: Whether torch compiles the encoder's forward.
+
+    Raises:
+        UsageError: A part is a class and not an instance, or the objective needs what no training step has.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),

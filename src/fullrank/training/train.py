@@ -61,25 +61,45 @@ def train(
     imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Run:
-    """Train an encoder as a recipe says, probe it, and leave everything in the folder `out`.
+    """Train an encoder as a recipe says, probe it, and leave everything in a folder.
 
-    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. Parts are
-    specs or classes of yours, and `imports` are modules that register parts. `data` is the spec of a source,
-    a torch Dataset of (image, label), or a pair of them, to train and to test. `init` is a file of weights to
-    start the encoder from (see `load_weights`). `callbacks`, `loggers` and `profiler` are Lightning's;
-    `optimizer` is a name, or is called with groups of parameters and returns an optimizer, whose rate then
-    follows the recipe's warm-up and cosine.
+    With more than one device or node, every process makes this call (`torchrun` or SLURM start them), and the
+    first one writes.
 
-    With `resume` a run that was cut off goes on exactly where its newest whole checkpoint stands, in a folder
-    without one from the beginning; a finished run is returned as it is. With more than one device or node,
-    every process makes this call (`torchrun` or SLURM start them), and the first one writes; a run may be
-    resumed by another number of processes. Up to `skip_nonfinite` steps whose loss or gradient is not finite
-    are left out (see `FiniteGuard`).
+    Args:
+        recipe: The name of a shipped recipe (`fullrank list recipes`), a YAML file, or a recipe.
+        data: The spec of a source, a torch Dataset of (image, label), or a pair of Datasets, to train and to
+            test; None is the recipe's.
+        out: The folder for the results; None makes one under runs/.
+        resume: Continue in `out` from the newest whole checkpoint; the result is bit-identical to an
+            uninterrupted run on one machine's CPU. Without a checkpoint the run starts from the beginning,
+            and a finished run is returned as it is. The number of processes may change.
+        init: A file of weights to start the encoder from (see `load_weights`).
+        devices: The number of processes on this machine, one for each device.
+        nodes: The number of machines.
+        skip_nonfinite: Leave out up to this many steps with a non-finite loss or gradient (see
+            `FiniteGuard`).
+        callbacks: Callbacks of Lightning.
+        loggers: Loggers of Lightning.
+        optimizer: The name of an optimizer, or a function from groups of parameters to an optimizer, whose
+            rate then follows the warm-up and cosine of the recipe.
+        progress: A progress display of rich to draw in; None makes one.
+        profiler: A profiler of Lightning.
+        imports: Modules or files that register parts of yours, as `--import` does.
+        overrides: Keys of the recipe to replace; a nested key is given as `**{"optimizer.lr": 1e-3}`. Parts
+            are specs or classes of yours.
 
-    Raises UsageError for a recipe that cannot be carried out or a folder in use, DataError for images that
-    cannot be read, DivergedError for a loss or gradient that is not finite, OutOfMemoryError for a batch that
-    memory does not hold, FullDiskError for a disk without room, and, after saving, InterruptedRunError on
-    Ctrl-C and TerminatedRunError on SIGTERM.
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: The recipe cannot be carried out, or the folder is in use.
+        DataError: Images cannot be read.
+        DivergedError: A loss or gradient is not finite.
+        OutOfMemoryError: A batch does not fit in memory.
+        FullDiskError: The disk has no room.
+        InterruptedRunError: Ctrl-C was pressed; the run is saved.
+        TerminatedRunError: SIGTERM arrived; the run is saved.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"

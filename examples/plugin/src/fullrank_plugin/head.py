@@ -1,4 +1,4 @@
-"""A head of low rank and full width, which says nothing of itself: fullrank measures the rank it imposes."""
+"""A head of low rank and full width. It does not describe itself, so fullrank measures its rank."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class Projection(nn.Module):
     """z = h P P', the projection of h onto `rank` fixed random directions. Shapes: (N, D) -> (N, D).
 
-    Any module with `in_dim` and `out_dim` is a head. The first parameter behind `in_dim` is the value of the
-    spec, `projection:4`.
+    Any module with `in_dim` and `out_dim` is a head. The first parameter after `in_dim` is the value of the
+    spec, as in `projection:4`.
     """
 
     def __init__(self, in_dim: int, rank: int = 8):

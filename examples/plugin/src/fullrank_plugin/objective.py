@@ -1,4 +1,4 @@
-"""An objective that draws at random in each step."""
+"""An objective that draws random directions in each step."""
 
 import torch
 import torch.nn.functional as F
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class Sliced(nn.Module):
-    """Views close, and every random slice of the embeddings of mean 0 and variance 1.
+    """Views close together, and every random slice of the embeddings with mean 0 and variance 1.
 
-    With s = z A for `slices` unit vectors A, drawn anew at each call, the loss is the mean squared distance
-    of the views plus `weight` times the mean of mean(s)^2 + (1 - std(s))^2 over slices. It says in `needs`
-    that it wants the step's generator, so that a resumed run draws the same slices.
+    A slice is s = z A for a unit vector A. Each call draws `slices` new ones. The loss is the mean squared
+    distance of the views plus `weight` times the mean of mean(s)^2 + (1 - std(s))^2 over the slices. `needs`
+    asks for the generator of the step, so that a resumed run draws the same slices.
     """
 
     needs = ("generator",)

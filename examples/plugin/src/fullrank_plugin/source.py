@@ -1,4 +1,4 @@
-"""A source of images that are made when they are asked for."""
+"""A source that generates its images."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class Stripes(Source):
         self.count = count
 
     def read(self, split, image_size):
-        """Make the images of `split`, the same ones at each call."""
+        """Generate the images of `split`, the same ones at each call."""
         rng = np.random.default_rng([len(split), self.count])
         count = self.count if split == "train" else max(self.count // 3, 3)
         labels = np.arange(count) % 3

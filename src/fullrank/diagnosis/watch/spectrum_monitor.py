@@ -97,32 +97,38 @@ class _Watch:
 
 @final
 class SpectrumMonitor(pl.Callback):
-    """Spectrum, ranks and live dimensions of modules of any LightningModule, and an alert when they collapse.
+    """Spectrum, ranks and live dimensions of modules of any LightningModule, with alerts on collapse.
 
-    It goes into the callbacks of a Trainer of `lightning.pytorch` or `pytorch_lightning`. `modules` are
-    dotted paths inside the LightningModule, as `named_modules()` has them, or names of your own mapped to
-    such paths. An output is (N, D), or maps (N, C, H, W) or tokens (N, T, D), of which the mean over the
-    positions is taken. All calls in a step count, so two views through one encoder are twice the rows.
+    Put it into the callbacks of a Trainer of `lightning.pytorch` or `pytorch_lightning`. The output of a
+    watched module is (N, D), a map (N, C, H, W) or tokens (N, T, D); maps and tokens are averaged over their
+    positions. All calls in a step count, so two views through one encoder give twice the rows.
 
-    Every `every_n_steps` training batches it looks at the newest `samples` rows: those of so many batches
-    before the look as fill them. Only in these batches, and only while they are trained on, do modules carry
-    a hook. The first look is at the first `samples` rows. Rank is at most rows - 1, so keep `samples` above
-    twice the width where you can; `tolerance` is the share of the largest variance above which a direction
-    is live. See `look_at` for the measures. The time of a look grows as (samples + D) min(samples, D)^2.
+    Every `every_n_steps` training batches the monitor measures the newest `samples` rows (see `look_at`).
+    Modules carry a hook only in the batches just before a measurement. The first measurement is of the first
+    `samples` rows. The time of one grows as (samples + D) min(samples, D)^2.
 
-    The measures go to every logger of the Trainer as `spectrum/NAME/effective_rank` and so on; `looks` and
-    `arrays` hold them and the spectra, and `save` leaves all of it for `fullrank report`. When one of `rules`
-    fires there is an `Alert` in `alerts` and a `CollapseWarning`. The rules on rank and direction compare a
-    module with itself earlier in the run: an untrained module or a low rank from the start is no alert, and a
-    supervised classifier, whose rank falls to the number of its classes, needs rules of its own.
+    The measures go to every logger of the Trainer, as `spectrum/NAME/effective_rank` and so on. `looks` and
+    `arrays` hold them and the spectra; `save` writes them for `fullrank report`. A rule that fires adds an
+    `Alert` to `alerts` and gives a `CollapseWarning`. The rules on rank and direction compare a module
+    with itself earlier in the run. An untrained module, or a rank that is low from the start, is therefore no
+    alert. A supervised classifier, whose rank falls to the number of classes, needs rules of its own.
 
-    Training is bit for bit what it is without the monitor. Looks, alerts and rows not yet looked at are part
-    of the checkpoint; a callback that saves after a step must come after this one. Of many processes the
-    first watches its own share.
+    Training stays bit for bit the same. Measurements, alerts and pending rows are part of the checkpoint; a
+    callback that saves after a step must come after this one. With several processes, the first one watches
+    its own share.
 
-    Raises UsageError for no modules, `every_n_steps` below 1, `samples` below 2, a `tolerance` outside 0 to
-    1, and, when the training starts, for a module that there is not. Raises DataError for an output that is
-    not a tensor of rows, maps or tokens.
+    Args:
+        modules: Dotted paths inside the LightningModule, as in `named_modules()`, or a mapping from names of
+            your choice to such paths.
+        every_n_steps: Training batches between two measurements, 1 or more.
+        samples: Rows per measurement, 2 or more. A rank is at most rows - 1, so choose more than twice the
+            width if you can.
+        tolerance: The share of the largest variance above which a direction is live, between 0 and 1.
+        rules: The rules that raise alerts.
+
+    Raises:
+        UsageError: An argument is outside its limits or, when the training starts, a module does not exist.
+        DataError: An output is not a tensor of rows, maps or tokens.
 
     >>> monitor = SpectrumMonitor(["encoder", "head"])
     >>> import lightning.pytorch as pl
