@@ -35,9 +35,7 @@ def write_reports(folders: Sequence[Path], out: Path | None, each: bool, figures
     """Write the page of one folder, of each, or one page for all; the paths of the pages."""
     formats = [word.strip() for word in figures.split(",") if word.strip()]
     if out is not None and (each or len(folders) == 1):
-        raise UsageError(
-            f"--out {out} is for one page on several folders; leave it out, or name more folders."
-        )
+        raise UsageError(f"--out {out} is for one page on several folders; leave it out or name more.")
     if each or len(folders) == 1:
         return [write_page(folder, formats) for folder in folders]
     return [write_report(folders, result_folder(out, "report"), formats)]

@@ -1,4 +1,4 @@
-"""Runs of several runs and studies as rows of one table, split where rows cannot be subtracted. Torch-free."""
+"""Several runs and studies as one table, split where rows cannot be subtracted. Torch-free."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SILENT = frozenset(
     ("head", "seed", "imports", "monitor_every", "online_every", "engine.logger", "engine.keep_checkpoints")
 )
 # Rows are named by the keys in which studies differ, up to this many; beyond it, by their folders.
-MOST_KEYS = 3
+MOST_KEYS, FROM = 3, "study"
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def combine(results: Sequence[Result]) -> Combination:
         record = results[0].record
         placed = _placed(results)
         return Combination((_with_runs(record, placed),), (_what(placed[0].settings),), ())
-    placed = grouped((Path(run.entry.folder).resolve(), run) for run in _placed(results))
-    runs = [same_folder[0] for same_folder in placed.values()]
-    names, notes = _names(results, runs)
+    by_folder = grouped((Path(run.entry.folder).resolve(), run) for run in _placed(results))
+    runs = [same_folder[0] for same_folder in by_folder.values()]
+    names, notes = _names(runs)
     runs, doubles = _once(runs, names)
     blocks = grouped((_tested(run), run) for run in runs)
     records = tuple(_with_runs(results[0].record, block) for block in blocks.values())
@@ -110,17 +110,14 @@ def _with_runs(record: Record, runs: Iterable[_PlacedRun]) -> Record:
     """A study of these runs; it compares them with the first row."""
     entries = [run.entry for run in runs]
     kind = "run" if len(entries) == 1 else "study"
-    return record.model_copy(
-        update={"kind": kind, "runs": entries, "comparisons": compare_heads(entries), "diagnosis": None}
-    )
+    return record.model_copy(update={"kind": kind, "runs": entries, "comparisons": compare_heads(entries)})
 
 
-def _names(results: Sequence[Result], runs: Sequence[_PlacedRun]) -> tuple[list[str], list[str]]:
+def _names(runs: Sequence[_PlacedRun]) -> tuple[list[str], list[str]]:
     """The keys that name the rows beside the head, and notes on what studies differ in."""
     shared = set.intersection(*(set(run.settings) for run in runs)) - SILENT
-    values = {
-        key: dict.fromkeys(run.settings[key] for run in runs) for key in runs[0].settings if key in shared
-    }
+    ordered = [key for key in runs[0].settings if key in shared]
+    values = {key: {run.settings[key] for run in runs} for key in ordered}
     keys = [key for key, each in values.items() if len(each) > 1]
     inside = {key for run in runs for key in run.entry.varied}
     between = [key for key in keys if key not in inside]
@@ -128,7 +125,7 @@ def _names(results: Sequence[Result], runs: Sequence[_PlacedRun]) -> tuple[list[
         listed = f"The folders differ in several keys at once ({', '.join(between)}): a difference between "
         return keys, [f"{listed}them may come from any of these."] if len(between) > 1 else []
     note = f"Rows are named by their folders, which differ in {len(between)} keys: {', '.join(between)}."
-    return [*(key for key in keys if key in inside), "folder"], [note]
+    return [*(key for key in keys if key in inside), FROM], [note]
 
 
 def _once(runs: Sequence[_PlacedRun], names: Sequence[str]) -> tuple[list[_PlacedRun], list[str]]:
@@ -138,7 +135,7 @@ def _once(runs: Sequence[_PlacedRun], names: Sequence[str]) -> tuple[list[_Place
     studies = {run.study for run in runs}
     unique = len({study.name for study in studies}) == len(studies)
     for run in runs:
-        values = run.settings | {"folder": run.study.name if unique else str(run.study)}
+        values = {**run.settings, FROM: run.study.name if unique else str(run.study)}
         entry = run.entry.model_copy(update={"varied": {key: values[key] for key in names if key in values}})
         if (entry.row, entry.seed) in kept:
             doubles.append(f"{entry.row}, seed {entry.seed} ({entry.folder})")
@@ -166,11 +163,10 @@ def _tested(run: _PlacedRun) -> tuple[str | None, ...]:
 
 
 def _what(settings: Mapping[str, str]) -> str:
-    """What was tested on, in words: the data, and those other keys that are set."""
-    others = [
-        f"{key}={settings[key]}" for key in TESTED[1:] if settings.get(key) not in (None, "None", "label")
-    ]
-    return ", ".join([settings.get("data", "data of the user's own"), *others])
+    """What the probes were tested on: the data, and those other keys that are set."""
+    own = {key: settings.get(key, "None") for key in TESTED[1:]}
+    others = [f"{key}={value}" for key, value in own.items() if value not in ("None", "label")]
+    return ", ".join([settings.get("data", "data of the user"), *others])
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def frame(rows: Sequence[Row]) -> "pandas.DataFrame":
-    """The rows as a DataFrame, a missing number as NaN. Raises UsageError where pandas is not installed.
+    """The rows as a DataFrame. Raises UsageError where pandas is not installed.
 
     >>> frame([{"head": "none", "linear_points": 94.0}]).shape
     (1, 2)

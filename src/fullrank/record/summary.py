@@ -6,7 +6,7 @@ from fullrank.record.schema import Record, Result
 from fullrank.record.tidy import Row, study_rows
 
 # A prompt shows so many rows and so many characters of a line.
-MOST_ROWS, MOST_LETTERS = 6, 100
+MOST_ROWS, MOST_LETTERS = 6, 200
 
 
 def summary(result: Result) -> str:
@@ -38,7 +38,8 @@ def _what(record: Record) -> str:
 
 
 def _accuracy(row: Row) -> str:
-    low, high, mean = row["linear_low_points"], row["linear_high_points"], row["linear_points"]
-    both = isinstance(low, float) and isinstance(high, float)
-    half = f" ± {(float(high or 0) - float(low or 0)) / 2:.1f}" if both else ""
+    mean, low, high = (row[f"linear{end}_points"] for end in ("", "_low", "_high"))
+    if not isinstance(mean, float):
+        return f"{row['row']}: no probe on h"
+    half = f" ± {(high - low) / 2:.1f}" if isinstance(low, float) and isinstance(high, float) else ""
     return f"{row['row']}: linear on h {mean:.1f}{half} points"

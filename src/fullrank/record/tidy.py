@@ -4,26 +4,27 @@ A row is a dictionary of text, numbers and None for no number. All rows have `ki
 own. Accuracies and their differences are points, 0 to 100, at full precision, and their columns end in
 `_points`; `_low` and `_high` bound the 95 % t interval over seeds, None for a single seed.
 
-- Runs and studies (`study_rows`): a row for each row of the results table and each `place`. `row` is its name:
-  the `head` and the value of each varied key, which has a column of its own. `seeds` counts the runs behind
-  the means. `linear`, `nearest` and `effective_rank` are measured on the test images, `dimensions` is the width
-  of the place. `difference` is that of the linear probe to the row `against` at the same place, paired over
-  `paired_seeds` seeds. `published` is the paper's number. `train_images`, `test_images`, `classes`, `chance`
-  and the probes on `pixels` and on the `untrained` encoder are None in older records.
+- Runs and studies (`study_rows`): a row for each row of the results table and each `place`. `row` is its
+  name: the `head` and the value of each varied key, which has a column of its own. `seeds` counts the runs
+  behind the means. `linear`, `nearest` and `effective_rank` are measured on the test images. `dimensions` is
+  the width of the place. `difference` is that of the linear probe to the row `against` at the same place,
+  paired over `paired_seeds` seeds. `published` is the paper's number. Older records lack `train_images`,
+  `test_images`, `test_classes`, `chance` and the probes on `pixels` and on the `untrained` encoder.
 - Every score (`score_rows`): a row for each score of each run, in long form: its `seed`, `place`, `label`,
-  `split`, `features`, `shots`, `probe`, `statistic`, `subject`, `unit` and `value`. Values whose unit is points
+  `split`, `features`, `shots`, `probe`, `statistic`, `subject`, `unit` and `value`. Values in the unit points
   are 0 to 100.
-- Reproduced tables (`table_rows`): a row for each `setting` and `column`, in the column's `unit`: the `paper`'s
-  number, `mean`, `low`, `high`, `seeds`, and the `difference` to the first setting, paired by seed.
+- Reproduced tables (`table_rows`): a row for each `setting` and `column`, in the column's `unit`: the number
+  of the `paper`, `mean`, `low`, `high`, `seeds`, and the `difference` to the first setting, paired by seed.
   `predicted` (pre or post) and `theory` are what the theory said before any run.
-- Diagnoses (`diagnosis_rows`): a row for each `place`, with its measures, and its `alarms` and `notes` as names
-  of causes. `cut` says whether the diagnosis would cut the model there.
+- Diagnoses (`diagnosis_rows`): a row for each `place`, with its measures, and its `alarms` and `notes` as
+  names of causes. `cut` says whether the diagnosis would cut the model there.
 - Theory runs (`theory_rows`): a row for each `row` and `column` of the theorem, `predicted` and `simulated`.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
+from fullrank.errors import UsageError
 from fullrank.record.combining import combine, is_study
 from fullrank.record.comparisons import by_row, mean_of, paired_difference
 from fullrank.record.schema import Record, Result, RunEntry, TableEntry
@@ -50,8 +51,10 @@ def _rows_of(result: Result) -> list[Row]:
         rows = table_rows(record.table)
     elif record.diagnosis is not None:
         rows = diagnosis_rows(record)
-    else:
+    elif record.theory is not None:
         rows = theory_rows(record)
+    else:
+        raise UsageError(f"{result.path} holds an empty {record.kind}; name a result with numbers.")
     return [start | row for row in rows]
 
 
@@ -72,11 +75,11 @@ def study_rows(results: Sequence[Result]) -> list[Row]:
                 **runs[0].varied,
                 "tested_on": tested,
             }
-            for place in dict.fromkeys(place for run in runs for place in run.probes):
+            for place in dict.fromkeys(place for run in runs for place in (*run.probes, *run.spectrum)):
                 base = None if name == first else groups[first]
                 row = start | _at_place(runs, place) | _difference(runs, base, first, place)
                 published = homes[runs[0].folder].record.published if place == "h" else None
-                row["published_points"] = published and published.values.get(runs[0].head)
+                row["published_points"] = published.values.get(runs[0].head) if published else None
                 rows.append(row | _images(runs))
     return rows
 
@@ -129,11 +132,11 @@ def diagnosis_rows(record: Record) -> list[Row]:
     rows = []
     for place in diagnosis.places:
         row: Row = {"target": diagnosis.target, "rows": diagnosis.rows, "place": place}
+        row |= {measure.name: measure.value for measure in diagnosis.measures if measure.place == place}
         if place in diagnosis.spectrum:
             values = diagnosis.spectrum[place].singular_values
             row |= {"dimensions": len(values), "live_dimensions": live_dimensions(values)}
             row |= {"effective_rank": diagnosis.spectrum[place].effective_rank}
-        row |= {measure.name: measure.value for measure in diagnosis.measures if measure.place == place}
         if layer := layers.get(place):
             row |= {"dimensions": layer.width, "effective_rank": layer.effective_rank, "rankme": layer.rankme}
             shares = {"linear": layer.linear, "nearest": layer.nearest, "recall_at_1": layer.recall_at_1}
@@ -172,7 +175,7 @@ def _at_place(runs: Sequence[RunEntry], place: str) -> Row:
     spectra = [run.spectrum[place] for run in runs if place in run.spectrum]
     return {
         "place": place,
-        "seeds": len(probed),
+        "seeds": max(len(probed), len(spectra)),
         **_interval("linear", mean_of([100 * each.linear for each in probed])),
         **_interval("nearest", mean_of([100 * each.nearest for each in probed])),
         **_interval("effective_rank", mean_of([each.effective_rank for each in spectra]), ""),
@@ -198,16 +201,16 @@ def _images(runs: Sequence[RunEntry]) -> Row:
     """What the probes were fitted and scored on, and the same probes on features that no training made."""
     images = next((run.images for run in runs if run.images), None)
     row: Row = {
-        "train_images": images and images.train,
-        "test_images": images and images.test,
-        "classes": images and images.classes,
+        "train_images": images.train if images else None,
+        "test_images": images.test if images else None,
+        "test_classes": images.classes if images else None,
         "chance_points": _points(images.chance if images else None),
     }
     for features in ("pixels", "untrained"):
         same = [each for run in runs for each in run.baselines if each.features == features]
         for probe in ("linear", "nearest"):
             estimate = mean_of([100 * getattr(each, probe) for each in same])
-            row[f"{features}_{probe}_points"] = estimate and estimate.mean
+            row[f"{features}_{probe}_points"] = estimate.mean if estimate else None
     return row
 
 

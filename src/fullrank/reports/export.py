@@ -12,12 +12,12 @@ from fullrank.errors import FullrankError, UsageError, unknown_name
 from fullrank.reports.layout import Panel
 
 FIGURES, FORMATS = "figures", ("svg", "pdf", "png")
-# In pixels of 1/96 inch: 5.4 by 3.5 inches, in which letters of 15 pixels are 8 points at 3.7 inches of width.
+# In pixels of 1/96 inch: 5.4 by 3.5 inches; letters of 15 are 8 points at 3.7 inches of width.
 WIDTH, HEIGHT, LETTERS = 520, 340, 15
 # PNG has so many pixels for each of these: 3 are 290 dots an inch.
 SCALE = 3
 _INK, _GRID, _FONT = "#222222", "#dddddd", "Arial, Helvetica, sans-serif"
-# Lines that need no entry of their own: each seed beside its mean, marks on a line, what is labelled in place.
+# No entries of their own: each seed beside its mean, marks on a line, what is labelled in place.
 _UNNAMED = frozenset(("seeds", "lost", "rank", "chance", "alignment"))
 _LINE, _LETTER = 24, 0.62
 
@@ -78,7 +78,13 @@ def for_paper(panel: Panel) -> go.Figure:
     legend = len(named_once) > 1
     rows = _legend_rows(named_once) if legend else 0
     height = max(HEIGHT, panel.height or 0) + _LINE * rows
-    axis = {"color": _INK, "gridcolor": _GRID, "linecolor": _INK, "tickcolor": _INK}
+    axis = {
+        "color": _INK,
+        "title_font_size": LETTERS,
+        "gridcolor": _GRID,
+        "linecolor": _INK,
+        "tickcolor": _INK,
+    }
     figure.update_layout(
         showlegend=legend,
         width=WIDTH,

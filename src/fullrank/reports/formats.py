@@ -56,7 +56,7 @@ def latex(tables: Sequence[TextTable]) -> str:
     >>> print(latex([TextTable("Results", ("head", "±"), (("linear:8,norm=batch_2", "−1"),), "95 % of 4.")]))
     % \usepackage{booktabs}
     \begin{table}
-      \centering
+      \centering\small
       \caption{95 \% of 4.}
       \label{tab:results}
       \begin{tabular}{lr}
@@ -71,12 +71,18 @@ def latex(tables: Sequence[TextTable]) -> str:
     """
     blocks = ["% \\usepackage{booktabs}\n"]
     for table in tables:
-        head, *rows = (" & ".join(map(latex_text, row)) + r" \\" for row in (table.columns, *table.rows))
+        head = " & ".join(map(_latex_title, table.columns)) + r" \\"
+        rows = [" & ".join(map(latex_text, row)) + r" \\" for row in table.rows]
         caption = latex_text(" ".join((table.caption, *table.notes)))
         label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
         columns = "l" * table.texts + "r" * (len(table.columns) - table.texts)
         body = [r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
-        lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{caption}}}", rf"  \label{{tab:{label}}}"]
+        lines = [
+            r"\begin{table}",
+            r"  \centering\small",
+            rf"  \caption{{{caption}}}",
+            rf"  \label{{tab:{label}}}",
+        ]
         lines += [rf"  \begin{{tabular}}{{{columns}}}", *(f"    {line}" for line in body), r"  \end{tabular}"]
         blocks.append("\n".join([*lines, r"\end{table}"]) + "\n")
     return "".join(blocks[:1]) + "\n".join(blocks[1:])
@@ -91,6 +97,15 @@ def latex_text(text: str) -> str:
     escaped = "".join(_LATEX.get(sign, sign) for sign in text)
     # A cell that begins with a bracket would be the optional argument of the line break before it.
     return escaped.replace("[", "{[}").replace("]", "{]}")
+
+
+def _latex_title(title: str) -> str:
+    """The title of a column, on two lines where it is long, broken at the space nearest its middle."""
+    spaces = [place for place, sign in enumerate(title) if sign == " "]
+    if len(title) < 12 or not spaces:
+        return latex_text(title)
+    middle = min(spaces, key=lambda place: abs(2 * place - len(title)))
+    return rf"\shortstack[r]{{{latex_text(title[:middle])} \\ {latex_text(title[middle + 1 :])}}}"
 
 
 def html(table: TextTable) -> Markup:

@@ -47,7 +47,7 @@ class Page:
     def panels(self) -> Iterator[Panel]:
         """Every figure of the page, also of its sections that hold some."""
         for value in self.values.values():
-            shown = getattr(value, "panels", value)
+            shown = value.get("panels") if isinstance(value, Mapping) else value
             yield from (each for each in shown if isinstance(each, Panel)) if isinstance(shown, list) else ()
 
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fullrank.record import Record, Result, TableEntry, TheoryEntry
-from fullrank.record.combining import combine, is_study
+from fullrank.errors import UsageError
+from fullrank.record import DiagnosisEntry, Record, Result, TableEntry, TheoryEntry
+from fullrank.record.combining import FROM, combine, is_study
 from fullrank.record.comparisons import grouped
 from fullrank.record.tidy import Row, diagnosis_rows, study_rows, theory_rows
 from fullrank.reports.numbers import in_points, signed
@@ -35,7 +36,7 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
     """One table for all runs and studies together, and one for each other result, in their order."""
     studies = [result for result in results if is_study(result.record)]
     tables = [study_table(studies)] if studies else []
-    return tables + [_table_of(result.record) for result in results if result not in studies]
+    return tables + [_table_of(result) for result in results if result not in studies]
 
 
 def study_table(results: Sequence[Result]) -> TextTable:
@@ -60,7 +61,7 @@ def study_table(results: Sequence[Result]) -> TextTable:
         first = record.runs[0].row
         next(line for line in lines if line["row"] == first)["difference on h"] = REFERENCE
     columns, cells = _filled(lines)
-    title = f"{'Results' if several else 'Results on ' + short_data(combination.tested[0])}"
+    title = "Results" if several else f"Results on {short_data(combination.tested[0])}"
     caption = _study_caption(combination.records, study_rows(results), columns)
     return TextTable(title, columns, cells, caption, combination.notes, 2 if several else 1)
 
@@ -83,14 +84,13 @@ def reproduction_table(table: TableEntry) -> TextTable:
     paper = f"Paper: {table.paper}. " if table.paper else ""
     seeds = _count(len(first.seeds), "seed")
     interval = " with 95 % t intervals" if len(first.seeds) > 1 else ""
-    against = (
-        f" The difference is that of {table.columns[0]} to the first row." if "difference" in columns else ""
-    )
+    difference = f" The difference is that of {table.columns[0]} to the first row."
+    against = difference if "difference" in columns else ""
     caption = f"{table.title} ({table.source}). {paper}Here: {table.here}; {seeds}{interval}.{against}"
     return TextTable(table.title, columns, cells, caption, tuple(table.remarks))
 
 
-def diagnosis_table(record: Record) -> TextTable:
+def diagnosis_table(record: Record, diagnosis: DiagnosisEntry) -> TextTable:
     """A diagnosis: each place with its accuracies, its ranks and the causes that were found there."""
     rows = diagnosis_rows(record)
     lines = []
@@ -104,14 +104,10 @@ def diagnosis_table(record: Record) -> TextTable:
         }
         lines.append(line)
     columns, cells = _filled(lines)
-    diagnosis = record.diagnosis
-    title, verdict = (
-        (f"Diagnosis of {diagnosis.target}", diagnosis.verdict) if diagnosis else ("Diagnosis", "")
-    )
+    title = f"Diagnosis of {diagnosis.target}"
     points = " Accuracies are points, 0 to 100." if set(columns) & set(_MEASURES.values()) else ""
-    return TextTable(
-        title, columns, cells, f"{title}. {verdict}{points}", texts=2 if "causes" in columns else 1
-    )
+    texts = 2 if "causes" in columns else 1
+    return TextTable(title, columns, cells, f"{title}. {diagnosis.verdict}{points}", texts=texts)
 
 
 def theory_table(record: Record, theory: TheoryEntry) -> TextTable:
@@ -122,7 +118,7 @@ def theory_table(record: Record, theory: TheoryEntry) -> TextTable:
     )
     quantity = theory.quantity[:1].upper() + theory.quantity[1:]
     caption = f"{theory.statement} ({theory.source}). {quantity}."
-    titles = ("", "", "predicted", "simulated")
+    titles = ("row", "column", "predicted", "simulated")
     return TextTable(f"Theorem: {theory.theorem}", titles, cells, caption, tuple(theory.remarks), texts=2)
 
 
@@ -135,12 +131,15 @@ def short_data(text: str) -> str:
     return re.sub(r"(?<=[:=])[~.]?/(?:[^,]*/)?([^/,]+)/?", r"\1", text)
 
 
-def _table_of(record: Record) -> TextTable:
+def _table_of(result: Result) -> TextTable:
+    record = result.record
     if record.table is not None:
         return reproduction_table(record.table)
     if record.theory is not None:
         return theory_table(record, record.theory)
-    return diagnosis_table(record)
+    if record.diagnosis is not None:
+        return diagnosis_table(record, record.diagnosis)
+    raise UsageError(f"{result.path} holds an empty {record.kind}; name a result with numbers.")
 
 
 def _study_caption(records: Sequence[Record], rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -170,7 +169,7 @@ def _shared(record: Record) -> list[str]:
     """The keys of the recipe that a caption names, where all rows share them."""
     varied = {key for run in record.runs for key in run.varied}
     plain = [key for key in ("encoder", "objective") if isinstance(record.recipe.get(key), str)]
-    return [key for key in plain if key not in varied and "folder" not in varied]
+    return [key for key in plain if key not in varied and FROM not in varied]
 
 
 def _images(rows: Sequence[Row]) -> str:
@@ -180,7 +179,9 @@ def _images(rows: Sequence[Row]) -> str:
         return ""
     train, test = (f"{counted[key]:,}" for key in ("train_images", "test_images"))
     chance = in_points(_number(counted, "chance_points"))
-    return f", {train} for training and {test} for testing, {counted['classes']} classes, chance {chance}"
+    return (
+        f", {train} for training and {test} for testing, {counted['test_classes']} classes, chance {chance}"
+    )
 
 
 def _filled(lines: Sequence[dict[str, str]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -212,7 +213,7 @@ def _with_interval(row: Row, name: str) -> str:
 
 
 def _short(value: object) -> str:
-    return "–" if value is None else f"{value:.4g}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, int | float) else "–"
 
 
 def _count(number: int, noun: str) -> str:

@@ -71,7 +71,7 @@ def render_combination(results: Sequence[Result], out: Path) -> Page:
     data = list(dict.fromkeys(map(short_data, combination.tested)))
     return fill(
         "combined.html.j2",
-        title=f"{len(rows)} rows of {len(results)} folders on {', '.join(data)}",
+        title=f"{len(rows)} rows from {len(results)} folders: {', '.join(data)}",
         summary=_summary(combination, results),
         verdict=_verdict(combination),
         notes=combination.notes,
