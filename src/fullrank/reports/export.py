@@ -9,9 +9,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from fullrank.errors import FullrankError, UsageError, unknown_name
+from fullrank.files import write_whole
 from fullrank.reports.layout import Panel
 
-FIGURES, FORMATS = "figures", ("svg", "pdf", "png")
+FIGURES, CAPTIONS, FORMATS = "figures", "captions.txt", ("svg", "pdf", "png")
 # In pixels of 1/96 inch: 5.4 by 3.5 inches; letters of 15 are 8 points at 3.7 inches of width.
 WIDTH, HEIGHT, LETTERS = 520, 340, 15
 # PNG has so many pixels for each of these: 3 are 290 dots an inch.
@@ -34,13 +35,13 @@ def check_formats(formats: Sequence[str]) -> None:
 def write_figures(panels: Iterable[Panel], folder: Path, formats: Sequence[str]) -> list[Path]:
     """Write each panel in each format into `folder`/figures, named by its heading; the paths written.
 
-    White background, legend inside, letters of 15 pixels on 520. Raises UsageError for an unknown format and
+    The background is white, the legend is part of the figure, and letters are 15 pixels high on a width of
+    520. `captions.txt` beside them says what each figure shows. Raises UsageError for an unknown format and
     where kaleido or a browser is missing.
     """
     check_formats(formats)
-    target = folder / FIGURES
-    jobs = []
-    for name, panel in named(panels).items():
+    target, jobs, shown = folder / FIGURES, [], named(panels)
+    for name, panel in shown.items():
         figure = for_paper(panel)
         size = {"width": figure.layout.width, "height": figure.layout.height}
         for each in formats:
@@ -49,6 +50,8 @@ def write_figures(panels: Iterable[Panel], folder: Path, formats: Sequence[str])
     if jobs:
         target.mkdir(parents=True, exist_ok=True)
         _draw(jobs)
+        lines = [f"{name}: {panel.label} {panel.note}".strip() for name, panel in shown.items()]
+        write_whole(target / CAPTIONS, "".join(f"{line}\n" for line in lines).encode())
     return [Path(job["path"]) for job in jobs]
 
 
@@ -65,8 +68,8 @@ def named(panels: Iterable[Panel]) -> dict[str, Panel]:
 def for_paper(panel: Panel) -> go.Figure:
     """The panel's figure as it is printed: dark ink on white, larger letters, and a legend below the axes."""
     figure = go.Figure(json.loads(panel.figure))
-    named_once = set()
-    for trace in figure.data:
+    named_once: set[str] = set()
+    for trace in sorted(figure.data, key=_is_prediction):
         role = (trace.meta or {}).get("role")
         shown = bool(trace.name) and role not in _UNNAMED and trace.name not in named_once
         trace.showlegend = shown
@@ -98,6 +101,11 @@ def for_paper(panel: Panel) -> go.Figure:
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
+
+
+def _is_prediction(trace: Any) -> bool:
+    """Whether the line is a theorem's prediction; the solid line of the same name stands in the legend."""
+    return trace.meta is None and trace.line.dash == "dash"
 
 
 def _legend_rows(names: Iterable[str]) -> int:

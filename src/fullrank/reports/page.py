@@ -19,7 +19,7 @@ from fullrank.reports.theory.page import render_theory
 PAGE_FILE = "report.html"
 
 
-def write_page(folder: Path, figures: Sequence[str] = ()) -> Path:
+def write_page(folder: str | Path, figures: Sequence[str] = ()) -> Path:
     """Write `report.html` into the folder of a finished command, whole or not at all.
 
     It shows `record.json` and `arrays.npz`, those of its runs for a study, and says which arrays are missing

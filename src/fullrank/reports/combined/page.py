@@ -30,7 +30,7 @@ class Source:
     command: str
 
 
-def write_report(folders: Sequence[Path], out: Path, figures: Sequence[str] = ()) -> Path:
+def write_report(folders: Sequence[str | Path], out: str | Path, figures: Sequence[str] = ()) -> Path:
     """Write one page on several runs and studies, with one table paired by seed.
 
     Rows are named by their head and by the keys in which the recipes differ. They are subtracted only where
@@ -51,6 +51,7 @@ def write_report(folders: Sequence[Path], out: Path, figures: Sequence[str] = ()
         FullDiskError: The disk has no room for the page.
     """
     check_formats(figures)
+    out = Path(out)
     results = [read_result(folder) for folder in folders]
     check_combinable(results)
     page = render_combination(results, out)
