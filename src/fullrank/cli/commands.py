@@ -271,12 +271,39 @@ def check_distributed(
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")]) -> None:
-    """Write report.html again, from the records."""
-    from fullrank.reports.page import write_page
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page of several folders; default: under runs/.")
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Write each folder's own page again, not one page for all.")
+    ] = False,
+    figures: Annotated[
+        str, typer.Option(metavar="FORMATS", help="Also write each figure as a file: svg,pdf,png.")
+    ] = "",
+) -> None:
+    """Write report.html again from the record; several runs and studies make one page, paired by seed."""
+    from fullrank.cli.results import write_reports
 
-    for folder in folders:
-        typer.echo(write_page(folder))
+    for path in write_reports(folders, out, each, figures):
+        typer.echo(path)
+
+
+@app.command()
+def table(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Finished runs, studies, tables or diagnoses, or folders of them.")
+    ],
+    format_: Annotated[
+        Text, typer.Option("--format", metavar="FORMAT", help="markdown, csv, latex or json.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; its ending chooses a format.")] = None,
+) -> None:
+    """Print results as one table for a paper or a spreadsheet; runs and studies are paired by seed."""
+    from fullrank.cli.results import print_table
+
+    print_table(folders, format_, out)
 
 
 @app.command(name="list")

@@ -1,8 +1,9 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
 import dataclasses
+from importlib import import_module
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -11,6 +12,9 @@ from fullrank.errors import DataError
 from fullrank.files import write_whole
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.scores import Probe, Statistic, statistic
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 2
 RECORD_FILE = "record.json"
@@ -425,9 +429,43 @@ class Record(_Part):
             ) from None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-    """What every command hands back: the folder of what it left, and its record."""
+    """What every command hands back: the folder of what it left, and its record.
+
+    A notebook shows its headline and a small table.
+    """
 
     path: Path
     record: Record
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The results as a tidy pandas DataFrame; `fullrank.record.tidy` says what its columns hold.
+
+        A run or study has a row for each row of its results table and each place, means over seeds with
+        intervals in points, 0 to 100. Raises UsageError without pandas (the extra `pandas`).
+        """
+        from fullrank.record.frames import frame
+        from fullrank.record.tidy import tidy_rows
+
+        return frame(tidy_rows([self]))
+
+    def scores_frame(self) -> "pandas.DataFrame":
+        """Every score of every run as a tidy DataFrame: one row a score, with head, seed, place and unit.
+
+        Empty for a result without runs. Raises UsageError without pandas (the extra `pandas`).
+        """
+        from fullrank.record.frames import frame
+        from fullrank.record.tidy import score_rows
+
+        return frame(score_rows([self]))
+
+    def __repr__(self) -> str:
+        from fullrank.record.summary import summary
+
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        # Reports stand above records, so their function is found by name, when a notebook shows a result.
+        html: str = import_module("fullrank.reports.notebook").summary_html(self)
+        return html

@@ -37,7 +37,7 @@ from fullrank.training.dry_run import check_on_generated, dry_run
 RUNS = "runs"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction(Result):
     """A table or figure that was measured: its folder, its record, its name and its title."""
 

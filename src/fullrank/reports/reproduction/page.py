@@ -7,15 +7,15 @@ import plotly.graph_objects as go
 from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.comparisons import by_row
 from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, error_bars, faint, plain_text
-from fullrank.reports.layout import Panel, fill, panels
+from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.reproduction import words
 from fullrank.reports.run.figures import spectrum_figure
 from fullrank.reports.run.scores import standardised_note
 from fullrank.reports.run.words import machine_line
 
 
-def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) -> str:
-    """The page as text; `links` are the addresses of the runs' own pages, by their folders."""
+def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) -> Page:
+    """The page; `links` are the addresses of the runs' own pages, by their folders."""
     return fill(
         "table.html.j2",
         title=table.title,

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from fullrank.record import Record
 from fullrank.record.comparisons import by_row
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
-from fullrank.reports.layout import Panel, fill, panels
+from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
 from fullrank.reports.run import figures, words
 from fullrank.reports.run.factors import dial_section
@@ -34,8 +34,8 @@ CURVES = {
 
 def render(
     record: Record, arrays: Mapping[str, Arrays], missing: Mapping[str, str], links: Mapping[str, str]
-) -> str:
-    """The page of a run or study as text; `arrays` by the runs' folders, `missing` says why others lack."""
+) -> Page:
+    """The page of a run or study; `arrays` by the runs' folders, `missing` says why others lack."""
     rows, heads = head_table(record), list(by_row(record.runs))
     published = record.published.values if record.published else {}
     examples = [one["examples"] for one in arrays.values() if "examples" in one]
@@ -52,9 +52,9 @@ def render(
         strips=_strips(rows),
         styles=distinct_styles(heads),
         unmatched={head: value for head, value in published.items() if head not in heads},
-        accuracy=_accuracy_panels(record),
-        spectra=list(_spectrum_panels(record)),
-        curves=[*_curve_panels(record, arrays), *_history_panels(record, arrays)],
+        accuracy=accuracy_panels(record),
+        spectra=list(spectrum_panels(record)),
+        curves=[*curve_panels(record, arrays), *_history_panels(record, arrays)],
         missing=missing,
         examples=next(filter(None, map(example_rows, examples)), []),
         places=probed_places(record),
@@ -69,13 +69,14 @@ def render(
     )
 
 
-def _accuracy_panels(record: Record) -> list[Panel]:
+def accuracy_panels(record: Record) -> list[Panel]:
     """Nothing for one or two places: the results table already says all of it."""
     figure = figures.accuracy_figure(record) if len(probed_places(record)) > 2 else None
     return _panels(record, figure, "Linear accuracy by place", "Linear accuracy at each place of the model")
 
 
-def _spectrum_panels(record: Record) -> Iterator[Panel]:
+def spectrum_panels(record: Record) -> Iterator[Panel]:
+    """The spectra of h and of z."""
     for place, noun in (("h", "representation h"), ("z", "embedding z")):
         spectra = {
             head: [run.spectrum[place].singular_values for run in runs if place in run.spectrum]
@@ -85,7 +86,8 @@ def _spectrum_panels(record: Record) -> Iterator[Panel]:
         yield from _panels(record, figures.spectrum_figure(record, place), heading, what, live_note(spectra))
 
 
-def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
+def curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
+    """Each series over training; its note says which runs lack it."""
     for series, (heading, axis, note, epochs) in CURVES.items():
         lacking = [
             run.folder
