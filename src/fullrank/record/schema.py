@@ -1,6 +1,7 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -117,6 +118,15 @@ class Baseline(_Part):
     nearest: float
 
 
+def row_name(head: str, varied: Mapping[str, str]) -> str:
+    """The name of a row of a study: its head, then each varied key with its value.
+
+    >>> row_name("none", {"objective": "vicreg", "epochs": "10"})
+    'none, objective=vicreg, epochs=10'
+    """
+    return ", ".join([head, *(f"{key}={value}" for key, value in varied.items())])
+
+
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
@@ -149,7 +159,7 @@ class RunEntry(_Part):
     @property
     def row(self) -> str:
         """The row of a table that it belongs to: its head, and the values of the keys that were varied."""
-        return ", ".join([self.head, *(f"{key}={value}" for key, value in self.varied.items())])
+        return row_name(self.head, self.varied)
 
 
 class Measure(_Part):

@@ -177,7 +177,7 @@ def reproduce(
         runs: dict[Path, PlannedRun] = {}  # with the scores that any of the tables reads
         for run in chain.from_iterable(map(stage, plans.values())):
             runs[run.folder] = run.with_scores(runs.get(run.folder, run).scores)
-        check_parts(run.recipe for run in runs.values() if not run.trained)
+        check_parts({run.title: run.recipe for run in runs.values() if not run.trained})
         finish_runs(list(runs.values()), workers, go_on="the same command goes on from there")
     return [
         _shown(name, table, scale, folder / slug(name))
