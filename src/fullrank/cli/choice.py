@@ -132,9 +132,7 @@ def varied(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         key, value = _key_and_value(text, "--vary", _VARIED)
         if not value:
-            raise UsageError(
-                f"--vary {key} has no values; write them after the equals sign, as in {_VARIED}."
-            )
+            raise UsageError(f"--vary {key} has no values; write them after the equals sign: {_VARIED}.")
         if key in values:
             together = f"--vary {key}={values[key]},{value}"
             raise UsageError(f"--vary {key} is given twice; write all values as {together}.")

@@ -48,8 +48,8 @@ def compare(
     Args:
         recipe: A recipe by name, the path of a YAML file, or a `Recipe`.
         heads: Specs or classes of heads; by default the recipe's head alone.
-        vary: Keys of the recipe, each with its values, as in `{"objective": ["infonce:0.2", "vicreg"]}`. Every
-            head is trained with every combination.
+        vary: Keys of the recipe, each with its values: `{"objective": ["infonce:0.2", "vicreg"]}`. Every head
+            is trained with every combination.
         seeds: Number of seeds for each row: the recipe's seed and those after it.
         out: The folder of the study; by default a new one under runs/.
         resume: Keep the runs in `out` that are finished and continue the others. Heads, seeds, values and

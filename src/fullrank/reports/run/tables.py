@@ -13,7 +13,11 @@ from fullrank.statistics import Estimate
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`."""
+    """One row of the results table; accuracies are points, 0 to 100, means over `seeds`.
+
+    `head` is the row's name: the head, and the values of varied keys. `against` is the row to which it has
+    its `difference`.
+    """
 
     head: str
     seeds: tuple[int, ...]
@@ -23,6 +27,7 @@ class HeadRow:
     difference: Estimate | None
     effective_rank: float | None
     published: float | None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,14 @@ class ScoreRow:
 
 
 def head_table(record: Record, place: str = "h") -> list[HeadRow]:
-    """The results table: one row a head, in the record's order, the first being the one compared against."""
+    """The results table, in the record's order.
+
+    Each row is compared with the first row that has the same test images.
+    """
     runs = by_row(record.runs)
-    recorded = [comparison for comparison in record.comparisons if comparison.place == place]
-    differences = {
-        each.head: Estimate(each.difference, each.low, each.high)
-        for each in recorded or compare_heads(record.runs, place)
-        if each.against == next(iter(runs), None)
-    }
+    recorded = [each for each in record.comparisons if each.place == place and each.against in runs]
+    compared = {each.head: each for each in recorded or compare_heads(record.runs, place, record.recipe)}
+    differences = {row: Estimate(each.difference, each.low, each.high) for row, each in compared.items()}
     published = record.published.values if record.published else {}
     return [
         HeadRow(
@@ -60,6 +65,7 @@ def head_table(record: Record, place: str = "h") -> list[HeadRow]:
             difference=differences.get(head),
             effective_rank=_mean_rank(entries, place),
             published=published.get(head),
+            against=compared[head].against if head in compared else None,
         )
         for head, entries in runs.items()
     ]

@@ -1,11 +1,12 @@
 """What a record says, in sentences: what was done, what came out, how to do it again. Torch-free."""
 
 import shlex
+from collections.abc import Sequence
 from datetime import datetime
 
 from fullrank.record import Record, RunEntry
-from fullrank.record.comparisons import by_row
 from fullrank.reports.numbers import distance, in_points
+from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
@@ -13,24 +14,26 @@ ONE_SEED = "One seed: no interval; differences of about a point are noise."
 
 
 def title(record: Record) -> str:
-    """The page's title: the heads and the data."""
-    heads = list(by_row(record.runs))
-    name = heads[0] if len(heads) == 1 else f"{len(heads)} heads"
-    data = _plain(record, "data")
-    return f"{name} on {data}" if data else name
+    """The page's title: what was compared, and the data."""
+    rows = row_names(record.runs)
+    data = "" if "data" in rows.keys else _plain(record, "data")
+    return f"{rows.counted()} on {data}" if data else rows.counted()
 
 
 def summary(record: Record, pixels: int | None = None) -> str:
     """One sentence: what was trained, on what, how long, on which machine."""
-    runs = record.runs
-    heads, seeds = list(by_row(runs)), sorted({run.seed for run in runs})
+    runs, rows = record.runs, row_names(record.runs)
+    seeds = sorted({run.seed for run in runs})
     if len(runs) == 1:
-        parts = [f"One run of the head {heads[0]}, seed {seeds[0]}"]
+        parts = [f"One run of the head {runs[0].head}, seed {seeds[0]}"]
     else:
-        names = f"the head {heads[0]}" if len(heads) == 1 else f"{len(heads)} heads"
-        parts = [f"A {record.kind} of {names}, {_count(len(seeds), 'seed')} each"]
-    parts += [f"{key} {value}" for key in ("encoder", "data") if (value := _plain(record, key))]
-    if size := _plain(record, "image_size") or pixels:
+        what = f"{rows.counted()} ({len(rows.values)} rows)" if len(rows.keys) > 1 else rows.counted()
+        what = what if len(rows.values) > 1 else f"the head {runs[0].head}"
+        shared = [] if "head" in rows.keys or len(rows.values) == 1 else [f"head {runs[0].head}"]
+        parts = [f"A {record.kind} of {what}, {_count(len(seeds), 'seed')} each", *shared]
+    shown = [key for key in ("encoder", "data") if key not in rows.keys]
+    parts += [f"{key} {value}" for key in shown if (value := _plain(record, key))]
+    if "image_size" not in rows.keys and (size := _plain(record, "image_size") or pixels):
         parts.append(f"images of {size} by {size} pixels")
     epochs = sorted({run.epochs for run in runs})
     parts.append(" or ".join(map(str, epochs)) + (" epoch" if epochs == [1] else " epochs"))
@@ -41,15 +44,39 @@ def summary(record: Record, pixels: int | None = None) -> str:
 
 def verdict(record: Record, place: str = "h") -> list[str]:
     """What came out, in plain sentences computed from the results table."""
-    rows = head_table(record, place)
+    rows, names = head_table(record, place), row_names(record.runs)
     if len(rows) == 1:
         return _verdict_on_one(record.runs, rows[0], place)
-    others = [(row.head, row.difference) for row in rows if row.difference]
-    if not others:
-        return [f"No probe at {place} is shared with the first head: nothing to compare."]
-    first = rows[0].head
-    head, best = max(others, key=lambda pair: pair[1].mean)
-    sentence = f"{head} is {distance(best.mean, ' points')} {first} on {place}"
+    compared: dict[str, list[tuple[str, Estimate]]] = {}
+    for row in rows:
+        if row.difference is not None and row.against is not None:
+            others = compared.setdefault(names.short(row.against), [])
+            others.append((names.short(row.head), row.difference))
+    apart = [sentence] if (sentence := other_images(record, place)) else []
+    if not compared:
+        return apart or [
+            f"No other row shares a seed and a probe at {place} with the first: nothing to compare."
+        ]
+    return [*(each for first, others in compared.items() for each in _against(first, others, place)), *apart]
+
+
+def other_images(record: Record, place: str = "h") -> str:
+    """A sentence where rows have different test images, so that not all are compared with the first."""
+    rows, names = head_table(record, place), row_names(record.runs)
+    references = [row.head for row in rows if row.against is None and row.linear is not None]
+    if len(references) < 2:
+        return ""
+    listed = "; ".join(map(names.short, references))
+    return (
+        f"The test images differ between rows. Each row is compared only with the first row on the same test "
+        f"images: {listed}."
+    )
+
+
+def _against(first: str, others: list[tuple[str, Estimate]], place: str) -> list[str]:
+    """What came out of the rows that are compared with one row."""
+    row, best = max(others, key=lambda pair: pair[1].mean)
+    sentence = f"{row} is {distance(best.mean, ' points')} {first} on {place}"
     if best.low is None:
         return [f"{sentence}.", ONE_SEED]
     interval = f"(95 % interval {in_points(best.low)} to {in_points(best.high)})"
@@ -66,14 +93,25 @@ def verdict(record: Record, place: str = "h") -> list[str]:
 
 
 def reproduce_command(record: Record) -> str:
-    """The command line that repeats the work, on the recipe that lies beside the record."""
+    """The command line that repeats the work, with the recipe that lies beside the record."""
     named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
     imports = "".join(f" --import {shlex.quote(module)}" for module in named)
     if record.kind == "run":
         return f"fullrank train --recipe recipe.yaml{imports}"
-    heads = ",".join(by_row(record.runs))
+    heads = ",".join(dict.fromkeys(run.head for run in record.runs))
     seeds = len({run.seed for run in record.runs})
-    return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}{imports}"
+    varied = "".join(f" --vary {shlex.quote(text)}" for text in _varied(record.runs))
+    command = f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)}{varied} --seeds {seeds}"
+    return f"{command}{imports}"
+
+
+def _varied(runs: Sequence[RunEntry]) -> list[str]:
+    """Each varied key with its values, as `--vary` takes them."""
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.varied.items():
+            values.setdefault(key, {})[value] = None
+    return [f"{key}={','.join(each)}" for key, each in values.items()]
 
 
 def machine_line(record: Record) -> str:
