@@ -17,7 +17,7 @@ from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
-from fullrank.reports.run.words import other_images
+from fullrank.reports.run.words import OTHER_IMAGES
 from fullrank.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ def plain_table(texts: Iterable[str], numbers: Iterable[str], *, tight: bool = F
 def print_record(record: Record) -> None:
     """The results table of a run or study, with the paper's numbers where the record has some."""
     rows, names, console = head_table(record), row_names(record.runs), Console()
+    apart = len({row.against for row in rows}) > 1
     several, published = len(rows) > 1, record.published is not None
-    first = names.short(rows[0].head) if len(names.keys) == 1 else "first row"
+    first = rows[0].head if len(names.keys) == 1 and not apart else "first row"
     titles = ["linear h", "z", "near h", *([f"h - {first}"] if several else []), "rank h"]
     titles += ["paper"] if published else []
     numbers = []
@@ -53,14 +54,14 @@ def print_record(record: Record) -> None:
         cells += [in_points(row.published)] if published else []
         numbers.append(cells)
     columns = zip(titles, *(map(_without_markup, cells) for cells in numbers), strict=True)
-    room = console.width - 2 - sum(max(map(len, column)) + 1 for column in columns)
+    room = console.width - 2 - sum(max(map(len, column)) + 2 for column in columns)
     table = plain_table(_label_titles(names, room), titles, tight=True)
     for row, cells in zip(rows, numbers, strict=True):
-        table.add_row(*map(escape, _labels(names, row.head, room)), *cells)
+        table.add_row(*map(escape, _labels(names, row.row, room)), *cells)
     console.print(table)
     console.print(_note(rows, record), highlight=False)
-    if apart := other_images(record):
-        console.print(escape(apart), highlight=False)
+    if apart:
+        console.print(OTHER_IMAGES, highlight=False)
     print_dial(record)
 
 
@@ -83,7 +84,7 @@ def _lines(names: RowNames, row: str) -> str:
 def _fits(names: RowNames, room: int) -> bool:
     """Whether a column for each setting of the rows fits into so many characters."""
     columns = zip(names.keys, *names.values.values(), strict=True)
-    return len(names.keys) == 1 or sum(max(map(len, column)) + 1 for column in columns) <= room
+    return len(names.keys) == 1 or sum(max(map(len, column)) + 2 for column in columns) <= room
 
 
 def _without_markup(cell: str) -> str:

@@ -31,15 +31,23 @@ def compare_heads(
         row: {run.seed: run.probes[place].linear for run in entries if place in run.probes}
         for row, entries in by_row(runs).items()
     }
-    first_on: dict[tuple[Any, ...], str] = {}
+    first = references(runs, recipe or {})
     comparisons = []
-    for row, entries in by_row(runs).items():
-        first = first_on.setdefault(_test_images(entries[0], recipe or {}), row)
-        estimate = paired_difference(accuracies[row], accuracies[first], 100)
-        if row != first and estimate is not None:
+    for row, values in accuracies.items():
+        estimate = paired_difference(values, accuracies[first[row]], 100)
+        if row != first[row] and estimate is not None:
             interval = {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-            comparisons.append(Comparison(head=row, against=first, place=place, **interval))
+            comparisons.append(Comparison(head=row, against=first[row], place=place, **interval))
     return comparisons
+
+
+def references(runs: Sequence[RunEntry], recipe: Mapping[str, Any]) -> dict[str, str]:
+    """For each row of a study the first row with the same test images, which may be itself."""
+    first_on: dict[tuple[Any, ...], str] = {}
+    return {
+        row: first_on.setdefault(_test_images(entries[0], recipe), row)
+        for row, entries in by_row(runs).items()
+    }
 
 
 def _test_images(run: RunEntry, recipe: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from fullrank.record import Record, RunEntry
+from fullrank.record.comparisons import grouped
 from fullrank.reports.numbers import distance, in_points
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
+OTHER_IMAGES = (
+    "The test images differ between rows. Each row is compared only with the first row on the same images."
+)
 ONE_SEED = "One seed: no interval; differences of about a point are noise."
 
 
@@ -44,39 +48,24 @@ def summary(record: Record, pixels: int | None = None) -> str:
 
 def verdict(record: Record, place: str = "h") -> list[str]:
     """What came out, in plain sentences computed from the results table."""
-    rows, names = head_table(record, place), row_names(record.runs)
+    rows = head_table(record, place)
     if len(rows) == 1:
         return _verdict_on_one(record.runs, rows[0], place)
-    compared: dict[str, list[tuple[str, Estimate]]] = {}
-    for row in rows:
-        if row.difference is not None and row.against is not None:
-            others = compared.setdefault(names.short(row.against), [])
-            others.append((names.short(row.head), row.difference))
-    apart = [sentence] if (sentence := other_images(record, place)) else []
-    if not compared:
-        return apart or [
-            f"No other row shares a seed and a probe at {place} with the first: nothing to compare."
-        ]
-    return [*(each for first, others in compared.items() for each in _against(first, others, place)), *apart]
+    groups = grouped((row.against, row) for row in rows).values()
+    sentences = [each for rows in groups for each in _verdict_on_rows(rows, place)]
+    if not sentences:
+        sentences = [f"No row shares a seed and a probe at {place} with the first row: nothing to compare."]
+    return sentences + ([OTHER_IMAGES] if len(groups) > 1 else [])
 
 
-def other_images(record: Record, place: str = "h") -> str:
-    """A sentence where rows have different test images, so that not all are compared with the first."""
-    rows, names = head_table(record, place), row_names(record.runs)
-    references = [row.head for row in rows if row.against is None and row.linear is not None]
-    if len(references) < 2:
-        return ""
-    listed = "; ".join(map(names.short, references))
-    return (
-        f"The test images differ between rows. Each row is compared only with the first row on the same test "
-        f"images: {listed}."
-    )
-
-
-def _against(first: str, others: list[tuple[str, Estimate]], place: str) -> list[str]:
-    """What came out of the rows that are compared with one row."""
-    row, best = max(others, key=lambda pair: pair[1].mean)
-    sentence = f"{row} is {distance(best.mean, ' points')} {first} on {place}"
+def _verdict_on_rows(rows: list[HeadRow], place: str) -> list[str]:
+    """What came out of the rows with the same test images; nothing where there is nothing to compare."""
+    others = [(row.head, row.difference) for row in rows if row.difference]
+    if not others:
+        return []
+    first = rows[0].head
+    head, best = max(others, key=lambda pair: pair[1].mean)
+    sentence = f"{head} is {distance(best.mean, ' points')} {first} on {place}"
     if best.low is None:
         return [f"{sentence}.", ONE_SEED]
     interval = f"(95 % interval {in_points(best.low)} to {in_points(best.high)})"
