@@ -37,6 +37,7 @@ PlacesOption = Annotated[
 ]
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
 _VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
+_TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
 _MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable."
 
 
@@ -221,7 +222,7 @@ def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
 @app.command()
 @takes_imports
 def reproduce(
-    names: Annotated[list[str], typer.Argument(help="Tables of `fullrank list tables`, a paper, or all.")],
+    names: Annotated[list[str], typer.Argument(help=_TABLES)],
     scale: Annotated[
         str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
     ] = "mini",
@@ -230,7 +231,7 @@ def reproduce(
     out: OutOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
 ) -> None:
-    """Tables and figures of the papers: their numbers beside ours. Resumes a study that was stopped."""
+    """Measure tables of the papers, or your own. The same command continues what was stopped."""
     from fullrank.cli.reproduction import print_reproduction
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale

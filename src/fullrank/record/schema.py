@@ -313,7 +313,8 @@ class TableEntry(_Part):
     `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
     titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
     one run. `here` says what ours were measured on, `alike` whether all rows read one label of the same
-    images, so that they can be subtracted. `spectrum` names places whose spectra belong to it, `x` the axis
+    images, so that they can be subtracted. `file` lies beside the record and holds a table of one's own.
+    `spectrum` names places whose spectra belong to it, `x` the axis
     of its figure.
     """
 
@@ -333,6 +334,7 @@ class TableEntry(_Part):
     x: str | None
     log_x: bool
     remarks: list[str]
+    file: str | None = None
 
     @model_validator(mode="after")
     def _check_shape(self) -> "TableEntry":

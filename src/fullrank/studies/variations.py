@@ -66,12 +66,11 @@ def planned_rows(
     for key in values:
         if key in overrides:
             raise UsageError(f"--vary {key} and {key}={overrides[key]} exclude each other; leave one out.")
-    rows = []
-    for head in heads or [None]:
-        for combination in product(*values.values()):
-            varied = dict(zip(values, combination, strict=True))
-            own = {} if head is None else {"head": head}
-            rows.append(PlannedRow(*_resolved(recipe, {**overrides, **own}, varied)))
+    own: list[dict[str, Any]] = [{"head": head} for head in heads] or [{}]
+    rows = [
+        PlannedRow(*_resolved(recipe, {**overrides, **head}, dict(zip(values, combination, strict=True))))
+        for head, combination in product(own, product(*values.values()))
+    ]
     names = [row.name for row in rows]
     for name in names:
         if names.count(name) > 1:

@@ -83,8 +83,7 @@ def _verdict_on_rows(rows: list[HeadRow], place: str) -> list[str]:
 
 def reproduce_command(record: Record) -> str:
     """The command line that repeats the work, with the recipe that lies beside the record."""
-    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
-    imports = "".join(f" --import {shlex.quote(module)}" for module in named)
+    imports = imports_option(record)
     if record.kind == "run":
         return f"fullrank train --recipe recipe.yaml{imports}"
     heads = ",".join(dict.fromkeys(run.head for run in record.runs))
@@ -92,6 +91,12 @@ def reproduce_command(record: Record) -> str:
     varied = "".join(f" --vary {shlex.quote(text)}" for text in _varied(record.runs))
     command = f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)}{varied} --seeds {seeds}"
     return f"{command}{imports}"
+
+
+def imports_option(record: Record) -> str:
+    """The options `--import` that a command line needs to do the work of a record again."""
+    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
+    return "".join(f" --import {shlex.quote(module)}" for module in named)
 
 
 def _varied(runs: Sequence[RunEntry]) -> list[str]:
