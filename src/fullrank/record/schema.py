@@ -1,6 +1,7 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
 import dataclasses
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -121,6 +122,15 @@ class Baseline(_Part):
     nearest: float
 
 
+def row_name(head: str, varied: Mapping[str, str]) -> str:
+    """The name of a row of a study: its head, then each varied key with its value.
+
+    >>> row_name("none", {"objective": "vicreg", "epochs": "10"})
+    'none, objective=vicreg, epochs=10'
+    """
+    return ", ".join([head, *(f"{key}={value}" for key, value in varied.items())])
+
+
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
@@ -153,7 +163,7 @@ class RunEntry(_Part):
     @property
     def row(self) -> str:
         """The row of a table that it belongs to: its head, and the values of the keys that were varied."""
-        return ", ".join([self.head, *(f"{key}={value}" for key, value in self.varied.items())])
+        return row_name(self.head, self.varied)
 
 
 class Measure(_Part):
@@ -307,7 +317,8 @@ class TableEntry(_Part):
     `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
     titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
     one run. `here` says what ours were measured on, `alike` whether all rows read one label of the same
-    images, so that they can be subtracted. `spectrum` names places whose spectra belong to it, `x` the axis
+    images, so that they can be subtracted. `file` lies beside the record and holds a table of one's own.
+    `spectrum` names places whose spectra belong to it, `x` the axis
     of its figure.
     """
 
@@ -327,6 +338,7 @@ class TableEntry(_Part):
     x: str | None
     log_x: bool
     remarks: list[str]
+    file: str | None = None
 
     @model_validator(mode="after")
     def _check_shape(self) -> "TableEntry":
