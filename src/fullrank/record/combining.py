@@ -84,7 +84,8 @@ def check_combinable(results: Sequence[Result]) -> None:
         if not is_study(result.record):
             kind = "table" if result.record.table else result.record.kind
             raise UsageError(
-                f"{result.path} holds a {kind}, but only runs and studies make one table; name those."
+                f"{result.path} holds a {kind}, but only runs and studies make one table; leave it out, or "
+                "write the page of every folder by itself with `fullrank report --each`."
             )
 
 
