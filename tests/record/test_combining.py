@@ -96,6 +96,14 @@ def test_equal_numbers_are_one_value_however_they_are_written():
     assert rows(combination) == [["none, optimizer.lr=0.003", "mlp:8, optimizer.lr=0.01"]]
 
 
+def test_an_older_recipe_lacks_keys_that_are_at_their_default():
+    older = small_study("a", A)
+    recipe = {key: value for key, value in older.record.recipe.items() if key not in ("held_out", "classes")}
+    older = Result(older.path, older.record.model_copy(update={"recipe": recipe}))
+    assert rows(combine([older, small_study("b", {"linear:8": {0: 0.5}})])) == [["none", "mlp:8", "linear:8"]]
+    assert len(rows(combine([older, small_study("b", A, held_out="a.txt")]))) == 2
+
+
 def test_one_result_stays_as_it_is():
     study = small_study("a", A)
     combination = combine([study])

@@ -26,7 +26,7 @@ def test_every_figure_of_a_page_has_a_name_of_its_own(shown):
     assert len(names) == len(shown) == 7
     assert {"loss", "spectrum-of-the-representation-h", "linear-accuracy-by-place"} <= set(names)
     twice = named([*shown, *shown])
-    assert len(twice) == 14 and "loss--2" in twice
+    assert len(twice) == 14 and "loss-2" in twice
 
 
 @pytest.mark.parametrize("name", ["healthy_diagnosis", "watched_record", "table_record"])

@@ -10,7 +10,8 @@ from fullrank.record.comparisons import by_row, compare_heads, grouped
 from fullrank.record.schema import Record, Result, RunEntry
 
 # Keys that say what is tested: accuracies on different test images, labels or classes are not subtracted.
-TESTED = ("data", "classes", "label", "held_out")
+# Older recipes may lack one, and then have its default.
+TESTED = {"data": "None", "classes": "None", "label": "label", "held_out": "None"}
 # Keys that change what is written down, but not what is trained. Heads and seeds are named by themselves.
 SILENT = frozenset(
     ("head", "seed", "imports", "monitor_every", "online_every", "engine.logger", "engine.keep_checkpoints")
@@ -84,7 +85,8 @@ def check_combinable(results: Sequence[Result]) -> None:
         if not is_study(result.record):
             kind = "table" if result.record.table else result.record.kind
             raise UsageError(
-                f"{result.path} holds a {kind}, but only runs and studies make one table; name those."
+                f"{result.path} holds a {kind}, but only runs and studies make one table; leave it out, or "
+                "write the page of every folder by itself with `fullrank report --each`."
             )
 
 
@@ -99,7 +101,9 @@ def _placed(results: Sequence[Result]) -> list[_PlacedRun]:
         _PlacedRun(
             result.path,
             run.model_copy(update={"folder": str(result.path / run.folder)}),
-            _flat(result.record.recipe) | {key: _written(value) for key, value in run.varied.items()},
+            TESTED
+            | _flat(result.record.recipe)
+            | {key: _written(value) for key, value in run.varied.items()},
         )
         for result in results
         for run in result.record.runs
@@ -157,16 +161,15 @@ def _unpaired(record: Record) -> list[str]:
     return notes
 
 
-def _tested(run: _PlacedRun) -> tuple[str | None, ...]:
+def _tested(run: _PlacedRun) -> tuple[str, ...]:
     """What the run's probes were tested on."""
-    return tuple(run.settings.get(key) for key in TESTED)
+    return tuple(run.settings[key] for key in TESTED)
 
 
 def _what(settings: Mapping[str, str]) -> str:
     """What the probes were tested on: the data, and those other keys that are set."""
-    own = {key: settings.get(key, "None") for key in TESTED[1:]}
-    others = [f"{key}={value}" for key, value in own.items() if value not in ("None", "label")]
-    return ", ".join([settings.get("data", "data of the user"), *others])
+    others = [f"{key}={settings[key]}" for key in TESTED if key != "data" and settings[key] != TESTED[key]]
+    return ", ".join([settings["data"] if settings["data"] != "None" else "data of the user", *others])
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The figures of a page as files for a paper: SVG, PDF or PNG, by kaleido and a browser. Torch-free."""
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import plotly.graph_objects as go
 from fullrank.errors import FullrankError, UsageError, unknown_name
 from fullrank.files import write_whole
 from fullrank.reports.layout import Panel
+from fullrank.reports.numbers import unique_slugs
 
 FIGURES, CAPTIONS, FORMATS = "figures", "captions.txt", ("svg", "pdf", "png")
 # In pixels of 1/96 inch: 5.4 by 3.5 inches; letters of 15 are 8 points at 3.7 inches of width.
@@ -57,12 +57,8 @@ def write_figures(panels: Iterable[Panel], folder: Path, formats: Sequence[str])
 
 def named(panels: Iterable[Panel]) -> dict[str, Panel]:
     """The panels by the names of their files, made of their headings."""
-    names: dict[str, Panel] = {}
-    for panel in panels:
-        name = re.sub(r"[^a-z0-9]+", "-", panel.heading.lower()).strip("-")[:80] or "figure"
-        number = sum(each == name or each.startswith(f"{name}--") for each in names)
-        names[f"{name}--{number + 1}" if number else name] = panel
-    return names
+    shown = list(panels)
+    return dict(zip(unique_slugs([panel.heading for panel in shown]), shown, strict=True))
 
 
 def for_paper(panel: Panel) -> go.Figure:

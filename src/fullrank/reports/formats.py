@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -11,6 +10,7 @@ from markupsafe import Markup, escape
 
 from fullrank.record import Result
 from fullrank.record.tidy import tidy_rows
+from fullrank.reports.numbers import unique_slugs
 from fullrank.reports.text_tables import TextTable, text_tables
 
 # What LaTeX reads as a command, and signs that its fonts lack in text.
@@ -70,11 +70,11 @@ def latex(tables: Sequence[TextTable]) -> str:
     <BLANKLINE>
     """
     blocks = ["% \\usepackage{booktabs}\n"]
-    for table in tables:
+    labels = unique_slugs([table.title for table in tables])
+    for table, label in zip(tables, labels, strict=True):
         head = " & ".join(map(_latex_title, table.columns)) + r" \\"
         rows = [" & ".join(map(latex_text, row)) + r" \\" for row in table.rows]
         caption = latex_text(" ".join((table.caption, *table.notes)))
-        label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
         columns = "l" * table.texts + "r" * (len(table.columns) - table.texts)
         body = [r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
         lines = [

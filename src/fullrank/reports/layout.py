@@ -1,4 +1,4 @@
-"""What every page shares: its templates and their filters, and how a figure stands on it. Torch-free."""
+"""What every page shares: templates, their filters, and the place of a figure. Torch-free."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure as the page shows it, and its height there; the page's own height for None."""
+    """One figure as the page shows it; a `height` of None is the page's own height for figures."""
 
     figure: Markup
     height: int | None
@@ -32,7 +32,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: its template and what stands in it."""
+    """A page: its template and the values that fill it."""
 
     template: str
     values: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Page:
 
     @property
     def panels(self) -> Iterator[Panel]:
-        """Every figure of the page, also of its sections that hold some."""
+        """Every figure of the page, also those inside its sections."""
         for value in self.values.values():
             shown = value.get("panels") if isinstance(value, Mapping) else value
             yield from (each for each in shown if isinstance(each, Panel)) if isinstance(shown, list) else ()
@@ -54,11 +54,11 @@ class Page:
 def panels(
     figure: go.Figure | None, heading: str, label: str, note: str = "", key: Mapping[str, Style] | None = None
 ) -> list[Panel]:
-    """The figure as the only panel of a list, or none where there is no figure; `key` stands above it."""
+    """A list with the figure as its only panel, empty without a figure; `key` is shown above it."""
     if figure is None:
         return []
     figure.update_layout(showlegend=False)
-    # plotly writes `<` as \u003c, so that no text in a figure can end the script element it stands in.
+    # plotly writes `<` as \u003c, so no text in a figure can end the script element around it.
     return [Panel(Markup(figure.to_json()), figure.layout.height, heading, label, note, key)]
 
 

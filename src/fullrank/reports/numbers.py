@@ -1,5 +1,7 @@
-"""How numbers are written."""
+"""How numbers and names are written."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,3 +37,17 @@ def live_note(spectra: Mapping[str, Sequence[Sequence[float]]]) -> str:
             span = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
             parts.append(f"{name}: {span} of {max(map(len, each))} dimensions are live")
     return f"{'; '.join(parts)}." if parts else ""
+
+
+def unique_slugs(titles: Sequence[str]) -> list[str]:
+    """Titles as names of files and labels, no two alike: small letters, digits and dashes.
+
+    >>> unique_slugs(["Spectrum at h", "Loss", "loss"])
+    ['spectrum-at-h', 'loss', 'loss-2']
+    """
+    names, counts = [], Counter[str]()
+    for title in titles:
+        slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80] or "untitled"
+        counts[slug] += 1
+        names.append(slug if counts[slug] == 1 else f"{slug}-{counts[slug]}")
+    return names

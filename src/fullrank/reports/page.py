@@ -51,7 +51,7 @@ def page_of(folder: Path) -> Page:
     """The page of what a command left in a folder."""
     record = Record.load(folder)
     if record.kind == "diagnosis" and record.diagnosis is not None:
-        # Only a watched training has arrays at all times; what another diagnosis lacks is not missing.
+        # Only a watched training always has arrays; a diagnosis without them lacks nothing.
         timed = is_watched(record) or (folder / ARRAYS_FILE).exists()
         return render_diagnosis(record, record.diagnosis, *(arrays_of(folder) if timed else ({}, "")))
     if record.kind == "theory" and record.theory is not None:
@@ -85,7 +85,7 @@ def save_page(page: Page, folder: Path, command: str) -> Path:
 
 
 def arrays_of(folder: Path) -> tuple[Arrays, str]:
-    """The arrays in a folder, and where they cannot be read, none and why."""
+    """The arrays in a folder and "", or no arrays and the reason."""
     if not (folder / ARRAYS_FILE).is_file():
         return {}, f"no {ARRAYS_FILE}"
     try:
@@ -95,7 +95,7 @@ def arrays_of(folder: Path) -> tuple[Arrays, str]:
 
 
 def _links(folder: Path, record: Record) -> dict[str, str]:
-    """The address of each run's own page, where it has one."""
+    """The address of each run's own page, for the runs that have one."""
     return {
         run.folder: f"{quote(run.folder)}/{PAGE_FILE}"
         for run in record.runs

@@ -43,12 +43,13 @@ def study_table(results: Sequence[Result]) -> TextTable:
     """The results table of runs and studies; rows tested on the same images are paired by seed."""
     combination = combine(results)
     several = len(combination.records) > 1
+    named = "row" if any(run.varied for run in combination.runs) else "head"
     by_name = grouped(((row["row"], row["tested_on"]), row) for row in study_rows(results))
     lines = []
     for (name, tested), rows in by_name.items():
         at = {row["place"]: row for row in rows}
         h, z = at.get("h", {}), at.get("z", {})
-        line = {"row": str(name), "tested on": short_data(str(tested)) if several else ""}
+        line = {named: str(name), "tested on": short_data(str(tested)) if several else ""}
         line["linear on h"] = _with_half(h, "linear")
         line["linear on z"] = _with_half(z, "linear")
         line["nearest on h"] = _with_half(h, "nearest")
@@ -59,7 +60,7 @@ def study_table(results: Sequence[Result]) -> TextTable:
         lines.append(line)
     for record in combination.records if len(lines) > len(combination.records) else ():
         first = record.runs[0].row
-        next(line for line in lines if line["row"] == first)["difference on h"] = REFERENCE
+        next(line for line in lines if line[named] == first)["difference on h"] = REFERENCE
     columns, cells = _filled(lines)
     title = "Results" if several else f"Results on {short_data(combination.tested[0])}"
     caption = _study_caption(combination.records, study_rows(results), columns)
