@@ -3,9 +3,9 @@
     uv run --group benchmark python benchmarks/auditors.py
     uv run python benchmarks/auditors.py --quick            (seconds; small files)
 
-Prints both tables of docs/causes.md. In the first each tool looks at each file in a process of its own, with
-its defaults, from reading the file to its verdict; ours writes its record and its page as well. Before the
-clock starts what the tool loads is loaded, and a small file looked at. Anonymous memory, to which a mapped
+Prints two tables, whose figures docs/causes.md has. In the first, each tool audits each file in a process of
+its own, with its defaults, from reading the file to its verdict. Ours also writes its record and its page.
+Before the clock starts, the tool has loaded its libraries and audited a small file. Anonymous memory, to which a mapped
 file does not count, is sampled from outside every 10 ms; resident memory is by how much the peak that the
 system keeps grew. A tool that is not installed is a row that says so, one that takes longer than `--limit`
 is stopped.
