@@ -144,10 +144,10 @@ def _npy_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
         shape, _, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, TypeError, SyntaxError, KeyError, EOFError, tokenize.TokenError):
         raise DataError(
-            f"{name} is not a complete array, and pickles are never read; use numpy.save."
+            f"{name} is not a complete array, and a pickle is never read; use numpy.save."
         ) from None
     if dtype.hasobject:
-        raise DataError(f"{name} holds Python objects, and pickles are never read; write plain numbers.")
+        raise DataError(f"{name} holds Python objects, and a pickle is never read; write plain numbers.")
     expected, actual = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if expected != actual or min(shape, default=0) < 0:
         raise DataError(
