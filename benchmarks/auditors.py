@@ -3,15 +3,16 @@
     uv run --group benchmark python benchmarks/auditors.py
     uv run python benchmarks/auditors.py --quick            (seconds; small files)
 
-Prints both tables of docs/causes.md. In the first each tool looks at each file in a process of its own, with
-its defaults, from reading the file to its verdict; ours writes its record and its page as well. Before the
-clock starts what the tool loads is loaded, and a small file looked at. Anonymous memory, to which a mapped
-file does not count, is sampled from outside every 10 ms; resident memory is by how much the peak that the
-system keeps grew. A tool that is not installed is a row that says so, one that takes longer than `--limit`
-is stopped.
+Prints two tables, whose figures docs/causes.md has. In the first, each tool audits each file in a process of
+its own, with its defaults, from reading the file to its verdict. Ours also writes its record and its page.
+Before the clock starts, the tool has loaded its libraries and audited a small file.
 
-In the second table a measure that two tools compute is timed, in turn, in the other order each round. Before
-that both take it from the same few rows; where their values differ, the row says so.
+Anonymous memory is sampled from outside every 10 ms; a mapped file does not count. Resident memory is the
+growth of the system's recorded peak. A tool that is not installed is a row that says so. A tool that takes
+longer than `--limit` is stopped.
+
+The second table times a measure that two tools compute, in turn, in alternating order. Before that, both
+compute it from the same few rows. If their values differ, the row says so.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     uv run python benchmarks/causes.py
 
-Prints the table of docs/causes.md. Thresholds were fixed on the seeds 0 to 19 (`--first 0`); the table is
-that of the seeds 100 to 119, which no threshold has seen.
+Prints the figures of docs/causes.md, one row per strength. Thresholds were fixed on the seeds 0 to 19
+(`--first 0`). The page has the seeds 100 to 119, which no threshold has seen.
 """
 
 import argparse

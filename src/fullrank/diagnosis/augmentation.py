@@ -1,4 +1,4 @@
-"""Augmentation as a cause: its weight in lost directions, and the share of each operation."""
+"""Augmentation as a cause: its weight in the lost directions, and the share of each operation."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,25 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence, on_same_images
 from fullrank.errors import UsageError
 from fullrank.record import OperationShare
 
-# What a cosine loss of unknown temperature is taken to have.
+# The temperature that is assumed for a cosine loss if it is unknown.
 ASSUMED_TEMPERATURE = 0.1
-# Larger sets are cut to their first images: similarities are quadratic in them.
+# Only the first images of larger sets are used, because similarities are quadratic in their number.
 _MAX_IMAGES = 1024
 _RESAMPLES = 400
 
 
 @dataclass(frozen=True)
 class AugmentationRatio:
-    """Sigma1 over Sigma0 in the directions of `place` that a map lost, and in those that it kept.
+    """Sigma1 over Sigma0 at `place`, in the directions that a later map lost and in those that it kept.
 
-    `low` to `high` is the 95 % interval of `lost`; `lost_directions` of the `components` were lost.
+    Attributes:
+        place: Where it is measured.
+        lost: The ratio in the lost directions.
+        low: The lower end of the 95 % interval of `lost`.
+        high: The upper end.
+        kept: The ratio in the kept directions.
+        lost_directions: How many of the components were lost.
+        components: The number of components.
     """
 
     place: str
@@ -40,14 +47,27 @@ def augmentation_ratio(
 
     .. math:: r = \operatorname{tr}(P \Sigma_1) / \operatorname{tr}(P \Sigma_0)
 
-    P projects onto the lost directions: the whitened clean features of `source` explain those of `target` by
+    P projects onto the lost directions. The whitened clean features of `source` explain those of `target` by
     least squares, and the right singular vectors beyond `rank` are lost. Sigma0 and Sigma1 are those of a
-    cosine loss whose weights come from the whitened features themselves, that is from a map that still keeps
-    every direction alike. With the weights of the trained map the two balance wherever the map still sees
-    anything, so they would say nothing of why it shrank. The interval is the bootstrap's over images, 2.5 to
-    97.5 %. The first 1024 images of the views and the leading components (at most 256, and 4 images for each)
-    are looked at; rows that either place leaves out are left out of both. Returns None without views, or
-    where nothing of `source` is lost. Raises UsageError where the two places have other numbers of images.
+    cosine loss. Its weights come from the whitened features themselves, from a map that keeps every direction
+    equally. With the weights of the trained map both balance in every direction that the map still sees, so
+    they would not show why it shrank.
+
+    At most the first 1024 images of the views and 256 leading components (4 images for each) are used. Rows
+    that one place leaves out are left out of both. The interval is a bootstrap over images, 2.5 to 97.5 %.
+
+    Args:
+        source: The earlier place, with views.
+        target: The place that lost directions.
+        rank: How many directions `target` kept.
+        temperature: The temperature of the loss.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        The ratios, or None without views or if nothing of `source` is lost.
+
+    Raises:
+        UsageError: If the two places have different numbers of images.
 
     >>> x = torch.randn(200, 4)
     >>> noise = torch.tensor([0.01, 0.01, 3.0, 3.0])
@@ -69,7 +89,7 @@ def augmentation_ratio(
     clean = whitening(source.features)
     outcome = target.features.double()
     outcome = outcome - outcome.mean(0)
-    # The columns of `clean` are orthonormal but for a factor, so the product is the least-squares map.
+    # The columns of `clean` are orthonormal up to a factor, so the product is the least-squares map.
     directions = torch.linalg.svd(outcome.T @ clean, full_matrices=True).Vh
     first, second = (F.normalize(whitening(view[:_MAX_IMAGES]), dim=1) for view in views)
     weights = _cosine_weights(first @ second.T / temperature)
@@ -81,12 +101,12 @@ def augmentation_ratio(
 
 
 def ratio_sources(place: PlaceEvidence, evidence: Evidence) -> list[PlaceEvidence]:
-    """Where augmentation is weighed for `place`: the places below with views, nearest first, or itself."""
+    """Where augmentation is measured for `place`: earlier places with views, nearest first, or itself."""
     return [below for below in evidence.before(place) if below.views is not None] or [place]
 
 
 def can_be_weighed(place: PlaceEvidence, evidence: Evidence) -> bool:
-    """Whether `augmentation_ratio` has an answer for the low rank of `place`, at any of its sources."""
+    """Whether `augmentation_ratio` has a result for the low rank of `place`, at any of its sources."""
     cut = evidence.cut(place)
     return cut is not None and any(
         cut.rank < on_same_images(source, place)[0].whitening.components
@@ -102,11 +122,17 @@ def operation_shares(
 
     .. math:: t_o = \sum_i (1 - \alpha_{ii}) |x_i^o - x_i'^o|^2, \quad \mathrm{share}_o = t_o / \sum_p t_p
 
-    The weights come from `z_views` (n, K), the embeddings of the views with all operations on, and are the
-    same for every operation; without them all are 1. The sum is over the images that the operations' views
-    were made of. The shares of operations that undo each other's effect still add up to 1. Without any
-    operation the list is empty; where no operation moves anything all shares are 0. Raises UsageError for
-    views of another number of images.
+    The sum is over the images of the operations' views. Shares add up to 1, even if operations cancel each
+    other's effect. Without operations the list is empty. If no operation changes anything, all shares are 0.
+
+    Args:
+        place: The features and views.
+        z_views: The embeddings (n, K) of the views with all operations on. They give the weights, the same
+            for every operation. Without them all weights are 1.
+        temperature: The temperature of the loss.
+
+    Raises:
+        UsageError: For views of a different number of images.
 
     >>> x = torch.zeros(2, 3)
     >>> place = PlaceEvidence("h", x, (x, x + 2), {"crop": (x, x + 1), "flip": (x, x)})
@@ -136,12 +162,12 @@ def operation_shares(
 
 
 def _cosine_weights(similarity: Tensor) -> Tensor:
-    """The weight of each pair (N, N) in the symmetrised loss; they sum to 1."""
+    """The weight of each pair (N, N) in the symmetrised loss. The weights sum to 1."""
     return (similarity.softmax(1) + similarity.softmax(0)) / (2 * len(similarity))
 
 
 def _directional(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """What each image adds to the traces of Sigma0 and Sigma1, (N, 2), up to a common factor."""
+    """The contribution of each image to the traces of Sigma0 and Sigma1, (N, 2), up to a common factor."""
     distances = torch.cdist(first, second).square()
     apart = (weights - torch.diag(weights.diagonal())) * distances
     pulled = (1 / len(weights) - weights.diagonal()) * distances.diagonal()

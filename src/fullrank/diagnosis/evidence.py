@@ -1,4 +1,4 @@
-"""What a diagnosis of causes looks at: features at places, views of the same images, stacked linear maps."""
+"""The evidence of a diagnosis: features at places, views of the same images, stacked linear maps."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -20,13 +20,20 @@ Pair = tuple[Tensor, Tensor]
 class PlaceEvidence:
     """Features at one place, read in eval mode.
 
-    Shapes: `features` (N, D) of clean images; `views`, where known, (n, D) twice: two views of n images;
-    `operations` the same views of the first m of them, m at most n, with all but one operation off, by the
-    name of that operation.
-    `imposed_rank` is the rank that a fixed head imposes here (24 for the z of `subvector:24`); it is never a
-    finding. `left_out` are the numbers of images whose rows `without` has removed. `sample_of` is the number
-    of rows that the features are a sample of, None where they are all. Raises UsageError for shapes that do
-    not fit, DataError for features that are not finite.
+    Args:
+        place: The name of the place.
+        features: Features (N, D) of clean images.
+        views: Features (n, D) of two views of the same n images, if known.
+        operations: By operation, the same views of the first m images with all other operations off; m is at
+            most n.
+        imposed_rank: The rank that a fixed head imposes here, such as 24 for the z of `subvector:24`. It is
+            never a finding.
+        left_out: The numbers of the images whose rows `without` has removed.
+        sample_of: The number of rows that the features are a sample of. None if they are all rows.
+
+    Raises:
+        UsageError: For shapes that do not fit.
+        DataError: For features that are not finite.
 
     >>> PlaceEvidence("h", torch.randn(10, 4)).features.shape
     torch.Size([10, 4])
@@ -43,14 +50,14 @@ class PlaceEvidence:
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) < 2:
             shape = f"(N, D) with N of 2 or more, but got {tuple(self.features.shape)}"
-            raise UsageError(f"Expected the features at {self.place} as {shape}; give one row an image.")
+            raise UsageError(f"Expected the features at {self.place} as {shape}; give one row per image.")
         width = self.features.shape[1]
         if self.imposed_rank is not None and not 1 <= self.imposed_rank <= width:
             limits = f"1 to {width}, the width there, but got {self.imposed_rank}"
             raise UsageError(f"imposed_rank at {self.place} must be {limits}; leave it out if there is none.")
         if self.operations and self.views is None:
             single = f"views of {len(self.operations)} single operations"
-            raise UsageError(f"{self.place} has {single}, but none of all together; give both.")
+            raise UsageError(f"{self.place} has {single}, but none of all operations together; give both.")
         pairs = {} if self.views is None else {"views": self.views, **self.operations}
         for name, pair in pairs.items():
             _check_pair(self.place, name, pair, width, len(pairs["views"][0]))
@@ -58,17 +65,17 @@ class PlaceEvidence:
             bad = ~torch.isfinite(tensor).all(1)
             if bad.any():
                 rows = f"{int(bad.sum())} of {len(tensor)} rows, the first row {int(bad.nonzero()[0])}"
-                where = f"The features at {self.place} hold NaN or infinity in {rows}"
-                raise DataError(f"{where}; drop those rows or mend the model.")
+                where = f"The features at {self.place} have NaN or infinity in {rows}"
+                raise DataError(f"{where}; drop those rows or fix the model.")
 
     @cached_property
     def shape(self) -> Shape:
-        """What causes need of the features, measured once."""
+        """The measurements that causes need, computed once."""
         return measure(self.features)
 
     @cached_property
     def whitening(self) -> Whitening:
-        """The map onto the leading components of the features, made once."""
+        """The map onto the leading components of the features, computed once."""
         return Whitening.of(self.features)
 
     @property
@@ -79,9 +86,13 @@ class PlaceEvidence:
         return [number for number in range(total) if number not in omitted]
 
     def without(self, rows: Collection[int]) -> "PlaceEvidence":
-        """The same place without these rows of its features; its views stay, for they are other rows.
+        """The same place without these rows of its features. Its views stay, because they are other rows.
 
-        Raises UsageError for a row that there is not, and where fewer than 2 rows would be left.
+        Args:
+            rows: The numbers of the rows.
+
+        Raises:
+            UsageError: For a row that does not exist, or if fewer than 2 rows would remain.
 
         >>> place = PlaceEvidence("h", torch.randn(5, 4)).without([1, 3])
         >>> place.features.shape, place.images
@@ -91,7 +102,7 @@ class PlaceEvidence:
         outside = [row for row in rows if not 0 <= row < count]
         if outside:
             limits = f"{self.place} has rows 0 to {count - 1}"
-            raise UsageError(f"{limits}, but row {outside[0]} is to be left out; name rows of the features.")
+            raise UsageError(f"{limits}, but row {outside[0]} was to be left out; name rows of the features.")
         if not rows:
             return self
         stays = torch.ones(count, dtype=torch.bool)
@@ -106,15 +117,19 @@ class PlaceEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of one model: its places from the image to z, stacked maps, the loss's temperature.
+    """Everything known of one model: places from the image to z, stacked maps, the loss's temperature.
 
-    Beside it stand what all causes share: from which break on a rank is low (`limits`), and the `seed` of
-    what is drawn at random, such as a bootstrap.
+    Args:
+        places: The features at each place, from the image to z.
+        stacked: Consecutive linear maps W1 (m, D), W2 (K, m), ..., the one applied first comes first. Nothing
+            but linear maps may lie between them, and they lead to the last place.
+        temperature: The temperature of a cosine loss on z. None means unknown; 0.1 is then assumed.
+        limits: Which drop of a spectrum makes a rank low.
+        seed: The seed of everything random, such as a bootstrap.
 
-    `stacked` are consecutive linear maps W1 (m, D), W2 (K, m), ..., the one applied first first; nothing but
-    linear maps may stand between them, and they lead to the last place. `temperature` is that of a cosine
-    loss on z; None is unknown, and 0.1 is then assumed. Raises UsageError for no places, maps that do not fit
-    together or a temperature that is not above 0, and DataError for maps that are not finite.
+    Raises:
+        UsageError: For no places, maps that do not fit together, or a temperature that is not above 0.
+        DataError: For maps that are not finite.
 
     >>> len(Evidence((PlaceEvidence("z", torch.randn(10, 4)),)).places)
     1
@@ -128,30 +143,32 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if not self.places:
-            raise UsageError("A diagnosis needs the features of 1 place or more, but got 0; give those of z.")
+            raise UsageError(
+                "A diagnosis needs the features of 1 or more places, but got 0; pass those of z."
+            )
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(f"temperature must be above 0, but got {self.temperature}; None is unknown.")
+            raise UsageError(f"temperature must be above 0, but got {self.temperature}; None means unknown.")
         for map_ in self.stacked:
             shape = tuple(map_.shape)
             if len(shape) != 2:
                 raise UsageError(f"Expected stacked maps (out, in), but got {shape}; leave out other layers.")
             if not torch.isfinite(map_).all():
-                raise DataError(f"A stacked map {shape} holds NaN or infinity; load weights that are finite.")
+                raise DataError(f"A stacked map {shape} has NaN or infinity; load weights that are finite.")
         for first, second in pairwise(self.stacked):
             if first.shape[0] != second.shape[1]:
-                sizes = f"{first.shape[0]} outputs is followed by one of {second.shape[1]} inputs"
-                raise UsageError(f"A stacked map of {sizes}; give consecutive maps, the first applied first.")
+                sizes = f"{first.shape[0]} outputs is followed by one with {second.shape[1]} inputs"
+                raise UsageError(f"A stacked map with {sizes}; give consecutive maps, the first one first.")
 
     def before(self, place: PlaceEvidence) -> tuple[PlaceEvidence, ...]:
-        """The places below `place`, the nearest first."""
+        """The places before `place`, the nearest first."""
         return self.places[: self._index(place)][::-1]
 
     def is_last(self, place: PlaceEvidence) -> bool:
-        """Whether nothing comes after `place`: it is what the loss sees."""
+        """Whether nothing comes after `place`, so that the loss sees it."""
         return self._index(place) == len(self.places) - 1
 
     def cut(self, place: PlaceEvidence) -> Cut | None:
-        """Where the spectrum at `place` breaks off within the `limits`, or None.
+        """Where the spectrum at `place` drops sharply within the `limits`, or None.
 
         >>> x = torch.randn(500, 4) @ torch.randn(4, 16)
         >>> evidence = Evidence((PlaceEvidence("z", x),))
@@ -161,10 +178,16 @@ class Evidence:
         return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank)
 
     def lacks(self, needs: Sequence[str], place: PlaceEvidence) -> list[str]:
-        """Those of `needs` that a cause at `place` would look for in vain.
+        """Those of `needs` that are missing at `place`.
 
-        `views` are there if `place` or one below it has views, `stacked` if there are two maps or more.
-        Raises UsageError for any other name.
+        `views` exist if `place` or an earlier one has views. `stacked` exists if there are two or more maps.
+
+        Args:
+            needs: The names of the evidence, `views` or `stacked`.
+            place: The place.
+
+        Raises:
+            UsageError: For any other name.
 
         >>> evidence = Evidence((PlaceEvidence("z", torch.randn(10, 4)),))
         >>> evidence.lacks(("views", "stacked"), evidence.places[0])
@@ -188,12 +211,12 @@ class Evidence:
     def _index(self, place: PlaceEvidence) -> int:
         index = next((i for i, other in enumerate(self.places) if other is place), None)
         if index is None:
-            raise UsageError(f"{place.place} is not in this evidence; take one of its places.")
+            raise UsageError(f"{place.place} is not in this evidence; use one of its places.")
         return index
 
 
 def on_same_images(first: PlaceEvidence, second: PlaceEvidence) -> tuple[PlaceEvidence, PlaceEvidence]:
-    """Two places, each without the rows that either leaves out: both then hold the same images."""
+    """Two places without the rows that either leaves out, so that both hold the same images."""
     totals = [len(place.features) + len(place.left_out) for place in (first, second)]
     if totals[0] != totals[1]:
         counts = f"{first.place} has features of {totals[0]} images and {second.place} of {totals[1]}"

@@ -1,4 +1,4 @@
-"""What a diagnosis reads of a model: features of clean images and of views, at places from the image to z."""
+"""The features of a diagnosis: clean images and views, at places from the image to z."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from fullrank.places import collect_features, evaluating, head_places, read_plac
 from fullrank.progress import counted
 from fullrank.views import ViewParameters, Views, step_generator
 
-# So many places of the encoder are read, beside h and those of the head.
+# The largest number of places of the encoder. h and the head's places come in addition.
 MOST_PLACES = 12
-# Of so many images views are made. Of their first batch they are made again with one operation at a time: a
+# The number of images with views. For their first batch, views with one operation at a time are also made: a
 # share of a trace needs fewer images than the directions of a covariance, and there are many operations.
 VIEWED = 1024
 BATCH_SIZE = 256
@@ -32,7 +32,7 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """A sample of images, and what a model makes of them and of views of some of them."""
+    """A sample of images, and the features of these images and of views of some of them."""
 
     images: ImageSet
     evidence: Evidence
@@ -47,9 +47,9 @@ def collect(
     replay: bool = True,
     progress: Progress | None = None,
 ) -> Collected:
-    """Features of at most `limit` test images at `places`, or else `thinned_places`, and of their views."""
+    """Features of at most `limit` test images at `places` (default: `thinned_places`), and of their views."""
     if limit < 1:
-        raise UsageError(f"The limit must be 1 image or more, but got {limit}; 4096 is the default.")
+        raise UsageError(f"The limit must be 1 or more images, but got {limit}; the default is 4096.")
     encoder, head, images, views = subject.encoder, subject.head, subject.test, subject.views
     places = list(dict.fromkeys(thinned_places(encoder, head) if places is None else places))
     sample = images.limited(min(limit, len(images)), seed)
@@ -60,7 +60,7 @@ def collect(
     alone: dict[str, dict[str, Pair]] = {}
     if views is not None:
         viewed = sample.limited(min(VIEWED, len(sample)), seed)
-        # In random order, since the first images of a folder may all be of one class.
+        # In random order, because the first images of a folder may all have one class.
         order = np.random.default_rng(np.random.SeedSequence([seed])).permutation(len(viewed))
         viewed = viewed.subset(order)
 
@@ -87,7 +87,7 @@ def thinned_places(encoder: nn.Module, head: nn.Module | None, most: int = MOST_
     inner = list(getattr(encoder, "places", ())) if is_placed(encoder) else []
     if len(inner) > most:
         inner = [inner[i] for i in np.linspace(0, len(inner) - 1, most).round().astype(int)]
-    # The head's last layer is left out, since z comes from it.
+    # The head's last layer is left out, because its output is z.
     return [*inner, "h", *([] if head is None else [*head_places(head)[:-1], "z"])]
 
 
@@ -104,12 +104,18 @@ def view_batches(
 
 
 def stacked_maps(*modules: nn.Module) -> tuple[Tensor, ...]:
-    """Two linear maps or more that follow each other with nothing between, W1 (m, D), W2 (K, m), ...
+    """Two or more consecutive linear maps with nothing between them, W1 (m, D), W2 (K, m), ...
 
-    The modules are applied one after the other, say an encoder and its head, and the maps end the last. Of a
-    module only the order in an `nn.Sequential`, in a head's layers or of a single `nn.Linear` is known; any
-    other one ends what came before, as a norm or a nonlinearity does. Biases are left out. The map that is
-    applied first is first; without two there are none.
+    The modules are applied one after the other, such as an encoder and its head, and the maps end the last
+    one. The order inside a module is known only for an `nn.Sequential`, a head's layers or a single
+    `nn.Linear`. Any other module ends the sequence before it, as a norm or a nonlinearity does. Biases are
+    left out.
+
+    Args:
+        modules: The modules in order.
+
+    Returns:
+        The maps, the one applied first first; empty if there are fewer than two.
 
     >>> [tuple(matrix.shape) for matrix in stacked_maps(nn.Linear(6, 5), nn.Linear(5, 3))]
     [(5, 6), (3, 5)]
@@ -132,7 +138,7 @@ def _view_features(
     places: Sequence[str],
     only: str | None,
 ) -> dict[str, Pair]:
-    """Features (n, D_p) of the two views of all images, by place; with `only` that operation switched on."""
+    """Features (n, D_p) of the two views of all images, by place. With `only`, one operation is on."""
     parts: dict[str, list[Pair]] = {place: [] for place in places}
     with evaluating(encoder, head):
         for batch, parameters in batches:

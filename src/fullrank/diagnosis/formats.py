@@ -1,4 +1,4 @@
-"""What files of embeddings are made of: the numbers (N, D), read a piece at a time, and labels.
+"""The contents of files of embeddings: the numbers (N, D), read in pieces, and labels.
 
 Nothing is unpickled. The shape that a file declares is compared with its size before any number is read.
 """
@@ -19,19 +19,19 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 
-# How arrays, tensors and columns are called, in the order in which they are looked for, in any case.
+# The names of arrays, tensors and columns, in order of preference, in upper or lower case.
 FEATURES = ("features", "embeddings", "embedding", "x")
 LABELS = ("labels", "label", "y")
-# Numbers looked at together: 2**24 float32 are 64 MiB.
+# How many numbers are processed at once: 2**24 float32 are 64 MiB.
 TILE = 2**24
 _WHOLE = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 _READABLE = {"float16", "bfloat16", "float32", "float64", "float128"} | _WHOLE
-# The types as Arrow calls them, where NumPy calls them otherwise.
+# Arrow's names of types that NumPy names differently.
 _ARROW_TYPES = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
 class Matrix(ABC):
-    """Numbers (N, D) in a file, of type `dtype` there; they leave it as float32."""
+    """Numbers (N, D) in a file, of type `dtype` there, read as float32."""
 
     shape: tuple[int, int]
     dtype: str
@@ -41,16 +41,16 @@ class Matrix(ABC):
         """All rows in order, float32 (n, D), n at most `rows`."""
 
     def tiles(self) -> Iterator[Tensor]:
-        """All rows in order, float32 (n, D), in pieces that take no more than some 64 MiB."""
+        """All rows in order, float32 (n, D), in pieces of at most about 64 MiB."""
         return self.blocks(max(1, TILE // self.shape[1]))
 
     def take(self, rows: np.ndarray) -> Tensor:
-        """The rows of these numbers, which ascend: float32 (len(rows), D)."""
+        """The rows with these ascending numbers: float32 (len(rows), D)."""
         return torch.cat(list(picked(self.tiles(), rows)))
 
 
 def picked(blocks: Iterable[Tensor], rows: np.ndarray) -> Iterator[Tensor]:
-    """Of consecutive blocks of rows those of these numbers, which ascend; a block may be left empty."""
+    """From consecutive blocks, the rows with these ascending numbers. A block may become empty."""
     start = 0
     for block in blocks:
         inside = rows[slice(*np.searchsorted(rows, (start, start + len(block))))]
@@ -84,7 +84,7 @@ def open_npz(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]
 
             return _Array(read(chosen), f"{path.name}: {chosen}"), read(label_name) if label_name else None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError):
-        raise DataError(f"{path} is no whole .npz file; write it again with numpy.savez.") from None
+        raise DataError(f"{path} is not a complete .npz file; write it again with numpy.savez.") from None
 
 
 def open_safetensors(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
@@ -114,7 +114,7 @@ def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | N
             chosen, label_name = _choose(path, {n: f"({kind})" for n, kind in types.items()}, lists, labels)
             if chosen not in lists:
                 kind = f"a column of lists of numbers, but is one of {types[chosen]}"
-                raise DataError(f"{path.name}: {chosen} must be {kind}; write one list a row.")
+                raise DataError(f"{path.name}: {chosen} must be {kind}; write one list per row.")
             matrix = _Column(path, chosen, file.metadata.num_rows, types[chosen])
             return matrix, _label_column(file.read([label_name]).column(0)) if label_name else None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -130,7 +130,7 @@ OPENERS: dict[str, Callable[[Path, str | None], tuple[Matrix, np.ndarray | None]
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """The array in a `.npy` file, mapped: reading takes no memory, and writing does not reach the file."""
+    """The array in a `.npy` file, mapped: reading takes no memory, and writing does not change the file."""
     with path.open("rb") as stream:
         _npy_shape(stream, path.stat().st_size, str(path))
     array: np.ndarray = np.load(path, mmap_mode="c")
@@ -138,17 +138,21 @@ def map_npy(path: Path) -> np.ndarray:
 
 
 def _npy_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
-    """The shape of an array of `size` bytes; DataError where it is none, of objects, or not what it says."""
+    """The shape of an array of `size` bytes. DataError for no array, objects, or a wrong declared size."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         shape, _, dtype = readers[np.lib.format.read_magic(stream)](stream)
     except (ValueError, TypeError, SyntaxError, KeyError, EOFError, tokenize.TokenError):
-        raise DataError(f"{name} is no whole array, and a pickle is never read; use numpy.save.") from None
+        raise DataError(
+            f"{name} is not a complete array, and a pickle is never read; use numpy.save."
+        ) from None
     if dtype.hasobject:
         raise DataError(f"{name} holds Python objects, and a pickle is never read; write plain numbers.")
     expected, actual = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if expected != actual or min(shape, default=0) < 0:
-        raise DataError(f"{name} says {shape} of {dtype}, {expected} bytes, but has {actual}; write it anew.")
+        raise DataError(
+            f"{name} declares {shape} of {dtype}, {expected} bytes, but has {actual}; write it again."
+        )
     return shape
 
 
@@ -156,8 +160,8 @@ def _check_matrix(name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, i
     """`shape` as (N, D); DataError for another, an empty one, or numbers that are not real."""
     if dtype not in _READABLE or len(shape) != 2 or 0 in shape:
         raise DataError(
-            f"{name} holds {dtype} of the shape {shape}, but features are floating-point or whole numbers "
-            "(N, D), a row an image, and not empty; pool or flatten them, and cast them to float32."
+            f"{name} holds {dtype} of the shape {shape}, but features must be floating-point or whole "
+            "numbers (N, D), one row per image, not empty; pool or flatten them, and cast them to float32."
         )
     return shape[0], shape[1]
 
@@ -169,13 +173,15 @@ def _choose(
     named = _first_of(FEATURES, shapes)
     if named is None and len(flat) != 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise DataError(f"{path.name} holds {listed}; call the array of the features 'features'.")
+        raise DataError(f"{path.name} holds {listed}; name the array of the features 'features'.")
     features = named or flat[0]
     others = [name for name in shapes if name != features]
     if labels is not None and labels not in others:
         listed = ", ".join(others) or "nothing"
-        remedy = "give one of these, or a file that ends in .npy or .txt"
-        raise UsageError(f"{path.name} has no labels {labels!r}, but beside the features {listed}; {remedy}.")
+        remedy = "use one of these, or a file that ends in .npy or .txt"
+        raise UsageError(
+            f"{path.name} has no labels {labels!r}, only, beside the features, {listed}; {remedy}."
+        )
     return features, _first_of(LABELS, others) if labels is None else labels
 
 
@@ -204,7 +210,7 @@ class _Array(Matrix):
 
 
 def _as_float32(part: np.ndarray | Tensor) -> Tensor:
-    """A number beyond float32 becomes infinite, and is found so."""
+    """Convert to float32. A number beyond its range becomes infinite and is detected later."""
     if isinstance(part, Tensor):
         return part.float()
     with np.errstate(over="ignore"):
@@ -228,7 +234,7 @@ class _Column(Matrix):
             if (lengths != width).any():
                 row = int((lengths != width).argmax())
                 where = f"{self.path.name}: row {start + row} (from 0) of {self.key}"
-                raise DataError(f"{where} has {lengths[row]} numbers, but the first has {width}; mend it.")
+                raise DataError(f"{where} has {lengths[row]} numbers, but the first has {width}; fix it.")
             block = np.full((len(cells), width), np.nan, np.float32)
             with np.errstate(over="ignore"):
                 values = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
@@ -249,7 +255,7 @@ class _Column(Matrix):
             raise _damaged(self.path, error) from None
 
     def _first_length(self) -> int:
-        """The length of the first list that is there, 0 without any."""
+        """The length of the first list, 0 without any."""
         lengths = (cells.value_lengths().drop_null() for cells in self._cells(1024))
         return next((int(some[0].as_py()) for some in lengths if len(some)), 0)
 
@@ -269,6 +275,6 @@ def _label_column(column: Any) -> np.ndarray:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    """The error for a file that its library cannot read, with the first sentence of what that says."""
+    """The error for a file that its library cannot read, with the first sentence of that error."""
     reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-    return DataError(f"{path} is no whole {path.suffix} file ({reason[:160]}); write it again.")
+    return DataError(f"{path} is not a complete {path.suffix} file ({reason[:160]}); write it again.")

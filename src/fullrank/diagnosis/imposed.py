@@ -1,4 +1,4 @@
-"""The rank that a head imposes by its form: what the head says, or what a freshly built copy of it shows."""
+"""The rank that a head imposes by its form: stated by the head, or measured on a new copy of it."""
 
 from collections.abc import Callable
 
@@ -13,19 +13,25 @@ from fullrank.statistics import live_dimensions
 
 # Eigenvalues below this share of the largest are rounding of float64.
 _ROUNDING = 1e-12
-# Rows for each channel of h: enough that a sample of Gaussian rows has no break in its spectrum by itself.
+# Rows per channel of h: enough that the spectrum of Gaussian rows has no sharp drop by itself.
 _ROWS_PER_CHANNEL, _MORE_ROWS = 4, 64
 
 
 def imposed_rank(
     head: nn.Module, place: str = "z", fresh: Callable[[], nn.Module] | None = None
 ) -> int | None:
-    """The rank that the form of a head, not its training, imposes at a place; None where it imposes none.
+    """The rank that the form of a head, not its training, imposes at a place. None if it imposes none.
 
-    A head that has a method `imposed_rank(place)` says it. Of any other head it is `measured_rank` of the one
-    that `fresh` builds: a new copy, so that what training has lost is never excused. Without `fresh` linear
-    layers one after another tell theirs by their form, and of any other head nothing is known. A place of the
-    encoder, and h, have none.
+    - A head with a method `imposed_rank(place)` states it.
+    - For any other head, `measured_rank` of a new copy is used, so that what training lost is never excused.
+    - Without `fresh`, consecutive linear layers show it by their form. Of any other head it is unknown.
+
+    A place of the encoder, and h, have no imposed rank.
+
+    Args:
+        head: The head.
+        place: The name of the place.
+        fresh: Builds a new copy of the head.
 
     >>> from fullrank import head
     >>> [imposed_rank(head(spec, in_dim=96)) for spec in ("subvector:24", "linear:128", "linear:64", "none")]
@@ -38,8 +44,8 @@ def imposed_rank(
     if callable(says):
         rank = says(parsed.name)
         if rank is not None and (type(rank) is not int or rank < 1):
-            said = f"{type(head).__name__} says imposed_rank({parsed.name!r}) = {rank!r}"
-            raise UsageError(f"The head {said}; it must be a whole number of 1 or more, or None.")
+            stated = f"{type(head).__name__} returns imposed_rank({parsed.name!r}) = {rank!r}"
+            raise UsageError(f"The head {stated}; it must be a whole number of 1 or more, or None.")
     elif fresh is not None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
@@ -51,9 +57,13 @@ def imposed_rank(
 
 @torch.no_grad()
 def measured_rank(head: nn.Module, place: str = "z") -> int | None:
-    """The rank at a place of a head for Gaussian h (4 D + 64, D), float64, in eval mode; None if it is full.
+    """The rank at a place of a head for Gaussian h (4 D + 64, D), float64, in eval mode. None if it is full.
 
-    It ends where the spectrum of the centred covariance breaks off, or else where its values are rounding.
+    It ends where the spectrum of the centred covariance drops sharply, or else where its values are rounding.
+
+    Args:
+        head: The head.
+        place: The name of the place.
 
     >>> class Projection(nn.Module):
     ...     in_dim = out_dim = 8
@@ -71,7 +81,7 @@ def measured_rank(head: nn.Module, place: str = "z") -> int | None:
 
 @torch.no_grad()
 def exact_rank(head: nn.Module, place: str = "z") -> int:
-    """The rank at a place of a head for the same rows, up to the rounding of float64 alone."""
+    """The rank at a place of a head for the same rows, limited only by the rounding of float64."""
     return live_dimensions(_gaussian_shape(head, place).eigenvalues.numpy(), _ROUNDING)
 
 

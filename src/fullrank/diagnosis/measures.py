@@ -24,7 +24,7 @@ from fullrank.spectrum.neighbours import hubness, near_duplicates
 def measures_of(
     place: PlaceEvidence, moments: Moments, duplicates: float | None = None, seed: int = 0
 ) -> list[Measure]:
-    """Every measure at a place: ranks and variances from `moments` of all rows, others from its features."""
+    """Every measure at a place. Ranks and variances use `moments` of all rows, others use its features."""
     values, rows = moments.singular_values(), moments.matrix_singular_values()
     features, count = place.features, moments.count
     spread = moments.scatter.diagonal()
@@ -53,5 +53,5 @@ def _or_none(get: Callable[[], float]) -> float | None:
     try:
         value = get()
     except (DataError, UsageError):
-        return None  # not defined, as alpha-ReQ is not on two values
+        return None  # not defined, such as alpha-ReQ on two values
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The shape of features: spread, mean, dead channels, spectrum, where it breaks off, leading components."""
+"""The shape of features: spread, mean, dead channels, spectrum and where it drops, leading components."""
 
 import math
 from dataclasses import dataclass
@@ -9,27 +9,32 @@ from torch import Tensor
 from fullrank.errors import UsageError
 from fullrank.statistics import live_dimensions
 
-# A channel is constant whose deviation is below this share of the largest one or of its own mean.
+# A channel is constant if its deviation is below this share of the largest one or of its own mean.
 _FLAT = 1e-6
-# A break that lies below this share of the largest eigenvalue is no collapse: an untrained net has breaks of
-# 50 to 500 times at shares of 1e-10. So smaller eigenvalues count as this share.
+# A drop below this share of the largest eigenvalue is not collapse: an untrained net has drops of 50 to 500
+# times at shares of 1e-10. Smaller eigenvalues therefore count as this share.
 _FLOOR = 1e-8
-# Rectified features come near zero; any others that are never negative are far from it by their mean.
+# Rectified features come near zero. Others that are never negative have a smallest value far above zero.
 _NEAR_ZERO = 0.3
-# The head's rank counts as reached from here: the data need not fill it to the last dimension.
+# From this share on, the head's rank counts as reached: data need not fill its last dimension.
 _FILLED = 0.9
-# Leading components looked at: 4 images or more for each, so that whitening does not invent directions.
+# Leading components in use: 4 or more images for each, so that whitening does not create directions.
 _MAX_COMPONENTS, _IMAGES_PER_COMPONENT = 256, 4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the causes need to know of the features (N, D) at a place, from one pass in float64.
+    """The measurements that causes need of the features (N, D) at a place, from one pass in float64.
 
-    `spread` is the root of the variance over the mean squared norm, `mean_share` the squared norm of the mean
-    over the same. `dead` are the channels without variance, `eigenvalues` those of the centred covariance of
-    the others, descending, no more than their possible rank. `rectified` says that no feature is negative and
-    the smallest is near zero, as after a ReLU.
+    Attributes:
+        rows: N.
+        width: D.
+        spread: The square root of the total variance divided by the mean squared norm.
+        mean_share: The squared norm of the mean divided by the mean squared norm.
+        dead: The number of channels without variance.
+        rectified: No feature is negative and the smallest is near zero, as after a ReLU.
+        eigenvalues: Those of the centred covariance of the other channels, descending, at most as many as
+            their possible rank.
     """
 
     rows: int
@@ -49,11 +54,15 @@ def check_ratio(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class LowRankLimits:
-    """From which break of a spectrum on its rank is low.
+    """Which drop of a spectrum makes a rank low.
 
-    A ratio of successive eigenvalues of `gap` or more, with at least `lost_share` of the possible rank behind
-    it, is a low rank; a single direction before the rest needs `single_gap`. Raises UsageError for a ratio
-    below 1 and a share outside 0 to 1.
+    Args:
+        gap: The smallest ratio of successive eigenvalues.
+        single_gap: The smallest ratio for a drop after the first direction.
+        lost_share: The smallest share of the possible rank behind the drop.
+
+    Raises:
+        UsageError: For a ratio below 1, or a share outside 0 to 1.
 
     >>> LowRankLimits(gap=0.5)
     Traceback (most recent call last):
@@ -77,7 +86,13 @@ LOW_RANK = LowRankLimits()
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a spectrum breaks off: `rank` values, then one that is `ratio` times smaller, of `possible`."""
+    """Where a spectrum drops sharply.
+
+    Attributes:
+        rank: The number of values before the drop.
+        ratio: The last value before the drop divided by the next one.
+        possible: The possible rank.
+    """
 
     rank: int
     ratio: float
@@ -89,7 +104,7 @@ class Cut:
         return 1 - self.rank / self.possible
 
     def sentence(self, place: str) -> str:
-        """The break in words, without a full stop."""
+        """The drop in words, without a full stop."""
         where = f"after direction {self.rank} of {self.possible}"
         return f"The variance at {place} drops by a factor of {self.ratio:.3g} {where}"
 
@@ -103,7 +118,7 @@ class Whitening:
 
     @classmethod
     def of(cls, features: Tensor) -> "Whitening":
-        """That of features (N, D): at most 256 leading live components, 4 images or more for each."""
+        """The map for features (N, D): at most 256 leading live components, 4 or more images for each."""
         x = features.double()
         mean = x.mean(0)
         _, scales, directions = torch.linalg.svd((x - mean) / len(x) ** 0.5, full_matrices=False)
@@ -113,7 +128,7 @@ class Whitening:
 
     @property
     def components(self) -> int:
-        """How many there are, r."""
+        """The number of components, r."""
         return self.map.shape[1]
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -148,7 +163,7 @@ def measure(features: Tensor) -> Shape:
 def low_rank_of(
     eigenvalues: Tensor, limits: LowRankLimits = LOW_RANK, imposed_rank: int | None = None
 ) -> Cut | None:
-    """The largest break of a spectrum (r,), descending, that passes the limits, or None."""
+    """The largest drop of a spectrum (r,), descending, that passes the limits, or None."""
     possible = len(eigenvalues)
     if possible < 2:
         return None

@@ -12,13 +12,19 @@ from fullrank.theory.common.flow import Array
 
 
 def imbalance(first: Tensor, second: Tensor) -> float:
-    r"""How far two stacked maps are from balance, 0 where they share their singular values and directions.
+    r"""How far two stacked maps are from balance. 0 means that they share singular values and directions.
 
     .. math:: |W_1 W_1^\top - W_2^\top W_2|_F \,/\, |W_1 W_1^\top|_F
 
-    Gradient flow conserves the numerator, so the ratio falls as the maps grow; other optimizers conserve
-    nothing. Shapes: W1 (m, D), W2 (K, m) -> 0 or more. Raises UsageError for maps that do not fit together
-    or a first map of zeros.
+    Gradient flow conserves the numerator, so the ratio falls as the maps grow. Other optimizers conserve
+    nothing.
+
+    Args:
+        first: W1 (m, D).
+        second: W2 (K, m).
+
+    Raises:
+        UsageError: For maps that do not fit together, or a first map of zeros.
 
     >>> imbalance(torch.eye(3), torch.eye(3))
     0.0
@@ -29,14 +35,23 @@ def imbalance(first: Tensor, second: Tensor) -> float:
 
 
 def alignment_matrix(first: Tensor, second: Tensor) -> Tensor:
-    r"""The directions that the second map takes in against those that the first gives out, absolute values.
+    r"""The input directions of the second map against the output directions of the first, absolute values.
 
     .. math:: A = |V_2^\top U_1|
 
-    Shapes: W1 (m, D), W2 (K, m) -> (m, m), float64, rows and columns by descending singular values. Only its
-    blocks of unlike singular values have a meaning: within a group of nearly equal ones the vectors, and so
-    the entries, are arbitrary, and the diagonal of aligned maps may be far from 1. Raises UsageError for maps
-    that do not fit together.
+    Rows and columns are in the order of descending singular values. Only blocks of different singular values
+    have a meaning. Within a group of nearly equal ones the vectors are arbitrary, and so are the entries. The
+    diagonal of aligned maps may be far from 1.
+
+    Args:
+        first: W1 (m, D).
+        second: W2 (K, m).
+
+    Returns:
+        The matrix (m, m), float64.
+
+    Raises:
+        UsageError: For maps that do not fit together.
 
     >>> alignment_matrix(torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([2.0, 1.0])))
     tensor([[1., 0.],
@@ -48,19 +63,26 @@ def alignment_matrix(first: Tensor, second: Tensor) -> Tensor:
 
 
 def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
-    r"""Whether the leading `rank` directions of two stacked maps are the same, 0 at chance and 1 if they are.
+    r"""Whether the leading `rank` directions of two stacked maps agree: 0 at chance, 1 if they are the same.
 
     .. math:: \frac{m \sum_{k, l \le r} A_{kl}^2 - r^2}{r (m - r)}
 
     The remaining m - r directions give the same number. It does not depend on the vectors within a block, so
-    nearly equal singular values do no harm. Shapes: W1 (m, D), W2 (K, m) -> 1 or less; below 0 is less than
-    chance. Raises UsageError for maps that do not fit together or a rank outside 1 to m - 1.
+    nearly equal singular values do no harm. Values below 0 are less than chance.
+
+    Args:
+        first: W1 (m, D).
+        second: W2 (K, m).
+        rank: r, from 1 to m - 1.
+
+    Raises:
+        UsageError: For maps that do not fit together, or a rank outside 1 to m - 1.
 
     >>> stretch = torch.diag(torch.tensor([3.0, 3.0, 1.0, 1.0]))
     >>> block_alignment(stretch, stretch, 2), block_alignment(stretch, stretch.flip(0, 1), 2)
     (1.0, -1.0)
 
-    Source: P1 Theorem 2, by blocks, since it holds within groups of equal singular values only so.
+    Source: P1 Theorem 2, by blocks, because within groups of equal singular values it holds only for blocks.
     """
     overlap = alignment_matrix(first, second)
     inner = len(overlap)
@@ -71,14 +93,16 @@ def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
 
 
 def product(stacked: Sequence[Tensor]) -> Tensor:
-    """The maps as one matrix (K, D), float64; the first of `stacked` is applied first."""
+    """The maps as one matrix (K, D), float64. The first of `stacked` is applied first."""
     return torch.from_numpy(linear_stack.product(tuple(map(_array, stacked))))
 
 
 def _checked(first: Tensor, second: Tensor) -> tuple[Array, Array]:
     if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[1]:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise UsageError(f"Expected maps (m, D) and (K, m), but got {shapes}; give the first applied first.")
+        raise UsageError(
+            f"Expected maps (m, D) and (K, m), but got {shapes}; pass the one applied first as the first."
+        )
     return _array(first), _array(second)
 
 

@@ -1,4 +1,4 @@
-"""Somebody else's encoder, built from a spec: it is checked, and h is its place."""
+"""A user's own encoder, built from a spec and checked. Its only place is h."""
 
 from collections.abc import Sequence
 from typing import final
@@ -27,8 +27,8 @@ class Unplaced(nn.Module):
             return h
         if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != len(x):
             raise UsageError(
-                f"The encoder must give features (N, D), one row per image, but gave {_described(h)} for "
-                f"{len(x)} images; pool its output."
+                f"The encoder must return features (N, D), one row per image, but returned {_described(h)} "
+                f"for {len(x)} images; pool its output."
             )
         return h
 
@@ -38,7 +38,7 @@ class Unplaced(nn.Module):
 
 
 def with_places(encoder: nn.Module) -> nn.Module:
-    """`encoder` if it has places, or else a module around it that has h alone."""
+    """`encoder` if it has places, or else a module around it with h as its only place."""
     return encoder if is_placed(encoder) else Unplaced(encoder)
 
 
@@ -48,7 +48,7 @@ def is_placed(encoder: nn.Module) -> bool:
 
 
 def checked_encoder(built: object, name: str, image_size: int, in_chans: int) -> nn.Module:
-    """`built`, with h as a place and a `feature_dim`; UsageError unless it gives (N, D) for such images."""
+    """`built`, with h as a place and a `feature_dim`. UsageError unless it returns (N, D)."""
     if not isinstance(built, nn.Module):
         raise UsageError(f"The encoder {name!r} is a {type(built).__name__}; it must be an nn.Module.")
     part = with_places(built)
@@ -58,8 +58,8 @@ def checked_encoder(built: object, name: str, image_size: int, in_chans: int) ->
     width = getattr(built, "feature_dim", None)
     if not isinstance(h, Tensor) or h.ndim != 2 or (width is not None and width != h.shape[1]):
         raise UsageError(
-            f"The encoder {name!r} says feature_dim={width}, but gave {_described(h)} for 2 images; it must "
-            "give (2, feature_dim)."
+            f"The encoder {name!r} has feature_dim={width}, but returned {_described(h)} for 2 images; it "
+            "must return (2, feature_dim)."
         )
     part.__dict__["feature_dim"] = h.shape[1]
     return part

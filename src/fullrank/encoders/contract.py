@@ -10,10 +10,23 @@ from fullrank.errors import UsageError
 
 
 class Encoder(nn.Module, ABC):
-    """Images (N, in_chans, H, W) in 0 to 1 -> h (N, feature_dim), with named places to read along the way.
+    """Images (N, in_chans, H, W) in 0 to 1 -> h (N, feature_dim), with named places along the way.
 
-    The images' mean and spread are buffers: they travel with the weights. A spread below one grey level
-    (1/255) counts as one, so that a set of blank images gives numbers too. `spec` is what it was built from.
+    The images' mean and spread are buffers, so they are saved with the weights. A spread below one grey level
+    (1/255) counts as one, so that blank images also give numbers.
+
+    Args:
+        in_chans: Channels of the images.
+        mean: The mean of each channel, or one number.
+        std: The spread of each channel, or one number.
+
+    Attributes:
+        spec: The spec that it was built from.
+        feature_dim: The width D of h.
+        places: The names of its places.
+
+    Raises:
+        UsageError: For another number of means or spreads.
     """
 
     name: str
@@ -21,7 +34,7 @@ class Encoder(nn.Module, ABC):
     std: Tensor
     feature_dim: int
     places: tuple[str, ...]
-    #: Where in the state_dict the net of another library stands, as in "model."; "" where it is our own.
+    #: The prefix of another library's net in the state_dict, such as "model."; "" for our own nets.
     library_root = ""
 
     def __init__(self, in_chans: int, mean: Sequence[float], std: Sequence[float]):
@@ -42,10 +55,10 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
-        """The features (N, D_p) at `h` or any of `places`, from the pass that `forward` makes."""
+        """The features (N, D_p) at `h` or any of `places`, from the same pass as `forward`."""
 
     def library_lines(self) -> dict[str, str]:
-        """Python that changes the library's own `model` before it loads the weights, by what it changes."""
+        """Python lines that adapt the library's `model` before it loads the weights, by what they change."""
         return {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,10 +66,10 @@ class Encoder(nn.Module, ABC):
         return self.features(x, ("h",))["h"]
 
     def normalised(self, x: Tensor) -> Tensor:
-        """Images in 0 to 1 with the training images' mean taken away, over their spread."""
+        """Images in 0 to 1, minus the training images' mean, divided by their spread."""
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise UsageError(
                 f"This encoder takes images (N, {self.in_chans}, H, W), but got {tuple(x.shape)}; "
-                "give images with the channels it was built for."
+                "give images with the channels that it was built for."
             )
         return (x - self.mean) / self.std

@@ -15,38 +15,46 @@ SMALL_IMAGE = 64
 
 
 class LibraryEncoder(Encoder):
-    """A model of timm by its name there, without its classifier: h is its pooled output before one.
+    """A timm model by its name, without its classifier. h is its pooled output.
 
         h = model((x - mean) / std)        model = timm.create_model(name, num_classes=0)
 
-    `stem`: a residual net (timm's `ResNet`) that starts with a 7x7 convolution and a max-pool keeps a 32nd
-    of the image's side. With `small` that convolution is 3x3 with stride 1 and there is no max-pool, as is
-    usual for CIFAR; `standard` leaves the model as it is; `auto` is `small` for images of 64 pixels or less,
-    unless `pretrained`.
+    Places, in the order in which they run, come from one pass with forward hooks:
 
-    `channels`: what the model takes, where that is more than the images have: a grey image is repeated.
+    - `stem`: the input of the first block. It is missing if that is the image.
+    - each block by its path in timm, such as `layer1.0` or `blocks.3`
+    - `last-conv-input`: the input of the last convolution on more than one position, if any. It is missing if
+      only the image is convolved.
 
-    `pretrained`: starts from timm's weights, which it downloads or finds. The images are then normalised with
-    the mean and spread that those weights were trained with, not with those of the images; where the model
-    does not take 3 channels, with their average.
+    Maps are averaged over positions. For tokens, the class token is used if the model pools by it (timm's
+    `global_pool` is `token`). Otherwise, and in blocks before it is added, the image's tokens are averaged,
+    without class and register tokens. If a block returns several tensors, the first with one row per image is
+    used.
 
-    Places, in the order in which they run, from one pass by forward hooks: `stem`, what the first block is
-    given (none where that is the image); each block by its path in timm, as in `layer1.0` or `blocks.3`;
-    and `last-conv-input`, the input of the last convolution that runs (on more than one position, if any
-    does; none where only the image is convolved). Maps are averaged over positions. Of tokens the class
-    token is taken where the model pools by it (timm's `global_pool` is `token`); elsewhere, and in blocks
-    that run before it is added, the tokens of the image are averaged, without class and register tokens.
-    Of a block that gives several tensors the first with a row an image is read.
+    Args:
+        model: The name of the model in timm.
+        pretrained: Start from timm's weights, downloaded or found. Images are then normalised with the mean
+            and spread of those weights, or with their average if the model does not take 3 channels.
+        stem: `small` replaces the 7x7 stem and max-pool of timm's `ResNet` by a 3x3 convolution of stride 1
+            without max-pool, as usual for CIFAR. `standard` changes nothing and keeps a 32nd of the image's
+            side. `auto` is `small` for images of 64 pixels or less, unless `pretrained`.
+        channels: Channels of the model, if it has more than the images. A grey image is then repeated.
+        drop_path: The rate of stochastic depth, at least 0 and below 1.
+        image_size: Height and width of the images.
+        in_chans: Channels of the images.
+        mean: The mean of each channel, or one number.
+        std: The spread of each channel, or one number.
 
-    Shapes: (N, in_chans, H, W) in 0 to 1 -> (N, feature_dim). Raises UsageError for a name that timm does
-    not know, an option or image size that the model cannot take, and a model that gives no vector an image;
-    DataError for weights that cannot be had.
+    Raises:
+        UsageError: For a name that timm does not know, an option or image size that the model cannot take, or
+            a model that does not return one vector per image.
+        DataError: For weights that are not available.
 
     >>> encoder = LibraryEncoder("resnet18", image_size=32)
     >>> encoder(torch.rand(2, 3, 32, 32)).shape, encoder.places[:3]
     (torch.Size([2, 512]), ('stem', 'layer1.0', 'layer1.1'))
 
-    Source: Wightman, PyTorch Image Models (timm); the small stem is that of Chen et al. 2020 (2002.05709),
+    Source: Wightman, PyTorch Image Models (timm). The small stem is that of Chen et al. 2020 (2002.05709),
     Appendix B.9.
     """
 
@@ -68,8 +76,8 @@ class LibraryEncoder(Encoder):
         channels = in_chans if channels is None else channels
         if channels < 1 or in_chans not in (1, channels):
             raise UsageError(
-                f"'{model}': channels={channels} does not fit images with in_chans={in_chans}; a grey image "
-                "can be repeated to 1 or more, any other keeps its own, so leave channels out."
+                f"'{model}': channels={channels} does not fit images with in_chans={in_chans}; only grey "
+                "images can be repeated to more channels, so leave channels out."
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
@@ -98,7 +106,7 @@ class LibraryEncoder(Encoder):
         self.places = tuple(self._readings)
 
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
-        """The features (N, D_p) at each of `places`; UsageError for a place that the model does not have."""
+        """The features (N, D_p) at each of `places`. UsageError for an unknown place."""
         own = ("h", *self.places)
         for place in set(places).difference(own):
             raise unknown_name("place", place, own, f"{self.name} has {', '.join(own)}")
@@ -112,7 +120,7 @@ class LibraryEncoder(Encoder):
         return {place: h if place == "h" else features[place] for place in places}
 
     def library_lines(self) -> dict[str, str]:
-        """Where the model has the small stem, the lines that give timm's `model` the same."""
+        """If the model has the small stem, the lines that change timm's `model` in the same way."""
         from timm.models.resnet import ResNet
 
         net = self.model
@@ -130,7 +138,7 @@ def _forget_caches(encoder: nn.Module, _: object) -> None:
 
 
 def _takes_one_size(name: str) -> bool:
-    """Whether a model is built for one image size; UsageError for a name that timm does not know."""
+    """Whether a model is built for one image size. UsageError for a name that timm does not know."""
     import timm
 
     if not timm.is_model(name):
@@ -151,48 +159,46 @@ def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: i
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
     except (OSError, *REFUSALS) as error:
         if pretrained:
-            # The model's own refusal, if it has one, says more than a failed download.
+            # The model's own error, if it has one, says more than a failed download.
             _create(name, settings, False, image_size)
             raise DataError(
-                f"The pretrained weights of {name} cannot be had ({_reason(error)}); give a file of weights "
-                "with --init FILE in place of pretrained=true, or start without."
+                f"The pretrained weights of {name} are not available ({_reason(error)}); give a file of "
+                "weights with --init FILE instead of pretrained=true, or start without."
             ) from None
         raise _refused(name, settings, image_size, error) from None
     return model
 
 
 def _shrink_stem(model: nn.Module, name: str, channels: int, required: bool) -> None:
-    """Give a residual net with a 7x7 stem the 3x3 one; UsageError where it is `required` of another model."""
+    """Give a residual net with a 7x7 stem the 3x3 one. UsageError if another model `required` it."""
     from timm.models.resnet import ResNet
 
     if isinstance(model, ResNet) and isinstance(model.conv1, nn.Conv2d):
         small = nn.Conv2d(channels, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-        # As timm starts the convolutions of its residual nets.
+        # As timm initialises the convolutions of its residual nets.
         nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
         model.set_submodule("conv1", small)
         model.set_submodule("maxpool", nn.Identity())
     elif required:
-        raise UsageError(
-            f"'{name},stem=small': {name} has no 7x7 stem that could be replaced; leave stem out."
-        )
+        raise UsageError(f"'{name},stem=small': {name} has no 7x7 stem to replace; leave stem out.")
 
 
 def _try_out(model: nn.Module, name: str, channels: int, image_size: int) -> Trace:
-    """Two blank images through the model; UsageError where that fails or gives no vector an image."""
+    """Two blank images through the model. UsageError if that fails or gives no vector per image."""
     try:
         traced = trace(model, torch.zeros(2, channels, image_size, image_size))
     except REFUSALS as error:
         raise _refused(name, {}, image_size, error) from None
     if not (isinstance(traced.output, Tensor) and traced.output.ndim == 2 and len(traced.output) == 2):
         raise UsageError(
-            f"{name} gives no vector an image, so it has no representation h; take a model that pools its "
-            "features."
+            f"{name} does not return one vector per image, so it has no representation h; use a model that "
+            "pools its features."
         )
     return traced
 
 
 def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
-    """UsageError for an image that its patches do not cover: the model would drop the margin in silence."""
+    """UsageError for an image that patches do not cover: the model would silently drop the margin."""
     size = traced.images[-1]
     layers = [model.get_submodule(call.module) for call in traced.calls if call.input_shape == traced.images]
     for layer in layers:
@@ -201,7 +207,7 @@ def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
             if margin := size % patch:
                 smaller = f"{size - margin} or " if size > patch else ""
                 raise UsageError(
-                    f"{name} cuts images into patches of {patch} pixels, but {size} is no multiple of "
+                    f"{name} cuts images into patches of {patch} pixels, but {size} is not a multiple of "
                     f"{patch}; give --image-size {smaller}{size - margin + patch}."
                 )
 

@@ -1,4 +1,4 @@
-"""Where the features of a library's model can be read, found from the model itself."""
+"""Where the features of a library's model can be read, derived from the model itself."""
 
 import math
 import re
@@ -16,12 +16,12 @@ from fullrank.places import evaluating
 
 Layout = Literal["vector", "map", "map-last", "tokens", "token"]
 SEQUENCES = nn.Sequential | nn.ModuleList
-# What models raise for images that they cannot take: timm has no error of its own.
+# What models raise for images that they cannot take. timm has no error class for this.
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def pooled(features: Tensor, layout: Layout, prefix: int = 0) -> Tensor:
-    """Features as (N, D), new in memory, since the model may overwrite its own."""
+    """Features as (N, D), in new memory, because the model may overwrite its own."""
     match layout:
         case "map":  # (N, D, H, W)
             return features.mean((2, 3))
@@ -37,7 +37,7 @@ def pooled(features: Tensor, layout: Layout, prefix: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """One place: the output of a module, or its input, and how that is pooled."""
+    """One place: the output or the input of a module, and how it is pooled."""
 
     module: str
     layout: Layout
@@ -50,7 +50,7 @@ def read(model: nn.Module, x: Tensor, readings: Mapping[str, Reading]) -> tuple[
     features: dict[str, Tensor] = {}
 
     def keep(place: str, reading: Reading, module: nn.Module, *values: Any) -> None:
-        # The last value is a module's output, or for a hook before the call its input.
+        # The last value is the module's output, or its input for a hook before the call.
         tensor = _first_tensor(values[-1], x.shape[0])
         if tensor is not None:
             features[place] = pooled(tensor, reading.layout, reading.prefix)
@@ -66,7 +66,7 @@ def read(model: nn.Module, x: Tensor, readings: Mapping[str, Reading]) -> tuple[
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: the shapes of the first tensors with a row per image, in and out."""
+    """One call of a module: the shapes of the first tensors with one row per image, in and out."""
 
     module: str
     input_shape: tuple[int, ...] | None
@@ -75,7 +75,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """A pass of `images` (a shape): every call in the order in which they ended, and the output."""
+    """A pass of `images` (a shape): every call, in the order in which the calls ended, and the output."""
 
     images: tuple[int, ...]
     calls: tuple[Call, ...]
@@ -90,7 +90,7 @@ class Trace:
 
 @torch.no_grad()
 def trace(model: nn.Module, images: Tensor) -> Trace:
-    """Run `images` through `model` in eval mode and note every module's call."""
+    """Run `images` through `model` in eval mode and record every module's call."""
     calls: list[Call] = []
 
     def note(name: str, module: nn.Module, *values: Any) -> None:
@@ -124,7 +124,7 @@ def find_readings(model: nn.Module, traced: Trace) -> dict[str, Reading]:
 
 
 def find_blocks(model: nn.Module, traced: Trace) -> list[str]:
-    """The paths of the blocks that run once and give a row per image, in the order in which they run."""
+    """The paths of the blocks that run once with one row per image, in the order in which they run."""
     order = [name for name, call in traced.once.items() if call.output_shape is not None]
 
     def resolve(path: str) -> list[str]:
@@ -151,13 +151,13 @@ def find_blocks(model: nn.Module, traced: Trace) -> list[str]:
 
 
 def last_convolution(model: nn.Module, traced: Trace) -> str | None:
-    """The path of the last convolution that runs, if it runs once with a row per image; not of the image."""
+    """The path of the last convolution, if it runs once with one row per image. Not that of the image."""
     convolutions = [
         call
         for call in traced.calls
         if isinstance(model.get_submodule(call.module), nn.Conv2d) and not _is_image(call.input_shape, traced)
     ]
-    # A gate of squeeze-and-excitation and a classifier's layer work on a single position.
+    # The gate of squeeze-and-excitation and the layer of a classifier have a single position.
     maps = [call for call in convolutions if call.input_shape is None or math.prod(call.input_shape[2:]) > 1]
     last = next(reversed(maps or convolutions), None)
     return None if last is None or last.input_shape is None or last.module not in traced.once else last.module
@@ -170,14 +170,14 @@ def _patterns(model: nn.Module) -> list[re.Pattern[str]]:
     patterns: list[re.Pattern[str]] = []
     for group, pattern in groups.items() if isinstance(groups, Mapping) else ():
         if group != "stem" and pattern is not None:
-            # A pattern with a suffix joins the modules it fits to another group.
+            # A pattern with a suffix adds its modules to another group.
             pairs = [(pattern, None)] if isinstance(pattern, str) else pattern
             patterns += [re.compile(text) for text, suffix in pairs if suffix is None]
     return [pattern for pattern in patterns if pattern.groups]
 
 
 def _elements(sequence: nn.Module, path: str) -> Iterator[str]:
-    """The paths of the elements of a sequence, and of the sequences in it, that have several layers."""
+    """The paths of the elements with several layers of a sequence, and of the sequences in it."""
     for key, element in sequence.named_children():
         if _layers(element) > 1:
             deeper = list(_elements(element, f"{path}.{key}")) if isinstance(element, SEQUENCES) else []
@@ -189,7 +189,7 @@ def _layers(module: nn.Module) -> int:
 
 
 def _first_tensor(value: Any, rows: int) -> Tensor | None:
-    """`value`, or the first tensor in it, that has a row per image."""
+    """`value`, or the first tensor in it, with one row per image."""
     values = value if isinstance(value, tuple | list) else (value,)
     return next(
         (v for v in values if isinstance(v, Tensor) and v.ndim in (2, 3, 4) and v.shape[0] == rows), None
@@ -206,17 +206,17 @@ def _is_image(shape: tuple[int, ...] | None, traced: Trace) -> bool:
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Where a map of a square image (N, a, b, c) has its channels: 1 or 3, None where a = b = c."""
+    """The channel axis of a map of a square image (N, a, b, c): 1 or 3, None if a = b = c."""
     _, a, b, c = shape
     if a == b == c:
         return None
-    return 1 if b == c else 3  # also 3 where no two sides are equal: a map of windows by tokens
+    return 1 if b == c else 3  # also 3 if no two sides are equal: a map of windows by tokens
 
 
 def _settle(
     model: nn.Module, traced: Trace, readings: Mapping[str, Reading], axes: Mapping[str, int | None]
 ) -> dict[str, int | None]:
-    """The axes again, with those that one image size leaves open found at another."""
+    """The axes again. Those that one image size leaves open are found at another size."""
     batch, channels, size, _ = traced.images
     device = next(model.parameters()).device
     for other in (size - size // 4, size + 32):
@@ -226,7 +226,7 @@ def _settle(
         except REFUSALS:
             continue
         return {place: axis or _channel_axis(shapes[place]) for place, axis in axes.items()}
-    # A model that takes no other size has them where most of its other maps have them.
+    # If the model takes no other size, the axis of most of its other maps is used.
     counts = Counter(axis for axis in axes.values() if axis is not None)
     usual = counts.most_common(1)[0][0] if counts else 1
     return {place: axis or usual for place, axis in axes.items()}
@@ -240,7 +240,7 @@ def _with_layout(model: nn.Module, reading: Reading, shape: tuple[int, ...], axi
     by_class = getattr(model, "global_pool", None) == "token"
     declared = getattr(model, "num_prefix_tokens", None)
     prefix = int(by_class) if declared is None else int(declared)
-    # Some models add their class token only after a few blocks: it is there when the rest is a square grid.
+    # Some models add their class token after a few blocks: it exists if the rest is a square grid.
     rest = shape[1] - prefix
     if rest < 1 or math.isqrt(rest) ** 2 != rest:
         prefix = 0

@@ -13,19 +13,28 @@ from fullrank.errors import UsageError
 class TinyResNet(Encoder):
     """A thin residual net of three stages for images of 8 to 32 pixels.
 
-    A 3x3 stem, then `blocks` basic blocks of width, 2 x width and 4 x width channels, halving the image
-    before the second and third stage; h is the mean over positions of the last block's output, so
-    D = 4 x width. Each residual branch ends in a batch norm started at zero: every block starts as its
+    It has a 3x3 stem and then basic blocks with width, 2 x width and 4 x width channels. The image is halved
+    before the second and third stage. h is the mean over positions of the last block's output, so D = 4 x
+    width. Each residual branch ends in a batch norm that starts at zero, so every block starts as its
     shortcut.
 
-    The last block has an identity shortcut, so the last stage needs 2 blocks or more. Without it, channels
-    that no loss touches (h[d0:] under `subvector:d0`) would only be an untrained read-out of the layer
-    below; with it they carry what the block before learns.
+    The last block has an identity shortcut, so the last stage needs 2 or more blocks. Without it, channels
+    that no loss touches (h[d0:] under `subvector:d0`) would only be an untrained projection of the previous
+    layer. With it, they carry what the previous block learns.
 
     Places, each averaged over positions: `stem`, `stage1.1` ... `stage3.2` (the output of each block), and
     `last-conv-input`, the input of the last convolution.
 
-    Shapes: (N, in_chans, H, W) in 0 to 1 -> (N, 4 x width). Raises UsageError for an impossible size.
+    Args:
+        width: Channels of the first stage.
+        blocks: The number of blocks in each of the three stages.
+        image_size: Height and width of the images, 4 or more.
+        in_chans: Channels of the images.
+        mean: The mean of each channel, or one number.
+        std: The spread of each channel, or one number.
+
+    Raises:
+        UsageError: For an impossible size.
 
     >>> TinyResNet(in_chans=1)(torch.rand(2, 1, 8, 8)).shape
     torch.Size([2, 96])
@@ -46,7 +55,7 @@ class TinyResNet(Encoder):
         super().__init__(in_chans, mean, std)
         if image_size < 4:
             raise UsageError(
-                f"Images of {image_size} pixels are too small: the net halves them twice; give 4 or more."
+                f"Images of {image_size} pixels are too small to be halved twice; give 4 or more."
             )
         if width < 1:
             raise UsageError(f"width must be 1 or more, but got {width}.")
@@ -67,12 +76,12 @@ class TinyResNet(Encoder):
                 out = width * 2 ** (stage - 1)
                 self.blocks[f"stage{stage}_{block}"] = BasicBlock(channels, out, stride)
                 channels = out
-        # Channels last in memory: on a CPU the convolutions are faster so (docs/tried.md).
+        # Channels last in memory, because convolutions are then faster on a CPU (docs/tried.md).
         self.to(memory_format=torch.channels_last)
         self.places = ("stem", *(name.replace("_", ".") for name in self.blocks), "last-conv-input")
 
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
-        """The features at each of `places`, averaged over positions."""
+        """The features (N, D_p) at each of `places`, averaged over positions."""
         x = self.stem(self.normalised(x)).contiguous(memory_format=torch.channels_last)
         maps = {"stem": x}
         for name, block in self.blocks.items():
@@ -83,7 +92,7 @@ class TinyResNet(Encoder):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, the second started at zero, added to a shortcut."""
+    """Two 3x3 convolutions with batch norm, the second initialised to zero, added to a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -105,10 +114,10 @@ class BasicBlock(nn.Module):
 
 
 class SubsampledConv(nn.Conv2d):
-    """A 1x1 convolution of every `every`-th pixel, the same map as one of that stride."""
+    """A 1x1 convolution of every `every`-th pixel, equal to one with that stride."""
 
-    # As a stride, its gradient writes beyond its memory on CPUs without AVX-512, with channels last and fewer
-    # than 8 of them (oneDNN in torch 2.15).
+    # With a stride, its gradient writes beyond its memory on CPUs without AVX-512, for fewer than 8 channels
+    # in channels-last order (oneDNN in torch 2.15).
 
     def __init__(self, in_channels: int, out_channels: int, every: int):
         super().__init__(in_channels, out_channels, 1, bias=False)

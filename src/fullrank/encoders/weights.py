@@ -1,4 +1,4 @@
-"""Weights from a file: reading them without unpickling, and finding an encoder's own among them."""
+"""Weights from a file: read without unpickling, and matched to an encoder."""
 
 import json
 import pickle
@@ -18,18 +18,18 @@ from fullrank.encoders.contract import Encoder
 from fullrank.errors import DataError, UsageError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
-# torchvision's ResNet as nn.Sequential(*children): what each index is called in the net itself.
+# torchvision's ResNet as nn.Sequential(*children): the name of each index in the net itself.
 RESNET_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-# A classifier's tensors are ignored wherever they lie.
+# A classifier's tensors are ignored everywhere.
 CLASSIFIERS = ("classifier", "fc", "head", "head_dist", "last_linear")
-# Of two nets that fit equally well the one that was trained is taken, not its slow copy; a teacher is the one
-# that its paper evaluates.
+# Of two nets that fit equally well, the trained one is used, not its momentum copy. A teacher is the net that
+# its paper evaluates.
 SECOND_CHOICE = ("ema", "encoder_k", "momentum", "student", "target")
 # Buffers that older releases saved and newer ones compute.
 COMPUTED = ("attn_mask", "num_batches_tracked", "relative_position_index")
 
 
-# What torch's reader raises for a damaged file; a wrong length asks for more memory than there is.
+# What torch's reader raises for a damaged file. A wrong length requests more memory than exists.
 _DAMAGE = (
     *(RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError),
     *(ArithmeticError, AssertionError, struct.error, MemoryError),
@@ -37,13 +37,13 @@ _DAMAGE = (
 _KINDS = ", ".join((".safetensors", *TORCH_SUFFIXES))
 
 
-# Name -> the shapes that it has in a file and that are needed.
+# Name -> its shape in the file, and the needed one.
 _Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds: tensors by name, those of nested dictionaries under `outer.inner`, and metadata."""
+    """The content of a file: tensors by name (nested dictionaries as `outer.inner`), and metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -51,17 +51,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What went into an encoder: how many tensors, and the names in the file that were not used."""
+    """How many tensors went into an encoder, and the names in the file that were not used."""
 
     tensors: int
     ignored: tuple[str, ...]
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read `.safetensors`, or what `torch.save` wrote (`.pth .pt .ckpt .bin .tar`); nothing is unpickled.
+    """Read `.safetensors`, or a file of `torch.save` (`.pth .pt .ckpt .bin .tar`). Nothing is unpickled.
 
-    Raises DataError for a file that is missing, damaged or of another kind, or that holds Python objects
-    beside tensors.
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: For a file that is missing, damaged or of another kind, or that holds Python objects.
 
     >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/weights.pth"
@@ -77,17 +80,20 @@ def read_weights(path: str | Path) -> Weights:
     elif path.suffix in TORCH_SUFFIXES:
         weights = Weights(dict(_flat(_read_torch(path))), {})
     else:
-        raise DataError(f"{path} ends in none of {_KINDS}; convert it to safetensors.")
+        raise DataError(f"{path} must end in one of {_KINDS}; convert it to safetensors.")
     if not weights.tensors:
         raise DataError(f"{path} holds no named tensors; give a state dict, saved as safetensors.")
     return weights
 
 
 def plain_state(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's tensors under the names of the library that it comes from, for others to load.
+    """The encoder's tensors under the names of its library, for other programs to load.
 
-    Those of a LibraryEncoder are timm's, and for plain residual nets torchvision's too; the mean and spread
-    of the images are not among them.
+    For a LibraryEncoder these are timm's names, which are also torchvision's for plain residual nets. The
+    mean and spread of the images are not included.
+
+    Args:
+        encoder: The encoder.
 
     >>> from fullrank.encoders import encoder
     >>> list(plain_state(encoder("resnet18", image_size=32)))[:2]
@@ -99,16 +105,26 @@ def plain_state(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
-    """Put the weights of a file into an encoder: all of them, or UsageError and the encoder as it was.
+    """Load all weights of a file into an encoder. If they do not fit, the encoder stays unchanged.
 
-    Known are our `encoder.safetensors` and what we export (mean and spread come with them), state dicts of
-    timm and of torchvision's residual nets, and what lies in other checkpoints behind any prefix, as in
-    `state_dict`, `module.encoder_q` or `backbone`; also residual nets saved as an nn.Sequential (lightly).
-    Of several nets in a file the one that fits best is taken. Heads, classifiers and slow copies are
-    ignored. torchvision's transformers and ConvNeXt name their tensors in another way and do not fit.
+    These files are known:
 
-    Raises DataError for a file that cannot be read (see `read_weights`), UsageError for one that does not
-    fit: a tensor missing, of another shape, or of a part that the encoder does not have.
+    - our `encoder.safetensors` and our exports, with mean and spread
+    - state dicts of timm and of torchvision's residual nets
+    - other checkpoints with any prefix, such as `state_dict`, `module.encoder_q` or `backbone`
+    - residual nets saved as an nn.Sequential (lightly)
+
+    Of several nets in a file the one that fits best is used. Heads, classifiers and momentum copies are
+    ignored. torchvision's transformers and ConvNeXt use other names and do not fit.
+
+    Args:
+        encoder: The encoder.
+        path: The file.
+
+    Raises:
+        DataError: For a file that cannot be read, see `read_weights`.
+        UsageError: For a file that does not fit: a tensor is missing, has another shape, or belongs to a part
+            that the encoder lacks.
     """
     weights = read_weights(path)
     tensors = weights.tensors | _statistics(weights.metadata)
@@ -130,7 +146,7 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
         if tensors[source].shape != state[name].shape
     }
     if faults := _faults(len(needed), missing, beyond, shapes):
-        remedy = f"give weights of {encoder.name}, or name the encoder that they are of"
+        remedy = f"give weights of {encoder.name}, or name the encoder that they belong to"
         if root and not missing and not beyond:
             remedy = _input_remedy(encoder, shapes) or remedy
         raise UsageError(f"{Path(path).name} does not fit {encoder.name}: {', '.join(faults)}; {remedy}.")
@@ -140,7 +156,7 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
 
 
 def _statistics(metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """Mean and spread as our exported files carry them: lists beside the tensors."""
+    """Mean and spread as in our exported files: lists next to the tensors."""
     try:
         lists = {name: json.loads(metadata.get(name, "")) for name in ("mean", "std")}
         tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in lists.items()}
@@ -150,7 +166,7 @@ def _statistics(metadata: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def _best_reading(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> tuple[str, dict[str, str]]:
-    """The prefix under which most of what is `needed` lies, and where: needed name -> name in the file."""
+    """The prefix with most of what is `needed`, and needed name -> name in the file."""
     readings: dict[tuple[str, bool], dict[str, str]] = defaultdict(dict)
     for source in tensors:
         for prefix, listed, name in _readings_of(source):
@@ -166,7 +182,7 @@ def _best_reading(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -
 
 
 def _readings_of(source: str) -> Iterator[tuple[str, bool, str]]:
-    """Every way to read a name in a file: what is prefix, whether an index is translated, and the rest."""
+    """Every way to read a name in a file: the prefix, whether an index is translated, and the rest."""
     parts = source.split(".")
     for cut in range(len(parts)):
         prefix = "".join(f"{part}." for part in parts[:cut])
@@ -178,7 +194,7 @@ def _readings_of(source: str) -> Iterator[tuple[str, bool, str]]:
 def _beyond(
     tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], prefix: str, used: set[str]
 ) -> list[str]:
-    """What a file has of a larger model: `layer1.2` beside `layer1.0` and `layer1.1`."""
+    """Tensors of a larger model in a file, such as `layer1.2` beside `layer1.0` and `layer1.1`."""
     bodies = {name.partition(".")[0] for name in needed} - set(CLASSIFIERS)
     beyond = []
     for source in tensors:
@@ -191,7 +207,7 @@ def _beyond(
 
 
 def _faults(needed: int, missing: list[str], beyond: list[str], shapes: _Shapes) -> list[str]:
-    """What keeps a file from fitting, each with its first names."""
+    """The reasons why a file does not fit, each with its first names."""
     texts = [f"{name} is {_by(has)}, needed {_by(needs)}" for name, (has, needs) in shapes.items()]
     lists = {
         f"{len(missing)} of {needed} tensors are missing": missing,
@@ -203,7 +219,7 @@ def _faults(needed: int, missing: list[str], beyond: list[str], shapes: _Shapes)
 
 
 def _input_remedy(encoder: Encoder, shapes: _Shapes) -> str | None:
-    """The spec that makes the first convolution fit, where it alone has another shape."""
+    """The spec that makes the first convolution fit, if it alone has another shape."""
     weights = [pair for name, pair in shapes.items() if name not in ("mean", "std")]
     if len(weights) != 1 or any(len(shape) != 4 for shape in weights[0]):
         return None
@@ -248,7 +264,7 @@ def _unreadable(path: Path, reason: str, remedy: str) -> DataError:
 
 
 def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of dictionaries in dictionaries, by their joined names; anything else is left out."""
+    """The tensors of nested dictionaries, by their joined names. Anything else is left out."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             if isinstance(key, str) and isinstance(value, Tensor):

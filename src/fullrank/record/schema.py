@@ -177,9 +177,9 @@ class Measure(_Part):
 class Finding(_Part):
     """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
 
-    `cause` is a name of `docs/causes.md`. An `alarm` means collapse, a `note` something to know. `evidence`
-    is one to four sentences, `remedy` is one. `title` is the cause in plain words, empty in older records.
-    `rows` are the rows of the features that are at fault, if any.
+    `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
+    and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
+    the rows of the features that are at fault, where there are such.
     """
 
     cause: str
