@@ -301,8 +301,18 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
     return UsageError(f"{label}: {key}={fault['input']!r} is not allowed; expected {allowed}.")
 
 
+# What provides each logger that needs a package of its own: the module, and what to install.
+_LOGGER_PACKAGES = {
+    "tensorboard": ("tensorboard", "'fullrank[loggers]'"),
+    "wandb": ("wandb", "'fullrank[wandb]'"),
+    "mlflow": ("mlflow", "'fullrank[mlflow]'"),
+    "comet": ("comet_ml", "comet-ml"),
+    "litlogger": ("litlogger", "litlogger"),
+}
+
+
 def check_logger(name: str) -> None:
     """Raise UsageError unless the package that a logger needs is installed."""
-    package = {"comet": "comet-ml"}.get(name, name)
-    if name != "csv" and find_spec(package.replace("-", "_")) is None:
-        raise UsageError(f"The logger {name} needs a package that is missing; run `pip install {package}`.")
+    module, package = _LOGGER_PACKAGES.get(name, (None, ""))
+    if module is not None and find_spec(module) is None:
+        raise UsageError(f"The logger {name} needs a missing package; run `pip install {package}`.")

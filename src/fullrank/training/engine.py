@@ -1,26 +1,24 @@
-"""The engine below a run: Lightning's Trainer on the devices at hand, and the logger that was asked for."""
+"""The engine below a run: Lightning's Trainer on the available devices, and what goes wrong there."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import loggers
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from fullrank.devices import accelerator
 from fullrank.errors import OutOfMemoryError
-from fullrank.runs.recipe import LOGGERS, Recipe
+from fullrank.runs.recipe import Recipe
 from fullrank.training.session import Session
 
 # The other processes wait for the first while it probes, which can take hours.
 _PATIENCE = timedelta(days=2)
-_NOISY = ("lightning.pytorch", "lightning.fabric")
+_NOISY = ("lightning.pytorch", "lightning.fabric", "mlflow.store", "alembic")
 
 
 @contextmanager
@@ -46,13 +44,10 @@ def split_statistics(module: nn.Module, processes: int) -> str | None:
     return f"Note: on CPUs {own}, so this run is not the one that a single process makes."
 
 
-def build_trainer(
-    recipe: Recipe, folder: Path, callbacks: list[pl.Callback], session: Session | None = None
-) -> pl.Trainer:
-    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else."""
+def build_trainer(recipe: Recipe, callbacks: list[pl.Callback], session: Session | None = None) -> pl.Trainer:
+    """Lightning's Trainer as an engine: devices, processes, precision, accumulation and loggers only."""
     session, settings = session or Session(), recipe.engine
     gpu, many = accelerator() == "cuda", session.processes > 1
-    chosen = [getattr(loggers, LOGGERS[settings.logger])(save_dir=folder)] if settings.logger else []
     backend = "nccl" if gpu else "gloo"
     return pl.Trainer(
         max_epochs=recipe.epochs,
@@ -67,7 +62,7 @@ def build_trainer(
         # The last of ours saves what all of them hold.
         callbacks=[*session.callbacks, *callbacks],
         profiler=session.profiler,
-        logger=[*chosen, *session.loggers] or False,
+        logger=list(session.loggers) or False,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -78,7 +73,7 @@ def build_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on devices and loaders, which nobody asked for, are not shown meanwhile."""
+    """Hide the notes of Lightning on devices and loaders, and those of MLflow on its tables, meanwhile."""
     levels = {logger: logger.level for logger in map(logging.getLogger, _NOISY)}
     for logger in levels:
         logger.setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,8 +38,9 @@ from fullrank.training.callbacks.curves import Monitor, ProgressLine
 from fullrank.training.callbacks.finite import FiniteGuard
 from fullrank.training.callbacks.online import OnlineProbes
 from fullrank.training.callbacks.stopping import Stop
+from fullrank.training.loggers import log_results, run_loggers
 from fullrank.training.module import JointEmbedding
-from fullrank.training.session import OptimizerFactory, Session
+from fullrank.training.session import LoggerFactory, Logging, OptimizerFactory, Session
 from fullrank.training.sgd_probe import KIND as SGD_PROBE
 
 
@@ -54,7 +56,7 @@ def train(
     nodes: int = 1,
     skip_nonfinite: int = 0,
     callbacks: Sequence[pl.Callback] = (),
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[Logger] | LoggerFactory = (),
     optimizer: str | OptimizerFactory | None = None,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
@@ -97,8 +99,10 @@ def train(
     if optimizer is not None:
         overrides["optimizer.name"] = optimizer if factory is None else called(factory)
     plan = Recipe.resolve(recipe, overrides)
-    watchers = _listed(callbacks), _listed(loggers)
-    session = Session(devices, nodes, resume, skip_nonfinite, progress, profiler, *watchers, factory)
+    make = loggers if callable(loggers) and not isinstance(loggers, type | Logger) else None
+    watchers = _listed(callbacks), () if make else _listed(loggers)
+    parts = progress, profiler, *watchers, factory, Logging(make=make)
+    session = Session(devices, nodes, resume, skip_nonfinite, *parts)
     processes = session.processes
     if processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
@@ -129,6 +133,8 @@ def carry_out(
             contexts.enter_context(folders.sole_writer(folder))
             folders.check_free(folder, recipe, session.resume)
             folders.open_folder(folder, recipe, session.resume)
+        loggers = contexts.enter_context(run_loggers(recipe, folder, session))
+        session = replace(session, loggers=loggers)
         images = train, test
         monitor = Monitor(folder, recipe.monitor_every)
         guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
@@ -151,6 +157,7 @@ def carry_out(
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
+                log_results(loggers, recipe, entry, session.callbacks)
             else:
                 help_evaluate(module.encoder, module.head, *images, share)
         except FullrankError:
@@ -198,7 +205,7 @@ def _fit(
         line = ProgressLine(shown, monitor, results.chance_level(module, recipe))
         # The checkpoint comes after the curves and probes of its epoch, which are part of it.
         checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
-        trainer = engine.build_trainer(recipe, folder, [*watchers, checkpointer, line], session)
+        trainer = engine.build_trainer(recipe, [*watchers, checkpointer, line], session)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with

@@ -22,6 +22,8 @@ from fullrank.training.module import JointEmbedding
 
 SIMILARITIES = ("positive_similarity", "negative_similarity")
 CURVES = ("step", "epoch", "loss", *SIMILARITIES, "effective_rank", "learning_rate")
+# What Lightning itself logs at every step.
+_LIGHTNINGS = ("step", "epoch", "loss")
 
 
 def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
@@ -71,9 +73,10 @@ class Monitor(pl.Callback):
         values = (trainer.global_step, _epochs(trainer, batch_idx), loss, *similarities, rank, self._rate)
         row = dict(zip(CURVES, map(float, values), strict=True))
         self.curves.add(row | {"spectrum_h": spectrum.float().cpu()})
+        logged = {name: value for name, value in row.items() if name not in _LIGHTNINGS}
         for logger in trainer.loggers:
             # Lightning counts the first step as 0, and logs its own values so.
-            logger.log_metrics(row, trainer.global_step - 1)
+            logger.log_metrics(logged, trainer.global_step - 1)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds, self._since = self.elapsed(), None

@@ -1,0 +1,264 @@
+"""The loggers of a run: which ones it has, how they are named and resumed, and the scores that they get."""
+
+import csv
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch import loggers as theirs
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
+from pydantic import TypeAdapter, ValidationError
+
+from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
+from fullrank.errors import DataError, FullrankError, FullrankWarning, UsageError, explained
+from fullrank.files import write_whole
+from fullrank.processes import launched_rank
+from fullrank.record import RunEntry, Score
+from fullrank.runs.folders import number_of, slug
+from fullrank.runs.recipe import LOGGERS, RECIPE_KEYS, Recipe
+from fullrank.training.callbacks.checkpoints import newest_whole
+from fullrank.training.engine import quiet_lightning
+from fullrank.training.session import Logging, Session, check_loggers
+
+LOGGERS_FILE = "loggers.json"
+_PROJECT = "fullrank"
+_VERSIONS = TypeAdapter(dict[str, list[str]])
+
+
+def hyperparameters(recipe: Recipe) -> dict[str, Any]:
+    """Every key of a recipe with its value, by the names of `fullrank list recipe-keys`.
+
+    Keys of a part that the recipe does not have (`sgd_probe`) are left out.
+
+    >>> hyperparameters(Recipe.resolve("digits", {"optimizer.lr": 0.01}))["optimizer.lr"]
+    0.01
+    """
+    content = recipe.model_dump()
+    values = {}
+    for key in RECIPE_KEYS:
+        part, _, name = key.rpartition(".")
+        home = content[part] if part else content
+        if home is not None:
+            values[key] = home[name]
+    return values
+
+
+def final_scores(entry: RunEntry) -> dict[str, float]:
+    """The results of a finished run as flat numbers, named `final/...`; accuracies are 0 to 1.
+
+    They are the loss and its chance level, seconds of training, both probes and the effective rank at every
+    place, the chance level of the probes, the baselines, and every further score of the record.
+    """
+    numbers: dict[str, float | None] = {
+        "loss": entry.loss,
+        "chance/loss": entry.chance,
+        "seconds": entry.seconds,
+        "views_per_second": entry.views_per_second,
+    }
+    for place, probe in entry.probes.items():
+        numbers |= {f"linear/{place}": probe.linear, f"nearest/{place}": probe.nearest}
+    numbers |= {f"effective_rank/{place}": each.effective_rank for place, each in entry.spectrum.items()}
+    if entry.images is not None:
+        numbers["chance/accuracy"] = entry.images.chance
+    for each in entry.baselines:
+        numbers |= {f"linear/{each.features}": each.linear, f"nearest/{each.features}": each.nearest}
+    for score in entry.scores:
+        numbers.setdefault(_name_of(score), score.value)
+    named = ((re.sub(r"[^\w/. -]+", "_", name), value) for name, value in numbers.items())
+    return {f"final/{name}": float(value) for name, value in named if value is not None}
+
+
+def _name_of(score: Score) -> str:
+    """The measure and the place of a score, and whatever differs from the default protocol."""
+    usual = {"label": "label", "split": "test", "features": "raw" if score.probe == "linear" else "l2"}
+    others = [f"{key} {value}" for key in usual if (value := getattr(score, key)) != usual[key]]
+    return "/".join([*score.measure.split(", "), score.place, *others])
+
+
+@contextmanager
+def run_loggers(recipe: Recipe, folder: Path, session: Session) -> Iterator[tuple[Logger, ...]]:
+    """The loggers of a run, with its recipe logged; `loggers.json` remembers their versions for a resume.
+
+    Those that the recipe names or a function makes are closed at the end. Loggers that the caller made stay
+    open. Only the first process logs. Raises UsageError for a logger that does not begin.
+    """
+    first, make = launched_rank(session.processes) == 0, session.logging.make
+    if not first:
+        yield (*session.loggers, *([DummyLogger()] if recipe.engine.logger or make else []))
+        return
+    remembered = _remembered(folder)
+    made = _made(recipe, folder, session.logging, remembered)
+    loggers, status = (*made, *session.loggers), "failed"
+    try:
+        for logger in loggers:
+            _begin(logger, recipe, remembered)
+        if loggers:
+            write_whole(folder / LOGGERS_FILE, json.dumps(remembered, indent=1).encode())
+        yield loggers
+        status = "success"
+    finally:
+        for logger in made:
+            _close(logger, status)
+
+
+def log_results(
+    loggers: Sequence[Logger], recipe: Recipe, entry: RunEntry, callbacks: Iterable[pl.Callback]
+) -> None:
+    """Give every logger the final scores, at the run's last step, and how many alerts a monitor raised.
+
+    A logger that fails here is a warning: the run is finished and recorded.
+    """
+    scores = final_scores(entry)
+    monitors = [each for each in callbacks if isinstance(each, SpectrumMonitor)]
+    if monitors:
+        scores["final/alerts"] = float(sum(len(monitor.alerts) for monitor in monitors))
+    for logger in loggers:
+        try:
+            if isinstance(logger, theirs.TensorBoardLogger):  # it shows the recipe beside the scores
+                logger.log_hyperparams(hyperparameters(recipe), scores, entry.steps - 1)
+            else:
+                logger.log_metrics(scores, entry.steps - 1)
+        except Exception as error:  # noqa: BLE001  # another library's, over a network
+            message = (
+                f"{type(logger).__name__} did not take the final scores ({error}); they are in the record."
+            )
+            warnings.warn(message, FullrankWarning, stacklevel=2)
+
+
+def open_store(recipe: Recipe, logging: Logging) -> None:
+    """Make what the runs of a study share before several of them begin at once: the experiment of MLflow."""
+    if recipe.engine.logger == "mlflow":
+        with _explained("The logger mlflow"):
+            _mlflow_experiment(logging)
+
+
+def _mlflow_experiment(logging: Logging) -> tuple[str, str]:
+    """Where MLflow stores runs, and the name of their experiment, which is made if there is none."""
+    from mlflow import MlflowClient
+
+    default = f"sqlite:///{(logging.store or Path()).resolve() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default
+    name = logging.group or os.environ.get("MLFLOW_EXPERIMENT_NAME") or _PROJECT
+    client = MlflowClient(uri)
+    if client.get_experiment_by_name(name) is None:
+        client.create_experiment(name)
+    return uri, name
+
+
+def _made(
+    recipe: Recipe, folder: Path, logging: Logging, remembered: dict[str, list[str]]
+) -> tuple[Logger, ...]:
+    """The logger that the recipe names, and those that a function of the caller makes."""
+    named: list[Logger] = []
+    if (choice := recipe.engine.logger) is not None:
+        kind = getattr(theirs, LOGGERS[choice])
+        known = remembered.get(kind.__name__, [None])[0]
+        title = logging.name or f"{recipe.head}, seed {recipe.seed}"
+        with _explained(f"The logger {choice}"):
+            named.append(_named(choice, kind, folder, replace(logging, name=title), known))
+    if logging.make is None:
+        return tuple(named)
+    with explained("The function of loggers failed"):
+        made = logging.make(recipe)
+    made = [made] if isinstance(made, Logger) else list(made)
+    check_loggers(made)
+    return (*named, *made)
+
+
+def _named(choice: str, kind: type[Logger], folder: Path, logging: Logging, known: str | None) -> Logger:
+    """A logger by its name in a recipe: a new one, or the one of version `known` once more."""
+    build: Callable[..., Logger] = kind
+    if choice == "wandb":
+        _check_no_open_run()
+        project = os.environ.get("WANDB_PROJECT", _PROJECT)
+        group = logging.group or None
+        return build(name=logging.name, project=project, group=group, save_dir=folder, version=known)
+    if choice == "mlflow":
+        uri, name = _mlflow_experiment(logging if logging.store else replace(logging, store=folder))
+        return build(experiment_name=name, run_name=logging.name, tracking_uri=uri, run_id=known)
+    if choice in ("csv", "tensorboard"):
+        # A run that was killed had logged steps after its last checkpoint: they are made again.
+        newest = newest_whole(folder, rank=1)  # the training names damaged ones
+        step = 0 if newest is None else number_of(newest)
+        where = {"save_dir": folder, "version": slug(logging.name)}
+        if choice == "csv":
+            return _csv_logger(build(**where), step)
+        return build(**where, default_hp_metric=False, purge_step=step)
+    return build(**{"root_dir" if choice == "litlogger" else "save_dir": folder})
+
+
+def _check_no_open_run() -> None:
+    import wandb
+
+    if wandb.run is not None:
+        raise UsageError(
+            f"The W&B run {wandb.run.name} is open in this process and would get this run's log; call "
+            "wandb.finish() first, or leave out engine.logger and give loggers=[WandbLogger()] to use it."
+        )
+
+
+def _csv_logger(logger: Any, before: int) -> Logger:
+    """A CSV logger with the rows of its file below a step; Lightning itself would begin the file anew."""
+    path = Path(logger.log_dir) / "metrics.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    for row in rows:
+        if (step := int(row.pop("step"))) < before:
+            logger.log_metrics({name: float(text) for name, text in row.items() if text}, step)
+    return cast(Logger, logger)
+
+
+def _begin(logger: Logger, recipe: Recipe, remembered: dict[str, list[str]]) -> None:
+    """Log the recipe with a logger that has not got it, and remember the version of the logger."""
+    name = type(logger).__name__
+    versions = remembered.setdefault(name, [])
+    with _explained(name):
+        if str(logger.version) not in versions:
+            logger.log_hyperparams(hyperparameters(recipe))
+        if str(logger.version) not in versions:
+            if versions:
+                again = f"{name}(version={versions[-1]!r}) continues the earlier log"
+                print(
+                    f"Note: {name} logs a resumed run as version {logger.version}; {again}.", file=sys.stderr
+                )
+            versions.append(str(logger.version))
+
+
+def _close(logger: Logger, status: str) -> None:
+    """End the log of a run; a run of W&B would otherwise stay open for whatever is logged next."""
+    logger.finalize(status)
+    if isinstance(logger, theirs.WandbLogger) and logger.version is not None:
+        logger.experiment.finish(exit_code=int(status != "success"))
+
+
+def _remembered(folder: Path) -> dict[str, list[str]]:
+    """The versions of each class of logger that a run has had, from `loggers.json` in its folder."""
+    path = folder / LOGGERS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return _VERSIONS.validate_json(path.read_bytes())
+    except ValidationError:
+        remedy = "remove it, and the run is logged under a new version"
+        raise DataError(f"{path} is damaged; {remedy}.") from None
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Whatever a library of loggers raises meanwhile is a UsageError: its own classes, networks and keys."""
+    try:
+        with quiet_lightning():
+            yield
+    except FullrankError:
+        raise
+    except Exception as error:
+        remedy = "mend that, or train without it (WANDB_MODE=offline keeps W&B on this disk)"
+        raise UsageError(f"{what} does not begin: {error}; {remedy}.") from error
