@@ -1,6 +1,7 @@
 """Several heads, several seeds, everything else kept fixed: one table with paired intervals."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,15 @@ from fullrank.runs.folders import check_folder, claim_folder, slug
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import Spec, split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
+from fullrank.training.loggers import check_factory, open_store
+from fullrank.training.session import LoggerFactory, Logging
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Study(Result):
-    """A finished study: its folder and its record; each run stands in a folder of its own below."""
+    """A finished study: its folder and its record; each run has a folder of its own below it."""
 
 
 def compare(
@@ -35,21 +38,35 @@ def compare(
     workers: int = 1,
     published: Published | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
+    loggers: LoggerFactory | None = None,
     **overrides: Any,
 ) -> Study:
     """Train `recipe` under each head with each of `seeds` seeds, and compare the heads with the first.
 
-    A head is a spec, or a class of yours; `imports` are modules that register parts.
-    The seeds are the recipe's seed and the ones after it; all heads share each seed's batches and views, so
-    differences are paired. With `resume`, runs that are finished are taken as they are, one that was cut off
-    goes on, heads or seeds may be added, and those not named again stay in the record. `workers` runs go at a
-    time. Raises UsageError before any training where a head does not fit, and InterruptedRunError on Ctrl-C,
-    after saving.
+    All heads share each seed's batches and views, so differences are paired.
+
+    Args:
+        recipe: The name of a recipe, a YAML file, or a `Recipe`.
+        heads: Specs in one text or a list, or classes of yours; the first is the reference.
+        seeds: Number of seeds per head: the recipe's seed and those after it.
+        out: Folder of the study; by default a new one under `runs/`.
+        resume: Continue the study in `out`. Finished runs are kept, and heads or seeds may be added.
+        workers: Number of runs at a time, each in a process of its own.
+        published: Numbers of a paper to show beside these.
+        imports: Modules that register parts.
+        loggers: A function that gets the recipe of a run and returns Lightning loggers for it. Each run has
+            its own, which are closed when it ends.
+        **overrides: Keys of the recipe to replace; a nested key is `**{"optimizer.lr": 1e-3}`.
+
+    Raises:
+        UsageError: Before any training, for a head that does not fit.
+        InterruptedRunError: On Ctrl-C, after saving.
     """
     import_modules(imports)
     if not isinstance(overrides.get("data", ""), str | type):
         raise UsageError("A study reads images by the spec of a source; train and diagnose take a Dataset.")
     specs = _specs(heads)
+    check_factory(loggers, workers)
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
     plan = Recipe.resolve(recipe, {**overrides, "head": specs[0]})
@@ -68,7 +85,13 @@ def compare(
     earlier = Record.load(folder).runs if (folder / RECORD_FILE).is_file() else []
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
-    runs = [PlannedRun(f"{p.head}, seed {p.seed}", p, folder / name) for name, p in plans.items()]
+    logging = Logging(group=folder.name, store=folder, make=loggers)
+    open_store(plan, logging)
+    runs = [
+        PlannedRun(title, p, folder / name, logging=replace(logging, name=title))
+        for name, p in plans.items()
+        for title in [f"{p.head}, seed {p.seed}"]
+    ]
     go_on = f"the same command with --out {folder} --resume goes on from there"
     entries = finish_runs(runs, workers, go_on=go_on)
     entries += [entry for entry in earlier if entry.folder not in plans]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -128,10 +129,30 @@ def log_results(
             else:
                 logger.log_metrics(scores, entry.steps - 1)
         except Exception as error:  # noqa: BLE001  # another library's, over a network
-            message = (
-                f"{type(logger).__name__} did not take the final scores ({error}); they are in the record."
-            )
-            warnings.warn(message, FullrankWarning, stacklevel=2)
+            fault = f"{type(logger).__name__} did not take the final scores ({error})"
+            warnings.warn(f"{fault}; they are in the record.", FullrankWarning, stacklevel=2)
+
+
+def check_factory(make: object, workers: int = 1) -> None:
+    """Raise UsageError unless `make` is None or a function that the workers of a study can call too."""
+    if make is None:
+        return
+    if not callable(make) or isinstance(make, type | Logger):
+        raise UsageError(
+            f"The loggers of a study must be a function of a run's recipe, but got {make!r:.60}; write "
+            "loggers=lambda recipe: [WandbLogger()]."
+        )
+    main = sys.modules["__main__"]
+    notebook = getattr(make, "__module__", "") == "__main__" and not hasattr(main, "__file__")
+    try:
+        pickle.dumps(make)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        notebook = True
+    if workers > 1 and notebook:
+        raise UsageError(
+            f"The function of loggers cannot be sent to {workers} workers; define it in a module that they "
+            "can import, or use 1 worker."
+        )
 
 
 def open_store(recipe: Recipe, logging: Logging) -> None:
