@@ -136,7 +136,7 @@ def test_the_final_scores_are_those_of_the_record(plain_run):
         "final/nearest/pixels": 0.7,
         "final/effective_rank/h": entry.spectrum["h"].effective_rank,
         "final/effective_rank/z": entry.spectrum["z"].effective_rank,
-        "final/linear/class cat/h__8_/label fine": 0.25,
+        "final/linear/class cat/h_8_/label fine": 0.25,
     }
 
 
