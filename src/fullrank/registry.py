@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from fullrank import door
+from fullrank.bibliography import key_of
 from fullrank.door import Origin
 from fullrank.errors import UsageError, explained, unknown_name
 from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
@@ -32,6 +33,13 @@ class Entry:
     options: tuple[Parameter, ...] = ()
     aliases: tuple[str, ...] = ()
     origin: Origin | None = None
+    citations: tuple[str, ...] = ()
+    families: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cited(self) -> tuple[str, ...]:
+        """Its citations, and those of the family of models that its name belongs to."""
+        return (*self.citations, *(key for start, key in self.families if self.name.startswith(start)))
 
     @property
     def usage(self) -> str:
@@ -315,7 +323,9 @@ class Registry:
         doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
         summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
         value = value if first_is_value else None
-        return Entry(name, target, summary, origin.module, value, own, origin=origin)
+        bibtex = getattr(target, "bibtex", "")
+        papers = (bibtex,) if isinstance(bibtex, str) and key_of(bibtex) else ()
+        return Entry(name, target, summary, origin.module, value, own, origin=origin, citations=papers)
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:

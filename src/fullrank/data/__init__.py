@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fullrank.bibliography import P2
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
@@ -61,18 +62,22 @@ _IMAGENET_SHIFTS = {
     "imagenet-a": (
         "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
         "Hendrycks et al. 2021, arXiv:1907.07174",
+        "hendrycks2021natural",
     ),
     "imagenet-r": (
         "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
         "Hendrycks et al. 2021, arXiv:2006.16241",
+        "hendrycks2021many",
     ),
     "imagenet-sketch": (
         "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
         "Wang et al. 2019, arXiv:1905.13549",
+        "wang2019learning",
     ),
     "imagenet-v2": (
         "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
         "Recht et al. 2019, arXiv:1902.10811",
+        "recht2019imagenet",
     ),
 }
 
@@ -84,6 +89,7 @@ for _entry in [
         "fullrank.data.sets.digits:Digits",
         "1797 handwritten digits, 8 x 8 grey, embedded: 1297 to train, 500 to test",
         "scikit-learn, load_digits (UCI Optical Recognition of Handwritten Digits)",
+        citations=("pedregosa2011scikit", "alpaydin1998cascading"),
     ),
     Entry(
         "fashion-mnist",
@@ -91,6 +97,7 @@ for _entry in [
         "70,000 pieces of clothing, 28 x 28 grey, ten classes",
         "Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747",
         value=_IDX_FOLDER,
+        citations=("xiao2017fashion",),
     ),
     Entry(
         "mnist",
@@ -98,6 +105,7 @@ for _entry in [
         "70,000 handwritten digits, 28 x 28 grey, ten classes",
         "LeCun, Bottou, Bengio, Haffner 1998",
         value=_IDX_FOLDER,
+        citations=("lecun1998gradient",),
     ),
     Entry(
         "folder",
@@ -122,6 +130,7 @@ for _entry in [
         "60,000 photographs, 32 x 32 RGB, ten classes; the python or the binary version, unpacked",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         value=_OFFICIAL_FOLDER,
+        citations=("krizhevsky2009learning",),
     ),
     Entry(
         "cifar100",
@@ -129,6 +138,7 @@ for _entry in [
         "60,000 photographs, 32 x 32 RGB, 100 classes and 20 coarse ones",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         value=_OFFICIAL_FOLDER,
+        citations=("krizhevsky2009learning",),
     ),
     Entry(
         "stl10",
@@ -137,6 +147,7 @@ for _entry in [
         "Coates, Lee, Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning",
         value=_OFFICIAL_FOLDER,
         options=(Parameter("unlabelled", bool, "train on the unlabelled images too", True),),
+        citations=("coates2011analysis",),
     ),
     Entry(
         "imagenet",
@@ -145,6 +156,7 @@ for _entry in [
         "Russakovsky et al. 2015, arXiv:1409.0575",
         value=Parameter("path", str, "the folder of train and val", required=True),
         options=_GROUPED,
+        citations=("russakovsky2015imagenet",),
     ),
     Entry(
         "imagenet-9",
@@ -156,6 +168,7 @@ for _entry in [
             Parameter("variant", str, "original, only-fg, mixed-rand, mixed-same, ... or in9l", "original"),
             _CANVAS,
         ),
+        citations=("xiao2021noise",),
     ),
     *(
         Entry(
@@ -165,8 +178,9 @@ for _entry in [
             paper,
             value=_CLASS_FOLDERS,
             options=_GROUPED,
+            citations=(key,),
         )
-        for name, (summary, paper) in _IMAGENET_SHIFTS.items()
+        for name, (summary, paper, key) in _IMAGENET_SHIFTS.items()
     ),
     Entry(
         "imagenet-c",
@@ -179,6 +193,7 @@ for _entry in [
             Parameter("severity", int, "1 to 5"),
             *_GROUPED,
         ),
+        citations=("hendrycks2019benchmarking",),
     ),
     Entry(
         "huggingface",
@@ -192,6 +207,7 @@ for _entry in [
             _CANVAS,
         ),
         aliases=("hf",),
+        citations=("lhoest2021datasets",),
     ),
     Entry(
         "composite",
@@ -215,6 +231,7 @@ for _entry in [
             Parameter("seed", int, "what is drawn with what", 0),
             Parameter("without", str, "a part to leave out: foreground, background or object"),
         ),
+        citations=(P2, "li2023whac"),
     ),
     Entry(
         "given",
@@ -230,6 +247,7 @@ for _entry in [
         "Li et al. 2023, arXiv:2212.04825",
         value=_OFFICIAL_FOLDER,
         options=(_TEST, _CANVAS),
+        citations=("li2023whac",),
     ),
     Entry(
         "waterbirds",
@@ -238,6 +256,7 @@ for _entry in [
         "Sagawa, Koh, Hashimoto, Liang 2020, arXiv:1911.08731",
         value=_OFFICIAL_FOLDER,
         options=(_TEST, _CANVAS),
+        citations=("sagawa2020distributionally",),
     ),
     Entry(
         "corrupted",
@@ -250,6 +269,7 @@ for _entry in [
             Parameter("severity", int, "1 to 5", 3),
             Parameter("seed", int, "what is drawn", 0),
         ),
+        citations=("hendrycks2019benchmarking",),
     ),
 ]:
     SOURCES.register(_entry)

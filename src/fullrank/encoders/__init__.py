@@ -46,6 +46,14 @@ ENCODERS = Registry(
             Parameter("channels", int, "what the model takes; a grey image is repeated to so many"),
             Parameter("drop_path", float, "share of images that skip a residual branch, at the end", 0.0),
         ),
+        citations=("rw2019timm",),
+        families=(
+            ("resnet", "he2016deep"),
+            ("vit_", "dosovitskiy2021image"),
+            ("deit_", "touvron2021training"),
+            ("swin_", "liu2021swin"),
+            ("convnext_", "liu2022convnet"),
+        ),
     ),
 )
 register_encoder = ENCODERS.add
@@ -59,6 +67,7 @@ ENCODERS.register(
             Parameter("width", int, "channels of the first stage, doubled in each later one", 24),
             Parameter("blocks", tuple, "residual blocks in each of three stages", (1, 1, 2)),
         ),
+        citations=("he2016deep",),
     )
 )
 

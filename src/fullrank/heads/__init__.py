@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from fullrank.bibliography import P1, P2
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
@@ -47,6 +48,7 @@ for _entry in [
         "fullrank.heads.fixed:NoHead",
         "z = h: the loss sees the representation itself",
         "P1 Table 1 and 2, 'no projector' (ImageNet top-1 51.5)",
+        citations=(P1,),
     ),
     Entry(
         "linear",
@@ -54,6 +56,7 @@ for _entry in [
         "z = W h, trained, no bias",
         "P1 Table 1, '1-layer linear projector'; Table 2, 'trainable linear' (61.1)",
         value=_OUT_DIM,
+        citations=(P1,),
     ),
     Entry(
         "mlp",
@@ -65,18 +68,21 @@ for _entry in [
             Parameter("hidden", int, "width of the hidden layers; by default the width of h"),
             Parameter("layers", int, "number of linear layers", 2),
         ),
+        citations=(P1,),
     ),
     Entry(
         "diagonal",
         "fullrank.heads.trained:DiagonalHead",
         "z = w * h, one trained weight a channel, started at 1",
         "P1 Table 2, 'trainable diagonal' (60.2)",
+        citations=(P1,),
     ),
     Entry(
         "orthogonal",
         "fullrank.heads.trained:OrthogonalHead",
         "z = Q h, trained, kept orthogonal by parametrisation",
         "P1 Table 2, 'orthogonal' (52.2)",
+        citations=(P1,),
     ),
     Entry(
         "subvector",
@@ -85,6 +91,7 @@ for _entry in [
         "P1 Table 1, 'DirectCLR'; Table 2, 'fixed low-rank diagonal' (62.7)",
         value=_DIM,
         aliases=("directclr",),
+        citations=(P1,),
     ),
     Entry(
         "lowrank",
@@ -92,6 +99,7 @@ for _entry in [
         "z = U diag(1..1, 0..0) V' h with fixed random rotations: rank DIM, nothing trained",
         "P1 Table 2, 'fixed low-rank' (62.3)",
         value=_DIM,
+        citations=(P1,),
     ),
     Entry(
         "reweight",
@@ -99,6 +107,7 @@ for _entry in [
         "z_i = h_i / kappa^i, nothing trained",
         "P2, fixed reweighting head (authors' code; kappa 1.05)",
         value=Parameter("kappa", float, "ratio of neighbouring weights, 1 or more", 1.05),
+        citations=(P2,),
     ),
     Entry(
         "random-subvector",
@@ -106,6 +115,7 @@ for _entry in [
         "z = DIM channels of h, drawn anew at each training step; the identity in eval",
         "P1 Appendix F, 'random features each iteration' (43.0)",
         value=_DIM,
+        citations=(P1,),
     ),
 ]:
     HEADS.register(_entry)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fullrank.bibliography import P1, P2
 from fullrank.errors import UsageError
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
@@ -52,6 +53,7 @@ for _entry in [
         "P1, authors' code (temperature 0.1); groups=8 is their group mode",
         value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
         options=(Parameter("groups", int, "split the channels at random into so many losses", 1),),
+        citations=("oord2018representation", P1),
     ),
     Entry(
         "ntxent",
@@ -60,6 +62,7 @@ for _entry in [
         "Chen et al. 2020 (2002.05709), Equation 1",
         value=Parameter("temperature", float, "divides the cosines, above 0", 0.5),
         aliases=("simclr",),
+        citations=("chen2020simple",),
     ),
     Entry(
         "supcon",
@@ -67,6 +70,7 @@ for _entry in [
         "views of one class are positives, all other views in the denominator, cosine; needs labels",
         "Khosla et al. 2020 (2004.11362), Equation 2 (L_out)",
         value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
+        citations=("khosla2020supervised",),
     ),
     Entry(
         "cross-entropy",
@@ -74,6 +78,7 @@ for _entry in [
         "supervised: a trained linear classifier above z, both views classified; needs labels",
         "P2, authors' code (supervised training through a head)",
         options=(Parameter("label_smoothing", float, "share of the target spread over all classes", 0.0),),
+        citations=(P2,),
     ),
     Entry(
         "spectral",
@@ -84,6 +89,7 @@ for _entry in [
             Parameter("mu", float, "largest squared length of z, above 0", 1.0),
             Parameter("clip", bool, "false leaves the lengths free, as in the formula", True),
         ),
+        citations=("haochen2021provable",),
     ),
     Entry(
         "vicreg",
@@ -95,6 +101,7 @@ for _entry in [
             Parameter("variance", float, "weight of the hinge on each channel's deviation", 25.0),
             Parameter("covariance", float, "weight of the squared covariances", 1.0),
         ),
+        citations=("bardes2022vicreg",),
     ),
     Entry(
         "barlow-twins",
@@ -102,6 +109,7 @@ for _entry in [
         "the cross-correlation of the views' channels brought to the identity; no negatives",
         "Zbontar et al. 2021 (2103.03230), Equation 1",
         options=(Parameter("redundancy", float, "weight of the entries off the diagonal", 0.005),),
+        citations=("zbontar2021barlow",),
     ),
 ]:
     OBJECTIVES.register(_entry)

@@ -36,8 +36,12 @@ LOGGERS = {
     "comet": "CometLogger",
     "litlogger": "LitLogger",
 }
-# What is built here; any other name is timm's.
-OWN_OPTIMIZERS = ("adamw", "sgd", "lars")
+# What is built here, with its papers; any other name is timm's.
+OWN_OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "adamw": ("loshchilov2019decoupled",),
+    "sgd": (),
+    "lars": ("you2017large",),
+}
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,5 @@
 """What a run leaves once it is trained: weights, example views, scores, and the entry of its record."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +24,7 @@ from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
 from fullrank.training.sgd_probe import sgd_probe
+from fullrank.version import __version__
 from fullrank.views import Views, step_generator
 
 EXAMPLES = 8
@@ -44,7 +44,7 @@ def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train: Im
         "image_size": str(train.image_size),
         "in_chans": str(train.channels),
         "input": "images in 0 to 1",
-        "fullrank": version("fullrank"),
+        "fullrank": __version__,
     }
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
         # Cloned: two names of one tensor are no file of safetensors.
