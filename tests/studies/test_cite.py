@@ -12,12 +12,13 @@ import fullrank
 from fullrank import cite
 from fullrank.bibliography import bibliography, key_of
 from fullrank.cli.catalogue import FAMILIES
-from fullrank.diagnosis.diagnose import diagnose
 from fullrank.errors import DataError
 from fullrank.heads import HEADS
+from fullrank.record import DiagnosisEntry, Finding, Measure, Result
 from fullrank.record.scores import PROBE_CITATIONS, PROBES
 from fullrank.runs.recipe import OWN_OPTIMIZERS
 from fullrank.spectrum import MEASURE_CITATIONS
+from fullrank.theory.run import run_theorem
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = [
@@ -101,12 +102,34 @@ def parts_of(run):
     return run.recipe, run.encoder, run.head
 
 
-def test_a_diagnosis_and_a_theorem_cite_their_measures_and_papers(quick_run, tmp_path):
-    from fullrank.theory.run import run_theorem
-
-    text = cite(diagnose(quick_run, limit=200, out=tmp_path / "diagnosis"))
-    assert {"garrido2023rankme", "agrawal2022alpha", "wang2020understanding"} <= without(text)
-    theorem = run_theorem("feature-weighting", out=tmp_path / "theory")
+def test_a_diagnosis_and_a_theorem_cite_their_measures_causes_and_papers(quick_run, tmp_path):
+    finding = Finding(
+        cause="augmentation",
+        place="h",
+        level="note",
+        measure="share",
+        value=2.0,
+        threshold=1.0,
+        evidence="",
+        remedy="",
+    )
+    diagnosis = DiagnosisEntry(
+        target="",
+        rows=1,
+        places=["h"],
+        verdict="",
+        collapsed=False,
+        cut=None,
+        findings=[finding],
+        measures=[
+            Measure(place="h", name=name, value=1.0) for name in ("rankme", "alpha_req", "stable_rank")
+        ],
+        spectrum={},
+    )
+    update = {"kind": "diagnosis", "recipe": {}, "runs": [], "diagnosis": diagnosis}
+    text = cite(Result(tmp_path, quick_run.record.model_copy(update=update)))
+    assert without(text) == {"garrido2023rankme", "agrawal2022alpha", "jing2022understanding"}
+    theorem = run_theorem("feature-weighting", strengths=(1, 2), keep=(1, 0.5), out=tmp_path / "theory")
     assert without(cite(theorem)) == {"xue2024investigating"}
 
 

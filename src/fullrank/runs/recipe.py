@@ -27,7 +27,7 @@ _NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)
 _SHIPPED = files(__package__).joinpath("recipes")
 
 
-# Names of Lightning's loggers -> their classes; each but csv needs its own package.
+# Name -> class of Lightning's loggers; all but csv need a package of their own.
 LOGGERS = {
     "csv": "CSVLogger",
     "tensorboard": "TensorBoardLogger",
@@ -127,7 +127,7 @@ class Engine(_Part):
     compile: bool = _key(False, "Compile the encoder with `torch.compile`.")
     sync_batchnorm: bool = _key(True, "Share batch statistics between several GPUs; CPUs cannot share them.")
     logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = _key(
-        None, "A logger of Lightning, beside `metrics.csv`."
+        None, "A Lightning logger for curves, recipe and final scores, beside `metrics.csv`."
     )
     keep_checkpoints: int = _key(2, "Checkpoints to keep, in case the newest is damaged.", ge=1)
 
