@@ -49,33 +49,31 @@ _CORRUPTIONS = (
     *("brightness", "contrast", "saturation", "pixelate", "jpeg"),
     *("posterize", "solarize", "rotate", "elastic"),
 )
-_TEST = Parameter(
-    "test", str, "which official split is the test images: val or test", "test", choices=("val", "test")
-)
-_CANVAS = Parameter("canvas", int, "side of the square that images are squashed to in training", 320)
+_TEST = Parameter("test", str, "the official split to test on: val or test", "test", choices=("val", "test"))
+_CANVAS = Parameter("canvas", int, "side of the square canvas that images are resized to in training", 320)
 _GROUPED = (
     _CANVAS,
-    Parameter("classes", str, "take classes together: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
+    Parameter("classes", str, "merge classes: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
-_CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
+_CLASS_FOLDERS = Parameter("path", str, "the folder that holds the class folders", required=True)
 _IMAGENET_SHIFTS = {
     "imagenet-a": (
-        "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
+        "ImageNet-A, test only: photographs that mislead classifiers, of 200 ImageNet classes",
         "Hendrycks et al. 2021, arXiv:1907.07174",
         "hendrycks2021natural",
     ),
     "imagenet-r": (
-        "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
+        "ImageNet-R, test only: 30,000 paintings, toys and other renditions of 200 ImageNet classes",
         "Hendrycks et al. 2021, arXiv:2006.16241",
         "hendrycks2021many",
     ),
     "imagenet-sketch": (
-        "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
+        "ImageNet-Sketch, test only: drawings of the 1000 ImageNet classes",
         "Wang et al. 2019, arXiv:1905.13549",
         "wang2019learning",
     ),
     "imagenet-v2": (
-        "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
+        "ImageNetV2, test only: 10,000 newly collected photographs of the 1000 ImageNet classes",
         "Recht et al. 2019, arXiv:1902.10811",
         "recht2019imagenet",
     ),
@@ -87,7 +85,7 @@ for _entry in [
     Entry(
         "digits",
         "fullrank.data.sets.digits:Digits",
-        "1797 handwritten digits, 8 x 8 grey, embedded: 1297 to train, 500 to test",
+        "1797 handwritten digits, 8 x 8 grey, included in scikit-learn: 1297 to train, 500 to test",
         "scikit-learn, load_digits (UCI Optical Recognition of Handwritten Digits)",
         citations=("pedregosa2011scikit", "alpaydin1998cascading"),
     ),
@@ -110,17 +108,17 @@ for _entry in [
     Entry(
         "folder",
         "fullrank.data.sets.folder:ImageFolder",
-        "a folder of image files; its first level of folders are the classes",
+        "a folder of image files; its subfolders are the classes",
         "your own",
         value=Parameter("path", str, "the folder", required=True),
         options=(
-            Parameter("canvas", int, "decode images when they are needed, squashed to this side in training"),
+            Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
         ),
     ),
     Entry(
         "npz",
         "fullrank.data.sets.npz:NpzArchive",
-        "a NumPy .npz file of uint8 images and labels, as MedMNIST and Keras name them",
+        "a NumPy .npz file of uint8 images and labels, with the array names of MedMNIST or Keras",
         "your own",
         value=Parameter("path", str, "the file", required=True),
     ),
@@ -143,7 +141,7 @@ for _entry in [
     Entry(
         "stl10",
         "fullrank.data.sets.stl10:Stl10",
-        "13,000 photographs, 96 x 96 RGB, ten classes, and 100,000 unlabelled ones to train on",
+        "13,000 photographs, 96 x 96 RGB, ten classes, and 100,000 unlabelled training images",
         "Coates, Lee, Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning",
         value=_OFFICIAL_FOLDER,
         options=(Parameter("unlabelled", bool, "train on the unlabelled images too", True),),
@@ -161,7 +159,7 @@ for _entry in [
     Entry(
         "imagenet-9",
         "fullrank.data.published.imagenet_9:ImageNet9",
-        "nine super-classes of ImageNet, foreground and background varied, in VARIANT/train and VARIANT/val",
+        "nine super-classes of ImageNet, foreground and background varied; VARIANT/train and VARIANT/val",
         "Xiao et al. 2020, arXiv:2006.09994 (the Backgrounds Challenge)",
         value=Parameter("path", str, "the folder of the variants", required=True),
         options=(
@@ -185,11 +183,11 @@ for _entry in [
     Entry(
         "imagenet-c",
         "fullrank.data.published.imagenet_shifts:imagenet_c",
-        "ImageNet-C, to test on: ImageNet's validation images, corrupted in 19 kinds at severities 1 to 5",
+        "ImageNet-C, test only: the ImageNet validation images with 19 corruptions at severities 1 to 5",
         "Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("path", str, "the folder of the kinds, or of their categories", required=True),
         options=(
-            Parameter("kind", str, "gaussian_noise, fog, ..., as its folder is called"),
+            Parameter("kind", str, "gaussian_noise, fog, ...: the name of its folder"),
             Parameter("severity", int, "1 to 5"),
             *_GROUPED,
         ),
@@ -198,12 +196,12 @@ for _entry in [
     Entry(
         "huggingface",
         "fullrank.data.sets.huggingface:HuggingFace",
-        "a data set of the datasets library, saved, local or from the hub; decoded on demand",
+        "a data set of the datasets library: saved, local or from the hub; decoded on demand",
         "Lhoest et al. 2021, arXiv:2109.02846",
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
-            Parameter("image", str, "the column of the images; the first that holds images if not given"),
-            Parameter("label", str, "the column of the labels; the first of classes if not given"),
+            Parameter("image", str, "the column of images; default: the first one that holds images"),
+            Parameter("label", str, "the column of labels; default: the first one that holds classes"),
             _CANVAS,
         ),
         aliases=("hf",),
@@ -212,7 +210,7 @@ for _entry in [
     Entry(
         "composite",
         "fullrank.data.made.composite_presets:Composite",
-        "foregrounds on backgrounds and other cues, each correlated with the label; every factor is a label",
+        "foregrounds on backgrounds, with cues correlated with the label; every factor is a label of its own",
         "P2, controlled data (authors' code); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
         options=(
@@ -222,28 +220,32 @@ for _entry in [
             Parameter(
                 "background", Spec, "the data of the background or textures, for any", choices=("textures",)
             ),
-            Parameter("strength", float, "weight of the foreground where it lies, 0 to 1"),
-            Parameter("scale", float, "side of the foreground as a part of the canvas's"),
-            Parameter("place", str, "where the foreground lies: centre, top-left, ..., or drawn"),
+            Parameter("strength", float, "opacity of the foreground, 0 to 1"),
+            Parameter("scale", float, "side of the foreground as a share of the side of the canvas"),
+            Parameter("place", str, "position of the foreground: centre, top-left, ..., or drawn (random)"),
             Parameter("size", int, "side of the canvas in pixels"),
-            Parameter("n", int, "number of training images; foregrounds are reused if they are fewer"),
-            Parameter("correlation", float, "of each cue with the label in training; the test is balanced"),
-            Parameter("seed", int, "what is drawn with what", 0),
-            Parameter("without", str, "a part to leave out: foreground, background or object"),
+            Parameter("n", int, "number of training images; foregrounds are reused if there are fewer"),
+            Parameter(
+                "correlation",
+                float,
+                "of each cue with the label in training; test images are balanced",
+            ),
+            Parameter("seed", int, "seed of the pairing of parts", 0),
+            Parameter("without", str, "the part to leave out: foreground, background or object"),
         ),
         citations=(P2, "li2023whac"),
     ),
     Entry(
         "given",
         "fullrank.data.sources:Given",
-        "images that were given in Python, as a torch Dataset; no file can read them again",
+        "images passed in Python as a torch Dataset; they cannot be loaded again from a file",
         "your own",
-        value=Parameter("name", str, "what the dataset is called", required=True),
+        value=Parameter("name", str, "name of the dataset", required=True),
     ),
     Entry(
         "urbancars",
         "fullrank.data.published.urbancars:UrbanCars",
-        "cars, urban or country; background and object go with them at 0.95 in training; decoded on demand",
+        "urban or country cars; background and object agree with it at 0.95 in training; decoded on demand",
         "Li et al. 2023, arXiv:2212.04825",
         value=_OFFICIAL_FOLDER,
         options=(_TEST, _CANVAS),
@@ -252,7 +254,7 @@ for _entry in [
     Entry(
         "waterbirds",
         "fullrank.data.published.waterbirds:Waterbirds",
-        "landbirds and waterbirds, 95 % on their own ground in training; decoded on demand",
+        "landbirds and waterbirds, 95 % on their own background in training; decoded on demand",
         "Sagawa, Koh, Hashimoto, Liang 2020, arXiv:1911.08731",
         value=_OFFICIAL_FOLDER,
         options=(_TEST, _CANVAS),
@@ -261,13 +263,13 @@ for _entry in [
     Entry(
         "corrupted",
         "fullrank.data.made.corrupted:Corrupted",
-        "any data under a common corruption, severities 1 to 5; not ImageNet-C itself",
+        "any data with a common corruption at severities 1 to 5; not ImageNet-C itself",
         "in the spirit of Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("kind", str, ", ".join(_CORRUPTIONS), choices=_CORRUPTIONS, required=True),
         options=(
-            Parameter("data", Spec, "the data, quoted if it holds a comma or ="),
+            Parameter("data", Spec, "the data, in quotes if it contains a comma or ="),
             Parameter("severity", int, "1 to 5", 3),
-            Parameter("seed", int, "what is drawn", 0),
+            Parameter("seed", int, "seed of the corruption", 0),
         ),
         citations=("hendrycks2019benchmarking",),
     ),
@@ -276,9 +278,9 @@ for _entry in [
 
 
 def source(spec: "str | Spec | type[Source]") -> "Source":
-    """Build a source of data from its spec, or from a class of yours; nothing is read before its `load`.
+    """Build a source of data from its spec, or from a class of yours. Only its `load` reads images.
 
-    Raises UsageError for an unknown name, a path that is missing from the spec, and a part that is no source.
+    Raises UsageError for an unknown name, a spec without its path, and a part that is not a source.
 
     >>> source("digits").load("test", image_size=16).images.shape
     (500, 16, 16, 1)

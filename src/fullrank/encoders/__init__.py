@@ -32,10 +32,10 @@ ENCODERS = Registry(
     other=Entry(
         "timm/NAME",
         "fullrank.encoders.library:LibraryEncoder",
-        "any model of timm by its name there, as in resnet18 or vit_small_patch16_224",
+        "any timm model by its name, as in resnet18 or vit_small_patch16_224",
         "timm, PyTorch Image Models (github.com/huggingface/pytorch-image-models)",
         options=(
-            Parameter("pretrained", bool, "start from timm's weights, downloaded or found", False),
+            Parameter("pretrained", bool, "start from timm's weights, downloaded or cached", False),
             Parameter(
                 "stem",
                 str,
@@ -43,8 +43,8 @@ ENCODERS = Registry(
                 "auto",
                 choices=("auto", "small", "standard"),
             ),
-            Parameter("channels", int, "what the model takes; a grey image is repeated to so many"),
-            Parameter("drop_path", float, "share of images that skip a residual branch, at the end", 0.0),
+            Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
+            Parameter("drop_path", float, "share of images that skip the last residual branch", 0.0),
         ),
         citations=("rw2019timm",),
         families=(
@@ -61,11 +61,11 @@ ENCODERS.register(
     Entry(
         "tiny-resnet",
         "fullrank.encoders.tiny:TinyResNet",
-        "a thin residual net for images of 8 to 32 pixels on a CPU; D = 4 x width",
+        "a small residual net for images of 8 to 32 pixels on a CPU; D = 4 x width",
         "He et al. 2016 (1512.03385), basic blocks; the size is ours",
         options=(
-            Parameter("width", int, "channels of the first stage, doubled in each later one", 24),
-            Parameter("blocks", tuple, "residual blocks in each of three stages", (1, 1, 2)),
+            Parameter("width", int, "channels of the first stage; each later stage has twice as many", 24),
+            Parameter("blocks", tuple, "number of residual blocks in each of three stages", (1, 1, 2)),
         ),
         citations=("he2016deep",),
     )
@@ -83,11 +83,20 @@ def encoder(
 ) -> "Encoder":
     """Build an encoder from its spec, or from a class of yours, for square images of `in_chans` channels.
 
-    Mean and spread of the training images, one number a channel or one for all, become part of the
-    encoder's weights: nobody who loads it can forget them. A class of yours gets images in 0 to 1, and mean
-    and spread only where it takes them; it gives h (N, D). With `pretrained` (the same as the option in the
-    spec) the encoder starts from timm's weights, and has their mean and spread. Raises UsageError for an
-    unknown name, an impossible size and a part that is no encoder, DataError for weights that cannot be had.
+    Mean and standard deviation of the training images are stored with the weights, so whoever loads the
+    encoder has them. A class of yours gets images in 0 to 1, and `mean` and `std` only if it accepts them.
+
+    Args:
+        spec: A spec, or a class of yours that returns h (N, D).
+        image_size: Side of the images in pixels.
+        in_chans: Number of channels of the images.
+        pretrained: Start from timm's weights, with their mean and standard deviation.
+        mean: Mean of the images, one number per channel or one for all.
+        std: Standard deviation of the images, likewise.
+
+    Raises:
+        UsageError: For an unknown name, an impossible size, and a part that is not an encoder.
+        DataError: For weights that cannot be loaded.
 
     >>> encoder("tiny-resnet,width=8", image_size=8, in_chans=1).feature_dim
     32
@@ -105,7 +114,7 @@ def encoder(
 
 
 def without_download(spec: str | Spec) -> Spec:
-    """The spec of the same architecture with no pretrained weights, for weights that come from a file.
+    """The spec of the same architecture without pretrained weights, for weights that come from a file.
 
     >>> without_download("resnet18,pretrained=true"), without_download("resnet18")
     ('resnet18,stem=standard', 'resnet18')

@@ -1,4 +1,4 @@
-"""Objectives: the loss of two embeddings z_a, z_b (N, K) of the same images under two views."""
+"""Objectives: losses of two embeddings z_a and z_b (N, K), of two views of the same images."""
 
 import inspect
 from collections.abc import Callable
@@ -29,9 +29,9 @@ __all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
 
 
 def _builder_of(target: Any) -> Callable[..., Any]:
-    """What builds an objective: a class or function without required parameters, or for a loss itself, this.
+    """What builds an objective: the class or function itself.
 
-    A function that needs two things or more, as in `loss(z_a, z_b)`, is the loss.
+    A function with two or more required parameters, as in `loss(z_a, z_b)`, is the loss and not its builder.
     """
     if not inspect.isfunction(target):
         return target  # type: ignore[no-any-return]
@@ -51,8 +51,8 @@ for _entry in [
         "fullrank.objectives.contrastive:InfoNCELoss",
         "cross-view negatives only (N - 1 for each image), symmetrised, cosine",
         "P1, authors' code (temperature 0.1); groups=8 is their group mode",
-        value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
-        options=(Parameter("groups", int, "split the channels at random into so many losses", 1),),
+        value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.1),
+        options=(Parameter("groups", int, "number of random groups of channels, each with its own loss", 1),),
         citations=("oord2018representation", P1),
     ),
     Entry(
@@ -60,7 +60,7 @@ for _entry in [
         "fullrank.objectives.contrastive:NTXentLoss",
         "all other 2N - 1 views in the denominator, cosine (SimCLR)",
         "Chen et al. 2020 (2002.05709), Equation 1",
-        value=Parameter("temperature", float, "divides the cosines, above 0", 0.5),
+        value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.5),
         aliases=("simclr",),
         citations=("chen2020simple",),
     ),
@@ -69,13 +69,13 @@ for _entry in [
         "fullrank.objectives.supervised:SupConLoss",
         "views of one class are positives, all other views in the denominator, cosine; needs labels",
         "Khosla et al. 2020 (2004.11362), Equation 2 (L_out)",
-        value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
+        value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.1),
         citations=("khosla2020supervised",),
     ),
     Entry(
         "cross-entropy",
         "fullrank.objectives.supervised:CrossEntropyLoss",
-        "supervised: a trained linear classifier above z, both views classified; needs labels",
+        "supervised: a trained linear classifier on z classifies both views; needs labels",
         "P2, authors' code (supervised training through a head)",
         options=(Parameter("label_smoothing", float, "share of the target spread over all classes", 0.0),),
         citations=(P2,),
@@ -83,22 +83,22 @@ for _entry in [
     Entry(
         "spectral",
         "fullrank.objectives.spectral:SpectralContrastiveLoss",
-        "-2 positive products + squared products of other images; lengths at most sqrt(mu)",
+        "-2 positive products + squared products of different images; length of z at most sqrt(mu)",
         "HaoChen et al. 2021 (2106.04156), and authors' code",
         options=(
             Parameter("mu", float, "largest squared length of z, above 0", 1.0),
-            Parameter("clip", bool, "false leaves the lengths free, as in the formula", True),
+            Parameter("clip", bool, "limit the length of z; false: no limit, as in the formula", True),
         ),
         citations=("haochen2021provable",),
     ),
     Entry(
         "vicreg",
         "fullrank.objectives.redundancy:VICRegLoss",
-        "views close, channels of standard deviation 1, no covariance between them; no negatives",
+        "views agree, channels have standard deviation 1 and no covariance; no negatives",
         "Bardes, Ponce, LeCun 2022 (2105.04906), Equation 6, weighted as in the authors' code",
         options=(
             Parameter("invariance", float, "weight of the distance between views", 25.0),
-            Parameter("variance", float, "weight of the hinge on each channel's deviation", 25.0),
+            Parameter("variance", float, "weight of the hinge on the standard deviations", 25.0),
             Parameter("covariance", float, "weight of the squared covariances", 1.0),
         ),
         citations=("bardes2022vicreg",),
@@ -106,9 +106,9 @@ for _entry in [
     Entry(
         "barlow-twins",
         "fullrank.objectives.redundancy:BarlowTwinsLoss",
-        "the cross-correlation of the views' channels brought to the identity; no negatives",
+        "pushes the cross-correlation of the channels of both views to the identity; no negatives",
         "Zbontar et al. 2021 (2103.03230), Equation 1",
-        options=(Parameter("redundancy", float, "weight of the entries off the diagonal", 0.005),),
+        options=(Parameter("redundancy", float, "weight of the off-diagonal entries", 0.005),),
         citations=("zbontar2021barlow",),
     ),
 ]:
@@ -123,9 +123,14 @@ def objective(
 ) -> "nn.Module":
     """Build an objective from its spec, or from a class of yours.
 
-    One with weights needs the width of z and how many classes there are. Raises UsageError for an unknown
-    name, a bad number, a width or a number of classes that the objective needs and does not get, and for one
-    that needs what no training step has.
+    Args:
+        spec: A spec, or a class or function of yours.
+        in_dim: Width of z; only for objectives with weights.
+        num_classes: Number of classes; only for objectives with weights.
+
+    Raises:
+        UsageError: For an unknown name, a bad number, a missing `in_dim` or `num_classes`, and an objective
+            that needs what a training step does not have.
 
     >>> round(objective("infonce:0.1").chance(256), 3)
     5.545
@@ -149,7 +154,7 @@ def objective(
 
 
 def needs(spec: "str | Spec | Callable[..., nn.Module]") -> frozenset[str]:
-    """The keywords that an objective needs, by its spec; this imports it and does not build it.
+    """The keywords that an objective needs. The objective is imported but not built.
 
     >>> needs("supcon:0.1"), needs("infonce:0.1")
     (frozenset({'labels'}), frozenset())
