@@ -1,4 +1,4 @@
-"""A rehearsal: any recipe through two steps and its probes, on generated images in the right layout."""
+"""A dry run: two steps and the probes of any recipe, on generated images in the right layout."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from fullrank.runs.recipe import Recipe
 from fullrank.training.train import train
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
-# Composites have layers that views may drop, and no layout on a disk.
+# Composites have layers that views may drop, but no layout on a disk.
 COMPOSITE = "composite:digits-on-textures,n=40"
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was walked through: the recipe as given, the keys that were replaced, and the run's entry."""
+    """A finished dry run: the original recipe, the keys that were replaced, and the run's entry."""
 
     recipe: Recipe
     replaced: dict[str, Any]
@@ -34,11 +34,19 @@ class Rehearsal:
 def dry_run(
     recipe: str | Path | Recipe, *, imports: Sequence[str | Path | ModuleType] = (), **overrides: Any
 ) -> Rehearsal:
-    """Train two steps and probe on generated images, laid out as the recipe's data is; nothing is kept.
+    """Train two steps and probe on generated images, in the layout of the recipe's data. Nothing is kept.
 
-    Encoder, head, objective, views, optimizer and image size are the recipe's own; data, lengths and batch
-    size are replaced. So a mistake in a recipe shows within seconds. The numbers mean nothing: the images are
-    coloured shapes, grey for sets that are grey. Raises what `train` raises.
+    It finds mistakes in a recipe within seconds. Encoder, head, objective, views, optimizer and image size
+    are those of the recipe; data, lengths and batch size are replaced. The numbers have no meaning: the
+    images are coloured shapes, or grey ones for grey data.
+
+    Args:
+        recipe: The name of a recipe, a YAML file, or a `Recipe`.
+        imports: Modules that register parts.
+        **overrides: Keys of the recipe to replace.
+
+    Raises:
+        FullrankError: As `train` does.
     """
     import_modules(imports)
     plan = Recipe.resolve(recipe, overrides)
@@ -59,7 +67,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a rehearsal replaces, after writing its images into `folder`."""
     size, count, images = plan.image_size or 32, BATCH_SIZE * STEPS, source(plan.data)
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
-    # Your own folder, archive or hub set is rehearsed with colour images in a folder.
+    # A folder, archive or hub set of yours is replaced by a folder of colour images.
     layout = plan.data if plan.data.name in LAYOUTS else "folder"
     replaced: dict[str, Any] = {"data": COMPOSITE, "limit": count}
     if not images.layered:
@@ -70,7 +78,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     replaced |= {"fraction": None, "held_out": None}
     replaced |= {"engine.accumulate": 1, "engine.logger": None, "engine.compile": False}
     if layout == "folder":
-        replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
+        replaced |= {"image_size": size, "label": "label"}  # a folder has only one kind of label
     if images.layered:
         replaced["classes"] = None
     elif names is not None:

@@ -16,18 +16,18 @@ from fullrank.errors import OutOfMemoryError
 from fullrank.runs.recipe import Recipe
 from fullrank.training.session import Session
 
-# The other processes wait for the first while it probes, which can take hours.
+# The other processes wait while the first one probes, which can take hours.
 _PATIENCE = timedelta(days=2)
 _NOISY = ("lightning.pytorch", "lightning.fabric", "mlflow.store", "alembic")
 
 
 @contextmanager
 def named_out_of_memory(batch_size: int) -> Iterator[None]:
-    """A step that runs out of memory ends in OutOfMemoryError, which suggests a smaller batch size."""
+    """Turn a lack of memory into an OutOfMemoryError that suggests a smaller batch size."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError; that of a GPU is a kind of it.
+        # On a CPU torch raises a plain RuntimeError; its error for GPUs is a subclass.
         named = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not named and "can't allocate memory" not in str(error):
             raise
@@ -36,12 +36,12 @@ def named_out_of_memory(batch_size: int) -> Iterator[None]:
 
 
 def split_statistics(module: nn.Module, processes: int) -> str | None:
-    """A sentence where several processes on CPUs each have batch statistics of their own share."""
+    """A note if several processes on CPUs each compute batch statistics of their own share, else None."""
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     if processes == 1 or accelerator() == "cuda" or not norms:
         return None
-    own = f"each of the {processes} processes has batch statistics of its own share"
-    return f"Note: on CPUs {own}, so this run is not the one that a single process makes."
+    own = f"each of the {processes} processes computes batch statistics of its own share"
+    return f"Note: on CPUs {own}, so the result differs from that of a single process."
 
 
 def build_trainer(recipe: Recipe, callbacks: list[pl.Callback], session: Session | None = None) -> pl.Trainer:
@@ -59,7 +59,7 @@ def build_trainer(recipe: Recipe, callbacks: list[pl.Callback], session: Session
         accumulate_grad_batches=settings.accumulate,
         sync_batchnorm=settings.sync_batchnorm and gpu,  # torch's SyncBatchNorm refuses CPUs
         gradient_clip_val=recipe.optimizer.clip,
-        # The last of ours saves what all of them hold.
+        # Our last callback saves the state of all of them.
         callbacks=[*session.callbacks, *callbacks],
         profiler=session.profiler,
         logger=list(session.loggers) or False,

@@ -65,23 +65,35 @@ def train(
 ) -> Run:
     """Train an encoder as a recipe says, probe it, and leave everything in the folder `out`.
 
-    `overrides` replace keys of the recipe; a nested key is given as `**{"optimizer.lr": 1e-3}`. Parts are
-    specs or classes of yours, and `imports` are modules that register parts. `data` is the spec of a source,
-    a torch Dataset of (image, label), or a pair of them, to train and to test. `init` is a file of weights to
-    start the encoder from (see `load_weights`). `callbacks`, `loggers` and `profiler` are Lightning's;
-    `optimizer` is a name, or is called with groups of parameters and returns an optimizer, whose rate then
-    follows the recipe's warm-up and cosine.
+    Args:
+        recipe: The name of a recipe, a YAML file, or a `Recipe`.
+        data: The spec of a source, a torch Dataset of (image, label), or a pair of them to train and test.
+        out: Folder of the run; by default a new one under `runs/`.
+        resume: Continue the run in `out` from its newest undamaged checkpoint. The result is the same as
+            without the interruption. A finished run is returned unchanged.
+        init: A file of weights for the encoder to start from (see `load_weights`).
+        devices: Processes on this machine, one per device. With more than one, `torchrun` or SLURM starts
+            them, every process makes this call, and the first one writes.
+        nodes: Number of machines. A run may be resumed with another number of processes.
+        skip_nonfinite: Skip at most this many steps whose loss or gradient is not finite (see `FiniteGuard`).
+        callbacks: Callbacks of Lightning.
+        loggers: Loggers of Lightning, or a function that gets the recipe and returns them. Those of a
+            function are closed at the end of the run (docs/loggers.md).
+        optimizer: A name, or a function that gets groups of parameters and returns an optimizer. Its rate
+            follows the recipe's warm-up and cosine.
+        progress: The progress line to use.
+        profiler: A profiler of Lightning.
+        imports: Modules that register parts.
+        **overrides: Keys of the recipe to replace; a nested key is `**{"optimizer.lr": 1e-3}`. Parts are
+            specs or classes of yours.
 
-    With `resume` a run that was cut off goes on exactly where its newest whole checkpoint stands, in a folder
-    without one from the beginning; a finished run is returned as it is. With more than one device or node,
-    every process makes this call (`torchrun` or SLURM start them), and the first one writes; a run may be
-    resumed by another number of processes. Up to `skip_nonfinite` steps whose loss or gradient is not finite
-    are left out (see `FiniteGuard`).
-
-    Raises UsageError for a recipe that cannot be carried out or a folder in use, DataError for images that
-    cannot be read, DivergedError for a loss or gradient that is not finite, OutOfMemoryError for a batch that
-    memory does not hold, FullDiskError for a disk without room, and, after saving, InterruptedRunError on
-    Ctrl-C and TerminatedRunError on SIGTERM.
+    Raises:
+        UsageError: For a recipe that cannot be carried out, a logger that does not begin, or a folder in use.
+        DataError: For images that cannot be read.
+        DivergedError: For a loss or gradient that is not finite.
+        OutOfMemoryError: For a batch that does not fit in memory.
+        FullDiskError: For a full disk.
+        InterruptedRunError: On Ctrl-C, after saving. On SIGTERM it is a TerminatedRunError.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -116,10 +128,10 @@ def train(
 def carry_out(
     recipe: Recipe, folder: Path, train: ImageSet, test: ImageSet, session: Session | None = None
 ) -> Run:
-    """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
+    """Train, evaluate and record `recipe` in `folder`, on loaded images.
 
-    The parts are tried out before anything is written, and the weights are saved before they are evaluated.
-    The caller's random generators are left as they were.
+    The parts are tested before anything is written, and the weights are saved before they are evaluated. The
+    caller's random generators are unchanged.
     """
     session = session or Session()
     writes = launched_rank(session.processes) == 0
@@ -161,7 +173,7 @@ def carry_out(
             else:
                 help_evaluate(module.encoder, module.head, *images, share)
         except FullrankError:
-            if writes:  # the list says what to mend before the run goes on
+            if writes:  # the list says what to repair before a resume
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
             raise
     if process_count() > 1:
@@ -172,15 +184,15 @@ def carry_out(
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
-    """One thing or several, as several."""
+    """One object or several, as a tuple."""
     return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def called(factory: OptimizerFactory) -> str:
-    """How a recipe calls an optimizer that was given in Python: by the module and name of what makes it."""
+    """The name in a recipe of an optimizer made in Python: the module and name of its function."""
     name = getattr(factory, "__qualname__", type(factory).__qualname__)
     code = getattr(factory, "__code__", None)
-    # Of a function also a digest, so that another one of that name, such as a lambda, is another optimizer.
+    # A function also gets a digest, so that two functions of one name, such as lambdas, differ.
     digest = "" if code is None else f".{zlib.crc32(code.co_code + repr(code.co_consts).encode()):08x}"
     return re.sub(r"[^\w.:]", "", f"{getattr(factory, '__module__', 'python')}:{name}") + digest
 
@@ -197,13 +209,13 @@ def _fit(
     rank = launched_rank(session.processes)
     resumed = newest_whole(folder, rank=rank)
     if resumed is None and rank == 0:
-        for stale in folders.checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
+        for stale in folders.checkpoints_in(folder, SGD_PROBE):  # of an encoder that is now trained again
             stale.unlink(missing_ok=True)
     if (note := engine.split_statistics(module, session.processes)) and rank == 0:
         print(note, file=sys.stderr)
     with engine.quiet_lightning(), Stop(folder) as stop, session.progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, results.chance_level(module, recipe))
-        # The checkpoint comes after the curves and probes of its epoch, which are part of it.
+        # The checkpoint comes last, since it contains the curves and probes of its epoch.
         checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
         trainer = engine.build_trainer(recipe, [*watchers, checkpointer, line], session)
         home = trainer.strategy.root_device
@@ -212,5 +224,5 @@ def _fit(
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.must_stop(trainer):
-            remedy = f"with --out {folder} --resume the same command evaluates the run"
+            remedy = f"the same command with --out {folder} --resume evaluates the run"
             raise stop.error(f"Stopped after the last step; {remedy}.")
