@@ -1,4 +1,4 @@
-"""The loggers of a run: which ones it has, how they are named and resumed, and the scores that they get."""
+"""The loggers of a run: how they are named and resumed, and the scores that they get."""
 
 import csv
 import json
@@ -87,10 +87,10 @@ def _name_of(score: Score) -> str:
 
 @contextmanager
 def run_loggers(recipe: Recipe, folder: Path, session: Session) -> Iterator[tuple[Logger, ...]]:
-    """The loggers of a run, with its recipe logged; `loggers.json` remembers their versions for a resume.
+    """The loggers of a run, which have its recipe. `loggers.json` stores their versions for a resume.
 
-    Those that the recipe names or a function makes are closed at the end. Loggers that the caller made stay
-    open. Only the first process logs. Raises UsageError for a logger that does not begin.
+    Loggers that the recipe names or a function makes are closed at the end; those of the caller stay open.
+    Only the first process logs. Raises UsageError for a logger that cannot start.
     """
     first, make = launched_rank(session.processes) == 0, session.logging.make
     if not first:
@@ -114,27 +114,21 @@ def run_loggers(recipe: Recipe, folder: Path, session: Session) -> Iterator[tupl
 def log_results(
     loggers: Sequence[Logger], recipe: Recipe, entry: RunEntry, callbacks: Iterable[pl.Callback]
 ) -> None:
-    """Give every logger the final scores, at the run's last step, and how many alerts a monitor raised.
-
-    A logger that fails here is a warning: the run is finished and recorded.
-    """
+    """Log the final scores, and the number of alerts of a monitor, at the last step of the run."""
     scores = final_scores(entry)
     monitors = [each for each in callbacks if isinstance(each, SpectrumMonitor)]
     if monitors:
         scores["final/alerts"] = float(sum(len(monitor.alerts) for monitor in monitors))
     for logger in loggers:
-        try:
+        with _only_warned(logger, "did not take the final scores, which are in the record"):
             if isinstance(logger, theirs.TensorBoardLogger):  # it shows the recipe beside the scores
                 logger.log_hyperparams(hyperparameters(recipe), scores, entry.steps - 1)
             else:
                 logger.log_metrics(scores, entry.steps - 1)
-        except Exception as error:  # noqa: BLE001  # another library's, over a network
-            fault = f"{type(logger).__name__} did not take the final scores ({error})"
-            warnings.warn(f"{fault}; they are in the record.", FullrankWarning, stacklevel=2)
 
 
 def check_factory(make: object, workers: int = 1) -> None:
-    """Raise UsageError unless `make` is None or a function that the workers of a study can call too."""
+    """Raise UsageError unless `make` is None or a function, which the workers of a study can call too."""
     if make is None:
         return
     if not callable(make) or isinstance(make, type | Logger):
@@ -156,14 +150,14 @@ def check_factory(make: object, workers: int = 1) -> None:
 
 
 def open_store(recipe: Recipe, logging: Logging) -> None:
-    """Make what the runs of a study share before several of them begin at once: the experiment of MLflow."""
+    """Create what the runs of a study share, before several of them start at once: MLflow's experiment."""
     if recipe.engine.logger == "mlflow":
         with _explained("The logger mlflow"):
             _mlflow_experiment(logging)
 
 
 def _mlflow_experiment(logging: Logging) -> tuple[str, str]:
-    """Where MLflow stores runs, and the name of their experiment, which is made if there is none."""
+    """The address of MLflow's store, and the name of the experiment, which is created if it is missing."""
     from mlflow import MlflowClient
 
     default = f"sqlite:///{(logging.store or Path()).resolve() / 'mlflow.db'}"
@@ -182,21 +176,21 @@ def _made(
     named: list[Logger] = []
     if (choice := recipe.engine.logger) is not None:
         kind = getattr(theirs, LOGGERS[choice])
-        known = remembered.get(kind.__name__, [None])[0]
+        known = next(iter(remembered.get(kind.__name__, ())), None)
         title = logging.name or f"{recipe.head}, seed {recipe.seed}"
         with _explained(f"The logger {choice}"):
             named.append(_named(choice, kind, folder, replace(logging, name=title), known))
     if logging.make is None:
         return tuple(named)
     with explained("The function of loggers failed"):
-        made = logging.make(recipe)
-    made = [made] if isinstance(made, Logger) else list(made)
+        returned = logging.make(recipe)
+        made = [returned] if isinstance(returned, Logger) else list(returned)
     check_loggers(made)
     return (*named, *made)
 
 
 def _named(choice: str, kind: type[Logger], folder: Path, logging: Logging, known: str | None) -> Logger:
-    """A logger by its name in a recipe: a new one, or the one of version `known` once more."""
+    """The logger that a recipe names: a new one, or the continuation of version `known`."""
     build: Callable[..., Logger] = kind
     if choice == "wandb":
         _check_no_open_run()
@@ -207,8 +201,8 @@ def _named(choice: str, kind: type[Logger], folder: Path, logging: Logging, know
         uri, name = _mlflow_experiment(logging if logging.store else replace(logging, store=folder))
         return build(experiment_name=name, run_name=logging.name, tracking_uri=uri, run_id=known)
     if choice in ("csv", "tensorboard"):
-        # A run that was killed had logged steps after its last checkpoint: they are made again.
-        newest = newest_whole(folder, rank=1)  # the training names damaged ones
+        # Steps that a killed run logged after its last checkpoint will be logged again.
+        newest = newest_whole(folder, rank=1)  # quietly: the training itself names damaged ones
         step = 0 if newest is None else number_of(newest)
         where = {"save_dir": folder, "version": slug(logging.name)}
         if choice == "csv":
@@ -228,7 +222,7 @@ def _check_no_open_run() -> None:
 
 
 def _csv_logger(logger: Any, before: int) -> Logger:
-    """A CSV logger with the rows of its file below a step; Lightning itself would begin the file anew."""
+    """A CSV logger that keeps the rows of its file below a step; Lightning alone would delete the file."""
     path = Path(logger.log_dir) / "metrics.csv"
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
     for row in rows:
@@ -238,7 +232,7 @@ def _csv_logger(logger: Any, before: int) -> Logger:
 
 
 def _begin(logger: Logger, recipe: Recipe, remembered: dict[str, list[str]]) -> None:
-    """Log the recipe with a logger that has not got it, and remember the version of the logger."""
+    """Log the recipe, unless this version of the logger has it already, and remember the version."""
     name = type(logger).__name__
     versions = remembered.setdefault(name, [])
     with _explained(name):
@@ -246,40 +240,48 @@ def _begin(logger: Logger, recipe: Recipe, remembered: dict[str, list[str]]) -> 
             logger.log_hyperparams(hyperparameters(recipe))
         if str(logger.version) not in versions:
             if versions:
-                again = f"{name}(version={versions[-1]!r}) continues the earlier log"
-                print(
-                    f"Note: {name} logs a resumed run as version {logger.version}; {again}.", file=sys.stderr
-                )
+                again = f"{name}(version={versions[-1]!r}) would continue the earlier log"
+                print(f"Note: {name} logs to the new version {logger.version}; {again}.", file=sys.stderr)
             versions.append(str(logger.version))
 
 
 def _close(logger: Logger, status: str) -> None:
-    """End the log of a run; a run of W&B would otherwise stay open for whatever is logged next."""
-    logger.finalize(status)
-    if isinstance(logger, theirs.WandbLogger) and logger.version is not None:
-        logger.experiment.finish(exit_code=int(status != "success"))
+    """End the log of a run. An open W&B run would get whatever is logged next."""
+    with _only_warned(logger, "was not closed"):
+        logger.finalize(status)
+        if isinstance(logger, theirs.WandbLogger) and logger.version is not None:
+            logger.experiment.finish(exit_code=int(status != "success"))
+
+
+@contextmanager
+def _only_warned(logger: Logger, fault: str) -> Iterator[None]:
+    """An error of a logger in the block becomes a warning, since the run itself is saved."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # of any library, over a network
+        warnings.warn(f"{type(logger).__name__} {fault} ({error}).", FullrankWarning, stacklevel=4)
 
 
 def _remembered(folder: Path) -> dict[str, list[str]]:
-    """The versions of each class of logger that a run has had, from `loggers.json` in its folder."""
+    """The versions of each class of logger that a run has used, from `loggers.json` in its folder."""
     path = folder / LOGGERS_FILE
     if not path.is_file():
         return {}
     try:
         return _VERSIONS.validate_json(path.read_bytes())
     except ValidationError:
-        remedy = "remove it, and the run is logged under a new version"
+        remedy = "delete it to log the run under a new version"
         raise DataError(f"{path} is damaged; {remedy}.") from None
 
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Whatever a library of loggers raises meanwhile is a UsageError: its own classes, networks and keys."""
+    """Any error of a logging library in the block becomes a UsageError."""
     try:
         with quiet_lightning():
             yield
     except FullrankError:
         raise
     except Exception as error:
-        remedy = "mend that, or train without it (WANDB_MODE=offline keeps W&B on this disk)"
-        raise UsageError(f"{what} does not begin: {error}; {remedy}.") from error
+        remedy = "fix that, or train without it (WANDB_MODE=offline keeps W&B on this disk)"
+        raise UsageError(f"{what} cannot start: {error}; {remedy}.") from error
