@@ -102,7 +102,6 @@ def run_loggers(recipe: Recipe, folder: Path, session: Session) -> Iterator[tupl
     try:
         for logger in loggers:
             _begin(logger, recipe, remembered)
-        if loggers:
             write_whole(folder / LOGGERS_FILE, json.dumps(remembered, indent=1).encode())
         yield loggers
         status = "success"
