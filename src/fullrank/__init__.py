@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from fullrank.runs.export import export as export
     from fullrank.runs.recipe import Optimizer as Optimizer, Recipe as Recipe
     from fullrank.runs.run import Run as Run, load as load
+    from fullrank.studies.cite import cite as cite
     from fullrank.studies.compare import Study as Study, compare as compare
     from fullrank.studies.demo import demo as demo
     from fullrank.studies.reproduce import Reproduction as Reproduction, reproduce as reproduce
     from fullrank.training.dry_run import dry_run as dry_run
     from fullrank.training.module import JointEmbedding as JointEmbedding
     from fullrank.training.train import train as train
+    from fullrank.version import __version__ as __version__
     from fullrank.views import view_pipeline as view_pipeline
 
 __getattr__, __dir__, __all__ = attach(__name__)

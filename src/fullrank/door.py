@@ -1,4 +1,4 @@
-"""The door for other people's parts: modules that a user names, never a file, and installed packages."""
+"""Parts of other people: modules that a user names and installed packages, but never what a file names."""
 
 import hashlib
 import importlib
@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from fullrank.errors import FullrankWarning, UsageError, unknown_name
 
-# `package.module:Name` or `folder/file.py:Name`, where a value, the end or nothing else follows.
+# `package.module:Name` or `folder/file.py:Name`, followed by a value or the end.
 MODULE_NAME = re.compile(r"(?:[^:,=\"]*\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(?=:|$)")
 MAIN = ("__main__", "__mp_main__")
 Module = str | Path | ModuleType
@@ -30,8 +30,10 @@ Module = str | Path | ModuleType
 class Origin:
     """Where a part that is not ours comes from.
 
-    `module` is what `--import` takes: a module's name, or the name of a file, whose content `sha256` is the
-    checksum of. `distribution` is the installed package, with its version, that offers the part by itself.
+    Attributes:
+        module: What `--import` takes: the name of a module or of a file.
+        sha256: The checksum of the file.
+        distribution: The installed package, with its version, whose entry point offers the part.
     """
 
     module: str
@@ -41,7 +43,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Imported:
-    """A module that the user named or whose part was given, and the file it was read from, if it was one."""
+    """A module that the user named or took a part from, and its file, if it was read from one."""
 
     origin: Origin
     module: ModuleType
@@ -49,20 +51,24 @@ class _Imported:
 
     @classmethod
     def of_file(cls, module: ModuleType, path: Path) -> "_Imported":
-        """A module of a file, called by the name of the file."""
+        """A module read from a file, named after the file."""
         return cls(Origin(path.name, hashlib.sha256(path.read_bytes()).hexdigest()), module, path)
 
 
-#: By their labels, the modules that a user named, or gave a part of.
+#: Label -> module that a user named or took a part from.
 imported: dict[str, _Imported] = {}
 _under_way: list[Origin] = []
 
 
 def import_modules(names: "Iterable[Module] | Module") -> None:
-    """Import modules that register parts: by name, as a file `x.py`, or as they are; one or several.
+    """Import modules that register parts. A module that was imported before is not imported again.
 
-    A module that was imported before is not imported again. Raises UsageError for a name that is no module,
-    a file that there is not, two files of one name, and for a module that fails while it is imported.
+    Args:
+        names: One or several modules: names, paths of files that end in .py, or module objects.
+
+    Raises:
+        UsageError: For a name that is not a module, a missing file, two files with one name, and a module
+            that fails during its import.
     """
     single = isinstance(names, str | Path | ModuleType)
     for name in [cast(Module, names)] if single else cast(Iterable[Module], names):
@@ -73,7 +79,7 @@ def import_modules(names: "Iterable[Module] | Module") -> None:
 
 
 def import_named(name: str, kind: str = "", names: Sequence[str] = ()) -> None:
-    """Import one module; where `name` began the spec of a `kind`, near ones of its `names` are offered."""
+    """Import one module. If `name` began the spec of a `kind`, the error suggests similar `names`."""
     if name.endswith(".py"):
         _import_file(Path(name).expanduser())
         return
@@ -91,20 +97,20 @@ def import_named(name: str, kind: str = "", names: Sequence[str] = ()) -> None:
         raise unknown_name(kind, name, names, f"no module {name!r} can be imported either")
     if not exists:
         beside = Path(f"{name}.py").is_file()
-        hint = f"write {name}.py" if beside else "put its folder on PYTHONPATH, or write its path, x.py"
-        raise UsageError(f"There is no module {name!r} to import; {hint}.")
+        hint = f"write {name}.py" if beside else "put its folder on PYTHONPATH, or give the path of its file"
+        raise UsageError(f"The module {name!r} to import does not exist; {hint}.")
     origin = Origin(name)
     with _importing(origin, name):
         imported[name] = _Imported(origin, importlib.import_module(name))
 
 
 def label_of(module: str) -> str:
-    """How records call a module: a file by its name, without the folder."""
+    """The name of a module in records: for a file, its name without the folder."""
     return Path(module).name if module.endswith(".py") else module
 
 
 def attribute_of(label: str, name: str, kind: str) -> Callable[..., Any]:
-    """The class or function `name` of an imported module; UsageError where it has none of that name."""
+    """The class or function `name` of an imported module; raises UsageError if it has none."""
     module = imported[label].module
     target: Callable[..., Any] | None = getattr(module, name, None)
     if target is None or not callable(target):
@@ -113,12 +119,12 @@ def attribute_of(label: str, name: str, kind: str) -> Callable[..., Any]:
         raise unknown_name(kind, f"{label}:{name}", near, f"{label} has no such class")
     home = getattr(target, "__module__", None) or ""
     if home != module.__name__ and not home.startswith(f"{module.__name__}."):
-        raise UsageError(f"{label} imports {name} from {home} and does not define it; write {home}:{name}.")
+        raise UsageError(f"{label} imports {name} from {home} instead of defining it; write {home}:{name}.")
     return target
 
 
 def admit(target: Any) -> str:
-    """The label of the module that defines a class or function, which counts as imported from now on."""
+    """The label of the module that defines a class or function. From now on it counts as imported."""
     module = sys.modules.get(target.__module__)
     if module is None:
         raise UsageError(f"{target.__qualname__} belongs to no module; define it in one, or register it.")
@@ -126,36 +132,36 @@ def admit(target: Any) -> str:
 
 
 def home_of(target: Any) -> tuple[str, str]:
-    """The file, or else the module, that defines a class or function, and its name there."""
+    """The file (or the module) that defines a class or function, and its name there."""
     module = getattr(target, "__module__", None) or ""
     return str(_file_of(sys.modules.get(module)) or module), getattr(target, "__qualname__", "")
 
 
 def origin_of(target: Any) -> Origin:
-    """Where a class or function comes from that is being registered: the module that is being imported."""
+    """The origin of a class or function that is being registered."""
     return _under_way[0] if _under_way else imported[admit(target)].origin
 
 
 def passports(labels: Iterable[str]) -> list[tuple[str, str]]:
-    """What another process needs to import the same modules: label and path or name of each.
+    """What another process needs to import the same modules: the label and the path or name of each.
 
-    Raises UsageError for parts that were defined in a notebook, which no other process can read.
+    Raises UsageError for parts defined in a notebook, which another process cannot read.
     """
     papers = []
-    # Those that nobody imported are of installed packages.
+    # Labels that are not imported belong to installed packages.
     for label in (each for each in dict.fromkeys(labels) if each in imported):
         module, path = imported[label].module, imported[label].path
         if path is None and module.__name__ in MAIN:
             raise UsageError(
-                "A part that was defined in a notebook cannot be used with workers, which are processes of "
-                "their own; put it in a file and give its path to imports."
+                "A part defined in a notebook cannot be used with workers, which are separate processes; put "
+                "it in a file and pass its path as imports."
             )
         papers.append((label, str(path or module.__name__)))
     return papers
 
 
 def enter(papers: Iterable[tuple[str, str]]) -> None:
-    """Import, in another process, what `passports` said."""
+    """Import, in another process, what `passports` listed."""
     for label, where in papers:
         main = sys.modules["__main__"]
         if where.endswith(".py") and _file_of(main) == Path(where):
@@ -165,9 +171,9 @@ def enter(papers: Iterable[tuple[str, str]]) -> None:
 
 
 def check_needed(needed: Iterable[Origin], what: str) -> None:
-    """Raise UsageError unless every module that `what` was made with is there.
+    """Raise UsageError unless every module that `what` was made with is available.
 
-    A file whose content is another one than it was is named in a warning.
+    A warning names each file whose content has changed.
     """
     for origin in needed:
         module, package = origin.module, origin.distribution
@@ -176,12 +182,12 @@ def check_needed(needed: Iterable[Origin], what: str) -> None:
                 raise UsageError(f"{what} needs the package {package}, which is not installed; install it.")
         elif module not in imported and module in MAIN:
             raise UsageError(
-                f"{what} needs a part that was defined in a notebook; define it there again and give "
+                f"{what} needs a part that was defined in a notebook; define it again and pass "
                 f"imports=[{module!r}]."
             )
         elif module not in imported:
             raise UsageError(
-                f"{what} needs {module}, and nothing is imported because a file names it; if you trust that "
+                f"{what} needs {module}, which is not imported because a file names it; if you trust that "
                 f"module, add --import {module} (imports=[{module!r}] in Python)."
             )
         elif origin.sha256 not in (None, imported[module].origin.sha256):
@@ -190,16 +196,16 @@ def check_needed(needed: Iterable[Origin], what: str) -> None:
 
 
 def installed_names(group: str) -> dict[str, str]:
-    """The names that installed packages offer in a group of entry points, with the packages; imports none."""
+    """The names that installed packages offer in a group of entry points, each with its package."""
     return {
         name: " and ".join(_package(point) for point in points) for name, points in _points(group).items()
     }
 
 
 def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any], Origin] | None:
-    """The part that an installed package offers under `name`, imported; None where no package does.
+    """Import the part that an installed package offers under `name`; None if no package does.
 
-    Raises UsageError where two packages offer it, and where it cannot be imported.
+    Raises UsageError if two packages offer it, or if it cannot be imported.
     """
     points = _points(group).get(name, [])
     if len(points) > 1:
@@ -222,12 +228,12 @@ def installed_part(group: str, name: str, kind: str) -> tuple[Callable[..., Any]
 def _import_file(path: Path) -> None:
     label, resolved = path.name, path.resolve()
     if (before := imported.get(label)) is not None:
-        # A name alone means the one that is known.
+        # A name alone means the file that is already known.
         if before.path != resolved and (len(path.parts) > 1 or resolved.is_file()):
-            raise UsageError(f"Both {before.path} and {resolved} are called {label}; rename one of them.")
+            raise UsageError(f"Both {before.path} and {resolved} are called {label}; rename one.")
         return
     if not resolved.is_file():
-        raise UsageError(f"There is no file {path} to import; check the path.")
+        raise UsageError(f"The file {path} to import does not exist; check the path.")
     for module in list(sys.modules.values()):
         if _file_of(module) == resolved:  # imported by its name already
             imported[label] = _Imported.of_file(module, resolved)
@@ -246,13 +252,13 @@ def _import_file(path: Path) -> None:
 
 @contextmanager
 def _importing(origin: Origin, what: str) -> Iterator[None]:
-    """Parts that are registered meanwhile come from `origin`; whatever fails is one sentence."""
+    """Parts registered in the block come from `origin`; any failure becomes one sentence."""
     _under_way.append(origin)
     try:
         yield
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+    except (Exception, SystemExit) as error:  # a foreign module may raise anything
         at = traceback.extract_tb(error.__traceback__)[-1]
         line = f" (line {at.lineno} of {Path(at.filename).name})" if at.filename.endswith(".py") else ""
         raise UsageError(f"{what} cannot be imported: {type(error).__name__}: {error}{line}.") from error
@@ -261,7 +267,7 @@ def _importing(origin: Origin, what: str) -> Iterator[None]:
 
 
 def _keep(module: ModuleType) -> str:
-    """The label of a module that is loaded already."""
+    """The label of a module that is already loaded."""
     for label, known in imported.items():
         inside = module.__name__.startswith(f"{known.module.__name__}.")
         if known.module is module or (inside and known.path is None):
@@ -276,7 +282,7 @@ def _keep(module: ModuleType) -> str:
 
 
 def _file_of(module: ModuleType | None) -> Path | None:
-    """The file that a module was read from, if it was one."""
+    """The file that a module was read from, if any."""
     file = getattr(module, "__file__", None)
     return None if file is None else Path(file).resolve()
 

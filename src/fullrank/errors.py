@@ -1,4 +1,4 @@
-"""The errors a user can meet: one sentence each, with the value, the limit and the remedy."""
+"""The errors that users can get: one sentence each, with the value, the limit and the remedy."""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,9 @@ from difflib import get_close_matches
 
 
 class FullrankError(Exception):
-    """Something failed that the user can mend; the command line prints it and exits with `exit_status`.
+    """A failure that the user can fix. The command line prints it and exits with `exit_status`.
 
-    Its message is one printable line of at most 1500 characters, whatever the values that it quotes.
+    The message is one printable line of at most 1500 characters, whatever values it quotes.
     """
 
     exit_status = 1
@@ -25,7 +25,7 @@ class UsageError(FullrankError, ValueError):
 
 
 class DataError(FullrankError):
-    """Images, labels or files are missing, unreadable or not what they say they are."""
+    """Images, labels or files are missing, unreadable or inconsistent."""
 
 
 class DivergedError(FullrankError):
@@ -33,40 +33,40 @@ class DivergedError(FullrankError):
 
 
 class OutOfMemoryError(FullrankError):
-    """A training step needs more memory than there is."""
+    """A training step needs more memory than is available."""
 
 
 class DisagreementError(FullrankError):
-    """One process and several find different numbers."""
+    """One process and several processes compute different numbers."""
 
 
 class ContractError(FullrankError):
-    """A part breaks a clause of its contract; see `fullrank.testing`."""
+    """A part violates a clause of its contract; see `fullrank.testing`."""
 
 
 class FullDiskError(FullrankError):
-    """The disk is full, or a quota or a limit is reached; the message says what is kept and how to go on."""
+    """The disk is full, or a quota is reached. The message says what is saved and how to continue."""
 
 
 class InterruptedRunError(FullrankError):
-    """Ctrl-C: what was done is saved, and the message says how to go on."""
+    """Ctrl-C. The work so far is saved, and the message says how to continue."""
 
     exit_status = 130
 
 
 class TerminatedRunError(InterruptedRunError):
-    """The same after SIGTERM, which schedulers send before they end a program."""
+    """The same for SIGTERM, which schedulers send before they end a program."""
 
     exit_status = 143
 
 
 class FullrankWarning(UserWarning):
-    """Something that a user should know and that stops nothing; the command line prints it as one line."""
+    """Something that a user should know. The command continues and prints it as one line."""
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Whatever somebody else's code raises meanwhile is a UsageError that begins with `what`."""
+    """An error of foreign code in the block becomes a UsageError that begins with `what`."""
     try:
         yield
     except FullrankError:
@@ -76,14 +76,14 @@ def explained(what: str) -> Iterator[None]:
 
 
 def disk_is_full(error: OSError) -> bool:
-    """Whether the system has no room for a file: on the disk, in the quota or the limit of a file's size."""
+    """Whether a file does not fit on the disk, in the quota or in the limit on file sizes."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def one_line(text: str, longest: int = 1500) -> str:
-    r"""Text with what is not printable escaped, and shortened in its middle to `longest` characters.
+    r"""Escape what is not printable, and shorten the text in its middle to `longest` characters.
 
-    Names and values from files could otherwise move the cursor of a terminal, or fill it.
+    Otherwise names and values from files could move the cursor of a terminal, or fill it.
 
     >>> one_line("a\x1b[2Jb\n"), one_line("abcdefghij" * 9, longest=20)
     ('a\\x1b[2Jb\\n', 'abcdefg ... cdefghij')
@@ -97,11 +97,11 @@ def one_line(text: str, longest: int = 1500) -> str:
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], remedy: str) -> UsageError:
-    """The error for a name nobody registered, with the nearest names that exist.
+    """The error for an unknown name, with the most similar names that exist.
 
     >>> print(unknown_name("head", "linaer", ["linear", "mlp"], "`fullrank list heads` shows all"))
     Unknown head 'linaer': did you mean 'linear'? `fullrank list heads` shows all.
     """
     near = get_close_matches(name[:100], list(names), n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "no name is near it; "
+    guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else "no name is similar; "
     return UsageError(f"Unknown {kind} {name!r}: {guess}{remedy}.")

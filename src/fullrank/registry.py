@@ -1,4 +1,4 @@
-"""Registries, the torch-free catalogues of parts behind the specs: ours, and those of anybody else."""
+"""Registries: torch-free catalogues of the parts that specs name, ours and those of other packages."""
 
 import inspect
 import re
@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from fullrank import door
+from fullrank.bibliography import key_of
 from fullrank.door import Origin
 from fullrank.errors import UsageError, explained, unknown_name
 from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
@@ -17,11 +18,19 @@ _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
 
 @dataclass(frozen=True)
 class Entry:
-    """What a catalogue knows of one part without importing it.
+    """What a catalogue knows about one part without importing it.
 
-    `builder` is the dotted path `module:callable`, or the callable itself of a part that was registered from
-    outside; `source` says which paper, equation or table row it is, and `origin` where a part that is not
-    ours comes from.
+    Attributes:
+        name: The name in specs.
+        builder: The dotted path `module:callable`; for a part that was registered from outside, the callable.
+        summary: One line that says what the part does.
+        source: The paper, with its equation, table or section.
+        value: The parameter after the colon of a spec, if there is one.
+        options: The parameters written as `key=value`.
+        aliases: Other names of the part.
+        origin: The module of a part that is not ours.
+        citations: Keys of the bibliography, or BibTeX entries.
+        families: Pairs of the beginning of a model's name and a further key, for a part that stands for many.
     """
 
     name: str
@@ -32,10 +41,17 @@ class Entry:
     options: tuple[Parameter, ...] = ()
     aliases: tuple[str, ...] = ()
     origin: Origin | None = None
+    citations: tuple[str, ...] = ()
+    families: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cited(self) -> tuple[str, ...]:
+        """Its citations, and those of its family of models."""
+        return (*self.citations, *(key for start, key in self.families if self.name.startswith(start)))
 
     @property
     def usage(self) -> str:
-        """How the spec is written: `linear[:OUT_DIM][,KEY=VALUE]`."""
+        """The form of the spec, as in `linear[:OUT_DIM][,KEY=VALUE]`."""
         text = self.name
         if self.value is not None:
             word = f":{self.value.name.upper()}"
@@ -43,7 +59,7 @@ class Entry:
         return text + ("[,KEY=VALUE]" if self.options else "")
 
     def load(self) -> Any:
-        """The builder itself: this is what imports the part."""
+        """Import the part and return its builder."""
         if not isinstance(self.builder, str):
             return self.builder
         module, _, attribute = self.builder.partition(":")
@@ -51,17 +67,18 @@ class Entry:
 
 
 class Registry:
-    """The parts of one family, by name, as frozen entries; importing one imports none of them.
+    """The parts of one family, by name, as frozen entries. A registry imports none of its parts.
 
-    `context` names what every builder may ask for beside the numbers of the spec, such as the width of h; a
-    builder gets those of them that it takes. `shared` are options that every part of the family has and that
-    the family, not the builder, carries out. `group` is the entry-point group of installed packages whose
-    parts belong to the family. `builder_of` says what builds a part of somebody else, where that is not the
-    class or function itself.
-
-    An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library: a name of a-z,
-    0-9, `_` and `.` that nobody registered, without a leading `LIBRARY/`, which its builder gets as the
-    keyword `model`. Whether the library knows the name is found when it is built.
+    Args:
+        kind: What a part is called in messages, as in `head`.
+        room: The name of the family in `fullrank list`, as in `heads`.
+        other: An open entry called `LIBRARY/NAME`. It stands for every part of another library. Any
+            unregistered name of a-z, 0-9, `_` and `.` belongs to it, with or without `LIBRARY/` in front, and
+            goes to the builder as `model`. The library checks the name when the part is built.
+        context: Keywords that builders may take besides the numbers of a spec, such as the width of h.
+        shared: Options of every part of the family, which the family and not the builder handles.
+        group: The entry-point group of installed packages whose parts belong to the family.
+        builder_of: Returns what builds somebody else's part, if that is not the class or function itself.
 
     >>> from fullrank.heads import HEADS
     >>> HEADS.parse("directclr")
@@ -98,10 +115,14 @@ class Registry:
         return self.entry(name)
 
     def entry(self, name: str, *, from_file: bool = False) -> Entry:
-        """The part of that name: registered, or else of an installed package, a module or another library.
+        """The part with this name: registered, or from an installed package, a module or another library.
 
-        With `from_file` no module is imported that nobody has imported before. Raises UsageError for a name
-        that is none of these.
+        Args:
+            name: The name or an alias.
+            from_file: The name was read from a file, so no new module is imported for it.
+
+        Raises:
+            UsageError: For an unknown name.
         """
         name = self._aliases.get(name, name)
         if name in self._entries:
@@ -116,17 +137,17 @@ class Registry:
             if _FOREIGN_NAME.fullmatch(bare):
                 return replace(self.other, name=bare)
         if name.endswith(".py"):
-            raise UsageError(f"The {self.kind} '{name}' names a file and no class in it; write {name}:CLASS.")
-        yours = "" if self.group is None else ", and a part of yours needs --import"
+            raise UsageError(f"The {self.kind} '{name}' names a file but no class in it; write {name}:CLASS.")
+        yours = "" if self.group is None else ", and your own parts need --import"
         raise unknown_name(self.kind, name, self._names(), f"`fullrank list {self.room}` shows all{yours}")
 
     def installed(self) -> dict[str, str]:
-        """The names that installed packages offer and nobody has registered, with the packages."""
+        """The unregistered names that installed packages offer, each with its package."""
         offered = {} if self.group is None else door.installed_names(self.group)
         return {name: by for name, by in offered.items() if name not in self._entries}
 
     def register(self, entry: Entry) -> None:
-        """Add a part; a name or alias that is taken raises UsageError."""
+        """Add a part; raises UsageError if its name or an alias is taken."""
         for name in (entry.name, *entry.aliases):
             if name in self._entries or name in self._aliases:
                 taken = self._entries[self._aliases.get(name, name)]
@@ -139,7 +160,7 @@ class Registry:
         self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
 
     def unregister(self, name: str) -> None:
-        """Forget a part that was registered; nothing happens where there is none."""
+        """Remove a part, if it is registered."""
         if self._entries.pop(name, None) is not None:
             self._aliases = {alias: part for alias, part in self._aliases.items() if part != name}
 
@@ -150,7 +171,8 @@ class Registry:
 
         The spec's value and options come from its signature. The first parameter that can be given by
         position is the value; the parameters after it are options, written by their types. What the family
-        gives to every builder (`context`) is neither. Loading a module again registers its parts again.
+        gives to every builder (`context`) is neither. Loading a module again registers its parts again. A
+        class attribute `bibtex` holds the BibTeX of its papers for `fullrank cite`.
 
         Args:
             name: The name in specs, as in `@register_head("axes")` and `--head axes:24`.
@@ -170,7 +192,7 @@ class Registry:
 
         def register(target: Callable[..., Any]) -> Any:
             before = self._entries.get(name)
-            # The same one, defined twice, is a notebook's cell that ran again.
+            # The same part, defined twice: a notebook cell that ran again.
             if before and before.origin and door.home_of(before.load()) == door.home_of(target):
                 self.unregister(name)
             entry = self._described(name, target, door.origin_of(target))
@@ -181,20 +203,28 @@ class Registry:
         return register
 
     def parse(self, part: str | Callable[..., Any], *, from_file: bool = False) -> Spec:
-        """The canonical spec of a text, or of a class or function of yours; a spec of this family stays.
+        """The canonical spec of a text, or of a class or function of yours; a parsed spec is kept.
 
-        A text may name `module:Name` or `file.py:Name`, which imports that module; a text `from_file` may
-        not, unless it was imported before. Raises UsageError for an unknown name or key, a bad value, and for
-        an object that is neither.
+        Args:
+            part: A spec, a class or a function. `module:Name` and `file.py:Name` import that module.
+            from_file: The text was read from a file, so no new module is imported for it.
+
+        Raises:
+            UsageError: For an unknown name or key, a bad value, or another kind of object.
         """
         if isinstance(part, Spec) and part.family == self.kind:
             return part
         return self._parse_text(part, from_file) if isinstance(part, str) else self.parse(self._named(part))
 
     def build(self, part: str | Callable[..., Any], **context: Any) -> Any:
-        """Import the part and call its builder with the spec's numbers and what it takes of the `context`.
+        """Import the part and call its builder with the numbers of the spec.
 
-        Raises UsageError where somebody else's builder raises.
+        Args:
+            part: A spec, a class or a function.
+            **context: Further keywords; the builder of somebody else gets those that it accepts.
+
+        Raises:
+            UsageError: If the builder of a part that is not ours fails.
         """
         spec = self.parse(part)
         entry = self[spec.name]
@@ -240,7 +270,7 @@ class Registry:
         return Spec(entry.name, value, tuple(sorted(changed)), self.kind)
 
     def _parse_value(self, entry: Entry, words: list[str], text: str) -> Scalar | None:
-        """The value of a spec from what follows its name, or by default."""
+        """The value after the name of a spec, or the default."""
         start, write = f"'{text}': {self.kind} '{entry.name}'", f"write {entry.usage}"
         if entry.value is None:
             if words:
@@ -253,7 +283,7 @@ class Registry:
         return entry.value.default
 
     def _split_name(self, segment: str) -> list[str]:
-        """The name of a spec, and its value if there is one; `module:Name` is one name."""
+        """The name of a spec and its value, if it has one; `module:Name` is a single name."""
         of_module = (name for name in self._entries if ":" in name and f"{segment}:".startswith(f"{name}:"))
         if (name := next(of_module, None)) is None:
             first, *rest = split_outside_quotes(segment, ":", at_most=1)
@@ -264,17 +294,17 @@ class Registry:
         return [name, segment[len(name) + 1 :]] if len(segment) > len(name) else [name]
 
     def _names(self) -> list[str]:
-        """Every name by which a part is known here, without importing any."""
+        """Every known name, found without importing any part."""
         return [*self._entries, *self._aliases, *self.installed()]
 
     def _of_module(self, name: str, from_file: bool) -> Entry:
-        """The entry of `module:Name`, which is registered under that name when it is first met."""
+        """The entry of `module:Name`, which is registered under that name on first use."""
         module, _, attribute = name.rpartition(":")
         label = door.label_of(module)
         canonical = f"{label}:{attribute}"
         if from_file and canonical not in self._entries and label not in door.imported:
             raise UsageError(
-                f"The {self.kind} '{name}' comes from {module}, and nothing is imported because a file "
+                f"The {self.kind} '{name}' comes from {module}, which is not imported because a file "
                 f"names it; if you trust that module, add --import {module} (imports=[{module!r}] in "
                 "Python)."
             )
@@ -287,7 +317,7 @@ class Registry:
         )
 
     def _named(self, target: object) -> str:
-        """The name of a class or function: the one it was registered under, or `module:Name`."""
+        """The registered name of a class or function, or `module:Name`."""
         if not (isinstance(target, type) or inspect.isroutine(target)):
             raise UsageError(
                 f"Expected a spec, a class or a function for the {self.kind}, but got an object of "
@@ -295,7 +325,7 @@ class Registry:
             )
         if target.__qualname__.endswith("<lambda>"):
             raise UsageError(
-                f"A {self.kind} needs a name that others can find; give a class or a def, no lambda."
+                f"A {self.kind} needs a name that others can find; give a class or a def, not a lambda."
             )
         for builder in (target, f"{target.__module__}:{target.__qualname__}"):
             for entry in self._entries.values():
@@ -303,7 +333,7 @@ class Registry:
                     return entry.name
         label = door.admit(target)
         name = f"{label}:{target.__qualname__}"
-        self.unregister(name)  # a class that a notebook's cell has defined anew
+        self.unregister(name)  # a class that a notebook cell has redefined
         self._admit(name, target, door.imported[label].origin)
         return name
 
@@ -313,21 +343,23 @@ class Registry:
         return self._entries[name]
 
     def _described(self, name: str, target: Callable[..., Any], origin: Origin) -> Entry:
-        """The entry of a class or function, its value and options read from its signature."""
+        """The entry of a class or function, with the value and options from its signature."""
         target = self.builder_of(target)
         parameters = parameters_of(target, (*self.context, "model"), name)
         value, first_is_value = parameters[0] if parameters else (None, False)
         options = [option for option, _ in parameters[first_is_value:]]
         shared = {option.name for option in self.shared}
         own = tuple(option for option in options if option.name not in shared)
-        doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not a parent's
+        doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not inherited
         summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
         value = value if first_is_value else None
-        return Entry(name, target, summary, origin.module, value, own, origin=origin)
+        bibtex = getattr(target, "bibtex", "")
+        papers = (bibtex,) if isinstance(bibtex, str) and key_of(bibtex) else ()
+        return Entry(name, target, summary, origin.module, value, own, origin=origin, citations=papers)
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
-    """What a builder takes of the context: all of it where it takes any keyword."""
+    """The part of the context that a builder accepts: all of it if it takes any keyword."""
     parameters = inspect.signature(builder).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(context)

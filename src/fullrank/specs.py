@@ -1,4 +1,4 @@
-"""Specs, the one small grammar for naming a part: `name:value,key=value` or `module:Name:value,key=value`."""
+"""Specs, the grammar that names a part: `name:value,key=value` or `module:Name:value,key=value`."""
 
 import inspect
 import re
@@ -16,9 +16,15 @@ _PLAIN = (int, float, str, bool)
 class Spec(str):
     """A parsed spec: a string in canonical form that also holds its parts.
 
-    An alias is resolved, options at their default are dropped, keys are sorted. The value itself is always
-    printed, also when it is the default: libraries disagree about the default temperature or width, so a row
-    label that hides it misleads. `family` is the kind of the registry that parsed it, "" for none.
+    Aliases are resolved, options at their default are dropped, and keys are sorted. The value is always
+    printed, even if it is the default: libraries disagree about the default temperature or width, so a row
+    label without it would mislead.
+
+    Attributes:
+        name: The name of the part.
+        value: What follows the colon, None without one.
+        options: The options that differ from their defaults.
+        family: The kind of the registry that parsed the spec, "" for none.
 
     >>> spec = Spec("mlp", 128, (("hidden", 64),))
     >>> spec, spec.name, spec.value
@@ -37,18 +43,18 @@ class Spec(str):
         options: tuple[tuple[str, Scalar], ...] = (),
         family: str = "",
     ) -> "Spec":
-        """Write the parts as one string."""
+        """Join the parts to one string."""
         head = name if value is None else f"{name}:{write(value)}"
         spec = super().__new__(cls, ",".join([head, *(f"{key}={write(option)}" for key, option in options)]))
         spec.name, spec.value, spec.options, spec.family = name, value, options, family
         return spec
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        """What makes the same spec in another process."""
+        """The arguments that recreate the spec in another process."""
         return self.name, self.value, self.options, self.family
 
     def nested(self) -> "Iterator[Spec]":
-        """The spec and those among its options."""
+        """The spec itself and the specs among its options."""
         yield self
         for _, value in self.options:
             if isinstance(value, Spec):
@@ -57,11 +63,16 @@ class Spec(str):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number or word of a spec: the builder's keyword, its type, and the value that is dropped.
+    """One number or word of a spec.
 
-    A parameter whose `default` is None may be left out, and the builder then gets nothing for it, unless
-    it is `required`. The type `tuple` is a list of whole numbers written `1-1-2`. The type `Spec` is a spec
-    of the same family, or one of `choices`.
+    Attributes:
+        name: The keyword of the builder.
+        kind: The type. `tuple` is a list of whole numbers, written `1-1-2`. `Spec` is a spec of the same
+            family, or one of `choices`.
+        meaning: What the parameter does.
+        default: The value that is not printed. With None the builder gets no argument unless one is given.
+        choices: The allowed words.
+        required: Whether a spec must give a value.
     """
 
     name: str
@@ -72,7 +83,7 @@ class Parameter:
     required: bool = False
 
     def parse(self, text: str, spec: str) -> Scalar:
-        """The typed value of `text`; raises UsageError that quotes the whole `spec`."""
+        """The typed value of `text`. Raises UsageError, which quotes the whole `spec`."""
         read, noun = _KINDS[self.kind]
         try:
             value: Scalar = read(text)
@@ -90,9 +101,15 @@ class Parameter:
 def parameters_of(
     target: Callable[..., Any], context: Sequence[str], name: str
 ) -> list[tuple[Parameter, bool]]:
-    """The parameters of a class or function but those of the `context`, and whether each goes by position.
+    """The parameters of a class or function, and whether each can be passed by position.
 
-    One that no spec can write is left out; if it has no default, UsageError says so of the part `name`.
+    Args:
+        target: The class or function.
+        context: Names of parameters to leave out.
+        name: The name of the part, for messages.
+
+    Raises:
+        UsageError: For a parameter without a default whose type no spec can express.
 
     >>> def head(in_dim: int, rank: int = 4, *, eps: float = 1e-3): ...
     >>> [(each.name, each.kind.__name__, first) for each, first in parameters_of(head, ["in_dim"], "mine")]
@@ -115,14 +132,14 @@ def parameters_of(
             parameters.append((parameter, each.kind is each.POSITIONAL_OR_KEYWORD))
         elif required:
             raise UsageError(
-                f"{name} needs {key}, which no spec can write; give it a default, or a type of "
+                f"{name} needs {key}, which no spec can express; give it a default, or a type of "
                 "int, float, str, bool or tuple[int, ...]."
             )
     return parameters
 
 
 def _kind_of(hint: Any, default: Any) -> tuple[type | None, tuple[str, ...]]:
-    """The type of a spec's parameter for an annotation, and the words that it may be."""
+    """The type of a parameter from its annotation, and its allowed words."""
     if hint is None:
         hint = str if default is None else type(default)
     if get_origin(hint) in (Union, UnionType):
@@ -139,12 +156,12 @@ def _kind_of(hint: Any, default: Any) -> tuple[type | None, tuple[str, ...]]:
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):  # an annotation that cannot be read here
+    except (NameError, TypeError, AttributeError):  # the annotation cannot be evaluated here
         return {}
 
 
 def split_specs(text: str) -> list[str]:
-    """Cut a comma-separated list into specs: a segment with `=` before any `:` continues the one before it.
+    """Split a comma-separated list into specs. A segment with `=` before any `:` continues the last spec.
 
     >>> split_specs("none,linear:48,none,norm=batch")
     ['none', 'linear:48', 'none,norm=batch']
@@ -155,7 +172,7 @@ def split_specs(text: str) -> list[str]:
             raise UsageError(f"'{text}': an empty name between commas; remove the extra comma.")
         if re.match(r"[^:\"]*=", segment):
             if not specs:
-                raise UsageError(f"'{text}': '{segment}' continues no spec; put a name before it.")
+                raise UsageError(f"'{text}': '{segment}' does not continue a spec; put a name before it.")
             specs[-1] += f",{segment.strip()}"
         else:
             specs.append(segment.strip())
@@ -168,7 +185,7 @@ def split_outside_quotes(text: str, separator: str, at_most: int = -1) -> list[s
     start = 0
     for match in re.finditer(rf'"(?:\\.|[^"\\])*("?)|{separator}', text, re.DOTALL):
         if match[1] == "":
-            raise UsageError(f"'{text}': a double quote is never closed.")
+            raise UsageError(f"'{text}': a double quote is not closed; add the second one.")
         if match[1] is None and len(parts) != at_most:
             parts.append(text[start : match.start()])
             start = match.end()
@@ -176,7 +193,7 @@ def split_outside_quotes(text: str, separator: str, at_most: int = -1) -> list[s
 
 
 def unquote(text: str) -> str:
-    """A value without the double quotes around it."""
+    """A value without its enclosing double quotes."""
     text = text.strip()
     if len(text) >= 2 and text[0] == text[-1] == '"':
         return re.sub(r'\\(["\\])', r"\1", text[1:-1])
@@ -184,7 +201,7 @@ def unquote(text: str) -> str:
 
 
 def write(value: Scalar) -> str:
-    """A value as a spec spells it: `0.1`, `true`, `1-1-2`, quoted where it holds a comma, `=` or a quote."""
+    """A value as written in a spec: `0.1`, `true`, `1-1-2`; quoted if it contains a comma, `=` or a quote."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -210,7 +227,7 @@ def _parse_str(text: str) -> str:
     return text
 
 
-# How each type is read, and what an error calls it.
+# How each type is parsed, and its name in errors.
 _KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
     float: (float, "a number"),

@@ -37,7 +37,7 @@ def test_the_gradient_of_accumulated_batches_is_their_mean(quick):
         )
         module = build_seeded(plan)
         batch = batch_of(plan)
-        trainer = engine.build_trainer(plan, None, [])
+        trainer = engine.build_trainer(plan, [])
         module.draw = lambda batch, generator, module=module: module.views.sample(
             len(batch), torch.Generator().manual_seed(0), (8, 8)
         )
@@ -119,8 +119,8 @@ def test_modules_come_back_to_their_device(monkeypatch):
     assert module.journey == ["cuda", "cpu"]
 
 
-def test_a_cpu_computes_in_32_bits_whatever_the_recipe_says(tmp_path):
+def test_a_cpu_computes_in_32_bits_whatever_the_recipe_says():
     plan = Recipe.resolve("cifar10", {"data": "digits"})
     assert plan.engine.precision == "bf16-mixed"
     if not torch.cuda.is_available():
-        assert engine.build_trainer(plan, tmp_path, []).precision == "32-true"
+        assert engine.build_trainer(plan, []).precision == "32-true"

@@ -41,6 +41,23 @@ _TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your
 _MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable."
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fullrank.version import __version__
+
+        typer.echo(f"fullrank {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
     """P1's Table 1 in miniature: four heads on real digits, a few minutes on two CPU cores."""
@@ -310,6 +327,19 @@ def table(
     from fullrank.cli.results import print_table
 
     print_table(folders, format_, out)
+
+
+@app.command()
+@takes_imports
+def cite(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs, studies and other results.")
+    ] = None,
+) -> None:
+    """BibTeX of fullrank, and of the papers behind what results used."""
+    from fullrank.studies.cite import cite as run_cite
+
+    typer.echo(run_cite(*(folders or ())))
 
 
 @app.command(name="list")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fullrank.bibliography import P2
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
@@ -48,31 +49,33 @@ _CORRUPTIONS = (
     *("brightness", "contrast", "saturation", "pixelate", "jpeg"),
     *("posterize", "solarize", "rotate", "elastic"),
 )
-_TEST = Parameter(
-    "test", str, "which official split is the test images: val or test", "test", choices=("val", "test")
-)
-_CANVAS = Parameter("canvas", int, "side of the square that images are squashed to in training", 320)
+_TEST = Parameter("test", str, "the official split to test on: val or test", "test", choices=("val", "test"))
+_CANVAS = Parameter("canvas", int, "side of the square canvas that images are resized to in training", 320)
 _GROUPED = (
     _CANVAS,
-    Parameter("classes", str, "take classes together: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
+    Parameter("classes", str, "merge classes: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
-_CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
+_CLASS_FOLDERS = Parameter("path", str, "the folder that holds the class folders", required=True)
 _IMAGENET_SHIFTS = {
     "imagenet-a": (
-        "ImageNet-A, to test on: photographs that mislead classifiers, 200 of ImageNet's classes",
+        "ImageNet-A, test only: photographs that mislead classifiers, of 200 ImageNet classes",
         "Hendrycks et al. 2021, arXiv:1907.07174",
+        "hendrycks2021natural",
     ),
     "imagenet-r": (
-        "ImageNet-R, to test on: 30,000 paintings, toys and other renditions of 200 of ImageNet's classes",
+        "ImageNet-R, test only: 30,000 paintings, toys and other renditions of 200 ImageNet classes",
         "Hendrycks et al. 2021, arXiv:2006.16241",
+        "hendrycks2021many",
     ),
     "imagenet-sketch": (
-        "ImageNet-Sketch, to test on: drawings of ImageNet's 1000 classes",
+        "ImageNet-Sketch, test only: drawings of the 1000 ImageNet classes",
         "Wang et al. 2019, arXiv:1905.13549",
+        "wang2019learning",
     ),
     "imagenet-v2": (
-        "ImageNetV2, to test on: 10,000 photographs of ImageNet's 1000 classes, collected anew",
+        "ImageNetV2, test only: 10,000 newly collected photographs of the 1000 ImageNet classes",
         "Recht et al. 2019, arXiv:1902.10811",
+        "recht2019imagenet",
     ),
 }
 
@@ -82,8 +85,9 @@ for _entry in [
     Entry(
         "digits",
         "fullrank.data.sets.digits:Digits",
-        "1797 handwritten digits, 8 x 8 grey, embedded: 1297 to train, 500 to test",
+        "1797 handwritten digits, 8 x 8 grey, included in scikit-learn: 1297 to train, 500 to test",
         "scikit-learn, load_digits (UCI Optical Recognition of Handwritten Digits)",
+        citations=("pedregosa2011scikit", "alpaydin1998cascading"),
     ),
     Entry(
         "fashion-mnist",
@@ -91,6 +95,7 @@ for _entry in [
         "70,000 pieces of clothing, 28 x 28 grey, ten classes",
         "Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747",
         value=_IDX_FOLDER,
+        citations=("xiao2017fashion",),
     ),
     Entry(
         "mnist",
@@ -98,21 +103,22 @@ for _entry in [
         "70,000 handwritten digits, 28 x 28 grey, ten classes",
         "LeCun, Bottou, Bengio, Haffner 1998",
         value=_IDX_FOLDER,
+        citations=("lecun1998gradient",),
     ),
     Entry(
         "folder",
         "fullrank.data.sets.folder:ImageFolder",
-        "a folder of image files; its first level of folders are the classes",
+        "a folder of image files; its subfolders are the classes",
         "your own",
         value=Parameter("path", str, "the folder", required=True),
         options=(
-            Parameter("canvas", int, "decode images when they are needed, squashed to this side in training"),
+            Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
         ),
     ),
     Entry(
         "npz",
         "fullrank.data.sets.npz:NpzArchive",
-        "a NumPy .npz file of uint8 images and labels, as MedMNIST and Keras name them",
+        "a NumPy .npz file of uint8 images and labels, with the array names of MedMNIST or Keras",
         "your own",
         value=Parameter("path", str, "the file", required=True),
     ),
@@ -122,6 +128,7 @@ for _entry in [
         "60,000 photographs, 32 x 32 RGB, ten classes; the python or the binary version, unpacked",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         value=_OFFICIAL_FOLDER,
+        citations=("krizhevsky2009learning",),
     ),
     Entry(
         "cifar100",
@@ -129,14 +136,16 @@ for _entry in [
         "60,000 photographs, 32 x 32 RGB, 100 classes and 20 coarse ones",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         value=_OFFICIAL_FOLDER,
+        citations=("krizhevsky2009learning",),
     ),
     Entry(
         "stl10",
         "fullrank.data.sets.stl10:Stl10",
-        "13,000 photographs, 96 x 96 RGB, ten classes, and 100,000 unlabelled ones to train on",
+        "13,000 photographs, 96 x 96 RGB, ten classes, and 100,000 unlabelled training images",
         "Coates, Lee, Ng 2011, An Analysis of Single-Layer Networks in Unsupervised Feature Learning",
         value=_OFFICIAL_FOLDER,
         options=(Parameter("unlabelled", bool, "train on the unlabelled images too", True),),
+        citations=("coates2011analysis",),
     ),
     Entry(
         "imagenet",
@@ -145,17 +154,19 @@ for _entry in [
         "Russakovsky et al. 2015, arXiv:1409.0575",
         value=Parameter("path", str, "the folder of train and val", required=True),
         options=_GROUPED,
+        citations=("russakovsky2015imagenet",),
     ),
     Entry(
         "imagenet-9",
         "fullrank.data.published.imagenet_9:ImageNet9",
-        "nine super-classes of ImageNet, foreground and background varied, in VARIANT/train and VARIANT/val",
+        "nine super-classes of ImageNet, foreground and background varied; VARIANT/train and VARIANT/val",
         "Xiao et al. 2020, arXiv:2006.09994 (the Backgrounds Challenge)",
         value=Parameter("path", str, "the folder of the variants", required=True),
         options=(
             Parameter("variant", str, "original, only-fg, mixed-rand, mixed-same, ... or in9l", "original"),
             _CANVAS,
         ),
+        citations=("xiao2021noise",),
     ),
     *(
         Entry(
@@ -165,38 +176,41 @@ for _entry in [
             paper,
             value=_CLASS_FOLDERS,
             options=_GROUPED,
+            citations=(key,),
         )
-        for name, (summary, paper) in _IMAGENET_SHIFTS.items()
+        for name, (summary, paper, key) in _IMAGENET_SHIFTS.items()
     ),
     Entry(
         "imagenet-c",
         "fullrank.data.published.imagenet_shifts:imagenet_c",
-        "ImageNet-C, to test on: ImageNet's validation images, corrupted in 19 kinds at severities 1 to 5",
+        "ImageNet-C, test only: the ImageNet validation images with 19 corruptions at severities 1 to 5",
         "Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("path", str, "the folder of the kinds, or of their categories", required=True),
         options=(
-            Parameter("kind", str, "gaussian_noise, fog, ..., as its folder is called"),
+            Parameter("kind", str, "gaussian_noise, fog, ...: the name of its folder"),
             Parameter("severity", int, "1 to 5"),
             *_GROUPED,
         ),
+        citations=("hendrycks2019benchmarking",),
     ),
     Entry(
         "huggingface",
         "fullrank.data.sets.huggingface:HuggingFace",
-        "a data set of the datasets library, saved, local or from the hub; decoded on demand",
+        "a data set of the datasets library: saved, local or from the hub; decoded on demand",
         "Lhoest et al. 2021, arXiv:2109.02846",
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
-            Parameter("image", str, "the column of the images; the first that holds images if not given"),
-            Parameter("label", str, "the column of the labels; the first of classes if not given"),
+            Parameter("image", str, "the column of images; default: the first one that holds images"),
+            Parameter("label", str, "the column of labels; default: the first one that holds classes"),
             _CANVAS,
         ),
         aliases=("hf",),
+        citations=("lhoest2021datasets",),
     ),
     Entry(
         "composite",
         "fullrank.data.made.composite_presets:Composite",
-        "foregrounds on backgrounds and other cues, each correlated with the label; every factor is a label",
+        "foregrounds on backgrounds, with cues correlated with the label; every factor is a label of its own",
         "P2, controlled data (authors' code); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
         options=(
@@ -206,50 +220,58 @@ for _entry in [
             Parameter(
                 "background", Spec, "the data of the background or textures, for any", choices=("textures",)
             ),
-            Parameter("strength", float, "weight of the foreground where it lies, 0 to 1"),
-            Parameter("scale", float, "side of the foreground as a part of the canvas's"),
-            Parameter("place", str, "where the foreground lies: centre, top-left, ..., or drawn"),
+            Parameter("strength", float, "opacity of the foreground, 0 to 1"),
+            Parameter("scale", float, "side of the foreground as a share of the side of the canvas"),
+            Parameter("place", str, "position of the foreground: centre, top-left, ..., or drawn (random)"),
             Parameter("size", int, "side of the canvas in pixels"),
-            Parameter("n", int, "number of training images; foregrounds are reused if they are fewer"),
-            Parameter("correlation", float, "of each cue with the label in training; the test is balanced"),
-            Parameter("seed", int, "what is drawn with what", 0),
-            Parameter("without", str, "a part to leave out: foreground, background or object"),
+            Parameter("n", int, "number of training images; foregrounds are reused if there are fewer"),
+            Parameter(
+                "correlation",
+                float,
+                "of each cue with the label in training; test images are balanced",
+            ),
+            Parameter("seed", int, "seed of the pairing of parts", 0),
+            Parameter("without", str, "the part to leave out: foreground, background or object"),
         ),
+        citations=(P2, "li2023whac"),
     ),
     Entry(
         "given",
         "fullrank.data.sources:Given",
-        "images that were given in Python, as a torch Dataset; no file can read them again",
+        "images passed in Python as a torch Dataset; they cannot be loaded again from a file",
         "your own",
-        value=Parameter("name", str, "what the dataset is called", required=True),
+        value=Parameter("name", str, "name of the dataset", required=True),
     ),
     Entry(
         "urbancars",
         "fullrank.data.published.urbancars:UrbanCars",
-        "cars, urban or country; background and object go with them at 0.95 in training; decoded on demand",
+        "urban or country cars; background and object agree with it at 0.95 in training; decoded on demand",
         "Li et al. 2023, arXiv:2212.04825",
         value=_OFFICIAL_FOLDER,
         options=(_TEST, _CANVAS),
+        citations=("li2023whac",),
     ),
     Entry(
         "waterbirds",
         "fullrank.data.published.waterbirds:Waterbirds",
-        "landbirds and waterbirds, 95 % on their own ground in training; decoded on demand",
+        "landbirds and waterbirds, 95 % on their own background in training; decoded on demand",
         "Sagawa, Koh, Hashimoto, Liang 2020, arXiv:1911.08731",
         value=_OFFICIAL_FOLDER,
         options=(_TEST, _CANVAS),
+        citations=("sagawa2020distributionally",),
     ),
     Entry(
         "corrupted",
         "fullrank.data.made.corrupted:Corrupted",
-        "any data under a common corruption, severities 1 to 5; not ImageNet-C itself",
+        "any data with a common corruption at severities 1 to 5; not ImageNet-C itself",
         "in the spirit of Hendrycks, Dietterich 2019, arXiv:1903.12261",
         value=Parameter("kind", str, ", ".join(_CORRUPTIONS), choices=_CORRUPTIONS, required=True),
         options=(
-            Parameter("data", Spec, "the data, quoted if it holds a comma or ="),
+            Parameter("data", Spec, "the data, in quotes if it contains a comma or ="),
             Parameter("severity", int, "1 to 5", 3),
-            Parameter("seed", int, "what is drawn", 0),
+            Parameter("seed", int, "seed of the corruption", 0),
         ),
+        citations=("hendrycks2019benchmarking",),
     ),
 ]:
     SOURCES.register(_entry)

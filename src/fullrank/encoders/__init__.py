@@ -32,10 +32,10 @@ ENCODERS = Registry(
     other=Entry(
         "timm/NAME",
         "fullrank.encoders.library:LibraryEncoder",
-        "any model of timm by its name there, as in resnet18 or vit_small_patch16_224",
+        "any timm model by its name, as in resnet18 or vit_small_patch16_224",
         "timm, PyTorch Image Models (github.com/huggingface/pytorch-image-models)",
         options=(
-            Parameter("pretrained", bool, "start from timm's weights, downloaded or found", False),
+            Parameter("pretrained", bool, "start from timm's weights, downloaded or cached", False),
             Parameter(
                 "stem",
                 str,
@@ -43,8 +43,16 @@ ENCODERS = Registry(
                 "auto",
                 choices=("auto", "small", "standard"),
             ),
-            Parameter("channels", int, "what the model takes; a grey image is repeated to so many"),
-            Parameter("drop_path", float, "share of images that skip a residual branch, at the end", 0.0),
+            Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
+            Parameter("drop_path", float, "share of images that skip the last residual branch", 0.0),
+        ),
+        citations=("rw2019timm",),
+        families=(
+            ("resnet", "he2016deep"),
+            ("vit_", "dosovitskiy2021image"),
+            ("deit_", "touvron2021training"),
+            ("swin_", "liu2021swin"),
+            ("convnext_", "liu2022convnet"),
         ),
     ),
 )
@@ -53,12 +61,13 @@ ENCODERS.register(
     Entry(
         "tiny-resnet",
         "fullrank.encoders.tiny:TinyResNet",
-        "a thin residual net for images of 8 to 32 pixels on a CPU; D = 4 x width",
+        "a small residual net for images of 8 to 32 pixels on a CPU; D = 4 x width",
         "He et al. 2016 (1512.03385), basic blocks; the size is ours",
         options=(
-            Parameter("width", int, "channels of the first stage, doubled in each later one", 24),
-            Parameter("blocks", tuple, "residual blocks in each of three stages", (1, 1, 2)),
+            Parameter("width", int, "channels of the first stage; each later stage has twice as many", 24),
+            Parameter("blocks", tuple, "number of residual blocks in each of three stages", (1, 1, 2)),
         ),
+        citations=("he2016deep",),
     )
 )
 

@@ -1,8 +1,9 @@
-"""Heads: what sits between the representation h (N, D) and the embedding z (N, K) that the loss sees."""
+"""Heads: the part between the representation h (N, D) and the embedding z (N, K) that the loss sees."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from fullrank.bibliography import P1, P2
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
@@ -32,12 +33,12 @@ __all__ += ["HEADS", "head", "register_head"]
 NORM = Parameter(
     "norm",
     str,
-    "batch: z standardised over the batch, nothing trained; centre, scale: only one half of it",
+    "batch: standardise z over the batch, without parameters; centre, scale: one half of that",
     "none",
     choices=("none", "batch", "centre", "scale"),
 )
 _OUT_DIM = Parameter("out_dim", int, "width of z", 128)
-_DIM = Parameter("dim", int, "how many channels reach the loss", 360)
+_DIM = Parameter("dim", int, "number of channels that reach the loss", 360)
 
 HEADS = Registry("head", "heads", context=("in_dim",), shared=(NORM,), group="fullrank.heads")
 register_head = HEADS.add
@@ -45,8 +46,9 @@ for _entry in [
     Entry(
         "none",
         "fullrank.heads.fixed:NoHead",
-        "z = h: the loss sees the representation itself",
+        "z = h: the loss is applied to the representation itself",
         "P1 Table 1 and 2, 'no projector' (ImageNet top-1 51.5)",
+        citations=(P1,),
     ),
     Entry(
         "linear",
@@ -54,6 +56,7 @@ for _entry in [
         "z = W h, trained, no bias",
         "P1 Table 1, '1-layer linear projector'; Table 2, 'trainable linear' (61.1)",
         value=_OUT_DIM,
+        citations=(P1,),
     ),
     Entry(
         "mlp",
@@ -62,50 +65,57 @@ for _entry in [
         "P1 Table 1, '2-layer nonlinear projector' (66.5)",
         value=_OUT_DIM,
         options=(
-            Parameter("hidden", int, "width of the hidden layers; by default the width of h"),
+            Parameter("hidden", int, "width of the hidden layers; default: the width of h"),
             Parameter("layers", int, "number of linear layers", 2),
         ),
+        citations=(P1,),
     ),
     Entry(
         "diagonal",
         "fullrank.heads.trained:DiagonalHead",
-        "z = w * h, one trained weight a channel, started at 1",
+        "z = w * h, one trained weight per channel, initialised to 1",
         "P1 Table 2, 'trainable diagonal' (60.2)",
+        citations=(P1,),
     ),
     Entry(
         "orthogonal",
         "fullrank.heads.trained:OrthogonalHead",
-        "z = Q h, trained, kept orthogonal by parametrisation",
+        "z = Q h, trained, orthogonal by parametrisation",
         "P1 Table 2, 'orthogonal' (52.2)",
+        citations=(P1,),
     ),
     Entry(
         "subvector",
         "fullrank.heads.fixed:SubvectorHead",
-        "z = the first DIM channels of h, nothing trained (DirectCLR)",
+        "z = the first DIM channels of h, without parameters (DirectCLR)",
         "P1 Table 1, 'DirectCLR'; Table 2, 'fixed low-rank diagonal' (62.7)",
         value=_DIM,
         aliases=("directclr",),
+        citations=(P1,),
     ),
     Entry(
         "lowrank",
         "fullrank.heads.fixed:LowRankHead",
-        "z = U diag(1..1, 0..0) V' h with fixed random rotations: rank DIM, nothing trained",
+        "z = U diag(1..1, 0..0) V' h with fixed random rotations; rank DIM, not trained",
         "P1 Table 2, 'fixed low-rank' (62.3)",
         value=_DIM,
+        citations=(P1,),
     ),
     Entry(
         "reweight",
         "fullrank.heads.fixed:ReweightHead",
-        "z_i = h_i / kappa^i, nothing trained",
+        "z_i = h_i / kappa^i, not trained",
         "P2, fixed reweighting head (authors' code; kappa 1.05)",
-        value=Parameter("kappa", float, "ratio of neighbouring weights, 1 or more", 1.05),
+        value=Parameter("kappa", float, "ratio of consecutive weights, 1 or more", 1.05),
+        citations=(P2,),
     ),
     Entry(
         "random-subvector",
         "fullrank.heads.fixed:RandomSubvectorHead",
-        "z = DIM channels of h, drawn anew at each training step; the identity in eval",
+        "z = DIM random channels of h, redrawn at each training step; the identity in eval",
         "P1 Appendix F, 'random features each iteration' (43.0)",
         value=_DIM,
+        citations=(P1,),
     ),
 ]:
     HEADS.register(_entry)

@@ -1,9 +1,10 @@
-"""Objectives: the loss of two embeddings z_a, z_b (N, K) of the same images under two views."""
+"""Objectives: losses of two embeddings z_a and z_b (N, K), of two views of the same images."""
 
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fullrank.bibliography import P1, P2
 from fullrank.errors import UsageError
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
@@ -50,58 +51,65 @@ for _entry in [
         "fullrank.objectives.contrastive:InfoNCELoss",
         "cross-view negatives only (N - 1 for each image), symmetrised, cosine",
         "P1, authors' code (temperature 0.1); groups=8 is their group mode",
-        value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
-        options=(Parameter("groups", int, "split the channels at random into so many losses", 1),),
+        value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.1),
+        options=(Parameter("groups", int, "number of random groups of channels, each with its own loss", 1),),
+        citations=("oord2018representation", P1),
     ),
     Entry(
         "ntxent",
         "fullrank.objectives.contrastive:NTXentLoss",
         "all other 2N - 1 views in the denominator, cosine (SimCLR)",
         "Chen et al. 2020 (2002.05709), Equation 1",
-        value=Parameter("temperature", float, "divides the cosines, above 0", 0.5),
+        value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.5),
         aliases=("simclr",),
+        citations=("chen2020simple",),
     ),
     Entry(
         "supcon",
         "fullrank.objectives.supervised:SupConLoss",
         "views of one class are positives, all other views in the denominator, cosine; needs labels",
         "Khosla et al. 2020 (2004.11362), Equation 2 (L_out)",
-        value=Parameter("temperature", float, "divides the cosines, above 0", 0.1),
+        value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.1),
+        citations=("khosla2020supervised",),
     ),
     Entry(
         "cross-entropy",
         "fullrank.objectives.supervised:CrossEntropyLoss",
-        "supervised: a trained linear classifier above z, both views classified; needs labels",
+        "supervised: a trained linear classifier on z classifies both views; needs labels",
         "P2, authors' code (supervised training through a head)",
         options=(Parameter("label_smoothing", float, "share of the target spread over all classes", 0.0),),
+        citations=(P2,),
     ),
     Entry(
         "spectral",
         "fullrank.objectives.spectral:SpectralContrastiveLoss",
-        "-2 positive products + squared products of other images; lengths at most sqrt(mu)",
+        "-2 positive products + squared products of different images; length of z at most sqrt(mu)",
         "HaoChen et al. 2021 (2106.04156), and authors' code",
         options=(
             Parameter("mu", float, "largest squared length of z, above 0", 1.0),
-            Parameter("clip", bool, "false leaves the lengths free, as in the formula", True),
+            Parameter("clip", bool, "limit the length of z; false: no limit, as in the formula", True),
         ),
+        citations=("haochen2021provable",),
     ),
     Entry(
         "vicreg",
         "fullrank.objectives.redundancy:VICRegLoss",
-        "views close, channels of standard deviation 1, no covariance between them; no negatives",
+        "views agree, channels have standard deviation 1 and no covariance; no negatives",
         "Bardes, Ponce, LeCun 2022 (2105.04906), Equation 6, weighted as in the authors' code",
         options=(
             Parameter("invariance", float, "weight of the distance between views", 25.0),
-            Parameter("variance", float, "weight of the hinge on each channel's deviation", 25.0),
+            Parameter("variance", float, "weight of the hinge on the standard deviations", 25.0),
             Parameter("covariance", float, "weight of the squared covariances", 1.0),
         ),
+        citations=("bardes2022vicreg",),
     ),
     Entry(
         "barlow-twins",
         "fullrank.objectives.redundancy:BarlowTwinsLoss",
-        "the cross-correlation of the views' channels brought to the identity; no negatives",
+        "pushes the cross-correlation of the channels of both views to the identity; no negatives",
         "Zbontar et al. 2021 (2103.03230), Equation 1",
-        options=(Parameter("redundancy", float, "weight of the entries off the diagonal", 0.005),),
+        options=(Parameter("redundancy", float, "weight of the off-diagonal entries", 0.005),),
+        citations=("zbontar2021barlow",),
     ),
 ]:
     OBJECTIVES.register(_entry)

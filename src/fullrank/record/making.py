@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fullrank.record import Machine, Record, RunEntry
+from fullrank.version import __version__
 
 
 def new_record(
@@ -21,7 +22,7 @@ def new_record(
     """A record made here and now, on `machine` or on `this_machine()`; `more` are its other fields."""
     return Record(
         kind=kind,
-        fullrank=version("fullrank"),
+        fullrank=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine or this_machine(),
         recipe=dict(recipe),

@@ -5,10 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
+from fullrank.bibliography import P1
 from fullrank.errors import unknown_name
 
 Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors"]
 PROBES: tuple[Probe, ...] = get_args(Probe)
+# The papers behind each probe, as keys of the bibliography.
+PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
+    "linear": ("alain2016understanding",),
+    "nearest": ("wu2018unsupervised",),
+    "group-balanced": ("kirichenko2023last",),
+    "retrieval": ("song2016deep",),
+    "sgd": (P1,),
+    "factors": (),
+}
 Subject = Literal["", "class", "cues", "shift"]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Collection, Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from fullrank.files import write_whole
 from fullrank.places import Place, collect_features
 from fullrank.runs.build import load_data
 from fullrank.runs.run import Run, input_shape, opened
+from fullrank.version import __version__
 
 BATCH = 512
 
@@ -103,7 +103,7 @@ def _images(run: Run, data: str | None, split: Split) -> ImageSet:
 def describe(run: Run, place: str) -> dict[str, str]:
     """The notes that every exported file has about its run."""
     return {
-        "fullrank": version("fullrank"),
+        "fullrank": __version__,
         "encoder": run.recipe.encoder,
         "head": run.recipe.head,
         "place": str(Place.parse(place)),

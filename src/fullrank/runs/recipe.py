@@ -27,7 +27,7 @@ _NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)
 _SHIPPED = files(__package__).joinpath("recipes")
 
 
-# Names of Lightning's loggers -> their classes; each but csv needs its own package.
+# Name -> class of Lightning's loggers; all but csv need a package of their own.
 LOGGERS = {
     "csv": "CSVLogger",
     "tensorboard": "TensorBoardLogger",
@@ -36,8 +36,12 @@ LOGGERS = {
     "comet": "CometLogger",
     "litlogger": "LitLogger",
 }
-# What is built here; any other name is timm's.
-OWN_OPTIMIZERS = ("adamw", "sgd", "lars")
+# What is built here, with its papers; any other name is timm's.
+OWN_OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "adamw": ("loshchilov2019decoupled",),
+    "sgd": (),
+    "lars": ("you2017large",),
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -123,7 +127,7 @@ class Engine(_Part):
     compile: bool = _key(False, "Compile the encoder with `torch.compile`.")
     sync_batchnorm: bool = _key(True, "Share batch statistics between several GPUs; CPUs cannot share them.")
     logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = _key(
-        None, "A logger of Lightning, beside `metrics.csv`."
+        None, "A Lightning logger for curves, recipe and final scores, beside `metrics.csv`."
     )
     keep_checkpoints: int = _key(2, "Checkpoints to keep, in case the newest is damaged.", ge=1)
 
@@ -322,8 +326,18 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
     return UsageError(f"{label}: {key}={fault['input']!r} is not allowed; expected {allowed}.")
 
 
+# What provides each logger that needs a package of its own: the module, and what to install.
+_LOGGER_PACKAGES = {
+    "tensorboard": ("tensorboard", "'fullrank[loggers]'"),
+    "wandb": ("wandb", "'fullrank[wandb]'"),
+    "mlflow": ("mlflow", "'fullrank[mlflow]'"),
+    "comet": ("comet_ml", "comet-ml"),
+    "litlogger": ("litlogger", "litlogger"),
+}
+
+
 def check_logger(name: str) -> None:
     """Raise UsageError unless the package that a logger needs is installed."""
-    package = {"comet": "comet-ml"}.get(name, name)
-    if name != "csv" and find_spec(package.replace("-", "_")) is None:
-        raise UsageError(f"The logger {name} needs a package that is missing; run `pip install {package}`.")
+    module, package = _LOGGER_PACKAGES.get(name, (None, ""))
+    if module is not None and find_spec(module) is None:
+        raise UsageError(f"The logger {name} needs a missing package; run `pip install {package}`.")

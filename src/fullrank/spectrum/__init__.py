@@ -66,4 +66,16 @@ if TYPE_CHECKING:
         near_duplicates_among as near_duplicates_among,
     )
 
+# The papers behind the measures, as keys of the bibliography.
+MEASURE_CITATIONS = {
+    "effective_rank": ("roy2007effective",),
+    "rankme": ("garrido2023rankme",),
+    "nesum": ("he2022exploring",),
+    "alpha_req": ("agrawal2022alpha",),
+    "mean_cosine": ("ethayarajh2019contextual",),
+    "hubness": ("radovanovic2010hubs",),
+    "alignment": ("wang2020understanding",),
+    "uniformity": ("wang2020understanding",),
+}
+
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -18,6 +18,8 @@ from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import Spec, split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
 from fullrank.studies.variations import PlannedRow, planned_rows, value_of
+from fullrank.training.loggers import check_factory, open_store
+from fullrank.training.session import LoggerFactory, Logging
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +40,7 @@ def compare(
     workers: int = 1,
     published: Published | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
+    loggers: LoggerFactory | None = None,
     **overrides: Any,
 ) -> Study:
     """Train `recipe` under each head and each combination of varied values, and compare the rows.
@@ -57,6 +60,8 @@ def compare(
         workers: Number of runs that are trained at a time.
         published: Numbers of a paper to show beside the heads.
         imports: Modules that register parts of yours.
+        loggers: A function that gets the recipe of a run and returns Lightning loggers for it. Each run has
+            its own, which are closed when it ends.
         **overrides: Further keys of the recipe, the same for all rows.
 
     Raises:
@@ -66,6 +71,7 @@ def compare(
     import_modules(imports)
     if not isinstance(overrides.get("data", ""), str | type):
         raise UsageError("A study reads images by the spec of a source; train and diagnose take a Dataset.")
+    check_factory(loggers, workers)
     rows = planned_rows(recipe, overrides, [] if heads is None else _specs(heads), vary or {})
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
@@ -82,6 +88,9 @@ def compare(
     check_parts({row.name: row.recipe for row in rows})
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
+    logging = Logging(group=folder.name, store=folder, make=loggers)
+    open_store(plan, logging)
+    runs = [replace(run, logging=replace(logging, name=run.title)) for run in runs]
     go_on = f"the same command with --out {folder} --resume continues them"
     finished = finish_runs(runs, workers, go_on=go_on)
     entries = [_with_values(entry, run.recipe, keys) for entry, run in zip(finished, runs, strict=True)]

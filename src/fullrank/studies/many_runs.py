@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -30,18 +30,19 @@ from fullrank.runs.folders import check_folder
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.runs.run import Run
 from fullrank.studies.table import ScoreKey
-from fullrank.training.session import Session
-from fullrank.training.train import carry_out, train
+from fullrank.training.session import Logging, Session
+from fullrank.training.train import carry_out
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a study: its name on the screen, its recipe, its folder, and the scores to add to it."""
+    """A run of a study: its name on the screen, recipe, folder, the scores to add, and how it is logged."""
 
     title: str
     recipe: Recipe
     folder: Path
     scores: tuple[ScoreKey, ...] = ()
+    logging: Logging = field(default_factory=Logging)
 
     @property
     def trained(self) -> bool:
@@ -140,7 +141,7 @@ def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Plan
             if not run.trained:
                 if images is None or images[0] != _images_of(run.recipe):
                     images = _images_of(run.recipe), load_data(run.recipe)
-                session = Session(resume=run.begun, progress=progress)
+                session = Session(resume=run.begun, progress=progress, logging=run.logging)
                 _measure(run, carry_out(run.recipe, run.folder, *images[1], session))
             else:
                 _measure(run)
@@ -200,8 +201,10 @@ def _begin_work(threads: int, modules: list[tuple[str, str]]) -> None:
 def _carry_out(run: PlannedRun) -> None:
     before = signal.signal(signal.SIGTERM, _end_work)
     try:
-        with Progress(disable=True) as silent:
-            _measure(run, train(run.recipe, out=run.folder, resume=run.begun, progress=silent))
+        with flushed_denormals(), Progress(disable=True) as silent:
+            session = Session(resume=run.begun, progress=silent, logging=run.logging)
+            images = () if run.trained else load_data(run.recipe)
+            _measure(run, carry_out(run.recipe, run.folder, *images, session) if images else None)
     finally:
         signal.signal(signal.SIGTERM, before)
 

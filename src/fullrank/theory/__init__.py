@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from fullrank.bibliography import P1, P2
 from fullrank.errors import UsageError, unknown_name
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
@@ -34,6 +35,7 @@ for _entry in [
         "Where augmentation moves the data more than the data varies, X has a negative eigenvalue and the "
         "weights lose that direction.",
         "P1, Theorem 1, Figure 3",
+        citations=(P1,),
     ),
     Entry(
         "implicit-regularization",
@@ -42,24 +44,28 @@ for _entry in [
         "is of low rank without any augmentation.",
         "P1, Theorem 3, Figures 5 and 6",
         aliases=("implicit-regularisation",),
+        citations=(P1,),
     ),
     Entry(
         "depth",
         "fullrank.theory.collapse.theorems:Depth",
         "The more linear layers, the more dimensions of the embedding collapse; one layer alone does not.",
         "P1, Figure 11",
+        citations=(P1,),
     ),
     Entry(
         "feature-weighting",
         "fullrank.theory.weighting.theorems:FeatureWeighting",
         "Layer l of L weights feature i by strength^(1 - l/L) times its weight at the output^(l/L).",
         "P2, linear model; the form is derived here",
+        citations=(P2,),
     ),
     Entry(
         "weight-decay",
         "fullrank.theory.weighting.theorems:WeightDecay",
         "Weight decay takes a feature below its threshold out of all layers at once.",
         "P2, linear model; the thresholds are derived here",
+        citations=(P2,),
     ),
     Entry(
         "pre-or-post",
@@ -67,12 +73,14 @@ for _entry in [
         "A feature that augmentation disrupts, or that is strong in the input, can need fewer labels before "
         "the head than after it.",
         "P2, claims; the margin proxy is derived here",
+        citations=(P2,),
     ),
     Entry(
         "absent-features",
         "fullrank.theory.weighting.theorems:AbsentFeatures",
         "Through a symmetrised ReLU a feature can live below the head and be absent above it.",
         "P2, nonlinear claim; the condition is derived here",
+        citations=(P2,),
     ),
     Entry(
         "reweighting",
@@ -80,6 +88,7 @@ for _entry in [
         "A fixed reweighting head changes nothing after it; the layer below carries each feature the more "
         "strongly, the later its channel.",
         "P2, reweighting head; the weights are derived here",
+        citations=(P2,),
     ),
 ]:
     THEOREMS.register(_entry)

@@ -1,4 +1,4 @@
-"""A rehearsal: any recipe through two steps and its probes, on generated images in the right layout."""
+"""A dry run: two steps and the probes of any recipe, on generated images in the right layout."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from fullrank.runs.recipe import Recipe
 from fullrank.training.train import train
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
-# Composites have layers that views may drop, and no layout on a disk.
+# Composites have layers that views may drop, but no layout on a disk.
 COMPOSITE = "composite:digits-on-textures,n=40"
 
 
@@ -73,7 +73,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a dry run replaces, after writing its images into `folder`."""
     size, count, images = plan.image_size or 32, BATCH_SIZE * STEPS, source(plan.data)
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
-    # Your own folder, archive or hub set is rehearsed with colour images in a folder.
+    # A folder, archive or hub set of yours is replaced by a folder of colour images.
     layout = plan.data if plan.data.name in LAYOUTS else "folder"
     replaced: dict[str, Any] = {"data": COMPOSITE, "limit": count}
     if not images.layered:
@@ -84,7 +84,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     replaced |= {"fraction": None, "held_out": None}
     replaced |= {"engine.accumulate": 1, "engine.logger": None, "engine.compile": False}
     if layout == "folder":
-        replaced |= {"image_size": size, "label": "label"}  # a folder has one kind of labels
+        replaced |= {"image_size": size, "label": "label"}  # a folder has only one kind of label
     if images.layered:
         replaced["classes"] = None
     elif names is not None:

@@ -1,35 +1,33 @@
-"""The engine below a run: Lightning's Trainer on the devices at hand, and the logger that was asked for."""
+"""The engine below a run: Lightning's Trainer on the available devices, and what goes wrong there."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import loggers
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from fullrank.devices import accelerator
 from fullrank.errors import OutOfMemoryError
-from fullrank.runs.recipe import LOGGERS, Recipe
+from fullrank.runs.recipe import Recipe
 from fullrank.training.session import Session
 
-# The other processes wait for the first while it probes, which can take hours.
+# The other processes wait while the first one probes, which can take hours.
 _PATIENCE = timedelta(days=2)
-_NOISY = ("lightning.pytorch", "lightning.fabric")
+_NOISY = ("lightning.pytorch", "lightning.fabric", "mlflow.store", "alembic")
 
 
 @contextmanager
 def named_out_of_memory(batch_size: int) -> Iterator[None]:
-    """A step that runs out of memory ends in OutOfMemoryError, which suggests a smaller batch size."""
+    """Turn a lack of memory into an OutOfMemoryError that suggests a smaller batch size."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError; that of a GPU is a kind of it.
+        # On a CPU torch raises a plain RuntimeError; its error for GPUs is a subclass.
         named = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not named and "can't allocate memory" not in str(error):
             raise
@@ -38,21 +36,18 @@ def named_out_of_memory(batch_size: int) -> Iterator[None]:
 
 
 def split_statistics(module: nn.Module, processes: int) -> str | None:
-    """A sentence where several processes on CPUs each have batch statistics of their own share."""
+    """A note if several processes on CPUs each compute batch statistics of their own share, else None."""
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     if processes == 1 or accelerator() == "cuda" or not norms:
         return None
-    own = f"each of the {processes} processes has batch statistics of its own share"
-    return f"Note: on CPUs {own}, so this run is not the one that a single process makes."
+    own = f"each of the {processes} processes computes batch statistics of its own share"
+    return f"Note: on CPUs {own}, so the result differs from that of a single process."
 
 
-def build_trainer(
-    recipe: Recipe, folder: Path, callbacks: list[pl.Callback], session: Session | None = None
-) -> pl.Trainer:
-    """Lightning's Trainer as an engine: devices, processes, precision, accumulation, logger, nothing else."""
+def build_trainer(recipe: Recipe, callbacks: list[pl.Callback], session: Session | None = None) -> pl.Trainer:
+    """Lightning's Trainer as an engine: devices, processes, precision, accumulation and loggers only."""
     session, settings = session or Session(), recipe.engine
     gpu, many = accelerator() == "cuda", session.processes > 1
-    chosen = [getattr(loggers, LOGGERS[settings.logger])(save_dir=folder)] if settings.logger else []
     backend = "nccl" if gpu else "gloo"
     return pl.Trainer(
         max_epochs=recipe.epochs,
@@ -64,10 +59,10 @@ def build_trainer(
         accumulate_grad_batches=settings.accumulate,
         sync_batchnorm=settings.sync_batchnorm and gpu,  # torch's SyncBatchNorm refuses CPUs
         gradient_clip_val=recipe.optimizer.clip,
-        # The last of ours saves what all of them hold.
+        # Our last callback saves the state of all of them.
         callbacks=[*session.callbacks, *callbacks],
         profiler=session.profiler,
-        logger=[*chosen, *session.loggers] or False,
+        logger=list(session.loggers) or False,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -78,7 +73,7 @@ def build_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on devices and loaders, which nobody asked for, are not shown meanwhile."""
+    """Hide the notes of Lightning on devices and loaders, and those of MLflow on its tables, meanwhile."""
     levels = {logger: logger.level for logger in map(logging.getLogger, _NOISY)}
     for logger in levels:
         logger.setLevel(logging.WARNING)

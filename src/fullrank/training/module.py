@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step: h (2N, D), the embeddings z_a and z_b (N, K), the loss."""
+    """The tensors of a training step: h (2N, D), the embeddings z_a and z_b (N, K), and the loss."""
 
     h: Tensor
     z_a: Tensor
@@ -96,7 +96,7 @@ class JointEmbedding(pl.LightningModule):
 
     @classmethod
     def of(cls, recipe: Recipe, parts: Parts, factory: OptimizerFactory | None = None) -> Self:
-        """The module that a recipe trains, of its parts; `factory` makes another optimizer than it names."""
+        """The module for a recipe and its parts; `factory` replaces the optimizer that the recipe names."""
         passes, compiled = recipe.encoder_passes, recipe.engine.compile
         parts_and_rule = (parts.encoder, parts.head, parts.objective, parts.views, recipe.optimizer)
         module = cls(*parts_and_rule, seed=recipe.seed, encoder_passes=passes, compiled=compiled)
@@ -108,14 +108,14 @@ class JointEmbedding(pl.LightningModule):
         return cast(Tensor, self.encoder(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a step, which stays in `latest`."""
+        """The loss of a step; its tensors are kept in `latest`."""
         step = self.step(batch, self.current_epoch, batch_idx)
         self.latest = Step(*(tensor.detach() for tensor in vars(step).values()))
         self.log("loss", step.loss)
         return step.loss
 
     def step(self, batch: Batch, epoch: int, number: int) -> Step:
-        """Step `number` of an epoch: two views, both through the encoder and the head, the loss."""
+        """Step `number` of an epoch: draw two views, apply encoder and head, compute the loss."""
         with self._timed("views"):
             parameters = self.draw(batch, step_generator(self.seed, epoch, number))
             images = torch.cat(self.views.apply(batch, parameters))
@@ -123,38 +123,40 @@ class JointEmbedding(pl.LightningModule):
             h = torch.cat([self.encoder(part) for part in images.chunk(self.encoder_passes)])
         with self._timed("head"):
             z = torch.cat([self.head(part) for part in h.chunk(self.encoder_passes)])
-        # Inside mixed precision the similarities would be rounded to 16 bits, and then divided by 0.1.
+        # Mixed precision would round the similarities to 16 bits before they are divided by 0.1.
         with self._timed("objective"), torch.autocast(z.device.type, enabled=False):
             z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
             generator = None
-            if "generator" in needs_of(self.objective):  # the same in every process, and after a resume
+            if "generator" in needs_of(self.objective):  # the same in every process and after a resume
                 generator = step_generator(self.seed, epoch, number, stream=1)
             return Step(h, z_a, z_b, loss_of(self.objective, z_a, z_b, batch.labels, generator))
 
     def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":
-        """Parameters of the views of `batch`, this process's share of the global batch."""
+        """The parameters of the views of `batch`, which is this process's share of the global batch."""
         count, total = len(batch), len(batch) * process_count()
         mine = slice(count * process_rank(), count * (process_rank() + 1))
         sizes = None
         if batch.sizes is not None:
-            # What is drawn does not depend on sizes: those of the other processes need not be known.
+            # Parameters do not depend on sizes, so those of the other processes are not needed.
             sizes = torch.ones(total, 2, dtype=torch.int64)
             sizes[mine] = batch.sizes.cpu()
         height, width = batch.images.shape[-2:]
         return self.views.sample(total, generator, (height, width), sizes)[mine]
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
-        """What the trainer's profiler makes of a part of the step; without a trainer nothing."""
+        """A context in which the trainer's profiler times a part of the step, if there is a trainer."""
         if self._trainer is None:  # the public property raises
             return nullcontext()
         profiler: Profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector sets it
         return profiler.profile(part)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The recipe's optimizer, with warm-up and cosine for each step of the whole run."""
+        """The optimizer, with warm-up and cosine at every step of the run."""
         optimizer = build_optimizer(self.optimizer, [self.encoder, self.head, self.objective], self.factory)
         if not math.isfinite(total := self.trainer.estimated_stepping_batches):
-            raise UsageError("The schedule needs to know its end: give the Trainer max_epochs or max_steps.")
+            raise UsageError(
+                "The schedule needs the number of steps; give the Trainer max_epochs or max_steps."
+            )
         total, warmup = int(total), round(self.optimizer.warmup * total)
         floor = self.optimizer.floor
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, floor))
@@ -162,7 +164,7 @@ class JointEmbedding(pl.LightningModule):
 
 
 def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> float:
-    """The share of the base learning rate at `step`: linear up to 1 over `warmup`, then cosine to `floor`."""
+    """The relative learning rate at `step`: linear to 1 in `warmup` steps, then cosine to `floor`."""
     if step < warmup:
         return (step + 1) / warmup
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
@@ -172,11 +174,19 @@ def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> flo
 def build_optimizer(
     settings: Optimizer, modules: list[nn.Module], factory: OptimizerFactory | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer that `settings` name, or that `factory` makes of two groups of parameters.
+    """The optimizer that `settings` name, or that `factory` makes.
 
-    Norms, biases and other parameters of one dimension have no weight decay and, under LARS, no adaptation.
-    LARS (You, Gitman, Ginsburg 2017, 1708.03888) is timm's. It divides by |g| + decay |w| where P1's code has
-    |g + decay w|: the same for a decay as small as 1e-6.
+    One-dimensional parameters, such as norms and biases, have no weight decay and, under LARS, no adaptation.
+    LARS (You, Gitman, Ginsburg 2017, 1708.03888) is timm's. It divides by |g| + decay |w|, and P1's code by
+    |g + decay w|; with a decay of 1e-6 there is no difference.
+
+    Args:
+        settings: The optimizer's name and rates.
+        modules: The modules to train.
+        factory: Called with two groups of parameters, with and without weight decay; returns an optimizer.
+
+    Raises:
+        UsageError: For an unknown name, or a `factory` that does not return an optimizer.
     """
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     decay = settings.weight_decay
@@ -186,7 +196,7 @@ def build_optimizer(
         made: object = factory([many, few])
         if not isinstance(made, torch.optim.Optimizer):
             name = type(made).__name__
-            raise UsageError(f"The optimizer function gave a {name}; it must return a torch.optim.Optimizer.")
+            raise UsageError(f"The optimizer function returned a {name}; return a torch.optim.Optimizer.")
         return made
     if settings.name == "sgd":
         return torch.optim.SGD([many, few], lr=settings.lr, momentum=settings.momentum)
@@ -198,8 +208,8 @@ def build_optimizer(
     if settings.name == "adamw":
         return torch.optim.AdamW([many, few], lr=settings.lr)
     if ":" in settings.name:
-        remedy = "give it again as optimizer=, or name another with --set optimizer.name="
-        raise UsageError(f"The optimizer {settings.name} was given in Python; {remedy}.")
+        remedy = "pass it again as optimizer=, or name another with --set optimizer.name="
+        raise UsageError(f"The optimizer {settings.name} was made in Python; {remedy}.")
     check_optimizer(settings.name)
     from timm.optim._optim_factory import create_optimizer_v2
 

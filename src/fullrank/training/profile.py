@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""The time that each part of a training step takes."""
 
 import time
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections import defaultdict
 import torch
 from lightning.pytorch.profilers import Profiler
 
-# What Lightning and the step call their actions -> the part of the step that it is.
+# Action of Lightning or of the step -> part of the step.
 _PARTS = {
     "train_dataloader_next": "loader",
     "batch_to_device": "upload",
@@ -21,12 +21,12 @@ _WHOLE = "run_training_epoch"
 
 
 class StepClock(Profiler):
-    """Adds up the seconds of each part of the steps of a training run; for `train(profiler=StepClock())`.
+    """Measures the seconds of each part of the training steps, for `train(profiler=StepClock())`.
 
     The parts are the loader, the upload to the device, views, encoder, head and objective (forward),
-    backward, the optimizer with all that Lightning does around it, and the rest: curves, checkpoints,
-    progress and the engine. A part inside another one is counted once, as its own. On a GPU the clock waits
-    for every part, so the shares are right but the run is slower.
+    backward, the optimizer with Lightning's work around it, and the rest: curves, checkpoints, progress and
+    the engine. Time in a nested part counts for that part only. On a GPU the clock waits for every part, so
+    the shares are right but the run is slower.
 
     >>> clock = StepClock()
     >>> with clock.profile("run_training_epoch"), clock.profile("views"):
@@ -37,18 +37,18 @@ class StepClock(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
-        # Each action that has begun: its name, when, and the seconds of all parts until then.
+        # Each open action: its name, its start, and the seconds of all parts until then.
         self._open: list[tuple[str, float, float]] = []
         self._totals: dict[str, float] = defaultdict(float)
         self.batches = 0
 
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Start to time an action."""
         if _part(action_name) is not None:
             self._open.append((action_name, _now(), sum(self._totals.values())))
 
     def stop(self, action_name: str) -> None:
-        """An action ends, and with it those inside it that did not say so."""
+        """Stop an action, and those inside it that are still open."""
         part = _part(action_name)
         if part is None or all(name != action_name for name, *_ in self._open):
             return
@@ -59,12 +59,12 @@ class StepClock(Profiler):
         self.batches += part == "objective"
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by part, in the order of a step; they sum to the seconds of all epochs."""
+        """Seconds per part, in the order of a step. Their sum is the time of all epochs."""
         parts = {part: self._totals[part] for part in _PARTS.values() if part in self._totals}
         return parts | {"rest": self._totals[_WHOLE]}
 
     def summary(self) -> str:
-        """A line for each part: milliseconds a batch, and its share."""
+        """One line per part: milliseconds per batch, and its share."""
         parts, batches = self.seconds(), max(self.batches, 1)
         whole = sum(parts.values()) or 1.0
         lines = [f"{'part of a step':<16}{'ms':>9}{'share':>9}"]
@@ -76,7 +76,7 @@ class StepClock(Profiler):
 
 
 def _part(action: str) -> str | None:
-    """The part of a step that an action of Lightning's is, if any."""
+    """The part of a step that an action belongs to, or None."""
     name = action.rpartition(".")[2] if action.startswith("[") else action
     return _WHOLE if action == _WHOLE else _PARTS.get(name)
 

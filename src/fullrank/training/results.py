@@ -1,6 +1,5 @@
-"""What a run leaves once it is trained: weights, example views, scores, and the entry of its record."""
+"""What a trained run leaves: weights, example views, scores, and the entry of its record."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -25,13 +24,14 @@ from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
 from fullrank.training.sgd_probe import sgd_probe
+from fullrank.version import __version__
 from fullrank.views import Views, step_generator
 
 EXAMPLES = 8
 
 
 def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
-    """Encoder and head as `load` gives them: on the CPU, in eval mode, not compiled, without gradients."""
+    """Encoder and head as `load` returns them: on the CPU, in eval mode, not compiled, without gradients."""
     module.zero_grad(set_to_none=True)
     encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
     encoder._compiled_call_impl = None
@@ -39,15 +39,15 @@ def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
 
 
 def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train: ImageSet) -> None:
-    """Write encoder and head, each with what it is in its metadata."""
+    """Write encoder and head, each with a description in its metadata."""
     metadata = {key: str(getattr(recipe, key)) for key in ("encoder", "head", "objective", "data")} | {
         "image_size": str(train.image_size),
         "in_chans": str(train.channels),
         "input": "images in 0 to 1",
-        "fullrank": version("fullrank"),
+        "fullrank": __version__,
     }
     for part, file in ((module.encoder, ENCODER_FILE), (module.head, HEAD_FILE)):
-        # Cloned: two names of one tensor are no file of safetensors.
+        # Cloned, since safetensors does not accept two names for one tensor.
         weights = {name: tensor.clone().contiguous() for name, tensor in part.state_dict().items()}
         write_whole(folder / file, save(weights, metadata))
 
@@ -55,7 +55,7 @@ def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train: Im
 def entry_of(
     module: JointEmbedding, recipe: Recipe, monitor: Monitor, skipped: int, batches: int, measured: Evaluation
 ) -> RunEntry:
-    """What the trained parts are worth, and how the training went."""
+    """The scores of the trained parts, and a summary of the training."""
     views = 2 * recipe.epochs * batches * recipe.batch_size
     seconds = monitor.elapsed()
     return RunEntry(
@@ -80,13 +80,13 @@ def entry_of(
 def further_scores(
     module: JointEmbedding, recipe: Recipe, folder: Path, images: tuple[ImageSet, ImageSet], session: Session
 ) -> list[Score]:
-    """The weights of known factors, of images that have several and enough of each, and the papers' probe."""
+    """The weights of known factors, if the images have enough of them, and the papers' SGD probe."""
     encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
     try:
         scores = factor_scores(recipe, encoder, head, *images)
     except DataError:
-        # Features that are not finite have failed the probes before; what is left to refuse is too few images
-        # for the factors, and that is no reason to lose a run.
+        # The probes have already refused features that are not finite. What remains is too few images for the
+        # factors, which must not cost the run.
         scores = []
     if recipe.sgd_probe is None:
         return scores
@@ -99,19 +99,19 @@ def further_scores(
 
 
 def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
-    """The loss of a batch whose embeddings say nothing of the images, where the objective says it."""
+    """The loss for embeddings that do not depend on the images, if the objective knows it."""
     return chance_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
 
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:
-    """How many weights each part has; the objective is named where it has any."""
+    """The number of weights of each part; the objective is listed only if it has any."""
     parts = {"encoder": module.encoder, "head": module.head, "objective": module.objective}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     return {name: count for name, count in counts.items() if count or name != "objective"}
 
 
 def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:
-    """A few images with both views, (n, 3, H, W, C) uint8; a view has the image's size."""
+    """A few images, each with its two views: (n, 3, H, W, C) uint8."""
     rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
     batch = images.batch(rows)
     height, width = batch.images.shape[-2:]

@@ -1,4 +1,4 @@
-"""The papers' linear probe: SGD on random crops, for numbers to stand beside theirs."""
+"""The papers' linear probe: SGD on random crops, for comparison with their numbers."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from fullrank.training.callbacks.checkpoints import keep_last, load_state, newes
 from fullrank.training.callbacks.stopping import Stop
 from fullrank.views import Views, step_generator, view_pipeline
 
-KIND = "sgd-probe"  # of its checkpoints, which count epochs
+KIND = "sgd-probe"  # the kind of its checkpoints, which count epochs
 LABEL = "label"
 VIEWS = "weak,scale=0.08"  # a random resized crop at torchvision's default scale, and a flip
 _EVALUATION_BATCH = 256
@@ -30,7 +30,7 @@ _EVALUATION_BATCH = 256
 
 @dataclass(eq=False)
 class SGDProbeRun:
-    """An SGD probe under way: the linear map, its optimizer, and the test accuracy after each epoch."""
+    """A running SGD probe: the linear map, its optimizer, and the test accuracy after each epoch."""
 
     encoder: Encoder
     classifier: nn.Linear
@@ -60,7 +60,7 @@ class SGDProbeRun:
 
     @torch.no_grad()
     def accuracy(self, test: ImageSet) -> float:
-        """The share of labelled test images whose label is predicted."""
+        """The share of labelled test images that are classified correctly."""
         device = first_device(self.encoder)
         predicted = [
             self.classifier(self.encoder(as_float(images.to(device)))).argmax(1).cpu()
@@ -71,13 +71,13 @@ class SGDProbeRun:
         return float((torch.cat(predicted)[labelled] == labels[labelled]).double().mean())
 
     def save(self, folder: Path) -> None:
-        """Write the state after an epoch, whole or not at all; that of the epoch before it stays too."""
+        """Write the state after an epoch, whole or not at all. The previous state is kept too."""
         trained = {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
         state = trained | {"accuracies": self.accuracies}
         keep_last(save_state(checkpoint_path(folder, len(self.accuracies), KIND), state), keep=2)
 
     def restore(self, folder: Path) -> None:
-        """Go on from the newest state in `folder` that is whole, if there is any."""
+        """Continue from the newest undamaged state in `folder`, if there is one."""
         if (path := newest_whole(folder, KIND)) is None:
             return
         state = load_state(path)
@@ -97,11 +97,20 @@ def sgd_probe(
     stop: Stop,
     seed: int = 0,
 ) -> list[Score]:
-    """Accuracy at h of a linear map trained by SGD on crops of `train`: the last epoch's, and the best one's.
+    """Accuracy at h of a linear map trained by SGD on crops of `train`, in the last and in the best epoch.
 
-    As in P1's code, the best epoch is chosen on the test images, so that number is optimistic; its name says
-    so. P1 also uses the last, smaller batch of an epoch; this uses whole batches only. After each epoch the
-    state is saved in `folder`, from which the same call continues.
+    As in P1's code, the best epoch is chosen on the test images. That number is optimistic, and its name says
+    so. P1 also uses the last, smaller batch of an epoch; this probe uses whole batches only.
+
+    Args:
+        encoder: The encoder, which is not trained.
+        train: Images to train on; those without a label are left out.
+        test: Images to test on.
+        settings: Epochs, rates and batch size.
+        folder: Where the state is saved after each epoch. The same call continues from it.
+        progress: The progress line.
+        stop: Whether to stop after the current step.
+        seed: Seed of the initial weights, the batches and the crops.
     """
     labelled = train.subset((train.labels[LABEL] >= 0).nonzero()[0])
     views = view_pipeline(VIEWS, image_size=train.image_size, channels=train.channels)
@@ -119,7 +128,7 @@ def sgd_probe(
                 run.step(batch.to(first_device(encoder)), views, step_generator(seed, epoch, step))
                 progress.update(task, completed=epoch + (step + 1) / len(loader), status=status)
                 if stop.is_set():
-                    remedy = f"it resumes with --out {folder} --resume, and the epochs before are saved"
+                    remedy = f"earlier epochs are saved, and it resumes with --out {folder} --resume"
                     raise stop.error(f"Stopped in epoch {epoch} of the SGD probe; {remedy}.")
             run.accuracies.append(run.accuracy(test))
             run.save(folder)

@@ -5,6 +5,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,8 +38,9 @@ from fullrank.training.callbacks.curves import Monitor, ProgressLine
 from fullrank.training.callbacks.finite import FiniteGuard
 from fullrank.training.callbacks.online import OnlineProbes
 from fullrank.training.callbacks.stopping import Stop
+from fullrank.training.loggers import log_results, run_loggers
 from fullrank.training.module import JointEmbedding
-from fullrank.training.session import OptimizerFactory, Session
+from fullrank.training.session import LoggerFactory, Logging, OptimizerFactory, Session
 from fullrank.training.sgd_probe import KIND as SGD_PROBE
 
 
@@ -54,7 +56,7 @@ def train(
     nodes: int = 1,
     skip_nonfinite: int = 0,
     callbacks: Sequence[pl.Callback] = (),
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[Logger] | LoggerFactory = (),
     optimizer: str | OptimizerFactory | None = None,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
@@ -63,43 +65,35 @@ def train(
 ) -> Run:
     """Train an encoder as a recipe says, probe it, and leave everything in a folder.
 
-    With more than one device or node, every process makes this call (`torchrun` or SLURM start them), and the
-    first one writes.
-
     Args:
-        recipe: The name of a shipped recipe (`fullrank list recipes`), a YAML file, or a recipe.
-        data: The spec of a source, a torch Dataset of (image, label), or a pair of Datasets, to train and to
-            test; None is the recipe's.
-        out: The folder for the results; None makes one under runs/.
-        resume: Continue in `out` from the newest whole checkpoint; the result is bit-identical to an
-            uninterrupted run on one machine's CPU. Without a checkpoint the run starts from the beginning,
-            and a finished run is returned as it is. The number of processes may change.
-        init: A file of weights to start the encoder from (see `load_weights`).
-        devices: The number of processes on this machine, one for each device.
-        nodes: The number of machines.
-        skip_nonfinite: Leave out up to this many steps with a non-finite loss or gradient (see
-            `FiniteGuard`).
+        recipe: The name of a recipe, a YAML file, or a `Recipe`.
+        data: The spec of a source, a torch Dataset of (image, label), or a pair of them to train and test.
+        out: Folder of the run; by default a new one under `runs/`.
+        resume: Continue the run in `out` from its newest undamaged checkpoint. The result is the same as
+            without the interruption. A finished run is returned unchanged.
+        init: A file of weights for the encoder to start from (see `load_weights`).
+        devices: Processes on this machine, one per device. With more than one, `torchrun` or SLURM starts
+            them, every process makes this call, and the first one writes.
+        nodes: Number of machines. A run may be resumed with another number of processes.
+        skip_nonfinite: Skip at most this many steps whose loss or gradient is not finite (see `FiniteGuard`).
         callbacks: Callbacks of Lightning.
-        loggers: Loggers of Lightning.
-        optimizer: The name of an optimizer, or a function from groups of parameters to an optimizer, whose
-            rate then follows the warm-up and cosine of the recipe.
-        progress: A progress display of rich to draw in; None makes one.
+        loggers: Loggers of Lightning, or a function that gets the recipe and returns them. Those of a
+            function are closed at the end of the run (docs/loggers.md).
+        optimizer: A name, or a function that gets groups of parameters and returns an optimizer. Its rate
+            follows the recipe's warm-up and cosine.
+        progress: The progress line to use.
         profiler: A profiler of Lightning.
-        imports: Modules or files that register parts of yours, as `--import` does.
-        overrides: Keys of the recipe to replace; a nested key is given as `**{"optimizer.lr": 1e-3}`. Parts
-            are specs or classes of yours.
-
-    Returns:
-        The finished run.
+        imports: Modules that register parts.
+        **overrides: Keys of the recipe to replace; a nested key is `**{"optimizer.lr": 1e-3}`. Parts are
+            specs or classes of yours.
 
     Raises:
-        UsageError: The recipe cannot be carried out, or the folder is in use.
-        DataError: Images cannot be read.
-        DivergedError: A loss or gradient is not finite.
-        OutOfMemoryError: A batch does not fit in memory.
-        FullDiskError: The disk has no room.
-        InterruptedRunError: Ctrl-C was pressed; the run is saved.
-        TerminatedRunError: SIGTERM arrived; the run is saved.
+        UsageError: For a recipe that cannot be carried out, a logger that does not begin, or a folder in use.
+        DataError: For images that cannot be read.
+        DivergedError: For a loss or gradient that is not finite.
+        OutOfMemoryError: For a batch that does not fit in memory.
+        FullDiskError: For a full disk.
+        InterruptedRunError: On Ctrl-C, after saving. On SIGTERM it is a TerminatedRunError.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
@@ -117,8 +111,10 @@ def train(
     if optimizer is not None:
         overrides["optimizer.name"] = optimizer if factory is None else called(factory)
     plan = Recipe.resolve(recipe, overrides)
-    watchers = _listed(callbacks), _listed(loggers)
-    session = Session(devices, nodes, resume, skip_nonfinite, progress, profiler, *watchers, factory)
+    make = loggers if callable(loggers) and not isinstance(loggers, type | Logger) else None
+    watchers = _listed(callbacks), () if make else _listed(loggers)
+    parts = progress, profiler, *watchers, factory, Logging(make=make)
+    session = Session(devices, nodes, resume, skip_nonfinite, *parts)
     processes = session.processes
     if processes > 1 and out is None:
         raise UsageError("Several processes need --out DIR, the folder that all of them know.")
@@ -132,10 +128,10 @@ def train(
 def carry_out(
     recipe: Recipe, folder: Path, train: ImageSet, test: ImageSet, session: Session | None = None
 ) -> Run:
-    """Train, evaluate and record `recipe` in `folder`, on images that are loaded already.
+    """Train, evaluate and record `recipe` in `folder`, on loaded images.
 
-    The parts are tried out before anything is written, and the weights are saved before they are evaluated.
-    The caller's random generators are left as they were.
+    The parts are tested before anything is written, and the weights are saved before they are evaluated. The
+    caller's random generators are unchanged.
     """
     session = session or Session()
     writes = launched_rank(session.processes) == 0
@@ -149,6 +145,8 @@ def carry_out(
             contexts.enter_context(folders.sole_writer(folder))
             folders.check_free(folder, recipe, session.resume)
             folders.open_folder(folder, recipe, session.resume)
+        loggers = contexts.enter_context(run_loggers(recipe, folder, session))
+        session = replace(session, loggers=loggers)
         images = train, test
         monitor = Monitor(folder, recipe.monitor_every)
         guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
@@ -171,10 +169,11 @@ def carry_out(
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
+                log_results(loggers, recipe, entry, session.callbacks)
             else:
                 help_evaluate(module.encoder, module.head, *images, share)
         except FullrankError:
-            if writes:  # the list says what to mend before the run goes on
+            if writes:  # the list says what to repair before a resume
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
             raise
     if process_count() > 1:
@@ -185,15 +184,15 @@ def carry_out(
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
-    """One thing or several, as several."""
+    """One object or several, as a tuple."""
     return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def called(factory: OptimizerFactory) -> str:
-    """How a recipe calls an optimizer that was given in Python: by the module and name of what makes it."""
+    """The name in a recipe of an optimizer made in Python: the module and name of its function."""
     name = getattr(factory, "__qualname__", type(factory).__qualname__)
     code = getattr(factory, "__code__", None)
-    # Of a function also a digest, so that another one of that name, such as a lambda, is another optimizer.
+    # A function also gets a digest, so that two functions of one name, such as lambdas, differ.
     digest = "" if code is None else f".{zlib.crc32(code.co_code + repr(code.co_consts).encode()):08x}"
     return re.sub(r"[^\w.:]", "", f"{getattr(factory, '__module__', 'python')}:{name}") + digest
 
@@ -210,20 +209,20 @@ def _fit(
     rank = launched_rank(session.processes)
     resumed = newest_whole(folder, rank=rank)
     if resumed is None and rank == 0:
-        for stale in folders.checkpoints_in(folder, SGD_PROBE):  # of an encoder that is trained anew
+        for stale in folders.checkpoints_in(folder, SGD_PROBE):  # of an encoder that is now trained again
             stale.unlink(missing_ok=True)
     if (note := engine.split_statistics(module, session.processes)) and rank == 0:
         print(note, file=sys.stderr)
     with engine.quiet_lightning(), Stop(folder) as stop, session.progress or progress_bar() as shown:
         line = ProgressLine(shown, monitor, results.chance_level(module, recipe))
-        # The checkpoint comes after the curves and probes of its epoch, which are part of it.
+        # The checkpoint comes last, since it contains the curves and probes of its epoch.
         checkpointer = Checkpointer(folder, loader, stop, recipe.engine.keep_checkpoints)
-        trainer = engine.build_trainer(recipe, folder, [*watchers, checkpointer, line], session)
+        trainer = engine.build_trainer(recipe, [*watchers, checkpointer, line], session)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
             loader.to(home)  # a step then uploads nothing but what its views are drawn with
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.must_stop(trainer):
-            remedy = f"with --out {folder} --resume the same command evaluates the run"
+            remedy = f"the same command with --out {folder} --resume evaluates the run"
             raise stop.error(f"Stopped after the last step; {remedy}.")

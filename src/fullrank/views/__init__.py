@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fullrank.bibliography import P1
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
@@ -74,6 +75,7 @@ for _entry in [
             _COLOUR,
             *_DROP,
         ),
+        citations=("chen2020simple",),
     ),
     Entry(
         "directclr",
@@ -81,6 +83,7 @@ for _entry in [
         "P1's two different pipelines: view 1 always blurred; view 2 rarely blurred, sometimes solarized",
         "P1, the authors' released code (ImageNet)",
         options=(_scale(0.08), _FLIP, _COLOUR, *_DROP),
+        citations=(P1,),
     ),
     Entry(
         "weak",

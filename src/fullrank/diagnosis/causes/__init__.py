@@ -6,6 +6,7 @@ cause. `docs/causes.md` gives the reasons for the thresholds.
 
 from typing import TYPE_CHECKING
 
+from fullrank.bibliography import P1
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
 
@@ -55,4 +56,7 @@ __all__ += ["CAUSES", "register_cause"]
 CAUSES = Registry("cause", "causes", group="fullrank.causes")
 register_cause = CAUSES.add
 for _name, _cause, _summary, _source in _CATALOGUE:
-    CAUSES.register(Entry(_name, f"{__name__}.{_MODULES[_name]}:{_cause}", _summary, _source))
+    _papers = (P1,) if _source.startswith("P1") else ()
+    CAUSES.register(
+        Entry(_name, f"{__name__}.{_MODULES[_name]}:{_cause}", _summary, _source, citations=_papers)
+    )

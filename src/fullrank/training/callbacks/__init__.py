@@ -1,1 +1,1 @@
-"""What watches a training run: curves, online probes, checkpoints, finite steps, stopping."""
+"""Callbacks of a training run: curves, online probes, checkpoints, finite steps, stopping."""

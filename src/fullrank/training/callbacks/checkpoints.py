@@ -1,4 +1,4 @@
-"""Checkpoints that outlive a crash: whole or not there at all, checked before use, the last few kept."""
+"""Checkpoints that survive a crash: written whole or not at all, and verified before use."""
 
 import io
 import sys
@@ -18,14 +18,14 @@ from fullrank.files import write_whole
 from fullrank.runs.folders import checkpoint_path, checkpoints_in, number_of
 from fullrank.training.callbacks.stopping import Stop
 
-# Steps on GPUs between two questions whether any process was told to stop: each waits for the device, and
-# torchrun leaves a process half a minute after SIGTERM.
+# On GPUs, steps between two checks whether any process must stop. Each check waits for the device; torchrun
+# gives a process half a minute after SIGTERM.
 _CHECK_EVERY = 10
 _CHUNK = 1 << 20
 
 
 def save_state(path: Path, state: dict[str, Any]) -> Path:
-    """Write a state, whole or not at all; its name is that of `path` with the CRC-32 of its bytes."""
+    """Write a state, whole or not at all. The CRC-32 of its bytes is added to the file's name."""
     content = io.BytesIO()
     torch.save(state, content)
     target = path.with_name(f"{path.stem}-{zlib.crc32(content.getbuffer()):08x}{path.suffix}")
@@ -35,12 +35,12 @@ def save_state(path: Path, state: dict[str, Any]) -> Path:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a state that `is_whole`, onto the CPU; nothing is unpickled."""
+    """Read an undamaged state to the CPU. Nothing is unpickled."""
     return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read and has the checksum that it is named by."""
+    """Whether a checkpoint can be read and matches the checksum in its name."""
     checksum = 0
     try:
         with path.open("rb") as file:
@@ -52,21 +52,21 @@ def is_whole(path: Path) -> bool:
 
 
 def newest_whole(folder: Path, kind: str = "step", *, rank: int = 0) -> Path | None:
-    """The newest checkpoint that is whole, None without any; process 0 names damaged newer ones."""
+    """The newest undamaged checkpoint, or None. Process 0 prints the names of damaged newer ones."""
     paths = checkpoints_in(folder, kind)
     damaged = list(takewhile(lambda path: not is_whole(path), paths))
     if paths and damaged == paths:
-        remedy = "remove them and resume to start from the beginning"
+        remedy = "delete them and resume to start from the beginning"
         raise DataError(f"The checkpoint {paths[0]} is damaged, as are all {len(paths)} with it; {remedy}.")
     whole = next(iter(paths[len(damaged) :]), None)
     for path in damaged if rank == 0 else ():
-        print(f"The checkpoint {path} is damaged (by its checksum); going on from {whole}.", file=sys.stderr)
+        print(f"The checkpoint {path} is damaged (wrong checksum); continuing from {whole}.", file=sys.stderr)
     return whole
 
 
 def keep_last(newest: Path, keep: int) -> None:
-    """Remove all checkpoints of the kind of `newest`, which is whole, but it and the `keep` - 1 before it."""
-    # One of the same or a later step was damaged, or the run would not have come to write this one.
+    """Delete the checkpoints of this kind, except `newest` and the `keep` - 1 before it."""
+    # A checkpoint of the same or a later step must be damaged, or the run would have used it.
     kind = newest.stem.rsplit("-", 2)[0]
     others = [path for path in checkpoints_in(newest.parent.parent, kind) if path != newest]
     older = [path for path in others if number_of(path) < number_of(newest)]
@@ -76,7 +76,7 @@ def keep_last(newest: Path, keep: int) -> None:
 
 @final
 class WholeCheckpoints(TorchCheckpointIO):
-    """How Lightning writes our checkpoints; its own writer uses the temporary folder of the system."""
+    """Makes Lightning write our checkpoints; its own writer uses the temporary folder of the system."""
 
     def __init__(self, keep: int):
         self.keep = keep
@@ -84,15 +84,15 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint as `save_state` does, and remove those that are no longer kept."""
+        """Write a checkpoint with `save_state`, and delete those that are no longer kept."""
         keep_last(save_state(Path(path), checkpoint), self.keep)
 
 
 class Checkpointer(pl.Callback):
-    """Saves the run at the end of each epoch, and when `stop` is set after the step under way.
+    """Saves the run at the end of each epoch, and after the current step if `stop` is set.
 
-    Beside Lightning's state it keeps that of the loader, which Lightning does not restore once a schedule has
-    asked how many steps there are, and that of torch's generators. The last `keep` checkpoints stay.
+    A checkpoint also holds the state of torch's generators and of the loader; Lightning does not restore a
+    loader after a schedule has asked for the number of steps. The last `keep` checkpoints are kept.
     """
 
     def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2):
@@ -103,7 +103,7 @@ class Checkpointer(pl.Callback):
         trainer.strategy.checkpoint_io = WholeCheckpoints(self.keep)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.stop.listen()  # Lightning's own handler of SIGTERM would end the run without saving it
+        self.stop.listen()  # Lightning's own handler of SIGTERM would end the run without saving
         if self._restored is not None:
             self.loader.load_state_dict(self._restored["loader"])
             torch.set_rng_state(self._restored["generator"].cpu())
@@ -113,17 +113,17 @@ class Checkpointer(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        # Gradients half accumulated are in no checkpoint, so a stop waits for the step to be whole.
+        # Partly accumulated gradients are not saved, so a stop waits for the end of the step.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if whole and self.must_stop(trainer):
             self.save(trainer, module)
             raise self.stop.error(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
-                f"saved, and the same command with --out {self.folder} --resume goes on from there."
+                f"saved, and the same command with --out {self.folder} --resume continues from there."
             )
 
     def must_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was told to stop: one alone that saved would wait for the others forever."""
+        """Whether any process must stop. A process that saved alone would wait for the others forever."""
         if trainer.world_size > 1:
             device = trainer.strategy.root_device
             if device.type == "cuda" and trainer.global_step % _CHECK_EVERY and not trainer.is_last_batch:
@@ -132,7 +132,7 @@ class Checkpointer(pl.Callback):
             signal = int(trainer.strategy.reduce(own, reduce_op="max"))
             if signal:
                 self.stop.set(signal)
-            # Not is_set(): of a signal that came while they asked, the others hear the next time.
+            # Not is_set(): the others learn of a signal that arrived meanwhile at the next check.
             return signal != 0
         return self.stop.is_set()
 
@@ -140,7 +140,7 @@ class Checkpointer(pl.Callback):
         self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Add a checkpoint, whole or not at all, and never one of weights that are not finite."""
+        """Write a checkpoint, whole or not at all. Weights that are not finite raise DivergedError."""
         if not all(torch.isfinite(p).all() for p in module.parameters()):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             raise DivergedError(

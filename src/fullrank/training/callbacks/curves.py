@@ -1,4 +1,4 @@
-"""What is watched while a run goes on: the curves and the progress line."""
+"""The curves of a run, and its progress line."""
 
 import csv
 import io
@@ -22,10 +22,12 @@ from fullrank.training.module import JointEmbedding
 
 SIMILARITIES = ("positive_similarity", "negative_similarity")
 CURVES = ("step", "epoch", "loss", *SIMILARITIES, "effective_rank", "learning_rate")
+# What Lightning itself logs at every step.
+_LIGHTNINGS = ("step", "epoch", "loss")
 
 
 def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
-    """Mean cosine of the two views of one image, and of views of different images, in O(N K)."""
+    """Mean cosine between the two views of an image, and between views of different images, in O(N K)."""
     a, b = F.normalize(z_a.double(), dim=1), F.normalize(z_b.double(), dim=1)
     # The sum over all pairs is (sum_i a_i) . (sum_j b_j).
     same, every = (a * b).sum(), a.sum(0) @ b.sum(0)
@@ -34,10 +36,10 @@ def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
 
 
 class Monitor(pl.Callback):
-    """Every `every` steps: loss, positive and negative similarity, effective rank and spectrum of h.
+    """Records loss, positive and negative similarity, effective rank and spectrum of h every `every` steps.
 
-    The numbers are those of the step's own batch, both views; with several processes, of the first one's
-    share. A step whose loss is not finite (see `FiniteGuard`) has no row.
+    The numbers are measured on both views of the step's batch; with several processes, on the share of the
+    first. A step whose loss is not finite (see `FiniteGuard`) is left out.
     """
 
     def __init__(self, folder: Path, every: int):
@@ -51,7 +53,7 @@ class Monitor(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        # When the step is over the schedule has moved on to the next one.
+        # After the step, the schedule already has the rate of the next one.
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(  # type: ignore[override]  # it watches our module and no other
@@ -71,9 +73,10 @@ class Monitor(pl.Callback):
         values = (trainer.global_step, _epochs(trainer, batch_idx), loss, *similarities, rank, self._rate)
         row = dict(zip(CURVES, map(float, values), strict=True))
         self.curves.add(row | {"spectrum_h": spectrum.float().cpu()})
+        logged = {name: value for name, value in row.items() if name not in _LIGHTNINGS}
         for logger in trainer.loggers:
-            # Lightning counts the first step as 0, and logs its own values so.
-            logger.log_metrics(row, trainer.global_step - 1)
+            # Lightning counts steps from 0 in its own logs.
+            logger.log_metrics(logged, trainer.global_step - 1)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds, self._since = self.elapsed(), None
@@ -82,12 +85,12 @@ class Monitor(pl.Callback):
         self.write_csv(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        # Of a disk that is full, what ended the run says enough; the checkpoint has the curves too.
+        # On a full disk the error that ended the run is enough; the checkpoint holds the curves too.
         with suppress(OSError):
             self.write_csv(trainer)
 
     def write_csv(self, trainer: pl.Trainer) -> None:
-        """Write the curves so far to `metrics.csv`; of many processes the first one does."""
+        """Write the curves so far to `metrics.csv`, in the first process only."""
         if not trainer.is_global_zero:
             return
         text = io.StringIO()
@@ -97,11 +100,11 @@ class Monitor(pl.Callback):
         write_whole(self.folder / "metrics.csv", text.getvalue().encode())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The curves and the spectra of h over time, as `arrays.npz` holds them."""
+        """The curves and the spectra of h over time, as stored in `arrays.npz`."""
         return self.curves.arrays() | {"spectrum_step": np.array(self.curves["step"])}
 
     def elapsed(self) -> float:
-        """Seconds of training so far, over all sessions of this run."""
+        """Seconds of training so far, in all sessions of this run."""
         return self.seconds if self._since is None else self.seconds + time.perf_counter() - self._since
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,12 +117,12 @@ class Monitor(pl.Callback):
 
 
 def _epochs(trainer: pl.Trainer, batch_idx: int) -> float:
-    """Epochs done after a batch."""
+    """Number of epochs completed after a batch."""
     return trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
 
 
 class ProgressLine(pl.Callback):
-    """One line for a run: epochs done, time left, loss beside its chance level, similarities, rank of h."""
+    """One line per run: epochs, time left, loss and its chance level, similarities, rank of h."""
 
     def __init__(self, progress: Progress, monitor: Monitor, chance: float | None):
         self.progress, self.monitor, self.chance = progress, monitor, chance

@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is not finite: found, named, saved to be looked at, or skipped."""
+"""Steps whose loss or gradient is not finite: find, name and save them, or skip them."""
 
 import json
 import math
@@ -26,7 +26,7 @@ STEP_FILE = "nonfinite-step.safetensors"
 
 @dataclass(frozen=True)
 class Culprit:
-    """The loss of a step, and the first layer whose output, or else whose gradient, is not finite."""
+    """The loss of a step, and the first layer with an output (or else a gradient) that is not finite."""
 
     loss: float
     layer: str | None
@@ -38,12 +38,12 @@ class Culprit:
 
 
 class FiniteGuard(pl.Callback):
-    """Ends a run at a step whose loss or gradient is not finite; the first `skip` of them are left out.
+    """Ends a run at a step whose loss or gradient is not finite, after skipping the first `skip` of them.
 
-    A step that is left out changes no weight, moment or batch statistic. Where the run ends, the weights
-    before the step and its batch are saved as `nonfinite-step.safetensors`. On a GPU, unless steps may be
-    skipped, only every `every`-th step is checked, so the step that is named can be one after the first.
-    Under a scaler of gradients (16-mixed), which skips steps by itself, only the loss is checked.
+    A skipped step changes no weight, moment or batch statistic. When the run ends, the batch and the weights
+    before the step are saved as `nonfinite-step.safetensors`. On a GPU only every `every`-th step is checked
+    unless steps may be skipped, so the named step may not be the first. With 16-mixed precision, whose
+    gradient scaler skips steps by itself, only the loss is checked.
     """
 
     def __init__(self, folder: Path, every: int, skip: int = 0):
@@ -56,14 +56,14 @@ class FiniteGuard(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, batch_idx: int) -> None:
         self._batch, self._number = batch, batch_idx
-        # An update may take several batches.
+        # An update may use several batches.
         if self.skip > self.skipped and batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = [buffer.clone() for buffer in module.buffers()]
 
     def on_before_backward(  # type: ignore[override]  # it watches our module and no other
         self, trainer: pl.Trainer, module: JointEmbedding, loss: Tensor
     ) -> None:
-        # One of many processes may be alone in this; the gradient is the same in all.
+        # The loss may be finite in the other processes; the gradient is the same in all.
         if trainer.world_size == 1 and self._is_checked(trainer, module) and not loss.isfinite():
             self._refuse(trainer, module)
 
@@ -76,7 +76,7 @@ class FiniteGuard(pl.Callback):
             self._refuse(trainer, module)
         if self._spoilt:
             self._spoilt = False
-            # An optimizer passes over weights without a gradient: no decay, no moments.
+            # An optimizer ignores weights without a gradient: no decay, no moments.
             optimizer.zero_grad(set_to_none=True)
             for buffer, before in zip(module.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
@@ -92,14 +92,14 @@ class FiniteGuard(pl.Callback):
         return module.device.type == "cpu" or self.skip > 0 or due
 
     def _refuse(self, trainer: pl.Trainer, module: JointEmbedding) -> None:
-        """Leave the step out, or end the run."""
+        """Skip the step, or end the run."""
         if self.skipped == self.skip:
             raise self._ended(trainer, module)
         self.skipped += 1
         self._spoilt = True
         if trainer.is_global_zero:
             count = f"{self.skipped} of {self.skip}"
-            print(f"Step {trainer.global_step + 1} is not finite and left out ({count}).", file=sys.stderr)
+            print(f"Step {trainer.global_step + 1} is not finite and was skipped ({count}).", file=sys.stderr)
 
     def _ended(self, trainer: pl.Trainer, module: JointEmbedding) -> DivergedError:
         file, step = self.folder / STEP_FILE, (module, self._batch, trainer.current_epoch, self._number)
@@ -109,17 +109,17 @@ class FiniteGuard(pl.Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         images = self._batch.index.tolist()
         shown = ", ".join(map(str, images[:3])) + (f" and {len(images) - 3} others" if images[3:] else "")
-        skipped = f" after {self.skipped} that were skipped" if self.skipped else ""
+        skipped = f" after {self.skipped} skipped steps" if self.skipped else ""
         return DivergedError(
             f"Step {trainer.global_step + 1} (epoch {trainer.current_epoch}, images {shown}) is not "
             f"finite{skipped}: {culprit}; the step is saved in {file}; lower the learning rate (now "
-            f"{rate:.2g}; --set optimizer.lr=...), raise the temperature, or go on with --resume "
+            f"{rate:.2g}; --set optimizer.lr=...), raise the temperature, or continue with --resume "
             f"--skip-nonfinite {self.skip + 5}."
         )
 
 
 def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) -> Culprit:
-    """Which layer is the first that is not finite in step `number` of an epoch."""
+    """The first layer that is not finite in step `number` of an epoch."""
     layers: list[str] = []
 
     def check(name: str, output: Any) -> None:
@@ -138,18 +138,18 @@ def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) 
             hook.remove()
     loss = step.loss.item()
     weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-    # Not backward(): of many processes its hooks would begin to exchange gradients.
-    # Also where a layer is known: others, whose own layers are finite, would wait for this one's share.
+    # Not backward(): with several processes its hooks would start to exchange gradients.
+    # Also if a layer is known: processes whose layers are finite would wait for this one.
     slopes = torch.autograd.grad(step.loss, list(weights.values()), allow_unused=True, materialize_grads=True)
     if layers:
         return Culprit(loss, layers[0], "output")
     spoilt = [name for name, slope in zip(weights, slopes, strict=True) if not _all_finite([slope])]
-    # A gradient comes from the loss down: of the spoilt weights the last is where it began.
+    # Gradients flow from the loss down, so the fault began at the last of these weights.
     return Culprit(loss, spoilt[-1] if spoilt else None, "gradient")
 
 
 def replay(folder: str | Path) -> Culprit:
-    """Run the step again that a run in `folder` ended at: its loss, and the first layer that is not finite.
+    """Repeat the step that ended a run in `folder`: its loss, and the first layer that is not finite.
 
     Raises DataError for a folder without such a step.
     """
@@ -187,6 +187,6 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    # The sum of squares is several times as fast as the largest entry, but overflows before the entries do.
+    # The sum of squares is several times faster than the largest entry, but can overflow for finite entries.
     norms = (torch.nn.utils.get_total_norm(tensors, norm_type=order) for order in (2.0, math.inf))
     return any(bool(norm.isfinite()) for norm in norms)

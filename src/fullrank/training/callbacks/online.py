@@ -1,4 +1,4 @@
-"""Online probes: how well labels are read from the features that the training steps make anyway."""
+"""Online probes: accuracy on the features that training steps compute anyway."""
 
 from typing import Any, final
 
@@ -12,39 +12,44 @@ from fullrank.errors import UsageError
 from fullrank.probes import LinearProbe, NearestProbe
 
 CURVES = ("online_step", "online_epoch", "online_linear", "online_nearest")
-# Of the features' total variance, and not chosen anew each time: a choice would make the curve jump.
+# A share of the total variance. It is fixed, since choosing it each time would make the curve jump.
 ONLINE_PENALTY = 1e-4
 
 
 def queue_parts(labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Row numbers to train on, and the newest quarter to test on, of the labelled rows of a queue (n,)."""
+    """Row numbers of a queue (n,): older labelled rows to train on, the newest quarter to test on."""
     labelled = (labels != -1).nonzero()[:, 0]
     older = len(labelled) - len(labelled) // 4
     train, test = labelled[:older], labelled[older:]
-    # Not a test row is another view of an image that is trained on.
+    # No test row is another view of a training image.
     return train, test[~torch.isin(index[test], index[train])]
 
 
 @final
 class OnlineProbes(pl.Callback):
-    """Every `every` epochs: linear and nearest-neighbour accuracy on features of the training steps.
+    """Measures linear and nearest-neighbour accuracy on the features of training steps, every `every` epochs.
 
-    A queue keeps h of the first view of the newest `queue` images. At the end of the epoch, logistic
-    regression with one fixed penalty and `k` neighbours are trained on the older three quarters of it and
-    tested on the newest quarter. The queue is empty at the beginning of an epoch, in which an image comes
-    once, so no image is in both parts. Rows without a label (-1) are left out. An epoch with fewer than two
-    classes to train on, with nothing to test on, or cut short by `max_steps` has no accuracy.
+    A queue holds h of the first view of the newest images. At the end of the epoch, both probes are fitted to
+    its older three quarters and tested on the newest quarter. The queue starts empty in each epoch, so no
+    image is in both parts. Rows without a label (-1) are left out. An epoch has no accuracy if it has fewer
+    than two training classes or no test rows, or if `max_steps` ends it early.
 
-    Compare the curve with itself only, not with the accuracies of a record. The images are augmented and the
-    encoder changes meanwhile, which makes the task harder; the encoder was trained on the tested images,
-    which makes it easier. After 12 epochs on the digits the curve stood at 75 %, the test protocol at 96 %.
+    Compare the curve only with itself, not with the accuracies of a record. Augmented images and a changing
+    encoder make the task harder; an encoder trained on the test rows makes it easier. After 12 epochs on the
+    digits, the curve showed 75 % and the test protocol 96 %.
 
-    It works with any LightningModule that keeps `latest.h`, whose first N rows are one view of a batch with
-    `labels` (N,) and `index` (N,), and raises UsageError for another. The accuracies are logged as
-    `online/linear` and `online/nearest` and kept in `rows`. Rows and queue are part of the checkpoint; a
-    callback that saves after a step must come after this one. Each process uses its own share.
+    The accuracies are logged as `online/linear` and `online/nearest` and kept in `rows`. Rows and queue are
+    part of the checkpoint, so a callback that saves after a step must come after this one. Each process uses
+    its own share of the batch.
 
-    Raises UsageError for `every` or `k` below 1 or a queue below 4.
+    Args:
+        every: Epochs between two measurements.
+        queue: Number of images in the queue.
+        k: Number of neighbours.
+
+    Raises:
+        UsageError: For `every` or `k` below 1, a queue below 4, and a LightningModule without `latest.h` or
+            batches without `labels` (N,) and `index` (N,). The first N rows of `latest.h` are one view.
 
     >>> sorted(OnlineProbes(every=5).arrays())
     ['online_epoch', 'online_linear', 'online_nearest', 'online_step']
@@ -62,7 +67,7 @@ class OnlineProbes(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep h of the first view where probes are due, and after the epoch's last step probe."""
+        """Queue h of the first view in epochs that are measured, and probe after their last step."""
         if (trainer.current_epoch + 1) % self.every:
             return
         h = getattr(getattr(module, "latest", None), "h", None)
@@ -72,7 +77,7 @@ class OnlineProbes(pl.Callback):
                 f"{type(module).__name__} and {type(batch).__name__}; train a JointEmbedding, or keep them."
             )
         self._queue.push(h[: len(batch.labels)], batch.labels, batch.index)
-        # Not in on_train_epoch_end, which a run stopped after this very step never comes to once resumed.
+        # Not in on_train_epoch_end: a run that stops after this step never gets there once resumed.
         if trainer.is_last_batch:
             self._probe(trainer, module)
             self._queue.clear()
@@ -92,15 +97,15 @@ class OnlineProbes(pl.Callback):
         module.log_dict(shown, on_step=False, on_epoch=True, batch_size=1)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The rows as `arrays.npz` holds them: step, epochs done, and the two accuracies, 0 to 1."""
+        """The rows as stored in `arrays.npz`: step, completed epochs, and both accuracies, 0 to 1."""
         return self.rows.arrays()
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows and queue; between epochs the queue is empty."""
+        """Rows and queue. The queue is empty between epochs."""
         return {"rows": dict(self.rows), "queue": tuple(self._queue.rows()) if len(self._queue) else ()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.rows.update(state_dict["rows"])
         self._queue.clear()
         if state_dict["queue"]:

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM: the step under way is finished and saved; a second SIGINT leaves at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: finish and save the current step. A second SIGINT stops at once."""
 
 import os
 import signal
@@ -10,15 +10,15 @@ from typing import Any, Self, final
 
 from fullrank.errors import InterruptedRunError, TerminatedRunError
 
-# torchrun passes on the Ctrl-C that a terminal has already sent to all processes.
+# torchrun repeats the Ctrl-C that a terminal has already sent to all processes; seconds.
 _ECHO = 1.0
 
 
 @final
 class Stop:
-    """Whether a run in `folder` was told to stop, and by which signal: its number, or 0.
+    """Whether a run in `folder` must stop, and by which `signal`: its number, or 0.
 
-    As a context it listens to SIGINT and SIGTERM; a second SIGINT raises InterruptedRunError at once.
+    As a context it listens to SIGINT and SIGTERM. A second SIGINT raises InterruptedRunError at once.
     """
 
     def __init__(self, folder: Path):
@@ -28,7 +28,7 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # no other thread gets signals
+        if threading.current_thread() is threading.main_thread():  # only the main thread gets signals
             self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.listen()
         return self
@@ -39,19 +39,19 @@ class Stop:
             signal.signal(number, handler)
 
     def is_set(self) -> bool:
-        """Whether to stop after the step under way."""
+        """Whether to stop after the current step."""
         return self.signal != 0
 
     def set(self, by: int = signal.SIGINT) -> None:
-        """Stop after the step under way."""
+        """Stop after the current step."""
         self.signal, self._heard = by, time.monotonic()
 
     def error(self, message: str) -> InterruptedRunError:
-        """The error that ends the run, whose exit status says which signal did."""
+        """The error that ends the run; its exit status depends on the signal."""
         return (TerminatedRunError if self.signal == signal.SIGTERM else InterruptedRunError)(message)
 
     def listen(self) -> None:
-        """Take the signals back from a library that has put a handler of its own in place."""
+        """Install the handlers again, after another library has replaced them."""
         for number in self._before:
             signal.signal(number, self._handle)
 
@@ -61,5 +61,5 @@ class Stop:
             return
         echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._heard < _ECHO
         if number == signal.SIGINT and not echo:
-            remedy = f"with --out {self.folder} --resume the same command goes on from its last checkpoint"
+            remedy = f"the same command with --out {self.folder} --resume continues from the last checkpoint"
             raise self.error(f"Stopped at once; {remedy}.")
