@@ -31,7 +31,7 @@ _COUNTED = (
     "times "
     "the largest one."
 )
-_SPECTRUM = "eigenvalue of the embedding covariance / largest"
+_SPECTRUM = "eigenvalue relative to the largest"
 _ENDS_NOTE = "Dotted: the start. Solid: the end."
 _COUNTS = Panel(
     "Collapsed dimensions during training",
@@ -126,7 +126,11 @@ class ImplicitRegularization(_Stacked):
             explanation=self._explanation(law_counts, counts[1]),
             remarks=self._remarks(toy, end, simulated_end, law.times[-1]),
             measures=(
-                measure("collapsed dimensions, Theorem 3", law_counts[-1], collapsed_dimensions(spectra[-1])),
+                measure(
+                    "collapsed dimensions, Theorem 3",
+                    law_counts[-1],
+                    float(collapsed_dimensions(spectra[-1], COLLAPSED)),
+                ),
                 measure("collapsed dimensions, toy", counts[0][-1], counts[1][-1]),
                 measure("most collapsed dimensions during the toy", counts[0].max(), counts[1].max()),
             ),
@@ -285,10 +289,12 @@ class Depth(_Stacked):
             *((_COME_BACK,) if (end < most).any() else ()),
             *(self._low_rank_start(f"{listed(start)} of {self.width}") if start.any() else ()),
             *(
-                f"The loss of the stack of {name} is still near its value at chance after {self.steps} "
-                "steps: the "
-                "stack has hardly begun to learn. Take more --steps."
-                for name in waiting
+                (
+                    f"After {self.steps} steps, the loss is still near its value at chance with "
+                    f"{' and '.join(waiting)}: these stacks have hardly begun to learn. Take more --steps.",
+                )
+                if waiting
+                else ()
             ),
         )
 

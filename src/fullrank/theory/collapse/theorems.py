@@ -33,9 +33,11 @@ _BOUNDARY = 2**0.5
 _OVER_TIME = Panel(
     "Theorem 1 over time",
     "time",
-    "singular value of W",
+    "strength of a direction in W",
     log_y=True,
-    note="Dashed: X stays as it is at the start, as in Theorem 1. Solid: X moves with W, as in training.",
+    note="Dashed: X stays as it is at the start, as in Theorem 1; one line for each eigenvector. Solid: X "
+    "moves "
+    "with W, as in training; the singular values of W on the clean and on the augmented inputs.",
 )
 _TOY = Panel(
     "The paper's toy, trained by SGD",
@@ -147,17 +149,25 @@ class StrongAugmentation(ToyTheorem):
 
     def _over_time(self, flows: _Flows, times: Array, toy: ToyRun, limit: Array) -> list[Curve]:
         bundles = [
-            (_OVER_TIME, times, flows.exact, True),
-            (_OVER_TIME, times, flows.moving, False),
-            (_TOY, toy.steps, limit, True),
-            (_TOY, toy.steps, toy.weights[0], False),
+            (_OVER_TIME, times, self._along_eigenvectors(flows), True),
+            (_OVER_TIME, times, self._parts(flows.moving), False),
+            (_TOY, toy.steps, self._parts(limit), True),
+            (_TOY, toy.steps, self._parts(toy.weights[0]), False),
         ]
         return [
             curve
-            for panel, x, weights, dashed in bundles
-            for name, values in self._parts(weights).items()
+            for panel, x, parts, dashed in bundles
+            for name, values in parts.items()
             for curve in bundle(panel, name, x, values, dashed=dashed)
         ]
+
+    def _along_eigenvectors(self, flows: _Flows) -> dict[str, Array]:
+        """|W(t) u| for each eigenvector u of the fixed X, in the group of inputs in which most of u lies."""
+        vectors = np.linalg.eigh(flows.drive)[1]
+        strengths = np.linalg.norm(flows.exact @ vectors, axis=1)
+        augmented = (vectors[self._clean :] ** 2).sum(0) > 0.5
+        groups = {"clean": strengths[:, ~augmented], "augmented": strengths[:, augmented]}
+        return {name: values for name, values in groups.items() if values.shape[1]}
 
     def _verdict(self, predicted: int, lost: int) -> str:
         if lost:

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from fullrank.theory.common.flow import Array
-from fullrank.theory.common.inputs import Mask
+from fullrank.theory.common.inputs import Indices, Mask
 from fullrank.theory.common.steady_state import settle
 from fullrank.theory.common.theorem import Curve, Outcome, Panel, Statement, listed, measure
 from fullrank.theory.weighting import fixed_reweighting
@@ -199,7 +199,7 @@ class Reweighting(FeatureTheorem):
             ),
         )
 
-    def _verdict(self, channels: Array, simulated: Array, agreement: str) -> str:
+    def _verdict(self, channels: Indices, simulated: Array, agreement: str) -> str:
         if self.kappa == 1:
             return f"With kappa 1 the head changes nothing; {agreement}."
         late = int(np.argmax(channels))

@@ -2,7 +2,7 @@
 
 from fullrank.theory.common.papers import PROJECTION_HEAD
 
-_MODEL = "This page is this project's own linear model of a claim in the paper's abstract: "
+_MODEL = "This page shows this project's own model of a claim of the paper: "
 _LAYERS = (
     ("φ_{i}", "the strength of feature i in the input"),
     ("k_{i}", "the probability that a view keeps feature i; otherwise the view draws it anew"),
@@ -15,7 +15,7 @@ FEATURE_WEIGHTING = PROJECTION_HEAD.states(
     words="A deep linear net under a contrastive loss changes the weight of each feature step by step. On a "
     "logarithmic scale, every layer moves the weight by the same amount from the strength in the input to "
     "the "
-    "weight at the output. The layer before the head is therefore less extreme than the output.",
+    "weight at the output. The layer before the head therefore lies between the input and the output.",
     equation="a_{i}^{(l)} = φ_{i} w_{i}^{l/L},   w_{i} = k_{i} / φ_{i}",
     letters=(
         ("a_{i}^{(l)}", "the weight of feature i after layer l"),
