@@ -51,7 +51,7 @@ def run_theorem(
     [1.0, 0.5]
     >>> run = run_theorem("weight-decay", decay=(0.01, 1), out=tempfile.mkdtemp())
     >>> run.entry.sweep, run.record.simulated[0]
-    ('decay', [5.0, 0.0])
+    ('decay', [5.0, 1.0])
     """
     entry = THEOREMS[name]
     several = values_to_sweep(entry.load(), settings)
