@@ -83,7 +83,7 @@ def sweep(theorems: list[Theorem], key: str, run: Callable[[Theorem], Outcome] =
     >>> theorems = theorems_to_sweep("weight-decay", {"decay": (0.01, 1)})
     >>> outcome = sweep(theorems, "decay")
     >>> outcome.columns, outcome.simulated[0].tolist()
-    (('decay 0.01', 'decay 1'), [5.0, 0.0])
+    (('decay 0.01', 'decay 1'), [5.0, 1.0])
     """
     outcomes = [run(theorem) for theorem in theorems]
     values = np.array([getattr(theorem, key) for theorem in theorems], np.float64)
@@ -113,7 +113,8 @@ def sweep(theorems: list[Theorem], key: str, run: Callable[[Theorem], Outcome] =
         panels=tuple(panels),
         curves=(*curves, *ends),
         explanation=tuple(
-            f"{column}: {each.verdict}" for column, each in zip(columns, outcomes, strict=True)
+            each.verdict if column in each.verdict else f"{column}: {each.verdict}"
+            for column, each in zip(columns, outcomes, strict=True)
         ),
         remarks=outcomes[-1].remarks,
         sweep=key,
@@ -152,4 +153,4 @@ def _verdict(name: str, key: str, values: np.ndarray, found: np.ndarray) -> str:
     if not len(changed):
         return f"{ends} The value does not change in between."
     first = changed[0]
-    return f"{ends} It first changes between {setting} {values[first - 1]:g} and {values[first]:g}."
+    return f"{ends} The first change is between {setting} {values[first - 1]:g} and {values[first]:g}."

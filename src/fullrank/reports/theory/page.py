@@ -76,7 +76,8 @@ def _panel(axes: TheoryPanel, lines: list[Line], swept: bool) -> Panel:
     dashed = any(curve.dashed for curve, _, _ in lines)
     note = axes.note or ("Predicted values are dashed." if dashed else "")
     key = styles if len(styles) > 1 else {}
-    return panels(_figure(axes, lines, styles), axes.title, label, note, key)[0]
+    heading = axes.title[:1].upper() + axes.title[1:]
+    return panels(_figure(axes, lines, styles), heading, label, note, key)[0]
 
 
 def _styles(curves: list[TheoryCurve], swept: bool) -> dict[str, Style]:

@@ -166,11 +166,12 @@ class FeatureWeighting(FeatureTheorem):
 
     def _explanation(self, predicted: Array) -> tuple[str, ...]:
         least = int(np.argmin(self.keep))
-        steps = ", ".join(f"{weight:.3g}" for weight in predicted[:, least])
+        steps = " and ".join(
+            f"{row[least]:.3g} after layer {layer}" for layer, row in enumerate(predicted, 1)
+        )
         return (
-            f"Feature {least + 1} is kept least often (probability {self.keep[least]:g}). It enters with "
-            "weight "
-            f"{self.strengths[least]:g} and has {steps} after layer 1 to {self.depth}.",
+            f"Views keep feature {least + 1} least often (probability {self.keep[least]:g}). Its weight is "
+            f"{self.strengths[least]:g} in the input, {steps}.",
             "At the output each weight is the probability of keeping the feature, whatever its strength in "
             "the "
             "input. So unequal augmentation makes weights more unequal with depth, and unequal strengths "
