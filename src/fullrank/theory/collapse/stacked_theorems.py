@@ -1,4 +1,4 @@
-"""P1's stacked layers as demos: the implicit low-rank bias of two layers, and what depth adds to it."""
+"""P1's stacked layers as demos: the implicit low-rank bias of two layers, and the effect of depth."""
 
 import itertools
 from typing import Any, ClassVar
@@ -149,7 +149,7 @@ class ImplicitRegularization(_Stacked):
         )
 
     def _flows(self) -> tuple[Trajectory, Trajectory, float, float]:
-        """Two aligned layers with X fixed: their law, their flow, and when each leaves every bound."""
+        """Two aligned layers with X fixed: their law, their flow, and the time at which each diverges."""
         start, drive = self._start, self._drive()
         gains, vectors = np.linalg.eigh(drive)
         end = divergence_time(start, gains, 2)

@@ -1,4 +1,4 @@
-r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products."""
+r"""P1's toys: small linear and rectified nets, trained by SGD on InfoNCE with inner products."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from fullrank.theory.common.flow import Array, Weights
 from fullrank.theory.common.inputs import number, whole_number
 from fullrank.theory.common.theorem import OnStep
 
-# Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
+# Embeddings of the toys have size 1 or so. Beyond this SGD has diverged, though floats are still finite.
 _LARGEST = 1e6
 
 
@@ -46,10 +46,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class ToyRun:
-    """What a toy leaves at T of its steps, the first of them 0.
+    """The state of a toy at T of its steps, the first of them step 0.
 
-    `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without, `spectra` (T, D) has
-    the descending eigenvalues of the embedding covariance on 1000 fresh inputs, `losses` (T,) each a batch's.
+    `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without a bias, `spectra` (T,
+    D) has the descending eigenvalues of the embedding covariance on 1000 fresh inputs, `losses` (T,) each a
+    batch's.
     """
 
     steps: Array
@@ -164,7 +165,7 @@ def _train(
     data, fresh = (rng.standard_normal((rows, width)) for rows in (schedule.samples, 1000))
     snapshots = np.unique(np.linspace(0, schedule.steps, schedule.snapshots + 1).astype(int))
     weights, saved, spectra, losses = start, [], [], []
-    # Weights that explode pass the largest float before the embeddings do.
+    # Weights that diverge exceed the largest float before the embeddings do.
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(schedule.steps + 1):
             views = np.tile(data[rng.choice(len(data), count, replace=False)], (2, 1))

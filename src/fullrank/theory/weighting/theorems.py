@@ -1,4 +1,4 @@
-"""P2's linear model as demos: how layers weight features, and what weight decay takes from them."""
+"""Our linear model of P2 as demos: how layers weight features, and which ones weight decay removes."""
 
 from typing import Annotated, Any, ClassVar
 
