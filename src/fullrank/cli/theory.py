@@ -81,12 +81,10 @@ def print_theory(record: Record, entry: TheoryEntry) -> None:
     else:
         _print_statement(console, entry.explained)
     console.print(escape(f"{entry.quantity[0].upper()}{entry.quantity[1:]}:"))
-    if entry.sweep:
-        console.print(_sweep_table(record, entry))
-    else:
-        # Two pairs of columns fit 80 characters whatever the rows are called.
-        for first in range(0, len(entry.rows), 2):
-            console.print(_table(record, entry, slice(first, first + 2)))
+    layout = _sweep_table if entry.sweep else _table
+    # Two pairs of columns fit 80 characters, however long the names of the rows are.
+    for first in range(0, len(entry.rows), 2):
+        console.print(layout(record, entry, slice(first, first + 2)))
     console.print(f"[bold]{escape(entry.verdict)}[/bold]\n")
     console.print(_bullets(entry.explanation))
     if entry.remarks:
@@ -113,14 +111,14 @@ def _print_statement(console: Console, stated: TheoryStatement) -> None:
     )
 
 
-def _sweep_table(record: Record, entry: TheoryEntry) -> Table:
+def _sweep_table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
     """A row for each value of the setting."""
     table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for name in entry.rows:
+    for name in entry.rows[rows]:
         table.add_column(f"{escape(name)}\npredicted", justify="right", min_width=9, max_width=22)
-        table.add_column("\nsimulated", justify="right", min_width=9, vertical="bottom")
+        table.add_column(f"\n{entry.observed}", justify="right", min_width=9, vertical="bottom")
     for position, column in enumerate(entry.columns):
-        pairs = zip(record.predicted or [], record.simulated or [], strict=True)
+        pairs = zip((record.predicted or [])[rows], (record.simulated or [])[rows], strict=True)
         cells = [_short(row[position]) for pair in pairs for row in pair]
         table.add_row(escape(column), *cells)
     return table
@@ -131,7 +129,7 @@ def _table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
     table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in entry.rows[rows]:
         table.add_column(f"{escape(name)}\npredicted", justify="right", min_width=9)
-        table.add_column("\nsimulated", justify="right", min_width=9, vertical="bottom")
+        table.add_column(f"\n{entry.observed}", justify="right", min_width=9, vertical="bottom")
     pairs = zip((record.predicted or [])[rows], (record.simulated or [])[rows], strict=True)
     columns = zip(*(values for pair in pairs for values in pair), strict=True)
     lines = [(escape(name), *map(_short, cells)) for name, cells in zip(entry.columns, columns, strict=True)]

@@ -118,6 +118,7 @@ def described_prediction(prediction: Prediction, place: str, outcome: str, rank:
             f"For 95 % of the splits of the images, the correlation is from {prediction.low:.2f} to "
             f"{prediction.high:.2f}. This is no confidence interval, since splits share images.",
         ),
+        observed="measured",
         measures=(measure("directions kept", predicted.count(FATES[0]), measured.count(FATES[0])),),
         remarks=(
             "The theory is that of a linear net at the minimum of the spectral contrastive loss. A real run "
@@ -132,4 +133,4 @@ def described_prediction(prediction: Prediction, place: str, outcome: str, rank:
 
 def _counted(each: Sequence[str]) -> str:
     counts = Counter(each)
-    return ", ".join(f"{counts[fate]} are {fate}" for fate in FATES)
+    return ", ".join(f"{counts[fate]} {'is' if counts[fate] == 1 else 'are'} {fate}" for fate in FATES)

@@ -302,6 +302,7 @@ class TheoryEntry(_Part):
     `columns`; `quantity` says what the numbers are. `verdict` is the headline, `explanation` says what
     happened and why, and `remarks` are the limits. `explained` states the theorem. `measures` sum the run up
     in a few numbers. `sweep` names the setting that had several values; `columns` are then its values.
+    `observed` is the word for `simulated` on the page, which a real run also fills.
     """
 
     theorem: str
@@ -318,6 +319,7 @@ class TheoryEntry(_Part):
     explained: TheoryStatement | None = None
     measures: list[TheoryMeasure] = []
     sweep: str = ""
+    observed: str = "simulated"
 
 
 class TableRow(_Part):

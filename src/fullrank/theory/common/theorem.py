@@ -53,6 +53,7 @@ class Outcome:
     explanation: tuple[str, ...] = ()
     measures: tuple[TheoryMeasure, ...] = ()
     sweep: str = ""
+    observed: str = "simulated"
 
 
 class Theorem(BaseModel, ABC):
