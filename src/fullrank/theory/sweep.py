@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 from fullrank.errors import UsageError
 from fullrank.theory import theorem_named
+from fullrank.theory.common.flow import Array
 from fullrank.theory.common.theorem import START_AND_END, Curve, Outcome, Panel, SteppedTheorem, Theorem
 
 # From this ratio of the largest to the smallest value on, the axis of the setting is logarithmic.
@@ -109,7 +110,7 @@ def sweep(theorems: list[Theorem], key: str, run: Callable[[Theorem], Outcome] =
         columns=columns,
         predicted=predicted,
         simulated=simulated,
-        verdict=_verdict(names[0], key, values, simulated[0]),
+        verdict=_verdict(names, key, values, simulated),
         panels=tuple(panels),
         curves=(*curves, *ends),
         explanation=tuple(
@@ -142,15 +143,17 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _verdict(name: str, key: str, values: np.ndarray, found: np.ndarray) -> str:
-    """The first measure at both ends, and where it first differs from what it is at the smallest value."""
-    setting = key.replace("_", " ")
+def _verdict(names: list[str], key: str, values: Array, simulated: Array) -> str:
+    """The first measure that changes: its value at both ends, and where it changes first."""
+    changing = np.flatnonzero((simulated != simulated[:, :1]).any(axis=1))
+    row = int(changing[0]) if len(changing) else 0
+    name, found, setting = names[row], simulated[row], key.replace("_", " ")
     ends = (
         f"{name[0].upper()}{name[1:]}: {found[0]:.4g} at {setting} {values[0]:g}, {found[-1]:.4g} at "
         f"{setting} {values[-1]:g}."
     )
     changed = np.flatnonzero(found != found[0])
     if not len(changed):
-        return f"{ends} The value does not change in between."
+        return f"{ends} Nothing changes in between."
     first = changed[0]
     return f"{ends} The first change is between {setting} {values[first - 1]:g} and {values[first]:g}."
