@@ -254,15 +254,13 @@ class TheoryPanel:
 class TheoryCurve:
     """A line of a panel; the i-th has its points in `curves/i/x` and `curves/i/y`.
 
-    It is dashed if predicted, and dotted if it shows the start. Lines of one `group` share a colour; without
-    a group, lines of one name do.
+    It is dashed if predicted, and dotted if it shows the start. Lines of one name share a colour.
     """
 
     panel: str
     name: str
     dashed: bool = dataclasses.field(default=False, kw_only=True)
     dotted: bool = dataclasses.field(default=False, kw_only=True)
-    group: str = dataclasses.field(default="", kw_only=True)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -70,7 +70,7 @@ def theory_command(record: Record) -> str:
 
 
 def _panel(axes: TheoryPanel, lines: list[Line], swept: bool) -> Panel:
-    """A panel; lines of one group share a colour, and lines of one name share an entry of the key."""
+    """A panel; lines of one name share a colour and an entry of the key."""
     styles = _styles([curve for curve, _, _ in lines], swept)
     label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(styles)}."
     dashed = any(curve.dashed for curve, _, _ in lines)
@@ -81,21 +81,13 @@ def _panel(axes: TheoryPanel, lines: list[Line], swept: bool) -> Panel:
 
 
 def _styles(curves: list[TheoryCurve], swept: bool) -> dict[str, Style]:
-    """A style for each name: its colour, and a dash where all lines of the name are dashed."""
+    """A style for each name: its colour, and a dash if all lines of the name are dashed."""
     names = list(dict.fromkeys(curve.name for curve in curves))
-    groups = {curve.name: curve.group or curve.name for curve in curves}
+    colors: dict[str, str] = dict(zip(names, cycle(_COLORS)))
     if swept and len(names) > 1:  # the values of a setting have an order, so their colours have one too
-        ramp = {name: between(*_RAMP, place / (len(names) - 1)) for place, name in enumerate(names)}
-        return {name: Style(color, "solid", "circle") for name, color in ramp.items()}
-    colors = dict(zip(dict.fromkeys(groups.values()), cycle(_COLORS)))
-    return {
-        name: Style(
-            colors[groups[name]],
-            "dash" if all(curve.dashed for curve in curves if curve.name == name) else "solid",
-            "circle",
-        )
-        for name in names
-    }
+        colors = {name: between(*_RAMP, place / (len(names) - 1)) for place, name in enumerate(names)}
+    solid = {curve.name for curve in curves if not curve.dashed}
+    return {name: Style(colors[name], "solid" if name in solid else "dash", "circle") for name in names}
 
 
 def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> go.Figure:
