@@ -71,8 +71,12 @@ def test_a_statement_explains_its_letters_and_its_example_is_a_sweep(name):
             symbol = equation_as_text(each).split("(")[0]
             explained = " ".join(equation_as_text(meaning) for _, meaning in stated.letters)
             assert symbol[0] in equation or symbol in explained, each
-    option, values = stated.example.split()
-    assert len(values_to_sweep(kind, {option[2:].replace("-", "_"): values})) == 1
+    words = stated.example.split()
+    settings = {
+        option[2:].replace("-", "_"): value for option, value in zip(words[::2], words[1::2], strict=True)
+    }
+    (several,) = values_to_sweep(kind, settings).values()
+    assert len(several) > 1
 
 
 def stated_papers():

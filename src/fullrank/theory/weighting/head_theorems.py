@@ -184,10 +184,7 @@ class Reweighting(FeatureTheorem):
                 "are learned faster take earlier channels.",
             ),
             measures=(
-                measure(
-                    "largest over smallest weight, before the head",
-                    *map(unequal, (predicted[0], simulated[0])),
-                ),
+                measure("before over after the head, largest", *map(_strengthened, (predicted, simulated))),
                 measure(
                     "largest over smallest weight, after the head",
                     *map(unequal, (predicted[1], simulated[1])),
@@ -232,3 +229,9 @@ class Reweighting(FeatureTheorem):
                 f"weights are subnormal from channel {subnormal} and 0 from channel {gone}."
             )
         return remarks
+
+
+def _strengthened(weights: Array) -> float:
+    """How much stronger before the head than after it the most strengthened feature is."""
+    before, after = weights[:, weights[1] > LOST]
+    return float((before / after).max(initial=1.0))

@@ -11,7 +11,7 @@ _LAYERS = (
 FEATURE_WEIGHTING = PROJECTION_HEAD.states(
     _MODEL + "layers weight features more unequally with depth",
     title="Each layer weights features further from the input",
-    example="--depth 1,2,4,8",
+    example="--strengths 1,1,1,1,1 --depth 1,2,4,8",
     words="A deep linear net under a contrastive loss changes the weight of each feature step by step. On a "
     "logarithmic scale, every layer moves the weight by the same amount from the strength in the input to "
     "the "
