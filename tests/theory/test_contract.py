@@ -5,7 +5,11 @@ import pytest
 from refusals import refuses
 
 from fullrank.errors import UsageError
+from fullrank.reports.equation import equation_as_text
 from fullrank.theory import THEOREMS, theorem_named
+from fullrank.theory.common.papers import COLLAPSE, PROJECTION_HEAD
+from fullrank.theory.common.theorem import START_AND_END
+from fullrank.theory.sweep import values_to_sweep
 
 NAMES = [entry.name for entry in THEOREMS]
 # What takes seconds takes fewer steps or trials here.
@@ -46,6 +50,39 @@ def test_every_curve_has_a_panel_and_every_panel_a_curve(run):
         assert len({curve.name for curve in outcome.curves if curve.panel == title}) <= 12
 
 
+def test_every_theorem_draws_start_and_end_and_sums_itself_up(run):
+    _, _, outcome = run
+    assert outcome.explanation and outcome.measures
+    if START_AND_END in {panel.title for panel in outcome.panels}:
+        curves = [curve for curve in outcome.curves if curve.panel == START_AND_END]
+        assert {curve.dotted for curve in curves} == {False, True}
+    names = [each.name for each in outcome.measures]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_statement_explains_its_letters_and_its_example_is_a_sweep(name):
+    kind = THEOREMS[name].load()
+    stated = kind.STATEMENT
+    assert stated.link.startswith("https://arxiv.org/abs/") and stated.paper in stated_papers()
+    equation = equation_as_text(stated.equation)
+    for letter, _ in stated.letters:
+        for each in letter.split(", "):
+            symbol = equation_as_text(each).split("(")[0]
+            explained = " ".join(equation_as_text(meaning) for _, meaning in stated.letters)
+            assert symbol[0] in equation or symbol in explained, each
+    words = stated.example.split()
+    settings = {
+        option[2:].replace("-", "_"): value for option, value in zip(words[::2], words[1::2], strict=True)
+    }
+    (several,) = values_to_sweep(kind, settings).values()
+    assert len(several) > 1
+
+
+def stated_papers():
+    return {COLLAPSE.title, PROJECTION_HEAD.title}
+
+
 def test_the_same_settings_give_the_same_numbers(run):
     name, chosen, outcome = run
     again = theorem_named(name, **chosen.model_dump(mode="json")).outcome()
@@ -58,7 +95,7 @@ def test_the_same_settings_give_the_same_numbers(run):
 def test_a_statement_is_one_sentence_with_its_source(name):
     entry = THEOREMS[name]
     assert entry.summary.endswith(".") and "\n" not in entry.summary
-    assert entry.source.startswith("P")
+    assert entry.source.endswith(")") or "(P1)" in entry.source
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,31 +14,35 @@ from typer.core import TyperGroup
 
 from fullrank.cli.choice import assignment, takes_imports
 from fullrank.progress import progress_bar
-from fullrank.record import Record, TheoryEntry
+from fullrank.record import Record, TheoryEntry, TheoryStatement
 from fullrank.registry import Entry
+from fullrank.reports.equation import equation_as_text
 from fullrank.theory import THEOREMS
 
-_PLAIN = (int, float, str)
-# Of a longer table its first and last rows are shown; the record has all.
+# Options take text, since a setting of one number may be given several values.
+_METAVARS: dict[Any, str] = {int: "INT", float: "NUMBER", tuple[float, ...]: "N,N,..."}
+# A longer table is cut to its first and last rows; the record has all of them.
 MOST_ROWS = 8
+_SWEEP_HELP = "A setting that takes one number may be given several, to see the result against it:"
 
 
 class TheoremGroup(TyperGroup):
-    """The theorems as commands, before those of the group itself."""
+    """The theorems as commands, before the group's own commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every theorem, then the group's own."""
         return [*(entry.name for entry in THEOREMS), *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name; raises UsageError with the nearest names for an unknown one."""
+        """The command with that name; raises UsageError with the nearest names for an unknown one."""
         return super().get_command(ctx, cmd_name) or _command(THEOREMS[cmd_name])
 
 
 theory_app = typer.Typer(
     cls=TheoremGroup,
     no_args_is_help=True,
-    help="A theorem of the two papers: predicted and simulated side by side, with its figure.",
+    help="Run a theorem on projection heads or dimensional collapse: prediction, simulation, figures. Give "
+    "several values of one setting, such as --noise 0,1,2, to see the result against it.",
 )
 
 
@@ -47,47 +51,85 @@ theory_app = typer.Typer(
 def predict(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     place: Annotated[
-        str | None, typer.Option("--place", help="Where directions are looked at; default: h.")
+        str | None, typer.Option("--place", help="Where the directions are taken from; default: h.")
     ] = None,
     outcome: Annotated[
-        str | None, typer.Option("--outcome", help="Where it shows what became of them; default: z.")
+        str | None, typer.Option("--outcome", help="Where their weight is measured; default: z.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of samples and views.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the sampled images and views.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")] = None,
 ) -> None:
-    """Which directions of a real run the linear theory says are kept, beside what the run did."""
+    """Compare a trained run with the linear theory: which directions it should keep, and did keep."""
     from fullrank.diagnosis.predict import predict as run_predict
 
-    with Console(stderr=True).status("reading views"):
+    with Console(stderr=True).status("computing features of two views"):
         theory_run = run_predict(run, place=place, outcome=outcome, seed=seed, out=out)
     _finish(theory_run.path)
 
 
 @theory_app.callback()
 def _theory() -> None:
-    # A group with one command of its own is taken for that command, unless it has a callback.
+    # Without a callback, typer turns a group with a single command into that command.
     pass
 
 
 def print_theory(record: Record, entry: TheoryEntry) -> None:
-    """The theorem in a line, predicted beside simulated, what came out and what limits it."""
+    """Print the theorem with its source, the numbers, the headline, what happened, and the limits."""
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(entry.statement)}[/bold] [dim]({escape(entry.source)})[/dim]\n")
+    if entry.explained is None:
+        console.print(f"[bold]{escape(entry.statement)}[/bold] [dim]({escape(entry.source)})[/dim]\n")
+    else:
+        _print_statement(console, entry.explained)
     console.print(escape(f"{entry.quantity[0].upper()}{entry.quantity[1:]}:"))
-    # Two pairs of columns fit 80 characters whatever the rows are called.
+    layout = _sweep_table if entry.sweep else _table
+    # Two pairs of columns fit 80 characters, however long the names of the rows are.
     for first in range(0, len(entry.rows), 2):
-        console.print(_table(record, entry, slice(first, first + 2)))
-    console.print(escape(entry.verdict))
-    for remark in entry.remarks:
-        console.print(f"[dim]{escape(remark)}[/dim]")
+        console.print(layout(record, entry, slice(first, first + 2)))
+    console.print(f"[bold]{escape(entry.verdict)}[/bold]\n")
+    console.print(_bullets(entry.explanation))
+    if entry.remarks:
+        console.print("\nAssumptions and limits:", _bullets(entry.remarks), sep="\n")
+
+
+def _bullets(sentences: list[str]) -> Table:
+    bullets = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        bullets.add_row("-", escape(sentence))
+    return bullets
+
+
+def _print_statement(console: Console, stated: TheoryStatement) -> None:
+    console.print(f"[bold]{escape(stated.title)}[/bold]\n{escape(stated.words)}\n")
+    console.print(f"    {escape(equation_as_text(stated.equation))}\n")
+    letters = Table.grid(padding=(0, 2))
+    for letter, meaning in stated.letters:
+        letters.add_row(escape(equation_as_text(letter)), escape(equation_as_text(meaning)))
+    console.print(letters)
+    console.print(
+        f"\n[dim]{escape(stated.place)}. Paper: {escape(stated.authors)}. {escape(stated.paper)}. "
+        f"{escape(stated.venue)}, {escape(stated.link)}[/dim]\n"
+    )
+
+
+def _sweep_table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
+    """A row for each value of the setting."""
+    table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in entry.rows[rows]:
+        table.add_column(f"{escape(name)}\npredicted", justify="right", min_width=9, max_width=22)
+        table.add_column(f"\n{entry.observed}", justify="right", min_width=9, vertical="bottom")
+    for position, column in enumerate(entry.columns):
+        pairs = zip((record.predicted or [])[rows], (record.simulated or [])[rows], strict=True)
+        cells = [_short(row[position]) for pair in pairs for row in pair]
+        table.add_row(escape(column), *cells)
+    return table
 
 
 def _table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
-    # The theorem's columns go down: there are up to 16 of them, and seldom more than 3 rows.
+    # The columns of the theorem become rows here: there are up to 16 of them, and seldom more than 3 rows.
     table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in entry.rows[rows]:
         table.add_column(f"{escape(name)}\npredicted", justify="right", min_width=9)
-        table.add_column("\nsimulated", justify="right", min_width=9, vertical="bottom")
+        table.add_column(f"\n{entry.observed}", justify="right", min_width=9, vertical="bottom")
     pairs = zip((record.predicted or [])[rows], (record.simulated or [])[rows], strict=True)
     columns = zip(*(values for pair in pairs for values in pair), strict=True)
     lines = [(escape(name), *map(_short, cells)) for name, cells in zip(entry.columns, columns, strict=True)]
@@ -104,7 +146,8 @@ def _short(value: float | None) -> str:
 
 def _command(entry: Entry) -> Any:
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-    app.command(entry.name, help=f"{entry.summary} ({entry.source})", short_help=entry.summary)(_run(entry))
+    text = f"{entry.summary} ({entry.source})\n\n{_SWEEP_HELP} {entry.load().STATEMENT.example}"
+    app.command(entry.name, help=text, short_help=entry.summary)(_run(entry))
     return typer.main.get_command(app)
 
 
@@ -113,9 +156,10 @@ def _run(entry: Entry) -> Callable[..., None]:
     kind = entry.load()
     settings = {
         name: Annotated[
-            (field.annotation if field.annotation in _PLAIN else str) | None,
+            str | None,
             typer.Option(
                 f"--{name.replace('_', '-')}",
+                metavar=_METAVARS.get(field.annotation, "TEXT"),
                 help=f"{field.description} \\[default: {_written(field.default)}]",
             ),
         ]
@@ -123,13 +167,16 @@ def _run(entry: Entry) -> Callable[..., None]:
     }
     shared = {
         "assignments": Annotated[
-            list[str] | None, typer.Option("--set", help="Any setting as key=value. Repeatable.")
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="Any setting by name. Repeatable."),
         ],
         "out": Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")],
     }
-    if kind.FULL:  # a theorem without a long form has no option that would change nothing
+    if kind.FULL:  # without settings of the paper, the option would change nothing
         long = ", ".join(f"{name}={value}" for name, value in kind.FULL.items())
-        shared["full"] = Annotated[bool, typer.Option("--full", help=f"The long form: {long}.")]
+        shared["full"] = Annotated[
+            bool, typer.Option("--full", help=f"The settings of the paper, where known: {long}.")
+        ]
 
     def run(**options: Any) -> None:
         from fullrank.theory.run import run_theorem

@@ -1,4 +1,4 @@
-"""The linear theory beside a real run: which directions it says are kept, and which the run kept."""
+"""Compare a trained run with the linear theory: the directions that it should keep, and those it kept."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ import numpy as np
 from fullrank.errors import UsageError
 from fullrank.files import result_folder
 from fullrank.places import Place
-from fullrank.theory.common.theorem import Curve, Outcome, Panel
-from fullrank.theory.run import TheoryRun, write_theory
+from fullrank.theory.common.theorem import Curve, Outcome, Panel, measure
+from fullrank.theory.run import TheoremSource, TheoryRun, write_theory
 from fullrank.theory.weighting.prediction import FATES, KEPT, LOST, Prediction, fates, predict_directions
+from fullrank.theory.weighting.statements import PREDICT
 
 if TYPE_CHECKING:
     from fullrank.diagnosis.evidence import Pair
@@ -23,7 +24,7 @@ STATEMENT = (
     "The minimiser of the spectral contrastive loss gives each direction the square root of its agreement "
     "between two views."
 )
-SOURCE = "P2's linear model; derived here"
+SOURCE = "our linear model of a claim of Xue et al. 2024 (P2)"
 
 
 def predict(
@@ -35,12 +36,22 @@ def predict(
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> TheoryRun:
-    """What the linear theory predicts of each direction at `place`, and what the run made of it at `outcome`.
+    """The weight of each direction of `place` in `outcome`: as the linear theory predicts it, and in the run.
 
-    `place` is by default the one before the last map: h, or the last place of the encoder where the head has
-    no map of its own; `outcome` is by default z. Second moments of one view and across two are measured on at
-    most 1024 training images. Leaves record and arrays in `out`, by default under runs/. Raises UsageError
-    for places that there are not or that stand in the wrong order.
+    Second moments of one view and across two views are measured on at most 1024 training images. The record
+    and its arrays are written into `out`.
+
+    Args:
+        run: A finished run or its folder.
+        place: Where the directions are taken from. By default the place before the last map: h, or the last
+            place of the encoder if the head has no map of its own.
+        outcome: Where the weight of the directions is measured; by default z.
+        seed: Random seed of the images and views.
+        out: Folder of the result; by default a new one under runs/.
+        imports: Modules with parts that the run needs.
+
+    Raises:
+        UsageError: A place does not exist, or `outcome` comes before `place`.
     """
     from fullrank.diagnosis.features import VIEWED, collect, thinned_places
     from fullrank.diagnosis.subject import Subject
@@ -54,13 +65,13 @@ def predict(
     outcome = outcome or "z"
     default = order.index("h") - getattr(run.head, "passes_h", False)
     if not place and default < 0:
-        raise UsageError("The encoder has no place below h; name the places with --place and --outcome.")
+        raise UsageError("The encoder has no place before h; name the places with --place and --outcome.")
     place = place or order[default]
     if place == outcome:
-        raise UsageError(f"The place and its outcome are both {place}; name a place below with --place.")
+        raise UsageError(f"The place and its outcome are both {place}; name an earlier place with --place.")
     bases = [Place.parse(name).name for name in (place, outcome)]
     if set(bases) <= set(order) and order.index(bases[0]) > order.index(bases[1]):
-        raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as the place.")
+        raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as --place.")
     train, _ = load_data(run.recipe)
     views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)
     subject = Subject(str(run.path), run.encoder, run.head, None, train, views, fresh_head=run.fresh_head)
@@ -70,20 +81,19 @@ def predict(
     prediction = predict_directions((a.numpy(), b.numpy()), (z_a.numpy(), z_b.numpy()), rank, seed)
     settings = {"run": str(run.path), "place": place, "outcome": outcome, "seed": seed}
     theorem = described_prediction(prediction, place, outcome, rank)
-    return write_theory(folder, "predict", STATEMENT, SOURCE, settings, theorem)
+    about = TheoremSource("predict", STATEMENT, SOURCE, PREDICT)
+    return write_theory(folder, about, settings, theorem)
 
 
 def described_prediction(prediction: Prediction, place: str, outcome: str, rank: int) -> Outcome:
-    """A prediction as the outcome of a theorem: the weight of each direction, and their fates counted."""
+    """A prediction as the outcome of a theorem: the weight of each direction, and what is kept or lost."""
     predicted, measured = fates(prediction.predicted), fates(prediction.measured)
     agreed = sum(a == b for a, b in zip(predicted, measured, strict=True))
     number = np.arange(1, len(predicted) + 1, dtype=float)
     title = f"Weight of each direction of {place} in {outcome}"
     verdict = (
-        f"Of {len(predicted)} directions of {place} the theory says that {_counted(predicted)}; in {outcome} "
-        f"{_counted(measured)}, {agreed} of them as predicted. Spearman's correlation of the weights is "
-        f"{prediction.correlation:.2f} ({prediction.low:.2f} to {prediction.high:.2f} over splits of the "
-        "images)."
+        f"The theory predicts the fate of {agreed} of {len(predicted)} directions of {place} correctly; "
+        f"Spearman's correlation of predicted and measured weights is {prediction.correlation:.2f}."
     )
     return Outcome(
         quantity=f"weight of each direction of {place} in {outcome}, relative to the strongest",
@@ -101,17 +111,26 @@ def described_prediction(prediction: Prediction, place: str, outcome: str, rank:
             Curve(title, "the run", number, prediction.measured),
             Curve("Agreement of the two views", "agreement", number, prediction.agreement),
         ),
+        explanation=(
+            f"By the theory, {_counted(predicted)}. In {outcome} of this run, {_counted(measured)}.",
+            f"A direction is kept if its weight is at least {KEPT:g} of the strongest one, and lost below "
+            f"{LOST:g}. The rank that {outcome} can have is {rank}.",
+            f"For 95 % of the splits of the images, the correlation is from {prediction.low:.2f} to "
+            f"{prediction.high:.2f}. This is no confidence interval, since splits share images.",
+        ),
+        observed="measured",
+        measures=(measure("directions kept", predicted.count(FATES[0]), measured.count(FATES[0])),),
         remarks=(
-            f"Kept is a weight of {KEPT:g} of the strongest or more, lost one below {LOST:g}; the rank that "
-            f"{outcome} can have is {rank}.",
-            "The theory is that of a linear net under the spectral contrastive loss at its minimum: without "
-            "cosine, temperature, ReLU or an early end of training.",
-            f"What stands at {place} was itself trained with the same views: a direction that it has lost "
-            "already is not among these.",
+            "The theory is that of a linear net at the minimum of the spectral contrastive loss. A real run "
+            "has "
+            "another loss, a temperature, ReLUs, and ends before the minimum.",
+            f"{place} was itself trained with the same views. Directions that it has already lost are not "
+            "among "
+            "these.",
         ),
     )
 
 
 def _counted(each: Sequence[str]) -> str:
     counts = Counter(each)
-    return ", ".join(f"{counts[fate]} are {fate}" for fate in FATES)
+    return ", ".join(f"{counts[fate]} {'is' if counts[fate] == 1 else 'are'} {fate}" for fate in FATES)

@@ -24,5 +24,7 @@ from fullrank.record.schema import (
     TableRow as TableRow,
     TheoryCurve as TheoryCurve,
     TheoryEntry as TheoryEntry,
+    TheoryMeasure as TheoryMeasure,
     TheoryPanel as TheoryPanel,
+    TheoryStatement as TheoryStatement,
 )

@@ -260,23 +260,61 @@ class TheoryPanel:
     y: str
     log_x: bool = False
     log_y: bool = False
+    note: str = ""
 
 
-# Of a line with points, a theorem's, the record takes the line alone.
+# The record stores a theorem's line without its points.
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", revalidate_instances="always"))
 class TheoryCurve:
-    """A line of a panel, dashed if predicted; the i-th has its points in `curves/i/x` and `curves/i/y`."""
+    """A line of a panel; the i-th has its points in `curves/i/x` and `curves/i/y`.
+
+    It is dashed if predicted, and dotted if it shows the start. Lines of one name share a colour.
+    """
 
     panel: str
     name: str
     dashed: bool = dataclasses.field(default=False, kw_only=True)
+    dotted: bool = dataclasses.field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TheoryStatement:
+    """What a theorem says: a title, the theorem in words and as one equation, and its paper.
+
+    The equation and the letters write `a_{i}` for a subscript and `a^{2}` for a superscript. `letters` pairs
+    each letter with its meaning. `place` says where in the paper the statement is, or which claim of the
+    paper it models. `example` has options that show the effect against a setting.
+    """
+
+    title: str
+    words: str
+    equation: str
+    letters: tuple[tuple[str, str], ...]
+    paper: str
+    authors: str
+    venue: str
+    link: str
+    place: str
+    example: str = ""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TheoryMeasure:
+    """One number that sums up a theory run, predicted and simulated; None where it is not finite."""
+
+    name: str
+    predicted: float | None
+    simulated: float | None
 
 
 class TheoryEntry(_Part):
     """A theorem with settings (the record's recipe), and what the record's two tables of numbers hold.
 
     `predicted` and `simulated` of the record have a list for each of `rows` with a number for each of
-    `columns`; `quantity` says what the numbers are. `verdict` is a sentence, `remarks` are the limits.
+    `columns`; `quantity` says what the numbers are. `verdict` is the headline, `explanation` says what
+    happened and why, and `remarks` are the limits. `explained` states the theorem. `measures` sum the run up
+    in a few numbers. `sweep` names the setting that had several values; `columns` are then its values.
+    `observed` is the word for `simulated` on the page, which a real run also fills.
     """
 
     theorem: str
@@ -289,6 +327,11 @@ class TheoryEntry(_Part):
     remarks: list[str]
     panels: list[TheoryPanel] = []
     curves: list[TheoryCurve] = []
+    explanation: list[str] = []
+    explained: TheoryStatement | None = None
+    measures: list[TheoryMeasure] = []
+    sweep: str = ""
+    observed: str = "simulated"
 
 
 class TableRow(_Part):

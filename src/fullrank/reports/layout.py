@@ -12,6 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from fullrank.reports.drawing import Style
+from fullrank.reports.equation import equation_as_html
 from fullrank.reports.numbers import in_points, signed
 
 _yaml = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
@@ -77,7 +78,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"points": in_points, "signed": signed, "short": _short}
-    environment.filters |= {"swatch": _swatch, "breakable": _breakable, "yaml": _yaml}
+    environment.filters |= {
+        "equation": equation_as_html,
+        "swatch": _swatch,
+        "breakable": _breakable,
+        "yaml": _yaml,
+    }
     return environment
 
 

@@ -1,4 +1,4 @@
-"""The theory of both papers: closed forms, their flows, and theorems as demos, in NumPy and SciPy."""
+"""Theory of dimensional collapse and projection heads: closed forms, flows and theorems to run, in NumPy."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -26,45 +26,46 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["THEOREMS", "theorem_named"]
 
-# The summary of an entry is its statement, in a line.
+# The summary of an entry is the theorem in one line.
 THEOREMS = Registry("theorem", "theory")
 for _entry in [
     Entry(
         "strong-augmentation",
         "fullrank.theory.collapse.theorems:StrongAugmentation",
-        "Where augmentation moves the data more than the data varies, X has a negative eigenvalue and the "
-        "weights lose that direction.",
-        "P1, Theorem 1, Figure 3",
+        "Where augmentation moves the data more than the data vary, the weights shrink to zero and the "
+        "embedding loses that dimension.",
+        "Jing et al. 2022 (P1), Theorem 1, Figure 3",
         citations=(P1,),
     ),
     Entry(
         "implicit-regularization",
-        "fullrank.theory.collapse.theorems:ImplicitRegularization",
-        "In two aligned layers a small singular value grows more slowly than a large one, so the embedding "
-        "is of low rank without any augmentation.",
-        "P1, Theorem 3, Figures 5 and 6",
+        "fullrank.theory.collapse.stacked_theorems:ImplicitRegularization",
+        "In two layers small singular values grow more slowly than large ones, so the embedding becomes "
+        "low-rank without any augmentation.",
+        "Jing et al. 2022 (P1), Theorem 3, Figures 5 and 6",
         aliases=("implicit-regularisation",),
         citations=(P1,),
     ),
     Entry(
         "depth",
-        "fullrank.theory.collapse.theorems:Depth",
+        "fullrank.theory.collapse.stacked_theorems:Depth",
         "The more linear layers, the more dimensions of the embedding collapse; one layer alone does not.",
-        "P1, Figure 11",
+        "Jing et al. 2022 (P1), Figure 11",
         citations=(P1,),
     ),
     Entry(
         "feature-weighting",
         "fullrank.theory.weighting.theorems:FeatureWeighting",
-        "Layer l of L weights feature i by strength^(1 - l/L) times its weight at the output^(l/L).",
-        "P2, linear model; the form is derived here",
+        "Each layer moves the weight of a feature further from its strength in the input towards its weight "
+        "at the output.",
+        "our linear model of a claim of Xue et al. 2024 (P2)",
         citations=(P2,),
     ),
     Entry(
         "weight-decay",
         "fullrank.theory.weighting.theorems:WeightDecay",
-        "Weight decay takes a feature below its threshold out of all layers at once.",
-        "P2, linear model; the thresholds are derived here",
+        "If weight decay is above a feature's threshold, the net loses the feature in all layers at once.",
+        "our linear model of a claim of Xue et al. 2024 (P2)",
         citations=(P2,),
     ),
     Entry(
@@ -72,22 +73,22 @@ for _entry in [
         "fullrank.theory.weighting.pre_or_post:PreOrPost",
         "A feature that augmentation disrupts, or that is strong in the input, can need fewer labels before "
         "the head than after it.",
-        "P2, claims; the margin proxy is derived here",
+        "our linear model of a claim of Xue et al. 2024 (P2)",
         citations=(P2,),
     ),
     Entry(
         "absent-features",
-        "fullrank.theory.weighting.theorems:AbsentFeatures",
-        "Through a symmetrised ReLU a feature can live below the head and be absent above it.",
-        "P2, nonlinear claim; the condition is derived here",
+        "fullrank.theory.weighting.head_theorems:AbsentFeatures",
+        "Through a symmetrised ReLU a feature can be present before the head and absent after it.",
+        "our diagonal model of a claim of Xue et al. 2024 (P2)",
         citations=(P2,),
     ),
     Entry(
         "reweighting",
-        "fullrank.theory.weighting.theorems:Reweighting",
-        "A fixed reweighting head changes nothing after it; the layer below carries each feature the more "
-        "strongly, the later its channel.",
-        "P2, reweighting head; the weights are derived here",
+        "fullrank.theory.weighting.head_theorems:Reweighting",
+        "A fixed reweighting head leaves the weights after it unchanged; before it, features in late "
+        "channels are stronger.",
+        "our linear model of a claim of Xue et al. 2024 (P2)",
         citations=(P2,),
     ),
 ]:
@@ -95,9 +96,9 @@ for _entry in [
 
 
 def theorem_named(name: str, *, full: bool = False, **settings: Any) -> "Theorem":
-    """A theorem by name with settings; `full` takes the paper's own for those that are not given.
+    """The theorem with that name and settings; `full` takes the paper's settings for those not given.
 
-    Raises UsageError for an unknown name or setting and for a value outside its limits.
+    Raises UsageError for an unknown name or setting, and for a value outside its limits.
 
     >>> theorem_named("feature-weighting", depth=3).outcome().predicted.shape
     (3, 5)

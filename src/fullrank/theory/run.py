@@ -1,5 +1,7 @@
-"""A theorem with settings, predicted and simulated, as a record and its arrays. Torch-free."""
+"""Run a theorem, or sweep one of its settings, and write record and arrays. Torch-free."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,22 @@ from fullrank.errors import DataError
 from fullrank.files import result_folder, save_arrays
 from fullrank.record import Result, TheoryEntry
 from fullrank.record.making import machine_of_numpy, new_record
-from fullrank.theory import THEOREMS, Outcome, SteppedTheorem, theorem_named
+from fullrank.theory import THEOREMS, Outcome, theorem_named
 from fullrank.theory.common.flow import Array
+from fullrank.theory.common.theorem import Statement
+from fullrank.theory.sweep import run_outcome, sweep, theorems_to_sweep, values_to_sweep
 
 
 class TheoryRun(Result):
-    """A theorem that was run: its folder and its record."""
+    """A theorem that was run: the folder of its results, and its record."""
 
     @property
     def entry(self) -> TheoryEntry:
-        """What the numbers of `record.predicted` and `record.simulated` are, and what came out."""
+        """What the numbers in `record.predicted` and `record.simulated` are, and the result in words."""
         if self.record.theory is None:
-            raise DataError(f"{self.path} holds a {self.record.kind}, not a theory run; run it again.")
+            raise DataError(
+                f"{self.path} holds a {self.record.kind}, not a theory run; name the folder of a theory run."
+            )
         return self.record.theory
 
 
@@ -33,30 +39,50 @@ def run_theorem(
     progress: Progress | None = None,
     **settings: Any,
 ) -> TheoryRun:
-    """Run the theorem `name` with settings, and leave record and arrays in `out`, by default under runs/.
+    """Run the theorem `name` with settings; write record and arrays into `out`, by default under runs/.
 
-    `full` takes the paper's own step counts. Raises UsageError for an unknown name or a bad setting.
+    A setting that takes one number may have several, as a sequence or as text with commas; the record then
+    has the results for each value. `full` takes the paper's own settings for those that are not given. Raises
+    UsageError for an unknown name, a bad setting, or several settings with several values.
 
     >>> import tempfile
     >>> run = run_theorem("feature-weighting", strengths=(1, 2), keep=(1, 0.5), out=tempfile.mkdtemp())
     >>> [round(weight, 4) for weight in run.record.predicted[-1]]
     [1.0, 0.5]
+    >>> run = run_theorem("weight-decay", decay=(0.01, 1), out=tempfile.mkdtemp())
+    >>> run.entry.sweep, run.record.simulated[0]
+    ('decay', [5.0, 1.0])
     """
     entry = THEOREMS[name]
-    theorem = theorem_named(entry.name, full=full, **settings)
-    folder = result_folder(out, f"theory-{entry.name}")
-    if progress is not None and isinstance(theorem, SteppedTheorem):
-        task = progress.add_task("step", total=theorem.total_steps, status="")
-        outcome = theorem.outcome(lambda done: progress.update(task, completed=done))
+    several = values_to_sweep(entry.load(), settings)
+    if several:
+        theorems = theorems_to_sweep(entry.name, several, full=full, **settings)
     else:
-        outcome = theorem.outcome()
-    values = theorem.model_dump(mode="json")
-    return write_theory(folder, entry.name, entry.summary, entry.source, values, outcome)
+        theorems = [theorem_named(entry.name, full=full, **settings)]
+    folder = result_folder(out, f"theory-{entry.name}")
+    values = theorems[0].model_dump(mode="json")
+    run = partial(run_outcome, progress=progress)
+    if several:
+        (key,) = several
+        values[key] = [getattr(theorem, key) for theorem in theorems]
+        outcome = sweep(theorems, key, run)
+    else:
+        outcome = run(theorems[0])
+    about = TheoremSource(entry.name, entry.summary, entry.source, theorems[0].STATEMENT)
+    return write_theory(folder, about, values, outcome)
 
 
-def write_theory(
-    folder: Path, name: str, statement: str, source: str, settings: dict[str, Any], outcome: Outcome
-) -> TheoryRun:
+@dataclass(frozen=True)
+class TheoremSource:
+    """The name of what was run, its statement in a line with its source, and the statement in full."""
+
+    name: str
+    summary: str
+    source: str
+    statement: Statement
+
+
+def write_theory(folder: Path, about: TheoremSource, settings: dict[str, Any], outcome: Outcome) -> TheoryRun:
     """Write an outcome as record and arrays into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     points = {
@@ -68,10 +94,16 @@ def write_theory(
     shared = {key: value for key, value in vars(outcome).items() if key in TheoryEntry.model_fields}
     record = new_record(
         "theory",
-        {"theorem": name, **settings},
+        {"theorem": about.name, **settings},
         [],
         machine_of_numpy(),
-        theory=TheoryEntry(theorem=name, statement=statement, source=source, **shared),
+        theory=TheoryEntry(
+            theorem=about.name,
+            statement=about.summary,
+            source=about.source,
+            explained=about.statement,
+            **shared,
+        ),
         predicted=_finite(outcome.predicted),
         simulated=_finite(outcome.simulated),
     )
@@ -80,5 +112,5 @@ def write_theory(
 
 
 def _finite(table: Array) -> list[list[float | None]]:
-    """The table as a record holds it: None for what is not finite."""
+    """The table as a record holds it: None for a number that is not finite."""
     return [[float(value) if np.isfinite(value) else None for value in row] for row in table]

@@ -27,7 +27,7 @@ def test_a_disrupted_feature_is_learned_sooner_before_the_head_and_a_weak_one_af
 def test_the_order_it_finds_is_reported_feature_by_feature(outcome_of):
     outcome = outcome_of("pre-or-post")
     assert_names(outcome.verdict, "3 of 5")
-    same, other, unclear = outcome.remarks[1].split(" for ")[1:]
+    same, other, unclear = outcome.explanation[0].split(" for ")[1:]
     assert_names(same, "feature 2, feature 3 and feature 4")
     assert_names(other, "feature 5")
     assert_names(unclear, "feature 1")

@@ -33,14 +33,14 @@ def test_feature_weighting_gives_a_list_for_each_layer(outcome_of):
 def test_settings_far_from_the_default_come_to_the_prediction_too(settings):
     outcome = theorem_named("feature-weighting", **settings).outcome()
     assert gap(outcome) < 1e-4
-    assert len(outcome.remarks) == 2  # a third would name what the flow left short
+    assert len(outcome.remarks) == 2  # a third would name the features that are not at the prediction
 
 
 def test_a_feature_that_never_settles_is_named_with_the_gradient_that_remains():
     outcome = theorem_named("feature-weighting", strengths=(1, 1), keep=(1, 0)).outcome()
     _, slowest, short = outcome.remarks
     assert_names(slowest, "never", "feature 2")
-    assert_names(short, "Feature 2", "gradient")
+    assert_names(short, "feature 2", "gradient")
 
 
 def test_weight_decay_shows_both_minima(outcome_of):
@@ -49,9 +49,11 @@ def test_weight_decay_shows_both_minima(outcome_of):
     np.testing.assert_allclose(outcome.predicted[:2], local, atol=6e-6)
     np.testing.assert_allclose(outcome.predicted[2:], np.array(local) * [1, 1, 1, 1, 0], atol=6e-6)
     np.testing.assert_allclose(outcome.simulated, outcome.predicted, rtol=1e-4, atol=1e-9)
-    only, lower = outcome.verdict.split("lower")
-    assert_names(only, "feature 4")
-    assert_names(lower, "feature 5")
+    lost, between, _ = outcome.verdict.split(". ")
+    assert_names(lost, "feature 4")
+    assert_names(between, "Feature 5")
+    kept = [(each.predicted, each.simulated) for each in outcome.measures]
+    assert kept == [(4, 4), (3, 3)]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,10 @@ def test_the_absent_feature_lives_below_the_head(outcome_of):
     outcome = outcome_of("absent-features")
     assert outcome.simulated[0, 2] == pytest.approx(0.4) and outcome.simulated[1, 2] == 0
     assert gap_where_present(outcome) < 1e-4
-    assert_names(outcome.verdict, "Feature 3", 0.4)
+    assert_names(outcome.verdict, "feature 3", 0.4)
+    assert [(each.predicted, each.simulated) for each in outcome.measures] == [(1, 1), (0, 0)]
+    none = theorem_named("absent-features", threshold=0.1).outcome()
+    assert_names(none.verdict, 0.1, 0.4)  # the weakest feature is absent from a threshold of 0.8 * 0.5 on
 
 
 def gap_where_present(outcome):
@@ -78,7 +83,7 @@ def gap_where_present(outcome):
 def test_reweighting_says_whether_the_order_of_channels_is_predicted(outcome_of):
     outcome = outcome_of("reweighting")
     assert gap(outcome) < 1e-3
-    assert_names(outcome.remarks[1], "holds", "margin 0.323")
+    assert_names(outcome.remarks[1], "margin 0.323")
     taken = theorem_named("reweighting", kappa=5, strengths="2,1,0.5", keep="1,0.9,1", start=1e-4).outcome()
     assert_names(taken.remarks[1], "not", "margin -4")
     np.testing.assert_allclose(taken.simulated[1], taken.predicted[1], rtol=1e-4)

@@ -1,51 +1,66 @@
-"""The page of a theory run: the theorem, predicted beside simulated, its pictures. Torch-free."""
+"""The page of a theory run: its theorem, what happened, figures, and the numbers. Torch-free."""
 
 import shlex
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel
-from fullrank.reports.drawing import Style, distinct_styles, empty_figure, plain_text
+from fullrank.reports.drawing import COLORS, Style, between, empty_figure, plain_text
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.run.words import machine_line
 
 Line = tuple[TheoryCurve, np.ndarray, np.ndarray]
 
-# On a logarithmic axis, what is below this share of the largest value is rounding, and left out.
+# On a logarithmic axis, values below this share of the largest are rounding, and left out.
 _ROUNDING = 1e-12
+# Blue and orange first, as in a comparison of two; the ramp goes from light to dark.
+_COLORS = (*COLORS[1:], COLORS[0])
+_RAMP = ("#9cc3e6", "#003c73")
 
 
 def render_theory(
     record: Record, theory: TheoryEntry, arrays: Mapping[str, np.ndarray], missing: str = ""
 ) -> Page:
-    """The page; a panel whose curves are not in `arrays` is left out, and `missing` says why."""
+    """The page of a theory run.
+
+    Args:
+        record: The record of a theory run.
+        theory: Its entry on the theorem.
+        arrays: The points of the curves; a panel without points is left out.
+        missing: Why arrays are missing, for the reader of the page.
+    """
     lines = [
         (curve, arrays[f"curves/{number}/x"], arrays[f"curves/{number}/y"])
         for number, curve in enumerate(theory.curves)
         if f"curves/{number}/y" in arrays
     ]
     shown = {axes: [line for line in lines if line[0].panel == axes.title] for axes in theory.panels}
+    stated = theory.explained
+    title = f"Theory: {_uncapitalised(stated.title if stated else theory.theorem)}"
     return fill(
         "theory.html.j2",
-        title=f"Theorem: {theory.theorem}",
-        summary=f"{theory.statement} ({theory.source})",
+        title=f"{title}, for several values of {_spaced(theory.sweep)}" if theory.sweep else title,
+        summary=stated.words if stated else f"{theory.statement} ({theory.source})",
+        stated=stated,
         machine=machine_line(record),
         theory=theory,
         predicted=record.predicted or [],
         simulated=record.simulated or [],
-        panels=[_panel(axes, here) for axes, here in shown.items() if here],
+        panels=[_panel(axes, here, bool(theory.sweep)) for axes, here in shown.items() if here],
         missing=missing,
         command=theory_command(record),
+        sweep=f"fullrank theory {theory.theorem} {stated.example}" if stated and not theory.sweep else "",
     )
 
 
 def theory_command(record: Record) -> str:
-    """The command that gives these numbers again; a setting of several numbers is written with commas."""
+    """The command that gives these numbers again; several numbers are written with commas."""
     settings = dict(record.recipe)
     words = ["fullrank", "theory", str(settings.pop("theorem", ""))]
-    if "run" in settings:  # `predict` lays a run beside the theory, and has options of its own
+    if "run" in settings:  # `predict` compares a run with the theory, and has options of its own
         words += [str(settings.pop("run")), *(f"--{key}={value}" for key, value in settings.items())]
     else:
         for key, value in settings.items():
@@ -54,20 +69,29 @@ def theory_command(record: Record) -> str:
     return shlex.join(words)
 
 
-def _panel(axes: TheoryPanel, lines: list[Line]) -> Panel:
-    """A panel, in which curves of one name are a bundle of one colour; its key is dashed where all are."""
-    styles = {}
-    for name, style in distinct_styles(list(dict.fromkeys(curve.name for curve, _, _ in lines))).items():
-        predicted = all(curve.dashed for curve, _, _ in lines if curve.name == name)
-        styles[name] = Style(style.color, "dash" if predicted else "solid", style.symbol)
+def _panel(axes: TheoryPanel, lines: list[Line], swept: bool) -> Panel:
+    """A panel; lines of one name share a colour and an entry of the key."""
+    styles = _styles([curve for curve, _, _ in lines], swept)
     label = f"{axes.title}: {axes.y} against {axes.x}. Lines: {', '.join(styles)}."
-    note = "Predicted values are dashed." if any(curve.dashed for curve, _, _ in lines) else ""
+    dashed = any(curve.dashed for curve, _, _ in lines)
+    note = axes.note or ("Predicted values are dashed." if dashed else "")
     key = styles if len(styles) > 1 else {}
-    return panels(_figure(axes, lines, styles), axes.title, label, note, key)[0]
+    heading = axes.title[:1].upper() + axes.title[1:]
+    return panels(_figure(axes, lines, styles), heading, label, note, key)[0]
+
+
+def _styles(curves: list[TheoryCurve], swept: bool) -> dict[str, Style]:
+    """A style for each name: its colour, and a dash if all lines of the name are dashed."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    colors: dict[str, str] = dict(zip(names, cycle(_COLORS)))
+    if swept and len(names) > 1:  # the values of a setting have an order, so their colours have one too
+        colors = {name: between(*_RAMP, place / (len(names) - 1)) for place, name in enumerate(names)}
+    solid = {curve.name for curve in curves if not curve.dashed}
+    return {name: Style(colors[name], "solid" if name in solid else "dash", "circle") for name in names}
 
 
 def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> go.Figure:
-    """The lines of one panel; on a logarithmic axis what is not above 0 leaves a gap."""
+    """The lines of one panel; on a logarithmic axis, values of 0 or less leave a gap."""
     figure = empty_figure(plain_text(axes.x), plain_text(axes.y))
     least = _ROUNDING * max((np.nanmax(y, initial=0.0) for _, _, y in lines), default=0.0)
     for curve, x, y in lines:
@@ -77,7 +101,7 @@ def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> g
             y=_drawable(y, least if axes.log_y else None),
             name=plain_text(curve.name),
             mode="lines+markers" if len(x) < 12 else "lines",
-            line={"color": style.color, "dash": "dash" if curve.dashed else "solid", "width": 1.8},
+            line={"color": style.color, "dash": _dash(curve), "width": 1.8},
             marker={"size": 6, "symbol": style.symbol},
             hovertemplate=f"{plain_text(curve.name)}<br>%{{x:.4g}}: %{{y:.4g}}<extra></extra>",
         )
@@ -85,6 +109,18 @@ def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> g
         if logarithmic:
             figure.update_layout({axis: {"type": "log", "exponentformat": "power", "dtick": None}})
     return figure
+
+
+def _uncapitalised(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _spaced(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _dash(curve: TheoryCurve) -> str:
+    return "dash" if curve.dashed else "dot" if curve.dotted else "solid"
 
 
 def _drawable(values: np.ndarray, above: float | None) -> list[float | None]:

@@ -1,4 +1,4 @@
-r"""Singular values of layers aligned from the start: mode k moves alone, at the gain g_k = v_k' X v_k."""
+r"""Singular values of layers that start aligned: each mode k moves alone, with the gain g_k = v_k' X v_k."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def fixed_mode_velocity(gains: Array) -> Velocity:
 
 
 def limit_mode_velocity(moment: Array, cross_moment: Array, temperature: float) -> Velocity:
-    r"""The same law under the X of `inner_products.limit_driving_matrix`, where the growth ends.
+    r"""The same law under the X of `inner_products.limit_driving_matrix`, under which growth ends.
 
     .. math:: g_k = \frac2T \Big( \tilde m_k - \frac{m_k^2}{T} \prod_l \sigma_{l,k}^2 \Big)
 
@@ -42,7 +42,7 @@ def limit_mode_velocity(moment: Array, cross_moment: Array, temperature: float) 
 
 
 def divergence_time(start: Array, gains: Array, depth: int) -> float:
-    r"""When balanced aligned layers leave every bound under a fixed X; infinite where they never do.
+    r"""The time at which balanced aligned layers grow without bound under a fixed X; infinite if never.
 
     .. math:: t^* = \min_{k : g_k > 0} \frac{1}{(2 L - 2) \, g_k \, \sigma_k(0)^{2 L - 2}}
 
@@ -66,7 +66,7 @@ def balanced_values(start: Array, gains: Array, depth: int, times: Array) -> Arr
               \qquad n = 2 L - 2,
 
     and :math:`\sigma_k(0) \, e^{g_k t}` for one layer. Derived here. Shapes: (K,), (K,), (T,) -> (T, K).
-    Raises as `divergence_time`, and UsageError for times from the divergence on.
+    Raises as `divergence_time` does, and UsageError for times at or after the divergence.
 
     >>> balanced_values(np.array([0.5]), np.array([2.0]), 2, np.array([0.0, 0.75])).tolist()
     [[0.5], [1.0]]
@@ -89,7 +89,8 @@ def two_layer_values(lower: Array, upper: Array, gains: Array, times: Array) -> 
               \varphi(t) = \frac{e^{2 C g t} - 1}{C}, \qquad C = \sigma_1^2 - \sigma_2^2
 
     and :math:`\varphi = 2 g t` where C = 0. Shapes: (K,), (K,), (K,), (T,) -> (T, K), (T, K). Raises
-    UsageError for negative values and times from the divergence on. Source: P1 Theorem 3, integrated here.
+    UsageError for negative values, and for times at or after the divergence. Source: P1 Theorem 3, integrated
+    here.
 
     >>> half, gains = np.array([0.5]), np.array([2.0])
     >>> [values.tolist() for values in two_layer_values(half, half, gains, np.array([0.75]))]
@@ -115,7 +116,7 @@ def _two_layer_divergence(lower: Array, upper: Array, gains: Array) -> float:
             difference = large - small
             # log(large / small) / difference tends to 1 / small.
             spread = np.log1p(difference / small) / difference if difference else 1 / small
-            # A gain next to 0 diverges after the largest float: never.
+            # With a gain near 0 the time of divergence exceeds the largest float: it never diverges.
             with np.errstate(over="ignore"):
                 ends.append(spread / (2 * gain))
     return float(min(ends))
@@ -133,7 +134,7 @@ def _require_values(values: Array, depth: int) -> None:
     if (values < 0).any():
         raise UsageError(
             f"Singular values must be 0 or more, but the smallest is {values.min():.3g}; "
-            "give their sizes, the sign belongs to the vectors."
+            "give absolute values."
         )
 
 
@@ -141,6 +142,6 @@ def _require_before(times: Array, end: float) -> None:
     last = float(times.max(initial=0.0))
     if last >= end:
         raise UsageError(
-            f"The weights leave every bound at t = {end:.6g}, but values were asked for at t = {last:.6g}; "
+            f"The weights grow without bound at t = {end:.6g}, but the last time is t = {last:.6g}; "
             "take earlier times."
         )

@@ -1,4 +1,4 @@
-r"""InfoNCE by squared distances on z = W x, summed over anchors with a view each: X, what collapses."""
+r"""InfoNCE on squared distances for z = W x, summed over anchors with one view each: X and what collapses."""
 
 import numpy as np
 
@@ -13,7 +13,8 @@ def softmax_weights(z: Array, z_views: Array) -> Array:
     .. math:: \alpha_{ij} = e^{-\|z_i - z_j\|^2/2} / Z_i \; (j \ne i), \qquad
               \alpha_{ii} = e^{-\|z_i - z'_i\|^2/2} / Z_i
 
-    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError for unlike shapes. Source: P1, Eq. 4.
+    Shapes: (N, K), (N, K) -> (N, N), rows sum to 1. Raises UsageError for different shapes. Source: P1, Eq.
+    4.
 
     >>> softmax_weights(np.zeros((2, 1)), np.zeros((2, 1))).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
@@ -87,7 +88,7 @@ def augmentation_covariance(x: Array, views: Array, weights: Array) -> Array:
 
 
 def driving_matrix(x: Array, views: Array, weights: Array) -> Array:
-    r"""The symmetric matrix X that drives the flow: data covariance less augmentation covariance.
+    r"""The symmetric matrix X that drives the flow: data covariance minus augmentation covariance.
 
     .. math:: X = \hat\Sigma_0 - \hat\Sigma_1, \qquad \nabla_W L = -W X
 
@@ -100,7 +101,7 @@ def driving_matrix(x: Array, views: Array, weights: Array) -> Array:
 
 
 def moving_velocity(x: Array, views: Array) -> Velocity:
-    r"""The flow of one layer under the true X, which moves with W; x and its views stay the same samples.
+    r"""The flow of one layer under the true X, which changes with W; x and its views are fixed samples.
 
     .. math:: \dot W = W X(W)
 

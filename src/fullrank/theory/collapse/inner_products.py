@@ -9,7 +9,7 @@ from fullrank.theory.weighting.spectral_model import optimal_gram
 
 
 def inner_loss(z_a: Array, z_b: Array, temperature: float) -> float:
-    r"""InfoNCE on inner products, from view a of each sample to the views b of all, the mean over anchors.
+    r"""InfoNCE on inner products, from view a of each sample to view b of all samples; mean over anchors.
 
     .. math:: L = -\frac1N \sum_i \log \frac{e^{z_i \cdot z'_i / T}}{\sum_j e^{z_i \cdot z'_j / T}}
 
@@ -67,13 +67,13 @@ def inner_driving_matrix(x_a: Array, x_b: Array, residual: Array, temperature: f
 
 
 def limit_loss(weight: Array, bias: Array, moment: Array, cross_moment: Array, temperature: float) -> float:
-    r"""`inner_loss` less log N, for z = W x + b, Gaussian views of mean 0 and endless negatives.
+    r"""`inner_loss` minus log N, for z = W x + b, Gaussian views of mean 0 and infinitely many negatives.
 
     .. math:: L - \log N \to -\frac1T \operatorname{tr} W \tilde M W^\top
               + \frac{1}{2 T^2} \Big( \operatorname{tr} C^2 + b^\top C b \Big), \qquad C = W M W^\top
 
-    with M the second moment of a view and M~ that across the two. Derived here. Shapes: (K, D), (K,), (D, D),
-    (D, D). Raises UsageError for moments that are not symmetric and positive semi-definite.
+    with M the second moment of one view, and M~ the one across the two views. Derived here. Shapes: (K, D),
+    (K,), (D, D), (D, D). Raises UsageError for moments that are not symmetric and positive semi-definite.
 
     >>> limit_loss(np.array([[1.0]]), np.zeros(1), np.array([[1.0]]), np.array([[1.0]]), 1.0)
     -0.5

@@ -89,7 +89,7 @@ def fixed_velocity(drive: Array) -> Velocity:
     .. math:: \dot W_l = (W_L \cdots W_{l+1})^\top \, W X \, (W_{l-1} \cdots W_1)^\top,
               \qquad W = W_L \cdots W_1
 
-    From two layers on it can leave every bound in finite time (`aligned_modes.divergence_time`). Raises
+    With two layers or more it can grow without bound in finite time (`aligned_modes.divergence_time`). Raises
     UsageError for an X that is not symmetric. Source: P1 Section 5.2, Lemma 3 and Equation 9.
 
     >>> velocity = fixed_velocity(np.array([[1.0]]))
@@ -122,7 +122,7 @@ def contrastive_velocity(network: Network, x: Array, views: Array) -> Velocity:
 
 
 def imbalance(weights: Weights) -> Weights:
-    r"""What the linear flow conserves, one matrix for each pair of neighbours; all zero where balanced.
+    r"""The matrices that the linear flow conserves, one for each pair of neighbours; zero if balanced.
 
     .. math:: W_{l+1}^\top W_{l+1} - W_l W_l^\top
 
@@ -140,7 +140,7 @@ def imbalance(weights: Weights) -> Weights:
 
 
 def relative_imbalance(weights: Weights) -> Array:
-    r"""The size of the imbalance beside that of the lower layer, for each pair of neighbours.
+    r"""The size of the imbalance relative to the lower layer, for each pair of neighbours.
 
     .. math:: \|W_l W_l^\top - W_{l+1}^\top W_{l+1}\|_F \,/\, \|W_l W_l^\top\|_F
 
@@ -151,13 +151,13 @@ def relative_imbalance(weights: Weights) -> Array:
     """
     sizes = [np.linalg.norm(layer @ np.swapaxes(layer, -1, -2), axis=(-2, -1)) for layer in weights[:-1]]
     if any((size == 0).any() for size in sizes):
-        raise UsageError("A layer is all zero, so no imbalance is relative to it; take `imbalance` itself.")
+        raise UsageError("A layer is all zero, so the imbalance has no relative size; use `imbalance`.")
     gaps = [np.linalg.norm(gap, axis=(-2, -1)) for gap in imbalance(weights)]
     return np.stack([gap / size for gap, size in zip(gaps, sizes, strict=True)], -1)
 
 
 def alignment(lower: Array, upper: Array) -> Array:
-    r"""How the outputs of one layer meet the inputs of the next: the identity where they are aligned.
+    r"""How the outputs of one layer align with the inputs of the next: the identity if they are aligned.
 
     .. math:: |A|, \qquad A = V_2^\top U_1, \qquad W_l = U_l S_l V_l^\top
 
@@ -193,7 +193,7 @@ def within_block_share(aligned: Array, values: Array, tolerance: float = 0.1) ->
 
 
 def singular_rates(weight: Array, velocity: Array) -> tuple[Array, Array, Array]:
-    r"""How the singular values and vectors of a square W = U S V' move while W moves.
+    r"""The rates of the singular values and vectors of a square W = U S V' while W moves.
 
     .. math:: \dot\sigma_k = u_k^\top \dot W v_k, \qquad
               \dot U = U \big(H \circ (U^\top \dot W V S + S V^\top \dot W^\top U)\big), \qquad
@@ -216,7 +216,7 @@ def singular_rates(weight: Array, velocity: Array) -> tuple[Array, Array, Array]
 
 
 def alignment_rate(lower: Array, upper: Array, gradient: Array) -> Array:
-    r"""How the signed alignment A = V_2' U_1 of two square layers moves, with G the product's gradient.
+    r"""The rate of the signed alignment A = V_2' U_1 of two square layers; G is the gradient to the product.
 
     .. math:: \dot A = -A \big(H_1 \circ (A^\top F + F^\top A)\big)
               + \big(H_2 \circ (A F^\top + F A^\top)\big) A, \qquad F = S_2 U_2^\top G V_1 S_1

@@ -1,289 +1,226 @@
-"""P1's theorems as demos: strong augmentation, the implicit low-rank bias of two layers, and depth."""
+"""P1's Theorem 1 as a demo: strong augmentation takes directions from a linear layer."""
 
-import itertools
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.linalg import svdvals
 from pydantic import Field
 
+from fullrank.record import TheoryMeasure
 from fullrank.theory.collapse import infonce_flow, linear_stack
-from fullrank.theory.collapse.aligned_modes import divergence_time, fixed_mode_velocity, limit_mode_velocity
-from fullrank.theory.collapse.inner_products import inner_driving_matrix, inner_residual, limit_velocity
-from fullrank.theory.collapse.toy_training import Schedule, ToyRun, stacked_layers, strong_augmentation
-from fullrank.theory.common.flow import Array, Trajectory, integrate
-from fullrank.theory.common.theorem import Curve, OnStep, Outcome, Panel, SteppedTheorem, listed
+from fullrank.theory.collapse.inner_products import limit_velocity
+from fullrank.theory.collapse.statements import STRONG_AUGMENTATION
+from fullrank.theory.collapse.toy_theorem import SAMPLES, Noise, Rate, ToyTheorem, bundle
+from fullrank.theory.collapse.toy_training import ToyRun, strong_augmentation
+from fullrank.theory.common.flow import Array, integrate
+from fullrank.theory.common.theorem import (
+    START_AND_END,
+    Curve,
+    OnStep,
+    Outcome,
+    Panel,
+    Statement,
+    counted,
+    measure,
+)
 
-# An eigenvalue of the embedding covariance below this counts as collapsed, as in P1's plots.
-COLLAPSED = 1e-3
-_SAMPLES = 256
+# A direction counts as collapsed if W passes it less than half as strongly at the end as at the start.
+_LOST = 0.5
+# With data of variance 1, noise of twice that variance makes X negative (docs/theory/collapse.md).
+_BOUNDARY = 2**0.5
 
-Steps = Annotated[int, Field(ge=1, description="SGD steps of each toy")]
-Rate = Annotated[float, Field(gt=0, description="learning rate of SGD")]
-Noise = Annotated[float, Field(ge=0, le=10, description="standard deviation of the augmentation's noise")]
+_OVER_TIME = Panel(
+    "Theorem 1 over time",
+    "time",
+    "strength of a direction in W",
+    log_y=True,
+    note="Dashed: X stays as it is at the start, as in Theorem 1; one line for each eigenvector. Solid: X "
+    "moves "
+    "with W, as in training; the singular values of W on the clean and on the augmented inputs.",
+)
+_TOY = Panel(
+    "The paper's toy, trained by SGD",
+    "step",
+    "singular value of W",
+    log_y=True,
+    note="Dashed: the prediction for Gaussian data. Solid: SGD.",
+)
+_ENDS = Panel(
+    START_AND_END,
+    "direction: the clean inputs first, then the augmented ones",
+    "singular value of W",
+    log_y=True,
+    note="Dotted: the start. Solid: the end of training with the X that moves.",
+)
 
 
-class _Toy(SteppedTheorem):
-    """The settings that P1's toys share."""
+@dataclass(frozen=True)
+class _Flows:
+    """X at the start, and W over time (T, D, D): X fixed in closed form, X fixed simulated, X moving."""
 
-    FULL: ClassVar[dict[str, Any]] = {"steps": 10_000}
-
-    steps: Steps = 2000
-    learning_rate: Rate = 1e-2
-    noise: Noise = 1e-3
-    temperature: float = Field(0.1, ge=1e-3, le=100, description="temperature of the toy's softmax")
-    seed: int = Field(0, ge=0, description="seed of data, start and noise")
-
-    @property
-    def total_steps(self) -> int:
-        """The steps of the toy."""
-        return self.steps
-
-    @property
-    def _schedule(self) -> Schedule:
-        return Schedule(**self.model_dump(include={"steps", "learning_rate", "temperature", "seed"}))
+    drive: Array
+    exact: Array
+    fixed: Array
+    moving: Array
 
 
-class StrongAugmentation(_Toy):
-    """Theorem 1: X of one negative eigenvalue takes a singular value of W to zero; and P1's first toy."""
+class StrongAugmentation(ToyTheorem):
+    """Theorem 1: each negative eigenvalue of X takes a singular value of W to zero; and P1's first toy."""
+
+    STATEMENT: ClassVar[Statement] = STRONG_AUGMENTATION
 
     learning_rate: Rate = 1e-3
     noise: Noise = 2.0
-    width: int = Field(16, ge=1, le=64, description="inputs and outputs of the layer")
-    augmented: int = Field(8, ge=0, description="coordinates that the augmentation moves, the last ones")
-    time: float = Field(2.0, gt=0, le=50, description="length of the theorem's flow")
+    width: int = Field(16, ge=1, le=64, description="number of inputs and of outputs of the layer")
+    augmented: int = Field(
+        8, ge=0, description="number of inputs that the noise moves, counted from the last"
+    )
+    time: float = Field(2.0, gt=0, le=50, description="how long the flow of Theorem 1 runs")
 
     def outcome(self, on_step: OnStep | None = None) -> Outcome:
-        """The flow with X held fixed against its closed form, and the toy against its Gaussian limit."""
+        """The flow with X fixed against its closed form, and the toy against its Gaussian limit."""
         sizes = {"width": self.width, "augmented": self.augmented}
         toy = strong_augmentation(self.noise, self._schedule, on_step=on_step, **sizes)
-        start, limit, trained = toy.weights[0][0], self._limit(toy), toy.singular_values[0]
-        times = np.linspace(0, self.time, 33)
-        drive, fixed, moving = self._flows(start, times)
-        exact, moved = svdvals(infonce_flow.exact_weights(start, drive, times)), svdvals(moving.weights[0])
-        lost = int((moved[-1] < 0.5 * moved[0]).sum())
-        distances = Panel("Distances: X fixed and X moving", "time", "singular value of W", log_y=True)
-        products = Panel("Toy: inner products, SGD", "step", "singular value of W", log_y=True)
+        limit, times = self._limit(toy), np.linspace(0, self.time, 33)
+        flows = self._flows(toy.weights[0][0], times)
+        predicted = infonce_flow.collapse_count(flows.drive, self.width)
+        lost = sum(int((part[-1] < _LOST * part[0]).sum()) for part in self._parts(flows.moving).values())
+        trained, ends = toy.singular_values[0][-1], svdvals(limit[-1])
+        measures = [measure("collapsed directions", predicted, lost)]
+        if 0 < self._clean < self.width:
+            ratios = (
+                values[: self._clean].mean() / values[self._clean :].mean() for values in (ends, trained)
+            )
+            measures.append(measure("clean over augmented, in the toy", *ratios))
         return Outcome(
-            quantity="singular value of W",
-            rows=("distances, X fixed", "inner products, SGD"),
+            quantity="singular value of W at the end",
+            rows=("Theorem 1, X fixed", "toy, SGD"),
             columns=tuple(map(str, range(1, self.width + 1))),
-            predicted=np.stack([exact[-1], limit[-1]]),
-            simulated=np.stack([svdvals(fixed.last[0]), trained[-1]]),
-            verdict=f"X has {infonce_flow.collapse_count(drive, self.width)} negative eigenvalues of "
-            f"{self.width}, and under the moving X {lost} singular values fell to less than half; in the toy "
-            f"{self._clean_over_augmented(trained[-1], limit[-1])}.",
-            panels=(distances, products),
-            curves=(
-                *_bundle(distances, "X fixed", times, exact, dashed=True),
-                *_bundle(distances, "X moving", times, moved),
-                *_bundle(products, "Gaussian limit", toy.steps, limit, dashed=True),
-                *_bundle(products, "SGD", toy.steps, trained),
-            ),
+            predicted=np.stack([svdvals(flows.exact[-1]), ends]),
+            simulated=np.stack([svdvals(flows.fixed[-1]), trained]),
+            verdict=self._verdict(predicted, lost),
+            panels=(_ENDS, _OVER_TIME, _TOY),
+            curves=(*self._start_and_end(flows.moving), *self._over_time(flows, times, toy, limit)),
+            explanation=self._explanation(predicted, lost, measures[1:]),
             remarks=self._remarks(),
+            measures=tuple(measures),
         )
 
-    def _flows(self, start: Array, times: Array) -> tuple[Array, Trajectory, Trajectory]:
-        """X at the start, and the flows while it stays fixed and while it moves."""
+    def _flows(self, start: Array, times: Array) -> _Flows:
         rng = np.random.default_rng(self.seed)
-        x = rng.standard_normal((_SAMPLES, self.width))
+        x = rng.standard_normal((SAMPLES, self.width))
         views = x.copy()
-        views[:, self._clean :] += self.noise * rng.standard_normal((_SAMPLES, self.augmented))
+        views[:, self._clean :] += self.noise * rng.standard_normal((SAMPLES, self.augmented))
         alpha = infonce_flow.softmax_weights(x @ start.T, views @ start.T)
         # Divided by the number of samples, so that time does not depend on it.
-        drive = infonce_flow.driving_matrix(x, views, alpha) / _SAMPLES
+        drive = infonce_flow.driving_matrix(x, views, alpha) / SAMPLES
         fixed = integrate(linear_stack.fixed_velocity(drive), (start,), times, rtol=1e-8)
-        moving = integrate(
-            infonce_flow.moving_velocity(x, views), (start,), times / _SAMPLES, rtol=1e-5, atol=1e-9
-        )
-        return drive, fixed, moving
+        velocity = infonce_flow.moving_velocity(x, views)
+        moving = integrate(velocity, (start,), times / SAMPLES, rtol=1e-5, atol=1e-9)
+        exact = infonce_flow.exact_weights(start, drive, times)
+        return _Flows(drive, exact, fixed.weights[0], moving.weights[0])
 
     def _limit(self, toy: ToyRun) -> Array:
-        """The toy's singular values (T, D) under the gradient flow of its Gaussian limit."""
+        """The toy's weights (T, D, D) under the gradient flow of its Gaussian limit."""
         moment = np.ones(self.width)
         moment[self._clean :] += self.noise**2
         velocity = limit_velocity(np.diag(moment), np.eye(self.width), self.temperature)
         start = (toy.weights[0][0], toy.biases[0])
-        flow = integrate(velocity, start, toy.steps * self.learning_rate, rtol=1e-6, atol=1e-9)
-        return svdvals(flow.weights[0])
+        return integrate(velocity, start, toy.steps * self.learning_rate, rtol=1e-6, atol=1e-9).weights[0]
 
     @property
     def _clean(self) -> int:
         return self.width - self.augmented
 
-    def _clean_over_augmented(self, trained: Array, limit: Array) -> str:
-        if not 0 < self._clean < self.width:
-            return f"the values end between {trained[-1]:.3g} and {trained[0]:.3g}"
-        ratio, predicted = (
-            values[: self._clean].mean() / values[self._clean :].mean() for values in (trained, limit)
+    def _parts(self, weights: Array) -> dict[str, Array]:
+        """The singular values (T, n) of the columns of W that read the clean and the augmented inputs."""
+        columns = {"clean": weights[..., : self._clean], "augmented": weights[..., self._clean :]}
+        return {name: svdvals(part) for name, part in columns.items() if part.shape[-1]}
+
+    def _start_and_end(self, moving: Array) -> list[Curve]:
+        curves, first = [], 1
+        for name, values in self._parts(moving).items():
+            x = np.arange(first, first + values.shape[1], dtype=np.float64)
+            curves.append(Curve(START_AND_END, name, x, values[0], dotted=True))
+            curves.append(Curve(START_AND_END, name, x, values[-1]))
+            first += values.shape[1]
+        return curves
+
+    def _over_time(self, flows: _Flows, times: Array, toy: ToyRun, limit: Array) -> list[Curve]:
+        bundles = [
+            (_OVER_TIME, times, self._along_eigenvectors(flows), True),
+            (_OVER_TIME, times, self._parts(flows.moving), False),
+            (_TOY, toy.steps, self._parts(limit), True),
+            (_TOY, toy.steps, self._parts(toy.weights[0]), False),
+        ]
+        return [
+            curve
+            for panel, x, parts, dashed in bundles
+            for name, values in parts.items()
+            for curve in bundle(panel, name, x, values, dashed=dashed)
+        ]
+
+    def _along_eigenvectors(self, flows: _Flows) -> dict[str, Array]:
+        """|W(t) u| for each eigenvector u of the fixed X, in the group of inputs in which most of u lies."""
+        vectors = np.linalg.eigh(flows.drive)[1]
+        strengths = np.linalg.norm(flows.exact @ vectors, axis=1)
+        augmented = (vectors[self._clean :] ** 2).sum(0) > 0.5
+        groups = {"clean": strengths[:, ~augmented], "augmented": strengths[:, augmented]}
+        return {name: values for name, values in groups.items() if values.shape[1]}
+
+    def _verdict(self, predicted: int, lost: int) -> str:
+        if lost:
+            return (
+                f"At noise {self.noise:g}, {lost} of {self.width} directions collapse; Theorem 1 predicts "
+                f"{predicted}."
+            )
+        although = f", although Theorem 1 predicts {predicted}" if predicted else ""
+        return (
+            f"At noise {self.noise:g}, none of {self.width} directions collapses{although}. "
+            f"Collapse starts at a noise of about {_BOUNDARY:.1f}."
         )
-        return f"the clean values end at {ratio:.3g} times the augmented ones, {predicted:.3g} predicted"
+
+    def _explanation(self, predicted: int, lost: int, ratios: list[TheoryMeasure]) -> tuple[str, ...]:
+        sentences = [
+            f"The data have variance 1 in every direction. The noise moves the last {self.augmented} inputs "
+            "of "
+            f"one view, with variance {self.noise**2:.3g}. While W is small, X becomes negative in a "
+            "direction "
+            "where this variance is above twice that of the data: from a noise of √2 = "
+            f"{_BOUNDARY:.2f} on. At the start of this run, X has "
+            f"{counted(predicted, 'negative eigenvalue')}.",
+            "A direction counts as collapsed if W passes it less than half as strongly at the end as at the "
+            f"start. The end is time {self.time:g}; with a longer --time the values shrink further.",
+        ]
+        if lost < predicted:
+            sentences.append(
+                "Theorem 1 keeps X as it is at the start. In training, X changes with W, and its eigenvalues "
+                "move towards zero. Near the boundary a direction therefore stops shrinking."
+            )
+        for ratio in ratios:
+            sentences.append(
+                f"In the paper's toy the clean directions end {ratio.simulated:.3g} times as strong as the "
+                f"augmented ones ({ratio.predicted:.3g} times predicted). The toy uses another loss: there, "
+                "noise shrinks a direction but does not take it to zero."
+            )
+        return tuple(sentences)
 
     def _remarks(self) -> tuple[str, ...]:
         root = self.temperature**0.5
         return (
-            "Theorem 1 is about squared distances, embeddings that are not normalised and an X that "
-            f"stays fixed. Its flow here is on {_SAMPLES} samples with noise in the second view only, where "
-            "uniform softmax weights make X negative once the noise's variance is twice that of the data.",
-            "The toy is the paper's: inner products, a bias, noise in both views, SGD. Its X is positive "
-            "where W is small, so noise shrinks a direction, and does not take it to zero.",
-            "The toy's prediction is the gradient flow for Gaussian views and endless negatives, derived "
-            f"here: its gains end at sqrt(T) = {root:.3g} and sqrt(T)/(1 + noise^2) = "
-            f"{root / (1 + self.noise**2):.3g}; with 128 in a batch the clean ones end higher.",
-            f"The {self._clean} largest values are taken for the clean ones, so without noise the two groups "
-            "differ only by what sorting does.",
-            "A last value near zero in the toy is the bias: it takes an output direction for itself "
-            "while its squared length is above 2 T/(1 + noise^2) (derived here).",
+            "Theorem 1 is about squared distances, embeddings that are not normalised, and an X that stays "
+            f"fixed. Its flow runs here on {SAMPLES} samples, with noise in the second view only.",
+            "The toy is the paper's: a loss of inner products, a bias, noise in both views, plain SGD. Its X "
+            "is "
+            "positive where W is small, so no direction vanishes.",
+            "The toy's prediction is derived in this project, for Gaussian views and infinitely many "
+            "negatives. "
+            f"The clean values end at √T = {root:.3g}, the augmented ones at √T/(1 + noise²) = "
+            f"{root / (1 + self.noise**2):.3g}, with T the temperature. With a batch of 128, the clean "
+            "values "
+            "end higher.",
+            f"The ratio in the toy compares the {self._clean} largest singular values with the rest.",
+            "If the toy's last value is near zero, the bias is the cause: it takes one output direction for "
+            "itself while its squared length is above 2T/(1 + noise²).",
         )
-
-
-class _Stacked(_Toy):
-    """The settings of P1's second toy, stacked layers that start with a given spectrum."""
-
-    decay: float = Field(0.35, ge=0, le=1, description="the start's singular values are exp(-decay i)")
-    width: int = Field(16, ge=2, le=64, description="inputs and outputs of each layer")
-
-    @property
-    def _start(self) -> Array:
-        return np.asarray(np.exp(-self.decay * np.arange(self.width)))
-
-    def _run(self, depth: int, network: linear_stack.Network, on_step: OnStep | None) -> ToyRun:
-        settings = self.model_dump(include={"width", "decay", "noise"})
-        return stacked_layers(depth, self._schedule, network=network, on_step=on_step, **settings)
-
-    def _limit(self, depth: int, steps: Array) -> Array:
-        """The aligned singular values (T, K) of each layer at those steps, under the saturating X."""
-        ones = np.ones(self.width)
-        velocity = limit_mode_velocity((1 + self.noise**2) * ones, ones, self.temperature)
-        times = steps * self.learning_rate
-        return integrate(velocity, (self._start,) * depth, times, rtol=1e-6, atol=1e-9).weights[0]
-
-
-class ImplicitRegularization(_Stacked):
-    """Theorem 3: two aligned layers grow their large singular values first; and P1's second toy."""
-
-    def outcome(self, on_step: OnStep | None = None) -> Outcome:
-        """Theorem 3's law against the two-layer flow with X fixed, and against the toy with X saturating."""
-        law, flow, end, simulated_end = self._flows()
-        toy = self._run(2, linear_stack.linear, on_step)
-        limit, trained, collapsed = self._limit(2, toy.steps), toy.singular_values, toy.collapsed(COLLAPSED)
-        balance = linear_stack.relative_imbalance(toy.weights)[:, 0]
-        predicted = np.stack([np.sort(values)[::-1] for values in law.last])
-        simulated = np.stack([svdvals(matrix) for matrix in flow.last])
-        aligned = Panel("Two aligned layers, X fixed", "time", "singular value", log_y=True)
-        first = Panel("Toy: two layers, SGD", "step", "singular value of W1", log_y=True)
-        balances = Panel("Toy: balance of the layers", "step", "relative imbalance")
-        return Outcome(
-            quantity="singular value",
-            rows=("W1, X fixed", "W2, X fixed", "W1, toy", "W2, toy"),
-            columns=tuple(map(str, range(1, self.width + 1))),
-            predicted=np.stack([*predicted, limit[-1], limit[-1]]),
-            simulated=np.stack([*simulated, *(layer[-1] for layer in trained)]),
-            verdict=f"Theorem 3's law and the flow of two aligned layers agree to "
-            f"{np.abs(simulated / predicted - 1).max():.1g} of each value; in the toy {collapsed[-1]:.0f} of "
-            f"{self.width} dimensions are collapsed after {self.steps} steps, {_collapsed(limit[-1], 2)} "
-            f"predicted, {collapsed[0]:.0f} at the start.",
-            panels=(aligned, first, balances),
-            curves=(
-                *_bundle(aligned, "Theorem 3", law.times, law.weights[0], dashed=True),
-                *_bundle(aligned, "flow", law.times, svdvals(flow.weights[0])),
-                *_bundle(first, "Gaussian limit", toy.steps, limit, dashed=True),
-                *_bundle(first, "SGD", toy.steps, trained[0]),
-                Curve(balances.title, "SGD", toy.steps, balance),
-            ),
-            remarks=(
-                f"With X fixed the largest value leaves every bound in finite time: at t = {end:.5g} "
-                f"predicted, {simulated_end:.5g} in the flow, which is shown up to t = {law.times[-1]:.5g}.",
-                "The toy's prediction takes the X of Gaussian views and endless negatives (derived here), "
-                "under which values stop growing, for layers aligned and balanced from the start; the toy's "
-                "start in random bases is neither.",
-                f"The toy's relative imbalance went from {balance[0]:.2f} to {balance[-1]:.2f}; nearly "
-                "equal singular values leave their vectors free to turn, so alignment to the identity is not "
-                "expected.",
-            ),
-        )
-
-    def _flows(self) -> tuple[Trajectory, Trajectory, float, float]:
-        """Two aligned layers with X fixed: their law, their flow, and when the two leave every bound."""
-        start, drive = self._start, self._drive()
-        gains, vectors = np.linalg.eigh(drive)
-        end = divergence_time(start, gains, 2)
-        times = np.linspace(0, 0.9 * end, 33)
-        turn = np.linalg.qr(np.random.default_rng(self.seed).standard_normal((2, self.width, self.width)))[0]
-        aligned = (turn[0] * start @ vectors.T, turn[1] * start @ turn[0].T)
-        velocity = linear_stack.fixed_velocity(drive)
-        law = integrate(fixed_mode_velocity(gains), (start, start), times)
-        unbounded = integrate(velocity, aligned, [0.0, 2 * end], rtol=1e-8)
-        return law, integrate(velocity, aligned, times), end, unbounded.diverged_at or np.inf
-
-    def _drive(self) -> Array:
-        rng = np.random.default_rng(self.seed)
-        x = rng.standard_normal((_SAMPLES, self.width))
-        x_a, x_b = x + self.noise * rng.standard_normal((2, *x.shape))
-        none = np.zeros((_SAMPLES, 1))
-        return inner_driving_matrix(x_a, x_b, inner_residual(none, none, self.temperature), self.temperature)
-
-
-class Depth(_Stacked):
-    """More linear layers collapse more dimensions: P1's depth sweep, with and without ReLU between them."""
-
-    steps: Steps = 600
-    depth: int = Field(4, ge=1, le=8, description="the deepest stack; all from one layer on are run")
-
-    @property
-    def total_steps(self) -> int:
-        """The steps of every stack: one layer, and each deeper depth twice."""
-        return self.steps * (2 * self.depth - 1)
-
-    def outcome(self, on_step: OnStep | None = None) -> Outcome:
-        """Collapsed dimensions at each depth: the law of aligned balanced layers against SGD."""
-        depths = range(1, self.depth + 1)
-        done = itertools.count(1)
-
-        def counted(_: int) -> None:
-            if on_step is not None:
-                on_step(next(done))
-
-        stacks = [self._run(depth, linear_stack.linear, counted) for depth in depths]
-        # One layer has no place for a ReLU.
-        nonlinear = [stacks[0], *(self._run(depth, linear_stack.rectified, counted) for depth in depths[1:])]
-        titles = ("Linear stacks", "ReLU between layers")
-        predicted = [_collapsed(self._limit(depth, stacks[0].steps)[-1], depth) for depth in depths]
-        simulated = np.array([[run.collapsed(COLLAPSED) for run in runs] for runs in (stacks, nonlinear)])
-        return Outcome(
-            quantity=f"collapsed dimensions of {self.width}",
-            rows=("linear", "ReLU between layers"),
-            columns=tuple(f"depth {depth}" for depth in depths),
-            predicted=np.array([predicted, predicted], np.float64),
-            simulated=simulated[..., -1],
-            verdict=f"After {self.steps} steps {listed(simulated[0, :, -1])} of {self.width} dimensions are "
-            f"collapsed in linear stacks of depth 1 to {self.depth}, {listed(predicted)} predicted; with "
-            f"ReLU between the layers {listed(simulated[1, :, -1])}.",
-            panels=tuple(
-                Panel(title, "index", "eigenvalue of the embedding covariance", log_y=True)
-                for title in titles
-            ),
-            curves=tuple(
-                Curve(title, f"depth {depth}", np.arange(1.0, self.width + 1), run.spectra[-1])
-                for title, runs in zip(titles, (stacks, nonlinear), strict=True)
-                for depth, run in zip(depths, runs, strict=True)
-            ),
-            remarks=(
-                f"At the start {listed(simulated[0, :, 0])} dimensions are collapsed in the linear stacks "
-                f"and {listed(simulated[1, :, 0])} with ReLU; collapsed is an eigenvalue of the embedding "
-                f"covariance below {COLLAPSED:g}.",
-                "The paper says that more layers collapse more; the predicted numbers are derived here, for "
-                "layers aligned and balanced from the start, Gaussian views and endless negatives. The toy "
-                "starts in random bases.",
-                "The theory does not speak of ReLU: its row repeats the linear prediction for comparison.",
-            ),
-        )
-
-
-def _collapsed(values: Array, depth: int) -> int:
-    return int((values ** (2 * depth) < COLLAPSED).sum())
-
-
-def _bundle(panel: Panel, name: str, x: Array, values: Array, dashed: bool = False) -> tuple[Curve, ...]:
-    # Curves of one name share a line of the key.
-    return tuple(Curve(panel.title, name, x, column, dashed=dashed) for column in values.T)

@@ -1,4 +1,4 @@
-r"""P1's toys as published: small linear and rectified nets trained by SGD on InfoNCE with inner products."""
+r"""P1's toys: small linear and rectified nets, trained by SGD on InfoNCE with inner products."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from fullrank.theory.common.flow import Array, Weights
 from fullrank.theory.common.inputs import number, whole_number
 from fullrank.theory.common.theorem import OnStep
 
-# Embeddings of the toys are of size 1; beyond this SGD has exploded, though floats would go on.
+# Embeddings of the toys have size 1 or so. Beyond this SGD has diverged, though floats are still finite.
 _LARGEST = 1e6
 
 
@@ -46,10 +46,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class ToyRun:
-    """What a toy leaves at T of its steps, the first of them 0.
+    """The state of a toy at T of its steps, the first of them step 0.
 
-    `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without, `spectra` (T, D) has
-    the descending eigenvalues of the embedding covariance on 1000 fresh inputs, `losses` (T,) each a batch's.
+    `weights` has one array (T, D, D) a layer, `biases` (T, D) is 0 for layers without a bias, `spectra` (T,
+    D) has the descending eigenvalues of the embedding covariance on 1000 fresh inputs, `losses` (T,) each a
+    batch's.
     """
 
     steps: Array
@@ -64,8 +65,18 @@ class ToyRun:
         return tuple(np.linalg.svdvals(layer) for layer in self.weights)
 
     def collapsed(self, threshold: float = 1e-3) -> Array:
-        """How many eigenvalues of the embedding covariance are below the threshold, (T,)."""
-        return np.asarray((self.spectra < threshold).sum(1, dtype=np.float64))
+        """How many eigenvalues of the embedding covariance are below that share of the largest, (T,)."""
+        return collapsed_dimensions(self.spectra, threshold)
+
+
+def collapsed_dimensions(spectra: Array, threshold: float = 1e-3) -> Array:
+    """How many eigenvalues (..., D) of an embedding covariance are below `threshold` times the largest.
+
+    >>> float(collapsed_dimensions(np.array([2.0, 1.0, 1e-3])))
+    1.0
+    """
+    largest = spectra.max(-1, keepdims=True)
+    return np.asarray((spectra < threshold * largest).sum(-1, dtype=np.float64))
 
 
 def strong_augmentation(
@@ -105,26 +116,28 @@ def stacked_layers(
     network: Network = linear,
     width: int = 16,
     decay: float = 0.35,
+    scale: float = 1.0,
     noise: float = 1e-3,
     on_step: OnStep | None = None,
 ) -> ToyRun:
     r"""Case 2 and its sweeps: layers without bias that start with one spectrum in random bases.
 
-    .. math:: W_l(0) = U_l \, \mathrm{diag}(e^{-\gamma i}) \, V_l^\top, \qquad i = 0, \dots, D - 1
+    .. math:: W_l(0) = s \, U_l \, \mathrm{diag}(e^{-\gamma i}) \, V_l^\top, \qquad i = 0, \dots, D - 1
 
     with U_l and V_l from the SVD of a matrix uniform in [0, 1], and noise on all coordinates of both views.
-    `network` is `linear`, or `rectified` for the nonlinear sweep. Raises UsageError for a depth below 1 or
-    negative decay or noise. Source: P1 Section 5 and Figures 5, 6 and 11; settings from the public code.
+    The paper has s = 1. `network` is `linear`, or `rectified` for the nonlinear sweep. Raises UsageError for
+    a depth below 1, a scale that is not above 0, or negative decay or noise. Source: P1 Section 5 and Figures
+    5, 6 and 11; settings from the public code.
 
     >>> run = stacked_layers(2, Schedule(learning_rate=1e-2, steps=2, snapshots=1))
     >>> run.singular_values[0][0, :3].round(3).tolist()
     [1.0, 0.705, 0.497]
     """
     depth, decay = whole_number("depth", depth, 1), number("decay", decay)
-    noise = number("noise", noise)
+    noise, scale = number("noise", noise), number("scale", scale, above=True)
     schedule = schedule or Schedule(learning_rate=1e-2)
     rng = np.random.default_rng(schedule.seed)
-    start = tuple(_with_spectrum(rng, np.exp(-decay * np.arange(width))) for _ in range(depth))
+    start = tuple(_with_spectrum(rng, scale * np.exp(-decay * np.arange(width))) for _ in range(depth))
     return _train(network, start, noise, width, schedule, rng, on_step)
 
 
@@ -152,7 +165,7 @@ def _train(
     data, fresh = (rng.standard_normal((rows, width)) for rows in (schedule.samples, 1000))
     snapshots = np.unique(np.linspace(0, schedule.steps, schedule.snapshots + 1).astype(int))
     weights, saved, spectra, losses = start, [], [], []
-    # Weights that explode pass the largest float before the embeddings do.
+    # Weights that diverge exceed the largest float before the embeddings do.
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(schedule.steps + 1):
             views = np.tile(data[rng.choice(len(data), count, replace=False)], (2, 1))

@@ -1,4 +1,4 @@
-"""Gradient flow of a few matrices: SciPy's adaptive solver, and plain gradient descent as its twin."""
+"""Gradient flow of a few matrices: by SciPy's adaptive solver, and by plain gradient descent."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Velocity = Callable[[Weights], Weights]
 class Trajectory:
     """Weights over time: `weights` has one array (T, *shape) a layer, `times` (T,) the times reached.
 
-    `diverged_at` is the time at which the weights left every bound, if they did; `times` ends before it.
+    `diverged_at` is the time at which the weights grew without bound, or None; `times` ends before it.
     """
 
     times: Array
@@ -37,8 +37,8 @@ def integrate(
 ) -> Trajectory:
     r"""The flow :math:`\dot W = V(W)` from `start` at `times` (T,), ascending, the first of them being t = 0.
 
-    A flow that grows faster than exponentially leaves every bound in finite time. That time is reported, to
-    about 1e-8 of itself: there the step shrinks below what float64 can add to t. Raises UsageError for times
+    A flow that grows faster than exponentially has no bound in finite time. That time is reported, to about
+    1e-8 of itself: there the step is smaller than float64 can add to t. Raises UsageError for times
     that do not ascend from 0. Source: Hairer, Norsett and Wanner 1993, Section II.5 (DOP853, as in SciPy).
 
     >>> exponential = integrate(lambda w: (-w[0],), (np.ones((1, 1)),), [0.0, 1.0])
@@ -68,8 +68,9 @@ def descend(
 ) -> Trajectory:
     r"""Gradient descent :math:`W_{k+1} = W_k + \eta V(W_k)`, the flow's Euler steps; time is :math:`\eta k`.
 
-    Every `keep_every`-th weights are kept, and the last. Ends where a weight is no longer finite, and reports
-    that time. Raises UsageError for a rate or a number of steps that is not above 0.
+    The weights of every `keep_every`-th step and of the last are kept. Descent ends when a weight is no
+    longer finite, and that time is reported. Raises UsageError for a rate or a number of steps that is not
+    above 0.
 
     >>> twin = descend(lambda w: (-w[0],), (np.ones((1, 1)),), rate=1e-4, steps=10_000, keep_every=5_000)
     >>> twin.times.tolist(), round(float(twin.last[0][0, 0]), 3)
@@ -101,7 +102,7 @@ def solver_steps(
     """One of SciPy's solvers after each step from time 0, until `end` or until a step fails."""
     solver = method(lambda _, at: flat(velocity(split(at, start))), 0.0, flat(start), end, **tolerances)
     while solver.status == "running":
-        # Where the weights explode, their products pass the largest float before the solver notices.
+        # When the weights diverge, their products exceed the largest float before the solver notices.
         with np.errstate(over="ignore", invalid="ignore"):
             solver.step()
         yield solver

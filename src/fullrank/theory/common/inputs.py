@@ -1,4 +1,4 @@
-"""What the closed forms take: moments of views and numbers per feature, checked once and in float64."""
+"""Inputs of the closed forms, checked and in float64: moments of views, and numbers for each feature."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,7 +38,7 @@ def semidefinite(name: str, matrix: ArrayLike) -> Array:
     eigenvalues = np.linalg.eigvalsh(values)
     if eigenvalues[0] < -ROUNDING * np.abs(eigenvalues).max():
         raise UsageError(
-            f"{name} must have no negative eigenvalue, but its lowest is {eigenvalues[0]:.3g} beside a "
+            f"{name} must have no negative eigenvalue, but its lowest is {eigenvalues[0]:.3g} with a "
             f"largest of {eigenvalues[-1]:.3g}; measure it on more images or cut that direction."
         )
     return values

@@ -1,4 +1,4 @@
-"""Following a gradient flow until it stands still, however late its slowest feature moves."""
+"""Following a gradient flow to its end, however late its slowest feature moves."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,9 +13,10 @@ def settle(
 ) -> Trajectory:
     """The flow from `start` to the time `horizon`, at the times of the solver's own steps.
 
-    Where a strong feature settles long before a weak one moves, this solver turns implicit and steps over the
-    times between. Entries smaller than `atol` are not followed, and a flow that leaves every bound ends with
-    that time. Raises UsageError for a horizon that is not above 0. Source: Petzold 1983 (LSODA, as in SciPy).
+    If a strong feature settles long before a weak one moves, this solver becomes implicit and takes long
+    steps between the two. Entries smaller than `atol` are not followed. A flow that grows without bound ends
+    at that time. Raises UsageError for a horizon that is not above 0. Source: Petzold 1983 (LSODA, as in
+    SciPy).
 
     >>> path = settle(lambda w: (1 - w[0],), (np.zeros(1),))
     >>> round(float(path.times[-1])), round(float(path.last[0][0]), 6)
@@ -24,7 +25,7 @@ def settle(
     horizon = number("horizon", horizon, above=True)
     times, reached, diverged = [0.0], [flat(start)], None
     for solver in solver_steps(LSODA, velocity, start, horizon, rtol=rtol, atol=atol):
-        # A step that fails leaves the time where it was.
+        # A step that fails does not advance the time.
         if solver.t <= np.nextafter(times[-1], np.inf) or not np.isfinite(solver.y).all():
             diverged = float(solver.t)
             break
@@ -34,12 +35,12 @@ def settle(
 
 
 def remaining_gradient(velocity: Velocity, weights: Weights) -> float:
-    """The norm of the gradient over all layers: 0 where a flow stands still."""
+    """The norm of the gradient over all layers: 0 at the end of a flow."""
     return float(np.sqrt(sum(float(np.sum(move**2)) for move in velocity(weights))))
 
 
 def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale: float) -> Array:
-    r"""About when a balanced net from `scale` learns each of d independent features; infinite for never.
+    r"""The approximate time at which a balanced net learns each of d independent features; infinite if never.
 
     .. math:: \dot w = 4 L\, w^{3 - 2/L} (q - m^2 w^2), \quad
               t_i \approx \frac{w_0^{-a} - w_*^{-a}}{4 L a\, q_i},\ a = 2 - \tfrac2L,\ w_0 = \text{scale}^L
@@ -52,7 +53,7 @@ def learning_time(moment: ArrayLike, cross_moment: ArrayLike, depth: int, scale:
     """
     m, q = diagonal_moments(moment, cross_moment)
     depth = whole_number("depth", depth, 1)
-    scale = number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
+    scale = number("scale", scale, above=True, remedy="take 0.5 to 0.8")
     power = 2 - 2 / depth
     times = np.full(len(q), np.inf)
     learned = q > 0

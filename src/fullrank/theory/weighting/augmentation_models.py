@@ -47,7 +47,8 @@ def drop(strengths: ArrayLike, probabilities: ArrayLike) -> tuple[Array, Array]:
     .. math:: M_{ii} = (1 - p_i) \phi_i^2, \quad \tilde M_{ii} = (1 - p_i)^2 \phi_i^2, \quad w_i = 1 / \phi_i
 
     Shapes: (d,), (d,) -> the moments M and M~, (d, d). Raises UsageError for strengths not above 0, a
-    probability outside 0 to 1, unlike lengths and features that are all always dropped. Derived here.
+    probability outside 0 to 1, lists of different length and features that are all always dropped. Derived
+    here.
 
     >>> moment, cross_moment = drop([2.0, 1.0], [0.0, 0.5])
     >>> moment.diagonal(), cross_moment.diagonal()

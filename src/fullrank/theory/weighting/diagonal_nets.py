@@ -28,7 +28,7 @@ def correlated_gains(moment: ArrayLike, cross_moment: ArrayLike) -> Array:
     if variances[0] <= inputs.VANISHING * variances[-1]:
         raise UsageError(
             "Features are so correlated that a diagonal net's gains are not unique (the lowest eigenvalue of "
-            f"M * M is {variances[0]:.3g} beside {variances[-1]:.3g}); leave out one of each such pair."
+            f"M * M is {variances[0]:.3g} against {variances[-1]:.3g}); leave out one of each such pair."
         )
     interior = np.linalg.solve(squared, target)
     if (interior >= 0).all():

@@ -1,4 +1,4 @@
-"""What the linear theory says of known factors: the net that views of pixels lead to, at any depth."""
+"""Prediction of the linear theory for known factors: the linear net of pixels, at any depth."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,10 +70,10 @@ class ViewMoments:
 
     @classmethod
     def merged(cls, parts: Sequence["ViewMoments"]) -> "ViewMoments":
-        """The moments of the images of all `parts` together; raises UsageError for parts of unlike width."""
+        """The moments of the images of all `parts` together; raises UsageError for different widths."""
         if len({len(part.mean) for part in parts}) != 1:
             widths = ", ".join(str(len(part.mean)) for part in parts) or "none"
-            raise UsageError(f"Moments of one width are merged, but got {widths}; measure alike images.")
+            raise UsageError(f"Moments of one width are merged, but got {widths}; use images of one size.")
         images = sum(part.images for part in parts)
         mean, square, cross = (
             sum((part.images / images * getattr(part, name) for part in parts), np.zeros(()))
@@ -101,7 +101,7 @@ class LinearNet:
 
     at the share t of its depth, 1 being the output. Shapes: `mean` (D,); `whitening` U (D, p), onto
     coordinates of variance 1 in the views; `agreement` :math:`\nu` (p,), their correlation between two views,
-    the largest first; `patterns` M U (D, p), what each direction looks like; `directions` Q (D, p),
+    the largest first; `patterns` M U (D, p), the image of each direction; `directions` Q (D, p),
     orthonormal; `gains` :math:`\sigma` (p,). Of `agreeing` directions in which views agree at all, the p kept
     are those in which they agree most. Derived here, as `spectral_model.layer_grams`.
     """
@@ -186,7 +186,7 @@ def linear_net(moments: ViewMoments, rank: int | None = None, components: int | 
 
 
 def labels_needed(variance: float, weight: float) -> float:
-    r"""The squared radius over the squared margin of a factor, up to a constant; infinite where it is lost.
+    r"""The squared radius over the squared margin of a factor, up to a constant; infinite if it is lost.
 
     .. math:: S_f(t) = \frac{\operatorname{tr}(C\, (W^\top W)^t)}{\operatorname{tr}(B_f (W^\top W)^t)}
 

@@ -1,4 +1,4 @@
-"""A fixed reweighting head on a linear encoder: what it makes of the layer below, and what kappa does."""
+"""A fixed reweighting head on a linear encoder: its effect on the layer below, and the effect of kappa."""
 
 import math
 
@@ -30,7 +30,8 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
     .. math:: \frac{(\sum_c r_c^2)^2}{\sum_c r_c^4} = \frac{1 + r}{1 - r} \cdot \frac{1 - r^D}{1 + r^D},
               \quad r = \kappa^{-2}
 
-    An endless head where D is not given. Raises UsageError for a kappa below 1, or 1 without D. Derived here.
+    Without D the head has infinitely many channels. Raises UsageError for a kappa below 1, or 1 without D.
+    Derived here.
 
     >>> [round(effective_channels(kappa), 1) for kappa in (1.01, 1.05, 1.1, 1.2, 1.5)]
     [100.5, 20.5, 10.5, 5.5, 2.6]
@@ -41,7 +42,9 @@ def effective_channels(kappa: float, width: int | None = None) -> float:
         # (1 + r) / (1 - r) is the hyperbolic cotangent of log kappa, which keeps its digits near kappa = 1.
         return math.tanh(channels * log) / math.tanh(log)
     if width is None:
-        raise UsageError("kappa 1 weighs endless channels equally; give the width, or a kappa above 1.")
+        raise UsageError(
+            "kappa 1 weights infinitely many channels equally; give the width, or a kappa above 1."
+        )
     return float(channels)
 
 

@@ -1,4 +1,4 @@
-"""What the linear theory says of measured features: which directions a map behind them keeps."""
+"""Prediction of the linear theory for measured features: which directions a map keeps."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from fullrank.errors import UsageError
 from fullrank.theory.common.flow import Array, Weights
 from fullrank.theory.common.inputs import Indices
 
-# A direction is kept from this share of the strongest one's weight on, and lost below the other.
+# A direction is kept if its weight is this share of the strongest one's or more, and lost below the other.
 KEPT, LOST = 0.7, 0.2
 FATES = ("kept", "shrunk", "lost")
 _PER_DIRECTION = 4
@@ -74,14 +74,14 @@ def view_correlations(first: Array, second: Array) -> tuple[Array, Array, Array]
 def predict_directions(
     views: tuple[Array, Array], outcome: tuple[Array, Array], rank: int | None = None, seed: int = 0
 ) -> Prediction:
-    r"""The weight of each direction behind a map: what the linear theory predicts, and what the map gave.
+    r"""The weight of each direction after a map, as the linear theory predicts it and as measured.
 
     .. math:: \hat a_i = \sqrt{\rho_i} \ (i \le p, \text{ else } 0), \qquad a_i = |E[z\, u_i]|
 
     with :math:`u_i` the coordinate of variance 1 along direction i, :math:`\rho_i` its correlation between
     the views and p the `rank`. Both are relative to their largest. The images are split in three by `seed`,
-    60 times: directions, predictions and what the map gave come from different parts. The weights are means
-    of squares over the splits, less what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice,
+    60 times: directions, predictions and measured weights come from different parts. The weights are means
+    of squares over the splits, minus what noise alone adds to :math:`a_i^2`. Shapes: `views` (n, D) twice,
     `outcome` (n, K) twice, of the same views. Raises as `view_correlations`. Derived here.
 
     >>> rng = np.random.default_rng(0)
@@ -129,14 +129,14 @@ def _split_weights(x: Weights, z: Weights, parts: list[Indices]) -> tuple[Array,
     first, second = (side[behind] - centre for side in z)
     spread = ((a**2).mean(0) + (b**2).mean(0)) / 2
     moved = (np.square((first.T @ a + second.T @ b) / (2 * len(behind))) / spread).sum(0)
-    # What z and a direction that have nothing in common give: both views of an image are one draw.
+    # The squared weight expected if z and a direction are independent; both views of an image are one draw.
     both = (first + second) / 2
     noise = np.square(both).sum() / len(behind) * np.square((a + b) / 2).mean(0) / spread / len(behind)
     return agreement, moved - noise
 
 
 def _fitting(agreement: Array, rank: int | None) -> Array:
-    """The agreements of at most `rank` directions, 0 for the others and for what is below 0."""
+    """The agreements of at most `rank` directions; 0 for the others, and instead of negative ones."""
     fitting = np.clip(agreement, 0.0, None)
     if rank is not None:
         fitting[np.argsort(-agreement)[rank:]] = 0.0
@@ -144,7 +144,7 @@ def _fitting(agreement: Array, rank: int | None) -> Array:
 
 
 def fates(weights: Array) -> list[str]:
-    """What becomes of each direction by its weight relative to the strongest: kept, shrunk or lost."""
+    """The fate of each direction by its weight relative to the strongest: kept, shrunk or lost."""
     return [FATES[0] if w >= KEPT else FATES[2] if w < LOST else FATES[1] for w in weights]
 
 

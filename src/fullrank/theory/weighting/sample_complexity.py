@@ -1,4 +1,4 @@
-"""At which depth a feature is learned from the fewest labels: a proxy by the margin, and what it says."""
+"""The depth at which a feature needs the fewest labels, by a bound from the margin."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def samples_needed(strengths: ArrayLike, feature_gains: ArrayLike, feature: int,
     A perceptron errs at most S times, so it is a proxy for the number of labels needed. Infinite where the
     net has lost the feature. Shapes: (d,), (d,), a `feature` from 0, `share` of any shape, 0 to 1 -> the
     shape of `share`. Raises UsageError for numbers outside their limits. Source: Novikoff 1962 for the bound;
-    derived here. How P2's Theorem 3.6 relates is not known.
+    derived here. P2 has a theorem of its own (3.6).
 
     >>> samples_needed([2.0, 1.0], [0.5, 1.0], 1, [0.0, 0.5, 1.0])
     array([5., 3., 2.])
@@ -115,7 +115,7 @@ def advise(strengths: ArrayLike, feature_gains: ArrayLike, feature: int) -> Advi
 def advise_dropping(
     strengths: ArrayLike, probabilities: ArrayLike, feature: int, rank: int | None = None
 ) -> Advice:
-    """Where to probe where views drop features: nothing is predicted at full rank, whatever is dropped.
+    """Where to probe if views drop features: at full rank, nothing is predicted.
 
     In a net of lower `rank` the features dropped most are lost in every layer, so for one of them only the
     input serves; the others are advised as without. Raises as `drop`, `gains` and `advise`. Derived here.

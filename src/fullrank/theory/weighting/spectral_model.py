@@ -150,7 +150,7 @@ def layer_grams(gram: ArrayLike, depth: int) -> tuple[Array, ...]:
 
 
 def gains(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = None) -> Array:
-    r"""By how much the net multiplies each of d independent features, 0 for those that do not fit in `rank`.
+    r"""The factor by which the net multiplies each of d independent features; 0 for those beyond `rank`.
 
     .. math:: w_i = \sqrt{\tilde M_{ii}} \,/\, M_{ii} \quad\text{for the } p \text{ largest }
               \tilde M_{ii} / M_{ii}
@@ -183,7 +183,7 @@ def layer_weights(strengths: ArrayLike, feature_gains: ArrayLike, depth: int) ->
     .. math:: a_i^{(l)} = \phi_i\, w_i^{l/L} = \phi_i^{1 - l/L} \big(\phi_i w_i\big)^{l/L}
 
     At L = 2 the layers are pre- and post-projection. Shapes: (d,), (d,) -> (L, d). Raises UsageError for
-    strengths not above 0, negative gains, unlike lengths and a depth below 1. Derived here.
+    strengths not above 0, negative gains, lists of different length and a depth below 1. Derived here.
 
     >>> layer_weights([4.0, 1.0], [0.25, 1.0], depth=2)
     array([[2., 1.],
@@ -225,7 +225,7 @@ def balanced_start(
     """
     depth = inputs.whole_number("depth", depth, 1)
     width = inputs.whole_number("width", features if width is None else width, 1, features)
-    scale = inputs.number("scale", scale, above=True, remedy="0.5 to 0.8 serves")
+    scale = inputs.number("scale", scale, above=True, remedy="take 0.5 to 0.8")
     generator = np.random.default_rng(seed)
     sizes = [features] + [width] * (depth - 1)
     return tuple(scale * np.linalg.qr(generator.normal(size=(size, width)))[0].T for size in sizes)

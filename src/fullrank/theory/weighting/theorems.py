@@ -1,6 +1,6 @@
-"""The demos of the second paper's half: each lays closed forms beside a flow that knows nothing of them."""
+"""Our linear model of P2 as demos: how layers weight features, and which ones weight decay removes."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -8,10 +8,18 @@ from pydantic import AfterValidator, Field
 from fullrank.theory.common.flow import Array, Trajectory, Velocity, Weights
 from fullrank.theory.common.inputs import Indices, Mask
 from fullrank.theory.common.steady_state import learning_time, remaining_gradient, settle
-from fullrank.theory.common.theorem import Curve, Numbers, Outcome, Panel, Theorem, listed
-from fullrank.theory.weighting import fixed_reweighting
+from fullrank.theory.common.theorem import (
+    START_AND_END,
+    Curve,
+    Numbers,
+    Outcome,
+    Panel,
+    Statement,
+    Theorem,
+    listed,
+    measure,
+)
 from fullrank.theory.weighting.augmentation_models import keep_or_resample
-from fullrank.theory.weighting.diagonal_nets import absent_above, relu_velocity, relu_weights, symmetric_relu
 from fullrank.theory.weighting.spectral_model import (
     balanced_start,
     gains,
@@ -19,18 +27,27 @@ from fullrank.theory.weighting.spectral_model import (
     measured_weights,
     spectral_velocity,
 )
-from fullrank.theory.weighting.weight_decay import decay_loss, decayed_gains, decayed_velocity
+from fullrank.theory.weighting.statements import FEATURE_WEIGHTING, WEIGHT_DECAY
+from fullrank.theory.weighting.weight_decay import (
+    DecayMinima,
+    decay_loss,
+    decay_thresholds,
+    decayed_gains,
+    decayed_velocity,
+)
 
 STRENGTHS, KEEP = (2.0, 1.0, 0.5, 1.0, 0.7), (1.0, 0.9, 1.0, 0.3, 0.6)
 _CLOSE = 1e-4
-# Solver steps come by the thousand; a line on a page needs no more points than these.
+# A solver takes thousands of steps; a line on a page needs no more points than this.
 _POINTS = 150
+# Below this a weight counts as lost; a lost one falls to 1e-40 or so, a kept one stays near its prediction.
+LOST = 1e-6
 
 WEAKEST, STRONGEST = 1e-3, 1e3
 
 
 def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
-    # Beyond these a flow takes minutes or its moments overflow; what is not above 0 is refused by the theory.
+    # Outside these limits a flow takes minutes or overflows. The theory refuses values of 0 or less.
     wrong = [value for value in strengths if value > 0 and not WEAKEST <= value <= STRONGEST]
     if wrong:
         raise ValueError(f"{wrong[0]:g} is not from {WEAKEST:g} to {STRONGEST:g}")
@@ -40,15 +57,31 @@ def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
 Strengths = Annotated[
     Numbers, AfterValidator(_in_range), Field(description="strength of each feature in the input")
 ]
-Keep = Annotated[Numbers, Field(description="probability that a view keeps each feature, 0 to 1")]
+Keep = Annotated[Numbers, Field(description="probability that a view keeps each feature, from 0 to 1")]
 Depth = Annotated[int, Field(ge=1, le=12, description="number of linear layers")]
-Seed = Annotated[int, Field(ge=0, description="seed of what is drawn")]
+Seed = Annotated[int, Field(ge=0, description="random seed")]
 
-TIME_PANEL = Panel("Weight over time", "time", "weight after the last layer", log_x=True)
-_WEIGHTS = "weight of each feature"
+TIME_PANEL = Panel(
+    "Weight over time",
+    "time",
+    "weight after the last layer",
+    log_x=True,
+    note="Dashed: the predicted end. Solid: the simulated training.",
+)
+ENDS_PANEL = Panel(
+    START_AND_END,
+    "feature",
+    "weight",
+    note="Dotted: the start of training. Solid: its end. Dashed: the predicted end.",
+)
+WEIGHTS = "weight of each feature"
 
 
-class _Features(Theorem):
+_BY_DEPTH = "Dashed: predicted. Solid: the simulated layers."
+_BY_DECAY = "Dashed: predicted, from a good start. Marker: the simulation at this weight decay."
+
+
+class FeatureTheorem(Theorem):
     """Independent features that a view keeps or draws anew."""
 
     strengths: Strengths = STRENGTHS
@@ -63,7 +96,7 @@ class _Features(Theorem):
         return feature_names(len(self.strengths))
 
 
-class FeatureWeighting(_Features):
+class FeatureWeighting(FeatureTheorem):
     r"""Layer l of L weights feature i by :math:`\phi_i w_i^{l/L}` with :math:`w_i = k_i / \phi_i`.
 
     >>> FeatureWeighting(strengths="4,1", keep="1,1").outcome().predicted
@@ -71,8 +104,10 @@ class FeatureWeighting(_Features):
            [1., 1.]])
     """
 
+    STATEMENT: ClassVar[Statement] = FEATURE_WEIGHTING
+
     depth: Depth = 2
-    scale: float = Field(0.6, gt=0, le=2, description="scale of the balanced start")
+    scale: float = Field(0.6, gt=0, le=2, description="size of the weights at the start")
     seed: Seed = 0
 
     def outcome(self) -> Outcome:
@@ -84,44 +119,78 @@ class FeatureWeighting(_Features):
         start = balanced_start(self.depth, len(names), scale=self.scale, seed=self.seed)
         path = settle(velocity, start)
         simulated = measured_weights(path.last, self.strengths)
-        depths = Panel("Weight by depth", "share of the depth (0 input, 1 output)", "weight", log_y=True)
+        depths = Panel(
+            "Weight by depth", "share of the depth (0 input, 1 output)", "weight", log_y=True, note=_BY_DEPTH
+        )
         shares, layers = np.linspace(0, 1, 41), np.arange(self.depth + 1) / self.depth
-        curves = over_time(path, names, self.strengths, predicted[-1])
+        rows = layer_names(self.depth)
+        curves = start_and_end(rows, measured_weights(start, self.strengths), simulated, predicted)
         for i in np.flatnonzero(gain):
             line = self.strengths[i] * gain[i] ** shares
             curves.append(Curve(depths.title, names[i], shares, line, dashed=True))
             weights = np.array([self.strengths[i], *simulated[:, i]])
             curves.append(Curve(depths.title, names[i], layers, weights))
         return Outcome(
-            quantity=_WEIGHTS,
-            rows=layer_names(self.depth),
+            quantity=WEIGHTS,
+            rows=rows,
             columns=names,
             predicted=predicted,
             simulated=simulated,
-            verdict=f"Features that enter at {listed(self.strengths)} leave at {listed(simulated[-1])}, "
-            f"predicted {listed(predicted[-1])}; over all {self.depth} layers {gap(predicted, simulated)}.",
-            panels=(depths, TIME_PANEL),
-            curves=tuple(curves),
+            verdict=self._verdict(simulated, gap(predicted, simulated)),
+            panels=(ENDS_PANEL, depths, TIME_PANEL),
+            curves=(*curves, *over_time(path, names, self.strengths, predicted[-1])),
+            explanation=self._explanation(predicted),
+            measures=(
+                measure(
+                    "largest over smallest weight, layer 1", unequal(predicted[0]), unequal(simulated[0])
+                ),
+                measure(
+                    "largest over smallest weight, output", unequal(predicted[-1]), unequal(simulated[-1])
+                ),
+            ),
             remarks=(
-                "The form is derived here for linear, balanced layers and independent features; balanced "
-                "starts lead there, and small ones nearly.",
+                "The form is derived in this project for linear, balanced layers and independent features. "
+                "Training that starts balanced ends in it; training from a small start comes close.",
                 self._slowest(learning_time(*moments, self.depth, self.scale)),
                 *shortfall(predicted, simulated, velocity, path),
             ),
+        )
+
+    def _verdict(self, simulated: Array, agreement: str) -> str:
+        ratios = [unequal(row) for row in (np.asarray(self.strengths), *simulated)]
+        if not np.isfinite(ratios).all():
+            return f"A feature on which views never agree disappears from every layer; {agreement}."
+        places = ["in the input", *(f"after {name}" for name in layer_names(self.depth))]
+        spread = ", ".join(f"{ratio:.3g} {place}" for ratio, place in zip(ratios, places, strict=True))
+        return f"The largest weight over the smallest is {spread}; {agreement}."
+
+    def _explanation(self, predicted: Array) -> tuple[str, ...]:
+        least = int(np.argmin(self.keep))
+        steps = " and ".join(
+            f"{row[least]:.3g} after layer {layer}" for layer, row in enumerate(predicted, 1)
+        )
+        return (
+            f"Views keep feature {least + 1} least often (probability {self.keep[least]:g}). Its weight is "
+            f"{self.strengths[least]:g} in the input, {steps}.",
+            "At the output each weight is the probability of keeping the feature, whatever its strength in "
+            "the "
+            "input. So unequal augmentation makes weights more unequal with depth, and unequal strengths "
+            "become "
+            "more equal.",
         )
 
     def _slowest(self, times: Array) -> str:
         slowest = int(np.argmax(times))
         if np.isfinite(times[slowest]):
             return (
-                f"From a start of scale {self.scale:g} feature {slowest + 1} is learned last, after time "
-                f"{times[slowest]:.3g} or so."
+                f"From a start of scale {self.scale:g}, feature {slowest + 1} is learned last, at about time "
+                f"{times[slowest]:.3g}."
             )
-        return f"Views never agree on feature {slowest + 1}: it fades everywhere, as a power of time only."
+        return f"Views never agree on feature {slowest + 1}: it fades in every layer, as a power of time."
 
 
-class WeightDecay(_Features):
-    """Weight decay takes a feature below its threshold out of every layer; a kept one may not be the lowest.
+class WeightDecay(FeatureTheorem):
+    """Weight decay above a feature's threshold removes it from every layer; below, the start may decide.
 
     >>> WeightDecay(strengths="1,1", keep="1,0.3").outcome().predicted.round(3)
     array([[0.987, 0.   ],
@@ -130,7 +199,9 @@ class WeightDecay(_Features):
            [0.974, 0.   ]])
     """
 
-    decay: float = Field(0.1, gt=0, le=1e3, description="weight decay lambda of the sum of squared weights")
+    STATEMENT: ClassVar[Statement] = WEIGHT_DECAY
+
+    decay: float = Field(0.1, gt=0, le=1e3, description="weight decay: factor of the sum of squared weights")
     depth: Depth = 2
 
     def outcome(self) -> Outcome:
@@ -148,32 +219,65 @@ class WeightDecay(_Features):
             layer_weights(self.strengths, gain, self.depth) for gain in (minima.largest_local, minima.best)
         )
         predicted, simulated = np.concatenate([local, best]), np.concatenate([ends[0], lowest])
-        remarks = (
-            "From a start below a feature's border descent loses it: 0 is always a minimum.",
-            "The largest local minimum is simulated from the net that has no decay, the global one as the "
-            "lower end of that run and of one from half of each feature's border.",
-            *shortfall(predicted, simulated, velocity, good),
-        )
+        rows = layer_names(self.depth)
+        start = measured_weights(self._diagonal(free), self.strengths)
+        kept = [
+            ((weights[-1] > LOST).sum(), (found > LOST).sum())
+            for weights, found in ((local, ends[0][-1]), (best, lowest[-1]))
+        ]
         return Outcome(
-            quantity=_WEIGHTS,
-            rows=tuple(
-                f"{minimum}, {layer}"
-                for minimum in ("largest local minimum", "global minimum")
-                for layer in layer_names(self.depth)
-            ),
+            quantity=WEIGHTS,
+            rows=tuple(f"{minimum}, {layer}" for minimum in ("good start", "lowest loss") for layer in rows),
             columns=names,
             predicted=predicted,
             simulated=simulated,
-            verdict=f"At decay {self.decay:g} 0 is the only minimum for "
-            f"{phrase(names, minima.largest_local == 0)}, and the lower of two for "
-            f"{phrase(names, minima.largest_local != minima.best)}, which a good start keeps; "
-            f"{gap(predicted, simulated)}.",
-            panels=(Panel("Decay", "weight decay", "weight after the last layer", log_x=True), TIME_PANEL),
+            verdict=self._verdict(minima, gap(predicted, simulated)),
+            panels=(
+                ENDS_PANEL,
+                Panel("Weight by decay", "weight decay", "weight after the last layer", True, note=_BY_DECAY),
+                TIME_PANEL,
+            ),
             curves=(
+                *start_and_end(rows, start, ends[0], local),
                 *self._by_decay(moments, ends[0][-1]),
                 *over_time(good, names, self.strengths, local[-1]),
             ),
-            remarks=remarks if self.depth > 1 else remarks[1:],
+            explanation=self._explanation(moments),
+            measures=(
+                measure("features kept from a good start", *kept[0]),
+                measure("features kept at the lowest loss", *kept[1]),
+            ),
+            remarks=(
+                *(
+                    ("Zero is always a minimum: from a start below a feature's border, training loses it.",)
+                    if self.depth > 1
+                    else ()
+                ),
+                "A good start is the net trained without decay. The lowest loss is the lower end of that run "
+                "and "
+                "of one from half of each feature's border.",
+                *shortfall(predicted, simulated, velocity, good),
+            ),
+        )
+
+    def _verdict(self, minima: DecayMinima, agreement: str) -> str:
+        names, lost = self._names, minima.largest_local == 0
+        between = minima.largest_local != minima.best
+        loses = f"the net loses {phrase(names, lost)} in every layer" if lost.any() else "no feature is lost"
+        more = (
+            f" {phrase(names, between).capitalize()} is kept only from a good start." if between.any() else ""
+        )
+        return f"At weight decay {self.decay:g} {loses}.{more} {agreement[0].upper()}{agreement[1:]}."
+
+    def _explanation(self, moments: tuple[Array, Array]) -> tuple[str, ...]:
+        thresholds = decay_thresholds(*moments, self.depth)
+        return (
+            f"From these values of weight decay on, the features are lost: {listed(thresholds.exists)} "
+            "(feature 1 "
+            f"to {len(self._names)}).",
+            f"From these lower values on, the loss is lower without the feature: {listed(thresholds.wins)}. "
+            "Between the two, training keeps it from a good start and loses it from a small one.",
+            "A lost feature is lost before the head too, so probing before the head does not help it.",
         )
 
     def _diagonal(self, gain: Array) -> Weights:
@@ -185,134 +289,9 @@ class WeightDecay(_Features):
         lines = (np.array(largest) * self.strengths).T
         curves = []
         for name, line, end in zip(self._names, lines, simulated, strict=True):
-            curves.append(Curve("Decay", name, decays, line, dashed=True))
-            curves.append(Curve("Decay", name, np.array([self.decay]), np.array([end])))
+            curves.append(Curve("Weight by decay", name, decays, line, dashed=True))
+            curves.append(Curve("Weight by decay", name, np.array([self.decay]), np.array([end])))
         return curves
-
-
-class AbsentFeatures(_Features):
-    """Behind a symmetrised ReLU a feature that is too weak to pass is alive below the head and 0 above it.
-
-    >>> AbsentFeatures().outcome().predicted.round(2)
-    array([[1.7 , 1.32, 0.4 ],
-           [1.  , 0.9 , 0.  ]])
-    """
-
-    strengths: Strengths = (2.0, 1.0, 0.5)
-    keep: Keep = (1.0, 0.9, 1.0)
-    threshold: float = Field(0.5, ge=0, le=1e3, description="threshold of the symmetrised ReLU")
-    start: float = Field(0.8, ge=1e-6, le=1e3, description="initial weight of every channel in both layers")
-
-    def outcome(self) -> Outcome:
-        """Predict the weights before and after the head; simulate the flow of both layers."""
-        names = self._names
-        first = np.full(len(names), self.start)
-        predicted = relu_weights(first, first, self.strengths, self.keep, self.threshold)
-        velocity = relu_velocity(self.strengths, self.keep, self.threshold)
-        path = settle(velocity, (first, first))
-        shown = spread(len(path.times))
-        before = np.abs(path.weights[0][shown]) * self.strengths
-        after = np.abs(path.weights[1][shown] * symmetric_relu(before, self.threshold))
-        simulated = np.stack([before[-1], after[-1]])
-        panels = [Panel(f"{side} the head", "time", "weight", log_x=True) for side in ("Before", "After")]
-        absent = absent_above(first, self.strengths, self.threshold)
-        return Outcome(
-            quantity=_WEIGHTS,
-            rows=("before the head (pre)", "after the head (post)"),
-            columns=names,
-            predicted=predicted,
-            simulated=simulated,
-            verdict=f"{phrase(names, absent).capitalize()} should be absent after the head and keep "
-            f"{listed(predicted[0, absent])} before it; the flow leaves {listed(simulated[1, absent])} after "
-            f"and {listed(simulated[0, absent])} before; {gap(predicted, simulated)}.",
-            panels=tuple(panels),
-            curves=tuple(
-                Curve(panel.title, name, path.times[shown][1:], line)
-                for panel, weights in zip(panels, (before, after), strict=True)
-                for name, line in zip(names, weights[1:].T, strict=True)
-            ),
-            remarks=(
-                "The condition is derived here for a diagonal net with a fixed threshold; the authors' code "
-                "learns it from 0, and the paper's own theorem is not known.",
-                "An absent feature keeps the weight it started with: nothing trains it.",
-                *shortfall(predicted, simulated, velocity, path),
-            ),
-        )
-
-
-class Reweighting(_Features):
-    """A fixed reweighting head leaves z as it was and makes features of late channels stronger in h.
-
-    >>> Reweighting(strengths="2,1", keep="1,0.5", kappa=2).outcome().predicted
-    array([[1. , 1. ],
-           [1. , 0.5]])
-    """
-
-    kappa: float = Field(1.5, ge=1, le=10, description="ratio of the weights of neighbouring channels")
-    start: float = Field(1e-8, ge=1e-30, le=1, description="deviation of the encoder's initial weights")
-    seed: Seed = 0
-
-    def outcome(self) -> Outcome:
-        """Predict h and z with features in the channels that speed gives them; simulate their race."""
-        moments, names = self._moments, self._names
-        channels = fixed_reweighting.channels_by_speed(*moments)
-        post = np.asarray(self.strengths) * gains(*moments)
-        predicted = fixed_reweighting.reweighted_weights(post, channels, self.kappa)
-        head = fixed_reweighting.reweighting(len(names), self.kappa)
-        start = np.random.default_rng(self.seed).normal(scale=self.start, size=(len(names), len(names)))
-        velocity = fixed_reweighting.reweighted_velocity(*moments, head)
-        learned = channels >= 0
-        speeds = 4 * head[channels[learned]] ** 2 * np.diag(moments[1])[learned]
-        horizon = 20 * (1 - np.log(self.start)) / speeds.min() if len(speeds) else 1.0
-        path = settle(velocity, (start,), horizon=float(horizon), atol=self.start * 1e-7)
-        h, z = path.last[0], head[:, None] * path.last[0]
-        simulated = np.stack([measured_weights((layer,), self.strengths)[0] for layer in (h, z)])
-        in_place = z[channels[learned], learned] ** 2 / (z**2)[:, learned].sum(0)
-        by_channel = Panel("Weight by channel", "channel", "weight", log_y=True)
-        at = channels[learned].astype(np.float64)
-        return Outcome(
-            quantity=_WEIGHTS,
-            rows=("before the head (h)", "after the head (z)"),
-            columns=names,
-            predicted=predicted,
-            simulated=simulated,
-            verdict=f"Features weigh {listed(simulated[1])} after the head, predicted {listed(predicted[1])} "
-            f"at any kappa, and before it {listed(simulated[0])}, predicted {listed(predicted[0])} "
-            f"from channels {listed(channels)}; {gap(predicted, simulated)}.",
-            panels=(by_channel, TIME_PANEL),
-            curves=(
-                Curve(by_channel.title, "before", at, simulated[0, learned]),
-                Curve(by_channel.title, "after", at, simulated[1, learned]),
-                Curve(by_channel.title, "before, predicted", at, predicted[0, learned], dashed=True),
-                Curve(by_channel.title, "after, predicted", at, predicted[1, learned], dashed=True),
-                *over_time(path, names, self.strengths, predicted[0]),
-            ),
-            remarks=(
-                *self._remarks(fixed_reweighting.order_margin(*moments, self.kappa), in_place),
-                *shortfall(predicted[1:], simulated[1:], velocity, path),
-            ),
-        )
-
-    def _remarks(self, margin: float, in_place: Array) -> list[str]:
-        least = f"{100 * in_place.min(initial=1):.4g} % or more of each feature went where speed predicts"
-        remarks = [
-            "Derived here for a linear encoder: the loss fixes z up to a rotation of channels, and the speed "
-            "of learning from a small start decides which feature a channel holds.",
-            f"The order holds with margin {margin:.3g}: about {self.start**margin:.2g} of an amplitude "
-            f"should be misplaced, and {least}."
-            if margin > 0
-            else f"The order of channels is not predicted here (margin {margin:.3g}): they mix, or a "
-            f"feature on which views agree more takes one over; {least}.",
-            "An optimizer of the Adam family rescales each channel's gradient and so undoes this order.",
-        ]
-        if self.kappa > 1:
-            subnormal, gone = fixed_reweighting.lost_in_float32(self.kappa)
-            remarks.append(
-                "An endless head of this kappa has "
-                f"{fixed_reweighting.effective_channels(self.kappa):.3g} effective channels; in float32 its "
-                f"weights are subnormal from channel {subnormal} and 0 from channel {gone}."
-            )
-        return remarks
 
 
 def feature_names(count: int) -> tuple[str, ...]:
@@ -321,13 +300,29 @@ def feature_names(count: int) -> tuple[str, ...]:
 
 
 def layer_names(depth: int) -> tuple[str, ...]:
-    """The rows of an outcome, "layer 1 (pre)" and so on; only of two layers is the first before the head."""
+    """The rows of an outcome: "layer 1 (pre)" and so on. Only a net of two layers has a pre layer."""
     ends = {depth: " (post)"} | ({1: " (pre)"} if depth == 2 else {})
     return tuple(f"layer {number}{ends.get(number, '')}" for number in range(1, depth + 1))
 
 
+def start_and_end(rows: tuple[str, ...], start: Array, end: Array, predicted: Array) -> list[Curve]:
+    """The weights of all features at the start, at the end, and predicted, for the first and last row."""
+    number = np.arange(1.0, start.shape[1] + 1)
+    curves = []
+    for row in dict.fromkeys((0, len(rows) - 1)):
+        curves.append(Curve(START_AND_END, rows[row], number, start[row], dotted=True))
+        curves.append(Curve(START_AND_END, rows[row], number, end[row]))
+        curves.append(Curve(START_AND_END, rows[row], number, predicted[row], dashed=True))
+    return curves
+
+
+def unequal(weights: Array) -> float:
+    """The largest over the smallest weight; infinite where one is lost."""
+    return float(weights.max() / weights.min()) if weights.min() > LOST else float("inf")
+
+
 def over_time(path: Trajectory, names: tuple[str, ...], strengths: Any, ends: Array) -> list[Curve]:
-    """The weights after the last layer over time, and the predicted weights."""
+    """The weights after the last layer over time, and the predicted weights as dashed lines."""
     shown = spread(len(path.times))[1:]
     layers = zip(*(layer[shown] for layer in path.weights), strict=True)
     weights = np.stack([measured_weights(at_one_time, strengths)[-1] for at_one_time in layers])
@@ -350,21 +345,27 @@ def relative_gap(predicted: Array, simulated: Array) -> Array:
 
 
 def gap(predicted: Array, simulated: Array) -> str:
-    """The largest relative gap, as the end of a sentence."""
-    return f"prediction and simulation differ by {relative_gap(predicted, simulated).max():.1e} at most"
+    """How far prediction and simulation are apart, as the end of a sentence."""
+    largest = float(relative_gap(predicted, simulated).max())
+    return (
+        "prediction and simulation agree"
+        if largest <= _CLOSE
+        else f"prediction and simulation differ by up to {100 * largest:.2g} %"
+    )
 
 
 def shortfall(predicted: Array, simulated: Array, velocity: Velocity, path: Trajectory) -> list[str]:
-    """Which features the flow left short of the prediction, with the gradient that remained."""
+    """Which features the flow has not brought to the prediction, with the gradient that remains."""
     far: Mask = np.asarray(relative_gap(predicted, simulated).max(axis=0) > _CLOSE)
     if path.diverged_at is not None:
-        return [f"The flow left every bound at time {path.diverged_at:.6g}; what is shown is from before."]
+        return [f"The weights grow without bound at time {path.diverged_at:.6g}; the figures end before."]
     if not far.any():
         return []
     left = remaining_gradient(velocity, path.last)
     return [
-        f"{phrase(feature_names(len(far)), far).capitalize()} had not come to the prediction by time "
-        f"{path.times[-1]:.3g}; the remaining gradient has norm {left:.1e}."
+        f"Not yet at the prediction at time {path.times[-1]:.3g}: {phrase(feature_names(len(far)), far)}. "
+        "The "
+        f"remaining gradient has norm {left:.1e}."
     ]
 
 

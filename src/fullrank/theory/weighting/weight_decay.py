@@ -80,8 +80,8 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
 
     .. math:: m^2 w^3 - q w + \tfrac{\lambda}{2} w^{2/L - 1} = 0, \quad\text{the larger root}
 
-    The smaller root is the border. A feature above its threshold vanishes in every layer at once.
-    `layer_weights` gives the layers. Raises as `decay_loss`. Derived here.
+    The smaller root is the border. If weight decay is above its threshold, a feature vanishes in every layer
+    at once. `layer_weights` gives the layers. Raises as `decay_loss`. Derived here.
 
     >>> minima = decayed_gains(np.diag([1.0, 0.49]), np.diag([1.0, 0.1764]), decay=0.1)
     >>> minima.largest_local.round(4), minima.best.round(4)
@@ -100,9 +100,9 @@ def decayed_gains(moment: ArrayLike, cross_moment: ArrayLike, decay: float, dept
         def excess(w: float, i: Any = i) -> float:
             return float(_pull(w, m[i], q[i], power)) - decay / 2
 
-        # Four times the rounding of float64 is as near as the solver may be asked to come.
+        # The solver accepts no tolerance below four times the rounding of float64.
         near = {"xtol": 1e-300, "rtol": 4 * np.finfo(np.float64).eps}
-        # Just above the free gain the pull is negative, whatever the rounding.
+        # Just above the free gain the pull is negative, with any rounding.
         largest[i] = brentq(excess, peak, free[i] * (1 + 1e-9), **near) if decay else free[i]
         border[i] = brentq(excess, 0.0, peak, **near) if decay and depth > 1 else 0.0
     wins = decay < thresholds.wins
