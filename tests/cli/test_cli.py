@@ -119,6 +119,15 @@ def test_train_probe_and_report(capsys, monkeypatch, tmp_path):
     (tmp_path / "run" / "report.html").unlink()
     status, printed, _ = run(capsys, monkeypatch, "report", out)
     assert status == 0 and (tmp_path / "run" / "report.html").exists()
+    status, printed, notes = run(capsys, monkeypatch, "table", out)
+    assert status == 0 and len(printed.splitlines()) == 3 and "mlp:8" in printed and "digits" in notes
+    status, printed, _ = run(capsys, monkeypatch, "table", out, "--out", str(tmp_path / "mine.csv"))
+    assert printed.strip() == str(tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text().startswith("kind,folder,row,head")
+    status, _, _ = run(capsys, monkeypatch, "report", out, out, "--out", str(tmp_path / "both"))
+    assert status == 0 and (tmp_path / "both" / "report.html").exists()
+    status, printed, _ = run(capsys, monkeypatch, "report", "--each", out, out)
+    assert status == 0 and printed.split() == 2 * [str(tmp_path / "run" / "report.html")]
 
 
 def test_compare_prints_a_table_of_80_columns_and_writes_a_page(capsys, monkeypatch, tmp_path):
@@ -155,6 +164,11 @@ def test_compare_prints_a_table_of_80_columns_and_writes_a_page(capsys, monkeypa
         ("diagnose x.npy --fail-on rank", 2, ["--fail-on", "collapse", "rank"]),
         ("probe /nowhere", 1, ["/nowhere", "record.json"]),
         ("report /nowhere", 1, ["/nowhere", "record.json"]),
+        ("report a b --each --out c", 2, ["--out", "c"]),
+        ("report a --figures gif", 2, ["gif", "svg"]),
+        ("table /nowhere", 1, ["/nowhere", "record.json"]),
+        ("table a --format word", 2, ["word", "markdown", "latex"]),
+        ("table a --out a.doc", 2, ["a.doc", ".tex", "--format"]),
         ("list haeds", 2, ["haeds", "heads"]),
         ("check-distributed --objective infonce --processes 3 --images 16", 2, [3, 16]),
     ],

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,10 @@ from fullrank.door import import_modules
 from fullrank.errors import UsageError
 from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
 from fullrank.runs.settings import Setting
+from fullrank.specs import split_specs
 
 DATA = "digits"
+_VARIED = "objective=infonce:0.2,vicreg"
 _IMPORTS = "A module, or a file x.py, with parts of yours. Repeatable."
 _RECIPE = (
     "A recipe by name, or a YAML file (`fullrank list recipes`). Keys that it leaves out have the "
@@ -40,6 +42,18 @@ class RecipeChoice:
             spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
             base = spec.name if spec.name in recipe_names() else "small-images"
         return Recipe.resolve(base, self.overrides)
+
+    def of_study(self, vary: Mapping[str, str], out: Path | None, resume: bool) -> Recipe:
+        """The recipe that the rows of a study share; where data are varied, it has the first of them.
+
+        Raises UsageError for a key that is both fixed and varied.
+        """
+        for key in vary:
+            if key in self.overrides:
+                fixed = f"{key}={self.overrides[key]}"
+                raise UsageError(f"--vary {key}={vary[key]} and {fixed} exclude each other; leave one out.")
+        first = {"data": split_specs(vary["data"])[0]} if "data" in vary else {}
+        return RecipeChoice(self.name, {**first, **self.overrides}).resolve(out, resume)
 
 
 def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
@@ -104,7 +118,31 @@ def _signed(
 
 def assignment(text: str) -> tuple[str, str | None]:
     """The key and value of `key=value`; null is None. Raises UsageError for anything else."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"--set takes key=value, but got '{text}'; for example --set seed=1.")
-    return key.strip(), None if value.strip() == "null" else value.strip()
+    key, value = _key_and_value(text, "--set", "seed=1")
+    return key, None if value == "null" else value
+
+
+def varied(texts: Sequence[str]) -> dict[str, str]:
+    """The values of each varied key, still as one text; UsageError for a key that is given twice.
+
+    >>> varied(["objective=infonce:0.2,vicreg", "epochs=10,20"])
+    {'objective': 'infonce:0.2,vicreg', 'epochs': '10,20'}
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        key, value = _key_and_value(text, "--vary", _VARIED)
+        if not value:
+            raise UsageError(f"--vary {key} has no values; write them after the equals sign: {_VARIED}.")
+        if key in values:
+            together = f"--vary {key}={values[key]},{value}"
+            raise UsageError(f"--vary {key} is given twice; write all values as {together}.")
+        values[key] = value
+    return values
+
+
+def _key_and_value(text: str, option: str, example: str) -> tuple[str, str]:
+    """Both sides of the first equals sign; UsageError without that sign or without a key."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not key or not equals:
+        raise UsageError(f"{option} needs KEY=VALUE, but got '{text}'; for example {option} {example}.")
+    return key, value

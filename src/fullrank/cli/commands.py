@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fullrank.cli.choice import RecipeChoice, takes_imports, takes_recipe
+from fullrank.cli.choice import RecipeChoice, takes_imports, takes_recipe, varied
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError
 from fullrank.heads import HEADS
@@ -36,6 +36,8 @@ PlacesOption = Annotated[
     Texts, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
 ]
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
+_VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
+_TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
 _MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable."
 
 
@@ -95,25 +97,29 @@ def train(
 
 @app.command()
 @takes_imports
-@takes_recipe(without=("head",))
+@takes_recipe()
 def compare(
     choice: RecipeChoice,
     heads: Annotated[
-        list[str], typer.Option(metavar="HEADS", help="Comma-separated; the first is the reference.")
-    ],
-    seeds: Annotated[int, typer.Option(help="Number of seeds per head.")] = 3,
+        Texts, typer.Option(metavar="HEADS", help="Comma-separated; the first is the reference.")
+    ] = None,
+    vary: Annotated[Texts, typer.Option(metavar="KEY=V1,V2", help=_VARY)] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per row.")] = 3,
     workers: WorkersOption = 1,
     out: OutOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """Train several heads with several seeds; one table with paired 95 % intervals."""
-    if "head" in choice.overrides:
-        raise UsageError("A study takes its heads from --heads; leave out --set head=.")
-    specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)]
-    recipe = choice.resolve(out, resume)
+    """Compare heads, or any settings of a recipe, over several seeds, with paired 95 % intervals."""
+    if heads and "head" in choice.overrides:
+        raise UsageError("--heads excludes --head and --set head=; name all heads in --heads.")
+    specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)] if heads else None
+    values = varied(vary or [])
+    recipe = choice.of_study(values, out, resume)
     from fullrank.studies.compare import compare as run_compare
 
-    study = run_compare(recipe, heads=specs, seeds=seeds, workers=workers, out=out, resume=resume)
+    study = run_compare(
+        recipe, heads=specs, vary=values, seeds=seeds, workers=workers, out=out, resume=resume
+    )
     _finish(study.path, study.record)
 
 
@@ -216,7 +222,7 @@ def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
 @app.command()
 @takes_imports
 def reproduce(
-    names: Annotated[list[str], typer.Argument(help="Tables of `fullrank list tables`, a paper, or all.")],
+    names: Annotated[list[str], typer.Argument(help=_TABLES)],
     scale: Annotated[
         str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
     ] = "mini",
@@ -225,7 +231,7 @@ def reproduce(
     out: OutOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
 ) -> None:
-    """Tables and figures of the papers: their numbers beside ours. Resumes a study that was stopped."""
+    """Measure tables of the papers, or your own. The same command continues what was stopped."""
     from fullrank.cli.reproduction import print_reproduction
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale
@@ -271,12 +277,39 @@ def check_distributed(
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")]) -> None:
-    """Write report.html again, from the records."""
-    from fullrank.reports.page import write_page
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold a record.json.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page of several folders; default: under runs/.")
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Write each folder's own page again, not one page for all.")
+    ] = False,
+    figures: Annotated[
+        str, typer.Option(metavar="FORMATS", help="Also write each figure as a file: svg,pdf,png.")
+    ] = "",
+) -> None:
+    """Write report.html again from the record; several runs and studies make one page, paired by seed."""
+    from fullrank.cli.results import write_reports
 
-    for folder in folders:
-        typer.echo(write_page(folder))
+    for path in write_reports(folders, out, each, figures):
+        typer.echo(path)
+
+
+@app.command()
+def table(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Finished runs, studies, tables or diagnoses, or folders of them.")
+    ],
+    format_: Annotated[
+        Text, typer.Option("--format", metavar="FORMAT", help="markdown, csv, latex or json.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; its ending chooses a format.")] = None,
+) -> None:
+    """Print results as one table for a paper or a spreadsheet; runs and studies are paired by seed."""
+    from fullrank.cli.results import print_table
+
+    print_table(folders, format_, out)
 
 
 @app.command(name="list")

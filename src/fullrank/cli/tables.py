@@ -8,13 +8,16 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fullrank.record import Record, Score
 from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
 from fullrank.reports.numbers import in_points, signed
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
+from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
+from fullrank.reports.run.words import OTHER_IMAGES
 from fullrank.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ _Row = tuple[tuple[str, ...], Iterable[DialCell | None]]
 
 
 def plain_table(texts: Iterable[str], numbers: Iterable[str], *, tight: bool = False) -> Table:
-    """An empty table: columns of text, which fold, then columns of numbers, which do not."""
+    """An empty table: columns of text, which fold, then columns of numbers, which do not fold."""
     padding = (0, 0, 0, 1) if tight else (0, 1)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for title in texts:
@@ -37,21 +40,55 @@ def plain_table(texts: Iterable[str], numbers: Iterable[str], *, tight: bool = F
 
 def print_record(record: Record) -> None:
     """The results table of a run or study, with the paper's numbers where the record has some."""
-    rows = head_table(record)
+    rows, names, console = head_table(record), row_names(record.runs), Console()
+    apart = len({row.against for row in rows}) > 1
     several, published = len(rows) > 1, record.published is not None
-    difference = [f"h - {rows[0].head}"] if several else []
-    numbers = ["linear h", "z", "near h", *difference, "rank h", *(["paper"] if published else [])]
-    table = plain_table(["head"], numbers, tight=True)
+    first = rows[0].head if len(names.keys) == 1 and not apart else "first row"
+    titles = ["linear h", "z", "near h", *([f"h - {first}"] if several else []), "rank h"]
+    titles += ["paper"] if published else []
+    numbers = []
     for row in rows:
-        cells = [escape(row.head), _with_half(row.linear), _mean(row.linear_z), _mean(row.nearest)]
+        cells = [_with_half(row.linear), _mean(row.linear_z), _mean(row.nearest)]
         cells += [_difference(row.difference)] if several else []
         cells += [in_points(row.effective_rank)]
         cells += [in_points(row.published)] if published else []
-        table.add_row(*cells)
-    console = Console()
+        numbers.append(cells)
+    columns = zip(titles, *(map(_without_markup, cells) for cells in numbers), strict=True)
+    room = console.width - 2 - sum(max(map(len, column)) + 2 for column in columns)
+    table = plain_table(_label_titles(names, room), titles, tight=True)
+    for row, cells in zip(rows, numbers, strict=True):
+        table.add_row(*map(escape, _labels(names, row.row, room)), *cells)
     console.print(table)
     console.print(_note(rows, record), highlight=False)
+    if apart:
+        console.print(OTHER_IMAGES, highlight=False)
     print_dial(record)
+
+
+def _label_titles(names: RowNames, room: int) -> list[str]:
+    """The titles of the columns that name a row."""
+    return list(names.keys) if _fits(names, room) else [", ".join(names.keys)]
+
+
+def _labels(names: RowNames, row: str, room: int) -> list[str]:
+    """The cells that name a row: one for each setting where they fit, or else one with a line for each."""
+    return list(names.values[row]) if _fits(names, room) else [_lines(names, row)]
+
+
+def _lines(names: RowNames, row: str) -> str:
+    """The settings of a row, each on a line of its own."""
+    settings = zip(names.keys, names.values[row], strict=True)
+    return "\n".join(value if key == "head" else f"{key}={value}" for key, value in settings)
+
+
+def _fits(names: RowNames, room: int) -> bool:
+    """Whether a column for each setting of the rows fits into so many characters."""
+    columns = zip(names.keys, *names.values.values(), strict=True)
+    return len(names.keys) == 1 or sum(max(map(len, column)) + 2 for column in columns) <= room
+
+
+def _without_markup(cell: str) -> str:
+    return Text.from_markup(cell).plain
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
@@ -155,15 +192,17 @@ def _difference(estimate: Estimate | None) -> str:
 
 
 def print_dial(record: Record) -> None:
-    """The weights at h and z under each head of a record; nothing without factors."""
+    """The weights at h and z in each row of a record; nothing without factors."""
     rows: list[_Row] = []
-    named = ""
+    names, named = row_names(record.runs), ""
     for row in dial_rows(record):
-        rows.append((("" if row.head == named else row.head, row.place), row.cells))
+        rows.append((("" if row.head == named else _lines(names, row.head), row.place), row.cells))
         named = row.head
     left_out = ", ".join(dial_factors(record, LEFT_OUT))
     note = f" Left out, since they go with another factor: {left_out}." if left_out else ""
-    _print_weights(("head", "place"), dial_factors(record), rows, ", on clean test images", note)
+    _print_weights(
+        (", ".join(names.keys), "place"), dial_factors(record), rows, ", on clean test images", note
+    )
 
 
 def print_factors(scores: Sequence[Score]) -> None:

@@ -1,4 +1,4 @@
-"""Did it collapse, why, and where to cut: of a run, a model, or a file of embeddings."""
+"""The diagnosis of a run, a model or a file of embeddings: did it collapse, why, and where to cut."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,11 +33,11 @@ from fullrank.spectrum.functional import effective_rank_of
 if TYPE_CHECKING:
     from fullrank.runs.run import Run
 
-# Rows on which measures are taken that compare rows with each other.
+# How many rows are used by measures that compare rows with each other.
 SAMPLE = 4096
-# Training images that probes learn from; a few thousand rank places as more do.
+# How many training images the probes learn from. A few thousand rank places as well as more do.
 LEARNT_FROM = 4096
-# Rows of a file that are compared with all others.
+# How many rows of a file are compared with all others.
 _COMPARED = 1024
 
 
@@ -136,7 +136,7 @@ def diagnose(
         entry, recipe = diagnose_file(file, pair, seed=seed), {}
     else:
         if positives is not None:
-            raise UsageError("positives are the second view of a file of embeddings; a model takes views.")
+            raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
         subject = find_subject(target, data, views, weights, image_size)
         with progress_bar() as progress:
             entry = diagnose_model(
@@ -152,7 +152,7 @@ def diagnose(
 def diagnose_file(
     file: EmbeddingFile, positives: EmbeddingFile | None = None, *, seed: int = 0
 ) -> DiagnosisEntry:
-    """Spectrum, measures and causes of a file of embeddings: all rows for the moments, a sample beyond."""
+    """Spectrum, measures and causes of a file of embeddings. Moments use all rows, the rest uses a sample."""
     if positives is not None:
         file, positives = paired(file, positives)
     moments = Moments.empty(file.width)
@@ -160,14 +160,14 @@ def diagnose_file(
         moments = moments.merge(Moments.of(chunk))
     sample = file.sample(SAMPLE, seed)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
-    # A sample holds few pairs of twins, so some rows are compared with all.
+    # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
     numbers = torch.from_numpy(file.sample_rows(_COMPARED, seed))
     duplicates = near_duplicates_among(file.sample(_COMPARED, seed), numbers, file.chunks())
-    not_seen = ["What the encoder, the views and the head did: only a model can show it."]
+    not_seen = ["The effect of the encoder, the views and the head: only a model can show it."]
     if len(file.dropped):
-        not_seen.append(f"{len(file.dropped)} rows that hold NaN or infinity: they were left out.")
+        not_seen.append(f"{len(file.dropped)} rows with NaN or infinity: they were left out.")
     if positives is None:
-        not_seen.append("Alignment and augmentation: give a second view of each row with --positives.")
+        not_seen.append("Alignment and augmentation: add a second view of each row with --positives.")
     if file.labels is None:
         not_seen.append("Accuracy: the file has no labels.")
     place = PlaceEvidence("embedding", sample, views, sample_of=moments.count)
@@ -184,7 +184,7 @@ def diagnose_model(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DiagnosisEntry:
-    """Everything that a model shows on its images: measures, causes, layers, shares of the augmentation."""
+    """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.diagnosis.features import collect
     from fullrank.objectives import temperature_of
 
@@ -221,7 +221,7 @@ def _entry(
     moments: Moments | None = None,
     duplicates: float | None = None,
 ) -> DiagnosisEntry:
-    """What a record holds; `moments` and `duplicates` are of all rows, where the features are a sample."""
+    """The entry of the record. If the features are a sample, `moments` and `duplicates` are of all rows."""
     first, last = evidence.places[0], evidence.places[-1]
     findings = find_causes(evidence)
     temperature = evidence.temperature or ASSUMED_TEMPERATURE
@@ -253,13 +253,13 @@ def _entry(
 
 
 def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: str | None) -> str:
-    """Whether it collapsed, and why, and where to cut, in plain words."""
+    """Whether it collapsed, why, and where to cut, in plain words."""
     alarms = [finding for finding in findings if finding.level == "alarm"]
     named = "; ".join(f"{finding.cause} at {finding.place}" for finding in alarms or findings)
     if alarms:
         text = f"Collapsed: {named}."
     else:
-        text = f"No collapse found, but a note: {named}." if named else "No collapse found."
+        text = f"No collapse found, with a note: {named}." if named else "No collapse found."
     place = "h" if "h" in spectrum else next(iter(spectrum))
     width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
     text += f" The effective rank of {place} is {rank:.1f} of {width}."

@@ -1,4 +1,4 @@
-"""Where to cut: what features are worth and how they are spread at each place, from the first block to z."""
+"""Where to cut: accuracy and spectrum of features at each place, from the first block to z."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,11 +37,20 @@ def layer_rows(
 ) -> list[LayerRow]:
     """Each place of `test` as a candidate for the cut, in its order.
 
-    Ranks are of the test features. Linear and nearest accuracy are by the default protocol of probes, fitted
-    on `train` and scored on `test`; recall at 1 is among the test rows. They are None without labels, or
-    where these do not suffice: two classes to learn from, a row to score, two rows of a label to find.
-    Shapes: features (N, D_p) and (M, D_p) by place. Raises UsageError for a place that `train` lacks, and
-    what probes and spectra raise.
+    Ranks are those of the test features. Linear and nearest accuracy follow the default protocol of the
+    probes. Recall at 1 is among the test rows. Accuracies are None without enough labels: two classes to
+    learn from, one row to score, two rows with the same label.
+
+    Args:
+        train: Features (N, D_p) to learn from, by place.
+        test: Features (M, D_p) to score, by place.
+        labels: The labels of both.
+        seed: The seed of the probes.
+        gradient_ranks: The result of `gradient_ranks`, if any.
+
+    Raises:
+        UsageError: For a place that `train` lacks.
+        FullrankError: What probes and spectra raise.
 
     >>> x, y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
     >>> rows = layer_rows({"h": x[:40]}, {"h": x[40:]}, (y[:40], y[40:]))
@@ -79,15 +88,22 @@ def layer_rows(
 
 
 def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
-    r"""The place to keep: h, unless another is better by more than chance; None where nothing is labelled.
+    r"""The place to keep: h, unless another place is better by more than chance. None without labels.
 
     Candidates are the places whose linear accuracy is within one binomial standard error of the highest, a,
 
     .. math:: \hat a = \frac{a n + 1}{n + 2}, \qquad \mathrm{se} = \sqrt{\hat a (1 - \hat a) / n}
 
-    with n the number of rows `tested` (smoothed, since even a perfect score has an error). If h is one of
-    them it is taken: it is what every tool gives, and needs no surgery. Otherwise it is the last of them on
-    the way to z. Raises UsageError for `tested` below 1.
+    with n the number of rows `tested`. It is smoothed, because even a perfect score has an error. If h is a
+    candidate it is chosen, because every tool provides it without changes to the model. Otherwise the last
+    candidate on the way to z is chosen.
+
+    Args:
+        rows: The places with their accuracies.
+        tested: The number of test rows.
+
+    Raises:
+        UsageError: For `tested` below 1.
 
     >>> def row(place, linear):
     ...     return LayerRow(place=place, width=8, effective_rank=1, rankme=1, linear=linear, nearest=None,
@@ -98,7 +114,7 @@ def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
     'h'
     """
     if tested < 1:
-        raise UsageError(f"The accuracy is of 1 test row or more, but got {tested}; give their number.")
+        raise UsageError(f"tested must be 1 or more test rows, but got {tested}; pass their number.")
     accuracies = {row.place: row.linear for row in rows if row.linear is not None}
     if not accuracies:
         return None
@@ -114,17 +130,28 @@ def dimension_curves(
 ) -> list[DimensionCurve]:
     """How many dimensions are needed: accuracy from 1, 2, 4, ... and all D of them, chosen in two ways.
 
-    `random channels` are drawn by `seed`, the mean of 3 draws, in each of which the larger choice holds the
-    smaller; `leading components` are the principal components of the training features, the largest first.
-    The probe is a LinearProbe of one penalty, that which the default protocol chooses for all D, so the last
-    accuracies are those of `layer_rows`. Shapes: features (N, D) and (M, D). Raises what probes raise.
+    - `random channels`: the mean of 3 random draws. In each draw a larger choice contains the smaller ones.
+    - `leading components`: the principal components of the training features, the largest first.
+
+    The probe is a LinearProbe with the penalty that the default protocol chooses for all D. The last
+    accuracies are therefore those of `layer_rows`.
+
+    Args:
+        train: Features (N, D) to learn from.
+        test: Features (M, D) to score.
+        labels: The labels of both.
+        place: The name of the place.
+        seed: The seed of the draws and the probe.
+
+    Raises:
+        FullrankError: What probes raise.
 
     >>> x, y = torch.eye(4).repeat(20, 1), torch.arange(80) % 4
     >>> curves = dimension_curves(x, x, (y, y), "h")
     >>> [(curve.kind, curve.dimensions, curve.accuracy[-1]) for curve in curves]
     [('random channels', [1, 2, 4], 1.0), ('leading components', [1, 2, 4], 1.0)]
 
-    Source: the question of Nanda et al. 2023 (2306.00183), diffused redundancy: random subsets suffice.
+    Source: Nanda et al. 2023 (2306.00183), diffused redundancy: random subsets suffice.
     """
     width = train.shape[1]
     dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
@@ -145,7 +172,7 @@ def dimension_curves(
     train, test = train.double() - mean, test.double() - mean
     components = torch.linalg.eigh(train.T @ train)[1].flip(1)
     leading = [accuracy(train @ components[:, :k], test @ components[:, :k]) for k in dimensions[:-1]]
-    # The probe does not feel a rotation, so all dimensions are worth the same in both ways.
+    # A rotation does not change the probe, so all D dimensions have the same accuracy in both ways.
     return [
         DimensionCurve(place=place, kind=kind, dimensions=dimensions, accuracy=[*accuracies, whole])
         for kind, accuracies in (("random channels", random), ("leading components", leading))
@@ -229,7 +256,7 @@ def _pooled_gradients(
 
 
 def _maps_of(features: Tensor, on_the_way: set[Node]) -> list[GradientEdge]:
-    """Where, going back from the features of a place, its pooling meets what leads to the loss: its maps."""
+    """The maps of a place: where its pooling, followed backwards, meets the graph that leads to the loss."""
     maps: dict[GradientEdge, None] = {}
     waiting = [] if features.grad_fn is None else [(features.grad_fn, features.output_nr)]
     while waiting:
@@ -242,7 +269,7 @@ def _maps_of(features: Tensor, on_the_way: set[Node]) -> list[GradientEdge]:
 
 
 def _nodes_below(node: Node) -> set[Node]:
-    """All that a node of the graph was computed from, with itself."""
+    """All nodes of the graph that a node was computed from, and the node itself."""
     nodes: set[Node] = set()
     waiting = [node]
     while waiting:
@@ -254,10 +281,10 @@ def _nodes_below(node: Node) -> set[Node]:
 
 
 def _pooled(features: Tensor, gradients: Mapping[GradientEdge, Tensor]) -> Tensor:
-    """Gradients with respect to maps, pooled by the linear map that made `features` (n, D_p) of these."""
+    """Gradients with respect to maps, pooled by the linear map that made `features` (n, D_p) from them."""
     if not gradients:
         return torch.zeros_like(features)
-    # What autograd gives is the transpose of that map; differentiated once more, it is the map itself.
+    # autograd gives the transpose of that map; differentiating once more gives the map itself.
     direction = torch.zeros_like(features, requires_grad=True)
     back = torch.autograd.grad(features, list(gradients), direction, create_graph=True)
     return torch.autograd.grad(back, direction, list(gradients.values()), retain_graph=True)[0]

@@ -1,7 +1,7 @@
-"""Heads of a study against the first one, paired over seeds. Torch-free."""
+"""Rows of a study against the first one, paired over seeds. Torch-free."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fullrank.record.schema import Comparison, RunEntry
 from fullrank.statistics import Estimate
@@ -10,23 +10,53 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-def compare_heads(runs: Sequence[RunEntry], place: str = "h") -> list[Comparison]:
-    """Each head against the first: linear accuracy at `place`, paired over the seeds both heads have.
+def compare_heads(
+    runs: Sequence[RunEntry], place: str = "h", recipe: Mapping[str, Any] | None = None
+) -> list[Comparison]:
+    """Each row against the first row with the same test images, paired over the seeds that both have.
 
-    The interval is that of a paired t test. A head that shares no seed with the first is left out.
+    A row is a head, with the values of the keys that the study varies. A difference between accuracies on
+    different test images would mean nothing, so the first row on each set of images is compared with none.
+    The interval is that of a paired t test.
+
+    Args:
+        runs: The runs of the study, in the order of its rows.
+        place: Where the linear probe reads the features.
+        recipe: The settings that all runs share, as in `Record.recipe`.
+
+    Returns:
+        A comparison for each row that shares a seed and the test images with an earlier first row.
     """
     accuracies = {
-        head: {run.seed: run.probes[place].linear for run in entries if place in run.probes}
-        for head, entries in by_row(runs).items()
+        row: {run.seed: run.probes[place].linear for run in entries if place in run.probes}
+        for row, entries in by_row(runs).items()
     }
-    first = next(iter(accuracies), "")
+    first = references(runs, recipe or {})
     comparisons = []
-    for head, own in accuracies.items():
-        estimate = paired_difference(own, accuracies[first], 100)
-        if head != first and estimate is not None:
+    for row, values in accuracies.items():
+        estimate = paired_difference(values, accuracies[first[row]], 100)
+        if row != first[row] and estimate is not None:
             interval = {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-            comparisons.append(Comparison(head=head, against=first, place=place, **interval))
+            comparisons.append(Comparison(head=row, against=first[row], place=place, **interval))
     return comparisons
+
+
+def references(runs: Sequence[RunEntry], recipe: Mapping[str, Any]) -> dict[str, str]:
+    """For each row of a study the first row with the same test images, which may be itself."""
+    first_on: dict[tuple[Any, ...], str] = {}
+    return {
+        row: first_on.setdefault(_test_images(entries[0], recipe), row)
+        for row, entries in by_row(runs).items()
+    }
+
+
+def _test_images(run: RunEntry, recipe: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The settings that decide which images a run is tested on."""
+    settings = {**recipe, **run.varied}
+    held_out = settings.get("held_out")
+    # Images are held out of the training images, so that what cuts these cuts the test images too.
+    cuts = () if held_out in (None, "null") else ("fraction", "limit")
+    return (held_out, *(settings.get(key) for key in ("data", "classes", *cuts)))
 
 
 def paired_difference(

@@ -1,8 +1,10 @@
 """What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
 
 import dataclasses
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -11,6 +13,9 @@ from fullrank.errors import DataError
 from fullrank.files import write_whole
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.scores import Probe, Statistic, statistic
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 2
 RECORD_FILE = "record.json"
@@ -117,6 +122,15 @@ class Baseline(_Part):
     nearest: float
 
 
+def row_name(head: str, varied: Mapping[str, str]) -> str:
+    """The name of a row of a study: its head, then each varied key with its value.
+
+    >>> row_name("none", {"objective": "vicreg", "epochs": "10"})
+    'none, objective=vicreg, epochs=10'
+    """
+    return ", ".join([head, *(f"{key}={value}" for key, value in varied.items())])
+
+
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
@@ -149,7 +163,7 @@ class RunEntry(_Part):
     @property
     def row(self) -> str:
         """The row of a table that it belongs to: its head, and the values of the keys that were varied."""
-        return ", ".join([self.head, *(f"{key}={value}" for key, value in self.varied.items())])
+        return row_name(self.head, self.varied)
 
 
 class Measure(_Part):
@@ -163,9 +177,9 @@ class Measure(_Part):
 class Finding(_Part):
     """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
 
-    `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
-    and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
-    the rows of the features that are at fault, where there are such.
+    `cause` is a name of `docs/causes.md`. An `alarm` means collapse, a `note` something to know. `evidence`
+    is one to four sentences, `remedy` is one. `title` is the cause in plain words, empty in older records.
+    `rows` are the rows of the features that are at fault, if any.
     """
 
     cause: str
@@ -303,7 +317,8 @@ class TableEntry(_Part):
     `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
     titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
     one run. `here` says what ours were measured on, `alike` whether all rows read one label of the same
-    images, so that they can be subtracted. `spectrum` names places whose spectra belong to it, `x` the axis
+    images, so that they can be subtracted. `file` lies beside the record and holds a table of one's own.
+    `spectrum` names places whose spectra belong to it, `x` the axis
     of its figure.
     """
 
@@ -323,6 +338,7 @@ class TableEntry(_Part):
     x: str | None
     log_x: bool
     remarks: list[str]
+    file: str | None = None
 
     @model_validator(mode="after")
     def _check_shape(self) -> "TableEntry":
@@ -425,9 +441,43 @@ class Record(_Part):
             ) from None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-    """What every command hands back: the folder of what it left, and its record."""
+    """What every command hands back: the folder of what it left, and its record.
+
+    A notebook shows its headline and a small table.
+    """
 
     path: Path
     record: Record
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The results as a tidy pandas DataFrame; `fullrank.record.tidy` says what its columns hold.
+
+        A run or study has a row for each row of its results table and each place, means over seeds with
+        intervals in points, 0 to 100. Raises UsageError without pandas (the extra `pandas`).
+        """
+        from fullrank.record.frames import frame
+        from fullrank.record.tidy import tidy_rows
+
+        return frame(tidy_rows([self]))
+
+    def scores_frame(self) -> "pandas.DataFrame":
+        """Every score of every run as a tidy DataFrame: one row a score, with head, seed, place and unit.
+
+        Empty for a result without runs. Raises UsageError without pandas (the extra `pandas`).
+        """
+        from fullrank.record.frames import frame
+        from fullrank.record.tidy import score_rows
+
+        return frame(score_rows([self]))
+
+    def __repr__(self) -> str:
+        from fullrank.record.summary import summary
+
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        # Reports stand above records, so their function is found by name, when a notebook shows a result.
+        html: str = import_module("fullrank.reports.notebook").summary_html(self)
+        return html

@@ -1,6 +1,6 @@
 """What every page shares: its templates and their filters, and how a figure stands on it. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -30,6 +30,27 @@ class Panel:
     key: Mapping[str, Style] | None
 
 
+@dataclass(frozen=True)
+class Page:
+    """A page: its template and what stands in it."""
+
+    template: str
+    values: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The page as text; every value is escaped but what is marked as safe."""
+        # The library is trusted and holds no closing script tag.
+        return _environment().get_template(self.template).render(plotly=Markup(get_plotlyjs()), **self.values)
+
+    @property
+    def panels(self) -> Iterator[Panel]:
+        """Every figure of the page, also of its sections that hold some."""
+        for value in self.values.values():
+            shown = value.get("panels") if isinstance(value, Mapping) else value
+            yield from (each for each in shown if isinstance(each, Panel)) if isinstance(shown, list) else ()
+
+
 def panels(
     figure: go.Figure | None, heading: str, label: str, note: str = "", key: Mapping[str, Style] | None = None
 ) -> list[Panel]:
@@ -41,10 +62,9 @@ def panels(
     return [Panel(Markup(figure.to_json()), figure.layout.height, heading, label, note, key)]
 
 
-def fill(template: str, **values: Any) -> str:
-    """The template as text; every value is escaped but what is marked as safe."""
-    # The library is trusted and holds no closing script tag.
-    return _environment().get_template(template).render(plotly=Markup(get_plotlyjs()), **values)
+def fill(template: str, **values: Any) -> Page:
+    """The page that a template makes of these values."""
+    return Page(template, values)
 
 
 @cache

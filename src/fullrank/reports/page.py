@@ -1,5 +1,6 @@
 """One self-contained HTML page from what a command left: `write_page(folder)`. Torch-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,6 +10,8 @@ from fullrank.record import Record
 from fullrank.reports.diagnosis.page import render_diagnosis
 from fullrank.reports.diagnosis.words import is_watched
 from fullrank.reports.drawing import Arrays
+from fullrank.reports.export import check_formats, write_figures
+from fullrank.reports.layout import Page
 from fullrank.reports.reproduction.page import render_table
 from fullrank.reports.run.page import render
 from fullrank.reports.theory.page import render_theory
@@ -16,57 +19,72 @@ from fullrank.reports.theory.page import render_theory
 PAGE_FILE = "report.html"
 
 
-def write_page(folder: Path) -> Path:
+def write_page(folder: str | Path, figures: Sequence[str] = ()) -> Path:
     """Write `report.html` into the folder of a finished command, whole or not at all.
 
-    The page shows `record.json` and `arrays.npz`, for a study those of its runs, and names arrays that are
-    missing or damaged. It needs no network.
+    It shows `record.json` and `arrays.npz`, those of its runs for a study, and says which arrays are missing
+    or damaged.
 
     Args:
-        folder: The folder of a run, study, diagnosis or theory run.
+        folder: The folder of a run, a study, a reproduced table, a diagnosis or a theory run.
+        figures: Formats in which each figure is also written into `figures/`: svg, pdf, png. They need the
+            extra `figures` and a Chrome or Chromium browser.
 
     Returns:
         The path of the page.
 
     Raises:
-        DataError: The folder has no readable record.
-        UsageError: The record holds neither a run, a study, a diagnosis nor a theory run.
+        DataError: There is no readable record.
+        UsageError: The record holds none of a run, a diagnosis and a theory run; an unknown format; no
+            kaleido or no browser.
         FullDiskError: The disk has no room for the page.
     """
     folder = Path(folder)
+    check_formats(figures)
+    page = page_of(folder)
+    path = save_page(page, folder, f"fullrank report {folder}")
+    write_figures(page.panels, folder, figures)
+    return path
+
+
+def page_of(folder: Path) -> Page:
+    """The page of what a command left in a folder."""
     record = Record.load(folder)
     if record.kind == "diagnosis" and record.diagnosis is not None:
         # Only a watched training has arrays at all times; what another diagnosis lacks is not missing.
         timed = is_watched(record) or (folder / ARRAYS_FILE).exists()
-        page = render_diagnosis(record, record.diagnosis, *(_arrays_of(folder) if timed else ({}, "")))
-    elif record.kind == "theory" and record.theory is not None:
-        page = render_theory(record, record.theory, *_arrays_of(folder))
-    elif record.kind == "study" and record.table is not None:
-        page = render_table(record, record.table, _links(folder, record))
-    elif record.kind in ("run", "study") and record.runs:
-        read = {run.folder: _arrays_of(folder / run.folder) for run in record.runs}
+        return render_diagnosis(record, record.diagnosis, *(arrays_of(folder) if timed else ({}, "")))
+    if record.kind == "theory" and record.theory is not None:
+        return render_theory(record, record.theory, *arrays_of(folder))
+    if record.kind == "study" and record.table is not None:
+        return render_table(record, record.table, _links(folder, record))
+    if record.kind in ("run", "study") and record.runs:
+        read = {run.folder: arrays_of(folder / run.folder) for run in record.runs}
         arrays = {name: held for name, (held, why) in read.items() if not why}
         missing = {name: why for name, (_, why) in read.items() if why}
-        page = render(record, arrays, missing, _links(folder, record))
-    else:
-        raise UsageError(
-            f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
-            "diagnosis, a theory run, or a run or a study with at least one run."
-        )
+        return render(record, arrays, missing, _links(folder, record))
+    raise UsageError(
+        f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
+        "diagnosis, a theory run, or a run or a study with at least one run."
+    )
+
+
+def save_page(page: Page, folder: Path, command: str) -> Path:
+    """Write a page into its folder; where the disk is full, FullDiskError names the command to repeat."""
     path = folder / PAGE_FILE
     try:
-        write_whole(path, page.encode())
+        write_whole(path, page.text.encode())
     except OSError as error:
         if not disk_is_full(error):
             raise
         raise FullDiskError(
             f"The disk has no room for {path}; the record is kept, and once there is room "
-            f"`fullrank report {folder}` writes the page."
+            f"`{command}` writes the page."
         ) from None
     return path
 
 
-def _arrays_of(folder: Path) -> tuple[Arrays, str]:
+def arrays_of(folder: Path) -> tuple[Arrays, str]:
     """The arrays in a folder, and where they cannot be read, none and why."""
     if not (folder / ARRAYS_FILE).is_file():
         return {}, f"no {ARRAYS_FILE}"

@@ -42,7 +42,7 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
     if not stored.is_file():
         raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
     for key, before, now in _differences(Recipe.resolve(stored).model_dump(), recipe.model_dump()):
-        if key.split(".")[0] not in free:
+        if key not in free and key.split(".")[0] not in free:
             remedy = "resume with the same recipe, or name another --out"
             raise UsageError(f"{folder} was started with {key}={before!r}, not {now!r}; {remedy}.")
 

@@ -278,15 +278,30 @@ def _read(recipe: str | Path) -> dict[str, Any]:
     else:
         remedy = "`fullrank list recipes` shows all, or name a YAML file"
         raise unknown_name("recipe", str(recipe), recipe_names(), remedy)
+    return yaml_keys(file.read_bytes(), f"Recipe {recipe}", "data: digits")
+
+
+def yaml_keys(file: bytes, what: str, example: str) -> dict[str, Any]:
+    """The keys of a YAML file; UsageError, which begins with `what`, where it is not YAML or has no keys."""
     try:
-        content = yaml.load(file.read_text("utf-8"), _Loader)  # a SafeLoader
+        content = yaml.load(file.decode(), _Loader)  # a SafeLoader
     except RecursionError:
-        raise UsageError(f"Recipe {recipe} nests too deeply; a recipe has two levels.") from None
+        raise UsageError(f"{what} nests too deeply; write one key per line, as in `{example}`.") from None
     except _NOT_YAML as error:
-        raise UsageError(f"Recipe {recipe} is not YAML: {' '.join(str(error).split())}.") from None
+        raise UsageError(f"{what} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
-        raise UsageError(f"Recipe {recipe} holds no keys; write `data: digits` and so on, one key a line.")
+        raise UsageError(f"{what} holds no keys; write `{example}` and so on, one key a line.")
     return content
+
+
+def parsed_parts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe that a file gives, with the specs of parts parsed; no module is imported for one."""
+    parsed = {
+        key: registry.parse(settings[key], from_file=True)
+        for key, registry in _REGISTRIES.items()
+        if settings.get(key) is not None
+    }
+    return {**settings, **parsed}
 
 
 def _first_fault(error: ValidationError, recipe: object) -> UsageError:

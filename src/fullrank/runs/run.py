@@ -19,7 +19,7 @@ from fullrank.runs.recipe import RECIPE_FILE, Recipe
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run(Result):
     """A finished run: its folder, its record, its recipe, and the trained parts in eval mode.
 

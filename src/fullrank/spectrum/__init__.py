@@ -1,4 +1,4 @@
-"""Spectra: how the variance of features is spread over directions, as functions and as streaming metrics."""
+"""Spectra: how the variance of features spreads over directions, as functions and streaming metrics."""
 
 from typing import TYPE_CHECKING
 

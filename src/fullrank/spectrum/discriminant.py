@@ -1,4 +1,4 @@
-"""LiDAR: how many directions tell images apart beyond what their views differ by."""
+"""LiDAR: in how many directions images differ by more than their views do."""
 
 import torch
 from torch import Tensor
@@ -6,12 +6,12 @@ from torch import Tensor
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments, require_finite, require_matrix
 
-# Numbers of view groups in float64 at once: 8 MiB.
+# How many float64 numbers are processed at once: 8 MiB.
 _NUMBERS = 2**20
 
 
 def lidar(groups: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
-    r"""LiDAR: effective rank of the linear discriminant analysis that tells images apart from their views.
+    r"""LiDAR: the effective rank of the linear discriminant analysis between images, with views as classes.
 
     .. math:: S_b = \frac{\sum_i (\mu_i - \mu)(\mu_i - \mu)^\top}{n - 1}, \qquad
               S_w = \frac{\sum_{ij} (x_{ij} - \mu_i)(x_{ij} - \mu_i)^\top}{n(q - 1)} + \delta I,
@@ -19,11 +19,21 @@ def lidar(groups: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
     .. math:: p = \frac{\lambda + \epsilon}{\sum_k (\lambda_k + \epsilon)}, \qquad
               \exp\Big(-\sum_k p_k \ln p_k\Big), \qquad \lambda \text{ of } S_w^{-1/2} S_b S_w^{-1/2}
 
-    The groups are q views of each of n images, true views: other groups give another measure. Centred. Range
-    1 to D; 0 where all means coincide, for which the formula alone would say D. Delta and epsilon are
-    absolute, so features in other units have another LiDAR. With n of D or less the rank is bounded by n - 1.
-    It compares runs of one method under the same views. Shapes: (n, q, D). Raises UsageError for another
-    shape or delta or epsilon that are not positive, DataError for n or q below 2 or rows that are not finite.
+    A group holds q true views of one image. Other groups give a different measure. The features are centred.
+
+    - The range is 1 to D. The value is 0 if all group means coincide, where the formula alone would give D.
+    - Delta and epsilon are absolute, so rescaled features have a different LiDAR.
+    - If n is at most D, the rank is at most n - 1.
+    - It compares runs of one method under the same views.
+
+    Args:
+        groups: Features (n, q, D): q views of each of n images.
+        delta: Added to the diagonal of the within-group covariance.
+        eps: Added to each eigenvalue before normalising.
+
+    Raises:
+        UsageError: For another shape, or a delta or epsilon that is not positive.
+        DataError: For n or q below 2, or rows that are not finite.
 
     >>> images = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> round(lidar(torch.stack([images, images], dim=1)), 4)
@@ -36,9 +46,16 @@ def lidar(groups: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
 
 
 def group_moments(groups: Tensor) -> tuple[Moments, Tensor]:
-    """The moments of the n group means, and the scatter (D, D) within the groups (n, q, D), in float64.
+    """The moments of the n group means, and the scatter (D, D) within the groups, in float64.
 
-    Both add up over groups: the first by `merge`, the second by `+`. Raises as `lidar` does.
+    Both add up over groups: the first by `merge`, the second by `+`.
+
+    Args:
+        groups: Features (n, q, D): q views of each of n images.
+
+    Raises:
+        UsageError: As `lidar`.
+        DataError: As `lidar`.
 
     >>> means, within = group_moments(torch.tensor([[[1.0], [3.0]]]))
     >>> means.mean.item(), within.item()
@@ -64,7 +81,18 @@ def group_moments(groups: Tensor) -> tuple[Moments, Tensor]:
 
 
 def lidar_of(means: Moments, within: Tensor, views: int, delta: float = 1e-4, eps: float = 1e-8) -> float:
-    """`lidar` from what `group_moments` gives, of groups of `views` rows each.
+    """`lidar` from the result of `group_moments`.
+
+    Args:
+        means: The moments of the group means.
+        within: The scatter (D, D) within the groups.
+        views: The number of views in each group.
+        delta: Added to the diagonal of the within-group covariance.
+        eps: Added to each eigenvalue before normalising.
+
+    Raises:
+        UsageError: For a delta or epsilon that is not positive.
+        DataError: For fewer than 2 groups.
 
     >>> groups = torch.randn(20, 3, 4)
     >>> lidar_of(*group_moments(groups), views=3) == lidar(groups)
@@ -76,12 +104,14 @@ def lidar_of(means: Moments, within: Tensor, views: int, delta: float = 1e-4, ep
             "1e-4 and 1e-8."
         )
     if means.count < 2:
-        raise DataError(f"LiDAR needs the views of 2 or more images, but got {means.count}; give it more.")
+        raise DataError(
+            f"LiDAR needs the views of 2 or more images, but got {means.count}; give more images."
+        )
     noise = within.cpu() / (means.count * (views - 1))
     noise = noise + delta * torch.eye(len(noise), dtype=torch.float64)
     lower = torch.linalg.cholesky(noise)
     half = torch.linalg.solve_triangular(lower, means.scatter.cpu() / (means.count - 1), upper=False)
-    # Similar to the symmetric square root's product: the same eigenvalues, and symmetric too.
+    # Similar to the product with the symmetric square root: the same eigenvalues, also symmetric.
     ratio = torch.linalg.solve_triangular(lower, half.T, upper=False)
     values = torch.linalg.eigvalsh(ratio).clamp_min(0.0)
     if not values.any():

@@ -1,4 +1,4 @@
-"""How strongly features carry each known factor of the images, and whether factors can be told apart."""
+"""How strongly features encode each known factor of the images, and whether factors are separable."""
 
 import math
 from collections.abc import Mapping
@@ -10,13 +10,19 @@ from torch import Tensor
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import require_finite, require_matrix
 
-# Factors that go together more than this are not weighed apart.
+# Factors with a larger association are not weighed separately.
 TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Entangled:
-    """A factor that is not weighed, since it goes with another one: how strongly, by `association`."""
+    """A factor that is not weighed because it is associated with another one.
+
+    Attributes:
+        factor: The factor that is left out.
+        goes_with: The factor that it is associated with.
+        strength: Their `association`.
+    """
 
     factor: str
     goes_with: str
@@ -24,22 +30,27 @@ class Entangled:
 
 
 def factor_weights(features: Tensor, factors: Mapping[str, Tensor]) -> dict[str, float]:
-    r"""The weight of each factor in features: the deviation of its level means, without sampling noise.
+    r"""The weight of each factor in features: the spread of its level means, corrected for sampling noise.
 
     .. math:: a_f = \sqrt{\operatorname{tr} B_f}, \quad
               B_f = \frac1V \sum_v (\mu_v - \bar\mu)(\mu_v - \bar\mu)^\top, \quad
               \bar\mu = \frac1V \sum_v \mu_v
 
-    The level means are those of the additive model with all the factors, fitted by least squares, so what is
-    chance in how levels of different factors meet does not count; where they meet evenly, they are the plain
-    means. Of :math:`\operatorname{tr} \hat B_f` what noise adds to it,
-    :math:`\tfrac{\hat\sigma^2}{V} \operatorname{tr} C_f`, is taken off, with :math:`\hat\sigma^2` the
-    residual variance over its degrees of freedom and :math:`C_f` the unscaled covariance of the centred
-    level means: unbiased for noise of one size. What is then below 0 is 0.
+    The level means are those of the additive model with all factors, fitted by least squares. Chance
+    co-occurrence of levels of different factors therefore does not count. If the levels are balanced, they
+    are the plain means. Sampling noise adds :math:`\tfrac{\hat\sigma^2}{V} \operatorname{tr} C_f` to
+    :math:`\operatorname{tr} \hat B_f`, and this is subtracted. Here :math:`\hat\sigma^2` is the residual
+    variance over its degrees of freedom, and :math:`C_f` the unscaled covariance of the centred level means.
+    The result is unbiased if all rows have equal noise. Negative results are set to 0.
 
-    Shapes: features (N, D), each factor (N,) whole numbers, -1 where unknown; rows that lack one are left
-    out. Raises UsageError for other shapes, DataError for a factor with fewer than two levels, for factors
-    that cannot be told apart, too few rows, or rows that are not finite.
+    Args:
+        features: Features (N, D).
+        factors: For each factor, whole numbers (N,), -1 if unknown. Rows with an unknown factor are left out.
+
+    Raises:
+        UsageError: For other shapes, or no factor.
+        DataError: For a factor with fewer than two levels, inseparable factors, too few rows, or rows that
+            are not finite.
 
     >>> level = torch.tensor([0, 0, 1, 1])
     >>> factor_weights(torch.tensor([[1.0], [1.0], [5.0], [5.0]]), {"colour": level})
@@ -55,7 +66,7 @@ def factor_weights(features: Tensor, factors: Mapping[str, Tensor]) -> dict[str,
                 "one whole number for each row of features."
             )
     if not factors:
-        raise UsageError("No factor is given, but a weight needs 1 or more; name its levels.")
+        raise UsageError("Expected 1 or more factors, but got 0; give the levels of a factor.")
     labelled = torch.stack([levels >= 0 for levels in factors.values()]).all(0)
     require_finite(features[labelled])
     blocks = [_indicators(name, levels[labelled]) for name, levels in factors.items()]
@@ -76,14 +87,20 @@ def factor_weights(features: Tensor, factors: Mapping[str, Tensor]) -> dict[str,
 
 
 def association(first: Tensor, second: Tensor) -> float:
-    r"""How far two labels are from independent, 0 to 1: Cramer's V less what chance gives.
+    r"""How far two labels are from independent, 0 to 1: Cramer's V, corrected for chance.
 
     .. math:: \tilde V = \sqrt{\frac{\max(0,\ \chi^2 / n - \tfrac{(r - 1)(c - 1)}{n - 1})}
               {\min(\tilde r, \tilde c) - 1}}, \quad \tilde r = r - \frac{(r - 1)^2}{n - 1}
 
-    and likewise for the c levels of the second. Shapes: (N,), (N,) whole numbers, -1 where unknown; rows that
-    lack one are left out. Raises UsageError for other shapes, DataError for a label with fewer than two
-    levels.
+    The same holds for the c levels of the second label.
+
+    Args:
+        first: Whole numbers (N,), -1 if unknown. Rows that lack a label are left out.
+        second: The same for the second label.
+
+    Raises:
+        UsageError: For other shapes.
+        DataError: For a label with fewer than two levels.
 
     >>> first = torch.tensor([0, 0, 1, 1] * 25)
     >>> association(first, torch.tensor([0, 1, 0, 1] * 25)), association(first, 1 - first)
@@ -93,8 +110,8 @@ def association(first: Tensor, second: Tensor) -> float:
     """
     if first.ndim != 1 or first.shape != second.shape:
         raise UsageError(
-            f"Two labels of the same rows are compared, but got the shapes {tuple(first.shape)} and "
-            f"{tuple(second.shape)}; give one whole number a row for each."
+            f"Expected two labels of the same rows, but got the shapes {tuple(first.shape)} and "
+            f"{tuple(second.shape)}; give one whole number per row for each."
         )
     labelled = (first >= 0) & (second >= 0)
     a, b = _indicators("first", first[labelled]), _indicators("second", second[labelled])
@@ -111,10 +128,17 @@ def association(first: Tensor, second: Tensor) -> float:
 def independent_factors(
     labels: Mapping[str, Tensor], tolerance: float = TOLERANCE
 ) -> tuple[list[str], list[Entangled]]:
-    """The labels that are factors of their own, and those that go with one of these by more than `tolerance`.
+    """The labels that are independent factors, and those that are associated with one of these.
 
     The first named wins: a later label is compared with the factors before it. Labels with fewer than two
-    levels are neither. Shapes: each (N,) whole numbers, -1 where unknown. Raises UsageError as `association`.
+    levels are in neither list.
+
+    Args:
+        labels: For each label, whole numbers (N,), -1 if unknown.
+        tolerance: The largest `association` of two independent factors.
+
+    Raises:
+        UsageError: As `association`.
 
     >>> shape = torch.tensor([0, 0, 1, 1] * 25)
     >>> colour = torch.tensor([0, 1, 0, 1] * 25)
@@ -137,7 +161,7 @@ def independent_factors(
 
 
 def _indicators(name: str, levels: Tensor) -> Tensor:
-    """A column for each level that occurs, 1 where a row has it, (n, V) float64 on the CPU."""
+    """One column for each level that occurs, 1 where a row has it: (n, V), float64, on the CPU."""
     distinct, codes = torch.unique(levels.cpu(), return_inverse=True)
     if len(distinct) < 2:
         raise DataError(
@@ -148,7 +172,7 @@ def _indicators(name: str, levels: Tensor) -> Tensor:
 
 
 def _inverse(design: Tensor, names: list[str], levels: list[int]) -> Tensor:
-    """The pseudo-inverse of the design's Gram matrix; DataError unless every factor can be estimated."""
+    """The pseudo-inverse of the design's Gram matrix. DataError unless every factor can be estimated."""
     rank = sum(levels) - len(levels) + 1
     if len(design) <= rank:
         raise DataError(
@@ -158,8 +182,8 @@ def _inverse(design: Tensor, names: list[str], levels: list[int]) -> Tensor:
     gram = design.T @ design
     if int(torch.linalg.matrix_rank(gram, hermitian=True)) < rank:
         raise DataError(
-            f"The factors {', '.join(names)} cannot be told apart: some of their levels never occur without "
-            "each other; leave one out."
+            f"The factors {', '.join(names)} are inseparable: some of their levels never occur without each "
+            "other; leave one out."
         )
     inverse: Tensor = torch.linalg.pinv(gram, hermitian=True)
     return inverse

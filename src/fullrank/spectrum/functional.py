@@ -1,4 +1,4 @@
-"""Pure functions on features (N, D), named after their papers; a twin in `_of` takes their spectrum (D,)."""
+"""Measures of features (N, D), named after their papers. The twins in `_of` take a spectrum (D,)."""
 
 import warnings
 from dataclasses import dataclass
@@ -18,9 +18,16 @@ def singular_values(features: Tensor) -> Tensor:
 
     .. math:: C = \tfrac1N \sum_i (h_i - \bar h)(h_i - \bar h)^\top
 
-    Shapes: (N, D) -> (D,), in the square of the features' unit. At most N - 1 of them can be above zero.
-    Rounding below zero is returned as 0. Raises UsageError for another shape, DataError for no row or rows
-    that are not finite.
+    Args:
+        features: Features (N, D).
+
+    Returns:
+        The singular values (D,), in the square of the features' unit. At most N - 1 are above zero. Values
+            below zero by rounding are returned as 0.
+
+    Raises:
+        UsageError: For another shape.
+        DataError: For no row, or rows that are not finite.
 
     >>> singular_values(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     tensor([1., 0.], dtype=torch.float64)
@@ -35,8 +42,16 @@ def normalised_singular_values(features: Tensor) -> Tensor:
 
     .. math:: C = \tfrac1N \sum_i (u_i - \bar u)(u_i - \bar u)^\top, \qquad u_i = h_i / \|h_i\|
 
-    Their sum is :math:`1 - \|\bar u\|^2`, so at most 1. A loss on cosines sees this spectrum, not the raw
-    one. Shapes: (N, D) -> (D,). Raises as `singular_values` does.
+    Their sum is :math:`1 - \|\bar u\|^2`, so at most 1. A cosine loss sees this spectrum, not the raw one.
+
+    Args:
+        features: Features (N, D).
+
+    Returns:
+        The singular values (D,).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> normalised_singular_values(torch.tensor([[9.0, 0.0], [-1.0, 0.0]]))
     tensor([1., 0.], dtype=torch.float64)
@@ -48,10 +63,19 @@ def normalised_singular_values(features: Tensor) -> Tensor:
 
 
 def matrix_singular_values(features: Tensor) -> Tensor:
-    """Singular values of the features themselves, uncentred, descending, in float64.
+    """Singular values of the feature matrix itself, uncentred, descending, in float64.
 
-    By a singular value decomposition of the whole matrix, exact to rounding, in O(ND) memory; for more rows
-    than that allows take `Moments`. Shapes: (N, D) -> (min(N, D),). Raises as `singular_values` does.
+    They come from a singular value decomposition of the whole matrix: exact to rounding, in O(ND) memory. If
+    memory is too small for that, use `Moments`.
+
+    Args:
+        features: Features (N, D).
+
+    Returns:
+        The singular values (min(N, D),).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> matrix_singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]))
     tensor([4., 3.], dtype=torch.float64)
@@ -64,14 +88,21 @@ def matrix_singular_values(features: Tensor) -> Tensor:
 
 
 def rankme(features: Tensor, eps: float = 1e-7) -> float:
-    r"""RankMe: exponential of the entropy of the normalised singular values of the features, uncentred.
+    r"""RankMe: the exponential of the entropy of the normalised singular values of the features, uncentred.
 
     .. math:: p_k = \frac{\sigma_k}{\|\sigma\|_1} + \epsilon, \qquad \exp\Big(-\sum_k p_k \ln p_k\Big)
 
-    As published, with :math:`\sigma` the min(N, D) singular values of the matrix itself. Nothing is centred,
-    so a strong mean alone brings it near 1. Range 1 to min(N, D), up to what epsilon adds (1.003 for rank one
-    of width 2048), or 0 where all is zero. It compares runs of one method, not methods. Shapes: (N, D).
-    Raises as `singular_values` does, and UsageError for a negative epsilon.
+    As published, :math:`\sigma` are the min(N, D) singular values of the matrix itself. A strong mean alone
+    therefore brings RankMe near 1. The range is 1 to min(N, D), plus what epsilon adds (1.003 for rank one of
+    width 2048). It is 0 if all features are zero. It compares runs of one method, not methods.
+
+    Args:
+        features: Features (N, D).
+        eps: Added to each normalised singular value.
+
+    Raises:
+        UsageError: For another shape, or a negative epsilon.
+        DataError: For no row, or rows that are not finite.
 
     >>> round(rankme(torch.eye(4)), 4)
     4.0
@@ -82,9 +113,17 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
 
 
 def rankme_of(values: Tensor, eps: float = 1e-7) -> float:
-    """`rankme` from the singular values (min(N, D),) of the features, as `matrix_singular_values` gives them.
+    """`rankme` from the singular values of the features, as `matrix_singular_values` returns them.
 
-    From `Moments.matrix_singular_values` it is off by some 1e-5 of itself where directions are missing.
+    With values from `Moments.matrix_singular_values`, the relative error is about 1e-5 if directions are
+    missing.
+
+    Args:
+        values: Singular values (min(N, D),) of the features.
+        eps: Added to each normalised singular value.
+
+    Raises:
+        UsageError: For anything that is not a spectrum, or an epsilon outside 0 to 1.
 
     >>> round(rankme_of(torch.tensor([2.0, 2.0, 0.0])), 4)
     2.0
@@ -101,13 +140,19 @@ def rankme_of(values: Tensor, eps: float = 1e-7) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    r"""Exponential of the entropy of the normalised singular values of the centred features.
+    r"""The exponential of the entropy of the normalised singular values of the centred features.
 
     .. math:: p_k = \sqrt{\lambda_k} / \sum_j \sqrt{\lambda_j}, \quad
               \mathrm{erank} = \exp\Big(-\sum_k p_k \ln p_k\Big)
 
-    with :math:`\lambda` the `singular_values`, so centred. Range 1 to min(N - 1, D), or 0 where nothing
-    varies. It compares runs of one method, not heads or methods. Shapes: (N, D). Raises as `singular_values`.
+    Here :math:`\lambda` are the `singular_values`, so the features are centred. The range is 1 to min(N - 1,
+    D), or 0 if nothing varies. It compares runs of one method, not heads or methods.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> round(effective_rank(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])), 6)
     2.0
@@ -118,7 +163,13 @@ def effective_rank(features: Tensor) -> float:
 
 
 def effective_rank_of(values: Tensor) -> float:
-    """`effective_rank` from covariance singular values (D,); raises UsageError for what is no spectrum.
+    """`effective_rank` from a covariance spectrum.
+
+    Args:
+        values: Singular values (D,) of the covariance, as `singular_values` returns them.
+
+    Raises:
+        UsageError: For anything that is not a spectrum.
 
     >>> round(effective_rank_of(torch.tensor([1.0, 1.0, 0.0])), 6)
     2.0
@@ -135,9 +186,15 @@ def participation_ratio(features: Tensor) -> float:
 
     .. math:: \frac{(\sum_k \lambda_k)^2}{\sum_k \lambda_k^2}
 
-    with :math:`\lambda` the `singular_values`, so centred. Range 1 to D, or 0 where nothing varies. It counts
-    the directions that hold the bulk of the variance and ignores a long tail, so a low value is not yet
-    collapse. Some call it the stable rank, which it is not. Shapes: (N, D). Raises as `singular_values` does.
+    Here :math:`\lambda` are the `singular_values`, so the features are centred. The range is 1 to D, or 0 if
+    nothing varies. It counts the directions with most of the variance and ignores a long tail, so a low value
+    alone does not mean collapse. It is sometimes called the stable rank, which is a different measure.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> participation_ratio(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]))
     2.0
@@ -148,7 +205,13 @@ def participation_ratio(features: Tensor) -> float:
 
 
 def participation_ratio_of(values: Tensor) -> float:
-    """`participation_ratio` from covariance singular values (D,); raises UsageError for what is no spectrum.
+    """`participation_ratio` from a covariance spectrum.
+
+    Args:
+        values: Singular values (D,) of the covariance, as `singular_values` returns them.
+
+    Raises:
+        UsageError: For anything that is not a spectrum.
 
     >>> participation_ratio_of(torch.tensor([3.0, 3.0, 0.0]))
     2.0
@@ -158,12 +221,18 @@ def participation_ratio_of(values: Tensor) -> float:
 
 
 def nesum(features: Tensor) -> float:
-    r"""NESum: the sum of the covariance's singular values in units of the largest.
+    r"""NESum: the sum of the covariance's singular values divided by the largest.
 
     .. math:: \sum_k \lambda_k / \lambda_1
 
-    with :math:`\lambda` the `singular_values`, so centred. Range 1 to D, or 0 where nothing varies. One
-    dominant direction brings it near 1. Shapes: (N, D). Raises as `singular_values` does.
+    Here :math:`\lambda` are the `singular_values`, so the features are centred. The range is 1 to D, or 0 if
+    nothing varies. One dominant direction brings it near 1.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> nesum(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
     1.25
@@ -174,7 +243,13 @@ def nesum(features: Tensor) -> float:
 
 
 def nesum_of(values: Tensor) -> float:
-    """`nesum` from covariance singular values (D,); raises UsageError for what is no spectrum.
+    """`nesum` from a covariance spectrum.
+
+    Args:
+        values: Singular values (D,) of the covariance, as `singular_values` returns them.
+
+    Raises:
+        UsageError: For anything that is not a spectrum.
 
     >>> nesum_of(torch.tensor([4.0, 2.0, 1.0]))
     1.75
@@ -183,12 +258,18 @@ def nesum_of(values: Tensor) -> float:
 
 
 def stable_rank(features: Tensor) -> float:
-    r"""Stable rank of the feature matrix: its squared Frobenius norm over its squared spectral norm.
+    r"""Stable rank of the feature matrix: its squared Frobenius norm divided by its squared spectral norm.
 
     .. math:: \frac{\|H\|_F^2}{\|H\|_2^2} = \frac{\sum_k \sigma_k^2}{\sigma_1^2}
 
-    Nothing is centred, so a strong mean alone brings it near 1: NESum is the same ratio without the mean.
-    Range 1 to min(N, D), or 0 where all is zero. Shapes: (N, D). Raises as `singular_values` does.
+    Nothing is centred, so a strong mean alone brings it near 1. NESum is the same ratio without the mean. The
+    range is 1 to min(N, D), or 0 if all features are zero.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0])))
     1.25
@@ -199,7 +280,13 @@ def stable_rank(features: Tensor) -> float:
 
 
 def stable_rank_of(values: Tensor) -> float:
-    """`stable_rank` from the singular values (min(N, D),) of the features themselves.
+    """`stable_rank` from the singular values of the features.
+
+    Args:
+        values: Singular values (min(N, D),) of the features themselves.
+
+    Raises:
+        UsageError: For anything that is not a spectrum.
 
     >>> stable_rank_of(torch.tensor([2.0, 1.0]))
     1.25
@@ -209,7 +296,13 @@ def stable_rank_of(values: Tensor) -> float:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """A power law fitted to a spectrum: its exponent, and the ranks it was fitted on, both ends included."""
+    """A power law fitted to a spectrum.
+
+    Attributes:
+        alpha: Its exponent.
+        first: The first rank of the fit.
+        last: The last rank of the fit, included.
+    """
 
     alpha: float
     first: int
@@ -222,12 +315,23 @@ def alpha_req(features: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
     .. math:: \min_{\alpha, c} \sum_{k=first}^{last} \frac1k
               \big(\ln\lambda_k + \alpha \ln k - c\big)^2
 
-    with :math:`\lambda` the `singular_values`, so centred. The window ends earlier where they are numerically
-    zero (below D eps of the largest), at rank N - 1 at the latest; the result says which ranks were fitted.
-    Public code fits ranks 4 to 50, 4 to 100, 6 to 50 or 12 to 100, and the exponent depends on it. Range: 0
-    for a flat spectrum, unbounded above. Good representations of one method stood near 1; far from it, or
-    where the spectrum is no power law, it says nothing. Shapes: (N, D). Raises as `singular_values` does,
-    UsageError for a window of fewer than 3 ranks, DataError for fewer than 3 values to fit.
+    Here :math:`\lambda` are the `singular_values`, so the features are centred. The window ends earlier if
+    the spectrum is numerically zero (below D eps of the largest value), and at the latest at rank N - 1.
+    Public code fits ranks 4 to 50, 4 to 100, 6 to 50 or 12 to 100, and the exponent depends on this choice.
+    The range is 0 (a flat spectrum) upwards. Good representations of one method were near 1. Far from 1, or
+    for a spectrum that is not a power law, the exponent has no meaning.
+
+    Args:
+        features: Features (N, D).
+        first: The first rank of the window.
+        last: The last rank of the window, included.
+
+    Returns:
+        The exponent and the ranks that were fitted.
+
+    Raises:
+        UsageError: For another shape, or a window of fewer than 3 ranks.
+        DataError: For no row, rows that are not finite, or fewer than 3 values to fit.
 
     >>> rows = torch.diag(torch.arange(1, 31) ** -0.75)
     >>> fit = alpha_req(torch.cat([rows, -rows]))
@@ -241,7 +345,17 @@ def alpha_req(features: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
 
 
 def alpha_req_of(values: Tensor, first: int = 4, last: int = 50, *, rows: int | None = None) -> PowerLaw:
-    """`alpha_req` from covariance singular values (D,) of `rows` rows; raises as it does.
+    """`alpha_req` from a covariance spectrum.
+
+    Args:
+        values: Singular values (D,) of the covariance, as `singular_values` returns them.
+        first: The first rank of the window.
+        last: The last rank of the window, included.
+        rows: The number of rows behind the spectrum, which bounds its rank.
+
+    Raises:
+        UsageError: For anything that is not a spectrum, or a window of fewer than 3 ranks.
+        DataError: For fewer than 3 values to fit.
 
     >>> fit = alpha_req_of(torch.arange(1, 31) ** -1.5)
     >>> round(fit.alpha, 4), fit.first, fit.last
@@ -249,14 +363,14 @@ def alpha_req_of(values: Tensor, first: int = 4, last: int = 50, *, rows: int | 
     """
     if not 1 <= first <= last - 2:
         raise UsageError(
-            f"alpha-ReQ: the window must hold 3 ranks or more, from 1 on, but got {first} to {last}; the "
-            "usual is 4 to 50."
+            f"alpha-ReQ: the window must have 3 or more ranks, starting at 1 or later, but got {first} to "
+            f"{last}; the usual window is 4 to 50."
         )
     values = _relative(values, rows)
     last = min(last, int((values > _numerical_zero(values)).sum()))
     if last - first < 2:
         raise DataError(
-            f"alpha-ReQ fits 3 or more values from rank {first} on, but this spectrum of {len(values)} has "
+            f"alpha-ReQ needs 3 or more values from rank {first} on, but this spectrum of {len(values)} has "
             f"{max(last - first + 1, 0)} that are not zero; choose a lower first rank or give more rows."
         )
     ranks = torch.arange(first, last + 1, dtype=torch.float64)
@@ -267,15 +381,22 @@ def alpha_req_of(values: Tensor, first: int = 4, last: int = 50, *, rows: int | 
 
 
 def live_dimensions(features: Tensor, tolerance: float | None = None) -> int:
-    r"""How many singular values of the features' covariance are above `tolerance` times the largest.
+    r"""The number of singular values of the features' covariance above `tolerance` times the largest.
 
     .. math:: |\{k : \lambda_k > \mathrm{tolerance} \cdot \lambda_1\}|
 
-    with :math:`\lambda` the `singular_values`, so centred. The default, (D eps)^2 with the epsilon of
-    float32, is that of numpy.linalg.matrix_rank: below it a direction is rounding. Half precision,
-    or a mean far above the deviation, rounds more: choose a higher tolerance there, or `largest_gap`. Range 0
-    to min(N - 1, D); a live direction need not be a useful one. Shapes: (N, D). Raises as `singular_values`
-    does, and UsageError for a tolerance outside 0 to 1.
+    Here :math:`\lambda` are the `singular_values`, so the features are centred. The range is 0 to min(N - 1,
+    D). A live direction is not necessarily a useful one. Half precision, or a mean far above the deviation,
+    rounds more than the default tolerance allows for. Choose a higher tolerance then, or use `largest_gap`.
+
+    Args:
+        features: Features (N, D).
+        tolerance: A share of the largest value. The default is (D eps)^2 with the epsilon of float32, as in
+            numpy.linalg.matrix_rank; below it a direction is rounding.
+
+    Raises:
+        UsageError: For another shape, or a tolerance outside 0 to 1.
+        DataError: For no row, or rows that are not finite.
 
     >>> x = torch.tensor([[2.0, 0.0, 1.0], [-2.0, 0.0, 1.0], [0.0, 1e-3, 1.0], [0.0, -1e-3, 1.0]])
     >>> live_dimensions(x), live_dimensions(x, tolerance=1e-3)
@@ -286,7 +407,15 @@ def live_dimensions(features: Tensor, tolerance: float | None = None) -> int:
 
 
 def live_dimensions_of(values: Tensor, tolerance: float | None = None, *, rows: int | None = None) -> int:
-    """`live_dimensions` from covariance singular values (D,) of `rows` rows; raises UsageError as it does.
+    """`live_dimensions` from a covariance spectrum.
+
+    Args:
+        values: Singular values (D,) of the covariance, as `singular_values` returns them.
+        tolerance: A share of the largest value; the default is that of `live_dimensions`.
+        rows: The number of rows behind the spectrum, which bounds its rank.
+
+    Raises:
+        UsageError: For anything that is not a spectrum, or a tolerance outside 0 to 1.
 
     >>> values = torch.tensor([4.0, 1.0, 1e-6, 0.0])
     >>> live_dimensions_of(values), live_dimensions_of(values, tolerance=1e-3)
@@ -294,7 +423,7 @@ def live_dimensions_of(values: Tensor, tolerance: float | None = None, *, rows: 
     """
     if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(
-            f"The tolerance is a share of the largest value, from 0 to below 1, but got {tolerance}; "
+            f"The tolerance must be a share of the largest value, from 0 to below 1, but got {tolerance}; "
             "try 1e-6, or leave it out."
         )
     return statistics.live_dimensions(_relative(values, rows).cpu().numpy(), tolerance)
@@ -302,10 +431,14 @@ def live_dimensions_of(values: Tensor, tolerance: float | None = None, *, rows: 
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest gap of a spectrum: `index` values stand above it, and across it they fall by `ratio`.
+    """The largest gap of a spectrum.
 
-    Where the gap is large, `index` is the number of live dimensions. Without any gap, the index is the
-    number of values that are not zero and the ratio 1.
+    If the ratio is large, the index is the number of live dimensions. Without any gap, the index is the
+    number of values that are not zero, and the ratio is 1.
+
+    Attributes:
+        index: The number of values above the gap.
+        ratio: The value above the gap divided by the value below it.
     """
 
     index: int
@@ -313,15 +446,21 @@ class Gap:
 
 
 def largest_gap(features: Tensor) -> Gap:
-    r"""Where the singular values of the features' covariance fall most steeply, in the logarithm.
+    r"""The steepest fall of the singular values of the features' covariance, on a logarithmic scale.
 
     .. math:: k^* = \arg\max_k \ln\lambda_k - \ln\lambda_{k+1}, \qquad
               \mathrm{ratio} = \lambda_{k^*} / \lambda_{k^*+1}
 
-    Values that are numerically zero, below D eps of the largest, count as D eps, so gaps among rounding do
-    not compete. Nor does the fall to zero after the N - 1 values that N rows can have. The ratio ranges from
-    1 to 1 / (D eps). Every spectrum has a largest gap: only its ratio says whether it separates anything, and
-    a first value far above all others is a gap too. Shapes: (N, D). Raises as `singular_values` does.
+    Values below D eps of the largest are numerically zero. They count as D eps, so gaps within rounding do
+    not compete. The fall to zero after the N - 1 values that N rows can have does not compete either. The
+    ratio ranges from 1 to 1 / (D eps). Every spectrum has a largest gap, and only its ratio shows whether it
+    separates anything. A first value far above all others is also a gap.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        FullrankError: As `singular_values`.
 
     >>> rows = torch.diag(torch.tensor([4.0, 4.0, 0.5]))
     >>> gap = largest_gap(torch.cat([rows, -rows]))
@@ -333,7 +472,14 @@ def largest_gap(features: Tensor) -> Gap:
 
 
 def largest_gap_of(values: Tensor, *, rows: int | None = None) -> Gap:
-    """`largest_gap` from covariance singular values (D,) of `rows` rows; raises UsageError for no spectrum.
+    """`largest_gap` from a covariance spectrum.
+
+    Args:
+        values: Singular values (D,) of the covariance, as `singular_values` returns them.
+        rows: The number of rows behind the spectrum, which bounds its rank.
+
+    Raises:
+        UsageError: For anything that is not a spectrum.
 
     >>> largest_gap_of(torch.tensor([5.0, 4.0, 0.002, 0.001]))
     Gap(index=2, ratio=1999.999...)
@@ -351,21 +497,21 @@ def largest_gap_of(values: Tensor, *, rows: int | None = None) -> Gap:
 
 
 def _spectrum(values: Tensor) -> Tensor:
-    """A spectrum (D,) in float64; raises UsageError for what is none."""
+    """A spectrum (D,) in float64. UsageError for anything that is not a spectrum."""
     if values.ndim != 1 or not len(values) or not bool(((values >= 0) & torch.isfinite(values)).all()):
         raise UsageError(
-            "A spectrum is a vector (D,) of finite values, none below 0, but got shape "
-            f"{tuple(values.shape)}; take `singular_values(features)`."
+            "Expected a spectrum (D,) of finite values of 0 or more, but got shape "
+            f"{tuple(values.shape)}; use `singular_values(features)`."
         )
     return values.detach().double()
 
 
 def _covariance_spectrum(features: Tensor, measure: str) -> tuple[Tensor, int | None]:
-    """Covariance singular values (D,) of features, and of how many rows; until 0.3 also a spectrum itself."""
+    """Covariance singular values (D,) and number of rows of features. Until 0.3 it also takes a spectrum."""
     if features.ndim != 1:
         return singular_values(features), len(features)
     warnings.warn(
-        f"{measure} takes features (N, D) from version 0.3 on; give a spectrum (D,) to {measure}_of.",
+        f"{measure} takes features (N, D) from version 0.3 on; pass a spectrum (D,) to {measure}_of.",
         DeprecationWarning,
         stacklevel=3,
     )
@@ -373,7 +519,7 @@ def _covariance_spectrum(features: Tensor, measure: str) -> tuple[Tensor, int | 
 
 
 def _relative(values: Tensor, rows: int | None = None) -> Tensor:
-    """A spectrum in units of its largest value, descending; all but rows - 1 values are rounding, so zero."""
+    """A spectrum (D,) divided by its largest value, descending. Values beyond rows - 1 are set to 0."""
     values = _spectrum(values).sort(descending=True).values
     if rows is not None:
         values[max(rows - 1, 0) :] = 0.0
@@ -381,5 +527,5 @@ def _relative(values: Tensor, rows: int | None = None) -> Tensor:
 
 
 def _numerical_zero(values: Tensor) -> float:
-    """The share of the largest value below which float64 tells nothing."""
+    """The share of the largest value below which float64 has no precision."""
     return len(values) * torch.finfo(torch.float64).eps

@@ -1,4 +1,4 @@
-"""Where the rows of features (N, D) point, at unit length: alignment, uniformity, cosines, subspaces."""
+"""Directions of the rows of features (N, D), at unit length: alignment, uniformity, cosines, subspaces."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from fullrank.linalg import require_finite, require_matrix, row_blocks
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Rows (N, D) at unit length, float64; a zero row stays zero.
+    """Rows (N, D) at unit length, float64. A zero row stays zero.
+
+    Args:
+        features: Features (N, D).
 
     >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     tensor([[0.6000, 0.8000],
@@ -28,9 +31,17 @@ def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> float:
 
     .. math:: \frac1N \sum_i \Big\| \frac{a_i}{\|a_i\|} - \frac{b_i}{\|b_i\|} \Big\|^\alpha
 
-    Row i of `b` is the positive of row i of `a`; nothing is centred. Range 0 (each pair at one point) to
-    2^alpha. Low alone means nothing: collapse to a point has 0. Shapes: (N, D) twice. Raises UsageError for
-    shapes that differ or alpha that is not positive, DataError for no row or rows that are not finite.
+    Row i of `b` is the positive of row i of `a`. Nothing is centred. The range is 0 (each pair coincides) to
+    2^alpha. A low value alone means nothing, because a collapse to one point has 0.
+
+    Args:
+        a: Features (N, D) of the first view.
+        b: Features (N, D) of the second view, of the same images in the same order.
+        alpha: The power, above 0.
+
+    Raises:
+        UsageError: For shapes that differ, or an alpha that is not positive.
+        DataError: For no row, or rows that are not finite.
 
     >>> round(alignment(torch.eye(2), torch.tensor([[5.0, 0.0], [1.0, 0.0]])), 6)
     1.0
@@ -39,8 +50,8 @@ def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> float:
     """
     if a.shape != b.shape:
         raise UsageError(
-            f"Alignment needs pairs of rows, but got shapes {tuple(a.shape)} and {tuple(b.shape)}; give both "
-            "views the same images in the same order."
+            f"Alignment needs pairs of rows, but got shapes {tuple(a.shape)} and {tuple(b.shape)}; pass "
+            "both views of the same images in the same order."
         )
     if not (alpha > 0 and math.isfinite(alpha)):
         raise UsageError(f"Alignment: alpha must be positive, but got {alpha}; the usual value is 2.")
@@ -56,10 +67,18 @@ def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: in
 
     .. math:: \ln \frac{1}{N(N-1)} \sum_{i \ne j} e^{-t \|u_i - u_j\|^2}, \qquad u_i = h_i / \|h_i\|
 
-    Normalises each row, centres nothing. Range -4t to 0 (all rows at one point); a uniform distribution on a
-    wide sphere has about -2t. It is quadratic in N, so of more than `sample` rows that many are drawn with
-    `seed`. Low is spread out, which is not the same as useful. Shapes: (N, D). Raises UsageError for t or a
-    sample that do not fit, DataError for fewer than 2 rows or rows that are not finite.
+    Rows are normalised but not centred. The range is -4t to 0, where all rows coincide. A uniform
+    distribution on a wide sphere has about -2t. A low value means spread out, not useful.
+
+    Args:
+        features: Features (N, D).
+        t: The inverse squared width of the Gaussian, above 0.
+        sample: The cost is quadratic in N, so of more rows than this a random sample is taken.
+        seed: The seed of the sample.
+
+    Raises:
+        UsageError: For an invalid t or sample.
+        DataError: For fewer than 2 rows, or rows that are not finite.
 
     >>> round(uniformity(torch.tensor([[1.0, 0.0], [-7.0, 0.0]])), 6)
     -8.0
@@ -85,9 +104,14 @@ def mean_cosine(features: Tensor) -> float:
 
     .. math:: \frac{\|\sum_i u_i\|^2 - \sum_i \|u_i\|^2}{N(N-1)}, \qquad u_i = h_i / \|h_i\|
 
-    Centres nothing: that is its point. Range -1/(N-1) to 1. Near 1 the rows lie in a narrow cone, which a
-    strong mean makes alone; it says nothing about the rank around that mean. Shapes: (N, D). Raises DataError
-    for fewer than 2 rows or rows that are not finite.
+    The rows are deliberately not centred. The range is -1/(N-1) to 1. Near 1 the rows lie in a narrow cone. A
+    strong mean alone causes this, so the value says nothing about the rank around the mean.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        DataError: For fewer than 2 rows, or rows that are not finite.
 
     >>> mean_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
     0.333...
@@ -99,9 +123,11 @@ def mean_cosine(features: Tensor) -> float:
 
 @dataclass(frozen=True)
 class RogueDimensions:
-    """What each dimension carries, two vectors (D,) in float64.
+    """The contribution of each dimension to the variance and to the mean cosine.
 
-    `variance` is its share of the variance, all 0 where nothing varies; `cosine` its part of the mean cosine.
+    Attributes:
+        variance: The share of each dimension in the variance (D,), float64. All are 0 if nothing varies.
+        cosine: The part of each dimension in the mean cosine (D,), float64.
     """
 
     variance: Tensor
@@ -109,14 +135,19 @@ class RogueDimensions:
 
 
 def rogue_dimensions(features: Tensor) -> RogueDimensions:
-    r"""How much of the variance, and of the mean cosine, sits in each single dimension.
+    r"""The share of each single dimension in the variance and in the mean cosine.
 
     .. math:: v_k = \frac{\mathrm{Var}(h_k)}{\sum_j \mathrm{Var}(h_j)}, \qquad
               c_k = \frac{(\sum_i u_{ik})^2 - \sum_i u_{ik}^2}{N(N-1)}, \quad u_i = h_i / \|h_i\|
 
-    The variance is about the mean; the cosine centres nothing. It depends on the axes: a rotation changes it
-    and leaves every rank as it is. So a rogue dimension spoils cosines, and is no collapse. Shapes: (N, D).
-    Raises DataError for fewer than 2 rows or rows that are not finite.
+    The variance is about the mean. The cosine is not centred. Both depend on the axes: a rotation changes
+    them and leaves every rank unchanged. A rogue dimension therefore distorts cosines but is not collapse.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        DataError: For fewer than 2 rows, or rows that are not finite.
 
     >>> rogue = rogue_dimensions(torch.tensor([[5.0, 1.0], [5.0, -1.0], [5.0, 0.0]]))
     >>> rogue.variance.tolist(), round(float(rogue.cosine[0]), 2)
@@ -125,7 +156,7 @@ def rogue_dimensions(features: Tensor) -> RogueDimensions:
     Source: Timkey and van Schijndel 2021 (arXiv 2109.04404), Section 3.
     """
     cosine = cosine_parts(features)
-    # Twice over the rows: first the mean, then squares around it, so that a large mean costs no digits.
+    # Two passes over the rows, first the mean, then squares around it: a large mean then costs no precision.
     mean = reduce(torch.add, (block.sum(0) for block in row_blocks(features))) / len(features)
     squares = reduce(torch.add, ((block - mean).square_().sum(0) for block in row_blocks(features)))
     total = squares.sum()
@@ -133,12 +164,12 @@ def rogue_dimensions(features: Tensor) -> RogueDimensions:
 
 
 def cosine_parts(features: Tensor) -> Tensor:
-    """What each dimension contributes to the mean cosine of distinct rows, (D,)."""
+    """The contribution (D,) of each dimension to the mean cosine of distinct rows."""
     return cosine_parts_of(unit_row_sums(features), len(features))
 
 
 def unit_row_sums(features: Tensor) -> Tensor:
-    """The sums of rows at unit length, and of their squared entries, (2, D), which add up over batches."""
+    """The sums of unit-length rows and of their squared entries, (2, D). Both add up over batches."""
     require_matrix(features)
     sums = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
     for block in row_blocks(features):
@@ -160,11 +191,21 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
     .. math:: \cos\theta_k = \sigma_k(Q_a^\top Q_b), \qquad
               \sin\theta_k = \sigma_{r+1-k}\big((I - Q_a Q_a^\top) Q_b\big)
 
-    with :math:`Q` an orthonormal basis of the columns; columns that depend on the others, to rounding, add
-    nothing. Each angle is taken from its sine and its cosine together, so it is exact near 0 and near a right
-    angle. Shapes: (D, k) and (D, l) -> (r,), r the smaller of the two ranks, 0 to pi/2. A few small angles
-    among many say only that the subspaces meet; two random ones do where k + l > D. Raises UsageError for
-    heights that differ, DataError for a matrix of zeros or one that is not finite.
+    Here :math:`Q` is an orthonormal basis of the columns. Columns that depend linearly on the others, up to
+    rounding, add nothing. Each angle comes from its sine and cosine together, so it is exact near 0 and near
+    a right angle. A few small angles among many show only that the subspaces intersect. Two random subspaces
+    do if k + l > D.
+
+    Args:
+        a: A matrix (D, k).
+        b: A matrix (D, l).
+
+    Returns:
+        The angles (r,) in radians, 0 to pi/2. r is the smaller of the two ranks.
+
+    Raises:
+        UsageError: For different numbers of rows.
+        DataError: For a matrix of zeros, or one that is not finite.
 
     >>> angles = principal_angles(torch.eye(3)[:, :2], torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
     >>> [round(math.degrees(angle), 6) for angle in angles.tolist()]
@@ -176,8 +217,8 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
     require_matrix(b)
     if len(a) != len(b):
         raise UsageError(
-            f"The subspaces lie in {len(a)} and {len(b)} dimensions; give both as columns of matrices "
-            "with as many rows."
+            f"The subspaces lie in {len(a)} and {len(b)} dimensions; pass both as columns of matrices with "
+            "the same number of rows."
         )
     one, other = sorted((_basis(a), _basis(b)), key=lambda basis: -basis.shape[1])
     inner = one.T @ other
@@ -187,7 +228,7 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sample_rows(features: Tensor, sample: int, seed: int, measure: str) -> Tensor:
-    """All rows, or `sample` of them drawn with `seed`, in float64 and in their order; at least 2, finite."""
+    """All rows, or a random sample of them, float64, in their order. At least 2 rows, all finite."""
     require_matrix(features)
     _require_rows(len(features), 2, measure)
     index = sample_index(len(features), sample, seed, measure)
@@ -197,7 +238,7 @@ def sample_rows(features: Tensor, sample: int, seed: int, measure: str) -> Tenso
 
 
 def sample_index(count: int, sample: int, seed: int, measure: str) -> Tensor:
-    """Which of `count` rows the sample takes, ascending; all where there are no more than `sample`."""
+    """The sampled row numbers of `count` rows, ascending. All rows if there are at most `sample`."""
     if sample < 2:
         raise UsageError(f"{measure}: the sample must be 2 rows or more, but got {sample}; leave it out.")
     if count <= sample:
@@ -219,6 +260,6 @@ def _basis(columns: Tensor) -> Tensor:
     if not basis.shape[1]:
         raise DataError(
             f"The columns of a matrix of shape {tuple(columns.shape)} are all zero and span no subspace; "
-            "give at least 1 column that is not."
+            "pass at least 1 nonzero column."
         )
     return basis

@@ -1,4 +1,4 @@
-"""The measures of moments, streaming, as torchmetrics: O(D^2) memory, float64, exact merge."""
+"""Measures that need only moments, as streaming torchmetrics: O(D^2) memory, float64, exact merge."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -25,10 +25,18 @@ from fullrank.spectrum.geometry import cosine_parts_of, unit_row_sums
 
 
 class StreamedMetric(Metric, ABC):
-    """A measure of all features (N, D) it was given, from float64 sums; `width` is D.
+    """A measure of all features (N, D) passed so far, computed from float64 sums.
 
-    Raises UsageError for another width, DataError for no row at all and for rows that are not finite, which
-    are not counted. The sums stay in float64 when a module around the metric changes its precision.
+    The sums stay in float64 if a module around the metric changes its precision. Rows that raise are not
+    counted.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
+
+    Raises:
+        UsageError: For another width.
+        DataError: For no row, or rows that are not finite.
     """
 
     is_differentiable = False
@@ -36,25 +44,25 @@ class StreamedMetric(Metric, ABC):
 
     def __init__(self, width: int, **kwargs: Any):
         if not width >= 1:
-            raise UsageError(f"{type(self).__name__}: width must be 1 or more, but got {width}; give D.")
+            raise UsageError(f"{type(self).__name__}: width must be 1 or more, but got {width}; pass D.")
         super().__init__(**kwargs)
         self.width = width
 
     def _require_width(self, width: int) -> None:
         if width != self.width:
             raise UsageError(
-                f"{type(self).__name__} was made for width {self.width}, but got features of width {width}; "
-                f"make one with width={width}."
+                f"{type(self).__name__} has width {self.width}, but got features of width {width}; create "
+                f"one with width={width}."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> torch.nn.Module:
-        # Half precision in a trainer converts every module it finds; only the device is taken over here.
+        # A trainer in half precision converts every module that it finds. Only the device is changed here.
         device = fn(torch.empty(0, dtype=torch.float64, device=self.device)).device
         return super()._apply(lambda state: state.to(device), exclude_state)
 
 
 class MomentMetric(StreamedMetric):
-    """A measure of the moments of all features (N, D) it was given."""
+    """A measure of the moments of all features (N, D) passed so far."""
 
     moments: Tensor
 
@@ -66,7 +74,7 @@ class MomentMetric(StreamedMetric):
     def _measure(self, moments: Moments) -> Tensor | float: ...
 
     def update(self, features: Tensor) -> None:
-        """Take in features (n, D)."""
+        """Add features (n, D)."""
         self._add(Moments.of(features))
 
     def compute(self) -> Tensor:
@@ -83,7 +91,11 @@ class MomentMetric(StreamedMetric):
 class SingularValues(MomentMetric):
     """`fullrank.spectrum.singular_values` of all features: (D,), of the centred covariance, descending.
 
-    For the spectrum of L2-normalised rows, give it `unit_rows(features)`.
+    For the spectrum of L2-normalised rows, pass `unit_rows(features)`.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = SingularValues(2)
     >>> metric.update(torch.tensor([[1.0, 0.0]]))
@@ -98,7 +110,11 @@ class SingularValues(MomentMetric):
 
 @final
 class EffectiveRank(MomentMetric):
-    """`fullrank.spectrum.effective_rank` of all features: centred, 1 to D, or 0 where nothing varies.
+    """`fullrank.spectrum.effective_rank` of all features: centred, 1 to D, or 0 if nothing varies.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = EffectiveRank(2)
     >>> metric.update(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]))
@@ -112,7 +128,11 @@ class EffectiveRank(MomentMetric):
 
 @final
 class ParticipationRatio(MomentMetric):
-    """`fullrank.spectrum.participation_ratio` of all features: centred, 1 to D, or 0 where nothing varies.
+    """`fullrank.spectrum.participation_ratio` of all features: centred, 1 to D, or 0 if nothing varies.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = ParticipationRatio(3)
     >>> metric.update(torch.tensor([[1.0, 1.0, 7.0], [-1.0, 1.0, 7.0], [1.0, -1.0, 7.0], [-1.0, -1.0, 7.0]]))
@@ -126,7 +146,11 @@ class ParticipationRatio(MomentMetric):
 
 @final
 class NESum(MomentMetric):
-    """`fullrank.spectrum.nesum` of all features: centred, 1 to D, or 0 where nothing varies.
+    """`fullrank.spectrum.nesum` of all features: centred, 1 to D, or 0 if nothing varies.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = NESum(2)
     >>> metric.update(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
@@ -140,9 +164,15 @@ class NESum(MomentMetric):
 
 @final
 class AlphaReQ(MomentMetric):
-    """The exponent of `fullrank.spectrum.alpha_req` of all features, fitted on ranks `first` to `last`.
+    """The exponent of `fullrank.spectrum.alpha_req` of all features.
 
-    The window ends earlier where the spectrum does; `alpha_req` of `SingularValues` says where.
+    The window ends earlier if the spectrum does. `alpha_req_of` the result of `SingularValues` says where.
+
+    Args:
+        width: The width D of the features.
+        first: The first rank of the window.
+        last: The last rank of the window, included.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = AlphaReQ(8, first=1, last=8)
     >>> rows = torch.diag(torch.arange(1, 9) ** -0.5)
@@ -163,6 +193,11 @@ class AlphaReQ(MomentMetric):
 class LiveDimensions(MomentMetric):
     """`fullrank.spectrum.live_dimensions` of all features: centred, 0 to D.
 
+    Args:
+        width: The width D of the features.
+        tolerance: A share of the largest value. The default is that of `live_dimensions`.
+        kwargs: Options of `torchmetrics.Metric`.
+
     >>> metric = LiveDimensions(3)
     >>> metric.update(torch.tensor([[1.0, 1.0, 7.0], [-1.0, 1.0, 7.0], [1.0, -1.0, 7.0], [-1.0, -1.0, 7.0]]))
     >>> int(metric.compute())
@@ -181,8 +216,13 @@ class LiveDimensions(MomentMetric):
 class RankMe(MomentMetric):
     """`fullrank.spectrum.rankme` of all features, from their uncentred second moment: 1 to min(N, D).
 
-    Where directions are missing it is off by some 1e-5 of itself: a moment matrix squares the singular
-    values, so those that should be 0 come out as up to 1e-7 of the largest.
+    If directions are missing, its relative error is about 1e-5. A moment matrix squares the singular values,
+    so values that should be 0 come out as up to 1e-7 of the largest.
+
+    Args:
+        width: The width D of the features.
+        eps: Added to each normalised singular value.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = RankMe(4)
     >>> metric.update(torch.eye(4))
@@ -200,7 +240,11 @@ class RankMe(MomentMetric):
 
 @final
 class StableRank(MomentMetric):
-    """`fullrank.spectrum.stable_rank` of all features: uncentred, 1 to min(N, D), or 0 where all is zero.
+    """`fullrank.spectrum.stable_rank` of all features: uncentred, 1 to min(N, D), or 0 if all are zero.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = StableRank(2)
     >>> metric.update(torch.diag(torch.tensor([2.0, 1.0])))
@@ -214,7 +258,14 @@ class StableRank(MomentMetric):
 
 @final
 class LiDAR(MomentMetric):
-    """`fullrank.spectrum.lidar` of all groups: `update` takes whole groups (n, q, D) of q = `views` views.
+    """`fullrank.spectrum.lidar` of all groups. `update` takes whole groups (n, q, D) of q = `views` views.
+
+    Args:
+        width: The width D of the features.
+        views: The number of views q in each group.
+        delta: Added to the diagonal of the within-group covariance.
+        eps: Added to each eigenvalue before normalising.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = LiDAR(2, views=2)
     >>> images = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -231,12 +282,12 @@ class LiDAR(MomentMetric):
         self.add_state("within", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Take in whole groups (n, q, D): n images, q views of each."""
+        """Add whole groups (n, q, D): n images, q views of each."""
         means, within = group_moments(features)
         if features.shape[1] != self.views:
             raise UsageError(
-                f"LiDAR was made for groups of {self.views} views, but got groups of {features.shape[1]}; "
-                "give every image as many views."
+                f"LiDAR expects groups of {self.views} views, but got groups of {features.shape[1]}; pass "
+                "the same number of views for every image."
             )
         self._add(means)
         self.within = self.within + within
@@ -248,6 +299,10 @@ class LiDAR(MomentMetric):
 @final
 class MeanCosine(StreamedMetric):
     """`fullrank.spectrum.mean_cosine` of all features, in O(D) memory: -1/(N-1) to 1, not centred.
+
+    Args:
+        width: The width D of the features.
+        kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = MeanCosine(2)
     >>> metric.update(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))
@@ -264,7 +319,7 @@ class MeanCosine(StreamedMetric):
         self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
-        """Take in features (n, D)."""
+        """Add features (n, D)."""
         sums = unit_row_sums(features)
         self._require_width(sums.shape[1])
         self.sums, self.rows = self.sums + sums, self.rows + len(features)
@@ -275,7 +330,7 @@ class MeanCosine(StreamedMetric):
 
 
 def _pack(moments: Moments) -> Tensor:
-    """Count, mean and scatter as one state (D + 2, D), since each needs the others to merge."""
+    """Count, mean and scatter as one state (D + 2, D), because each needs the others to merge."""
     count = torch.full_like(moments.mean, moments.count)
     return torch.cat([count[None], moments.mean[None], moments.scatter])
 
@@ -285,5 +340,5 @@ def _unpack(state: Tensor) -> Moments:
 
 
 def _merged(states: Tensor) -> Tensor:
-    """One state of the states (P, D + 2, D) of P processes, or of two metrics."""
+    """One state from the states (P, D + 2, D) of P processes or metrics."""
     return _pack(reduce(Moments.merge, map(_unpack, states)))

@@ -12,17 +12,24 @@ from fullrank.spectrum.geometry import sample_index, sample_rows, unit_rows
 
 
 def hubness(features: Tensor, k: int = 10, *, sample: int = 4096, seed: int = 0) -> float:
-    r"""Skewness of how often a row is among the k nearest, by cosine, of the other rows.
+    r"""Skewness of how often a row is among the k nearest neighbours, by cosine, of the other rows.
 
     .. math:: \frac{\frac1N \sum_i (N_k(i) - k)^3}{\big(\frac1N \sum_i (N_k(i) - k)^2\big)^{3/2}}
 
-    Range: about 0 where all rows are alike as neighbours, unbounded above where a few hubs are the neighbours
-    of many; 0 where every row is a neighbour equally often. Where rows are not spread evenly over the sphere
-    it grows with their number and their intrinsic dimension, so compare equal samples; a high value is no
-    collapse, since wide healthy features off the origin have hubs. Quadratic in N: of more than `sample` rows
-    that many are drawn with `seed`. Which of equally similar rows is the nearer is not defined. Shapes:
-    (N, D). Raises UsageError for k or a sample that do not fit, DataError for k rows or fewer or rows that
-    are not finite.
+    The range is about 0 upwards. It is 0 if every row is a neighbour equally often, and large if a few hubs
+    are the neighbours of many. If rows are unevenly spread over the sphere, it grows with their number and
+    their intrinsic dimension. Compare equal samples. A high value is not collapse: wide healthy features off
+    the origin have hubs. The order of equally similar rows is undefined.
+
+    Args:
+        features: Features (N, D).
+        k: The number of neighbours of each row.
+        sample: The cost is quadratic in N, so of more rows than this a random sample is taken.
+        seed: The seed of the sample.
+
+    Raises:
+        UsageError: For an invalid k or sample.
+        DataError: For k rows or fewer, or rows that are not finite.
 
     >>> star = torch.tensor([[1.0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]])  # one row is near to all others
     >>> hubness(star, k=1) > 0.5
@@ -34,7 +41,9 @@ def hubness(features: Tensor, k: int = 10, *, sample: int = 4096, seed: int = 0)
         raise UsageError(f"Hubness: k must be 1 or more, but got {k}; the usual value is 10.")
     rows = unit_rows(sample_rows(features, sample, seed, "Hubness"))
     if k >= len(rows):
-        raise DataError(f"Hubness needs more than k={k} rows, but got {len(rows)}; give more, or a lower k.")
+        raise DataError(
+            f"Hubness needs more than k={k} rows, but got {len(rows)}; pass more rows or a lower k."
+        )
     counts = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     for start in range(0, len(rows), 512):
         similarities = rows[start : start + 512] @ rows.T
@@ -49,10 +58,19 @@ def hubness(features: Tensor, k: int = 10, *, sample: int = 4096, seed: int = 0)
 def near_duplicates(features: Tensor, cosine: float = 0.99, *, sample: int = 1024, seed: int = 0) -> float:
     """The share of rows that have another row at a cosine of `cosine` or more, 0 to 1.
 
-    Centres nothing, so a strong mean makes every row a near duplicate of all others: look at `mean_cosine`
-    first. Of more than `sample` rows that many are drawn with `seed`, and each is compared with all N rows,
-    so the share is an unbiased estimate. A zero row is no duplicate. Shapes: (N, D). Raises UsageError for a
-    cosine or a sample that do not fit, DataError for fewer than 2 rows or rows that are not finite.
+    Nothing is centred, so a strong mean makes every row a near duplicate of all others. Check `mean_cosine`
+    first. A zero row is not a duplicate.
+
+    Args:
+        features: Features (N, D).
+        cosine: The smallest cosine of near duplicates.
+        sample: Of more rows than this a random sample is taken. Each sampled row is compared with all N rows,
+            so the share is an unbiased estimate.
+        seed: The seed of the sample.
+
+    Raises:
+        UsageError: For an invalid cosine or sample.
+        DataError: For fewer than 2 rows, or rows that are not finite.
 
     >>> near_duplicates(torch.tensor([[1.0, 0.0], [2.0, 0.01], [0.0, 1.0], [-1.0, 0.0]]))
     0.5
@@ -65,10 +83,17 @@ def near_duplicates(features: Tensor, cosine: float = 0.99, *, sample: int = 102
 def near_duplicates_among(
     rows: Tensor, index: Tensor, blocks: Iterable[Tensor], cosine: float = 0.99
 ) -> float:
-    """The share of `rows` that have another row among all of them at a cosine of `cosine` or more, 0 to 1.
+    """The share of `rows` that have another row among all N rows at a cosine of `cosine` or more, 0 to 1.
 
-    All N rows come in `blocks` (n, D), in order, so that they need not be in memory together; `index` (m,)
-    says where each of `rows` (m, D) stands among them. Raises as `near_duplicates` does.
+    Args:
+        rows: The rows (m, D) to look for.
+        index: The position (m,) of each of them among all rows.
+        blocks: All N rows in order, in blocks (n, D), so that they need not be in memory together.
+        cosine: The smallest cosine of near duplicates.
+
+    Raises:
+        UsageError: As `near_duplicates`.
+        DataError: As `near_duplicates`.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.01]])
     >>> near_duplicates_among(x[:2], torch.tensor([0, 1]), [x[:1], x[1:]])

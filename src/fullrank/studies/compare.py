@@ -1,6 +1,7 @@
-"""Several heads, several seeds, everything else kept fixed: one table with paired intervals."""
+"""Several heads or varied settings, several seeds, the rest kept fixed: one table with paired intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -9,26 +10,28 @@ from fullrank.door import import_modules
 from fullrank.errors import UsageError
 from fullrank.files import write_whole
 from fullrank.heads import HEADS
-from fullrank.record import RECORD_FILE, Published, Record, Result
+from fullrank.record import RECORD_FILE, Published, Record, Result, RunEntry
 from fullrank.record.comparisons import compare_heads
 from fullrank.record.making import new_record
-from fullrank.runs.folders import check_folder, claim_folder, slug
+from fullrank.runs.folders import check_folder, claim_folder
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import Spec, split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
+from fullrank.studies.variations import PlannedRow, planned_rows, value_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Study(Result):
-    """A finished study: its folder and its record; each run stands in a folder of its own below."""
+    """A finished study: its folder and its record. Each run has a folder of its own below."""
 
 
 def compare(
     recipe: str | Path | Recipe,
     *,
-    heads: "str | Sequence[str | Callable[..., nn.Module]]",
+    heads: "str | Sequence[str | Callable[..., nn.Module]] | None" = None,
+    vary: Mapping[str, Any] | None = None,
     seeds: int = 3,
     out: str | Path | None = None,
     resume: bool = False,
@@ -37,49 +40,100 @@ def compare(
     imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Study:
-    """Train `recipe` under each head with each of `seeds` seeds, and compare the heads with the first.
+    """Train `recipe` under each head and each combination of varied values, and compare the rows.
 
-    A head is a spec, or a class of yours; `imports` are modules that register parts.
-    The seeds are the recipe's seed and the ones after it; all heads share each seed's batches and views, so
-    differences are paired. With `resume`, runs that are finished are taken as they are, one that was cut off
-    goes on, heads or seeds may be added, and those not named again stay in the record. `workers` runs go at a
-    time. Raises UsageError before any training where a head does not fit, and InterruptedRunError on Ctrl-C,
-    after saving.
+    Each row is compared with the first row that has the same test images. All rows share each seed's batches
+    and views as far as their settings allow, so differences are paired by seed.
+
+    Args:
+        recipe: A recipe by name, the path of a YAML file, or a `Recipe`.
+        heads: Specs or classes of heads; by default the recipe's head alone.
+        vary: Keys of the recipe, each with its values: `{"objective": ["infonce:0.2", "vicreg"]}`. Every head
+            is trained with every combination.
+        seeds: Number of seeds for each row: the recipe's seed and those after it.
+        out: The folder of the study; by default a new one under runs/.
+        resume: Keep the runs in `out` that are finished and continue the others. Heads, seeds, values and
+            varied keys may be added. Finished runs that are not named again stay in the record.
+        workers: Number of runs that are trained at a time.
+        published: Numbers of a paper to show beside the heads.
+        imports: Modules that register parts of yours.
+        **overrides: Further keys of the recipe, the same for all rows.
+
+    Raises:
+        UsageError: Before any training, where a row cannot be trained.
+        InterruptedRunError: On Ctrl-C, after saving.
     """
     import_modules(imports)
     if not isinstance(overrides.get("data", ""), str | type):
         raise UsageError("A study reads images by the spec of a source; train and diagnose take a Dataset.")
-    specs = _specs(heads)
+    rows = planned_rows(recipe, overrides, [] if heads is None else _specs(heads), vary or {})
     if seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
-    plan = Recipe.resolve(recipe, {**overrides, "head": specs[0]})
-    folder = claim_folder(out, plan.data, resume)
-    plans = {
-        f"{slug(head)}-seed{seed}": Recipe.resolve(plan, {"head": head, "seed": seed})
-        for head in specs
-        for seed in range(plan.seed, plan.seed + seeds)
-    }
-    needed = dict.fromkeys(origin for each in plans.values() for origin in each.imports)
-    plan = plan.model_copy(update={"imports": tuple(needed)})
-    check_folder(folder, plan, resume, free=("head", "seed", "imports"))
-    for name, run_plan in plans.items():
-        check_folder(folder / name, run_plan, resume)
-    check_parts(Recipe.resolve(plan, {"head": head}) for head in specs)
-    earlier = Record.load(folder).runs if (folder / RECORD_FILE).is_file() else []
+    folder = claim_folder(out, rows[0].recipe.data, resume)
+    earlier = _earlier_runs(folder) if resume else []
+    rows = [_with_keys(row, [key for entry, _ in earlier for key in entry.varied]) for row in rows]
+    runs = _planned_runs(rows, seeds, folder, earlier)
+    keys = rows[0].varied
+    needed = dict.fromkeys(origin for run in runs for origin in run.recipe.imports)
+    plan = rows[0].recipe.model_copy(update={"imports": tuple(needed)})
+    check_folder(folder, plan, resume, free=("head", "seed", "imports", *keys))
+    for run in runs:
+        check_folder(run.folder, run.recipe, resume)
+    check_parts({row.name: row.recipe for row in rows})
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
-    runs = [PlannedRun(f"{p.head}, seed {p.seed}", p, folder / name) for name, p in plans.items()]
-    go_on = f"the same command with --out {folder} --resume goes on from there"
-    entries = finish_runs(runs, workers, go_on=go_on)
-    entries += [entry for entry in earlier if entry.folder not in plans]
-    settings, comparisons = plan.model_dump(mode="json"), compare_heads(entries)
+    go_on = f"the same command with --out {folder} --resume continues them"
+    finished = finish_runs(runs, workers, go_on=go_on)
+    entries = [_with_values(entry, run.recipe, keys) for entry, run in zip(finished, runs, strict=True)]
+    again = {entry.folder for entry in entries}
+    entries += [_with_values(*each, keys) for each in earlier if each[0].folder not in again]
+    settings = plan.model_dump(mode="json")
+    comparisons = compare_heads(entries, recipe=settings)
     record = new_record("study", settings, entries, comparisons=comparisons, published=published)
     record.save(folder)
     return Study(folder, record)
 
 
+def _earlier_runs(folder: Path) -> list[tuple[RunEntry, Recipe]]:
+    """The runs in the record of a study, each with the recipe in its folder, or else that of the study."""
+    if not (folder / RECORD_FILE).is_file():
+        return []
+    record = Record.load(folder)
+    if record.kind != "study":
+        raise UsageError(f"{folder} holds a {record.kind} and not a study; name another --out.")
+    entries = record.runs
+    files = [folder / entry.folder / RECIPE_FILE for entry in entries]
+    recipes = [Recipe.resolve(file if file.is_file() else folder / RECIPE_FILE) for file in files]
+    return list(zip(entries, recipes, strict=True))
+
+
+def _planned_runs(
+    rows: Sequence[PlannedRow], seeds: int, folder: Path, earlier: Sequence[tuple[RunEntry, Recipe]]
+) -> list[PlannedRun]:
+    """A run for each row and seed; one that the study has already keeps its folder."""
+    folders = {recipe: entry.folder for entry, recipe in earlier}
+    runs = []
+    for row in rows:
+        for seed in range(row.recipe.seed, row.recipe.seed + seeds):
+            recipe = Recipe.resolve(row.recipe, {"seed": seed})
+            name = folders.get(recipe, f"{row.folder}-seed{seed}")
+            runs.append(PlannedRun(f"{row.name}, seed {seed}", recipe, folder / name))
+    return runs
+
+
+def _with_keys(row: PlannedRow, keys: Sequence[str]) -> PlannedRow:
+    """The row, which also names its values of keys that the study varied earlier."""
+    added = {key: value_of(row.recipe, key) for key in keys if key not in row.varied}
+    return replace(row, varied={**added, **row.varied})
+
+
+def _with_values(entry: RunEntry, recipe: Recipe, keys: Iterable[str]) -> RunEntry:
+    """The entry of a run with the value of each varied key."""
+    return entry.model_copy(update={"varied": {key: value_of(recipe, key) for key in keys}})
+
+
 def _specs(heads: object) -> list[Spec]:
-    """The specs of the heads, in one text or a list of specs and classes; UsageError for none or a double."""
+    """The specs of heads, given as one text or as a list; UsageError for an empty list or a repeated head."""
     if not isinstance(heads, str | Sequence):
         name = getattr(heads, "__name__", type(heads).__name__)
         raise UsageError(f"heads must be a list of specs or classes, but got {name}; write heads=[{name}].")

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -82,14 +82,17 @@ def score_of(run: RunEntry, key: ScoreKey) -> float:
     raise DataError(f"The record of {run.folder} has no {key}; run the study again.")
 
 
-def check_parts(recipes: Iterable[Recipe]) -> None:
-    """Raise what `check_plan` raises for any of the recipes; images are loaded once and let go of again."""
-    seedless = {each.model_dump_json(): each for each in (Recipe.resolve(r, {"seed": 0}) for r in recipes)}
-    for _, group in groupby(sorted(seedless.values(), key=_images_of), _images_of):
+def check_parts(recipes: Mapping[str, Recipe]) -> None:
+    """Raise what `check_plan` raises for any recipe, after its name; images are loaded once for all."""
+    names: dict[Recipe, str] = {}
+    for name, recipe in recipes.items():
+        names.setdefault(Recipe.resolve(recipe, {"seed": 0}), name)
+    for _, group in groupby(sorted(names, key=_images_of), _images_of):
         alike = list(group)
-        train, _ = load_data(alike[0])
+        with _naming(names[alike[0]]):
+            train, _ = load_data(alike[0])
         for recipe in alike:
-            with torch.random.fork_rng(devices=()):
+            with torch.random.fork_rng(devices=()), _naming(names[recipe]):
                 check_plan(recipe, train)
 
 
@@ -133,7 +136,7 @@ def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Plan
         doing = "probing" if run.trained else "training"
         _say(progress, f"{run.title}: {doing}{_time_left(durations, len(waiting) - number)}")
         started = time.perf_counter()
-        with _naming(run):
+        with _naming(run.title):
             if not run.trained:
                 if images is None or images[0] != _images_of(run.recipe):
                     images = _images_of(run.recipe), load_data(run.recipe)
@@ -163,7 +166,7 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 run = under_way.pop(future)
-                with _naming(run):
+                with _naming(run.title):
                     future.result()
                 under_way |= {pool.submit(_carry_out, following): following for following in islice(left, 1)}
                 progress.advance(task)
@@ -238,14 +241,14 @@ def _images_of(recipe: Recipe) -> str:
 
 
 @contextmanager
-def _naming(run: PlannedRun) -> Iterator[None]:
-    """Errors of the block name the run."""
+def _naming(name: str) -> Iterator[None]:
+    """Errors of the block begin with the name of a run or row."""
     try:
         yield
     except InterruptedRunError:
         raise
     except FullrankError as error:
-        raise type(error)(f"{run.title}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _say(progress: Progress, line: str) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -12,14 +12,16 @@ from typing import Any
 
 from fullrank.door import import_modules
 from fullrank.errors import DataError, UsageError
+from fullrank.files import write_whole
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, Result, RunEntry, TableEntry, TableRow
 from fullrank.record.making import new_record
 from fullrank.record.scores import statistic
 from fullrank.runs.folders import slug
-from fullrank.runs.recipe import Recipe
+from fullrank.runs.recipe import Recipe, parsed_parts
 from fullrank.statistics import live_dimensions
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs, score_of
+from fullrank.studies.own_tables import OwnTable, chosen_own, names_file
 from fullrank.studies.table import (
     RankKey,
     Row,
@@ -37,7 +39,7 @@ from fullrank.training.dry_run import check_on_generated, dry_run
 RUNS = "runs"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction(Result):
     """A table or figure that was measured: its folder, its record, its name and its title."""
 
@@ -54,6 +56,7 @@ class TablePlan:
     scale: Scale
     seeds: int
     store: Path
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def trials(self) -> list[PlannedRun]:
         """The runs that settings are chosen by; none for a table that is not tuned."""
@@ -74,6 +77,7 @@ class TablePlan:
         recipes = [run.recipe for run in runs.values()]
         entry = TableEntry(
             name=self.name,
+            file=next(iter(self.files), None),
             scale=self.scale,
             here=_measured_on(recipes),
             alike=len({recipe.data for recipe in recipes}) == 1 and len({row.label for row in rows}) == 1,
@@ -85,8 +89,12 @@ class TablePlan:
                 include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}
             ),
         )
-        record = new_record("study", recipes[0].model_dump(mode="json"), entries, table=entry)
+        needed = tuple(dict.fromkeys(origin for recipe in recipes for origin in recipe.imports))
+        shared = recipes[0].model_copy(update={"imports": needed})
+        record = new_record("study", shared.model_dump(mode="json"), entries, table=entry)
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            write_whole(folder / name, content)
         record.save(folder)
         return Reproduction(folder, record, self.name, table.title)
 
@@ -121,7 +129,7 @@ class TablePlan:
     def _run(
         self, title: str, recipe: Recipe, scores: Sequence[ScoreKey], keys: Mapping[str, Any]
     ) -> PlannedRun:
-        recipe = Recipe.resolve(recipe, keys)
+        recipe = Recipe.resolve(recipe, parsed_parts(keys))
         return PlannedRun(title, recipe, self.store / run_name(recipe), tuple(scores))
 
     def _row_entry(self, row: Row) -> TableRow:
@@ -143,7 +151,7 @@ class TablePlan:
 
 
 def reproduce(
-    names: str | Sequence[str],
+    names: str | Path | Sequence[str | Path],
     *,
     scale: Scale = "mini",
     seeds: int | None = None,
@@ -161,15 +169,17 @@ def reproduce(
     saving.
     """
     import_modules(imports)
-    chosen = chosen_tables(names, scale)
+    own = chosen_own([name for name in _listed(names) if names_file(name)], scale)
+    chosen = _chosen(names, own, scale)
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds must be 1 or more, but got {seeds}.")
     folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}"
     for path in (folder, folder / RUNS, *(folder / slug(name) for name in chosen)):
         if path.is_file():
             raise UsageError(f"{path} is a file, but a folder is due there; name another one with --out.")
+    files = {name: each.files for name, each in own.items()}
     plans = {
-        name: TablePlan(name, table, scale, seeds or table.seeds[scale], folder / RUNS)
+        name: TablePlan(name, table, scale, seeds or table.seeds[scale], folder / RUNS, files.get(name, {}))
         for name, table in chosen.items()
         if isinstance(table, Table)
     }
@@ -177,7 +187,7 @@ def reproduce(
         runs: dict[Path, PlannedRun] = {}  # with the scores that any of the tables reads
         for run in chain.from_iterable(map(stage, plans.values())):
             runs[run.folder] = run.with_scores(runs.get(run.folder, run).scores)
-        check_parts(run.recipe for run in runs.values() if not run.trained)
+        check_parts({run.title: run.recipe for run in runs.values() if not run.trained})
         finish_runs(list(runs.values()), workers, go_on="the same command goes on from there")
     return [
         _shown(name, table, scale, folder / slug(name))
@@ -187,13 +197,14 @@ def reproduce(
     ]
 
 
-def rehearse(names: str | Sequence[str], *, scale: Scale = "mini") -> list[Recipe]:
+def rehearse(names: str | Path | Sequence[str | Path], *, scale: Scale = "mini") -> list[Recipe]:
     """Build the parts of every recipe that tables need, on generated images; nothing is kept.
 
     Of recipes that differ in their head alone the first is also trained for two steps and probed. Returns the
     recipes. Raises what `dry_run` raises.
     """
-    tables = [table for table in chosen_tables(names, scale).values() if isinstance(table, Table)]
+    own = chosen_own([name for name in _listed(names) if names_file(name)], scale)
+    tables = [table for table in _chosen(names, own, scale).values() if isinstance(table, Table)]
     needed = [table.recipe_of(row, scale, seed=0) for table in tables for row in table.rows_at(scale)]
     recipes = {run_name(recipe): recipe for recipe in needed}
     walked: list[Recipe] = []
@@ -205,6 +216,18 @@ def rehearse(names: str | Sequence[str], *, scale: Scale = "mini") -> list[Recip
             dry_run(recipe)
             walked.append(alike)
     return list(recipes.values())
+
+
+def _listed(names: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [names] if isinstance(names, str | Path) else list(names)
+
+
+def _chosen(
+    names: str | Path | Sequence[str | Path], own: Mapping[str, OwnTable], scale: Scale
+) -> dict[str, Table | TheoremFigure]:
+    """The shipped tables that are named, and those of files."""
+    shipped = [str(name) for name in _listed(names) if not names_file(name)]
+    return chosen_tables(shipped, scale) | {name: each.table for name, each in own.items()}
 
 
 def training_minutes(tables: Sequence[Reproduction]) -> tuple[int, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, Self, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,7 +11,7 @@ from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
 from fullrank.record import Score
 from fullrank.record.scores import ACCURACY, Probe, Statistic, statistic
-from fullrank.runs.recipe import Recipe
+from fullrank.runs.recipe import Recipe, parsed_parts
 
 Scale = Literal["mini", "small", "cifar", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -133,11 +133,11 @@ class Table(_Part):
     """
 
     title: str
-    source: str
-    question: str
+    source: str = "your own table"
+    question: str = ""
     paper: str | None = ""
     recipe: dict[Scale, str]
-    seeds: dict[Scale, int]
+    seeds: dict[Scale, Annotated[int, Field(ge=1)]]
     base: dict[str, Setting | dict[Scale, Setting]] = {}
     columns: list[Column]
     rows: list[Row]
@@ -147,13 +147,22 @@ class Table(_Part):
     log_x: bool = False
     remarks: list[str] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _at_mini(cls, content: Any) -> Any:
+        """A recipe without a scale is that of `mini`; a number of seeds without one holds for every scale."""
+        recipe, seeds = content.get("recipe"), content.get("seeds")
+        recipe = {"mini": recipe} if isinstance(recipe, str) else recipe
+        if isinstance(seeds, int) and isinstance(recipe, dict):
+            seeds = dict.fromkeys(recipe, seeds)
+        return {**content, **{key: value for key, value in (("recipe", recipe), ("seeds", seeds)) if value}}
+
     @model_validator(mode="after")
     def _check_rows(self) -> Self:
         for row in self.rows:
             if len(row.paper) not in (0, len(self.columns)):
-                raise ValueError(
-                    f"{row.title}: {len(row.paper)} paper numbers for {len(self.columns)} columns"
-                )
+                counts = f"{len(row.paper)} paper numbers for {len(self.columns)} columns"
+                raise ValueError(f"{row.title}: {counts}; give one for each, or null")
         if self.tune is not None and self.columns[0].spectrum is not None:
             raise ValueError("settings are chosen by the first column, which must be a score")
         return self
@@ -176,7 +185,8 @@ class Table(_Part):
 
     def recipe_of(self, row: Row, scale: Scale, seed: int) -> Recipe:
         """The recipe of a row at a scale, for a seed."""
-        return Recipe.resolve(self.recipe[scale], {**(self.settings(row, scale) or {}), "seed": seed})
+        settings = parsed_parts(self.settings(row, scale) or {})
+        return Recipe.resolve(self.recipe[scale], {**settings, "seed": seed})
 
     def reads(self, row: Row, scale: Scale) -> list[tuple[ScoreKey | RankKey, ScoreKey | None]]:
         """What each column reads of a row's runs, and the score that is subtracted from it, if any."""
@@ -190,7 +200,7 @@ class Table(_Part):
             score = ScoreKey(
                 place=place,
                 label=at_scale(row.label or column.label, scale),
-                split=split if split == "test" else str(SOURCES.parse(split)),
+                split=split if split == "test" else str(SOURCES.parse(split, from_file=True)),
                 probe=at_scale(column.probe, scale),
                 statistic=at_scale(column.statistic, scale),
                 subject=column.subject,
@@ -274,10 +284,13 @@ def table_named(name: str) -> Table | TheoremFigure:
 
     A file that says `like: NAME` has the keys of that table where it has none of its own.
     """
-    content = _content(name)
+    content = shipped_content(name)
     return TheoremFigure(**content) if "theorem" in content else Table(**content)
 
 
-def _content(name: str) -> dict[str, Any]:
+def shipped_content(name: str) -> dict[str, Any]:
+    """The keys of a shipped table, with those of the table that it is `like`; UsageError for a wrong name."""
+    if name not in table_names():
+        raise unknown_name("table", name, table_names(), "`fullrank list tables` shows all")
     content: dict[str, Any] = yaml.safe_load(_TABLES.joinpath(f"{name}.yaml").read_text())
-    return _content(content.pop("like")) | content if "like" in content else content
+    return shipped_content(content.pop("like")) | content if "like" in content else content

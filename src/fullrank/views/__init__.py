@@ -1,4 +1,4 @@
-"""Views: two random variations of each image, drawn on the CPU and made a batch at a time."""
+"""Views: two random variations of each image, drawn on the CPU and computed one batch at a time."""
 
 from typing import TYPE_CHECKING
 
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["VIEWS", "view_pipeline"]
 
-_FLIP = Parameter("flip", float, "probability that an image is mirrored", 0.5)
+_FLIP = Parameter("flip", float, "probability of a horizontal flip", 0.5)
 _DROP = (
-    Parameter("drop", float, "probability that a composite loses a layer, before all else", 0.0),
-    Parameter("layer", str, "the layer that drop takes", "foreground"),
+    Parameter("drop", float, "probability that a composite loses a layer, before all other operations", 0.0),
+    Parameter("layer", str, "the layer that drop removes", "foreground"),
 )
 _COLOUR = Parameter(
     "colour",
     str,
-    "exact: step by step, as torchvision; composed: in one map, clamped at its end; linear: hue too",
+    "exact: step by step, as torchvision; composed: one map, clamped at the end; linear: hue too",
     "exact",
     choices=("exact", "composed", "linear"),
 )
 
 
 def _scale(default: float) -> Parameter:
-    return Parameter("scale", float, "smallest part of the area a crop keeps; 1 is no crop", default)
+    return Parameter("scale", float, "smallest share of the area that a crop keeps; 1 is no crop", default)
 
 
 VIEWS = Registry("views", "views")
@@ -60,16 +60,16 @@ for _entry in [
         "simclr",
         "fullrank.views.presets:simclr",
         "crop, flip, colour jitter, grey, blur; the same for both views",
-        "Chen et al. 2020 (SimCLR), Appendix A, jitter at half its strength as in common use",
+        "Chen et al. 2020 (SimCLR), Appendix A, jitter at half its strength, as commonly used",
         options=(
             _scale(0.08),
             _FLIP,
             Parameter("brightness", float, "strength; 0 leaves it out", 0.4),
             Parameter("contrast", float, "strength; 0 leaves it out", 0.4),
             Parameter("saturation", float, "strength; 0 leaves it out", 0.4),
-            Parameter("hue", float, "largest turn, as a part of the circle; 0 leaves it out", 0.1),
-            Parameter("jitter", float, "probability that the four above are applied", 0.8),
-            Parameter("grey", float, "probability that the colours are dropped", 0.2),
+            Parameter("hue", float, "largest shift, as a share of the circle; 0 leaves it out", 0.1),
+            Parameter("jitter", float, "probability of the four above, together", 0.8),
+            Parameter("grey", float, "probability of conversion to grey", 0.2),
             Parameter("blur", float, "probability of a Gaussian blur, 0.1 to 2 pixels", 0.5),
             _COLOUR,
             *_DROP,
@@ -78,7 +78,7 @@ for _entry in [
     Entry(
         "directclr",
         "fullrank.views.presets:directclr",
-        "P1's two unequal pipelines: view 1 always blurred, view 2 rarely, but sometimes solarized",
+        "P1's two different pipelines: view 1 always blurred; view 2 rarely blurred, sometimes solarized",
         "P1, the authors' released code (ImageNet)",
         options=(_scale(0.08), _FLIP, _COLOUR, *_DROP),
     ),
@@ -86,7 +86,7 @@ for _entry in [
         "weak",
         "fullrank.views.presets:weak",
         "a mild crop and a flip; the same for both views",
-        "ours, the weak end of a comparison of augmentations",
+        "fullrank; the weak end of a comparison of augmentations",
         options=(_scale(0.5), _FLIP, *_DROP),
     ),
 ]:

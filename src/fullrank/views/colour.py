@@ -1,8 +1,8 @@
-"""What changes the colours of a batch, each image with a parameter of its own; all work on values 0 to 1.
+"""Colour changes of a batch, with a separate parameter for each image. All values are in 0 to 1.
 
-All but `turn_hue` agree image by image with the function of the same purpose in torchvision, and overwrite
-the images if `inplace`: a chain of them stays in a CPU's cache. On images of one channel saturation, hue and
-grey change nothing.
+All but `turn_hue` agree with torchvision's function of the same purpose on each image. With `inplace` they
+overwrite the images, so that a chain of them stays in a CPU's cache. On images with one channel, saturation,
+hue and grey change nothing.
 """
 
 import math
@@ -14,7 +14,12 @@ _LUMA = (0.2989, 0.587, 0.114)
 
 
 def brightness(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tensor:
-    """Scale each image, clamp(f x, 0, 1): images (N, C, H, W), factors (N,) of 0 or more; 1 changes nothing.
+    """Scale each image: clamp(f x, 0, 1).
+
+    Args:
+        images: Images (N, C, H, W) in 0 to 1.
+        factors: f (N,), 0 or more. 1 changes nothing.
+        inplace: Overwrite the images.
 
     >>> brightness(torch.full((1, 1, 1, 1), 0.25), torch.tensor([2.0])).item()
     0.5
@@ -26,9 +31,12 @@ def brightness(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Ten
 
 
 def contrast(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tensor:
-    """Move each image from its mean grey m: clamp(f x + (1 - f) m, 0, 1); a factor of 1 changes nothing.
+    """Scale the difference of each image from its mean grey m: clamp(f x + (1 - f) m, 0, 1).
 
-    Shapes: images (N, 1 or 3, H, W), factors (N,).
+    Args:
+        images: Images (N, 1 or 3, H, W) in 0 to 1.
+        factors: f (N,). 1 changes nothing.
+        inplace: Overwrite the images.
 
     >>> contrast(torch.tensor([[[[0.25, 0.75]]]]), torch.tensor([0.5]))
     tensor([[[[0.3750, 0.6250]]]])
@@ -42,9 +50,12 @@ def contrast(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tenso
 
 
 def saturation(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Tensor:
-    """Move each image from its own grey version g: clamp(f x + (1 - f) g, 0, 1); 1 changes nothing.
+    """Scale the difference of each image from its grey version g: clamp(f x + (1 - f) g, 0, 1).
 
-    Shapes: images (N, 1 or 3, H, W), factors (N,).
+    Args:
+        images: Images (N, 1 or 3, H, W) in 0 to 1.
+        factors: f (N,). 1 changes nothing.
+        inplace: Overwrite the images.
 
     >>> saturation(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([0.0])).flatten()
     tensor([0.2989, 0.2989, 0.2989])
@@ -60,17 +71,21 @@ def saturation(images: Tensor, factors: Tensor, *, inplace: bool = False) -> Ten
 
 
 def hue(images: Tensor, shifts: Tensor, *, inplace: bool = False) -> Tensor:
-    r"""Turn the hue of each image by a part of the circle; value and saturation in HSV stay.
+    r"""Shift the hue of each image. Value and saturation in HSV stay.
 
-    With M and m the largest and smallest of the three colours of a pixel, its hue h in turns of the circle
-    and the new colours are, without a case distinction,
+    M and m are the largest and smallest of the three colours of a pixel. Its hue h, as a share of the circle,
+    and the new colours are
 
     .. math:: h = \tfrac16 \Bigl(1 + \frac{G + B - R - m}{M - m}\Bigr)\,\mathrm{sign}(G - B), \quad
               y_c = M - (M - m)\,\mathrm{clamp}(6\,|h + \text{shift} - h_c| - 1, 0, 1), \quad
               h_c = 0, \tfrac13, \tfrac23
 
-    for red, green, blue, where the difference of two hues is taken the short way round. Shapes: images
-    (N, 1 or 3, H, W), shifts (N,) in -0.5 to 0.5; 0 changes nothing.
+    for red, green and blue. The difference of two hues is taken the short way round.
+
+    Args:
+        images: Images (N, 1 or 3, H, W) in 0 to 1.
+        shifts: Shares of the circle (N,), -0.5 to 0.5. 0 changes nothing.
+        inplace: Overwrite the images.
 
     >>> hue(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([1 / 3])).flatten().round()
     tensor([0., 1., 0.])
@@ -84,15 +99,18 @@ def hue(images: Tensor, shifts: Tensor, *, inplace: bool = False) -> Tensor:
 
 
 def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    r"""Turn the colours of each image about the grey axis, by a part of the circle: clamp(R x, 0, 1).
+    r"""Turn the colours of each image about the grey axis: clamp(R x, 0, 1).
 
     .. math:: R = \cos\theta\, I + \frac{1 - \cos\theta}{3}\, 1 1^\top + \frac{\sin\theta}{\sqrt3}
               \begin{pmatrix} 0 & -1 & 1 \\ 1 & 0 & -1 \\ -1 & 1 & 0 \end{pmatrix},
               \quad \theta = 2 \pi \cdot \text{shift}
 
-    Linear in the image, which `hue` is not: here the mean and spread of a pixel's three colours stay, there
-    value and saturation; thirds of the circle permute the colours in both. Shapes: images (N, 1 or 3, H, W),
-    shifts (N,) in -0.5 to 0.5; 0 changes nothing.
+    This is linear in the image, unlike `hue`. It keeps the mean and spread of a pixel's three colours, while
+    `hue` keeps value and saturation. In both, a third of the circle permutes the colours.
+
+    Args:
+        images: Images (N, 1 or 3, H, W) in 0 to 1.
+        shifts: Shares of the circle (N,), -0.5 to 0.5. 0 changes nothing.
 
     >>> turn_hue(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([1 / 3])).flatten().round()
     tensor([0., 1., 0.])
@@ -106,12 +124,12 @@ def turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def scale_matrix(factors: Tensor, channels: int) -> Tensor:
-    """f I, (N, C, C): what `brightness` does to colours, and `contrast` but for the mean."""
+    """f I, (N, C, C): the effect of `brightness` on colours, and of `contrast` except for the mean."""
     return factors[:, None, None] * torch.eye(channels, device=factors.device)
 
 
 def grey_matrix(factors: Tensor, channels: int) -> Tensor:
-    """f 1 w^T, (N, C, C), with w the luma: a part f of the grey version."""
+    """f 1 w^T, (N, C, C), with w the luma: a share f of the grey version."""
     luma = torch.tensor(_LUMA if channels == 3 else (1.0,), device=factors.device)
     return factors[:, None, None] * luma.expand(channels, channels)
 
@@ -126,7 +144,12 @@ def turn_matrix(shifts: Tensor) -> Tensor:
 
 
 def grey(images: Tensor, mask: Tensor, *, inplace: bool = False) -> Tensor:
-    """Replace the colours by their grey 0.2989 R + 0.587 G + 0.114 B where mask (N,) is true.
+    """Replace the colours by their grey 0.2989 R + 0.587 G + 0.114 B where `mask` is true.
+
+    Args:
+        images: Images (N, 1 or 3, H, W) in 0 to 1.
+        mask: Which images become grey, (N,) bool.
+        inplace: Overwrite the images.
 
     >>> grey(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1), torch.tensor([True])).flatten()
     tensor([0.2989, 0.2989, 0.2989])
@@ -140,23 +163,29 @@ def grey(images: Tensor, mask: Tensor, *, inplace: bool = False) -> Tensor:
 
 
 def solarize(images: Tensor, mask: Tensor, threshold: float = 128 / 255, *, inplace: bool = False) -> Tensor:
-    """Invert the values of `threshold` and above, x -> 1 - x, in the images where mask (N,) is true.
+    """Invert the values of `threshold` and above, x -> 1 - x, where `mask` is true.
+
+    Args:
+        images: Images (N, C, H, W) in 0 to 1.
+        mask: Which images are changed, (N,) bool.
+        threshold: The smallest value that is inverted.
+        inplace: Overwrite the images.
 
     >>> solarize(torch.tensor([[[[0.25, 0.75]]]]), torch.tensor([True]))
     tensor([[[[0.2500, 0.2500]]]])
 
-    Source: torchvision's `solarize`; the threshold is Pillow's default, 128 of 255.
+    Source: torchvision's `solarize`. The threshold is Pillow's default, 128 of 255.
     """
     images = images if inplace else images.clone()
     return _take_masked(images, torch.where(images >= threshold, 1.0 - images, images), mask)
 
 
 def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
-    """`hue` for images of three channels; those that are not turned change by rounding."""
+    """`hue` for images with three channels. Images with a shift of 0 change by rounding."""
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
     chroma = largest - smallest
-    # Grey has no hue: any finite number serves, for it is multiplied by a chroma of 0.
+    # Grey has no hue: any finite number works, because it is multiplied by a chroma of 0.
     away = (green + blue).sub_(red).sub_(smallest).div_(chroma.clamp_min(torch.finfo(images.dtype).tiny))
     angle = away.add_(1.0).copysign_(green - blue).div_(6.0).add_(_per_image(shifts, images))
     angle.sub_(angle.round())
@@ -168,14 +197,14 @@ def _turn_in_hsv(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _take_masked(images: Tensor, changed: Tensor, mask: Tensor) -> Tensor:
-    """Images (N, C, H, W), in place, as they are in `changed` where mask (N,) is true."""
-    # To change all and take some is faster than to pick some and put them back, unless the change is
-    # expensive. At weights of 0 and 1 a lerp is exact.
+    """Images (N, C, H, W), in place, replaced by `changed` where mask (N,) is true."""
+    # Changing all images and keeping some is faster than picking some and putting them back, unless the
+    # change is expensive. With weights of 0 and 1 a lerp is exact.
     return images.lerp_(changed, _per_image(mask, images))
 
 
 def _luma(images: Tensor) -> Tensor:
-    """The grey version (N, 1, H, W) of images with one or three channels; new memory."""
+    """The grey version (N, 1, H, W) of images with one or three channels, in new memory."""
     if images.shape[1] == 1:
         return images.clone()
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]

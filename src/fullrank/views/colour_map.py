@@ -12,7 +12,7 @@ class ColourMap:
         self._shift: Tensor | None = None
 
     def add(self, matrix: Tensor, of_mean: Tensor | None = None) -> None:
-        """Append x -> matrix x + of_mean m, (N, C, C) each, with m (C,) the image's mean colour so far."""
+        """Append x -> matrix x + of_mean m, each (N, C, C). m (C,) is the image's mean colour so far."""
         matrix = matrix.to(self._images.device, non_blocking=True)
         shift = None
         if of_mean is not None:
@@ -24,7 +24,7 @@ class ColourMap:
         self._shift = shift
 
     def applied(self) -> Tensor:
-        """The images with what was due; new memory, unless nothing was."""
+        """The images with the map applied. The memory is new, unless there is no map."""
         if self._matrix is None:
             return self._images
         changed = self._matrix @ self._images.flatten(2)
@@ -33,7 +33,7 @@ class ColourMap:
         return changed.clamp_(0.0, 1.0).view_as(self._images)
 
     def _mean(self) -> Tensor:
-        """The mean colour (N, C, 1) of each image as it will be."""
+        """The mean colour (N, C, 1) of each image after the map."""
         mean = self._images.mean((2, 3))[:, :, None]
         if self._matrix is not None:
             mean = self._matrix @ mean

@@ -1,4 +1,4 @@
-"""Operations on a batch of images: drawing their parameters, one set an image, and applying them."""
+"""Operations on a batch of images: draw parameters for each image, and apply them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -22,32 +22,38 @@ _COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
 class Operation(ABC):
-    """One step of a pipeline. It draws values under one or several names; a name left out is switched off."""
+    """One step of a pipeline. It draws values under one or more names. A missing name is switched off."""
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """What can be switched off."""
+        """The names that can be switched off."""
 
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Values of length `count` for images of height and width `source`, in order of application."""
+        """Values of length `count`, in order of application.
+
+        Args:
+            count: The number of images.
+            generator: The source of randomness.
+            source: Height and width of all images, or (N, 2) of each.
+        """
 
     @abstractmethod
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """images (N, C, H, W) in 0 to 1 -> changed images; `images` may be overwritten.
+        """images (N, C, H, W) in 0 to 1 -> changed images. `images` may be overwritten.
 
         Names of other operations are ignored.
         """
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
-        """`apply`, added to what is due where it is an affine map of the colours, and else made at once."""
+        """`apply`, added to `due` if it is an affine map of the colours, otherwise applied at once."""
         return ColourMap(self.apply(due.applied(), values))
 
 
 @dataclass(frozen=True)
 class _Chance:
-    """What happens to each image with the same probability. Values: its `name` (N,) bool."""
+    """An operation that hits each image with the same probability. Values: its `name` (N,) bool."""
 
     name: ClassVar[str]
     probability: float
@@ -61,17 +67,23 @@ class _Chance:
         return (self.name,) * (self.probability > 0)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw which images it happens to."""
+        """Draw which images are hit."""
         return {self.name: _chance(count, generator, self.probability)}
 
 
 @dataclass(frozen=True)
 class Drop(_Chance):
-    """A composite without its layer `layer`, with probability `probability`: what lies below is seen again.
+    """A composite without one of its layers, so that what lies below becomes visible.
 
-    It stands before the crop, and takes the image as it was composed without the layer from `Batch.layers`,
-    so nothing is inverted and what comes after acts on one image. Values: `drop` (N,) bool, true where the
-    layer is missing. Raises UsageError for a probability outside 0 to 1.
+    It comes before the crop. It takes the image composed without the layer from `Batch.layers`, so nothing is
+    inverted and later operations act on one image. Values: `drop` (N,) bool, true if the layer is missing.
+
+    Args:
+        probability: How often the layer is missing.
+        layer: The layer.
+
+    Raises:
+        UsageError: For a probability outside 0 to 1.
 
     >>> drop = Drop(0.5)
     >>> images, below = torch.ones(2, 1, 1, 1), torch.zeros(2, 1, 1, 1, dtype=torch.uint8)
@@ -85,11 +97,11 @@ class Drop(_Chance):
     layer: str = "foreground"
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw which images lose the layer; nothing is drawn for a probability of 0."""
+        """Draw which images lose the layer. Nothing is drawn for a probability of 0."""
         return super().sample(count, generator, source) if self.names else {}
 
     def apply(self, images: Tensor, values: Values, layers: Layers) -> Tensor:
-        """images (N, C, H, W) in 0 to 1, and uint8 without each of `layers` -> images, those hit without."""
+        """images (N, C, H, W) in 0 to 1 -> images, where those hit are taken from uint8 `layers`."""
         if "drop" not in values:
             return images
         self.check(layers)
@@ -103,8 +115,8 @@ class Drop(_Chance):
     def check(self, layers: Collection[str]) -> None:
         """Raise UsageError unless images with these `layers` have the one to drop."""
         if self.probability > 0 and not layers:
-            problem = f"drop={self.probability:g} takes the layer {self.layer!r} out of composites"
-            remedy = "leave drop out, or take composite:PRESET as the data"
+            problem = f"drop={self.probability:g} removes the layer {self.layer!r} of composites"
+            remedy = "leave drop out, or use composite:PRESET as the data"
             raise UsageError(f"{problem}, but these images have no layers; {remedy}.")
         if self.probability > 0 and self.layer not in layers:
             raise unknown_name("layer", self.layer, layers, f"these images have {', '.join(layers)}")
@@ -112,21 +124,28 @@ class Drop(_Chance):
 
 @dataclass(frozen=True)
 class Crop(Operation):
-    r"""A random box of the image, resampled to `size` by `size`, and mirrored with probability `flip`.
+    r"""A random box of the image, resampled to `size` by `size` and flipped with probability `flip`.
 
-    The box has an area drawn from `scale` to 1 of the image's and an aspect ratio w/h drawn from 3/4 to 4/3
-    uniformly in its logarithm, both rounded to whole pixels; ten boxes are drawn for each image and the
-    first that fits inside is placed at random. If none fits, the largest centred box of an allowed aspect
-    ratio is taken. A `scale` of 1 is the whole image, only resized.
+    The area of the box is uniform from `scale` to 1 of the image's area. The logarithm of its aspect ratio
+    w/h is uniform from log(3/4) to log(4/3). Height and width are rounded to whole pixels. Ten boxes are
+    drawn for each image, and the first that fits is placed at random. If none fits, the largest centred box
+    with an allowed aspect ratio is used. Values: `crop` (N, 4), int64, top, left, height, width; `flip` (N,),
+    bool.
 
-    Values: `crop` (N, 4), int64, top, left, height, width; `flip` (N,), bool. Raises UsageError for a scale
-    outside (0, 1] or a probability outside 0 to 1.
+    Args:
+        size: Height and width of the view, in pixels.
+        scale: The smallest share of the area. 1 only resizes the whole image.
+        flip: The probability of a horizontal flip.
+        interpolation: `bilinear` or `bicubic`.
+
+    Raises:
+        UsageError: For a size below 1, a scale outside (0, 1] or a probability outside 0 to 1.
 
     >>> crop = Crop(size=4, scale=0.5, flip=0.0)
     >>> crop.sample(2, torch.Generator().manual_seed(0), source=(8, 8))["crop"].shape
     torch.Size([2, 4])
 
-    Source: Szegedy et al. 2015; torchvision's `RandomResizedCrop`, of which it has the distribution.
+    Source: Szegedy et al. 2015; torchvision's `RandomResizedCrop`, with the same distribution.
     """
 
     size: int
@@ -136,18 +155,18 @@ class Crop(Operation):
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}.")
+            raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}; try 32.")
         if not 0 < self.scale <= 1:
-            raise UsageError(f"scale={self.scale} is no part of the area; choose above 0, 1 for no crop.")
+            raise UsageError(f"scale={self.scale} must be above 0 and at most 1; 1 is no crop.")
         check_probability("flip", self.flip)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """`crop` and `flip`, as far as they do anything."""
+        """`crop` and `flip`, unless they have no effect."""
         return ("crop",) * (self.scale < 1) + ("flip",) * (self.flip > 0)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw the boxes and which images are mirrored."""
+        """Draw the boxes, and which images are flipped."""
         values = {}
         if self.scale < 1:
             values["crop"] = random_boxes(count, generator, source, self.scale)
@@ -158,7 +177,7 @@ class Crop(Operation):
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Crop, resize and flip in one pass, into new memory.
 
-        An image of this size that is not cropped is not resampled.
+        An image of the right size that is not cropped is not resampled.
         """
         boxes, mirror = values.get("crop"), values.get("flip")
         if boxes is None and images.shape[-2:] == (self.size, self.size):
@@ -170,16 +189,23 @@ class Crop(Operation):
 
 @dataclass(frozen=True)
 class Jitter(Operation):
-    """Brightness, contrast, saturation and hue, all together with probability `probability` or none of them.
+    """Brightness, contrast, saturation and hue, all four together with probability `probability`.
 
-    Factors are drawn uniformly from max(0, 1 - strength) to 1 + strength, the hue's shift from -hue to hue
-    (a part of the circle). Where torchvision draws the order of the four anew for every image, here one
-    order is drawn for the view and batch. A strength of 0 leaves its name out.
+    Factors are uniform from max(0, 1 - strength) to 1 + strength. The shift of the hue is uniform from -hue
+    to hue. One order of the four is drawn for each view and batch; torchvision draws it for every image. A
+    strength of 0 leaves its name out. Values: (N,) float32 under the four names; 1 (hue: 0) for an image that
+    is not hit.
 
-    Values: (N,) float32 under the four names, 1 (hue: 0) for an image that is not hit. Raises UsageError for
-    a negative strength, a hue beyond 0.5 or a probability outside 0 to 1.
+    Args:
+        brightness: Strength, 0 or more.
+        contrast: Strength, 0 or more.
+        saturation: Strength, 0 or more.
+        hue: The largest shift, as a share of the circle, 0 to 0.5.
+        probability: How often an image is changed.
+        turn: `hsv` is torchvision's hue. `linear` turns the colours about the grey axis.
 
-    `turn` says what a hue is: torchvision's, in HSV, or the turn about the grey axis, which is linear.
+    Raises:
+        UsageError: For a negative strength, a hue above 0.5 or a probability outside 0 to 1.
 
     >>> Jitter(brightness=0.4, contrast=0.4, saturation=0.0, hue=0.0).names
     ('brightness', 'contrast')
@@ -204,11 +230,11 @@ class Jitter(Operation):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of the four that have a strength."""
+        """Those of the four with a strength above 0."""
         return tuple(name for name in _COLOURS if self.probability > 0 and getattr(self, name) > 0)
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
-        """Draw which images change, the order, and each one's factor."""
+        """Draw which images change, the order, and the factor of each image."""
         hit = _chance(count, generator, self.probability)
         names = self.names
         values = {}
@@ -220,7 +246,7 @@ class Jitter(Operation):
         return values
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Apply the four in the order in which `values` holds them; `images` may be overwritten."""
+        """Apply the four in the order of `values`. `images` may be overwritten."""
         for name, factors in values.items():
             if name == "hue" and self.turn == "linear":
                 images = colour.turn_hue(images, factors)
@@ -229,7 +255,7 @@ class Jitter(Operation):
         return images
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
-        """Add the four to what is due, in their order; a hue of HSV is no matrix and is made at once."""
+        """Add the four to `due`, in their order. A hue in HSV is not a matrix and is applied at once."""
         for name, factors in values.items():
             if name not in self.names:
                 continue
@@ -252,6 +278,9 @@ class Jitter(Operation):
 class Grey(_Chance, Operation):
     """The image without its colours, with probability `probability`. Values: `grey` (N,) bool.
 
+    Args:
+        probability: How often an image becomes grey.
+
     >>> Grey(0.2).names
     ('grey',)
 
@@ -261,11 +290,11 @@ class Grey(_Chance, Operation):
     name = "grey"
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Replace the colours of those hit by grey; `images` may be overwritten."""
+        """Replace the colours of the images that are hit by grey. `images` may be overwritten."""
         return colour.grey(images, values["grey"], inplace=True) if "grey" in values else images
 
     def compose(self, due: ColourMap, values: Values) -> ColourMap:
-        """Add it to what is due."""
+        """Add it to `due`."""
         if "grey" in values:
             hit = values["grey"].float()
             due.add(colour.grey_matrix(hit, due.channels) + colour.scale_matrix(1 - hit, due.channels))
@@ -274,12 +303,15 @@ class Grey(_Chance, Operation):
 
 @dataclass(frozen=True)
 class Blur(_Chance, Operation):
-    """Gaussian blur with probability `probability`, its standard deviation uniform from 0.1 to 2 pixels.
+    """Gaussian blur with probability `probability` and a standard deviation uniform from 0.1 to 2 pixels.
 
-    The kernel is 13 pixels wide whatever is drawn, three of the largest standard deviations to each side, or
-    the widest that reflection at the border allows in a smaller view. P1 and SimCLR's ports blur with
-    Pillow's `GaussianBlur(radius)`, box blurs which approximate a Gaussian of that standard deviation; here
-    it is the Gaussian. Values: `blur` (N,) float32, the standard deviation, 0 for an image that is not hit.
+    The kernel is always 13 pixels wide, three of the largest standard deviations to each side. In smaller
+    views it is as wide as reflection at the border allows. P1 and SimCLR's ports use Pillow's
+    `GaussianBlur(radius)`, box blurs that approximate this Gaussian. Values: `blur` (N,) float32, the
+    standard deviation, 0 if not hit.
+
+    Args:
+        probability: How often an image is blurred.
 
     >>> Blur(1.0).sample(100, torch.Generator(), source=(32, 32))["blur"].max() <= 2.0
     tensor(True)
@@ -295,7 +327,7 @@ class Blur(_Chance, Operation):
         return {"blur": torch.where(hit, _uniform(count, generator, 0.1, 2.0), 0.0).float()}
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Blur those hit; `images` may be overwritten."""
+        """Blur the images that are hit. `images` may be overwritten."""
         if "blur" not in values:
             return images
         kernel_size = min(13, 2 * min(images.shape[-2:]) - 1)
@@ -306,6 +338,9 @@ class Blur(_Chance, Operation):
 class Solarize(_Chance, Operation):
     """Values of 128/255 and above inverted, with probability `probability`. Values: `solarize` (N,) bool.
 
+    Args:
+        probability: How often an image is solarized.
+
     >>> Solarize(0.2).names
     ('solarize',)
 
@@ -315,14 +350,14 @@ class Solarize(_Chance, Operation):
     name = "solarize"
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
-        """Solarize those hit; `images` may be overwritten."""
+        """Solarize the images that are hit. `images` may be overwritten."""
         hit = values.get("solarize")
         return images if hit is None else colour.solarize(images, hit, inplace=True)
 
 
 def random_boxes(count: int, generator: torch.Generator, source: Source, scale: float) -> Tensor:
     """Boxes (count, 4), int64, as top, left, height, width, for `Crop`."""
-    # What is drawn does not depend on the images' sizes, so a process can draw for the images of all others.
+    # The random numbers do not depend on the images' sizes, so a process can draw for the images of others.
     limit = torch.as_tensor(source, dtype=torch.float64, device="cpu").expand(count, 2)
     area = _uniform((count, 10), generator, scale, 1.0) * limit.prod(1, keepdim=True)
     ratio = _uniform((count, 10), generator, math.log(3 / 4), math.log(4 / 3)).exp_()
@@ -339,7 +374,9 @@ def random_boxes(count: int, generator: torch.Generator, source: Source, scale: 
 def check_probability(name: str, value: float) -> None:
     """Raise UsageError unless `value` is between 0 and 1."""
     if not 0 <= value <= 1:
-        raise UsageError(f"{name}={value} is no probability; choose a number from 0 (never) to 1 (always).")
+        raise UsageError(
+            f"{name}={value} is not a valid probability; choose a number from 0 (never) to 1 (always)."
+        )
 
 
 def _uniform(shape: int | tuple[int, ...], generator: torch.Generator, least: float, most: float) -> Tensor:

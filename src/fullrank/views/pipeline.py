@@ -1,4 +1,4 @@
-"""Two pipelines of operations, the parameters drawn for them, and the two views they make of a batch."""
+"""Two pipelines of operations, the parameters drawn for them, and the two views that they make of a batch."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -12,17 +12,21 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.views.colour_map import ColourMap
 from fullrank.views.operations import Crop, Drop, Layers, Operation, Source, Values
 
-# Images are worked on so many values at a time, for a CPU's cache is far faster than its memory.
+# How many values are processed at a time, because a CPU's cache is far faster than its memory.
 _VALUES_AT_ONCE = 2**20
 _NOTHING_DROPPED = Drop(0.0)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What makes one view: a layer dropped, a crop (or only a resize), then other operations in order.
+    """The operations of one view: drop a layer, crop or only resize, then other operations in order.
 
-    With `composed` changes of colour that are affine maps are put together and made at once (`ColourMap`):
-    the same but for the clamping to 0 to 1 between them.
+    Args:
+        crop: The crop.
+        then: The operations after it.
+        drop: What is dropped before it.
+        composed: Combine affine colour changes and apply them at once (`ColourMap`). The result differs only
+            in the clamping to 0 to 1 between them.
 
     >>> from fullrank.views.operations import Grey
     >>> Pipeline(Crop(size=8), (Grey(0.2),)).names
@@ -36,7 +40,7 @@ class Pipeline:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What can be switched off, in order."""
+        """The names that can be switched off, in order."""
         then = (name for operation in (self.crop, *self.then) for name in operation.names)
         return (*self.drop.names, *then)
 
@@ -50,7 +54,7 @@ class Pipeline:
     def apply(self, images: Tensor, values: Values, layers: Layers | None = None) -> Tensor:
         """images (N, C, H, W) in 0 to 1 -> the view (N, C, size, size) in 0 to 1.
 
-        `layers`, of composites, are the same images in uint8 without each layer.
+        For composites, `layers` holds the same images in uint8 without each layer.
         """
         images = self.drop.apply(images, values, layers or {})
         if self.composed:
@@ -65,10 +69,16 @@ class Pipeline:
 
 @dataclass(frozen=True, eq=False)
 class ViewParameters:
-    """All that was drawn for the two views of a batch, on the CPU: name -> (N, ...), in order of application.
+    """Everything drawn for the two views of a batch, on the CPU: name -> (N, ...), in order of application.
 
-    A name that is not there is switched off. A slice along N belongs to the same slice of the batch, so
-    each process of many takes its own rows of one global draw.
+    A missing name is switched off. A slice along N belongs to the same slice of the batch, so each process
+    takes its own rows of one global draw.
+
+    Attributes:
+        first: The values of the first view.
+        second: The values of the second view.
+        count: The number of images.
+        source: Height and width of the images.
 
     >>> from fullrank.views import view_pipeline
     >>> drawn = view_pipeline("weak", image_size=8).sample(4, step_generator(seed=0, epoch=0, step=0))
@@ -90,11 +100,11 @@ class ViewParameters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is switched on in either view."""
+        """The names that are switched on in either view."""
         return tuple(dict.fromkeys((*self.first, *self.second)))
 
     def without(self, *names: str) -> "ViewParameters":
-        """The same draw with these operations switched off; raises UsageError for one that is not on."""
+        """The same draw with these operations switched off. UsageError for one that is not on."""
         for name in names:
             if name not in self.names:
                 on = ", ".join(self.names) or "nothing"
@@ -107,7 +117,12 @@ class ViewParameters:
 
 @dataclass(frozen=True)
 class Views:
-    """Two pipelines, and how a batch becomes two views.
+    """Two pipelines, and how they turn a batch into two views.
+
+    Args:
+        first: The pipeline of the first view.
+        second: The pipeline of the second view.
+        channels: Channels of the images, 1 or 3.
 
     >>> from fullrank.views import view_pipeline
     >>> views = view_pipeline("simclr", image_size=8, channels=1)
@@ -139,11 +154,15 @@ class Views:
         source: tuple[int, int] | None = None,
         sizes: Tensor | None = None,
     ) -> ViewParameters:
-        """Draw for `count` images of height and width `source`, by default those of a view.
+        """Draw the parameters of both views. With many processes, draw for the global batch and take a slice.
 
-        Where the images are canvases onto which larger ones were squashed, `sizes` (N, 2) are the originals'
-        heights and widths: boxes are drawn in the originals and laid on the canvas, so that what is cut out
-        has its true proportions. For many processes: draw for the global batch and take a slice.
+        Args:
+            count: The number of images.
+            generator: The source of randomness.
+            source: Height and width of the images, by default those of a view.
+            sizes: For canvases onto which larger images were resized, the heights and widths (N, 2) of the
+                originals. Boxes are drawn in the originals and placed on the canvas, so proportions are
+                right.
         """
         source = source or (self.image_size, self.image_size)
         originals = source if sizes is None else sizes
@@ -158,9 +177,15 @@ class Views:
     def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, Tensor]:
         """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.
 
-        No mean is subtracted and nothing divided by a deviation: the encoder carries that. Raises
-        UsageError unless number, size and channels of the images are those the parameters were drawn for,
-        and for a layer to drop that the batch does not have.
+        They are not standardised: the encoder does that.
+
+        Args:
+            batch: The images.
+            parameters: What `sample` drew for them.
+
+        Raises:
+            UsageError: Unless number, size and channels of the images match the parameters, or for a layer to
+                drop that the batch lacks.
         """
         first, second = self._make(batch, parameters, (self.first, self.second))
         return first, second
@@ -170,13 +195,13 @@ class Views:
         return self._make(batch, parameters, (self.first,))[0]
 
     def check_layers(self, layers: Collection[str]) -> None:
-        """Raise UsageError if a layer is to be dropped that images with these `layers` do not have.
+        """Raise UsageError if a layer is to be dropped that images with these `layers` lack.
 
         >>> from fullrank.views import view_pipeline
         >>> view_pipeline("weak,drop=0.5", image_size=8).check_layers([])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        fullrank.errors.UsageError: drop=0.5 takes the layer 'foreground' out of composites, but these ...
+        fullrank.errors.UsageError: drop=0.5 removes the layer 'foreground' of composites, but these ...
         """
         for pipeline in (self.first, self.second):
             pipeline.drop.check(layers)
@@ -188,11 +213,11 @@ class Views:
         images = batch.images
         expected = (len(parameters), self.channels, *parameters.source)
         if tuple(images.shape) != expected:
-            problem = f"The images are of shape {tuple(images.shape)}, but the views are for {expected}"
+            problem = f"The images have shape {tuple(images.shape)}, but the views expect {expected}"
             raise UsageError(f"{problem}; build views for the channels and draw for the number and size.")
         shape = (len(images), self.channels, self.image_size, self.image_size)
         views = tuple(torch.empty(shape, device=images.device) for _ in pipelines)
-        # Inside mixed precision the products of crop and blur would come out in 16 bits.
+        # In mixed precision the products of crop and blur would have 16 bits.
         with torch.autocast(images.device.type, enabled=False):
             for rows in _chunks(images):
                 part, drawn = as_float(images[rows]), parameters[rows]
@@ -204,20 +229,25 @@ class Views:
 
 
 def laid_on_canvas(boxes: Tensor, sizes: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) of images of `sizes` (N, 2), as float64 boxes of the canvas each was squashed onto."""
+    """Boxes (N, 4) of images of `sizes` (N, 2), as float64 boxes of the canvas of each image."""
     limit = torch.tensor(canvas, dtype=torch.float64)
     scale = limit / sizes.cpu()
-    extent = torch.minimum((boxes[:, 2:] * scale).clamp_min(1.0), limit)  # a pixel of the canvas or more
+    extent = torch.minimum((boxes[:, 2:] * scale).clamp_min(1.0), limit)  # at least one pixel of the canvas
     corner = torch.minimum(boxes[:, :2] * scale, limit - extent)
     return torch.cat([corner, extent], dim=1)
 
 
 def step_generator(seed: int, epoch: int, step: int, stream: int = 0) -> torch.Generator:
-    """The generator of one step's draws, so that a resumed run draws what an unbroken one would.
+    """The generator of one step's draws. A resumed run therefore draws the same as an uninterrupted one.
 
-    Each `stream` of a step is independent of the others: 0 is that of the views, 1 that of the objective.
+    Args:
+        seed: The seed of the run.
+        epoch: The number of the epoch.
+        step: The number of the step in its epoch.
+        stream: Streams of a step are independent: 0 is for the views, 1 for the objective.
 
-    Raises UsageError for a negative number.
+    Raises:
+        UsageError: For a negative number.
 
     >>> first, second = (torch.rand((), generator=step_generator(0, 1, step)) for step in (0, 1))
     >>> bool(first == second)
@@ -232,7 +262,7 @@ def step_generator(seed: int, epoch: int, step: int, stream: int = 0) -> torch.G
 
 
 def _chunks(images: Tensor) -> Iterator[slice]:
-    """Rows that fit into a CPU's cache together; on other devices all rows."""
+    """Rows that fit into a CPU's cache together. On other devices, all rows."""
     count = len(images)
     size = max(1, _VALUES_AT_ONCE // images[0].numel()) if count and images.device.type == "cpu" else count
     return (slice(start, min(start + size, count)) for start in range(0, count, max(size, 1)))

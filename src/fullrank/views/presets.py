@@ -26,12 +26,12 @@ def simclr(
     drop: float = 0.0,
     layer: str = "foreground",
 ) -> Views:
-    """SimCLR's augmentation at the strength in common use, the same for both views.
+    """SimCLR's augmentation at the commonly used strength, the same for both views.
 
     >>> simclr(32, channels=1, blur=0.0).operations[0]
     ('crop', 'flip', 'brightness', 'contrast')
 
-    Source: Chen et al. 2020, SimCLR, Appendix A (there jitter is twice as strong: 0.8, 0.8, 0.8, 0.2).
+    Source: Chen et al. 2020, SimCLR, Appendix A, where jitter is twice as strong: 0.8, 0.8, 0.8, 0.2.
     """
     crop = Crop(image_size, scale, flip)
     colours = Jitter(brightness, contrast, saturation, hue, jitter, _TURNS[colour])
@@ -48,7 +48,7 @@ def directclr(
     drop: float = 0.0,
     layer: str = "foreground",
 ) -> Views:
-    """P1's two unequal pipelines: the first view always blurred, the second rarely, but sometimes solarized.
+    """P1's two different pipelines: view 1 is always blurred; view 2 rarely, but it is sometimes solarized.
 
     >>> first, second = directclr(32, channels=3).operations
     >>> set(second) - set(first)
@@ -89,13 +89,15 @@ def _pair(
     composed: bool = False,
 ) -> Views:
     if channels not in (1, 3):
-        raise UsageError(f"Views are made of images with 1 or 3 channels, but got channels={channels}.")
+        raise UsageError(
+            f"Views need images with 1 or 3 channels, but got channels={channels}; convert the images."
+        )
     first, second = _effective(first, channels), _effective(second, channels)
     return Views(Pipeline(crop, first, drop, composed), Pipeline(crop, second, drop, composed), channels)
 
 
 def _effective(operations: tuple[Operation, ...], channels: int) -> tuple[Operation, ...]:
-    """Without the operations that never happen, and on one channel without those that need colours."""
+    """The operations that can happen. On one channel, those that need colours are left out."""
     if channels == 1:
         operations = tuple(
             replace(each, saturation=0.0, hue=0.0) if isinstance(each, Jitter) else each

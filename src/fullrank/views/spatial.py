@@ -1,4 +1,4 @@
-"""Cropping, resizing, mirroring and blurring a batch, each image with parameters of its own."""
+"""Crop, resize, flip and blur a batch, with separate parameters for each image."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from torch import Tensor
 from fullrank.errors import UsageError
 
 Interpolation = Literal["bilinear", "bicubic"]
-# Pixels of the result to which a kernel reaches at most to either side, where it does not shrink.
+# How many pixels of the result a kernel reaches to either side, if it does not shrink.
 _RADIUS: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
-_ROUNDING = 1e-6  # pixels: boxes laid on a canvas are no whole numbers
+_ROUNDING = 1e-6  # pixels: boxes on a canvas are not whole numbers
 
 
 def crop_resize(
@@ -23,25 +23,31 @@ def crop_resize(
     interpolation: Interpolation = "bilinear",
     flip: Tensor | None = None,
 ) -> Tensor:
-    r"""Cut a box out of each image and resample it, antialiased, to `size` by `size`; mirror it if asked.
+    r"""Cut a box out of each image, resample it to `size` by `size` with antialiasing, and flip it if asked.
 
     .. math:: y = W_y\, x\, W_x^\top, \quad
               W_{ij} \propto k\!\left(\frac{j + \tfrac12 - t - s\,(i + \tfrac12)}{\max(s, 1)}\right)
               \text{ for pixels } j \text{ of the box}, \quad s = \text{length} / \text{size}
 
-    with t the box's start along the axis, k the triangle or the cubic kernel (a = -1/2), each row of W
-    summing to 1. A flip only reorders the rows of :math:`W_x`. The cubic kernel overshoots; the result is
-    clamped to 0 to 1.
+    Here t is the start of the box along the axis, and k the triangle or the cubic kernel (a = -1/2). Each row
+    of W sums to 1. A flip only reorders the rows of :math:`W_x`. The cubic kernel overshoots, so the result
+    is clamped to 0 to 1.
 
-    Shapes: images (N, C, H, W) in 0 to 1; boxes (N, 4), pixels or parts of them, as top, left, height, width;
-    flip (N,) bool or None; result (N, C, size, size). Raises UsageError for a box that leaves its image or
-    is narrower than a pixel.
+    Args:
+        images: Images (N, C, H, W) in 0 to 1.
+        boxes: Top, left, height and width of each box (N, 4), in pixels or fractions of them.
+        size: Height and width of the result (N, C, size, size).
+        interpolation: The kernel.
+        flip: Which images are flipped, (N,) bool, or None.
+
+    Raises:
+        UsageError: For a box that leaves its image or is narrower than a pixel.
 
     >>> crop_resize(torch.eye(4)[None, None], torch.tensor([[0, 0, 2, 2]]), 2)
     tensor([[[[1., 0.],
               [0., 1.]]]])
 
-    Source: torchvision's `resized_crop(..., antialias=True)`, which it agrees with image by image.
+    Source: torchvision's `resized_crop(..., antialias=True)`; each image agrees with it.
     """
     count, _, height, width = images.shape
     _check_boxes(boxes, count, height, width)
@@ -51,7 +57,11 @@ def crop_resize(
 
 
 def hflip(images: Tensor, mask: Tensor) -> Tensor:
-    """Mirror the images where mask (N,) is true, left to right; (N, C, H, W) -> (N, C, H, W).
+    """Flip the images left to right where `mask` is true.
+
+    Args:
+        images: Images (N, C, H, W).
+        mask: Which images are flipped, (N,) bool.
 
     >>> hflip(torch.tensor([[[[1.0, 2.0]]], [[[1.0, 2.0]]]]), torch.tensor([True, False])).flatten(1)
     tensor([[2., 1.],
@@ -61,22 +71,27 @@ def hflip(images: Tensor, mask: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigmas: Tensor, kernel_size: int, *, inplace: bool = False) -> Tensor:
-    r"""Gaussian blur with a standard deviation of its own, in pixels, for each image.
+    r"""Gaussian blur with a separate standard deviation for each image.
 
     .. math:: w_k \propto e^{-k^2 / 2 \sigma^2}, \quad |k| \le (\text{kernel size} - 1) / 2
 
-    along both axes, the image continued by reflection. A sigma of 0 leaves the image as it is. The images are
-    overwritten if `inplace`.
+    It runs along both axes. The image is continued by reflection.
 
-    Shapes: images (N, C, H, W); sigmas (N,). Raises UsageError unless `kernel_size` is odd and its half is
-    smaller than both sides of the image.
+    Args:
+        images: Images (N, C, H, W).
+        sigmas: Standard deviations (N,) in pixels. 0 leaves the image unchanged.
+        kernel_size: Width of the kernel in pixels, odd.
+        inplace: Overwrite the images.
+
+    Raises:
+        UsageError: Unless `kernel_size` is odd and its half is smaller than both sides of the image.
 
     >>> point = torch.zeros(1, 1, 5, 5)
     >>> point[0, 0, 2, 2] = 1.0
     >>> blur(point, torch.tensor([10.0]), kernel_size=3)[0, 0, 2]
     tensor([0.0000, 0.1113, 0.1119, 0.1113, 0.0000])
 
-    Source: torchvision's `gaussian_blur`, which it agrees with image by image.
+    Source: torchvision's `gaussian_blur`; each image agrees with it.
     """
     radius = kernel_size // 2
     height, width = images.shape[-2:]
@@ -88,13 +103,13 @@ def blur(images: Tensor, sigmas: Tensor, kernel_size: int, *, inplace: bool = Fa
 
 
 def change_masked(images: Tensor, mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Change images (N, C, H, W), in place, where mask (N,) is true, and compute nothing for the others.
+    """Change images (N, C, H, W), in place, where mask (N,) is true. Nothing is computed for the others.
 
     `change` gets K images and their indices (K,), which stay on the mask's device.
     """
     indices = mask.nonzero().flatten()
     if len(indices):
-        rows = indices.to(images.device, non_blocking=True)  # a GPU is never waited for
+        rows = indices.to(images.device, non_blocking=True)  # never waits for a GPU
         images.index_copy_(0, rows, change(images.index_select(0, rows), indices))
     return images
 
@@ -111,15 +126,15 @@ def _blur_all(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
 
 
 def _reflected(length: int, offsets: Tensor) -> Tensor:
-    """Pixels (1, length, T) at `offsets` (T,) from each, those beyond a border reflected at the last one."""
+    """Pixels (1, length, T) at `offsets` (T,) from each pixel. Those beyond a border are reflected."""
     last = length - 1
     places = torch.arange(length, device=offsets.device)[:, None] + offsets
     return (last - (last - places.abs()).abs())[None]
 
 
 def _mix_rows(images: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
-    """Images (N, C, H, W), taps (1 or N, R, T) and weights (N, R, T) -> (N, C, R, W), each row a sum of T."""
-    # A sum of rows of a table is an embedding of a bag of words, for which torch has a fast kernel.
+    """Images (N, C, H, W), taps (1 or N, R, T), weights (N, R, T) -> (N, C, R, W): each row sums T rows."""
+    # A sum of table rows is an embedding of a bag of words, for which torch has a fast kernel.
     count, channels, height, width = images.shape
     first = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1) * height
     places = taps[:, None] + first
@@ -143,7 +158,7 @@ def _windows(
     flip: Tensor | None,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Pixels and their antialiased weights (N, 2, after, T), along both axes, that resample boxes (N, 4)."""
+    """Pixels and antialiased weights, each (N, 2, after, T), that resample boxes (N, 4) along both axes."""
     radius = _RADIUS[kernel]
     start, length = boxes.to(device, torch.float32, non_blocking=True)[:, :, None].chunk(2, 1)
     scale = length / after
@@ -153,8 +168,8 @@ def _windows(
         mirror = torch.stack([torch.zeros_like(flip), flip], 1).to(device, non_blocking=True)
         along = torch.where(mirror[..., None], length - along, along)
     centres = start + along
-    # As many taps as the longest kernel reaches; boxes are on the CPU, where they are drawn. Taps come first
-    # here: a loop over the few of them would be a short inner one.
+    # As many taps as the longest kernel needs. Boxes are on the CPU, where they are drawn. Taps are the first
+    # dimension, because a loop over these few would be a short inner loop.
     shrinking = max(1.0, float(boxes[:, 2:].max()) / after)
     offsets = torch.arange(math.ceil(2 * radius * shrinking), device=device)[:, None, None, None]
     pixels = (centres - radius * stretch + 0.5).floor_() + offsets
@@ -182,7 +197,7 @@ def _cubic(distance: Tensor) -> Tensor:
 
 def _check_boxes(boxes: Tensor, count: int, height: int, width: int) -> None:
     if boxes.shape != (count, 4):
-        raise UsageError(f"boxes must be of shape ({count}, 4), one an image, but got {tuple(boxes.shape)}.")
+        raise UsageError(f"boxes must have shape ({count}, 4), one per image, but got {tuple(boxes.shape)}.")
     first, extent = boxes[:, :2], boxes[:, 2:]
     rest = torch.tensor([height, width], device=boxes.device) - first - extent
     slack = torch.cat([first, extent - 1, rest], dim=1).amin(1)

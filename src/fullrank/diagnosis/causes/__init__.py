@@ -1,7 +1,7 @@
-"""Causes of collapse: one file each, and their catalogue in the order in which they are checked.
+"""Causes of collapse: one file for each, and a catalogue in the order of the checks.
 
-The catalogue imports nothing; `find_causes` checks every registered cause, and the classes are imported on
-first use. `docs/causes.md` gives the reasons for their thresholds.
+The catalogue imports nothing. Each class is imported on first use. `find_causes` checks every registered
+cause. `docs/causes.md` gives the reasons for the thresholds.
 """
 
 from typing import TYPE_CHECKING
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
     from fullrank.diagnosis.causes.unexplained_low_rank import UnexplainedLowRank as UnexplainedLowRank
 
-# Name, class, the heading under which a report shows its findings, and source.
+# Name, class, heading of its findings in a report, source.
 _CATALOGUE = [
-    ("complete-collapse", "CompleteCollapse", "Every input gets nearly the same features", "fullrank"),
+    ("complete-collapse", "CompleteCollapse", "All inputs get nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
     ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),
     ("too-few-samples", "TooFewSamples", "Too few samples for the width", "fullrank"),
     (
         "augmentation",
         "Augmentation",
-        "The augmentation moves the data more than the data varies",
+        "Augmentation outweighs the data in the lost directions",
         "P1, Theorem 1",
     ),
     (
@@ -43,7 +43,7 @@ _CATALOGUE = [
     (
         "unexplained-low-rank",
         "UnexplainedLowRank",
-        "Few directions are in use, and no known cause explains it",
+        "Low rank without a known cause",
         "fullrank",
     ),
 ]

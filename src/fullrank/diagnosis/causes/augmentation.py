@@ -1,4 +1,4 @@
-"""Augmentation as the explanation of a low rank: it outweighs the data in the lost directions."""
+"""Augmentation as the cause of a low rank: it outweighs the data in the lost directions."""
 
 from dataclasses import dataclass
 from typing import final
@@ -19,12 +19,16 @@ from fullrank.record import Finding
 @final
 @dataclass(frozen=True)
 class Augmentation(Cause):
-    r"""Sigma1 over Sigma0 in the directions that the place lost, at the nearest place below that shows it.
+    r"""Sigma1 over Sigma0 in the directions that a place lost, measured at the nearest earlier place.
 
     .. math:: r = \operatorname{tr}(P \Sigma_1) / \operatorname{tr}(P \Sigma_0)
 
-    It is a finding if the lower end of the 95 % interval of r passes the rule and r is more than `kept_ratio`
-    times that of the kept directions. Raises UsageError for a `kept_ratio` below 1.
+    It is a finding if two conditions hold. The lower end of the 95 % interval of r exceeds the rule's
+    threshold, and r is more than `kept_ratio` times the same ratio in the kept directions. If the nearest
+    earlier place does not show it, the next one is measured.
+
+    Raises:
+        UsageError: If `kept_ratio` is below 1.
 
     >>> import torch
     >>> x = torch.randn(200, 4)
@@ -35,7 +39,7 @@ class Augmentation(Cause):
     >>> [finding.cause for finding in Augmentation().check(z, evidence)]
     ['augmentation']
 
-    Source: P1 Theorem 1; `fullrank.diagnosis.augmentation_ratio` says what is measured.
+    Source: P1 Theorem 1. `fullrank.diagnosis.augmentation_ratio` defines the measure.
     """
 
     name = "augmentation"
@@ -46,7 +50,7 @@ class Augmentation(Cause):
         measure="Sigma1 over Sigma0 in the lost directions",
         side="above",
         threshold=0.5,
-        remedy="Weaken the operation with the largest share, or keep the representation before the head.",
+        remedy="Weaken the operation with the largest share, or use the representation before the head.",
     )
     kept_ratio: float = 2.0
 
@@ -54,7 +58,7 @@ class Augmentation(Cause):
         check_ratio("kept_ratio", self.kept_ratio)
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding where the augmentation explains the low rank of `place`."""
+        """One finding if augmentation explains the low rank of `place`, otherwise none."""
         cut = evidence.cut(place)
         if cut is None:
             return []
@@ -74,11 +78,11 @@ class Augmentation(Cause):
 def _sentence(
     cut: Cut, place: PlaceEvidence, source: PlaceEvidence, ratio: AugmentationRatio, evidence: Evidence
 ) -> str:
-    assumed = "" if evidence.temperature is not None else f", temperature {ASSUMED_TEMPERATURE} assumed"
+    assumed = "" if evidence.temperature is not None else f", assuming temperature {ASSUMED_TEMPERATURE}"
     shares = operation_shares(source)
-    blamed = f"; {shares[0].operation} makes {100 * shares[0].share:.0f} % of it" if shares else ""
+    blamed = f" {shares[0].operation} causes {100 * shares[0].share:.0f} % of it." if shares else ""
     return (
-        f"{cut.sentence(place.place)}, and in the lost directions of {ratio.place} augmentation weighs "
-        f"{ratio.lost:.2f} of the data (95 % interval {ratio.low:.2f} to {ratio.high:.2f}{assumed}), in the "
-        f"kept ones {ratio.kept:.2f}{blamed}."
+        f"{cut.sentence(place.place)}. In the lost directions of {ratio.place}, augmentation has "
+        f"{ratio.lost:.2f} times the weight of the data (95 % interval {ratio.low:.2f} to "
+        f"{ratio.high:.2f}{assumed}); in the kept directions, {ratio.kept:.2f} times.{blamed}"
     )

@@ -1,4 +1,4 @@
-"""Complete collapse: all features at a place are nearly one point."""
+"""Complete collapse: all features at a place nearly coincide."""
 
 from dataclasses import dataclass
 from typing import final
@@ -11,7 +11,7 @@ from fullrank.record import Finding
 @final
 @dataclass(frozen=True)
 class CompleteCollapse(Cause):
-    r"""The spread of the features is tiny beside their norm; nothing else is then checked at that place.
+    r"""The spread of the features is tiny compared with their norm. No further checks then run at that place.
 
     .. math:: \sqrt{\operatorname{tr} C \,/\, \tfrac1N \sum_i |x_i|^2}
 
@@ -36,7 +36,9 @@ class CompleteCollapse(Cause):
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding where the spread is below the threshold."""
+        """One finding if the spread is below the threshold, otherwise none."""
         rows, spread = place.shape.rows, place.shape.spread
-        point = f"All {rows} rows at {place.place} are nearly one point"
-        return self.judged(self.rule, place, spread, f"{point}: their spread is {spread:.2g} of their norm.")
+        point = f"All {rows} rows at {place.place} nearly coincide"
+        return self.judged(
+            self.rule, place, spread, f"{point}: their spread is {spread:.2g} times their norm."
+        )

@@ -1,4 +1,4 @@
-"""The contract of a cause of collapse: its stage, the evidence it needs, its rules, and how it is checked."""
+"""The contract of a cause of collapse: its stage, the evidence it needs, its rules and its check."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Stage(Enum):
-    """When a cause is checked at a place; the stages follow each other in this order.
+    """When a cause is checked at a place. The stages run in this order.
 
-    The rows that a finding of the first stage names are left out of the features for the other two. The
-    causes of the last are checked only where the rank is low, and only until one of them finds something.
+    Rows named by a finding of the first stage are left out of the features for the other two. Causes of the
+    last stage are checked only if the rank is low, and only until one of them finds something.
     """
 
     ROWS = "rows to leave out"
@@ -29,11 +29,17 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One measure, the threshold it must pass, how serious that is, and what to try then.
+    """One measure, its threshold, the level of a finding, and a remedy.
 
-    `side` says on which side of `threshold` a value is a finding; the threshold itself is none. An `alarm`
-    means collapse, a `note` something to know. Raises UsageError for a threshold that is not a finite number
-    of 0 or more.
+    Args:
+        level: `alarm` for a collapse, `note` for something to know.
+        measure: What is measured, in words.
+        side: On which side of `threshold` a value is a finding. The threshold itself is not a finding.
+        threshold: A finite number of 0 or more.
+        remedy: What to try, in one sentence.
+
+    Raises:
+        UsageError: If the threshold is not a finite number of 0 or more.
 
     >>> rule = Rule("alarm", "share of zeros", "above", 0.9, "Train longer.")
     >>> rule.fires(0.95), rule.fires(0.9)
@@ -57,12 +63,12 @@ class Rule:
 
 
 class Cause(ABC):
-    """One reason why a representation collapses, or looks as if it did.
+    """One reason why a representation collapses, or appears to.
 
-    Derive a frozen dataclass whose rules are fields with defaults, so that `dataclasses.replace` changes a
-    threshold, and give it `name` and `stage`. `needs` names the evidence without which the cause is not
-    checked (`views`, `stacked`). After a finding of a cause that is `final` nothing else is checked at that
-    place. An explanation that is a `last_resort` is checked after all others.
+    Derive a frozen dataclass and give it a `name` and a `stage`. Its rules are fields with defaults, so that
+    `dataclasses.replace` changes a threshold. `needs` names the evidence (`views`, `stacked`) without which
+    the cause is not checked. After a finding of a cause that is `final`, no further checks run at that place.
+    An explanation that is a `last_resort` is checked after all others.
 
     >>> from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
     >>> @dataclass(frozen=True)
@@ -92,19 +98,23 @@ class Cause(ABC):
 
     @abstractmethod
     def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
-        """What this cause finds at `place`, one of the places of `evidence`; empty where it finds nothing."""
+        """The findings of this cause at `place`, which is one of the places of `evidence`."""
 
     def judged(self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str) -> list[Finding]:
-        """The `finding` where the rule fires on `value`, or else none."""
+        """A list with the `finding` if the rule fires on `value`, otherwise an empty list."""
         return [self.finding(rule, place, value, evidence)] if rule.fires(value) else []
 
     def finding(
         self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str, rows: Sequence[int] = ()
     ) -> Finding:
-        """A finding by one of the rules: `value` was measured, `evidence` says it in a sentence.
+        """A finding by one of the rules. Its title is the catalogue's summary, if the cause is registered.
 
-        `rows` are the rows of the features that are at fault. The title is the summary in the catalogue; a
-        cause that is not registered has none.
+        Args:
+            rule: The rule that fired.
+            place: Where it fired.
+            value: What was measured.
+            evidence: The measurement in one to three sentences.
+            rows: The rows of the features that are at fault.
         """
         return Finding(
             cause=self.name,

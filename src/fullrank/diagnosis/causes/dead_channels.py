@@ -8,16 +8,16 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
 
 _MEASURE = "share of channels without variance"
-_REVIVE = "Lower the learning rate or put a normalisation before the activation, and train again."
+_REVIVE = "Lower the learning rate or add a normalisation layer before the activation, and train again."
 
 
 @final
 @dataclass(frozen=True)
 class DeadChannels(Cause):
-    """The share of channels without variance, beyond those that a fixed head leaves without.
+    """The share of channels without variance, not counting those that a fixed head empties.
 
-    After a ReLU channels may be idle on some images without any fault. Rectified features therefore have
-    rules of their own: `rectified` for an alarm, and below it `idle` for a note.
+    After a ReLU, channels can be idle on some images without being faulty. Rectified features therefore have
+    their own rules: `rectified` for an alarm, and below it `idle` for a note.
 
     >>> import torch
     >>> x = torch.randn(50, 4)
@@ -36,11 +36,11 @@ class DeadChannels(Cause):
         measure=_MEASURE,
         side="above",
         threshold=0.05,
-        remedy="Look at other images before you act: after a ReLU a channel may only be idle on these.",
+        remedy="Check other images first, because after a ReLU a channel may be idle on these images only.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding, by the first rule that fires."""
+        """One finding by the first rule that fires, otherwise none."""
         shape = place.shape
         imposed = shape.width - (place.imposed_rank or shape.width)
         share = max(0, shape.dead - imposed) / shape.width

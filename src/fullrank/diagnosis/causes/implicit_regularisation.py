@@ -1,4 +1,4 @@
-"""Implicit regularisation as the explanation of a low rank: stacked linear maps that are aligned."""
+"""Implicit regularisation as the cause of a low rank: stacked linear maps that are aligned."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,11 +17,11 @@ from fullrank.record import Finding
 @final
 @dataclass(frozen=True)
 class ImplicitRegularisation(Cause):
-    """The product of the stacked maps breaks off, and its maps agree on the directions before the break.
+    """The singular values of the product drop sharply, and the maps agree on the directions before the drop.
 
-    What is measured is the least `block_alignment` of two maps that follow each other, 0 at chance and 1 in
-    agreement, at the last place, to which the maps lead. It stands behind `augmentation` in the catalogue:
-    its sentence says that the augmentation was weak, or that there were no views to exclude it.
+    The measure is the smallest `block_alignment` of two consecutive maps: 0 at chance, 1 in full agreement.
+    It is taken at the last place, the output of the maps. This cause is checked after `augmentation`, so its
+    evidence states whether augmentation was weak or no views were given to exclude it.
 
     >>> import torch
     >>> gains = torch.diag(torch.tensor([1.0, 1.0, 0.01, 0.01]))
@@ -41,12 +41,12 @@ class ImplicitRegularisation(Cause):
         measure="block alignment of the stacked maps",
         side="above",
         threshold=0.8,
-        remedy="Use fewer stacked linear maps, start them nearer to orthogonal, or take a fixed head "
-        "(subvector) without weights.",
+        remedy="Use fewer stacked linear maps, initialise them closer to orthogonal, or use a fixed head "
+        "such as subvector.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding at the last place where the maps explain its low rank."""
+        """One finding if `place` is the last one and the maps explain its low rank, otherwise none."""
         cut = evidence.cut(place)
         if cut is None or not evidence.is_last(place):
             return []
@@ -59,11 +59,12 @@ class ImplicitRegularisation(Cause):
             return []
         value = min(block_alignment(first, second, of_product.rank) for first, second in pairs)
         between = max(imbalance(first, second) for first, second in pairs)
-        weak, unknown = "augmentation is weak in the lost ones", "no views were given to exclude augmentation"
+        weak = "Augmentation is weak in the lost directions."
+        unknown = "Augmentation is not excluded, because no views were given."
         views = weak if can_be_weighed(place, evidence) else unknown
         sentence = (
-            f"{cut.sentence(place.place)}, the product of {len(maps)} linear maps breaks off "
-            f"after {of_product.rank}, where they are aligned to {value:.2f} (imbalance {between:.2f}), and "
-            f"{views}."
+            f"{cut.sentence(place.place)}. The singular values of the product of {len(maps)} linear maps "
+            f"drop after {of_product.rank}, and the maps agree on the directions before the drop (alignment "
+            f"{value:.2f}, imbalance {between:.2f}). {views}"
         )
         return self.judged(self.rule, place, value, sentence)

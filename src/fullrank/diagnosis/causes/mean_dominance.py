@@ -1,4 +1,4 @@
-"""Mean dominance: features in a narrow cone, whose cosines see little but the mean."""
+"""Mean dominance: features in a narrow cone, where the mean decides every cosine."""
 
 from dataclasses import dataclass
 from typing import final
@@ -8,17 +8,17 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
 
 _MEASURE = "share of the mean in the second moment"
-_CENTRE = "Subtract the mean before cosines are taken; a head without batch norm can end in one (norm=batch)."
+_CENTRE = "Subtract the mean before computing cosines, or end the head in a batch norm (norm=batch)."
 
 
 @final
 @dataclass(frozen=True)
 class MeanDominance(Cause):
-    r"""The mean's share of the squared norm, where cosines are taken: at h and at the last place.
+    r"""The share of the mean in the squared norm, at h and at the last place, where cosines are computed.
 
     .. math:: |\bar x|^2 \,/\, \tfrac1N \sum_i |x_i|^2
 
-    Features that are never negative, as after a ReLU, have a large mean by nature, hence a rule of their own.
+    Features that are never negative, as after a ReLU, always have a large mean. They have their own rule.
 
     >>> import torch
     >>> evidence = Evidence((PlaceEvidence("z", torch.randn(50, 4) - 20),))
@@ -32,12 +32,12 @@ class MeanDominance(Cause):
     rectified: Rule = Rule("alarm", _MEASURE, "above", 0.999, _CENTRE)
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding where the share is above the threshold; none at other places."""
+        """One finding if the share is above the threshold, otherwise none. Other places have none."""
         if place.place != "h" and not evidence.is_last(place):
             return []
         share = place.shape.mean_share
         sentence = (
-            f"The mean makes up {100 * share:.2f} % of the squared norm at {place.place}, so all rows point "
-            "the same way: a cone."
+            f"The mean makes up {100 * share:.2f} % of the squared norm at {place.place}, so all rows lie "
+            "in a narrow cone."
         )
         return self.judged(self.rectified if place.shape.rectified else self.plain, place, share, sentence)

@@ -1,4 +1,4 @@
-"""The search for causes: by place from the image to z, and at each place in three stages."""
+"""The search for causes: place by place from the image to z, in three stages at each place."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -11,24 +11,34 @@ from fullrank.diagnosis.shape import Cut
 from fullrank.errors import FullrankError, FullrankWarning, UsageError
 from fullrank.record import Finding
 
-# A rank of this share of the one at the place below, or more, has not fallen further.
+# A rank of at least this share of the rank at the previous place has not fallen further.
 _SAME_RANK = 0.8
 
 
 def find_causes(
     evidence: Evidence, causes: Sequence[Cause] | None = None, seed: int | None = None
 ) -> list[Finding]:
-    """The causes of collapse that `evidence` shows, by place from the image to z; empty where all is healthy.
+    """The causes of collapse that `evidence` shows, from the image to z. An empty list means healthy.
 
-    `causes` are all registered ones unless given, each with its default thresholds; `seed` replaces that of
-    the evidence. At each place the causes are checked in three stages, in the order of the catalogue. Rows
-    that a finding of the stage ROWS names are left out of the features there for the other stages. A finding
-    of a cause that is `final`, such as `complete-collapse`, ends the place, and so do rows to leave out that
-    leave fewer than 2. Where the spectrum breaks off beyond its dead channels, explanations are checked until
-    one finds something, the last resort (`unexplained-low-rank`) last: at the place where the low rank first
-    appears, and again only where the rank falls further. A rank that a head imposes is never a finding. A
-    cause whose `needs` are missing is not checked. Raises UsageError for a cause that needs an unknown kind
-    of evidence, or finds fault with rows that the features do not have.
+    At each place the causes are checked in three stages, in the order of the catalogue:
+
+    1. ROWS: rows that a finding names are left out of the features at that place for the other stages. If
+       fewer than 2 rows remain, no further checks run there.
+    2. SHAPE: a finding of a cause that is `final`, such as `complete-collapse`, ends the checks at that
+       place.
+    3. EXPLANATION: checked if the spectrum drops sharply, dead channels aside, until one cause finds
+       something. The last resort (`unexplained-low-rank`) comes last. This stage runs at the place where the
+       low rank first appears, and again only if the rank falls further.
+
+    A rank that a head imposes is never a finding. A cause whose `needs` are missing is not checked.
+
+    Args:
+        evidence: Features at places, and what else is known of the model.
+        causes: The causes to check. By default all registered ones, with their default thresholds.
+        seed: Replaces the seed of the evidence.
+
+    Raises:
+        UsageError: If a cause needs an unknown kind of evidence, or names rows that the features lack.
 
     >>> import torch
     >>> x = torch.randn(500, 16)
@@ -57,7 +67,7 @@ def find_causes(
             below = None
             continue
         cut = evidence.cut(place)
-        # A map cannot bring a rank back by itself, so what the place below reported is not reported again.
+        # A map cannot restore a rank by itself, so the finding of the previous place is not repeated.
         if cut is not None and (below is None or cut.rank < _SAME_RANK * below.rank):
             _check(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
         below = cut
@@ -65,7 +75,7 @@ def find_causes(
 
 
 def registered_causes() -> list[Cause]:
-    """Every registered cause and those of installed packages; a warning names one that fails to import."""
+    """Every registered cause and those of installed packages. A warning names one that fails to import."""
     causes = [checked_cause(CAUSES.build(entry.name), entry.name) for entry in CAUSES]
     for name in CAUSES.installed():
         try:
@@ -76,11 +86,13 @@ def registered_causes() -> list[Cause]:
 
 
 def checked_cause(built: object, name: str) -> Cause:
-    """`built` if it is a cause called `name`; otherwise UsageError."""
+    """`built`, if it is a cause called `name`. Otherwise raises UsageError."""
     if not isinstance(built, Cause):
         raise UsageError(f"The cause {name!r} is a {type(built).__name__}; it must derive from Cause.")
     if getattr(built, "name", None) != name:
-        raise UsageError(f"The cause {name!r} must have name = {name!r}, as it is registered.")
+        raise UsageError(
+            f"The cause {name!r} must have name = {name!r}, the name that it is registered under."
+        )
     if not isinstance(getattr(built, "stage", None), Stage):
         raise UsageError(f"The cause {name!r} must have a stage of fullrank.diagnosis.causes.Stage.")
     return built
@@ -93,7 +105,7 @@ def _check(
     findings: list[Finding],
     until_found: bool = False,
 ) -> bool:
-    """Add to `findings` what the causes find at a place; whether one of them ended it."""
+    """Add what `causes` find at a place to `findings`, and return whether one of them ended the checks."""
     for cause in causes:
         if evidence.lacks(cause.needs, place):
             continue
@@ -105,7 +117,7 @@ def _check(
 
 
 def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-    """What a cause finds; where somebody else's fails, or gives anything else, UsageError names it."""
+    """The findings of a cause. If a user's cause fails or returns anything else, UsageError names it."""
     if type(cause).__module__.startswith("fullrank."):
         return cause.check(place, evidence)
     try:
@@ -114,8 +126,8 @@ def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list
         raise
     except Exception as error:  # whatever it raises
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"The cause {cause.name!r} failed at {place.place}: {reason}; mend it.") from error
+        raise UsageError(f"The cause {cause.name!r} failed at {place.place}: {reason}; fix it.") from error
     if not isinstance(findings, list) or not all(isinstance(each, Finding) for each in findings):
-        gave = f"at {place.place}, but gave {findings!r:.80}"
-        raise UsageError(f"The cause {cause.name!r} must give a list of findings {gave}.")
+        gave = f"at {place.place}, but returned {findings!r:.80}"
+        raise UsageError(f"The cause {cause.name!r} must return a list of findings {gave}.")
     return findings

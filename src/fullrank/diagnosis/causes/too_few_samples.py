@@ -1,4 +1,4 @@
-"""Too few samples: the images bound the rank, not the model."""
+"""Too few samples: the images limit the rank, not the model."""
 
 from dataclasses import dataclass
 from typing import final
@@ -11,7 +11,7 @@ from fullrank.record import Finding
 @final
 @dataclass(frozen=True)
 class TooFewSamples(Cause):
-    """N images span N - 1 dimensions at most, fewer than the width, or than the rank that the head imposes.
+    """N images span at most N - 1 dimensions, fewer than the width or the rank that the head imposes.
 
     >>> import torch
     >>> evidence = Evidence((PlaceEvidence("z", torch.randn(9, 16)),))
@@ -26,14 +26,14 @@ class TooFewSamples(Cause):
         measure="largest possible rank over width",
         side="below",
         threshold=1.0,
-        remedy="Give more images than the features have channels; a few times as many is better.",
+        remedy="Use more images than the features have channels; several times as many is better.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding where the images span less than the width."""
+        """One finding if the images span less than the width, otherwise none."""
         rows, width = place.sample_of or place.shape.rows, place.imposed_rank or place.shape.width
         sentence = (
-            f"{rows} images can span {rows - 1} of the {width} dimensions at {place.place}, so every rank "
-            "there is bounded by the images."
+            f"{rows} images span at most {rows - 1} of the {width} dimensions at {place.place}, so the "
+            "images limit every rank there."
         )
         return self.judged(self.rule, place, (rows - 1) / width, sentence)

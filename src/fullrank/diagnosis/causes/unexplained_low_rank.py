@@ -1,4 +1,4 @@
-"""Unexplained low rank: the last resort, where no other explanation of a low rank was found."""
+"""Unexplained low rank: the last resort, if no other cause of a low rank was found."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fullrank.record import Finding
 @final
 @dataclass(frozen=True)
 class UnexplainedLowRank(Cause):
-    """A spectrum that breaks off, without a known cause; the sentence says which evidence was missing.
+    """A spectrum that drops sharply without a known cause. The evidence names what was not given.
 
     >>> import torch
     >>> z = PlaceEvidence("z", torch.randn(200, 2) @ torch.randn(2, 8))
@@ -30,14 +30,14 @@ class UnexplainedLowRank(Cause):
         measure="share of the possible rank that is lost",
         side="above",
         threshold=0.1,
-        remedy="Give the views and the stacked maps of the head, if they were not given, and look at the "
-        "places below.",
+        remedy="Provide the views and the stacked maps of the head if they were missing, and inspect the "
+        "earlier places.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding where the rank is low."""
+        """One finding if the rank is low, otherwise none."""
         cut = evidence.cut(place)
-        # A rank is low from a lost share of exactly the limit on, which the rule's threshold equals.
+        # A lost share equal to the limit counts as low, although a rule fires only beyond its threshold.
         if cut is None or not (
             self.rule.fires(cut.lost_share) or math.isclose(cut.lost_share, self.rule.threshold)
         ):

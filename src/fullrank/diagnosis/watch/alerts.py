@@ -1,4 +1,4 @@
-"""Alerts: the rules by which SpectrumMonitor says that a module has collapsed, and what it says."""
+"""Alerts: the rules by which SpectrumMonitor reports that a module has collapsed, and their text."""
 
 import math
 from collections.abc import Iterable
@@ -12,14 +12,25 @@ from fullrank.record import Finding
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When a measure has come too near its `worst` value: data, not code.
+    """When a measure has come too close to its `worst` value. Rules are data, not code.
 
-    The gap is |value - worst|. A look counts where the gap is below both `limit` and `share` times the widest
-    gap so far (inf: whatever it was); after `looks` such looks in a row the rule fires. It is armed again
-    only once the gap is `REARM` times the one that counts, so a value that trembles fires once. `means` says
-    what has happened and `remedy` what to try, without a capital and a full stop. `title` is the heading of
-    its findings in a report; without one they are called by `name`. Raises UsageError where neither `share`
-    nor `limit` is a bound, one is not above 0, or `looks` is below 1.
+    The gap is |value - worst|. A look counts if the gap is below both `limit` and `share` times the widest
+    gap so far. After `looks` such looks in a row the rule fires. It can fire again only after the gap has
+    grown to `REARM` times the one that counts, so a fluctuating value fires once.
+
+    Args:
+        name: The name of the rule.
+        measure: The name of the measure.
+        share: A share of the widest gap so far. inf is no limit.
+        means: What has happened, without a capital and a full stop.
+        worst: The value of a collapse.
+        limit: An absolute limit of the gap. inf is no limit.
+        looks: How many looks in a row must count.
+        remedy: What to try, without a capital and a full stop.
+        title: The heading of its findings in a report, by default `name`.
+
+    Raises:
+        UsageError: If neither `share` nor `limit` is finite, one is not above 0, or `looks` is below 1.
     """
 
     name: str
@@ -29,7 +40,7 @@ class AlertRule:
     worst: float = 0.0
     limit: float = math.inf
     looks: int = 2
-    remedy: str = "look at what changed in the steps before"
+    remedy: str = "check what changed in the steps before"
     title: str = ""
 
     def __post_init__(self) -> None:
@@ -49,9 +60,9 @@ ALERT_RULES = (
         share=0.2,
         worst=1.0,
         limit=0.01,
-        means="all rows have become nearly one direction",
-        remedy="look for a loss that only attracts",
-        title="Every input gets nearly the same features",
+        means="all rows point in nearly one direction",
+        remedy="check whether the loss has a repulsive term",
+        title="All inputs get nearly the same features",
     ),
     AlertRule(
         "rank-fell",
@@ -75,7 +86,7 @@ ALERT_RULES = (
         share=math.inf,
         limit=1.0,
         means="rows hold NaN or infinity",
-        remedy="lower the learning rate or look at the precision",
+        remedy="lower the learning rate or check the precision",
         looks=1,
         title="Rows hold NaN or infinity",
     ),
@@ -84,9 +95,20 @@ ALERT_RULES = (
 
 @dataclass(frozen=True)
 class Alert:
-    """A rule that fired: at `step` the measure of `module` had come past `threshold` and was `value`.
+    """A rule that fired: at `step` the measure of `module` passed `threshold` and was `value`.
 
-    The words are those of the rule, so that an alert says all of it also where the rules are others by now.
+    An alert holds the words of its rule, so it is complete even if the rules have changed since.
+
+    Attributes:
+        step: The training step.
+        module: The name of the module.
+        rule: The name of the rule.
+        measure: The name of the measure.
+        value: What was measured.
+        threshold: What it passed.
+        means: What has happened.
+        remedy: What to try.
+        title: The heading of its finding in a report.
 
     >>> print(Alert(35, "encoder", "cone", "mean_cosine", 0.995, 0.99, "rows agree", "add negatives"))
     Step 35, 'encoder', cone: mean cosine is 0.995, past 0.99: rows agree; add negatives.
@@ -109,9 +131,9 @@ class Alert:
 
 
 class CollapseWarning(UserWarning):
-    """The warning with which an alert is raised; it holds the `alert`.
+    """The warning that an alert raises. It holds the `alert`.
 
-    `warnings.simplefilter("error", CollapseWarning)` lets it stop the training.
+    `warnings.simplefilter("error", CollapseWarning)` stops the training at an alert.
     """
 
     def __init__(self, alert: Alert):
@@ -136,7 +158,7 @@ def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]
 
 
 def raised(rule: AlertRule, module: str, history: History) -> Alert | None:
-    """The alert that the newest of all looks at a module raises by a rule, or None."""
+    """The alert that the newest look at a module raises by a rule, or None."""
     values = history[rule.measure]
     fired = firings(rule, values)
     if not fired or fired[-1][0] != len(values) - 1:
@@ -147,7 +169,7 @@ def raised(rule: AlertRule, module: str, history: History) -> Alert | None:
 
 
 def finding_of(alert: Alert, last: Look) -> Finding:
-    """An alert as a record holds it, with what the measure was at the last look at its module."""
+    """The finding of an alert for a record, with the measure at the last look at its module."""
     said = alert.means or f"the rule {alert.rule} fired"
     if last.step > alert.step:
         value = getattr(last, alert.measure)

@@ -8,15 +8,15 @@ import plotly.graph_objects as go
 from fullrank.record import DiagnosisEntry, Record
 from fullrank.reports.diagnosis import figures, words
 from fullrank.reports.drawing import Arrays, Style
-from fullrank.reports.layout import Panel, fill, panels
+from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
 from fullrank.reports.run.words import machine_line
 
 _IN_THE_TABLE = "the table below has the numbers."
 
 
-def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, missing: str) -> str:
-    """The page as text; parts without data are left out. `missing` says why there are no `arrays`."""
+def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, missing: str) -> Page:
+    """The page; parts without data are left out. `missing` says why there are no `arrays`."""
     measured, measures = words.measure_table(diagnosis)
     held = {key.rpartition("/")[0] for key in arrays}
     timed = [place for place in diagnosis.places if f"spectrum/{place}" in held]

@@ -1,4 +1,4 @@
-"""What a diagnosis says, in words that need no paper: headline, cut, causes, tables. Torch-free."""
+"""The text of a diagnosis, without reference to papers: headline, cut, causes, tables. Torch-free."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,29 +28,29 @@ class Cause:
 
 
 def is_watched(record: Record) -> bool:
-    """Whether the diagnosis is what SpectrumMonitor saw of a training: its recipe is the monitor's."""
+    """Whether the diagnosis comes from SpectrumMonitor: its recipe is then the monitor's."""
     return "monitor" in record.recipe
 
 
 def headline(record: Record, diagnosis: DiagnosisEntry) -> str:
-    """The answer in one to three words; an alert of a training may have passed, so it is not called more."""
+    """The answer in one to three words. An alert during training may have passed, so it is only an alert."""
     if is_watched(record):
         return "Alert" if diagnosis.findings else "No alert"
     return "Collapsed" if diagnosis.collapsed else "No collapse found"
 
 
 def summary(record: Record, diagnosis: DiagnosisEntry) -> str:
-    """One sentence: how much was looked at, and where."""
+    """One sentence: how many rows were used, and where."""
     places, machine = diagnosis.places, record.machine
     several = f"{len(places)} places, from {places[0]} to {places[-1]}" if len(places) > 1 else ""
     where = several or f"one place, {''.join(places)}"
     rows = "1 row" if diagnosis.rows == 1 else f"{diagnosis.rows:,} rows"
     looked = f"At the last look {rows}" if is_watched(record) else rows
-    return f"{looked}, read at {where}; computed on {machine.device} ({machine.processor})."
+    return f"{looked} at {where}; computed on {machine.device} ({machine.processor})."
 
 
 def causes(findings: Sequence[Finding]) -> list[Cause]:
-    """Findings of one cause and level together, alarms first, each else in the order of the record."""
+    """Findings grouped by cause and level: alarms first, otherwise in the order of the record."""
     alarms_first = sorted(findings, key=lambda finding: finding.level != "alarm")
     groups = grouped(((finding.cause, finding.level), finding) for finding in alarms_first)
     return [
@@ -60,7 +60,7 @@ def causes(findings: Sequence[Finding]) -> list[Cause]:
 
 
 def side(finding: Finding) -> str:
-    """On which side of its threshold a value lies: `above`, `below` or `at`."""
+    """Whether a value is `above`, `below` or `at` its threshold."""
     above, below = finding.value > finding.threshold, finding.value < finding.threshold
     return "above" if above else "below" if below else "at"
 
@@ -83,11 +83,11 @@ def not_drawn(names: Sequence[str], missing: str) -> str:
     """Why the pictures over time lack: `missing` says why there are no arrays, `names` what they lack."""
     if missing:
         return f"Not shown: {missing}."
-    return f"Not shown over time, for arrays.npz holds nothing to draw: {', '.join(names)}." if names else ""
+    return f"Not shown over time, because arrays.npz has no data: {', '.join(names)}." if names else ""
 
 
 def measure_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[float | None]]]:
-    """Places, and for each measure its value at each of them; None where it was not taken."""
+    """The places, and the value of each measure at each place. None where it was not measured."""
     held = {(measure.name, measure.place): measure.value for measure in diagnosis.measures}
     places = in_order(diagnosis, sorted({place for _, place in held}))
     names = dict.fromkeys(name for name, _ in held)
@@ -95,7 +95,7 @@ def measure_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[
 
 
 def in_order(diagnosis: DiagnosisEntry, places: Iterable[str]) -> list[str]:
-    """Places from the image to z; those that the diagnosis does not list stand last."""
+    """Places from the image to z. Those that the diagnosis does not list come last."""
     order = {place: position for position, place in enumerate(diagnosis.places)}
     return sorted(places, key=lambda place: order.get(place, len(order)))
 

@@ -1,5 +1,6 @@
 """The page of a reproduced table: the paper's numbers beside ours, what came out, its figures. Torch-free."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 
 import plotly.graph_objects as go
@@ -7,19 +8,19 @@ import plotly.graph_objects as go
 from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.comparisons import by_row
 from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, error_bars, faint, plain_text
-from fullrank.reports.layout import Panel, fill, panels
+from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.reproduction import words
 from fullrank.reports.run.figures import spectrum_figure
 from fullrank.reports.run.scores import standardised_note
-from fullrank.reports.run.words import machine_line
+from fullrank.reports.run.words import imports_option, machine_line
 
 
-def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) -> str:
-    """The page as text; `links` are the addresses of the runs' own pages, by their folders."""
+def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) -> Page:
+    """The page; `links` are the addresses of the runs' own pages, by their folders."""
     return fill(
         "table.html.j2",
         title=table.title,
-        summary=f"{table.question} ({table.source}; {table.name}, scale {table.scale})",
+        summary=f"{table.question} ({table.source}; {table.name}, scale {table.scale})".strip(),
         words=words,
         machine=machine_line(record),
         device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
@@ -30,8 +31,15 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         standardised=standardised_note(record),
         panels=[*_sweep_panels(table), *_spectrum_panels(record, table)],
         links=links,
-        command=f"fullrank reproduce {table.name} --scale {table.scale}",
+        command=_command(record, table),
     )
+
+
+def _command(record: Record, table: TableEntry) -> str:
+    """The command line that makes the table again; a table of one's own lies beside the record."""
+    name = shlex.quote(table.file or table.name)
+    seeds = max(len(row.seeds) for row in table.rows)
+    return f"fullrank reproduce {name} --scale {table.scale} --seeds {seeds}{imports_option(record)}"
 
 
 def sweep_figure(table: TableEntry, unit: str) -> go.Figure | None:

@@ -11,12 +11,13 @@ from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import by_row
 from fullrank.reports import drawing
 from fullrank.reports.drawing import Arrays, Style, add_line, plain_text, series_of
+from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import accuracy, base_place, probed_places
 
 
 @dataclass(frozen=True)
 class DrawnHead:
-    """A head as every figure of its record draws it: `key` is its number in the page's key."""
+    """A row of a study as every figure draws it: `key` is its number in the key of the page."""
 
     key: int
     name: str
@@ -25,10 +26,11 @@ class DrawnHead:
 
 
 def drawn_heads(record: Record) -> list[DrawnHead]:
-    """The heads of a record in its order, each with its style and runs."""
-    heads = by_row(record.runs)
-    styles = drawing.distinct_styles(list(heads))
-    return [DrawnHead(key, name, styles[name], runs) for key, (name, runs) in enumerate(heads.items())]
+    """The rows of a record in its order, each with its style and runs."""
+    names = row_names(record.runs).shorts
+    styles = drawing.distinct_styles(names)
+    rows = zip(names, by_row(record.runs).values(), strict=True)
+    return [DrawnHead(key, name, styles[name], runs) for key, (name, runs) in enumerate(rows)]
 
 
 def spectrum_figure(record: Record, place: str) -> go.Figure | None:

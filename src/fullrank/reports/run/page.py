@@ -6,13 +6,13 @@ from itertools import chain
 import plotly.graph_objects as go
 
 from fullrank.record import Record
-from fullrank.record.comparisons import by_row
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
-from fullrank.reports.layout import Panel, fill, panels
+from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
 from fullrank.reports.run import figures, words
 from fullrank.reports.run.factors import dial_section
 from fullrank.reports.run.images import example_rows
+from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.scores import group_table, shift_table, standardised_note
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
 
@@ -34,9 +34,9 @@ CURVES = {
 
 def render(
     record: Record, arrays: Mapping[str, Arrays], missing: Mapping[str, str], links: Mapping[str, str]
-) -> str:
-    """The page of a run or study as text; `arrays` by the runs' folders, `missing` says why others lack."""
-    rows, heads = head_table(record), list(by_row(record.runs))
+) -> Page:
+    """The page of a run or study; `arrays` by the runs' folders, `missing` says why others lack."""
+    rows, names = head_table(record), row_names(record.runs)
     published = record.published.values if record.published else {}
     examples = [one["examples"] for one in arrays.values() if "examples" in one]
     side = next((int(each.shape[2]) for each in examples if each.ndim == 5), None)
@@ -50,11 +50,13 @@ def render(
         record=record,
         rows=rows,
         strips=_strips(rows),
-        styles=distinct_styles(heads),
-        unmatched={head: value for head, value in published.items() if head not in heads},
-        accuracy=_accuracy_panels(record),
-        spectra=list(_spectrum_panels(record)),
-        curves=[*_curve_panels(record, arrays), *_history_panels(record, arrays)],
+        names=names,
+        apart=words.OTHER_IMAGES if len({row.against for row in rows}) > 1 else "",
+        styles=distinct_styles(names.shorts),
+        unmatched={head: value for head, value in published.items() if head not in names.values},
+        accuracy=accuracy_panels(record),
+        spectra=list(spectrum_panels(record)),
+        curves=[*curve_panels(record, arrays), *_history_panels(record, arrays)],
         missing=missing,
         examples=next(filter(None, map(example_rows, examples)), []),
         places=probed_places(record),
@@ -69,23 +71,25 @@ def render(
     )
 
 
-def _accuracy_panels(record: Record) -> list[Panel]:
+def accuracy_panels(record: Record) -> list[Panel]:
     """Nothing for one or two places: the results table already says all of it."""
     figure = figures.accuracy_figure(record) if len(probed_places(record)) > 2 else None
     return _panels(record, figure, "Linear accuracy by place", "Linear accuracy at each place of the model")
 
 
-def _spectrum_panels(record: Record) -> Iterator[Panel]:
+def spectrum_panels(record: Record) -> Iterator[Panel]:
+    """The spectra of h and of z."""
     for place, noun in (("h", "representation h"), ("z", "embedding z")):
         spectra = {
-            head: [run.spectrum[place].singular_values for run in runs if place in run.spectrum]
-            for head, runs in by_row(record.runs).items()
+            head.name: [run.spectrum[place].singular_values for run in head.runs if place in run.spectrum]
+            for head in figures.drawn_heads(record)
         }
         heading, what = f"Spectrum of the {noun}", f"Log singular values of the covariance of the {noun}"
         yield from _panels(record, figures.spectrum_figure(record, place), heading, what, live_note(spectra))
 
 
-def _curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
+def curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
+    """Each series over training; its note says which runs lack it."""
     for series, (heading, axis, note, epochs) in CURVES.items():
         lacking = [
             run.folder
@@ -108,13 +112,13 @@ def _history_panels(record: Record, arrays: Mapping[str, Arrays]) -> list[Panel]
 
 
 def _panels(record: Record, figure: go.Figure | None, heading: str, what: str, note: str = "") -> list[Panel]:
-    heads = list(by_row(record.runs))
-    lines = f" One line for each head: {', '.join(heads)}." if len(heads) > 1 else ""
+    names = row_names(record.runs).shorts
+    lines = f" One line for each row: {'; '.join(names)}." if len(names) > 1 else ""
     return panels(figure, heading, f"{what}.{lines}", note)
 
 
 def _strips(rows: list[HeadRow]) -> dict[str, dict[str, float]]:
-    """Where zero, each difference and its interval stand in a cell 100 wide, on one scale for all heads."""
+    """Where zero, each difference and its interval stand in a cell 100 wide, on one scale for all rows."""
     marks = {}
     for row in rows:
         if row.difference:

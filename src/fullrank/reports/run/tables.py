@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullrank.record import Record, RunEntry, Score
-from fullrank.record.comparisons import by_row, compare_heads, grouped, mean_of
+from fullrank.record.comparisons import by_row, compare_heads, grouped, mean_of, references
+from fullrank.reports.run.rows import row_names
 from fullrank.statistics import Estimate
 
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`."""
+    """One row of the results table; accuracies are points, 0 to 100, means over `seeds`.
+
+    `head` is its name on the page: the settings in which rows differ. `row` is its full name, and `against`
+    that of the row to which it has its `difference`: the first one with the same test images.
+    """
 
     head: str
     seeds: tuple[int, ...]
@@ -23,6 +28,8 @@ class HeadRow:
     difference: Estimate | None
     effective_rank: float | None
     published: float | None
+    row: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,27 +48,33 @@ class ScoreRow:
 
 
 def head_table(record: Record, place: str = "h") -> list[HeadRow]:
-    """The results table: one row a head, in the record's order, the first being the one compared against."""
+    """The results table, in the record's order.
+
+    Each row is compared with the first row that has the same test images.
+    """
     runs = by_row(record.runs)
-    recorded = [comparison for comparison in record.comparisons if comparison.place == place]
+    first, names = references(record.runs, record.recipe), row_names(record.runs)
+    recorded = [each for each in record.comparisons if each.place == place]
     differences = {
         each.head: Estimate(each.difference, each.low, each.high)
-        for each in recorded or compare_heads(record.runs, place)
-        if each.against == next(iter(runs), None)
+        for each in recorded or compare_heads(record.runs, place, record.recipe)
+        if each.against == first.get(each.head)
     }
     published = record.published.values if record.published else {}
     return [
         HeadRow(
-            head=head,
+            head=names.short(row),
             seeds=tuple(entry.seed for entry in entries),
             linear=accuracy(entries, place, "linear"),
             linear_z=accuracy(entries, "z", "linear"),
             nearest=accuracy(entries, place, "nearest"),
-            difference=differences.get(head),
+            difference=differences.get(row),
             effective_rank=_mean_rank(entries, place),
-            published=published.get(head),
+            published=published.get(row),
+            row=row,
+            against=first[row],
         )
-        for head, entries in runs.items()
+        for row, entries in runs.items()
     ]
 
 

@@ -1,36 +1,43 @@
 """What a record says, in sentences: what was done, what came out, how to do it again. Torch-free."""
 
 import shlex
+from collections.abc import Sequence
 from datetime import datetime
 
 from fullrank.record import Record, RunEntry
-from fullrank.record.comparisons import by_row
+from fullrank.record.comparisons import grouped
 from fullrank.reports.numbers import distance, in_points
+from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
+OTHER_IMAGES = (
+    "The test images differ between rows. Each row is compared only with the first row on the same images."
+)
 ONE_SEED = "One seed: no interval; differences of about a point are noise."
 
 
 def title(record: Record) -> str:
-    """The page's title: the heads and the data."""
-    heads = list(by_row(record.runs))
-    name = heads[0] if len(heads) == 1 else f"{len(heads)} heads"
-    data = _plain(record, "data")
-    return f"{name} on {data}" if data else name
+    """The page's title: what was compared, and the data."""
+    rows = row_names(record.runs)
+    data = "" if "data" in rows.keys else _plain(record, "data")
+    return f"{rows.counted()} on {data}" if data else rows.counted()
 
 
 def summary(record: Record, pixels: int | None = None) -> str:
     """One sentence: what was trained, on what, how long, on which machine."""
-    runs = record.runs
-    heads, seeds = list(by_row(runs)), sorted({run.seed for run in runs})
+    runs, rows = record.runs, row_names(record.runs)
+    seeds = sorted({run.seed for run in runs})
     if len(runs) == 1:
-        parts = [f"One run of the head {heads[0]}, seed {seeds[0]}"]
+        parts = [f"One run of the head {runs[0].head}, seed {seeds[0]}"]
     else:
-        names = f"the head {heads[0]}" if len(heads) == 1 else f"{len(heads)} heads"
-        parts = [f"A {record.kind} of {names}, {_count(len(seeds), 'seed')} each"]
-    parts += [f"{key} {value}" for key in ("encoder", "data") if (value := _plain(record, key))]
-    if size := _plain(record, "image_size") or pixels:
+        what = f"{rows.counted()} ({len(rows.values)} rows)" if len(rows.keys) > 1 else rows.counted()
+        what = what if len(rows.values) > 1 else f"the head {runs[0].head}"
+        shared = [] if "head" in rows.keys or len(rows.values) == 1 else [f"head {runs[0].head}"]
+        parts = [f"A {record.kind} of {what}, {_count(len(seeds), 'seed')} each", *shared]
+    shown = [key for key in ("encoder", "data") if key not in rows.keys]
+    parts += [f"{key} {value}" for key in shown if (value := _plain(record, key))]
+    if "image_size" not in rows.keys and (size := _plain(record, "image_size") or pixels):
         parts.append(f"images of {size} by {size} pixels")
     epochs = sorted({run.epochs for run in runs})
     parts.append(" or ".join(map(str, epochs)) + (" epoch" if epochs == [1] else " epochs"))
@@ -44,9 +51,18 @@ def verdict(record: Record, place: str = "h") -> list[str]:
     rows = head_table(record, place)
     if len(rows) == 1:
         return _verdict_on_one(record.runs, rows[0], place)
+    groups = grouped((row.against, row) for row in rows).values()
+    sentences = [each for rows in groups for each in _verdict_on_rows(rows, place)]
+    if not sentences:
+        sentences = [f"No row shares a seed and a probe at {place} with the first row: nothing to compare."]
+    return sentences + ([OTHER_IMAGES] if len(groups) > 1 else [])
+
+
+def _verdict_on_rows(rows: list[HeadRow], place: str) -> list[str]:
+    """What came out of the rows with the same test images; nothing where there is nothing to compare."""
     others = [(row.head, row.difference) for row in rows if row.difference]
     if not others:
-        return [f"No probe at {place} is shared with the first head: nothing to compare."]
+        return []
     first = rows[0].head
     head, best = max(others, key=lambda pair: pair[1].mean)
     sentence = f"{head} is {distance(best.mean, ' points')} {first} on {place}"
@@ -66,14 +82,30 @@ def verdict(record: Record, place: str = "h") -> list[str]:
 
 
 def reproduce_command(record: Record) -> str:
-    """The command line that repeats the work, on the recipe that lies beside the record."""
-    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
-    imports = "".join(f" --import {shlex.quote(module)}" for module in named)
+    """The command line that repeats the work, with the recipe that lies beside the record."""
+    imports = imports_option(record)
     if record.kind == "run":
         return f"fullrank train --recipe recipe.yaml{imports}"
-    heads = ",".join(by_row(record.runs))
+    heads = ",".join(dict.fromkeys(run.head for run in record.runs))
     seeds = len({run.seed for run in record.runs})
-    return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}{imports}"
+    varied = "".join(f" --vary {shlex.quote(text)}" for text in _varied(record.runs))
+    command = f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)}{varied} --seeds {seeds}"
+    return f"{command}{imports}"
+
+
+def imports_option(record: Record) -> str:
+    """The options `--import` that a command line needs to do the work of a record again."""
+    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
+    return "".join(f" --import {shlex.quote(module)}" for module in named)
+
+
+def _varied(runs: Sequence[RunEntry]) -> list[str]:
+    """Each varied key with its values, as `--vary` takes them."""
+    values: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.varied.items():
+            values.setdefault(key, {})[value] = None
+    return [f"{key}={','.join(each)}" for key, each in values.items()]
 
 
 def machine_line(record: Record) -> str:

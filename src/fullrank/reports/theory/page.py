@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import Record, TheoryCurve, TheoryEntry, TheoryPanel
 from fullrank.reports.drawing import Style, distinct_styles, empty_figure, plain_text
-from fullrank.reports.layout import Panel, fill, panels
+from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.run.words import machine_line
 
 Line = tuple[TheoryCurve, np.ndarray, np.ndarray]
@@ -19,8 +19,8 @@ _ROUNDING = 1e-12
 
 def render_theory(
     record: Record, theory: TheoryEntry, arrays: Mapping[str, np.ndarray], missing: str = ""
-) -> str:
-    """The page as text; a panel whose curves are not in `arrays` is left out, and `missing` says why."""
+) -> Page:
+    """The page; a panel whose curves are not in `arrays` is left out, and `missing` says why."""
     lines = [
         (curve, arrays[f"curves/{number}/x"], arrays[f"curves/{number}/y"])
         for number, curve in enumerate(theory.curves)
