@@ -1,5 +1,6 @@
 """What the site adds to Markdown: formulas as MathML, doctests as code, links out of docs/ as plain text."""
 
+import logging
 import posixpath
 import re
 from typing import Any
@@ -8,6 +9,8 @@ from latex2mathml.converter import convert
 from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 
+_log = logging.getLogger("mkdocs.hooks.formulas")
+_SYNONYMS = {"{aligned}": "{split}", r"\arg\m": r"\operatorname{arg}\m"}
 _FENCE = re.compile(r"^ *(```+|~~~+)(\w*)")
 _INLINE = re.compile(r"\$`([^`]+)`\$|:math:`([^`]+)`")
 _DISPLAY = re.compile(r"^\.\. math:: ?(.*)")
@@ -63,8 +66,12 @@ class _Formulas(Preprocessor):
         return self._mathml(" ".join(lines), display="block")
 
     def _mathml(self, formula: str, display: str = "inline") -> str:
-        formula = formula.replace("{aligned}", "{split}")  # the name that the converter knows
-        return str(self.md.htmlStash.store(convert(formula, display=display)))
+        for ours, converters in _SYNONYMS.items():
+            formula = formula.replace(ours, converters)
+        mathml = convert(formula, display=display)
+        if re.search(r"<mi>(&<|\\)", mathml):  # an environment or a command that the converter lacks
+            _log.warning("This formula is not converted: %s", formula)
+        return str(self.md.htmlStash.store(mathml))
 
 
 def _taken(rest: list[str], while_: Any) -> list[str]:

@@ -77,7 +77,7 @@ def _option_row(parameter: Any) -> str:
     option = parameter.param_type_name == "option"
     value = "" if option and parameter.is_flag else f"`{parameter.metavar or _type_name(parameter)}`"
     meaning = escaped((parameter.help or "").replace("\\[", "["))
-    if parameter.default is not None and parameter.default is not False:
+    if parameter.default not in (None, "") and parameter.default is not False:
         meaning += f" Default: `{parameter.default}`."
     required = " Required." if parameter.required else ""
     return f"| `{', '.join(parameter.opts)}` | {value} | {meaning}{required} |"

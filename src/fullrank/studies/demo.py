@@ -9,7 +9,12 @@ from fullrank.studies.table import Table, table_named
 
 
 def demo(*, out: str | Path | None = None, resume: bool = False) -> Study:
-    """Train P1's four heads on the digits, one seed, and set P1's numbers beside ours."""
+    """Train P1's four heads on the digits with one seed, and show P1's numbers beside ours.
+
+    Args:
+        out: The folder for the results; None makes one under runs/.
+        resume: Continue the study in `out`; finished runs are kept.
+    """
     published = published_heads()
     heads = list(published.values)
     return compare("digits", heads=heads, seeds=1, out=out, resume=resume, published=published)
