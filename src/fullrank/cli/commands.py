@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fullrank.cli.choice import RecipeChoice, takes_imports, takes_recipe
+from fullrank.cli.choice import Begin, RecipeChoice, takes_imports, takes_recipe, takes_threads
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError
 from fullrank.heads import HEADS
@@ -40,8 +40,10 @@ _MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, fa
 
 
 @app.command()
-def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
+@takes_threads
+def demo(begin: Begin, out: OutOption = None, resume: ResumeOption = False) -> None:
     """P1's Table 1 in miniature: four heads on real digits, a few minutes on two CPU cores."""
+    begin()
     from fullrank.studies.demo import demo as run_demo
 
     study = run_demo(out=out, resume=resume)
@@ -51,7 +53,9 @@ def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
 @app.command()
 @takes_imports
 @takes_recipe()
+@takes_threads
 def train(
+    begin: Begin,
     choice: RecipeChoice,
     out: OutOption = None,
     resume: ResumeOption = False,
@@ -73,6 +77,7 @@ def train(
 
         print_rehearsal(rehearse(recipe))
         return
+    begin(devices)
     from fullrank.processes import launched_rank
     from fullrank.training.profile import StepClock
     from fullrank.training.train import train as run_train
@@ -96,7 +101,9 @@ def train(
 @app.command()
 @takes_imports
 @takes_recipe(without=("head",))
+@takes_threads
 def compare(
+    begin: Begin,
     choice: RecipeChoice,
     heads: Annotated[
         list[str], typer.Option(metavar="HEADS", help="Comma-separated; the first is the reference.")
@@ -111,6 +118,7 @@ def compare(
         raise UsageError("A study takes its heads from --heads; leave out --set head=.")
     specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)]
     recipe = choice.resolve(out, resume)
+    begin()
     from fullrank.studies.compare import compare as run_compare
 
     study = run_compare(recipe, heads=specs, seeds=seeds, workers=workers, out=out, resume=resume)
@@ -119,7 +127,9 @@ def compare(
 
 @app.command()
 @takes_imports
+@takes_threads
 def probe(
+    begin: Begin,
     run: RunArgument,
     place: PlacesOption = None,
     label: Annotated[str, typer.Option(help="Which labels, where there are several.")] = "label",
@@ -131,6 +141,7 @@ def probe(
     features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
+    begin()
     from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.probe import probe as run_probe
 
@@ -143,7 +154,9 @@ def probe(
 
 @app.command()
 @takes_imports
+@takes_threads
 def diagnose(
+    begin: Begin,
     target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
     data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
@@ -165,6 +178,7 @@ def diagnose(
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
     if fail_on not in (None, "collapse"):
         raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
+    begin()
     from fullrank.cli.diagnosis import print_diagnosis
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
 
@@ -189,7 +203,9 @@ def diagnose(
 
 @app.command()
 @takes_imports
+@takes_threads
 def embed(
+    begin: Begin,
     run: RunArgument,
     out: FileOption,
     data: Annotated[str | None, typer.Option(metavar="SPEC", help="Images; default: the run's own.")] = None,
@@ -197,6 +213,7 @@ def embed(
     place: PlaceOption = "h",
 ) -> None:
     """Write the features of images at one place of a run, as .npy, .safetensors or .parquet."""
+    begin()
     from fullrank.runs.embed import embed as run_embed
 
     features = run_embed(run, data, split=split, place=place, out=out)
@@ -215,7 +232,9 @@ def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
 
 @app.command()
 @takes_imports
+@takes_threads
 def reproduce(
+    begin: Begin,
     names: Annotated[list[str], typer.Argument(help="Tables of `fullrank list tables`, a paper, or all.")],
     scale: Annotated[
         str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
@@ -226,6 +245,8 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
 ) -> None:
     """Tables and figures of the papers: their numbers beside ours. Resumes a study that was stopped."""
+    if not dry_run:
+        begin()
     from fullrank.cli.reproduction import print_reproduction
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale

@@ -16,6 +16,7 @@ from fullrank.runs.folders import check_folder, claim_folder, slug
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import Spec, split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
+from fullrank.threads import asked_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ def compare(
     out: str | Path | None = None,
     resume: bool = False,
     workers: int = 1,
+    threads: int | None = None,
     published: Published | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
@@ -70,7 +72,8 @@ def compare(
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
     runs = [PlannedRun(f"{p.head}, seed {p.seed}", p, folder / name) for name, p in plans.items()]
     go_on = f"the same command with --out {folder} --resume goes on from there"
-    entries = finish_runs(runs, workers, go_on=go_on)
+    with asked_threads(threads):
+        entries = finish_runs(runs, workers, go_on=go_on)
     entries += [entry for entry in earlier if entry.folder not in plans]
     settings, comparisons = plan.model_dump(mode="json"), compare_heads(entries)
     record = new_record("study", settings, entries, comparisons=comparisons, published=published)

@@ -31,6 +31,7 @@ from fullrank.runs import folders
 from fullrank.runs.build import GivenImages, check_plan, load_data
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import Run, load
+from fullrank.threads import asked_threads
 from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
 from fullrank.training.callbacks.curves import Monitor, ProgressLine
@@ -58,6 +59,7 @@ def train(
     optimizer: str | OptimizerFactory | None = None,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
+    threads: int | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Run:
@@ -106,7 +108,8 @@ def train(
     folders.check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
-    return carry_out(plan, folder, *load_data(plan, own_images), session)
+    with asked_threads(threads):
+        return carry_out(plan, folder, *load_data(plan, own_images), session)
 
 
 def carry_out(
@@ -120,6 +123,7 @@ def carry_out(
     session = session or Session()
     writes = launched_rank(session.processes) == 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as contexts:
+        contexts.callback(torch.set_num_threads, torch.get_num_threads())  # a resumed run may change it
         torch.manual_seed(recipe.seed)
         parts = check_plan(recipe, train, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)

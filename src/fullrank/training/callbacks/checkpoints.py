@@ -16,6 +16,7 @@ from fullrank.data import BatchLoader
 from fullrank.errors import DataError, DivergedError
 from fullrank.files import write_whole
 from fullrank.runs.folders import checkpoint_path, checkpoints_in, number_of
+from fullrank.threads import follow_threads
 from fullrank.training.callbacks.stopping import Stop
 
 # Steps on GPUs between two questions whether any process was told to stop: each waits for the device, and
@@ -92,7 +93,8 @@ class Checkpointer(pl.Callback):
     """Saves the run at the end of each epoch, and when `stop` is set after the step under way.
 
     Beside Lightning's state it keeps that of the loader, which Lightning does not restore once a schedule has
-    asked how many steps there are, and that of torch's generators. The last `keep` checkpoints stay.
+    asked how many steps there are, that of torch's generators, and the number of threads. The last `keep`
+    checkpoints stay.
     """
 
     def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2):
@@ -152,7 +154,10 @@ class Checkpointer(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"generator": torch.get_rng_state(), "loader": self.loader.state_dict()}
+        state["threads"] = torch.get_num_threads()
         return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
+        if "threads" in state_dict:  # a checkpoint of an older version has none
+            follow_threads(state_dict["threads"])
