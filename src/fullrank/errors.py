@@ -96,6 +96,15 @@ def one_line(text: str, longest: int = 1500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def number(count: int, noun: str) -> str:
+    """A count with its noun, which has an `s` unless the count is 1.
+
+    >>> number(1, "seed"), number(1200, "image")
+    ('1 seed', '1200 images')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def unknown_name(kind: str, name: str, names: Iterable[str], remedy: str) -> UsageError:
     """The error for a name nobody registered, with the nearest names that exist.
 

@@ -103,6 +103,16 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def shown_path(path: Path) -> str:
+    """A path for a command that is run here: relative where it is below this folder, else as it is.
+
+    >>> shown_path(Path("runs") / "digits"), shown_path(Path.cwd() / "mine.py"), shown_path(Path("/a/b"))
+    ('runs/digits', 'mine.py', '/a/b')
+    """
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
+
+
 def parts_in(folder: Path) -> list[Path]:
     """What a process that was killed in the middle of `write_whole` left in `folder`."""
     return sorted(folder.glob(f"{PART_PREFIX}*{PART_SUFFIX}"))

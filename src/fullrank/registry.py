@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -57,7 +58,8 @@ class Registry:
     builder gets those of them that it takes. `shared` are options that every part of the family has and that
     the family, not the builder, carries out. `group` is the entry-point group of installed packages whose
     parts belong to the family. `builder_of` says what builds a part of somebody else, where that is not the
-    class or function itself.
+    class or function itself. `suggest` says how a file, a folder or another text that is no name is
+    written as a spec, "" where it does not know.
 
     An *open entry* `other`, called `LIBRARY/NAME`, stands for every part of another library: a name of a-z,
     0-9, `_` and `.` that nobody registered, without a leading `LIBRARY/`, which its builder gets as the
@@ -80,8 +82,10 @@ class Registry:
         shared: tuple[Parameter, ...] = (),
         group: str | None = None,
         builder_of: Callable[[Any], Callable[..., Any]] = lambda target: target,
+        suggest: Callable[[str], str] = lambda text: "",
     ):
         self.kind, self.room, self.other, self.builder_of = kind, room, other, builder_of
+        self.suggest = suggest
         self.context, self.shared, self.group = context, shared, group
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
@@ -111,6 +115,8 @@ class Registry:
             return self._entries.get(name) or self._admit(name, *point)
         if ":" in name:
             return self._of_module(name, from_file)
+        if hint := self._hint(name):
+            raise UsageError(f"Unknown {self.kind} {name!r}: {hint}.")
         if self.other is not None:
             bare = name.removeprefix(self.other.name.partition("/")[0] + "/")
             if _FOREIGN_NAME.fullmatch(bare):
@@ -119,6 +125,17 @@ class Registry:
             raise UsageError(f"The {self.kind} '{name}' names a file and no class in it; write {name}:CLASS.")
         yours = "" if self.group is None else ", and a part of yours needs --import"
         raise unknown_name(self.kind, name, self._names(), f"`fullrank list {self.room}` shows all{yours}")
+
+    def _hint(self, name: str) -> str:
+        """How to write a class, a file or a folder that was given instead of a name; "" for anything else."""
+        for entry in self._entries.values():
+            if isinstance(entry.builder, str) and entry.builder.rpartition(":")[2] == name:
+                return f"the class {name} is called {entry.name!r} here"
+        if hint := self.suggest(name):
+            return hint
+        if name.isidentifier() and name[0].isupper() and not get_close_matches(name.lower(), self._names()):
+            return f"a class of yours is written with its module or file, module:{name} or file.py:{name}"
+        return ""
 
     def installed(self) -> dict[str, str]:
         """The names that installed packages offer and nobody has registered, with the packages."""

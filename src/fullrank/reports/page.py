@@ -1,16 +1,18 @@
 """One self-contained HTML page from what a command left: `write_page(folder)`. Torch-free."""
 
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 
 from fullrank.errors import DataError, FullDiskError, UsageError, disk_is_full
-from fullrank.files import ARRAYS_FILE, load_arrays, write_whole
+from fullrank.files import ARRAYS_FILE, load_arrays, shown_path, write_whole
 from fullrank.record import Record
 from fullrank.reports.diagnosis.page import render_diagnosis
 from fullrank.reports.diagnosis.words import is_watched
 from fullrank.reports.drawing import Arrays
 from fullrank.reports.reproduction.page import render_table
 from fullrank.reports.run.page import render
+from fullrank.reports.run.words import RECIPE_FILE
 from fullrank.reports.theory.page import render_theory
 
 PAGE_FILE = "report.html"
@@ -37,7 +39,8 @@ def write_page(folder: Path) -> Path:
         read = {run.folder: _arrays_of(folder / run.folder) for run in record.runs}
         arrays = {name: held for name, (held, why) in read.items() if not why}
         missing = {name: why for name, (_, why) in read.items() if why}
-        page = render(record, arrays, missing, _links(folder, record))
+        recipe = shown_path(folder / RECIPE_FILE)
+        page = render(record, arrays, missing, _links(folder, record), recipe)
     else:
         raise UsageError(
             f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
@@ -51,7 +54,7 @@ def write_page(folder: Path) -> Path:
             raise
         raise FullDiskError(
             f"The disk has no room for {path}; the record is kept, and once there is room "
-            f"`fullrank report {folder}` writes the page."
+            f"`fullrank report {shlex.quote(str(folder))}` writes the page."
         ) from None
     return path
 

@@ -1,5 +1,6 @@
 """The page of a reproduced table: the paper's numbers beside ours, what came out, its figures. Torch-free."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 
 import plotly.graph_objects as go
@@ -16,6 +17,7 @@ from fullrank.reports.run.words import machine_line
 
 def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) -> str:
     """The page as text; `links` are the addresses of the runs' own pages, by their folders."""
+    first = table.rows[0]
     return fill(
         "table.html.j2",
         title=table.title,
@@ -25,12 +27,14 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
         record=record,
         table=table,
-        first=table.rows[0].title if table.alike and len(table.rows) > 1 else None,
+        first=first.title if table.alike and len(table.rows) > 1 else None,
         judged=any(row.expected is not None for row in table.rows),
         standardised=standardised_note(record),
         panels=[*_sweep_panels(table), *_spectrum_panels(record, table)],
         links=links,
-        command=f"fullrank reproduce {table.name} --scale {table.scale}",
+        command=shlex.join(
+            ["fullrank", "reproduce", table.name, "--scale", table.scale, "--seeds", str(len(first.seeds))]
+        ),
     )
 
 

@@ -2,13 +2,17 @@
 
 import shlex
 from datetime import datetime
+from pathlib import Path
 
+from fullrank.door import MAIN, imported
+from fullrank.files import shown_path
 from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import by_row
-from fullrank.reports.numbers import distance, in_points
+from fullrank.reports.numbers import distance, in_points, without_path
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
+RECIPE_FILE = "recipe.yaml"
 ONE_SEED = "One seed: no interval; differences of about a point are noise."
 
 
@@ -16,7 +20,7 @@ def title(record: Record) -> str:
     """The page's title: the heads and the data."""
     heads = list(by_row(record.runs))
     name = heads[0] if len(heads) == 1 else f"{len(heads)} heads"
-    data = _plain(record, "data")
+    data = without_path(_plain(record, "data"))
     return f"{name} on {data}" if data else name
 
 
@@ -29,7 +33,7 @@ def summary(record: Record, pixels: int | None = None) -> str:
     else:
         names = f"the head {heads[0]}" if len(heads) == 1 else f"{len(heads)} heads"
         parts = [f"A {record.kind} of {names}, {_count(len(seeds), 'seed')} each"]
-    parts += [f"{key} {value}" for key in ("encoder", "data") if (value := _plain(record, key))]
+    parts += [f"{key} {without_path(value)}" for key in ("encoder", "data") if (value := _plain(record, key))]
     if size := _plain(record, "image_size") or pixels:
         parts.append(f"images of {size} by {size} pixels")
     epochs = sorted({run.epochs for run in runs})
@@ -65,15 +69,35 @@ def verdict(record: Record, place: str = "h") -> list[str]:
     return sentences
 
 
-def reproduce_command(record: Record) -> str:
-    """The command line that repeats the work, on the recipe that lies beside the record."""
-    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
-    imports = "".join(f" --import {shlex.quote(module)}" for module in named)
+def not_repeatable(record: Record) -> str:
+    """Why no command repeats the work, as a sentence; empty where one does."""
+    optimizer = record.recipe.get("optimizer")
+    name = optimizer.get("name", "") if isinstance(optimizer, dict) else ""
+    given = {
+        "its images were": _plain(record, "data").startswith("given:"),
+        "its optimizer was": ":" in name,
+        "one of its parts was": any(module in MAIN for module in _modules(record)),
+    }
+    reasons = [what for what, here in given.items() if here]
+    return f"No command repeats this: {reasons[0]} given in Python. Call it there again." if reasons else ""
+
+
+def reproduce_command(record: Record, recipe: str = RECIPE_FILE) -> str:
+    """The command line that repeats the work from the file `recipe`, which lies beside the record."""
+    files = {module: imported[module].path for module in _modules(record) if module in imported}
+    paths = [shown_path(files.get(module) or Path(module)) for module in _modules(record)]
+    imports = "".join(f" --import {shlex.quote(path)}" for path in paths)
+    recipe = shlex.quote(recipe)
     if record.kind == "run":
-        return f"fullrank train --recipe recipe.yaml{imports}"
+        return f"fullrank train --recipe {recipe}{imports}"
     heads = ",".join(by_row(record.runs))
     seeds = len({run.seed for run in record.runs})
-    return f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)} --seeds {seeds}{imports}"
+    return f"fullrank compare --recipe {recipe} --heads {shlex.quote(heads)} --seeds {seeds}{imports}"
+
+
+def _modules(record: Record) -> list[str]:
+    """The modules of others' parts that a command must import: those of installed packages are found."""
+    return [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
 
 
 def machine_line(record: Record) -> str:
