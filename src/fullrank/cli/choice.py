@@ -14,7 +14,7 @@ import typer
 
 from fullrank.data import SOURCES
 from fullrank.door import import_modules
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, number
 from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
 from fullrank.runs.settings import Setting
 from fullrank.threads import CoreLoad, choose_threads, limited_threads
@@ -40,13 +40,26 @@ class RecipeChoice:
 
     def resolve(self, out: Path | None, resume: bool) -> Recipe:
         """The recipe asked for; else that of a folder to be resumed; else the data's own. Loads no torch."""
-        base: str | Path | None = self.name
-        if base is None and out is not None and resume and (out / RECIPE_FILE).is_file():
-            base = out / RECIPE_FILE
-        if base is None:
-            spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
-            base = spec.name if spec.name in recipe_names() else "small-images"
-        return Recipe.resolve(base, self.overrides)
+        base, overrides = self._base(out, resume)
+        return Recipe.resolve(base, overrides)
+
+    def print_plan(self, recipe: Recipe, out: Path | None, resume: bool, runs: str = "one run") -> None:
+        """Say on standard error what is trained, on what, and which of it nobody asked for."""
+        base, _ = self._base(out, resume)
+        named = self.name is not None or "data" in self.overrides or isinstance(base, Path)
+        data = "" if named else " (the default; --data SPEC names others)"
+        parts = f"encoder {recipe.encoder}, objective {recipe.objective}, {number(recipe.epochs, 'epoch')}"
+        print(f"Training {runs} on {recipe.data}{data} by the recipe {base}: {parts}.", file=sys.stderr)
+
+    def _base(self, out: Path | None, resume: bool) -> tuple[str | Path, dict[str, Any]]:
+        """The recipe to begin with, and the keys to replace."""
+        if self.name is not None:
+            return self.name, self.overrides
+        if out is not None and resume and (out / RECIPE_FILE).is_file():
+            return out / RECIPE_FILE, self.overrides
+        data = SOURCES.parse(self.overrides.get("data", DATA))
+        name = data.name if data.name in recipe_names() else "small-images"
+        return name, {**self.overrides, "data": data}
 
 
 def takes_imports(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """The commands. Whatever loads torch is imported inside the command that needs it."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from fullrank.cli.choice import Begin, RecipeChoice, takes_imports, takes_recipe, takes_threads
 from fullrank.cli.theory import theory_app
-from fullrank.errors import DisagreementError, UsageError
+from fullrank.errors import DisagreementError, UsageError, number
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
 
@@ -77,6 +78,7 @@ def train(
 
         print_rehearsal(rehearse(recipe))
         return
+    choice.print_plan(recipe, out, resume, f"the head {recipe.head}")
     begin(devices)
     from fullrank.processes import launched_rank
     from fullrank.training.profile import StepClock
@@ -118,6 +120,8 @@ def compare(
         raise UsageError("A study takes its heads from --heads; leave out --set head=.")
     specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)]
     recipe = choice.resolve(out, resume)
+    each = f"{number(len(specs), 'head')} with {number(seeds, 'seed')}{' each' * (len(specs) > 1)}"
+    choice.print_plan(recipe, out, resume, each)
     begin()
     from fullrank.studies.compare import compare as run_compare
 
@@ -178,8 +182,10 @@ def diagnose(
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
     if fail_on not in (None, "collapse"):
         raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
+    from fullrank.cli.diagnosis import plan, print_diagnosis
+
+    print(plan(target, data, views, weights, limit), file=sys.stderr)
     begin()
-    from fullrank.cli.diagnosis import print_diagnosis
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
 
     diagnosis = run_diagnose(
@@ -245,8 +251,6 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
 ) -> None:
     """Tables and figures of the papers: their numbers beside ours. Resumes a study that was stopped."""
-    if not dry_run:
-        begin()
     from fullrank.cli.reproduction import print_reproduction
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale
@@ -257,6 +261,9 @@ def reproduce(
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
         return
+    many = "the table's own seeds" if seeds is None else number(seeds, "seed")
+    print(f"Reproducing {', '.join(names)} at the scale {scale}, with {many}.", file=sys.stderr)
+    begin()
     reproduced = run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out)
     for table in reproduced:
         _finish(table.path, table.record, partial(print_reproduction, table.title))
