@@ -2,17 +2,17 @@
 
     uv run python benchmarks/threads.py --loads 0 1 2 4 --rounds 3
 
-Each way trains the digits for two epochs in a process of its own, as the demo does, and the ways take turns. `k`
-busy processes run beside them. A ratio is the time of a way over that of the faster of one and two threads in the
-same round, where two threads sleep while they wait, as they do under `fullrank`. The rows:
+Each way trains the digits for two epochs in a process of its own, as the demo does, and the ways take turns. So
+many busy processes as --loads says run beside them. A ratio is the time of a way over that of the faster of one
+and two threads in the same round. The ways:
 
-- `1`, `2`: that many threads, which sleep while they wait (`OMP_WAIT_POLICY=PASSIVE`, `GOMP_SPINCOUNT=1000`);
-- `2 passive`: two threads that never spin (`OMP_WAIT_POLICY=PASSIVE` alone);
+- `1`, `2`: so many threads, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000);
+- `2 passive`: two threads that never spin (OMP_WAIT_POLICY=PASSIVE alone);
 - `2 spinning`: two threads that wait as OpenMP does by default;
-- `default`: what `fullrank` chooses without --threads, of so many threads as it says.
+- `default`: what `fullrank` chooses without --threads; the numbers that it chose stand beside it.
 
-Times are of training alone, without the import of torch. The last line says how busy the cores were without our
-own load: only with less than 0.2 busy cores does the row of no load speak of idle cores.
+Times are those of training, without the import of torch. The first line says how many cores other programs kept
+busy: the load 0 speaks of idle cores only where that is below 0.2.
 """
 
 import argparse
@@ -24,10 +24,12 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 OWN = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-WAYS = {
+WAYS: dict[str, tuple[str, dict[str, str]]] = {
     "1": ("1", OWN),
     "2": ("2", OWN),
     "2 passive": ("2", {"OMP_WAIT_POLICY": "PASSIVE"}),
@@ -36,7 +38,7 @@ WAYS = {
 }
 
 
-def train_once(threads, epochs):
+def train_once(threads: int, epochs: int) -> None:
     """Train with so many threads, or with as many as `fullrank` chooses for 0; print them and the seconds."""
     from fullrank.threads import CoreLoad, choose_threads, limited_threads
 
@@ -53,20 +55,18 @@ def train_once(threads, epochs):
     images = load_data(recipe)
     count = threads or choose_threads(None, load).count
     with tempfile.TemporaryDirectory() as folder, limited_threads(count), Progress(disable=True) as silent:
-        from pathlib import Path
-
         run = carry_out(recipe, Path(folder) / "run", *images, Session(progress=silent))
     print(count, run.record.runs[0].seconds)
 
 
-def spin():
+def spin() -> None:
     """One core's worth of work, for ever."""
     while True:
         pass
 
 
 @contextmanager
-def busy(count):
+def busy(count: int) -> Iterator[None]:
     """So many busy processes meanwhile."""
     processes = [multiprocessing.Process(target=spin, daemon=True) for _ in range(count)]
     for process in processes:
@@ -79,7 +79,7 @@ def busy(count):
             process.join()
 
 
-def measure(way, epochs):
+def measure(way: str, epochs: int) -> tuple[int, float]:
     """The threads and the seconds of one training in a process of its own."""
     threads, waiting = WAYS[way]
     names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"}
@@ -91,7 +91,7 @@ def measure(way, epochs):
     return int(words[-2]), float(words[-1])
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,7 +113,8 @@ def main():
     )
     print("| busy processes | threads | seconds | times the best of 1 and 2, each round |\n|---|---|---|---|")
     for load in arguments.loads:
-        seconds, counts = defaultdict(list), defaultdict(list)
+        seconds: dict[str, list[float]] = defaultdict(list)
+        counts: dict[str, list[int]] = defaultdict(list)
         with busy(load):
             for _ in range(arguments.rounds):
                 for way in dict.fromkeys(["1", "2", *arguments.ways]):

@@ -98,7 +98,7 @@ def limited_threads(count: int, asked: bool = True) -> Iterator[None]:
 
     A run that is resumed meanwhile keeps to that number if a user asked for it.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0

@@ -14,7 +14,7 @@ import typer
 
 from fullrank.data import SOURCES
 from fullrank.door import import_modules
-from fullrank.errors import UsageError, number
+from fullrank.errors import UsageError, count_of
 from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
 from fullrank.runs.settings import Setting
 from fullrank.threads import CoreLoad, choose_threads, limited_threads
@@ -48,7 +48,7 @@ class RecipeChoice:
         base, _ = self._base(out, resume)
         named = self.name is not None or "data" in self.overrides or isinstance(base, Path)
         data = "" if named else " (the default; --data SPEC names others)"
-        parts = f"encoder {recipe.encoder}, objective {recipe.objective}, {number(recipe.epochs, 'epoch')}"
+        parts = f"encoder {recipe.encoder}, objective {recipe.objective}, {count_of(recipe.epochs, 'epoch')}"
         print(f"Training {runs} on {recipe.data}{data} by the recipe {base}: {parts}.", file=sys.stderr)
 
     def _base(self, out: Path | None, resume: bool) -> tuple[str | Path, dict[str, Any]]:

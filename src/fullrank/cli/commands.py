@@ -10,7 +10,7 @@ import typer
 
 from fullrank.cli.choice import Begin, RecipeChoice, takes_imports, takes_recipe, takes_threads
 from fullrank.cli.theory import theory_app
-from fullrank.errors import DisagreementError, UsageError, number
+from fullrank.errors import DisagreementError, UsageError, count_of
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
 
@@ -120,7 +120,7 @@ def compare(
         raise UsageError("A study takes its heads from --heads; leave out --set head=.")
     specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)]
     recipe = choice.resolve(out, resume)
-    each = f"{number(len(specs), 'head')} with {number(seeds, 'seed')}{' each' * (len(specs) > 1)}"
+    each = f"{count_of(len(specs), 'head')} with {count_of(seeds, 'seed')}{' each' * (len(specs) > 1)}"
     choice.print_plan(recipe, out, resume, each)
     begin()
     from fullrank.studies.compare import compare as run_compare
@@ -261,7 +261,7 @@ def reproduce(
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
         return
-    many = "the table's own seeds" if seeds is None else number(seeds, "seed")
+    many = "the table's own seeds" if seeds is None else count_of(seeds, "seed")
     print(f"Reproducing {', '.join(names)} at the scale {scale}, with {many}.", file=sys.stderr)
     begin()
     reproduced = run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out)

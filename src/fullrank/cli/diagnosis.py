@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from fullrank.errors import number
+from fullrank.errors import count_of
 from fullrank.record import DiagnosisEntry
 from fullrank.reports.numbers import in_points
 
@@ -19,7 +19,7 @@ def plan(target: str, data: str | None, views: str | None, weights: Path | None,
     """What is diagnosed, with what nobody asked for: images, views and weights."""
     if Path(target).is_file():
         return f"Diagnosing the embeddings in {target}."
-    images = f"at most {number(limit, 'test image')}"
+    images = f"at most {count_of(limit, 'test image')}"
     if Path(target).is_dir():
         own = [f"its own {what}" for what, given in (("images", data), ("views", views)) if given is None]
         with_own = f", with {' and '.join(own)}" if own else ""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import final
 
-from fullrank.errors import DataError, UsageError, number
+from fullrank.errors import DataError, UsageError, count_of
 
 
 @final
@@ -50,6 +50,6 @@ class BadImages:
         if count > self.most:
             problem = f"{image} cannot be decoded ({why})"
             if self.most:
-                most = number(self.most, "image")
+                most = count_of(self.most, "image")
                 problem = f"more than {most} cannot be decoded; the last is {image} ({why})"
             raise DataError(f"{source}: {problem}; remove or replace them, or allow more with --max-bad.")

@@ -19,7 +19,14 @@ from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
 from fullrank.devices import flushed_denormals
 from fullrank.door import enter, passports
-from fullrank.errors import DataError, FullrankError, InterruptedRunError, TerminatedRunError, UsageError
+from fullrank.errors import (
+    DataError,
+    FullrankError,
+    InterruptedRunError,
+    TerminatedRunError,
+    UsageError,
+    count_of,
+)
 from fullrank.evaluation.probe import probe
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
@@ -120,7 +127,8 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
             done = sum(run.finished for run in runs)
             kind = TerminatedRunError if isinstance(stopped, TerminatedRunError) else InterruptedRunError
             raise kind(
-                f"Stopped with {done} of {len(runs)} runs finished; what was under way is saved, and {go_on}."
+                f"Stopped with {done} of {count_of(len(runs), 'run')} finished; what was under way is saved, "
+                f"and {go_on}."
             ) from None
     return [run.entry for run in runs]
 

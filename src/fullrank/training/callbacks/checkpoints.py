@@ -57,8 +57,9 @@ def newest_whole(folder: Path, kind: str = "step", *, rank: int = 0) -> Path | N
     paths = checkpoints_in(folder, kind)
     damaged = list(takewhile(lambda path: not is_whole(path), paths))
     if paths and damaged == paths:
-        remedy = "remove them and resume to start from the beginning"
-        raise DataError(f"The checkpoint {paths[0]} is damaged, as are all {len(paths)} with it; {remedy}.")
+        others = f", and so is every other one of {len(paths)}" if len(paths) > 1 else ""
+        remedy = "remove every checkpoint and resume to start from the beginning"
+        raise DataError(f"The checkpoint {paths[0]} is damaged{others}; {remedy}.")
     whole = next(iter(paths[len(damaged) :]), None)
     for path in damaged if rank == 0 else ():
         print(f"The checkpoint {path} is damaged (by its checksum); going on from {whole}.", file=sys.stderr)
