@@ -2,17 +2,17 @@
 
     uv run python benchmarks/threads.py --loads 0 1 2 4 --rounds 3
 
-Each way trains the digits for two epochs in a process of its own, as the demo does, and the ways take turns. So
-many busy processes as --loads says run beside them. A ratio is the time of a way over that of the faster of one
-and two threads in the same round. The ways:
+Each way trains the digits for two epochs in a process of its own, as the demo does, and the ways take turns.
+Beside them run as many busy processes as --loads says. A ratio is the time of a way over that of the faster of
+one and two threads in the same round. The ways:
 
 - `1`, `2`: so many threads, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000);
 - `2 passive`: two threads that never spin (OMP_WAIT_POLICY=PASSIVE alone);
 - `2 spinning`: two threads that wait as OpenMP does by default;
 - `default`: what `fullrank` chooses without --threads; the numbers that it chose stand beside it.
 
-Times are those of training, without the import of torch. The first line says how many cores other programs kept
-busy: the load 0 speaks of idle cores only where that is below 0.2.
+Times are those of training, without the import of torch. The first line says how many cores other programs
+keep busy: the load 0 speaks of idle cores only where that is below 0.2.
 """
 
 import argparse
