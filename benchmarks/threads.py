@@ -3,8 +3,8 @@
     uv run python benchmarks/threads.py --loads 0 1 2 4 --rounds 3
 
 Each way trains the digits for two epochs in a process of its own, as the demo does, and the ways take turns.
-Beside them run as many busy processes as --loads says. A ratio is the time of a way over that of the faster of
-one and two threads in the same round. The ways:
+Beside them run as many busy processes as --loads says. A ratio is the time of a way over that of the faster
+of one and two threads in the same round. The ways:
 
 - `1`, `2`: so many threads, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000);
 - `2 passive`: two threads that never spin (OMP_WAIT_POLICY=PASSIVE alone);
