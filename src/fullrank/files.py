@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -111,6 +112,15 @@ def shown_path(path: Path) -> str:
     """
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
+
+
+def typed_path(path: Path) -> str:
+    """A path as it is typed in a shell.
+
+    >>> typed_path(Path("my runs/digits"))
+    "'my runs/digits'"
+    """
+    return shlex.quote(str(path))
 
 
 def parts_in(folder: Path) -> list[Path]:

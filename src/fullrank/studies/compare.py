@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fullrank.door import import_modules
 from fullrank.errors import UsageError
-from fullrank.files import write_whole
+from fullrank.files import typed_path, write_whole
 from fullrank.heads import HEADS
 from fullrank.record import RECORD_FILE, Published, Record, Result
 from fullrank.record.comparisons import compare_heads
@@ -71,7 +71,7 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RECIPE_FILE, plan.dump().encode())
     runs = [PlannedRun(f"{p.head}, seed {p.seed}", p, folder / name) for name, p in plans.items()]
-    go_on = f"the same command with --out {folder} --resume goes on from there"
+    go_on = f"the same command with --out {typed_path(folder)} --resume goes on from there"
     with asked_threads(threads):
         entries = finish_runs(runs, workers, go_on=go_on)
     entries += [entry for entry in earlier if entry.folder not in plans]

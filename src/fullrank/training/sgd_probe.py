@@ -14,6 +14,7 @@ from fullrank.batch import Batch, as_float
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.devices import first_device
 from fullrank.encoders import Encoder
+from fullrank.files import typed_path
 from fullrank.places import evaluating
 from fullrank.record import Score
 from fullrank.runs.folders import checkpoint_path
@@ -119,7 +120,7 @@ def sgd_probe(
                 run.step(batch.to(first_device(encoder)), views, step_generator(seed, epoch, step))
                 progress.update(task, completed=epoch + (step + 1) / len(loader), status=status)
                 if stop.is_set():
-                    remedy = f"it resumes with --out {folder} --resume, and the epochs before are saved"
+                    remedy = f"it resumes with --out {typed_path(folder)} --resume; earlier epochs are saved"
                     raise stop.error(f"Stopped in epoch {epoch} of the SGD probe; {remedy}.")
             run.accuracies.append(run.accuracy(test))
             run.save(folder)

@@ -22,7 +22,7 @@ from fullrank.door import import_modules
 from fullrank.errors import FullrankError, UsageError
 from fullrank.evaluation.evaluate import evaluate, help_evaluate
 from fullrank.evaluation.scores import Request
-from fullrank.files import save_arrays
+from fullrank.files import save_arrays, typed_path
 from fullrank.processes import launched_rank, own_share, process_count
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record
@@ -209,5 +209,5 @@ def _fit(
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.must_stop(trainer):
-            remedy = f"with --out {folder} --resume the same command evaluates the run"
+            remedy = f"with --out {typed_path(folder)} --resume the same command evaluates the run"
             raise stop.error(f"Stopped after the last step; {remedy}.")

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader
 from fullrank.errors import DataError, DivergedError
-from fullrank.files import write_whole
+from fullrank.files import typed_path, write_whole
 from fullrank.runs.folders import checkpoint_path, checkpoints_in, number_of
 from fullrank.threads import follow_threads
 from fullrank.training.callbacks.stopping import Stop
@@ -122,7 +122,7 @@ class Checkpointer(pl.Callback):
             self.save(trainer, module)
             raise self.stop.error(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
-                f"saved, and the same command with --out {self.folder} --resume goes on from there."
+                f"saved, and the same command with --out {typed_path(self.folder)} --resume continues it."
             )
 
     def must_stop(self, trainer: pl.Trainer) -> bool:

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, Self, final
 
 from fullrank.errors import InterruptedRunError, TerminatedRunError
+from fullrank.files import typed_path
 
 # torchrun passes on the Ctrl-C that a terminal has already sent to all processes.
 _ECHO = 1.0
@@ -61,5 +62,5 @@ class Stop:
             return
         echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._heard < _ECHO
         if number == signal.SIGINT and not echo:
-            remedy = f"with --out {self.folder} --resume the same command goes on from its last checkpoint"
+            remedy = f"with --out {typed_path(self.folder)} --resume the same command continues"
             raise self.error(f"Stopped at once; {remedy}.")
