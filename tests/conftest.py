@@ -1,5 +1,6 @@
 """One small trained run, shared by the tests of probes, reports, resume and the command line."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fullrank.objectives import OBJECTIVES
 REGISTRIES = (HEADS, OBJECTIVES, ENCODERS, SOURCES, CAUSES)
 
 # The tensors of these tests are too small to share between threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 # Two epochs of a thin net on 300 digits: every part takes part, in about a second.

@@ -96,6 +96,15 @@ def one_line(text: str, longest: int = 1500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def count_of(count: int, noun: str) -> str:
+    """A count with its noun, which has an `s` unless the count is 1.
+
+    >>> count_of(1, "seed"), count_of(1200, "image")
+    ('1 seed', '1200 images')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def unknown_name(kind: str, name: str, names: Iterable[str], remedy: str) -> UsageError:
     """The error for an unknown name, with the most similar names that exist.
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -101,6 +102,25 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         # A write that fails does not say of which file, and a temporary name tells nobody anything.
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def shown_path(path: Path) -> str:
+    """A path for a command that is run here: relative where it is below this folder, else as it is.
+
+    >>> shown_path(Path("runs") / "digits"), shown_path(Path.cwd() / "mine.py"), shown_path(Path("/a/b"))
+    ('runs/digits', 'mine.py', '/a/b')
+    """
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
+
+
+def typed_path(path: Path) -> str:
+    """A path as it is typed in a shell.
+
+    >>> typed_path(Path("my runs/digits"))
+    "'my runs/digits'"
+    """
+    return shlex.quote(str(path))
 
 
 def parts_in(folder: Path) -> list[Path]:

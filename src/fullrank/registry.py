@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -79,6 +80,7 @@ class Registry:
         shared: Options of every part of the family, which the family and not the builder handles.
         group: The entry-point group of installed packages whose parts belong to the family.
         builder_of: Returns what builds somebody else's part, if that is not the class or function itself.
+        suggest: Returns the spec of a file, a folder or another text that is no name; "" if it knows none.
 
     >>> from fullrank.heads import HEADS
     >>> HEADS.parse("directclr")
@@ -97,8 +99,10 @@ class Registry:
         shared: tuple[Parameter, ...] = (),
         group: str | None = None,
         builder_of: Callable[[Any], Callable[..., Any]] = lambda target: target,
+        suggest: Callable[[str], str] = lambda text: "",
     ):
         self.kind, self.room, self.other, self.builder_of = kind, room, other, builder_of
+        self.suggest = suggest
         self.context, self.shared, self.group = context, shared, group
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
@@ -132,6 +136,8 @@ class Registry:
             return self._entries.get(name) or self._admit(name, *point)
         if ":" in name:
             return self._of_module(name, from_file)
+        if hint := self._hint(name):
+            raise UsageError(f"Unknown {self.kind} {name!r}: {hint}.")
         if self.other is not None:
             bare = name.removeprefix(self.other.name.partition("/")[0] + "/")
             if _FOREIGN_NAME.fullmatch(bare):
@@ -140,6 +146,17 @@ class Registry:
             raise UsageError(f"The {self.kind} '{name}' names a file but no class in it; write {name}:CLASS.")
         yours = "" if self.group is None else ", and your own parts need --import"
         raise unknown_name(self.kind, name, self._names(), f"`fullrank list {self.room}` shows all{yours}")
+
+    def _hint(self, name: str) -> str:
+        """How to write a class, a file or a folder that was given instead of a name; "" for anything else."""
+        for entry in self._entries.values():
+            if isinstance(entry.builder, str) and entry.builder.rpartition(":")[2] == name:
+                return f"the class {name} is called {entry.name!r} here"
+        if hint := self.suggest(name):
+            return hint
+        if name.isidentifier() and name[0].isupper() and not get_close_matches(name.lower(), self._names()):
+            return f"a class of yours is written with its module or file, module:{name} or file.py:{name}"
+        return ""
 
     def installed(self) -> dict[str, str]:
         """The unregistered names that installed packages offer, each with its package."""

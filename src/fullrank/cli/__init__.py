@@ -8,12 +8,14 @@ from types import FrameType
 
 from fullrank import errors
 from fullrank.allocator import keep_freed_memory
+from fullrank.threads import sleep_while_waiting
 
 
 def main() -> None:
     """Run `fullrank`; a failure is one sentence on standard error and an exit status, never a traceback."""
     from fullrank.cli.commands import app
 
+    sleep_while_waiting()
     keep_freed_memory()
     handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     show_warning, warnings.showwarning = warnings.showwarning, partial(_warn, set())

@@ -1,9 +1,12 @@
-"""The options that several commands share: those of a recipe, and --import."""
+"""The options that several commands share: those of a recipe, --import and --threads."""
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,14 +14,18 @@ import typer
 
 from fullrank.data import SOURCES
 from fullrank.door import import_modules
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, count_of
 from fullrank.runs.recipe import RECIPE_FILE, RECIPE_KEYS, Recipe, recipe_names
 from fullrank.runs.settings import Setting
 from fullrank.specs import split_specs
+from fullrank.threads import CoreLoad, choose_threads, limited_threads
 
 DATA = "digits"
 _VARIED = "objective=infonce:0.2,vicreg"
+Begin = Callable[..., None]
 _IMPORTS = "A module, or a file x.py, with parts of yours. Repeatable."
+_THREADS = "Threads to compute with. Default: OMP_NUM_THREADS, else one for each free core."
+ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help=_THREADS)]
 _RECIPE = (
     "A recipe by name, or a YAML file (`fullrank list recipes`). Keys that it leaves out have the "
     "defaults shown here."
@@ -35,13 +42,26 @@ class RecipeChoice:
 
     def resolve(self, out: Path | None, resume: bool) -> Recipe:
         """The recipe asked for; else that of a folder to be resumed; else the data's own. Loads no torch."""
-        base: str | Path | None = self.name
-        if base is None and out is not None and resume and (out / RECIPE_FILE).is_file():
-            base = out / RECIPE_FILE
-        if base is None:
-            spec = self.overrides["data"] = SOURCES.parse(self.overrides.get("data", DATA))
-            base = spec.name if spec.name in recipe_names() else "small-images"
-        return Recipe.resolve(base, self.overrides)
+        base, overrides = self._base(out, resume)
+        return Recipe.resolve(base, overrides)
+
+    def print_plan(self, recipe: Recipe, out: Path | None, resume: bool, runs: str = "one run") -> None:
+        """Say on standard error what is trained, on what, and which of it nobody asked for."""
+        base, _ = self._base(out, resume)
+        named = self.name is not None or "data" in self.overrides or isinstance(base, Path)
+        data = "" if named else " (the default; --data SPEC names others)"
+        parts = f"encoder {recipe.encoder}, objective {recipe.objective}, {count_of(recipe.epochs, 'epoch')}"
+        print(f"Training {runs} on {recipe.data}{data} by the recipe {base}: {parts}.", file=sys.stderr)
+
+    def _base(self, out: Path | None, resume: bool) -> tuple[str | Path, dict[str, Any]]:
+        """The recipe to begin with, and the keys to replace."""
+        if self.name is not None:
+            return self.name, self.overrides
+        if out is not None and resume and (out / RECIPE_FILE).is_file():
+            return out / RECIPE_FILE, self.overrides
+        data = SOURCES.parse(self.overrides.get("data", DATA))
+        name = data.name if data.name in recipe_names() else "small-images"
+        return name, {**self.overrides, "data": data}
 
     def of_study(self, vary: Mapping[str, str], out: Path | None, resume: bool) -> Recipe:
         """The recipe that the rows of a study share; where data are varied, it has the first of them.
@@ -65,6 +85,40 @@ def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
 
     option = _option("imports", list[str] | None, "--import", metavar="MODULE", help=_IMPORTS)
     return _signed(with_imports, command, [*_parameters_of(command), option])
+
+
+def takes_threads(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --threads; the command calls `begin` right before it computes."""
+
+    def with_threads(threads: int | None = None, **arguments: Any) -> None:
+        with ExitStack() as work:
+            command(begin=partial(begin_work, work, threads), **arguments)
+
+    own = [parameter for parameter in _parameters_of(command) if parameter.name != "begin"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    option = inspect.Parameter("threads", keyword, default=None, annotation=ThreadsOption)
+    return _signed(with_threads, command, [*own, option])
+
+
+def begin_work(work: ExitStack, asked: int | None, processes: int = 1, *, needs_torch: bool = True) -> None:
+    """Set the number of threads until `work` ends, and print it.
+
+    Args:
+        work: Puts the number back when the command ends.
+        asked: What --threads says, if anything.
+        processes: How many processes of this command share the cores.
+        needs_torch: Whether the command needs torch, whose import takes a second, in which the load shows.
+
+    Raises:
+        UsageError: Fewer than one thread is asked for.
+    """
+    load = CoreLoad()
+    if needs_torch:
+        import torch  # noqa: F401
+    threads = choose_threads(asked, load, processes)
+    more = "" if threads.free is None else "; --threads N sets another number"
+    print(f"Computing with {threads}{more}.", file=sys.stderr)
+    work.enter_context(limited_threads(threads.count, asked=threads.free is None))
 
 
 def takes_recipe(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

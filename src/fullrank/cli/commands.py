@@ -1,5 +1,7 @@
 """The commands. Whatever loads torch is imported inside the command that needs it."""
 
+import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fullrank.cli.choice import RecipeChoice, takes_imports, takes_recipe, varied
+from fullrank.cli.choice import Begin, RecipeChoice, takes_imports, takes_recipe, takes_threads, varied
 from fullrank.cli.theory import theory_app
-from fullrank.errors import DisagreementError, UsageError
+from fullrank.errors import DisagreementError, UsageError, count_of
 from fullrank.heads import HEADS
 from fullrank.specs import split_specs
 
@@ -59,8 +61,10 @@ def _options(
 
 
 @app.command()
-def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
+@takes_threads
+def demo(begin: Begin, out: OutOption = None, resume: ResumeOption = False) -> None:
     """P1's Table 1 in miniature: four heads on real digits, a few minutes on two CPU cores."""
+    begin()
     from fullrank.studies.demo import demo as run_demo
 
     study = run_demo(out=out, resume=resume)
@@ -70,7 +74,9 @@ def demo(out: OutOption = None, resume: ResumeOption = False) -> None:
 @app.command()
 @takes_imports
 @takes_recipe()
+@takes_threads
 def train(
+    begin: Begin,
     choice: RecipeChoice,
     out: OutOption = None,
     resume: ResumeOption = False,
@@ -92,6 +98,8 @@ def train(
 
         print_rehearsal(rehearse(recipe))
         return
+    choice.print_plan(recipe, out, resume, f"the head {recipe.head}")
+    begin(devices)
     from fullrank.processes import launched_rank
     from fullrank.training.profile import StepClock
     from fullrank.training.train import train as run_train
@@ -115,7 +123,9 @@ def train(
 @app.command()
 @takes_imports
 @takes_recipe()
+@takes_threads
 def compare(
+    begin: Begin,
     choice: RecipeChoice,
     heads: Annotated[
         Texts, typer.Option(metavar="HEADS", help="Comma-separated; the first is the reference.")
@@ -132,6 +142,10 @@ def compare(
     specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)] if heads else None
     values = varied(vary or [])
     recipe = choice.of_study(values, out, resume)
+    rows = math.prod([len(specs or [""]), *map(len, values.values())])
+    each = f"{count_of(rows, 'row')} with {count_of(seeds, 'seed')}{' each' * (rows > 1)}"
+    choice.print_plan(recipe, out, resume, each)
+    begin()
     from fullrank.studies.compare import compare as run_compare
 
     study = run_compare(
@@ -142,7 +156,9 @@ def compare(
 
 @app.command()
 @takes_imports
+@takes_threads
 def probe(
+    begin: Begin,
     run: RunArgument,
     place: PlacesOption = None,
     label: Annotated[str, typer.Option(help="Which labels, where there are several.")] = "label",
@@ -154,6 +170,7 @@ def probe(
     features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
 ) -> None:
     """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
+    begin()
     from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.probe import probe as run_probe
 
@@ -166,7 +183,9 @@ def probe(
 
 @app.command()
 @takes_imports
+@takes_threads
 def diagnose(
+    begin: Begin,
     target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
     data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
@@ -188,7 +207,10 @@ def diagnose(
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
     if fail_on not in (None, "collapse"):
         raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
-    from fullrank.cli.diagnosis import print_diagnosis
+    from fullrank.cli.diagnosis import plan, print_diagnosis
+
+    print(plan(target, data, views, weights, limit), file=sys.stderr)
+    begin()
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
 
     diagnosis = run_diagnose(
@@ -212,7 +234,9 @@ def diagnose(
 
 @app.command()
 @takes_imports
+@takes_threads
 def embed(
+    begin: Begin,
     run: RunArgument,
     out: FileOption,
     data: Annotated[str | None, typer.Option(metavar="SPEC", help="Images; default: the run's own.")] = None,
@@ -220,6 +244,7 @@ def embed(
     place: PlaceOption = "h",
 ) -> None:
     """Write the features of images at one place of a run, as .npy, .safetensors or .parquet."""
+    begin()
     from fullrank.runs.embed import embed as run_embed
 
     features = run_embed(run, data, split=split, place=place, out=out)
@@ -238,7 +263,9 @@ def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
 
 @app.command()
 @takes_imports
+@takes_threads
 def reproduce(
+    begin: Begin,
     names: Annotated[list[str], typer.Argument(help=_TABLES)],
     scale: Annotated[
         str, typer.Option(help="mini (minutes on two cores), small (hours), cifar, paper (GPUs).")
@@ -259,6 +286,9 @@ def reproduce(
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
         return
+    many = "the table's own seeds" if seeds is None else count_of(seeds, "seed")
+    print(f"Reproducing {', '.join(names)} at the scale {scale}, with {many}.", file=sys.stderr)
+    begin()
     reproduced = run_reproduce(names, scale=known_scale(scale), seeds=seeds, workers=workers, out=out)
     for table in reproduced:
         _finish(table.path, table.record, partial(print_reproduction, table.title))

@@ -1,15 +1,36 @@
 """A diagnosis for a terminal of 80 columns."""
 
+from pathlib import Path
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from fullrank.errors import count_of
 from fullrank.record import DiagnosisEntry
 from fullrank.reports.numbers import in_points
 
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
+
+
+def plan(target: str, data: str | None, views: str | None, weights: Path | None, limit: int) -> str:
+    """What is diagnosed, with what nobody asked for: images, views and weights."""
+    if Path(target).is_file():
+        return f"Diagnosing the embeddings in {target}."
+    images = f"at most {count_of(limit, 'test image')}"
+    if Path(target).is_dir():
+        own = [f"its own {what}" for what, given in (("images", data), ("views", views)) if given is None]
+        with_own = f", with {' and '.join(own)}" if own else ""
+        return f"Diagnosing the run in {target} on {images}{with_own}."
+    if weights is not None:
+        start = f"weights from {weights}"
+    elif "pretrained=true" in target:
+        start = "pretrained weights"
+    else:
+        start = "random weights, since neither --weights nor ,pretrained=true is given"
+    return f"Diagnosing {target} on {images}, with {start}, and {f'views {views}' if views else 'no views'}."
 
 
 def print_diagnosis(entry: DiagnosisEntry) -> None:

@@ -33,7 +33,8 @@ def print_reproduction(title: str, record: Record) -> None:
     for sentence in (*chosen, *words.verdict(table)):
         console.print(escape(sentence))
     seeds = len(table.rows[0].seeds)
-    here = f"Here: {table.here}; 95 % t intervals over {seeds} seeds, one test set."
+    over = "one seed, no interval" if seeds == 1 else f"95 % t intervals over {seeds} seeds"
+    here = f"Here: {table.here}; {over}, one test set."
     for remark in (*([f"Paper: {table.paper}."] if table.paper else []), here, *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
 

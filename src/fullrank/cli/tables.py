@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fullrank.errors import count_of
 from fullrank.record import Record, Score
 from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
 from fullrank.reports.numbers import in_points, signed
@@ -147,8 +148,8 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
     where = f"in the layout of {kind}" if recipe.data.startswith(kind) else f"in a {kind}"
     console.print(
         f"Walked: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} "
-        f"million weights, {entry.steps} steps in {entry.seconds:.0f} s, loss {entry.loss:.2f}, probes at "
-        f"{escape(', '.join(entry.probes))}. The images were generated, {where}: the numbers mean "
+        f"million weights, {count_of(entry.steps, 'step')} in {entry.seconds:.0f} s, loss {entry.loss:.2f}, "
+        f"probes at {escape(', '.join(entry.probes))}. The images were generated, {where}: the numbers mean "
         "nothing, and nothing was kept."
     )
 

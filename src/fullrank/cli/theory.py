@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fullrank.cli.choice import assignment, takes_imports
+from fullrank.cli.choice import ThreadsOption, assignment, begin_work, takes_imports
 from fullrank.progress import progress_bar
 from fullrank.record import Record, TheoryEntry, TheoryStatement
 from fullrank.registry import Entry
@@ -171,6 +172,7 @@ def _run(entry: Entry) -> Callable[..., None]:
             typer.Option("--set", metavar="KEY=VALUE", help="Any setting by name. Repeatable."),
         ],
         "out": Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")],
+        "threads": ThreadsOption,
     }
     if kind.FULL:  # without settings of the paper, the option would change nothing
         long = ", ".join(f"{name}={value}" for name, value in kind.FULL.items())
@@ -184,7 +186,8 @@ def _run(entry: Entry) -> Callable[..., None]:
         values = {name: options[name] for name in settings if options[name] is not None}
         values |= dict(map(assignment, options["assignments"] or []))
         full, out = bool(options.get("full")), options["out"]
-        with progress_bar() as progress:
+        with ExitStack() as work, progress_bar() as progress:
+            begin_work(work, options["threads"], needs_torch=False)
             done = run_theorem(entry.name, full=full, out=out, progress=progress, **values)
         _finish(done.path)
 

@@ -1,11 +1,13 @@
 """Data: sources of images with their labels, and batches of them."""
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullrank.bibliography import P2
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
-from fullrank.specs import Parameter, Spec
+from fullrank.specs import Parameter, Spec, write
 
 if TYPE_CHECKING:
     from fullrank.data.classes import class_groups as class_groups, class_list as class_list
@@ -79,7 +81,39 @@ _IMAGENET_SHIFTS = {
     ),
 }
 
-SOURCES = Registry("data", "data", context=("name",), group="fullrank.sources")
+
+def _suggest(text: str) -> str:
+    """How a path, or a name of the Hugging Face hub, is written as the spec of a source."""
+    path = Path(text).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        names = {each.name for each in path.iterdir()}
+        if any("idx3-ubyte" in name for name in names):
+            return (
+                f"a folder of IDX files is written {_typed('mnist', text)} or {_typed('fashion-mnist', text)}"
+            )
+        if names & {"dataset_dict.json", "dataset_info.json"}:
+            return f"a saved data set is written {_typed('huggingface', text)}"
+        return f"a folder of images is written {_typed('folder', text)}"
+    if suffix == ".npy":
+        return "an array alone has no labels; save images and labels in one file and write npz:FILE"
+    if suffix in (".npz", ".parquet"):
+        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'huggingface', text)}"
+    if "ubyte" in path.name or suffix == ".idx":
+        return f"IDX files are named by their folder, {_typed('mnist', str(path.parent))}"
+    if path.is_file():
+        return f"images are named by their folder, {_typed('folder', str(path.parent))}"
+    if text.count("/") == 1 and text[0] not in "./~":
+        return f"no such folder; a data set of the Hugging Face hub is written {_typed('huggingface', text)}"
+    return ""
+
+
+def _typed(name: str, path: str) -> str:
+    """The spec of a source as it is typed in a shell."""
+    return shlex.quote(f"{name}:{write(path)}")
+
+
+SOURCES = Registry("data", "data", context=("name",), group="fullrank.sources", suggest=_suggest)
 register_source = SOURCES.add
 for _entry in [
     Entry(

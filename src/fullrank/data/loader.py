@@ -12,7 +12,7 @@ from fullrank.data.image_set import ImageSet
 from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator
 from fullrank.data.streaming import StreamedImages
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, count_of
 from fullrank.processes import process_count, process_rank
 
 
@@ -48,7 +48,8 @@ class BatchLoader:
             reason = "one image has no negatives"
             raise UsageError(f"The batch size must be 2 or more, but got {batch_size}: {reason}; enlarge it.")
         if batch_size > len(image_set):
-            problem = f"The batch size {batch_size} is more than the {len(image_set)} images of {image_set}"
+            images = count_of(len(image_set), "image")
+            problem = f"The batch size {batch_size} is more than the {images} of {image_set}"
             raise UsageError(f"{problem}; choose {len(image_set)} or less.")
         image_set.check_label(label)
         generator(seed)

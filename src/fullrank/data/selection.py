@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, count_of
 
 _TEST_SHARE = 0.2
 
@@ -40,7 +40,9 @@ def _shuffled(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def fixed_split(labels: np.ndarray, split: str, name: str) -> np.ndarray:
     """The rows of `split`, 80 % train or 20 % test of each label, always the same; DataError below 2 rows."""
     if len(labels) < 2:
-        raise DataError(f"{name} has {len(labels)} image, but its two splits need 2 or more; add images.")
+        raise DataError(
+            f"{name} has {count_of(len(labels), 'image')}, but its two splits need 2 or more; add images."
+        )
     order = stratified_order(labels, seed=0)
     test = max(1, round(_TEST_SHARE * len(labels)))
     return np.sort(order[:test] if split == "test" else order[test:])

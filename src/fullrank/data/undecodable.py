@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import final
 
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, count_of
 
 
 @final
@@ -20,7 +20,7 @@ class BadImages:
     >>> bad.note("cat/7.png", "truncated", "folder:mine")
     Traceback (most recent call last):
     ...
-    fullrank.errors.DataError: folder:mine: more than 1 images cannot be decoded, the last is cat/7.png \
+    fullrank.errors.DataError: folder:mine: more than 1 image cannot be decoded; the last is cat/7.png \
 (truncated); remove or replace them, or allow more with --max-bad.
     """
 
@@ -50,5 +50,6 @@ class BadImages:
         if count > self.most:
             problem = f"{image} cannot be decoded ({why})"
             if self.most:
-                problem = f"more than {self.most} images cannot be decoded, the last is {image} ({why})"
+                most = count_of(self.most, "image")
+                problem = f"more than {most} cannot be decoded; the last is {image} ({why})"
             raise DataError(f"{source}: {problem}; remove or replace them, or allow more with --max-bad.")

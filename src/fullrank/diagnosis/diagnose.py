@@ -165,7 +165,7 @@ def diagnose_file(
     duplicates = near_duplicates_among(file.sample(_COMPARED, seed), numbers, file.chunks())
     not_seen = ["The effect of the encoder, the views and the head: only a model can show it."]
     if len(file.dropped):
-        not_seen.append(f"{len(file.dropped)} rows with NaN or infinity: they were left out.")
+        not_seen.append(f"Rows with NaN or infinity, which were left out: {len(file.dropped)}.")
     if positives is None:
         not_seen.append("Alignment and augmentation: add a second view of each row with --positives.")
     if file.labels is None:

@@ -1,6 +1,7 @@
 """Encoders: images (N, C, H, W) in 0 to 1 -> the representation h (N, D)."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fullrank.lazy import attach
@@ -24,11 +25,21 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["ENCODERS", "encoder", "register_encoder", "without_download"]
 
+
+def _suggest(text: str) -> str:
+    """What to write instead of a file of weights."""
+    if Path(text).suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin") or Path(text).is_file():
+        given = f"--init {text} to train, --weights {text} to diagnose"
+        return f"weights are given beside the spec of an encoder, such as resnet18: {given}"
+    return ""
+
+
 ENCODERS = Registry(
     "encoder",
     "encoders",
     context=("image_size", "in_chans", "mean", "std"),
     group="fullrank.encoders",
+    suggest=_suggest,
     other=Entry(
         "timm/NAME",
         "fullrank.encoders.library:LibraryEncoder",

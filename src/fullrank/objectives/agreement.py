@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fullrank.door import enter, passports
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, count_of
 from fullrank.objectives import OBJECTIVES, loss_of, objective
 from fullrank.processes import process_count, process_rank
 from fullrank.specs import Spec
@@ -47,8 +47,8 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
     """
     if processes < 2 or images % processes or images < 2 * processes:
         raise UsageError(
-            f"{images} images cannot be shared by {processes} processes: 2 processes or more need as many "
-            "images each, 2 or more; change --processes or --images."
+            f"{count_of(images, 'image')} cannot be shared by --processes {processes}: 2 processes or "
+            "more need as many images each, 2 or more; change --processes or --images."
         )
     spec = OBJECTIVES.parse(name)
     objective(spec, in_dim=width, num_classes=CLASSES)  # a mistake shows before any process starts

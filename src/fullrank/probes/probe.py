@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, count_of
 
 
 class Probe(ABC):
@@ -88,7 +88,7 @@ def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """
     features, labels = _tensor(features), label_vector(labels)
     if len(features) != len(labels):
-        lengths = f"{len(features)} rows and {len(labels)} labels"
+        lengths = f"{count_of(len(features), 'row')} and {count_of(len(labels), 'label')}"
         raise UsageError(f"Features and labels must be of one length, but got {lengths}; -1 is no label.")
     labels = labels.to(features.device)
     labelled = labels != -1
@@ -128,7 +128,9 @@ def feature_matrix(features: Any) -> Tensor:
     if not all(end.isfinite() for end in ends):
         broken = int((~torch.isfinite(matrix)).any(1).sum())
         remedy = "drop them, or look for the layer that diverged"
-        raise DataError(f"{broken} of {len(matrix)} rows of features hold NaN or infinity; {remedy}.")
+        raise DataError(
+            f"NaN or infinity in {broken} of {count_of(len(matrix), 'row')} of features; {remedy}."
+        )
     return matrix
 
 
@@ -136,8 +138,8 @@ def check_classes(classes: Sized, rows: int, what: str) -> None:
     """Raise DataError where the labelled rows are of fewer than two classes."""
     if len(classes) < 2:
         raise DataError(
-            f"{what} needs labels of at least 2 classes, but got {len(classes)} in {rows} labelled rows; "
-            "give it more."
+            f"{what} needs labels of at least 2 classes, but got {len(classes)} in "
+            f"{count_of(rows, 'labelled row')}; give it more."
         )
 
 

@@ -79,12 +79,29 @@ def figure_by_place(places: Sequence[str], x_title: str, y_title: str) -> go.Fig
 def add_line(
     figure: go.Figure, x: Any, y: Any, name: str, said: str, role: str, key: int | None = None, **more: Any
 ) -> None:
-    """Add a line, dotted where it has a `marker`; a pointer shows its name and `said`, if there is that."""
+    """Add a line, with markers if it has a `marker` or a point without neighbours, which no line would show.
+
+    A pointer shows its name and `said`, if there is that.
+    """
     template = {"hovertemplate": f"%{{fullData.name}}<br>{said}<extra></extra>"}
     hover = template if said else {"hoverinfo": "skip"}
     meta = {"role": role} if key is None else {"key": key, "role": role}
-    more.setdefault("mode", "lines+markers" if "marker" in more else "lines")
+    mode = more.setdefault("mode", "lines+markers" if "marker" in more else "lines")
+    if "markers" not in mode and has_lone_points(x, y):
+        more["mode"] = mode.replace("lines", "lines+markers")
     figure.add_scatter(x=x, y=y, name=plain_text(name), meta=meta, **hover, **more)
+
+
+def has_lone_points(x: Any, y: Any) -> bool:
+    """Whether a line through the points has one between two gaps, or is a single point.
+
+    >>> has_lone_points([3], [1.0]), has_lone_points([1, 2], [1.0, 2.0])
+    (True, False)
+    """
+    drawn = np.isfinite(np.asarray(x, float)) & np.isfinite(np.asarray(y, float))
+    beside = np.zeros(len(drawn) + 2, bool)
+    beside[1:-1] = drawn
+    return bool((drawn & ~beside[:-2] & ~beside[2:]).any())
 
 
 def error_bars(estimates: Sequence[Estimate], least: float = -math.inf) -> dict[str, Any]:

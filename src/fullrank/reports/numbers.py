@@ -9,6 +9,16 @@ import numpy as np
 from fullrank.statistics import live_dimensions
 
 
+def without_path(spec: str) -> str:
+    """The spec of data for a sentence: the last part of its path where it has one, else all of it.
+
+    >>> without_path("folder:/long/path/photos,canvas=96"), without_path("digits")
+    ('photos', 'digits')
+    """
+    paths = [part for part in re.split(r'[:,="]', spec) if re.search(r"[/\\\\]", part)]
+    return re.split(r"[/\\\\]", paths[0].rstrip("/\\"))[-1] if paths else spec
+
+
 def in_points(value: float | None) -> str:
     """A number with one decimal and a real minus sign; an en dash where there is none."""
     if value is None or not np.isfinite(value):

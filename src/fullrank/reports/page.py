@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fullrank.errors import DataError, FullDiskError, UsageError, disk_is_full
-from fullrank.files import ARRAYS_FILE, load_arrays, write_whole
+from fullrank.files import ARRAYS_FILE, load_arrays, shown_path, write_whole
 from fullrank.record import Record
 from fullrank.reports.diagnosis.page import render_diagnosis
 from fullrank.reports.diagnosis.words import is_watched
@@ -14,6 +14,7 @@ from fullrank.reports.export import check_formats, write_figures
 from fullrank.reports.layout import Page
 from fullrank.reports.reproduction.page import render_table
 from fullrank.reports.run.page import render
+from fullrank.reports.run.words import RECIPE_FILE
 from fullrank.reports.theory.page import render_theory
 
 PAGE_FILE = "report.html"
@@ -62,7 +63,8 @@ def page_of(folder: Path) -> Page:
         read = {run.folder: arrays_of(folder / run.folder) for run in record.runs}
         arrays = {name: held for name, (held, why) in read.items() if not why}
         missing = {name: why for name, (_, why) in read.items() if why}
-        return render(record, arrays, missing, _links(folder, record))
+        recipe = shown_path(folder / RECIPE_FILE)
+        return render(record, arrays, missing, _links(folder, record), recipe)
     raise UsageError(
         f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
         "diagnosis, a theory run, or a run or a study with at least one run."

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fullrank.errors import FullDiskError, UsageError, disk_is_full, one_line
-from fullrank.files import parts_in, result_folder, write_whole
+from fullrank.files import parts_in, result_folder, typed_path, write_whole
 from fullrank.record import RECORD_FILE
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 
@@ -100,7 +100,7 @@ def room_in(folder: Path) -> Iterator[None]:
         newest = next((path.name for path in checkpoints_in(folder)), "none yet")
         raise FullDiskError(
             f"The disk has no room for {error.filename or folder} (newest checkpoint: {newest}); once there "
-            f"is room the same command with --out {folder} --resume goes on from there."
+            f"is room the same command with --out {typed_path(folder)} --resume goes on from there."
         ) from None
 
 

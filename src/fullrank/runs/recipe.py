@@ -281,6 +281,12 @@ def _read(recipe: str | Path) -> dict[str, Any]:
         file = Path(recipe)
     else:
         remedy = "`fullrank list recipes` shows all, or name a YAML file"
+        if is_file(Path(recipe) / RECIPE_FILE):
+            raise UsageError(f"{recipe} is a folder; name the recipe in it, {Path(recipe) / RECIPE_FILE}.")
+        if Path(recipe).suffix in (".yaml", ".yml"):
+            raise UsageError(f"There is no recipe file {recipe}; check the path; {remedy}.")
+        if str(recipe).partition(":")[0] in {entry.name for entry in SOURCES}:
+            raise UsageError(f"{recipe} names data, not a recipe; write --data {recipe}; {remedy}.")
         raise unknown_name("recipe", str(recipe), recipe_names(), remedy)
     return yaml_keys(file.read_bytes(), f"Recipe {recipe}", "data: digits")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fullrank.door import import_modules
 from fullrank.errors import UsageError
-from fullrank.files import write_whole
+from fullrank.files import typed_path, write_whole
 from fullrank.heads import HEADS
 from fullrank.record import RECORD_FILE, Published, Record, Result, RunEntry
 from fullrank.record.comparisons import compare_heads
@@ -18,6 +18,7 @@ from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.specs import Spec, split_specs
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs
 from fullrank.studies.variations import PlannedRow, planned_rows, value_of
+from fullrank.threads import asked_threads
 from fullrank.training.loggers import check_factory, open_store
 from fullrank.training.session import LoggerFactory, Logging
 
@@ -38,6 +39,7 @@ def compare(
     out: str | Path | None = None,
     resume: bool = False,
     workers: int = 1,
+    threads: int | None = None,
     published: Published | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
     loggers: LoggerFactory | None = None,
@@ -91,8 +93,9 @@ def compare(
     logging = Logging(group=folder.name, store=folder, make=loggers)
     open_store(plan, logging)
     runs = [replace(run, logging=replace(logging, name=run.title)) for run in runs]
-    go_on = f"the same command with --out {folder} --resume continues them"
-    finished = finish_runs(runs, workers, go_on=go_on)
+    go_on = f"the same command with --out {typed_path(folder)} --resume continues them"
+    with asked_threads(threads):
+        finished = finish_runs(runs, workers, go_on=go_on)
     entries = [_with_values(entry, run.recipe, keys) for entry, run in zip(finished, runs, strict=True)]
     again = {entry.folder for entry in entries}
     entries += [_with_values(*each, keys) for each in earlier if each[0].folder not in again]

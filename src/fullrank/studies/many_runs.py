@@ -1,6 +1,5 @@
 """Many runs, each in a folder of its own: finished ones are kept, and several may go at a time."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,14 @@ from fullrank.allocator import keep_freed_memory
 from fullrank.data import ImageSet
 from fullrank.devices import flushed_denormals
 from fullrank.door import enter, passports
-from fullrank.errors import DataError, FullrankError, InterruptedRunError, TerminatedRunError, UsageError
+from fullrank.errors import (
+    DataError,
+    FullrankError,
+    InterruptedRunError,
+    TerminatedRunError,
+    UsageError,
+    count_of,
+)
 from fullrank.evaluation.probe import probe
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, RunEntry, Score
@@ -30,6 +36,7 @@ from fullrank.runs.folders import check_folder
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.runs.run import Run
 from fullrank.studies.table import ScoreKey
+from fullrank.threads import set_threads, were_asked
 from fullrank.training.session import Logging, Session
 from fullrank.training.train import carry_out
 
@@ -124,7 +131,8 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
             done = sum(run.finished for run in runs)
             kind = TerminatedRunError if isinstance(stopped, TerminatedRunError) else InterruptedRunError
             raise kind(
-                f"Stopped with {done} of {len(runs)} runs finished; what was under way is saved, and {go_on}."
+                f"Stopped with {done} of {count_of(len(runs), 'run')} finished; what was under way is saved, "
+                f"and {go_on}."
             ) from None
     return [run.entry for run in runs]
 
@@ -151,12 +159,12 @@ def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Plan
 
 def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress) -> Iterator[PlannedRun]:
     """Several runs at a time, each in a process with its share of the cores."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)
     task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
     others = set(active_children())
     modules = passports(origin.module for run in waiting for origin in run.recipe.imports)
     pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_begin_work, initargs=(threads, modules)
+        workers, get_context("spawn"), initializer=_begin_work, initargs=(threads, were_asked(), modules)
     )
     # No more than the workers can begin at once: what is queued in the pool would still be carried out whole
     # after Ctrl-C.
@@ -190,11 +198,11 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_work(threads: int, modules: list[tuple[str, str]]) -> None:
+def _begin_work(threads: int, asked: bool, modules: list[tuple[str, str]]) -> None:
     """What a worker process does first: its share of the cores, the modules of others' parts, no Ctrl-C."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    set_threads(threads, asked)
     enter(modules)
 
 

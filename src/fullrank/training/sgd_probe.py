@@ -14,6 +14,7 @@ from fullrank.batch import Batch, as_float
 from fullrank.data import BatchLoader, ImageSet
 from fullrank.devices import first_device
 from fullrank.encoders import Encoder
+from fullrank.files import typed_path
 from fullrank.places import evaluating
 from fullrank.record import Score
 from fullrank.runs.folders import checkpoint_path
@@ -128,7 +129,8 @@ def sgd_probe(
                 run.step(batch.to(first_device(encoder)), views, step_generator(seed, epoch, step))
                 progress.update(task, completed=epoch + (step + 1) / len(loader), status=status)
                 if stop.is_set():
-                    remedy = f"earlier epochs are saved, and it resumes with --out {folder} --resume"
+                    saved = "earlier epochs are saved"
+                    remedy = f"{saved}, and it resumes with --out {typed_path(folder)} --resume"
                     raise stop.error(f"Stopped in epoch {epoch} of the SGD probe; {remedy}.")
             run.accuracies.append(run.accuracy(test))
             run.save(folder)

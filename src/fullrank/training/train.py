@@ -23,7 +23,7 @@ from fullrank.door import import_modules
 from fullrank.errors import FullrankError, UsageError
 from fullrank.evaluation.evaluate import evaluate, help_evaluate
 from fullrank.evaluation.scores import Request
-from fullrank.files import save_arrays
+from fullrank.files import save_arrays, typed_path
 from fullrank.processes import launched_rank, own_share, process_count
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record
@@ -32,6 +32,7 @@ from fullrank.runs import folders
 from fullrank.runs.build import GivenImages, check_plan, load_data
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import Run, load
+from fullrank.threads import asked_threads
 from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
 from fullrank.training.callbacks.curves import Monitor, ProgressLine
@@ -60,6 +61,7 @@ def train(
     optimizer: str | OptimizerFactory | None = None,
     progress: Progress | None = None,
     profiler: Profiler | None = None,
+    threads: int | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Run:
@@ -122,7 +124,8 @@ def train(
     folders.check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
         return load(folder)
-    return carry_out(plan, folder, *load_data(plan, own_images), session)
+    with asked_threads(threads):
+        return carry_out(plan, folder, *load_data(plan, own_images), session)
 
 
 def carry_out(
@@ -136,6 +139,7 @@ def carry_out(
     session = session or Session()
     writes = launched_rank(session.processes) == 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), ExitStack() as contexts:
+        contexts.callback(torch.set_num_threads, torch.get_num_threads())  # a resumed run may change it
         torch.manual_seed(recipe.seed)
         parts = check_plan(recipe, train, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
@@ -224,5 +228,5 @@ def _fit(
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.must_stop(trainer):
-            remedy = f"the same command with --out {folder} --resume evaluates the run"
+            remedy = f"the same command with --out {typed_path(folder)} --resume evaluates the run"
             raise stop.error(f"Stopped after the last step; {remedy}.")

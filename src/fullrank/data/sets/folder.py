@@ -19,7 +19,7 @@ from fullrank.data.selection import fixed_split
 from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
 from fullrank.data.streaming import CANVAS, StreamedImages, photographs
 from fullrank.data.undecodable import BadImages
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, count_of
 from fullrank.files import expanded
 
 MEMORY_LIMIT_GIB = 8
@@ -158,8 +158,11 @@ class ImageFolder(Source):
 
     def _unreadable(self, failed: Mapping[str, Exception], count: int) -> DataError:
         first, error = next(iter(failed.items()))
-        problem = f"{len(failed)} of {count} images cannot be read, the first is {first} ({reason(error)})"
-        return DataError(f"{self.name}: {problem}; remove or replace them.")
+        problem = f"{len(failed)} of {count_of(count, 'image')} cannot be read; the first is {first}"
+        remedy = "remove or replace them"
+        if len(failed) < count:
+            remedy += f", or train without them with --max-bad {len(failed)}"
+        return DataError(f"{self.name}: {problem} ({reason(error)}); {remedy}.")
 
 
 def _attempt(

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from fullrank.diagnosis.watch.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, finding_of, raised
 from fullrank.diagnosis.watch.history import History, NewestRows
 from fullrank.diagnosis.watch.measurements import MEASURES, Look, look_at, rows_of
-from fullrank.errors import UsageError, unknown_name
+from fullrank.errors import UsageError, count_of, unknown_name
 from fullrank.files import save_arrays
 from fullrank.record import RECORD_FILE, DiagnosisEntry, Measure, Record, Spectrum
 from fullrank.record.making import new_record
@@ -299,7 +299,7 @@ class SpectrumMonitor(pl.Callback):
         if len(watch.newest) < 2 and not watch.missed:
             watch.missed = True
             warnings.warn(
-                f"SpectrumMonitor: {watch.path!r} gave {len(watch.newest)} rows up to step "
+                f"SpectrumMonitor: {watch.path!r} gave {count_of(len(watch.newest), 'row')} up to step "
                 f"{trainer.global_step}, and a spectrum needs 2; name a module that each training step "
                 "calls, and of a compiled one itself, not a module inside it.",
                 stacklevel=1,

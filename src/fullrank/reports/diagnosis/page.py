@@ -9,7 +9,7 @@ from fullrank.record import DiagnosisEntry, Record
 from fullrank.reports.diagnosis import figures, words
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
-from fullrank.reports.numbers import live_note
+from fullrank.reports.numbers import live_note, without_path
 from fullrank.reports.run.words import machine_line
 
 _IN_THE_TABLE = "the table below has the numbers."
@@ -29,7 +29,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
         undrawn += [place for place in diagnosis.places if place not in timed]
     return fill(
         "diagnosis.html.j2",
-        title=f"{'Watched training' if watched else 'Diagnosis'} of {diagnosis.target}",
+        title=f"{'Watched training' if watched else 'Diagnosis'} of {without_path(diagnosis.target)}",
         watched=watched,
         summary=words.summary(record, diagnosis),
         machine=machine_line(record),

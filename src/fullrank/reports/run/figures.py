@@ -110,12 +110,13 @@ def curve_figure(
         last = max([last, *(float(each.max(initial=0)) for each in x)])
     if not figure.data:
         return None
-    figure.update_xaxes(range=[0, 1.01 * last or 1])
+    ends = drawing.span(np.array([0.0, last]))
+    figure.update_xaxes(range=ends)
     if series == "loss":
         for chance in sorted({round(run.chance, 9) for run in record.runs if run.chance is not None}):
             line = {"color": drawing.INK, "dash": "dot", "width": 1.2}
-            add_line(figure, [0, last], [chance, chance], "chance", "", "chance", line=line)
-            at = {"x": last, "y": chance, "xanchor": "right", "yshift": -10, "showarrow": False}
+            add_line(figure, ends, [chance, chance], "chance", "", "chance", line=line)
+            at = {"x": ends[1], "y": chance, "xanchor": "right", "yshift": -10, "showarrow": False}
             figure.add_annotation(text=f"chance {chance:.2f}", **at)
     return figure
 

@@ -33,9 +33,21 @@ CURVES = {
 
 
 def render(
-    record: Record, arrays: Mapping[str, Arrays], missing: Mapping[str, str], links: Mapping[str, str]
+    record: Record,
+    arrays: Mapping[str, Arrays],
+    missing: Mapping[str, str],
+    links: Mapping[str, str],
+    recipe: str = words.RECIPE_FILE,
 ) -> Page:
-    """The page of a run or study; `arrays` by the runs' folders, `missing` says why others lack."""
+    """The page of a run or study.
+
+    Args:
+        record: What the run or study left.
+        arrays: The arrays of each run, by its folder.
+        missing: Why the arrays of other runs are missing, by their folders.
+        links: The address of each run's own page, by its folder.
+        recipe: The path of the recipe's file, as a command names it.
+    """
     rows, names = head_table(record), row_names(record.runs)
     published = record.published.values if record.published else {}
     examples = [one["examples"] for one in arrays.values() if "examples" in one]
@@ -46,7 +58,8 @@ def render(
         summary=words.summary(record, side),
         verdict=words.verdict(record),
         machine=words.machine_line(record),
-        command=words.reproduce_command(record),
+        command=words.reproduce_command(record, recipe),
+        not_repeatable=words.not_repeatable(record),
         record=record,
         rows=rows,
         strips=_strips(rows),

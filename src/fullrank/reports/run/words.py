@@ -3,14 +3,18 @@
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
+from fullrank.door import MAIN, imported
+from fullrank.files import shown_path
 from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import grouped
-from fullrank.reports.numbers import distance, in_points
+from fullrank.reports.numbers import distance, in_points, without_path
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
 
+RECIPE_FILE = "recipe.yaml"
 OTHER_IMAGES = (
     "The test images differ between rows. Each row is compared only with the first row on the same images."
 )
@@ -20,7 +24,7 @@ ONE_SEED = "One seed: no interval; differences of about a point are noise."
 def title(record: Record) -> str:
     """The page's title: what was compared, and the data."""
     rows = row_names(record.runs)
-    data = "" if "data" in rows.keys else _plain(record, "data")
+    data = "" if "data" in rows.keys else without_path(_plain(record, "data"))
     return f"{rows.counted()} on {data}" if data else rows.counted()
 
 
@@ -36,7 +40,7 @@ def summary(record: Record, pixels: int | None = None) -> str:
         shared = [] if "head" in rows.keys or len(rows.values) == 1 else [f"head {runs[0].head}"]
         parts = [f"A {record.kind} of {what}, {_count(len(seeds), 'seed')} each", *shared]
     shown = [key for key in ("encoder", "data") if key not in rows.keys]
-    parts += [f"{key} {value}" for key in shown if (value := _plain(record, key))]
+    parts += [f"{key} {without_path(value)}" for key in shown if (value := _plain(record, key))]
     if "image_size" not in rows.keys and (size := _plain(record, "image_size") or pixels):
         parts.append(f"images of {size} by {size} pixels")
     epochs = sorted({run.epochs for run in runs})
@@ -81,22 +85,36 @@ def _verdict_on_rows(rows: list[HeadRow], place: str) -> list[str]:
     return sentences
 
 
-def reproduce_command(record: Record) -> str:
-    """The command line that repeats the work, with the recipe that lies beside the record."""
-    imports = imports_option(record)
+def not_repeatable(record: Record) -> str:
+    """Why no command repeats the work, as a sentence; empty where one does."""
+    optimizer = record.recipe.get("optimizer")
+    name = optimizer.get("name", "") if isinstance(optimizer, dict) else ""
+    given = {
+        "its images were": _plain(record, "data").startswith("given:"),
+        "its optimizer was": ":" in name,
+        "one of its parts was": any(module in MAIN for module in _modules(record)),
+    }
+    reasons = [what for what, here in given.items() if here]
+    return f"No command repeats this: {reasons[0]} given in Python. Call it there again." if reasons else ""
+
+
+def reproduce_command(record: Record, recipe: str = RECIPE_FILE) -> str:
+    """The command line that repeats the work from the file `recipe`, which lies beside the record."""
+    imports, recipe = imports_option(record), shlex.quote(recipe)
     if record.kind == "run":
-        return f"fullrank train --recipe recipe.yaml{imports}"
+        return f"fullrank train --recipe {recipe}{imports}"
     heads = ",".join(dict.fromkeys(run.head for run in record.runs))
     seeds = len({run.seed for run in record.runs})
     varied = "".join(f" --vary {shlex.quote(text)}" for text in _varied(record.runs))
-    command = f"fullrank compare --recipe recipe.yaml --heads {shlex.quote(heads)}{varied} --seeds {seeds}"
+    command = f"fullrank compare --recipe {recipe} --heads {shlex.quote(heads)}{varied} --seeds {seeds}"
     return f"{command}{imports}"
 
 
 def imports_option(record: Record) -> str:
     """The options `--import` that a command line needs to do the work of a record again."""
-    named = [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
-    return "".join(f" --import {shlex.quote(module)}" for module in named)
+    files = {module: imported[module].path for module in _modules(record) if module in imported}
+    paths = [shown_path(files.get(module) or Path(module)) for module in _modules(record)]
+    return "".join(f" --import {shlex.quote(path)}" for path in paths)
 
 
 def _varied(runs: Sequence[RunEntry]) -> list[str]:
@@ -106,6 +124,11 @@ def _varied(runs: Sequence[RunEntry]) -> list[str]:
         for key, value in run.varied.items():
             values.setdefault(key, {})[value] = None
     return [f"{key}={','.join(each)}" for key, each in values.items()]
+
+
+def _modules(record: Record) -> list[str]:
+    """The modules of others' parts that a command must import: those of installed packages are found."""
+    return [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
 
 
 def machine_line(record: Record) -> str:

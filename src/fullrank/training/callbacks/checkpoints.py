@@ -14,8 +14,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from fullrank.batch import Batch
 from fullrank.data import BatchLoader
 from fullrank.errors import DataError, DivergedError
-from fullrank.files import write_whole
+from fullrank.files import typed_path, write_whole
 from fullrank.runs.folders import checkpoint_path, checkpoints_in, number_of
+from fullrank.threads import follow_threads
 from fullrank.training.callbacks.stopping import Stop
 
 # On GPUs, steps between two checks whether any process must stop. Each check waits for the device; torchrun
@@ -56,8 +57,9 @@ def newest_whole(folder: Path, kind: str = "step", *, rank: int = 0) -> Path | N
     paths = checkpoints_in(folder, kind)
     damaged = list(takewhile(lambda path: not is_whole(path), paths))
     if paths and damaged == paths:
-        remedy = "delete them and resume to start from the beginning"
-        raise DataError(f"The checkpoint {paths[0]} is damaged, as are all {len(paths)} with it; {remedy}.")
+        others = f", and so is every other one of {len(paths)}" if len(paths) > 1 else ""
+        remedy = "remove every checkpoint and resume to start from the beginning"
+        raise DataError(f"The checkpoint {paths[0]} is damaged{others}; {remedy}.")
     whole = next(iter(paths[len(damaged) :]), None)
     for path in damaged if rank == 0 else ():
         print(f"The checkpoint {path} is damaged (wrong checksum); continuing from {whole}.", file=sys.stderr)
@@ -91,8 +93,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 class Checkpointer(pl.Callback):
     """Saves the run at the end of each epoch, and after the current step if `stop` is set.
 
-    A checkpoint also holds the state of torch's generators and of the loader; Lightning does not restore a
-    loader after a schedule has asked for the number of steps. The last `keep` checkpoints are kept.
+    A checkpoint also holds the state of torch's generators and of the loader, and the number of threads.
+    Lightning does not restore a loader after a schedule has asked for the number of steps. The last `keep`
+    checkpoints are kept.
     """
 
     def __init__(self, folder: Path, loader: BatchLoader, stop: Stop, keep: int = 2):
@@ -119,7 +122,7 @@ class Checkpointer(pl.Callback):
             self.save(trainer, module)
             raise self.stop.error(
                 f"Stopped at step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}; it is "
-                f"saved, and the same command with --out {self.folder} --resume continues from there."
+                f"saved, and the same command with --out {typed_path(self.folder)} --resume continues it."
             )
 
     def must_stop(self, trainer: pl.Trainer) -> bool:
@@ -152,7 +155,10 @@ class Checkpointer(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"generator": torch.get_rng_state(), "loader": self.loader.state_dict()}
+        state["threads"] = torch.get_num_threads()
         return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
+        if "threads" in state_dict:  # a checkpoint of an older version has none
+            follow_threads(state_dict["threads"])

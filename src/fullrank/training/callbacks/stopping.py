@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any, Self, final
 
 from fullrank.errors import InterruptedRunError, TerminatedRunError
+from fullrank.files import typed_path
 
 # torchrun repeats the Ctrl-C that a terminal has already sent to all processes; seconds.
 _ECHO = 1.0
@@ -61,5 +62,6 @@ class Stop:
             return
         echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._heard < _ECHO
         if number == signal.SIGINT and not echo:
-            remedy = f"the same command with --out {self.folder} --resume continues from the last checkpoint"
+            where = typed_path(self.folder)
+            remedy = f"the same command with --out {where} --resume continues from the last checkpoint"
             raise self.error(f"Stopped at once; {remedy}.")
