@@ -177,7 +177,7 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
                 yield run
     except BrokenProcessPool:
         raise FullrankError(
-            f"One of {workers} worker processes ended by itself; finished runs are kept. Either memory ran out "
+            f"One of {workers} worker processes ended by itself; finished runs are kept. Memory ran out "
             "(give fewer --workers), or a script lacks `if __name__ == '__main__':` and started again there."
         ) from None
     except (KeyboardInterrupt, InterruptedRunError) as stopped:

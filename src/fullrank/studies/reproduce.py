@@ -300,9 +300,8 @@ def _value(run: RunEntry, key: ScoreKey | RankKey, minus: ScoreKey | None) -> fl
         value = score_of(run, key) - (0.0 if minus is None else score_of(run, minus))
         return 100 * value if statistic(key.probe, key.statistic).unit == "points" else value
     if key.place not in run.spectrum:
-        raise DataError(
-            f"The record of {run.folder} has no spectrum at {key.place}; remove that folder and run the table again."
-        )
+        remedy = "remove that folder and run the table again"
+        raise DataError(f"The record of {run.folder} has no spectrum at {key.place}; {remedy}.")
     spectrum = run.spectrum[key.place]
     if key.quantity == "effective rank":
         return spectrum.effective_rank
