@@ -20,7 +20,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
     return fill(
         "table.html.j2",
         title=table.title,
-        summary=f"{table.question} ({table.source}; {table.name}, scale {table.scale})".strip(),
+        summary=_summary(table),
         words=words,
         machine=machine_line(record),
         device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
@@ -33,6 +33,12 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         links=links,
         command=_command(record, table),
     )
+
+
+def _summary(table: TableEntry) -> str:
+    """The question of a table, where it comes from, and its scale."""
+    origin = f"{table.source}; {table.name}, scale {table.scale}"
+    return f"{table.question} ({origin})" if table.question else f"{origin[0].upper()}{origin[1:]}."
 
 
 def _command(record: Record, table: TableEntry) -> str:
