@@ -284,6 +284,7 @@ def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Repr
 
 def _measured_on(recipes: Sequence[Recipe]) -> str:
     """Data, encoders and epochs of some recipes, in a few words; three or more are counted."""
+    lengths = [recipe.epochs for recipe in recipes]
     kinds: dict[str, dict[str, None]] = {
         "data sets": dict.fromkeys(recipe.data for recipe in recipes),
         "encoders": dict.fromkeys(recipe.encoder for recipe in recipes),
