@@ -288,9 +288,7 @@ def _measured_on(recipes: Sequence[Recipe]) -> str:
     kinds: dict[str, dict[str, None]] = {
         "data sets": dict.fromkeys(recipe.data for recipe in recipes),
         "encoders": dict.fromkeys(recipe.encoder for recipe in recipes),
-        "lengths of training": dict.fromkeys(
-            f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}" for recipe in recipes
-        ),
+        "lengths of training": dict.fromkeys(f"{n} epoch{'s' * (n > 1)}" for n in lengths),
     }
     return ", ".join(
         " or ".join(values) if len(values) < 3 else f"{len(values)} {what}" for what, values in kinds.items()
