@@ -66,7 +66,7 @@ def test_a_table_is_made_again_from_what_lies_beside_its_record(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"rowz": []}, ["line 15", "rowz: []", "'rows'"]),
+        ({"rowz": []}, ["rowz: []", "'rows'"]),
         ({"columns": [{"title": "a", "statistic": "acuracy"}]}, ["columns.0", "'acuracy'", "'accuracy'"]),
         ({"columns": [{"title": "a", "plaze": "h"}]}, ["line 6", "plaze: h", "'place'"]),
         ({"rows": [{"title": "r", "set": {"heda": "none"}}]}, ["rows.0.set.heda", "heda: none", "'head'"]),
