@@ -78,7 +78,7 @@ def _order(table: TableEntry, column: int, title: str) -> str:
     order = f"{title}: {sum(in_order)} of {len(in_order)} pairs of rows have the paper's order"
     if len(table.rows[0].seeds) < 2:
         return f"{order}; with one seed there is no interval."
-    return f"{order}; our intervals separate {len(separated)} pairs, {sum(separated)} of them in that order."
+    return f"{order}; our intervals separate {len(separated)}, {sum(separated)} of them in that order."
 
 
 def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
@@ -89,7 +89,7 @@ def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
         words = [word for word in ("as predicted", "not separated", "contradicted") if word in counts]
         if words:
             listed = ", ".join(f"{counts[word]} {word}" for word in words)
-            parts.append(f"of {counts.total()} predictions of {kind}, {listed}")
+            parts.append(f"of {counts.total()} predictions of {kind} {listed}")
     means = [cell(row, column) for row in rows if row.expected != "nothing"]
     above = sum(mean.separated and mean.mean > 0 for mean in means)
     sentence = (
