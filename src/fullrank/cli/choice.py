@@ -198,5 +198,5 @@ def _key_and_value(text: str, option: str, example: str) -> tuple[str, str]:
     """Both sides of the first equals sign; UsageError without that sign or without a key."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not key or not equals:
-        raise UsageError(f"{option} needs KEY=VALUE, but got '{text}'; for example {option} {example}.")
+        raise UsageError(f"{option} needs key=value, but got '{text}'; for example {option} {example}.")
     return key, value

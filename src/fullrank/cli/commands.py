@@ -273,7 +273,7 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the table's own.")] = None,
     workers: WorkersOption = 1,
     out: OutOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only build every part; keep nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the parts; keep nothing.")] = False,
 ) -> None:
     """Measure tables of the papers, or your own. The same command continues what was stopped."""
     from fullrank.cli.reproduction import print_reproduction
@@ -281,10 +281,10 @@ def reproduce(
     from fullrank.studies.table import known_scale
 
     if dry_run and (out is not None or seeds is not None or workers != 1):
-        raise UsageError("A dry run keeps nothing and trains nothing; leave out --out, --seeds, --workers.")
+        raise UsageError("A dry run keeps nothing; leave out --out, --seeds and --workers.")
     if dry_run:
         for recipe in rehearse(names, scale=known_scale(scale)):
-            typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: every part fits")
+            typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: all parts fit")
         return
     many = "the table's own seeds" if seeds is None else count_of(seeds, "seed")
     print(f"Reproducing {', '.join(names)} at the scale {scale}, with {many}.", file=sys.stderr)
@@ -295,7 +295,7 @@ def reproduce(
         typer.echo()
     runs, minutes = training_minutes(reproduced)
     if runs:
-        typer.echo(f"Runs: {runs}; minutes of training in all, as their records have it: {minutes:.1f}")
+        typer.echo(f"Runs: {runs}. Recorded training time in all: {minutes:.1f} minutes.")
 
 
 @app.command(name="check-distributed")

@@ -11,12 +11,12 @@ from fullrank.cli.theory import print_theory
 from fullrank.record import Record, TableEntry
 from fullrank.reports.reproduction import words
 
-# Of the terminal's width so much is kept for the titles of the rows; a column takes two more than its text.
+# The width kept for the titles of rows, and what a column takes beyond its text.
 _TITLES, _GAP = 22, 2
 
 
 def print_reproduction(title: str, record: Record) -> None:
-    """The paper's numbers beside ours, and what came out."""
+    """Print the paper's numbers beside ours, and the outcome."""
     console = Console(highlight=False)
     if record.theory is not None:
         console.print(f"[bold]{escape(title)}[/bold]")
@@ -33,14 +33,14 @@ def print_reproduction(title: str, record: Record) -> None:
     for sentence in (*chosen, *words.verdict(table)):
         console.print(escape(sentence))
     seeds = len(table.rows[0].seeds)
-    over = "one seed, no interval" if seeds == 1 else f"95 % t intervals over {seeds} seeds"
+    over = f"95 % t intervals over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     here = f"Here: {table.here}; {over}, one test set."
     for remark in (*([f"Paper: {table.paper}."] if table.paper else []), here, *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
 
 
 def _columns(table: TableEntry) -> list[list[str]]:
-    """Each column as text, its title first: the paper's, ours, what was predicted, against the first row."""
+    """Each column as text, its title first: the paper's, ours, predictions, differences to the first row."""
     rows, first = table.rows, table.rows[0]
     columns = []
     for number, (title, unit) in enumerate(zip(table.columns, table.units, strict=True)):
@@ -60,7 +60,7 @@ def _columns(table: TableEntry) -> list[list[str]]:
 
 
 def _side_by_side(columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
-    """The columns in as many tables as their width needs, each of one column or more."""
+    """The columns, split into as many tables as their width needs."""
     tables: list[list[list[str]]] = []
     free = 0
     for column in columns:

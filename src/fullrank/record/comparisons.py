@@ -15,9 +15,8 @@ def compare_heads(
 ) -> list[Comparison]:
     """Each row against the first row with the same test images, paired over the seeds that both have.
 
-    A row is a head, with the values of the keys that the study varies. A difference between accuracies on
-    different test images would mean nothing, so the first row on each set of images is compared with none.
-    The interval is that of a paired t test.
+    A row is a head with the values of the keys that the study varies. A difference between accuracies on
+    different test images would mean nothing. The interval is that of a paired t test.
 
     Args:
         runs: The runs of the study, in the order of its rows.
@@ -25,7 +24,8 @@ def compare_heads(
         recipe: The settings that all runs share, as in `Record.recipe`.
 
     Returns:
-        A comparison for each row that shares a seed and the test images with an earlier first row.
+        A comparison for each row that shares a seed with the first row on its test images. That first row
+        has none.
     """
     accuracies = {
         row: {run.seed: run.probes[place].linear for run in entries if place in run.probes}

@@ -106,8 +106,8 @@ def compare(
     return Study(folder, record)
 
 
-def _earlier_runs(folder: Path) -> list[tuple[RunEntry, Recipe]]:
-    """The runs in the record of a study, each with the recipe in its folder, or else that of the study."""
+def _earlier_runs(folder: Path) -> list[tuple[RunEntry, Recipe | None]]:
+    """The runs in the record of a study, each with the recipe in its folder, if that still exists."""
     if not (folder / RECORD_FILE).is_file():
         return []
     record = Record.load(folder)
@@ -115,12 +115,12 @@ def _earlier_runs(folder: Path) -> list[tuple[RunEntry, Recipe]]:
         raise UsageError(f"{folder} holds a {record.kind} and not a study; name another --out.")
     entries = record.runs
     files = [folder / entry.folder / RECIPE_FILE for entry in entries]
-    recipes = [Recipe.resolve(file if file.is_file() else folder / RECIPE_FILE) for file in files]
+    recipes = [Recipe.resolve(file) if file.is_file() else None for file in files]
     return list(zip(entries, recipes, strict=True))
 
 
 def _planned_runs(
-    rows: Sequence[PlannedRow], seeds: int, folder: Path, earlier: Sequence[tuple[RunEntry, Recipe]]
+    rows: Sequence[PlannedRow], seeds: int, folder: Path, earlier: Sequence[tuple[RunEntry, Recipe | None]]
 ) -> list[PlannedRun]:
     """A run for each row and seed; one that the study has already keeps its folder."""
     folders = {recipe: entry.folder for entry, recipe in earlier}
@@ -139,9 +139,10 @@ def _with_keys(row: PlannedRow, keys: Sequence[str]) -> PlannedRow:
     return replace(row, varied={**added, **row.varied})
 
 
-def _with_values(entry: RunEntry, recipe: Recipe, keys: Iterable[str]) -> RunEntry:
-    """The entry of a run with the value of each varied key."""
-    return entry.model_copy(update={"varied": {key: value_of(recipe, key) for key in keys}})
+def _with_values(entry: RunEntry, recipe: Recipe | None, keys: Iterable[str]) -> RunEntry:
+    """The entry of a run with the value of each varied key, as far as its recipe is known."""
+    values = {} if recipe is None else {key: value_of(recipe, key) for key in keys}
+    return entry.model_copy(update={"varied": values or entry.varied})
 
 
 def _specs(heads: object) -> list[Spec]:

@@ -21,9 +21,9 @@ def demo(*, out: str | Path | None = None, resume: bool = False) -> Study:
 
 
 def published_heads() -> Published:
-    """P1's number for each head of its Table 1, called as at the scale mini.
+    """P1's number for each head of its Table 1, under the spec that the head has at the scale mini.
 
-    The digits' widths stand for P1's: a head's output of 128 and DirectCLR's 360 channels of 2048.
+    The widths for the digits replace P1's: an output of 128, and DirectCLR's 360 channels of 2048.
     """
     table = cast(Table, table_named("directclr/table1"))
     values = {

@@ -1,4 +1,4 @@
-"""Many runs, each in a folder of its own: finished ones are kept, and several may go at a time."""
+"""Many runs, each in a folder of its own: finished runs are kept, and several may be trained at a time."""
 
 import signal
 import time
@@ -58,7 +58,7 @@ class PlannedRun:
 
     @property
     def missing(self) -> list[ScoreKey]:
-        """The scores that it must have and that are not in its record yet."""
+        """The scores that are asked for and are not in its record yet."""
         measured = {ScoreKey.of(score) for score in self.entry.scores}
         return [key for key in self.scores if key not in measured]
 
@@ -69,16 +69,16 @@ class PlannedRun:
 
     @property
     def begun(self) -> bool:
-        """Whether the folder holds its recipe: the run goes on from its last checkpoint."""
+        """Whether the folder holds its recipe: the run then continues from its last checkpoint."""
         return (self.folder / RECIPE_FILE).is_file()
 
     @property
     def entry(self) -> RunEntry:
-        """What its record says of it, under the name of its folder."""
+        """Its entry in its record, under the name of its folder."""
         return Record.load(self.folder).runs[0].model_copy(update={"folder": self.folder.name})
 
     def with_scores(self, scores: Sequence[ScoreKey]) -> "PlannedRun":
-        """The run, which must have these scores too."""
+        """The run, with these scores added to those asked for."""
         return replace(self, scores=tuple(dict.fromkeys((*self.scores, *scores))))
 
 
@@ -106,12 +106,16 @@ def check_parts(recipes: Mapping[str, Recipe]) -> None:
 
 @flushed_denormals()
 def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> list[RunEntry]:
-    """Carry out every run that is not finished yet, and return the entries of all, in their order.
+    """Carry out every run that is not finished yet, and return the entries of all runs, in their order.
 
-    A run that was cut off goes on where it stood. `workers` processes share the cores; results depend on the
-    threads of a run in the last digits alone. Raises UsageError before any training for fewer than 1 worker
-    or a folder of another recipe; what `carry_out` raises, with the run's title; and on Ctrl-C or SIGTERM,
-    after saving, InterruptedRunError or TerminatedRunError, in which `go_on` says how to continue.
+    A run that was stopped continues from its last checkpoint. `workers` processes share the cores. The number
+    of threads of a run changes only the last digits of its results.
+
+    Raises:
+        UsageError: Before any training, for fewer than 1 worker or a folder of another recipe.
+        InterruptedRunError: On Ctrl-C, after saving; `go_on` says in it how to continue. On SIGTERM it is a
+            TerminatedRunError.
+        FullrankError: Whatever `carry_out` raises, after the title of the run.
     """
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, but got {workers}.")
@@ -131,7 +135,7 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
             done = sum(run.finished for run in runs)
             kind = TerminatedRunError if isinstance(stopped, TerminatedRunError) else InterruptedRunError
             raise kind(
-                f"Stopped with {done} of {count_of(len(runs), 'run')} finished; what was under way is saved, "
+                f"Stopped with {done} of {count_of(len(runs), 'run')} finished; the others are saved, "
                 f"and {go_on}."
             ) from None
     return [run.entry for run in runs]
@@ -182,12 +186,11 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
                 yield run
     except BrokenProcessPool:
         raise FullrankError(
-            f"One of {workers} worker processes ended by itself, perhaps for want of memory (give fewer "
-            "--workers), or because a script without `if __name__ == '__main__':` began again in it; "
-            "what is finished is kept."
+            f"One of {workers} worker processes ended by itself; finished runs are kept. Memory ran out "
+            "(give fewer --workers), or a script lacks `if __name__ == '__main__':` and started again there."
         ) from None
     except (KeyboardInterrupt, InterruptedRunError) as stopped:
-        _say(progress, "Stopping: the runs under way are being saved.")
+        _say(progress, "Stopping: the unfinished runs are being saved.")
         if isinstance(stopped, TerminatedRunError):
             # Unlike a terminal's Ctrl-C it may have reached this process alone.
             for worker in set(active_children()) - others:
@@ -199,7 +202,7 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
 
 
 def _begin_work(threads: int, asked: bool, modules: list[tuple[str, str]]) -> None:
-    """What a worker process does first: its share of the cores, the modules of others' parts, no Ctrl-C."""
+    """Set up a worker process: its share of the cores, the modules of others' parts, no Ctrl-C."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_threads(threads, asked)
@@ -219,11 +222,11 @@ def _carry_out(run: PlannedRun) -> None:
 
 def _end_work(signum: int, frame: FrameType | None) -> None:
     # Training has a handler of its own, which saves; a worker that died of it would break the pool.
-    raise TerminatedRunError("Stopped after training; the same command goes on from there.")
+    raise TerminatedRunError("Stopped after training; the same command continues from there.")
 
 
 def _measure(run: PlannedRun, trained: Run | None = None) -> None:
-    """Measure the scores that a trained run must have and its record lacks, and keep them there."""
+    """Measure the scores that are asked for and that a trained run lacks, and add them to its record."""
     if not (missing := run.missing):
         return
     measured: list[Score] = []
@@ -242,12 +245,12 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
     recorded = {ScoreKey.of(score) for score in entry.scores}
     scores = [*entry.scores, *(score for score in measured if ScoreKey.of(score) not in recorded)]
     if lacking := [key for key in missing if key not in map(ScoreKey.of, scores)]:
-        raise UsageError(f"No probe gives {lacking[0]}; correct the statistic that the table asks for.")
+        raise UsageError(f"No probe measures {lacking[0]}; correct the statistic of the table's column.")
     record.model_copy(update={"runs": [entry.model_copy(update={"scores": scores})]}).save(run.folder)
 
 
 def _images_of(recipe: Recipe) -> str:
-    """What decides which images a recipe has."""
+    """The keys that decide which images a recipe has, as one text."""
     return recipe.model_dump_json(include=set(IMAGE_KEYS))
 
 
@@ -267,7 +270,7 @@ def _say(progress: Progress, line: str) -> None:
 
 
 def _time_left(durations: Sequence[float], runs: int) -> str:
-    """How long `runs` more runs take if they take as long as those of this session."""
+    """How long `runs` more runs take, from the mean time of the runs so far."""
     if not durations:
         return ""
     minutes = sum(durations) / len(durations) * runs / 60

@@ -103,7 +103,9 @@ class _TableText:
 
 def _first_fault(error: ValidationError, file: _TableText, content: Mapping[str, Any]) -> UsageError:
     """The error for the first thing that is wrong with the content of a table."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    # A misspelt key is also missing; the spelling is what helps.
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
     location: Location = fault["loc"]
     reason = fault.get("ctx", {}).get("error")
     if fault["type"] == "extra_forbidden":
@@ -136,7 +138,9 @@ def _check_rows(table: Table, file: _TableText) -> None:
             except UsageError as error:
                 faulty = [key for key in settings if not _resolves(table.recipe[scale], key, settings[key])]
                 place: Location = ("rows", number)
-                if faulty:
+                if not _resolves(table.recipe[scale], "seed", 0):
+                    place = ("recipe", scale)
+                elif faulty:
                     place = (*place, "set", faulty[0]) if faulty[0] in row.set else ("base", faulty[0])
                 raise file.fault(place, str(error).removesuffix(".")) from None
 

@@ -1,4 +1,4 @@
-"""Tables and figures of the papers, measured again: their numbers beside ours."""
+"""Tables and figures, measured: those of the papers, with their numbers beside ours, and your own."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ class Reproduction(Result):
 
 @dataclass(frozen=True)
 class TablePlan:
-    """A table at a scale: which runs it needs, in folders under `store`, and what they make of it."""
+    """A table at a scale: the runs that it needs, in folders under `store`, and the record made from them."""
 
     name: str
     table: Table
@@ -59,12 +59,12 @@ class TablePlan:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def trials(self) -> list[PlannedRun]:
-        """The runs that settings are chosen by; none for a table that is not tuned."""
+        """The runs that settings are chosen with; none for a table that is not tuned."""
         rows = self.table.rows_at(self.scale) if self.table.tune else []
         return [run for row in rows for _, _, run in self._row_trials(row)]
 
     def runs(self) -> list[PlannedRun]:
-        """The runs whose numbers the table shows, one a row and seed; tuning must be finished."""
+        """The runs whose numbers the table shows, one for each row and seed; tuning must be finished."""
         return [run for row in self.table.rows_at(self.scale) for run in self._row_runs(row)]
 
     def tabulated(self, folder: Path) -> Reproduction:
@@ -99,7 +99,7 @@ class TablePlan:
         return Reproduction(folder, record, self.name, table.title)
 
     def _row_trials(self, row: Row) -> list[tuple[str, Setting, PlannedRun]]:
-        """A key, one of its values, and the run that tries it, all other keys as the row has them."""
+        """Each key to tune, one of its values, and the run that tries it with the row's other settings."""
         tune = self.table.tune
         if tune is None:
             return []
@@ -113,7 +113,7 @@ class TablePlan:
         return trials
 
     def _chosen(self, row: Row) -> dict[str, Setting]:
-        """Of each key that is tuned the value with the best first column; of equals the first."""
+        """For each tuned key the value with the best first column; the first of equal ones."""
         scores: dict[str, dict[Setting, float]] = defaultdict(dict)
         for key, value, run in self._row_trials(row):
             scores[key][value] = score_of(run.entry, self.table.judged_by(row, self.scale))
@@ -159,14 +159,26 @@ def reproduce(
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> list[Reproduction]:
-    """Measure tables and figures of the papers again at a scale, and leave each in a folder of its own.
+    """Measure tables and figures at a scale, each in a folder of its own.
 
-    `names` are those of `table_names`, a paper's for all of its, or "all". Runs stand in `out`/runs, by
-    default runs/reproduce-SCALE/runs, under a name made of their recipe: tables share them, and one that is
-    finished there is never trained again. After Ctrl-C the same call goes on where it stopped. `seeds`
-    replaces the tables' own number of seeds; `workers` runs go at a time. Raises UsageError before any
-    training for an unknown name or a table without that scale, and InterruptedRunError on Ctrl-C, after
-    saving.
+    Runs are named by their recipe, so tables share them, and a finished run is never trained again. After
+    Ctrl-C the same call continues.
+
+    Args:
+        names: Names of shipped tables (`table_names`), of a paper for all of its tables, "all", or YAML files
+            with tables of your own (docs/your-own-table.md).
+        scale: The scale at which tables are measured.
+        seeds: Number of seeds instead of each table's own.
+        workers: Number of runs that are trained at a time.
+        out: The folder for all tables, and for their runs below runs/; by default runs/reproduce-SCALE.
+        imports: Modules that register parts of yours.
+
+    Returns:
+        The tables, in the order in which they were chosen.
+
+    Raises:
+        UsageError: Before any training, for an unknown name, a wrong file or a table without that scale.
+        InterruptedRunError: On Ctrl-C, after saving.
     """
     import_modules(imports)
     own = chosen_own([name for name in _listed(names) if names_file(name)], scale)
@@ -176,7 +188,7 @@ def reproduce(
     folder = Path(out) if out is not None else Path("runs") / f"reproduce-{scale}"
     for path in (folder, folder / RUNS, *(folder / slug(name) for name in chosen)):
         if path.is_file():
-            raise UsageError(f"{path} is a file, but a folder is due there; name another one with --out.")
+            raise UsageError(f"{path} is a file, but results need a folder of that name; give another --out.")
     files = {name: each.files for name, each in own.items()}
     plans = {
         name: TablePlan(name, table, scale, seeds or table.seeds[scale], folder / RUNS, files.get(name, {}))
@@ -188,7 +200,7 @@ def reproduce(
         for run in chain.from_iterable(map(stage, plans.values())):
             runs[run.folder] = run.with_scores(runs.get(run.folder, run).scores)
         check_parts({run.title: run.recipe for run in runs.values() if not run.trained})
-        finish_runs(list(runs.values()), workers, go_on="the same command goes on from there")
+        finish_runs(list(runs.values()), workers, go_on="the same command continues them")
     return [
         _shown(name, table, scale, folder / slug(name))
         if isinstance(table, TheoremFigure)
@@ -200,8 +212,17 @@ def reproduce(
 def rehearse(names: str | Path | Sequence[str | Path], *, scale: Scale = "mini") -> list[Recipe]:
     """Build the parts of every recipe that tables need, on generated images; nothing is kept.
 
-    Of recipes that differ in their head alone the first is also trained for two steps and probed. Returns the
-    recipes. Raises what `dry_run` raises.
+    Of recipes that differ only in their head, the first is also trained for two steps and probed.
+
+    Args:
+        names: What `reproduce` takes.
+        scale: The scale of the tables.
+
+    Returns:
+        The recipes.
+
+    Raises:
+        UsageError: Where parts do not fit, and for what `reproduce` refuses.
     """
     own = chosen_own([name for name in _listed(names) if names_file(name)], scale)
     tables = [table for table in _chosen(names, own, scale).values() if isinstance(table, Table)]
@@ -231,7 +252,7 @@ def _chosen(
 
 
 def training_minutes(tables: Sequence[Reproduction]) -> tuple[int, float]:
-    """How many runs some tables stand on, each counted once, and the minutes that their training took."""
+    """The number of runs behind some tables, each counted once, and the minutes that their training took."""
     seconds = {(each.path / run.folder).resolve(): run.seconds for each in tables for run in each.record.runs}
     return len(seconds), sum(seconds.values()) / 60
 
@@ -239,7 +260,7 @@ def training_minutes(tables: Sequence[Reproduction]) -> tuple[int, float]:
 def run_name(recipe: Recipe) -> str:
     """The folder of a run that many tables may share: its data, head and seed, and a digest of its recipe.
 
-    Keys at their default do not count, so that a key that a later version adds changes no name.
+    Keys at their default do not count. A key that a later version adds therefore changes no name.
 
     >>> run_name(Recipe.resolve("digits", {"head": "mlp:48", "seed": 3}))
     'digits-mlp-48-2ea7a0d9-seed3'
@@ -250,7 +271,7 @@ def run_name(recipe: Recipe) -> str:
 
 
 def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Reproduction:
-    """Run the theorem of a figure, unless its record with the same settings stands there already."""
+    """Run the theorem of a figure, unless the folder already holds its record with the same settings."""
     settings, full = figure.settings[scale], scale in figure.full
     theorem = theorem_named(figure.theorem, full=full, **settings)
     wanted = {"theorem": figure.theorem, **theorem.model_dump(mode="json")}
@@ -262,11 +283,12 @@ def _shown(name: str, figure: TheoremFigure, scale: Scale, folder: Path) -> Repr
 
 
 def _measured_on(recipes: Sequence[Recipe]) -> str:
-    """Data, encoder and epochs of some recipes, in a few words; many are counted and not named."""
+    """Data, encoders and epochs of some recipes, in a few words; three or more are counted."""
+    lengths = [recipe.epochs for recipe in recipes]
     kinds: dict[str, dict[str, None]] = {
         "data sets": dict.fromkeys(recipe.data for recipe in recipes),
         "encoders": dict.fromkeys(recipe.encoder for recipe in recipes),
-        "lengths of training": dict.fromkeys(f"{recipe.epochs} epochs" for recipe in recipes),
+        "lengths of training": dict.fromkeys(f"{n} epoch{'s' * (n > 1)}" for n in lengths),
     }
     return ", ".join(
         " or ".join(values) if len(values) < 3 else f"{len(values)} {what}" for what, values in kinds.items()
@@ -274,12 +296,13 @@ def _measured_on(recipes: Sequence[Recipe]) -> str:
 
 
 def _value(run: RunEntry, key: ScoreKey | RankKey, minus: ScoreKey | None) -> float:
-    """The number that a column reads from a run; what is in points is times 100."""
+    """The number that a column reads from a run; shares are multiplied by 100."""
     if isinstance(key, ScoreKey):
         value = score_of(run, key) - (0.0 if minus is None else score_of(run, minus))
         return 100 * value if statistic(key.probe, key.statistic).unit == "points" else value
     if key.place not in run.spectrum:
-        raise DataError(f"{run.folder} has no spectrum at {key.place}; remove its folder and run it again.")
+        remedy = "remove that folder and run the table again"
+        raise DataError(f"The record of {run.folder} has no spectrum at {key.place}; {remedy}.")
     spectrum = run.spectrum[key.place]
     if key.quantity == "effective rank":
         return spectrum.effective_rank

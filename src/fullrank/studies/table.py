@@ -1,4 +1,4 @@
-"""A table or figure of a paper as data: its rows as recipes at several scales, its columns, its numbers."""
+"""A table or figure as data: its rows are recipes at several scales, its columns are scores."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -37,13 +37,13 @@ class ScoreKey(NamedTuple):
         return cls(*(getattr(score, name) for name in cls._fields))
 
     def __str__(self) -> str:
-        """What the score is called, and where; UsageError for a statistic that no probe gives."""
+        """The score in words; UsageError for a statistic that no probe measures."""
         measure = statistic(self.probe, self.statistic).title(self.subject, self.shots)
         return f"{measure!r} of {self.label!r} at {self.place} on {self.split}"
 
 
 class RankKey(NamedTuple):
-    """A number of the spectrum that a study reads from a run's record, of the features at a place."""
+    """A number of the spectrum at a place, which a study reads from the record of a run."""
 
     place: str
     quantity: RankQuantity
@@ -54,9 +54,9 @@ class _Part(BaseModel):
 
 
 class Column(_Part):
-    """A number of each run: a score of its record, or with `spectrum` one of the spectrum at the place.
+    """A number of each run: a score of its record or, with `spectrum`, a number of the spectrum at the place.
 
-    With `minus` the number is the score less that at another place of the same run.
+    With `minus`, the score at that place of the same run is subtracted.
     """
 
     title: str
@@ -86,24 +86,24 @@ class Column(_Part):
 
     @property
     def kinds(self) -> list[Statistic]:
-        """The statistic that it shows, at each scale where probe or statistic are given by scale."""
+        """The statistic that it shows; one for each scale where probe or statistic is given by scale."""
         by_scale = [value for value in (self.probe, self.statistic) if isinstance(value, dict)]
         scales: list[Scale] = [scale for scale in SCALES if all(scale in value for value in by_scale)]
         return [statistic(at_scale(self.probe, scale), at_scale(self.statistic, scale)) for scale in scales]
 
     @property
     def unit(self) -> Literal["points", "number"]:
-        """What its numbers are: shares as points, or numbers as they are."""
+        """The unit of its numbers: points, 0 to 100, or plain numbers."""
         return "number" if self.spectrum is not None else self.kinds[0].unit
 
 
 class Row(_Part):
-    """A setting: keys of the recipe that it replaces, `set`, and what the paper found, a number a column.
+    """A setting: the keys of the recipe that it replaces, `set`, and the paper's number for each column.
 
-    A value of `set` may be given by scale; a row without a value for a scale has no place at it. `place`
-    stands for h, and `label` for the label, of every column. `x` is where the row stands on the axis of a
-    figure. `expected` says what the theory predicts of the column of differences, as `theory`, the number it
-    computes there, says it; `grid` are further settings to tune.
+    A value of `set` may be given by scale. A row without a value for a scale is left out at that scale.
+    `place` replaces h, and `label` the label, in every column. `x` is the row's position on the axis of a
+    figure. `expected` is the theory's prediction for the columns of differences, and `theory` its number.
+    `grid` has further settings to tune.
     """
 
     title: str
@@ -118,7 +118,7 @@ class Row(_Part):
 
 
 class Tuning(_Part):
-    """How settings are chosen: key after key, by the first column on a held-out share of training."""
+    """How settings are chosen: one key after the other, by the first column on held-out training images."""
 
     grid: dict[str, list[Setting]]
     held_out: float = Field(0.2, gt=0, lt=1)
@@ -128,8 +128,8 @@ class Tuning(_Part):
 class Table(_Part):
     """A table of runs. `recipe`, `seeds` and `base` (keys for every row) may be given by scale.
 
-    `paper` says what the paper's numbers were measured on, null that no paper asked; `spectrum` names places
-    whose spectra are drawn, `x` the axis of a figure of all columns.
+    `paper` says what the paper's numbers were measured on; null means that there is no paper. `spectrum`
+    names places whose spectra are drawn, and `x` the axis of a figure of all columns.
     """
 
     title: str
@@ -139,8 +139,8 @@ class Table(_Part):
     recipe: dict[Scale, str]
     seeds: dict[Scale, Annotated[int, Field(ge=1)]]
     base: dict[str, Setting | dict[Scale, Setting]] = {}
-    columns: list[Column]
-    rows: list[Row]
+    columns: list[Column] = Field(min_length=1)
+    rows: list[Row] = Field(min_length=1)
     tune: Tuning | None = None
     spectrum: list[str] = []
     x: str | None = None
@@ -168,7 +168,7 @@ class Table(_Part):
         return self
 
     def settings(self, row: Row, scale: Scale) -> dict[str, Setting] | None:
-        """The keys of the recipe that a row replaces at a scale; None where it has no place there."""
+        """The keys of the recipe that a row replaces at a scale; None where the row is left out."""
         settings = {**self.base, **row.set}
         if any(isinstance(value, dict) and scale not in value for value in settings.values()):
             return None
@@ -180,7 +180,7 @@ class Table(_Part):
         return list(self.recipe)
 
     def rows_at(self, scale: Scale) -> list[Row]:
-        """The rows that have a place at the scale."""
+        """The rows that the table has at the scale."""
         return [row for row in self.rows if self.settings(row, scale) is not None]
 
     def recipe_of(self, row: Row, scale: Scale, seed: int) -> Recipe:
@@ -189,7 +189,7 @@ class Table(_Part):
         return Recipe.resolve(self.recipe[scale], {**settings, "seed": seed})
 
     def reads(self, row: Row, scale: Scale) -> list[tuple[ScoreKey | RankKey, ScoreKey | None]]:
-        """What each column reads of a row's runs, and the score that is subtracted from it, if any."""
+        """What each column reads from the runs of a row, and the score that is subtracted, if any."""
         keys: list[tuple[ScoreKey | RankKey, ScoreKey | None]] = []
         for column in self.columns:
             place = at_scale(row.place if row.place and column.place == "h" else column.place, scale)
@@ -215,7 +215,7 @@ class Table(_Part):
 
 
 class TheoremFigure(_Part):
-    """A figure of a paper that a theorem shows: its name, and its settings at each scale."""
+    """A figure of a paper that a theorem draws: the theorem and its settings at each scale."""
 
     title: str
     source: str
@@ -232,12 +232,12 @@ class TheoremFigure(_Part):
 
 
 def at_scale(value: Any, scale: Scale) -> Any:
-    """The value, or where it is given by scale, that of the scale."""
+    """The value; where it is given by scale, that of the scale."""
     return value[scale] if isinstance(value, dict) else value
 
 
 def known_scale(name: str) -> Scale:
-    """A scale by its name; UsageError for a name that is none."""
+    """A scale by its name; UsageError for an unknown name."""
     if name not in SCALES:
         raise unknown_name("scale", name, SCALES, f"there are {', '.join(SCALES)}")
     return SCALES[SCALES.index(name)]
@@ -255,10 +255,10 @@ def table_names() -> list[str]:
 
 
 def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table | TheoremFigure]":
-    """The tables at a scale that names stand for: one by its name, those of a paper by its, and `all`.
+    """The shipped tables at a scale: one by its name, all of a paper by the paper's name, or `all`.
 
-    Of a paper's tables, and of all, those that are not described at the scale are left out. Raises UsageError
-    for an unknown name, and for a table named itself that is not described there.
+    Under the name of a paper, and under `all`, tables without that scale are left out. Raises UsageError for
+    an unknown name, and for a single table without that scale.
 
     >>> list(chosen_tables("directclr/table1", "mini"))
     ['directclr/table1']
@@ -280,9 +280,9 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
 
 
 def table_named(name: str) -> Table | TheoremFigure:
-    """A table or figure by its name, one of `table_names`.
+    """A shipped table or figure by its name, one of `table_names`.
 
-    A file that says `like: NAME` has the keys of that table where it has none of its own.
+    A file with `like: NAME` inherits the keys of that table that it does not set itself.
     """
     content = shipped_content(name)
     return TheoremFigure(**content) if "theorem" in content else Table(**content)

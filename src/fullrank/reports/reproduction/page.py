@@ -1,4 +1,4 @@
-"""The page of a reproduced table: the paper's numbers beside ours, what came out, its figures. Torch-free."""
+"""The page of a reproduced table: the paper's numbers beside ours, the outcome, figures. Torch-free."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
     return fill(
         "table.html.j2",
         title=table.title,
-        summary=f"{table.question} ({table.source}; {table.name}, scale {table.scale})".strip(),
+        summary=_summary(table),
         words=words,
         machine=machine_line(record),
         device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
@@ -33,6 +33,12 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         links=links,
         command=_command(record, table),
     )
+
+
+def _summary(table: TableEntry) -> str:
+    """The question of a table, where it comes from, and its scale."""
+    origin = f"{table.source}; {table.name}, scale {table.scale}"
+    return f"{table.question} ({origin})" if table.question else f"{origin[0].upper()}{origin[1:]}."
 
 
 def _command(record: Record, table: TableEntry) -> str:
@@ -64,7 +70,7 @@ def sweep_figure(table: TableEntry, unit: str) -> go.Figure | None:
                 y=words.cell(row, column).mean,
                 line={"color": faint(style.color, 0.7), "dash": "dot", "width": 1.4},
                 annotation={"text": plain_text(row.title), "font": {"color": style.color, "size": 11}},
-                # Neighbouring levels are told apart by the side of the line on which their names stand.
+                # Names of neighbouring levels are on opposite sides of their lines.
                 annotation_position="bottom right" if number % 2 else "top right",
             )
     return figure
@@ -80,22 +86,24 @@ def _sweep_panels(table: TableEntry) -> Iterator[Panel]:
 
 
 def _columns_of(table: TableEntry, unit: str) -> dict[int, str]:
-    """The columns of a unit that are no difference, by their numbers."""
+    """The columns of a unit that are not differences, by their numbers."""
     columns = enumerate(zip(table.columns, table.units, strict=True))
     return {i: title for i, (title, each) in columns if each == unit and i not in table.differences}
 
 
 def _flat(table: TableEntry) -> list[TableRow]:
-    """The rows without a place on the axis of the sweep."""
+    """The rows without a position on the axis of the sweep."""
     return [row for row in table.rows if row.x is None]
 
 
 def _spectrum_panels(record: Record, table: TableEntry) -> Iterator[Panel]:
-    """The spectra of the rows: they are drawn as heads are, under the rows' titles."""
+    """The spectra of the rows, under the titles of the rows."""
     titles = {f"../runs/{run}": row.title for row in table.rows for run in row.runs}
     named = [run.model_copy(update={"head": titles.get(run.folder, run.head)}) for run in record.runs]
     names = list(by_row(named))
     for place in table.spectrum:
         figure = spectrum_figure(record.model_copy(update={"runs": named}), place)
-        label = f"Log singular values of the covariance at {place}. One line a row: {', '.join(names)}."
+        label = (
+            f"Log singular values of the covariance at {place}. One line for each row: {', '.join(names)}."
+        )
         yield from panels(figure, f"Spectrum at {place}", label, key=distinct_styles(names))

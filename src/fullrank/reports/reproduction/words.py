@@ -1,4 +1,4 @@
-"""What a reproduced table says: its cells, its differences, whether its order is the paper's. Torch-free."""
+"""A reproduced table in words: cells, differences, and whether its order is the paper's. Torch-free."""
 
 from collections import Counter
 from itertools import combinations
@@ -12,24 +12,24 @@ from fullrank.statistics import Estimate
 
 
 def cell(row: TableRow, column: int) -> Estimate:
-    """A column of a row: the mean over its seeds and the 95 % t interval."""
+    """One cell: the mean over the seeds of a row, with its 95 % t interval."""
     return Estimate.of(row.values[column])
 
 
 def difference(row: TableRow, other: TableRow, column: int) -> Estimate | None:
-    """A row less another one, paired over the seeds both have; None where they share none."""
+    """A row minus another one, paired over the seeds that both have; None where they share none."""
     one, base = (dict(zip(each.seeds, each.values[column], strict=True)) for each in (row, other))
     return paired_difference(one, base)
 
 
 def with_paper(table: TableEntry, column: int) -> bool:
-    """Whether the paper's numbers stand beside a column: always beside the first, if a paper asked."""
+    """Whether the paper's numbers are shown beside a column: always beside the first, if there is a paper."""
     numbers = any(row.paper[column] is not None for row in table.rows)
     return numbers or (column == 0 and table.paper is not None)
 
 
 def paper_number(row: TableRow, column: int, unit: str) -> str:
-    """What the paper found, or that nobody here has seen it."""
+    """The paper's number, or that it is not known."""
     value = row.paper[column]
     if value is None:
         return "not known"
@@ -44,18 +44,18 @@ def shown(estimate: Estimate, sign: bool = False) -> str:
 
 
 def verdict(table: TableEntry) -> list[str]:
-    """What came out, in sentences: the paper's order against ours, and predictions against results."""
+    """The results in sentences: the paper's order against ours, and predictions against results."""
     sentences = [_order(table, column, title) for column, title in enumerate(table.columns)]
     if predictions := [row for row in table.rows if row.expected is not None]:
         sentences += [_outcomes(predictions, table, column) for column in table.differences]
     said = [sentence for sentence in sentences if sentence]
     if said or table.paper is None or any(value is not None for row in table.rows for value in row.paper):
         return said
-    return ["The paper's numbers are not known here; what stands below was measured."]
+    return ["The paper's numbers are not known; all numbers below were measured here."]
 
 
 def outcome(row: TableRow, column: int) -> str:
-    """What became of a prediction in a column: as predicted, contradicted, or not separated from 0."""
+    """The outcome of a prediction in a column: as predicted, contradicted, or not separated from 0."""
     if row.expected in (None, "nothing"):
         return "nothing predicted"
     mean = cell(row, column)
@@ -65,7 +65,7 @@ def outcome(row: TableRow, column: int) -> str:
 
 
 def _order(table: TableEntry, column: int, title: str) -> str:
-    """How many pairs of rows stand in the paper's order; "" where it has fewer than two numbers."""
+    """How many pairs of rows have the paper's order; "" where the paper has fewer than two numbers."""
     in_order, separated = [], []
     for one, other in combinations((row for row in table.rows if row.paper[column] is not None), 2):
         papers = (one.paper[column] or 0.0) - (other.paper[column] or 0.0)
@@ -75,14 +75,14 @@ def _order(table: TableEntry, column: int, title: str) -> str:
             separated += in_order[-1:] * ours.separated
     if not in_order:
         return ""
-    order = f"{title}: {sum(in_order)} of {len(in_order)} pairs of rows in the paper's order"
+    order = f"{title}: {sum(in_order)} of {len(in_order)} pairs of rows have the paper's order"
     if len(table.rows[0].seeds) < 2:
-        return f"{order}; one seed separates nothing."
-    return f"{order}; our seeds separate {len(separated)}, {sum(separated)} in the paper's order."
+        return f"{order}; with one seed there is no interval."
+    return f"{order}; our intervals separate {len(separated)}, {sum(separated)} of them in that order."
 
 
 def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
-    """What became of the predictions of each kind, beside what always saying "pre" would have got."""
+    """The outcomes of the predictions of each kind, and how often always predicting "pre" would be right."""
     title, parts = table.columns[column], []
     for kind in ("pre", "post"):
         counts = Counter(outcome(row, column) for row in rows if row.expected == kind)
@@ -92,12 +92,16 @@ def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
             parts.append(f"of {counts.total()} predictions of {kind} {listed}")
     means = [cell(row, column) for row in rows if row.expected != "nothing"]
     above = sum(mean.separated and mean.mean > 0 for mean in means)
-    sentence = f"{title}: {'; '.join(parts)}; always to say pre would be right in {above} of {len(means)}."
+    sentence = (
+        f"{title}: {'; '.join(parts)}; always predicting pre would be right in {above} of {len(means)}."
+    )
     numbered = [row for row in table.rows if row.theory is not None]
     if len(numbered) > 2:
         both = [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
-        # Spearman's, for numbers that hardly tie.
+        # Spearman's, for numbers with hardly any ties.
         rank = np.corrcoef([np.argsort(np.argsort(values)) for values in both])[0, 1]
         written = f"{rank:+.2f}".replace("-", "−")
-        sentence += f" Rank correlation of the theory's numbers with ours, {len(numbered)} rows: {written}."
+        sentence += (
+            f" The rank correlation of the theory's numbers with ours over {len(numbered)} rows is {written}."
+        )
     return sentence
