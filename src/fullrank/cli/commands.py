@@ -36,7 +36,7 @@ PlacesOption = Annotated[
     Texts, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
 ]
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
-_MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable."
+_MEASURES = "retrieval, per-class, groups, group-balanced, factors or baselines. Repeatable."
 
 
 @app.command()

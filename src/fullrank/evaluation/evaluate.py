@@ -15,7 +15,7 @@ from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
 from fullrank.processes import ALONE, Share
-from fullrank.record import ProbeScore, Score, Spectrum
+from fullrank.record import Baseline, ProbedImages, ProbeScore, Score, Spectrum
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 BATCH_SIZE = 256
@@ -30,12 +30,20 @@ _DEFAULT = Request()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Probes, tidy scores and spectra, by place; `notes` are sentences that a reader of them should know."""
+    """Probes, tidy scores and spectra, by place.
+
+    `notes` are sentences that a reader of them should know. `images` are what the probes learned from and
+    were scored on, None where nothing was probed; `shifted` are the same for each shift. `baselines` are
+    there where they were asked for.
+    """
 
     probes: dict[str, ProbeScore]
     scores: list[Score]
     spectrum: dict[str, Spectrum]
     notes: list[str] = field(default_factory=list)
+    images: ProbedImages | None = None
+    shifted: list[ProbedImages] = field(default_factory=list)
+    baselines: list[Baseline] = field(default_factory=list)
 
 
 def default_places(head: nn.Module) -> list[str]:
@@ -63,7 +71,8 @@ def evaluate(
     `measures` adds retrieval among the test images ("retrieval"); accuracy and prediction bias by class
     ("per-class"); the linear probe's accuracy in the worst group, over groups and where they count as in
     training, and its gaps where cues are uncommon ("groups"); the same, but for the gaps, of a probe fitted
-    on group-balanced subsets of the training images ("group-balanced"). "factors" is left to `factor_scores`.
+    on group-balanced subsets of the training images ("group-balanced"). "factors" and "baselines" are
+    left to `probe`.
     `shots` adds the accuracy of a linear probe on so many training images a class.
 
     `shifts` are other sets of images, by the spec that is their scores' split, scored by the same probes;
@@ -106,7 +115,11 @@ def evaluate(
         probes[place] = of_place.measure(train_at[place], test_at[place], names, groups, shifted)
         scores += of_place.scores
         notes += of_place.notes
-    return Evaluation(probes, scores, {place: _spectrum(test_at[place].features) for place in places}, notes)
+    spectra = {place: _spectrum(test_at[place].features) for place in places}
+    learned = train.labels[label]
+    own = ProbedImages.of(label, learned, test.labels[label])
+    others = [ProbedImages.of(label, learned, shift.labels, spec) for spec, shift in matches.items()]
+    return Evaluation(probes, scores, spectra, notes, own, others)
 
 
 def help_evaluate(

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from fullrank.errors import DataError
 from fullrank.files import write_whole
 from fullrank.record.old_scores import from_schema_1
+from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
 
 SCHEMA = 2
@@ -99,32 +100,15 @@ class Spectrum(_Part):
     effective_rank: float
 
 
-class ProbedImages(_Part):
-    """What the probes of a label were fitted and scored on; `chance` is the best constant guess, 0 to 1."""
-
-    label: str
-    train: int
-    test: int
-    classes: int
-    chance: float
-
-
-class Baseline(_Part):
-    """The same probes, 0 to 1, on features that no training made: pixels, or h of the untrained encoder."""
-
-    features: Literal["pixels", "untrained"]
-    linear: float
-    nearest: float
-
-
 class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
     last step that was monitored, `chance` that of a head that tells nothing apart, None where the objective
     has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its channels scaled.
-    `varied` has the value of each key of the recipe that its study varies, the head left out. `images` and
-    `baselines` belong to the default label; older records have neither.
+    `varied` has the value of each key of the recipe that its study varies, without the head. `images` and
+    `baselines` belong to the default label; older records have neither. `other_images` belong to other labels
+    and to shifts, where scores of these were added.
     """
 
     head: str
@@ -144,6 +128,7 @@ class RunEntry(_Part):
     scales_channels: bool = False
     varied: dict[str, str] = {}
     images: ProbedImages | None = None
+    other_images: list[ProbedImages] = []
     baselines: list[Baseline] = []
 
     @property
@@ -218,7 +203,8 @@ class DiagnosisEntry(_Part):
 
     `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
     say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
-    could not be looked at.
+    could not be examined. `images` and `baselines` belong to the accuracies of `layers`; older records have
+    neither.
     """
 
     target: str
@@ -235,6 +221,8 @@ class DiagnosisEntry(_Part):
     augmentation: list[OperationShare] = []
     alignment: list[list[float]] = []
     not_seen: list[str] = []
+    images: ProbedImages | None = None
+    baselines: list[Baseline] = []
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -77,8 +77,10 @@ STATISTICS: tuple[Statistic, ...] = (
 )
 _BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
 
+# The measure of `probe` that gives no scores: the same probes on pixels and on the encoder before training.
+BASELINES = "baselines"
 # What `probe --measure` can add to the default protocol.
-MEASURES = tuple(dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None))
+MEASURES = (*dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None), BASELINES)
 
 
 def statistic(probe: str, name: str) -> Statistic:

@@ -5,8 +5,15 @@ from itertools import combinations
 
 import numpy as np
 
-from fullrank.record import TableEntry, TableRow
+from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.comparisons import paired_difference
+from fullrank.reports.denominators import (
+    baseline_rows,
+    baseline_sentences,
+    error_sentence,
+    images_of,
+    sample_sentences,
+)
 from fullrank.reports.numbers import in_points, signed
 from fullrank.statistics import Estimate
 
@@ -43,6 +50,20 @@ def shown(estimate: Estimate, sign: bool = False) -> str:
     return mean if estimate.low is None else f"{mean} [{low}, {high}]"
 
 
+def denominators(record: Record, table: TableEntry) -> list[str]:
+    """The sentences under a table: images, classes, chance, sampling errors and baselines.
+
+    The errors are those of the columns that are accuracies; a difference of two has no binomial error.
+    """
+    columns = [i for i, unit in enumerate(table.units) if unit == "points" and i not in table.differences]
+    values = [value for row in table.rows for i in columns for value in row.values[i]]
+    accuracies = [value for value in values if 0 <= value <= 100]
+    sentences = sample_sentences(record.runs, None)
+    if accuracies and len(tested := {each.test for each in images_of(record.runs, None)}) == 1:
+        sentences.append(error_sentence(accuracies, tested.pop()))
+    return sentences + baseline_sentences(baseline_rows(record.runs))
+
+
 def verdict(table: TableEntry) -> list[str]:
     """What came out, in sentences: the paper's order against ours, and predictions against results."""
     sentences = [_order(table, column, title) for column, title in enumerate(table.columns)]
@@ -77,7 +98,7 @@ def _order(table: TableEntry, column: int, title: str) -> str:
         return ""
     order = f"{title}: {sum(in_order)} of {len(in_order)} pairs of rows in the paper's order"
     if len(table.rows[0].seeds) < 2:
-        return f"{order}; one seed separates nothing."
+        return f"{order}; with one seed no difference has an interval."
     return f"{order}; our seeds separate {len(separated)}, {sum(separated)} in the paper's order."
 
 

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import Record
 from fullrank.record.comparisons import by_row
+from fullrank.reports.denominators import baseline_rows, sample_sentences
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Panel, fill, panels
 from fullrank.reports.numbers import live_note
@@ -50,6 +51,8 @@ def render(
         record=record,
         rows=rows,
         strips=_strips(rows),
+        baselines=baseline_rows(record.runs),
+        denominators=sample_sentences(record.runs),
         styles=distinct_styles(heads),
         unmatched={head: value for head, value in published.items() if head not in heads},
         accuracy=_accuracy_panels(record),

@@ -3,17 +3,22 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import by_row, compare_heads, grouped, mean_of
+from fullrank.reports.denominators import standard_error, within_noise
 from fullrank.statistics import Estimate
 
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head of the results table; accuracies are points, 0 to 100, means over `seeds`."""
+    """One row of the results table; accuracies are points, 0 to 100, means over `seeds`.
+
+    `tested` is the number of test images, None where the record does not say it or the seeds differ in it.
+    """
 
     head: str
     seeds: tuple[int, ...]
@@ -23,6 +28,30 @@ class HeadRow:
     difference: Estimate | None
     effective_rank: float | None
     published: float | None
+    tested: int | None = None
+
+    def error(self, accuracy: Estimate | None) -> float | None:
+        """The binomial standard error in points of one of its accuracies."""
+        if accuracy is None or self.tested is None:
+            return None
+        return standard_error(accuracy.mean, self.tested)
+
+    def noise(self, other: "HeadRow") -> float | None:
+        """The difference of the two linear accuracies that the sampling of the test images explains."""
+        if self.linear is None or other.linear is None or self.tested is None or other.tested is None:
+            return None
+        return within_noise(self.linear.mean, other.linear.mean, min(self.tested, other.tested))
+
+    def side(self, first: "HeadRow") -> Literal["above", "below", "level"]:
+        """Where it lies of `first`, as far as its interval separates them, or else the sampling error."""
+        gap = self.difference
+        if gap is None:
+            return "level"
+        noise = self.noise(first)
+        beyond = gap.low is None and noise is not None and abs(gap.mean) > noise
+        if not (gap.separated or beyond):
+            return "level"
+        return "above" if gap.mean > 0 else "below"
 
 
 @dataclass(frozen=True)
@@ -60,6 +89,7 @@ def head_table(record: Record, place: str = "h") -> list[HeadRow]:
             difference=differences.get(head),
             effective_rank=_mean_rank(entries, place),
             published=published.get(head),
+            tested=_tested(entries),
         )
         for head, entries in runs.items()
     ]
@@ -106,6 +136,11 @@ def scores_by_head(record: Record) -> Iterator[tuple[str, Score]]:
     """Every score with its head, those of one head together."""
     for head, entries in by_row(record.runs).items():
         yield from ((head, score) for entry in entries for score in entry.scores)
+
+
+def _tested(entries: Iterable[RunEntry]) -> int | None:
+    counts = {None if entry.images is None else entry.images.test for entry in entries}
+    return next(iter(counts)) if len(counts) == 1 else None
 
 
 def _mean_rank(entries: Iterable[RunEntry], place: str) -> float | None:
