@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from fullrank.data import ImageSet, source
 from fullrank.errors import DataError
-from fullrank.probes import LinearProbe
+from fullrank.probes import LinearProbe, NearestProbe
 from fullrank.runs import baselines as module
 from fullrank.runs.baselines import baselines, initial_encoder, kind_of, pixels_of, run_baselines
 from fullrank.runs.build import check_plan, load_data
@@ -34,21 +33,20 @@ def test_initial_encoder_is_the_one_that_a_run_starts_from_and_draws_nothing(dig
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
-def test_run_baselines_are_those_of_scikit_learn(digits):
+def test_run_baselines_are_the_default_probes_on_pixels_and_on_h_before_training(digits):
     recipe, train, test = digits
     pixels, untrained = run_baselines(recipe, train, test)
-    assert (pixels.features, untrained.features, pixels.note, untrained.note) == (
-        "pixels",
-        "untrained",
-        "",
-        "",
-    )
-    x, y = (images.images.reshape(len(images), -1) / 255 for images in (train, test))
+    assert (pixels.features, untrained.features) == ("pixels", "untrained")
+    assert pixels.note == untrained.note == ""
     labels, truth = train.labels["label"], test.labels["label"]
-    penalty = LinearProbe(seed=0).fit(x.astype(np.float32), labels).penalty
-    weight = penalty * ((x - x.mean(0)) ** 2).sum(1).mean() * len(x)
-    oracle = LogisticRegression(C=1 / weight, tol=1e-5).fit(x, labels)
-    assert pixels.linear == pytest.approx(oracle.score(y, truth), abs=0.005)
+    x, y = (np.float32(images.images.reshape(len(images), -1) / 255) for images in (train, test))
+    assert pixels.linear == LinearProbe(seed=0).fit(x, labels).score(y, truth)
+    assert pixels.nearest == NearestProbe().fit(x, labels).score(y, truth)
+    torch.manual_seed(recipe.seed)
+    encoder = check_plan(recipe, train).encoder.eval()
+    with torch.no_grad():
+        h, tested = (encoder(images.tensor() / 255) for images in (train, test))
+    assert untrained.nearest == NearestProbe().fit(h, labels).score(tested, truth)
     assert 0.102 < untrained.linear < pixels.linear
 
 

@@ -1,4 +1,4 @@
-"""What accuracies stand on: the images that they were measured on, and baselines. Torch-free."""
+"""The images behind an accuracy, and the baselines beside it. Torch-free."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What a score may be: every statistic that a probe gives, described once. Torch-free."""
+"""The statistics that probes give, each described once. Torch-free."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Statistic:
     few_shot: str = ""
 
     def title(self, subject: str = "", shots: int | None = None) -> str:
-        """What pages and the terminal call a score of this kind."""
+        """The name of a score of this kind on pages and in the terminal."""
         return self.few_shot if shots is not None else self.shown.replace("{}", subject)
 
 

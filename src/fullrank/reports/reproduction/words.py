@@ -30,7 +30,7 @@ def difference(row: TableRow, other: TableRow, column: int) -> Estimate | None:
 
 
 def with_paper(table: TableEntry, column: int) -> bool:
-    """Whether the paper's numbers stand beside a column: always beside the first, if a paper asked."""
+    """Whether a column shows the paper's numbers; the first always does, if the table is a paper's."""
     numbers = any(row.paper[column] is not None for row in table.rows)
     return numbers or (column == 0 and table.paper is not None)
 
@@ -72,7 +72,7 @@ def verdict(table: TableEntry) -> list[str]:
     said = [sentence for sentence in sentences if sentence]
     if said or table.paper is None or any(value is not None for row in table.rows for value in row.paper):
         return said
-    return ["The paper's numbers are not known here; what stands below was measured."]
+    return ["The paper's numbers are not known here; the numbers below were measured."]
 
 
 def outcome(row: TableRow, column: int) -> str:
@@ -86,7 +86,7 @@ def outcome(row: TableRow, column: int) -> str:
 
 
 def _order(table: TableEntry, column: int, title: str) -> str:
-    """How many pairs of rows stand in the paper's order; "" where it has fewer than two numbers."""
+    """How many pairs of rows are in the paper's order; "" where it has fewer than two numbers."""
     in_order, separated = [], []
     for one, other in combinations((row for row in table.rows if row.paper[column] is not None), 2):
         papers = (one.paper[column] or 0.0) - (other.paper[column] or 0.0)

@@ -1,4 +1,4 @@
-"""What a record says, in sentences: what was done, what came out, how to do it again. Torch-free."""
+"""The sentences of a page: what was done, what came out, how to repeat it. Torch-free."""
 
 import shlex
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _headline(first: HeadRow, others: list[HeadRow], place: str) -> str:
     if len(others) == 1:
         pair = f"{best.head} and {first.head}"
         size = f"{signed(gap.mean)} points{interval}"
-        return f"{pair} are statistically indistinguishable on {place}: {size}."
+        return f"{pair} are statistically indistinguishable on {place}. The difference is {size}."
     if sides == {"level"}:
         widest = max(gaps, key=lambda head: abs(gaps[head].mean))
         size = f"The largest difference is {signed(gaps[widest].mean)} points, of {widest}."
@@ -162,7 +162,7 @@ def _verdict_on_one(runs: list[RunEntry], row: HeadRow, place: str) -> list[str]
 
 
 def _plain(record: Record, key: str) -> str:
-    """A recipe's value where it is a word or a number; anything nested has no place in a sentence."""
+    """A recipe's value where it is a word or a number, and "" where it is nested."""
     value = record.recipe.get(key)
     return str(value) if isinstance(value, (str, int, float)) else ""
 
