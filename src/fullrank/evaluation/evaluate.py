@@ -70,8 +70,8 @@ def evaluate(
     `measures` of the request adds scores. "retrieval" is among the test images. "per-class" is accuracy and
     prediction bias by class. "groups" is the linear probe's accuracy in the worst group, over groups, and
     with groups weighted as in training, and its gaps where cues are uncommon. "group-balanced" is the same
-    without the gaps, for a probe fitted on group-balanced subsets of the training images. "factors" and "baselines" are
-    left to `probe`.
+    without the gaps, for a probe fitted on group-balanced subsets of the training images. "factors" and
+    "baselines" are left to `probe`.
 
     A shift may have only some of the classes. It is then predicted among these, and so are the test images of
     these classes ("accuracy among classes"). The linear probe leaves out the logits of the other classes, as

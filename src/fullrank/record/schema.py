@@ -104,11 +104,11 @@ class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
-    last step that was monitored, `chance` that of embeddings that do not depend on the image, None where the
-    objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its channels scaled.
-    `varied` has the value of each key of the recipe that its study varies, without the head. `images` and
-    `baselines` belong to the default label; older records have neither. `other_images` belong to other labels
-    and to shifts, where scores of these were added.
+    last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
+    the objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its
+    channels scaled. `varied` has the value of each key of the recipe that its study varies, without the head.
+    `images` and `baselines` belong to the default label; older records have neither. `other_images` belong to
+    other labels and to shifts, where scores of these were added.
     """
 
     head: str
