@@ -1,17 +1,23 @@
-"""What every page counts alike: means with their intervals, and live dimensions."""
+"""Statistics that every page shares: intervals over seeds, sampling errors of accuracies, live dimensions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
-# `scipy.special` and not `scipy.stats`: a tenth of a second against one, for the same quantile.
+from fullrank.errors import UsageError
+
+# 97.5 % of a standard normal variable lie below it, so 95 % lie within plus and minus it.
+_NORMAL_95 = 1.959964
+
+# From `scipy.special`, since importing `scipy.stats` takes ten times as long for the same quantile.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its 95 % t interval; `low` and `high` are None for fewer than two seeds.
+    """A mean over seeds and its 95 % t interval. `low` and `high` are None for fewer than two seeds.
 
     >>> Estimate.of([94.0, 95.0, 96.0])
     Estimate(mean=95.0, low=92.51586..., high=97.48413...)
@@ -39,12 +45,88 @@ class Estimate:
 
     @property
     def separated(self) -> bool:
-        """Whether there is an interval and it excludes zero."""
+        """Whether the interval exists and excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
+def binomial_error(share: float, count: int) -> float:
+    r"""The standard error of an accuracy that was measured on `count` test images.
+
+    .. math:: \mathrm{se} = \sqrt{p (1 - p) / n}
+
+    It is the spread that the accuracy would have over other test sets of this size. The noise of training is
+    not in it.
+
+    Args:
+        share: the accuracy p, 0 to 1.
+        count: the number n of labelled test images.
+
+    Raises:
+        UsageError: for a share outside 0 to 1 or a count below 1.
+
+    >>> round(binomial_error(0.95, 500), 4)
+    0.0097
+
+    Source: the standard error of a binomial proportion (Wald).
+    """
+    if not 0 <= share <= 1 or count < 1:
+        got = f"{share:g} of {count}"
+        raise UsageError(f"An accuracy lies in 0 to 1 and needs 1 test image or more, but got {got}.")
+    return math.sqrt(share * (1 - share) / count)
+
+
+def paired_error(first: float, second: float, count: int, discordant: float | None = None) -> float:
+    r"""The standard error of the difference of two accuracies on the same `count` test images.
+
+    .. math:: \mathrm{se} = \sqrt{\frac{d - (p - q)^2}{n}} \text{ (McNemar)}, \qquad
+              \mathrm{se} \le \sqrt{\frac{p (1 - p) + q (1 - q)}{n}} \text{ without } d
+
+    The share d of images that exactly one of the two gets right needs the outcome of each image. A record
+    does not keep these outcomes. Without d the error is that of two independent test sets. It is an upper
+    bound unless the two tend to fail on different images: as a rule an image that is hard for one encoder is
+    hard for the other, and then the true error is smaller.
+
+    Args:
+        first: the accuracy p, 0 to 1.
+        second: the accuracy q, 0 to 1.
+        count: the number n of labelled test images.
+        discordant: the share d of images that exactly one of the two gets right, where it is known.
+
+    Raises:
+        UsageError: for a share outside 0 to 1, a count below 1, or a d that the two accuracies do not allow.
+
+    >>> round(paired_error(0.95, 0.94, 500), 4), round(paired_error(0.95, 0.94, 500, discordant=0.03), 4)
+    (0.0144, 0.0077)
+
+    Source: McNemar 1947; the variance is that of the paired difference, as in Agresti, Categorical Data
+    Analysis, section 11.1.
+    """
+    bound = math.hypot(binomial_error(first, count), binomial_error(second, count))
+    if discordant is None:
+        return bound
+    gap = abs(first - second)
+    # Half of one image more: shares of whole images are rounded.
+    most, slack = min(first + second, 2 - first - second), 0.5 / count
+    if not gap - slack <= discordant <= most + slack:
+        limits = f"{gap:g} to {most:g}"
+        raise UsageError(f"Accuracies of {first:g} and {second:g} differ on {limits}, not {discordant:g}.")
+    return math.sqrt(max(discordant - gap**2, 0.0) / count)
+
+
+def detectable_difference(first: float, second: float, count: int, discordant: float | None = None) -> float:
+    """The difference of two accuracies, 0 to 1, below which the sampling of the test images explains it.
+
+    It is 1.96 times `paired_error`, whose arguments and errors it has: the 95 % limit for one pair of runs.
+    What another seed would change is not in it.
+
+    >>> round(detectable_difference(0.95, 0.94, 500), 3)
+    0.028
+    """
+    return _NORMAL_95 * paired_error(first, second, count, discordant)
+
+
 def live_dimensions(variances: Sequence[float] | np.ndarray, tolerance: float | None = None) -> int:
-    """How many variances of a spectrum (D,) are live: see `live`.
+    """The number of live variances of a spectrum (D,); see `live`.
 
     >>> live_dimensions([4.0, 1.0, 1e-20, 0.0])
     2
@@ -53,13 +135,21 @@ def live_dimensions(variances: Sequence[float] | np.ndarray, tolerance: float | 
 
 
 def live(variances: np.ndarray, tolerance: float | None = None) -> np.ndarray:
-    r"""Mask of the variances above `tolerance` times the largest one along the last axis: not rounding.
+    r"""Mask of the variances above `tolerance` times the largest one along the last axis.
 
     .. math:: \lambda_k > \mathrm{tolerance} \cdot \max_j \lambda_j, \qquad
               \mathrm{tolerance} = (D \epsilon_{32})^2 \text{ by default}
 
-    The default is what numpy.linalg.matrix_rank takes for features computed in float32: a variance below it
-    is rounding. What is not finite is not live. Every table, figure and finding counts live dimensions so.
+    The default is the tolerance of numpy.linalg.matrix_rank for features computed in float32. A variance
+    below it is rounding. A value that is not finite is not live. Every table, figure and finding uses this
+    definition.
+
+    Args:
+        variances: spectra (..., D), variances along the last axis in any order.
+        tolerance: the share of the largest variance that a live one exceeds.
+
+    Returns:
+        A mask of the shape of `variances`.
 
     >>> live(np.array([[4.0, 1.0, 1e-20], [0.0, 0.0, np.nan]]))
     array([[ True,  True, False],

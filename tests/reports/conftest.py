@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from fullrank.files import save_arrays
 from fullrank.record import (
+    Baseline,
     DiagnosisEntry,
     DimensionCurve,
     Finding,
@@ -18,6 +19,7 @@ from fullrank.record import (
     Machine,
     Measure,
     OperationShare,
+    ProbedImages,
     ProbeScore,
     Published,
     Record,
@@ -173,6 +175,11 @@ def run_entry(head: str, seed: int, folder: str = ".", position: int = 0) -> Run
             "z": spectrum(generator, z_width, 0.04 + 0.01 * position),
         },
         scales_channels=head.startswith(("diagonal", "reweight", "none,norm")),
+        images=ProbedImages(label="label", train=1297, test=500, classes=10, chance=0.102),
+        baselines=[
+            Baseline(features="pixels", linear=0.972, nearest=0.966),
+            Baseline(features="untrained", linear=0.868 + 0.01 * seed, nearest=0.8),
+        ],
     )
 
 

@@ -40,7 +40,7 @@ PlacesOption = Annotated[
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
 _VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
 _TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
-_MEASURES = "Also retrieval, per-class, groups (worst, gaps), group-balanced, factors. Repeatable."
+_MEASURES = "retrieval, per-class, groups, group-balanced, factors or baselines. Repeatable."
 
 
 def _print_version(wanted: bool) -> None:

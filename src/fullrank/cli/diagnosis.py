@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fullrank.errors import count_of
 from fullrank.record import DiagnosisEntry
+from fullrank.reports.diagnosis.words import denominators
 from fullrank.reports.numbers import in_points
 
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
@@ -43,11 +44,13 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
         for line in (escape(finding.evidence), value, f"Try: {escape(finding.remedy)}"):
             console.print(Padding(line, (0, 0, 0, 7)))
     console.print(_places(entry))
-    ranks = "Ranks compare runs of one method, and say nothing of quality across methods."
+    ranks = "Ranks compare runs of one method. Across methods they do not measure quality."
     accuracies = any(row.linear is not None for row in entry.layers)
     console.print(f"{'Accuracies in points. ' if accuracies else ''}{ranks}")
+    for sentence in denominators(entry):
+        console.print(escape(sentence))
     for sentence in entry.not_seen:
-        console.print(f"[dim]Not seen: {escape(sentence)}[/dim]")
+        console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
 
 def _places(entry: DiagnosisEntry) -> Table:

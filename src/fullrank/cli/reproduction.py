@@ -33,9 +33,10 @@ def print_reproduction(title: str, record: Record) -> None:
     for sentence in (*chosen, *words.verdict(table)):
         console.print(escape(sentence))
     seeds = len(table.rows[0].seeds)
-    over = f"95 % t intervals over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
-    here = f"Here: {table.here}; {over}, one test set."
-    for remark in (*([f"Paper: {table.paper}."] if table.paper else []), here, *table.remarks):
+    intervals = f"95 % t intervals over {seeds} seeds" if seeds > 1 else "one seed, no intervals"
+    here = f"Here: {table.here}; {intervals}, one test set."
+    paper = [f"Paper: {table.paper}."] if table.paper else []
+    for remark in (*paper, here, *words.denominators(record, table), *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
 
 

@@ -11,14 +11,22 @@ from rich.table import Table
 from rich.text import Text
 
 from fullrank.errors import count_of
-from fullrank.record import Record, Score
+from fullrank.record import Record, RunEntry, Score
 from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
+from fullrank.reports.denominators import (
+    TITLES,
+    baseline_row,
+    baseline_sentences,
+    error_sentence,
+    images_sentence,
+    under_table,
+)
 from fullrank.reports.numbers import in_points, signed
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
-from fullrank.reports.run.words import OTHER_IMAGES
+from fullrank.reports.run.words import OTHER_IMAGES, sampling_notes
 from fullrank.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -63,6 +71,9 @@ def print_record(record: Record) -> None:
     console.print(_note(rows, record), highlight=False)
     if apart:
         console.print(OTHER_IMAGES, highlight=False)
+    if any(row.linear for row in rows):
+        for sentence in (*_under_table(record.runs), *sampling_notes(rows)):
+            console.print(escape(sentence), highlight=False)
     print_dial(record)
 
 
@@ -96,6 +107,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     """Each place, what was measured beside the default protocol, factors, shifts, and notes."""
     console = Console(highlight=False)
     console.print(_places(evaluation))
+    for sentence in _denominators(evaluation):
+        console.print(escape(sentence))
     further = [score for score in evaluation.scores if score.split == "test" and not _in_a_table(score)]
     if further:
         table = plain_table(["place", "measure"], ["shots", "points"])
@@ -110,6 +123,16 @@ def print_evaluation(evaluation: "Evaluation") -> None:
             console.print("* of the shift's classes only, among which alone both are predicted.")
     for note in evaluation.notes:
         console.print(escape(note))
+
+
+def _denominators(evaluation: "Evaluation") -> list[str]:
+    """Images, classes and chance, of shifts too; the sampling errors of the table; baselines."""
+    if (images := evaluation.images) is None:
+        return []
+    accuracies = [100 * probe.linear for probe in evaluation.probes.values()]
+    sentences = [images_sentence(images), error_sentence(accuracies, images.test)]
+    rows = [baseline_row(TITLES[each.features], [each]) for each in evaluation.baselines]
+    return sentences + baseline_sentences(rows) + [images_sentence(each) for each in evaluation.shifted]
 
 
 def _places(evaluation: "Evaluation") -> Table:
@@ -164,14 +187,20 @@ def _value(score: Score) -> str:
     return in_points(100 * score.value) if score.kind.unit == "points" else f"{score.value:.3g}"
 
 
+def _under_table(runs: Sequence[RunEntry]) -> list[str]:
+    """What the accuracies stand on: images, classes, chance, sampling errors and baselines."""
+    accuracies = [
+        100 * run.probes[place].linear for run in runs for place in ("h", "z") if place in run.probes
+    ]
+    return under_table(runs, accuracies)
+
+
 def _note(rows: list[HeadRow], record: Record) -> str:
     if all(row.linear is None for row in rows):
         return "No probes: they need 2 classes or more to train on, and labelled test images."
     sentences = ["Points on the test images: linear probe on h and z, nearest neighbours on h."]
     if any(row.linear is not None and row.linear.half is not None for row in rows):
         sentences.append("± and [ ]: 95 % t intervals over seeds; differences are paired.")
-    elif len(rows) > 1 and len(rows[0].seeds) == 1:
-        sentences.append("One seed: differences of about a point are noise.")
     if record.published is not None:
         sentences.append(f"paper: {escape(record.published.caption)}.")
     return " ".join(sentences)

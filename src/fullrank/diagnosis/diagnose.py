@@ -25,7 +25,16 @@ from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments
 from fullrank.progress import counted, progress_bar
-from fullrank.record import DiagnosisEntry, DimensionCurve, Finding, LayerRow, Result, Spectrum
+from fullrank.record import (
+    Baseline,
+    DiagnosisEntry,
+    DimensionCurve,
+    Finding,
+    LayerRow,
+    ProbedImages,
+    Result,
+    Spectrum,
+)
 from fullrank.record.making import new_record
 from fullrank.spectrum import near_duplicates_among
 from fullrank.spectrum.functional import effective_rank_of
@@ -69,11 +78,12 @@ class Diagnosis(Result):
 
 @dataclass(frozen=True)
 class _Probed:
-    """Probe scores of places and of dimensions at one place, and the number of test rows."""
+    """What probes say of places and of dimensions at one of them, on which images, and what beside."""
 
     layers: list[LayerRow] = field(default_factory=list)
     dimensions: list[DimensionCurve] = field(default_factory=list)
-    tested: int = 0
+    images: ProbedImages | None = None
+    baselines: list[Baseline] = field(default_factory=list)
 
 
 def diagnose(
@@ -170,6 +180,8 @@ def diagnose_file(
         not_seen.append("Alignment and augmentation: add a second view of each row with --positives.")
     if file.labels is None:
         not_seen.append("Accuracy: the file has no labels.")
+    else:
+        not_seen.append("Accuracy on pixels and on the untrained encoder: the file holds neither.")
     place = PlaceEvidence("embedding", sample, views, sample_of=moments.count)
     evidence = Evidence((place,), seed=seed)
     return _entry(file.name, evidence, _probe_file(file, sample, seed), not_seen, moments, duplicates)
@@ -187,6 +199,7 @@ def diagnose_model(
     """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.diagnosis.features import collect
     from fullrank.objectives import temperature_of
+    from fullrank.runs.baselines import baselines
 
     collected = collect(subject, places, limit=limit, seed=seed, progress=progress)
     evidence = replace(collected.evidence, temperature=temperature_of(subject.objective), seed=seed)
@@ -203,12 +216,15 @@ def diagnose_model(
         learnt_features = {place.place: place.features for place in learnt.evidence.places}
         labels = (learnt.images.labels[label], images.labels[label])
         probed = _probe(learnt_features, features, labels, gradients, seed, progress)
+        beside = baselines(learnt.images, images, label, subject.rebuild, subject.kind, seed)
+        denominators = ProbedImages.of(label, *labels)
+        probed = replace(probed, images=denominators, baselines=beside)
     else:
         probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
     reasons = {
         "The augmentation's part: no views were given (--views simclr, for example).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
-        "Accuracy at each place: there are no labels to train and to test on.": not probed.tested,
+        "Accuracy at each place: there are no labels to train and to test on.": probed.images is None,
     }
     return _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
 
@@ -233,7 +249,8 @@ def _entry(
         spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)
         measures.extend(measures_of(place, moments_there, duplicates, evidence.seed))
         shares.extend(operation_shares(place, last.views, temperature))
-    cut = best_cut(probed.layers, probed.tested) if len(probed.layers) > 1 and probed.tested else None
+    images = probed.images
+    cut = best_cut(probed.layers, images.test) if len(probed.layers) > 1 and images else None
     return DiagnosisEntry(
         target=target,
         rows=first.sample_of or len(first.features),
@@ -249,6 +266,8 @@ def _entry(
         augmentation=shares,
         alignment=alignment_matrix(*evidence.stacked[:2]).tolist() if evidence.stacked else [],
         not_seen=not_seen,
+        images=images,
+        baselines=probed.baselines,
     )
 
 
@@ -263,7 +282,7 @@ def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: 
     place = "h" if "h" in spectrum else next(iter(spectrum))
     width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
     text += f" The effective rank of {place} is {rank:.1f} of {width}."
-    return text if cut is None else f"{text} Labels are read best at {cut}: keep that place."
+    return text if cut is None else f"{text} Place to keep: {cut}."
 
 
 def _probe_file(file: EmbeddingFile, sample: Tensor, seed: int) -> _Probed:
@@ -276,7 +295,8 @@ def _probe_file(file: EmbeddingFile, sample: Tensor, seed: int) -> _Probed:
     halves = labels[train], labels[test]
     if not _can_be_probed(*halves):
         return _Probed()
-    return _probe({"embedding": sample[train]}, {"embedding": sample[test]}, halves, {}, seed)
+    probed = _probe({"embedding": sample[train]}, {"embedding": sample[test]}, halves, {}, seed)
+    return replace(probed, images=ProbedImages.of("label", *halves))
 
 
 def _probe(
@@ -293,7 +313,7 @@ def _probe(
         layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)
     place = "h" if "h" in test else list(test)[-1]
     curves = dimension_curves(train[place], test[place], labels, place, seed=seed)
-    return _Probed(layers, curves, int((labels[1] >= 0).sum()))
+    return _Probed(layers, curves)
 
 
 def _can_be_probed(train: np.ndarray, test: np.ndarray) -> bool:

@@ -1,6 +1,5 @@
 """Where to cut: accuracy and spectrum of features at each place, from the first block to z."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from fullrank.probes import LinearProbe, NearestProbe, retrieval
 from fullrank.probes.probe import label_vector
 from fullrank.record import DimensionCurve, LayerRow
 from fullrank.spectrum.functional import effective_rank, effective_rank_of, matrix_singular_values, rankme
+from fullrank.statistics import binomial_error
 from fullrank.views import Views
 
 DRAWS = 3
@@ -119,8 +119,7 @@ def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
     if not accuracies:
         return None
     best = max(accuracies.values())
-    smoothed = (best * tested + 1) / (tested + 2)
-    least = best - math.sqrt(smoothed * (1 - smoothed) / tested)
+    least = best - binomial_error((best * tested + 1) / (tested + 2), tested)
     near = [place for place, accuracy in accuracies.items() if accuracy >= least]
     return "h" if "h" in near else near[-1]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,17 @@ from fullrank.errors import UsageError
 
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
+    from fullrank.record.probed import BaselineKind
     from fullrank.runs.run import Run
     from fullrank.views import Views
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with what is known beside it; what is None cannot be looked at."""
+    """A model with what is known of it; what is None cannot be examined.
+
+    `rebuild` builds the encoder as it was before training. `kind` says whether it then had random weights.
+    """
 
     name: str
     encoder: nn.Module
@@ -28,6 +33,8 @@ class Subject:
     objective: nn.Module | None = None
     fresh_head: Callable[[], nn.Module] | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    rebuild: Callable[[], nn.Module] | None = None
+    kind: "BaselineKind" = "untrained"
 
 
 def find_subject(
@@ -51,8 +58,12 @@ def find_subject(
     if data is None:
         raise UsageError(f"{name} is a model, so it needs images to look at; give them with --data.")
     train, test = _load(data, image_size)
-    encoder = target if isinstance(target, nn.Module) else _library_encoder(target, train or test, weights)
-    return Subject(name, encoder, None, train, test, views=None if views is None else _views(views, test))
+    shown = None if views is None else _views(views, test)
+    if isinstance(target, nn.Module):
+        return Subject(name, target, None, train, test, views=shown)
+    encoder = _library_encoder(target, train or test, weights)
+    rebuild = partial(_untrained, target, train or test)
+    return Subject(name, encoder, None, train, test, views=shown, rebuild=rebuild)
 
 
 def refuse_given(target: str, **options: object) -> None:
@@ -63,12 +74,15 @@ def refuse_given(target: str, **options: object) -> None:
 
 def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
     from fullrank.objectives import needs, objective
+    from fullrank.runs.baselines import initial_encoder, kind_of
     from fullrank.runs.build import load_data
     from fullrank.runs.run import input_shape
 
     # Such a loss has trained weights of its own, or asks for the labels of views.
     needs_labels = "labels" in needs(run.recipe.objective)
     train, test = load_data(run.recipe) if data is None else _load(data, input_shape(run.path)[0])
+    # On other images the encoder would be built with another mean and spread.
+    rebuild = partial(initial_encoder, run.recipe, train) if data is None and train is not None else None
     return Subject(
         name=str(run.path),
         encoder=run.encoder,
@@ -79,6 +93,8 @@ def _subject_of_run(run: "Run", data: Any, views: str | None) -> Subject:
         objective=None if needs_labels else objective(run.recipe.objective),
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
+        rebuild=rebuild,
+        kind=kind_of(run.recipe),
     )
 
 
@@ -90,6 +106,17 @@ def _library_encoder(spec: Any, images: "ImageSet", weights: str | Path | None) 
     if weights is not None:
         load_weights(built, weights)
     return built.eval()
+
+
+def _untrained(spec: Any, images: "ImageSet") -> nn.Module:
+    """The same architecture with random weights, drawn from seed 0."""
+    import torch
+
+    from fullrank.encoders import without_download
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        return _library_encoder(without_download(spec), images, None)
 
 
 def _load(data: Any, image_size: int | None) -> "tuple[ImageSet | None, ImageSet]":

@@ -1,4 +1,4 @@
-"""What features are worth: probes and spectra at places, from one pass over the images."""
+"""Probes and spectra of features at places, from one pass over the images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
 from fullrank.processes import ALONE, Share
-from fullrank.record import ProbeScore, Score, Spectrum
+from fullrank.record import Baseline, ProbedImages, ProbeScore, Score, Spectrum
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 BATCH_SIZE = 256
 # Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
 _SAME = 1 - 1e-6
 _DIAGONAL = (
-    "z is h with every channel scaled, and standardising undoes any diagonal head: linear accuracy at h "
+    "z is h with every channel scaled, and standardising undoes any diagonal head. So linear accuracy at h "
     "and z is equal by construction; compare raw or l2 features."
 )
 _DEFAULT = Request()
@@ -30,12 +30,20 @@ _DEFAULT = Request()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Probes, tidy scores and spectra, by place; `notes` are sentences that a reader of them should know."""
+    """Probes, tidy scores and spectra, by place.
+
+    `notes` are sentences that a reader of them should know. `images` are what the probes learned from and
+    were scored on, None where nothing was probed; `shifted` are the same for each shift. `baselines` are
+    there where they were asked for.
+    """
 
     probes: dict[str, ProbeScore]
     scores: list[Score]
     spectrum: dict[str, Spectrum]
     notes: list[str] = field(default_factory=list)
+    images: ProbedImages | None = None
+    shifted: list[ProbedImages] = field(default_factory=list)
+    baselines: list[Baseline] = field(default_factory=list)
 
 
 def default_places(head: nn.Module) -> list[str]:
@@ -55,27 +63,34 @@ def evaluate(
 ) -> Evaluation:
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
-    The linear probe's penalty is chosen on a held-out part of `train`; `features` of the request says what it
-    does to the features first. Encoder and head are in eval mode meanwhile and nothing in them changes.
-    Without two classes among the training images, or without a labelled test image, there are spectra and no
-    probes.
+    The linear probe's penalty is chosen on a held-out part of `train`. Encoder and head are in eval mode
+    meanwhile, and nothing in them changes. Without two classes among the training images, or without a
+    labelled test image, the result has spectra and no probes.
 
-    `measures` adds retrieval among the test images ("retrieval"); accuracy and prediction bias by class
-    ("per-class"); the linear probe's accuracy in the worst group, over groups and where they count as in
-    training, and its gaps where cues are uncommon ("groups"); the same, but for the gaps, of a probe fitted
-    on group-balanced subsets of the training images ("group-balanced"). "factors" is left to `factor_scores`.
-    `shots` adds the accuracy of a linear probe on so many training images a class.
+    `measures` of the request adds scores. "retrieval" is among the test images. "per-class" is accuracy and
+    prediction bias by class. "groups" is the linear probe's accuracy in the worst group, over groups, and
+    with groups weighted as in training, and its gaps where cues are uncommon. "group-balanced" is the same
+    without the gaps, for a probe fitted on group-balanced subsets of the training images. "factors" and
+    "baselines" are left to `probe`.
 
-    `shifts` are other sets of images, by the spec that is their scores' split, scored by the same probes;
-    classes are matched by name. A set with some of the classes only is predicted among them alone, and so are
-    the test images of these classes ("accuracy among classes"): for the linear probe the other classes'
-    logits are left out, as for ImageNet-A and ImageNet-R, for the nearest neighbours their rows are.
+    A shift may have only some of the classes. It is then predicted among these, and so are the test images of
+    these classes ("accuracy among classes"). The linear probe leaves out the logits of the other classes, as
+    for ImageNet-A and ImageNet-R; the nearest-neighbour probe leaves out their training rows.
 
-    The first of several processes calls it with its `share`, the others `help_evaluate`: each reads a part of
-    the images, and the first has all features.
+    Args:
+        encoder: maps images to h.
+        head: maps h to z.
+        train: the images that probes learn from.
+        test: the images that probes are scored on.
+        places: where features are read; by default `default_places`.
+        request: the label, further measures and shots, and what linear probes do to features first.
+        shifts: other images that the same probes are scored on, by spec; classes are matched by name.
+        share: the part of the images that this process reads. The first of several processes calls this
+            function, the others call `help_evaluate`.
 
-    Raises UsageError for an unknown label and for groups that the images do not have; DataError for too few
-    images of a class or group, and for a shift with a class that training lacks or of one class.
+    Raises:
+        UsageError: for an unknown label, or groups that the images do not have.
+        DataError: for too few images of a class or group, or a shift with one class or an unknown one.
     """
     label, measures = request.label, request.measures
     places = default_places(head) if places is None else list(places)
@@ -106,20 +121,24 @@ def evaluate(
         probes[place] = of_place.measure(train_at[place], test_at[place], names, groups, shifted)
         scores += of_place.scores
         notes += of_place.notes
-    return Evaluation(probes, scores, {place: _spectrum(test_at[place].features) for place in places}, notes)
+    spectra = {place: _spectrum(test_at[place].features) for place in places}
+    learned = train.labels[label]
+    own = ProbedImages.of(label, learned, test.labels[label])
+    others = [ProbedImages.of(label, learned, shift.labels, spec) for spec, shift in matches.items()]
+    return Evaluation(probes, scores, spectra, notes, own, others)
 
 
 def help_evaluate(
     encoder: nn.Module, head: nn.Module, train: ImageSet, test: ImageSet, share: Share, label: str = "label"
 ) -> None:
-    """Read what the other processes read of the images while the first evaluates them at default places."""
+    """Read this process's share of the images while the first process evaluates them at default places."""
     for images in (_labelled(train, test, label), test):
         if images is not None:
             _read(encoder, head, images, default_places(head), share)
 
 
 def _labelled(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
-    """The labelled training images, or None where there is nothing for a probe to learn or to score."""
+    """The labelled training images, or None where a probe has nothing to learn or to be scored on."""
     if count_classes(train, label) < 2 or count_classes(test, label) < 1:
         return None
     return train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
@@ -129,7 +148,7 @@ def _read(
     encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], share: Share
 ) -> dict[str, Tensor]:
     """Features of a share of the images, and in the first process of all."""
-    # What one process cannot read all refuse; that more images are bad than may be shows in the sum alone.
+    # If one process cannot read its share, all refuse. Only the sum shows that too many images are bad.
     own, refusal = {}, ""
     try:
         own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
@@ -148,7 +167,7 @@ def _spectrum(features: Tensor) -> Spectrum:
 
 
 def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
-    """What the groups cannot say; DataError where group-balanced subsets are asked for and impossible."""
+    """Limits of the groups, in sentences; DataError where group-balanced subsets are impossible."""
     notes = []
     if "group-balanced" in measures:
         check_balance(groups)
@@ -157,16 +176,16 @@ def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
         notes.append(f"Group-balanced subsets hold {size} of each of {count} groups.")
     if empty := groups.empty_in_test():
         share = f"{len(empty)} of {len(groups.names)} groups"
-        notes.append(f"{share} have no test image and count nowhere; the first is {empty[0]}.")
+        notes.append(f"{share} have no test image and are left out; the first is {empty[0]}.")
     if "groups" in measures and (loose := groups.unpaired()):
-        notes.append(f"No gap of {' or '.join(loose)}: in training no value goes with a label.")
+        notes.append(f"No gap of {' or '.join(loose)}: in training none of its values is tied to a label.")
     return notes
 
 
 def scaled_alike(one: Tensor, other: Tensor) -> bool:
     """Whether each channel of `other` (N, D) is a channel of `one` times a number, plus one.
 
-    Channels that do not move in one of them say nothing.
+    Channels that are constant in one of them are ignored.
 
     >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     >>> scaled_alike(x, x * torch.tensor([1.0, -0.5, 1e-9]) + 2), scaled_alike(x, x.cumsum(1))

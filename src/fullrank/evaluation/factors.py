@@ -87,13 +87,13 @@ def known_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Ent
 
 
 def relative(weights: dict[str, float]) -> dict[str, float]:
-    """Each weight by the largest; all 0 where there is none."""
+    """Each weight divided by the largest; all 0 where no weight is above 0."""
     largest = max(weights.values())
     return {name: weight / largest if largest > 0 else 0.0 for name, weight in weights.items()}
 
 
 def depth_shares(head: nn.Module) -> dict[str, float]:
-    """At which share of a linear net's depth each place stands, as the head says it; {} where z is normed."""
+    """The share of a linear net's depth at each place, as the head gives it; {} where z is normed."""
     if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
         return {}
     return dict(head.depth_shares())  # type: ignore[operator]  # a method where it is there

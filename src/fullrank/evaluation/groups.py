@@ -1,4 +1,4 @@
-"""Groups and cues of images: which there are, and what a probe is worth in them."""
+"""Groups and cues of images, and the accuracy of a probe in them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +28,12 @@ class Grouping:
         return [name for number, name in enumerate(self.names) if not (self.test == number).any()]
 
     def smallest_in_training(self) -> tuple[int, int]:
-        """How many training images the smallest group with any has, and how many such groups there are."""
+        """The size of the smallest group that occurs in training, and the number of groups that occur."""
         counts = np.unique(self.train[self.train != UNLABELLED], return_counts=True)[1]
         return int(counts.min()), len(counts)
 
     def unpaired(self) -> list[str]:
-        """The cues of which training prefers no value with some label, so that they have no gap."""
+        """The cues without a gap: for some label, training prefers none of their values."""
         pairs = {name: np.stack([self.train_labels, train]) for name, (train, _) in self.cues.items()}
         return [name for name, rows in pairs.items() if partners(*rows[:, (rows >= 0).all(0)]) is None]
 
@@ -46,16 +46,16 @@ class Grouping:
 
 
 def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
-    """The groups of two sets, and the cues that go with `label`; raises UsageError for a set without groups.
+    """The groups of two sets, and their cues; raises UsageError for a set without groups.
 
-    "group" is called after the labels that it is made of ("low/lines/disc"), and each of these but `label` is
-    a cue, unless `label` decides it, as it does a refinement of it.
+    The name of a group lists the labels that it is made of ("low/lines/disc"). Each of these except `label`
+    is a cue, unless its value follows from that of `label`.
     """
     for images in (train, test):
         if GROUP not in images.labels:
             raise UsageError(
                 f"Accuracy by group needs the label {GROUP!r}, but {images} has {', '.join(images.labels)}; "
-                "take images with groups (composite, urbancars, waterbirds), or leave the measure out."
+                "use images with groups (composite, urbancars, waterbirds), or leave out the measure."
             )
     shared = [key for key in test.labels if key in train.labels and key not in (GROUP, label)]
     cues = {
@@ -73,12 +73,12 @@ def check_balance(groups: Grouping) -> None:
         raise DataError(
             f"Group-balanced retraining needs training images of every group, but {len(empty)} of "
             f"{len(groups.names)} groups have none, the first is {groups.names[empty[0]]!r}; raise the "
-            "limit or the fraction, lower the correlation, or leave the measure group-balanced out."
+            "limit or the fraction, lower the correlation, or leave out the measure group-balanced."
         )
     if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(
             f"Group-balanced retraining needs 2 groups or more among the training images, but got {count}; "
-            "take images of more groups, or leave the measure group-balanced out."
+            "use images of more groups, or leave out the measure group-balanced."
         )
 
 
@@ -91,7 +91,7 @@ def _is_part(images: ImageSet, key: str) -> bool:
 
 
 def _decided(train: ImageSet, test: ImageSet, label: str, key: str) -> bool:
-    """Whether every label has one value of `key` in all images, so that the two never part."""
+    """Whether the value of `key` follows from the label in all images."""
     pairs = np.concatenate([np.stack([s.labels[label], s.labels[key]], 1) for s in (train, test)])
     pairs = np.unique(pairs[(pairs != UNLABELLED).all(1)], axis=0)
     return len(pairs) == len(np.unique(pairs[:, 0]))

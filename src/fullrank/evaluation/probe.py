@@ -12,6 +12,9 @@ from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.scores import Request
 from fullrank.evaluation.shifts import load_shift
 from fullrank.probes.linear import Treatment
+from fullrank.record import Baseline
+from fullrank.record.scores import BASELINES
+from fullrank.runs.baselines import run_baselines
 from fullrank.runs.build import GivenImages, load_data
 from fullrank.runs.run import Run, load
 
@@ -35,8 +38,9 @@ def probe(
         run: A run, or its folder.
         places: Where features are read; None is h, the inner layers of the head, and z.
         label: Which labels, if there are several kinds (`coarse` of CIFAR-100).
-        measures: Further measures: "retrieval", "per-class", "groups", "group-balanced", "factors" (see
-            `evaluate` and `factor_scores`).
+        measures: Further measures: "retrieval", "per-class", "groups", "group-balanced" (see `evaluate`),
+            "factors", the weight of every known factor (see `factor_scores`), and "baselines", the same
+            probes on pixels and on the encoder before training; without it, the run's own are returned.
         shots: Also probe on so many training images per class.
         shifts: Specs of sources whose test images the same probes also score, at the run's image size. The
             `split` of their scores is the canonical spec.
@@ -45,7 +49,7 @@ def probe(
         imports: Modules or files that register parts of yours, as `--import` does.
 
     Raises:
-        DataError: The images have fewer than two classes.
+        DataError: The images have fewer than two classes, or a shift cannot be read.
         UsageError: A place, label, measure or shift is unknown.
 
     >>> import tempfile
@@ -62,7 +66,14 @@ def probe(
     parts = run.encoder, run.head
     with on_accelerator(*parts):
         evaluation = evaluate(*parts, train, test, places, request, sets)
-        if "factors" not in measures:
-            return evaluation
-        weights = factor_scores(run.recipe, *parts, train, test, places)
-    return replace(evaluation, scores=[*evaluation.scores, *weights])
+        scores = evaluation.scores
+        if "factors" in measures:
+            scores = [*scores, *factor_scores(run.recipe, *parts, train, test, places)]
+    beside: list[Baseline] = []
+    if BASELINES in measures:
+        beside = run_baselines(run.recipe, train, test, label)
+    elif (label, features) == ("label", "raw"):
+        beside = [
+            each for entry in run.record.runs if entry.images == evaluation.images for each in entry.baselines
+        ]
+    return replace(evaluation, scores=scores, baselines=beside)

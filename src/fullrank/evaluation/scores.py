@@ -1,4 +1,4 @@
-"""Every score of one place: two probes are fitted there, and read in all the ways that are asked for."""
+"""Every score of one place: two probes are fitted there and scored in all requested ways."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _DEFAULT: tuple[Probe, Probe] = ("linear", "nearest")
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured at every place, and how: see `evaluate`; `seed` draws what linear probes hold out.
+    """What is measured at every place, and how (see `evaluate`). `seed` draws what linear probes hold out.
 
     Raises UsageError for an unknown measure or treatment and for shots below 1.
     """
@@ -59,7 +59,7 @@ class LabelledFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class PlaceScores:
-    """The scores of one place, with what a reader should know of them."""
+    """The scores of one place, and notes on them."""
 
     place: str
     request: Request

@@ -1,4 +1,4 @@
-"""Image sets that a probe never learnt from: brought to the run's images, their classes matched by name."""
+"""Shifts: other image sets, at the run's image size, with their classes matched by name."""
 
 from dataclasses import dataclass
 

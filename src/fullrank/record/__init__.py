@@ -1,9 +1,9 @@
 """Records: what a command leaves behind, and how a record is made."""
 
+from fullrank.record.probed import Baseline as Baseline, ProbedImages as ProbedImages
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,
     SCHEMA as SCHEMA,
-    Baseline as Baseline,
     Comparison as Comparison,
     DiagnosisEntry as DiagnosisEntry,
     DimensionCurve as DimensionCurve,
@@ -12,7 +12,6 @@ from fullrank.record.schema import (
     Machine as Machine,
     Measure as Measure,
     OperationShare as OperationShare,
-    ProbedImages as ProbedImages,
     ProbeScore as ProbeScore,
     Published as Published,
     Record as Record,

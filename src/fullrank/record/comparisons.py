@@ -62,12 +62,12 @@ def _test_images(run: RunEntry, recipe: Mapping[str, Any]) -> tuple[Any, ...]:
 def paired_difference(
     values: Mapping[int, float], base: Mapping[int, float], scale: float = 1
 ) -> Estimate | None:
-    """`scale` times the mean difference to `base` over the seeds both have; None where they share none."""
+    """`scale` times the mean difference to `base` over the seeds that both have; None if they share none."""
     return mean_of([scale * (value - base[seed]) for seed, value in values.items() if seed in base])
 
 
 def mean_of(values: Sequence[float]) -> Estimate | None:
-    """The mean over seeds and its interval; None where there is no value."""
+    """The mean over seeds and its interval; None without values."""
     return Estimate.of(values) if values else None
 
 

@@ -1,4 +1,4 @@
-"""What a run, study, diagnosis or theory run leaves: one JSON file, and arrays beside it. Torch-free."""
+"""The record of a run, study, diagnosis or theory run: one JSON file, with arrays beside it. Torch-free."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from fullrank.errors import DataError
 from fullrank.files import write_whole
 from fullrank.record.old_scores import from_schema_1
+from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
 
 if TYPE_CHECKING:
@@ -104,24 +105,6 @@ class Spectrum(_Part):
     effective_rank: float
 
 
-class ProbedImages(_Part):
-    """What the probes of a label were fitted and scored on; `chance` is the best constant guess, 0 to 1."""
-
-    label: str
-    train: int
-    test: int
-    classes: int
-    chance: float
-
-
-class Baseline(_Part):
-    """The same probes, 0 to 1, on features that no training made: pixels, or h of the untrained encoder."""
-
-    features: Literal["pixels", "untrained"]
-    linear: float
-    nearest: float
-
-
 def row_name(head: str, varied: Mapping[str, str]) -> str:
     """The name of a row of a study: its head, then each varied key with its value.
 
@@ -135,10 +118,11 @@ class RunEntry(_Part):
     """One trained encoder: what it was, how long it took, what its features are worth at each place.
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
-    last step that was monitored, `chance` that of a head that tells nothing apart, None where the objective
-    has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its channels scaled.
-    `varied` has the value of each key of the recipe that its study varies, the head left out. `images` and
-    `baselines` belong to the default label; older records have neither.
+    last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
+    the objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its
+    channels scaled. `varied` has the value of each key of the recipe that its study varies, without the head.
+    `images` and `baselines` belong to the default label; older records have neither. `other_images` belong to
+    other labels and to shifts, where scores of these were added.
     """
 
     head: str
@@ -158,6 +142,7 @@ class RunEntry(_Part):
     scales_channels: bool = False
     varied: dict[str, str] = {}
     images: ProbedImages | None = None
+    other_images: list[ProbedImages] = []
     baselines: list[Baseline] = []
 
     @property
@@ -179,7 +164,7 @@ class Finding(_Part):
 
     `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
     and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
-    the rows of the features that are at fault, where there are such.
+    the rows of the features that are at fault, where the cause has any.
     """
 
     cause: str
@@ -228,11 +213,12 @@ class OperationShare(_Part):
 
 
 class DiagnosisEntry(_Part):
-    """What was seen in one model or file of embeddings, and why. Places go from the image to z.
+    """The diagnosis of one model or file of embeddings. Places go from the image to z.
 
     `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
     say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
-    could not be looked at.
+    could not be examined. `images` and `baselines` belong to the accuracies of `layers`; older records have
+    neither.
     """
 
     target: str
@@ -249,6 +235,8 @@ class DiagnosisEntry(_Part):
     augmentation: list[OperationShare] = []
     alignment: list[list[float]] = []
     not_seen: list[str] = []
+    images: ProbedImages | None = None
+    baselines: list[Baseline] = []
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -338,9 +326,9 @@ class TableRow(_Part):
     """A row of a reproduced table: what the paper found in each column, and what each seed gave here.
 
     `values` has a list a column with a number for each of `seeds`. `runs` are the folders of the seeds' runs.
-    `expected` is where the theory said beforehand that the label reads better, before the head or after it,
-    and `theory` the number that says so. `chosen` tells the settings that tuning chose. `x` is the row's
-    place on the axis of the figure.
+    `expected` is where the theory predicts the better accuracy, before the head or after it, and `theory` is
+    the number behind the prediction. `chosen` are the settings that tuning chose. `x` is the row's place on
+    the axis of the figure.
     """
 
     title: str
@@ -359,7 +347,7 @@ class TableEntry(_Part):
 
     `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
     titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
-    one run. `here` says what ours were measured on, `alike` whether all rows read one label of the same
+    one run. `here` says what ours were measured on, `alike` whether all rows predict one label of the same
     images, so that they can be subtracted. `file` lies beside the record and holds a table of one's own.
     `spectrum` names places whose spectra belong to it, `x` the axis
     of its figure.
@@ -410,7 +398,7 @@ class Comparison(_Part):
 
 
 class Published(_Part):
-    """Numbers of a paper to stand beside ours: head spec -> value, and what and where they were measured."""
+    """Published numbers for comparison: head spec -> value, and what and where they were measured."""
 
     caption: str
     values: dict[str, float]
@@ -479,14 +467,14 @@ class Record(_Part):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise DataError(
-                f"{path} is no record of schema {SCHEMA} or older: {where}: {first['msg']}; "
+                f"{path} is not a valid record of schema {SCHEMA} or older: {where}: {first['msg']}; "
                 "remove it and run its command again, with --resume where it has that, to write a new one."
             ) from None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-    """What every command hands back: the folder of what it left, and its record.
+    """The result of a command: its folder and its record.
 
     A notebook shows its headline and a small table.
     """

@@ -1,4 +1,4 @@
-"""What a score may be: every statistic that a probe gives, described once. Torch-free."""
+"""The statistics that probes give, each described once. Torch-free."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Statistic:
     few_shot: str = ""
 
     def title(self, subject: str = "", shots: int | None = None) -> str:
-        """What pages and the terminal call a score of this kind."""
+        """The name of a score of this kind on pages and in the terminal."""
         return self.few_shot if shots is not None else self.shown.replace("{}", subject)
 
 
@@ -87,8 +87,10 @@ STATISTICS: tuple[Statistic, ...] = (
 )
 _BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
 
+# The measure of `probe` that gives no scores: the same probes on pixels and on the encoder before training.
+BASELINES = "baselines"
 # What `probe --measure` can add to the default protocol.
-MEASURES = tuple(dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None))
+MEASURES = (*dict.fromkeys(one.measure for one in STATISTICS if one.measure is not None), BASELINES)
 
 
 def statistic(probe: str, name: str) -> Statistic:

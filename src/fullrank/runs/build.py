@@ -122,6 +122,16 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
             f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
             f"{train} has {classes}; label the images, set another label, or train without: infonce:0.1."
         )
+    encoder = encoder_of(recipe, train)
+    head = build_head(recipe.head, in_dim=encoder.feature_dim)
+    num_classes = len(train.class_names[recipe.label])
+    loss = build_objective(recipe.objective, in_dim=head.out_dim, num_classes=num_classes)
+    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    return Parts(encoder, head, loss, views)
+
+
+def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:
+    """The encoder of a recipe, sized for its images, before any training; it starts from `init`, if any."""
     mean, std = train.channel_statistics()
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
@@ -129,10 +139,7 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
         load_weights(encoder, recipe.init)
     if recipe.engine.channels_last:
         encoder.to(memory_format=torch.channels_last)
-    head = build_head(recipe.head, in_dim=encoder.feature_dim)
-    num_classes = len(train.class_names[recipe.label])
-    loss = build_objective(recipe.objective, in_dim=head.out_dim, num_classes=num_classes)
-    return Parts(encoder, head, loss, view_pipeline(recipe.views, image_size=size, channels=channels))
+    return encoder
 
 
 def _shape(images: ImageSet) -> str:

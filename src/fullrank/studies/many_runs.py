@@ -29,7 +29,7 @@ from fullrank.errors import (
 )
 from fullrank.evaluation.probe import probe
 from fullrank.progress import progress_bar
-from fullrank.record import RECORD_FILE, Record, RunEntry, Score
+from fullrank.record import RECORD_FILE, ProbedImages, Record, RunEntry, Score
 from fullrank.record.scores import measures_for
 from fullrank.runs.build import IMAGE_KEYS, check_plan, load_data
 from fullrank.runs.folders import check_folder
@@ -230,23 +230,28 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
     if not (missing := run.missing):
         return
     measured: list[Score] = []
+    images: list[ProbedImages] = []
     for label in dict.fromkeys(key.label for key in missing):
         keys = [key for key in missing if key.label == label]
-        measured += probe(
+        evaluation = probe(
             trained or run.folder,
             list(dict.fromkeys(key.place for key in keys)),
             label=label,
             measures=measures_for((key.probe, key.statistic) for key in keys),
             shots=sorted({key.shots for key in keys if key.shots is not None}),
             shifts=list(dict.fromkeys(key.split for key in keys if key.split != "test")),
-        ).scores
+        )
+        measured += evaluation.scores
+        images += [*([evaluation.images] if evaluation.images else []), *evaluation.shifted]
     record = Record.load(run.folder)
     (entry,) = record.runs
+    others = [each for each in dict.fromkeys((*entry.other_images, *images)) if each != entry.images]
     recorded = {ScoreKey.of(score) for score in entry.scores}
     scores = [*entry.scores, *(score for score in measured if ScoreKey.of(score) not in recorded)]
     if lacking := [key for key in missing if key not in map(ScoreKey.of, scores)]:
         raise UsageError(f"No probe measures {lacking[0]}; correct the statistic of the table's column.")
-    record.model_copy(update={"runs": [entry.model_copy(update={"scores": scores})]}).save(run.folder)
+    update = {"scores": scores, "other_images": others}
+    record.model_copy(update={"runs": [entry.model_copy(update=update)]}).save(run.folder)
 
 
 def _images_of(recipe: Recipe) -> str:

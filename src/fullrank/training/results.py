@@ -16,7 +16,8 @@ from fullrank.files import write_whole
 from fullrank.heads import Head
 from fullrank.objectives import chance_of
 from fullrank.progress import progress_bar
-from fullrank.record import RunEntry, Score
+from fullrank.record import Baseline, RunEntry, Score
+from fullrank.runs.baselines import LEAST_EPOCHS, kind_of, run_baselines, unmeasured
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
 from fullrank.training.callbacks.curves import Monitor
@@ -74,7 +75,17 @@ def entry_of(
         scores=measured.scores,
         spectrum=measured.spectrum,
         scales_channels=getattr(module.head, "scales_channels", False),
+        images=measured.images,
     )
+
+
+def baselines_of(recipe: Recipe, images: tuple[ImageSet, ImageSet], measured: Evaluation) -> list[Baseline]:
+    """What the accuracies of a run are compared with; a short run does not spend its time on it."""
+    if measured.images is None or recipe.epochs >= LEAST_EPOCHS:
+        return run_baselines(recipe, *images)
+    length = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+    reason = f"the run has {length}, fewer than {LEAST_EPOCHS}; `fullrank probe --measure baselines` adds it"
+    return [unmeasured(kind, reason) for kind in ("pixels", kind_of(recipe))]
 
 
 def further_scores(

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
-from fullrank.reports.numbers import distance, in_points
+from fullrank.reports.denominators import (
+    TITLES,
+    baseline_row,
+    baseline_sentences,
+    error_sentence,
+    images_sentence,
+    standard_error,
+    within_noise,
+)
+from fullrank.reports.numbers import distance, in_points, signed
 
 # What a row of the table of places calls its measures.
 LAYER_FIELDS = {
@@ -16,6 +25,8 @@ LAYER_FIELDS = {
     "RankMe": "rankme",
     "rank of the gradient": "gradient_rank",
 }
+# Those of them that baselines have too.
+BASELINE_FIELDS = ("linear", "nearest")
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def side(finding: Finding) -> str:
 
 
 def cut_sentence(diagnosis: DiagnosisEntry) -> str:
-    """Which place to keep, and by how much it leads h and z; empty where labels do not say."""
+    """The place to keep, and how far its accuracy is from those of h and z; empty where labels do not say."""
     if diagnosis.cut is None:
         return ""
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
@@ -74,9 +85,17 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
         return f"Where to cut: keep {diagnosis.cut}."
     best = linear[diagnosis.cut]
     others = [place for place in ("h", "z") if place in linear and place != diagnosis.cut]
-    leads = " and ".join(f"{distance(best - linear[place])} {place}" for place in others)
+    tested = None if diagnosis.images is None else diagnosis.images.test
+    leads = " and ".join(_lead(best, linear[place], place, tested) for place in others)
     beside = f", {leads}" if leads else ""
     return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
+
+
+def _lead(best: float, other: float, place: str, tested: int | None) -> str:
+    """How far an accuracy in points is from that of a place, where the test images separate the two."""
+    if tested is not None and abs(best - other) <= within_noise(best, other, tested):
+        return f"statistically indistinguishable from {place} ({signed(best - other)})"
+    return f"{distance(best - other)} {place}"
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:
@@ -100,12 +119,43 @@ def in_order(diagnosis: DiagnosisEntry, places: Iterable[str]) -> list[str]:
     return sorted(places, key=lambda place: order.get(place, len(order)))
 
 
-def layer_columns(rows: Sequence[LayerRow]) -> dict[str, list[str]]:
-    """The columns of the table of places that hold anything, as text; accuracies in points."""
+def layer_columns(rows: Sequence[LayerRow], tested: int | None = None) -> dict[str, list[str]]:
+    """The columns of the table of places that hold anything, as text; accuracies in points.
+
+    With the number of images `tested`, linear and nearest accuracy have their standard error in parentheses.
+    """
     columns = {"width": [str(row.width) for row in rows]}
     for name, field in LAYER_FIELDS.items():
         scale = 100 if field in ("linear", "nearest", "recall_at_1") else 1
         values = [getattr(row, field) for row in rows]
         if any(value is not None for value in values):
             columns[name] = [in_points(value and scale * value) for value in values]
+        if name in columns and field in BASELINE_FIELDS and tested is not None:
+            columns[name] = [_with_error(value, tested) for value in values]
     return columns
+
+
+def _with_error(accuracy: float | None, tested: int) -> str:
+    if accuracy is None:
+        return in_points(None)
+    return f"{in_points(100 * accuracy)} ({in_points(standard_error(100 * accuracy, tested))})"
+
+
+def baseline_cells(diagnosis: DiagnosisEntry, columns: Iterable[str]) -> dict[str, list[str]]:
+    """The measured baselines as rows under the table of places: the cells of `columns`, by title."""
+    cells = {}
+    for each in diagnosis.baselines:
+        if each.linear is not None and each.nearest is not None:
+            values = {"linear": in_points(100 * each.linear), "nearest": in_points(100 * each.nearest)}
+            cells[TITLES[each.features]] = [values.get(name, "–") for name in columns]
+    return cells
+
+
+def denominators(diagnosis: DiagnosisEntry) -> list[str]:
+    """The sentences under the table of places: images, standard errors, baselines; none without labels."""
+    linear = [100 * row.linear for row in diagnosis.layers if row.linear is not None]
+    if diagnosis.images is None or not linear:
+        return []
+    rows = [baseline_row(TITLES[each.features], [each]) for each in diagnosis.baselines]
+    images = diagnosis.images
+    return [images_sentence(images), error_sentence(linear, images.test), *baseline_sentences(rows)]

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.comparisons import by_row
+from fullrank.reports.denominators import baseline_rows
 from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, error_bars, faint, plain_text
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.reproduction import words
@@ -27,6 +28,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         record=record,
         table=table,
         first=table.rows[0].title if table.alike and len(table.rows) > 1 else None,
+        baselines=baseline_rows(record.runs),
         judged=any(row.expected is not None for row in table.rows),
         standardised=standardised_note(record),
         panels=[*_sweep_panels(table), *_spectrum_panels(record, table)],

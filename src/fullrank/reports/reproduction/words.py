@@ -5,8 +5,15 @@ from itertools import combinations
 
 import numpy as np
 
-from fullrank.record import TableEntry, TableRow
+from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.comparisons import paired_difference
+from fullrank.reports.denominators import (
+    baseline_rows,
+    baseline_sentences,
+    error_sentence,
+    images_of,
+    sample_sentences,
+)
 from fullrank.reports.numbers import in_points, signed
 from fullrank.statistics import Estimate
 
@@ -23,7 +30,7 @@ def difference(row: TableRow, other: TableRow, column: int) -> Estimate | None:
 
 
 def with_paper(table: TableEntry, column: int) -> bool:
-    """Whether the paper's numbers are shown beside a column: always beside the first, if there is a paper."""
+    """Whether a column shows the paper's numbers; the first always does, if the table is a paper's."""
     numbers = any(row.paper[column] is not None for row in table.rows)
     return numbers or (column == 0 and table.paper is not None)
 
@@ -43,6 +50,20 @@ def shown(estimate: Estimate, sign: bool = False) -> str:
     return mean if estimate.low is None else f"{mean} [{low}, {high}]"
 
 
+def denominators(record: Record, table: TableEntry) -> list[str]:
+    """The sentences under a table: images, classes, chance, sampling errors and baselines.
+
+    The errors are those of the columns that are accuracies; a difference of two has no binomial error.
+    """
+    columns = [i for i, unit in enumerate(table.units) if unit == "points" and i not in table.differences]
+    values = [value for row in table.rows for i in columns for value in row.values[i]]
+    accuracies = [value for value in values if 0 <= value <= 100]
+    sentences = sample_sentences(record.runs, None)
+    if accuracies and len(tested := {each.test for each in images_of(record.runs, None)}) == 1:
+        sentences.append(error_sentence(accuracies, tested.pop()))
+    return sentences + baseline_sentences(baseline_rows(record.runs))
+
+
 def verdict(table: TableEntry) -> list[str]:
     """The results in sentences: the paper's order against ours, and predictions against results."""
     sentences = [_order(table, column, title) for column, title in enumerate(table.columns)]
@@ -51,7 +72,7 @@ def verdict(table: TableEntry) -> list[str]:
     said = [sentence for sentence in sentences if sentence]
     if said or table.paper is None or any(value is not None for row in table.rows for value in row.paper):
         return said
-    return ["The paper's numbers are not known; all numbers below were measured here."]
+    return ["The paper's numbers are not known here; the numbers below were measured."]
 
 
 def outcome(row: TableRow, column: int) -> str:
@@ -65,7 +86,7 @@ def outcome(row: TableRow, column: int) -> str:
 
 
 def _order(table: TableEntry, column: int, title: str) -> str:
-    """How many pairs of rows have the paper's order; "" where the paper has fewer than two numbers."""
+    """How many pairs of rows are in the paper's order; "" where it has fewer than two numbers."""
     in_order, separated = [], []
     for one, other in combinations((row for row in table.rows if row.paper[column] is not None), 2):
         papers = (one.paper[column] or 0.0) - (other.paper[column] or 0.0)
@@ -77,8 +98,8 @@ def _order(table: TableEntry, column: int, title: str) -> str:
         return ""
     order = f"{title}: {sum(in_order)} of {len(in_order)} pairs of rows have the paper's order"
     if len(table.rows[0].seeds) < 2:
-        return f"{order}; with one seed there is no interval."
-    return f"{order}; our intervals separate {len(separated)}, {sum(separated)} of them in that order."
+        return f"{order}; with one seed no difference has an interval."
+    return f"{order}; our seeds separate {len(separated)}, {sum(separated)} in the paper's order."
 
 
 def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:

@@ -6,6 +6,7 @@ from itertools import chain
 import plotly.graph_objects as go
 
 from fullrank.record import Record
+from fullrank.reports.denominators import baseline_rows, sample_sentences
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
@@ -65,6 +66,8 @@ def render(
         strips=_strips(rows),
         names=names,
         apart=words.OTHER_IMAGES if len({row.against for row in rows}) > 1 else "",
+        baselines=baseline_rows(record.runs),
+        denominators=sample_sentences(record.runs),
         styles=distinct_styles(names.shorts),
         unmatched={head: value for head, value in published.items() if head not in names.values},
         accuracy=accuracy_panels(record),

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import by_row, compare_heads, grouped, mean_of, references
+from fullrank.reports.denominators import standard_error, within_noise
 from fullrank.reports.run.rows import row_names
 from fullrank.statistics import Estimate
 
@@ -18,6 +20,7 @@ class HeadRow:
 
     `head` is its name on the page: the settings in which rows differ. `row` is its full name, and `against`
     that of the row to which it has its `difference`: the first one with the same test images.
+    `tested` is the number of test images, None where the record does not say it or the seeds differ in it.
     """
 
     head: str
@@ -30,6 +33,30 @@ class HeadRow:
     published: float | None
     row: str = ""
     against: str = ""
+    tested: int | None = None
+
+    def error(self, accuracy: Estimate | None) -> float | None:
+        """The binomial standard error in points of one of its accuracies."""
+        if accuracy is None or self.tested is None:
+            return None
+        return standard_error(accuracy.mean, self.tested)
+
+    def noise(self, other: "HeadRow") -> float | None:
+        """The difference of the two linear accuracies that the sampling of the test images explains."""
+        if self.linear is None or other.linear is None or self.tested is None or other.tested is None:
+            return None
+        return within_noise(self.linear.mean, other.linear.mean, min(self.tested, other.tested))
+
+    def side(self, first: "HeadRow") -> Literal["above", "below", "level"]:
+        """Where it lies of `first`, as far as its interval separates them, or else the sampling error."""
+        gap = self.difference
+        if gap is None:
+            return "level"
+        noise = self.noise(first)
+        beyond = gap.low is None and noise is not None and abs(gap.mean) > noise
+        if not (gap.separated or beyond):
+            return "level"
+        return "above" if gap.mean > 0 else "below"
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,7 @@ def head_table(record: Record, place: str = "h") -> list[HeadRow]:
             published=published.get(row),
             row=row,
             against=first[row],
+            tested=_tested(entries),
         )
         for row, entries in runs.items()
     ]
@@ -119,6 +147,11 @@ def scores_by_head(record: Record) -> Iterator[tuple[str, Score]]:
     """Every score with its head, those of one head together."""
     for head, entries in by_row(record.runs).items():
         yield from ((head, score) for entry in entries for score in entry.scores)
+
+
+def _tested(entries: Iterable[RunEntry]) -> int | None:
+    counts = {None if entry.images is None else entry.images.test for entry in entries}
+    return next(iter(counts)) if len(counts) == 1 else None
 
 
 def _mean_rank(entries: Iterable[RunEntry], place: str) -> float | None:

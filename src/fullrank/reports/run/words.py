@@ -1,7 +1,8 @@
-"""What a record says, in sentences: what was done, what came out, how to do it again. Torch-free."""
+"""The sentences of a page: what was done, what came out, how to repeat it. Torch-free."""
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from fullrank.door import MAIN, imported
 from fullrank.files import shown_path
 from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import grouped
-from fullrank.reports.numbers import distance, in_points, without_path
+from fullrank.reports.numbers import distance, in_points, signed, without_path
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.statistics import Estimate
@@ -18,7 +19,6 @@ RECIPE_FILE = "recipe.yaml"
 OTHER_IMAGES = (
     "The test images differ between rows. Each row is compared only with the first row on the same images."
 )
-ONE_SEED = "One seed: no interval; differences of about a point are noise."
 
 
 def title(record: Record) -> str:
@@ -51,38 +51,106 @@ def summary(record: Record, pixels: int | None = None) -> str:
 
 
 def verdict(record: Record, place: str = "h") -> list[str]:
-    """What came out, in plain sentences computed from the results table."""
+    """What came out, in sentences computed from the results table.
+
+    A row is called above or below the first one only where its interval over seeds separates them, or for one
+    seed where the difference exceeds the sampling error of the test images.
+    """
     rows = head_table(record, place)
     if len(rows) == 1:
         return _verdict_on_one(record.runs, rows[0], place)
-    groups = grouped((row.against, row) for row in rows).values()
-    sentences = [each for rows in groups for each in _verdict_on_rows(rows, place)]
+    groups = _on_same_images(rows)
+    sentences = [each for group in groups for each in _verdict_on_rows(group, place)]
     if not sentences:
         sentences = [f"No row shares a seed and a probe at {place} with the first row: nothing to compare."]
     return sentences + ([OTHER_IMAGES] if len(groups) > 1 else [])
 
 
-def _verdict_on_rows(rows: list[HeadRow], place: str) -> list[str]:
+def _on_same_images(rows: Sequence[HeadRow]) -> list[list[HeadRow]]:
+    """The rows with the same test images, the first of which the others are compared with."""
+    return list(grouped((row.against, row) for row in rows).values())
+
+
+def _verdict_on_rows(rows: Sequence[HeadRow], place: str) -> list[str]:
     """What came out of the rows with the same test images; nothing where there is nothing to compare."""
-    others = [(row.head, row.difference) for row in rows if row.difference]
+    first, *rest = rows
+    others = [row for row in rest if row.difference]
     if not others:
         return []
-    first = rows[0].head
-    head, best = max(others, key=lambda pair: pair[1].mean)
-    sentence = f"{head} is {distance(best.mean, ' points')} {first} on {place}"
-    if best.low is None:
-        return [f"{sentence}.", ONE_SEED]
-    interval = f"(95 % interval {in_points(best.low)} to {in_points(best.high)})"
-    sentences = [f"{sentence} {interval}{'.' if best.separated else ': not separated.'}"]
-    if len(others) > 1:
+    sentences = [_headline(first, others, place)]
+    judged = first.tested is not None or any(
+        row.difference and row.difference.low is not None for row in others
+    )
+    if len(others) > 1 and judged:
         groups = {
-            "Above": [name for name, d in others if d.separated and d.mean > 0],
-            "Below": [name for name, d in others if d.separated and d.mean < 0],
-            "Not separated from": [name for name, d in others if not d.separated],
+            f"Above {first.head}": [row.head for row in others if row.side(first) == "above"],
+            f"Below {first.head}": [row.head for row in others if row.side(first) == "below"],
+            f"Not separated from {first.head}": [row.head for row in others if row.side(first) == "level"],
         }
-        sentences += [f"{word} {first}: {'; '.join(names)}." for word, names in groups.items() if names]
+        sentences += [f"{what}: {'; '.join(names)}." for what, names in groups.items() if names]
+    sentences.append(_sampling_note(rows))
+    if len(others) > 1:
         sentences.append(f"With {len(others)} uncorrected comparisons, the largest difference is optimistic.")
-    return sentences
+    return [sentence for sentence in sentences if sentence]
+
+
+def _headline(first: HeadRow, others: list[HeadRow], place: str) -> str:
+    """The best row where it is separated from the first one, or else that it is not."""
+    gaps = {row.head: row.difference for row in others if row.difference}
+    best = max(others, key=lambda row: gaps[row.head].mean)
+    gap, sides = gaps[best.head], {row.side(first) for row in others}
+    interval = "" if gap.low is None else f" (95 % interval {in_points(gap.low)} to {in_points(gap.high)})"
+    if gap.low is None and first.tested is None:
+        return f"{best.head} less {first.head} on {place}: {signed(gap.mean)} points."
+    if best.side(first) == "above" or (sides == {"below"} and len(others) == 1):
+        return f"{best.head} is {distance(gap.mean, ' points')} {first.head} on {place}{interval}."
+    if sides == {"below"}:
+        ahead = distance(-gap.mean, " points")
+        return f"{first.head} is above every other row on {place}. It is {ahead} {best.head}{interval}."
+    if len(others) == 1:
+        pair = f"{best.head} and {first.head}"
+        size = f"{signed(gap.mean)} points{interval}"
+        return f"{pair} are statistically indistinguishable on {place}. The difference is {size}."
+    if sides == {"level"}:
+        widest = max(gaps, key=lambda head: abs(gaps[head].mean))
+        size = f"The largest difference is {signed(gaps[widest].mean)} points, of {widest}."
+        return f"Every row is statistically indistinguishable from {first.head} on {place}. {size}"
+    return f"No row is separated above {first.head} on {place}."
+
+
+def sampling_notes(rows: Sequence[HeadRow]) -> list[str]:
+    """How large a difference to the first row the sampling of the test images explains, in sentences."""
+    return list(filter(None, map(_sampling_note, _on_same_images(rows))))
+
+
+def _sampling_note(rows: Sequence[HeadRow]) -> str:
+    """How large a difference to the first row the sampling of the test images explains.
+
+    With several seeds it is said only where a separated difference is smaller: its interval is that of
+    training, on one fixed set of test images. It is "" where this adds nothing.
+    """
+    first, *rest = rows
+    gaps = [(row.difference, row.noise(first)) for row in rest if row.difference]
+    noises = [noise for _, noise in gaps if noise is not None]
+    if not gaps:
+        return ""
+    if all(gap.low is None for gap, _ in gaps):
+        return _one_seed(max(noises, default=None), first.tested)
+    if not any(gap.separated and noise is not None and abs(gap.mean) < noise for gap, noise in gaps):
+        return ""
+    return (
+        f"The intervals are over seeds, on one set of {first.tested:,} test images. On other test images, "
+        f"differences below {in_points(max(noises))} points may vanish."
+    )
+
+
+def _one_seed(noise: float | None, tested: int | None) -> str:
+    if noise is None or tested is None:
+        return "One seed: no interval, and the number of test images is not recorded."
+    return (
+        f"One seed: differences below {in_points(noise)} points are within the sampling error of {tested:,} "
+        "test images. Training noise comes on top and is not measured."
+    )
 
 
 def not_repeatable(record: Record) -> str:
@@ -140,20 +208,26 @@ def machine_line(record: Record) -> str:
 def _verdict_on_one(runs: list[RunEntry], row: HeadRow, place: str) -> list[str]:
     if row.linear is None:
         return [f"No probe was recorded at {place}."]
+    both = [run.probes for run in runs if place in run.probes and "z" in run.probes and place != "z"]
+    gap = (
+        Estimate.of([100 * (probes[place].linear - probes["z"].linear) for probes in both]) if both else None
+    )
+    apart, z = replace(row, difference=gap), replace(row, linear=row.linear_z)
     beside = ""
-    both = [run.probes for run in runs if place in run.probes and "z" in run.probes]
-    if both and place != "z":
-        gap = Estimate.of([100 * (probes[place].linear - probes["z"].linear) for probes in both])
+    if gap is not None and apart.side(z) != "level":
         beside = f", {distance(gap.mean, ' points')} z"
-    sentences = [f"The linear probe reads {in_points(row.linear.mean)} points on {place}{beside}."]
+    elif gap is not None and row.linear_z is not None and (gap.low is not None or row.tested is not None):
+        beside = f", statistically indistinguishable from the {in_points(row.linear_z.mean)} on z"
+    sentences = [f"The linear accuracy on {place} is {in_points(row.linear.mean)} points{beside}."]
     if row.effective_rank is not None:
         width = next(len(run.spectrum[place].singular_values) for run in runs if place in run.spectrum)
         sentences.append(f"The effective rank of {place} is {in_points(row.effective_rank)} of {width}.")
-    return [*sentences, ONE_SEED] if row.linear.low is None else sentences
+    one_seed = row.linear.low is None and gap is not None
+    return [*sentences, _one_seed(apart.noise(z), row.tested)] if one_seed else sentences
 
 
 def _plain(record: Record, key: str) -> str:
-    """A recipe's value where it is a word or a number; anything nested has no place in a sentence."""
+    """A recipe's value where it is a word or a number, and "" where it is nested."""
     value = record.recipe.get(key)
     return str(value) if isinstance(value, (str, int, float)) else ""
 
