@@ -22,8 +22,8 @@ BATCH_SIZE = 256
 # Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
 _SAME = 1 - 1e-6
 _DIAGONAL = (
-    "z is h with every channel scaled, and standardising undoes any diagonal head. So linear accuracy at h and "
-    "z is equal by construction; compare raw or l2 features."
+    "z is h with every channel scaled, and standardising undoes any diagonal head. So linear accuracy at h "
+    "and z is equal by construction; compare raw or l2 features."
 )
 _DEFAULT = Request()
 
