@@ -215,7 +215,7 @@ def test_the_page_of_a_theorem_is_seen(browser: Browser, tmp_path: Path) -> None
     browser.open(write_page(run.path), *DESKTOP)
     wide = look(browser)
     browser.resize(*PHONE)
-    assert look(browser) == wide and len(wide) == 3
+    assert look(browser) == wide and len(wide) == len(run.entry.panels) == 4
     assert not troubles(browser.events)
 
 

@@ -18,6 +18,8 @@ Line = tuple[TheoryCurve, np.ndarray, np.ndarray]
 _ROUNDING = 1e-12
 # Blue and orange first, as in a comparison of two; the ramp goes from light to dark.
 _COLORS = (*COLORS[1:], COLORS[0])
+# Up to this ratio of the largest to the smallest value, digits between powers of ten are labelled.
+_NARROW = 1e3
 _RAMP = ("#9cc3e6", "#003c73")
 
 
@@ -107,7 +109,12 @@ def _figure(axes: TheoryPanel, lines: list[Line], styles: dict[str, Style]) -> g
         )
     for axis, logarithmic in (("xaxis", axes.log_x), ("yaxis", axes.log_y)):
         if logarithmic:
-            figure.update_layout({axis: {"type": "log", "exponentformat": "power", "dtick": None}})
+            letter = axis[0]
+            drawn = [value for trace in figure.data for value in trace[letter] if value]
+            # Over few decades plotly would label every digit, and the labels would overlap: 1, 2 and 5 do.
+            narrow = bool(drawn) and max(drawn) < _NARROW * min(drawn)
+            ticks = {"dtick": "D2" if narrow else None}
+            figure.update_layout({axis: {"type": "log", "exponentformat": "power", **ticks}})
     return figure
 
 
