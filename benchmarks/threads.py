@@ -46,9 +46,10 @@ def train_once(threads: int, epochs: int) -> None:
     from rich.progress import Progress
 
     from fullrank.allocator import keep_freed_memory
+    from fullrank.runs.build import load_data
     from fullrank.runs.recipe import Recipe
     from fullrank.training.session import Session
-    from fullrank.training.train import carry_out, load_data
+    from fullrank.training.train import carry_out
 
     keep_freed_memory()
     recipe = Recipe.resolve("digits", {"epochs": epochs})
