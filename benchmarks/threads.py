@@ -46,9 +46,10 @@ def train_once(threads: int, epochs: int) -> None:
     from rich.progress import Progress
 
     from fullrank.allocator import keep_freed_memory
+    from fullrank.runs.build import load_data
     from fullrank.runs.recipe import Recipe
     from fullrank.training.session import Session
-    from fullrank.training.train import carry_out, load_data
+    from fullrank.training.train import carry_out
 
     keep_freed_memory()
     recipe = Recipe.resolve("digits", {"epochs": epochs})
@@ -122,13 +123,13 @@ def main() -> None:
                     seconds[way].append(taken)
                     counts[way].append(count)
         best = [min(pair) for pair in zip(seconds["1"], seconds["2"], strict=True)]
-        for way, taken in seconds.items():
-            ratios = [mine / ours for mine, ours in zip(taken, best, strict=True)]
+        for way, times in seconds.items():
+            ratios = [mine / ours for mine, ours in zip(times, best, strict=True)]
             each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
             name = f"default ({'/'.join(map(str, counts[way]))})" if way == "default" else way
             middle = statistics.median(ratios)
             print(
-                f"| {load} | {name} | {statistics.median(taken):.1f} | **{middle:.2f}** ({each}) |",
+                f"| {load} | {name} | {statistics.median(times):.1f} | **{middle:.2f}** ({each}) |",
                 flush=True,
             )
 
