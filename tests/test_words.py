@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 READABILITY = runpy.run_path(str(ROOT / "benchmarks/readability.py"))
 MOST_WORDS = 40
-ROOMS = sorted(path.name for path in (ROOT / "src/fullrank").iterdir() if path.name != "__pycache__")
+PACKAGE = ROOT / "src/fullrank"
+ROOMS = sorted(p.name for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file())
 TOPS = [*READABILITY["PAGES"], "examples", "benchmarks", *(f"src/fullrank/{room}" for room in ROOMS)]
 SENTENCES = {
     ".md": ("# Head\n\nOne `a b` two. Three\nfour.\n\n| a |\n|---|\n", ["One `code` two.", "Three four."]),
@@ -37,4 +38,5 @@ def test_sentences_are_found_in_each_kind_of_file(tmp_path, suffix):
 def test_an_error_message_is_read_as_a_sentence_whatever_it_quotes(tmp_path):
     path = tmp_path / "text.py"
     path.write_text('raise E(f"The value {x!r} is not a valid one; use 1.")')
-    assert READABILITY["sentences_in"](path) == ["The value `code` is not a valid one; use 1."]
+    (sentence,) = READABILITY["sentences_in"](path)
+    assert READABILITY["words_in"](sentence) == 10 and "`code`" in sentence

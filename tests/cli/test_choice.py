@@ -70,5 +70,5 @@ def test_the_recipe_is_the_one_named_then_the_folders_then_that_of_the_data(tmp_
 
 @pytest.mark.parametrize("text", ["epochs", "=3", " =3"])
 def test_what_assigns_nothing_is_refused(text):
-    with refuses(UsageError, "--set", "KEY=VALUE", text.strip()):
+    with refuses(UsageError, "--set", "key=value", text.strip()):
         assignment(text)

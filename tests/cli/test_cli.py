@@ -14,7 +14,7 @@ import forked
 import numpy as np
 import pytest
 import typer
-from refusals import assert_names
+from refusals import assert_names, error_line
 from typer.testing import CliRunner
 
 from fullrank import cli
@@ -184,9 +184,8 @@ def test_bad_input_is_one_sentence_and_the_right_status(
 ):
     monkeypatch.chdir(tmp_path)
     exit_status, _, error = run(capsys, monkeypatch, *arguments.split())
-    assert (exit_status, error.count("\n")) == (status, 1)
-    assert error.startswith("fullrank: ")
-    assert_names(error, *names)
+    assert exit_status == status
+    assert_names(error_line(error), *names)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,8 +205,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(capsys, monkeypatch, tm
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
     status, _, error = run(capsys, monkeypatch, "train", *QUICK, "--head", "none", "--out", str(out))
-    assert status == 1 and error.count("\n") == 1
-    assert_names(error, tmp_path / "file")
+    assert status == 1
+    assert_names(error_line(error), tmp_path / "file")
 
 
 @pytest.mark.parametrize("family", [None, *FAMILIES])
@@ -261,8 +260,8 @@ def test_a_disk_without_room_is_one_sentence(capsys, monkeypatch, tmp_path):
         status, _, error = run(capsys, monkeypatch, "diagnose", *paths)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert status == 1 and error.count("\n") == 1 and f"{tmp_path}/o/" in error
-    assert_names(error, "room", "--resume")
+    assert status == 1 and f"{tmp_path}/o/" in error_line(error)
+    assert_names(error_line(error), "room", "--resume")
     assert not list((tmp_path / "o").iterdir())
 
 

@@ -33,3 +33,11 @@ def assert_names(text: str, *parts: object) -> None:
         word = re.escape(" ".join(str(part).split()))
         if not re.search(rf"(?<![\w])(?<!\d\.){word}(?!\w|\.\d)", folded):
             raise AssertionError(f"the text does not name {part}: {folded}")
+
+
+def error_line(printed: str) -> str:
+    """The error, which is the last line of standard error; before it a command may say what it begins."""
+    *announced, error = printed.splitlines()
+    others = [line for line in announced if not line.startswith(("Training ", "Diagnosing ", "Computing "))]
+    assert not others and error.startswith("fullrank: "), printed
+    return error

@@ -209,7 +209,8 @@ def _images(runs: Sequence[RunEntry]) -> Row:
     for features in ("pixels", "untrained"):
         same = [each for run in runs for each in run.baselines if each.features == features]
         for probe in ("linear", "nearest"):
-            estimate = mean_of([100 * getattr(each, probe) for each in same])
+            shares = [getattr(each, probe) for each in same]
+            estimate = mean_of([100 * share for share in shares if share is not None])
             row[f"{features}_{probe}_points"] = estimate.mean if estimate else None
     return row
 

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 
 class Study(Result):
-    """A finished study: its folder and its record. Each run has a folder of its own below."""
+    """A finished study. Each run has a folder of its own below that of the study.
+
+    Args:
+        path: The folder of the study.
+        record: Its record, with an entry for each run.
+    """
 
 
 def compare(
@@ -60,6 +65,7 @@ def compare(
         resume: Keep the runs in `out` that are finished and continue the others. Heads, seeds, values and
             varied keys may be added. Finished runs that are not named again stay in the record.
         workers: Number of runs that are trained at a time.
+        threads: Number of threads for all workers together; None leaves torch's own.
         published: Numbers of a paper to show beside the heads.
         imports: Modules that register parts of yours.
         loggers: A function that gets the recipe of a run and returns Lightning loggers for it. Each run has

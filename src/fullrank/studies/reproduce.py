@@ -41,7 +41,14 @@ RUNS = "runs"
 
 @dataclass(frozen=True, repr=False)
 class Reproduction(Result):
-    """A table or figure that was measured: its folder, its record, its name and its title."""
+    """A table or figure that was measured.
+
+    Args:
+        path: The folder of the table.
+        record: Its record, with the table and its runs.
+        name: The name of the table, as in `fullrank list tables`.
+        title: Its title.
+    """
 
     name: str
     title: str

@@ -85,6 +85,7 @@ def train(
             follows the recipe's warm-up and cosine.
         progress: The progress line to use.
         profiler: A profiler of Lightning.
+        threads: Number of threads to compute with; None leaves torch's own, or that of a resumed run.
         imports: Modules that register parts.
         **overrides: Keys of the recipe to replace; a nested key is `**{"optimizer.lr": 1e-3}`. Parts are
             specs or classes of yours.

@@ -109,7 +109,7 @@ def test_verdict_names_the_best_and_how_sure(large_record: Record) -> None:
     assert_names(level, "indistinguishable", "none", "orthogonal")
     assert not re.search("above|below", level)
     worse = {"none": levels["none"], "lowrank:24": levels["lowrank:24"]}
-    assert_names(words.verdict(with_levels(large_record, worse))[0], "lowrank:24", "2.0 points below none")
+    assert_names(words.verdict(with_levels(large_record, worse))[0], "lowrank:24", "2.0 points", "below none")
 
 
 @pytest.mark.parametrize(
