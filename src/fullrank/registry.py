@@ -152,7 +152,11 @@ class Registry:
         for entry in self._entries.values():
             if isinstance(entry.builder, str) and entry.builder.rpartition(":")[2] == name:
                 return f"the class {name} is called {entry.name!r} here"
-        if hint := self.suggest(name):
+        try:
+            hint = self.suggest(name)
+        except OSError:  # a text that cannot be the name of a file
+            hint = ""
+        if hint:
             return hint
         if name.isidentifier() and name[0].isupper() and not get_close_matches(name.lower(), self._names()):
             return f"a class of yours is written with its module or file, module:{name} or file.py:{name}"
