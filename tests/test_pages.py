@@ -64,5 +64,6 @@ def test_catalogue_page_has_every_part_but_not_what_a_session_registered():
     finally:
         HEADS.unregister("passing-through")
     assert "passing-through" not in page
-    for entry in HEADS:
+    # A test module that was imported before may have registered heads of its own.
+    for entry in (each for each in HEADS if each.origin is None):
         assert f"### `{entry.usage}`" in page
