@@ -31,7 +31,7 @@ class Entry:
         aliases: Other names of the part.
         origin: The module of a part that is not ours.
         citations: Keys of the bibliography, or BibTeX entries.
-        families: Pairs of the beginning of a model's name and a further key, for a part that stands for many.
+        families: Pairs of the beginning of a spec and a further key, for a part that stands for many.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Entry:
     citations: tuple[str, ...] = ()
     families: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def cited(self) -> tuple[str, ...]:
-        """Its citations, and those of its family of models."""
-        return (*self.citations, *(key for start, key in self.families if self.name.startswith(start)))
+    def cited(self, value: Scalar | None = None) -> tuple[str, ...]:
+        """Its citations, and those of the family that its name, or its spec with `value`, belongs to."""
+        spec = f"{self.name}:{value}"
+        return (*self.citations, *(key for start, key in self.families if spec.startswith(start)))
 
     @property
     def usage(self) -> str:

@@ -40,7 +40,8 @@ def test_a_part_whose_source_is_a_paper_cites_it(entry):
     papers = {"P1": "2110.09348", "P2": "2403.11391"}
     named = {number for name, number in papers.items() if re.search(rf"\b{name}\b", entry.source)}
     named |= set(ARXIV.findall(entry.source))
-    cited = "".join(bibliography()[key] for key in entry.cited)
+    own = [*entry.citations, *(key for _, key in entry.families)]
+    cited = "".join(bibliography()[key] for key in own)
     assert named <= set(ARXIV.findall(cited))
 
 
@@ -98,6 +99,19 @@ def test_what_a_study_varies_and_the_optimizer_are_cited(quick_run):
     }
 
 
+@pytest.mark.parametrize(
+    ("data", "papers"),
+    [
+        ("composite:mnist-on-cifar10,mnist=M,cifar10=C", {"lecun1998gradient", "krizhevsky2009learning"}),
+        ("composite:two-cues", {"pedregosa2011scikit", "alpaydin1998cascading", "li2023whac"}),
+        ("composite:any,foreground=mnist:M,background=stl10:S", {"lecun1998gradient", "coates2011analysis"}),
+    ],
+)
+def test_a_composition_cites_the_papers_of_the_images_it_is_made_of(quick_run, data, papers):
+    made = quick_run.record.model_copy(update={"recipe": {"data": data}, "runs": []})
+    assert without(cite(Result(quick_run.path, made))) == papers | {"xue2024investigating"}
+
+
 def parts_of(run):
     return run.recipe, run.encoder, run.head
 
@@ -128,7 +142,12 @@ def test_a_diagnosis_and_a_theorem_cite_their_measures_causes_and_papers(quick_r
     )
     update = {"kind": "diagnosis", "recipe": {}, "runs": [], "diagnosis": diagnosis}
     text = cite(Result(tmp_path, quick_run.record.model_copy(update=update)))
-    assert without(text) == {"garrido2023rankme", "agrawal2022alpha", "jing2022understanding"}
+    assert without(text) == {
+        "garrido2023rankme",
+        "agrawal2022alpha",
+        "rudelson2007sampling",
+        "jing2022understanding",
+    }
     theorem = run_theorem("feature-weighting", strengths=(1, 2), keep=(1, 0.5), out=tmp_path / "theory")
     assert without(cite(theorem)) == {"xue2024investigating"}
 

@@ -55,7 +55,7 @@ def class_groups(name: str) -> dict[str, str]:
     >>> len(groups), groups["n02085620"], list(dict.fromkeys(groups.values()))[:3]
     (370, 'dog', ['dog', 'bird', 'wheeled vehicle'])
 
-    Source of imagenet-9: Xiao, Engstrom, Ilyas, Madry 2020, arXiv:2006.09994, released with it.
+    Source of imagenet-9: Xiao, Engstrom, Ilyas, Madry 2021, arXiv:2006.09994, released with it.
     """
     shipped = _shipped("class_groups")
     if name not in shipped:

@@ -48,7 +48,7 @@ def balanced_probe(
     >>> bool(probe.weight[1, 0] > 10 * probe.weight[1, 1].abs())
     True
 
-    Source: Kirichenko, Izmailov, Wilson 2022 (arXiv 2204.02937), as DFR on a subset of the training rows.
+    Source: Kirichenko, Izmailov, Wilson 2023 (arXiv 2204.02937), as DFR on a subset of the training rows.
     """
     if draws < 1:
         raise UsageError(f"A balanced probe needs 1 draw or more, but got {draws}; the default is 10.")

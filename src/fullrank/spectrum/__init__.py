@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 MEASURE_CITATIONS = {
     "effective_rank": ("roy2007effective",),
     "rankme": ("garrido2023rankme",),
+    "participation_ratio": ("gao2017theory",),
+    "stable_rank": ("rudelson2007sampling",),
     "nesum": ("he2022exploring",),
     "alpha_req": ("agrawal2022alpha",),
     "mean_cosine": ("ethayarajh2019contextual",),

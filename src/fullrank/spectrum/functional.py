@@ -338,7 +338,7 @@ def alpha_req(features: Tensor, first: int = 4, last: int = 50) -> PowerLaw:
     >>> round(fit.alpha, 4), fit.first, fit.last
     (1.5, 4, 30)
 
-    Source: Agrawal et al. 2022 (arXiv 2202.05808); the weights are those of Stringer et al. 2019.
+    Source: Agrawal et al. 2022 (NeurIPS); the weights are those of Stringer et al. 2019.
     """
     values, rows = _covariance_spectrum(features, "alpha_req")
     return alpha_req_of(values, first, last, rows=rows)

@@ -46,7 +46,7 @@ def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> float:
     >>> round(alignment(torch.eye(2), torch.tensor([[5.0, 0.0], [1.0, 0.0]])), 6)
     1.0
 
-    Source: Wang and Isola 2020 (arXiv 2005.10242), Equation 1 with their default alpha.
+    Source: Wang and Isola 2020 (arXiv 2005.10242), Section 4.1.1, with their default alpha.
     """
     if a.shape != b.shape:
         raise UsageError(
@@ -83,7 +83,7 @@ def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: in
     >>> round(uniformity(torch.tensor([[1.0, 0.0], [-7.0, 0.0]])), 6)
     -8.0
 
-    Source: Wang and Isola 2020 (arXiv 2005.10242), Equation 2 with their default t.
+    Source: Wang and Isola 2020 (arXiv 2005.10242), Section 4.1.2, with their default t.
     """
     if not (t > 0 and math.isfinite(t)):
         raise UsageError(f"Uniformity: t must be positive, but got {t}; the usual value is 2.")

@@ -112,7 +112,7 @@ def _of_part(registry: Registry, text: str) -> Iterator[Citation]:
         return
     for spec in specs:
         entry = registry.entry(spec.name, from_file=True)
-        for citation in entry.cited:
+        for citation in entry.cited(spec.value):
             yield citation, f"{registry.kind} {entry.name}"
 
 

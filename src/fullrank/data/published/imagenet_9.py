@@ -33,7 +33,7 @@ class ImageNet9(ClassFolders):
     >>> ImageNet9("data", "only-fg").name
     'imagenet-9:data,variant=only-fg'
 
-    Source: Xiao, Engstrom, Ilyas, Madry 2020, arXiv:2006.09994.
+    Source: Xiao, Engstrom, Ilyas, Madry 2021, arXiv:2006.09994.
     """
 
     def __init__(self, path: str, variant: str = "original", canvas: int = CANVAS):

@@ -28,7 +28,7 @@ class Stl10(Source):
     >>> Stl10("data", unlabelled=False).name
     'stl10:data,unlabelled=false'
 
-    Source: Coates, Lee, Ng 2011; the form as described on the page of the data set: for each image red, green
+    Source: Coates, Ng, Lee 2011; the form as described on the page of the data set: for each image red, green
     and blue, each column by column; labels from 1.
     """
 
