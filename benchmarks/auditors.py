@@ -3,13 +3,13 @@
     uv run --group benchmark python benchmarks/auditors.py
     uv run python benchmarks/auditors.py --quick            (seconds; small files)
 
-Prints two tables, whose figures docs/causes.md has. In the first, each tool audits each file in a process of
-its own, with its defaults, from reading the file to its verdict. Ours also writes its record and its page.
+Prints the two tables of docs/causes.md. In the first, each tool audits each file in its own process, with its
+defaults. The time runs from reading the file to the verdict. Ours also writes its record and its page.
 Before the clock starts, the tool has loaded its libraries and audited a small file.
 
 Anonymous memory is sampled from outside every 10 ms; a mapped file does not count. Resident memory is the
-growth of the system's recorded peak. A tool that is not installed is a row that says so. A tool that takes
-longer than `--limit` is stopped.
+growth of the system's recorded peak. The table has a row that says so for a tool that is not installed. A
+tool that takes longer than `--limit` is stopped.
 
 The second table times a measure that two tools compute, in turn, in alternating order. Before that, both
 compute it from the same few rows. If their values differ, the row says so.
@@ -45,17 +45,17 @@ if TYPE_CHECKING:
 # Each tool is imported where it is used, so that a process holds no other tool's libraries.
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
-# MONAI gives a score from 0 (full rank) to 1 and no verdict. A quarter of the rank lost is our reading of it;
-# half of the channels dead is then named, and healthy files are far below.
+# MONAI gives a score from 0 (full rank) to 1 and no verdict. We call it an alarm if a quarter of the rank is
+# lost: then a file with half of its channels dead is named, and healthy files are far below.
 MONAI_LIMIT = 0.25
-# A contest ends after this many rounds, or with the round in which it has taken this many seconds.
+# A contest ends after this many rounds, or after the round in which it exceeds this many seconds.
 ROUNDS, ENOUGH = 3, 30.0
 EVERYTHING, QUICK = 200_000, 1000
 
 
 @dataclass(frozen=True)
 class Flag:
-    """What a tool holds against a file: its word for it, how grave it is, and the number behind it."""
+    """A problem that a tool reports: the tool's word for it, its level, and the number behind it."""
 
     word: str
     level: Literal["alarm", "warning"]
@@ -67,7 +67,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Case:
-    """A file: what is wrong with it, and which words of any tool count as naming that."""
+    """A file: what is wrong with it, and which words of the tools count as naming that problem."""
 
     name: str
     rows: int
@@ -77,13 +77,13 @@ class Case:
     quick: bool = True
 
     def write(self, folder: Path) -> Path:
-        """The file, in float32; the same numbers each time."""
+        """Write the file in float32, with the same numbers each time."""
         path = folder / "features.npy"
         np.save(path, self.build(np.random.default_rng(0), self.rows, self.width))
         return path
 
     def at_most(self, rows: int) -> "Case":
-        """The same with no more rows."""
+        """The same case with at most `rows` rows."""
         return replace(self, rows=min(self.rows, rows))
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ def strong_mean(rng: np.random.Generator, rows: int, width: int) -> Array:
     return x
 
 
-# Any word for a low rank counts as naming dead channels and too few rows too, though it does not tell them.
+# Any word for a low rank also counts as naming dead channels and too few rows, though it is less specific.
 LOW_RANK = ("effective_rank", "dimensionality", "effective_rank_score")
 CASES = (
     Case("healthy Gaussian", 4000, 64, healthy),
@@ -175,7 +175,7 @@ def by_monai(path: Path) -> list[Flag]:
     from monai.metrics.embedding_collapse import EmbeddingCollapseMetric
 
     score = EmbeddingCollapseMetric()(torch.from_numpy(np.load(path)))["effective_rank_score"]
-    assert score is not None  # it is given for every file
+    assert score is not None  # MONAI computes it for every file
     value = float(score)
     return [Flag("effective_rank_score", "alarm", value)] if value > MONAI_LIMIT else []
 
@@ -190,10 +190,10 @@ TOOLS: dict[str, Callable[[Path], list[Flag]]] = {
 
 @dataclass(frozen=True)
 class Contest:
-    """Measures that `peer` computes too; each side takes them from its own number of the file's first rows.
+    """Measures that `peer` computes too; each side uses its own number of the file's first rows.
 
-    The values of both on one array must agree to `tolerances`. `audited` are the rows that each tool's own
-    audit takes; where these differ, another contest has equal rows.
+    The values of both on one array must agree to `tolerances`. `audited` holds the number of rows that each
+    tool's own audit uses. Where these differ, another contest has equal rows.
     """
 
     measures: str
@@ -216,21 +216,21 @@ def monai_rank(x: Array) -> tuple[float]:
 
 
 def spectralyte_ratio(x: Array) -> tuple[float]:
-    """Of more than 10,000 rows by a randomised decomposition."""
+    """Above 10,000 rows it uses a randomised decomposition."""
     from spectralyte.metrics.dimensionality import compute
 
     return (compute(x).participation_ratio,)
 
 
 def spectralyte_cosine(x: Array) -> tuple[float]:
-    """Cut to 0 where it is negative; it takes the eigenvalues of all cosines as well."""
+    """Negative values are cut to 0; it also computes the eigenvalues of all cosines."""
     from spectralyte.metrics.anisotropy import compute
 
     return (compute(x).score,)
 
 
 def vecscope_cone(x: Array) -> tuple[float, float]:
-    """The cosine of 20,000 random pairs, before and after centring; the rank of at most 50,000 rows."""
+    """The cosine of 20,000 random pairs before and after centring, and the rank of at most 50,000 rows."""
     from vecscope.diagnostics import anisotropy
 
     found = anisotropy(x)
@@ -256,7 +256,7 @@ def vecscope_duplicates(x: Array) -> tuple[float]:
 
 
 def vecscope_neighbours(x: Array) -> tuple[float, float]:
-    """Both from one search, as its audit has them."""
+    """Both come from one search, as in its audit."""
     from vecscope._knn import exact_knn
     from vecscope.diagnostics import collapse, hubness
 
@@ -336,7 +336,7 @@ def agreed_rows() -> Array:
 
 
 def anonymous_megabytes(process: int | str = "self") -> float:
-    """Anonymous memory of a process now (Linux); 0 where it has ended."""
+    """Current anonymous memory of a process (Linux); 0 if the process has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -346,19 +346,19 @@ def anonymous_megabytes(process: int | str = "self") -> float:
 
 
 def say(**what: object) -> None:
-    """One line of JSON to the process that watches."""
+    """Print one line of JSON for the process that watches."""
     print(json.dumps(what), file=sys.__stdout__, flush=True)
 
 
 def timed(job: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What a job gives, its wall and its processor seconds."""
+    """The result of a job, its wall seconds and its processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     found = job()
     return found, time.perf_counter() - wall, time.process_time() - processor
 
 
 def work_audit(tool: str, path: Path) -> None:
-    """In a process of its own: warm up, say so, look at the file, say what was found and what it took."""
+    """In its own process: warm up and report that, audit the file, report the flags and the cost."""
     look = TOOLS[tool]
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.npy"
@@ -373,7 +373,7 @@ def work_audit(tool: str, path: Path) -> None:
 
 
 def work_contest(number: int, path: Path) -> None:
-    """In a process of its own: both sides' values on the same rows, then their times, in turn."""
+    """In its own process: report both sides' values on the same rows, then their times in turn."""
     import torch
 
     contest, small, x = CONTESTS[number], agreed_rows(), np.load(path)
@@ -396,7 +396,7 @@ def work_contest(number: int, path: Path) -> None:
 
 @dataclass
 class Watched:
-    """What a process said in JSON lines, the most anonymous memory it had, and whether it was stopped."""
+    """The JSON lines that a process printed, its peak anonymous memory, and whether it was stopped."""
 
     said: list[dict[str, Any]] = field(default_factory=list)
     anonymous: float = 0.0
@@ -404,7 +404,7 @@ class Watched:
 
 
 def watch(command: list[str], limit: float) -> Watched:
-    """Run a process; from its first line on it has `limit` seconds and is watched every 10 ms."""
+    """Run a process. After its first line it has `limit` seconds, and its memory is sampled every 10 ms."""
     seen = Watched()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -432,7 +432,7 @@ def watch(command: list[str], limit: float) -> Watched:
 
 @dataclass(frozen=True)
 class Look:
-    """What a tool said of a file, and what that took; nothing of it where it was stopped."""
+    """A tool's flags for a file and what the audit cost; empty if the tool was stopped."""
 
     case: Case
     tool: str
@@ -449,7 +449,7 @@ class Look:
         return [flag for flag in self.flags or () if flag.word in self.case.names]
 
     def others(self, level: str) -> list[Flag]:
-        """The flags of a level that do not; on a healthy file alarms among them are false."""
+        """The flags of a level that name something else; on a healthy file such alarms are false."""
         return [flag for flag in self.flags or () if flag.word not in self.case.names and flag.level == level]
 
     def __str__(self) -> str:
@@ -475,7 +475,7 @@ LOOKS_HEADER = (
 
 
 def look_at(case: Case, tool: str, path: Path, limit: float) -> Look:
-    """One tool on one file."""
+    """Audit one file with one tool."""
     seen = watch([sys.executable, __file__, "--work", tool, str(path)], limit)
     anonymous = max(0.0, seen.anonymous - seen.said[0]["anonymous"])
     if seen.stopped:
@@ -486,7 +486,7 @@ def look_at(case: Case, tool: str, path: Path, limit: float) -> Look:
 
 
 def sum_up(tool: str, looks: Iterable[Look]) -> str:
-    """How many faults a tool names, and how many healthy files it alarms on."""
+    """How many faults a tool names, and on how many healthy files it raises an alarm."""
     seen = [look for look in looks if look.tool == tool and look.flags is not None]
     ill = [look for look in seen if look.case.names]
     well = [look for look in seen if not look.case.names]
@@ -500,7 +500,7 @@ def sum_up(tool: str, looks: Iterable[Look]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """A contest's times; those of a side that was stopped before its first are empty."""
+    """A contest's times; empty for a side that was stopped before its first time."""
 
     contest: Contest
     rows: tuple[int, ...]
@@ -511,13 +511,13 @@ class Result:
 
     @property
     def agree(self) -> bool:
-        """Whether both sides' values are the same to the tolerances."""
+        """Whether both sides' values are equal within the tolerances."""
         rows = zip(*self.values, self.contest.tolerances, strict=True)
         return all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b, tolerance in rows)
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Median wall seconds of ours, and of theirs, or what they had taken when they were stopped."""
+        """Median wall seconds of ours and of theirs, or the time until theirs was stopped."""
         ours, theirs = (
             statistics.median(wall for wall, _ in times) if times else self.limit
             for times in (self.ours, self.theirs)
@@ -550,7 +550,7 @@ RESULTS_HEADER = (
 
 
 def hold(number: int, path: Path, limit: float) -> Result:
-    """One contest on one file; ours goes first."""
+    """Run one contest on one file; ours goes first."""
     seen = watch([sys.executable, __file__, "--work", str(number), str(path)], limit)
     first, *times = seen.said
     ours, theirs = (
@@ -562,7 +562,7 @@ def hold(number: int, path: Path, limit: float) -> Result:
 
 
 def sum_up_times(peer: str, results: Iterable[Result]) -> str:
-    """How much longer a peer takes for all that both compute, as each audits the file."""
+    """How much longer a peer takes for everything that both compute in their audits."""
     seen = [result for result in results if result.contest.peer == peer and result.contest.audited]
     ours, theirs = (sum(result.seconds[side] for result in seen) for side in (0, 1))
     more = "" if all(result.theirs for result in seen) else "more than "
@@ -570,12 +570,12 @@ def sum_up_times(peer: str, results: Iterable[Result]) -> str:
 
 
 def installed(tool: str) -> bool:
-    """Whether a tool can be imported here."""
+    """Whether a tool can be imported."""
     return importlib.util.find_spec(tool) is not None
 
 
 def machine(tools: Iterable[str]) -> str:
-    """Cores, threads and versions, in a line."""
+    """Cores, threads and versions in one line."""
     versions = ", ".join(f"{tool} {importlib.metadata.version(tool)}" for tool in (*tools, "torch", "numpy"))
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return (
@@ -584,10 +584,10 @@ def machine(tools: Iterable[str]) -> str:
 
 
 def main() -> None:
-    """Print both tables, or, where a process was started for it, do one piece of work."""
+    """Print both tables; a process that was started for one piece of work does only that."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="five files of 1,000 rows at most")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds that a process may take")
+    parser.add_argument("--quick", action="store_true", help="use five files of at most 1,000 rows")
+    parser.add_argument("--limit", type=float, default=300.0, help="most seconds that a process may take")
     parser.add_argument("--work", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
@@ -620,7 +620,7 @@ def main() -> None:
     met = dict.fromkeys(result.contest.peer for result in results)
     if met:
         times = ", ".join(sum_up_times(peer, results) for peer in met)
-        print(f"\nAll that both compute, as each audits the file: {times} as long as ours.")
+        print(f"\nFor everything that both compute in their audits: {times} as long as ours.")
     print(f"\n{machine(here)}")
 
 

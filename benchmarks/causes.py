@@ -1,9 +1,9 @@
-"""Which causes of collapse are named where each is the only one, and what is said of healthy features.
+"""Which causes of collapse are named when only one is present, and what is reported for healthy features.
 
     uv run python benchmarks/causes.py
 
 Prints the figures of docs/causes.md, one row per strength. Thresholds were fixed on the seeds 0 to 19
-(`--first 0`). The page has the seeds 100 to 119, which no threshold has seen.
+(`--first 0`). The page has the seeds 100 to 119, which were not used to fix any threshold.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WIDTH, TEMPERATURE = 16, 0.1
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: what is wrong with the features that `build` makes from a seed, how strongly."""
+    """One row of the table: the fault of the features that `build` makes from a seed, and its strength."""
 
     cause: str
     strength: str
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """How often the cause of a case was named, and how often an alarm or a note was of another one."""
+    """How often the cause of a case was named, and how often an alarm or a note named another one."""
 
     case: Case
     seeds: int
@@ -95,7 +95,7 @@ def low_rank(rank: int, seed: int) -> Evidence:
 def train_linear(
     maps: list[Tensor], noise: Tensor, steps: int, optimizer: str, rate: float, generator: torch.Generator
 ) -> Evidence:
-    """P1's toys in miniature: Gaussian data, additive noise as the augmentation, InfoNCE, linear maps."""
+    """P1's toy models in miniature: Gaussian data, additive noise as augmentation, InfoNCE, linear maps."""
     x = torch.randn(2000, WIDTH, generator=generator)
     weights = [map_.clone().requires_grad_() for map_ in maps]
     step = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer](weights, lr=rate)
@@ -121,7 +121,7 @@ def train_linear(
 
 
 def augmented(strength: float, seed: int) -> Evidence:
-    """One layer; noise of this deviation on the last 8 of 16 channels (P1, Figure 3)."""
+    """One layer; noise of this standard deviation on the last 8 of 16 channels (P1, Figure 3)."""
     generator = random_numbers(seed)
     noise = torch.cat([torch.zeros(8), torch.full((8,), strength)])
     start = [torch.randn(WIDTH, WIDTH, generator=generator) / math.sqrt(WIDTH)]
@@ -129,7 +129,7 @@ def augmented(strength: float, seed: int) -> Evidence:
 
 
 def stacked(decay: float, seed: int) -> Evidence:
-    """Two layers whose singular values start at e^(-decay i), little noise (P1, Figures 5 and 6)."""
+    """Two layers whose singular values start at e^(-decay i), with little noise (P1, Figures 5 and 6)."""
     generator = random_numbers(seed)
     scales = torch.exp(-decay * torch.arange(WIDTH))
 
@@ -166,7 +166,7 @@ def untrained(seed: int) -> Evidence:
 
 
 def trained(head: str, imposed_rank: int | None, seed: int) -> Evidence:
-    """A short run on the digits, at every place of its encoder, at h and at z."""
+    """A short run on the digits, with features of every place of its encoder, of h and of z."""
     from fullrank import train
     from fullrank.places import collect_features
 
@@ -211,7 +211,7 @@ CASES = (
 
 
 def judge(case: Case, seeds: Iterable[int], show: bool = False) -> Row:
-    """Name the causes of one case for every seed."""
+    """Diagnose one case for every seed."""
     named = alarms = notes = count = 0
     for seed in seeds:
         found = find_causes(case.build(seed))
@@ -235,7 +235,7 @@ def header(seeds: range) -> str:
 
 
 def summary(rows: list[Row], seeds: range) -> str:
-    """What the rows come to."""
+    """The totals of all rows."""
     ill = [row for row in rows if row.case.cause != "healthy"]
     named, of = sum(row.named for row in ill), sum(row.seeds for row in ill)
     alarms, all_ = sum(row.false_alarms for row in rows), sum(row.seeds for row in rows)

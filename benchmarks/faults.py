@@ -1,11 +1,12 @@
-"""Faults in the functions that wire others, each put into a copy of the package: the tests must notice it.
+"""Put faults into the functions that connect others, one at a time, and check that a test notices each.
 
     uv run python benchmarks/faults.py                      (a few minutes on two cores)
-    uv run python benchmarks/faults.py --only floor         (those whose name or file holds a word)
+    uv run python benchmarks/faults.py --only floor         (faults whose name or file contains a word)
 
-`faults.yaml` holds the faults: a name that says what goes wrong, the file, the text that is replaced (it
-stands there once), what replaces it, and the tests that must fail. The tests are first run without any fault,
-and must pass. A fault that no test notices is printed, and the exit status is 1.
+`faults.yaml` holds the faults. Each has a name that says what goes wrong, a file, the text to replace (which
+occurs once in the file), its replacement, and the tests that must fail. The tests first run without any fault
+and must pass. Each fault is applied to its own copy of the package. If no test notices a fault, it is printed
+and the exit status is 1.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-# What every test imports; a worker has it before it begins, and none of it is ours.
+# Packages that every test imports, none of them ours; a worker imports them before it begins.
 LIBRARIES = [
     "pytest",
     "torch",
@@ -39,7 +40,7 @@ PASSED, FAILED = 0, 1  # pytest's exit statuses; any other says that the tests d
 
 @dataclass(frozen=True)
 class Fault:
-    """A text of a file of `src/fullrank` and what replaces it; `tests` are files below `tests`."""
+    """A text in a file of `src/fullrank` and its replacement; `tests` are files below `tests`."""
 
     name: str
     file: str
@@ -48,12 +49,16 @@ class Fault:
     tests: tuple[str, ...]
 
     def apply(self, root: Path) -> None:
-        """Put the fault into the tree at `root`; ValueError where its text does not stand there once."""
+        """Put the fault into the tree at `root`.
+
+        Raises:
+            ValueError: If the text to replace does not occur exactly once.
+        """
         path = root / "src/fullrank" / self.file
         text = path.read_text("utf-8")
         if text.count(self.old) != 1:
             raise ValueError(
-                f"{self.name}: the text stands {text.count(self.old)} times in {self.file}, not once."
+                f"{self.name}: the text occurs {text.count(self.old)} times in {self.file}, not once."
             )
         changed = text.replace(self.old, self.new)
         compile(changed, self.file, "exec")
@@ -67,7 +72,7 @@ def listed_faults() -> list[Fault]:
 
 
 def copy_tree(folder: Path) -> Path:
-    """A copy of package and tests, with their byte code."""
+    """Copy the package and the tests, with their byte code."""
     for name in ("src", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("pyproject.toml", "README.md"):
@@ -76,7 +81,7 @@ def copy_tree(folder: Path) -> Path:
 
 
 def run_tests(fault: Fault | None, tests: Sequence[str]) -> tuple[int, str, float]:
-    """Exit status of pytest on a copy with the fault, what it printed, and the seconds that it took."""
+    """Run pytest on a copy with the fault; return its exit status, its output and the seconds it took."""
     import os
 
     import pytest
@@ -105,14 +110,14 @@ def first_failure(printed: str) -> str:
 
 
 def main() -> int:
-    """Run every fault, or those that are named; 1 where one survives."""
+    """Run every fault, or those selected; return 1 if one is not noticed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="WORD", help="faults whose name or file holds WORD")
+    parser.add_argument("--only", default="", metavar="WORD", help="faults whose name or file contains WORD")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="faults at a time (default 2)")
     options = parser.parse_args()
     faults = [fault for fault in listed_faults() if options.only in f"{fault.name} {fault.file}"]
     if not faults:
-        parser.error(f"no fault's name or file holds {options.only!r}")
+        parser.error(f"no fault's name or file contains {options.only!r}")
     started, survivors = time.perf_counter(), []
     context = get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)

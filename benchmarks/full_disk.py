@@ -1,13 +1,13 @@
-"""A run on a disk that fills up at each of its writes in turn: what is said, what is kept, how it goes on.
+"""Fill the disk at each write of a run in turn: check the message, the files that remain, and the resume.
 
     uv run python benchmarks/full_disk.py
 
-The folder is a small file system in memory, mounted in a name space of this process's own; where the system
-does not allow that, a limit on the size of files stands in, which the system refuses with an error of the
-same kind. At the n-th time that the run opens a file in its folder to write it, all the room that is left is
-taken. The run must end with exit status 1 and one sentence that names the file, leave no temporary file, and
-keep every checkpoint whole; once there is room, `--resume` must end with the weights and curves of a run that
-was left alone, bit for bit. Exit status 1 if any does not.
+The run's folder is a small file system in memory, mounted in this process's own namespace. If the system does
+not allow that, a limit on the size of files takes its place; writing beyond it fails with a similar error.
+When the run opens a file in its folder for writing for the n-th time, all remaining space is taken. The run
+must then end with exit status 1 and one sentence that names the file. It must leave no temporary file and no
+damaged checkpoint. Once there is space again, `--resume` must end with the same weights and curves, bit for
+bit, as an undisturbed run. The exit status is 1 if any of this fails.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: a fork has no threads but its first
+os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is loaded, because a fork has only its first thread
 
 import torch
 from kills import RECIPE, fingerprint, load_alike, tell_loaded
@@ -43,7 +43,7 @@ _NEW_USER, _NEW_MOUNTS, _DETACH = 0x10000000, 0x00020000, 2
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A small file system of our own on `folder`; False where the system does not allow it."""
+    """Mount a small file system on `folder`; yield False if the system does not allow it."""
     system = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
     if system.unshare(_NEW_USER | _NEW_MOUNTS):
@@ -63,12 +63,12 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def large_disk(folder: Path) -> Iterator[bool]:
-    """The disk that there is."""
+    """Use the ordinary disk."""
     yield False
 
 
 def fill(disk: Path) -> None:
-    """Take all the room that is left on a disk."""
+    """Take all the space that is left on a disk."""
     with (disk / BALLAST).open("ab", buffering=0) as file:
         for size in (1 << 16, 1 << 12, 1):
             try:
@@ -79,12 +79,12 @@ def fill(disk: Path) -> None:
 
 
 def allow_no_bytes() -> None:
-    """From now on no file of this process may grow."""
+    """Forbid every file of this process to grow."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 class FillAt:
-    """An audit hook: all room is taken when a file in `run` is opened to be written for the n-th time."""
+    """An audit hook that takes all space when a file in `run` is opened for writing for the n-th time."""
 
     def __init__(self, run: Path, number: int, disk: Path | None):
         self.run, self.number, self.disk = str(run), number, disk
@@ -106,13 +106,13 @@ class FillAt:
 
 
 def session(run: Path, *, number: int | None, disk: Path | None) -> tuple[int, str]:
-    """The command `train --resume` in a fork of this process: its exit status and what it says at the end."""
+    """Run `train --resume` in a fork of this process; return its exit status and its last words."""
     said = run.parent.parent / "said.txt"
     if pid := os.fork():
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return status, said.read_text()
     try:
-        # A pipe to a file has room at all times, whatever limit there is.
+        # A pipe always has space, whatever the limit on files is.
         output = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=said.open("wb")).stdin
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -127,13 +127,13 @@ def session(run: Path, *, number: int | None, disk: Path | None) -> tuple[int, s
             tell_loaded(run)
         sys.stdout.flush()
         os._exit(int(exit_.code or 0))
-    except BaseException:  # noqa: BLE001 - whatever it is, the fork must end here
+    except BaseException:  # noqa: BLE001 - the fork must end here whatever is raised
         traceback.print_exc()
     os._exit(99)
 
 
 def faults(status: int, said: str, run: Path) -> list[str]:
-    """What a run that had no room did wrong."""
+    """What a run without space did wrong."""
     found = []
     sentence = said.strip().splitlines()[-1] if said.strip() else ""
     if status != 1:
@@ -148,10 +148,10 @@ def faults(status: int, said: str, run: Path) -> list[str]:
 
 
 def main() -> None:
-    """Fill the disk at each write in turn; print a row of the table in docs/reliability.md."""
+    """Fill the disk at each write in turn and print a row of the table in docs/reliability.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--every", type=int, default=1, help="Fail only every so many writes.")
-    parser.add_argument("--limit-only", action="store_true", help="A limit on files, no small disk.")
+    parser.add_argument("--every", type=int, default=1, help="Test only every N-th write.")
+    parser.add_argument("--limit-only", action="store_true", help="Limit file sizes; mount no small disk.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         disk = Path(name) / "disk"
@@ -160,15 +160,15 @@ def main() -> None:
             named, wrong = failures(disk, small, arguments.every)
     kinds = sorted({re.sub(r"step-\d+-\w+", "step-*", name) for name in named})
     print(
-        f"| `benchmarks/full_disk.py` | {'a tmpfs' if small else 'a limit on the size of files'}, no room at "
-        f"each of {len(named)} writes ({', '.join(kinds)}): {wrong} without one sentence, exit status 1, "
-        "whole checkpoints and a resume bit for bit |"
+        f"| `benchmarks/full_disk.py` | {'a tmpfs' if small else 'a limit on the size of files'}, no space "
+        f"at each of {len(named)} writes ({', '.join(kinds)}): {wrong} without one sentence, exit status 1, "
+        "whole checkpoints and a bit-identical resume |"
     )
     sys.exit(bool(wrong) or not named)
 
 
 def failures(disk: Path, small: bool, every: int) -> tuple[list[str], int]:
-    """The files that the run had no room for, and how many times it did something wrong."""
+    """The files that the run had no space for, and how many times it did something wrong."""
     unbroken, run = disk / "unbroken", disk / "run"
     status, said = session(unbroken, number=None, disk=None)
     if status:

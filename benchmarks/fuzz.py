@@ -1,15 +1,21 @@
-"""Fuzzed specs, recipes and records, and damaged images and files of numbers: all refused in one sentence.
+"""Fuzz specs, recipes, records, images and files of numbers: each must be read, or refused in one sentence.
 
     uv run python benchmarks/fuzz.py                                (a quarter of an hour on two cores)
     uv run python benchmarks/fuzz.py --texts 1000 --files 300       (seconds)
 
-Every case is a valid input that was changed (a bit, a slice, a length, a field, a nasty word in its place),
-or noise. It passes where it is read, or refused by a FullrankError whose message is one printable line. A
-case fails where anything else is raised, where it works for more than 10 seconds, where it asks for memory
-beyond 3 GiB above what was taken at the start, where anything is unpickled freely, started or connected to,
-where a file outside the case's folder is written, and where a word of a record stands unescaped in its page.
-What failed is saved under --keep with its traceback, and the exit status is 1. The same seed makes the same
-cases.
+Every case is noise, or a valid input in which something was changed: a bit, a slice, a length, a field, or a
+word that is replaced by a hostile one. A case passes if it is read, or refused with a FullrankError whose
+message is one printable line. It fails if any of these happens:
+
+- another exception is raised;
+- it works for more than 10 seconds;
+- it asks for more than 3 GiB of memory beyond what was in use at the start;
+- it unpickles arbitrary objects, starts a process or opens a connection;
+- it writes a file outside the case's folder;
+- a word of a record appears unescaped in its page.
+
+Failed cases are saved under --keep with their tracebacks, and the exit status is 1. The same seed makes the
+same cases.
 """
 
 import argparse
@@ -64,7 +70,7 @@ from fullrank.views import VIEWS, view_pipeline
 
 SECONDS, PATIENCE, GIBIBYTES, LONGEST = 10, 900, 3, 2000
 SCRIPT = "<script>alert(1)</script>"
-# What programs that read text have fallen over.
+# Texts that are known to break programs that read text.
 WORDS = (
     *("", " ", "0", "-1", "1", "2", "-0.0", "1e308", "1e400", "nan", "inf", "-inf", "9" * 30, "9" * 5000),
     *("true", "null", "~", "none", "x", "٣", "1_000", "0x10", "1:30", "2001-99-99", "!!int ''", "!!float x"),
@@ -111,12 +117,12 @@ IMAGE_ENDINGS = ("png", "jpg", "webp", "bmp", "gif", "tif", "ppm", "pgm")
 
 
 class Slow(BaseException):
-    """A case that takes too long; no FullrankError and no Exception, so that nothing swallows it."""
+    """A case that takes too long; not an Exception, so that no handler swallows it."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of input: how a case is made from a generator, and what reads it in a folder of its own."""
+    """One kind of input: how a case is made from a generator, and what reads it in its own folder."""
 
     name: str
     make: Callable[[random.Random], bytes]
@@ -125,7 +131,7 @@ class Family:
 
 @dataclass
 class Watch:
-    """What an audit hook sees while it is `folder` that may be written: everything that leaves it."""
+    """An audit hook that records everything that reaches outside `folder`, the only writable folder."""
 
     folder: str | None = None
     seen: list[str] = field(default_factory=list)
@@ -142,7 +148,7 @@ class Watch:
 
     def _inside(self, path: object) -> bool:
         if isinstance(path, int) or path is None:
-            return True  # it was opened before, and seen then
+            return True  # an open file descriptor: the hook saw it when it was opened
         text = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]  # noqa: PTH100  # follows no link
         return text == os.devnull or text.startswith(f"{self.folder}{os.sep}") or text == self.folder
 
@@ -169,7 +175,7 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 
 
 def changed(content: bytes, rng: random.Random) -> bytes:
-    """Bytes with one to four of their bits, slices, lengths or words changed; sometimes noise instead."""
+    """Bytes with one to four changes of bits, slices, lengths or words; sometimes noise instead."""
     if rng.random() < 0.02:
         return rng.randbytes(rng.randrange(200))
     found = bytearray(content)
@@ -195,7 +201,7 @@ def changed(content: bytes, rng: random.Random) -> bytes:
 
 
 def reworded(text: str, rng: random.Random) -> str:
-    """Text of which one to three pieces between separators became other ones, or a nasty word."""
+    """Text in which one to three pieces between separators are replaced by others or by a hostile word."""
     pieces = [""]
     for character in text:
         if character in ':,=-\n ./+"[]':
@@ -218,7 +224,7 @@ def reworded(text: str, rng: random.Random) -> str:
 
 
 def restructured(content: Any, rng: random.Random) -> Any:
-    """A copy of lists and dictionaries in which one to three values are others, missing, or twice there."""
+    """A copy of lists and dictionaries in which one to three values are replaced, missing or repeated."""
     copy = deepcopy(content)
     for _ in range(rng.choice((1, 1, 2, 3))):
         holder, key = _somewhere(copy, rng)
@@ -251,7 +257,7 @@ def _somewhere(content: Any, rng: random.Random) -> tuple[Any, Any]:
 
 
 def spec_family() -> Family:
-    """Specs of every registered part; those that are understood are built where that costs nothing."""
+    """Specs of every registered part; valid specs are also built where that is cheap."""
     known = []
     for registry in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS):
         for entry in registry:
@@ -324,17 +330,17 @@ def recipe_family() -> Family:
 
 
 def read_recipe(content: bytes, folder: Path) -> None:
-    """A recipe file is resolved; what was understood is written and understood alike."""
+    """Resolve a recipe file; a valid one must be the same after it is written and read again."""
     (folder / "recipe.yaml").write_bytes(content)
     with refused():
         recipe = Recipe.resolve(folder / "recipe.yaml", {"epochs": 3})
         (folder / "again.yaml").write_text(recipe.dump())
         if Recipe.resolve(folder / "again.yaml") != recipe:
-            raise AssertionError("the recipe is another one once it is written")
+            raise AssertionError("the recipe changes when it is written and read again")
 
 
 def record_family(known: list[Path], pages: float) -> Family:
-    """Records of every kind; of a share of those that are understood the page is written."""
+    """Records of every kind; for a share of the valid ones the page is written."""
     texts = [(path / "record.json").read_bytes() for path in known]
     contents = [json.loads(text) for text in texts]
 
@@ -357,16 +363,16 @@ def record_family(known: list[Path], pages: float) -> Family:
                 shutil.copy(known[number] / "arrays.npz", folder / "arrays.npz")
                 page = write_page(folder).read_text()
                 if SCRIPT in page:
-                    raise AssertionError("a word of the record is a part of its page")
+                    raise AssertionError("a word of the record appears unescaped in its page")
 
     return Family("records", make, read)
 
 
 def _print(record: Record) -> None:
-    """What the commands print of a record."""
+    """Print a record as the commands do."""
     if record.diagnosis is not None:
         print_diagnosis(record.diagnosis)
-    print_reproduction("A title", record)  # a theory run or a table, if it holds one
+    print_reproduction("A title", record)  # prints a theory run or a table, if the record holds one
     if record.kind in ("run", "study") and record.runs:
         print_record(record)
 
@@ -375,7 +381,7 @@ def _print(record: Record) -> None:
 
 
 def image_family() -> Family:
-    """Image files of every kind, damaged, truncated, under another name, or of a size that is not theirs."""
+    """Image files of every kind: damaged, truncated, misnamed, or with a wrong size in the header."""
 
     def make(rng: random.Random) -> bytes:
         ending = rng.choice(IMAGE_ENDINGS)
@@ -390,7 +396,7 @@ def image_family() -> Family:
 
 
 def damaged_image(ending: str, rng: random.Random) -> bytes:
-    """An image file with something wrong in it, most times."""
+    """An image file, usually with something wrong in it."""
     pixels = np.frombuffer(rng.randbytes(24 * 20 * 3), np.uint8).reshape(24, 20, 3)
     image = Image.fromarray(pixels)
     allowed = {
@@ -423,7 +429,7 @@ def damaged_image(ending: str, rng: random.Random) -> bytes:
 
 
 def oversized(content: bytes, ending: str, rng: random.Random) -> bytes:
-    """The file, but it says that it is far wider or higher."""
+    """The file with a header that claims a far larger width or height."""
     sides = [rng.choice((0, 1, 9000, 13000, 16383, 65535, 2**24, 2**31 - 1)) for _ in range(2)]
     small = [min(side, 65535) for side in sides]
     found = bytearray(content)
@@ -468,7 +474,7 @@ def _read_images(ending: str, content: bytes, folder: Path) -> None:
 
 
 def number_family() -> Family:
-    """Files of embeddings, weights and images in arrays: damaged, or of shapes that they do not have."""
+    """Files of embeddings, weights and image arrays: damaged, or with a wrong shape in the header."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((12, 5)).astype(np.float32)
     labels = np.arange(12) % 3
@@ -538,7 +544,7 @@ def _number_files(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[st
 
 
 def _claims(content: bytes, rng: random.Random) -> bytes:
-    """An array that says that it is another one; the header keeps its length, so that no byte moves."""
+    """An array file whose header claims another array; the header keeps its length, so that no byte moves."""
     head, body = content[:128], content[128:]
     old = head[10:].decode("latin1").rstrip()
     shape = rng.choice(
@@ -552,7 +558,7 @@ def _claims(content: bytes, rng: random.Random) -> bytes:
 
 
 def _claims_inside(content: bytes, rng: random.Random) -> bytes:
-    """An archive of which an array says that it is another one, or is called as it should not be."""
+    """An archive in which an array claims another shape or type, or has a wrong name."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
@@ -563,7 +569,7 @@ def _claims_inside(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_numbers(content: bytes, folder: Path) -> None:
-    """Whatever reads a file of that name reads it."""
+    """Read the file with everything that accepts a file of that name."""
     name = content[:24].decode().strip()
     path = folder / name
     path.parent.mkdir(exist_ok=True)
@@ -609,7 +615,7 @@ def _sum(file: Any) -> None:
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """What is inside may be refused as the command line can say it: in one printable line."""
+    """Allow a refusal that the command line can print: a FullrankError of one printable line."""
     try:
         yield
         TALLY["read"] += 1
@@ -622,7 +628,7 @@ def refused() -> Iterator[None]:
 
 @contextmanager
 def limits() -> Iterator[None]:
-    """Memory and the alarm clock, as they were before once this is over."""
+    """Limit the memory and set the alarm clock; restore both afterwards."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + GIBIBYTES * 2**30, hard))
@@ -636,11 +642,11 @@ def limits() -> Iterator[None]:
 
 
 def _too_slow(signum: int, frame: FrameType | None) -> None:
-    raise Slow(f"more than {SECONDS} seconds of work, or {PATIENCE} of waiting")
+    raise Slow(f"more than {SECONDS} seconds of work, or more than {PATIENCE} seconds of waiting")
 
 
 def failure(family: Family, content: bytes, folder: Path) -> str | None:
-    """Why a case fails, None where it does not."""
+    """Why a case fails, or None if it passes."""
     folder.mkdir(exist_ok=True)
     WATCH.folder, WATCH.seen = str(folder), []
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -649,7 +655,7 @@ def failure(family: Family, content: bytes, folder: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             family.read(content, folder)
-    except (Exception, Slow):  # noqa: BLE001  # whatever it is, it is a finding
+    except (Exception, Slow):  # noqa: BLE001  # any exception is a finding
         return traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -659,7 +665,7 @@ def failure(family: Family, content: bytes, folder: Path) -> str | None:
 
 
 def fuzz(family: Family, cases: int, seed: int, folder: Path, keep: Path) -> int:
-    """How many of the cases failed; each is saved in `keep`, with its traceback beside it."""
+    """Run the cases and return how many failed; each of those is saved in `keep` with its traceback."""
     failed = 0
     causes: Counter[str] = Counter()
     for number in range(cases):
@@ -680,7 +686,7 @@ def fuzz(family: Family, cases: int, seed: int, folder: Path, keep: Path) -> int
 
 
 def valid_records(folder: Path) -> list[Path]:
-    """Folders with a record of each kind, as the commands leave them."""
+    """Folders with a record of each kind, as the commands write them."""
     from fullrank import compare, diagnose, train
     from fullrank.theory.run import run_theorem
 
@@ -745,7 +751,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         made = families(folder, given.texts, given.files, given.pages)
-        print("| inputs | cases | reads that were refused | failed | seconds |\n|---|---:|---:|---:|---:|")
+        print("| inputs | cases | refused | failed | seconds |\n|---|---:|---:|---:|---:|")
         with limits():
             for family, cases in made:
                 if given.only in (None, family.name):

@@ -1,18 +1,18 @@
-"""What stands between encoder and loss: the similarities that the loss sees, and the gradient that h gets.
+"""How a head changes what passes between encoder and loss: similarities at z, and the gradient at h.
 
     uv run fullrank reproduce questions/norms --scale mini --workers 2 --out reproduced
     uv run python benchmarks/head_signals.py reproduced/questions-norms
 
-For every row of a reproduced table, read on each seed's run twice: where its training began (the same
-weights, built again from the recipe) and at its end. Two views of one batch of training images go through
-encoder and head in training mode, and the loss sends its gradient back to h.
+For every row of a reproduced table, the signals are measured twice on each seed's run: at the start of
+training (the same weights, built again from the recipe) and at its end. Two views of one batch of training
+images go through encoder and head in training mode. The loss then sends its gradient back to h.
 
-    positive      mean cosine of the two views of an image, at z
-    negative      mean cosine of different images, at z
-    spread        standard deviation of the latter over the temperature: how far logits differ
-    mean          share of h's energy in its mean, |mean h|^2 / mean |h|^2
-    along it      share of the gradient's energy along that mean; 1 / width for no preference
-    directions    effective rank of the gradients, rows of h's shape: how many directions h is pushed in
+- positive: mean cosine of the two views of an image, at z.
+- negative: mean cosine of different images, at z.
+- spread: standard deviation of the negative cosines over the temperature, which is the spread of the logits.
+- mean: share of h's energy in its mean, |mean h|^2 / mean |h|^2.
+- along it: share of the gradient's energy along that mean; 1 / width if there is no preference.
+- directions: effective rank of the gradients at h, which is the number of directions h is pushed in.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from fullrank.views import step_generator
 
 @dataclass(frozen=True)
 class Signals:
-    """What one batch shows; the words are those of the table."""
+    """The signals of one batch, named as in the table."""
 
     positive: float
     negative: float
@@ -73,7 +73,7 @@ class Signals:
 
 
 def began_and_ended(folder: Path) -> tuple[Signals, Signals]:
-    """The signals of a run where its training began and where it ended."""
+    """The signals of a run at the start and at the end of its training."""
     run = load(folder)
     recipe = run.recipe
     images, _ = load_data(recipe)
@@ -87,7 +87,7 @@ def began_and_ended(folder: Path) -> tuple[Signals, Signals]:
 
 
 def shown(values: Tensor) -> str:
-    """A mean over seeds with its interval."""
+    """Format a mean over seeds with its interval."""
     found = Estimate.of(values.tolist())
     interval = "" if found.half is None else f" ±{found.half:.2f}"
     return f"{found.mean:.2f}{interval}"
@@ -95,13 +95,13 @@ def shown(values: Tensor) -> str:
 
 @flushed_denormals()
 def main() -> None:
-    """Print one table of the beginning and one of the end, as Markdown."""
+    """Print one table for the start and one for the end, in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="the folder of a reproduced table")
     folder = parser.parse_args().table
     table = Record.load(folder).table
     if table is None:
-        parser.error(f"{folder} holds no reproduced table; name a folder that `fullrank reproduce` wrote.")
+        parser.error(f"{folder} has no reproduced table; name a folder that `fullrank reproduce` wrote.")
     names = [field.name.replace("along", "along it") for field in fields(Signals)]
     runs = folder.parent / RUNS
     both = {

@@ -1,14 +1,14 @@
-"""Runs that are killed at random moments and resumed until they are done, against one that was left alone.
+"""Kill runs at random moments, resume them until they finish, and compare them with an undisturbed run.
 
     uv run python benchmarks/kills.py
     uv run python benchmarks/kills.py --kills 12 --seed 3
 
-Every kill is SIGKILL. Two of three come while a checkpoint is being written (its temporary file is there), at
-a random moment of that; one of three comes at any moment of the run's whole life: before its recipe is
-written, between steps, while it is probed and recorded. torch is loaded once, in a process that has computed
-nothing, and each session of a run is a fork of it. A run is lost when a session ends by itself with an error;
-it differs when its weights, curves or scores are not those of the unbroken run, bit for bit. Exit status 1 if
-any was lost or differs.
+Every kill is SIGKILL. Two of three kills come at a random moment while a checkpoint is being written, that is
+while its temporary file exists. The others come at any moment of the run: before its recipe is written,
+between steps, or while it is probed and recorded. torch is loaded once, in a process that computes nothing,
+and each session of a run is a fork of that process. A run is lost if a session ends with an error without
+being killed. A run differs if its weights, curves or scores are not bit-identical to the undisturbed run. The
+exit status is 1 if any run is lost or differs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-# Before torch is loaded: a fork has none of the threads of the process it comes from.
+# Set before torch is loaded, because a fork has only the first thread of its parent.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
@@ -40,7 +40,7 @@ from fullrank.training.callbacks.checkpoints import is_whole
 
 RECIPE = {
     "encoder": "tiny-resnet,width=4",
-    "head": "random-subvector:8",  # draws at each step, which a resume must go on with
+    "head": "random-subvector:8",  # draws random numbers at each step, which a resume must continue
     "limit": 200,
     "batch_size": 40,
     "epochs": 6,
@@ -50,7 +50,7 @@ LOADED = "modules.txt"
 
 
 def begin(folder: Path) -> int:
-    """Start or resume the run in a fork of this process; return the id of that process."""
+    """Start or resume the run in a fork of this process; return the fork's process id."""
     if pid := os.fork():
         return pid
     status = 1
@@ -61,7 +61,7 @@ def begin(folder: Path) -> int:
             train("digits", out=folder, resume=True, progress=silent, **RECIPE)
         tell_loaded(folder)
         status = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, the fork must end here
+    except BaseException:  # noqa: BLE001 - the fork must end here whatever is raised
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -69,12 +69,12 @@ def begin(folder: Path) -> int:
 
 
 def tell_loaded(folder: Path) -> None:
-    """Write down beside `folder` what this process has loaded."""
+    """Write a list of the modules that this process has loaded beside `folder`."""
     (folder.parent / LOADED).write_text("\n".join(sys.modules))
 
 
 def load_alike(folder: Path) -> None:
-    """Load what a whole run loads as it goes, so that later forks need not."""
+    """Load the modules that a whole run imports, so that later forks need not."""
     for name in (folder.parent / LOADED).read_text().splitlines():
         if name not in sys.modules:
             with suppress(ImportError):
@@ -82,13 +82,13 @@ def load_alike(folder: Path) -> None:
 
 
 def ended(pid: int) -> int | None:
-    """The exit status of a process that has ended, None where it goes on."""
+    """The exit status of a process that has ended, or None if it still runs."""
     done, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if done else None
 
 
 def writing(folder: Path) -> bool:
-    """Whether a checkpoint is being written just now."""
+    """Whether a checkpoint is being written now."""
     try:
         with os.scandir(folder / CHECKPOINTS) as entries:
             return any(e.name.startswith(PART_PREFIX) and e.name.endswith(PART_SUFFIX) for e in entries)
@@ -97,7 +97,7 @@ def writing(folder: Path) -> bool:
 
 
 def wait_for_writes(pid: int, folder: Path, number: int, draw: random.Random) -> int | None:
-    """Wait for the `number`-th write of a checkpoint from now, and a moment of it; the status if it ends."""
+    """Wait for a random moment of the `number`-th next checkpoint write; the exit status if the run ends."""
     for turn in range(number):
         while not writing(folder):
             if (status := ended(pid)) is not None:
@@ -120,7 +120,7 @@ def fingerprint(folder: Path) -> tuple[object, ...]:
 
 
 def main() -> None:
-    """Kill, resume, compare; print a row of the table in docs/reliability.md."""
+    """Kill, resume and compare; print a row of the table in docs/reliability.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -151,7 +151,7 @@ def main() -> None:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 kinds["in a write" if writing(folder) else "elsewhere"] += 1
-                # What is not whole is recognised, but a rename that came before its bytes would leave some.
+                # A damaged checkpoint would be recognised; one appears only if a rename precedes its bytes.
                 lost += not all(map(is_whole, checkpoints_in(folder)))
                 continue
             if status:

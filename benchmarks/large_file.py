@@ -1,12 +1,12 @@
-"""A large mapped file of embeddings: what its moments cost beside a bare product, and the memory it takes.
+"""A large mapped file of embeddings: the cost of its moments against a bare product, and the memory used.
 
     uv run python benchmarks/large_file.py
     uv run python benchmarks/large_file.py --rows 20000 --width 64      (seconds)
 
-The bare product is `x.T @ x` in float32 over the same chunks of the same file, summed: no mean, no check for
-NaN, no float64. Both passes are made in turn, in the other order each round; the file is in the system's
-cache for both. Memory is anonymous memory (what a mapped file does not count to) above that before the file
-was opened, sampled every 5 ms while the whole diagnosis runs.
+The bare product is `x.T @ x` in float32 over the same chunks of the same file, summed. It computes no mean,
+checks for no NaN and uses no float64. The two passes take turns, and the order alternates each round. The
+file is in the system's cache for both. Memory is the anonymous memory, to which a mapped file does not count,
+beyond that before the file was opened. It is sampled every 5 ms during the whole diagnosis.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from fullrank.linalg import Moments
 
 
 def write_features(path: Path, rows: int, width: int) -> None:
-    """Gaussian features with a mean and variances that fall as 1/k, written a piece at a time."""
+    """Write Gaussian features with a mean and variances that fall as 1/k, one piece at a time."""
     rng = np.random.default_rng(0)
     scale = np.arange(1, width + 1, dtype=np.float32) ** -0.5
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
@@ -62,13 +62,13 @@ def seconds(job: Callable[[EmbeddingFile], object], file: EmbeddingFile) -> floa
 
 
 def anonymous_megabytes() -> float:
-    """Anonymous memory of this process now (Linux)."""
+    """Current anonymous memory of this process (Linux)."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 
 
 def peak_above(job: Callable[[], object]) -> float:
-    """The most anonymous memory while `job` runs above that before it, in MB."""
+    """Peak anonymous memory while `job` runs, beyond that before it, in MB."""
     before, highest, over = anonymous_megabytes(), 0.0, threading.Event()
 
     def watch() -> None:
@@ -94,7 +94,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npy"
         write_features(path, arguments.rows, arguments.width)
-        diagnose_file(open_embeddings(write_small(Path(folder))))  # what imports take is no memory of a file
+        # The memory of imports must not count.
+        diagnose_file(open_embeddings(write_small(Path(folder))))
         taken = peak_above(lambda: diagnose_file(open_embeddings(path)))
         file = open_embeddings(path)
         check_equal(file)
@@ -117,14 +118,14 @@ def main() -> None:
 
 
 def write_small(folder: Path) -> Path:
-    """A small file of embeddings."""
+    """Write a small file of embeddings."""
     path = folder / "small.npy"
     np.save(path, np.random.default_rng(0).standard_normal((500, 16), np.float32))
     return path
 
 
 def check_equal(file: EmbeddingFile) -> None:
-    """A faster wrong answer fails: the uncentred moments of both passes must be the same to float32."""
+    """Check that the uncentred moments of both passes agree to float32, so that a wrong answer fails."""
     ours = moments(file)
     gram = ours.scatter + ours.count * torch.outer(ours.mean, ours.mean)
     torch.testing.assert_close(bare_product(file).double(), gram, rtol=1e-3, atol=1e-3 * float(gram.max()))

@@ -1,14 +1,14 @@
-"""Contrastive losses, forward and backward, beside the peers': seconds, memory, and whether they are equal.
+"""Our contrastive losses, forward and backward, against other packages': time, memory and equality.
 
     uv run --group benchmark python benchmarks/losses.py
     uv run --group benchmark python benchmarks/losses.py --rows 2048 --rounds 5
     uv run python benchmarks/losses.py --alone 65536
 
 Each loss takes two embeddings of `--rows` images and width 128 in float32 and sends its gradient back. All
-contenders of a loss run in turn in one process; memory is what one call adds to a process of its own. A loss
-or gradient that differs from ours by more than 1e-4 (relative) ends the program with status 1. The ceiling is
-the matrix products that the tiles need, without the exponentials. pytorch-metric-learning's NT-Xent takes
-memory and time that grow with the cube of the batch (a minute at 512 images): it is left out above 128.
+contenders of a loss take turns in one process. Memory is what one call adds to a new process. If a loss or
+gradient differs from ours by more than 1e-4 (relative), the exit status is 1. The ceiling is the cost of the
+matrix products that the tiles need, without the exponentials. Memory and time of pytorch-metric-learning's
+NT-Xent grow with the cube of the batch (a minute at 512 images), so it is left out above 128.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def embeddings(rows: int) -> Inputs:
-    """Two views (N, K) that are alike, and labels (N,)."""
+    """Two similar views (N, K), and labels (N,)."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(rows, WIDTH, generator=generator)
     other = z + torch.randn(rows, WIDTH, generator=generator)
@@ -42,7 +42,7 @@ def embeddings(rows: int) -> Inputs:
 
 
 def ours(kind: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The loss of this package, called with both views and labels."""
+    """This package's loss, called with both views and labels."""
     if kind == "SupCon":
         return SupConLoss(TEMPERATURE)
     loss = NTXentLoss(TEMPERATURE) if kind == "NT-Xent" else InfoNCELoss(TEMPERATURE)
@@ -50,7 +50,7 @@ def ours(kind: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def peers(kind: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """The same loss of each peer that has it."""
+    """The same loss in each package that has it."""
     import lightly.loss
     import stable_pretraining.losses
     from pytorch_metric_learning import losses as metric_learning
@@ -86,7 +86,7 @@ def step(loss: Callable[..., Tensor], inputs: Inputs) -> tuple[float, Tensor]:
 
 
 def one_step(kind: str, name: str, rows: int, small: bool) -> None:
-    """One call in a process of its own, for its memory."""
+    """One call, whose memory is measured in a new process."""
     step(ours(kind) if name == "fullrank" else peers(kind)[name], embeddings(64 if small else rows))
 
 
@@ -107,7 +107,7 @@ def products(kind: str, inputs: Inputs) -> None:
 
 
 def compare(kind: str, rows: int, rounds: int) -> bool:
-    """Print a row for each contender; whether all agree."""
+    """Print a row for each contender; return whether all agree."""
     contenders = {"fullrank": ours(kind)} | peers(kind)
     if rows > CUBIC_ROWS:
         contenders.pop(CUBIC, None)
@@ -135,11 +135,11 @@ def compare(kind: str, rows: int, rounds: int) -> bool:
 
 
 def main() -> int:
-    """Print a table of all losses, or of ours alone at a size that no peer can hold."""
+    """Print a table of all losses, or of ours alone at a size that no other package can hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=8192, help="images in the batch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--alone", type=int, metavar="ROWS", help="ours alone, at this many images")
+    parser.add_argument("--alone", type=int, metavar="ROWS", help="only our losses, at this many images")
     arguments = parser.parse_args()
     rows = arguments.alone or arguments.rows
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {rows} x {WIDTH}, float32\n")

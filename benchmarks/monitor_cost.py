@@ -1,14 +1,14 @@
-"""What SpectrumMonitor costs at its defaults, as a share of training time.
+"""The cost of SpectrumMonitor at its defaults, as a share of training time.
 
     uv run python benchmarks/monitor_cost.py
     uv run python benchmarks/monitor_cost.py --encoder resnet18 --image-size 32 --steps 50
 
-The same steps (both views, forward, loss, backward, optimizer, under Lightning) are timed with the monitor on
-encoder and head and without it, in turn in one process and in the other order each round; the ratio is taken
-pair by pair. Wall time is what a user waits, but other programs on the machine move it, and the processor
-time of all threads with it. Hardly moved is the monitor's own share: the seconds inside its hooks and looks
-over those of the run without it. There is one look more than 1 in 50 steps, that at the first 4096 rows, so a
-long run pays less.
+The same steps (both views, forward, loss, backward, optimizer, under Lightning) are timed with and without
+the monitor on encoder and head. The two take turns in one process, and the order alternates each round. The
+ratio is taken pair by pair. Other programs on the machine disturb the wall time and the processor time of all
+threads. They hardly disturb the monitor's own share: the seconds inside its hooks and measurements over those
+of the run without it. The monitor measures once in 50 steps and once more at the first 4096 rows, so a long
+run pays less.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Clock(pl.Callback):
 
 
 class HookClock:
-    """`rows_of`, which is all that the monitor's hooks do, with the processor seconds it took."""
+    """Call `rows_of`, which is all that the monitor's hooks do, and count its processor seconds."""
 
     def __init__(self) -> None:
         self.seconds, self._rows_of = 0.0, spectrum_monitor.rows_of
@@ -60,7 +60,7 @@ class HookClock:
 def seconds(
     module: JointEmbedding, images: ImageSet, recipe: Recipe, steps: int, extra: list[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Wall and processor seconds of so many steps, and those of them that the extra callbacks' ends took."""
+    """Wall and processor seconds of `steps` steps, and of the extra callbacks' step ends among them."""
     before, after = Clock(), Clock()
     trainer = pl.Trainer(
         max_steps=steps + WARM_UP,
@@ -106,7 +106,7 @@ def main() -> None:
         shares.append(100 * np.array([*(with_it / without - 1), (inside[1] + hooks.seconds) / without[1]]))
         print(
             f"round {number}: without {without[0]:.2f} s, with {with_it[0]:.2f} s and "
-            f"{len(monitor.looks['encoder'])} looks: wall {shares[-1][0]:+.2f} %, processor "
+            f"{len(monitor.looks['encoder'])} measurements: wall {shares[-1][0]:+.2f} %, processor "
             f"{shares[-1][1]:+.2f} %, own {shares[-1][2]:.2f} %",
             flush=True,
         )
@@ -116,7 +116,7 @@ def main() -> None:
         f"{torch.__version__}, {arguments.encoder} at {arguments.image_size} pixels, widths {widths}:"
     )
     for name, values in zip(
-        ("wall time", "processor time", "own hooks and looks"), np.array(shares).T, strict=True
+        ("wall time", "processor time", "own hooks and measurements"), np.array(shares).T, strict=True
     ):
         cost = Estimate.of(values.tolist())
         print(f"  {name}: {cost.mean:+.2f} % (95 % interval {cost.low:+.2f} to {cost.high:+.2f})")

@@ -1,4 +1,4 @@
-"""Timing side by side: contenders in turn, in the other order each round, and ratios pair by pair."""
+"""Paired timing: contenders take turns, the order alternates each round, ratios are taken within a round."""
 
 import multiprocessing
 import statistics
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def seconds_in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, after one call that warms it up.
+    """Seconds of each contender in each round, after one warm-up call.
 
-    The machine's speed drifts, so only numbers of one round are to be compared with each other.
+    The machine's speed drifts, so compare only the numbers of one round with each other.
     """
     for run in contenders.values():
         run()
@@ -27,16 +27,16 @@ def seconds_in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) ->
 
 
 def median_ratio(theirs: list[float], ours: list[float]) -> float:
-    """The median over rounds of their seconds by ours: how many times faster ours is."""
+    """The median over rounds of their seconds over ours: how many times faster ours is."""
     return statistics.median(their / our for their, our in zip(theirs, ours, strict=True))
 
 
 def alone(run: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
-    """Seconds of `run(*arguments)` in a new process, and the megabytes that it adds to it at most.
+    """Seconds of `run(*arguments)` in a new process, and the peak memory that it adds in MB.
 
-    `run` is called as `run(*arguments, small=True)` first, so that libraries are loaded and threads started.
+    `run(*arguments, small=True)` is called first, so that libraries are loaded and threads started.
     """
-    # Not a Pool: one whose process ends by itself waits for ever.
+    # A Pool is not used: it waits for ever if its process ends unexpectedly.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         return executor.submit(_cost, run, arguments).result()
 
@@ -49,7 +49,7 @@ def _cost(run: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, f
 
 
 def _high_water() -> float:
-    # Not getrusage: what it tells begins with what the parent had when it started this process.
+    # getrusage is not used: its peak includes the parent's memory at the time it started this process.
     (line,) = (
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     )

@@ -1,16 +1,17 @@
-"""The cached-feature probes beside scikit-learn and the bare matrix product.
+"""Time the cached-feature probes against scikit-learn and the bare matrix product.
 
     uv run python benchmarks/probes.py
     uv run python benchmarks/probes.py --rows 5000 --rounds 2
 
-Linear probe: `--rows` x 512 features of 10 overlapping classes, channels of falling scale, after a ReLU, in
-float32. Both solve to the same tolerance, scikit-learn's LogisticRegression (L-BFGS) with the same penalty,
-on the features in float64 and as they come. How far each objective, computed in float64, stands above that
-of a solution to 1e-8 is printed; more than 1e-4 (relative) of ours ends the program with status 1. The path
-is 12 penalties from 1 to 1e-7 of the features' variance; "the last" is the smallest, alone, the slowest.
+Linear probe: `--rows` x 512 features of 10 overlapping classes, with channels of falling scale, after a ReLU,
+in float32. scikit-learn's LogisticRegression (L-BFGS) has the same penalty and tolerance; it takes the
+features in float64 and in float32. The table shows how far each objective, computed in float64, is above that
+of a solution to 1e-8. If ours is above by more than 1e-4 (relative), the exit status is 1. The path has 12
+penalties from 1 to 1e-7 of the features' variance. "The last" is the smallest penalty alone, which is the
+slowest.
 
-Nearest neighbours: k = 20 among 2 x `--rows` training rows for a third as many queries, beside the product of
-the same matrices in one call.
+Nearest neighbours: k = 20 among 2 x `--rows` training rows, for a third as many queries. The comparison is
+the product of the same matrices in one call.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def objective(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float
 
 
 def compare_linear(rows: int, rounds: int) -> bool:
-    """Print the rows of the linear probe; whether our objectives are near the optimum."""
+    """Print the rows of the linear probe; return whether our objectives are near the optimum."""
     x, y = features_of(rows)
     penalty = 1e-4 * float((x - x.mean(0)).double().square().sum(1).mean())
     wide, labels = x.double().numpy(), y.numpy()
@@ -91,14 +92,14 @@ def compare_linear(rows: int, rounds: int) -> bool:
 
 
 def _solution(fit: LogisticFit | LogisticRegression) -> tuple[Tensor, Tensor]:
-    """Weight (K, D) and bias (K,) of either."""
+    """Weight (K, D) and bias (K,) of either solver's fit."""
     if isinstance(fit, LogisticFit):
         return fit.weight, fit.bias
     return torch.tensor(fit.coef_), torch.tensor(fit.intercept_)
 
 
 def compare_nearest(rows: int, rounds: int) -> bool:
-    """Print the rows of nearest neighbours; whether the neighbours are those of the whole product."""
+    """Print the rows of nearest neighbours; return whether they are those of the whole product."""
     x, y = features_of(2 * rows)
     queries, _ = features_of(rows // 3)
     probe = NearestProbe().fit(x, y)

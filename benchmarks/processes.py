@@ -1,13 +1,13 @@
-"""One, two and four processes: is it the same loss, gradient, run, spectrum and probe?
+"""Compare one, two and four processes: are loss, gradient, run, spectrum and probe the same?
 
     uv run python benchmarks/processes.py
     uv run python benchmarks/processes.py --processes 2 --without-runs
 
-Every objective of the catalogue as `fullrank check-distributed` looks at it (float64, 2400 images, so that
-all processes have tiles), and a whole run on real digits, through torchrun, in float32: an encoder without
-batch norm, whose statistics CPUs do not share. What a run leaves is compared with that of one process: the
-largest difference of a weight, of a probe's accuracy and of a singular value over the largest. A loss or
-gradient that is more than 1e-6 apart gives the status 1.
+Every objective of the catalogue is checked as in `fullrank check-distributed` (float64, 2400 images, so that
+all processes have tiles). A whole run on real digits goes through torchrun in float32. Its encoder has no
+batch norm, because CPUs do not share batch statistics. Its result is compared with that of one process: the
+largest difference of a weight, of a probe's accuracy and of a singular value relative to the largest one. If
+a loss or gradient differs by more than 1e-6, the exit status is 1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ RUN = {
 
 
 def compare_objectives(counts: list[int]) -> bool:
-    """Print a row for each objective and number of processes; whether all agree."""
+    """Print a row for each objective and number of processes; return whether all agree."""
     print("| objective | processes | loss apart | gradient apart |\n|---|---|---|---|")
     agree = []
     for name in (entry.name for entry in OBJECTIVES):
@@ -50,7 +50,7 @@ def compare_objectives(counts: list[int]) -> bool:
 
 
 def run_with(processes: int, folder: Path) -> None:
-    """A whole run by torchrun in so many processes."""
+    """Train a whole run by torchrun in `processes` processes."""
     settings = [part for key, value in RUN.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "fullrank", "train", "--devices", str(processes), "--out", str(folder), *settings]

@@ -1,8 +1,8 @@
 """How hard our texts are to read: Flesch reading ease by textstat, and the longest sentence of each.
 
-    uv run --group benchmark python benchmarks/readability.py              # README and docs
-    uv run --group benchmark python benchmarks/readability.py src          # docstrings, help and errors
-    uv run --group benchmark python benchmarks/readability.py --over 40    # every sentence of more words
+    uv run --group benchmark python benchmarks/readability.py              (README and docs)
+    uv run --group benchmark python benchmarks/readability.py src          (docstrings, help and errors)
+    uv run --group benchmark python benchmarks/readability.py --over 40    (lists sentences above 40 words.)
 
 Code, tables, headings and formulas are left out. A piece of inline code counts as one word. On Flesch's scale
 above 60 is plain English, 30 to 50 is college level, below 30 is for graduates.
@@ -25,7 +25,7 @@ _ENDS = re.compile(r"(?<=[.!?])[\"')\]*]*\s+(?=[\"'(*]*[A-Z0-9`])")
 _ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|et al|vs|cf|Fig|Eq|Sec|No|approx)\.", re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$\n]+\$", re.DOTALL)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Example|Examples|Source|References|Attributes):\s*$")
-# What a string in code must look like to be prose: several words, and a letter that begins it.
+# A string in code counts as prose if it begins with a capital and has several words.
 _PROSE = re.compile(r"^[A-Z`{'\"][^\n]*( [a-z]+){4}")
 
 
@@ -87,7 +87,7 @@ def _docstring(text: str) -> Iterator[str]:
 
 
 def paragraphs_of_yaml(text: str) -> Iterator[str]:
-    """The strings of a YAML file that are sentences."""
+    """The strings in a YAML file that are sentences."""
     stack = [yaml.safe_load(text)]
     while stack:
         value = stack.pop()
@@ -98,7 +98,7 @@ def paragraphs_of_yaml(text: str) -> Iterator[str]:
 
 
 def paragraphs_of_template(text: str) -> Iterator[str]:
-    """The prose of a page's template; what is filled in counts as one word, and each tag ends a paragraph."""
+    """The prose of a page's template; a placeholder counts as one word, and each tag ends a paragraph."""
     shown = re.sub(r"<(script|style|svg).*?</\1>|\{#.*?#\}|<!--.*?-->", "", text, flags=re.DOTALL)
     inline = re.sub(r"</?(a|b|i|em|code|strong|span|sub|sup|wbr)\b[^>]*>|\{%.*?%\}", "", shown)
     filled = re.sub(r"\{\{.*?\}\}", CODE_WORD, inline, flags=re.DOTALL)
@@ -106,7 +106,7 @@ def paragraphs_of_template(text: str) -> Iterator[str]:
 
 
 def words_in(sentence: str) -> int:
-    """How many words a sentence has; numbers and signs between spaces count only with a letter or digit."""
+    """How many words a sentence has; a sign between spaces is no word without a letter or digit."""
     return sum(any(character.isalnum() for character in word) for word in sentence.split())
 
 
@@ -119,7 +119,7 @@ PARAGRAPHS = {
 
 
 def files_under(path: Path) -> list[Path]:
-    """A file of text, or those of a folder."""
+    """A text file itself, or all text files in a folder."""
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in PARAGRAPHS)
 
 
@@ -130,12 +130,12 @@ def sentences_in(path: Path) -> list[str]:
 
 
 def main() -> None:
-    """Print the table, or with --over the long sentences."""
+    """Print the table, or the long sentences with --over."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="*", type=Path, default=[ROOT / page for page in PAGES])
-    parser.add_argument("--over", type=int, help="list the sentences of more words than this")
+    parser.add_argument("--over", type=int, help="list the sentences with more words than this")
     arguments = parser.parse_args()
     texts = {path: sentences_in(path) for top in arguments.paths for path in files_under(top)}
     if arguments.over is not None:

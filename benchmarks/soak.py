@@ -1,12 +1,13 @@
-"""Memory over a long time of training and diagnosing in one process: is it flat?
+"""Check that memory stays flat over a long time of training and diagnosing in one process.
 
     uv run python benchmarks/soak.py                # half an hour
     uv run python benchmarks/soak.py --minutes 5
 
-Short runs on real digits, each trained, diagnosed, its page written, and thrown away, until the time is over.
-The resident memory is read after each; its slope, by least squares after a fifth of the time as a warm-up,
-is to stay below 1 MB a minute, or the status is 1. Beside it stands what glibc's malloc has handed out and
-not got back: where that is flat, resident memory grows by gaps in the heap and not by what somebody holds.
+Short runs on real digits follow each other until the time is over. Each is trained and diagnosed, its page is
+written, and it is deleted. The resident memory is read after each run. Its slope is fitted by least squares,
+without the first fifth of the time. If the slope is not below 1 MB a minute, the exit status is 1. The memory
+that glibc's malloc has handed out is printed beside it. If that is flat, the resident memory grows because of
+gaps in the heap, not because objects are kept.
 """
 
 import argparse
@@ -31,7 +32,7 @@ HEADS = ("none", "subvector:24", "mlp:48", "reweight:1.05,norm=batch")
 
 
 def resident_megabytes() -> float:
-    """What this process holds in memory now."""
+    """Current resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
@@ -49,7 +50,7 @@ class _MallocInfo(ctypes.Structure):
 
 
 def allocated_megabytes() -> float:
-    """What malloc has handed out in this process; 0 without glibc."""
+    """Memory that malloc has handed out and not got back in this process; 0 without glibc."""
     ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if ask is None:
         return 0.0
@@ -59,7 +60,7 @@ def allocated_megabytes() -> float:
 
 
 def slope_of(minutes: list[float], megabytes: list[float]) -> tuple[float, float]:
-    """MB a minute by least squares, and half of its 95 % interval, after a fifth of the time."""
+    """MB a minute by least squares without the first fifth of the time, and half its 95 % interval."""
     x, y = np.array(minutes), np.array(megabytes)
     kept = x >= x[0] + 0.2 * (x[-1] - x[0])
     x, y = x[kept], y[kept]
@@ -71,7 +72,7 @@ def slope_of(minutes: list[float], megabytes: list[float]) -> tuple[float, float
 
 
 def one_round(number: int, folder: Path, **settings: Any) -> None:
-    """A run, trained and diagnosed; `settings` are further keys of its recipe."""
+    """Train and diagnose one run; `settings` are further keys of its recipe."""
     out = folder / "run"
     train("digits", out=out, epochs=2, seed=number, head=HEADS[number % len(HEADS)], **settings)
     write_page(out)
@@ -80,7 +81,7 @@ def one_round(number: int, folder: Path, **settings: Any) -> None:
 
 
 def main() -> int:
-    """Print the memory now and then, and the slope at the end."""
+    """Print the memory after each round, and the slope at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     arguments = parser.parse_args()

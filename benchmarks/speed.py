@@ -3,9 +3,9 @@
     uv run --group benchmark python benchmarks/speed.py
     uv run --group benchmark python benchmarks/speed.py --quick
 
-Losses, views, probes and training, each program in a process of its own, as it is run alone. The status is 1
-if any of them found a wrong answer. `--quick` takes small sizes and one round, two minutes: it shows that all
-run and agree, and its figures are not to be quoted. On an idle machine the whole takes about half an hour.
+Losses, views, probes and training each run in their own process, as they do alone. The exit status is 1 if
+any of them finds a wrong answer. On an idle machine all take about half an hour. `--quick` uses small sizes
+and one round and takes two minutes. It shows that all programs run and agree; do not quote its figures.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Program -> its arguments for a quick look.
+# Program -> its arguments for --quick.
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "losses.py": ("--rows", "256", "--rounds", "1"),
     "views.py": ("--sizes", "32:32", "--images", "32", "--rounds", "1"),
@@ -23,9 +23,9 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 
 
 def main() -> int:
-    """Run all programs; 1 if any failed."""
+    """Run all programs; return 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round")
+    parser.add_argument("--quick", action="store_true", help="use small sizes and one round")
     quick = parser.parse_args().quick
     failed = []
     for name, smaller in PROGRAMS.items():

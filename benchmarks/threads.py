@@ -1,18 +1,18 @@
-"""One thread, two threads and our own choice, on cores that other programs leave idle or keep busy.
+"""Compare one thread, two threads and our own choice, on cores that other programs leave idle or keep busy.
 
     uv run python benchmarks/threads.py --loads 0 1 2 4 --rounds 3
 
-Each way trains the digits for two epochs in a process of its own, as the demo does, and the ways take turns.
-Beside them run as many busy processes as --loads says. A ratio is the time of a way over that of the faster
-of one and two threads in the same round. The ways:
+Each setting trains the digits for two epochs in its own process, as the demo does, and the settings take
+turns. --loads gives the number of busy processes that run at the same time. A ratio is the time of a setting
+over that of the faster of one and two threads in the same round. The settings:
 
-- `1`, `2`: so many threads, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000);
+- `1`, `2`: one or two threads, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000);
 - `2 passive`: two threads that never spin (OMP_WAIT_POLICY=PASSIVE alone);
 - `2 spinning`: two threads that wait as OpenMP does by default;
-- `default`: what `fullrank` chooses without --threads; the numbers that it chose stand beside it.
+- `default`: what `fullrank` chooses without --threads; the chosen numbers are in brackets.
 
-Times are those of training, without the import of torch. The first line says how many cores other programs
-keep busy: the load 0 speaks of idle cores only where that is below 0.2.
+Times are those of training, without the import of torch. The first line tells how many cores other programs
+keep busy. The load 0 means idle cores only if that number is below 0.2.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WAYS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def train_once(threads: int, epochs: int) -> None:
-    """Train with so many threads, or with as many as `fullrank` chooses for 0; print them and the seconds."""
+    """Train with `threads` threads, for 0 with as many as `fullrank` chooses; print them and the seconds."""
     from fullrank.threads import CoreLoad, choose_threads, limited_threads
 
     load = CoreLoad()
@@ -61,14 +61,14 @@ def train_once(threads: int, epochs: int) -> None:
 
 
 def spin() -> None:
-    """One core's worth of work, for ever."""
+    """Keep one core busy for ever."""
     while True:
         pass
 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many busy processes meanwhile."""
+    """Run `count` busy processes in the meantime."""
     processes = [multiprocessing.Process(target=spin, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
@@ -81,7 +81,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def measure(way: str, epochs: int) -> tuple[int, float]:
-    """The threads and the seconds of one training in a process of its own."""
+    """The threads and the seconds of one training in its own process."""
     threads, waiting = WAYS[way]
     names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"}
     environment = {key: value for key, value in os.environ.items() if key not in names} | waiting

@@ -1,18 +1,19 @@
-"""How much of the bare step's rate a whole training run keeps, and how much a loop around lightly keeps.
+"""How much of the bare step's rate a whole training run keeps, and how much a loop with lightly keeps.
 
     uv run python benchmarks/training_rate.py
     uv run python benchmarks/training_rate.py --rounds 10 --workers 0 1 2
 
 The bare step has both views ready as tensors: forward, loss, backward, optimizer. The run is `fullrank train`
-as users have it: loader, views, Lightning, curves, progress, checkpoints. For the speed of a shared machine
-drifts within seconds, a bare step of another net is taken after each step of the run, and what is kept is the
-one's time by the other's, over all of a round: ends of epochs count, the first steps of both do not.
+as users have it: loader, views, Lightning, curves, progress, checkpoints. The speed of a shared machine
+drifts within seconds, so a bare step of another net follows each step of the run. The share kept is the time
+of the bare steps over that of the run's steps in a round. The ends of epochs count; the first steps of both
+do not.
 
-lightly's loop is as its examples have it: its transform on Pillow images in a DataLoader, then the same
-encoder, head and optimizer under its own NT-Xent, with the number of workers that is fastest; it and the runs
-take turns in one process. The overhead is seconds a view beyond the bare step's. A run has the callbacks that
-users have who installed fullrank alone: stable-pretraining, one of the peers of the group `benchmark`, adds
-its own to the runs of every package, and they are left out.
+lightly's loop follows its examples. Its transform runs on Pillow images in a DataLoader, with the number of
+workers that is fastest. Then come the same encoder, head and optimizer with lightly's own NT-Xent. This loop
+and the runs take turns in one process. The overhead is the number of seconds a view beyond the bare step's.
+A run has the callbacks of a user who installed fullrank alone. stable-pretraining, a package of the group
+`benchmark`, adds its own callbacks to the runs of every package; they are left out.
 """
 
 import argparse
@@ -46,7 +47,7 @@ NETS: dict[str, dict[str, Any]] = {
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Images as lightly takes them: Pillow's, through its transform, two views each."""
+    """Images in the form that lightly takes: Pillow images through its transform, two views each."""
 
     def __init__(self, images: np.ndarray):
         from lightly.transforms import SimCLRTransform
@@ -73,7 +74,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 class BareSteps(pl.Callback):
-    """Takes a bare step after each step of a run, and keeps the seconds of both."""
+    """Take a bare step after each step of a run, and keep the seconds of both."""
 
     def __init__(self, module: JointEmbedding, size: int):
         self.module, self.views = module.train(), torch.rand(2 * BATCH, 1, size, size)
@@ -93,7 +94,7 @@ class BareSteps(pl.Callback):
         self.bare.append(self._ended - started)
 
     def rates(self) -> tuple[float, float]:
-        """Views a second of the bare steps and of the run's."""
+        """Views a second of the bare steps and of the run's steps."""
         bare, run = (2 * BATCH / statistics.mean(part[WARM_UP:]) for part in (self.bare, self.run))
         return bare, run
 
@@ -130,7 +131,7 @@ def lightly_rate(module: JointEmbedding, images: np.ndarray, steps: int, workers
 def compare(name: str, rounds: int, epochs: int, workers: list[int], folder: Path) -> None:
     """Print a row for one net."""
     size = NETS[name]["image_size"]
-    # Noise costs the same as pictures, and needs no data set.
+    # Noise costs the same as pictures and needs no data set.
     images = np.random.default_rng(0).integers(0, 256, (STEPS_AN_EPOCH * BATCH, size, size), dtype=np.uint8)
     np.savez(folder / f"{size}.npz", x_train=images, x_test=images[:500])
     settings = {"data": f"npz:{folder}/{size}.npz", "epochs": epochs, "batch_size": BATCH}
@@ -158,7 +159,7 @@ def compare(name: str, rounds: int, epochs: int, workers: list[int], folder: Pat
 
 @flushed_denormals()
 def main() -> None:
-    """Print a table of both nets."""
+    """Print a table with both nets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="epochs a round, of 20 steps each")

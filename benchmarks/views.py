@@ -1,14 +1,16 @@
-"""Views alone on one core: the full SimCLR chain, beside the peers' and beside torchvision's, image by image.
+"""Views alone on one core: our full SimCLR chain against other packages' and torchvision's, image by image.
 
     uv run --group benchmark python benchmarks/views.py
     uv run --group benchmark python benchmarks/views.py --sizes 32:32 --rounds 9
 
-Two views of each of `--images` random uint8 images: crop with antialiasing, flip, brightness, contrast,
-saturation, hue, grey, and blur from 96 pixels on, with the same probabilities everywhere. A size is that of
-the images and that of the views; where they are equal no crop shrinks. All contenders run in turn in one
-process and one thread. Equality is checked on the parameters that were drawn: `exact` against torchvision's
-functions image by image (more than 1e-3 apart anywhere ends the program with status 1); what `composed` and
-`linear` leave out is printed as their mean absolute difference from it.
+Each contender makes two views of each of `--images` random uint8 images. The operations are crop with
+antialiasing, flip, brightness, contrast, saturation, hue and grey, with the same probabilities everywhere.
+Views of 96 pixels or more also have blur. A size is that of the images and that of the views; if they are
+equal, no crop shrinks. All contenders take turns in one process with one thread.
+
+Equality is checked with the same drawn parameters. `exact` is compared with torchvision's functions image by
+image; if they differ by more than 1e-3 anywhere, the exit status is 1. `composed` and `linear` are
+approximations; the table shows their mean absolute difference from torchvision.
 """
 
 import argparse
@@ -44,7 +46,7 @@ def batch_of(count: int, size: int) -> Batch:
 
 
 def ours(batch: Batch, size: int, blur: float, way: str) -> Callable[[], Any]:
-    """Both views by this package; parameters are drawn anew at each call."""
+    """Both views by this package, with new random parameters at each call."""
     views = view_pipeline(f"simclr,blur={blur},colour={way}", image_size=size)
     source = (batch.images.shape[-2], batch.images.shape[-1])
     steps = itertools.count()
@@ -83,7 +85,7 @@ def kornia_views(batch: Batch, size: int, blur: float) -> Callable[[], Any]:
 
 
 def torchvision_view(image: Tensor, size: int, values: dict[str, Tensor], row: int) -> Tensor:
-    """One view of one image by torchvision's functions, under the parameters drawn for `row`."""
+    """One view of one image by torchvision's functions, with the parameters drawn for `row`."""
     top, left, tall, wide = values["crop"][row].tolist()
     view = tv.resized_crop(as_float(image), top, left, tall, wide, [size, size], antialias=True)
     for name, value in ((name, drawn[row].item()) for name, drawn in values.items() if name != "crop"):
@@ -100,7 +102,7 @@ def torchvision_view(image: Tensor, size: int, values: dict[str, Tensor], row: i
 
 
 def differences(batch: Batch, size: int, blur: float) -> dict[str, tuple[float, float]]:
-    """Largest and mean absolute difference of each way from torchvision, under the same parameters."""
+    """Largest and mean absolute difference of each way from torchvision, with the same parameters."""
     source = (batch.images.shape[-2], batch.images.shape[-1])
     pipeline = view_pipeline(f"simclr,blur={blur}", image_size=size)
     drawn = pipeline.sample(len(batch), step_generator(0, 0, 0), source)
@@ -116,7 +118,7 @@ def differences(batch: Batch, size: int, blur: float) -> dict[str, tuple[float, 
 
 
 def compare(source: int, size: int, count: int, rounds: int) -> bool:
-    """Print a row for each contender at one size; whether `exact` is."""
+    """Print a row for each contender at one size; return whether `exact` agrees with torchvision."""
     batch, blur = batch_of(count, source), 0.5 if size >= 96 else 0.0
     contenders = {f"fullrank, {way}": ours(batch, size, blur, way) for way in WAYS}
     contenders["lightly"] = lightly_views(batch, size, blur)
@@ -134,7 +136,7 @@ def compare(source: int, size: int, count: int, rounds: int) -> bool:
 
 @flushed_denormals()
 def main() -> int:
-    """Print a table of all sizes."""
+    """Print a table with all sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["32:32", "96:96", "128:96"])
     parser.add_argument("--images", type=int, default=256)

@@ -1,4 +1,4 @@
-"""What one step sees: images, and what is known about each."""
+"""The input of one training step: images, and what is known about each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,10 +11,12 @@ from torch import Tensor
 class Batch:
     """One batch as it leaves the data, before any view is made.
 
-    Shapes: images (N, C, H, W) uint8; labels (N,) int64, -1 where unlabelled; index (N,) int64, the row of
-    each image in its set; layers, where the images are composites, name of a layer -> (N, C, H, W) uint8, the
-    same images without it; sizes, where the images are squashed canvases, (N, 2) int64 on the CPU: the
-    height and width of each original.
+    Args:
+        images: The images, (N, C, H, W) uint8.
+        labels: The label of each image, (N,) int64; -1 if it has none.
+        index: The row of each image in its set, (N,) int64.
+        layers: For composites: name of a layer -> the same images without that layer, (N, C, H, W) uint8.
+        sizes: For squashed canvases: height and width of each original image, (N, 2) int64 on the CPU.
     """
 
     images: Tensor
@@ -27,7 +29,10 @@ class Batch:
         return len(self.images)
 
     def take(self, rows: Tensor) -> "Batch":
-        """The images at `rows` (n,), and all that is known about them; the rows are on the images' device.
+        """The images at `rows` (n,) with everything known about them.
+
+        Args:
+            rows: Row numbers (n,) int64, on the device of the images.
 
         >>> images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
         >>> batch = Batch(images, labels=torch.tensor([5, 6, 7]), index=torch.arange(3))
@@ -38,11 +43,11 @@ class Batch:
         return replace(taken, sizes=None if self.sizes is None else self.sizes[rows.cpu()])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch on `device` (the name and signature Lightning and torch look for)."""
+        """The same batch on `device`; name and signature are those that Lightning and torch expect."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with all tensors changed but the sizes: parameters are drawn on the CPU."""
+        """Change all tensors but the sizes, which stay on the CPU because parameters are drawn there."""
         layers = self.layers and {name: change(layer) for name, layer in self.layers.items()}
         return Batch(change(self.images), change(self.labels), change(self.index), layers, self.sizes)
 

@@ -1,4 +1,4 @@
-"""The device that work is done on, and how numbers behave there."""
+"""The device that does the work, and how numbers behave there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,18 @@ from torch import nn
 
 
 def accelerator() -> Literal["cuda", "cpu"]:
-    """The kind of device that work is done on."""
+    """The kind of device that does the work."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def has_room(device: torch.device, nbytes: int) -> bool:
-    """Whether so many bytes may stay on a device: at most half of what a GPU has free, and any on a CPU."""
+    """Whether `nbytes` may stay on a device: on a GPU at most half of its free memory, on a CPU always."""
     return device.type != "cuda" or 2 * nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 @contextmanager
 def on_accelerator(*modules: nn.Module) -> Iterator[None]:
-    """Modules on the device that work is done on; they go back to where they were."""
+    """Move modules to the device that does the work, and back afterwards."""
     homes = [first_device(module) for module in modules]
     for module in modules:
         module.to(accelerator())
@@ -33,10 +33,10 @@ def on_accelerator(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Numbers too small for float32's normal range count as 0 meanwhile: on a CPU they are very slow.
+    """Treat numbers below float32's normal range as 0 meanwhile, because a CPU handles them very slowly.
 
-    The setting belongs to this thread and to those that start from it, so it must come before the first
-    parallel operation. Only this thread's is put back: the others work for torch alone.
+    The setting holds for this thread and for the threads that it starts, so it must come before the first
+    parallel operation. Afterwards it is restored for this thread only: the others work only for torch.
     """
     before = float(torch.tensor(1e-38) * 0.01) == 0.0
     torch.set_flush_denormal(True)
@@ -47,5 +47,5 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def first_device(module: nn.Module) -> torch.device:
-    """Where a module's parameters are; the CPU without any."""
+    """The device of a module's parameters; the CPU if it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Files: paths that users type, and writing whole or not at all."""
+"""Files: paths that users type, and writing a file completely or not at all."""
 
 import errno
 import io
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 ARRAYS_FILE = "arrays.npz"
-# A file that is being written has such a name in its own folder, until it is whole.
+# A file has such a temporary name, in its own folder, until it is completely written.
 PART_PREFIX, PART_SUFFIX = ".fullrank-", ".part"
-# What NumPy and zipfile raise where a byte is wrong: in the data, in an array's header, or in the archive's;
-# a wrong length asks for more memory than there is.
+# Raised by NumPy and zipfile for a wrong byte in the data, in an array's header or in the archive's header.
+# A wrong length can ask for more memory than the machine has.
 DAMAGED_ARRAYS = (
     *(OSError, ValueError, EOFError, RuntimeError, ArithmeticError, MemoryError, AttributeError),
     *(zipfile.BadZipFile, zlib.error, TokenError),
@@ -29,17 +29,21 @@ DAMAGED_ARRAYS = (
 
 
 def expanded(path: str) -> Path:
-    """A path in a spec, with `~` as the user's home; UsageError for the home of nobody, and for no path."""
+    """A path in a spec, with `~` as the user's home folder.
+
+    Raises:
+        UsageError: If the text cannot be a path, or the user after `~` does not exist.
+    """
     try:
         return Path(path).expanduser()
-    except ValueError:  # a byte that no path can hold
-        raise UsageError(f"{path!r} is no path; write one without zero bytes.") from None
+    except ValueError:  # a zero byte
+        raise UsageError(f"{path!r} is not a valid path; write one without zero bytes.") from None
     except RuntimeError:
         raise UsageError(f"There is no home folder for {path!r}; write the path out.") from None
 
 
 def is_file(path: Path) -> bool:
-    """Whether text that may be a path names a file; what no path can be, such as 300 letters, does not."""
+    """Whether a text names an existing file; False for text that cannot be a path, such as 300 letters."""
     try:
         return path.is_file()
     except OSError:
@@ -47,7 +51,11 @@ def is_file(path: Path) -> bool:
 
 
 def result_folder(out: str | Path | None, name: str) -> Path:
-    """The folder asked for, or a fresh one of this second under runs/; UsageError where it is a file."""
+    """The folder `out`, or a new one under runs/ with the current time in its name.
+
+    Raises:
+        UsageError: If `out` is a file.
+    """
     folder = Path(out) if out is not None else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.is_file():
         raise UsageError(f"{folder} is a file; name a folder with --out.")
@@ -55,7 +63,7 @@ def result_folder(out: str | Path | None, name: str) -> Path:
 
 
 def save_arrays(folder: Path, arrays: "dict[str, np.ndarray]") -> None:
-    """Write `arrays.npz` into `folder`, whole or not at all."""
+    """Write `arrays.npz` into `folder`, completely or not at all."""
     import numpy as np
 
     content = io.BytesIO()
@@ -64,12 +72,16 @@ def save_arrays(folder: Path, arrays: "dict[str, np.ndarray]") -> None:
 
 
 def load_arrays(folder: Path) -> "dict[str, np.ndarray]":
-    """Read `folder`/arrays.npz; nothing in it is unpickled. A missing or damaged one raises DataError."""
+    """Read `folder`/arrays.npz without unpickling anything.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
     import numpy as np
 
     path = Path(folder) / ARRAYS_FILE
     if not path.is_file():
-        raise DataError(f"{folder} holds no {ARRAYS_FILE}; name the folder of a finished run.")
+        raise DataError(f"{folder} has no {ARRAYS_FILE}; name the folder of a finished run.")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -81,9 +93,14 @@ def load_arrays(folder: Path) -> "dict[str, np.ndarray]":
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a crash or a power cut leaves the old one or the new one, never half of either.
+    """Write a file so that a crash or a power cut leaves the old file or the new one, never a part.
 
-    What the system refuses is an OSError with the file's name, and leaves nothing beside it.
+    Args:
+        path: The file to write or replace.
+        content: Its new content.
+
+    Raises:
+        OSError: If the system refuses to write. The error names the file, and no temporary file remains.
     """
     try:
         descriptor, part = tempfile.mkstemp(PART_SUFFIX, PART_PREFIX, path.parent)
@@ -92,7 +109,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)
-            # A temporary file is readable by its owner alone; what we leave is as readable as any other file.
+            # Only its owner can read a temporary file. Give the file the usual permissions.
             Path(part).chmod(0o644)
             Path(part).replace(path)
         except BaseException:
@@ -100,12 +117,12 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        # A write that fails does not say of which file, and a temporary name tells nobody anything.
+        # The system's error names no file or the temporary one; name the file that the user knows.
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def shown_path(path: Path) -> str:
-    """A path for a command that is run here: relative where it is below this folder, else as it is.
+    """A path for a command that runs in the current folder: relative if it is below, else unchanged.
 
     >>> shown_path(Path("runs") / "digits"), shown_path(Path.cwd() / "mine.py"), shown_path(Path("/a/b"))
     ('runs/digits', 'mine.py', '/a/b')
@@ -115,7 +132,7 @@ def shown_path(path: Path) -> str:
 
 
 def typed_path(path: Path) -> str:
-    """A path as it is typed in a shell.
+    """A path as one types it in a shell, quoted if necessary.
 
     >>> typed_path(Path("my runs/digits"))
     "'my runs/digits'"
@@ -124,12 +141,12 @@ def typed_path(path: Path) -> str:
 
 
 def parts_in(folder: Path) -> list[Path]:
-    """What a process that was killed in the middle of `write_whole` left in `folder`."""
+    """The temporary files in `folder` of processes that were killed during `write_whole`."""
     return sorted(folder.glob(f"{PART_PREFIX}*{PART_SUFFIX}"))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming last; not every file system and system can, and a folder may be closed to readers."""
+    """Make a renaming durable, if the system allows it: some cannot, and a folder may be unreadable."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:

@@ -1,7 +1,7 @@
-"""Places: naming where in a model features are read, and reading them there.
+"""Places: names of the points in a model where features are read, and the functions that read them.
 
-`h` is the encoder's output, `z` the head's, `head.1` the output of the head's first layer, any other name a
-place of the encoder; each may end in `[:k]`, its first k channels.
+`h` is the encoder's output, `z` the head's output and `head.1` the output of the head's first layer. Any
+other name is a place of the encoder. A name may end in `[:k]`, which means its first k channels.
 """
 
 import re
@@ -31,10 +31,14 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> "Place":
-        """Read `name` or `name[:k]`; anything else raises UsageError."""
+        """Parse `name` or `name[:k]`.
+
+        Raises:
+            UsageError: If the text has another form.
+        """
         match = re.fullmatch(r"([\w.\-]+)(?:\[:(\d+)\])?", text.strip())
         if match is None or match[2] == "0":
-            raise UsageError(f"'{text}' is no place: write a name, or name[:k] with k of 1 or more.")
+            raise UsageError(f"'{text}' is not a valid place; write a name, or name[:k] with k of 1 or more.")
         return cls(match[1], int(match[2]) if match[2] else None)
 
     def __str__(self) -> str:
@@ -42,21 +46,21 @@ class Place:
 
 
 class HasPlaces(Protocol):
-    """What reading needs of an encoder beside being an nn.Module."""
+    """What an encoder must have, beside being an nn.Module, so that its places can be read."""
 
     places: Sequence[str]
 
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
-        """The features (N, D_p) at `h` or any of `places`."""
+        """The features (N, D_p) at `h` or at any of `places`."""
 
 
 def head_places(head: nn.Module) -> list[str]:
-    """The places inside a head: `head.1` to `head.L`, of which the last is z."""
+    """The places inside a head: `head.1` to `head.L`; the last one is z."""
     return [f"head.{number}" for number, _ in enumerate(layers_of(head), start=1)]
 
 
 def layers_of(head: nn.Module) -> list[nn.Module]:
-    """The layers that a head names in `layers`; none where that is something else, such as their number."""
+    """The layers that a head lists in `layers`; empty if `layers` is something else, such as their number."""
     layers = getattr(head, "layers", None)
     return list(layers) if isinstance(layers, nn.ModuleList | nn.Sequential) else []
 
@@ -64,10 +68,21 @@ def layers_of(head: nn.Module) -> list[nn.Module]:
 def read_places(
     encoder: nn.Module, head: nn.Module, images: Tensor, places: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The features (N, D_p) of `images` (N, C, H, W) in 0 to 1 at each of `places`.
+    """The features of a batch of images at each of `places`.
 
-    One pass through the encoder and one through the head serve all places. Raises UsageError for a place
-    that the model does not have, or a width beyond the place's own.
+    One pass through the encoder and one through the head serve all places.
+
+    Args:
+        encoder: The encoder.
+        head: The head.
+        images: The images, (N, C, H, W) float in 0 to 1.
+        places: Names of places, such as `h`, `z`, `head.1` or `h[:24]`.
+
+    Returns:
+        Place -> features (N, D_p).
+
+    Raises:
+        UsageError: If the model does not have a place, or the place has fewer channels than asked for.
     """
     parsed = {text: Place.parse(text) for text in places}
     names = list(dict.fromkeys(place.name for place in parsed.values()))
@@ -91,10 +106,23 @@ def collect_features(
     *,
     batch_size: int = 512,
 ) -> dict[str, Tensor]:
-    """Features of uint8 `images` (N, C, H, W) at each place, (N, D_p) float32 on the CPU.
+    """The features of many images at each of `places`, computed in eval mode.
 
-    `images` may also come in batches, so that they need not be in memory together. Encoder and head are in
-    eval mode meanwhile and come back in the mode they were in, unchanged.
+    Encoder and head return to the mode that they were in, unchanged.
+
+    Args:
+        encoder: The encoder.
+        head: The head.
+        images: The images, (N, C, H, W) uint8, or an iterable of such batches, which need not be in memory
+            together.
+        places: Names of places, such as `h`, `z`, `head.1` or `h[:24]`.
+        batch_size: Number of images in one pass, if `images` is one tensor.
+
+    Returns:
+        Place -> features (N, D_p), float32 on the CPU.
+
+    Raises:
+        UsageError: If the model does not have a place, or the place has fewer channels than asked for.
     """
     batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
@@ -103,12 +131,12 @@ def collect_features(
         for batch in batches:
             for place, features in read_places(encoder, head, as_float(batch.to(device)), places).items():
                 parts[place].append(features.float().cpu())
-    # One of many processes may have no image.
+    # With several processes, one may have no image.
     return {place: torch.cat(chunks) if chunks else torch.empty(0, 0) for place, chunks in parts.items()}
 
 
 def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
-    """What a head makes of h (N, D): the features at z and after each of its layers."""
+    """The features of a head for h (N, D): at z and after each of its layers."""
     features: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -124,7 +152,7 @@ def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
 def _leading(features: Tensor, place: Place) -> Tensor:
     if place.width is not None and place.width > features.shape[1]:
         raise UsageError(
-            f"'{place}' asks for {place.width} channels, but {place.name} has {features.shape[1]}; "
+            f"'{place}' needs {place.width} channels, but {place.name} has {features.shape[1]}; "
             f"write {place.name}[:k] with k of {features.shape[1]} or less."
         )
     return features[:, : place.width]
@@ -132,7 +160,7 @@ def _leading(features: Tensor, place: Place) -> Tensor:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Modules in eval mode; each of their parts comes back in the mode it was in, with nothing cached."""
+    """Put modules into eval mode; afterwards each part has its former mode, with nothing cached."""
     modes = [(m, m.training) for module in modules for m in module.modules()]
     for module in modules:
         module.eval()

@@ -1,4 +1,4 @@
-"""Many processes: how many there are, which one this is, and the rows of all of them together."""
+"""Several processes: their number, the rank of this one, and the rows of all of them together."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,27 +13,27 @@ from torch import Tensor, nn
 from fullrank.errors import UsageError
 
 Part = TypeVar("Part")
-# Rows of a message between processes.
+# Number of rows in one message between processes.
 _ROWS = 2**14
 
 
 def process_count() -> int:
-    """How many processes train together; 1 where torch's process group is not set up."""
+    """Number of processes that train together; 1 if torch's process group is not set up."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_rank() -> int:
-    """Which of the processes this is, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def launched_rank(processes: int) -> int:
-    """Which of the `processes` this is, before they connect: what torchrun, SLURM or Lightning say."""
+    """Rank of this process among `processes` before they connect, from torchrun, SLURM or Lightning."""
     started = os.environ.get("WORLD_SIZE")
     if started is not None and "TORCHELASTIC_RUN_ID" in os.environ and int(started) != processes:
         remedy = f"--devices x --nodes is {processes}; give both as to torchrun"
         raise UsageError(f"torchrun started {started} processes, but {remedy}.")
-    if processes == 1:  # also of a launcher that starts many such runs
+    if processes == 1:  # also if a launcher starts many runs of one process each
         return 0
     named = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((int(rank) for rank in named if rank is not None), 0)
@@ -41,23 +41,28 @@ def launched_rank(processes: int) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """Part `number` of the `of` parts of some work, and how the processes put their parts together."""
+    """Part `number` of the `of` parts of some work, with the methods that combine the parts."""
 
     number: int = 0
     of: int = 1
 
     def taken(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """This share of the parts: every `of`-th, from `number` on."""
+        """The parts that belong to this share: every `of`-th, starting at `number`."""
         return islice(parts, self.number, None, self.of)
 
     def stretch(self, count: int) -> range:
-        """This share of `count` things in order, where each process has those after the one before it."""
+        """The consecutive positions of `count` items that belong to this share; processes follow in order."""
         return range(-(-count * self.number // self.of), -(-count * (self.number + 1) // self.of))
 
     def to_first(self, rows: Tensor) -> Tensor:
-        """In the first process the rows (n, ...) of all, in the order of the processes; in others their own.
+        """Collect the rows of all processes in the first process, in the order of the processes.
 
-        Each may have another number of rows, the first at least one. They are on the CPU, without gradient.
+        Args:
+            rows: This process's rows (n, ...), on the CPU and without gradient. The number may differ
+                between processes; the first has at least one.
+
+        Returns:
+            All rows in the first process; `rows` itself in the others.
         """
         if self.of == 1:
             return rows
@@ -78,7 +83,7 @@ class Share:
         return whole
 
     def everyones(self, own: Part) -> list[Part]:
-        """What each process has, in their order, in all of them."""
+        """The objects of all processes, in their order; every process gets this list."""
         if self.of == 1:
             return [own]
         everyones: list[Any] = [None] * self.of
@@ -86,7 +91,7 @@ class Share:
         return everyones
 
     def follow_first(self, module: nn.Module) -> None:
-        """Give `module` the weights and statistics that it has in the first process, in place."""
+        """Copy the weights and statistics of `module` from the first process, in place."""
         if self.of > 1:
             for tensor in module.state_dict().values():
                 value = tensor.contiguous()
@@ -94,7 +99,7 @@ class Share:
                 tensor.copy_(value)
 
     def add_up(self, *sums: Tensor) -> None:
-        """Add what all processes have in `sums`, in place."""
+        """Sum each of `sums` over all processes, in place."""
         if self.of > 1:
             for each in sums:
                 dist.all_reduce(each)
@@ -108,16 +113,19 @@ ALONE = Share()
 
 
 def own_share() -> Share:
-    """What this process does of work that all processes share."""
+    """This process's part of the work that all processes share."""
     return Share(process_rank(), process_count())
 
 
 def gather_rows(rows: Tensor) -> Tensor:
     r"""The rows (n, ...) of all P processes, (P n, ...), in the order of the processes, with gradient.
 
-    The gradient of a process's own rows is the sum of their gradients over all processes. A loss that each
-    process computes over all rows then has, averaged over processes as DistributedDataParallel does, exactly
-    the gradient it has in one process. Every process must give as many rows.
+    The gradient of a process's own rows is the sum of their gradients over all processes. If each process
+    computes a loss over all rows and DistributedDataParallel averages the gradients, the result is exactly
+    the gradient of one process.
+
+    Args:
+        rows: This process's rows (n, ...); every process must give the same number.
 
     >>> gather_rows(torch.eye(2))  # one process
     tensor([[1., 0.],

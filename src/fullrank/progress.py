@@ -1,4 +1,4 @@
-"""The progress line of long work: what is done, how much of it, and the time that is left."""
+"""The progress line of long work: the task, the part that is done, and the time that is left."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -10,10 +10,10 @@ Batch = TypeVar("Batch")
 
 
 def progress_bar() -> Progress:
-    """A progress line on standard error that fits 80 columns; it vanishes when the work is done.
+    """A progress line on standard error that fits 80 columns and vanishes when the work is done.
 
-    Each task has a field `status`, a few words that stand at the end. Where standard error is no terminal
-    nothing is written.
+    Each task has a field `status`, a few words at the end of the line. Nothing is written if standard error
+    is not a terminal.
     """
     console = Console(stderr=True)
     return Progress(
@@ -35,7 +35,14 @@ def counted(
     total: int,
     rows: Callable[[Any], int] = len,
 ) -> Iterator[Batch]:
-    """The batches, their rows counted up to `total` on a line of `progress` called `what`; None shows none.
+    """Yield the batches and count their rows on a progress line.
+
+    Args:
+        batches: The batches to yield.
+        progress: The progress display; None shows no line.
+        what: The words at the start of the line.
+        total: Number of rows in all batches.
+        rows: Gives the number of rows of a batch.
 
     >>> [len(batch) for batch in counted([[1, 2], [3]], None, "images", 3)]
     [2, 1]

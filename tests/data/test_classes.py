@@ -47,7 +47,7 @@ def test_wrong_lists_are_refused(tmp_path: Path, fails):
     path = tmp_path / "mine.txt"
     for content, words in (
         (b"a\nb\n a \n", ["'a' twice"]),
-        (b"\n# nothing\n", ["holds no class name"]),
+        (b"\n# nothing\n", ["no class name"]),
         (b"\xff\xfe\x00", ["cannot be read as text"]),
     ):
         path.write_bytes(content)

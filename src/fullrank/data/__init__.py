@@ -83,7 +83,7 @@ _IMAGENET_SHIFTS = {
 
 
 def _suggest(text: str) -> str:
-    """How a path, or a name of the Hugging Face hub, is written as the spec of a source."""
+    """Suggest the spec of a source for a path or a name on the Hugging Face hub."""
     path = Path(text).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -109,7 +109,7 @@ def _suggest(text: str) -> str:
 
 
 def _typed(name: str, path: str) -> str:
-    """The spec of a source as it is typed in a shell."""
+    """The spec of a source as one types it in a shell."""
     return shlex.quote(f"{name}:{write(path)}")
 
 

@@ -1,4 +1,4 @@
-"""Lists of classes by name: shipped, in a file, or written out; and shipped groups of them. Torch-free."""
+"""Lists of class names (shipped, in a file, or written out), and shipped groups of classes. Torch-free."""
 
 import re
 from collections import Counter
@@ -14,20 +14,25 @@ _FORMS = "write {shipped}, the path of a text file with one name a line, or name
 
 
 def class_list(text: str) -> tuple[str, ...]:
-    """The class names that `text` means: a shipped list, the path of a file, or names joined by `+`.
+    """The class names that a text stands for.
 
-    A name is a line of a file, but of one that begins with a WordNet number (n01440764 tench) that alone;
-    empty lines and those that start with `#` do not count. Raises
-    UsageError for a text that is none of these and for names written twice, DataError for a file that is no
-    text, holds no name or the same one twice.
+    Each line of a file is a name. If a line begins with a WordNet number (n01440764 tench), the number alone
+    is the name. Empty lines and lines that start with `#` do not count.
+
+    Args:
+        text: The name of a shipped list, the path of a file, or names joined by `+`.
+
+    Raises:
+        UsageError: If the text is none of these, or repeats a name.
+        DataError: If the file is not a text file, has no name, or repeats a name.
 
     >>> class_list("cat+dog")
     ('cat', 'dog')
     >>> len(class_list("imagenet-100")), class_list("imagenet-100")[0]
     (100, 'n02869837')
 
-    Source of imagenet-100: Tian, Krishnan, Isola 2019, arXiv:1906.05849, the list released with it; of the
-    others, what the first lines of their files say.
+    Source of imagenet-100: Tian, Krishnan, Isola 2019, arXiv:1906.05849, the list released with it. The first
+    lines of the other files name their sources.
     """
     shipped = _shipped("class_lists")
     if text in shipped:
@@ -37,19 +42,23 @@ def class_list(text: str) -> tuple[str, ...]:
         return _from_file(path)
     forms = _FORMS.format(shipped=" or ".join(sorted(shipped)))
     if "+" not in text:
-        raise UsageError(f"{text!r} is no list of classes and no file; {forms}.")
+        raise UsageError(f"{text!r} is neither a list of classes nor a file; {forms}.")
     names = tuple(name.strip() for name in text.split("+"))
     if not all(names):
-        raise UsageError(f"{text!r} holds an empty class name; {forms}.")
+        raise UsageError(f"{text!r} contains an empty class name; {forms}.")
     if twice := first_twice(names):
         raise UsageError(f"{text!r} names the class {twice!r} twice; keep one.")
     return names
 
 
 def class_groups(name: str) -> dict[str, str]:
-    """The classes that the shipped grouping `name` takes together: class -> its group, group by group.
+    """A shipped grouping of classes: class -> its group, group by group.
 
-    Raises UsageError for a name that is not shipped.
+    Args:
+        name: The name of the grouping, such as `imagenet-9`.
+
+    Raises:
+        UsageError: If no grouping of that name is shipped.
 
     >>> groups = class_groups("imagenet-9")
     >>> len(groups), groups["n02085620"], list(dict.fromkeys(groups.values()))[:3]
@@ -59,7 +68,7 @@ def class_groups(name: str) -> dict[str, str]:
     """
     shipped = _shipped("class_groups")
     if name not in shipped:
-        raise unknown_name("grouping of classes", name, shipped, f"there is {', '.join(sorted(shipped))}")
+        raise unknown_name("grouping of classes", name, shipped, f"use {', '.join(sorted(shipped))}")
     lines = shipped[name].read_text("utf-8").splitlines()
     return dict(line.split(maxsplit=1) for line in lines if not line.startswith("#"))
 
@@ -75,7 +84,7 @@ def _from_file(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text; give a file with one class name a line.") from error
     if not names:
-        raise DataError(f"{path} holds no class name; write one a line.")
+        raise DataError(f"{path} has no class name; write one a line.")
     if twice := first_twice(names):
         raise DataError(f"{path} names the class {twice!r} twice; keep one.")
     return names
@@ -88,5 +97,5 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def first_twice(names: Sequence[str]) -> str | None:
-    """The first name that stands there more than once."""
+    """The first name that occurs more than once."""
     return next((name for name, times in Counter(names).items() if times > 1), None)

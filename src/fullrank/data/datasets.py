@@ -1,4 +1,4 @@
-"""Any torch Dataset of (image, label) as images of ours."""
+"""Convert any torch Dataset of (image, label) to an ImageSet."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -11,12 +11,12 @@ from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError
 
-# Images of one size that take no more than this are held in memory; others are read when they are needed.
+# Images of equal size that take at most this many bytes stay in memory; others are read when needed.
 _HELD = 2**31
 
 
 class Indexed(Protocol):
-    """A map-style dataset, as torch has it."""
+    """A map-style dataset, as in torch."""
 
     def __len__(self) -> int: ...
 
@@ -24,19 +24,28 @@ class Indexed(Protocol):
 
 
 def is_dataset(given: object) -> bool:
-    """Whether something can be read by index, as a map-style Dataset can; text and pairs are none."""
+    """Whether an object can be read by index, as a map-style Dataset; False for text and tuples."""
     return hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, tuple))
 
 
 def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | None = None) -> ImageSet:
-    """The images of a dataset whose items are (image, label), or an image alone, which is unlabelled.
+    """The images of a dataset whose items are (image, label), or unlabelled images.
 
-    An image is a Pillow image, a uint8 array (H, W) or (H, W, C), or a tensor (C, H, W): uint8, or floats in
-    0 to 1, which are rounded to 256 levels. Labels are whole numbers, -1 where there is none; classes are
-    called as the dataset's `classes` say, or by their numbers. Images of one size are held in memory up to
-    2 GiB; others are read again each time they are needed, so what a dataset draws at random differs then.
-    Every item is read once here, unless the dataset has its labels in `targets` or `labels`. The classes of
-    `like` are those of this set too. Raises DataError for an item that is no such pair, and for no items.
+    An image is a Pillow image, a uint8 array (H, W) or (H, W, C), or a tensor (C, H, W). Tensors are uint8,
+    or floats in 0 to 1, which are rounded to 256 levels. Labels are whole numbers; -1 means no label. The
+    class names come from the dataset's `classes`, or are the numbers.
+
+    Images of equal size stay in memory up to 2 GiB. Others are read again each time they are needed, so
+    random transforms in the dataset then give other images. Every item is read once here, unless the dataset
+    lists its labels in `targets` or `labels`.
+
+    Args:
+        dataset: The dataset.
+        split: The name of the split, for messages.
+        like: A set whose class names this set takes.
+
+    Raises:
+        DataError: If an item has another form, or the dataset has no items.
 
     >>> pairs = [(np.zeros((8, 8), np.uint8), 3), (np.ones((8, 8), np.uint8), 1)]
     >>> images = image_set_of(pairs)
@@ -71,11 +80,11 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
 
 
 def _parts(item: Any, name: str) -> tuple[Any, int]:
-    """The image and the label of an item, -1 where it has none."""
+    """The image and the label of an item; -1 if it has no label."""
     if not isinstance(item, (tuple, list)):
         return item, UNLABELLED
     if len(item) != 2:
-        raise DataError(f"An item of {name} has {len(item)} parts; give (image, label), or the image alone.")
+        raise DataError(f"An item of {name} has {len(item)} parts; give (image, label), or only the image.")
     image, label = item
     if label is None:
         return image, UNLABELLED
@@ -106,9 +115,9 @@ def _of_tensor(image: Any, name: str) -> np.ndarray:
     if image.is_floating_point():
         low, high = float(image.min()), float(image.max())
         if low < 0 or high > 1:
-            remedy = "leave the normalisation out of its transform, since the encoder normalises"
+            remedy = "remove the normalisation from its transform, since the encoder normalises"
             if low >= 0 and high <= 255:
-                remedy = "divide by 255, or give uint8"
+                remedy = "divide them by 255, or give uint8"
             raise DataError(f"An image of {name} has values from {low:.3g} to {high:.3g}; {remedy}.")
         image = (image * 255).round().byte()
     array: np.ndarray = image.numpy()
@@ -116,7 +125,7 @@ def _of_tensor(image: Any, name: str) -> np.ndarray:
 
 
 def _listed_labels(dataset: Indexed) -> np.ndarray | None:
-    """The labels that a dataset lists, as torchvision's do, if they are one whole number an item."""
+    """The labels that a dataset lists, as torchvision's do, if each item has one whole number."""
     for name in ("targets", "labels"):
         listed = getattr(dataset, name, None)
         if listed is None or getattr(dataset, "target_transform", None) is not None:

@@ -1,4 +1,4 @@
-"""One image: upright in eight bits, and brought to a square."""
+"""Decode one image: make it upright with eight bits, and fit it to a square."""
 
 import io
 import re
@@ -12,7 +12,7 @@ UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError),
     *(struct.error, Image.DecompressionBombError),
 )
-"""What Pillow raises for a file that it cannot decode."""
+"""The errors that Pillow raises for a file that it cannot decode."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,17 +22,17 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # what undoes each EXIF orientation
-_SIDEWAYS = (5, 6, 7, 8)  # those that exchange height and width
+}  # EXIF orientation -> the operation that undoes it
+_SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange height and width
 _RESIZED_TO_CROP = 256 / 224
-_LONGEST = 64  # sides of the square: what is longer is resized only where it is kept
-# A file that says it holds more pixels than so many, and than so many for each of its bytes, is damaged or a
-# bomb. The best that deflate can do is 8256 pixels of one bit.
+_LONGEST = 64  # times the square's side: of a longer image only the part that is kept is resized
+# A file is damaged or a decompression bomb if its header claims more pixels than this, both in total and for
+# each byte of the file. Deflate reaches at most 8256 pixels of one bit for each byte.
 _MANY_PIXELS, _PIXELS_A_BYTE = 2**22, 10_000
 
 
 def to_eight_bit(image: Image.Image) -> Image.Image:
-    """A grey image of any kind as mode L, any other as RGB, on white; 16 bits 0 to 65535 become 0 to 255."""
+    """A grey image as mode L, any other as RGB, on white; 16-bit values 0 to 65535 become 0 to 255."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     mode = "L" if image.mode in GREY_MODES else "RGB"
@@ -52,16 +52,16 @@ def upright(image: Image.Image, grey: bool) -> Image.Image:
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """An 8-bit image with its shorter side at `size` (bilinear, antialiased), of which the centre is kept."""
+    """The centre of an 8-bit image whose shorter side is resized to `size` (bilinear, antialiased)."""
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
 def squash(image: Image.Image, canvas: int, grey: bool) -> tuple[np.ndarray, tuple[int, int]]:
-    """The whole of an opened image as (canvas, canvas, C) uint8, and the height and width that it had."""
+    """A whole opened image resized to (canvas, canvas, C) uint8, and its original height and width."""
     _check_claim(image)
     width, height = image.size
     drafted = image.draft(None, (canvas, canvas))  # a large JPEG at a half, a quarter or an eighth
-    # A fraction of the size need not be whole: the box leaves out what the last row and column have too much.
+    # A fraction of the size may not be whole; the box leaves out the excess of the last row and column.
     box = drafted[1] if drafted else None
     image.load()
     orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -71,9 +71,9 @@ def squash(image: Image.Image, canvas: int, grey: bool) -> tuple[np.ndarray, tup
 
 
 def centre(image: Image.Image, size: int, grey: bool) -> np.ndarray:
-    """The centre of an opened image as (size, size, C) uint8, its shorter side at round(size 256 / 224)."""
+    """The centre (size, size, C) uint8 of an opened image with its shorter side at round(size 256 / 224)."""
     full = upright(image, grey)
-    # Sides and corners are rounded as torchvision's Resize and CenterCrop round them: accuracies compare.
+    # Sides and corners are rounded as in torchvision's Resize and CenterCrop, so that accuracies compare.
     shorter = round(size * _RESIZED_TO_CROP)
     width, height = (int(shorter * side / min(full.size)) for side in full.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
@@ -98,7 +98,7 @@ def to_image(array: np.ndarray) -> Image.Image:
 
 
 def reason(error: Exception) -> str:
-    """Why something failed, as a part of our own sentence: one line, the first sentence, no full stop."""
+    """The reason in an error, to quote in our own sentence: its first sentence, one line, no full stop."""
     if isinstance(error, UnidentifiedImageError):
         return "no image inside"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -106,7 +106,7 @@ def reason(error: Exception) -> str:
 
 
 def _check_claim(image: Image.Image) -> None:
-    """Raise DecompressionBombError for a file too small for the pixels that it says it has."""
+    """Raise DecompressionBombError if a file is too small for the pixels that its header claims."""
     file = getattr(image, "fp", None)
     pixels = image.width * image.height
     if file is None or pixels <= _MANY_PIXELS:

@@ -1,4 +1,4 @@
-"""Which folders and image files a folder holds. Torch-free."""
+"""List the folders and the image files in a folder. Torch-free."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _PHOTOGRAPHS = (".jpeg", ".jpg", ".png")
 
 
 def list_folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted, without hidden ones; none where it is missing."""
+    """The names of the folders in `folder`, sorted, without hidden ones; empty if `folder` is missing."""
     return _list(folder, lambda entry: entry.is_dir())
 
 
@@ -31,8 +31,14 @@ def _list(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]
 def image_tree(root: Path, folder: str = "") -> list[str]:
     """All image files at any depth below `root`/`folder`, relative to `root`, in the order of their paths.
 
-    Hidden files and folders are left out. A link back to a folder above is not followed. Raises DataError for
-    a folder that cannot be listed, and where there is no image.
+    Hidden files and folders are left out. A link to a folder above is not followed.
+
+    Args:
+        root: The folder to which the paths are relative.
+        folder: The folder below `root` to search; the default is `root` itself.
+
+    Raises:
+        DataError: If a folder cannot be listed, or there is no image.
     """
     top = root / folder
     try:
@@ -40,8 +46,8 @@ def image_tree(root: Path, folder: str = "") -> list[str]:
     except OSError as error:
         raise DataError(f"{top} cannot be listed ({error}); check its permissions.") from error
     if not names:
-        raise DataError(f"{top} holds no image ({', '.join(FORMATS)}); check the path.")
-    return sorted(names, key=lambda name: name.replace("/", "\0"))  # part by part: no name holds a zero byte
+        raise DataError(f"{top} has no image ({', '.join(FORMATS)}); check the path.")
+    return sorted(names, key=lambda name: name.replace("/", "\0"))  # compares folder by folder
 
 
 def _walk(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:

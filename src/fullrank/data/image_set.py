@@ -1,4 +1,4 @@
-"""Images with their labels, in memory or decoded on demand: what every source loads."""
+"""ImageSet: images with their labels, in memory or decoded on demand; every source loads one."""
 
 import math
 import zlib
@@ -30,13 +30,20 @@ _STATISTICS_SAMPLE = 1024
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images (N, H, W, C) uint8, C 1 or 3, with named labels (N,) int64, -1 where unlabelled.
+    """Images with named labels.
 
-    The images are in memory, or StreamedImages, decoded when they are asked for. The main labels are named
-    "label"; `class_names` has one tuple for each of `labels`, and label i is called `class_names[...][i]`.
-    `name` and `split` are for messages. `layers`, of composites in memory, are for each named layer the same
-    images without it; they follow the images wherever these go. `bad` are the images that could not be
-    decoded. Anything else raises DataError.
+    Args:
+        images: An array (N, H, W, C) uint8 with C 1 or 3, or StreamedImages, which are decoded on demand.
+        labels: Name -> labels (N,) int64; -1 means no label. The main labels are named "label".
+        class_names: Name -> the names of the classes: label i is called `class_names[name][i]`.
+        name: The name of the set, for messages.
+        split: The name of the split, for messages.
+        layers: For composites in memory: name of a layer -> the same images without that layer. Subsets and
+            resized sets keep them.
+        bad: The images that could not be decoded.
+
+    Raises:
+        DataError: If an array has another shape or type, a label has no class name, or there is no image.
 
     >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, -1])
     >>> digits = ImageSet(images, {"label": labels}, {"label": ("zero",)})
@@ -63,12 +70,12 @@ class ImageSet:
             raise DataError(f"{self} has 0 images, but needs 1 or more; check the path and the split.")
         if "label" not in self.labels or set(self.labels) != set(self.class_names):
             keys = f"labels ({', '.join(self.labels)}) and class names ({', '.join(self.class_names)})"
-            raise DataError(f"{self}: {keys} must have the same keys and 'label' among them; give all.")
+            raise DataError(f"{self}: {keys} must have the same keys, including 'label'; give all.")
         for key, labels in self.labels.items():
             self._check_labels(key, labels)
         for key, layer in self.layers.items():
             if isinstance(self.images, StreamedImages) or layer.shape != shape or layer.dtype != np.uint8:
-                problem = f"the layer {key!r} must be uint8 {shape} as the images in memory"
+                problem = f"the layer {key!r} must be uint8 {shape} like the images in memory"
                 remedy = "give each image without that layer"
                 raise DataError(f"{self}: {problem}, but got {layer.dtype} {layer.shape}; {remedy}.")
 
@@ -81,7 +88,7 @@ class ImageSet:
         if len(wrong):
             problem = f"{len(wrong)} of {len(self)} do not, the first is {wrong[0]}"
             limits = f"{UNLABELLED} (unlabelled) to {top}"
-            raise DataError(f"{self}: {key!r} must lie in {limits}, but {problem}; correct or name them.")
+            raise DataError(f"{self}: {key!r} must be {limits}, but {problem}; correct or name them.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,10 +115,16 @@ class ImageSet:
         return self.image_shape[2]
 
     def resized(self, size: int) -> "ImageSet":
-        """The set at size x size: the shorter side brought to `size` (antialiased), then the centre kept.
+        """The set at size x size: the shorter side is resized to `size` (antialiased), the centre is kept.
 
-        A set that has this size already is returned as it is. Streamed images are decoded as before, for
-        encoders that see this size. Raises UsageError for a size below 1.
+        A set of this size is returned unchanged. Streamed images are decoded for encoders with this input
+        size.
+
+        Args:
+            size: The height and width in pixels.
+
+        Raises:
+            UsageError: If the size is below 1.
         """
         check_image_size(size)
         if self.image_shape[:2] == (size, size):
@@ -122,9 +135,9 @@ class ImageSet:
         return replace(self, images=_fitted(self.images, size), layers=layers)
 
     def despite(self, bad: BadImages) -> "ImageSet":
-        """The set that notes what it cannot decode in `bad`: another image with all of its labels stands in.
+        """The set with undecodable images noted in `bad` and replaced by others with the same labels.
 
-        That image is of this set, also once it is cut to a subset.
+        The replacement comes from this set, even after the set is cut to a subset.
         """
         if not isinstance(self.images, StreamedImages):
             return replace(self, bad=bad)
@@ -133,19 +146,34 @@ class ImageSet:
         return replace(self, images=replace(self.images, bad=bad, alike=alike), bad=bad)
 
     def limited(self, n: int, seed: int) -> "ImageSet":
-        """`n` of the images, drawn by `seed` with every class in proportion, in their old order.
+        """A random subset of `n` images with every class in proportion, in the original order.
 
-        A larger `n` contains the smaller one's images. Raises UsageError for `n` outside 1 to N.
+        A larger `n` contains the images of a smaller one.
+
+        Args:
+            n: Number of images.
+            seed: Seed of the draw.
+
+        Raises:
+            UsageError: If `n` is outside 1 to N.
         """
         if not 1 <= n <= len(self):
-            raise UsageError(f"A limit of {n} is outside 1 to {len(self)}, all of {self}; choose fewer.")
+            raise UsageError(f"A limit of {n} is outside 1 to {len(self)}, the size of {self}; change it.")
         return self.subset(np.sort(stratified_order(self.labels["label"], seed)[:n]))
 
     def fraction(self, share: float, seed: int) -> "ImageSet":
-        """`share` of each class and of the unlabelled images, drawn by `seed`, in their old order.
+        """A random share of each class and of the unlabelled images, in the original order.
 
-        Of the m images of a class, share m rounded are kept. A larger share contains the smaller one's
-        images. Raises UsageError for a share outside 0 to 1, DataError where a class would be left empty.
+        Of the m images of a class, share m rounded are kept. A larger share contains the images of a smaller
+        one.
+
+        Args:
+            share: The share to keep, above 0 and up to 1.
+            seed: Seed of the draw.
+
+        Raises:
+            UsageError: If the share is outside 0 to 1.
+            DataError: If a class would lose all its images.
 
         >>> from fullrank.data import source
         >>> np.bincount(source("digits").load("test").fraction(0.1, seed=0).labels["label"])
@@ -158,15 +186,24 @@ class ImageSet:
         counts = np.unique(labelled, return_counts=True)[1]
         empty = int((0.5 / counts > share).sum())
         if empty:
-            least = math.ceil(0.5e6 / counts.min()) / 1e6  # as a message prints it, never below the true one
+            least = math.ceil(0.5e6 / counts.min()) / 1e6  # rounded up for the message, so that it suffices
             classes = f"{empty} of {len(counts)} classes without an image"
             raise DataError(f"A share of {share:g} of {self} leaves {classes}; choose {least} or more.")
         return self.subset(stratified_share(labels, share, seed))
 
     def held_out(self, share: float, seed: int) -> "tuple[ImageSet, ImageSet]":
-        """The set without `share` of each class, and that share, drawn by `seed`; both in their old order.
+        """Split the set into the rest and a random share of each class, both in the original order.
 
-        Raises what `fraction` raises, also where the rest would lack a class.
+        Args:
+            share: The share of each class to hold out.
+            seed: Seed of the draw.
+
+        Returns:
+            The rest, and the share that is held out.
+
+        Raises:
+            UsageError: If the share is outside 0 to 1.
+            DataError: If one of the two would lack a class.
 
         >>> from fullrank.data import source
         >>> rest, taken = source("digits").load("train").held_out(0.2, seed=0)
@@ -177,14 +214,19 @@ class ImageSet:
         rows = stratified_share(self.labels["label"], share, seed)
         rest = np.setdiff1d(np.arange(len(self)), rows)
         if set(self.labels["label"]) != set(self.labels["label"][rest]):
-            raise DataError(f"A share of {share:g} of {self} takes all of some class; choose a smaller one.")
+            raise DataError(f"A share of {share:g} of {self} takes a whole class; choose a smaller one.")
         return self.subset(rest), taken
 
     def of_classes(self, names: Sequence[str], label: str = "label") -> "ImageSet":
-        """The images of the classes `names`, which are numbered in the order given; other labels stay.
+        """The images of some classes, which are renumbered in the given order; other labels stay.
 
-        Raises UsageError for a label the set does not have, for names that are no class of it or are given
-        twice, and DataError where no image is left.
+        Args:
+            names: The names of the classes to keep.
+            label: The name of the labels that the classes belong to.
+
+        Raises:
+            UsageError: If the set does not have the label, or a name is not a class of it or is given twice.
+            DataError: If no image is left.
 
         >>> from fullrank.data import source
         >>> sevens = source("digits").load("test").of_classes(["7", "1"])
@@ -196,11 +238,11 @@ class ImageSet:
         unknown = [name for name in names if name not in classes]
         if unknown:
             near = get_close_matches(unknown[0], classes, n=3, cutoff=0.5) or classes[:3]
-            problem = f"{len(unknown)} of {len(names)} names, as {unknown[0]!r}, are no {label!r} of {self}"
-            raise UsageError(f"{problem}; it has {len(classes)}, among them {', '.join(map(repr, near))}.")
+            problem = f"{len(unknown)} of {len(names)} names are not a {label!r} of {self}: {unknown[0]!r}"
+            raise UsageError(f"{problem}; it has {len(classes)}, such as {', '.join(map(repr, near))}.")
         if twice := first_twice(names):
             raise UsageError(f"The class {twice!r} is named twice; keep one.")
-        renumbered = np.full(len(classes) + 1, UNLABELLED)  # its last entry is for label -1
+        renumbered = np.full(len(classes) + 1, UNLABELLED)  # the last entry is for label -1
         renumbered[[classes.index(name) for name in names]] = np.arange(len(names))
         labels = renumbered[self.labels[label]]
         chosen = self.subset(np.flatnonzero(labels != UNLABELLED))
@@ -211,7 +253,7 @@ class ImageSet:
         )
 
     def subset(self, index: np.ndarray) -> "ImageSet":
-        """The images at the rows `index`, in that order."""
+        """The images at the rows `index` (n,), in that order."""
         return replace(
             self,
             images=self.images[index],
@@ -220,7 +262,7 @@ class ImageSet:
         )
 
     def tensor(self) -> "Tensor":
-        """A copy of the images as encoders see them, as a uint8 tensor (N, C, H, W)."""
+        """A copy of the images as encoders see them: a uint8 tensor (N, C, H, W)."""
         import torch
 
         if isinstance(self.images, StreamedImages):
@@ -228,10 +270,16 @@ class ImageSet:
         return _channels_first(self.images)
 
     def batches(self, batch_size: int, share: "Share | None" = None) -> "Iterator[Tensor]":
-        """The images as encoders see them, in order: uint8 tensors (n, C, H, W), n at most `batch_size`.
+        """The images as encoders see them, in order: uint8 tensors (n, C, H, W).
 
-        With `share` those of one of several processes, a stretch of them. Streamed images are decoded ahead
-        of their use. Raises UsageError for a size below 1.
+        Streamed images are decoded ahead of their use.
+
+        Args:
+            batch_size: Largest number of images in a batch.
+            share: The share of one of several processes: a consecutive part of the images.
+
+        Raises:
+            UsageError: If the batch size is below 1.
         """
         if batch_size < 1:
             raise UsageError(f"The batch size must be 1 or more, but got {batch_size}; choose a larger one.")
@@ -244,10 +292,10 @@ class ImageSet:
         return (_channels_first(images[rows]) for rows in chunks)
 
     def read(self, rows: np.ndarray) -> "tuple[Tensor, Tensor | None]":
-        """The images at `rows` (n,) for training: uint8 (n, C, H, W), and (n, 2) int64 their original sizes.
+        """The images at `rows` (n,) for training: uint8 (n, C, H, W), and their original sizes (n, 2) int64.
 
-        Streamed images come as square canvases of whole images; in memory they are what they are, and the
-        sizes None.
+        Streamed images are squashed to square canvases. Images in memory are unchanged, and the sizes are
+        None.
         """
         import torch
 
@@ -261,7 +309,7 @@ class ImageSet:
         return {key: _channels_first(layer[rows]) for key, layer in self.layers.items()} or None
 
     def batch(self, rows: np.ndarray) -> "Batch":
-        """The images at `rows` (n,) as a batch that views are made of, unlabelled.
+        """The images at `rows` (n,) as an unlabelled batch, from which views are made.
 
         >>> from fullrank.data import source
         >>> source("digits").load("test").batch(np.array([3, 1])).images.shape
@@ -276,7 +324,7 @@ class ImageSet:
         return Batch(pixels, unlabelled, torch.from_numpy(rows), self.read_layers(rows), sizes)
 
     def checksum(self) -> int:
-        """CRC-32 of the pixels, or, for streamed images, of their number and names."""
+        """CRC-32 of the pixels; for streamed images, of their number and names."""
         if isinstance(self.images, StreamedImages):
             return self.images.checksum()
         return zlib.crc32(np.ascontiguousarray(self.images).data)
@@ -284,8 +332,8 @@ class ImageSet:
     def channel_statistics(self) -> Statistics:
         """Mean and standard deviation (1/N) of each channel over all pixels, for pixels in 0 to 1.
 
-        The sums are whole numbers, so nothing is lost in them. Of streamed images they are what convention
-        fixes, as for ImageNet, or those of 1024 centres, always the same ones.
+        The sums are whole numbers and therefore exact. For streamed images these are conventional values, as
+        for ImageNet, or the statistics of a fixed sample of 1024 centres.
 
         >>> grey = np.full((1, 2, 2, 1), 51, np.uint8)
         >>> ImageSet(grey, {"label": np.array([-1])}, {"label": ()}).channel_statistics()
@@ -304,13 +352,13 @@ class ImageSet:
         return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
 
     def check_label(self, label: str) -> None:
-        """Raise UsageError, with the nearest names, for a label that the set does not have."""
+        """Raise UsageError, with the nearest names, if the set does not have a label."""
         if label not in self.labels:
             raise unknown_name("label", label, self.labels, f"{self} has {', '.join(self.labels)}")
 
 
 def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """A number for each row (N,), the same where all labels are."""
+    """A number for each row (N,); rows with the same labels have the same number."""
     if len(labels) == 1:
         return labels[0]
     return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].reshape(-1)
@@ -330,12 +378,12 @@ def _channels_first(images: np.ndarray) -> "Tensor":
 
 
 def check_image_size(size: int) -> None:
-    """Raise UsageError for an image size below 1."""
+    """Raise UsageError if an image size is below 1."""
     if size < 1:
         raise UsageError(f"The image size must be 1 or more, but got {size}; choose a larger one.")
 
 
 def count_classes(images: ImageSet, label: str) -> int:
-    """How many classes occur among the labelled images."""
+    """Number of classes that occur among the labelled images."""
     labels = images.labels.get(label)
     return 0 if labels is None else len(np.unique(labels[labels >= 0]))

@@ -17,7 +17,7 @@ from fullrank.processes import process_count, process_rank
 
 
 class LoaderState(TypedDict):
-    """Where a loader stands: the epoch, how many of its batches were handed out, and of which images."""
+    """The position of a loader: the epoch, the number of batches handed out, the checksum of the images."""
 
     epoch: int
     position: int
@@ -25,16 +25,24 @@ class LoaderState(TypedDict):
 
 
 class BatchLoader:
-    """Whole batches of an image set, each epoch in an order that (seed, epoch) alone decides.
+    """Batches of an image set, in each epoch in an order that depends only on (seed, epoch).
 
-    Images are (batch_size, C, H, W) uint8; each is seen at most once an epoch, and the N mod batch_size last
-    of the order are left out. Each `iter` begins a new epoch, the first 0; after `load_state_dict` it
-    goes on with exactly the batches still to come. Streamed images come as canvases, with the `sizes` of
-    their originals, and two batches are decoded ahead; composites come with their `layers`. Of many processes
-    each gets its share of every batch, in the order of the processes. After `to`, batches of images in memory
-    are made on that device, and nothing of them is sent there.
+    Images are (batch_size, C, H, W) uint8. Each image occurs at most once an epoch, and the last
+    N mod batch_size images of the order are left out. Each `iter` begins a new epoch; the first is 0. After
+    `load_state_dict` the next `iter` gives exactly the batches that remain.
 
-    Raises UsageError for a batch of fewer than 2 or of more images than there are, or an unknown label.
+    Streamed images come as canvases with the `sizes` of their originals, and two batches are decoded ahead.
+    Composites come with their `layers`. With several processes, each gets its share of every batch, in the
+    order of the processes. After `to`, images in memory are on that device, and batches are made there.
+
+    Args:
+        image_set: The images.
+        batch_size: Number of images in a batch.
+        seed: Seed of the order.
+        label: The name of the labels in `Batch.labels`.
+
+    Raises:
+        UsageError: If the batch size is below 2 or above the number of images, or the label is unknown.
 
     >>> from fullrank.data import source
     >>> loader = BatchLoader(source("digits").load("train"), batch_size=256, seed=0)
@@ -56,13 +64,13 @@ class BatchLoader:
         self.batch_size, self.seed = batch_size, seed
         self._labels = torch.tensor(image_set.labels[label])
         self._image_set = image_set
-        self._whole = None  # all images as one batch, where they are in memory
+        self._whole = None  # all images as one batch, if they are in memory
         if not isinstance(image_set.images, StreamedImages):
             layers = image_set.read_layers(slice(None))
             self._whole = Batch(image_set.tensor(), self._labels, torch.arange(len(image_set)), layers)
         self._checksum = image_set.checksum()
         self._epoch, self._position = 0, 0
-        self._starts_here = True  # the next `iter` begins at (epoch, position), not at the epoch after it
+        self._starts_here = True  # the next `iter` begins at (epoch, position), not at the next epoch
 
     def __len__(self) -> int:
         return len(self._labels) // self.batch_size
@@ -75,7 +83,7 @@ class BatchLoader:
         return sum(held.nbytes for held in (self._whole.images, *(self._whole.layers or {}).values()))
 
     def to(self, device: torch.device | str) -> "BatchLoader":
-        """Hold images that are in memory on `device`; streamed ones stay where they are decoded."""
+        """Move images in memory to `device`; streamed images are still decoded on the CPU."""
         if self._whole is not None:
             self._whole = self._whole.to(device)
         return self
@@ -98,16 +106,20 @@ class BatchLoader:
         return replace(self._image_set.batch(index.numpy()), labels=self._labels[index])
 
     def state_dict(self) -> LoaderState:
-        """Where the loader stands, counted in batches handed out."""
+        """The position of the loader, counted in batches handed out."""
         return {"epoch": self._epoch, "position": self._position, "checksum": self._checksum}
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Go on from a state of the same images, batch size and seed; of others it raises UsageError."""
+        """Continue from a saved state of the same images, batch size and seed.
+
+        Raises:
+            UsageError: If the state belongs to other images or another batch size.
+        """
         if state["checksum"] != self._checksum:
-            remedy = "resume with those, or start again in another folder"
-            raise UsageError(f"The training images are not those of the saved state; {remedy}.")
+            remedy = "resume with the same images, or start again in another folder"
+            raise UsageError(f"The training images differ from those of the saved state; {remedy}.")
         if not 0 <= state["position"] <= len(self):
-            problem = f"The saved position {state['position']} is outside 0 to {len(self)}, an epoch"
+            problem = f"The saved position {state['position']} is outside 0 to {len(self)} batches"
             raise UsageError(f"{problem}; resume with the data and the batch size of the first run.")
         self._epoch, self._position = state["epoch"], state["position"]
         self._starts_here = True

@@ -21,5 +21,5 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int 
         while pending:
             yield pending.popleft().result()
     finally:
-        # Not waited for: an abandoned iterator may be collected in any thread, also in this pool's own.
+        # Do not wait: an abandoned iterator may be collected in any thread, even in this pool's own.
         pool.shutdown(wait=False, cancel_futures=True)

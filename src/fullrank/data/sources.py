@@ -1,4 +1,4 @@
-"""The contract of a source of data."""
+"""The contract of a data source."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Source(ABC):
-    """Where images come from. The same source and split always give the same images in the same order.
+    """A data source. The same source and split always give the same images in the same order.
 
-    A source of yours derives from this class and has `read`. `name` is the spec that builds the source.
-    `splits` are those that it has: all but a shift's, a set to test on, have both.
+    Derive your own source from this class and implement `read`. `splits` lists the splits that the source
+    has; a shift has only test images.
+
+    Args:
+        name: The spec that builds the source.
     """
 
     splits: tuple[Split, ...] = SPLITS
@@ -34,13 +37,18 @@ class Source(ABC):
 
     @final
     def load(self, split: Split, image_size: int | None = None, *, bad: BadImages | None = None) -> ImageSet:
-        """The images of `split`, at image_size x image_size, or at their own size if none is given.
+        """Load the images of a split.
 
-        Streamed images have no size of their own; without one they are for encoders that see 224 x 224.
-        Raises UsageError for an unknown split or a size below 1, DataError for a split that the source does
-        not have and for anything wrong with the files. As many images as `bad` allows may be undecodable:
-        they are noted there, and of images in memory left out, of streamed ones another stands for each
-        (see `StreamedImages`).
+        Args:
+            split: "train" or "test".
+            image_size: Height and width of the images. The default is their own size, or 224 for streamed
+                images, which have none.
+            bad: Allows some images to be undecodable, and records them. Such images are left out; streamed
+                ones are replaced by others (see `StreamedImages`).
+
+        Raises:
+            UsageError: If the split is unknown or the size is below 1.
+            DataError: If the source does not have the split, or something is wrong with the files.
         """
         if split not in SPLITS:
             raise UsageError(f"A split is 'train' or 'test', but got {split!r}; choose one of these.")
@@ -52,34 +60,34 @@ class Source(ABC):
         bad = bad or BadImages()
         read = self.read_despite(split, image_size, bad)
         if not isinstance(read, ImageSet):
-            raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; give an ImageSet.")
+            raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; return an ImageSet.")
         images = read.despite(bad)
         return images if image_size is None else images.resized(image_size)
 
     @abstractmethod
     def read(self, split: Split, image_size: int | None) -> ImageSet:
-        """The images of `split`; a source whose files differ in size brings them to `image_size` itself."""
+        """Read the images of `split`; a source whose files differ in size resizes them to `image_size`."""
 
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
-        """The images of `split`; a source that decodes its files at once leaves out what `bad` allows."""
+        """Read the images of `split`; one that decodes all files at once leaves out what `bad` allows."""
         return self.read(split, image_size)
 
 
 @final
 class Given(Source):
-    """Images that were given in Python: a recipe can name them, but nobody else can read them."""
+    """Images that were passed in Python: a recipe can name them, but they cannot be read again."""
 
     def __init__(self, name: str):
         super().__init__(f"given:{name}")
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Raise DataError."""
-        remedy = "give them again there (data=...), or name other images (--data)"
-        raise DataError(f"The images of {self.name} were given in Python; {remedy}.")
+        remedy = "pass them again in Python (data=...), or name other images (--data)"
+        raise DataError(f"The images of {self.name} were passed in Python; {remedy}.")
 
 
 def check_folder(path: Path, name: str) -> None:
-    """Raise DataError unless `path`, which stands in the spec `name`, is a folder."""
+    """Raise DataError unless `path`, a part of the spec `name`, is a folder."""
     if not path.is_dir():
         problem = f"{path} is a file, not a folder" if path.exists() else f"There is no {path}"
         raise DataError(f"{problem}; check the path in {name}.")
@@ -91,17 +99,17 @@ def first_file(paths: Iterable[Path]) -> Path | None:
 
 
 def find_archive(path: Path, names: Sequence[str]) -> Path | None:
-    """The first of the archives `names` that lies in the folder `path` or beside it."""
+    """The first of the archives `names` in the folder `path` or beside it."""
     return first_file(folder / name for folder in (path, path.parent) for name in names)
 
 
 def damaged(name: str, path: Path, problem: str) -> DataError:
-    """The error for a file of the source `name` that is not what its archive held."""
+    """The error for a file of the source `name` that differs from the one in its archive."""
     return DataError(f"{name}: {path}: {problem}; take it from the original archive again.")
 
 
 def canonical(source: str, value: str | None, **options: Scalar | None) -> str:
-    """The spec of a source of ours, without options that are None or at their default.
+    """The spec of a built-in source, without options that are None or at their default.
 
     >>> canonical("imagenet-c", "/data", canvas=320, severity=3, kind="fog", classes=None)
     'imagenet-c:/data,kind=fog,severity=3'
@@ -114,7 +122,11 @@ def canonical(source: str, value: str | None, **options: Scalar | None) -> str:
 
 
 def checked_source(built: object, name: str) -> Source:
-    """`built` if it is a source, called `name` where it has no name of its own; otherwise UsageError."""
+    """Return `built` if it is a source, and name it `name` if it has no name.
+
+    Raises:
+        UsageError: If it is not a source.
+    """
     if not isinstance(built, Source):
         contract = "a source derives from fullrank.data.Source and has read(split, image_size)"
         raise UsageError(f"The data {name!r} is a {type(built).__name__}; {contract}.")

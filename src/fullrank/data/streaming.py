@@ -1,4 +1,4 @@
-"""Images decoded when they are asked for: sets that do not fit into memory."""
+"""Images that are decoded on demand, for sets that do not fit into memory."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +16,10 @@ from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 
 IMAGE_SIZE = 224
-"""The size at which encoders see streamed images where none is asked for."""
+"""The default size at which encoders see streamed images."""
 
 CANVAS = 320
-_AT_ONCE = 4096  # names, of which a set may have millions
+_AT_ONCE = 4096  # names at a time; a set may have millions
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -28,17 +28,27 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 @final
 @dataclass(frozen=True, eq=False)
 class StreamedImages:
-    """N images of any size, decoded on demand in a pool of threads: what an ImageSet may hold.
+    """N images of any size, decoded on demand in a pool of threads; the images of an ImageSet.
 
-    `read(i)` opens the image called `keys[i]`, and `rows` (N,) says which of them are meant, all if it is
-    None. Training sees *canvases*, whole images squashed to a square of side `canvas`, or `image_size` if
-    that is more; evaluation sees *centres* of image_size x image_size. `statistics` are mean and standard
-    deviation of each channel in 0 to 1, where convention fixes them. An image that cannot be decoded is noted
-    in `bad`, and as long as that allows it the next image of the set, of those with the same number in
-    `alike` (one for each of `keys`), stands for it, the first one after the last.
+    Training sees *canvases*: whole images squashed to a square. Evaluation sees *centres*: the square in the
+    middle of each image. An image that cannot be decoded is noted in `bad`. If `bad` allows it, the next
+    image of the set with the same number in `alike` replaces it; after the last image comes the first.
 
-    Whatever decodes raises DataError that names the image and the source, `name`; a size below 1 raises
-    UsageError.
+    Args:
+        read: `read(i)` opens the image called `keys[i]`.
+        keys: The names of the images.
+        canvas: Side of a canvas in pixels; `image_size` if that is more.
+        image_size: Height and width of a centre in pixels.
+        channels: 1 for grey, 3 for RGB.
+        rows: The rows of `keys` that belong to the set, (N,); None means all.
+        statistics: Mean and standard deviation of each channel in 0 to 1, if convention fixes them.
+        name: The name of the source, for messages.
+        bad: Records undecodable images and limits their number.
+        alike: A number for each of `keys`; images with the same number can replace each other.
+
+    Raises:
+        UsageError: If a size is below 1.
+        DataError: In any method that decodes, if an image cannot be decoded; names the image and the source.
 
     >>> images = StreamedImages(lambda i: Image.new("L", (30, 20)), ["a", "b"], canvas=8, image_size=4)
     >>> images.shape, images.canvases(np.array([1]))[1].tolist(), images.centres(np.array([0, 1])).shape
@@ -66,7 +76,7 @@ class StreamedImages:
         return len(self.originals)
 
     def __getitem__(self, rows: np.ndarray) -> "StreamedImages":
-        """The images at `rows`, in that order; nothing is decoded."""
+        """The images at `rows` (n,), in that order, without decoding them."""
         return replace(self, rows=self.originals[rows])
 
     @property
@@ -76,14 +86,14 @@ class StreamedImages:
         return len(self), side, side, self.channels
 
     def resized(self, size: int) -> "StreamedImages":
-        """The same images for encoders that see size x size."""
+        """The same images for encoders whose input is size x size."""
         return replace(self, image_size=size)
 
     def canvases(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The images at `rows` (n,), squashed: (n, side, side, C) uint8, and (n, 2) int64 their sizes.
+        """The canvases of the images at `rows` (n,): (n, side, side, C) uint8, and their sizes (n, 2) int64.
 
         A size is the height and width of the original: crops are drawn in its geometry and mapped onto the
-        canvas. Bilinear, antialiased; a large JPEG is decoded at a fraction of its size.
+        canvas. Resizing is bilinear and antialiased. A large JPEG is decoded at a fraction of its size.
         """
         _, side, _, channels = self.shape
         images = np.empty((len(rows), side, side, channels), np.uint8)
@@ -94,7 +104,7 @@ class StreamedImages:
     def centres(self, rows: np.ndarray) -> np.ndarray:
         """The centres of the images at `rows` (n,) as (n, image_size, image_size, C) uint8.
 
-        The shorter side is brought to round(image_size 256 / 224), bilinear and antialiased.
+        The shorter side is resized to round(image_size 256 / 224), bilinear and antialiased.
         """
         size, channels = self.image_size, self.channels
         images = np.empty((len(rows), size, size, channels), np.uint8)
@@ -111,13 +121,13 @@ class StreamedImages:
 
     @cached_property
     def originals(self) -> np.ndarray:
-        """Which of `keys` the images are, (N,)."""
+        """The rows of `keys` that the images are, (N,)."""
         return np.arange(len(self.keys)) if self.rows is None else self.rows
 
     def _fill(
         self, targets: list[np.ndarray], rows: np.ndarray, decode: Callable[[Image.Image], tuple[Any, ...]]
     ) -> None:
-        """Decode the images at `rows`, in threads, into the rows of `targets`."""
+        """Decode the images at `rows` into the rows of `targets`, in threads."""
 
         def fill(number: int) -> None:
             for target, part in zip(targets, self._decoded(rows[number], decode), strict=True):
@@ -134,11 +144,11 @@ class StreamedImages:
             except UNREADABLE as error:
                 self.bad.note(self.keys[original], reason(error), self.name)
         key = self.keys[int(self.originals[row])]
-        problem = f"{key} cannot be decoded, nor any image with its labels"
+        problem = f"neither {key} nor any image with its labels can be decoded"
         raise DataError(f"{self.name}: {problem}; remove or replace them.")
 
     def _candidates(self, row: int) -> Iterator[int]:
-        """The image at `row`, and those that may stand for it: the next ones of the set with its labels."""
+        """The image at `row`, and those that can replace it: the next images of the set with its labels."""
         original = int(self.originals[row])
         yield original
         same = np.ones(len(self), bool)
@@ -157,7 +167,7 @@ def photographs(
     name: str,
     statistics: Statistics | None = IMAGENET_STATISTICS,
 ) -> StreamedImages:
-    """The image files `keys` below `root`: seen at 224 if no size is given, with ImageNet's statistics."""
+    """The image files `keys` below `root`, with ImageNet's statistics; the default size is 224."""
     size = image_size or IMAGE_SIZE
     return StreamedImages(
         lambda row: Image.open(root / keys[row]), keys, canvas, size, name=name, statistics=statistics

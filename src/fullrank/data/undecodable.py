@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: counted, listed, and bounded."""
+"""Images that cannot be decoded: their list, and a limit on their number."""
 
 from collections.abc import Iterable, Mapping
 from threading import Lock
@@ -9,9 +9,13 @@ from fullrank.errors import DataError, UsageError, count_of
 
 @final
 class BadImages:
-    """The images that could not be decoded so far, and how many there may be: `most`, none by default.
+    """The images that could not be decoded so far; several threads may add to them at once.
 
-    Several threads may note images at once. UsageError for a number below 0.
+    Args:
+        most: The largest number that is allowed.
+
+    Raises:
+        UsageError: If the number is below 0.
 
     >>> bad = BadImages(most=1)
     >>> bad.note("cat/3.png", "truncated", "folder:mine")
@@ -33,17 +37,21 @@ class BadImages:
 
     @property
     def found(self) -> dict[str, str]:
-        """Image -> why it cannot be decoded, in the order of their names."""
+        """Image -> why it cannot be decoded, sorted by name."""
         with self._lock:
             return dict(sorted(self._found.items()))
 
     def join(self, others: Iterable[Mapping[str, str]], source: str) -> None:
-        """Note what others found of `source` too."""
+        """Add the undecodable images of `source` that other processes found."""
         for image, why in (pair for found in others for pair in found.items()):
             self.note(image, why, source)
 
     def note(self, image: str, why: str, source: str) -> None:
-        """Count an image of `source`, once however often it is met; DataError where it is one too many."""
+        """Add an image of `source`, once even if it is met often.
+
+        Raises:
+            DataError: If there are now more images than allowed.
+        """
         with self._lock:
             self._found[image] = why
             count = len(self._found)

@@ -94,8 +94,8 @@ def encoder(
 ) -> "Encoder":
     """Build an encoder from its spec, or from a class of your own, for square images.
 
-    The mean and spread of the training images become part of the encoder's weights, so nobody who loads it
-    can forget them. With pretrained weights they are those of timm.
+    The mean and standard deviation of the training images become part of the encoder's weights, so they
+    cannot get lost. With pretrained weights they are those of timm.
 
     Args:
         spec: A spec such as `resnet18` (`fullrank list encoders`, or any timm model), or a class. A class
@@ -104,7 +104,7 @@ def encoder(
         in_chans: The number of channels of the images.
         pretrained: Start from timm's weights; the same as the option `pretrained=true` of the spec.
         mean: The mean of the training images in 0 to 1, one number per channel or one for all.
-        std: Their standard deviation, likewise.
+        std: The standard deviation of the training images, in the same form.
 
     Returns:
         The encoder, from images (N, C, H, W) in 0 to 1 to h (N, D).

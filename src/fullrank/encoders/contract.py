@@ -12,13 +12,13 @@ from fullrank.errors import UsageError
 class Encoder(nn.Module, ABC):
     """Images (N, in_chans, H, W) in 0 to 1 -> h (N, feature_dim), with named places along the way.
 
-    The images' mean and spread are buffers, so they are saved with the weights. A spread below one grey level
-    (1/255) counts as one, so that blank images also give numbers.
+    The images' mean and standard deviation are buffers, so they are saved with the weights. A standard
+    deviation below one grey level (1/255) is raised to it, so that blank images also give finite numbers.
 
     Args:
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
-        std: The spread of each channel, or one number.
+        std: The standard deviation of each channel, or one number.
 
     Attributes:
         spec: The spec that it was built from.
@@ -26,7 +26,7 @@ class Encoder(nn.Module, ABC):
         places: The names of its places.
 
     Raises:
-        UsageError: For another number of means or spreads.
+        UsageError: For another number of means or standard deviations.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Encoder(nn.Module, ABC):
         return self.features(x, ("h",))["h"]
 
     def normalised(self, x: Tensor) -> Tensor:
-        """Images in 0 to 1, minus the training images' mean, divided by their spread."""
+        """Images in 0 to 1, minus the training images' mean, divided by their standard deviation."""
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise UsageError(
                 f"This encoder takes images (N, {self.in_chans}, H, W), but got {tuple(x.shape)}; "

@@ -34,7 +34,8 @@ class LibraryEncoder(Encoder):
     Args:
         model: The name of the model in timm.
         pretrained: Start from timm's weights, downloaded or found. Images are then normalised with the mean
-            and spread of those weights, or with their average if the model does not take 3 channels.
+            and standard deviation of those weights, or with the channels' average if the model does not take
+            3 channels.
         stem: `small` replaces the 7x7 stem and max-pool of timm's `ResNet` by a 3x3 convolution of stride 1
             without max-pool, as usual for CIFAR. `standard` changes nothing and keeps a 32nd of the image's
             side. `auto` is `small` for images of 64 pixels or less, unless `pretrained`.
@@ -43,11 +44,11 @@ class LibraryEncoder(Encoder):
         image_size: Height and width of the images.
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
-        std: The spread of each channel, or one number.
+        std: The standard deviation of each channel, or one number.
 
     Raises:
-        UsageError: For a name that timm does not know, an option or image size that the model cannot take, or
-            a model that does not return one vector per image.
+        UsageError: For an unknown name, an option or image size that the model cannot take, or a model that
+            does not return one vector per image.
         DataError: For weights that are not available.
 
     >>> encoder = LibraryEncoder("resnet18", image_size=32)
@@ -159,7 +160,7 @@ def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: i
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **settings)
     except (OSError, *REFUSALS) as error:
         if pretrained:
-            # The model's own error, if it has one, says more than a failed download.
+            # The model's own error, if any, is more informative than a failed download.
             _create(name, settings, False, image_size)
             raise DataError(
                 f"The pretrained weights of {name} are not available ({_reason(error)}); give a file of "

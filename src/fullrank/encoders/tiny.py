@@ -31,7 +31,7 @@ class TinyResNet(Encoder):
         image_size: Height and width of the images, 4 or more.
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
-        std: The spread of each channel, or one number.
+        std: The standard deviation of each channel, or one number.
 
     Raises:
         UsageError: For an impossible size.

@@ -64,7 +64,7 @@ def read_weights(path: str | Path) -> Weights:
         path: The file.
 
     Raises:
-        DataError: For a file that is missing, damaged or of another kind, or that holds Python objects.
+        DataError: For a file that is missing, damaged or of another kind, or that has Python objects.
 
     >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/weights.pth"
@@ -82,7 +82,7 @@ def read_weights(path: str | Path) -> Weights:
     else:
         raise DataError(f"{path} must end in one of {_KINDS}; convert it to safetensors.")
     if not weights.tensors:
-        raise DataError(f"{path} holds no named tensors; give a state dict, saved as safetensors.")
+        raise DataError(f"{path} has no named tensors; give a state dict, saved as safetensors.")
     return weights
 
 
@@ -133,7 +133,7 @@ def load_weights(encoder: Encoder, path: str | Path) -> Loaded:
     needed = {name: tensor for name, tensor in plain_state(encoder).items() if name not in ("mean", "std")}
     prefix, sources = _best_reading(tensors, needed)
     chosen = {root + name: source for name, source in sources.items()}
-    # Our own files hold the mean and spread beside the model.
+    # Our own files have the mean and standard deviation beside the model.
     owner = prefix.removesuffix(root) if prefix.endswith(root) else prefix
     statistics = [name for name in ("mean", "std") if name in state and owner + name in tensors]
     if len(statistics) == 2 and all(tensors[owner + name].ndim == 4 for name in statistics):
@@ -252,7 +252,7 @@ def _read_torch(path: Path) -> Any:
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign is None:
             raise _unreadable(path, "not a file of torch.save", "convert it to safetensors") from None
-        reason = f"it holds Python objects such as {foreign[1]}, and nothing is unpickled"
+        reason = f"it has Python objects such as {foreign[1]}, which are not unpickled"
         raise _unreadable(path, reason, "convert its tensors to safetensors") from None
     except _DAMAGE as error:
         remedy = "copy it again, or convert it to safetensors"

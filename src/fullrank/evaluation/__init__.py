@@ -1,1 +1,1 @@
-"""What a run is worth: probes, groups, shifts and factors at places."""
+"""Evaluate a run: probes, groups, shifts and factors at places."""

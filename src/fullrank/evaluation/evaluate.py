@@ -19,7 +19,7 @@ from fullrank.record import Baseline, ProbedImages, ProbeScore, Score, Spectrum
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 BATCH_SIZE = 256
-# Squared correlation above which two channels are one and the same but for a scale: float32 leaves 1e-7.
+# Above this squared correlation two channels differ only by scale and shift; float32 leaves an error of 1e-7.
 _SAME = 1 - 1e-6
 _DIAGONAL = (
     "z is h with every channel scaled, and standardising undoes any diagonal head. So linear accuracy at h "
@@ -32,9 +32,14 @@ _DEFAULT = Request()
 class Evaluation:
     """Probes, tidy scores and spectra, by place.
 
-    `notes` are sentences that a reader of them should know. `images` are what the probes learned from and
-    were scored on, None where nothing was probed; `shifted` are the same for each shift. `baselines` are
-    there where they were asked for.
+    Attributes:
+        probes: Place -> accuracies of the default protocol.
+        scores: Every further number, with its probe, statistic and place.
+        spectrum: Place -> the spectrum of the test features.
+        notes: Sentences that help to interpret the numbers.
+        images: The images that the probes learned from and were scored on; None if nothing was probed.
+        shifted: The same for each shift.
+        baselines: The baselines, if they were requested.
     """
 
     probes: dict[str, ProbeScore]
@@ -47,7 +52,7 @@ class Evaluation:
 
 
 def default_places(head: nn.Module) -> list[str]:
-    """The places of a record: h, the head's inner layers, z."""
+    """The default places: h, the head's inner layers, and z."""
     return ["h", *head_places(head)[:-1], "z"]
 
 
@@ -64,33 +69,37 @@ def evaluate(
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
     The linear probe's penalty is chosen on a held-out part of `train`. Encoder and head are in eval mode
-    meanwhile, and nothing in them changes. Without two classes among the training images, or without a
-    labelled test image, the result has spectra and no probes.
+    meanwhile and do not change. The result has spectra but no probes if the training images have fewer than
+    two classes, or no test image is labelled.
 
-    `measures` of the request adds scores. "retrieval" is among the test images. "per-class" is accuracy and
-    prediction bias by class. "groups" is the linear probe's accuracy in the worst group, over groups, and
-    with groups weighted as in training, and its gaps where cues are uncommon. "group-balanced" is the same
-    without the gaps, for a probe fitted on group-balanced subsets of the training images. "factors" and
-    "baselines" are left to `probe`.
+    The measures of the request add scores:
 
-    A shift may have only some of the classes. It is then predicted among these, and so are the test images of
-    these classes ("accuracy among classes"). The linear probe leaves out the logits of the other classes, as
-    for ImageNet-A and ImageNet-R; the nearest-neighbour probe leaves out their training rows.
+    - "retrieval": retrieval among the test images.
+    - "per-class": accuracy and prediction bias of each class.
+    - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
+      training, and its gaps if cues are uncommon.
+    - "group-balanced": the same without the gaps, for a probe fitted on group-balanced training subsets.
+    - "factors" and "baselines" are computed by `probe`, not here.
+
+    If a shift has only some of the classes, predictions on it are restricted to these classes. The test
+    images of these classes then get the same score ("accuracy among classes"). The linear probe leaves out
+    the logits of the other classes, as for ImageNet-A and ImageNet-R; the nearest-neighbour probe leaves out
+    their training rows.
 
     Args:
-        encoder: maps images to h.
-        head: maps h to z.
-        train: the images that probes learn from.
-        test: the images that probes are scored on.
-        places: where features are read; by default `default_places`.
-        request: the label, further measures and shots, and what linear probes do to features first.
-        shifts: other images that the same probes are scored on, by spec; classes are matched by name.
-        share: the part of the images that this process reads. The first of several processes calls this
+        encoder: Maps images to h.
+        head: Maps h to z.
+        train: The images that probes learn from.
+        test: The images that probes are scored on.
+        places: Where features are read; by default `default_places`.
+        request: The label, further measures and shots, and the treatment of features for linear probes.
+        shifts: Spec -> other images that the same probes are scored on; classes are matched by name.
+        share: The part of the images that this process reads. The first of several processes calls this
             function, the others call `help_evaluate`.
 
     Raises:
-        UsageError: for an unknown label, or groups that the images do not have.
-        DataError: for too few images of a class or group, or a shift with one class or an unknown one.
+        UsageError: If the label is unknown, or the images do not have groups.
+        DataError: If a class or group has too few images, or a shift has one class or an unknown one.
     """
     label, measures = request.label, request.measures
     places = default_places(head) if places is None else list(places)
@@ -138,7 +147,7 @@ def help_evaluate(
 
 
 def _labelled(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
-    """The labelled training images, or None where a probe has nothing to learn or to be scored on."""
+    """The labelled training images, or None if a probe has nothing to learn from or to be scored on."""
     if count_classes(train, label) < 2 or count_classes(test, label) < 1:
         return None
     return train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
@@ -147,8 +156,8 @@ def _labelled(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
 def _read(
     encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], share: Share
 ) -> dict[str, Tensor]:
-    """Features of a share of the images, and in the first process of all."""
-    # If one process cannot read its share, all refuse. Only the sum shows that too many images are bad.
+    """Features of a share of the images; in the first process, those of all images."""
+    # If one process cannot read its share, all raise an error. Only the sum can exceed the limit of bad ones.
     own, refusal = {}, ""
     try:
         own = collect_features(encoder, head, images.batches(BATCH_SIZE, share), places)
@@ -167,25 +176,25 @@ def _spectrum(features: Tensor) -> Spectrum:
 
 
 def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
-    """Limits of the groups, in sentences; DataError where group-balanced subsets are impossible."""
+    """Sentences about limits of the groups; DataError if group-balanced subsets are impossible."""
     notes = []
     if "group-balanced" in measures:
         check_balance(groups)
         smallest, count = groups.smallest_in_training()
         size = f"{smallest} training image{'s' if smallest > 1 else ''}"
-        notes.append(f"Group-balanced subsets hold {size} of each of {count} groups.")
+        notes.append(f"Group-balanced subsets have {size} of each of {count} groups.")
     if empty := groups.empty_in_test():
         share = f"{len(empty)} of {len(groups.names)} groups"
         notes.append(f"{share} have no test image and are left out; the first is {empty[0]}.")
     if "groups" in measures and (loose := groups.unpaired()):
-        notes.append(f"No gap of {' or '.join(loose)}: in training none of its values is tied to a label.")
+        notes.append(f"No gap for {' or '.join(loose)}: in training it does not correlate with the label.")
     return notes
 
 
 def scaled_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether each channel of `other` (N, D) is a channel of `one` times a number, plus one.
+    """Whether each channel of `other` (N, D) is an affine function of the same channel of `one`.
 
-    Channels that are constant in one of them are ignored.
+    Channels that are constant in one of the two are ignored.
 
     >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     >>> scaled_alike(x, x * torch.tensor([1.0, -0.5, 1e-9]) + 2), scaled_alike(x, x.cumsum(1))
@@ -201,7 +210,7 @@ def scaled_alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:
-    """Raise DataError where a class that occurs has fewer images than the most of `shots`."""
+    """Raise DataError if a class that occurs has fewer images than the largest of `shots`."""
     counts = np.bincount(images.labels[label])
     fewest = min(np.flatnonzero(counts), key=lambda number: counts[number])
     if shots and counts[fewest] < max(shots):
@@ -217,6 +226,6 @@ def check_probeable(train: ImageSet, test: ImageSet, label: str) -> None:
     counts = count_classes(train, label), count_classes(test, label)
     if counts[0] < 2 or counts[1] < 1:
         raise DataError(
-            f"A probe needs 2 classes or more among the training images and 1 among the test images, but "
-            f"'{label}' has {counts[0]} and {counts[1]}; label them, for folders by one sub-folder a class."
+            f"A probe needs 2 or more classes in training and 1 or more in test, but '{label}' has "
+            f"{counts[0]} and {counts[1]}; label the images, in folders by one sub-folder for each class."
         )

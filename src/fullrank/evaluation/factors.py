@@ -1,4 +1,4 @@
-"""Known factors: how strongly each one of the images is carried at each place, measured and predicted."""
+"""Known factors: how strongly features at each place depend on each factor, measured and predicted."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ from fullrank.views import Views, step_generator, view_pipeline
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Test images that are looked at, training images that views are made of, and pairs of views of each.
+# Most test images that are used, most training images for views, and pairs of views of each image.
 MOST_IMAGES, MOST_VIEWED, ROUNDS = 4096, 2048, 16
-# Numbers of an image up to which the theory speaks: its moments are that wide.
+# Most numbers in an image for which the theory is computed; its moments have this width.
 MOST_NUMBERS = 4096
 _score = partial(Score, split="test", features="raw", shots=None, probe="factors")
 
@@ -41,11 +41,22 @@ def factor_scores(
     test: ImageSet,
     places: Sequence[str] | None = None,
 ) -> list[Score]:
-    """The weight of each factor at each place on the clean `test` images, beside the linear theory's.
+    """The weight of each factor at each place on the clean `test` images, measured and predicted.
 
-    The pixels, "images", are measured too. Each weight is given as it is and relative to the largest at that
-    place, the predicted one relative only. Labels that are no factors of their own are named with how
-    strongly they go with another. Raises DataError for fewer than two factors, and as `factor_weights` does.
+    The linear theory predicts weights relative to the largest at a place. Measured weights are given both in
+    absolute and in relative terms, also for the pixels ("images"). A label that is not a factor of its own is
+    listed with the strength of its dependence on another.
+
+    Args:
+        recipe: The recipe of the run, which gives the views.
+        encoder: Maps images to h.
+        head: Maps h to z.
+        train: The training images, from which views are made.
+        test: The images that are measured.
+        places: Where features are read; by default h, the head's inner layers, and z.
+
+    Raises:
+        DataError: If there are fewer than two factors, or `factor_weights` refuses the features.
     """
     tested, factors, left_out = known_factors(test)
     places = default_places(head) if places is None else list(places)
@@ -69,50 +80,57 @@ def factor_scores(
 
 
 def known_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Entangled]]:
-    """The test images that are looked at, their labels (N,) that are factors, and those that go with one.
+    """The test images that are used, their factors, and the labels that depend on a factor.
 
-    Raises DataError for fewer than two factors.
+    Args:
+        test: The test images.
+
+    Returns:
+        At most MOST_IMAGES images, name of a factor -> labels (N,), and the labels that are left out.
+
+    Raises:
+        DataError: If there are fewer than two factors.
     """
     tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
-    # From few levels to many: of a label and a finer one, such as a composite's groups, the first stays.
+    # From few levels to many: of a label and a finer one, such as a composite's groups, keep the coarser.
     others = sorted(set(test.labels) - {"label"}, key=lambda name: (len(test.class_names[name]), name))
     labels = {name: torch.from_numpy(tested.labels[name]) for name in ("label", *others)}
     names, left_out = independent_factors(labels)
     if len(names) < 2:
         raise DataError(
-            f"Weights need 2 factors or more, each a label that is independent of the others, but {test} has "
-            f"{len(names)} ({', '.join(names)}); `composite:PRESET` makes images with several."
+            f"Weights need 2 or more independent factors, but {test} has {len(names)} "
+            f"({', '.join(names)}); `composite:PRESET` makes images with several."
         )
     return tested, {name: labels[name] for name in names}, left_out
 
 
 def relative(weights: dict[str, float]) -> dict[str, float]:
-    """Each weight divided by the largest; all 0 where no weight is above 0."""
+    """Each weight divided by the largest; all 0 if no weight is above 0."""
     largest = max(weights.values())
     return {name: weight / largest if largest > 0 else 0.0 for name, weight in weights.items()}
 
 
 def depth_shares(head: nn.Module) -> dict[str, float]:
-    """The share of a linear net's depth at each place, as the head gives it; {} where z is normed."""
+    """The share of a linear net's depth at each place, from the head; empty if z is normalised."""
     if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
         return {}
-    return dict(head.depth_shares())  # type: ignore[operator]  # a method where it is there
+    return dict(head.depth_shares())  # type: ignore[operator]  # a method, if it exists
 
 
 def linear_rank(head: Head) -> int:
-    """The most directions of a head as a linear net, as it says it, or else as its widths allow."""
+    """The largest rank of a head as a linear net: its own value, or else the one that its widths allow."""
     return int(getattr(head, "linear_rank", min(head.in_dim, head.out_dim)))
 
 
 def theory_of(recipe: Recipe, head: Head, train: ImageSet) -> LinearNet | None:
-    """The linear net that the views of `recipe` lead to, for any seed; None where theory says nothing."""
+    """The linear net that the theory predicts for the views of `recipe`; None if it does not apply."""
     if not depth_shares(head) or "labels" in needs(recipe.objective) or len(train) < 2 * IMAGES_PER_COMPONENT:
         return None
     return linear_net(ViewMoments.of(drawn_views(*viewed(recipe, train))), linear_rank(head))
 
 
 def predicted_features(head: Head, net: LinearNet, pixels: Tensor) -> dict[str, Tensor]:
-    """What the linear net makes of `pixels` (N, D) at each place that it speaks of, up to rotations."""
+    """The features of `pixels` (N, D) at each place of the linear net, up to rotations."""
     images = pixels.numpy()
     features = {place: net.represent(images, share) for place, share in depth_shares(head).items()}
     ratio = getattr(head, "channel_ratio", None)
@@ -122,7 +140,7 @@ def predicted_features(head: Head, net: LinearNet, pixels: Tensor) -> dict[str, 
 
 
 def viewed(recipe: Recipe, train: ImageSet) -> tuple[ImageSet, Views]:
-    """The training images that views are made of, and the recipe's views."""
+    """The training images from which views are made, and the recipe's views."""
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
     return train.limited(min(MOST_VIEWED, len(train)), seed=0), views
 
@@ -130,7 +148,7 @@ def viewed(recipe: Recipe, train: ImageSet) -> tuple[ImageSet, Views]:
 def drawn_views(
     images: ImageSet, views: Views, rounds: int = ROUNDS, seed: int = 0
 ) -> "Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]":
-    """`rounds` times two views of every image, flattened, (n, D) each: those of round r are drawn from r."""
+    """`rounds` pairs of views of every image, flattened to (n, D); round r draws from its own seed."""
     for number in range(rounds):
         pairs = []
         for step, start in enumerate(range(0, len(images), BATCH_SIZE)):

@@ -1,4 +1,4 @@
-"""What the linear theory says of the known factors of images before anything is trained on them."""
+"""Predictions of the linear theory for the known factors of images, before any training."""
 
 import math
 from dataclasses import dataclass
@@ -34,24 +34,29 @@ from fullrank.theory.weighting.factor_weights import (
     linear_net,
 )
 
-# The images fall into so many parts, of which halves are drawn so many times.
+# Number of parts of the images, and how many times they are split into random halves.
 _PARTS, _SPLITS = 8, 6
-# The components of M that are looked at: so many images for each. The first is what a run is predicted by.
+# Number of images for each component of M that is used. The first one predicts a run.
 _IMAGES_PER_COMPONENT = (IMAGES_PER_COMPONENT, 2 * IMAGES_PER_COMPONENT, 4 * IMAGES_PER_COMPONENT)
-# An interval reaches so many standard errors to either side.
+# An interval extends this many standard errors to either side.
 _REACH = 2.0
-# By place the weight of each factor and the labels needed for it.
+# Place -> the weight of each factor, and the number of labels that it needs.
 _Places = dict[str, tuple[dict[str, float], dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class FactorForecast:
-    """What the linear theory says of one factor, by place.
+    """The prediction of the linear theory for one factor.
 
-    `shares` are the places' shares of the depth, `weights` relative to the largest factor's there, `labels`
-    S up to a constant, infinite for a factor that is lost. `advantage` is log S(z) - log S(h), above 0 where
-    h should need fewer labels; `low` and `high` are what sampling and the number of components leave open of
-    it. All three are None where the theory does not speak of both places, or the factor is lost at one.
+    Attributes:
+        factor: The name of the factor.
+        shares: Place -> its share of the depth.
+        weights: Place -> the weight relative to that of the largest factor there.
+        labels: Place -> the number S of labels needed, up to a constant; infinite if the factor is lost.
+        advantage: log S(z) - log S(h), above 0 if h should need fewer labels. It is None if the theory does
+            not cover both places, or the factor is lost at one of them. `low` and `high` are None then too.
+        low: The lower end of the advantage's interval, over sampling and the number of components.
+        high: Its upper end.
     """
 
     factor: str
@@ -64,7 +69,7 @@ class FactorForecast:
 
     @property
     def better(self) -> str | None:
-        """The place that should need fewer labels, h or z, where all that is left open agrees on it."""
+        """The place that should need fewer labels, h or z, if the whole interval agrees; else None."""
         if self.low is None or self.high is None or self.low <= 0 <= self.high:
             return None
         return "h" if self.low > 0 else "z"
@@ -73,23 +78,31 @@ class FactorForecast:
 def predict_factors(
     recipe: str | Path | Recipe, *, rounds: int = ROUNDS, seed: int = 0, **overrides: Any
 ) -> list[FactorForecast]:
-    r"""The weight and the labels needed of each known factor at each place, as predicted, without training.
+    r"""Predict the weight of each known factor at each place, and the labels that it needs, without training.
 
-    The moments are those of `rounds` times two views of the recipe's training images, the factors' weights
-    those on its clean test images, drawn and split by `seed`. What is left open of an advantage covers two
-    standard errors to either side, :math:`\sqrt{E (a - b)^2} / 2` over 6 splits of both sets in halves, for
-    4, 8 and 16 images to each component of M that is looked at: the minimiser of the loss learns directions
-    in which images hardly vary, training may not.
+    The moments come from pairs of views of the recipe's training images, the weights of the factors from its
+    clean test images. The interval of an advantage extends two standard errors to either side. The standard
+    error is :math:`\sqrt{E (a - b)^2} / 2` over 6 splits of both sets into halves. The interval also covers
+    4, 8 and 16 images for each component of M that is used: the minimiser of the loss learns directions in
+    which images hardly vary, but training may not.
 
-    Raises UsageError for a head of which the theory says nothing, an objective that learns labels and images
-    too large for moments of pixels, DataError for images with fewer than two factors.
+    Args:
+        recipe: The name of a recipe, a YAML file, or a recipe.
+        rounds: Number of pairs of views of each image.
+        seed: Seed of views and splits.
+        **overrides: Keys of the recipe to replace.
+
+    Raises:
+        UsageError: If the theory does not cover the head, the objective learns labels, or the images are too
+            large for moments of pixels.
+        DataError: If the images have fewer than two factors.
 
     >>> data = "composite:digits-on-textures,n=400"
-    >>> found = predict_factors("digits", data=data, head="linear:24", rounds=1)
-    >>> [one.factor for one in found], found[0].shares
+    >>> forecasts = predict_factors("digits", data=data, head="linear:24", rounds=1)
+    >>> [one.factor for one in forecasts], forecasts[0].shares
     (['label', 'background'], {'h': 0.5, 'head.1': 1.0, 'z': 1.0})
 
-    Source: derived here; see `fullrank.theory.weighting.factor_weights`.
+    Source: our own derivation; see `fullrank.theory.weighting.factor_weights`.
     """
     plan = Recipe.resolve(recipe, overrides)
     train, test = load_data(plan)
@@ -121,7 +134,7 @@ def predict_factors(
 
 
 def _forecast(factor: str, head: Head, tables: list[list[_Places]]) -> FactorForecast:
-    """One factor, from all images and then pairs of halves of them, for each number of components."""
+    """One factor, from tables of all images and of pairs of halves, for each number of components."""
     advantages = np.array([[_advantage(places, factor) for places in table] for table in tables], np.float64)
     advantage, halves = advantages[:, 0], advantages[:, 1:].reshape(len(tables), -1, 2)
     error = np.sqrt(np.square(halves[..., 0] - halves[..., 1]).mean(1)) / 2
@@ -139,7 +152,7 @@ def _forecast(factor: str, head: Head, tables: list[list[_Places]]) -> FactorFor
 
 
 def _advantage(places: _Places, factor: str) -> float:
-    """log S(z) - log S(h); NaN where one of them is not said or not finite."""
+    """log S(z) - log S(h); NaN if one of them is missing or not finite."""
     if not {"h", "z"} <= set(places):
         return math.nan
     below, above = (places[place][1][factor] for place in ("h", "z"))
@@ -147,15 +160,15 @@ def _advantage(places: _Places, factor: str) -> float:
 
 
 def _checked_head(plan: Recipe, train: ImageSet) -> Head:
-    """The head of a recipe, if the theory says something of it under this recipe."""
+    """The head of a recipe; UsageError if the theory does not cover it under this recipe."""
     if "labels" in needs(plan.objective):
         raise UsageError(
-            f"The objective {plan.objective} learns labels, but the theory is that of pairs of views; take "
-            "one that learns from views, such as infonce:0.1."
+            f"The objective {plan.objective} learns labels, but the theory is for pairs of views; use one "
+            "that learns from views, such as infonce:0.1."
         )
     if (numbers := math.prod(train.image_shape)) > MOST_NUMBERS:
         raise UsageError(
-            f"Images of {numbers} numbers are too large for moments of pixels, which end at "
+            f"Images of {numbers} numbers are too large for moments of pixels; the limit is "
             f"{MOST_NUMBERS}; give a smaller image_size."
         )
     with torch.random.fork_rng(devices=()):
@@ -164,7 +177,7 @@ def _checked_head(plan: Recipe, train: ImageSet) -> Head:
         head = build_head(plan.head, in_dim=width)
     if not depth_shares(head):
         raise UsageError(
-            f"The linear theory says nothing of the head {plan.head}; take one that it knows, such as "
+            f"The linear theory does not cover the head {plan.head}; use one that it covers, such as "
             "linear:48, without norm=batch."
         )
     return head

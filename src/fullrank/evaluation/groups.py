@@ -38,7 +38,7 @@ class Grouping:
         return [name for name, rows in pairs.items() if partners(*rows[:, (rows >= 0).all(0)]) is None]
 
     def gaps(self, predicted: Any, labels: Any) -> CueGaps | None:
-        """UrbanCars' gaps of predictions (N,) of the test images; None without a cue."""
+        """UrbanCars' gaps of predictions (N,) for the test images; None if there is no cue."""
         if not self.cues:
             return None
         train, test = ({name: pair[at] for name, pair in self.cues.items()} for at in (0, 1))
@@ -46,10 +46,18 @@ class Grouping:
 
 
 def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
-    """The groups of two sets, and their cues; raises UsageError for a set without groups.
+    """The groups of the training and test images, and their cues.
 
-    The name of a group lists the labels that it is made of ("low/lines/disc"). Each of these except `label`
-    is a cue, unless its value follows from that of `label`.
+    The name of a group lists the values of the labels that define it ("low/lines/disc"). Each of these labels
+    except `label` is a cue, unless its value follows from that of `label`.
+
+    Args:
+        train: The training images.
+        test: The test images.
+        label: The name of the labels that are predicted.
+
+    Raises:
+        UsageError: If a set has no groups.
     """
     for images in (train, test):
         if GROUP not in images.labels:
@@ -68,12 +76,12 @@ def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
 
 
 def check_balance(groups: Grouping) -> None:
-    """Raise DataError unless subsets of the training images can hold every group of the test images."""
+    """Raise DataError unless the training images have every group of the test images."""
     if len(empty := np.setdiff1d(groups.test, [*groups.train, UNLABELLED])):
         raise DataError(
-            f"Group-balanced retraining needs training images of every group, but {len(empty)} of "
-            f"{len(groups.names)} groups have none, the first is {groups.names[empty[0]]!r}; raise the "
-            "limit or the fraction, lower the correlation, or leave out the measure group-balanced."
+            f"{len(empty)} of {len(groups.names)} groups have no training image for group-balanced "
+            f"retraining, the first is {groups.names[empty[0]]!r}; raise the limit or the fraction, lower "
+            "the correlation, or leave out the measure group-balanced."
         )
     if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(
@@ -83,7 +91,7 @@ def check_balance(groups: Grouping) -> None:
 
 
 def _is_part(images: ImageSet, key: str) -> bool:
-    """Whether every image's group is called after its value of the label `key`, among others."""
+    """Whether the name of every image's group includes its value of the label `key`."""
     groups, values = images.labels[GROUP], images.labels[key]
     pairs = np.unique(np.stack([groups, values], 1)[(groups != UNLABELLED) & (values != UNLABELLED)], axis=0)
     group_names, names = images.class_names[GROUP], images.class_names[key]

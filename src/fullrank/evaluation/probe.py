@@ -1,4 +1,4 @@
-"""Probing a finished run on its own images and under shifts."""
+"""Probe a finished run on its own images and under distribution shifts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,16 +37,17 @@ def probe(
     Args:
         run: A run, or its folder.
         places: Where features are read; None is h, the inner layers of the head, and z.
-        label: Which labels, if there are several kinds (`coarse` of CIFAR-100).
-        measures: Further measures: "retrieval", "per-class", "groups", "group-balanced" (see `evaluate`),
-            "factors", the weight of every known factor (see `factor_scores`), and "baselines", the same
-            probes on pixels and on the encoder before training; without it, the run's own are returned.
-        shots: Also probe on so many training images per class.
+        label: The name of the labels, if there are several kinds (`coarse` of CIFAR-100).
+        measures: Further measures. "retrieval", "per-class", "groups" and "group-balanced" are those of
+            `evaluate`. "factors" is the weight of every known factor (see `factor_scores`). "baselines" are
+            the same probes on pixels and on the encoder before training; without it, the run's own baselines
+            are returned.
+        shots: Also probe on these numbers of training images per class.
         shifts: Specs of sources whose test images the same probes also score, at the run's image size. The
             `split` of their scores is the canonical spec.
         features: What the linear probe does to features first: "raw", "l2" or "standardised".
-        data: The images of a run that was trained on a torch Dataset, as `train` took them.
-        imports: Modules or files that register parts of yours, as `--import` does.
+        data: The images of a run that was trained on a torch Dataset, as passed to `train`.
+        imports: Modules or files that register your own parts, as `--import` does.
 
     Raises:
         DataError: The images have fewer than two classes, or a shift cannot be read.

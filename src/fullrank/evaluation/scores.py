@@ -1,4 +1,4 @@
-"""Every score of one place: two probes are fitted there and scored in all requested ways."""
+"""All scores of one place: two probes are fitted there and scored in all requested ways."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +23,17 @@ _DEFAULT: tuple[Probe, Probe] = ("linear", "nearest")
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured at every place, and how (see `evaluate`). `seed` draws what linear probes hold out.
+    """What is measured at every place, and how (see `evaluate`).
 
-    Raises UsageError for an unknown measure or treatment and for shots below 1.
+    Args:
+        label: The name of the labels.
+        measures: Further measures.
+        shots: Numbers of training images per class for few-shot accuracy.
+        features: What is done to the features before linear probes.
+        seed: Seed of the rows that linear probes hold out.
+
+    Raises:
+        UsageError: If a measure or treatment is unknown, or a number of shots is below 1.
     """
 
     label: str = "label"
@@ -37,22 +45,22 @@ class Request:
     def __post_init__(self) -> None:
         for measure in self.measures:
             if measure not in MEASURES:
-                raise unknown_name("measure", measure, MEASURES, f"there are {', '.join(MEASURES)}")
+                raise unknown_name("measure", measure, MEASURES, f"use {', '.join(MEASURES)}")
         if any(count < 1 for count in self.shots):
-            raise UsageError(f"Shots are training images a class, 1 or more, but got {min(self.shots)}.")
+            raise UsageError(f"Shots per class must be 1 or more, but got {min(self.shots)}; raise it.")
         if self.features not in (treatments := get_args(Treatment)):
-            remedy = f"there are {', '.join(treatments)}"
+            remedy = f"use {', '.join(treatments)}"
             raise unknown_name("treatment of features", self.features, treatments, remedy)
 
 
 class LabelledFeatures(NamedTuple):
-    """Features (N, D) of some images at one place, and their labels (N,), -1 where unlabelled."""
+    """Features (N, D) of some images at one place, and their labels (N,); -1 means no label."""
 
     features: Tensor
     labels: Tensor
 
     def of_classes(self, classes: frozenset[int]) -> "LabelledFeatures":
-        """Those of the images of some classes."""
+        """The features and labels of the images of some classes."""
         rows = torch.isin(self.labels, torch.tensor(sorted(classes)))
         return LabelledFeatures(self.features[rows], self.labels[rows])
 
@@ -74,7 +82,7 @@ class PlaceScores:
         groups: Grouping | None,
         shifted: Mapping[str, tuple[Shift, LabelledFeatures]],
     ) -> ProbeScore:
-        """Add every score of the request, and return those of the default protocol."""
+        """Add all scores of the request, and return those of the default protocol."""
         treatment, seed, measures = self.request.features, self.request.seed, self.request.measures
         linear = LinearProbe(features=treatment, seed=seed).fit(*train)
         nearest = NearestProbe().fit(*train)
@@ -112,7 +120,7 @@ class PlaceScores:
         return result
 
     def _add(self, probe: Probe, statistic: str, value: float, *, split: str = "test", **more: Any) -> None:
-        """Keep one number. Linear probes have what was done to their features, the others unit length."""
+        """Add one score. Linear probes record the request's treatment of features, others unit length."""
         score = Score(
             place=self.place,
             label=self.request.label,

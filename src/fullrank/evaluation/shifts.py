@@ -1,4 +1,4 @@
-"""Shifts: other image sets, at the run's image size, with their classes matched by name."""
+"""Shifts: other image sets at the run's image size, whose classes are matched by name."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from fullrank.errors import DataError
 
 @dataclass(frozen=True)
 class Shift:
-    """Labelled images of another source, their labels (N,) in training's numbers, and which occur."""
+    """Labelled images of another source, their labels (N,) in training's numbering, and the set of these."""
 
     images: ImageSet
     labels: np.ndarray
@@ -20,9 +20,15 @@ class Shift:
 
 
 def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:
-    """The canonical spec of a source, and its test images at the size of those a run was trained on.
+    """The canonical spec of a source, and its test images at the size of the run's images.
 
-    Raises UsageError for an unknown source, DataError for images that cannot be read or have other channels.
+    Args:
+        spec: The spec of the source.
+        like: Images of the run.
+
+    Raises:
+        UsageError: If the source is unknown.
+        DataError: If the images cannot be read, or have another number of channels.
     """
     name = str(SOURCES.parse(spec))
     images = source(name).load("test", like.image_size)
@@ -36,10 +42,16 @@ def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:
 
 
 def matched(images: ImageSet, train: ImageSet, label: str) -> Shift:
-    """The labelled images of a shift, with training's numbers for their classes, which are matched by name.
+    """The labelled images of a shift, with classes matched by name and numbered as in training.
 
-    Raises UsageError for a label that the images do not have, DataError where none is labelled, fewer than
-    two classes occur, or one that does occur has no training image.
+    Args:
+        images: The images of the shift.
+        train: The training images.
+        label: The name of the labels.
+
+    Raises:
+        UsageError: If the images do not have the label.
+        DataError: If no image is labelled, fewer than two classes occur, or a class has no training image.
     """
     images.check_label(label)
     labels, names = images.labels[label], images.class_names[label]

@@ -1,4 +1,4 @@
-"""Probes: how well labels are read from frozen features (N, D), by a linear map or by neighbours.
+"""Probes: how well a linear map or nearest neighbours predict labels from frozen features (N, D).
 
 The names are imported on first use.
 """

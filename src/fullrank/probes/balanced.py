@@ -1,4 +1,4 @@
-"""Deep feature reweighting: the linear probe fitted on subsets in which all groups are of one size."""
+"""Deep feature reweighting: a linear probe fitted on subsets in which all groups have the same size."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -24,22 +24,34 @@ def balanced_probe(
     treatment: Treatment = "raw",
     seed: int = 0,
 ) -> LinearProbe:
-    r"""A linear probe that cannot gain by what distinguishes large groups from small ones.
+    r"""A linear probe fitted on group-balanced subsets, so that large groups do not dominate.
 
-    Each of `draws` subsets holds :math:`\min_g n_g` rows of every group, drawn at random from `seed`. On each
-    a `LinearProbe` is fitted, its penalty chosen as that class does; the median choice (of two the larger)
-    then holds for all, and the weights and biases of the solutions are averaged:
+    Each of `draws` random subsets has :math:`\min_g n_g` rows of every group. A `LinearProbe` is fitted on
+    each and chooses its penalty. The median choice (of two the larger) is then used for all subsets, and the
+    weights and biases of the solutions are averaged:
 
     .. math:: W = \frac1E \sum_e W_e, \qquad b = \frac1E \sum_e b_e
 
-    Like a linear probe's, its predictions change under no shift, overall scale or rotation. The penalty is
-    L2; the authors' is L1, on standardised features, chosen by worst-group accuracy on a validation split.
+    As with a linear probe, a shift, an overall scale or a rotation of the features changes no prediction. The
+    penalty is L2. The authors use L1 on standardised features and choose it by worst-group accuracy on a
+    validation split.
 
-    Shapes: features (N, D), labels and groups (N,); rows whose label or group is -1 are left out. Returns a
-    fitted `LinearProbe`, whose `penalty` is the one in force and whose `held_out` is the first draw's.
-    `num_groups` says that groups are 0 to num_groups - 1, so that one without rows is an error. Raises
-    UsageError for draws below 1 or shapes that do not fit, DataError for an empty group or fewer than two
-    groups, and what `LinearProbe` raises.
+    Args:
+        features: Features (N, D).
+        labels: Labels (N,); rows with the label -1 are left out.
+        groups: Groups (N,); rows with the group -1 are left out.
+        num_groups: Groups are 0 to num_groups - 1, and one without rows is an error.
+        draws: Number of subsets.
+        penalties: The penalties to choose from, see `LinearProbe`.
+        treatment: What is done to the features first, see `LinearProbe`.
+        seed: Seed of the subsets.
+
+    Returns:
+        A fitted `LinearProbe`. Its `penalty` is the common one, and its `held_out` that of the first subset.
+
+    Raises:
+        UsageError: If `draws` is below 1 or shapes do not fit.
+        DataError: If a group is empty or there are fewer than two groups. Also whatever `LinearProbe` raises.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> y, cue = torch.arange(400) % 2, (torch.arange(400) + (torch.arange(400) % 20 < 2)) % 2
@@ -74,7 +86,7 @@ def balanced_probe(
 
 
 def _members(groups: Tensor, num_groups: int | None) -> list[Tensor]:
-    """The row numbers of each group, in ascending order; DataError for one without rows, or for one alone."""
+    """The row numbers of each group, ascending; DataError for an empty group or fewer than two groups."""
     values = set(groups.tolist())
     if num_groups is not None and (empty := sorted(set(range(num_groups)) - values)):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What a cue that goes with the label in training is worth: UrbanCars' gaps, for any number of cues."""
+"""How much a probe relies on cues that correlate with the label: UrbanCars' gaps, for any number of cues."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -17,11 +17,13 @@ from fullrank.probes.probe import label_table, label_vector
 
 @dataclass(frozen=True)
 class CueGaps:
-    """Accuracy as training is composed, and how far it falls where cues are not what training lets expect.
+    """Accuracy in the distribution of training, and its change if cues are uncommon.
 
-    `in_distribution` is an accuracy, 0 to 1. A gap is a difference of accuracies, negative where it falls;
-    its key names the cues that are uncommon, all others being common: "background", "background and object".
-    `unpaired` are the cues that go with no label in training: nothing of them is common or uncommon.
+    Attributes:
+        in_distribution: The accuracy in the distribution of training, 0 to 1.
+        gaps: Uncommon cues -> difference of accuracies, negative if the accuracy falls. The key names all
+            uncommon cues, such as "background" or "background and object"; all others are common.
+        unpaired: The cues that correlate with no label in training, so that no value is common or uncommon.
     """
 
     in_distribution: float
@@ -30,10 +32,17 @@ class CueGaps:
 
 
 def partners(labels: Any, cue: Any) -> dict[int, int] | None:
-    """The value of a cue that most rows of each label have; None where some label prefers no value.
+    """The most frequent value of a cue for each label.
 
-    A label prefers a value that two rows more have than any other; a difference of one is what a balanced
-    draw leaves. Shapes: labels and cue (N,), without -1.
+    A label prefers a value if it has at least two rows more than every other value: a balanced draw can
+    already give a difference of one.
+
+    Args:
+        labels: Labels (N,), without -1.
+        cue: Values of the cue (N,), without -1.
+
+    Returns:
+        Label -> value, or None if a label prefers no value.
 
     >>> partners([0, 0, 0, 1, 1], [5, 5, 5, 6, 6]), partners([0, 0, 0, 1, 1], [5, 5, 6, 5, 6])
     ({0: 5, 1: 6}, None)
@@ -55,23 +64,32 @@ def cue_gaps(
     train_labels: Any,
     train_cues: Mapping[str, Any],
 ) -> CueGaps:
-    r"""UrbanCars' accuracy in distribution, and its gap where a cue, or several, are uncommon.
+    r"""UrbanCars' in-distribution accuracy, and the gaps if one or several cues are uncommon.
 
-    A cue's value is common with a label if it is the label's partner in training (`partners`). A group is a
-    label with a value of every cue, and :math:`a_g` its accuracy on the test rows. With training's shares of
-    groups, :math:`p_g`, and of labels, :math:`p_y`,
+    A cue's value is common for a label if it is the label's partner in training (`partners`). A group is a
+    label with a value of every cue, and :math:`a_g` its accuracy on the test rows. With the shares of groups,
+    :math:`p_g`, and of labels, :math:`p_y`, in training,
 
     .. math:: \mathrm{I.D.} = \sum_g p_g a_g, \qquad
               \mathrm{gap}(U) = \sum_y p_y\, \overline{a}_{y, U} - \mathrm{I.D.}
 
     where the bar is the mean over the groups of label y in which exactly the cues U are uncommon. Groups
-    without a test row are left out, and a gap that has none is not given. With two cues of two values and
-    labels as frequent as each other these are the authors' numbers, in whose code the labels of a cell count
-    alike and the shares are the products of the nominal ratios (0.95 and 0.05).
+    without a test row are left out. A gap without any such group is omitted.
 
-    Shapes: predicted, labels and each of `cues` (N,), train_labels and each of `train_cues` (M,); rows with a
-    -1 among label and cues are left out. Raises UsageError for other cues in training, shapes that do not fit
-    or no cue, DataError where no row is left or no group has rows in both.
+    With two cues of two values and equally frequent labels, these are the authors' numbers. Their code gives
+    equal weight to the labels of a cell, and its shares are the products of the nominal ratios (0.95 and
+    0.05).
+
+    Args:
+        predicted: Predicted labels of the test rows (N,).
+        labels: Labels of the test rows (N,). Rows with -1 as label or cue are left out.
+        cues: Name of a cue -> its values on the test rows (N,).
+        train_labels: Labels of the training rows (M,).
+        train_cues: Name of a cue -> its values on the training rows (M,).
+
+    Raises:
+        UsageError: If there is no cue, training has other cues, or shapes do not fit.
+        DataError: If no row is left, or no group has both training and test rows.
 
     >>> label, cue = [0, 0, 1, 1], [0, 1, 0, 1]
     >>> train_label, train_cue = [0] * 10 + [1] * 10, [0] * 9 + [1] * 10 + [0]
@@ -84,7 +102,7 @@ def cue_gaps(
     if not cues or set(cues) != set(train_cues):
         raise UsageError(
             f"Gaps need 1 cue or more, the same in test and training, but got {', '.join(cues) or 'none'} "
-            f"and {', '.join(train_cues) or 'none'}; name them alike."
+            f"and {', '.join(train_cues) or 'none'}; give them the same names."
         )
     names = list(cues)
     test, labelled = _table(labels, [cues[name] for name in names], "test")
@@ -113,7 +131,7 @@ def cue_gaps(
 
 
 def _table(labels: Any, cues: list[Any], split: str) -> tuple[Tensor, Tensor]:
-    """Label and cues (n, 1 + cues) of the rows (N,) bool in which none is -1, and which rows these are."""
+    """Label and cues (n, 1 + cues) of the rows in which none is -1, and a mask (N,) of these rows."""
     table = label_table(f"Labels and cues of the {split} rows", labels, *cues)
     complete = (table != -1).all(1)
     if not complete.any():

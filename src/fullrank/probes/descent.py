@@ -1,4 +1,4 @@
-"""Descents of penalised logistic regression: L-BFGS and Newton's method, many of them on one pass."""
+"""Solvers of penalised logistic regression: L-BFGS and Newton's method, several fits in one pass."""
 
 import math
 from collections import deque
@@ -12,26 +12,26 @@ from torch import Tensor
 from fullrank.probes.design import Design
 
 _MAX_ITERATIONS = 3000
-# Iterations with one whitening; the first, where every class is as likely in every row, is left sooner.
+# Iterations with one whitening. The first one, with equal class probabilities in every row, ends sooner.
 _FIRST_STAGE, _STAGE = 8, 50
-# Newton's method takes over after _PATIENCE iterations where there are at most _EXACT coefficients. Where the
-# loss is straight the Hessian vanishes, so a part of the gradient is added to it.
+# Newton's method takes over after _PATIENCE iterations if there are at most _EXACT coefficients. The Hessian
+# vanishes in directions in which the loss is linear, so a part of the gradient is added to it.
 _EXACT, _PATIENCE, _DAMPING = 1024, 200, 0.001
 # Steps that L-BFGS remembers.
 _HISTORY = 10
-# A search along a line ends where the slope is this part of the first, or after so many trials.
+# A line search ends when the slope is this part of the first slope, or after this number of trials.
 _FLATTER, _TRIALS = 0.9, 30
-# What may be rounding in a loss, relative to it, by the precision of a pass.
+# Largest rounding error of a loss, relative to it, by the precision of a pass.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-7}
-# Numbers of the channels that are looked at together: they stay in a CPU's cache between the two products.
+# Size of a block of the channels; it stays in a CPU's cache between the two products.
 _CACHED = 2**20
-# The whitening is computed from so many rows, or so many for each channel if those are more.
+# The whitening is computed from this many rows, or from this many for each channel if that is more.
 _WHITENING_ROWS, _ROWS_PER_CHANNEL = 4096, 8
-# Numbers held at once, 128 MiB: the logits of a pass, penalties x classes x rows; and the coefficients of all
-# descents side by side, with the steps that they remember.
+# Most numbers in memory at once, 128 MiB: the logits of a pass (penalties x classes x rows), and the
+# coefficients of all descents together with the steps that they remember.
 _LOGITS = 2**24
 MOST_COEFFICIENTS = _LOGITS // (2 * _HISTORY)
-# Added to the whitening matrix only, so that it factors for every penalty; the optimum does not feel it.
+# Added only to the whitening matrix, so that it factors for every penalty; the optimum does not change.
 _FLOOR = 1e-12
 
 
@@ -50,11 +50,11 @@ class Problem:
 
     design: Design
     targets: Tensor
-    # That of the products with the rows; all else is float64.
+    # The precision of the products with the rows; all else is float64.
     precision: torch.dtype = torch.float64
 
     def at(self, coefficients: Sequence[Tensor], penalties: Sequence[float]) -> list[Point]:
-        """The points at P coefficients (K, R + 1), each with its own penalty, from one pass over the rows."""
+        """The points at P sets of coefficients (K, R + 1), each with its own penalty, from one pass."""
         stacked, channels = torch.stack(list(coefficients)), self.design.channels
         count, classes, _ = stacked.shape
         flat, rows = stacked.flatten(0, 1), channels.shape[1]
@@ -83,21 +83,21 @@ class Problem:
 
     def mean_hessian(self, coefficients: Tensor, penalty: float) -> Tensor:
         """The Hessian's diagonal blocks averaged over the K classes, (R + 1, R + 1)."""
-        # Of many rows a sample, always the same: where a descent ends does not depend on it.
+        # For many rows a fixed sample; the end of a descent does not depend on it.
         some = self._sample
         if coefficients.any():
             odds = (coefficients @ some).softmax(0)
             curvature = (1 - odds.square().sum(0)) / len(odds)
             hessian = (some * curvature) @ some.T / some.shape[1]
             hessian.diagonal().add_(self._missed, alpha=float(curvature.mean()))
-        else:  # every class is as likely in every row, whatever the penalty
+        else:  # all classes are equally likely in every row, whatever the penalty is
             hessian = self._second_moment * ((1 - 1 / len(coefficients)) / len(coefficients))
         hessian.diagonal()[:-1] += penalty
         hessian.diagonal().add_(_FLOOR)
         return hessian
 
     def hessian(self, point: Point, penalty: float) -> Tensor:
-        """The Hessian itself, (K (R + 1), K (R + 1)), its diagonal a little raised."""
+        """The Hessian itself, (K (R + 1), K (R + 1)), with a slightly larger diagonal."""
         channels = self.design.channels
         classes, width = point.coefficients.shape
         hessian = point.coefficients.new_zeros(classes * width, classes * width)
@@ -114,7 +114,7 @@ class Problem:
         ridge = hessian.new_full((classes, width), penalty)
         ridge[:, -1] = 0.0
         hessian.diagonal().add_(ridge.flatten() + (_DAMPING * self.largest(point.gradient) + _FLOOR))
-        # A number added to every bias changes no loss; without this the matrix has no inverse.
+        # A constant added to every bias does not change the loss, so the matrix alone has no inverse.
         blocks[:, -1, :, -1] += 1 / classes
         return hessian
 
@@ -124,13 +124,13 @@ class Problem:
         wanted = max(_WHITENING_ROWS, _ROWS_PER_CHANNEL * len(channels))
         if rows <= wanted:
             return channels.double()
-        # At random, for classes may take turns in the rows.
+        # A random sample, because the rows may be sorted by class.
         sample = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
         return channels[:, sample.to(channels.device)].double()
 
     @cached_property
     def _missed(self) -> Tensor:
-        """What the sample lacks of the channels' mean squares: of those that are seldom other than zero."""
+        """The part of the channels' mean squares that the sample misses: of rarely nonzero channels."""
         both = (self.design.channels, self._sample)
         of_all, of_sample = (some.norm(dim=1).double().square() / some.shape[1] for some in both)
         return torch.clamp(of_all - of_sample, min=0)
@@ -144,21 +144,21 @@ class Problem:
 
 @dataclass(frozen=True)
 class Reached:
-    """Where descents ended: coefficients (K, R + 1), the largest entry of the gradient there, iterations."""
+    """The end of a descent: coefficients (K, R + 1), largest entry of the gradient, iterations."""
 
     coefficients: Tensor
     gradient: float
     iterations: int
 
 
-# Yields coefficients, is sent the point there, and returns what was reached.
+# Yields coefficients, receives the point there, and returns the end of the descent.
 Descent = Generator[Tensor, Point, Reached]
 
 
 def descend(
     problem: Problem, penalty: float, tol: float, start: Reached, reached: dict[float, Tensor]
 ) -> Descent:
-    """The solution for one penalty, from `start` on; `reached` holds those of all that are known."""
+    """Find the solution for one penalty, from `start`; `reached` has the solutions found so far."""
     point, iterations, rounding = (yield start.coefficients), 0, _ROUNDING[problem.precision]
     gradient, nearest = problem.largest(point.gradient), math.inf
     while gradient > tol and iterations < _MAX_ITERATIONS:
@@ -183,13 +183,13 @@ def descend(
                 point, gradient = other, problem.largest(other.gradient)
                 continue
         if gradient >= before and point.loss >= loss * (1 - rounding):
-            break  # The search meets rounding: nothing more to gain in this precision.
+            break  # The search is within rounding: this precision allows no further gain.
     reached[penalty] = point.coefficients
     return Reached(point.coefficients, gradient, start.iterations + iterations)
 
 
 def run_together(problem: Problem, penalties: Sequence[float], descents: Sequence[Descent]) -> list[Reached]:
-    """What descents return, each sent the points that it asks for, all of a round computed together."""
+    """Run descents together: the points that they need are computed in one pass each round."""
     solved: dict[int, Reached] = {}
     requests = {number: next(descent) for number, descent in enumerate(descents)}
     while requests:
@@ -204,7 +204,7 @@ def run_together(problem: Problem, penalties: Sequence[float], descents: Sequenc
 
 
 class _Curvature:
-    """What L-BFGS knows of the Hessian: that of where it starts, corrected by the latest steps.
+    """L-BFGS's estimate of the Hessian: the Hessian at the start, corrected by the latest steps.
 
     Source: Nocedal & Wright, Numerical Optimization (2006), Algorithm 7.4.
     """
@@ -215,7 +215,7 @@ class _Curvature:
         self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_HISTORY)
 
     def add(self, step: Tensor, change: Tensor) -> None:
-        """Learn from the change of the gradient over a step; rounding alone gives no positive curvature."""
+        """Add the change of the gradient over a step; skip it if rounding leaves no positive curvature."""
         curvature = _product(step, change)
         if curvature > 0:
             self._pairs.append((step, change, curvature))
@@ -239,9 +239,9 @@ class _Curvature:
 
 
 def _search(start: Point, direction: Tensor, rounding: float) -> Generator[Tensor, Point, Point | None]:
-    """A point along `direction` where the slope is a good part flatter; None where rounding hides it."""
-    # The loss is convex: the sign of its slope says on which side the minimum lies. Near it losses differ by
-    # less than rounding and slopes by more, so a loss may rise by rounding.
+    """A point along `direction` with a sufficiently smaller slope, or None if rounding hides it."""
+    # The loss is convex: the sign of its slope tells on which side the minimum is. Near the minimum, losses
+    # differ by less than rounding but slopes by more, so a loss may rise by rounding.
     slope = _product(start.gradient, direction)
     highest = start.loss * (1 + rounding)
     low, high, length = 0.0, math.inf, 1.0

@@ -1,15 +1,15 @@
-"""The coordinates in which a linear probe is solved."""
+"""The coordinates in which the solver of a linear probe works."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# From so many numbers on, 32 MiB, channels are held in float32: what a pass costs is to read them.
+# From this many numbers (32 MiB in float64) channels are float32, because reading them is the cost of a pass.
 _LARGE = 2**22
-# The smallest gradient for which they are.
+# The smallest tolerance with float32 channels.
 _FINEST = 1e-7
-# Rows that are centred together: they stay in the processor's cache.
+# Rows that are centred together, so that they stay in the processor's cache.
 _ROWS = 256
 
 
@@ -18,8 +18,9 @@ class Design:
     """Features in the solver's coordinates: mean 0, total variance 1, and a channel of ones.
 
     `channels` (R + 1, N) has a column for each row of features: x = mean + unit * (basis @ column). With more
-    channels than rows, `basis` (D, N) is orthonormal and spans the rows, where the optimum lies; else it is
-    None, for the identity. All is float64 but the channels of large sets, unless `tol` is below 1e-7.
+    channels than rows, `basis` (D, N) is orthonormal and spans the rows, because the optimum is in their
+    span. Otherwise it is None, for the identity. The channels of large sets are float32 unless `tol` is below
+    1e-7; all else is float64.
     """
 
     channels: Tensor
@@ -29,7 +30,7 @@ class Design:
 
     @classmethod
     def of(cls, features: Tensor, standardise: bool = False, tol: float = 1e-6) -> "Design":
-        """The design of finite features (N, D), with `standardise` in units of their spread."""
+        """The design of finite features (N, D); `standardise` divides them by their standard deviation."""
         rows, width = features.shape
         mean, spread, size = _moments(features)
         unit = _spread_or_one(spread, size) if standardise else mean.new_ones(())
@@ -63,8 +64,8 @@ class Design:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each channel the mean, the standard deviation and the root mean square, in float64."""
-    # Measured from a row, so that a constant has a mean without rounding.
+    """Mean, standard deviation and root mean square of each channel, in float64."""
+    # Measured from one row, so that the mean of a constant channel is exact.
     origin = features[0].double()
     total, squares, sizes = torch.zeros_like(origin), torch.zeros_like(origin), torch.zeros_like(origin)
     for start in range(0, len(features), _ROWS):
@@ -78,5 +79,5 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _spread_or_one(spread: Tensor, size: Tensor) -> Tensor:
-    """The spread, or 1 where it is no more than rounding of values of this size: a constant."""
+    """The spread, or 1 for a constant channel, whose spread is at most rounding of values of this size."""
     return torch.where(spread > 10 * torch.finfo(spread.dtype).eps * size, spread, 1.0)

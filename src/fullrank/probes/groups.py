@@ -1,4 +1,4 @@
-"""Accuracy by class and by group, and which classes get more predictions than they have rows."""
+"""Accuracy by class and by group, and the prediction bias of each class."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from fullrank.probes.probe import label_table, label_vector
 
 @dataclass(frozen=True)
 class _Accuracies:
-    """The share of rows predicted right, 0 to 1, and the number of rows, by class or group."""
+    """The share of correctly predicted rows, 0 to 1, and the number of rows, by class or group."""
 
     accuracy: dict[int, float]
     counts: dict[int, int]
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over the classes or groups, each counted once (of classes: balanced accuracy)."""
+        """Mean accuracy over the classes or groups with equal weights (for classes: balanced accuracy)."""
         return float(np.mean(list(self.accuracy.values())))
 
     @property
@@ -32,10 +32,13 @@ class _Accuracies:
 
 @dataclass(frozen=True)
 class PerClass(_Accuracies):
-    """Accuracy, 0 to 1, and number of rows (`counts`) of each class with labelled rows, in ascending order.
+    """Accuracy and prediction bias of each class with labelled rows, in ascending order.
 
-    `bias` is the number of rows predicted to be of the class over the number that are: above 1 it gets too
-    many. `absent` are the classes asked for that have no row; they stand nowhere else.
+    Attributes:
+        accuracy: Class -> accuracy, 0 to 1.
+        counts: Class -> number of rows.
+        bias: Class -> number of predictions of the class over its number of rows; above 1 are too many.
+        absent: The classes below `num_classes` without a row; they occur nowhere else.
     """
 
     bias: dict[int, float]
@@ -48,12 +51,12 @@ class PerClass(_Accuracies):
 
     @property
     def worst_class(self) -> int:
-        """The class of lowest accuracy; of several the smallest."""
+        """The class with the lowest accuracy; among equal ones the smallest number."""
         return min(self.accuracy, key=self.accuracy.__getitem__)
 
     @property
     def best_class(self) -> int:
-        """The class of highest accuracy; of several the smallest."""
+        """The class with the highest accuracy; among equal ones the smallest number."""
         return max(self.accuracy, key=self.accuracy.__getitem__)
 
     @property
@@ -68,15 +71,19 @@ def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> Pe
     .. math:: a_c = \frac{|\{i : \hat y_i = y_i = c\}|}{|\{i : y_i = c\}|}, \qquad
               b_c = \frac{|\{i : \hat y_i = c\}|}{|\{i : y_i = c\}|}
 
-    Predictions of a class that has no rows count as misses of the true class, and no bias is given for it.
-    `num_classes` says that classes are 0 to num_classes - 1, and so which are absent.
+    A prediction of a class without rows counts as an error of the true class. Such a class has no bias.
 
-    Shapes: predicted (N,), labels (N,), -1 where unlabelled; such rows are left out. Raises UsageError for
-    shapes that do not fit, values that are not whole numbers, or a label beyond `num_classes`, DataError
-    where nothing is labelled.
+    Args:
+        predicted: Predicted labels (N,).
+        labels: Labels (N,); rows with the label -1 are left out.
+        num_classes: Classes are 0 to num_classes - 1; those without rows are `absent`.
 
-    >>> found = per_class([0, 1, 1, 1], [0, 0, 1, -1], num_classes=3)
-    >>> found.accuracy, found.bias, found.mean, found.worst_class, found.absent
+    Raises:
+        UsageError: If shapes do not fit, values are not whole numbers, or a label is beyond `num_classes`.
+        DataError: If no row is labelled.
+
+    >>> result = per_class([0, 1, 1, 1], [0, 0, 1, -1], num_classes=3)
+    >>> result.accuracy, result.bias, result.mean, result.worst_class, result.absent
     ({0: 0.5, 1: 1.0}, {0: 0.5, 1: 2.0}, 0.75, 0, (2,))
 
     Source: the bias is that of "Classes Are Not Equal" (arXiv 2402.18133).
@@ -93,31 +100,39 @@ def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> Pe
 
 @dataclass(frozen=True)
 class GroupAccuracy(_Accuracies):
-    """Accuracy, 0 to 1, and number of rows (`counts`) of each group with rows, in ascending order.
+    """Accuracy of each group with rows, in ascending order.
 
-    `empty` are the groups asked for that have no row; they stand nowhere else.
+    Attributes:
+        accuracy: Group -> accuracy, 0 to 1.
+        counts: Group -> number of rows.
+        empty: The groups below `num_groups` without a row; they occur nowhere else.
     """
 
     empty: tuple[int, ...] = ()
 
     @property
     def worst_group(self) -> int:
-        """The group of lowest accuracy; of several the smallest."""
+        """The group with the lowest accuracy; among equal ones the smallest number."""
         return min(self.accuracy, key=self.accuracy.__getitem__)
 
     @property
     def average(self) -> float:
-        """Accuracy over the rows, so each group counts as many times as it has rows."""
+        """Accuracy over all rows, so that each group has the weight of its rows."""
         return float(np.average(list(self.accuracy.values()), weights=list(self.counts.values())))
 
     def weighted(self, train_groups: Any) -> float:
-        r"""Accuracy where each group counts as often as it occurs in training: Waterbirds' average accuracy.
+        r"""Mean accuracy with the group sizes of training as weights: Waterbirds' average accuracy.
 
         .. math:: \frac{\sum_g n_g a_g}{\sum_g n_g}, \quad n_g
                   \text{ the rows of group } g \text{ among } \texttt{train\_groups}
 
-        A group that is empty here is left out of both sums. Shapes: train_groups (M,), -1 where unknown.
-        Raises DataError where no group has rows both here and in training.
+        A group without test rows is left out of both sums.
+
+        Args:
+            train_groups: Groups of the training rows (M,); -1 if unknown.
+
+        Raises:
+            DataError: If no group has both training and test rows.
 
         >>> group_accuracy([1, 1, 0], [1, 0, 0], [4, 5, 5]).weighted([4, 4, 4, 5])
         0.875
@@ -128,24 +143,30 @@ class GroupAccuracy(_Accuracies):
         weights = [times[group] for group in self.accuracy]
         if not any(weights):
             groups = f"the {len(self.accuracy)} groups with test rows"
-            raise DataError(f"None of {groups} has a training row; number the groups alike in both.")
+            raise DataError(f"None of {groups} has a training row; use the same group numbers in both.")
         return float(np.average(list(self.accuracy.values()), weights=weights))
 
 
 def group_accuracy(predicted: Any, labels: Any, groups: Any, num_groups: int | None = None) -> GroupAccuracy:
-    r"""Accuracy in each group that occurs, of predictions of the labels.
+    r"""Accuracy in each group that occurs.
 
     .. math:: a_g = \frac{|\{i : \hat y_i = y_i,\ g_i = g\}|}{|\{i : g_i = g\}|}
 
-    A group is any division of the rows, as label and background together. `num_groups` says that groups are 0
-    to num_groups - 1, and so which are empty: these are named, and count neither as 0 nor otherwise.
+    Groups can be any division of the rows, such as label and background together.
 
-    Shapes: predicted, labels and groups (N,); rows whose label or group is -1 are left out. Raises UsageError
-    for shapes that do not fit, values that are not whole numbers, or a group beyond `num_groups`, DataError
-    where no row is left.
+    Args:
+        predicted: Predicted labels (N,).
+        labels: Labels (N,). Rows with -1 as label or group are left out.
+        groups: Groups (N,).
+        num_groups: Groups are 0 to num_groups - 1; those without rows are listed in `empty` and have no
+            accuracy.
 
-    >>> found = group_accuracy([0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 2, 2], num_groups=4)
-    >>> found.accuracy, found.worst_group, found.mean, found.average, found.empty
+    Raises:
+        UsageError: If shapes do not fit, values are not whole numbers, or a group is beyond `num_groups`.
+        DataError: If no row is left.
+
+    >>> result = group_accuracy([0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 2, 2], num_groups=4)
+    >>> result.accuracy, result.worst_group, result.mean, result.average, result.empty
     ({0: 1.0, 1: 0.0, 2: 1.0}, 1, 0.6666666666666666, 0.75, (3,))
     """
     table = label_table("Predictions, labels and groups", predicted, labels, groups)
@@ -157,7 +178,7 @@ def group_accuracy(predicted: Any, labels: Any, groups: Any, num_groups: int | N
 
 
 def _accuracies(right: Tensor, values: Tensor) -> tuple[dict[int, float], dict[int, int]]:
-    """The share of rows that are right, and the number of rows, for each value that occurs, ascending."""
+    """The share of correct rows, and the number of rows, for each value that occurs, ascending."""
     names, numbers, counts = torch.unique(values, return_inverse=True, return_counts=True)
     shares = torch.bincount(numbers[right], minlength=len(names)) / counts.double()
     return (

@@ -1,4 +1,4 @@
-"""The linear probe: logistic regression on frozen features, its penalty chosen on held-out rows."""
+"""The linear probe: logistic regression on frozen features, with a penalty chosen on held-out rows."""
 
 from collections.abc import Collection, Sequence
 from copy import copy
@@ -88,7 +88,7 @@ class LinearProbe(Probe):
         if len(held_out):
             design = self._design(features[rest])
             fits = minimise(design, targets[rest], num_classes, self.penalties, self.tol)
-            del design  # large sets are large
+            del design  # frees memory, which matters for large sets
             start = self._choose(fits, features[held_out].double(), targets[held_out])
         design = self._design(features)
         (final_fit,) = minimise(design, targets, num_classes, [self.penalty], self.tol, start)
@@ -106,7 +106,7 @@ class LinearProbe(Probe):
         return fits[self.penalties.index(self.penalty)]
 
     def _decide(self, features: Tensor) -> Tensor:
-        # A part at a time, so that they are not all held in float64.
+        # In parts, so that not all features are in memory in float64.
         parts = (self._prepare(part).double() for part in torch.split(features, _ROWS))
         return torch.cat([(part @ self.weight.T + self.bias).argmax(1) for part in parts])
 
@@ -145,7 +145,7 @@ def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
             f"name some of its {len(learnt)}."
         )
     if not classes:
-        raise UsageError(f"A probe needs a class to choose, but got none; name some of its {len(learnt)}.")
+        raise UsageError(f"A probe needs 1 class or more, but got none; name some of its {len(learnt)}.")
     rows = torch.isin(probe.classes, torch.tensor(sorted(classes), device=probe.classes.device))
     narrowed = copy(probe)
     narrowed.classes, narrowed.weight, narrowed.bias = (

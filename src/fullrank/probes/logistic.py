@@ -1,4 +1,4 @@
-"""Multinomial logistic regression, solved to a stated gradient for one penalty or for many together."""
+"""Multinomial logistic regression, solved to a given gradient for one penalty or many together."""
 
 import math
 import warnings
@@ -14,10 +14,10 @@ from fullrank.probes.descent import MOST_COEFFICIENTS, Problem, Reached, descend
 from fullrank.probes.design import Design
 from fullrank.probes.probe import feature_matrix
 
-# Multiplications of one step (N D K), some 10 ms, from which more threads are used. On two busy cores, two
-# threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
+# More threads are used from this many multiplications in one step (N D K), about 10 ms. On two busy cores,
+# two threads made a fit of 1297 x 96 features 12 to 14 times slower than one.
 _WORTH_THREADS = 2**25
-# The gradient that passes in float32 go down to; their rounding shows below a tenth of it.
+# Passes in float32 end at this gradient; their rounding matters below a tenth of it.
 _NEAR = 2e-7
 
 
@@ -25,8 +25,8 @@ _NEAR = 2e-7
 class LogisticFit:
     """A solved logistic regression: logits are `features @ weight.T + bias`.
 
-    `weight` (K, D) and `bias` (K,) are float64; `gradient` is the largest entry of the gradient per unit of
-    feature scale (see `solve_logistic`), and `converged` says whether it came down to `tol`.
+    `weight` (K, D) and `bias` (K,) are float64. `gradient` is the largest entry of the gradient per unit of
+    feature scale (see `solve_logistic`). `converged` tells whether it is at most `tol`.
     """
 
     weight: Tensor
@@ -49,26 +49,37 @@ def solve_logistic(
     .. math:: \min_{W, b}\; \frac1N \sum_i -\log \mathrm{softmax}(W x_i + b)_{y_i}
               + \frac\lambda2 \|W\|_F^2
 
-    The bias is not penalised, and sums to zero over the classes. The solution does not depend on `start`,
-    which only saves time. It is reached when the gradient is at most `tol` in every entry, for features
-    measured from their mean and in one unit, :math:`s` = root mean squared distance from the mean:
-    :math:`\max(|\partial_W| / s, |\partial_b|) \le tol`. So a solution is as exact for features of scale
-    1e-6 as for 1e6. If that is not reached (1e-8 is in every test of ours; below, rounding may forbid it),
-    `converged` is False and a warning says so.
+    The bias is not penalised, and sums to zero over the classes. The solver stops when every entry of the
+    gradient is at most `tol`: :math:`\max(|\partial_W| / s, |\partial_b|) \le tol`. Here features are
+    measured from their mean, and :math:`s` is their root mean squared distance from it. So a solution is as
+    exact for features of scale 1e-6 as for 1e6. Every test of ours reaches 1e-8; below, rounding may prevent
+    it. Then `converged` is False, and there is a warning.
 
-    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at the point where it starts;
-    where coefficients are few, Newton's method takes over after 200 iterations. So its speed depends little
-    on the features' scales, and collinear, constant or collapsed features and D > N are all welcome. All is
-    float64, but features of four million numbers or more, with more rows than channels and a `tol` of 1e-7
-    or more, are centred and rounded to float32, in which descents begin. Raises UsageError
-    unless penalty > 0 and tol > 0.
+    L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at its start. If there are few
+    coefficients, Newton's method takes over after 200 iterations. So the speed depends little on the scales
+    of the features. Features may be collinear, constant or collapsed, and D may exceed N.
+
+    All computations are in float64, with one exception: large features are centred and rounded to float32, in
+    which the solver begins. Features are large from four million numbers on, if they have more rows than
+    channels and `tol` is 1e-7 or more.
+
+    Args:
+        features: Features (N, D).
+        labels: Class numbers (N,), 0 to num_classes - 1.
+        num_classes: Number of classes K.
+        penalty: The penalty lambda, above 0.
+        tol: The tolerance, above 0.
+        start: A fit to start from. It saves time and does not change the solution.
+
+    Raises:
+        UsageError: If the penalty or `tol` is not positive, or labels do not fit.
 
     >>> x, y = torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1, 1])
     >>> fit = solve_logistic(x, y, 2, penalty=0.1, tol=1e-9)
     >>> (x.double() @ fit.weight.T + fit.bias).argmax(1)
     tensor([0, 0, 1, 1])
 
-    Same optimum as scikit-learn's `LogisticRegression(C=1 / (N * penalty))`.
+    The optimum equals that of scikit-learn's `LogisticRegression(C=1 / (N * penalty))`.
     """
     check_positive("penalty", penalty)
     check_positive("tol", tol)
@@ -92,10 +103,10 @@ def minimise(
     tol: float,
     start: LogisticFit | None = None,
 ) -> list[LogisticFit]:
-    """Solve for every penalty, as many of them in one pass over the features as can be held.
+    """Solve for every penalty, with as many penalties in one pass over the features as memory allows.
 
-    Of a large set the passes are in float32 until the gradient is near `tol`. With each whitening a descent
-    moves to the solution of the next larger penalty, if that is known by then and better.
+    For large sets, passes are in float32 until the gradient is near `tol`. With each new whitening, a descent
+    moves to the solution of the next larger penalty, if that is already known and better.
     """
     channels = design.channels
     coefficients = design.mean.new_zeros(num_classes, len(channels))
@@ -125,7 +136,7 @@ def minimise(
 
 @contextmanager
 def _threads(products: int) -> Iterator[None]:
-    """One thread for small problems: in short steps threads cost more than they bring."""
+    """Use one thread for small problems: in short steps more threads cost more time than they save."""
     before = torch.get_num_threads()
     if products < _WORTH_THREADS:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The nearest-neighbour probe: a weighted vote of the training rows that point the same way."""
+"""The nearest-neighbour probe: a weighted vote of the training rows with the highest cosine similarity."""
 
 import math
 from typing import final
@@ -9,7 +9,7 @@ from torch import Tensor
 from fullrank.errors import UsageError
 from fullrank.probes.probe import Probe
 
-# Queries and training rows of a tile of similarities, 16 MiB: of several shapes the fastest on a CPU.
+# Queries and training rows in a tile of similarities, 16 MiB: the fastest of several shapes on a CPU.
 _QUERIES, _ROWS = 1024, 4096
 
 
@@ -21,7 +21,7 @@ class NearestProbe(Probe):
               \qquad s_i = \frac{x^\top x_i}{\|x\|\,\|x_i\|}
 
     Features are L2-normalised and nothing else; similarities are float32. A zero vector has similarity 0 with
-    everything. If more rows tie for the last vote than there are votes, it is not defined which of them vote.
+    everything. If several rows tie for the last vote, it is undefined which of them vote.
     Among labels with equal votes the smallest wins. Queries are processed in tiles, so memory is O(N D) plus
     a constant. Nothing is trained or drawn. Shapes: features (N, D), labels (N,).
 
@@ -66,14 +66,14 @@ class NearestProbe(Probe):
             best, numbers = torch.cat([best, values], 1), torch.cat([numbers, rows + start], 1)
             best, order = best.topk(min(self.k, best.shape[1]))
             numbers = numbers.gather(1, order)
-        # Relative to the nearest, so that no temperature overflows; the vote's order is the same.
+        # Relative to the nearest, so that no temperature overflows; the order of the votes is the same.
         weights = ((best - best[:, :1]).double() / self.temperature).exp()
         votes = weights.new_zeros(len(queries), self._num_classes)
         return votes.scatter_add_(1, self._targets[numbers], weights).argmax(1)
 
 
 def directions(features: Tensor) -> Tensor:
-    """Rows (N, D) at unit length in float32; a zero row stays zero."""
+    """Rows (N, D) normalised to unit length in float32; a zero row stays zero."""
     features = features.double()
     norms = features.norm(dim=1, keepdim=True)
     return (features / torch.where(norms > 0, norms, 1.0)).float()

@@ -1,4 +1,4 @@
-"""What every probe does: check features and labels, learn from them, predict labels, count the hits."""
+"""The base of all probes: check features and labels, learn, predict labels, compute accuracy."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence, Sized
@@ -61,14 +61,14 @@ class Probe(ABC):
         """
         features = feature_matrix(features)
         if self._width is None:
-            raise UsageError(f"This {type(self).__name__} has learnt nothing yet; call fit first.")
+            raise UsageError(f"This {type(self).__name__} is not fitted; call fit first.")
         if features.shape[1] != self._width:
             widths = f"{self._width}, but got width {features.shape[1]}"
-            raise UsageError(f"This probe was fitted on features of width {widths}; take the same place.")
+            raise UsageError(f"This probe was fitted on features of width {widths}; use the same place.")
         return self.classes[self._decide(features)]
 
     def score(self, features: Any, labels: Any) -> float:
-        """The accuracy on labelled rows, 0 to 1; a label that `fit` never saw counts as a miss.
+        """The accuracy on labelled rows, 0 to 1; a label that was not in `fit` counts as an error.
 
         Args:
             features: Features (N, D).
@@ -83,13 +83,20 @@ class Probe(ABC):
 def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """The labelled rows: finite features (N, D) and labels (N,), int64, on the features' device.
 
-    Raises UsageError for shapes that do not fit or labels that are not whole numbers, DataError for features
-    of labelled rows that are not finite.
+    Args:
+        features: Features (N, D).
+        labels: Labels (N,); -1 means no label.
+
+    Raises:
+        UsageError: If shapes do not fit, or labels are not whole numbers.
+        DataError: If features of labelled rows are not finite.
     """
     features, labels = _tensor(features), label_vector(labels)
     if len(features) != len(labels):
         lengths = f"{count_of(len(features), 'row')} and {count_of(len(labels), 'label')}"
-        raise UsageError(f"Features and labels must be of one length, but got {lengths}; -1 is no label.")
+        raise UsageError(
+            f"Features and labels must have equal lengths, but got {lengths}; -1 means no label."
+        )
     labels = labels.to(features.device)
     labelled = labels != -1
     if not labelled.all():
@@ -98,7 +105,7 @@ def labelled_rows(features: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 
 def label_vector(labels: Any) -> Tensor:
-    """Labels as an int64 tensor (N,); raises UsageError for another shape or numbers that are not whole."""
+    """Labels as an int64 tensor (N,); UsageError for another shape or numbers that are not whole."""
     vector = _tensor(labels)
     if vector.is_floating_point() or vector.is_complex() or vector.ndim != 1:
         what = f"{vector.dtype} of shape {tuple(vector.shape)}"
@@ -107,17 +114,17 @@ def label_vector(labels: Any) -> Tensor:
 
 
 def label_table(names: str, *columns: Any) -> Tensor:
-    """Columns of whole numbers side by side (N, C), on the CPU; UsageError unless they are of one length."""
+    """Columns of whole numbers as a table (N, C) on the CPU; UsageError unless their lengths are equal."""
     vectors = [label_vector(column).cpu() for column in columns]
     lengths = [str(len(vector)) for vector in vectors]
     if len(set(lengths)) > 1:
         got = f"{', '.join(lengths[:-1])} and {lengths[-1]}"
-        raise UsageError(f"{names} must be of one length, but got {got}; give one of each a row.")
+        raise UsageError(f"{names} must have equal lengths, but got {got}; give one of each for every row.")
     return torch.stack(vectors, 1)
 
 
 def feature_matrix(features: Any) -> Tensor:
-    """Features as a finite tensor (N, D); raises UsageError for another shape, DataError for NaN or inf."""
+    """Features as a finite tensor (N, D); UsageError for another shape, DataError for NaN or infinity."""
     matrix = _tensor(features)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise UsageError(
@@ -127,7 +134,7 @@ def feature_matrix(features: Any) -> Tensor:
     ends = matrix.aminmax() if matrix.is_floating_point() and matrix.numel() else ()
     if not all(end.isfinite() for end in ends):
         broken = int((~torch.isfinite(matrix)).any(1).sum())
-        remedy = "drop them, or look for the layer that diverged"
+        remedy = "drop them, or find the layer that diverged"
         raise DataError(
             f"NaN or infinity in {broken} of {count_of(len(matrix), 'row')} of features; {remedy}."
         )
@@ -135,11 +142,11 @@ def feature_matrix(features: Any) -> Tensor:
 
 
 def check_classes(classes: Sized, rows: int, what: str) -> None:
-    """Raise DataError where the labelled rows are of fewer than two classes."""
+    """Raise DataError if the labelled rows have fewer than two classes."""
     if len(classes) < 2:
         raise DataError(
             f"{what} needs labels of at least 2 classes, but got {len(classes)} in "
-            f"{count_of(rows, 'labelled row')}; give it more."
+            f"{count_of(rows, 'labelled row')}; give more."
         )
 
 
@@ -149,7 +156,7 @@ def rows_by_value(labels: Tensor) -> list[Tensor]:
 
 
 def shuffled(members: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Each of some lists of row numbers, in an order drawn now."""
+    """Each list of row numbers in a random order."""
     return [rows[torch.randperm(len(rows), generator=generator).to(rows.device)] for rows in members]
 
 

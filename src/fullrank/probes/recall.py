@@ -1,4 +1,4 @@
-"""Retrieval: whether the rows nearest to a row carry its label. Nothing is fitted."""
+"""Retrieval: whether the nearest rows of a row have the same label. Nothing is fitted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from fullrank.errors import DataError, UsageError
 from fullrank.probes.nearest import directions
 from fullrank.probes.probe import labelled_rows
 
-# Similarities held at once: 2**22 float32 are 16 MiB, and several arrays of that size are in use.
+# Similarities in memory at once: 2**22 float32 are 16 MiB, and several arrays have that size.
 _TILE = 2**22
-# Similarities are rounded to multiples of 2**-20, below which float32 sums of products tell nothing.
+# Similarities are rounded to multiples of 2**-20, which is about the precision of float32 products.
 _STEPS = 2.0**20
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well rows find those of their label, means over `queries` rows, 0 to 1.
+    """How well rows find other rows of their label: means over `queries` rows, 0 to 1.
 
-    `recall` is by k, in the order asked for. `left_out` counts the rows that had nothing to find, because the
-    gallery holds no other row of their label; they enter no mean.
+    `recall` maps k to recall at k, in the requested order. `left_out` is the number of rows that had nothing
+    to find, because the gallery has no other row of their label. They are in no mean.
     """
 
     recall: dict[int, float]
@@ -47,18 +47,24 @@ def retrieval(
 
     with :math:`R_q` the gallery rows of the query's label and :math:`r_i` the rank of row i for this query, 1
     the most similar. So recall at k is the share of queries with at least one row of their label among the
-    k nearest, as in metric learning, and not the share of such rows that are found. The gallery is all
-    other labelled rows, or the rows given, which are then taken as they are: a query that is also a gallery
-    row finds itself.
+    k nearest, as in metric learning. It is not the share of relevant rows that are found.
 
     Features are L2-normalised and nothing else; a zero vector has similarity 0 with everything. Similarities
-    are float32, and equal where they round to the same multiple of 2^-20. Among equals the rows of other
-    labels rank first, so features collapsed to a point earn nothing by the order of their rows. Queries go in
-    tiles, so memory is O(N D) and a constant (some 150 MB; more only where one row of similarities needs it).
+    are float32, and count as equal if they round to the same multiple of 2^-20. Among equal ones, rows of
+    other labels rank first, so the order of rows cannot help features that collapse to a point. Queries are
+    processed in tiles, so memory is O(N D) plus some 150 MB, or more if one row of similarities needs it.
 
-    Shapes: features (N, D), labels (N,), gallery (M, D), gallery_labels (M,); -1 is unlabelled and left out.
-    Raises UsageError for shapes or labels that do not fit, k below 1, or a gallery without labels, and
-    DataError for features that are not finite or where no query has anything to find.
+    Args:
+        features: Features of the queries (N, D).
+        labels: Labels (N,); rows with the label -1 are left out.
+        ks: The values of k, each 1 or more.
+        gallery: Features (M, D) to search. The default is all other labelled rows. In a given gallery, a
+            query that is also a gallery row finds itself.
+        gallery_labels: Labels of the gallery (M,).
+
+    Raises:
+        UsageError: If shapes or labels do not fit, a k is below 1, or a gallery has no labels.
+        DataError: If features are not finite, or no query has anything to find.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.3, 1.0]])
     >>> result = retrieval(x, torch.tensor([0, 0, 1, 0]), ks=(1, 2))
@@ -68,7 +74,7 @@ def retrieval(
     Source: recall at k of Song et al. 2016 (arXiv 1511.06452).
     """
     if not ks or min(ks) < 1:
-        raise UsageError(f"Recall needs k of 1 or more, at least one, but got {list(ks)}; take 1, 5, 10.")
+        raise UsageError(f"Recall needs one or more k of 1 or more, but got {list(ks)}; use 1, 5, 10.")
     if (gallery is None) != (gallery_labels is None):
         one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
@@ -80,21 +86,21 @@ def retrieval(
         gallery, row_labels = labelled_rows(gallery, gallery_labels)
         if gallery.shape[1] != features.shape[1]:
             widths = f"{features.shape[1]} and the gallery width {gallery.shape[1]}"
-            raise UsageError(f"Queries have width {widths}; give both features of the same place.")
+            raise UsageError(f"Queries have width {widths}; use features of the same place for both.")
         rows, row_labels = directions(gallery).to(queries.device), row_labels.to(queries.device)
     relevant_rows = _count(labels, row_labels) - (1 if gallery is None else 0)
     answerable = (relevant_rows > 0).nonzero()[:, 0]
     if not len(answerable):
         raise DataError(
-            f"None of {len(labels)} labelled rows has a row of its label to find among {len(row_labels)}; "
-            "give at least 2 rows of one label, or a gallery of the same labels."
+            f"None of {len(labels)} labelled rows can find its label among {len(row_labels)} rows; "
+            "give at least 2 rows of one label, or a gallery with the same labels."
         )
     first, precision = [], []
     for tile in torch.split(answerable, max(1, _TILE // len(rows))):
         similarities = (queries[tile] @ rows.T).mul_(_STEPS).round_()
         relevant = labels[tile, None] == row_labels
         if gallery is None:
-            similarities.scatter_(1, tile[:, None], -torch.inf)  # the query itself, behind all that counts
+            similarities.scatter_(1, tile[:, None], -torch.inf)  # puts the query itself last
         ranks = _ranks(similarities, relevant, int(relevant_rows[tile].max()))
         first.append(ranks[:, 0])
         order = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
@@ -110,14 +116,14 @@ def retrieval(
 
 
 def _count(labels: Tensor, among: Tensor) -> Tensor:
-    """How often each of `labels` (N,) stands in `among` (M,): (N,)."""
+    """How often each of `labels` (N,) occurs in `among` (M,): (N,)."""
     classes, numbers = torch.unique(torch.cat([labels, among]), return_inverse=True)
     return torch.bincount(numbers[len(labels) :], minlength=len(classes))[numbers[: len(labels)]]
 
 
 def _ranks(similarities: Tensor, relevant: Tensor, most: int) -> Tensor:
-    """The ranks (B, most) of each query's relevant rows, ascending, behind all others that are as similar."""
-    # Rows at -inf do not count; what follows the ranks of a query with fewer relevant rows means nothing.
+    """The ranks (B, most) of each query's relevant rows, ascending, after all equally similar other rows."""
+    # Rows at -inf do not count. Entries after the ranks of a query with fewer relevant rows are meaningless.
     own = similarities.masked_fill(~relevant, -torch.inf).topk(most).values
     others = similarities.masked_fill(relevant, -torch.inf).sort().values
     before = others.shape[1] - torch.searchsorted(others, own)

@@ -1,1 +1,1 @@
-"""What a run is: its recipe, its parts, its folder, and what can be taken from it."""
+"""A run: its recipe, its parts, its folder, and exports from it."""

@@ -1,4 +1,4 @@
-"""What an accuracy is compared with: the same probes on pixels, and on the encoder before training."""
+"""Baselines for accuracies: the same probes on pixels, and on the encoder before training."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,26 +23,26 @@ from fullrank.record.probed import BaselineKind
 from fullrank.runs.build import encoder_of
 from fullrank.runs.recipe import Recipe
 
-# A shorter run has none, since they would take more than a few percent of it.
+# Runs with fewer epochs have no baselines, since these would take more than a few percent of the time.
 LEAST_EPOCHS = 15
-# Numbers of the training images above which the linear probe on pixels takes minutes.
+# Most pixel values of the training images; above, the linear probe on pixels takes minutes.
 MOST_NUMBERS = 2**24
 # Larger images are averaged down to this side.
 MOST_SIDE = 32
 _BATCH_SIZE = 256
-# The accuracies of what was probed in this process, by a digest of all that they depend on: the runs of a
-# study have the same pixels, and under every head the same encoder before training.
+# Digest of everything that accuracies depend on -> accuracies measured in this process. The runs of a study
+# have the same pixels, and with every head the same encoder before training.
 _measured: dict[bytes, ProbeScore] = {}
 
 
 def run_baselines(recipe: Recipe, train: ImageSet, test: ImageSet, label: str = "label") -> list[Baseline]:
-    """The baselines of a recipe: pixels, and h of the encoder that it builds before the first step.
+    """The baselines of a recipe: pixels, and h of its encoder before the first step.
 
     Args:
-        recipe: builds the encoder; its seed also draws what the linear probe on h holds out.
-        train: the images that probes learn from.
-        test: the images that probes are scored on.
-        label: the name of the labels.
+        recipe: Builds the encoder. Its seed also draws the rows that the linear probe on h holds out.
+        train: The images that probes learn from.
+        test: The images that probes are scored on.
+        label: The name of the labels.
     """
     return baselines(train, test, label, lambda: initial_encoder(recipe, train), kind_of(recipe), recipe.seed)
 
@@ -57,17 +57,17 @@ def baselines(
 ) -> list[Baseline]:
     """The default probes on pixels, and on h of the encoder that `rebuild` gives.
 
-    The caller's random state is left as it was. A baseline that is not measured says why: images that are
-    decoded on demand, too many pixels, an encoder that cannot be built. Without two classes to learn from,
-    or a labelled test image, the list is empty.
+    The caller's random state does not change. A baseline that is not measured gives the reason: images are
+    decoded on demand, there are too many pixels, or the encoder cannot be built. The list is empty if there
+    are fewer than two classes to learn, or no test image is labelled.
 
     Args:
-        train: the images that probes learn from.
-        test: the images that probes are scored on.
-        label: the name of the labels.
-        rebuild: builds the encoder as it was before training; None where it cannot be built.
+        train: The images that probes learn from.
+        test: The images that probes are scored on.
+        label: The name of the labels.
+        rebuild: Builds the encoder in its state before training; None if that is impossible.
         kind: "untrained", or "pretrained" for an encoder that starts from given weights.
-        seed: draws what the linear probe on h holds out. The probe on pixels always takes 0.
+        seed: Draws the rows that the linear probe on h holds out. The probe on pixels always uses 0.
     """
     if count_classes(train, label) < 2 or count_classes(test, label) < 1:
         return []
@@ -79,14 +79,14 @@ def baselines(
 
 
 def unmeasured(kind: BaselineKind, reason: str) -> Baseline:
-    """A baseline without numbers, and why it has none."""
+    """A baseline without numbers, with the reason."""
     return Baseline(features=kind, linear=None, nearest=None, note=f"not measured: {reason}")
 
 
 def initial_encoder(recipe: Recipe, train: ImageSet) -> nn.Module:
-    """The encoder that a run of the recipe on these images starts from, weight for weight.
+    """The encoder that a run of the recipe on these images starts from, with identical weights.
 
-    It is the same under every head, since a run draws it first. The caller's random state is left as it was.
+    It is the same with every head, since a run draws it first. The caller's random state does not change.
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(recipe.seed)
@@ -94,13 +94,13 @@ def initial_encoder(recipe: Recipe, train: ImageSet) -> nn.Module:
 
 
 def kind_of(recipe: Recipe) -> BaselineKind:
-    """What the encoder before the first step is called: it may start from given weights."""
+    """The kind of the encoder before the first step: untrained, or pretrained if it has given weights."""
     given = recipe.init is not None or without_download(recipe.encoder) != recipe.encoder
     return "pretrained" if given else "untrained"
 
 
 def pixels_of(images: ImageSet) -> Tensor:
-    """The clean pixels in 0 to 1, one row an image (N, D); images above 32 pixels are averaged down to 32.
+    """The clean pixels in 0 to 1, one row per image (N, D); images above 32 pixels are averaged down to 32.
 
     >>> from fullrank.data import source
     >>> pixels_of(source("digits").load("test")).shape
@@ -130,10 +130,10 @@ def _of_encoder(
     seed: int,
 ) -> Baseline:
     if rebuild is None:
-        return unmeasured(kind, "this model cannot be built anew")
+        return unmeasured(kind, "this model cannot be rebuilt")
     try:
         encoder = with_places(rebuild())
-    except (FullrankError, OSError) as error:  # its file of weights is gone, or its hub cannot be reached
+    except (FullrankError, OSError) as error:  # the file of weights is missing, or the hub cannot be reached
         return unmeasured(kind, " ".join(str(error).split()))
     with on_accelerator(encoder):
         train, test = (
@@ -150,7 +150,7 @@ def _labelled(images: ImageSet, label: str) -> ImageSet:
 
 
 def _probed(train: Tensor, test: Tensor, labels: tuple[Tensor, ...], seed: int) -> ProbeScore:
-    """The two probes of the default protocol; what this process has measured before is not measured again."""
+    """The two probes of the default protocol; results are reused within this process."""
     digest = hashlib.blake2b(str(seed).encode())
     for tensor in (train, test, *labels):
         digest.update(str(tuple(tensor.shape)).encode())

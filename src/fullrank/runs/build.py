@@ -1,4 +1,4 @@
-"""The parts that a recipe names: its images, and its modules sized for them."""
+"""Build the parts of a recipe: its images, and its modules with matching sizes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +21,14 @@ from fullrank.views import Views, view_pipeline
 
 @dataclass(frozen=True)
 class GivenImages:
-    """Images that were given in Python, to train and to test, instead of a source that a recipe can name."""
+    """Training and test images that were passed in Python, instead of a source that a recipe can name."""
 
     train: ImageSet
     test: ImageSet | None
 
     @classmethod
     def of(cls, data: Any) -> "GivenImages":
-        """Of a torch Dataset, or of a pair of them: training and test images."""
+        """Images from a torch Dataset, or from a pair of them: training and test."""
         pair = data if isinstance(data, tuple) else (data,)
         if len(pair) > 2 or not all(is_dataset(each) for each in pair):
             raise UsageError(
@@ -40,13 +40,13 @@ class GivenImages:
 
     @property
     def spec(self) -> Spec:
-        """What a recipe calls them."""
+        """The spec under which a recipe lists them."""
         return SOURCES.parse(f"given:{self.train.name}")
 
     def sized(self, image_size: int | None, *, held_out: bool) -> tuple[ImageSet, ImageSet]:
-        """Both sets at a size; only where the test images are `held_out` may they be missing."""
+        """Both sets at a size; test images may be missing only if they are `held_out` from training."""
         if self.test is None and not held_out:
-            raise UsageError("There are no test images; give data=(train, test), or held_out=0.2.")
+            raise UsageError("The data has no test images; give data=(train, test), or held_out=0.2.")
         train, test = self.train, self.test or self.train
         return (train, test) if image_size is None else (train.resized(image_size), test.resized(image_size))
 
@@ -56,10 +56,15 @@ IMAGE_KEYS = ("data", "image_size", "classes", "fraction", "limit", "held_out", 
 
 
 def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[ImageSet, ImageSet]:
-    """The training and test images of a recipe, or what it keeps of those `datasets`.
+    """The training and test images of a recipe.
 
-    The draws are the same for every seed of the run. Both sets note in one `bad` what cannot be decoded: of
-    images in memory these are left out, of streamed ones the next image with the same labels replaces each.
+    Random subsets are the same for every seed of the run. Both sets share one list of undecodable images,
+    `bad`. Such images in memory are left out; streamed ones are replaced by the next image with the same
+    labels.
+
+    Args:
+        recipe: The recipe, which may select some of the images.
+        datasets: Images that were passed in Python, in place of the recipe's source.
     """
     if datasets is None:
         images, bad = source(recipe.data), BadImages(recipe.max_bad)
@@ -79,13 +84,13 @@ def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[Imag
     height, width, _ = train.image_shape
     if height != width or test.image_shape != train.image_shape:
         shapes = f"Training images are {_shape(train)} and test images {_shape(test)}"
-        raise DataError(f"{shapes}, but both must be one square; give --image-size, and images of one kind.")
+        raise DataError(f"{shapes}, but must be equal squares; give --image-size, and images of one kind.")
     return train, test
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules of a run, sized for its images: encoder and head, the objective, and the views."""
+    """The modules of a run, with sizes that match its images: encoder, head, objective and views."""
 
     encoder: Encoder
     head: Head
@@ -94,9 +99,18 @@ class Parts:
 
 
 def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
-    """The parts of a recipe, tried on two rows of noise; UsageError where they do not fit each other."""
+    """Build the parts of a recipe and test them on two rows of noise.
+
+    Args:
+        recipe: The recipe.
+        train: The training images.
+        processes: Number of processes that will train together.
+
+    Raises:
+        UsageError: If the parts do not fit each other, or the processes cannot share the batch.
+    """
     if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
-        raise UsageError(f"Both init={recipe.init} and {recipe.encoder} name weights; leave out one of them.")
+        raise UsageError(f"Both init={recipe.init} and {recipe.encoder} give weights; leave out one of them.")
     if recipe.engine.logger is not None:
         check_logger(recipe.engine.logger)
     check_optimizer(recipe.optimizer.name)
@@ -112,15 +126,20 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
 
 
 def build(recipe: Recipe, train: ImageSet) -> Parts:
-    """The parts of a recipe, sized for its images; the encoder starts from `init`, if any.
+    """Build the parts of a recipe with sizes that match its images; the encoder starts from `init`, if any.
 
-    Raises UsageError for labels that the images do not have, or that the objective cannot learn.
+    Args:
+        recipe: The recipe.
+        train: The training images.
+
+    Raises:
+        UsageError: If the images do not have the labels, or the objective cannot learn them.
     """
     train.check_label(recipe.label)
     if "labels" in needs(recipe.objective) and (classes := count_classes(train, recipe.label)) < 2:
         raise UsageError(
-            f"The objective {recipe.objective} learns labels, 2 classes or more, but '{recipe.label}' of "
-            f"{train} has {classes}; label the images, set another label, or train without: infonce:0.1."
+            f"The objective {recipe.objective} needs labels of 2 or more classes, but '{recipe.label}' of "
+            f"{train} has {classes}; label the images, set another label, or use infonce:0.1."
         )
     encoder = encoder_of(recipe, train)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
@@ -131,7 +150,7 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
 
 
 def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:
-    """The encoder of a recipe, sized for its images, before any training; it starts from `init`, if any."""
+    """The encoder of a recipe for its images, before any training; it starts from `init`, if any."""
     mean, std = train.channel_statistics()
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)

@@ -1,4 +1,4 @@
-"""Carrying features away: those of any images at one place of a run, as an array and as a file."""
+"""Export features of any images at one place of a run, as an array and as a file."""
 
 import io
 import json
@@ -35,8 +35,8 @@ def embed(
 ) -> np.ndarray:
     """The features of images at one place of a run, as an array and, with `out`, as a file.
 
-    Images are read in batches; the features of all of them are held in memory. The ending of `out` chooses
-    the format, and the file is written whole or not at all:
+    Images are read in batches, and the features of all images must fit in memory. The ending of `out` chooses
+    the format. The file is written completely or not at all:
 
     - `.npy`: the features, and their labels in `NAME.labels.npy` if any image is labelled
     - `.safetensors`: the tensors `features` and `labels` (-1 where unlabelled), with place, data, split,
@@ -46,12 +46,12 @@ def embed(
 
     Args:
         run: A run, or its folder.
-        data: The spec of a source, read whole at the run's image size; None is the run's own images, as its
-            recipe selects them.
+        data: The spec of a source, of which all images are read at the run's image size. None means the run's
+            own images, as selected by its recipe.
         split: "train" or "test".
         place: Where features are read: h, h[:24], z, or a layer such as stage3.1.
-        out: The file to write; None writes none.
-        imports: Modules or files that register parts of yours, as `--import` does.
+        out: The file to write; None writes no file.
+        imports: Modules or files that register your own parts, as `--import` does.
 
     Returns:
         The features (N, D_p), float32.
@@ -87,7 +87,7 @@ def embed(
 
 
 def _images(run: Run, data: str | None, split: Split) -> ImageSet:
-    """The images of `split`, as the run's encoder takes them."""
+    """The images of `split`, in the form that the run's encoder takes."""
     if data is None:
         return load_data(run.recipe)[SPLITS.index(split)]
     size, channels = input_shape(run.path)
@@ -95,13 +95,13 @@ def _images(run: Run, data: str | None, split: Split) -> ImageSet:
     if images.channels != channels:
         raise DataError(
             f"{images} has images of {images.channels} channels, but the encoder in {run.path} takes "
-            f"{channels}; give {'grey' if channels == 1 else 'colour'} images, or a run trained on such."
+            f"{channels}; give {'grey' if channels == 1 else 'colour'} images, or use another run."
         )
     return images
 
 
 def describe(run: Run, place: str) -> dict[str, str]:
-    """The notes that every exported file has about its run."""
+    """The description of its run that every exported file has."""
     return {
         "fullrank": __version__,
         "encoder": run.recipe.encoder,
@@ -117,12 +117,12 @@ def check_out(out: str | Path, endings: Collection[str]) -> Path:
         needed = " or ".join(endings)
         raise UsageError(f"{path} ends in {path.suffix or 'nothing'!r}, but needs {needed}; rename it so.")
     if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {path.parent} to put {path.name} in; make it first.")
+        raise UsageError(f"The folder {path.parent} of {path.name} does not exist; create it first.")
     return check_free(path)
 
 
 def check_free(path: Path) -> Path:
-    """`path` if nothing is there yet; otherwise UsageError."""
+    """`path` if it does not exist yet; otherwise UsageError."""
     if path.exists():
         raise UsageError(f"{path} exists and is not overwritten; remove it, or give another name.")
     return path
@@ -163,5 +163,5 @@ def _write_parquet(path: Path, features: np.ndarray, labels: np.ndarray, notes: 
     write_whole(path, content.getvalue())
 
 
-# Each takes features (N, D_p) float32, labels (N,) int64 with -1 where unlabelled, and how they were made.
+# Each takes features (N, D_p) float32, labels (N,) int64 with -1 for no label, and a description.
 _WRITERS = {".npy": _write_npy, ".safetensors": _write_safetensors, ".parquet": _write_parquet}

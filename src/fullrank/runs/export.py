@@ -1,4 +1,4 @@
-"""Carrying an encoder away: as plain weights that timm and torchvision load, or as an ONNX file."""
+"""Export an encoder as plain weights that timm and torchvision load, or as an ONNX file."""
 
 import copy
 import io
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 5)
-# A protobuf message, and so a model in one ONNX file, cannot be larger.
+# The largest protobuf message, and so the largest model in one ONNX file.
 LARGEST_ONNX = 2**31
 
 
@@ -39,13 +39,13 @@ def export(
 ) -> list[Path]:
     """Write the encoder of a run as plain weights or as an ONNX file.
 
-    See `export_weights` and `export_onnx` for what each file holds.
+    See `export_weights` and `export_onnx` for the content of each file.
 
     Args:
         run: A run, or its folder.
         out: The file to write. `.safetensors` are weights that timm loads; `.onnx` needs the extra `onnx`.
-        place: The place to keep; weights only note it, an ONNX file ends there.
-        imports: Modules or files that register parts of yours, as `--import` does.
+        place: The place to keep. Weights only record it; an ONNX file ends there.
+        imports: Modules or files that register your own parts, as `--import` does.
 
     Returns:
         The files that were written.
@@ -66,15 +66,29 @@ def export(
 
 
 def export_weights(run: str | Path | Run, path: str | Path, *, place: str = "h") -> list[Path]:
-    """Write a run's encoder as plain weights, `NAME.safetensors`; returns the files written.
+    """Write a run's encoder as plain weights, `NAME.safetensors`.
 
-    The tensors have the names of the encoder's own library, so timm loads them strictly, and torchvision
-    where it has the same net. The metadata (all strings) says how to use them: `encoder` and `head` (specs),
-    `place` (the place to keep), `mean` and `std` (JSON, of images in 0 to 1; they are not part of the net),
-    `image_size`, `in_chans`, `feature_dim`, and `stem`, the lines that change timm's net before loading where
-    it has the small stem. A head with weights is put beside it as `NAME.head.safetensors`.
+    The tensors have the names of the encoder's own library. So timm can load them strictly, and torchvision
+    too if it has the same net. The metadata are strings:
 
-    Raises UsageError for a place the model does not have, another ending, or a file that exists.
+    - `encoder` and `head`: the specs.
+    - `place`: the place to keep.
+    - `mean` and `std`: JSON, for images in 0 to 1. They are not part of the net.
+    - `image_size`, `in_chans`, `feature_dim`.
+    - `stem`: for the small stem, the lines that change timm's net before it loads the weights.
+
+    A head with weights is written beside it as `NAME.head.safetensors`.
+
+    Args:
+        run: A run, or its folder.
+        path: The file to write.
+        place: The place to keep.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UsageError: If the model does not have the place, the ending is another, or a file exists.
 
     >>> import tempfile, timm, torch
     >>> from safetensors import safe_open
@@ -107,20 +121,28 @@ def export_weights(run: str | Path | Run, path: str | Path, *, place: str = "h")
 
 
 def export_onnx(run: str | Path | Run, path: str | Path, *, place: str = "h") -> float:
-    r"""Write the way from images to the features at `place` as an ONNX file; returns how far it is off.
+    r"""Write the model from images to the features at `place` as an ONNX file, and check it.
 
-    The input `images` is (N, C, S, S) float32 in 0 to 1, N free, C and S the run's own; the output `features`
-    is (N, D_p). Normalisation is inside. Before the file is put in place, onnxruntime computes two batches of
-    it, and the result is
+    The input `images` is (N, C, S, S) float32 in 0 to 1, with any N and the run's own C and S. The output
+    `features` is (N, D_p). Normalisation is part of the model. Before the file is written, onnxruntime
+    computes the features y of two batches, which are compared with PyTorch's features f:
 
     .. math:: \max_{ij} |y_{ij} - f_{ij}| / \max_{ij} |f_{ij}|
 
-    with y its features and f PyTorch's. `metadata_props` hold the specs, the place, the sizes and this
-    number. Needs the extra `onnx`.
+    `metadata_props` have the specs, the place, the sizes and this difference. Needs the extra `onnx`.
 
-    Raises UsageError for a missing extra, a place the model does not have, another ending, a file that
-    exists, or a model beyond ONNX's 2 GiB; DataError if the model cannot be translated or the difference is
-    above 1e-4, and then leaves no file.
+    Args:
+        run: A run, or its folder.
+        path: The file to write.
+        place: The place at which the model ends.
+
+    Returns:
+        The difference.
+
+    Raises:
+        UsageError: If the extra is missing, the model does not have the place, the ending is another, the
+            file exists, or the model is beyond ONNX's 2 GiB.
+        DataError: If ONNX cannot express the model, or the difference is above 1e-4. No file remains then.
     """
     target = check_out(path, (".onnx",))
     check_extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "Writing ONNX")
@@ -130,13 +152,13 @@ def export_onnx(run: str | Path | Run, path: str | Path, *, place: str = "h") ->
     if (nbytes := sum(tensor.nbytes for tensor in weights)) >= LARGEST_ONNX:
         raise UsageError(
             f"The weights of {run.recipe.encoder} and {run.recipe.head} take {nbytes / 2**30:.1f} GiB, but "
-            f"an ONNX file holds less than {LARGEST_ONNX / 2**30:.0f}; write .safetensors instead."
+            f"an ONNX file must be below {LARGEST_ONNX / 2**30:.0f} GiB; write .safetensors instead."
         )
     size, channels = input_shape(run.path)
     model = FeatureReader(copy.deepcopy(run.encoder), copy.deepcopy(run.head), place).cpu().eval()
     proto = to_onnx(model, torch.zeros(2, channels, size, size))
     difference = max_difference(model, proto.SerializeToString(), (channels, size, size))
-    if not difference <= TOLERANCE:  # NaN too
+    if not difference <= TOLERANCE:  # also refuses NaN
         raise DataError(
             f"The ONNX model differs from PyTorch by {difference:.1e} of the largest feature at {place!r}, "
             f"more than {TOLERANCE:.0e}, and is not written; write .safetensors instead."
@@ -165,9 +187,9 @@ class FeatureReader(nn.Module):
 
 
 def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
-    """A module of one input and one output as an ONNX model whose first axis is free."""
+    """Convert a module with one input and one output to an ONNX model with a free first axis."""
     try:
-        # The exporter prints its progress and whole graphs; what matters is in its exception.
+        # The exporter prints its progress and whole graphs; its exception has what matters.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -184,7 +206,7 @@ def to_onnx(model: nn.Module, example: Tensor) -> "ModelProto":
         raise DataError(f"ONNX cannot express this model ({reason}); write .safetensors instead.") from None
     proto = cast(torch.onnx.ONNXProgram, program).model_proto
     for node in proto.graph.node:
-        node.ClearField("metadata_props")  # stack traces, with the paths of this machine
+        node.ClearField("metadata_props")  # removes stack traces, which have paths of this machine
     return proto
 
 
@@ -194,7 +216,7 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    # They have no parent of their own, and are defined nowhere else.
+    # onnxruntime's errors have no common base class and are defined only here.
     names = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
     refusals = tuple(getattr(state, name) for name in names)
     generator = torch.Generator().manual_seed(0)
@@ -213,9 +235,9 @@ def max_difference(model: nn.Module, onnx: bytes, shape: tuple[int, int, int]) -
 
 
 def describe_encoder(run: Run, place: str) -> dict[str, str]:
-    """What a file of a run's encoder says of it, beside its tensors; `in_chans` is what the net takes."""
+    """The metadata in a file of a run's encoder; `in_chans` is the number of channels of the net's input."""
     size, channels = input_shape(run.path)
-    # An encoder that somebody else wrote may take images as they are.
+    # A user's own encoder may take images without normalisation.
     mean, std = (
         getattr(run.encoder, name, torch.full((channels,), plain)).flatten().tolist()
         for name, plain in (("mean", 0.0), ("std", 1.0))
@@ -226,7 +248,7 @@ def describe_encoder(run: Run, place: str) -> dict[str, str]:
 
 
 def check_place(run: Run, place: str) -> None:
-    """Raise UsageError for a place that the run's model does not have."""
+    """Raise UsageError if the run's model does not have a place."""
     size, channels = input_shape(run.path)
     collect_features(run.encoder, run.head, torch.zeros(1, channels, size, size, dtype=torch.uint8), [place])
 

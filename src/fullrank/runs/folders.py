@@ -1,4 +1,4 @@
-"""The folder of a run or study: which one, and whether a recipe may write into it."""
+"""The folder of a run or study: choose it, and check whether a recipe may write into it."""
 
 import re
 import sys
@@ -15,36 +15,36 @@ from fullrank.record import RECORD_FILE
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 
 CHECKPOINTS = Path("checkpoints")
-# A lock of the system on this file ends with the process that holds it, however that ends.
+# The system's lock on this file ends with the process that holds it, even after a crash.
 LOCK_FILE = CHECKPOINTS / ".lock"
 BAD_IMAGES_FILE = "bad_images.txt"
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:
-    """The folder asked for, or a fresh one under runs/; `resume` needs one that is named."""
+    """The folder `out`, or a new one under runs/; `resume` requires `out`."""
     if out is None and resume:
-        raise UsageError("--resume needs --out DIR, the folder to go on with.")
+        raise UsageError("--resume needs --out DIR, the folder to continue.")
     return result_folder(out, slug(name))
 
 
 def slug(text: str) -> str:
-    """A spec as a folder name: letters, digits, dots and dashes, and no dot first: `..` is no name."""
+    """A spec as a folder name: letters, digits, dots and dashes; it never begins with a dot."""
     return "".join(c if c.isalnum() or c in ".-" else "-" for c in text)[:100].lstrip(".-") or "-"
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str] = ()) -> None:
-    """Raise UsageError unless `folder` is empty, or with `resume` of the same recipe but for `free` keys."""
+    """Raise UsageError unless `folder` is empty, or `resume` is set and only `free` keys differ."""
     if not folder.is_dir() or _is_bare(folder):
         return
     if not resume:
-        raise UsageError(f"{folder} is not empty; add --resume to go on with it, or name another --out.")
+        raise UsageError(f"{folder} is not empty; add --resume to continue it, or name another --out.")
     stored = folder / RECIPE_FILE
     if not stored.is_file():
-        raise UsageError(f"{folder} holds files but no {RECIPE_FILE}, so no run; name another --out.")
+        raise UsageError(f"{folder} has files but no {RECIPE_FILE}, so it is not a run; name another --out.")
     for key, before, now in _differences(Recipe.resolve(stored).model_dump(), recipe.model_dump()):
         if key not in free and key.split(".")[0] not in free:
             remedy = "resume with the same recipe, or name another --out"
-            raise UsageError(f"{folder} was started with {key}={before!r}, not {now!r}; {remedy}.")
+            raise UsageError(f"{folder} was started with {key}={before!r}, but now {now!r}; {remedy}.")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -59,7 +59,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tup
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """The folder of a run is this process's alone meanwhile; UsageError where another one writes there."""
+    """Lock the folder of a run for this process; UsageError if another process is writing there."""
     lock = folder / LOCK_FILE
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,19 +71,19 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def check_free(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """The same once the folder is locked: its holder before may have begun or finished a run there."""
+    """Check the folder again after locking it: another process may have begun or finished a run there."""
     check_folder(folder, recipe, resume)
     if (folder / RECORD_FILE).is_file():
         raise UsageError(f"Another process has just finished the run in {folder}; add --resume to take it.")
 
 
 def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the folder of a run, with its recipe in it, and remove what a process that was killed left."""
+    """Create the folder of a run with its recipe, and remove leftovers of a killed process."""
     (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     for part in _parts(folder):
         part.unlink(missing_ok=True)
     stored = folder / RECIPE_FILE
-    if not stored.is_file() or Recipe.resolve(stored) != recipe:  # in a key that may change meanwhile
+    if not stored.is_file() or Recipe.resolve(stored) != recipe:  # differs in a key that may change
         write_whole(stored, recipe.dump().encode())
     if resume and not checkpoints_in(folder):
         print(f"{folder} has no checkpoint yet; starting from the beginning.", file=sys.stderr)
@@ -91,7 +91,7 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
 
 @contextmanager
 def room_in(folder: Path) -> Iterator[None]:
-    """A disk that is full meanwhile is a FullDiskError, which says what is kept in the folder of a run."""
+    """Turn a full disk into a FullDiskError that names the newest checkpoint of the run."""
     try:
         yield
     except OSError as error:
@@ -99,19 +99,19 @@ def room_in(folder: Path) -> Iterator[None]:
             raise
         newest = next((path.name for path in checkpoints_in(folder)), "none yet")
         raise FullDiskError(
-            f"The disk has no room for {error.filename or folder} (newest checkpoint: {newest}); once there "
-            f"is room the same command with --out {typed_path(folder)} --resume goes on from there."
+            f"The disk has no room for {error.filename or folder} (newest checkpoint: {newest}); free some "
+            f"space and repeat the command with --out {typed_path(folder)} --resume to continue."
         ) from None
 
 
 def list_bad_images(folder: Path, bad: Mapping[str, str]) -> None:
-    """List the images that could not be decoded, and why, in the folder of a run."""
+    """Write a list of the undecodable images, with the reasons, into the folder of a run."""
     if not bad:
         return
     path = folder / BAD_IMAGES_FILE
     lines = [f"{one_line(image)}\t{one_line(why)}\n" for image, why in sorted(bad.items())]
     write_whole(path, "".join(lines).encode())
-    print(f"Images that cannot be decoded, passed over: {len(bad)}, listed in {path}.", file=sys.stderr)
+    print(f"Skipped images that cannot be decoded: {len(bad)}, listed in {path}.", file=sys.stderr)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -119,23 +119,23 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _is_bare(folder: Path) -> bool:
-    """Whether a folder holds at most what a run leaves that was killed before it wrote its recipe."""
+    """Whether a folder is empty, apart from leftovers of a run that was killed before it wrote its recipe."""
     leftovers = {folder / CHECKPOINTS, folder / LOCK_FILE, *_parts(folder)}
     return leftovers.issuperset([*folder.iterdir(), *(folder / CHECKPOINTS).glob("*")])
 
 
 def checkpoint_path(folder: Path, number: int, kind: str = "step") -> Path:
-    """Where the checkpoint of a step (or of another `kind`) belongs; `save_state` adds a checksum."""
+    """The path of the checkpoint of a step (or of another `kind`); `save_state` adds a checksum."""
     return folder / CHECKPOINTS / f"{kind}-{number:08d}.ckpt"
 
 
 def checkpoints_in(folder: Path, kind: str = "step") -> list[Path]:
-    """The checkpoints of one kind in the folder of a run, newest first, whole or damaged."""
+    """The checkpoints of one kind in the folder of a run, newest first, including damaged ones."""
     name = re.compile(rf"{re.escape(kind)}-\d+-[0-9a-f]{{8}}\.ckpt")
     paths = [path for path in (folder / CHECKPOINTS).glob(f"{kind}-*") if name.fullmatch(path.name)]
     return sorted(paths, key=lambda path: (number_of(path), path.name), reverse=True)
 
 
 def number_of(path: Path) -> int:
-    """The step, or whatever is counted, of a checkpoint: 40 for `step-00000040-5f3c9a1e.ckpt`."""
+    """The step (or epoch) of a checkpoint: 40 for `step-00000040-5f3c9a1e.ckpt`."""
     return int(path.stem.split("-")[-2])

@@ -22,7 +22,7 @@ from fullrank.specs import Spec
 from fullrank.views import VIEWS
 
 RECIPE_FILE = "recipe.yaml"
-# PyYAML's own error, and what it lets pass of numbers, dates and bytes that are none.
+# PyYAML's own error, and the errors that it does not convert, of invalid numbers, dates and bytes.
 _NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)
 _SHIPPED = files(__package__).joinpath("recipes")
 
@@ -36,7 +36,7 @@ LOGGERS = {
     "comet": "CometLogger",
     "litlogger": "LitLogger",
 }
-# What is built here, with its papers; any other name is timm's.
+# The optimizers that are built here, with their papers; any other name is timm's.
 OWN_OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw": ("loshchilov2019decoupled",),
     "sgd": (),
@@ -45,17 +45,17 @@ OWN_OPTIMIZERS: dict[str, tuple[str, ...]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a few aliases of aliases would make gigabytes of one line."""
+    """YAML without aliases: a few nested aliases would expand one line to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            remedy = "an alias (*) is not read; write the value out"
+            remedy = "an alias (*) is not allowed; write the value out"
             raise yaml.composer.ComposerError(None, None, remedy, mark)
         return super().compose_node(parent, index)
 
 
-# The keys that name a part, and where its specs are registered.
+# Key that names a part -> the registry of its specs.
 _REGISTRIES = {"data": SOURCES, "views": VIEWS, "encoder": ENCODERS, "head": HEADS, "objective": OBJECTIVES}
 _FROM_FILE = {"from_file": True}
 
@@ -71,8 +71,8 @@ def _parsed(value: Any, info: ValidationInfo) -> Spec:
     return registry.parse(value, from_file=info.context == _FROM_FILE)
 
 
-# In the type, not as a serializer of the model: pydantic would then no longer know which keys are at their
-# default, and the digest of a recipe has only the others.
+# A serializer of the type, not of the model: with the latter pydantic would no longer know which keys have
+# their default, and the digest of a recipe has only the other keys.
 _PartSpec = Annotated[Spec, PlainValidator(_parsed), PlainSerializer(str, return_type=str)]
 
 
@@ -87,14 +87,14 @@ def _key(default: Any, meaning: str, **limits: Any) -> Any:
 
 
 class _Part(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A recipe, or some keys of it that belong together."""
+    """A recipe, or a group of its keys."""
 
 
 class Optimizer(_Part):
-    """How the weights move: linear warm-up, then cosine to `floor` times the rate, both per step.
+    """The optimizer and its schedule: linear warm-up, then cosine to `floor` times the rate, both per step.
 
     Norms, biases and other 1-d parameters have no decay, and no adaptation under lars. A function that was
-    given in Python appears under its module and name. It makes the optimizer from the weight decay alone, and
+    passed in Python appears under its module and name. It makes the optimizer from the weight decay only;
     `lr`, `momentum` and `trust` are then not used.
     """
 
@@ -103,25 +103,25 @@ class Optimizer(_Part):
         pattern=r"^[A-Za-z_][\w.:]*$",
         description="adamw, sgd, lars, or any name in `timm.optim.list_optimizers()`.",
     )
-    lr: float = _key(3e-3, "The learning rate, used as it is whatever the batch size.", gt=0)
+    lr: float = _key(3e-3, "The learning rate, not scaled with the batch size.", gt=0)
     weight_decay: float = _key(1e-4, "Weight decay.", ge=0)
     momentum: float = _key(0.9, "Momentum, for optimizers that have one.", ge=0, lt=1)
     trust: float = _key(1e-3, "The trust coefficient of lars (P1's eta).", gt=0)
-    warmup: float = _key(0.1, "The share of the run in which the rate rises.", ge=0, lt=1)
+    warmup: float = _key(0.1, "The share of the run with a rising rate.", ge=0, lt=1)
     floor: float = _key(0.0, "The rate at the end, as a share of `lr`.", ge=0, le=1)
     clip: float | None = _key(
-        None, "The norm over all parameters to which a larger gradient is scaled down.", gt=0
+        None, "The largest gradient norm over all parameters; larger gradients are scaled down.", gt=0
     )
 
 
 class Engine(_Part):
-    """How the step is computed; apart from rounding, none of these keys changes what is learnt."""
+    """How the step is computed; apart from rounding, none of these keys changes the result."""
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _key(
         "32-true", "The precision on a GPU; a CPU always computes in 32 bits."
     )
     accumulate: int = _key(
-        1, "Batches whose gradients are added up; the negatives still come from one batch.", ge=1
+        1, "Batches whose gradients are accumulated; the negatives still come from one batch.", ge=1
     )
     channels_last: bool = _key(False, "Keep the encoder's weights channels last in memory.")
     compile: bool = _key(False, "Compile the encoder with `torch.compile`.")
@@ -135,9 +135,9 @@ class Engine(_Part):
 class SGDProbe(_Part):
     """The papers' linear probe: SGD on random crops of the training images, with the encoder frozen.
 
-    The rate falls by a cosine per epoch; weights start at N(0, 0.01), the bias at 0. The probe is scored on
-    the test images after each epoch, and the record has both the last and the best epoch. The best one is
-    chosen on the test images themselves, as in P1. A recipe has no such probe until one of these keys is set.
+    The rate follows a cosine over epochs. Weights start at N(0, 0.01), the bias at 0. The probe is scored on
+    the test images after each epoch, and the record has both the last and the best epoch. The best epoch is
+    chosen on the test images themselves, as in P1. A recipe has this probe only if one of these keys is set.
 
     Source: P1's published code.
     """
@@ -150,12 +150,12 @@ class SGDProbe(_Part):
 
 
 class Recipe(_Part):
-    """All that defines a run; two equal recipes give the same record on one machine.
+    """All settings of a run; two equal recipes give the same record on one machine.
 
-    The training images are cut by `classes`, `fraction`, `limit` and `held_out`, in this order. `classes`
-    also cuts the test images. `held_out` lets you choose settings without the test images. A finished run is
-    probed on the labels called "label", whichever `label` it was trained on. `imports` lists the modules that
-    parts of yours come from; fullrank fills it in.
+    `classes`, `fraction`, `limit` and `held_out` select training images, in this order. `classes` also
+    selects test images. `held_out` lets you choose settings without the test images. A finished run is probed
+    on the labels named "label", even if it was trained on another `label`. `imports` lists the modules of
+    your own parts; fullrank fills it in.
 
     >>> Recipe.resolve("digits", {"head": "directclr", "epochs": 2}).head
     'subvector:360'
@@ -174,7 +174,7 @@ class Recipe(_Part):
     encoder: _PartSpec = _spec("encoder", "The encoder", "tiny-resnet")
     head: _PartSpec = _spec("head", "The head", "subvector:24")
     objective: _PartSpec = _spec("objective", "The objective", "infonce:0.2")
-    label: str = _key("label", "The labels that supervised objectives and online probes use, as in `coarse`.")
+    label: str = _key("label", "The labels for supervised objectives and online probes, such as `coarse`.")
     optimizer: Optimizer = Optimizer()
     encoder_passes: int = _key(
         1, "1: batch norm sees both views at once; 2: one at a time, as in P1's code.", ge=1, le=2
@@ -193,13 +193,13 @@ class Recipe(_Part):
 
     @classmethod
     def resolve(cls, recipe: "str | Path | Recipe", overrides: Mapping[str, Any] | None = None) -> "Recipe":
-        """A recipe by name, from a YAML file, or as it is, with some of its keys replaced.
+        """A recipe by name, from a YAML file, or a given one, with some of its keys replaced.
 
         Args:
             recipe: The name of a shipped recipe (`fullrank list recipes`), a YAML file, or a recipe.
-            overrides: Values by key; the key of a nested part has a dot, as in `optimizer.lr`. A part of
-                yours may be named here, which imports its module. A file may only name what was imported
-                before.
+            overrides: Key -> value; the key of a nested part has a dot, as in `optimizer.lr`. Your own parts
+                may be named here, which imports their modules. A file may only name parts whose modules were
+                imported before.
 
         Raises:
             UsageError: A recipe, key or name is unknown, a value is outside its limits, or a module is
@@ -226,7 +226,7 @@ class Recipe(_Part):
             raise _first_fault(error, recipe) from None
 
     def _with_imports(self) -> "Recipe":
-        """The recipe, with the modules that its parts come from."""
+        """The recipe with the list of modules that its parts come from."""
         origins = dict.fromkeys(
             registry[spec.name].origin
             for key, registry in _REGISTRIES.items()
@@ -239,28 +239,28 @@ class Recipe(_Part):
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
 
-# Every key that can be set, in the order of a recipe's file.
+# Every key that can be set, in the order of a recipe file.
 RECIPE_KEYS = settings_of(Recipe)
 
 
 def _needed_by_file(imports: Any) -> list[Origin]:
-    """The modules that a recipe says it needs."""
+    """The modules that a recipe file lists in `imports`."""
     try:
         return [each if isinstance(each, Origin) else Origin(**each) for each in imports or ()]
     except TypeError:
         remedy = "give modules, each with a key `module`, or leave it out"
-        raise UsageError(f"'imports' of a recipe is {imports!r:.80}; {remedy}.") from None
+        raise UsageError(f"'imports' of a recipe is not valid: {imports!r:.80}; {remedy}.") from None
 
 
 def check_optimizer(name: str) -> None:
-    """Raise UsageError for an optimizer that timm does not know, unless it was given in Python."""
+    """Raise UsageError if timm does not have an optimizer and it was not passed in Python."""
     if name in OWN_OPTIMIZERS or ":" in name:
         return
     from timm.optim._optim_factory import list_optimizers
 
     names = [each for each in list_optimizers() if isinstance(each, str)]
     if name not in names:
-        remedy = "`timm.optim.list_optimizers()` shows all; give one of yours in Python"
+        remedy = "`timm.optim.list_optimizers()` shows all; pass your own in Python"
         raise unknown_name("optimizer", name, [*OWN_OPTIMIZERS, *names], remedy)
 
 
@@ -270,7 +270,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_summary(name: str) -> str:
-    """What a shipped recipe is for: the comment it starts with."""
+    """The purpose of a shipped recipe: the comment at its start."""
     return _SHIPPED.joinpath(f"{name}.yaml").read_text().splitlines()[0].removeprefix("# ")
 
 
@@ -284,15 +284,15 @@ def _read(recipe: str | Path) -> dict[str, Any]:
         if is_file(Path(recipe) / RECIPE_FILE):
             raise UsageError(f"{recipe} is a folder; name the recipe in it, {Path(recipe) / RECIPE_FILE}.")
         if Path(recipe).suffix in (".yaml", ".yml"):
-            raise UsageError(f"There is no recipe file {recipe}; check the path; {remedy}.")
+            raise UsageError(f"The recipe file {recipe} does not exist; check the path; {remedy}.")
         if str(recipe).partition(":")[0] in {entry.name for entry in SOURCES}:
-            raise UsageError(f"{recipe} names data, not a recipe; write --data {recipe}; {remedy}.")
+            raise UsageError(f"{recipe} is data, not a recipe; write --data {recipe}; {remedy}.")
         raise unknown_name("recipe", str(recipe), recipe_names(), remedy)
     return yaml_keys(file.read_bytes(), f"Recipe {recipe}", "data: digits")
 
 
 def yaml_keys(file: bytes, what: str, example: str) -> dict[str, Any]:
-    """The keys of a YAML file; UsageError, which begins with `what`, where it is not YAML or has no keys."""
+    """The keys of a YAML file; UsageError, which begins with `what`, if it is not YAML or has no keys."""
     try:
         content = yaml.load(file.decode(), _Loader)  # a SafeLoader
     except RecursionError:
@@ -300,12 +300,12 @@ def yaml_keys(file: bytes, what: str, example: str) -> dict[str, Any]:
     except _NOT_YAML as error:
         raise UsageError(f"{what} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{what} holds no keys; write `{example}` and so on, one key a line.")
+        raise UsageError(f"{what} has no keys; write lines such as `{example}`, one key per line.")
     return content
 
 
 def parsed_parts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a recipe that a file gives, with the specs of parts parsed; no module is imported for one."""
+    """Keys of a recipe from a file, with the specs of parts parsed but without importing any module."""
     parsed = {
         key: registry.parse(settings[key], from_file=True)
         for key, registry in _REGISTRIES.items()
@@ -332,7 +332,7 @@ def _first_fault(error: ValidationError, recipe: object) -> UsageError:
     return UsageError(f"{label}: {key}={fault['input']!r} is not allowed; expected {allowed}.")
 
 
-# What provides each logger that needs a package of its own: the module, and what to install.
+# Logger that needs a further package -> its module, and the package to install.
 _LOGGER_PACKAGES = {
     "tensorboard": ("tensorboard", "'fullrank[loggers]'"),
     "wandb": ("wandb", "'fullrank[wandb]'"),
@@ -346,4 +346,4 @@ def check_logger(name: str) -> None:
     """Raise UsageError unless the package that a logger needs is installed."""
     module, package = _LOGGER_PACKAGES.get(name, (None, ""))
     if module is not None and find_spec(module) is None:
-        raise UsageError(f"The logger {name} needs a missing package; run `pip install {package}`.")
+        raise UsageError(f"The logger {name} needs a package; run `pip install {package}`.")

@@ -1,4 +1,4 @@
-"""docs/recipe.md, written from the list of a recipe's keys: `python -m fullrank.runs.recipe_page`."""
+"""Write docs/recipe.md from the list of a recipe's keys: `python -m fullrank.runs.recipe_page`."""
 
 import inspect
 import re
@@ -19,7 +19,7 @@ def recipe_page() -> str:
         f"# The keys of a recipe\n\nThis page is written by `{COMMAND}`.\n",
         "A key without a dot is also an option of `train` and `compare`: `batch_size` is `--batch-size` "
         "(`compare` takes its heads from `--heads`). `--set KEY=VALUE` sets any key, and so do keywords of "
-        "`fullrank.train` and `fullrank.compare`. In a YAML file a key with a dot stands under its part. "
+        "`fullrank.train` and `fullrank.compare`. In a YAML file, write a key with a dot under its part. "
         "`null` empties a key. A key that neither you nor the recipe sets has the default below.",
     ]
     for name, settings in sections.items():
@@ -33,7 +33,7 @@ def recipe_page() -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text for a cell of a table: brackets must not read as a link, nor a bar as the end of the cell.
+    r"""Escape text for a cell of a table, so that brackets make no link and a bar does not end the cell.
 
     >>> print(escaped("[a-z][0-9]"))
     \[a-z]\[0-9]

@@ -25,8 +25,8 @@ class Run(Result):
 
     Args:
         path: The folder of the run.
-        record: What it measured; `record.runs[0]` is the entry of this run.
-        recipe: All that defined it, with every default written out.
+        record: The results; `record.runs[0]` is the entry of this run.
+        recipe: All settings, including defaults.
         encoder: The trained encoder, from images (N, C, H, W) in 0 to 1 to h (N, D).
         head: The trained head, from h (N, D) to z (N, K).
     """
@@ -41,7 +41,7 @@ class Run(Result):
 
 
 def opened(run: str | Path | Run, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
-    """A run, or the run in a folder."""
+    """The run itself, or the run in a folder."""
     return run if isinstance(run, Run) else load(run, imports=imports)
 
 
@@ -55,15 +55,15 @@ def input_shape(folder: Path) -> tuple[int, int]:
 def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
     """Read a finished run back, with encoder and head in eval mode.
 
-    Weights are read from safetensors files, and nothing is unpickled. Nothing is imported because a file
-    names it: a run with parts of yours needs their modules in `imports`.
+    Weights are read from safetensors files, and nothing is unpickled. A file never causes an import: a run
+    with your own parts needs their modules in `imports`.
 
     Args:
         folder: The folder of the run.
-        imports: Modules or files that register parts of yours, as `--import` does.
+        imports: Modules or files that register your own parts, as `--import` does.
 
     Raises:
-        DataError: The folder holds no finished run, or its files are damaged.
+        DataError: The folder has no finished run, or its files are damaged.
         UsageError: A module that the run needs is missing.
 
     >>> import tempfile
@@ -77,9 +77,9 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
     folder = Path(folder)
     record = Record.load(folder)
     if record.kind != "run":
-        raise DataError(f"{folder} holds a {record.kind}, not a run; name one of the run folders below it.")
+        raise DataError(f"{folder} is a {record.kind}, not a run; name one of the run folders below it.")
     if not (folder / RECIPE_FILE).is_file():
-        raise DataError(f"{folder} holds no {RECIPE_FILE}; name the folder of a finished run.")
+        raise DataError(f"{folder} has no {RECIPE_FILE}; name the folder of a finished run.")
     recipe = Recipe.resolve(folder / RECIPE_FILE)
     try:
         size, in_chans = input_shape(folder)
@@ -93,6 +93,6 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
         fault, remedy = "cannot be read", f"remove {RECORD_FILE} there and resume the run"
         if isinstance(error, RuntimeError) and recipe.imports:
             modules = ", ".join(origin.module for origin in recipe.imports)
-            fault, remedy = f"do not fit what {modules} builds now", "give the code it was trained with"
+            fault, remedy = f"do not fit what {modules} builds now", "use the code that it was trained with"
         raise DataError(f"The weights in {folder} {fault} ({reason}); {remedy}.") from None
     return Run(folder, record, recipe, encoder.eval(), head.eval())

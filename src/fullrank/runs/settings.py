@@ -1,4 +1,4 @@
-"""The keys of a recipe as one list, read from its models: meaning, default and limits of each. Torch-free."""
+"""The keys of a recipe as one list, from its models: meaning, default and limits of each. Torch-free."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from fullrank.specs import Spec
 
-# Type -> how a value of it is described, and how help shows it.
+# Type -> the description of its values, and its name in help texts.
 KINDS: dict[Any, tuple[str, str]] = {
     int: ("whole number", "<int>"),
     float: ("number", "<float>"),
@@ -23,7 +23,7 @@ _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pat
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: its dotted name, what it means, default ("required" without one), and limits."""
+    """One key: its dotted name, meaning, default ("required" if there is none), and limits."""
 
     key: str
     meaning: str
@@ -34,12 +34,12 @@ class Setting:
 
     @property
     def limits(self) -> str:
-        """What a value must be, as in `number, above 0 and at most 1`."""
+        """The description of valid values, such as `number, above 0 and at most 1`."""
         return ", ".join(filter(None, (self.kind, self.bounds)))
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, Setting]:
-    """Every key of a model that has a description, and those of its parts under their dotted names.
+    """Every key of a model with a description, and the keys of its parts under their dotted names.
 
     >>> from fullrank.runs.recipe import Optimizer
     >>> settings_of(Optimizer, "optimizer.")["optimizer.lr"].limits
@@ -56,7 +56,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, Setting]:
 
 
 def kind_of(field: FieldInfo) -> Any:
-    """The type of a field, without None beside it and without what annotates it."""
+    """The type of a field, without None and annotations."""
     union = get_origin(field.annotation) in (Union, UnionType)
     kinds = get_args(field.annotation) if union else (field.annotation,)
     [kind] = [kind for kind in kinds if kind is not NoneType]

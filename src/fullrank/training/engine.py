@@ -1,4 +1,4 @@
-"""The engine below a run: Lightning's Trainer on the available devices, and what goes wrong there."""
+"""The engine of a run: Lightning's Trainer on the available devices, and its errors."""
 
 import logging
 import warnings

@@ -56,8 +56,9 @@ def hyperparameters(recipe: Recipe) -> dict[str, Any]:
 def final_scores(entry: RunEntry) -> dict[str, float]:
     """The results of a finished run as flat numbers, named `final/...`; accuracies are 0 to 1.
 
-    They are the loss and its chance level, seconds of training, both probes and the effective rank at every
-    place, the chance level of the probes, the baselines, and every further score of the record.
+    The results of the training are the loss, its chance level and the seconds. Each place has both probes and
+    the effective rank. The chance level of the probes, the baselines, and every further score of the record
+    follow.
     """
     numbers: dict[str, float | None] = {
         "loss": entry.loss,
@@ -90,7 +91,15 @@ def run_loggers(recipe: Recipe, folder: Path, session: Session) -> Iterator[tupl
     """The loggers of a run, which have its recipe. `loggers.json` stores their versions for a resume.
 
     Loggers that the recipe names or a function makes are closed at the end; those of the caller stay open.
-    Only the first process logs. Raises UsageError for a logger that cannot start.
+    Only the first process logs.
+
+    Args:
+        recipe: The recipe of the run.
+        folder: The folder of the run.
+        session: The call that carries out the run.
+
+    Raises:
+        UsageError: If a logger cannot start.
     """
     first, make = launched_rank(session.processes) == 0, session.logging.make
     if not first:

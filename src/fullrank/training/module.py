@@ -52,12 +52,12 @@ class JointEmbedding(pl.LightningModule):
         optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
             has the defaults of a recipe.
         seed: The seed of the views.
-        encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends each by itself,
+        encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends them one by one,
             so that batch norms see one view at a time, as in P1's code.
         compiled: Whether torch compiles the encoder's forward.
 
     Raises:
-        UsageError: A part is a class and not an instance, or the objective needs what no training step has.
+        UsageError: A part is a class, not an instance, or no training step has what the objective needs.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),

@@ -24,7 +24,7 @@ class StepClock(Profiler):
     """Measures the seconds of each part of the training steps, for `train(profiler=StepClock())`.
 
     The parts are the loader, the upload to the device, views, encoder, head and objective (forward),
-    backward, the optimizer with Lightning's work around it, and the rest: curves, checkpoints, progress and
+    backward, and the optimizer with Lightning's work around it. The rest is curves, checkpoints, progress and
     the engine. Time in a nested part counts for that part only. On a GPU the clock waits for every part, so
     the shares are right but the run is slower.
 

@@ -1,4 +1,4 @@
-"""What a trained run leaves: weights, example views, scores, and the entry of its record."""
+"""The results of a trained run: weights, example views, scores, and the entry of its record."""
 
 from pathlib import Path
 from typing import cast
@@ -80,7 +80,7 @@ def entry_of(
 
 
 def baselines_of(recipe: Recipe, images: tuple[ImageSet, ImageSet], measured: Evaluation) -> list[Baseline]:
-    """What the accuracies of a run are compared with; a short run does not spend its time on it."""
+    """The baselines of a run's accuracies; a short run does not measure them."""
     if measured.images is None or recipe.epochs >= LEAST_EPOCHS:
         return run_baselines(recipe, *images)
     length = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"

@@ -1,4 +1,4 @@
-"""How a run is carried out, beside what its recipe says."""
+"""How a run is carried out, apart from the settings in its recipe."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def _check(name: str, objects: Iterable[object], kind: type) -> None:
 
 @dataclass(frozen=True)
 class Logging:
-    """How the log of a run is called and where it is kept.
+    """The name of a run's log, and where it is stored.
 
     Attributes:
         name: The name of the run, by default its head and seed.
@@ -51,7 +51,7 @@ class Logging:
 
 @dataclass(frozen=True)
 class Session:
-    """One call that carries out a run, from its beginning or from where an earlier call stopped.
+    """One call that carries out a run, from the start or from the point at which an earlier call stopped.
 
     Attributes:
         devices: Number of devices on each machine; each has one process.
@@ -60,10 +60,10 @@ class Session:
         skip_nonfinite: Number of non-finite steps that may be skipped.
         progress: The progress line; a new one if None.
         profiler: A profiler of Lightning.
-        callbacks: Lightning's callbacks, which run beside ours.
-        loggers: Lightning's loggers, beside the one that the recipe names.
+        callbacks: Lightning's callbacks, which run in addition to ours.
+        loggers: Lightning's loggers, in addition to the one in the recipe.
         optimizer: A function that replaces the optimizer of the recipe.
-        logging: How the run is called in its loggers, and loggers that are made for it.
+        logging: The name of the run in its loggers, and loggers that are made for it.
     """
 
     devices: int = 1

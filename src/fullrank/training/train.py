@@ -65,11 +65,11 @@ def train(
     imports: Sequence[str | Path | ModuleType] = (),
     **overrides: Any,
 ) -> Run:
-    """Train an encoder as a recipe says, probe it, and leave everything in a folder.
+    """Train an encoder according to a recipe, probe it, and write everything into a folder.
 
     Args:
         recipe: The name of a recipe, a YAML file, or a `Recipe`.
-        data: The spec of a source, a torch Dataset of (image, label), or a pair of them to train and test.
+        data: The spec of a source, a torch Dataset of (image, label), or a pair of them: train and test.
         out: Folder of the run; by default a new one under `runs/`.
         resume: Continue the run in `out` from its newest undamaged checkpoint. The result is the same as
             without the interruption. A finished run is returned unchanged.
@@ -88,10 +88,10 @@ def train(
         threads: Number of threads to compute with; None leaves torch's own, or that of a resumed run.
         imports: Modules that register parts.
         **overrides: Keys of the recipe to replace; a nested key is `**{"optimizer.lr": 1e-3}`. Parts are
-            specs or classes of yours.
+            specs or your own classes.
 
     Raises:
-        UsageError: For a recipe that cannot be carried out, a logger that does not begin, or a folder in use.
+        UsageError: For a recipe that cannot be carried out, a logger that does not start, or a folder in use.
         DataError: For images that cannot be read.
         DivergedError: For a loss or gradient that is not finite.
         OutOfMemoryError: For a batch that does not fit in memory.
@@ -120,7 +120,7 @@ def train(
     session = Session(devices, nodes, resume, skip_nonfinite, *parts)
     processes = session.processes
     if processes > 1 and out is None:
-        raise UsageError("Several processes need --out DIR, the folder that all of them know.")
+        raise UsageError("Several processes need --out DIR, a folder that all of them share.")
     folder = folders.claim_folder(out, f"{plan.data}-{plan.head}-seed{plan.seed}", resume)
     folders.check_folder(folder, plan, resume or launched_rank(processes) > 0, free=("max_bad",))
     if (folder / RECORD_FILE).is_file():
@@ -179,7 +179,7 @@ def carry_out(
             else:
                 help_evaluate(module.encoder, module.head, *images, share)
         except FullrankError:
-            if writes:  # the list says what to repair before a resume
+            if writes:  # the list shows what to repair before a resume
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
             raise
     if process_count() > 1:
@@ -226,7 +226,7 @@ def _fit(
         trainer = engine.build_trainer(recipe, [*watchers, checkpointer, line], session)
         home = trainer.strategy.root_device
         if has_room(home, loader.nbytes):
-            loader.to(home)  # a step then uploads nothing but what its views are drawn with
+            loader.to(home)  # a step then uploads only the parameters of its views
         with engine.named_out_of_memory(recipe.batch_size):
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         if checkpointer.must_stop(trainer):

@@ -98,10 +98,10 @@ def test_trees_of_another_shape_are_refused(tree: Path, tmp_path_factory, fails)
     with fails(DataError, f"{empty}/train;", expected):
         source(f"imagenet:{empty}").load("train")
     (empty / "train").mkdir()
-    with fails(DataError, f"{empty}/train", "holds", expected):
+    with fails(DataError, f"{empty}/train", "has", expected):
         source(f"imagenet:{empty}").load("train")
     (empty / "train" / "n01440764").mkdir()
-    with fails(DataError, f"{empty}/train", "holds", expected):
+    with fails(DataError, f"{empty}/train", "has", expected):
         source(f"imagenet:{empty}").load("train")
     (tree / "val" / WNIDS[0]).rename(tree / "val" / "0")
     with fails(DataError, "1 of 3", "val", "train", "'0'"):

@@ -81,7 +81,7 @@ def test_labels_may_be_missing_or_any_whole_numbers(tmp_path: Path):
         ({"images": GREY, "labels": np.array([None] * 20)}, ["labels", "numpy.savez"]),
         ({"pictures": GREY}, ["pictures", "train_images", "x_train"]),
         ({"train_images": GREY}, ["train_images", "test_images"]),
-        ({}, ["holds nothing"]),
+        ({}, ["has nothing"]),
         ({"images": GREY[:0]}, ["0 images"]),
         ({"images": GREY[:1]}, ["1 image", "2 or more"]),
     ],

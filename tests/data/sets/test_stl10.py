@@ -90,7 +90,7 @@ def test_missing_files_are_named(tmp_path: Path, tree, fails):
     (tmp_path / "stl10_binary.tar.gz").touch()
     with fails(
         DataError,
-        "holds no STL-10",
+        "has no STL-10",
         f"{folder}",
         "train_X.bin",
         f"unpack {tmp_path}/stl10_binary.tar.gz there",

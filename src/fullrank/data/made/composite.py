@@ -1,4 +1,4 @@
-"""Controlled images: a foreground laid on a background and on other cues, each as correlated as one asks."""
+"""Controlled images: a foreground on a background and other cues, each with a chosen correlation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ PLACES = (
 
 DRAWN = "drawn"
 FOREGROUND = "foreground"
-_ROUNDING = 1e-6  # 0.95 of 10 is a half more than 9, whatever binary fractions say
+_ROUNDING = 1e-6  # so that 0.95 of 10 is exactly 9.5, despite binary fractions
 _CHUNK = 4096  # images
 _RESERVED = ("label", "group", "position", FOREGROUND)
 
@@ -35,12 +35,20 @@ _RESERVED = ("label", "group", "position", FOREGROUND)
 @final
 @dataclass(frozen=True, eq=False)
 class Cue:
-    """A factor beside the label, and what shows it: `draw(values (n,), generator)` gives images and masks.
+    """A factor of the images beside the label, and the function that draws it.
 
-    `values` are the names of the factor's values; the images lie at `place`, over the cues before it, and the
-    first cue of a composite is its background. `correlation` is the probability that the value is the label's
-    partner, as `paired_values` says; None is balance. Raises UsageError for fewer than 2 values or an unknown
-    place.
+    The first cue of a composite is its background.
+
+    Args:
+        name: The name of the factor.
+        values: The names of the factor's values.
+        draw: `draw(values (n,), generator)` gives images and masks.
+        place: The position of the images, which cover the cues before this one.
+        correlation: The probability that the value is the label's partner (`paired_values`); None means
+            balanced values.
+
+    Raises:
+        UsageError: If there are fewer than 2 values, or the place is unknown.
     """
 
     name: str
@@ -56,12 +64,12 @@ class Cue:
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
-    """Images (..., C) uint8: (1 - s) below + s above, rounded, where the mask is true, elsewhere `below`."""
+    """Blend images (..., C) uint8: (1 - s) below + s above, rounded, if the mask is true, else `below`."""
     if not 0 <= strength <= 1:
         raise UsageError(f"A blend strength of {strength:g} is outside 0 to 1; choose 1 to hide the rest.")
     levels = np.arange(256)
     blends = (1 - strength) * levels[:, None] + strength * levels
-    table = np.rint(blends.round(9)).astype(np.uint8)  # 1 - 0.7 is not 0.3, and must not break a tie
+    table = np.rint(blends.round(9)).astype(np.uint8)  # in floats 1 - 0.7 is not 0.3, which could break a tie
     blended = below.copy()
     blended[mask] = table[below[mask], above[mask]]
     return blended
@@ -70,10 +78,10 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray, strength: floa
 def paired_values(
     labels: np.ndarray, count: int, level: float, seed: int, before: np.ndarray | None = None
 ) -> np.ndarray:
-    """Values of a cue for `labels` (N,): the partner of label y, y mod `count`, with P = `level`."""
-    # Given the label they are independent of `before` (N,), the groups of the cues so far.
+    """Values of a cue for `labels` (N,): with probability `level` the partner of label y, y mod `count`."""
+    # Given the label, the values are independent of `before` (N,), the groups of the cues so far.
     if not 1 / count - _ROUNDING <= level <= 1:
-        limits = f"{1 / count:g} to 1 (balance to no exception)"
+        limits = f"{1 / count:g} to 1 (balanced to always paired)"
         raise UsageError(f"A correlation of {level:g} of {count} values is outside {limits}; choose another.")
     values = np.empty(len(labels), np.int64)
     for label in np.unique(labels).tolist():
@@ -84,7 +92,7 @@ def paired_values(
         order = random.permutation(rows)
         if before is not None:
             order = order[np.argsort(before[order], kind="stable")]
-        # Every stretch of this order, so every group of `before`, holds the values in proportion.
+        # Every consecutive part of this order, so every group of `before`, has the values in proportion.
         values[order] = spread[stratified_order(spread, int(random.integers(2**32)))]
     return values
 
@@ -92,9 +100,9 @@ def paired_values(
 def _partner_counts(
     images: int, label: int, count: int, level: float, random: np.random.Generator
 ) -> np.ndarray:
-    """How many of the images of a label have each value: round(level m) the partner, the others equally."""
+    """Number of a label's images with each value: round(level m) for the partner, equal for the others."""
     partner = label % count
-    if level - 1 / count < _ROUNDING:  # nobody is preferred, also where the images do not divide
+    if level - 1 / count < _ROUNDING:  # balanced, even if the images do not divide evenly
         counts = np.full(count, images // count)
         counts[random.permutation(count)[: images % count]] += 1
         return counts
@@ -113,10 +121,13 @@ def _partner_counts(
 
 
 def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> Cue:
-    """A cue that shows `images`, `side` by `side` and opaque everywhere; its values are their main labels.
+    """A cue that shows opaque `images` of `side` by `side` pixels; its values are their main labels.
 
-    Of each value's images every one is used before any is used again. Raises DataError for a value without an
-    image, UsageError for streamed images.
+    Every image of a value is used before any is used again.
+
+    Raises:
+        DataError: If a value has no image.
+        UsageError: If the images are streamed.
     """
     pixels = _in_memory(images.resized(side))
     labels, names = images.labels["label"], images.class_names["label"]
@@ -136,7 +147,12 @@ def image_cue(name: str, images: ImageSet, side: int, place: str = "centre") -> 
 
 
 def texture_cue(name: str, kinds: Sequence[tuple[str, np.ndarray]], side: int) -> Cue:
-    """A cue that shows procedural textures: each value's name, and the kinds of texture it may be.
+    """A cue that shows procedural textures.
+
+    Args:
+        name: The name of the cue.
+        kinds: The name of each value, and the kinds of texture that show it.
+        side: Side of the textures in pixels.
 
     >>> cue = texture_cue("background", [("lines", np.array([0, 1])), ("clouds", np.array([8]))], side=12)
     >>> cue.draw(np.array([0, 1, 1]), np.random.default_rng(0))[0].shape
@@ -151,7 +167,7 @@ def texture_cue(name: str, kinds: Sequence[tuple[str, np.ndarray]], side: int) -
 
 
 def object_cue(name: str, values: tuple[str, ...], side: int, place: str) -> Cue:
-    """A cue that shows small things, `values` of `OBJECTS`, with the mask of their shape."""
+    """A cue that shows small objects, `values` of `OBJECTS`, with the mask of their shape."""
     return Cue(name, values, lambda shown, random: objects(shown, side, random), place)
 
 
@@ -167,18 +183,29 @@ def compose(
     seed: int = 0,
     name: str = "composite",
 ) -> ImageSet:
-    """`n` images of size x size: foregrounds of side x side, opaque where above 0, over the `cues`.
+    """Compose images: a foreground over the `cues`, of which the first is the background.
 
-    The first cue is the background; the foreground lies on top, blended by `strength`, at `place` or, where
-    that is "drawn", at one of the nine places, balanced. Labels of the foreground stay; each cue adds its
-    own, a drawn place "position", and "group" is the main label with all cues. Given the label, cues are
-    independent. Foregrounds keep the proportion of their classes, and all are used before any is used again.
-    Grey parts are copied to RGB unless all are grey. `layers` holds the images without each cue and without
-    the "foreground"; below the background lies black.
+    The foreground is opaque where its pixels are above 0. It keeps its labels, each cue adds its own, and a
+    drawn place adds "position". The label "group" is the main label with all cues. Given the label, the cues
+    are independent. Foregrounds keep the proportion of their classes, and all are used before any is used
+    again. Grey parts are copied to RGB unless all parts are grey. `layers` has the images without each cue
+    and without the "foreground"; the canvas below the background is black.
 
-    Raises UsageError for a cue's name that is taken, parts larger than the canvas, a strength or correlation
-    out of range, an unknown place, n below 1 or streamed images, DataError for foregrounds without labels and
-    for a correlation that n images cannot meet.
+    Args:
+        foreground: The foregrounds, with labels.
+        cues: The cues, from the background up.
+        n: Number of images.
+        size: Side of the canvas in pixels.
+        side: Side of the foreground in pixels.
+        strength: Opacity of the foreground, 0 to 1.
+        place: Position of the foreground; "drawn" means one of the nine places, balanced.
+        seed: Seed of all draws.
+        name: The name of the set, for messages.
+
+    Raises:
+        UsageError: If a cue's name is taken, a part is larger than the canvas, a strength or correlation is
+            out of range, a place is unknown, n is below 1, or the images are streamed.
+        DataError: If foregrounds have no labels, or n images cannot have a correlation.
 
     >>> from fullrank.data import source
     >>> kinds = [("lines", np.array([0, 1])), ("clouds", np.array([8]))]
@@ -192,7 +219,7 @@ def compose(
     _check_request(foreground, cues, n, size, side, place)
     labelled = np.flatnonzero(foreground.labels["label"] != UNLABELLED)
     if not len(labelled):
-        raise DataError(f"{foreground} has no labelled image, and composites follow labels; label some.")
+        raise DataError(f"{foreground} has no labelled image, but composites need labels; label some.")
     number = SPLITS.index(foreground.split)
     order = stratified_order(foreground.labels["label"][labelled], seed)
     shown = foreground.subset(np.sort(np.resize(labelled[order], n)))
@@ -226,7 +253,7 @@ def compose(
 
 
 def _balanced_places(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A place for each image, all nine as often within each group."""
+    """A place for each image; within each group all nine are equally frequent."""
     order = random.permutation(len(group))
     places = np.empty(len(group), np.int64)
     places[order[np.argsort(group[order], kind="stable")]] = np.arange(len(group)) % len(PLACES)
@@ -245,7 +272,7 @@ class _Part:
 
 
 def _composed(parts: Sequence[_Part], size: int, channels: int | None = None) -> np.ndarray:
-    """The parts over each other on a black canvas, (n, size, size, C) uint8; grey is copied to RGB."""
+    """The parts on top of each other on a black canvas, (n, size, size, C) uint8; grey becomes RGB."""
     channels = channels or max(part.pixels.shape[3] for part in parts)
     canvas = np.zeros((len(parts[0].pixels), size, size, channels), np.uint8)
     for part in parts:
@@ -271,7 +298,7 @@ def _in_memory(images: ImageSet) -> np.ndarray:
 def check_place(place: str, places: Sequence[str]) -> None:
     """Raise UsageError for a place that is not one of `places`."""
     if place not in places:
-        raise unknown_name("place on a canvas", place, places, f"there are {', '.join(places)}")
+        raise unknown_name("place on a canvas", place, places, f"use {', '.join(places)}")
 
 
 def _check_fits(what: str, high: int, wide: int, size: int) -> None:
@@ -286,9 +313,9 @@ def _check_request(
     check_image_size(size)
     check_place(place, (*PLACES, DRAWN))
     if n < 1:
-        raise UsageError(f"A composite needs 1 image or more, but got n={n}; give more.")
+        raise UsageError(f"A composite needs 1 image or more, but got n={n}; raise n.")
     if not cues:
-        raise UsageError("A composite has 0 cues, but the first one is its background; give a background.")
+        raise UsageError("A composite has 0 cues, but needs 1 or more; give a background.")
     _check_fits("foreground", side, side, size)
     names = [*{*_RESERVED, *foreground.labels}, *(cue.name for cue in cues)]
     twice = [cue.name for cue in cues if names.count(cue.name) > 1]

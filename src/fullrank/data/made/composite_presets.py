@@ -1,4 +1,4 @@
-"""The registered compositions, as data, and the source that makes them."""
+"""The registered compositions, as data, and the source that composes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,22 @@ _CLOUDS = ("shade-downwards", "shade-sideways", "blobs")
 
 @dataclass(frozen=True)
 class Preset:
-    """One composition. `foreground` and `background` name sources; those in `needs` are options of the spec.
+    """One composition.
 
-    `background` may be "textures": each value of `kinds` is a name and the textures it may be. `objects` are
-    the values of a further cue, shown at the top right. `classes`, if any, join the foreground's classes,
-    which stay as the label "digit". `scale` is the foreground's side as a part of the canvas's, `size`;
-    `n` images are to train, with one to test for `train_for_test` of them; `correlation` is of each cue,
-    in training.
+    Args:
+        foreground: The source of the foregrounds, or its option in the spec.
+        background: The source of the backgrounds, its option in the spec, or "textures".
+        size: Side of the canvas in pixels.
+        scale: Side of the foreground as a share of `size`.
+        strength: Opacity of the foreground.
+        n: Number of training images.
+        train_for_test: Number of training images for each test image.
+        place: Position of the foreground.
+        correlation: Correlation of each cue with the label in training; None means balanced.
+        kinds: For textures: the name of each value, and the textures that show it.
+        objects: The values of a further cue at the top right.
+        classes: Joins classes of the foreground, which stay as the label "digit".
+        needs: The sources that the spec must give as options.
     """
 
     foreground: str
@@ -47,7 +56,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # P2.5: a digit of 16 pixels, padded by 8 and copied to RGB, weighs 0.7 where it is above 0.
+    # P2.5: a digit of 16 pixels, padded by 8 and copied to RGB, has the weight 0.7 where it is above 0.
     "mnist-on-cifar10": Preset(
         "mnist", "cifar10", 32, 0.5, 0.7, 50_000, train_for_test=5, needs=("mnist", "cifar10")
     ),
@@ -71,7 +80,7 @@ PRESETS: dict[str, Preset] = {
 
 
 class CompositeOptions(TypedDict, total=False):
-    """Sources by path or spec, and fields of the preset to change; None leaves one as it is."""
+    """Sources by path or spec, and fields of the preset to change; None keeps a field unchanged."""
 
     mnist: str | None
     cifar10: str | None
@@ -87,15 +96,22 @@ class CompositeOptions(TypedDict, total=False):
 
 @final
 class Composite(Source):
-    """A composition of `PRESETS`, with what the spec changes of it; always the same images for one spec.
+    """A composition of `PRESETS` with optional changes; the same spec always gives the same images.
 
-    Foregrounds and images of cues to train and to test are those of their sources' own splits. In training
-    each cue has its label's partner with probability `correlation`; in the test images all are balanced. The
-    images may go `without` a part, "foreground", "background" or "object": then they have its labels all the
-    same, and no layers.
+    Training and test images use the foregrounds and cues of their sources' own splits. In training, each cue
+    has its label's partner with probability `correlation`; in the test images all cues are balanced.
 
-    Raises UsageError for an unknown preset or part, an option that is missing or belongs to another preset,
-    and whatever `compose` raises.
+    Args:
+        preset: The name of the composition.
+        seed: Seed of the pairing of parts.
+        without: A part to leave out: "foreground", "background" or "object". The images keep its labels and
+            have no layers.
+        options: Sources and changed fields, see `CompositeOptions`.
+
+    Raises:
+        UsageError: If the preset or part is unknown, an option is missing or belongs to another preset, or
+            `compose` refuses a value.
+        DataError: If `compose` refuses the images.
 
     >>> test = Composite("two-cues").load("test")
     >>> len(test), test.class_names["background"], test.class_names["object"]
@@ -111,7 +127,7 @@ class Composite(Source):
     ):
         super().__init__(canonical("composite", preset, seed=seed, without=without, **options))
         if preset not in PRESETS:
-            raise unknown_name("composition", preset, PRESETS, f"there are {', '.join(PRESETS)}")
+            raise unknown_name("composition", preset, PRESETS, f"use {', '.join(PRESETS)}")
         changes = {key: value for key, value in options.items() if value is not None}
         self.seed, self.without = seed, without
         self.parts = {key: str(changes.pop(key)) for key in _PARTS if key in changes}
@@ -130,7 +146,7 @@ class Composite(Source):
         for key in [part for part in self.parts if part not in needs]:
             takes = f"it takes {' and '.join(needs)}" if needs else "its parts are fixed"
             remedy = f"{takes}, and composite:any takes any source"
-            raise UsageError(f"{self.name}: {key} is no part of {preset}; {remedy}.")
+            raise UsageError(f"{self.name}: {key} is not a part of {preset}; {remedy}.")
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
@@ -171,7 +187,7 @@ class Composite(Source):
 
 
 def _joined(images: ImageSet, classes: Sequence[tuple[str, tuple[str, ...]]]) -> ImageSet:
-    """The images with their classes joined into fewer; the classes they had are the label "digit"."""
+    """The images with their classes joined into fewer; the original classes become the label "digit"."""
     if not classes:
         return images
     digit, names = images.labels["label"], images.class_names["label"]

@@ -1,4 +1,4 @@
-"""Any source under a common corruption."""
+"""Any source with a common corruption."""
 
 from dataclasses import replace
 from typing import final
@@ -15,20 +15,27 @@ from fullrank.data.streaming import StreamedImages
 from fullrank.errors import UsageError
 
 STREAMED_SIDE = 256
-"""Pixels of the shorter side to which larger streamed images are brought before they are corrupted."""
+"""Shorter side, in pixels, to which larger streamed images are resized before they are corrupted."""
 
 
 @final
 class Corrupted(Source):
-    """The images of the source `data`, to train and to test, each spoilt by a corruption of `CORRUPTIONS`.
+    """The training and test images of another source, each with a corruption of `CORRUPTIONS`.
 
-    What is drawn for an image depends on `seed`, the split and the image's row in it alone, so a subset has
-    the images of the whole. Images in memory are corrupted at the size that they come in, then resized;
-    streamed ones when they are decoded, with a shorter side of 256 pixels at most, which is what ImageNet-C's
-    photographs had. Labels stay; a composite's layers do not.
+    The random numbers for an image depend only on `seed`, the split and the image's row, so a subset has the
+    same images as the whole set. Images in memory are corrupted at their own size, then resized. Streamed
+    images are corrupted when they are decoded, with a shorter side of at most 256 pixels, as in ImageNet-C.
+    Labels stay; the layers of composites are dropped.
 
-    Raises UsageError for an unknown kind, a severity outside 1 to 5, no `data`, and a kind that needs colour
-    where the images are grey.
+    Args:
+        kind: The name of the corruption.
+        data: The spec of the source.
+        severity: 1 to 5.
+        seed: Seed of the corruption.
+
+    Raises:
+        UsageError: If the kind is unknown, the severity is outside 1 to 5, `data` is missing, or the kind
+            needs colour but the images are grey.
 
     >>> from fullrank.data import Digits
     >>> clean, noisy = Digits().load("test"), Corrupted("gaussian-noise", data="digits").load("test")

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Apply = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-_KNOTS = 4  # along each side, between which an elastic field is smooth
+_KNOTS = 4  # along each side; an elastic field is smooth between them
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to spoil an image (H, W, C) uint8, and how strongly at each of `SEVERITIES`."""
+    """A way to corrupt an image (H, W, C) uint8, and its strength at each of `SEVERITIES`."""
 
     strengths: tuple[float, ...]
     apply: Apply
@@ -30,17 +30,26 @@ class Corruption:
 
 
 def corrupt(image: np.ndarray, kind: str, severity: int, random: np.random.Generator) -> np.ndarray:
-    """An image (H, W, C) uint8 spoilt by the corruption `kind` of `CORRUPTIONS`, of the same shape; a copy.
+    """A corrupted copy of an image (H, W, C) uint8.
 
-    From one state of `random` each severity spoils an image in the same way, only further (shot noise alone
-    is drawn anew). Raises what `check_corruption` raises.
+    From the same state of `random`, each severity corrupts an image in the same way, only more strongly. Shot
+    noise is the exception: it is drawn anew.
+
+    Args:
+        image: The image.
+        kind: The name of the corruption in `CORRUPTIONS`.
+        severity: 1 to 5.
+        random: The generator of the random numbers.
+
+    Raises:
+        UsageError: If the kind is unknown, the severity is outside 1 to 5, or the kind needs more channels.
 
     >>> image = np.full((8, 8, 1), 100, np.uint8)
     >>> int(corrupt(image, "brightness", 1, np.random.default_rng(0)).max())
     120
 
-    Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261; accuracies do not compare with
-    those on ImageNet-C or CIFAR-10-C.
+    Source: in the spirit of Hendrycks and Dietterich 2019, arXiv:1903.12261; accuracies are not comparable
+    with those on ImageNet-C or CIFAR-10-C.
     """
     check_corruption(kind, severity, image.shape[2])
     corruption = CORRUPTIONS[kind]
@@ -48,11 +57,11 @@ def corrupt(image: np.ndarray, kind: str, severity: int, random: np.random.Gener
 
 
 def check_corruption(kind: str, severity: int, channels: int) -> None:
-    """Raise UsageError for an unknown kind, a severity outside 1 to 5 or a kind that needs more channels."""
+    """Raise UsageError if the kind is unknown, the severity not 1 to 5, or the kind needs more channels."""
     if kind not in CORRUPTIONS:
-        raise unknown_name("corruption", kind, CORRUPTIONS, f"there are {', '.join(CORRUPTIONS)}")
+        raise unknown_name("corruption", kind, CORRUPTIONS, f"use {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
-        raise UsageError(f"A severity of {severity} is outside 1 to 5; choose one, or the data itself.")
+        raise UsageError(f"A severity of {severity} is outside 1 to 5; choose one, or uncorrupted data.")
     if CORRUPTIONS[kind].needs_colour and channels == 1:
         raise UsageError(f"The corruption {kind!r} needs colours, but the images are grey; choose another.")
 
@@ -67,20 +76,20 @@ def _shot_noise(image: np.ndarray, photons: float, random: np.random.Generator) 
 
 
 def _impulse_noise(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """That share of the values, half of it black and half white."""
+    """Make `share` of the values black or white, half of them each."""
     chance = random.random(image.shape)
     return np.where(chance < share / 2, 0, np.where(chance >= 1 - share / 2, 255, image)).astype(np.uint8)
 
 
 def _gaussian_blur(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
     sigma = strength * _root(image)
-    # The image is continued by reflection, so the kernel's half must be smaller than its sides.
+    # The image is padded by reflection, so half of the kernel must be smaller than the image's sides.
     width = 1 + 2 * min(math.ceil(3 * sigma), min(image.shape[:2]) - 1)
     return _by_torchvision(image, "gaussian_blur", kernel_size=[width, width], sigma=[sigma, sigma])
 
 
 def _motion_blur(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
-    """The mean over copies along a line in a drawn direction, a pixel apart at most."""
+    """The mean over copies along a line in a random direction, at most one pixel apart."""
     import torch
     import torch.nn.functional as F
 
@@ -97,7 +106,7 @@ def _motion_blur(image: np.ndarray, strength: float, random: np.random.Generator
 
 
 def _pixelate(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """Means over boxes, `share` of the side of them along each side; a pixel in two boxes shows of each."""
+    """Means over boxes; along each side their number is `share` of it. Boxes may share a pixel."""
     pixels = image.astype(np.float64)
     for axis in (0, 1):
         side = image.shape[axis]
@@ -110,7 +119,7 @@ def _pixelate(image: np.ndarray, share: float, random: np.random.Generator) -> n
 
 
 def _jpeg(image: np.ndarray, quality: float, random: np.random.Generator) -> np.ndarray:
-    # Pillow's, since torchvision gives its own up.
+    # Pillow's JPEG, since torchvision deprecates its own.
     file = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=int(quality))
     with Image.open(file) as compressed:
@@ -125,7 +134,7 @@ def _rotate(image: np.ndarray, degrees: float, random: np.random.Generator) -> n
 
 
 def _elastic(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
-    """Every pixel moves by a smooth random field, `strength` of the side in the root mean square."""
+    """Move every pixel by a smooth random field whose root mean square is `strength` of the side."""
     import torch
     import torch.nn.functional as F
 
@@ -133,23 +142,23 @@ def _elastic(image: np.ndarray, strength: float, random: np.random.Generator) ->
     knots = torch.from_numpy(random.standard_normal((1, 2, _KNOTS, _KNOTS))).float()
     field = F.interpolate(knots, size, mode="bicubic", align_corners=True)[0]
     field *= strength * min(size) / field.square().mean().sqrt()
-    # torchvision counts in half widths and half heights.
+    # torchvision's unit is half the width and half the height.
     moved = torch.stack([field[0] * 2 / size[1], field[1] * 2 / size[0]], dim=-1)[None]
     return _by_torchvision(image, "elastic", displacement=moved)
 
 
 def _by_setting(operation: str, setting: str) -> Apply:
-    """An operation of torchvision that has one setting, the strength."""
+    """An operation of torchvision whose only setting is the strength."""
     return lambda image, strength, random: _by_torchvision(image, operation, **{setting: strength})
 
 
 CORRUPTIONS: dict[str, Corruption] = {
     "gaussian-noise": Corruption((0.04, 0.08, 0.12, 0.18, 0.26), _gaussian_noise),  # standard deviation
-    "shot-noise": Corruption((60, 25, 12, 5, 3), _shot_noise),  # photons that make white
+    "shot-noise": Corruption((60, 25, 12, 5, 3), _shot_noise),  # number of photons for white
     "impulse-noise": Corruption((0.03, 0.06, 0.09, 0.17, 0.27), _impulse_noise),  # share of the values
     "gaussian-blur": Corruption((0.13, 0.17, 0.22, 0.28, 0.36), _gaussian_blur),  # sigma / root of the side
     "motion-blur": Corruption((0.5, 0.8, 1.1, 1.5, 2.0), _motion_blur),  # length / root of the side
-    # The next three are factors: of the values, of the distance from the mean, and of that from grey.
+    # The next three are factors of the values, of the distance from the mean, and of the distance from grey.
     "brightness": Corruption(
         (1.2, 1.4, 1.7, 2.0, 2.5), _by_setting("adjust_brightness", "brightness_factor")
     ),
@@ -160,14 +169,14 @@ CORRUPTIONS: dict[str, Corruption] = {
     "pixelate": Corruption((0.75, 0.6, 0.5, 0.375, 0.25), _pixelate),  # boxes along a side / side
     "jpeg": Corruption((25, 18, 15, 10, 7), _jpeg),  # quality of 100
     "posterize": Corruption((5, 4, 3, 2, 1), _by_setting("posterize", "bits")),  # bits kept of 8
-    # What is inverted: values of this and above.
+    # Values from this one up are inverted.
     "solarize": Corruption((224, 192, 160, 128, 96), _by_setting("solarize", "threshold")),
     "rotate": Corruption((6, 12, 18, 24, 30), _rotate),  # degrees, to either side
     "elastic": Corruption((0.02, 0.03, 0.04, 0.05, 0.06), _elastic),  # root mean square of the way / side
 }
-"""Noise of shots and impulses and the qualities of JPEG have ImageNet-C's strengths; all others are ours.
+"""Shot noise, impulse noise and JPEG have ImageNet-C's strengths; all others are ours.
 
-Blurs grow with the root of the side: in parts of the side those of ImageNet-C would not touch 8 pixels.
+Blurs grow with the root of the side: in proportion to the side, ImageNet-C's would not change 8 pixels.
 """
 
 

@@ -1,4 +1,4 @@
-"""Small generated data sets in the official layouts, to try a run before the real data is there."""
+"""Small generated data sets in the official layouts, to try a run before you have the real data."""
 
 import csv
 import re
@@ -23,13 +23,13 @@ from fullrank.data.sources import SPLITS, Split
 from fullrank.errors import UsageError, unknown_name
 from fullrank.specs import Spec
 
-_TEST_SHARE = 4  # one test image for as many to train
+_TEST_SHARE = 4  # number of training images for each test image
 _FINE_IN_COARSE = 5  # as in CIFAR-100
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is written, and the `spec` that reads it."""
+    """The contents of a data set to write, and the `spec` that reads it."""
 
     labels: dict[Split, np.ndarray]
     names: tuple[str, ...]
@@ -43,7 +43,7 @@ class _Plan:
         return np.stack([self.picture(label, side, side) for label in self.labels[split]])
 
     def picture(self, label: int, height: int, width: int) -> np.ndarray:
-        """A noisy disc or square on a dark ground, (height, width, 3) uint8; the class is its colour."""
+        """A noisy disc or square on a dark background, (height, width, 3) uint8; the class is its colour."""
         y, x = np.mgrid[:height, :width] / (min(height, width) - 1)
         middle, radius = self.random.uniform(0.4, 0.6, 2), self.random.uniform(0.2, 0.35)
         far = np.stack([y - middle[0], x - middle[1]])
@@ -65,16 +65,26 @@ def write_miniature(
     class_names: Sequence[str] | None = None,
     channels: int = 3,
 ) -> str:
-    """Write a generated data set below `folder` in the layout of the source `spec`; the spec that reads it.
+    """Write a generated data set in the layout of a source, and return the spec that reads it.
 
-    `images` to train, every class in turn, and a quarter as many to test, one of each class at least. `size`
-    is the shorter side of the files of imagenet, its shifts, urbancars, waterbirds and folder; others have
-    that of their format. A shift has test images alone, of the first classes of its list. The two with groups
-    have every second class as their second one. `class_names` take the place of `classes`; with `channels` of
-    1 the files of a folder are grey. Options of `spec` are kept.
+    There are a quarter as many test images as training images, but at least one of each class. A shift has
+    only test images, of the first classes of its list. urbancars and waterbirds have two classes, which take
+    turns.
 
-    Raises UsageError for a source that has no layout here, fewer than 2 classes, fewer images than classes,
-    a size below 8, or classes that an official list does not have.
+    Args:
+        spec: The source, such as `cifar10`; its options are kept.
+        folder: Where the data set is written.
+        images: Number of training images; the classes take turns.
+        classes: Number of classes.
+        size: Shorter side of the image files in pixels. It applies to imagenet, its shifts, urbancars,
+            waterbirds and folder; other formats have a fixed size.
+        seed: Seed of the images.
+        class_names: Names of the classes; they replace `classes`.
+        channels: 3 for RGB; with 1 the files of a folder are grey.
+
+    Raises:
+        UsageError: If the source has no layout here, there are fewer than 2 classes or fewer images than
+            classes, the size is below 8, or an official list does not have a class.
 
     >>> import tempfile
     >>> from fullrank.data import source
@@ -87,7 +97,7 @@ def write_miniature(
 
     name = SOURCES[re.split("[:,]", spec)[0].strip()].name
     if name not in _WRITERS:
-        raise unknown_name("data in miniature", name, _WRITERS, f"there are {', '.join(_WRITERS)}")
+        raise unknown_name("data in miniature", name, _WRITERS, f"use {', '.join(_WRITERS)}")
     read = SOURCES.parse(spec if ":" in spec else spec.replace(name, f"{name}:{name}", 1))
     read = Spec(read.name, str(folder), read.options, read.family)
     source(read)  # its options are checked before anything is written
@@ -146,7 +156,7 @@ def _save(path: Path, pixels: np.ndarray, grey: bool = False) -> None:
 
 
 def _official_folders(spec: Spec) -> dict[str, str]:
-    """Where a layout fixes its classes, how each is called -> the folder of its images; else nothing."""
+    """Name of a class -> the folder of its images, if a layout fixes its classes; else empty."""
     if spec.name == "imagenet-9":
         return {name: folder for folder, name in class_folders().items()}
     classes = dict(spec.options).get("classes")
@@ -161,7 +171,7 @@ def _official_folders(spec: Spec) -> dict[str, str]:
 
 
 def _class_names(spec: Spec, classes: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The `names`, or the first `classes`, of the official list, if there is one."""
+    """The `names`, or the first `classes` names; from the official list if the source has one."""
     official = _official_folders(spec)
     if names is not None:
         for name in names:
@@ -174,7 +184,7 @@ def _class_names(spec: Spec, classes: int, names: Sequence[str] | None) -> tuple
 
 
 def _write_tree(plan: _Plan, split: Split, folder: Path, files: str = "*.JPEG") -> None:
-    """The images of a split in class folders below `folder`, every second one a third wider than high."""
+    """Write a split into class folders below `folder`; every second image is a third wider than high."""
     official = _official_folders(plan.spec)
     for row, label in enumerate(plan.labels[split].tolist()):
         name = plan.names[label]
@@ -192,7 +202,7 @@ def _write_imagenet(plan: _Plan, folder: Path) -> None:
 
 
 def _write_shift(plan: _Plan, folder: Path) -> None:
-    """Test images alone; of ImageNet-C those of the kind and severity asked for, in their category."""
+    """Write test images only; for ImageNet-C with the requested kind and severity, in their category."""
     from fullrank.data import SOURCES
 
     built: ImageNetShift = SOURCES.build(plan.spec)
@@ -207,7 +217,7 @@ def _write_folder(plan: _Plan, folder: Path) -> None:
 
 
 def _write_urbancars(plan: _Plan, folder: Path) -> None:
-    """Every second class is a country car; backgrounds and objects are balanced, in all three splits."""
+    """Write three splits with balanced backgrounds and objects; every second class is a country car."""
     for official in OFFICIAL_SPLITS:
         tree = folder / CORRELATIONS["train" if official == "train" else "val"] / official
         for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):
@@ -216,7 +226,7 @@ def _write_urbancars(plan: _Plan, folder: Path) -> None:
 
 
 def _write_waterbirds(plan: _Plan, folder: Path) -> None:
-    """Every second class is a waterbird; the places are balanced, in all three splits."""
+    """Write three splits with balanced places; every second class is a waterbird."""
     rows: list[tuple[str | int, ...]] = []
     for number, official in enumerate(OFFICIAL_SPLITS):
         for row, label in enumerate(plan.labels["train" if official == "train" else "test"].tolist()):

@@ -1,4 +1,4 @@
-"""Procedural textures and small objects; all but their kind is drawn, so no single pixel tells the class."""
+"""Procedural textures and small objects; all but their kind is random, so no pixel reveals the class."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from fullrank.errors import UsageError
 
-# Levels of 255. Full colours and contrasts tell images apart so well that an encoder learns nothing else, and
-# its linear probe finds 22 % of the digits on them, 10 % being chance.
+# Levels of 255. With full colours and contrasts it is so easy to tell images apart that an encoder learns
+# nothing else: its linear probe then classifies 22 % of the digits on them, where chance is 10 %.
 _DARK, _LIGHT, _OBJECT, _TINT, _NOISE = (40.0, 80.0), (115.0, 155.0), (190.0, 235.0), 15.0, 6.0
-_LEAST_TEXTURE, _LEAST_OBJECT = 8, 4  # pixels: smaller waves are aliased, a smaller disc is a square
+_LEAST_TEXTURE, _LEAST_OBJECT = 8, 4  # pixels: shorter waves are aliased, a smaller disc is a square
 
 Grid = tuple[np.ndarray, np.ndarray]
 """y and x of the pixels, (side, side), from -1 to 1."""
@@ -20,7 +20,7 @@ def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.nd
     _check_side("texture", side, _LEAST_TEXTURE)
     if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(TEXTURES):
         wrong = kinds.min() if kinds.min() < 0 else kinds.max()
-        raise UsageError(f"{wrong} is no texture; choose 0 to {len(TEXTURES) - 1}, {', '.join(TEXTURES)}.")
+        raise UsageError(f"{wrong} is not a texture; use 0 to {len(TEXTURES) - 1}, {', '.join(TEXTURES)}.")
     grid = _grid(side)
     patterns = np.empty((len(kinds), side, side))
     for row, kind in enumerate(kinds.tolist()):
@@ -31,10 +31,10 @@ def textures(kinds: np.ndarray, side: int, random: np.random.Generator) -> np.nd
 
 
 def objects(shapes: np.ndarray, side: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Light things, `shapes` (n,) into `OBJECTS`: (n, side, side, 3) uint8, and masks of them."""
+    """One light object for each of `shapes` (n,), numbers into `OBJECTS`: (n, side, side, 3), and masks."""
     _check_side("object", side, _LEAST_OBJECT)
     y, x = _grid(side)
-    disc = np.hypot(y, x) <= 1.1  # at 4 pixels without its corners
+    disc = np.hypot(y, x) <= 1.1  # at 4 pixels this is a square without its corners
     cross = np.minimum(np.abs(y - x), np.abs(y + x)) < 1.2 / (side - 1)
     masks = np.stack([disc, cross])[shapes]
     levels = random.uniform(*_OBJECT, (len(shapes), 1, 1, 1))
@@ -124,7 +124,7 @@ OBJECTS = ("disc", "cross")
 
 
 def _coloured(patterns: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Patterns (n, side, side) in 0 to 1 between two tinted greys each, with noise, as uint8."""
+    """Patterns (n, side, side) in 0 to 1, coloured between two tinted greys each, with noise, as uint8."""
     tints = random.uniform(-_TINT, _TINT, (2, len(patterns), 1, 1, 3))
     dark = random.uniform(*_DARK, (len(patterns), 1, 1, 1)) + tints[0]
     light = random.uniform(*_LIGHT, (len(patterns), 1, 1, 1)) + tints[1]

@@ -1,1 +1,1 @@
-"""Published image sets in their official layout: ImageNet and its shifts, UrbanCars, Waterbirds."""
+"""Published image sets in their official layouts: ImageNet and its shifts, UrbanCars, Waterbirds."""

@@ -1,4 +1,4 @@
-"""Trees whose folders are the classes, streamed: what ImageNet and its relatives have in common."""
+"""Streamed trees with one folder for each class, as in ImageNet and its relatives."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable
@@ -19,7 +19,7 @@ FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, str]:
-    """The class of each of `wnids`, class by class: itself, or its group in the grouping `classes`."""
+    """The class of each of `wnids`, class by class: the number itself, or its group in `classes`."""
     wnids = set(wnids)
     if classes is None or not wnids:
         return {wnid: wnid for wnid in sorted(wnids)}
@@ -32,15 +32,15 @@ def regroup(wnids: Iterable[str], classes: str | None, name: str) -> dict[str, s
 
 
 def check_members(folders: Collection[str], official: Collection[str], which: str, name: str) -> None:
-    """Raise DataError, which names the source `name`, unless all `folders` are `official` ones."""
+    """Raise DataError, with the source's `name`, unless all `folders` are `official` ones."""
     wrong = sorted(set(folders) - set(official))
     if wrong:
         problem = f"{len(wrong)} of {len(folders)} class folders, such as {wrong[0]!r}, are not among {which}"
-        raise DataError(f"{name}: {problem}; name a folder of folders like {next(iter(official))} alone.")
+        raise DataError(f"{name}: {problem}; name a folder with only such folders as {next(iter(official))}.")
 
 
 class ClassFolders(Source):
-    """Images below `path` whose folder says their class, streamed; a child says which folders those are."""
+    """Streamed images below `path`, whose folders are the classes; a subclass finds these folders."""
 
     def __init__(self, name: str, path: str, canvas: int):
         super().__init__(name)
@@ -48,14 +48,14 @@ class ClassFolders(Source):
 
     @abstractmethod
     def _find(self) -> dict[Split, dict[str, str]]:
-        """Of each split, class folder, relative to `path` -> class; nothing where the split is missing."""
+        """Split -> {class folder, relative to `path` -> class}; empty for a missing split."""
 
     def folder(self, split: Split) -> str:
         """The folder of a split, relative to `path`."""
         return FOLDERS[split]
 
     def _list_splits(self) -> dict[Split, list[str]]:
-        """The class folders of both splits; DataError where one is to test on alone."""
+        """The class folders of both splits; DataError if only the test images have one of them."""
         folders = {split: list_folders(self.path / self.folder(split)) for split in SPLITS}
         only_test = sorted(set(folders["test"]) - set(folders["train"]))
         if folders["train"] and only_test:
@@ -66,7 +66,7 @@ class ClassFolders(Source):
 
     @abstractmethod
     def _wrong(self, split: Split) -> DataError:
-        """Why a split holds no image."""
+        """The error for a split without an image."""
 
     @cached_property
     def _class_of(self) -> dict[Split, dict[str, str]]:

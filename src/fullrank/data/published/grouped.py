@@ -1,4 +1,4 @@
-"""Photographs that differ in several factors, each of them a label, and all together a group."""
+"""Photographs that differ in several factors; each factor is a label, and all together are a group."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ OFFICIAL_SPLITS = ("train", "val", "test")
 
 
 class GroupedPhotographs(Source):
-    """Streamed images with labels in two or more `factors`; a child, `source`, says which files they are."""
+    """Streamed images with labels in two or more factors; a subclass lists the files."""
 
     source: str
     factors: Factors
@@ -30,7 +30,7 @@ class GroupedPhotographs(Source):
 
     @abstractmethod
     def _list(self, official: str) -> tuple[Path, list[str], np.ndarray]:
-        """Of an official split the folder, the files below it, and (n, factors) int64 their values."""
+        """The folder of an official split, the files below it, and their values (n, factors) int64."""
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
@@ -44,7 +44,7 @@ class GroupedPhotographs(Source):
 def with_groups(
     labels: Mapping[str, np.ndarray], class_names: Factors
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
-    """Labels (N,) and their names, with one more, "group": all of them together, the last fastest."""
+    """Labels (N,) and their names with the further label "group": all of them, the last varies fastest."""
     counts = [len(values) for values in class_names.values()]
     group = np.ravel_multi_index(tuple(labels[key] for key in class_names), counts).astype(np.int64)
     names = tuple("/".join(values) for values in product(*class_names.values()))

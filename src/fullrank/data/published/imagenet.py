@@ -11,13 +11,19 @@ from fullrank.errors import DataError
 
 @final
 class ImageNet(ClassFolders):
-    """The images in train/CLASS and val/CLASS below `path`, streamed; a class is called as its folder.
+    """The streamed images in train/CLASS and val/CLASS below `path`; a class has the name of its folder.
 
-    Classes are the folders of both splits, sorted; the split that is not loaded may be missing. With
-    `classes`, a shipped grouping, folders are WordNet numbers, the classes are its groups, and what belongs
-    to none is left out. Mean and spread of the channels are those that convention fixes.
+    Classes are the folders of both splits, sorted. The split that is not loaded may be missing. Mean and
+    standard deviation of the channels are the conventional ones.
 
-    Raises DataError for a tree of another shape.
+    Args:
+        path: The folder of train and val.
+        canvas: Side of the square canvas for training images in pixels.
+        classes: A shipped grouping. Then folders must be WordNet numbers, the classes are the groups, and
+            images outside all groups are left out.
+
+    Raises:
+        DataError: If the folders have another structure.
 
     >>> ImageNet("data", classes="imagenet-9").name
     'imagenet:data,classes=imagenet-9'
@@ -43,10 +49,10 @@ class ImageNet(ClassFolders):
         folder = self.path / FOLDERS[split]
         expected = f"expected {self.path}/train/n01440764/*.JPEG and {self.path}/val/n01440764/*.JPEG"
         if not folder.is_dir():
-            return DataError(f"{self.name}: there is no {folder}; {expected}.")
+            return DataError(f"{self.name}: found no {folder}; {expected}.")
         flat = len(list_photographs(folder))
         if flat:
-            problem = f"{folder} holds {flat} images without class folders, but {expected}"
+            problem = f"{folder} has {flat} images without class folders, but {expected}"
             remedy = "sort them by torchvision.datasets.ImageNet(PATH, split='val') with the development kit"
             return DataError(f"{self.name}: {problem}; {remedy}.")
-        return DataError(f"{self.name}: {folder} holds no image; {expected}.")
+        return DataError(f"{self.name}: {folder} has no image; {expected}.")

@@ -15,20 +15,26 @@ VARIANTS = (
 
 
 def class_folders() -> dict[str, str]:
-    """The nine folders and how their classes are called, such as 02_wheeled vehicle."""
+    """The nine folders and the names of their classes, such as 02_wheeled vehicle."""
     names = dict.fromkeys(class_groups("imagenet-9").values())
     return {f"{row:02d}_{name}": name for row, name in enumerate(names)}
 
 
 @final
 class ImageNet9(ClassFolders):
-    """The images in VARIANT/train/CLASS and VARIANT/val/CLASS below `path`, streamed, in nine classes.
+    """The streamed images in VARIANT/train/CLASS and VARIANT/val/CLASS below `path`, in nine classes.
 
-    `variant` says what was done to foreground and background; its folder has `_` for `-`. `in9l` is the
-    larger set (IN-9L) with nothing done to it, in in9l below `path` or in `path` itself. The split that is
-    not loaded may be missing. Classes are those whose folders are there, in their official order.
+    The split that is not loaded may be missing. Classes are the existing folders, in the official order.
 
-    Raises UsageError for an unknown variant, DataError for a tree of another shape.
+    Args:
+        path: The folder of the variants.
+        variant: The change of foreground and background; in the folder's name `-` becomes `_`. `in9l` is the
+            larger unchanged set (IN-9L), in in9l below `path` or in `path` itself.
+        canvas: Side of the square canvas for training images in pixels.
+
+    Raises:
+        UsageError: If the variant is unknown.
+        DataError: If the folders have another structure.
 
     >>> ImageNet9("data", "only-fg").name
     'imagenet-9:data,variant=only-fg'
@@ -38,7 +44,7 @@ class ImageNet9(ClassFolders):
 
     def __init__(self, path: str, variant: str = "original", canvas: int = CANVAS):
         if variant not in VARIANTS:
-            raise unknown_name("variant of ImageNet-9", variant, VARIANTS, f"there are {', '.join(VARIANTS)}")
+            raise unknown_name("variant of ImageNet-9", variant, VARIANTS, f"use {', '.join(VARIANTS)}")
         super().__init__(canonical("imagenet-9", path, canvas=canvas, variant=variant), path, canvas)
         self.variant = variant
 
@@ -61,9 +67,9 @@ class ImageNet9(ClassFolders):
     def _wrong(self, split: Split) -> DataError:
         expected = self.path / self.folder(split) / "00_dog" / "*.JPEG"
         remedy = (
-            "the release has test images alone, so add the training images, or train on "
+            "the release has only test images, so add the training images, or train on "
             "imagenet:PATH,classes=imagenet-9"
             if split == "train"
             else "unpack the release of the Backgrounds Challenge there"
         )
-        return DataError(f"{self.name} ({split}) holds no image: expected {expected.as_posix()}; {remedy}.")
+        return DataError(f"{self.name} ({split}) has no image: expected {expected.as_posix()}; {remedy}.")

@@ -20,16 +20,16 @@ CORRUPTIONS = {
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
     "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
 }
-"""ImageNet-C's kinds by category; the four of `extra` are not in its mean corruption error."""
+"""ImageNet-C's kinds by category; its mean corruption error excludes the four of `extra`."""
 
 SEVERITIES = range(1, 6)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A test set: its source and title, the shipped list of its classes, how its files are called.
+    """A test set: its source and title, the shipped list of its classes, and the names of its files.
 
-    Class folders are WordNet numbers, or, if `numbered`, the indices of the classes in that list.
+    Class folders are WordNet numbers or, if `numbered`, the indices of the classes in that list.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Shift:
     numbered: bool = False
 
     def wnids(self) -> dict[str, str]:
-        """Class folder -> WordNet number, of every class, in the order of the list."""
+        """Class folder -> WordNet number, for every class in the order of the list."""
         listed = class_list(self.classes)
         return {str(row) if self.numbered else wnid: wnid for row, wnid in enumerate(listed)}
 
@@ -58,14 +58,22 @@ SHIFTS = {
 
 @final
 class ImageNetShift(ClassFolders):
-    """The images of a `shift` in CLASS below `path`, streamed; there are none to train on.
+    """The streamed test images of a shift, in class folders below `path`.
 
-    The class folders are in the first of `folders` below `path` that exists. Classes are the WordNet numbers
-    of those that are there, as in ImageNet, or, with `classes`, their groups in this shipped grouping; what
-    belongs to none is left out. `options` are what the spec says beside these.
+    Classes are the WordNet numbers of the existing folders, as in ImageNet.
 
-    Raises DataError for the training split, for a tree of another shape, and for a folder that is no class of
-    the set.
+    Args:
+        shift: The test set.
+        path: The folder of the data.
+        canvas: Side of the square canvas in pixels.
+        classes: A shipped grouping. Then the classes are its groups, and images outside all groups are left
+            out.
+        folders: Class folders are in the first of these folders below `path` that exists.
+        options: Further options of the spec.
+
+    Raises:
+        DataError: If the training split is loaded, the folders have another structure, or a folder is not a
+            class of the set.
 
     >>> imagenet_r("data").name
     'imagenet-r:data'
@@ -100,7 +108,7 @@ class ImageNetShift(ClassFolders):
     def _wrong(self, split: Split) -> DataError:
         first = next(iter(self.shift.wnids()))
         trees = [(self.path / folder / first / self.shift.files).as_posix() for folder in self.folders]
-        return DataError(f"{self.name} holds no image; expected {' or '.join(trees)} and its sister folders.")
+        return DataError(f"{self.name} has no image; expected {' or '.join(trees)} and folders like it.")
 
 
 imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2 = (
@@ -116,10 +124,19 @@ def imagenet_c(
     canvas: int = CANVAS,
     classes: str | None = None,
 ) -> "ImageNetShift":
-    """ImageNet-C, validation images under a corruption of a `kind` and `severity`, as `ImageNetShift`.
+    """ImageNet-C: validation images with a corruption, as an `ImageNetShift`.
 
-    They are in KIND/SEVERITY/CLASS or CATEGORY/KIND/SEVERITY/CLASS; severities are 1 to 5. Raises UsageError
-    where either is missing or unknown.
+    They are in KIND/SEVERITY/CLASS or CATEGORY/KIND/SEVERITY/CLASS.
+
+    Args:
+        path: The folder of the kinds or categories.
+        kind: The name of the corruption's folder, such as `fog`.
+        severity: 1 to 5.
+        canvas: Side of the square canvas in pixels.
+        classes: A shipped grouping of the classes.
+
+    Raises:
+        UsageError: If the kind or the severity is missing or unknown.
 
     >>> imagenet_c("/data", "fog", 3).folders
     ('fog/3', 'weather/fog/3')
@@ -132,7 +149,7 @@ def imagenet_c(
         example = f"imagenet-c:{path},kind={kind or 'gaussian_noise'},severity={severity or 3}"
         raise UsageError(f"imagenet-c needs a kind and a severity, but got no {missing}; write {example}.")
     if kind not in category_of:
-        raise unknown_name("kind of corruption", kind, category_of, f"there are {', '.join(category_of)}")
+        raise unknown_name("kind of corruption", kind, category_of, f"use {', '.join(category_of)}")
     if severity not in SEVERITIES:
         raise UsageError(f"The severity must be 1 to 5, but got {severity}; choose one of these.")
     folders = (f"{kind}/{severity}", f"{category_of[kind]}/{kind}/{severity}")

@@ -1,4 +1,4 @@
-"""UrbanCars as folders of JPEG files, decoded on demand: cars with two cues that follow them in training."""
+"""UrbanCars as folders of JPEG files, decoded on demand: cars with two correlated cues in training."""
 
 from itertools import product
 from pathlib import Path
@@ -11,20 +11,26 @@ from fullrank.errors import DataError
 
 VALUES = ("urban", "country")
 CORRELATIONS = {"train": "bg-0.95_co_occur_obj-0.95", "val": "bg-0.5_co_occur_obj-0.5"}
-"""The folder of the training images, and that of both others."""
+"""The folder of the training images, and the folder of the other two splits."""
 
 
 @final
 class UrbanCars(GroupedPhotographs):
-    """Cars that are urban or country, before such a background, beside such an object; streamed.
+    """Streamed images of an urban or country car, with an urban or country background and object.
 
-    `path` holds bg-0.95_co_occur_obj-0.95/train and bg-0.5_co_occur_obj-0.5/{val,test}, or a folder
-    urbancars with these, or train, val and test themselves; below are GROUP/*.jpg, and the masks beside the
-    images are left alone. The labels are "label" (the car), "background", "object" and "group", all three.
-    A group may be empty; a split that is not loaded may be missing. `test` says which official split is the
-    test images, "test" or "val".
+    The official folders are bg-0.95_co_occur_obj-0.95/train and bg-0.5_co_occur_obj-0.5/{val,test}. Each has
+    the images in GROUP/*.jpg; the masks beside them are ignored. The labels are "label" (the car),
+    "background", "object" and "group" (all three). A group may be empty. A split that is not loaded may be
+    missing.
 
-    Raises DataError for a split without a folder or without any image.
+    Args:
+        path: The folder with the official folders, with a folder urbancars that has them, or with the splits
+            train, val and test.
+        canvas: Side of the square canvas for training images in pixels.
+        test: The official split for the test images, "test" or "val".
+
+    Raises:
+        DataError: If a split has no folder or no image.
 
     >>> UrbanCars("data", test="val").name
     'urbancars:data,test=val'
@@ -44,7 +50,7 @@ class UrbanCars(GroupedPhotographs):
         ]
         if not files:
             expected = f"{root / group_folder(0, 0, 0)}/*.jpg and seven folders like it"
-            raise DataError(f"{self.name}: {root} holds no image; expected {expected}.")
+            raise DataError(f"{self.name}: {root} has no image; expected {expected}.")
         return root, [key for _, key in files], np.array([values for values, _ in files], np.int64)
 
     def _folder(self, official: str) -> Path:
@@ -57,5 +63,5 @@ class UrbanCars(GroupedPhotographs):
 
 
 def group_folder(car: int, background: int, thing: int) -> str:
-    """The folder of a group, 0 for urban and 1 for country."""
+    """The folder of a group; 0 means urban and 1 country."""
     return f"obj-{VALUES[car]}_bg-{VALUES[background]}_co_occur_obj-{VALUES[thing]}"

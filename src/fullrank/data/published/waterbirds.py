@@ -18,13 +18,19 @@ _LIMITS = {"y": 1, "split": len(OFFICIAL_SPLITS) - 1, "place": 1}
 
 @final
 class Waterbirds(GroupedPhotographs):
-    """The images that metadata.csv in `path`, or in the official folder below it, lists; streamed.
+    """The streamed images that metadata.csv lists.
 
-    The labels are "label" (the bird, column y), "background" (column place) and "group", both; a group may
-    be empty. `test` says which official split is the test images, "test" or "val".
+    The labels are "label" (the bird, column y), "background" (column place) and "group" (both). A group may
+    be empty.
 
-    Raises DataError for a file that is missing, metadata that lack a column or hold another value than they
-    may, and a split without an image.
+    Args:
+        path: The folder of metadata.csv, or the folder above it.
+        canvas: Side of the square canvas for training images in pixels.
+        test: The official split for the test images, "test" or "val".
+
+    Raises:
+        DataError: If a file is missing, the metadata lack a column or have an invalid value, or a split has
+            no image.
 
     >>> Waterbirds("data", test="val").name
     'waterbirds:data,test=val'
@@ -39,7 +45,7 @@ class Waterbirds(GroupedPhotographs):
         candidates = [folder / METADATA for folder in (self.path, self.path / FOLDER)]
         file = first_file(candidates)
         if file is None:
-            raise DataError(f"{self.name} holds no {METADATA}; expected {candidates[0]} or {candidates[1]}.")
+            raise DataError(f"{self.name} has no {METADATA}; expected {candidates[0]} or {candidates[1]}.")
         number = str(OFFICIAL_SPLITS.index(official))
         rows = [row for row in self._rows(file) if row["split"] == number]
         if not rows:

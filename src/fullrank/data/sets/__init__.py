@@ -1,1 +1,1 @@
-"""Data sets that the field trains on, and a user's own files."""
+"""Common data sets, and readers of a user's own files."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in both official forms; torchvision reads one alone, and runs its pickles."""
+"""CIFAR-10 and CIFAR-100 in both official forms; torchvision reads only one, and executes its pickles."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ _PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class CifarForm:
-    """One form of a collection: its folder, the archive it comes in, and how its files end."""
+    """One form of a collection: its folder, its archive, and the ending of its files."""
 
     folder: str
     archive: str
@@ -28,7 +28,7 @@ class CifarForm:
 
 @dataclass(frozen=True)
 class CifarLabel:
-    """One kind of label: our name, its keys in the pickles, and in the binary form its file and byte."""
+    """One kind of label: our name, its keys in the pickles, and its file and byte in the binary form."""
 
     name: str
     key: str
@@ -76,11 +76,17 @@ CIFAR100 = CifarCollection(
 
 @final
 class Cifar(Source):
-    """32 x 32 RGB images and labels of a collection, in either form, in `path` or its own folder below it.
+    """The 32 x 32 RGB images and labels of a collection, in either official form.
 
-    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass. Nothing in a pickle is run: it
-    may hold arrays of bytes, text, numbers, lists and dictionaries. Raises DataError for a folder that is
-    neither form, and for a file that is missing, damaged or asks for anything else.
+    The label `label` of CIFAR-100 is the fine one, `coarse` its superclass. No code in a pickle is executed:
+    it may only contain arrays of bytes, text, numbers, lists and dictionaries.
+
+    Args:
+        collection: CIFAR-10 or CIFAR-100.
+        path: The unpacked folder, or the folder above it.
+
+    Raises:
+        DataError: If the folder has neither form, or a file is missing or damaged or contains anything else.
 
     >>> cifar10("data").name
     'cifar10:data'
@@ -119,7 +125,7 @@ class Cifar(Source):
         tests = [self.collection.paths(form, self.path / form.folder, "test")[0] for form in forms]
         expected = " or ".join(map(str, tests))
         archive = find_archive(self.path, [form.archive for form in forms]) or forms[0].archive
-        problem = f"{self.name} holds no {self.collection.name}: expected {expected} and the files beside it"
+        problem = f"{self.name} has no {self.collection.name}: expected {expected} and the files beside it"
         raise DataError(f"{problem}; unpack {archive} there.")
 
     def _read_pickled(self, path: Path) -> tuple[np.ndarray, ...]:
@@ -128,7 +134,7 @@ class Cifar(Source):
         data = content.get("data")
         pixels = data.values if isinstance(data, Array) else None
         if pixels is None or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
-            raise damaged(self.name, path, f"'data' is no array of the shape (N, {_PIXELS})")
+            raise damaged(self.name, path, f"'data' is not an array of the shape (N, {_PIXELS})")
         columns = [self._listed(path, content, kind.key, int) for kind in self._kinds]
         for kind, labels in zip(self._kinds, columns, strict=True):
             if len(labels) != len(pixels):
@@ -140,7 +146,7 @@ class Cifar(Source):
         values = content.get(key)
         if not isinstance(values, list) or not all(type(value) is member for value in values):
             what = "whole numbers" if member is int else "names"
-            raise damaged(self.name, path, f"{key!r} is no list of {what}")
+            raise damaged(self.name, path, f"{key!r} is not a list of {what}")
         return values
 
     def _read_binary(self, path: Path) -> tuple[np.ndarray, ...]:
@@ -151,7 +157,7 @@ class Cifar(Source):
         except OSError as error:
             raise damaged(self.name, path, "it cannot be read") from error
         if len(content) % record:
-            problem = f"its {len(content)} bytes are no multiple of the {record} of an image"
+            problem = f"its {len(content)} bytes are not a multiple of {record}, the bytes of an image"
             raise damaged(self.name, path, problem)
         rows = content.reshape(-1, record)
         return rows[:, len(self._kinds) :], *(rows[:, kind.byte].astype(np.int64) for kind in self._kinds)
@@ -161,9 +167,9 @@ cifar10, cifar100 = (partial(Cifar, collection) for collection in (CIFAR10, CIFA
 
 
 def read_names(path: Path, name: str) -> tuple[str, ...]:
-    """The lines of a text file of class names that are not empty; DataError if it cannot be read."""
+    """The lines of a text file of class names, without empty ones; DataError if it cannot be read."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise damaged(name, path, "it names the classes and cannot be read") from error
+        raise damaged(name, path, "the names of the classes cannot be read") from error
     return tuple(line.strip() for line in lines if line.strip())

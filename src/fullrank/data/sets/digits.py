@@ -1,4 +1,4 @@
-"""The embedded data: scikit-learn's 1797 handwritten digits."""
+"""The included data: scikit-learn's 1797 handwritten digits."""
 
 from typing import final
 
@@ -12,7 +12,7 @@ _TEST_IMAGES = 500
 
 @final
 class Digits(Source):
-    """1797 grey images of 8 x 8 pixels, ten classes: 1297 to train, 500 to test, always the same ones.
+    """1797 grey images of 8 x 8 pixels, ten classes, in a fixed split: 1297 to train, 500 to test.
 
     Values 0 to 16 become 0 to 255. Nothing is downloaded.
 

@@ -24,7 +24,7 @@ from fullrank.files import expanded
 
 MEMORY_LIMIT_GIB = 8
 _TEST_FOLDERS = ("test", "val", "valid")
-_PROGRESS_FROM = 1000  # images; fewer are read before a bar can be looked at
+_PROGRESS_FROM = 1000  # images; fewer take too little time for a progress bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """The image files of each split with their labels, and what the labels are called."""
+    """The image files of each split with their labels, and the names of the classes."""
 
     of: dict[Split, tuple[list[str], np.ndarray]]
     class_names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of its image before any pixel is decoded."""
+    """The properties of an image in its file's header, known before any pixel is decoded."""
 
     size: tuple[int, int]
     grey: bool
@@ -48,18 +48,25 @@ class Header:
 
 @final
 class ImageFolder(Source):
-    """Image files at any depth below `path`, decoded into memory, or when asked for if `canvas` is given.
+    """Image files at any depth below a folder, decoded into memory or on demand.
 
-    Splits are the folders `train` and `test` (or `val`, or `valid`) where `path` has both, otherwise 80 % and
-    20 %, stratified and always the same. The class is the first folder below the split's own; files directly
-    in that are unlabelled. Hidden files and folders are left out, and what no ending names as an image.
+    Splits are the folders `train` and `test` (or `val`, or `valid`) if `path` has both. Otherwise they are
+    80 % and 20 %, stratified and always the same. The class is the first folder below the split's folder;
+    files directly in the split's folder are unlabelled. Hidden files and folders and files without the ending
+    of an image are left out.
 
-    Images stay grey if all are, in both splits. Transparency is laid on white, 16-bit grey scaled from 0 to
-    65535, only the first frame taken, the EXIF orientation applied. With a `canvas` images may be of any size
-    and are RGB.
+    Images stay grey if all images of both splits are. Transparent images are put on white, and 16-bit grey is
+    scaled from 0 to 65535. Only the first frame is read. The EXIF orientation is applied.
 
-    Raises DataError for a folder that is missing or without images, for files that cannot be decoded, and
-    above 8 GiB of pixels; UsageError where the images are not all of one square size and none is asked for.
+    Args:
+        path: The folder.
+        canvas: Side of a square in pixels. If given, images are decoded on demand as RGB, may have any size,
+            and are resized to this square in training.
+
+    Raises:
+        DataError: If the folder is missing or has no images, a file cannot be decoded, or the pixels need
+            more than 8 GiB.
+        UsageError: If the images do not all have one square size, and no size is given.
 
     >>> ImageFolder("photographs", canvas=256).name
     'folder:photographs,canvas=256'
@@ -74,7 +81,7 @@ class ImageFolder(Source):
         return self.read_despite(split, image_size, BadImages())
 
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
-        """Read the images of `split` but those that cannot be decoded, as many as `bad` allows."""
+        """Read the images of `split` without undecodable ones, if `bad` allows their number."""
         names, labels = self._files.of[split]
         if self.canvas is not None:
             streamed = photographs(self.path, names, self.canvas, image_size, self.name, statistics=None)
@@ -95,7 +102,7 @@ class ImageFolder(Source):
     def _decoded(
         self, names: Sequence[str], image_size: int | None
     ) -> tuple[np.ndarray, dict[str, Exception]]:
-        """The images, and of those that cannot be read, which stay empty, why."""
+        """The images, and the errors of those that cannot be read, which stay empty."""
         headers = [header for header in self._headers.values() if isinstance(header, Header)]
         if not headers:
             errors = {name: error for name, error in self._headers.items() if isinstance(error, Exception)}
@@ -128,7 +135,7 @@ class ImageFolder(Source):
 
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
-        """Of every file in both splits, what its header says, or why it cannot be read."""
+        """The header of every file in both splits, or the error if it cannot be read."""
 
         def header(name: str) -> Header:
             with Image.open(self.path / name) as image:
@@ -168,7 +175,7 @@ class ImageFolder(Source):
 def _attempt(
     function: Callable[[Item], Result], items: Sequence[Item], title: str
 ) -> list[Result | Exception]:
-    """`function` of each item, in threads; where Pillow fails, the error takes the result's place."""
+    """`function` of each item, in threads; if Pillow fails, the error takes the place of the result."""
 
     def attempt(item: Item) -> Result | Exception:
         try:

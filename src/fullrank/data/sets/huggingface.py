@@ -18,7 +18,7 @@ from fullrank.files import expanded
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
+_SAVED = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
 _TEST_SPLITS = ("test", "validation", "val", "valid")
 
 
@@ -26,15 +26,21 @@ _TEST_SPLITS = ("test", "validation", "val", "valid")
 class HuggingFace(Source):
     """Images of a data set of the `datasets` library, streamed as RGB.
 
-    `path` is a folder that `save_to_disk` wrote, a folder of images, Parquet files or tar shards (those of
-    WebDataset), one Parquet file, or a name on the hub; no code of a data set is run. All but the first are
-    written once more, as tables in the library's own cache, so that images can be read in any order. `image`
-    and `label` are columns, by default the first of images and the first of classes, if any. A label may be
-    whole numbers or words; its classes are the values that occur. Splits are `train` and the first of `test`,
-    `validation`, `val` and `valid` that has labels; one split alone is parted 80 % and 20 %.
+    No code of a data set is executed. The library copies all data but a saved folder into its own cache, as
+    tables, so that images can be read in any order. Labels may be whole numbers or words; the classes are the
+    values that occur. Splits are `train` and the first of `test`, `validation`, `val` and `valid` that has
+    labels. A single split is divided into 80 % and 20 %.
 
-    Raises UsageError without the library or for a column that is not there, DataError for a data set that
-    cannot be loaded or has no images.
+    Args:
+        path: A folder that `save_to_disk` wrote; a folder of images, Parquet files or tar shards
+            (WebDataset); one Parquet file; or a name on the hub.
+        image: The column of images; the default is the first one with images.
+        label: The column of labels; the default is the first one with classes, if any.
+        canvas: Side of the square canvas for training images in pixels.
+
+    Raises:
+        UsageError: If the library is not installed, or a column does not exist.
+        DataError: If the data set cannot be loaded or has no images.
 
     >>> HuggingFace("somebody/pets", label="breed").name
     'huggingface:somebody/pets,label=breed'
@@ -64,7 +70,7 @@ class HuggingFace(Source):
         return image_set.subset(fixed_split(labels[part], split, self.name))
 
     def _load(self) -> "dict[str, Dataset]":
-        """The splits of the data set, by the names that they have in it; the training split is the first."""
+        """The splits of the data set under their own names; the training split is the first."""
         try:
             from datasets import DatasetDict, load_dataset, load_from_disk
             from datasets.exceptions import DatasetsError
@@ -92,7 +98,7 @@ class HuggingFace(Source):
         return ours
 
     def _columns(self, table: "Dataset") -> tuple[str, str | None]:
-        """The column of the images, and that of the labels if there is one."""
+        """The column of the images, and the column of the labels, if any."""
         features = table.features
         for column in (self.image, self.label):
             if column is not None and column not in features:
@@ -108,7 +114,7 @@ class HuggingFace(Source):
     def _labels(
         self, tables: "dict[str, Dataset]", column: str | None
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """The labels of each split, and what their classes are called."""
+        """The labels of each split, and the names of their classes."""
         if column is None:
             return {name: np.full(len(table), UNLABELLED) for name, table in tables.items()}, ()
         cells = {name: table.select_columns([column])[:][column] for name, table in tables.items()}
@@ -120,7 +126,7 @@ class HuggingFace(Source):
             rows = {value: row for row, value in enumerate(sorted(values))}
             classes = tuple(map(str, rows))
         else:
-            problem = f"the column {column!r} holds neither classes nor whole numbers nor words"
+            problem = f"the column {column!r} has neither classes nor whole numbers nor words"
             raise DataError(f"{self.name}: {problem}; name another with label=COLUMN.")
         return {
             name: np.array([rows.get(value, UNLABELLED) for value in each], np.int64)
@@ -129,7 +135,7 @@ class HuggingFace(Source):
 
 
 def _feature(name: str) -> Any:
-    """A kind of column, as `datasets` calls it."""
+    """A kind of column, under its name in `datasets`."""
     import datasets
 
     return getattr(datasets, name)
@@ -140,7 +146,7 @@ def _columns_of(kind: str, features: Mapping[str, Any]) -> list[str]:
 
 
 def _part(labels: Mapping[str, np.ndarray], split: Split) -> str:
-    """The name in the data set of what we call `split`; a test split without labels is the last choice."""
+    """The data set's own name of `split`; a test split without labels is the last choice."""
     first, *others = labels
     if split == "train" or not others:
         return first
@@ -149,5 +155,5 @@ def _part(labels: Mapping[str, np.ndarray], split: Split) -> str:
 
 def _open(cell: Mapping[str, Any] | None) -> Image.Image:
     if cell is None:
-        raise ValueError("there is no image in this row")
+        raise ValueError("this row has no image")
     return Image.open(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"]))

@@ -23,10 +23,10 @@ _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801  # unsigned bytes in three dimension
 
 @dataclass(frozen=True)
 class IdxCollection:
-    """One published set of IDX files: its classes and where its files are found.
+    """One published set of IDX files: its classes and the places of its files.
 
-    `torchvision` is the set's class in `torchvision.datasets` and the folder it writes; `packaged` is where a
-    Debian package, `package`, puts the files.
+    `torchvision` is the set's class in `torchvision.datasets` and the folder it writes. `packaged` is the
+    folder in which the Debian package `package` puts the files.
     """
 
     name: str
@@ -51,14 +51,18 @@ FASHION_MNIST = IdxCollection(
 
 @final
 class IdxFiles(Source):
-    """The images and labels of a collection, from IDX files in `path` or in torchvision's folders below it.
+    """The images and labels of a collection of IDX files.
 
-    Without `path` they are those of Debian's package, if there is one, or torchvision's copy in the cache,
-    downloaded when first loaded.
-    Raises DataError for a file that is missing, truncated or of another kind, for counts that differ, and
-    where a download is needed and fails.
+    Args:
+        collection: The published set.
+        path: The folder of the files, or the folder above torchvision's. By default the files come from
+            Debian's package, if it is installed. Otherwise torchvision downloads them into its cache when
+            they are first loaded.
 
-    Source: the format as described at LeCun's MNIST page: big-endian magic, sizes, then the bytes.
+    Raises:
+        DataError: If a file is missing, truncated or of another kind, the counts differ, or a download fails.
+
+    Source: the format as described on LeCun's MNIST page: big-endian magic, sizes, then the bytes.
     """
 
     grey = True
@@ -73,12 +77,12 @@ class IdxFiles(Source):
         image_file, label_file = (self._file(folder, f"{_PREFIX[split]}-{kind}") for kind in _KINDS)
         images, labels = read_idx(image_file, _IMAGES_MAGIC), read_idx(label_file, _LABELS_MAGIC)
         if len(images) != len(labels):
-            counts = f"{image_file} holds {len(images)} images, but {label_file} {len(labels)} labels"
+            counts = f"{image_file} has {len(images)} images, but {label_file} has {len(labels)} labels"
             raise DataError(f"{counts}; take both from one download.")
         classes = self.collection.class_names
         if len(labels) and labels.max() >= len(classes):
-            allowed = f"{self.collection.name} has 0 to {len(classes) - 1}"
-            raise DataError(f"{label_file} holds the label {labels.max()}, but {allowed}; download it again.")
+            allowed = f"labels of {self.collection.name} are 0 to {len(classes) - 1}"
+            raise DataError(f"{label_file} has the label {labels.max()}, but {allowed}; download it again.")
         labels = labels.astype(np.int64)
         return ImageSet(images[..., None], {"label": labels}, {"label": classes}, self.name, split)
 
@@ -113,7 +117,7 @@ class IdxFiles(Source):
         if file is not None:
             return file
         check_folder(folder, self.name)
-        problem = f"{folder} holds no {stem} or {stem}.gz, nor does {written} below it"
+        problem = f"neither {folder} nor {written} below it has {stem} or {stem}.gz"
         raise DataError(f"{self.name}: {problem}; pass the folder of the IDX files.")
 
 
@@ -125,7 +129,7 @@ def _forms(stem: str, *folders: Path) -> list[Path]:
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
-    """The uint8 array in an IDX file; DataError unless it starts with `magic` and has the promised length."""
+    """The uint8 array in an IDX file; DataError unless it starts with `magic` and has the right length."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

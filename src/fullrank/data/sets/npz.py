@@ -12,7 +12,7 @@ from fullrank.errors import DataError
 from fullrank.files import DAMAGED_ARRAYS, expanded
 
 Layout = dict[Split, tuple[str, str]]
-"""For each split the names of its images and of its labels."""
+"""Split -> the names of its arrays of images and labels."""
 
 _SPLIT_LAYOUTS: tuple[Layout, ...] = (
     {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},
@@ -26,13 +26,20 @@ _POOLED: Layout = {"train": ("images", "labels"), "test": ("images", "labels")}
 class NpzArchive(Source):
     """A .npz file of images (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8, and whole labels (N,) or (N, 1).
 
-    The arrays are named train_images, train_labels, test_images (or val_images), test_labels as in MedMNIST;
-    x_train, y_train, x_test, y_test as in Keras; or images, labels, which are split 80 % and 20 %, stratified
-    and always the same. Without labels, and where a label is -1, images are unlabelled. Classes are the
-    values that occur, in order.
+    The arrays have one of these sets of names:
 
-    Raises DataError for a file that is missing or damaged, for pickled objects (nothing is unpickled), and
-    for other names, shapes or types.
+    - train_images, train_labels, test_images (or val_images), test_labels, as in MedMNIST;
+    - x_train, y_train, x_test, y_test, as in Keras;
+    - images, labels; they are split 80 % and 20 %, stratified and always the same.
+
+    Images without labels, or with the label -1, are unlabelled. Classes are the values that occur, in order.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If the file is missing or damaged, contains pickled objects (nothing is unpickled), or has
+            other names, shapes or types.
 
     >>> NpzArchive("bloodmnist.npz").name
     'npz:bloodmnist.npz'
@@ -45,13 +52,13 @@ class NpzArchive(Source):
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         if not self.path.is_file():
-            raise DataError(f"There is no file {self.path}; check the path in {self.name}.")
+            raise DataError(f"The file {self.path} does not exist; check the path in {self.name}.")
         try:
             file = np.load(self.path, allow_pickle=False)
         except DAMAGED_ARRAYS as error:
-            raise DataError(f"{self.path} is no whole .npz file; save it with numpy.savez.") from error
+            raise DataError(f"{self.path} is not a complete .npz file; save it with numpy.savez.") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{self.path} is a single array, no .npz file; save it with numpy.savez.")
+            raise DataError(f"{self.path} is a single array, not a .npz file; save it with numpy.savez.")
         with file:
             layout = self._layout(file.files)
             images = self._images(file, layout[split][0])
@@ -68,7 +75,7 @@ class NpzArchive(Source):
                 return layout
         needed = "train_images and test_images, or x_train and x_test, or images"
         held = ", ".join(names) or "nothing"
-        raise DataError(f"{self.path} holds {held}, but needs {needed}; rename its arrays.")
+        raise DataError(f"{self.path} has {held}, but needs {needed}; rename its arrays.")
 
     def _images(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         images = self._array(file, key)
@@ -91,7 +98,7 @@ class NpzArchive(Source):
             raise DataError(f"{self.path}: {problem}; keep one class number for each image.")
         if len(labels) and labels.min() < UNLABELLED:
             limits = f"labels are 0 or more, or {UNLABELLED} for unlabelled"
-            raise DataError(f"{self.path}: {key} holds {labels.min()}, but {limits}; renumber them.")
+            raise DataError(f"{self.path}: {key} has {labels.min()}, but {limits}; renumber them.")
         return labels.astype(np.int64)
 
     def _array(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reading the pickled files of CIFAR without running anything that stands in them."""
+"""Read the pickled files of CIFAR without executing any code in them."""
 
 import pickle
 from pathlib import Path
@@ -14,7 +14,7 @@ _DAMAGED = (*UNREADABLE, pickle.UnpicklingError, AttributeError)
 
 @final
 class Array:
-    """What an array of a pickle becomes: `values` is a uint8 array, None until its state was read."""
+    """An array of a pickle: `values` is a uint8 array, or None until its state is read."""
 
     values: np.ndarray | None = None
 
@@ -24,7 +24,7 @@ class Array:
     def __setstate__(self, state: tuple[int, tuple[int, ...], "_Type", bool, str | bytes]) -> None:
         _, shape, kind, is_fortran, content = state
         if not isinstance(kind, _Type):
-            raise pickle.UnpicklingError("an array without a type")
+            raise pickle.UnpicklingError("an array has no type")
         raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
         self.values = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
@@ -33,15 +33,15 @@ class Array:
 class _Type:
     def __init__(self, code: str, *_: object) -> None:
         if code != "u1":
-            raise pickle.UnpicklingError(f"an array of the type {code!r}, where only 'u1' is known")
+            raise pickle.UnpicklingError(f"an array has the type {code!r}, but only 'u1' is supported")
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
-# A pickle is a program: the usual reader calls whatever the file names. This one knows these four names and
-# answers them with the two classes above, so that a file can make arrays of bytes, text, numbers, lists and
-# dictionaries, and call nothing, NumPy's own constructors included.
+# A pickle is a program: the usual reader calls every function that the file names. This reader accepts four
+# names and replaces them by the two classes above. So a file can make arrays of bytes, text, numbers, lists
+# and dictionaries, but it can call nothing, not even NumPy's constructors.
 _CLASSES: dict[tuple[str, str], type] = {
     ("numpy.core.multiarray", "_reconstruct"): Array,
     ("numpy._core.multiarray", "_reconstruct"): Array,
@@ -54,7 +54,7 @@ _CLASSES: dict[tuple[str, str], type] = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _CLASSES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
         return _CLASSES[module, name]
 
 
@@ -67,5 +67,5 @@ def read_pickled(path: Path) -> dict[str, Any]:
         problem = f"it cannot be read as a pickle ({reason(error)})"
         raise DataError(f"{path}: {problem}; take it from the original archive again.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no dictionary; take it from the original archive again.")
+        raise DataError(f"{path} has no dictionary; take it from the original archive again.")
     return content

@@ -18,18 +18,21 @@ _PIXELS = 3 * SIDE * SIDE
 
 @final
 class Stl10(Source):
-    """96 x 96 RGB images of ten classes: train and, if `unlabelled`, the unlabelled ones after it; test.
+    """96 x 96 RGB images of ten classes.
 
-    With the 100,000 unlabelled images the training set takes 2.7 GiB.
+    Args:
+        path: The unpacked folder, or the folder above it.
+        unlabelled: Whether the 100,000 unlabelled images follow the labelled training images. Then the
+            training set takes 2.7 GiB.
 
-    Raises DataError for a folder without the official files, and for files that are damaged or do not fit
-    together.
+    Raises:
+        DataError: If the folder lacks official files, or the files are damaged or do not fit together.
 
     >>> Stl10("data", unlabelled=False).name
     'stl10:data,unlabelled=false'
 
-    Source: Coates, Ng, Lee 2011; the form as described on the page of the data set: for each image red, green
-    and blue, each column by column; labels from 1.
+    Source: Coates, Ng, Lee 2011. The page of the data set describes the form: each image is red, green and
+    blue, each column by column, and labels start at 1.
     """
 
     def __init__(self, path: str, unlabelled: bool = True):
@@ -57,27 +60,27 @@ class Stl10(Source):
         archive = find_archive(self.path, [ARCHIVE]) or ARCHIVE
         files = f"train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin and {NAMES}"
         expected = f"expected {self.path / FOLDER} with {files}"
-        raise DataError(f"{self.name} holds no STL-10: {expected}; unpack {archive} there.")
+        raise DataError(f"{self.name} has no STL-10: {expected}; unpack {archive} there.")
 
     def _open(self, path: Path) -> np.ndarray:
         """The images of a file as (N, C, columns, rows), still on the disk."""
         size = self._size(path)
         if not size or size % _PIXELS:
-            problem = f"its {size} bytes are no multiple of the {_PIXELS} of an image"
+            problem = f"its {size} bytes are not a multiple of {_PIXELS}, the bytes of an image"
             raise damaged(self.name, path, problem)
         return np.memmap(path, np.uint8, "r").reshape(-1, 3, SIDE, SIDE)
 
     def _labels(self, path: Path, count: int, classes: int) -> np.ndarray:
         if self._size(path) != count:
-            raise damaged(self.name, path, f"it holds {self._size(path)} labels for {count} images")
+            raise damaged(self.name, path, f"it has {self._size(path)} labels for {count} images")
         labels = np.fromfile(path, np.uint8).astype(np.int64)
         if labels.min() < 1 or labels.max() > classes:
-            problem = f"its labels are {labels.min()} to {labels.max()}, not 1 to {classes}"
+            problem = f"its labels are {labels.min()} to {labels.max()}, but must be 1 to {classes}"
             raise damaged(self.name, path, problem)
         return labels - 1
 
     def _size(self, path: Path) -> int:
         if not path.is_file():
             leave_out = " or give unlabelled=false" if path.name.startswith("unlabeled") else ""
-            raise DataError(f"{self.name}: there is no {path}; unpack {ARCHIVE} again{leave_out}.")
+            raise DataError(f"{self.name}: {path} does not exist; unpack {ARCHIVE} again{leave_out}.")
         return path.stat().st_size

@@ -62,7 +62,7 @@ class Monitor(pl.Callback):
         if trainer.global_step in (0, *self.curves["step"][-1:]):
             return  # gradients are still being accumulated
         if trainer.global_step % self.every and trainer.global_step != 1:
-            return  # a look at the loss would wait for the device
+            return  # reading the loss would wait for the device
         latest = module.latest
         loss = float(latest.loss)
         if not math.isfinite(loss):
@@ -85,7 +85,7 @@ class Monitor(pl.Callback):
         self.write_csv(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        # On a full disk the error that ended the run is enough; the checkpoint holds the curves too.
+        # On a full disk the error that ended the run is enough; the checkpoint has the curves too.
         with suppress(OSError):
             self.write_csv(trainer)
 

@@ -112,9 +112,9 @@ class FiniteGuard(pl.Callback):
         skipped = f" after {self.skipped} skipped steps" if self.skipped else ""
         return DivergedError(
             f"Step {trainer.global_step + 1} (epoch {trainer.current_epoch}, images {shown}) is not "
-            f"finite{skipped}: {culprit}; the step is saved in {file}; lower the learning rate (now "
-            f"{rate:.2g}; --set optimizer.lr=...), raise the temperature, or continue with --resume "
-            f"--skip-nonfinite {self.skip + 5}."
+            f"finite{skipped}: {culprit}; it is saved in {file}; lower the learning rate (now {rate:.2g}; "
+            f"--set optimizer.lr=...), raise the temperature, or add --resume --skip-nonfinite "
+            f"{self.skip + 5}."
         )
 
 
@@ -149,13 +149,17 @@ def find_culprit(module: JointEmbedding, batch: Batch, epoch: int, number: int) 
 
 
 def replay(folder: str | Path) -> Culprit:
-    """Repeat the step that ended a run in `folder`: its loss, and the first layer that is not finite.
+    """Repeat the step that ended a run: its loss, and the first layer that is not finite.
 
-    Raises DataError for a folder without such a step.
+    Args:
+        folder: The folder of the run.
+
+    Raises:
+        DataError: If the folder has no such step.
     """
     folder = Path(folder)
     if not (folder / STEP_FILE).is_file():
-        raise DataError(f"{folder} holds no {STEP_FILE}; name the folder of a run that ended at such a step.")
+        raise DataError(f"{folder} has no {STEP_FILE}; name the folder of a run that ended at such a step.")
     recipe = Recipe.resolve(folder / RECIPE_FILE)
     module = JointEmbedding.of(recipe, build(recipe, load_data(recipe)[0]))
     try:

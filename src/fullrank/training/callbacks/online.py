@@ -29,7 +29,7 @@ def queue_parts(labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 class OnlineProbes(pl.Callback):
     """Measures linear and nearest-neighbour accuracy on the features of training steps, every `every` epochs.
 
-    A queue holds h of the first view of the newest images. At the end of the epoch, both probes are fitted to
+    A queue has h of the first view of the newest images. At the end of the epoch, both probes are fitted to
     its older three quarters and tested on the newest quarter. The queue starts empty in each epoch, so no
     image is in both parts. Rows without a label (-1) are left out. An epoch has no accuracy if it has fewer
     than two training classes or no test rows, or if `max_steps` ends it early.
