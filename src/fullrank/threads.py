@@ -129,7 +129,7 @@ def asked_threads(count: int | None) -> Iterator[None]:
 def follow_threads(first: int) -> None:
     """Compute with the threads of a run's first part, unless a user asked for another number.
 
-    Sums are added up in another order by another number of threads, so that last digits differ.
+    Another number of threads adds sums in another order. Training amplifies the difference in rounding.
     """
     import torch
 

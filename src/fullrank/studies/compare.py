@@ -107,7 +107,10 @@ def compare(
     entries += [_with_values(*each, keys) for each in earlier if each[0].folder not in again]
     settings = plan.model_dump(mode="json")
     comparisons = compare_heads(entries, recipe=settings)
+    # The runs made the numbers: with several workers each of them has fewer threads than this process.
+    machine = Record.load(runs[0].folder).machine
     record = new_record("study", settings, entries, comparisons=comparisons, published=published)
+    record = record.model_copy(update={"machine": machine})
     record.save(folder)
     return Study(folder, record)
 

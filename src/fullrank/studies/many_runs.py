@@ -109,7 +109,7 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     """Carry out every run that is not finished yet, and return the entries of all runs, in their order.
 
     A run that was stopped continues from its last checkpoint. `workers` processes share the cores. The number
-    of threads of a run changes only the last digits of its results.
+    of threads of a run changes its rounding, which training amplifies as another seed would.
 
     Raises:
         UsageError: Before any training, for fewer than 1 worker or a folder of another recipe.

@@ -163,9 +163,10 @@ def test_a_record_without_the_number_of_test_images_ranks_nothing(study_record: 
 
 
 def test_command(run_record: Record, study_record: Record) -> None:
-    assert words.reproduce_command(run_record) == "fullrank train --recipe recipe.yaml"
+    assert words.reproduce_command(run_record) == "fullrank train --recipe recipe.yaml --threads 2"
     assert words.reproduce_command(study_record) == (
-        "fullrank compare --recipe recipe.yaml --heads none,linear:48,subvector:24,mlp:48 --seeds 1"
+        "fullrank compare --recipe recipe.yaml --heads none,linear:48,subvector:24,mlp:48 --seeds 1 "
+        "--threads 2"
     )
 
 

@@ -168,14 +168,14 @@ def not_repeatable(record: Record) -> str:
 
 def reproduce_command(record: Record, recipe: str = RECIPE_FILE) -> str:
     """The command line that repeats the work from the file `recipe`, which lies beside the record."""
-    imports, recipe = imports_option(record), shlex.quote(recipe)
+    more, recipe = f" --threads {record.machine.threads}{imports_option(record)}", shlex.quote(recipe)
     if record.kind == "run":
-        return f"fullrank train --recipe {recipe}{imports}"
+        return f"fullrank train --recipe {recipe}{more}"
     heads = ",".join(dict.fromkeys(run.head for run in record.runs))
     seeds = len({run.seed for run in record.runs})
     varied = "".join(f" --vary {shlex.quote(text)}" for text in _varied(record.runs))
     command = f"fullrank compare --recipe {recipe} --heads {shlex.quote(heads)}{varied} --seeds {seeds}"
-    return f"{command}{imports}"
+    return f"{command}{more}"
 
 
 def imports_option(record: Record) -> str:
