@@ -57,7 +57,7 @@ _GROUPED = (
     _CANVAS,
     Parameter("classes", str, "merge classes: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
-_CLASS_FOLDERS = Parameter("path", str, "the folder that holds the class folders", required=True)
+_CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
 _IMAGENET_SHIFTS = {
     "imagenet-a": (
         "ImageNet-A, test only: photographs that mislead classifiers, of 200 ImageNet classes",
@@ -234,8 +234,8 @@ for _entry in [
         "Lhoest et al. 2021, arXiv:2109.02846",
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
-            Parameter("image", str, "the column of images; default: the first one that holds images"),
-            Parameter("label", str, "the column of labels; default: the first one that holds classes"),
+            Parameter("image", str, "the column of images; default: the first one with images"),
+            Parameter("label", str, "the column of labels; default: the first one with classes"),
             _CANVAS,
         ),
         aliases=("hf",),
@@ -244,7 +244,7 @@ for _entry in [
     Entry(
         "composite",
         "fullrank.data.made.composite_presets:Composite",
-        "foregrounds on backgrounds, with cues correlated with the label; every factor is a label of its own",
+        "foregrounds on backgrounds, with cues correlated with the label; every factor has its own label",
         "P2, controlled data (authors' code); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
         options=(
