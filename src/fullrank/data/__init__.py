@@ -84,7 +84,16 @@ _IMAGENET_SHIFTS = {
 
 def _suggest(text: str) -> str:
     """Suggest the spec of a source for a path or a name on the Hugging Face hub."""
-    path = Path(text).expanduser()
+    try:
+        return _suggest_for(text, Path(text).expanduser())
+    except (
+        OSError,
+        RuntimeError,
+    ):  # too long for a path, an unreadable folder, or the home of an unknown user
+        return ""
+
+
+def _suggest_for(text: str, path: Path) -> str:
     suffix = path.suffix.lower()
     if path.is_dir():
         names = {each.name for each in path.iterdir()}
