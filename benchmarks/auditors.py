@@ -1,4 +1,4 @@
-"""`fullrank diagnose FILE` beside other auditors of embeddings, on the same files in one run.
+"""Compare `fullrank diagnose FILE` with other auditors of embeddings on the same files, in one run.
 
     uv run --group benchmark python benchmarks/auditors.py
     uv run python benchmarks/auditors.py --quick            (seconds; small files)
@@ -8,11 +8,11 @@ defaults. The time runs from reading the file to the verdict. Ours also writes i
 Before the clock starts, the tool has loaded its libraries and audited a small file.
 
 Anonymous memory is sampled from outside every 10 ms; a mapped file does not count. Resident memory is the
-growth of the system's recorded peak. The table has a row that says so for a tool that is not installed. A
-tool that takes longer than `--limit` is stopped.
+growth of the system's recorded peak. A tool that is not installed has a row with that note. A tool that takes
+longer than `--limit` is stopped.
 
 The second table times a measure that two tools compute, in turn, in alternating order. Before that, both
-compute it from the same few rows. If their values differ, the row says so.
+compute it from the same few rows. If their values differ, the row is marked.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from fullrank import spectrum
 if TYPE_CHECKING:
     import torch
 
-# Each tool is imported where it is used, so that a process holds no other tool's libraries.
+# Each tool is imported where it is used, so that a process does not load another tool's libraries.
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 # MONAI gives a score from 0 (full rank) to 1 and no verdict. We call it an alarm if a quarter of the rank is
@@ -139,9 +139,9 @@ def by_fullrank(path: Path) -> list[Flag]:
 
     levels: dict[str, Literal["alarm", "warning"]] = {"alarm": "alarm", "note": "warning"}
     with tempfile.TemporaryDirectory() as folder:
-        found = diagnose(path, out=folder)
-        write_page(found.path)
-    return [Flag(finding.cause, levels[finding.level], finding.value) for finding in found.causes]
+        diagnosis = diagnose(path, out=folder)
+        write_page(diagnosis.path)
+    return [Flag(finding.cause, levels[finding.level], finding.value) for finding in diagnosis.causes]
 
 
 def by_vecscope(path: Path) -> list[Flag]:
@@ -150,8 +150,8 @@ def by_vecscope(path: Path) -> list[Flag]:
     from vecscope.io import load_vectors
 
     levels: dict[str, Literal["alarm", "warning"]] = {"fail": "alarm", "warn": "warning"}
-    found = audit(load_vectors(path)).findings
-    return [Flag(one.name, levels[one.verdict], one.value) for one in found if one.verdict in levels]
+    findings = audit(load_vectors(path)).findings
+    return [Flag(one.name, levels[one.verdict], one.value) for one in findings if one.verdict in levels]
 
 
 def by_spectralyte(path: Path) -> list[Flag]:
@@ -161,11 +161,11 @@ def by_spectralyte(path: Path) -> list[Flag]:
 
     levels: dict[str, Literal["alarm", "warning"]] = {"bad": "alarm", "warn": "warning"}
     report = Spectralyte(np.load(path).astype(np.float64)).run(verbose=False)
-    found = (
+    results = (
         ("anisotropy", report.anisotropy, report.anisotropy.score),
         ("dimensionality", report.dimensionality, report.dimensionality.utilization),
     )
-    graded = [(word, severity(result), value) for word, result, value in found]
+    graded = [(word, severity(result), value) for word, result, value in results]
     return [Flag(word, levels[grade], value) for word, grade, value in graded if grade in levels]
 
 
@@ -233,8 +233,8 @@ def vecscope_cone(x: Array) -> tuple[float, float]:
     """The cosine of 20,000 random pairs before and after centring, and the rank of at most 50,000 rows."""
     from vecscope.diagnostics import anisotropy
 
-    found = anisotropy(x)
-    return found["mean_random_cosine"], found["effective_rank"]
+    measures = anisotropy(x)
+    return measures["mean_random_cosine"], measures["effective_rank"]
 
 
 def vecscope_variance(x: Array) -> tuple[float]:
@@ -341,8 +341,8 @@ def anonymous_megabytes(process: int | str = "self") -> float:
         status = Path(f"/proc/{process}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    _, found, rest = status.partition("RssAnon:")
-    return int(rest.split()[0]) / 1024 if found else 0.0
+    _, label, rest = status.partition("RssAnon:")
+    return int(rest.split()[0]) / 1024 if label else 0.0
 
 
 def say(**what: object) -> None:
@@ -353,8 +353,8 @@ def say(**what: object) -> None:
 def timed(job: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result of a job, its wall seconds and its processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
-    found = job()
-    return found, time.perf_counter() - wall, time.process_time() - processor
+    result = job()
+    return result, time.perf_counter() - wall, time.process_time() - processor
 
 
 def work_audit(tool: str, path: Path) -> None:
@@ -368,8 +368,8 @@ def work_audit(tool: str, path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     flags, wall, processor = timed(lambda: look(path))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    found = [(flag.word, flag.level, flag.value) for flag in flags]
-    say(wall=wall, processor=processor, resident=grown, flags=found)
+    flag_values = [(flag.word, flag.level, flag.value) for flag in flags]
+    say(wall=wall, processor=processor, resident=grown, flags=flag_values)
 
 
 def work_contest(number: int, path: Path) -> None:
@@ -405,29 +405,29 @@ class Watched:
 
 def watch(command: list[str], limit: float) -> Watched:
     """Run a process. After its first line it has `limit` seconds, and its memory is sampled every 10 ms."""
-    seen = Watched()
+    watched = Watched()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def listen() -> None:
         for line in process.stdout or ():
-            seen.said.append(json.loads(line))
+            watched.said.append(json.loads(line))
 
     listener = threading.Thread(target=listen)
     listener.start()
     started: float | None = None
     while process.poll() is None:
-        if seen.said:
+        if watched.said:
             started = started or time.perf_counter()
-            seen.anonymous = max(seen.anonymous, anonymous_megabytes(process.pid))
+            watched.anonymous = max(watched.anonymous, anonymous_megabytes(process.pid))
             if time.perf_counter() - started > limit:
                 process.kill()
-                seen.stopped = True
+                watched.stopped = True
                 process.wait()
         time.sleep(0.01)
     listener.join()
-    if process.returncode and not seen.stopped:
+    if process.returncode and not watched.stopped:
         raise RuntimeError(f"{' '.join(command[2:])} ended with status {process.returncode}; see above.")
-    return seen
+    return watched
 
 
 @dataclass(frozen=True)
@@ -476,20 +476,20 @@ LOOKS_HEADER = (
 
 def look_at(case: Case, tool: str, path: Path, limit: float) -> Look:
     """Audit one file with one tool."""
-    seen = watch([sys.executable, __file__, "--work", tool, str(path)], limit)
-    anonymous = max(0.0, seen.anonymous - seen.said[0]["anonymous"])
-    if seen.stopped:
+    watched = watch([sys.executable, __file__, "--work", tool, str(path)], limit)
+    anonymous = max(0.0, watched.anonymous - watched.said[0]["anonymous"])
+    if watched.stopped:
         return Look(case, tool, limit, anonymous)
-    last = seen.said[-1]
+    last = watched.said[-1]
     flags = tuple(Flag(*flag) for flag in last["flags"])
     return Look(case, tool, limit, anonymous, flags, last["wall"], last["processor"], last["resident"])
 
 
 def sum_up(tool: str, looks: Iterable[Look]) -> str:
     """How many faults a tool names, and on how many healthy files it raises an alarm."""
-    seen = [look for look in looks if look.tool == tool and look.flags is not None]
-    ill = [look for look in seen if look.case.names]
-    well = [look for look in seen if not look.case.names]
+    audits = [look for look in looks if look.tool == tool and look.flags is not None]
+    ill = [look for look in audits if look.case.names]
+    well = [look for look in audits if not look.case.names]
     named, false = sum(bool(look.named) for look in ill), sum(bool(look.others("alarm")) for look in well)
     warned = sum(bool(look.others("warning")) for look in well)
     return (
@@ -551,8 +551,8 @@ RESULTS_HEADER = (
 
 def hold(number: int, path: Path, limit: float) -> Result:
     """Run one contest on one file; ours goes first."""
-    seen = watch([sys.executable, __file__, "--work", str(number), str(path)], limit)
-    first, *times = seen.said
+    watched = watch([sys.executable, __file__, "--work", str(number), str(path)], limit)
+    first, *times = watched.said
     ours, theirs = (
         tuple((one["wall"], one["processor"]) for one in times if one["side"] == side)
         for side in ("ours", "theirs")
@@ -563,9 +563,9 @@ def hold(number: int, path: Path, limit: float) -> Result:
 
 def sum_up_times(peer: str, results: Iterable[Result]) -> str:
     """How much longer a peer takes for everything that both compute in their audits."""
-    seen = [result for result in results if result.contest.peer == peer and result.contest.audited]
-    ours, theirs = (sum(result.seconds[side] for result in seen) for side in (0, 1))
-    more = "" if all(result.theirs for result in seen) else "more than "
+    contests = [result for result in results if result.contest.peer == peer and result.contest.audited]
+    ours, theirs = (sum(result.seconds[side] for result in contests) for side in (0, 1))
+    more = "" if all(result.theirs for result in contests) else "more than "
     return f"{peer} takes {more}{theirs / ours:.1f} times"
 
 

@@ -175,8 +175,8 @@ def trained(head: str, imposed_rank: int | None, seed: int) -> Evidence:
     features = collect_features(run.encoder, run.head, digits(), [*run.encoder.places, "h", "z"])
     return Evidence(
         tuple(
-            PlaceEvidence(place, found, imposed_rank=imposed_rank if place == "z" else None)
-            for place, found in features.items()
+            PlaceEvidence(place, rows, imposed_rank=imposed_rank if place == "z" else None)
+            for place, rows in features.items()
         )
     )
 
@@ -214,10 +214,10 @@ def judge(case: Case, seeds: Iterable[int], show: bool = False) -> Row:
     """Diagnose one case for every seed."""
     named = alarms = notes = count = 0
     for seed in seeds:
-        found = find_causes(case.build(seed))
-        others = [finding for finding in found if finding.cause != case.cause]
+        findings = find_causes(case.build(seed))
+        others = [finding for finding in findings if finding.cause != case.cause]
         count += 1
-        named += any(finding.cause == case.cause for finding in found)
+        named += any(finding.cause == case.cause for finding in findings)
         alarms += _any(others, "alarm")
         notes += _any(others, "note")
         for finding in others if show else ():

@@ -3,10 +3,10 @@
     uv run python benchmarks/faults.py                      (a few minutes on two cores)
     uv run python benchmarks/faults.py --only floor         (faults whose name or file contains a word)
 
-`faults.yaml` holds the faults. Each has a name that says what goes wrong, a file, the text to replace (which
-occurs once in the file), its replacement, and the tests that must fail. The tests first run without any fault
-and must pass. Each fault is applied to its own copy of the package. If no test notices a fault, it is printed
-and the exit status is 1.
+`faults.yaml` lists the faults. The name of a fault tells what goes wrong. A fault also has a file, the text
+to replace, which occurs once in the file, its replacement, and the tests that must fail. The tests first run
+without any fault and must pass. Each fault is applied to its own copy of the package. If no test notices a
+fault, it is printed and the exit status is 1.
 """
 
 import argparse

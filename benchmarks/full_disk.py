@@ -134,17 +134,17 @@ def session(run: Path, *, number: int | None, disk: Path | None) -> tuple[int, s
 
 def faults(status: int, said: str, run: Path) -> list[str]:
     """What a run without space did wrong."""
-    found = []
+    wrong = []
     sentence = said.strip().splitlines()[-1] if said.strip() else ""
     if status != 1:
-        found.append(f"exit status {status}")
+        wrong.append(f"exit status {status}")
     if not re.fullmatch(r"fullrank: The disk has no room for \S+[; ].*\.", sentence) or "Traceback" in said:
-        found.append(f"said {said!r}")
+        wrong.append(f"said {said!r}")
     if left := [*parts_in(run), *parts_in(run / CHECKPOINTS)]:
-        found.append(f"left {left}")
+        wrong.append(f"left {left}")
     if damaged := [path for path in checkpoints_in(run) if not is_whole(path)]:
-        found.append(f"damaged {damaged}")
-    return found
+        wrong.append(f"damaged {damaged}")
+    return wrong
 
 
 def main() -> None:
@@ -182,15 +182,15 @@ def failures(disk: Path, small: bool, every: int) -> tuple[list[str], int]:
         (disk / BALLAST).unlink(missing_ok=True)
         if status == 0:
             return named, wrong
-        found = faults(status, said, run)
+        problems = faults(status, said, run)
         if match := re.search(r"no room for ([^\s;]+)", said):
             named.append(Path(match[1]).name)
         status, said = session(run, number=None, disk=None)
         if status or fingerprint(run) != expected:
-            found.append(f"resumed with status {status}: {said!r}")
-        for fault in found:
+            problems.append(f"resumed with status {status}: {said!r}")
+        for fault in problems:
             print(f"write {number}: {fault}", file=sys.stderr)
-        wrong += bool(found)
+        wrong += bool(problems)
         shutil.rmtree(run)
         number += every
 

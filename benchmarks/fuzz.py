@@ -3,8 +3,8 @@
     uv run python benchmarks/fuzz.py                                (a quarter of an hour on two cores)
     uv run python benchmarks/fuzz.py --texts 1000 --files 300       (seconds)
 
-Every case is noise, or a valid input in which something was changed: a bit, a slice, a length, a field, or a
-word that is replaced by a hostile one. A case passes if it is read, or refused with a FullrankError whose
+Every case is noise, or a valid input with a changed bit, slice, length or field, or with a word replaced by a
+hostile one. A case passes if it is read, or refused with a FullrankError whose
 message is one printable line. It fails if any of these happens:
 
 - another exception is raised;
@@ -178,26 +178,26 @@ def changed(content: bytes, rng: random.Random) -> bytes:
     """Bytes with one to four changes of bits, slices, lengths or words; sometimes noise instead."""
     if rng.random() < 0.02:
         return rng.randbytes(rng.randrange(200))
-    found = bytearray(content)
+    data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        start = rng.randrange(len(found) + 1)
-        stop = min(len(found), start + rng.choice((1, 1, 2, 4, 8, 64)))
+        start = rng.randrange(len(data) + 1)
+        stop = min(len(data), start + rng.choice((1, 1, 2, 4, 8, 64)))
         way = rng.randrange(7)
         if way == 0:
-            del found[start:]
-        elif way == 1 and start < len(found):
-            found[start] ^= 1 << rng.randrange(8)
+            del data[start:]
+        elif way == 1 and start < len(data):
+            data[start] ^= 1 << rng.randrange(8)
         elif way == 2:
-            del found[start:stop]
+            del data[start:stop]
         elif way == 3:
-            found[start:start] = found[start:stop]
+            data[start:start] = data[start:stop]
         elif way == 4:
-            found[start:stop] = rng.randbytes(stop - start)
+            data[start:stop] = rng.randbytes(stop - start)
         elif way == 5:
-            found[start:stop] = rng.choice((b"\xff", b"\0", b"\x7f", b"\x80")) * (stop - start)
+            data[start:stop] = rng.choice((b"\xff", b"\0", b"\x7f", b"\x80")) * (stop - start)
         else:
-            found[start:stop] = rng.choice(WORDS).encode("utf-8", "surrogatepass")
-    return bytes(found)
+            data[start:stop] = rng.choice(WORDS).encode("utf-8", "surrogatepass")
+    return bytes(data)
 
 
 def reworded(text: str, rng: random.Random) -> str:
@@ -258,18 +258,18 @@ def _somewhere(content: Any, rng: random.Random) -> tuple[Any, Any]:
 
 def spec_family() -> Family:
     """Specs of every registered part; valid specs are also built where that is cheap."""
-    known = []
+    specs = []
     for registry in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS):
         for entry in registry:
             value = f":{entry.value.choices[0] if entry.value.choices else 8}" if entry.value else ""
             options = [
                 f"{option.name}={option.choices[0] if option.choices else 3}" for option in entry.options
             ]
-            known += [entry.name + value, ",".join([entry.name + value, *options])]
-    known += ["imagenet-100", "cat+dog", "none,linear:8,none,norm=batch", "optimizer.lr=0.001", "seed=1"]
+            specs += [entry.name + value, ",".join([entry.name + value, *options])]
+    specs += ["imagenet-100", "cat+dog", "none,linear:8,none,norm=batch", "optimizer.lr=0.001", "seed=1"]
 
     def make(rng: random.Random) -> bytes:
-        text = rng.choice(known)
+        text = rng.choice(specs)
         text = reworded(text, rng) if rng.random() < 0.7 else text
         content = text.encode("utf-8", "surrogatepass")
         return changed(content, rng) if rng.random() < 0.5 else content
@@ -308,16 +308,16 @@ def read_spec(content: bytes, folder: Path) -> None:
 
 def recipe_family() -> Family:
     """Recipes as YAML files: the shipped ones and one with every key."""
-    known = [Recipe.resolve(name, {"data": "digits"}).dump() for name in recipe_names()]
-    known += [Recipe.resolve("digits", {"sgd_probe.epochs": 3, "init": "x.pth"}).dump()]
+    recipes = [Recipe.resolve(name, {"data": "digits"}).dump() for name in recipe_names()]
+    recipes += [Recipe.resolve("digits", {"sgd_probe.epochs": 3, "init": "x.pth"}).dump()]
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
         for old, new in zip("abcdefghijk", "bcdefghijkl", strict=True)
     )
-    known += [f"{bomb}data: *l\n", f"{bomb}data: digits\noptimizer: *l\n", "data: &d {data: *d}\n"]
+    recipes += [f"{bomb}data: *l\n", f"{bomb}data: digits\noptimizer: *l\n", "data: &d {data: *d}\n"]
 
     def make(rng: random.Random) -> bytes:
-        text = rng.choice(known)
+        text = rng.choice(recipes)
         way = rng.randrange(3)
         if way == 0:
             loaded = yaml.safe_load(text) if "*" not in text else {"data": "digits"}
@@ -339,13 +339,13 @@ def read_recipe(content: bytes, folder: Path) -> None:
             raise AssertionError("the recipe changes when it is written and read again")
 
 
-def record_family(known: list[Path], pages: float) -> Family:
+def record_family(folders: list[Path], pages: float) -> Family:
     """Records of every kind; for a share of the valid ones the page is written."""
-    texts = [(path / "record.json").read_bytes() for path in known]
+    texts = [(path / "record.json").read_bytes() for path in folders]
     contents = [json.loads(text) for text in texts]
 
     def make(rng: random.Random) -> bytes:
-        number = rng.randrange(len(known))
+        number = rng.randrange(len(folders))
         if rng.random() < 0.7:
             record = json.dumps(restructured(contents[number], rng)).encode()
         else:
@@ -353,14 +353,14 @@ def record_family(known: list[Path], pages: float) -> Family:
         return struct.pack("<Bd", number, rng.random()) + record
 
     def read(content: bytes, folder: Path) -> None:
-        number, drawn = struct.unpack_from("<Bd", content)
+        number, chance = struct.unpack_from("<Bd", content)
         (folder / "record.json").write_bytes(content[9:])
         with refused():
             record = Record.load(folder)
             with redirect_stdout(io.StringIO()):
                 _print(record)
-            if drawn < pages:
-                shutil.copy(known[number] / "arrays.npz", folder / "arrays.npz")
+            if chance < pages:
+                shutil.copy(folders[number] / "arrays.npz", folder / "arrays.npz")
                 page = write_page(folder).read_text()
                 if SCRIPT in page:
                     raise AssertionError("a word of the record appears unescaped in its page")
@@ -432,30 +432,30 @@ def oversized(content: bytes, ending: str, rng: random.Random) -> bytes:
     """The file with a header that claims a far larger width or height."""
     sides = [rng.choice((0, 1, 9000, 13000, 16383, 65535, 2**24, 2**31 - 1)) for _ in range(2)]
     small = [min(side, 65535) for side in sides]
-    found = bytearray(content)
+    data = bytearray(content)
     if ending == "png":
-        found[16:24] = struct.pack(">II", *sides)
-        found[29:33] = struct.pack(">I", zlib.crc32(found[12:29]))
+        data[16:24] = struct.pack(">II", *sides)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     elif ending == "bmp":
-        found[18:26] = struct.pack("<ii", *sides)
+        data[18:26] = struct.pack("<ii", *sides)
     elif ending == "gif":
-        found[6:10] = struct.pack("<HH", *small)
+        data[6:10] = struct.pack("<HH", *small)
     elif ending in ("ppm", "pgm"):
         magic, _, *rest = content.split(b"\n", 3)
-        found = bytearray(b"\n".join([magic, f"{sides[0]} {sides[1]}".encode(), *rest]))
+        data = bytearray(b"\n".join([magic, f"{sides[0]} {sides[1]}".encode(), *rest]))
     elif ending == "jpg" and (start := max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))) > 0:
-        found[start + 5 : start + 9] = struct.pack(">HH", *small)
+        data[start + 5 : start + 9] = struct.pack(">HH", *small)
     elif ending == "tif":
         for tag in (256, 257):
             for kind, code in ((3, "<HHIHxx"), (4, "<HHII")):
                 place = content.find(struct.pack("<HHI", tag, kind, 1))
                 if place >= 0:
                     struct.pack_into(
-                        code, found, place, tag, kind, 1, (small if kind == 3 else sides)[tag - 256]
+                        code, data, place, tag, kind, 1, (small if kind == 3 else sides)[tag - 256]
                     )
     elif ending == "webp" and (start := content.find(b"\x9d\x01\x2a")) > 0:
-        found[start + 3 : start + 7] = struct.pack("<HH", *(side & 0x3FFF for side in sides))
-    return bytes(found)
+        data[start + 3 : start + 7] = struct.pack("<HH", *(side & 0x3FFF for side in sides))
+    return bytes(data)
 
 
 def _read_images(ending: str, content: bytes, folder: Path) -> None:
@@ -478,10 +478,10 @@ def number_family() -> Family:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((12, 5)).astype(np.float32)
     labels = np.arange(12) % 3
-    known = list(_number_files(features, labels))
+    valid = list(_number_files(features, labels))
 
     def make(rng: random.Random) -> bytes:
-        name, content = rng.choice(known)
+        name, content = rng.choice(valid)
         if name.endswith(".npy") and rng.random() < 0.3:
             content = _claims(content, rng)
         elif name.endswith(".npz") and rng.random() < 0.3:
@@ -695,8 +695,8 @@ def valid_records(folder: Path) -> list[Path]:
     study = compare("digits", heads=["none", "linear:8"], seeds=1, out=folder / "study", **quick)
     save_arrays(study.path, {"loss": np.ones(2)})
     np.save(folder / "x.npy", np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32))
-    found = diagnose(str(folder / "x.npy"), out=folder / "diagnosis")
-    save_arrays(found.path, {"loss": np.ones(2)})
+    diagnosis = diagnose(str(folder / "x.npy"), out=folder / "diagnosis")
+    save_arrays(diagnosis.path, {"loss": np.ones(2)})
     theory = run_theorem("feature-weighting", strengths=(1, 2), keep=(1, 0.5), out=folder / "theory")
     entry = TableEntry(
         name="t",
@@ -720,7 +720,7 @@ def valid_records(folder: Path) -> list[Path]:
     table.mkdir()
     Record.load(study.path).model_copy(update={"table": entry}).save(table)
     save_arrays(table, {"loss": np.ones(2)})
-    return [run.path, study.path, found.path, theory.path, table]
+    return [run.path, study.path, diagnosis.path, theory.path, table]
 
 
 def families(folder: Path, texts: int, files: int, pages: float) -> list[tuple[Family, int]]:
@@ -743,20 +743,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=None, help="one family")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True
     sys.addaudithook(WATCH)
     total = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
-        made = families(folder, given.texts, given.files, given.pages)
+        made = families(folder, arguments.texts, arguments.files, arguments.pages)
         print("| inputs | cases | refused | failed | seconds |\n|---|---:|---:|---:|---:|")
         with limits():
             for family, cases in made:
-                if given.only in (None, family.name):
+                if arguments.only in (None, family.name):
                     start = time.perf_counter()
-                    failed = fuzz(family, cases, given.seed, folder / f"case-{family.name}", given.keep)
+                    failed = fuzz(
+                        family, cases, arguments.seed, folder / f"case-{family.name}", arguments.keep
+                    )
                     total += failed
                     seconds = time.perf_counter() - start
                     share = TALLY["refused"] / max(1, TALLY.total())

@@ -3,8 +3,8 @@
     uv run fullrank reproduce questions/norms --scale mini --workers 2 --out reproduced
     uv run python benchmarks/head_signals.py reproduced/questions-norms
 
-For every row of a reproduced table, the signals are measured twice on each seed's run: at the start of
-training (the same weights, built again from the recipe) and at its end. Two views of one batch of training
+For every row of a reproduced table, the signals are measured on each seed's run at the start and at the end
+of training. For the start, the weights are built again from the recipe. Two views of one batch of training
 images go through encoder and head in training mode. The loss then sends its gradient back to h.
 
 - positive: mean cosine of the two views of an image, at z.
@@ -88,9 +88,9 @@ def began_and_ended(folder: Path) -> tuple[Signals, Signals]:
 
 def shown(values: Tensor) -> str:
     """Format a mean over seeds with its interval."""
-    found = Estimate.of(values.tolist())
-    interval = "" if found.half is None else f" ±{found.half:.2f}"
-    return f"{found.mean:.2f}{interval}"
+    estimate = Estimate.of(values.tolist())
+    interval = "" if estimate.half is None else f" ±{estimate.half:.2f}"
+    return f"{estimate.mean:.2f}{interval}"
 
 
 @flushed_denormals()
@@ -111,8 +111,8 @@ def main() -> None:
     for when, title in enumerate(("Where training began", "At its end")):
         print(f"\n{title}, mean over seeds ± 95 % interval\n")
         print(f"| setting | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
-        for setting, found in both.items():
-            print(f"| {setting} | {' | '.join(shown(column) for column in found[:, when].T)} |")
+        for setting, signals in both.items():
+            print(f"| {setting} | {' | '.join(shown(column) for column in signals[:, when].T)} |")
 
 
 if __name__ == "__main__":

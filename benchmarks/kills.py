@@ -5,8 +5,8 @@
 
 Every kill is SIGKILL. Two of three kills come at a random moment while a checkpoint is being written, that is
 while its temporary file exists. The others come at any moment of the run: before its recipe is written,
-between steps, or while it is probed and recorded. torch is loaded once, in a process that computes nothing,
-and each session of a run is a fork of that process. A run is lost if a session ends with an error without
+between steps, or while it is probed and recorded. A process that computes nothing loads torch once, and each
+session of a run is a fork of that process. A run is lost if a session ends with an error without
 being killed. A run differs if its weights, curves or scores are not bit-identical to the undisturbed run. The
 exit status is 1 if any run is lost or differs.
 """

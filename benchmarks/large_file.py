@@ -48,10 +48,10 @@ def bare_product(file: EmbeddingFile) -> Tensor:
 
 def moments(file: EmbeddingFile) -> Moments:
     """Count, mean and scatter of all rows, in float64."""
-    found = Moments.empty(file.width)
+    total = Moments.empty(file.width)
     for chunk in file.chunks():
-        found = found.merge(Moments.of(chunk))
-    return found
+        total = total.merge(Moments.of(chunk))
+    return total
 
 
 def seconds(job: Callable[[EmbeddingFile], object], file: EmbeddingFile) -> float:

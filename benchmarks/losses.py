@@ -97,13 +97,13 @@ def products(kind: str, inputs: Inputs) -> None:
         u = F.normalize(z_a if kind == "InfoNCE" else torch.cat([z_a, z_b]), dim=1)
         gradient = torch.zeros_like(u)
         for here in range(0, len(u), TILE):
-            for there in range(0 if kind == "InfoNCE" else here, len(u), TILE):
-                mine, other = u[here : here + TILE], u[there : there + TILE]
+            for column in range(0 if kind == "InfoNCE" else here, len(u), TILE):
+                mine, other = u[here : here + TILE], u[column : column + TILE]
                 mine @ other.T
                 tile = mine @ other.T
                 gradient[here : here + TILE].addmm_(tile, other)
-                if kind == "InfoNCE" or here != there:
-                    gradient[there : there + TILE].addmm_(tile.T, mine)
+                if kind == "InfoNCE" or here != column:
+                    gradient[column : column + TILE].addmm_(tile.T, mine)
 
 
 def compare(kind: str, rows: int, rounds: int) -> bool:

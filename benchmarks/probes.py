@@ -4,11 +4,11 @@
     uv run python benchmarks/probes.py --rows 5000 --rounds 2
 
 Linear probe: `--rows` x 512 features of 10 overlapping classes, with channels of falling scale, after a ReLU,
-in float32. scikit-learn's LogisticRegression (L-BFGS) has the same penalty and tolerance; it takes the
-features in float64 and in float32. The table shows how far each objective, computed in float64, is above that
-of a solution to 1e-8. If ours is above by more than 1e-4 (relative), the exit status is 1. The path has 12
-penalties from 1 to 1e-7 of the features' variance. "The last" is the smallest penalty alone, which is the
-slowest.
+in float32. The comparison is the LogisticRegression (L-BFGS) of scikit-learn with the same penalty and
+tolerance, on the features in float64 and in float32. The table shows how far each objective, computed in
+float64, is above that of a solution to 1e-8. If ours is above by more than 1e-4 (relative), the exit status
+is 1. The path has 12 penalties from 1 to 1e-7 of the features' variance. "The last" is the smallest penalty
+alone, which is the slowest.
 
 Nearest neighbours: k = 20 among 2 x `--rows` training rows, for a third as many queries. The comparison is
 the product of the same matrices in one call.
@@ -103,13 +103,13 @@ def compare_nearest(rows: int, rounds: int) -> bool:
     x, y = features_of(2 * rows)
     queries, _ = features_of(rows // 3)
     probe = NearestProbe().fit(x, y)
-    unit, asked = (torch.nn.functional.normalize(some, dim=1) for some in (x, queries))
-    some = asked[:200] @ unit.T
+    unit, unit_queries = (torch.nn.functional.normalize(some, dim=1) for some in (x, queries))
+    some = unit_queries[:200] @ unit.T
     values, numbers = some.topk(20)
     votes = torch.zeros(200, CLASSES).scatter_add_(1, y[numbers], (values / 0.07).exp())
     agree = float((votes.argmax(1) == probe.predict(queries[:200])).double().mean())
     seconds = seconds_in_turn(
-        {"bare product": lambda: asked @ unit.T, "fullrank": lambda: probe.predict(queries)}, rounds
+        {"bare product": lambda: unit_queries @ unit.T, "fullrank": lambda: probe.predict(queries)}, rounds
     )
     for name, times in seconds.items():
         ratio = median_ratio(times, seconds["bare product"])

@@ -5,9 +5,9 @@
 
 Every objective of the catalogue is checked as in `fullrank check-distributed` (float64, 2400 images, so that
 all processes have tiles). A whole run on real digits goes through torchrun in float32. Its encoder has no
-batch norm, because CPUs do not share batch statistics. Its result is compared with that of one process: the
-largest difference of a weight, of a probe's accuracy and of a singular value relative to the largest one. If
-a loss or gradient differs by more than 1e-6, the exit status is 1.
+batch norm, because CPUs do not share batch statistics. Its result is compared with that of one process. The
+table has the largest difference of a weight, of a probe's accuracy, and of a singular value (relative). If a
+loss or gradient differs by more than 1e-6, the exit status is 1.
 """
 
 import argparse
@@ -43,9 +43,12 @@ def compare_objectives(counts: list[int]) -> bool:
     agree = []
     for name in (entry.name for entry in OBJECTIVES):
         for count in counts:
-            found = check_agreement(name, count, images=2400, width=32)
-            agree.append(found.agrees)
-            print(f"| {name} | {count} | {found.loss_apart:.1e} | {found.gradient_apart:.1e} |", flush=True)
+            agreement = check_agreement(name, count, images=2400, width=32)
+            agree.append(agreement.agrees)
+            print(
+                f"| {name} | {count} | {agreement.loss_apart:.1e} | {agreement.gradient_apart:.1e} |",
+                flush=True,
+            )
     return all(agree)
 
 
@@ -71,8 +74,10 @@ def compare_runs(counts: list[int], folder: Path) -> None:
         probes = max(abs(many.probes[place].linear - one.probes[place].linear) for place in one.probes)
         spectra = 0.0
         for place, spectrum in one.spectrum.items():
-            values, found = (torch.tensor(each.singular_values) for each in (spectrum, many.spectrum[place]))
-            spectra = max(spectra, float((values - found).abs().max() / values.max()))
+            values, other_values = (
+                torch.tensor(each.singular_values) for each in (spectrum, many.spectrum[place])
+            )
+            spectra = max(spectra, float((values - other_values).abs().max() / values.max()))
         print(f"| {RUN['encoder']} | {count} | {apart:.1e} | {probes:.4f} | {spectra:.1e} |", flush=True)
 
 

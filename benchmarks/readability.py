@@ -1,8 +1,16 @@
 """How hard our texts are to read: Flesch reading ease by textstat, and the longest sentence of each.
 
-    uv run --group benchmark python benchmarks/readability.py              (README and docs)
-    uv run --group benchmark python benchmarks/readability.py src          (docstrings, help and errors)
-    uv run --group benchmark python benchmarks/readability.py --over 40    (lists sentences above 40 words.)
+For README and docs:
+
+    uv run --group benchmark python benchmarks/readability.py
+
+For docstrings, help and errors:
+
+    uv run --group benchmark python benchmarks/readability.py src
+
+For a list of the sentences above 40 words:
+
+    uv run --group benchmark python benchmarks/readability.py --over 40
 
 Code, tables, headings and formulas are left out. A piece of inline code counts as one word. On Flesch's scale
 above 60 is plain English, 30 to 50 is college level, below 30 is for graduates.
@@ -35,7 +43,7 @@ def sentences_of(text: str) -> list[str]:
     >>> sentences_of("One fact. Two, e.g. three; four? `five` is code.")
     ['One fact.', 'Two, e.g. three; four?', '`five` is code.']
     """
-    marked = _ABBREVIATIONS.sub(lambda found: found[0].replace(".", "\0"), " ".join(text.split()))
+    marked = _ABBREVIATIONS.sub(lambda match: match[0].replace(".", "\0"), " ".join(text.split()))
     return [piece.replace("\0", ".") for piece in _ENDS.split(marked) if piece.strip()]
 
 

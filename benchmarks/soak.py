@@ -62,8 +62,8 @@ def allocated_megabytes() -> float:
 def slope_of(minutes: list[float], megabytes: list[float]) -> tuple[float, float]:
     """MB a minute by least squares without the first fifth of the time, and half its 95 % interval."""
     x, y = np.array(minutes), np.array(megabytes)
-    kept = x >= x[0] + 0.2 * (x[-1] - x[0])
-    x, y = x[kept], y[kept]
+    after_warmup = x >= x[0] + 0.2 * (x[-1] - x[0])
+    x, y = x[after_warmup], y[after_warmup]
     centred = x - x.mean()
     slope = centred @ y / (centred @ centred)
     rest = y - y.mean() - slope * centred

@@ -3,8 +3,8 @@
     uv run python benchmarks/threads.py --loads 0 1 2 4 --rounds 3
 
 Each setting trains the digits for two epochs in its own process, as the demo does, and the settings take
-turns. --loads gives the number of busy processes that run at the same time. A ratio is the time of a setting
-over that of the faster of one and two threads in the same round. The settings:
+turns. The option --loads gives the number of busy processes that run at the same time. A ratio is the time of
+a setting over that of the faster of one and two threads in the same round. The settings:
 
 - `1`, `2`: one or two threads, which sleep while they wait (OMP_WAIT_POLICY=PASSIVE, GOMP_SPINCOUNT=1000);
 - `2 passive`: two threads that never spin (OMP_WAIT_POLICY=PASSIVE alone);

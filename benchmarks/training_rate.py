@@ -12,8 +12,8 @@ do not.
 lightly's loop follows its examples. Its transform runs on Pillow images in a DataLoader, with the number of
 workers that is fastest. Then come the same encoder, head and optimizer with lightly's own NT-Xent. This loop
 and the runs take turns in one process. The overhead is the number of seconds a view beyond the bare step's.
-A run has the callbacks of a user who installed fullrank alone. stable-pretraining, a package of the group
-`benchmark`, adds its own callbacks to the runs of every package; they are left out.
+A run has the callbacks of a user who installed fullrank alone. The package stable-pretraining of the group
+`benchmark` adds its own callbacks to the runs of every package; they are left out.
 """
 
 import argparse
@@ -148,13 +148,13 @@ def compare(name: str, rounds: int, epochs: int, workers: list[int], folder: Pat
         rates["fullrank"].append(run)
         rates["lightly"].append(max(lightly_rate(module, images, STEPS_AN_EPOCH, count) for count in workers))
     rows = list(zip(*rates.values(), strict=True))
-    kept = statistics.median(100 * ours / bare for bare, ours, _ in rows)
+    share = statistics.median(100 * ours / bare for bare, ours, _ in rows)
     times = statistics.median(ours / theirs for _, ours, theirs in rows)
     mine = statistics.median(1 / ours - 1 / bare for bare, ours, _ in rows)
     lightlys = statistics.median(1 / theirs - 1 / bare for bare, _, theirs in rows)
-    saved = f"{lightlys / mine:.0f}" if mine > 0 else "none of ours seen"
+    saved = f"{lightlys / mine:.0f}" if mine > 0 else "ours is not measurable"
     medians = " | ".join(f"{statistics.median(values):,.0f}" for values in rates.values())
-    print(f"| {name} | {medians} | {kept:.0f} % | {times:.1f} | {saved} |", flush=True)
+    print(f"| {name} | {medians} | {share:.0f} % | {times:.1f} | {saved} |", flush=True)
 
 
 @flushed_denormals()

@@ -88,7 +88,9 @@ def torchvision_view(image: Tensor, size: int, values: dict[str, Tensor], row: i
     """One view of one image by torchvision's functions, with the parameters drawn for `row`."""
     top, left, tall, wide = values["crop"][row].tolist()
     view = tv.resized_crop(as_float(image), top, left, tall, wide, [size, size], antialias=True)
-    for name, value in ((name, drawn[row].item()) for name, drawn in values.items() if name != "crop"):
+    for name, value in (
+        (name, parameters[row].item()) for name, parameters in values.items() if name != "crop"
+    ):
         if name == "flip" and value:
             view = tv.horizontal_flip(view)
         if name in ("brightness", "contrast", "saturation", "hue"):
@@ -105,16 +107,16 @@ def differences(batch: Batch, size: int, blur: float) -> dict[str, tuple[float, 
     """Largest and mean absolute difference of each way from torchvision, with the same parameters."""
     source = (batch.images.shape[-2], batch.images.shape[-1])
     pipeline = view_pipeline(f"simclr,blur={blur}", image_size=size)
-    drawn = pipeline.sample(len(batch), step_generator(0, 0, 0), source)
+    parameters = pipeline.sample(len(batch), step_generator(0, 0, 0), source)
     expected = torch.stack(
-        [torchvision_view(image, size, drawn.first, row) for row, image in enumerate(batch.images)]
+        [torchvision_view(image, size, parameters.first, row) for row, image in enumerate(batch.images)]
     )
-    found = {}
+    apart_by_way = {}
     for way in WAYS:
         views = view_pipeline(f"simclr,blur={blur},colour={way}", image_size=size)
-        apart = (views.apply_first(batch, drawn) - expected).abs()
-        found[way] = (apart.max().item(), apart.mean().item())
-    return found
+        apart = (views.apply_first(batch, parameters) - expected).abs()
+        apart_by_way[way] = (apart.max().item(), apart.mean().item())
+    return apart_by_way
 
 
 def compare(source: int, size: int, count: int, rounds: int) -> bool:

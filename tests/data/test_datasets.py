@@ -124,7 +124,7 @@ def test_a_run_on_datasets_is_the_run_on_the_same_images(digits, tmp_path):
     assert given.record.runs[0].probes == ours.record.runs[0].probes
     again = probe(given, ["h"], data=tuple(digits))
     assert again.probes["h"] == given.record.runs[0].probes["h"]
-    with pytest.raises(DataError, match=r"given in Python.*again"):
+    with pytest.raises(DataError, match=r"passed in Python.*again"):
         probe(given)
     entry = diagnose(given, data=digits[1], limit=40, out=tmp_path / "diagnosis").entry
     assert entry.rows == 40 and all(row.linear is None for row in entry.layers)

@@ -57,7 +57,7 @@ _GROUPED = (
     _CANVAS,
     Parameter("classes", str, "merge classes: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
-_CLASS_FOLDERS = Parameter("path", str, "the folder that holds the class folders", required=True)
+_CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
 _IMAGENET_SHIFTS = {
     "imagenet-a": (
         "ImageNet-A, test only: photographs that mislead classifiers, of 200 ImageNet classes",
@@ -84,7 +84,16 @@ _IMAGENET_SHIFTS = {
 
 def _suggest(text: str) -> str:
     """Suggest the spec of a source for a path or a name on the Hugging Face hub."""
-    path = Path(text).expanduser()
+    try:
+        return _suggest_for(text, Path(text).expanduser())
+    except (
+        OSError,
+        RuntimeError,
+    ):  # too long for a path, an unreadable folder, or the home of an unknown user
+        return ""
+
+
+def _suggest_for(text: str, path: Path) -> str:
     suffix = path.suffix.lower()
     if path.is_dir():
         names = {each.name for each in path.iterdir()}
@@ -234,8 +243,8 @@ for _entry in [
         "Lhoest et al. 2021, arXiv:2109.02846",
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
-            Parameter("image", str, "the column of images; default: the first one that holds images"),
-            Parameter("label", str, "the column of labels; default: the first one that holds classes"),
+            Parameter("image", str, "the column of images; default: the first one with images"),
+            Parameter("label", str, "the column of labels; default: the first one with classes"),
             _CANVAS,
         ),
         aliases=("hf",),
@@ -244,7 +253,7 @@ for _entry in [
     Entry(
         "composite",
         "fullrank.data.made.composite_presets:Composite",
-        "foregrounds on backgrounds, with cues correlated with the label; every factor is a label of its own",
+        "foregrounds on backgrounds, with cues correlated with the label; every factor has its own label",
         "P2, controlled data (authors' code); UrbanCars, Li et al. 2023, arXiv:2212.04825",
         value=Parameter("preset", str, "which composition", choices=_COMPOSITES, required=True),
         options=(

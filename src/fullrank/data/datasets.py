@@ -23,9 +23,13 @@ class Indexed(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def is_dataset(given: object) -> bool:
+def is_dataset(candidate: object) -> bool:
     """Whether an object can be read by index, as a map-style Dataset; False for text and tuples."""
-    return hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, tuple))
+    return (
+        hasattr(candidate, "__getitem__")
+        and hasattr(candidate, "__len__")
+        and not isinstance(candidate, (str, tuple))
+    )
 
 
 def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | None = None) -> ImageSet:

@@ -43,7 +43,7 @@ class BadImages:
 
     def join(self, others: Iterable[Mapping[str, str]], source: str) -> None:
         """Add the undecodable images of `source` that other processes found."""
-        for image, why in (pair for found in others for pair in found.items()):
+        for image, why in (pair for images in others for pair in images.items()):
             self.note(image, why, source)
 
     def note(self, image: str, why: str, source: str) -> None:

@@ -29,8 +29,8 @@ __all__ += ["ENCODERS", "encoder", "register_encoder", "without_download"]
 def _suggest(text: str) -> str:
     """What to write instead of a file of weights."""
     if Path(text).suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin") or Path(text).is_file():
-        given = f"--init {text} to train, --weights {text} to diagnose"
-        return f"weights are given beside the spec of an encoder, such as resnet18: {given}"
+        options = f"--init {text} to train, --weights {text} to diagnose"
+        return f"weights are given separately from the spec of an encoder, such as resnet18: {options}"
     return ""
 
 

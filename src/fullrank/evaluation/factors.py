@@ -98,7 +98,7 @@ def known_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Ent
     names, left_out = independent_factors(labels)
     if len(names) < 2:
         raise DataError(
-            f"Weights need 2 or more independent factors, but {test} has {len(names)} "
+            f"Weights need 2 factors or more that are independent, but {test} has {len(names)} "
             f"({', '.join(names)}); `composite:PRESET` makes images with several."
         )
     return tested, {name: labels[name] for name in names}, left_out

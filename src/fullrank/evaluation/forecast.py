@@ -83,8 +83,8 @@ def predict_factors(
     The moments come from pairs of views of the recipe's training images, the weights of the factors from its
     clean test images. The interval of an advantage extends two standard errors to either side. The standard
     error is :math:`\sqrt{E (a - b)^2} / 2` over 6 splits of both sets into halves. The interval also covers
-    4, 8 and 16 images for each component of M that is used: the minimiser of the loss learns directions in
-    which images hardly vary, but training may not.
+    4, 8 and 16 images for each component of M that is used. The reason is that the minimiser of the loss
+    learns directions in which images hardly vary, but training may not.
 
     Args:
         recipe: The name of a recipe, a YAML file, or a recipe.

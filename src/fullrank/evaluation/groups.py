@@ -79,9 +79,9 @@ def check_balance(groups: Grouping) -> None:
     """Raise DataError unless the training images have every group of the test images."""
     if len(empty := np.setdiff1d(groups.test, [*groups.train, UNLABELLED])):
         raise DataError(
-            f"{len(empty)} of {len(groups.names)} groups have no training image for group-balanced "
-            f"retraining, the first is {groups.names[empty[0]]!r}; raise the limit or the fraction, lower "
-            "the correlation, or leave out the measure group-balanced."
+            f"{len(empty)} of {len(groups.names)} groups have no training image, the first is "
+            f"{groups.names[empty[0]]!r}; raise the limit or the fraction, lower the correlation, or leave "
+            "out the measure group-balanced."
         )
     if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(

@@ -38,10 +38,9 @@ def probe(
         run: A run, or its folder.
         places: Where features are read; None is h, the inner layers of the head, and z.
         label: The name of the labels, if there are several kinds (`coarse` of CIFAR-100).
-        measures: Further measures. "retrieval", "per-class", "groups" and "group-balanced" are those of
-            `evaluate`. "factors" is the weight of every known factor (see `factor_scores`). "baselines" are
-            the same probes on pixels and on the encoder before training; without it, the run's own baselines
-            are returned.
+        measures: Further measures: "retrieval", "per-class", "groups", "group-balanced" (see `evaluate`),
+            "factors" (see `factor_scores`) and "baselines". The last are the same probes on pixels and on the
+            encoder before training; the default is to return the run's own baselines.
         shots: Also probe on these numbers of training images per class.
         shifts: Specs of sources whose test images the same probes also score, at the run's image size. The
             `split` of their scores is the canonical spec.

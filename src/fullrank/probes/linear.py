@@ -40,7 +40,8 @@ class LinearProbe(Probe):
 
     Args:
         penalties: The penalties to choose from, each above 0; None is 1, 0.1, ..., 1e-7.
-        tol: The tolerance of the solver (see `solve_logistic`), above 0; a warning says if it is not reached.
+        tol: The tolerance of the solver (see `solve_logistic`), above 0. There is a warning if it is not
+            reached.
         features: What is done to the features first. `raw` is nothing, `l2` brings every row to unit length,
             `standardised` brings every channel to mean 0 and variance 1 over the training rows. Standardising
             undoes any diagonal head, so the default is `raw`.
@@ -74,7 +75,7 @@ class LinearProbe(Probe):
         check_positive("tol", tol)
         self.penalties = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
         if not self.penalties:
-            raise UsageError("LinearProbe: penalties must hold at least 1 number, but got none.")
+            raise UsageError("LinearProbe: penalties must have at least 1 number, but got none.")
         for penalty in self.penalties:
             check_positive("penalty", penalty)
         self.tol, self.features, self.seed = tol, features, seed

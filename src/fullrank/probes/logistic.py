@@ -52,8 +52,8 @@ def solve_logistic(
     The bias is not penalised, and sums to zero over the classes. The solver stops when every entry of the
     gradient is at most `tol`: :math:`\max(|\partial_W| / s, |\partial_b|) \le tol`. Here features are
     measured from their mean, and :math:`s` is their root mean squared distance from it. So a solution is as
-    exact for features of scale 1e-6 as for 1e6. Every test of ours reaches 1e-8; below, rounding may prevent
-    it. Then `converged` is False, and there is a warning.
+    exact for features of scale 1e-6 as for 1e6. All our tests reach 1e-8; below, rounding may prevent it.
+    Then `converged` is False, and there is a warning.
 
     L-BFGS runs in coordinates whitened by the Hessian, averaged over classes, at its start. If there are few
     coefficients, Newton's method takes over after 200 iterations. So the speed depends little on the scales

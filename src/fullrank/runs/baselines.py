@@ -95,8 +95,8 @@ def initial_encoder(recipe: Recipe, train: ImageSet) -> nn.Module:
 
 def kind_of(recipe: Recipe) -> BaselineKind:
     """The kind of the encoder before the first step: untrained, or pretrained if it has given weights."""
-    given = recipe.init is not None or without_download(recipe.encoder) != recipe.encoder
-    return "pretrained" if given else "untrained"
+    has_weights = recipe.init is not None or without_download(recipe.encoder) != recipe.encoder
+    return "pretrained" if has_weights else "untrained"
 
 
 def pixels_of(images: ImageSet) -> Tensor:

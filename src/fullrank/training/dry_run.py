@@ -42,7 +42,7 @@ def dry_run(
 
     Args:
         recipe: The name of a shipped recipe, a YAML file, or a recipe.
-        imports: Modules or files that register parts of yours, as `--import` does.
+        imports: Modules or files that register your own parts, as `--import` does.
         overrides: Keys of the recipe to replace, as in `train`.
 
     Returns:
@@ -73,7 +73,7 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a dry run replaces, after writing its images into `folder`."""
     size, count, images = plan.image_size or 32, BATCH_SIZE * STEPS, source(plan.data)
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
-    # A folder, archive or hub set of yours is replaced by a folder of colour images.
+    # A user's folder, archive or hub data set is replaced by a folder of colour images.
     layout = plan.data if plan.data.name in LAYOUTS else "folder"
     replaced: dict[str, Any] = {"data": COMPOSITE, "limit": count}
     if not images.layered:

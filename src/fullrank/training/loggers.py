@@ -184,10 +184,10 @@ def _made(
     named: list[Logger] = []
     if (choice := recipe.engine.logger) is not None:
         kind = getattr(theirs, LOGGERS[choice])
-        known = next(iter(remembered.get(kind.__name__, ())), None)
+        version = next(iter(remembered.get(kind.__name__, ())), None)
         title = logging.name or f"{recipe.head}, seed {recipe.seed}"
         with _explained(f"The logger {choice}"):
-            named.append(_named(choice, kind, folder, replace(logging, name=title), known))
+            named.append(_named(choice, kind, folder, replace(logging, name=title), version))
     if logging.make is None:
         return tuple(named)
     with explained("The function of loggers failed"):

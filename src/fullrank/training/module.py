@@ -47,7 +47,7 @@ class JointEmbedding(pl.LightningModule):
         encoder: Maps images (N, C, H, W) in 0 to 1 to h (N, D).
         head: Maps h (N, D) to z (N, K).
         objective: Called as `loss(z_a, z_b)`, and with `labels` or `generator` if its `needs` name them.
-            Weights of its own are trained with the rest.
+            The objective's own weights are trained with the rest.
         views: The two view pipelines (`view_pipeline`).
         optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
             has the defaults of a recipe.

@@ -56,7 +56,7 @@ class Session:
     Attributes:
         devices: Number of devices on each machine; each has one process.
         nodes: Number of machines.
-        resume: Whether the folder may hold an earlier part of the run.
+        resume: Whether the folder may contain an earlier part of the run.
         skip_nonfinite: Number of non-finite steps that may be skipped.
         progress: The progress line; a new one if None.
         profiler: A profiler of Lightning.

@@ -100,8 +100,8 @@ def sgd_probe(
 ) -> list[Score]:
     """Accuracy at h of a linear map trained by SGD on crops of `train`, in the last and in the best epoch.
 
-    As in P1's code, the best epoch is chosen on the test images. That number is optimistic, and its name says
-    so. P1 also uses the last, smaller batch of an epoch; this probe uses whole batches only.
+    As in P1's code, the best epoch is chosen on the test images. That number is optimistic, as its name
+    tells. P1 also uses the last, smaller batch of an epoch; this probe uses whole batches only.
 
     Args:
         encoder: The encoder, which is not trained.

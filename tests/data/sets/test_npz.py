@@ -94,10 +94,10 @@ def test_what_is_no_set_of_images_is_refused(arrays, words, tmp_path: Path, fail
 
 def test_files_that_are_no_archive_are_refused(tmp_path: Path, fails):
     path = tmp_path / "x.npz"
-    with fails(DataError, str(path), "no file"):
+    with fails(DataError, str(path), "not exist"):
         source(f"npz:{path}").load("train")
     path.write_bytes(b"something else")
-    with fails(DataError, str(path), "no whole .npz file"):
+    with fails(DataError, str(path), "not a complete .npz file"):
         source(f"npz:{path}").load("train")
     with path.open("wb") as file:
         np.save(file, GREY)

@@ -203,8 +203,8 @@ def compose(
         name: The name of the set, for messages.
 
     Raises:
-        UsageError: If a cue's name is taken, a part is larger than the canvas, a strength or correlation is
-            out of range, a place is unknown, n is below 1, or the images are streamed.
+        UsageError: If a strength, a correlation or n is out of range. Also if a cue's name is taken, a place
+            is unknown, a part is larger than the canvas, or the images are streamed.
         DataError: If foregrounds have no labels, or n images cannot have a correlation.
 
     >>> from fullrank.data import source

@@ -33,7 +33,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, random: np.random.Gener
     """A corrupted copy of an image (H, W, C) uint8.
 
     From the same state of `random`, each severity corrupts an image in the same way, only more strongly. Shot
-    noise is the exception: it is drawn anew.
+    noise is the exception: it is drawn again.
 
     Args:
         image: The image.

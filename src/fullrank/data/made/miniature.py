@@ -83,8 +83,8 @@ def write_miniature(
         channels: 3 for RGB; with 1 the files of a folder are grey.
 
     Raises:
-        UsageError: If the source has no layout here, there are fewer than 2 classes or fewer images than
-            classes, the size is below 8, or an official list does not have a class.
+        UsageError: If the source has no layout here, or an official list does not have a class. Also for
+            fewer than 2 classes, fewer images than classes, or a size below 8.
 
     >>> import tempfile
     >>> from fullrank.data import source

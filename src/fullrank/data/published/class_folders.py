@@ -36,7 +36,9 @@ def check_members(folders: Collection[str], official: Collection[str], which: st
     wrong = sorted(set(folders) - set(official))
     if wrong:
         problem = f"{len(wrong)} of {len(folders)} class folders, such as {wrong[0]!r}, are not among {which}"
-        raise DataError(f"{name}: {problem}; name a folder with only such folders as {next(iter(official))}.")
+        raise DataError(
+            f"{name}: {problem}; name a folder that has only folders like {next(iter(official))}."
+        )
 
 
 class ClassFolders(Source):

@@ -75,7 +75,7 @@ class Stl10(Source):
             raise damaged(self.name, path, f"it has {self._size(path)} labels for {count} images")
         labels = np.fromfile(path, np.uint8).astype(np.int64)
         if labels.min() < 1 or labels.max() > classes:
-            problem = f"its labels are {labels.min()} to {labels.max()}, but must be 1 to {classes}"
+            problem = f"its labels are {labels.min()} to {labels.max()}, not 1 to {classes}"
             raise damaged(self.name, path, problem)
         return labels - 1
 

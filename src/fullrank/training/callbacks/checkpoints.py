@@ -93,7 +93,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 class Checkpointer(pl.Callback):
     """Saves the run at the end of each epoch, and after the current step if `stop` is set.
 
-    A checkpoint also holds the state of torch's generators and of the loader, and the number of threads.
+    A checkpoint also has the state of torch's generators and of the loader, and the number of threads.
     Lightning does not restore a loader after a schedule has asked for the number of steps. The last `keep`
     checkpoints are kept.
     """
