@@ -99,7 +99,10 @@ def test_parts_load_none_of_the_heavy_libraries():
     assert not modules_loaded_by(code) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["", *typer.main.get_command(app).commands])
+COMMANDS = ["", *typer.main.get_command(app).commands, "theory predict", "theory strong-augmentation"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_fits_80_columns(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0

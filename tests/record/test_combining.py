@@ -9,6 +9,7 @@ from fullrank.errors import UsageError
 from fullrank.record import Result
 from fullrank.record.combining import combine
 from fullrank.record.comparisons import by_row
+from fullrank.record.tidy import study_rows
 
 A = {"none": {0: 0.90, 1: 0.92, 2: 0.91}, "mlp:8": {0: 0.95, 1: 0.96, 2: 0.97}}
 B = {"none": {0: 0.80, 1: 0.83, 2: 0.81}}
@@ -32,7 +33,29 @@ def test_rows_are_named_by_what_differs_and_paired_over_seeds():
     assert (last.low, last.high) == pytest.approx((100 * interval.low, 100 * interval.high))
 
 
-@pytest.mark.parametrize("key", ["data", "label", "held_out", "classes"])
+def test_rows_trained_on_other_labels_are_subtracted_since_probes_use_the_same_ones():
+    combination = combine([small_study("a", A), small_study("b", B, label="coarse")])
+    (record,) = combination.records
+    assert [each.against for each in record.comparisons] == 2 * ["none, label=label"]
+
+
+def test_a_limit_on_training_images_decides_the_test_images_only_where_they_are_held_out_of_these():
+    with_limit = [small_study(path, A, limit=limit) for path, limit in (("a", None), ("b", 100))]
+    assert len(combine(with_limit).records) == 1
+    held_out = [small_study(each.path, A, **each.record.recipe | {"held_out": 0.2}) for each in with_limit]
+    combination = combine(held_out)
+    assert combination.tested == ("digits, held_out=0.2", "digits, held_out=0.2, limit=100")
+
+
+def test_rows_of_one_study_on_other_test_images_are_not_subtracted():
+    varied = {"none": {"data": "digits"}, "mlp:8": {"data": "other"}}
+    combination = combine([small_study("a", A, varied)])
+    assert rows(combination) == [["none, data=digits"], ["mlp:8, data=other"]]
+    assert combination.tested == ("digits", "other")
+    assert [row["difference_points"] for row in study_rows([small_study("a", A, varied)])] == 4 * [None]
+
+
+@pytest.mark.parametrize("key", ["data", "held_out", "classes"])
 def test_rows_on_other_test_images_are_not_subtracted(key):
     combination = combine([small_study("a", A), small_study("b", B, **{key: "other"})])
     assert [len(each) for each in rows(combination)] == [2, 1]

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from fullrank.cli.choice import ThreadsOption, assignment, begin_work, takes_imports
+from fullrank.cli.choice import Begin, ThreadsOption, assignment, begin_work, takes_imports, takes_threads
 from fullrank.progress import progress_bar
 from fullrank.record import Record, TheoryEntry, TheoryStatement
 from fullrank.registry import Entry
@@ -49,7 +49,9 @@ theory_app = typer.Typer(
 
 @theory_app.command()
 @takes_imports
+@takes_threads
 def predict(
+    begin: Begin,
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     place: Annotated[
         str | None, typer.Option("--place", help="Where the directions are taken from; default: h.")
@@ -61,6 +63,7 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: one under runs/.")] = None,
 ) -> None:
     """Compare a trained run with the linear theory: which directions it should keep, and did keep."""
+    begin()
     from fullrank.diagnosis.predict import predict as run_predict
 
     with Console(stderr=True).status("computing features of two views"):
@@ -181,11 +184,12 @@ def _run(entry: Entry) -> Callable[..., None]:
         ]
 
     def run(**options: Any) -> None:
-        from fullrank.theory.run import run_theorem
+        from fullrank.theory.run import chosen_theorems, run_theorem
 
         values = {name: options[name] for name in settings if options[name] is not None}
         values |= dict(map(assignment, options["assignments"] or []))
         full, out = bool(options.get("full")), options["out"]
+        chosen_theorems(entry.name, full=full, **values)  # raises before anything is printed
         with ExitStack() as work, progress_bar() as progress:
             begin_work(work, options["threads"], needs_torch=False)
             done = run_theorem(entry.name, full=full, out=out, progress=progress, **values)

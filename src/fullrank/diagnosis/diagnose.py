@@ -105,9 +105,9 @@ def diagnose(
     """Diagnose a model or a file of embeddings: spectra, collapse and its causes, and where to cut.
 
     Args:
-        target: The folder of a run, a `Run`, the spec of an encoder (any timm model), a class of yours, an
-            `nn.Module` from images (N, C, H, W) in 0 to 1 to (N, D), or a file of embeddings (.npy, .npz,
-            .safetensors, .parquet).
+        target: A run (its folder, or a `Run`), an encoder, or a file of embeddings (.npy, .npz,
+            .safetensors, .parquet). An encoder is a spec, which may name any timm model, or a class or
+            `nn.Module` of yours that maps images (N, C, H, W) in 0 to 1 to features (N, D).
         data: The images for a model: the spec of a source, a torch Dataset of (image, label) that is tested
             on, or a pair of Datasets, to train and to test. A run has its own.
         views: The spec of the views, which the part of the augmentation needs. A run has its own.

@@ -129,9 +129,9 @@ def open_embeddings(
         skip_bad: Leave out the rows with NaN, infinity or a number beyond float32.
 
     Raises:
-        DataError: For such rows without `skip_bad`; a file that is missing, damaged or different from its
-            header; Python objects (nothing is unpickled); features that are complex numbers or words, or not
-            (N, D); fewer than 2 rows; or labels that do not fit.
+        DataError: The file is missing, damaged, different from its header, or holds Python objects, which are
+            never unpickled. Or it has fewer than 2 rows, labels that do not fit, or rows to leave out while
+            `skip_bad` is off. Or its features are complex numbers or words, or their shape is not (N, D).
         UsageError: For another file extension, or a missing extra.
 
     >>> import tempfile

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from fullrank.errors import UsageError
-from fullrank.record.comparisons import by_row, compare_heads, grouped
+from fullrank.record.comparisons import (
+    REDUCED,
+    TESTED,
+    Tested,
+    as_text,
+    by_row,
+    compare_heads,
+    grouped,
+    tested_on,
+)
 from fullrank.record.schema import Record, Result, RunEntry
 
-# Keys that say what is tested: accuracies on different test images, labels or classes are not subtracted.
-# Older recipes may lack one, and then have its default.
-TESTED = {"data": "None", "classes": "None", "label": "label", "held_out": "None"}
+# The values of keys that older recipes lack.
+_OLDER = {**dict.fromkeys((*TESTED, *REDUCED), "null"), "label": "label"}
 # Keys that change what is written down, but not what is trained. Heads and seeds are named by themselves.
 SILENT = frozenset(
     ("head", "seed", "imports", "monitor_every", "online_every", "engine.logger", "engine.keep_checkpoints")
@@ -49,32 +57,36 @@ class _PlacedRun:
 
 
 def combine(results: Sequence[Result]) -> Combination:
-    """Runs and studies as one table: rows with the same test images, label and classes in one record.
+    """Runs and studies as one table, with a record for each set of rows that have the same test images.
 
-    Two runs of one folder count once, and of two runs of one row and seed the first counts. A single result
-    stays as it is. Raises UsageError for no result, and for one that is neither a run nor a study.
+    Two runs of one folder count once, and of two runs of one row and seed the first counts. The rows of a
+    single result keep their names. Raises UsageError for no result, and for one that is neither a run nor a
+    study.
     """
     check_combinable(results)
-    if len(results) == 1:
-        record = results[0].record
-        placed = _placed(results)
-        return Combination((_with_runs(record, placed),), (_what(placed[0].settings),), ())
-    by_folder = grouped((Path(run.entry.folder).resolve(), run) for run in _placed(results))
-    runs = [same_folder[0] for same_folder in by_folder.values()]
-    names, notes = _names(runs)
-    runs, doubles = _once(runs, names)
-    blocks = grouped((_tested(run), run) for run in runs)
+    runs, notes = _placed(results), []
+    if len(results) > 1:
+        runs, notes = _merged(runs)
+    blocks = grouped((tested_on(run.settings), run) for run in runs)
     records = tuple(_with_runs(results[0].record, block) for block in blocks.values())
-    tested = tuple(_what(block[0].settings) for block in blocks.values())
-    notes += doubles
+    tested = tuple(map(_what, blocks))
     if len(blocks) > 1:
         notes.append(
-            f"Rows are subtracted only where they were tested on the same images, label and classes: "
-            f"{'; '.join(tested)} each have a first row of their own."
+            "Differences are computed only between rows that were tested on the same images. Each of these "
+            f"sets has its own first row: {'; '.join(tested)}."
         )
     for record in records:
         notes += _unpaired(record)
     return Combination(records, tested, tuple(notes))
+
+
+def _merged(runs: Sequence[_PlacedRun]) -> tuple[list[_PlacedRun], list[str]]:
+    """The runs of several results under the names of their common table, and notes on what limits it."""
+    by_folder = grouped((Path(run.entry.folder).resolve(), run) for run in runs)
+    once = [same_folder[0] for same_folder in by_folder.values()]
+    names, notes = _names(once)
+    merged, doubles = _once(once, names)
+    return merged, notes + doubles
 
 
 def check_combinable(results: Sequence[Result]) -> None:
@@ -101,9 +113,7 @@ def _placed(results: Sequence[Result]) -> list[_PlacedRun]:
         _PlacedRun(
             result.path,
             run.model_copy(update={"folder": str(result.path / run.folder)}),
-            TESTED
-            | _flat(result.record.recipe)
-            | {key: _written(value) for key, value in run.varied.items()},
+            _OLDER | _flat(result.record.recipe) | {key: as_text(value) for key, value in run.varied.items()},
         )
         for result in results
         for run in result.record.runs
@@ -161,15 +171,11 @@ def _unpaired(record: Record) -> list[str]:
     return notes
 
 
-def _tested(run: _PlacedRun) -> tuple[str, ...]:
-    """What the run's probes were tested on."""
-    return tuple(run.settings[key] for key in TESTED)
-
-
-def _what(settings: Mapping[str, str]) -> str:
+def _what(tested: Tested) -> str:
     """What the probes were tested on: the data, and those other keys that are set."""
-    others = [f"{key}={settings[key]}" for key in TESTED if key != "data" and settings[key] != TESTED[key]]
-    return ", ".join([settings["data"] if settings["data"] != "None" else "data of the user", *others])
+    settings = dict(tested)
+    data = settings.pop("data", "data of the user")
+    return ", ".join([data, *(f"{key}={value}" for key, value in settings.items())])
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -179,13 +185,5 @@ def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = _written(value)
+            flat[prefix + key] = as_text(value)
     return flat
-
-
-def _written(value: Any) -> str:
-    """A value as text; equal numbers are written equally, so 3e-3 and 0.003 are one value."""
-    try:
-        return f"{float(value):.12g}" if not isinstance(value, bool) else str(value)
-    except (TypeError, ValueError):
-        return str(value)

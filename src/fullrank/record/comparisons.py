@@ -6,6 +6,10 @@ from typing import Any, TypeVar
 from fullrank.record.schema import Comparison, RunEntry
 from fullrank.statistics import Estimate
 
+# Keys of a recipe that decide which images a run is tested on. The last two do so only if test images are
+# held out of the training images, which they reduce. Probes of a run always use the labels called "label".
+TESTED, REDUCED = ("data", "classes", "held_out"), ("fraction", "limit")
+Tested = tuple[tuple[str, str], ...]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -43,20 +47,32 @@ def compare_heads(
 
 def references(runs: Sequence[RunEntry], recipe: Mapping[str, Any]) -> dict[str, str]:
     """For each row of a study the first row with the same test images, which may be itself."""
-    first_on: dict[tuple[Any, ...], str] = {}
+    first_on: dict[Tested, str] = {}
     return {
-        row: first_on.setdefault(_test_images(entries[0], recipe), row)
+        row: first_on.setdefault(tested_on({**recipe, **entries[0].varied}), row)
         for row, entries in by_row(runs).items()
     }
 
 
-def _test_images(run: RunEntry, recipe: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The settings that decide which images a run is tested on."""
-    settings = {**recipe, **run.varied}
-    held_out = settings.get("held_out")
-    # Images are held out of the training images, so that what cuts these cuts the test images too.
-    cuts = () if held_out in (None, "null") else ("fraction", "limit")
-    return (held_out, *(settings.get(key) for key in ("data", "classes", *cuts)))
+def tested_on(settings: Mapping[str, Any]) -> Tested:
+    """The settings that decide which images a run is tested on, as text; those that are not set are left out.
+
+    >>> tested_on({"data": "digits", "limit": 100, "held_out": None})
+    (('data', 'digits'),)
+    >>> tested_on({"data": "digits", "limit": 1e2, "held_out": "0.20"})
+    (('data', 'digits'), ('held_out', '0.2'), ('limit', '100'))
+    """
+    values = {key: as_text(settings.get(key)) for key in (*TESTED, *REDUCED)}
+    keys = TESTED if values["held_out"] == "null" else (*TESTED, *REDUCED)
+    return tuple((key, values[key]) for key in keys if values[key] != "null")
+
+
+def as_text(value: Any) -> str:
+    """A setting as text. Equal numbers are written equally, so 3e-3 and 0.003 are one value; None is null."""
+    try:
+        return f"{float(value):.12g}" if not isinstance(value, bool) else str(value)
+    except (TypeError, ValueError):
+        return "null" if value is None else str(value)
 
 
 def paired_difference(

@@ -15,6 +15,7 @@ from fullrank.errors import DataError, UsageError
 from fullrank.files import write_whole
 from fullrank.progress import progress_bar
 from fullrank.record import RECORD_FILE, Record, Result, RunEntry, TableEntry, TableRow
+from fullrank.record.comparisons import tested_on
 from fullrank.record.making import new_record
 from fullrank.record.scores import statistic
 from fullrank.runs.folders import slug
@@ -82,12 +83,13 @@ class TablePlan:
             run.entry.model_copy(update={"folder": f"../{RUNS}/{path.name}"}) for path, run in runs.items()
         ]
         recipes = [run.recipe for run in runs.values()]
+        settings = [recipe.model_dump(mode="json") for recipe in recipes]
         entry = TableEntry(
             name=self.name,
             file=next(iter(self.files), None),
             scale=self.scale,
             here=_measured_on(recipes),
-            alike=len({recipe.data for recipe in recipes}) == 1 and len({row.label for row in rows}) == 1,
+            alike=len(set(map(tested_on, settings))) == 1 and len({row.label for row in rows}) == 1,
             columns=[column.title for column in table.columns],
             units=[column.unit for column in table.columns],
             differences=[i for i, column in enumerate(table.columns) if column.minus is not None],

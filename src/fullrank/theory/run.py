@@ -14,7 +14,7 @@ from fullrank.record import Result, TheoryEntry
 from fullrank.record.making import machine_of_numpy, new_record
 from fullrank.theory import THEOREMS, Outcome, theorem_named
 from fullrank.theory.common.flow import Array
-from fullrank.theory.common.theorem import Statement
+from fullrank.theory.common.theorem import Statement, Theorem
 from fullrank.theory.sweep import run_outcome, sweep, theorems_to_sweep, values_to_sweep
 
 
@@ -54,15 +54,11 @@ def run_theorem(
     ('decay', [5.0, 1.0])
     """
     entry = THEOREMS[name]
-    several = values_to_sweep(entry.load(), settings)
-    if several:
-        theorems = theorems_to_sweep(entry.name, several, full=full, **settings)
-    else:
-        theorems = [theorem_named(entry.name, full=full, **settings)]
+    theorems = chosen_theorems(name, full=full, **settings)
     folder = result_folder(out, f"theory-{entry.name}")
     values = theorems[0].model_dump(mode="json")
     run = partial(run_outcome, progress=progress)
-    if several:
+    if several := values_to_sweep(entry.load(), settings):
         (key,) = several
         values[key] = [getattr(theorem, key) for theorem in theorems]
         outcome = sweep(theorems, key, run)
@@ -70,6 +66,18 @@ def run_theorem(
         outcome = run(theorems[0])
     about = TheoremSource(entry.name, entry.summary, entry.source, theorems[0].STATEMENT)
     return write_theory(folder, about, values, outcome)
+
+
+def chosen_theorems(name: str, *, full: bool = False, **settings: Any) -> list[Theorem]:
+    """The theorem with these settings, once for each value of a setting that has several.
+
+    Raises UsageError as `run_theorem` does.
+    """
+    entry = THEOREMS[name]
+    several = values_to_sweep(entry.load(), settings)
+    if several:
+        return theorems_to_sweep(entry.name, several, full=full, **settings)
+    return [theorem_named(entry.name, full=full, **settings)]
 
 
 @dataclass(frozen=True)

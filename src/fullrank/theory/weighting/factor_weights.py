@@ -99,11 +99,17 @@ class LinearNet:
     .. math:: W^\top W = U \operatorname{diag}(\nu) U^\top, \quad
               P_t^\top P_t = (W^\top W)^t = Q \operatorname{diag}(\sigma^{2t}) Q^\top
 
-    at the share t of its depth, 1 being the output. Shapes: `mean` (D,); `whitening` U (D, p), onto
-    coordinates of variance 1 in the views; `agreement` :math:`\nu` (p,), their correlation between two views,
-    the largest first; `patterns` M U (D, p), the image of each direction; `directions` Q (D, p),
-    orthonormal; `gains` :math:`\sigma` (p,). Of `agreeing` directions in which views agree at all, the p kept
-    are those in which they agree most. Derived here, as `spectral_model.layer_grams`.
+    at the share t of its depth; t = 1 is the output. Derived here, as `spectral_model.layer_grams`.
+
+    Args:
+        mean: (D,).
+        whitening: U (D, p), onto coordinates of variance 1 in the views.
+        agreement: :math:`\nu` (p,), the correlation of each coordinate between two views, the largest first.
+        patterns: M U (D, p), the image of each direction.
+        directions: Q (D, p), orthonormal.
+        gains: :math:`\sigma` (p,).
+        agreeing: The number of directions in which views agree at all. The p with the highest agreement
+            are kept.
     """
 
     mean: Array

@@ -75,10 +75,13 @@ def optimal_gram(moment: ArrayLike, cross_moment: ArrayLike, rank: int | None = 
     .. math:: W^\top W = M^{-1/2} \big[M^{-1/2} \tilde M M^{-1/2}\big]_p M^{-1/2},
               \quad\text{at full rank } M^{-1} \tilde M M^{-1}
 
-    :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). W is 0 where M is. Raises
-    UsageError for moments that are asymmetric or indefinite, for a rank outside 1 to d, where M~ is above 0
-    in the null space of M (no minimum exists), and where the eigenvalues p and p + 1 are equal (the minimiser
-    is not unique). Derived here (completing the square; Eckart and Young 1936).
+    :math:`[\cdot]_p` keeps the p largest eigenvalues. Shapes: (d, d) -> (d, d). W is 0 where M is. Derived
+    here (completing the square; Eckart and Young 1936).
+
+    Raises:
+        UsageError: The moments are asymmetric or indefinite, or the rank is outside 1 to d. Or no minimum
+            exists, because M~ is above 0 in the null space of M. Or the minimiser is not unique, because the
+            eigenvalues p and p + 1 are equal.
 
     >>> optimal_gram(np.diag([4.0, 1.0]), np.diag([4.0, 0.25]), rank=1)
     array([[0.25, 0.  ],
