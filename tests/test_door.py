@@ -38,7 +38,8 @@ class Whiten(nn.Module):
 def half(in_dim):
     return Whiten(in_dim, in_dim // 2)
 '''
-QUICK = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1}
+# Two classes: a probe of ten takes most of the time of such a run.
+QUICK = {"encoder": "tiny-resnet,width=4", "classes": "3+8", "limit": 100, "batch_size": 50, "epochs": 1}
 
 
 @pytest.fixture

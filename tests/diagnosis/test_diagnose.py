@@ -206,7 +206,13 @@ def test_twins_in_a_large_file_are_counted_among_all_rows(tmp_path):
 
 @pytest.mark.parametrize("loss", ["supcon:0.2", "cross-entropy"])
 def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(loss, two_digits, tmp_path):
-    settings = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1}
+    settings = {
+        "encoder": "tiny-resnet,width=4",
+        "classes": "3+8",
+        "limit": 100,
+        "batch_size": 50,
+        "epochs": 1,
+    }
     run = train("digits", out=tmp_path / "run", head="linear:8", objective=loss, **settings)
     entry = diagnose(run, data=two_digits, places=["h", "z"], out=tmp_path / "d", limit=50).entry
     assert all(row.gradient_rank is None and row.linear is not None for row in entry.layers)

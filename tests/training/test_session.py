@@ -180,6 +180,12 @@ def test_a_recipe_that_is_resolved_again_parses_nothing(counts):
 
 
 def test_a_study_builds_one_encoder_for_each_run_and_one_to_check_each_head(counts, tmp_path):
-    settings = {"encoder": "tiny-resnet,width=4", "limit": 100, "batch_size": 50, "epochs": 1}
+    settings = {
+        "encoder": "tiny-resnet,width=4",
+        "classes": "3+8",
+        "limit": 100,
+        "batch_size": 50,
+        "epochs": 1,
+    }
     compare("digits", heads=["none", "linear:8"], seeds=1, out=tmp_path / "study", **settings)
     assert counts["built"] == 2 + 2

@@ -54,7 +54,7 @@ def probe(
 
     >>> import tempfile
     >>> from fullrank import train
-    >>> run = train("digits", out=tempfile.mkdtemp() + "/run", head="none", epochs=1, limit=300)
+    >>> run = train("digits", out=tempfile.mkdtemp() + "/run", head="none", epochs=1, classes="3+8")
     >>> list(probe(run, ["h", "h[:24]"]).probes)
     ['h', 'h[:24]']
     """

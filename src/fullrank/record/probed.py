@@ -1,11 +1,13 @@
-"""The images behind an accuracy, and the baselines beside it. Torch-free."""
+"""The images behind an accuracy, and the baselines beside it. NumPy is loaded only to count labels."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import BaseModel
 
 from fullrank.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BaselineKind = Literal["pixels", "untrained", "pretrained"]
 
@@ -25,7 +27,7 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     split: str = "test"
 
     @classmethod
-    def of(cls, label: str, train: np.ndarray, test: np.ndarray, split: str = "test") -> "ProbedImages":
+    def of(cls, label: str, train: "np.ndarray", test: "np.ndarray", split: str = "test") -> "ProbedImages":
         """Count the labels of training images (N,) and test images (M,); -1 is unlabelled.
 
         Args:
@@ -37,9 +39,12 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         Raises:
             DataError: where no test image is labelled.
 
+        >>> import numpy as np
         >>> ProbedImages.of("label", np.array([0, 1, 1, -1]), np.array([0, 0, 0, 1]))
         ProbedImages(label='label', train=3, test=4, classes=2, chance=0.75, split='test')
         """
+        import numpy as np
+
         learned, tested = train[train >= 0], test[test >= 0]
         if not len(tested):
             raise DataError(f"None of {len(test)} test images has a {label!r}; an accuracy needs 1 or more.")

@@ -95,7 +95,7 @@ def export_weights(run: str | Path | Run, path: str | Path, *, place: str = "h")
     >>> from safetensors.torch import load_file
     >>> from fullrank import train
     >>> folder = tempfile.mkdtemp()
-    >>> run = train("digits", out=folder + "/run", encoder="resnet10t", head="none", epochs=1, limit=300)
+    >>> run = train("digits", out=folder + "/run", encoder="resnet10t", head="none", epochs=1, classes="3+8")
     >>> [file] = export_weights(run, folder + "/resnet10t.safetensors")
     >>> model = timm.create_model("resnet10t", num_classes=0, in_chans=1).eval()
     >>> model.load_state_dict(load_file(file))

@@ -69,7 +69,7 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
     >>> import tempfile
     >>> from fullrank import train
     >>> folder = tempfile.mkdtemp() + "/run"
-    >>> run = train("digits", out=folder, head="none", epochs=1, limit=300)
+    >>> run = train("digits", out=folder, head="none", epochs=1, classes="3+8")
     >>> load(folder).encoder(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 96])
     """
