@@ -64,9 +64,8 @@ def combine(results: Sequence[Result]) -> Combination:
     study.
     """
     check_combinable(results)
-    runs, notes = _placed(results), []
-    if len(results) > 1:
-        runs, notes = _merged(runs)
+    placed = _placed(results)
+    runs, notes = _merged(placed) if len(results) > 1 else (placed, [])
     blocks = grouped((tested_on(run.settings), run) for run in runs)
     records = tuple(_with_runs(results[0].record, block) for block in blocks.values())
     tested = tuple(map(_what, blocks))
