@@ -120,7 +120,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
-            console.print("* Only images of the shift's classes, predicted among these classes only.")
+            console.print("* of the shift's classes only, and predicted only among these classes.")
     for note in evaluation.notes:
         console.print(escape(note))
 
