@@ -28,9 +28,9 @@ def main() -> None:
     except OSError as error:
         if errors.disk_is_full(error):
             what = f"The disk has no room for {error.filename or 'what is written'}"
-            _fail(f"{what}; make room and give the command again, with --resume where it has that.", 1)
+            _fail(f"{what}; make room and run the command again, with --resume where it has that.", 1)
         where, reason = f" {error.filename}" if error.filename else "", error.strerror or error
-        _fail(f"The system refused{where}: {reason}; check the path, its rights and the disk.", 1)
+        _fail(f"The system refused{where}: {reason}; check the path, its permissions and the disk.", 1)
     finally:
         warnings.showwarning = show_warning
         for number, handler in handlers.items():
@@ -38,18 +38,18 @@ def main() -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    # Not KeyboardInterrupt: Typer would end the program on it without a word.
+    # Not KeyboardInterrupt, on which Typer would end the program without a message.
     kind = errors.TerminatedRunError if signum == signal.SIGTERM else errors.InterruptedRunError
     raise kind(
-        "Interrupted; train, compare and demo continue from what is saved with --out DIR --resume, reproduce "
-        "with the same command."
+        "Interrupted. What was finished is saved: continue train, compare and demo with --out DIR --resume, "
+        "and reproduce with the same command."
     )
 
 
 def _warn(
     printed: set[str], message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
 ) -> None:
-    """Print a warning of ours as one line and once, and another library's as Python does."""
+    """Print our own warning once and on one line, and those of other libraries as Python does."""
     if issubclass(category, errors.FullrankWarning):
         if str(message) not in printed:
             printed.add(str(message))

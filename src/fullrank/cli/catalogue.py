@@ -1,4 +1,4 @@
-"""What is registered, for a terminal: nothing here loads torch, NumPy or a part."""
+"""The registered parts, for a terminal. Nothing here loads torch, NumPy or a part."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,7 +20,7 @@ from fullrank.studies.table import table_named, table_names
 from fullrank.theory import THEOREMS
 from fullrank.views import VIEWS
 
-Rows = Iterator[tuple[str, str, str]]  # name, summary, and what stands beside them
+Rows = Iterator[tuple[str, str, str]]  # name, summary, and what is shown beside them
 FAMILIES: dict[str, Registry] = {
     r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, CAUSES, THEOREMS)
 }
@@ -38,7 +38,7 @@ LISTINGS: dict[str, Callable[[], Rows]] = {
 
 
 def print_catalogue(family: str | None) -> None:
-    """What there is: a row for each part with its source, or one family with how each spec is written."""
+    """Print a row for each part with its source, or one family with the options of each spec."""
     names = [*FAMILIES, *LISTINGS]
     if family is not None and family not in names:
         raise unknown_name("family", family, names, "`fullrank list` shows all")

@@ -35,18 +35,18 @@ _ASSIGNMENTS = "Any key of `fullrank list recipe-keys`: optimizer.lr=0.001; null
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """What the user said of the recipe: its name, if any, and the keys to replace."""
+    """What the user gave for the recipe: its name, if any, and the keys to replace."""
 
     name: str | None
     overrides: dict[str, Any]
 
     def resolve(self, out: Path | None, resume: bool) -> Recipe:
-        """The recipe asked for; else that of a folder to be resumed; else the data's own. Loads no torch."""
+        """The named recipe, else that of a folder to be resumed, else that of the data. Loads no torch."""
         base, overrides = self._base(out, resume)
         return Recipe.resolve(base, overrides)
 
     def print_plan(self, recipe: Recipe, out: Path | None, resume: bool, runs: str = "one run") -> None:
-        """Say on standard error what is trained, on what, and which of it nobody asked for."""
+        """Say on standard error what is trained, on what data, and whether the data are the default."""
         base, _ = self._base(out, resume)
         named = self.name is not None or "data" in self.overrides or isinstance(base, Path)
         data = "" if named else " (the default; --data SPEC names others)"
@@ -105,9 +105,9 @@ def begin_work(work: ExitStack, asked: int | None, processes: int = 1, *, needs_
 
     Args:
         work: Puts the number back when the command ends.
-        asked: What --threads says, if anything.
+        asked: The value of --threads, or None.
         processes: How many processes of this command share the cores.
-        needs_torch: Whether the command needs torch, whose import takes a second, in which the load shows.
+        needs_torch: Whether the command needs torch. The load is measured while torch is imported.
 
     Raises:
         UsageError: Fewer than one thread is asked for.

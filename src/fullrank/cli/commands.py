@@ -91,7 +91,7 @@ def train(
     """Train one encoder, probe it, and leave weights, record and report."""
     recipe = choice.resolve(out, resume)
     if dry_run and (out is not None or resume or devices * nodes > 1):
-        raise UsageError("A dry run keeps nothing and is one process; leave out --out, --resume, --devices.")
+        raise UsageError("A dry run keeps nothing, in one process; leave out --out, --resume and --devices.")
     if dry_run:
         from fullrank.cli.tables import print_rehearsal
         from fullrank.training.dry_run import dry_run as rehearse
@@ -161,7 +161,7 @@ def probe(
     begin: Begin,
     run: RunArgument,
     place: PlacesOption = None,
-    label: Annotated[str, typer.Option(help="Which labels, where there are several.")] = "label",
+    label: Annotated[str, typer.Option(help="Which labels, if there are several.")] = "label",
     measure: Annotated[Texts, typer.Option(metavar="MEASURE", help=_MEASURES)] = None,
     shots: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
@@ -189,13 +189,15 @@ def diagnose(
     target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
     data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A timm model's: .safetensors, .pth, .ckpt.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights for a timm model: .safetensors, .pth, .ckpt.")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Which labels; for a file: a file, an array or a column.")
     ] = None,
     positives: Annotated[Path | None, typer.Option(help="A second file: another view of each row.")] = None,
     place: Annotated[
-        Texts, typer.Option(metavar="PLACE", help="Places; default: evenly chosen. Repeatable.")
+        Texts, typer.Option(metavar="PLACE", help="Places to read; default: evenly spaced. Repeatable.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
     limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
@@ -275,7 +277,7 @@ def reproduce(
     out: OutOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the parts; keep nothing.")] = False,
 ) -> None:
-    """Measure tables of the papers, or your own. The same command continues what was stopped."""
+    """Measure tables of the papers, or your own. Run it again to continue after a stop."""
     from fullrank.cli.reproduction import print_reproduction
     from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
     from fullrank.studies.table import known_scale
@@ -302,7 +304,7 @@ def reproduce(
 @takes_imports
 def check_distributed(
     objective: Annotated[str, typer.Option(metavar="SPEC", help="As in `fullrank list objectives`.")],
-    processes: Annotated[int, typer.Option(help="How many train together.")] = 2,
+    processes: Annotated[int, typer.Option(help="Number of processes.")] = 2,
     images: Annotated[int, typer.Option(help="Images of the global batch.")] = 64,
     width: Annotated[int, typer.Option(help="Width of z.")] = 32,
 ) -> None:
@@ -317,8 +319,8 @@ def check_distributed(
     )
     if not agreement.agrees:
         raise DisagreementError(
-            f"{objective} differs between 1 and {processes} processes by more than {TOLERANCE:g}: it sees "
-            "the rows of its own process alone; gather them with fullrank.processes.gather_rows."
+            f"{objective} differs between 1 and {processes} processes by more than {TOLERANCE:g}: it uses "
+            "only the rows of its own process; gather them with fullrank.processes.gather_rows."
         )
     typer.echo("  the same")
 
@@ -375,14 +377,14 @@ def cite(
 @app.command(name="list")
 @takes_imports
 def list_(family: Annotated[Text, typer.Argument(help=_FAMILIES)] = None) -> None:
-    """What there is, one line each, with sources."""
+    """List all parts, recipes and tables, one line each, with sources."""
     from fullrank.cli.catalogue import print_catalogue
 
     print_catalogue(family)
 
 
 def _finish(folder: Path, record: Any, show: Callable[[Any], None] | None = None) -> None:
-    """Write the page of what stands in `folder`, show its record, and print where everything is."""
+    """Write the page of the result in `folder`, print the record, and print the paths of both."""
     from fullrank.cli.tables import print_record
     from fullrank.reports.page import write_page
 

@@ -17,7 +17,7 @@ _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]
 
 
 def plan(target: str, data: str | None, views: str | None, weights: Path | None, limit: int) -> str:
-    """What is diagnosed, with what nobody asked for: images, views and weights."""
+    """What is diagnosed, with the defaults for images, views and weights."""
     if Path(target).is_file():
         return f"Diagnosing the embeddings in {target}."
     images = f"at most {count_of(limit, 'test image')}"
@@ -35,7 +35,7 @@ def plan(target: str, data: str | None, views: str | None, weights: Path | None,
 
 
 def print_diagnosis(entry: DiagnosisEntry) -> None:
-    """The verdict, each finding with value, threshold and remedy, and what was seen at each place."""
+    """The verdict, each finding with value, threshold and remedy, and the measures of each place."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
     for finding in entry.findings:

@@ -104,7 +104,7 @@ def _without_markup(cell: str) -> str:
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
-    """Each place, what was measured beside the default protocol, factors, shifts, and notes."""
+    """Each place, what was measured besides the default protocol, factors, shifts, and notes."""
     console = Console(highlight=False)
     console.print(_places(evaluation))
     for sentence in _denominators(evaluation):
@@ -120,7 +120,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
-            console.print("* of the shift's classes only, among which alone both are predicted.")
+            console.print("* of the shift's classes only, and predicted only among these classes.")
     for note in evaluation.notes:
         console.print(escape(note))
 
@@ -158,7 +158,7 @@ def _shifts(shifted: Sequence[ShiftedScore]) -> Table:
 
 
 def print_rehearsal(rehearsal: "Rehearsal") -> None:
-    """What a dry run walked through, and which keys of the recipe it replaced."""
+    """What a dry run tried, and which keys of the recipe it replaced."""
     entry, recipe = rehearsal.entry, rehearsal.recipe
     console = Console(highlight=False)
     table = plain_table(["key", "recipe", "dry run"], [])
@@ -170,7 +170,7 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
     kind = rehearsal.replaced["data"].partition(":")[0].partition(",")[0]
     where = f"in the layout of {kind}" if recipe.data.startswith(kind) else f"in a {kind}"
     console.print(
-        f"Walked: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} "
+        f"Tried: {recipe.encoder}, {recipe.head}, {recipe.objective}, {recipe.views}; {millions:.1f} "
         f"million weights, {count_of(entry.steps, 'step')} in {entry.seconds:.0f} s, loss {entry.loss:.2f}, "
         f"probes at {escape(', '.join(entry.probes))}. The images were generated, {where}: the numbers mean "
         "nothing, and nothing was kept."
@@ -188,7 +188,7 @@ def _value(score: Score) -> str:
 
 
 def _under_table(runs: Sequence[RunEntry]) -> list[str]:
-    """What the accuracies stand on: images, classes, chance, sampling errors and baselines."""
+    """What the accuracies are based on: images, classes, chance, sampling errors and baselines."""
     accuracies = [
         100 * run.probes[place].linear for run in runs for place in ("h", "z") if place in run.probes
     ]
@@ -229,7 +229,7 @@ def print_dial(record: Record) -> None:
         rows.append((("" if row.head == named else _lines(names, row.head), row.place), row.cells))
         named = row.head
     left_out = ", ".join(dial_factors(record, LEFT_OUT))
-    note = f" Left out, since they go with another factor: {left_out}." if left_out else ""
+    note = f" Left out, because they are associated with another factor: {left_out}." if left_out else ""
     _print_weights(
         (", ".join(names.keys), "place"), dial_factors(record), rows, ", on clean test images", note
     )
@@ -257,8 +257,8 @@ def _print_weights(
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"Weight of each factor relative to the largest at that place{where}; in brackets what the linear "
-        f"theory predicts.{escape(note)}"
+        f"Weight of each factor relative to the largest at that place{where}; in brackets the prediction "
+        f"of the linear theory.{escape(note)}"
     )
 
 

@@ -129,7 +129,7 @@ def _sweep_table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
 
 
 def _table(record: Record, entry: TheoryEntry, rows: slice) -> Table:
-    # The columns of the theorem become rows here: there are up to 16 of them, and seldom more than 3 rows.
+    # The columns of the theorem become rows here: there are up to 16 columns, and rarely more than 3 rows.
     table = Table("", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in entry.rows[rows]:
         table.add_column(f"{escape(name)}\npredicted", justify="right", min_width=9)

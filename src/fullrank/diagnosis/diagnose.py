@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # How many rows are used by measures that compare rows with each other.
 SAMPLE = 4096
-# How many training images the probes learn from. A few thousand rank places as well as more do.
+# How many training images the probes learn from. A few thousand are enough to order places.
 LEARNT_FROM = 4096
 # How many rows of a file are compared with all others.
 _COMPARED = 1024
@@ -78,7 +78,7 @@ class Diagnosis(Result):
 
 @dataclass(frozen=True)
 class _Probed:
-    """What probes say of places and of dimensions at one of them, on which images, and what beside."""
+    """Accuracies of places, and of dimensions at one place, with their images and baselines."""
 
     layers: list[LayerRow] = field(default_factory=list)
     dimensions: list[DimensionCurve] = field(default_factory=list)
@@ -110,7 +110,7 @@ def diagnose(
             `nn.Module` of yours that maps images (N, C, H, W) in 0 to 1 to features (N, D).
         data: The images for a model: the spec of a source, a torch Dataset of (image, label) that is tested
             on, or a pair of Datasets, to train and to test. A run has its own.
-        views: The spec of the views, which the part of the augmentation needs. A run has its own.
+        views: The spec of the views, to measure the effect of the augmentation. A run has its own.
         labels: Which labels of the images, if there are several kinds; for a file, where its labels are.
         positives: A second file, with another view of each row of a file of embeddings.
         weights: A file of weights for the spec of an encoder.
@@ -222,7 +222,7 @@ def diagnose_model(
     else:
         probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
     reasons = {
-        "The augmentation's part: no views were given (--views simclr, for example).": subject.views is None,
+        "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
         "Accuracy at each place: there are no labels to train and to test on.": probed.images is None,
     }

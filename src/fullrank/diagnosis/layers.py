@@ -194,15 +194,15 @@ def gradient_ranks(
     .. math:: G_p = \Big(\frac{\partial L}{\partial x_i^{(p)}}\Big)_{i = 1 \dots 2n}, \qquad
               \mathrm{rank}_p = \exp\Big(-\sum_k q_k \ln q_k\Big), \quad q_k = \sigma_k / \|\sigma\|_1
 
-    with :math:`\sigma` the singular values of :math:`G_p` (2n, D_p) itself, uncentred: a push that all rows
-    share is a push. Where a place pools a map or tokens, the gradient is that with respect to the map, pooled
-    as the place is (an average over positions; its sum has the same rank). So a sub-vector head gives h and
-    the last block's output no more than its width, and the input of the block's last convolution has more:
-    P1's reason why the channels that the loss does not see still learn.
+    with :math:`\sigma` the singular values of :math:`G_p` (2n, D_p) itself, uncentred, since a push that all
+    rows share counts too. Where a place pools a map or tokens, the gradient is that with respect to the map,
+    pooled as the place is (an average over positions; its sum has the same rank). A sub-vector head therefore
+    gives h and the last block's output at most its width. The input of the block's last convolution has a
+    higher rank, which is P1's reason why the channels that the loss does not see still learn.
 
     The batch is a sample of at most `limit` images, drawn by `seed` as its views are. Encoder and head are in
     eval mode, in which rows do not depend on each other but through the loss, so the memory is that of 64
-    rows. At most 2n can be reached. Raises UsageError for a place that there is not, a limit below 1, and a
+    rows. At most 2n can be reached. Raises UsageError for an unknown place, a limit below 1, and a
     model that passes no gradient on.
 
     >>> from fullrank import encoder, head, objective, source, view_pipeline

@@ -56,7 +56,7 @@ def find_subject(
         refuse_given("A module", weights=weights)
     name = getattr(type(target) if isinstance(target, nn.Module) else target, "__name__", str(target))
     if data is None:
-        raise UsageError(f"{name} is a model, so it needs images to look at; give them with --data.")
+        raise UsageError(f"{name} is a model, so it needs images; give them with --data.")
     train, test = _load(data, image_size)
     shown = None if views is None else _views(views, test)
     if isinstance(target, nn.Module):
@@ -67,7 +67,7 @@ def find_subject(
 
 
 def refuse_given(target: str, **options: object) -> None:
-    """Raise UsageError for the first option that was given, which `target` has no use for."""
+    """Raise UsageError for the first given option that does not apply to `target`."""
     if name := next((name for name, value in options.items() if value is not None), None):
         raise UsageError(f"{target} takes no {name}; leave it out, or name a model by its spec.")
 

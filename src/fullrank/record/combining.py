@@ -64,8 +64,8 @@ def combine(results: Sequence[Result]) -> Combination:
     study.
     """
     check_combinable(results)
-    placed = _placed(results)
-    runs, notes = _merged(placed) if len(results) > 1 else (placed, [])
+    placed, nothing = _placed(results), list[str]()
+    runs, notes = _merged(placed) if len(results) > 1 else (placed, nothing)
     blocks = grouped((tested_on(run.settings), run) for run in runs)
     records = tuple(_with_runs(results[0].record, block) for block in blocks.values())
     tested = tuple(map(_what, blocks))
@@ -166,7 +166,7 @@ def _unpaired(record: Record) -> list[str]:
     partly = [row for row in others if row not in apart and seeds[row] != seeds[first]]
     notes = [f"Not paired, since no seed is shared with {first}: {'; '.join(apart)}."] if apart else []
     if partly:
-        notes.append(f"Paired over the seeds shared with {first} alone: {'; '.join(partly)}.")
+        notes.append(f"Paired only over the seeds shared with {first}: {'; '.join(partly)}.")
     return notes
 
 

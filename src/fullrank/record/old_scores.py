@@ -52,7 +52,7 @@ def scaled_channels(head: str) -> bool:
 
 
 def from_schema_1(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a record of schema 1 as the present schema has it; what is damaged is left to it."""
+    """The content of a record of schema 1 as the present schema has it; damaged parts are left unchanged."""
     runs = content.get("runs")
     return {**content, "runs": [_run(run) for run in runs] if isinstance(runs, list) else runs}
 

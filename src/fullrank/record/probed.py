@@ -54,7 +54,7 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
 
 class Baseline(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """The same probes, 0 to 1, on what this training did not make: pixels, or h of the encoder before it.
+    """Accuracies of the same probes, 0 to 1, on pixels or on h of the encoder before training.
 
     "pretrained" is an encoder that starts from given weights. A baseline that was not measured has None as
     its accuracies. `note` says why, or how the pixels were read.

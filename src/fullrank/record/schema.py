@@ -115,7 +115,7 @@ def row_name(head: str, varied: Mapping[str, str]) -> str:
 
 
 class RunEntry(_Part):
-    """One trained encoder: what it was, how long it took, what its features are worth at each place.
+    """One trained encoder: its settings, its training time, and the scores of its features at each place.
 
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
     last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
@@ -345,12 +345,11 @@ class TableRow(_Part):
 class TableEntry(_Part):
     """A table or figure of a paper, measured here.
 
-    `paper` says what the paper's numbers were measured on; it is None where no paper asked. `columns` are
+    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are
     titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
     one run. `here` says what ours were measured on, `alike` whether all rows predict one label of the same
-    images, so that they can be subtracted. `file` lies beside the record and holds a table of one's own.
-    `spectrum` names places whose spectra belong to it, `x` the axis
-    of its figure.
+    images, so that they can be subtracted. `file` is beside the record and holds your own table. `spectrum`
+    names places whose spectra belong to it, `x` the axis of its figure.
     """
 
     name: str
@@ -405,7 +404,7 @@ class Published(_Part):
 
 
 class Machine(_Part):
-    """Where the numbers were made; nothing here changes what is measured but times and last bits."""
+    """Where the numbers were made. This affects only times and the last bits of results."""
 
     processor: str
     threads: int
@@ -509,6 +508,6 @@ class Result:
         return summary(self)
 
     def _repr_html_(self) -> str:
-        # Reports stand above records, so their function is found by name, when a notebook shows a result.
+        # Records may not import reports, so their function is found by name when a notebook shows a result.
         html: str = import_module("fullrank.reports.notebook").summary_html(self)
         return html

@@ -1,4 +1,4 @@
-"""What belongs to an accuracy: images and classes, chance, sampling error, baselines. Torch-free."""
+"""What each accuracy is reported with: images and classes, chance, sampling error, baselines. Torch-free."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def baseline_sentences(rows: Sequence[BaselineRow]) -> list[str]:
     shown = [f"{row.title} {in_points(row.linear.mean)}{_aside(row.note)}" for row in rows if row.linear]
     sentences = [f"Linear accuracy of baselines: {', '.join(shown)}."] if shown else []
     missing = grouped((row.note, row.title) for row in rows if row.linear is None)
-    return sentences + [f"{_listed(titles)}: {note}." for note, titles in missing.items()]
+    return sentences + [f"{_listed(titles)} {note}." for note, titles in missing.items()]
 
 
 def under_table(runs: Sequence[RunEntry], accuracies: Sequence[float]) -> list[str]:

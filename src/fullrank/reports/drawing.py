@@ -44,13 +44,13 @@ class Style:
 
 
 def distinct_styles(names: Sequence[str]) -> dict[str, Style]:
-    """A style for each name, all unlike one another up to 18; the first, compared against, is grey."""
+    """A style for each name, all different for up to 18 names; the first, compared against, is grey."""
     styles = [Style(color, *look) for look in LOOKS for color in COLORS]
     return dict(zip(names, cycle(styles)))
 
 
 def empty_figure(x_title: str, y_title: str) -> go.Figure:
-    """A figure without data: transparent, mid-grey ink that reads on white and on black, faint grid."""
+    """A figure without data: transparent, mid-grey ink that is legible on white and on black, faint grid."""
     axis = {"gridcolor": _GRID, "linecolor": _AXIS, "tickcolor": _AXIS, "zeroline": False, "automargin": True}
     axis |= {"ticks": "outside", "ticklen": 4}
     return go.Figure(
@@ -136,7 +136,7 @@ def values_over_time(x: np.ndarray, values: np.ndarray, unit: str, y_title: str)
     room, labelled = 0.05 * float(np.ptp(logs[alive])), np.inf
     for i, rank in enumerate(ranks):
         end = logs[last, rank - 1]
-        # Values descend with rank, so a label is free if it stands well below the last one.
+        # Values descend with rank, so a label is free if it is well below the last one.
         free = bool(end < labelled - room)
         labelled = end if free else labelled
         # One hue from dark to light: the order of the lines is the order of their ranks.
@@ -180,7 +180,7 @@ def span(x: np.ndarray) -> list[float]:
 
 
 def line_mode(count: int) -> str:
-    """How a line through so many points is drawn: a few have dots, for one alone is no line."""
+    """How a line through so many points is drawn: few points have dots, since one point makes no line."""
     return "lines+markers" if count <= _FEW_POINTS else "lines"
 
 
@@ -196,5 +196,5 @@ def between(first: str, last: str, share: float) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Text that plotly shows as it is: it reads a few HTML tags in names and labels otherwise."""
+    """Text that plotly shows unchanged; it would interpret a few HTML tags in names and labels."""
     return html.escape(text, quote=False)

@@ -62,7 +62,7 @@ def named(panels: Iterable[Panel]) -> dict[str, Panel]:
 
 
 def for_paper(panel: Panel) -> go.Figure:
-    """The panel's figure as it is printed: dark ink on white, larger letters, and a legend below the axes."""
+    """The panel's figure for print: dark ink on white, larger letters, and a legend below the axes."""
     figure = go.Figure(json.loads(panel.figure))
     named_once: set[str] = set()
     for trace in sorted(figure.data, key=_is_prediction):
@@ -100,7 +100,7 @@ def for_paper(panel: Panel) -> go.Figure:
 
 
 def _is_prediction(trace: Any) -> bool:
-    """Whether the line is a theorem's prediction; the solid line of the same name stands in the legend."""
+    """Whether the line is a theorem's prediction; the solid line of the same name is in the legend."""
     return trace.meta is None and trace.line.dash == "dash"
 
 

@@ -89,7 +89,7 @@ def latex(tables: Sequence[TextTable]) -> str:
 
 
 def latex_text(text: str) -> str:
-    r"""Text that LaTeX prints as it is; intervals stay on one line, and no bracket opens an option.
+    r"""Text that LaTeX prints unchanged; intervals stay on one line, and no bracket opens an option.
 
     >>> latex_text("50 % [−1, 2] of a_b")
     '50 \\% {[}$-$1, 2{]} of a\\_b'

@@ -33,7 +33,7 @@ def signed(value: float | None) -> str:
 
 
 def distance(points: float, unit: str = "") -> str:
-    """How far a number stands above or below another one: "2.9 points below", "level with"."""
+    """How far a number is above or below another one: "2.9 points below", "level with"."""
     size = in_points(abs(points))
     return "level with" if size == "0.0" else f"{size}{unit} {'above' if points > 0 else 'below'}"
 
@@ -50,7 +50,7 @@ def live_note(spectra: Mapping[str, Sequence[Sequence[float]]]) -> str:
 
 
 def unique_slugs(titles: Sequence[str]) -> list[str]:
-    """Titles as names of files and labels, no two alike: small letters, digits and dashes.
+    """Titles as names of files and labels, all different: small letters, digits and dashes.
 
     >>> unique_slugs(["Spectrum at h", "Loss", "loss"])
     ['spectrum-at-h', 'loss', 'loss-2']

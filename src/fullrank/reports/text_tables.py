@@ -222,5 +222,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def notes_of(tables: Iterable[TextTable]) -> list[str]:
-    """The captions and notes of tables, for whoever shows the tables alone."""
+    """The captions and notes of tables, for output that shows only the tables."""
     return [sentence for table in tables for sentence in (table.caption, *table.notes)]

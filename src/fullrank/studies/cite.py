@@ -23,7 +23,7 @@ from fullrank.views import VIEWS
 
 # The keys of a recipe that name a part.
 _PARTS = {"head": HEADS, "objective": OBJECTIVES, "views": VIEWS, "encoder": ENCODERS, "data": SOURCES}
-# A key of the bibliography (or BibTeX itself) and what it is cited for.
+# A key of the bibliography (or BibTeX itself), and the reason for the citation.
 Citation = tuple[str, str]
 
 

@@ -68,7 +68,7 @@ def own_table(path: str | Path) -> OwnTable:
 
 @dataclass(frozen=True)
 class _TableText:
-    """The text of a table, and where a key stands in it."""
+    """The text of a table, and the position of a key in it."""
 
     path: Path
     text: str

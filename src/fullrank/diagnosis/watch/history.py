@@ -50,7 +50,7 @@ class NewestRows:
         return min(self._pushed, self.size)
 
     def push(self, *columns: Tensor) -> None:
-        """Add N rows of each column (N, ...); the oldest go where there is no room."""
+        """Add N rows of each column (N, ...); the oldest are dropped if there is no room."""
         new, device = [rows.detach()[-self.size :] for rows in columns], columns[0].device
         if not self._stores:
             kinds = (torch.float32 if rows.is_floating_point() else torch.int64 for rows in new)

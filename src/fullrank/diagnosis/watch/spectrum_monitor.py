@@ -1,4 +1,4 @@
-"""SpectrumMonitor: spectra, ranks and alerts of any module while anybody's Lightning training goes on."""
+"""SpectrumMonitor: spectra, ranks and alerts of any module during any Lightning training."""
 
 import math
 import sys
@@ -28,7 +28,7 @@ NOT_SEEN = (
     "Where to cut: the accuracy at each place needs labelled images that were not trained on; fullrank "
     "diagnose, given the model, shows it.",
     "A rank that was low before the first look: the rules compare a module with itself earlier in the "
-    "training; fullrank diagnose judges the model as it is.",
+    "training; fullrank diagnose judges the model by itself.",
 )
 _MOST_NAMED = 3
 
@@ -91,7 +91,7 @@ class _Watch:
     missed: bool = False
 
     def hook(self, module: nn.Module, inputs: object, output: object) -> None:
-        """Keep a copy of the output; nothing is returned, so the output stays as it is."""
+        """Keep a copy of the output; nothing is returned, so the output is unchanged."""
         self.fresh.append(rows_of(output, self.path))
 
 
@@ -231,7 +231,7 @@ class SpectrumMonitor(pl.Callback):
         }
 
     def save(self, folder: str | Path) -> None:
-        """Leave what was seen in `folder`, of which `fullrank report` makes a page.
+        """Write the measurements into `folder`, of which `fullrank report` makes a page.
 
         Writes `arrays.npz`, the looks over time, and `record.json`, a diagnosis: the last look at each
         module, the alerts as alarms, and what only `fullrank diagnose` of the model can say. The folder is
@@ -243,7 +243,7 @@ class SpectrumMonitor(pl.Callback):
             return
         folder = Path(folder)
         if not any(watch.history.last for watch in self._watches.values()):
-            empty = f"SpectrumMonitor: nothing was seen in {self._batches} batches"
+            empty = f"SpectrumMonitor: nothing was measured in {self._batches} batches"
             raise UsageError(f"{empty}; save after training, or lower every_n_steps ({self.every_n_steps}).")
         if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
             raise UsageError(f"SpectrumMonitor: {file} is a file, but save needs a folder; name another one.")
@@ -270,7 +270,7 @@ class SpectrumMonitor(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._batches, self._window = state_dict["batches"], state_dict["window"]
         self._target = state_dict["target"]
         self.alerts = [Alert(**alert) for alert in state_dict["alerts"]]

@@ -33,9 +33,9 @@ class Source:
 def write_report(folders: Sequence[str | Path], out: str | Path, figures: Sequence[str] = ()) -> Path:
     """Write one page on several runs and studies, with one table paired by seed.
 
-    Rows are named by their head and by the keys in which the recipes differ. They are subtracted only where
-    they were tested on the same images, label and classes, over the seeds both have; the page says where that
-    is not so.
+    Rows are named by their head and by the keys in which the recipes differ. Differences are computed only
+    between rows that were tested on the same images, over the seeds that both have. The page names rows
+    without a difference.
 
     Args:
         folders: The folders of finished runs and studies.
@@ -64,7 +64,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, figures: Sequen
 def render_combination(results: Sequence[Result], out: Path) -> Page:
     """The page of several runs and studies; links are written as seen from `out`."""
     combination = combine(results)
-    # For the figures all rows are one study, whatever can be subtracted.
+    # The figures show all rows together, even those whose difference is not computed.
     whole = combination.records[0].model_copy(update={"runs": combination.runs, "published": None})
     read = {run.folder: arrays_of(Path(run.folder)) for run in whole.runs}
     arrays: Mapping[str, Arrays] = {name: held for name, (held, why) in read.items() if not why}

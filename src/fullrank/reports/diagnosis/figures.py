@@ -206,7 +206,7 @@ def _depth_color(share: float) -> str:
 
 
 def _by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure:
-    """An empty figure with a row for each place; that of the `cut` stands in a band and in bold."""
+    """An empty figure with a row for each place; that of the `cut` is in a band and in bold."""
     figure = drawing.empty_figure(x_title, "")
     labels = [_tail(place) for place in places]
     if cut in places:

@@ -74,7 +74,7 @@ def _time_panels(
     """Ranks of all names over time and the spectrum of each, and the names whose spectrum cannot be drawn."""
     figure = figures.ranks_over_time_figure(arrays, names, styles)
     what = f"Effective rank and live dimensions over training, by step, of: {', '.join(names)}."
-    note = "Ranks compare a module with itself at other steps; they are no score of quality."
+    note = "Compare the ranks of a module only with its own at other steps; they are not a quality score."
     note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
     shown, undrawn = panels(figure, "Ranks over time", what, note, figures.TIME_STYLES), []
     for name in names:
@@ -95,8 +95,8 @@ def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
     band = " The band is the place to keep." if diagnosis.cut else ""
     accuracies = f"On test images. Recall@1: the nearest other image has the same label.{band}"
     ranks = (
-        "How many directions the features use. Comparable within one model trained one way; across "
-        "different heads a rank is no score of quality."
+        "How many directions the features use. Compare ranks only within one model that is trained in one "
+        "way; across different heads a rank is not a quality score."
     )
     shown: list[Panel] = []
     for what, figure, styles, note in (

@@ -77,7 +77,7 @@ def side(finding: Finding) -> str:
 
 
 def cut_sentence(diagnosis: DiagnosisEntry) -> str:
-    """The place to keep, and how far its accuracy is from those of h and z; empty where labels do not say."""
+    """The place to keep, and how far its accuracy is from those of h and z; empty without labels."""
     if diagnosis.cut is None:
         return ""
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
@@ -99,7 +99,7 @@ def _lead(best: float, other: float, place: str, tested: int | None) -> str:
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:
-    """Why the pictures over time lack: `missing` says why there are no arrays, `names` what they lack."""
+    """Why figures over time are missing: `missing` says why there are no arrays, `names` what they lack."""
     if missing:
         return f"Not shown: {missing}."
     return f"Not shown over time, because arrays.npz has no data: {', '.join(names)}." if names else ""

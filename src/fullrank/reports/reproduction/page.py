@@ -44,7 +44,7 @@ def _summary(table: TableEntry) -> str:
 
 
 def _command(record: Record, table: TableEntry) -> str:
-    """The command line that makes the table again; a table of one's own lies beside the record."""
+    """The command line that makes the table again; your own table is a file beside the record."""
     name = shlex.quote(table.file or table.name)
     seeds = max(len(row.seeds) for row in table.rows)
     return f"fullrank reproduce {name} --scale {table.scale} --seeds {seeds}{imports_option(record)}"

@@ -1,4 +1,4 @@
-"""The dial of a record: how strongly each factor is carried at each place, and as predicted. Torch-free."""
+"""The weight of each factor at each place, measured and predicted (the "dial"). Torch-free."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def dial_section(record: Record) -> dict[str, Any] | None:
     note = "Full lines: measured; dashed lines and open markers: predicted." if predicted else ""
     for factor in factors:
         label = f"The weight of {factor} at each place, relative to the largest factor's there. {note}"
-        shown += panels(dial_figure(record, factor), f"The dial: {factor}", label.strip(), note)
+        shown += panels(dial_figure(record, factor), f"The weight of {factor}", label.strip(), note)
     left_out = dial_factors(record, LEFT_OUT)
     return {"factors": factors, "left_out": left_out, "rows": rows, "panels": shown, "predicted": predicted}
 

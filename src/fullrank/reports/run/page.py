@@ -88,7 +88,7 @@ def render(
 
 
 def accuracy_panels(record: Record) -> list[Panel]:
-    """Nothing for one or two places: the results table already says all of it."""
+    """Nothing for one or two places: the results table already shows both."""
     figure = figures.accuracy_figure(record) if len(probed_places(record)) > 2 else None
     return _panels(record, figure, "Linear accuracy by place", "Linear accuracy at each place of the model")
 
@@ -134,7 +134,7 @@ def _panels(record: Record, figure: go.Figure | None, heading: str, what: str, n
 
 
 def _strips(rows: list[HeadRow]) -> dict[str, dict[str, float]]:
-    """Where zero, each difference and its interval stand in a cell 100 wide, on one scale for all rows."""
+    """Where zero, each difference and its interval are in a cell 100 wide, on one scale for all rows."""
     marks = {}
     for row in rows:
         if row.difference:

@@ -105,13 +105,13 @@ def shifted_scores(scores: Sequence[Score]) -> list[ShiftedScore]:
 
 
 def standardised_note(record: Record) -> str:
-    """A warning where h and z of a head that only scales channels stand side by side; else nothing."""
+    """A warning where h and z of a head that only scales channels are side by side; else nothing."""
     scaled = [run for run in record.runs if run.scales_channels]
     heads = [run.head for run in scaled if {"h", "z"} <= {score.place for score in run.scores}]
     if not heads:
         return ""
     return (
         f"z of {', '.join(dict.fromkeys(heads))} is h with its channels scaled, so a probe on standardised "
-        "features, as P2's authors use, reads both alike by construction, up to channels that are 0 in its "
-        "arithmetic; compare raw features, as the tables here do, or l2."
+        "features, as P2's authors use, has the same accuracy at both by construction, up to channels that "
+        "underflow to 0. Compare raw features, as the tables here do, or l2."
     )

@@ -101,7 +101,7 @@ def _headline(first: HeadRow, others: list[HeadRow], place: str) -> str:
     gap, sides = gaps[best.head], {row.side(first) for row in others}
     interval = "" if gap.low is None else f" (95 % interval {in_points(gap.low)} to {in_points(gap.high)})"
     if gap.low is None and first.tested is None:
-        return f"{best.head} less {first.head} on {place}: {signed(gap.mean)} points."
+        return f"{best.head} minus {first.head} on {place}: {signed(gap.mean)} points."
     if best.side(first) == "above" or (sides == {"below"} and len(others) == 1):
         return f"{best.head} is {distance(gap.mean, ' points')} {first.head} on {place}{interval}."
     if sides == {"below"}:
@@ -167,7 +167,7 @@ def not_repeatable(record: Record) -> str:
 
 
 def reproduce_command(record: Record, recipe: str = RECIPE_FILE) -> str:
-    """The command line that repeats the work from the file `recipe`, which lies beside the record."""
+    """The command line that repeats the work from the file `recipe`, which is beside the record."""
     more, recipe = f" --threads {record.machine.threads}{imports_option(record)}", shlex.quote(recipe)
     if record.kind == "run":
         return f"fullrank train --recipe {recipe}{more}"
