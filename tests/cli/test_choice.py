@@ -2,7 +2,7 @@
 
 import pytest
 import typer
-from refusals import refuses
+from refusals import assert_names, refuses
 from typer.testing import CliRunner
 
 from fullrank.cli.choice import RecipeChoice, assignment, takes_imports, takes_recipe
@@ -72,3 +72,12 @@ def test_the_recipe_is_the_one_named_then_the_folders_then_that_of_the_data(tmp_
 def test_what_assigns_nothing_is_refused(text):
     with refuses(UsageError, "--set", "key=value", text.strip()):
         assignment(text)
+
+
+def test_compare_counts_the_values_of_a_varied_key_as_rows(tmp_path):
+    arguments = ["compare", "--heads", "none,mlp", "--vary", "objective=infonce:0.2,vicreg", "--seeds", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        printed = CliRunner().invoke(app, arguments)
+    assert isinstance(printed.exception, UsageError)
+    assert_names(printed.stderr, "4 rows")

@@ -131,6 +131,8 @@ def test_train_probe_and_report(capsys, monkeypatch, tmp_path):
     status, printed, _ = run(capsys, monkeypatch, "table", out, "--out", str(tmp_path / "mine.csv"))
     assert printed.strip() == str(tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text().startswith("kind,folder,row,head")
+    status, _, _ = run(capsys, monkeypatch, "table", out, "--out", str(tmp_path / "new" / "heads.tex"))
+    assert status == 0 and (tmp_path / "new" / "heads.tex").is_file()
     status, _, _ = run(capsys, monkeypatch, "report", out, out, "--out", str(tmp_path / "both"))
     assert status == 0 and (tmp_path / "both" / "report.html").exists()
     status, printed, _ = run(capsys, monkeypatch, "report", "--each", out, out)

@@ -153,6 +153,7 @@ def test_positives_give_alignment_and_let_augmentation_be_asked(tmp_path, gaussi
         ("resnet10t", {"data": "digits", "positives": "y.npy"}, UsageError, "positives"),
         ("resnt18", {"data": "digits", "image_size": 32}, UsageError, "resnet18"),
         ("nothing.npy", {}, DataError, "nothing.npy"),
+        ("runs/nothing", {"data": "digits"}, UsageError, "runs/nothing"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_one_sentence(target, options, error, part, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fullrank import encoder
-from fullrank.encoders import Encoder, load_weights, plain_state, read_weights
+from fullrank.encoders import Encoder, load_weights, plain_state, read_weights, with_stem_of
 from fullrank.errors import DataError, UsageError
 
 STANDARD = {"image_size": 64, "mean": (0.0,), "std": (1.0,)}
@@ -285,3 +285,17 @@ def test_nothing_in_a_file_is_run(tmp_path):
     with refuses(DataError, "a.pth", "unpickled"):
         read_weights(tmp_path / "a.pth")
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "file", "expected"),
+    [
+        ("resnet18", "resnet18", "resnet18,stem=standard"),
+        ("resnet18,stem=small", "resnet18", "resnet18,stem=small"),
+        ("resnet18", "cifar", "resnet18"),
+        ("tiny-resnet", "resnet18", "tiny-resnet"),
+    ],
+)
+def test_with_stem_of_names_the_stem_of_the_file(spec, file, expected, resnets):
+    torch.save(plain_state(encoder("resnet18", image_size=32)), resnets / "cifar.pth")
+    assert str(with_stem_of(spec, resnets / f"{file}.pth")) == expected

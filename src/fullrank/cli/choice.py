@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -45,13 +45,21 @@ class RecipeChoice:
         base, overrides = self._base(out, resume)
         return Recipe.resolve(base, overrides)
 
-    def print_plan(self, recipe: Recipe, out: Path | None, resume: bool, runs: str = "one run") -> None:
-        """Say on standard error what is trained, on what data, and whether the data are the default."""
+    def print_plan(
+        self, recipe: Recipe, out: Path | None, resume: bool, runs: str, vary: Collection[str] = ()
+    ) -> None:
+        """Say on standard error what is trained, on what data, and what is a default, except what varies."""
         base, _ = self._base(out, resume)
         named = self.name is not None or "data" in self.overrides or isinstance(base, Path)
         data = "" if named else " (the default; --data SPEC names others)"
-        parts = f"encoder {recipe.encoder}, objective {recipe.objective}, {count_of(recipe.epochs, 'epoch')}"
-        print(f"Training {runs} on {recipe.data}{data} by the recipe {base}: {parts}.", file=sys.stderr)
+        parts = {
+            "encoder": f"encoder {recipe.encoder}",
+            "objective": f"objective {recipe.objective}",
+            "epochs": count_of(recipe.epochs, "epoch"),
+        }
+        fixed = ", ".join(text for key, text in parts.items() if key not in vary)
+        on = f"Training {runs} on {recipe.data}{data} by the recipe {base}"
+        print(f"{on}{f': {fixed}' if fixed else ''}.", file=sys.stderr)
 
     def _base(self, out: Path | None, resume: bool) -> tuple[str | Path, dict[str, Any]]:
         """The recipe to begin with, and the keys to replace."""

@@ -142,9 +142,9 @@ def compare(
     specs = [HEADS.parse(spec) for text in heads for spec in split_specs(text)] if heads else None
     values = varied(vary or [])
     recipe = choice.of_study(values, out, resume)
-    rows = math.prod([len(specs or [""]), *map(len, values.values())])
+    rows = math.prod([len(specs or [""]), *(len(split_specs(text)) for text in values.values())])
     each = f"{count_of(rows, 'row')} with {count_of(seeds, 'seed')}{' each' * (rows > 1)}"
-    choice.print_plan(recipe, out, resume, each)
+    choice.print_plan(recipe, out, resume, each, values)
     begin()
     from fullrank.studies.compare import compare as run_compare
 

@@ -8,9 +8,10 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from fullrank.diagnosis.formats import OPENERS
 from fullrank.errors import count_of
 from fullrank.record import DiagnosisEntry
-from fullrank.reports.diagnosis.words import denominators
+from fullrank.reports.diagnosis.words import Cause, causes, denominators
 from fullrank.reports.numbers import in_points
 
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
@@ -18,7 +19,7 @@ _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]
 
 def plan(target: str, data: str | None, views: str | None, weights: Path | None, limit: int) -> str:
     """What is diagnosed, with the defaults for images, views and weights."""
-    if Path(target).is_file():
+    if Path(target).is_file() or Path(target).suffix in OPENERS:
         return f"Diagnosing the embeddings in {target}."
     images = f"at most {count_of(limit, 'test image')}"
     if Path(target).is_dir():
@@ -38,11 +39,8 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     """The verdict, each finding with value, threshold and remedy, and the measures of each place."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
-    for finding in entry.findings:
-        console.print(f"\n{_LEVELS[finding.level]}  {escape(finding.cause)} at {escape(finding.place)}")
-        value = f"{escape(finding.measure)}: {finding.value:.3g} (threshold {finding.threshold:.3g})"
-        for line in (escape(finding.evidence), value, f"Try: {escape(finding.remedy)}"):
-            console.print(Padding(line, (0, 0, 0, 7)))
+    for cause in causes(entry.findings):
+        _print_cause(console, cause)
     console.print(_places(entry))
     ranks = "Ranks compare runs of one method. Across methods they do not measure quality."
     accuracies = any(row.linear is not None for row in entry.layers)
@@ -51,6 +49,19 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
         console.print(escape(sentence))
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
+
+
+def _print_cause(console: Console, cause: Cause) -> None:
+    """A cause with its first finding, the values of the others, and the remedies."""
+    first, *others = cause.findings
+    console.print(f"\n{_LEVELS[cause.level]}  {escape(first.cause)} at {escape(first.place)}")
+    value = f"{escape(first.measure)}: {first.value:.3g} (threshold {first.threshold:.3g})"
+    lines = [first.evidence, value]
+    if others:
+        lines.append("Also at " + ", ".join(f"{each.place} ({each.value:.3g})" for each in others) + ".")
+    lines += [f"Try: {remedy}" for remedy in dict.fromkeys(each.remedy for each in cause.findings)]
+    for line in lines:
+        console.print(Padding(escape(line), (0, 0, 0, 7)))
 
 
 def _places(entry: DiagnosisEntry) -> Table:
@@ -65,7 +76,7 @@ def _places(entry: DiagnosisEntry) -> Table:
         live = measured.get((place, "live_dimensions"))
         spectrum = entry.spectrum.get(place)
         table.add_row(
-            escape(place) + (" [green]<- cut[/green]" if place == entry.cut else ""),
+            escape(place) + (" [green]<- keep[/green]" if place == entry.cut else ""),
             "–" if spectrum is None else str(len(spectrum.singular_values)),
             in_points(None if spectrum is None else spectrum.effective_rank),
             in_points(measured.get((place, "rankme"))),

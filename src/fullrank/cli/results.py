@@ -24,6 +24,7 @@ def print_table(folders: Sequence[Path], name: str | None, out: Path | None) -> 
     if out is None:
         typer.echo(text, nl=False)
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, text.encode())
         typer.echo(out)
     # A LaTeX table has them in its caption.

@@ -58,7 +58,7 @@ class BatchLoader:
         if batch_size > len(image_set):
             images = count_of(len(image_set), "image")
             problem = f"The batch size {batch_size} is more than the {images} of {image_set}"
-            raise UsageError(f"{problem}; choose {len(image_set)} or less.")
+            raise UsageError(f"{problem}; choose --batch-size {len(image_set)} or less.")
         image_set.check_label(label)
         generator(seed)
         self.batch_size, self.seed = batch_size, seed

@@ -35,6 +35,7 @@ from fullrank.record import (
     Result,
     Spectrum,
 )
+from fullrank.record.comparisons import grouped
 from fullrank.record.making import new_record
 from fullrank.spectrum import near_duplicates_among
 from fullrank.spectrum.functional import effective_rank_of
@@ -274,7 +275,8 @@ def _entry(
 def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: str | None) -> str:
     """Whether it collapsed, why, and where to cut, in plain words."""
     alarms = [finding for finding in findings if finding.level == "alarm"]
-    named = "; ".join(f"{finding.cause} at {finding.place}" for finding in alarms or findings)
+    places = grouped((finding.cause, finding.place) for finding in alarms or findings)
+    named = "; ".join(f"{cause} at {_some(own)}" for cause, own in places.items())
     if alarms:
         text = f"Collapsed: {named}."
     else:
@@ -283,6 +285,13 @@ def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: 
     width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
     text += f" The effective rank of {place} is {rank:.1f} of {width}."
     return text if cut is None else f"{text} Place to keep: {cut}."
+
+
+def _some(places: Sequence[str]) -> str:
+    """Up to three places by name; of more, the first, the last and the number."""
+    if len(places) > 3:
+        return f"{places[0]} to {places[-1]} ({len(places)} places)"
+    return " and ".join([", ".join(places[:-1]), places[-1]] if len(places) > 1 else places)
 
 
 def _probe_file(file: EmbeddingFile, sample: Tensor, seed: int) -> _Probed:

@@ -54,6 +54,8 @@ def find_subject(
         return _subject_of_run(target, data, views)
     if isinstance(target, nn.Module):
         refuse_given("A module", weights=weights)
+    elif isinstance(target, Path) or (isinstance(target, str) and "/" in target and ":" not in target):
+        raise UsageError(f"{target} is neither a folder nor a file; check the path, or name a timm model.")
     name = getattr(type(target) if isinstance(target, nn.Module) else target, "__name__", str(target))
     if data is None:
         raise UsageError(f"{name} is a model, so it needs images; give them with --data.")
@@ -61,6 +63,11 @@ def find_subject(
     shown = None if views is None else _views(views, test)
     if isinstance(target, nn.Module):
         return Subject(name, target, None, train, test, views=shown)
+    if weights is not None:
+        from fullrank.encoders import with_stem_of
+
+        target = with_stem_of(target, weights)
+        name = str(target)
     encoder = _library_encoder(target, train or test, weights)
     rebuild = partial(_untrained, target, train or test)
     return Subject(name, encoder, None, train, test, views=shown, rebuild=rebuild)

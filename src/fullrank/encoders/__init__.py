@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry
@@ -143,3 +143,29 @@ def without_download(spec: str | Spec) -> Spec:
         # Pretrained weights keep the model's own stem at every image size; without them `auto` would not.
         options.setdefault("stem", "standard")
     return Spec(parsed.name, parsed.value, tuple(sorted(options.items())), parsed.family)
+
+
+def with_stem_of(spec: Any, path: str | Path) -> Any:
+    """The spec with `stem=standard` if a file of weights has the 7x7 stem of timm's residual nets.
+
+    A spec that names its stem stays as it is, and so does one of an encoder without that option.
+
+    Args:
+        spec: The spec of an encoder.
+        path: The file of weights.
+
+    Raises:
+        DataError: For a file that cannot be read, see `load_weights`.
+    """
+    from fullrank.encoders.weights import read_weights
+
+    parsed = ENCODERS.parse(spec)
+    has_option = any(option.name == "stem" for option in ENCODERS[parsed.name].options)
+    if not has_option or "stem" in dict(parsed.options):
+        return spec
+    tensors = read_weights(path).tensors
+    stems = [each for name, each in tensors.items() if name.endswith("conv1.weight") and "layer" not in name]
+    if not any(each.shape[2:] == (7, 7) for each in stems):
+        return spec
+    options = tuple(sorted({**dict(parsed.options), "stem": "standard"}.items()))
+    return Spec(parsed.name, parsed.value, options, parsed.family)

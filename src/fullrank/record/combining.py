@@ -166,7 +166,8 @@ def _unpaired(record: Record) -> list[str]:
     partly = [row for row in others if row not in apart and seeds[row] != seeds[first]]
     notes = [f"Not paired, since no seed is shared with {first}: {'; '.join(apart)}."] if apart else []
     if partly:
-        notes.append(f"Paired only over the seeds shared with {first}: {'; '.join(partly)}.")
+        differences = "The difference uses" if len(partly) == 1 else "The differences use"
+        notes.append(f"{differences} only the seeds shared with {first}: {'; '.join(partly)}.")
     return notes
 
 

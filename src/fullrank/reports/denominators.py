@@ -45,16 +45,16 @@ def error_sentence(accuracies: Sequence[float], tested: int) -> str:
     """The standard errors of the lowest and the highest of some accuracies, which are in points.
 
     >>> error_sentence([95.0], 500)
-    'Standard error of an accuracy of 95.0: 1.0.'
+    'Standard error of an accuracy: 1.0 points.'
     >>> error_sentence([95.0, 80.0, 90.0], 500)
-    'Standard errors of accuracies of 80.0 and 95.0: 1.8 and 1.0.'
+    'Standard error: 1.8 points at an accuracy of 80.0, 1.0 at 95.0.'
     """
     ends = list(dict.fromkeys((min(accuracies), max(accuracies))))
     errors = [in_points(standard_error(each, tested)) for each in ends]
     written = [in_points(each) for each in ends]
-    if len(ends) == 1:
-        return f"Standard error of an accuracy of {written[0]}: {errors[0]}."
-    return f"Standard errors of accuracies of {' and '.join(written)}: {' and '.join(errors)}."
+    if len(set(errors)) == 1:
+        return f"Standard error of an accuracy: {errors[0]} points."
+    return f"Standard error: {errors[0]} points at an accuracy of {written[0]}, {errors[1]} at {written[1]}."
 
 
 def standard_error(accuracy: float, tested: int) -> float:
@@ -105,7 +105,7 @@ def baseline_sentences(rows: Sequence[BaselineRow]) -> list[str]:
     shown = [f"{row.title} {in_points(row.linear.mean)}{_aside(row.note)}" for row in rows if row.linear]
     sentences = [f"Linear accuracy of baselines: {', '.join(shown)}."] if shown else []
     missing = grouped((row.note, row.title) for row in rows if row.linear is None)
-    return sentences + [f"{_listed(titles)} {note}." for note, titles in missing.items()]
+    return sentences + [f"{_listed(titles)} {_were(titles)} {note}." for note, titles in missing.items()]
 
 
 def under_table(runs: Sequence[RunEntry], accuracies: Sequence[float]) -> list[str]:
@@ -139,6 +139,10 @@ def _aside(note: str) -> str:
 def _listed(titles: Sequence[str]) -> str:
     text = " and ".join(titles)
     return text[:1].upper() + text[1:]
+
+
+def _were(titles: Sequence[str]) -> str:
+    return "were" if len(titles) > 1 or titles[0].startswith("pixels") else "was"
 
 
 def _count(number: int, noun: str) -> str:

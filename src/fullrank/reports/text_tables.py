@@ -96,7 +96,7 @@ def diagnosis_table(record: Record, diagnosis: DiagnosisEntry) -> TextTable:
     rows = diagnosis_rows(record)
     lines = []
     for row in rows:
-        line = {"place": f"{row['place']} (cut here)" if row["cut"] else str(row["place"])}
+        line = {"place": f"{row['place']} (keep)" if row["cut"] else str(row["place"])}
         line["causes"] = ", ".join(str(row[level]) for level in ("alarms", "notes") if row[level])
         line |= {title: in_points(_number(row, column)) for column, title in _MEASURES.items()}
         line |= {

@@ -37,7 +37,8 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, free: Sequence[str]
     if not folder.is_dir() or _is_bare(folder):
         return
     if not resume:
-        raise UsageError(f"{folder} is not empty; add --resume to continue it, or name another --out.")
+        remedy = "add --resume (resume=True in Python) to continue it, or name another --out"
+        raise UsageError(f"{folder} is not empty; {remedy}.")
     stored = folder / RECIPE_FILE
     if not stored.is_file():
         raise UsageError(f"{folder} has files but no {RECIPE_FILE}, so it is not a run; name another --out.")

@@ -84,7 +84,8 @@ def baselines_of(recipe: Recipe, images: tuple[ImageSet, ImageSet], measured: Ev
     if measured.images is None or recipe.epochs >= LEAST_EPOCHS:
         return run_baselines(recipe, *images)
     length = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
-    reason = f"the run has {length}, fewer than {LEAST_EPOCHS}; `fullrank probe --measure baselines` adds it"
+    remedy = "`fullrank probe --measure baselines` adds them"
+    reason = f"the run has {length}, fewer than {LEAST_EPOCHS}; {remedy}"
     return [unmeasured(kind, reason) for kind in ("pixels", kind_of(recipe))]
 
 

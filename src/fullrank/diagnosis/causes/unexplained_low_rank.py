@@ -30,8 +30,8 @@ class UnexplainedLowRank(Cause):
         measure="share of the possible rank that is lost",
         side="above",
         threshold=0.1,
-        remedy="Provide the views and the stacked maps of the head if they were missing, and inspect the "
-        "earlier places.",
+        remedy="Give the views (--views) if they were missing, diagnose the whole run if the model has a "
+        "head, and look at the earlier places.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
@@ -42,8 +42,10 @@ class UnexplainedLowRank(Cause):
             self.rule.fires(cut.lost_share) or math.isclose(cut.lost_share, self.rule.threshold)
         ):
             return []
-        missing = [] if can_be_weighed(place, evidence) else ["no views"]
-        missing += evidence.lacks(("stacked",), place) and ["no stacked maps"]
+        words = {"views": "no views", "stacked": "no stacked linear layers"}
+        missing = [words[name] for name in evidence.lacks(("views", "stacked"), place)]
         unknown = f"; {' and '.join(missing)} were given" if missing else ""
+        if not evidence.lacks(("views",), place) and not can_be_weighed(place, evidence):
+            unknown += "; there are too few images to compare the views"
         sentence = f"{cut.sentence(place.place)}, and no cause was found{unknown}."
         return [self.finding(self.rule, place, cut.lost_share, sentence)]
