@@ -84,7 +84,8 @@ def test_the_soak_finds_a_slope_and_none(load):
 
 
 def test_a_round_of_the_soak_trains_and_diagnoses(load, tmp_path):
-    load("soak").one_round(0, tmp_path, encoder="tiny-resnet,width=4", limit=100, batch_size=50)
+    small = {"encoder": "tiny-resnet,width=4", "classes": "3+8", "limit": 100, "batch_size": 50}
+    load("soak").one_round(0, tmp_path, **small)
     assert {path.parent.name for path in tmp_path.rglob("report.html")} == {"run", "diagnosis"}
 
 
