@@ -82,13 +82,13 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
         return ""
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
     if diagnosis.cut not in linear:
-        return f"Place to keep: {diagnosis.cut}."
+        return f"Where to cut: keep {diagnosis.cut}."
     best = linear[diagnosis.cut]
     others = [place for place in ("h", "z") if place in linear and place != diagnosis.cut]
     tested = None if diagnosis.images is None else diagnosis.images.test
     leads = " and ".join(_lead(best, linear[place], place, tested) for place in others)
     beside = f", {leads}" if leads else ""
-    return f"Place to keep: {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
+    return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
 
 
 def _lead(best: float, other: float, place: str, tested: int | None) -> str:
