@@ -26,6 +26,8 @@ def plan(target: str, data: str | None, views: str | None, weights: Path | None,
         own = [f"its own {what}" for what, given in (("images", data), ("views", views)) if given is None]
         with_own = f", with {' and '.join(own)}" if own else ""
         return f"Diagnosing the run in {target} on {images}{with_own}."
+    if data is None:  # refused: a model has no images of its own
+        return f"Diagnosing {target}."
     if weights is not None:
         start = f"weights from {weights}"
     elif "pretrained=true" in target:

@@ -58,7 +58,8 @@ def find_subject(
         raise UsageError(f"{target} is neither a folder nor a file; check the path, or name a timm model.")
     name = getattr(type(target) if isinstance(target, nn.Module) else target, "__name__", str(target))
     if data is None:
-        raise UsageError(f"{name} is a model, so it needs images; give them with --data.")
+        what = "" if isinstance(target, nn.Module) else " is neither a folder nor a file here, and a model"
+        raise UsageError(f"{name}{what} needs images; give them with --data.")
     train, test = _load(data, image_size)
     shown = None if views is None else _views(views, test)
     if isinstance(target, nn.Module):

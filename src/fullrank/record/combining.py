@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fullrank.errors import UsageError
+from fullrank.errors import UsageError, count_of
 from fullrank.record.comparisons import (
     REDUCED,
     TESTED,
@@ -26,6 +26,8 @@ SILENT = frozenset(
 )
 # Rows are named by the keys in which studies differ, up to this many; beyond it, by their folders.
 MOST_KEYS, FROM = 3, "study"
+# Runs that are left out are named up to this many.
+MOST_DOUBLES = 3
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def _once(runs: Sequence[_PlacedRun], names: Sequence[str]) -> tuple[list[_Place
             doubles.append(f"{entry.row}, seed {entry.seed} ({entry.folder})")
         else:
             kept[entry.row, entry.seed] = _PlacedRun(run.study, entry, run.settings)
-    note = f"Left out, since an earlier folder has the same row and seed: {'; '.join(doubles)}."
+    shown = "; ".join(doubles if len(doubles) <= MOST_DOUBLES else [*doubles[:MOST_DOUBLES], "..."])
+    runs_left_out = count_of(len(doubles), "run")
+    note = f"Left out {runs_left_out}, since an earlier folder has the same row and seed: {shown}."
     return list(kept.values()), [note] if doubles else []
 
 

@@ -87,7 +87,9 @@ def _verdict_on_rows(rows: Sequence[HeadRow], place: str) -> list[str]:
             f"Below {first.head}": [row.head for row in others if row.side(first) == "below"],
             f"Not separated from {first.head}": [row.head for row in others if row.side(first) == "level"],
         }
-        sentences += [f"{what}: {'; '.join(names)}." for what, names in groups.items() if names]
+        listed = {what: names for what, names in groups.items() if names}
+        if list(listed) != [f"Not separated from {first.head}"]:  # else the headline has said it
+            sentences += [f"{what}: {'; '.join(names)}." for what, names in listed.items()]
     sentences.append(_sampling_note(rows))
     if len(others) > 1:
         sentences.append(f"With {len(others)} uncorrected comparisons, the largest difference is optimistic.")
