@@ -57,7 +57,7 @@ def test_a_reproduced_table_and_a_diagnosis_have_them_too(
     table_record: Record, healthy_diagnosis: Record
 ) -> None:
     said = " ".join(table_words.denominators(table_record, table_record.table))
-    assert_names(said, "500 images", "90.0 and 94.0", "pixels 97.2")
+    assert_names(said, "500 images", "1.3 points", "90.0", "1.1 at 94.0", "pixels 97.2")
     images, baselines = table_record.runs[0].images, table_record.runs[0].baselines
     entry = healthy_diagnosis.diagnosis.model_copy(update={"images": images, "baselines": baselines})
     assert_names(" ".join(diagnosis_words.denominators(entry)), "500 images", "untrained encoder 86.8")
