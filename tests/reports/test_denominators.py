@@ -35,7 +35,7 @@ def test_a_table_says_images_chance_errors_and_what_was_not_measured(study_recor
     assert_names(
         text, "500 images", "10 classes", "chance 10.2", "1,297", "pixels 97.2", "untrained encoder 86.8"
     )
-    assert_names(text, f"95.0: {100 * np.sqrt(0.95 * 0.05 / 500):.1f}")
+    assert_names(text, f"{100 * np.sqrt(0.95 * 0.05 / 500):.1f} points")
     (run, *_) = study_record.runs
     pixels = run.baselines[0].model_copy(
         update={"linear": None, "nearest": None, "note": "not measured: why"}
