@@ -10,7 +10,7 @@ $python -m fullrank report "$folder"
 shot=$(mktemp --suffix=.png)
 trap 'rm -f "$shot"' EXIT
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --force-device-scale-factor=2 \
-  --virtual-time-budget=5000 --window-size=1240,1190 --screenshot="$shot" "file://$(realpath "$folder")/report.html" 2>/dev/null
+  --virtual-time-budget=5000 --window-size=1240,920 --screenshot="$shot" "file://$(realpath "$folder")/report.html" 2>/dev/null
 mkdir -p docs/images
 $python - "$shot" docs/images/report.png <<'PY'
 import sys
