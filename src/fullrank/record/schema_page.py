@@ -55,6 +55,8 @@ def kind(annotation: Any) -> str:
     'object of (number or null) by name'
     >>> kind(list[Literal["a", "b"]])
     'list of (one of `a`, `b`)'
+    >>> kind(tuple[tuple[str, int], ...])
+    'list of [text, whole number]'
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -63,7 +65,9 @@ def kind(annotation: Any) -> str:
         return " or ".join("null" if each is NoneType else kind(each) for each in inner)
     if origin is Literal:
         return f"one of {', '.join(f'`{value}`' for value in inner)}"
-    if origin is list:
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[{', '.join(map(kind, inner))}]"
+    if origin in (list, tuple):
         return (
             f"list of ({kind(inner[0])})" if get_origin(inner[0]) is Literal else f"list of {kind(inner[0])}"
         )
