@@ -55,7 +55,7 @@ from fullrank.cli.diagnosis import print_diagnosis
 from fullrank.cli.reproduction import print_reproduction
 from fullrank.cli.tables import print_record
 from fullrank.data import SOURCES, class_list, source
-from fullrank.diagnosis.files import open_embeddings
+from fullrank.embeddings.files import open_embeddings
 from fullrank.encoders import ENCODERS
 from fullrank.encoders.weights import read_weights
 from fullrank.errors import FullrankError

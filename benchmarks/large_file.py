@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fullrank.diagnosis.diagnose import diagnose_file
-from fullrank.diagnosis.files import EmbeddingFile, open_embeddings
+from fullrank.embeddings.files import EmbeddingFile, open_embeddings
 from fullrank.linalg import Moments
 
 

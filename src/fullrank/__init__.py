@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from fullrank.record.finding import read_result as read_result
     from fullrank.reports.combined.page import write_report as write_report
     from fullrank.reports.page import write_page as write_page
-    from fullrank.runs.embed import embed as embed
-    from fullrank.runs.export import export as export
     from fullrank.runs.recipe import Optimizer as Optimizer, Recipe as Recipe
     from fullrank.runs.run import Run as Run, load as load
     from fullrank.studies.cite import cite as cite
     from fullrank.studies.compare import Study as Study, compare as compare
     from fullrank.studies.demo import demo as demo
     from fullrank.studies.reproduce import Reproduction as Reproduction, reproduce as reproduce
+    from fullrank.targets.embed import embed as embed
+    from fullrank.targets.export import export as export
     from fullrank.training.dry_run import dry_run as dry_run
     from fullrank.training.module import JointEmbedding as JointEmbedding
     from fullrank.training.train import train as train

@@ -53,5 +53,8 @@ class Batch:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) in 0 to 255 -> float32 in 0 to 1: the range every encoder and view works in."""
-    return images.float().div_(255.0)
+    """uint8 (N, C, H, W) in 0 to 255 -> float32 in 0 to 1: the range every encoder and view works in.
+
+    Floats stay as they are: they come from a user's own transform, which may have normalised them.
+    """
+    return images if images.is_floating_point() else images.float().div_(255.0)

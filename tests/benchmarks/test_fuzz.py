@@ -21,7 +21,7 @@ from refusals import refuses
 
 from fullrank.data import class_list, source
 from fullrank.data.decoding import centre
-from fullrank.diagnosis.files import open_embeddings
+from fullrank.embeddings.files import open_embeddings
 from fullrank.encoders.weights import read_weights
 from fullrank.errors import DataError, FullrankError, UsageError, one_line
 from fullrank.files import load_arrays

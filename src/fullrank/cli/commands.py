@@ -247,7 +247,7 @@ def embed(
 ) -> None:
     """Write the features of images at one place of a run, as .npy, .safetensors or .parquet."""
     begin()
-    from fullrank.runs.embed import embed as run_embed
+    from fullrank.targets.embed import embed as run_embed
 
     features = run_embed(run, data, split=split, place=place, out=out)
     typer.echo(f"{out}: {features.shape[0]} x {features.shape[1]} float32 at {place}")
@@ -257,7 +257,7 @@ def embed(
 @takes_imports
 def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
     """Write a run's encoder as plain .safetensors weights that timm loads, or as .onnx."""
-    from fullrank.runs.export import export as run_export
+    from fullrank.targets.export import export as run_export
 
     for path in run_export(run, out, place=place):
         typer.echo(path)

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from fullrank.diagnosis.formats import OPENERS
+from fullrank.embeddings.formats import OPENERS
 from fullrank.errors import count_of
 from fullrank.record import DiagnosisEntry
 from fullrank.reports.diagnosis.words import Cause, causes, denominators

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from fullrank.diagnosis.augmentation import ASSUMED_TEMPERATURE, operation_shares
 from fullrank.diagnosis.causes import find_causes
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
-from fullrank.diagnosis.files import EmbeddingFile, open_embeddings, paired
-from fullrank.diagnosis.formats import OPENERS
 from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.diagnosis.measures import measures_of
 from fullrank.diagnosis.stacked import alignment_matrix
 from fullrank.diagnosis.subject import Subject, find_subject, refuse_given
 from fullrank.door import import_modules
+from fullrank.embeddings.files import EmbeddingFile, open_embeddings, paired
+from fullrank.embeddings.formats import OPENERS
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.formats import OPENERS, Matrix, map_npy, picked
+from fullrank.embeddings.formats import OPENERS, Matrix, map_npy, picked
 from fullrank.errors import DataError, UsageError
 
 UNLABELLED = -1

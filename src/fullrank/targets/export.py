@@ -18,8 +18,8 @@ from fullrank.encoders import plain_state
 from fullrank.errors import DataError, UsageError
 from fullrank.files import write_whole
 from fullrank.places import collect_features, read_places
-from fullrank.runs.embed import check_extra, check_free, check_out, describe
 from fullrank.runs.run import Run, input_shape, opened
+from fullrank.targets.embed import check_extra, check_free, check_out, describe
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from fullrank import source, train
 from fullrank.errors import DataError, UsageError
-from fullrank.runs.embed import embed
+from fullrank.targets.embed import embed
 
 DIGITS = tuple("0123456789")
 
@@ -72,7 +72,7 @@ def test_images_that_are_streamed_have_the_features_they_would_have_in_memory(tm
     images = source(streamed).load("train", image_size=16).tensor()
     with torch.no_grad():
         expected = run.encoder(images / 255)
-    monkeypatch.setattr("fullrank.runs.embed.BATCH", 4)
+    monkeypatch.setattr("fullrank.targets.embed.BATCH", 4)
     features = embed(run, streamed, split="train")
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
 

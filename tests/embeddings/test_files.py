@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from refusals import refuses
 from safetensors.torch import save_file
 
-from fullrank.diagnosis.files import check_same_width, numbered, open_embeddings, paired
+from fullrank.embeddings.files import check_same_width, numbered, open_embeddings, paired
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 
@@ -99,7 +99,7 @@ def test_bfloat16_is_read_from_safetensors(tmp_path):
 
 
 def test_what_embed_writes_is_read(tmp_path, quick_run):
-    from fullrank.runs.embed import embed
+    from fullrank.targets.embed import embed
 
     for kind in (".npy", ".safetensors", ".parquet"):
         features = embed(quick_run, out=tmp_path / f"h{kind}")
@@ -451,7 +451,7 @@ _MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from fullrank.diagnosis.files import open_embeddings
+from fullrank.embeddings.files import open_embeddings
 torch.set_num_threads(1)
 def anonymous():
     status = Path("/proc/self/status").read_text().split()

@@ -22,8 +22,8 @@ from fullrank import Recipe, Run, encoder, head
 from fullrank.encoders.building import Unplaced
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head
-from fullrank.runs.export import export, export_onnx, export_weights
 from fullrank.runs.run import ENCODER_FILE
+from fullrank.targets.export import export, export_onnx, export_weights
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
 
