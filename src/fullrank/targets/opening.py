@@ -175,7 +175,7 @@ def target(
     if isinstance(model, str | Path) and Path(model).suffix in PROGRAMS:
         given.refuse_for("An exported program", "weights")
         return _of_program(Path(model), given)
-    if isinstance(model, Path) or isinstance(model, str):
+    if isinstance(model, str | Path):
         _refuse_files(str(model))
     return _of_spec(model, given)
 
