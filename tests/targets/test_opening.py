@@ -77,13 +77,23 @@ def test_a_module_of_timms_brings_its_own_configuration(net, photographs):
 def test_a_transform_of_the_users_is_the_whole_preprocessing(net, photographs):
     model, _ = net
     transform = create_transform(input_size=(3, 64, 64), mean=(0.2,) * 3, std=(0.7,) * 3)
-    expected = of_timm(model, photographs, input_size=(3, 64, 64), mean=(0.2,) * 3, std=(0.7,) * 3, crop_pct=None, interpolation="bilinear")
+    expected = of_timm(
+        model,
+        photographs,
+        input_size=(3, 64, 64),
+        mean=(0.2,) * 3,
+        std=(0.7,) * 3,
+        crop_pct=None,
+        interpolation="bilinear",
+    )
     features = embed(target(model, transform=transform), f"folder:{photographs}")
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_net_without_weights_is_called_untrained_and_no_place_is_to_be_kept(photographs, tmp_path, capsys):
-    found = diagnose("resnet10t", data=f"folder:{photographs}", image_size=32, places=["layer4.0", "h"], out=tmp_path)
+    found = diagnose(
+        "resnet10t", data=f"folder:{photographs}", image_size=32, places=["layer4.0", "h"], out=tmp_path
+    )
     assert_names(capsys.readouterr().err, "untrained")
     assert found.verdict.lower().startswith("untrained") and found.entry.cut is None
     assert not target("resnet10t").trained and target("resnet10t,pretrained=true").trained
