@@ -41,6 +41,9 @@ class ImageSet:
         layers: For composites in memory: name of a layer -> the same images without that layer. Subsets and
             resized sets keep them.
         bad: The images that could not be decoded.
+        ids: An id for each image: its file name below the source's folder, or what the source calls it. The
+            default is the key of a streamed image, and the number of the row in memory. Subsets, resized and
+            joined sets keep them.
 
     Raises:
         DataError: If an array has another shape or type, a label has no class name, or there is no image.
@@ -58,6 +61,7 @@ class ImageSet:
     split: str = "train"
     layers: dict[str, np.ndarray] = field(default_factory=dict)
     bad: BadImages = field(default_factory=BadImages)
+    ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
@@ -73,6 +77,10 @@ class ImageSet:
             raise DataError(f"{self}: {keys} must have the same keys, including 'label'; give all.")
         for key, labels in self.labels.items():
             self._check_labels(key, labels)
+        if not self.ids:
+            object.__setattr__(self, "ids", _default_ids(self.images))
+        if len(self.ids) != shape[0]:
+            raise DataError(f"{self} has {len(self.ids)} ids for {shape[0]} images; give one for each.")
         for key, layer in self.layers.items():
             if isinstance(self.images, StreamedImages) or layer.shape != shape or layer.dtype != np.uint8:
                 problem = f"the layer {key!r} must be uint8 {shape} like the images in memory"
@@ -259,7 +267,29 @@ class ImageSet:
             images=self.images[index],
             labels={key: labels[index] for key, labels in self.labels.items()},
             layers={key: layer[index] for key, layer in self.layers.items()},
+            ids=tuple(self.ids[row] for row in np.arange(len(self))[index].tolist()),
         )
+
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """The images of this set, then those of `other`, as the split "all".
+
+        Classes are matched by their names; those that only `other` has come last. A label that one of the two
+        lacks is -1 there. If both have the same id, every id gets its split in front: `train/0`, `test/0`.
+
+        Args:
+            other: Images of the same size and channels, both in memory or both decoded on demand.
+
+        Raises:
+            DataError: If the images differ in size or channels, or are not kept in the same way.
+
+        >>> from fullrank.data import source
+        >>> both = source("digits").load("train").joined(source("digits").load("test"))
+        >>> len(both), both.split
+        (1797, 'all')
+        """
+        from fullrank.data.joining import join
+
+        return join(self, other)
 
     def tensor(self) -> "Tensor":
         """A copy of the images as encoders see them: a uint8 tensor (N, C, H, W)."""
@@ -355,6 +385,12 @@ class ImageSet:
         """Raise UsageError, with the nearest names, if the set does not have a label."""
         if label not in self.labels:
             raise unknown_name("label", label, self.labels, f"{self} has {', '.join(self.labels)}")
+
+
+def _default_ids(images: np.ndarray | StreamedImages) -> tuple[str, ...]:
+    if isinstance(images, StreamedImages):
+        return tuple(images.keys[row] for row in images.originals.tolist())
+    return tuple(map(str, range(len(images))))
 
 
 def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:

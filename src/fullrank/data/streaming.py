@@ -89,6 +89,17 @@ class StreamedImages:
         """The same images for encoders whose input is size x size."""
         return replace(self, image_size=size)
 
+    def joined(self, other: "StreamedImages") -> "StreamedImages":
+        """These images, then those of `other`, which has the same canvas, size and channels."""
+        parts = [(each, row) for each in (self, other) for row in each.originals.tolist()]
+
+        def read(row: int) -> Image.Image:
+            images, original = parts[row]
+            return images.read(original)
+
+        keys = [images.keys[row] for images, row in parts]
+        return replace(self, read=read, keys=keys, rows=None, alike=None)
+
     def canvases(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The canvases of the images at `rows` (n,): (n, side, side, C) uint8, and their sizes (n, 2) int64.
 
