@@ -8,6 +8,7 @@ from typing import Literal, final, get_args
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
+from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
@@ -36,7 +37,14 @@ class Source(ABC):
         self.name = name
 
     @final
-    def load(self, split: Split, image_size: int | None = None, *, bad: BadImages | None = None) -> ImageSet:
+    def load(
+        self,
+        split: Split,
+        image_size: int | None = None,
+        *,
+        bad: BadImages | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> ImageSet:
         """Load the images of a split.
 
         Args:
@@ -45,6 +53,8 @@ class Source(ABC):
                 images, which have none.
             bad: Allows some images to be undecodable, and records them. Such images are left out; streamed
                 ones are replaced by others (see `StreamedImages`).
+            preprocessing: How each image is fitted to a net, from its own full size and in place of
+                `image_size`. See `ImageSet.prepared`.
 
         Raises:
             UsageError: If the split is unknown or the size is below 1.
@@ -57,11 +67,21 @@ class Source(ABC):
             raise DataError(f"{self.name} has no training images, {remedy}.")
         if image_size is not None:
             check_image_size(image_size)
+            if preprocessing is not None:
+                problem = (
+                    f"An image size of {image_size} stands beside a preprocessing to {preprocessing.size}"
+                )
+                raise UsageError(f"{problem}; give one of the two.")
         bad = bad or BadImages()
-        read = self.read_despite(split, image_size, bad)
+        if preprocessing is None:
+            read = self.read_despite(split, image_size, bad)
+        else:
+            read = self.read_unfitted(split)
         if not isinstance(read, ImageSet):
             raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; return an ImageSet.")
         images = read.despite(bad)
+        if preprocessing is not None:
+            return images.prepared(preprocessing)
         return images if image_size is None else images.resized(image_size)
 
     @abstractmethod
@@ -71,6 +91,10 @@ class Source(ABC):
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of `split`; one that decodes all files at once leaves out what `bad` allows."""
         return self.read(split, image_size)
+
+    def read_unfitted(self, split: Split) -> ImageSet:
+        """Read the images of `split` at their own sizes, which may differ if they are streamed."""
+        return self.read(split, None)
 
 
 @final

@@ -96,6 +96,13 @@ class ImageFolder(Source):
             return whole
         return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
 
+    def read_unfitted(self, split: Split) -> ImageSet:
+        """Read the images of `split` at their own sizes, decoded on demand."""
+        names, labels = self._files.of[split]
+        canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
+        streamed = photographs(self.path, names, canvas, None, self.name, None, channels)
+        return self._labelled(streamed, labels, split)
+
     def _labelled(self, images: np.ndarray | StreamedImages, labels: np.ndarray, split: Split) -> ImageSet:
         return ImageSet(images, {"label": labels}, {"label": self._files.class_names}, self.name, split)
 
@@ -133,17 +140,27 @@ class ImageFolder(Source):
         parts = [([names[row] for row in part], labels[part]) for part in rows]
         return Files(dict(zip(SPLITS, parts, strict=True)), class_names)
 
+    @property
+    def _names(self) -> list[str]:
+        return [name for names, _ in self._files.of.values() for name in names]
+
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
         """The header of every file in both splits, or the error if it cannot be read."""
+        headers = _attempt(self._header, self._names, f"Looking through {self.path}")
+        return dict(zip(self._names, headers, strict=True))
 
-        def header(name: str) -> Header:
-            with Image.open(self.path / name) as image:
-                return Header(image.size, image.mode in GREY_MODES)
+    def _header(self, name: str) -> Header:
+        with Image.open(self.path / name) as image:
+            return Header(image.size, image.mode in GREY_MODES)
 
-        names = [name for names, _ in self._files.of.values() for name in names]
-        headers = _attempt(header, names, f"Looking through {self.path}")
-        return dict(zip(names, headers, strict=True))
+    @cached_property
+    def _grey(self) -> bool:
+        """All images are grey. The first that is not ends the search."""
+        names = self._names
+        parts = (names[start : start + _PROGRESS_FROM] for start in range(0, len(names), _PROGRESS_FROM))
+        headers = (header for part in parts for header in _attempt(self._header, part, ""))
+        return all(header.grey for header in headers if isinstance(header, Header))
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})
