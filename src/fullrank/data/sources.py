@@ -9,6 +9,7 @@ from fullrank.data.classes import first_twice
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
+from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
@@ -43,7 +44,12 @@ class Source(ABC):
 
     @final
     def load(
-        self, split: Split | Literal["all"], image_size: int | None = None, *, bad: BadImages | None = None
+        self,
+        split: Split | Literal["all"],
+        image_size: int | None = None,
+        *,
+        bad: BadImages | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> ImageSet:
         """Load the images of a split.
 
@@ -54,6 +60,8 @@ class Source(ABC):
                 images, which have none.
             bad: Allows some images to be undecodable, and records them. Such images are left out; streamed
                 ones are replaced by others (see `StreamedImages`).
+            preprocessing: How each image is fitted to a net, from its own full size and in place of
+                `image_size`. See `ImageSet.prepared`.
 
         Raises:
             UsageError: If the split is unknown or the size is below 1.
@@ -67,11 +75,21 @@ class Source(ABC):
             raise DataError(f"{self.name} has no training images, {remedy}.")
         if image_size is not None:
             check_image_size(image_size)
+            if preprocessing is not None:
+                problem = (
+                    f"An image size of {image_size} stands beside a preprocessing to {preprocessing.size}"
+                )
+                raise UsageError(f"{problem}; give one of the two.")
         bad = bad or BadImages()
-        read = self.read_all(image_size, bad) if split == "all" else self._read(split, image_size, bad)
+        if preprocessing is not None:
+            read = self.read_unfitted(split)
+        else:
+            read = self.read_all(image_size, bad) if split == "all" else self._read(split, image_size, bad)
         if len(set(read.ids)) < len(read):
             raise DataError(f"{read} has the id {first_twice(read.ids)!r} twice; give each image its own.")
         images = read.despite(bad)
+        if preprocessing is not None:
+            return images.prepared(preprocessing)
         return images if image_size is None else images.resized(image_size)
 
     @abstractmethod
@@ -86,6 +104,10 @@ class Source(ABC):
         """Read the images of all splits; a source that drew its splits keeps the images in their order."""
         first, *others = (self._read(split, image_size, bad) for split in self.splits)
         return first.joined(*others) if others else first
+
+    def read_unfitted(self, split: Split | Literal["all"]) -> ImageSet:
+        """Read the images of `split` at their own sizes, which may differ if they are streamed."""
+        return self.read_all(None, BadImages()) if split == "all" else self._read(split, None, BadImages())
 
     def _read(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         read = self.read_despite(split, image_size, bad)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, final
+from typing import Literal, TypeVar, final
 
 import numpy as np
 from PIL import Image
@@ -92,13 +92,7 @@ class ImageFolder(Source):
 
     def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of both splits, in the order of their paths if the split is ours."""
-        if self.official:
-            return super().read_all(image_size, bad)
-        files = [
-            file for names, labels in self._files.of.values() for file in zip(names, labels, strict=True)
-        ]
-        names, labels = zip(*sorted(files, key=lambda file: path_order(file[0])), strict=True)
-        return self._read_files(names, np.array(labels), "all", image_size, bad)
+        return self._read_files(*self._names("all"), "all", image_size, bad)
 
     def _read_files(
         self, names: Sequence[str], labels: np.ndarray, split: str, image_size: int | None, bad: BadImages
@@ -115,6 +109,23 @@ class ImageFolder(Source):
         if not errors:
             return whole
         return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
+
+    def read_unfitted(self, split: Split | Literal["all"]) -> ImageSet:
+        """Read the images of `split` at their own sizes, decoded on demand."""
+        names, labels = self._names(split)
+        canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
+        streamed = photographs(self.path, names, canvas, None, self.name, None, channels)
+        return self._labelled(streamed, names, labels, split)
+
+    def _names(self, split: Split | Literal["all"]) -> tuple[Sequence[str], np.ndarray]:
+        """The files of a split, or of both, in the order of their paths if the split is ours, with labels."""
+        if split != "all":
+            return self._files.of[split]
+        files = [file for of_split in self._files.of.values() for file in zip(*of_split, strict=True)]
+        if not self.official:
+            files.sort(key=lambda file: path_order(file[0]))
+        names, labels = zip(*files, strict=True)
+        return names, np.array(labels)
 
     def _labelled(
         self, images: np.ndarray | StreamedImages, names: Sequence[str], labels: np.ndarray, split: str
@@ -156,17 +167,27 @@ class ImageFolder(Source):
         parts = [([names[row] for row in part], labels[part]) for part in rows]
         return Files(dict(zip(SPLITS, parts, strict=True)), class_names, bool(train))
 
+    @property
+    def _names(self) -> list[str]:
+        return [name for names, _ in self._files.of.values() for name in names]
+
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
         """The header of every file in both splits, or the error if it cannot be read."""
+        headers = _attempt(self._header, self._names, f"Looking through {self.path}")
+        return dict(zip(self._names, headers, strict=True))
 
-        def header(name: str) -> Header:
-            with Image.open(self.path / name) as image:
-                return Header(image.size, image.mode in GREY_MODES)
+    def _header(self, name: str) -> Header:
+        with Image.open(self.path / name) as image:
+            return Header(image.size, image.mode in GREY_MODES)
 
-        names = [name for names, _ in self._files.of.values() for name in names]
-        headers = _attempt(header, names, f"Looking through {self.path}")
-        return dict(zip(names, headers, strict=True))
+    @cached_property
+    def _grey(self) -> bool:
+        """All images are grey. The first that is not ends the search."""
+        names = self._names
+        parts = (names[start : start + _PROGRESS_FROM] for start in range(0, len(names), _PROGRESS_FROM))
+        headers = (header for part in parts for header in _attempt(self._header, part, ""))
+        return all(header.grey for header in headers if isinstance(header, Header))
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})
