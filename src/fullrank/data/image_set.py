@@ -16,6 +16,7 @@ from fullrank.data.selection import generator, stratified_order, stratified_shar
 from fullrank.data.streaming import Statistics, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,6 +142,31 @@ class ImageSet:
             return replace(self, images=self.images.resized(size))
         layers = {key: _fitted(layer, size) for key, layer in self.layers.items()}
         return replace(self, images=_fitted(self.images, size), layers=layers)
+
+    def prepared(self, preprocessing: Preprocessing) -> "ImageSet":
+        """The set with every image fitted to a net as `preprocessing` says, from its own full size.
+
+        Images are fitted when they are read, also those in memory. Composites are fitted at once, with their
+        layers.
+
+        Args:
+            preprocessing: The steps, which come with the weights of the net.
+
+        Raises:
+            UsageError: If the fitted image has another shape or type than `Preprocessing` promises.
+        """
+        images = self.images
+        if not isinstance(images, StreamedImages):
+            images = _streamed(images, self.ids, str(self))
+        prepared = images.prepared(preprocessing)
+        if not self.layers:
+            return replace(self, images=prepared)
+        rows = np.arange(len(self))
+        layers = {
+            key: _streamed(layer, self.ids, key).prepared(preprocessing) for key, layer in self.layers.items()
+        }
+        fitted = {key: layer.centres(rows) for key, layer in layers.items()}
+        return replace(self, images=prepared.centres(rows), layers=fitted)
 
     def despite(self, bad: BadImages) -> "ImageSet":
         """The set with undecodable images noted in `bad` and replaced by others with the same labels.
@@ -398,6 +424,12 @@ def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
     if len(labels) == 1:
         return labels[0]
     return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _streamed(images: np.ndarray, ids: Sequence[str], name: str) -> StreamedImages:
+    """Images in memory as streamed images, whose canvases have as many pixels or more."""
+    side = max(images.shape[1:3])
+    return StreamedImages(lambda row: to_image(images[row]), ids, side, side, images.shape[3], name)
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from fullrank.data.classes import first_twice
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
+from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
@@ -43,7 +44,12 @@ class Source(ABC):
 
     @final
     def load(
-        self, split: Split | Literal["all"], image_size: int | None = None, *, bad: BadImages | None = None
+        self,
+        split: Split | Literal["all"],
+        image_size: int | None = None,
+        *,
+        bad: BadImages | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> ImageSet:
         """Load the images of a split.
 
@@ -54,6 +60,8 @@ class Source(ABC):
                 images, which have none.
             bad: Allows some images to be undecodable, and records them. Such images are left out; streamed
                 ones are replaced by others (see `StreamedImages`).
+            preprocessing: How each image is fitted to a net, from its own full size and in place of
+                `image_size`. See `ImageSet.prepared`.
 
         Raises:
             UsageError: If the split is unknown or the size is below 1.
@@ -67,11 +75,17 @@ class Source(ABC):
             raise DataError(f"{self.name} has no training images, {remedy}.")
         if image_size is not None:
             check_image_size(image_size)
+            if preprocessing is not None:
+                problem = f"The image size {image_size} and a preprocessing to {preprocessing.size} exclude"
+                raise UsageError(f"{problem} each other; give one of them.")
         bad = bad or BadImages()
-        read = self.read_all(image_size, bad) if split == "all" else self._read(split, image_size, bad)
+        source = self if preprocessing is None else self.unfitted()
+        read = source.read_all(image_size, bad) if split == "all" else source._read(split, image_size, bad)
         if len(set(read.ids)) < len(read):
             raise DataError(f"{read} has the id {first_twice(read.ids)!r} twice; give each image its own.")
         images = read.despite(bad)
+        if preprocessing is not None:
+            return images.prepared(preprocessing)
         return images if image_size is None else images.resized(image_size)
 
     @abstractmethod
@@ -92,6 +106,10 @@ class Source(ABC):
         if not isinstance(read, ImageSet):
             raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; return an ImageSet.")
         return read
+
+    def unfitted(self) -> "Source":
+        """The same source with every image at its own size; sizes may differ if images are streamed."""
+        return self
 
 
 @final

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar, final
@@ -76,6 +77,7 @@ class ImageFolder(Source):
     def __init__(self, path: str, canvas: int | None = None):
         super().__init__(canonical("folder", path, canvas=canvas))
         self.path, self.canvas = expanded(path), canvas
+        self.streamed = canvas is not None
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
@@ -103,8 +105,9 @@ class ImageFolder(Source):
     def _read_files(
         self, names: Sequence[str], labels: np.ndarray, split: str, image_size: int | None, bad: BadImages
     ) -> ImageSet:
-        if self.canvas is not None:
-            streamed = photographs(self.path, names, self.canvas, image_size, self.name, statistics=None)
+        if self.streamed:
+            canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
+            streamed = photographs(self.path, names, canvas, image_size, self.name, None, channels)
             return self._labelled(streamed, names, labels, split)
         images, errors = self._decoded(names, image_size)
         if len(errors) == len(names) or (errors and not bad.most):
@@ -115,6 +118,12 @@ class ImageFolder(Source):
         if not errors:
             return whole
         return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
+
+    def unfitted(self) -> "ImageFolder":
+        """The same folder with its images decoded on demand, also without a canvas."""
+        folder = copy(self)
+        folder.streamed = True
+        return folder
 
     def _labelled(
         self, images: np.ndarray | StreamedImages, names: Sequence[str], labels: np.ndarray, split: str
@@ -156,17 +165,27 @@ class ImageFolder(Source):
         parts = [([names[row] for row in part], labels[part]) for part in rows]
         return Files(dict(zip(SPLITS, parts, strict=True)), class_names, bool(train))
 
+    @property
+    def _names(self) -> list[str]:
+        return [name for names, _ in self._files.of.values() for name in names]
+
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
         """The header of every file in both splits, or the error if it cannot be read."""
+        headers = _attempt(self._header, self._names, f"Looking through {self.path}")
+        return dict(zip(self._names, headers, strict=True))
 
-        def header(name: str) -> Header:
-            with Image.open(self.path / name) as image:
-                return Header(image.size, image.mode in GREY_MODES)
+    def _header(self, name: str) -> Header:
+        with Image.open(self.path / name) as image:
+            return Header(image.size, image.mode in GREY_MODES)
 
-        names = [name for names, _ in self._files.of.values() for name in names]
-        headers = _attempt(header, names, f"Looking through {self.path}")
-        return dict(zip(names, headers, strict=True))
+    @cached_property
+    def _grey(self) -> bool:
+        """All images are grey. The first that is not ends the search."""
+        names = self._names
+        parts = (names[start : start + _PROGRESS_FROM] for start in range(0, len(names), _PROGRESS_FROM))
+        headers = (header for part in parts for header in _attempt(self._header, part, ""))
+        return all(header.grey for header in headers if isinstance(header, Header))
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})
