@@ -16,6 +16,7 @@ from fullrank.data.selection import generator, stratified_order, stratified_shar
 from fullrank.data.streaming import Statistics, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.files import printable
 from fullrank.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -415,7 +416,7 @@ class ImageSet:
 
 def _default_ids(images: np.ndarray | StreamedImages) -> tuple[str, ...]:
     if isinstance(images, StreamedImages):
-        return tuple(images.keys[row] for row in images.originals.tolist())
+        return tuple(printable(images.keys[row]) for row in images.originals.tolist())
     return tuple(map(str, range(len(images))))
 
 

@@ -1,18 +1,23 @@
 """The contract of a data source."""
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cache
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal, final, get_args
 
 from fullrank.data.classes import first_twice
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, one_line
 from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -41,6 +46,11 @@ class Source(ABC):
     def official(self) -> bool:
         """Whether the splits are part of the data; False if the source drew them itself."""
         return True
+
+    @property
+    def understood(self) -> str:
+        """What the source made of files that could be read in several ways; "" if there is no choice."""
+        return ""
 
     @final
     def load(
@@ -79,6 +89,8 @@ class Source(ABC):
                 problem = f"The image size {image_size} and a preprocessing to {preprocessing.size} exclude"
                 raise UsageError(f"{problem} each other; give one of them.")
         bad = bad or BadImages()
+        if self.understood:
+            _say(f"Reading {self.name}: {self.understood}.")
         source = self if preprocessing is None else self.unfitted()
         read = source.read_all(image_size, bad) if split == "all" else source._read(split, image_size, bad)
         if len(set(read.ids)) < len(read):
@@ -110,6 +122,13 @@ class Source(ABC):
     def unfitted(self) -> "Source":
         """The same source with every image at its own size; sizes may differ if images are streamed."""
         return self
+
+
+@cache
+def _say(sentence: str) -> None:
+    """Print a sentence on standard error, once, and only in the first of several processes."""
+    if parent_process() is None and all(os.environ.get(rank, "0") == "0" for rank in _RANKS):
+        print(one_line(sentence), file=sys.stderr)
 
 
 @final

@@ -62,6 +62,11 @@ class Corrupted(Source):
         """Whether the splits of the other source are part of its data."""
         return self.data.official
 
+    @property
+    def understood(self) -> str:
+        """What the other source made of its files."""
+        return self.data.understood
+
     def unfitted(self) -> "Corrupted":
         """The same source, also with sizes that differ."""
         unfitted = copy(self)
