@@ -11,6 +11,7 @@ from fullrank.evaluation.evaluate import Evaluation, check_probeable, evaluate
 from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.scores import Request
 from fullrank.evaluation.shifts import load_shift
+from fullrank.probes.few_shots import EPISODES
 from fullrank.probes.linear import Treatment
 from fullrank.record import Baseline
 from fullrank.record.scores import BASELINES
@@ -30,6 +31,7 @@ def probe(
     shifts: Sequence[str] = (),
     features: str = "raw",
     data: Any = None,
+    episodes: int = EPISODES,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Evaluation:
     """Probe a finished run at any place, on its own images and under distribution shifts.
@@ -41,11 +43,13 @@ def probe(
         measures: Further measures: "retrieval", "per-class", "groups", "group-balanced" (see `evaluate`),
             "factors" (see `factor_scores`) and "baselines". The last are the same probes on pixels and on the
             encoder before training; the default is to return the run's own baselines.
-        shots: Also probe on these numbers of training images per class.
+        shots: Also probe on these numbers of training images per class: the mean accuracy over random draws
+            of the images, with its 95 % t interval.
         shifts: Specs of sources whose test images the same probes also score, at the run's image size. The
             `split` of their scores is the canonical spec.
         features: What the linear probe does to features first: "raw", "l2" or "standardised".
         data: The images of a run that was trained on a torch Dataset, as passed to `train`.
+        episodes: Number of these draws.
         imports: Modules or files that register your own parts, as `--import` does.
 
     Raises:
@@ -59,7 +63,7 @@ def probe(
     ['h', 'h[:24]']
     """
     run = run if isinstance(run, Run) else load(run, imports=imports)
-    request = Request(label, measures, shots, cast(Treatment, features), run.recipe.seed)
+    request = Request(label, measures, shots, cast(Treatment, features), run.recipe.seed, episodes)
     train, test = load_data(run.recipe, None if data is None else GivenImages.of(data))
     check_probeable(train, test, label)
     sets = dict(load_shift(spec, train) for spec in shifts)
