@@ -237,10 +237,14 @@ def diagnose_model(
         probed = replace(probed, images=denominators, baselines=beside)
     else:
         probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
+    several = train.several if train is not None and label == "label" else ()
+    why = "there are no labels to train and to test on"
+    if several:
+        why = f"each image has several labels (choose one of {len(several)}: --labels {several[0]})"
     reasons = {
         "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
-        "Accuracy at each place: there are no labels to train and to test on.": probed.images is None,
+        f"Accuracy at each place: {why}.": probed.images is None,
     }
     entry = _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
     return _of_model(entry, subject)

@@ -137,9 +137,11 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     """
     train.check_label(recipe.label)
     if "labels" in needs(recipe.objective) and (classes := count_classes(train, recipe.label)) < 2:
+        others = [name for name in train.labels if name != recipe.label]
+        named = f" ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})" if others else ""
         raise UsageError(
             f"The objective {recipe.objective} needs labels of 2 or more classes, but '{recipe.label}' of "
-            f"{train} has {classes}; label the images, set another label, or use infonce:0.1."
+            f"{train} has {classes}; label the images, set another label{named}, or use infonce:0.1."
         )
     encoder = encoder_of(recipe, train)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
