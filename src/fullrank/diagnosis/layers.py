@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
 from fullrank.diagnosis.features import view_batches
-from fullrank.encoders.building import with_places
+from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
 from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
@@ -229,7 +229,8 @@ def gradient_ranks(
     if limit < 1:
         raise UsageError(f"The limit must be 1 image or more, but got {limit}; 256 is the default.")
     sample = images.limited(min(limit, len(images)), seed)
-    placed, last = with_places(encoder), nn.Identity() if head is None else head
+    placed = with_places(encoder, images.image_size, images.channels)
+    last = nn.Identity() if head is None else head
     batch, parameters = next(view_batches(sample, views, seed, batch_size=len(sample)))
     both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
     pieces = torch.split(both, _ROWS_AT_ONCE)
