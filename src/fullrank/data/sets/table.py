@@ -234,7 +234,7 @@ def _sentence(
         each = f"{len(parts[0])} training and {len(parts[1])} test images with {len(several)} labels each"
         said = f"{each if several else describe_splits(*parts)} ({columns})"
         return f"{said}; left out: {division.note}" if division.note else said
-    every = sum(parts, [])
+    every = [each for part in parts for each in part]
     what = f"with {len(several)} labels each" if several else describe_classes(every)
     apart = ", with no group in both splits" if GROUP in labels else ""
     return (
