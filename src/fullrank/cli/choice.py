@@ -95,6 +95,77 @@ def takes_imports(command: Callable[..., None]) -> Callable[..., None]:
     return _signed(with_imports, command, [*_parameters_of(command), option])
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the user gave about a model beside its name."""
+
+    weights: Path | None
+    prefix: str | None
+    image_size: int | None
+    mean: str | None
+    std: str | None
+
+    def open(self, text: str) -> Any:
+        """The target with these options; loads torch."""
+        from fullrank.targets.opening import target
+
+        return target(
+            text,
+            weights=self.weights,
+            prefix=self.prefix,
+            image_size=self.image_size,
+            mean=None if self.mean is None else numbers(self.mean, "--mean"),
+            std=None if self.std is None else numbers(self.std, "--std"),
+        )
+
+    def refuse_for_file(self, text: str) -> None:
+        """Raise UsageError if any is given, since the target is a file of embeddings."""
+        given = {"--weights": self.weights, "--weights-prefix": self.prefix, "--image-size": self.image_size}
+        given |= {"--mean": self.mean, "--std": self.std}
+        if option := next((option for option, value in given.items() if value is not None), None):
+            raise UsageError(f"{option} is for a model, but {text} holds embeddings; leave it out.")
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a model that fullrank did not train; it receives them as `model`."""
+    options = [
+        _option("weights", Path | None, help="A file of weights for the encoder: .safetensors, .pth, .ckpt."),
+        _option("weights_prefix", str | None, help="Which net of that file, by the prefix of its tensors."),
+        _option(
+            "image_size", int | None, "--image-size", "--size", help="Side of the net's input in pixels."
+        ),
+        _option(
+            "mean", str | None, metavar="NUMBERS", help="Mean of each channel, in 0 to 1: 0.48,0.45,0.4."
+        ),
+        _option("std", str | None, metavar="NUMBERS", help="Spread of each channel, in the same form."),
+    ]
+
+    def with_model(
+        weights: Path | None,
+        weights_prefix: str | None,
+        image_size: int | None,
+        mean: str | None,
+        std: str | None,
+        **arguments: Any,
+    ) -> None:
+        command(model=ModelOptions(weights, weights_prefix, image_size, mean, std), **arguments)
+
+    own = [parameter for parameter in _parameters_of(command) if parameter.name != "model"]
+    return _signed(with_model, command, [*own, *options])
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """The numbers of a comma-separated list; UsageError for anything else.
+
+    >>> numbers("0.5, 0.25", "--mean")
+    (0.5, 0.25)
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} needs numbers such as 0.48,0.45,0.41, but got '{text}'.") from None
+
+
 def takes_threads(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the option --threads; the command calls `begin` right before it computes."""
 

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from fullrank.cli.choice import Begin, RecipeChoice, takes_imports, takes_recipe, takes_threads, varied
+from fullrank.cli.choice import (
+    Begin,
+    ModelOptions,
+    RecipeChoice,
+    takes_imports,
+    takes_model,
+    takes_recipe,
+    takes_threads,
+    varied,
+)
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError, count_of
 from fullrank.heads import HEADS
@@ -32,7 +41,18 @@ OutOption = Annotated[Path | None, typer.Option(help="Folder for the results; de
 FileOption = Annotated[Path, typer.Option(help="The file to write.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
 WorkersOption = Annotated[int, typer.Option(help="Runs at a time, in processes that share the cores.")]
-RunArgument = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
+_TARGETS = (
+    "A run's folder, an encoder (any timm model, hf-hub:NAME, module:Name, a Hugging Face folder, a .pt2 or "
+    ".onnx program), or embeddings (a file, or a folder of files)."
+)
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=_TARGETS)]
+DataOption = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="Images (`fullrank list data`). A run has its own.")
+]
+LabelsOption = Annotated[
+    str | None, typer.Option(help="Which labels; for embeddings: a file, an array or a column.")
+]
+ColumnOption = Annotated[str | None, typer.Option(help="For embeddings: the array or column of features.")]
 PlaceOption = Annotated[str, typer.Option(metavar="PLACE", help="Where features are read.")]
 PlacesOption = Annotated[
     Texts, typer.Option(metavar="PLACE", help="Places to read: h, h[:24], head.1, z. Repeatable.")
@@ -156,50 +176,67 @@ def compare(
 
 @app.command()
 @takes_imports
+@takes_model
 @takes_threads
 def probe(
     begin: Begin,
-    run: RunArgument,
+    model: ModelOptions,
+    target: TargetArgument,
+    data: DataOption = None,
     place: PlacesOption = None,
-    label: Annotated[str, typer.Option(help="Which labels, if there are several.")] = "label",
+    label: Annotated[
+        str, typer.Option("--label", "--labels", help="Which labels; for embeddings: a file or a column.")
+    ] = "label",
+    column: ColumnOption = None,
     measure: Annotated[Texts, typer.Option(metavar="MEASURE", help=_MEASURES)] = None,
     shots: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
     ] = None,
+    episodes: Annotated[int, typer.Option(help="Draws of the images for --shots.")] = 5,
     shift: Annotated[Texts, typer.Option(metavar="SPEC", help="Also test on this data. Repeatable.")] = None,
     features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
 ) -> None:
-    """Linear and nearest-neighbour accuracy of a run at any place, by group, and under shifts."""
+    """Linear and nearest-neighbour accuracy of any encoder at any place, on any labelled images."""
+    from fullrank.embeddings.kinds import is_embeddings
+
+    file = is_embeddings(target)
+    if file:
+        model.refuse_for_file(target)
     begin()
     from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.probe import probe as run_probe
 
-    measures, counts, shifts = measure or (), shots or (), shift or ()
     evaluation = run_probe(
-        run, place, label=label, measures=measures, shots=counts, shifts=shifts, features=features
+        target if file else model.open(target),
+        place,
+        data=data,
+        label=label,
+        column=column,
+        measures=measure or (),
+        shots=shots or (),
+        episodes=episodes,
+        shifts=shift or (),
+        features=features,
     )
     print_evaluation(evaluation)
 
 
 @app.command()
 @takes_imports
+@takes_model
 @takes_threads
 def diagnose(
     begin: Begin,
-    target: Annotated[str, typer.Argument(help="A run's folder, a timm model, or a file of embeddings.")],
-    data: Annotated[str | None, typer.Option(help="Images for a model; a run has its own.")] = None,
+    model: ModelOptions,
+    target: TargetArgument,
+    data: DataOption = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights for a timm model: .safetensors, .pth, .ckpt.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Which labels; for a file: a file, an array or a column.")
-    ] = None,
+    labels: LabelsOption = None,
+    column: ColumnOption = None,
     positives: Annotated[Path | None, typer.Option(help="A second file: another view of each row.")] = None,
     place: Annotated[
         Texts, typer.Option(metavar="PLACE", help="Places to read; default: evenly spaced. Repeatable.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels square.")] = None,
     limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
     seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip rows that are not finite.")] = False,
@@ -210,20 +247,23 @@ def diagnose(
     if fail_on not in (None, "collapse"):
         raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
     from fullrank.cli.diagnosis import plan, print_diagnosis
+    from fullrank.embeddings.kinds import is_embeddings
 
-    print(plan(target, data, views, weights, limit), file=sys.stderr)
+    file = is_embeddings(target)
+    if file:
+        model.refuse_for_file(target)
+    print(plan(target, data, views, limit), file=sys.stderr)
     begin()
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
 
     diagnosis = run_diagnose(
-        target,
+        target if file else model.open(target),
         data=data,
         views=views,
-        weights=weights,
         labels=labels,
+        column=column,
         positives=positives,
         places=place,
-        image_size=image_size,
         limit=limit,
         seed=seed,
         skip_bad=skip_bad,
@@ -236,30 +276,39 @@ def diagnose(
 
 @app.command()
 @takes_imports
+@takes_model
 @takes_threads
 def embed(
     begin: Begin,
-    run: RunArgument,
+    model: ModelOptions,
+    target: TargetArgument,
     out: FileOption,
-    data: Annotated[str | None, typer.Option(metavar="SPEC", help="Images; default: the run's own.")] = None,
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    data: DataOption = None,
+    split: Annotated[
+        Text, typer.Option(help="train, test or all. Default: test, or all where the data have no splits.")
+    ] = None,
     place: PlaceOption = "h",
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a file that was interrupted.")] = False,
 ) -> None:
-    """Write the features of images at one place of a run, as .npy, .safetensors or .parquet."""
+    """Write the features of images at one place of any model, as .npy, .safetensors or .parquet."""
     begin()
-    from fullrank.targets.embed import embed as run_embed
+    from fullrank.targets.embed import write_embeddings
 
-    features = run_embed(run, data, split=split, place=place, out=out)
-    typer.echo(f"{out}: {features.shape[0]} x {features.shape[1]} float32 at {place}")
+    written = write_embeddings(
+        model.open(target), data, out, split=split, place=place, dtype=dtype, resume=resume
+    )
+    typer.echo(written)
 
 
 @app.command()
 @takes_imports
-def export(run: RunArgument, out: FileOption, place: PlaceOption = "h") -> None:
-    """Write a run's encoder as plain .safetensors weights that timm loads, or as .onnx."""
+@takes_model
+def export(model: ModelOptions, target: TargetArgument, out: FileOption, place: PlaceOption = "h") -> None:
+    """Write a model that ends at a place: .safetensors that timm loads, .pt2 of torch.export, or .onnx."""
     from fullrank.targets.export import export as run_export
 
-    for path in run_export(run, out, place=place):
+    for path in run_export(model.open(target), out, place=place):
         typer.echo(path)
 
 

@@ -8,39 +8,35 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from fullrank.embeddings.formats import OPENERS
+from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import count_of
-from fullrank.record import DiagnosisEntry
+from fullrank.record import RECORD_FILE, DiagnosisEntry
 from fullrank.reports.diagnosis.words import Cause, causes, denominators
 from fullrank.reports.numbers import in_points
 
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
 
 
-def plan(target: str, data: str | None, views: str | None, weights: Path | None, limit: int) -> str:
-    """What is diagnosed, with the defaults for images, views and weights."""
-    if Path(target).is_file() or Path(target).suffix in OPENERS:
+def plan(target: str, data: str | None, views: str | None, limit: int) -> str:
+    """What is diagnosed, with the defaults for images and views."""
+    if is_embeddings(target):
         return f"Diagnosing the embeddings in {target}."
     images = f"at most {count_of(limit, 'test image')}"
-    if Path(target).is_dir():
+    if (Path(target) / RECORD_FILE).is_file():
         own = [f"its own {what}" for what, given in (("images", data), ("views", views)) if given is None]
         with_own = f", with {' and '.join(own)}" if own else ""
         return f"Diagnosing the run in {target} on {images}{with_own}."
     if data is None:  # refused: a model has no images of its own
         return f"Diagnosing {target}."
-    if weights is not None:
-        start = f"weights from {weights}"
-    elif "pretrained=true" in target:
-        start = "pretrained weights"
-    else:
-        start = "random weights, since neither --weights nor ,pretrained=true is given"
-    return f"Diagnosing {target} on {images}, with {start}, and {f'views {views}' if views else 'no views'}."
+    return f"Diagnosing {target} on {images} of {data}, with {f'views {views}' if views else 'no views'}."
 
 
 def print_diagnosis(entry: DiagnosisEntry) -> None:
     """The verdict, each finding with value, threshold and remedy, and the measures of each place."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
+    for sentence in entry.about:
+        console.print(escape(sentence))
     for cause in causes(entry.findings):
         _print_cause(console, cause)
     console.print(_places(entry))

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.diagnosis.measures import measures_of
 from fullrank.diagnosis.stacked import alignment_matrix
-from fullrank.diagnosis.subject import Subject, find_subject, refuse_given
+from fullrank.diagnosis.subject import Subject, find_subject
 from fullrank.door import import_modules
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings, paired
-from fullrank.embeddings.formats import OPENERS
+from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.linalg import Moments
@@ -39,8 +40,10 @@ from fullrank.record.comparisons import grouped
 from fullrank.record.making import new_record
 from fullrank.spectrum import near_duplicates_among
 from fullrank.spectrum.functional import effective_rank_of
+from fullrank.targets.opening import Target, target as open_target
 
 if TYPE_CHECKING:
+    from fullrank.data import ImageSet
     from fullrank.runs.run import Run
 
 # How many rows are used by measures that compare rows with each other.
@@ -88,11 +91,12 @@ class _Probed:
 
 
 def diagnose(
-    target: "str | Path | nn.Module | type[nn.Module] | Run",
+    target: "str | Path | nn.Module | type[nn.Module] | Run | Target",
     *,
     data: Any = None,
     views: str | None = None,
     labels: str | None = None,
+    column: str | None = None,
     positives: str | Path | None = None,
     weights: str | Path | None = None,
     image_size: int | None = None,
@@ -106,13 +110,14 @@ def diagnose(
     """Diagnose a model or a file of embeddings: spectra, collapse and its causes, and where to cut.
 
     Args:
-        target: A run (its folder, or a `Run`), an encoder, or a file of embeddings (.npy, .npz,
-            .safetensors, .parquet). An encoder is a spec, which may name any timm model, or a class or
-            `nn.Module` of yours that maps images (N, C, H, W) in 0 to 1 to features (N, D).
+        target: What `fullrank.target` takes, or what it returns: a run, anybody's model, an `nn.Module`, an
+            exported program. Or a file of embeddings (.npy, .npz, .safetensors, .parquet), or a folder of
+            such files.
         data: The images for a model: the spec of a source, a torch Dataset of (image, label) that is tested
             on, or a pair of Datasets, to train and to test. A run has its own.
         views: The spec of the views, to measure the effect of the augmentation. A run has its own.
         labels: Which labels of the images, if there are several kinds; for a file, where its labels are.
+        column: For a file: the array or column of the features.
         positives: A second file, with another view of each row of a file of embeddings.
         weights: A file of weights for the spec of an encoder.
         image_size: The side to which the images are resized.
@@ -139,16 +144,18 @@ def diagnose(
     """
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
-    if isinstance(target, str | Path) and (Path(target).suffix in OPENERS or Path(target).is_file()):
+    if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
-        refuse_given("A file of embeddings", **for_models, image_size=image_size)
-        file = open_embeddings(target, labels=labels, skip_bad=skip_bad)
-        pair = None if positives is None else open_embeddings(positives, skip_bad=skip_bad)
+        _refuse_given(**for_models, image_size=image_size)
+        read = partial(open_embeddings, column=column, skip_bad=skip_bad)
+        file = read(cast(str | Path, target), labels=labels)
+        pair = None if positives is None else read(positives)
         entry, recipe = diagnose_file(file, pair, seed=seed), {}
     else:
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
-        subject = find_subject(target, data, views, weights, image_size)
+        opened = open_target(target, weights=weights, image_size=image_size)  # type: ignore[arg-type]
+        subject = find_subject(opened, data, views)
         with progress_bar() as progress:
             entry = diagnose_model(
                 subject, places, label=labels or "label", limit=limit, seed=seed, progress=progress
@@ -158,6 +165,12 @@ def diagnose(
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)
     return Diagnosis(folder, record)
+
+
+def _refuse_given(**options: object) -> None:
+    """Raise UsageError for the first option that is given although a file of embeddings cannot use it."""
+    if name := next((name for name, value in options.items() if value is not None), None):
+        raise UsageError(f"A file of embeddings takes no {name}; leave it out, or name a model by its spec.")
 
 
 def diagnose_file(
@@ -202,7 +215,8 @@ def diagnose_model(
     from fullrank.objectives import temperature_of
     from fullrank.runs.baselines import baselines
 
-    collected = collect(subject, places, limit=limit, seed=seed, progress=progress)
+    every = subject if subject.all is None else replace(subject, test=subject.all)
+    collected = collect(every, places, limit=limit, seed=seed, progress=progress)
     evidence = replace(collected.evidence, temperature=temperature_of(subject.objective), seed=seed)
     features = {place.place: place.features for place in evidence.places}
     images, gradients = collected.images, {}
@@ -211,13 +225,14 @@ def diagnose_model(
         gradients = gradient_ranks(*model, images, list(features), seed=seed)
     train = subject.train
     labelled = train is not None and label in train.labels
-    if train is not None and labelled and _can_be_probed(train.labels[label], images.labels[label]):
-        bare = replace(subject, test=train, views=None, fresh_head=None)
-        learnt = collect(bare, list(features), limit=LEARNT_FROM, seed=seed, progress=progress)
-        learnt_features = {place.place: place.features for place in learnt.evidence.places}
-        labels = (learnt.images.labels[label], images.labels[label])
-        probed = _probe(learnt_features, features, labels, gradients, seed, progress)
-        beside = baselines(learnt.images, images, label, subject.rebuild, subject.kind, seed)
+    if train is not None and labelled and _can_be_probed(train.labels[label], subject.test.labels[label]):
+        learnt, learnt_features = _bare(subject, train, list(features), LEARNT_FROM, seed, progress)
+        test, test_features = images, features
+        if subject.all is not None:
+            test, test_features = _bare(subject, subject.test, list(features), limit, seed, progress)
+        labels = (learnt.labels[label], test.labels[label])
+        probed = _probe(learnt_features, test_features, labels, gradients, seed, progress)
+        beside = baselines(learnt, test, label, subject.rebuild, subject.kind, seed)
         denominators = ProbedImages.of(label, *labels)
         probed = replace(probed, images=denominators, baselines=beside)
     else:
@@ -227,7 +242,34 @@ def diagnose_model(
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
         "Accuracy at each place: there are no labels to train and to test on.": probed.images is None,
     }
-    return _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
+    entry = _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
+    return _of_model(entry, subject)
+
+
+def _bare(
+    subject: Subject,
+    images: "ImageSet",
+    places: Sequence[str],
+    limit: int,
+    seed: int,
+    progress: Progress | None,
+) -> "tuple[ImageSet, dict[str, Tensor]]":
+    """A sample of images, and their features at places, without views."""
+    from fullrank.diagnosis.features import collect
+
+    bare = replace(subject, test=images, views=None, fresh_head=None)
+    collected = collect(bare, places, limit=limit, seed=seed, progress=progress)
+    return collected.images, {place.place: place.features for place in collected.evidence.places}
+
+
+def _of_model(entry: DiagnosisEntry, subject: Subject) -> DiagnosisEntry:
+    """The entry with what is known of the weights. Random weights come first, and no place is to be kept."""
+    about = [sentence for sentence in subject.about if sentence]
+    if subject.trained:
+        return entry.model_copy(update={"about": about})
+    said = entry.verdict.partition(" Place to keep:")[0]
+    words = {"verdict": f"Untrained: the weights are random. {said}", "cut": None, "about": about}
+    return entry.model_copy(update=words)
 
 
 def _entry(

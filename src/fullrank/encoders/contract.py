@@ -1,5 +1,6 @@
 """The contract of an encoder."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -40,18 +41,29 @@ class Encoder(nn.Module, ABC):
     def __init__(self, in_chans: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.in_chans, self.spec = in_chans, ""
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, in_chans):
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.zeros(1, in_chans, 1, 1))
+        self.normalise_by(mean, std)
+
+    def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the mean and the standard deviation by which images are normalised.
+
+        Args:
+            mean: The mean of each channel, or one number.
+            std: The standard deviation of each channel, or one number; raised to 1/255 if it is less.
+
+        Raises:
+            UsageError: For another number of either.
+        """
+        for name, values, least in (("mean", mean, -math.inf), ("std", std, 1 / 255)):
+            buffer: Tensor = getattr(self, name)
+            channels = buffer.shape[1]
+            if len(values) not in (1, channels):
                 raise UsageError(
-                    f"{name} has {len(values)} numbers for {in_chans} channels; give 1 or {in_chans}."
+                    f"{name} has {len(values)} numbers for {channels} channels; give 1 or {channels}."
                 )
-            floor = 1 / 255 if name == "std" else 0.0
-            column = (
-                torch.tensor([max(float(v), floor) for v in values])
-                .reshape(1, -1, 1, 1)
-                .expand(1, in_chans, 1, 1)
-            )
-            self.register_buffer(name, column.clone())
+            numbers = torch.tensor([max(float(value), least) for value in values])
+            buffer.copy_(numbers.reshape(1, -1, 1, 1).expand_as(buffer))
 
     @abstractmethod
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Shifts: other image sets at the run's image size, whose classes are matched by name."""
+"""Shifts: other image sets in the same form, whose classes are matched by name."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ import numpy as np
 from fullrank.data import SOURCES, ImageSet, source
 from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import DataError
+from fullrank.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -19,23 +20,27 @@ class Shift:
     narrower: bool  # training has further classes
 
 
-def load_shift(spec: str, like: ImageSet) -> tuple[str, ImageSet]:
-    """The canonical spec of a source, and its test images at the size of the run's images.
+def load_shift(spec: str, like: ImageSet, preprocessing: Preprocessing | None = None) -> tuple[str, ImageSet]:
+    """The canonical spec of a source, and its test images in the form of the model's other images.
 
     Args:
         spec: The spec of the source.
-        like: Images of the run.
+        like: The images that the probes learn from.
+        preprocessing: The preprocessing of the model's weights; None reads images at the size of `like`.
 
     Raises:
         UsageError: If the source is unknown.
         DataError: If the images cannot be read, or have another number of channels.
     """
     name = str(SOURCES.parse(spec))
-    images = source(name).load("test", like.image_size)
+    if preprocessing is None:
+        images = source(name).load("test", like.image_size)
+    else:
+        images = source(name).load("test", preprocessing=preprocessing)
     if images.channels != like.channels:
         needed = "grey" if like.channels == 1 else "colour"
         raise DataError(
-            f"{images} has images of {images.channels} channels, but the run was trained on images of "
+            f"{images} has images of {images.channels} channels, but the probes learn from images of "
             f"{like.channels}; give {needed} images."
         )
     return name, images
