@@ -19,7 +19,7 @@ from torch import nn
 
 import fullrank
 from fullrank import Recipe, Run, encoder, head
-from fullrank.encoders.building import Unplaced
+from fullrank.encoders import module_encoder
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head
 from fullrank.runs.run import ENCODER_FILE
@@ -166,7 +166,7 @@ def test_onnx_reads_a_place_inside_a_net_of_timms(quick_run, tmp_path):
 @pytest.fixture
 def pixels(quick_run):
     """A run whose h are the 64 pixels: a graph of one step."""
-    return replace(quick_run, encoder=Unplaced(nn.Flatten(), 64))
+    return replace(quick_run, encoder=module_encoder(nn.Flatten(), image_size=8, in_chans=1))
 
 
 class NoisyHead(Head):

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from refusals import assert_names, error_line, refuses
+from refusals import assert_names, refuses
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import Dataset
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from fullrank import diagnose, embed, probe, target
 from fullrank.cli.commands import app
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import UsageError
 
 NET = "test_resnet"  # timm's own tiny net, for images of 160 pixels
 SIZES = ((180, 200), (260, 190), (170, 170), (300, 161))

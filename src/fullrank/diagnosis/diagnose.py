@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -146,9 +147,9 @@ def diagnose(
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
-        options = {"column": column, "skip_bad": skip_bad}
-        file = open_embeddings(cast(str | Path, target), labels=labels, **options)
-        pair = None if positives is None else open_embeddings(positives, **options)
+        read = partial(open_embeddings, column=column, skip_bad=skip_bad)
+        file = read(cast(str | Path, target), labels=labels)
+        pair = None if positives is None else read(positives)
         entry, recipe = diagnose_file(file, pair, seed=seed), {}
     else:
         if positives is not None:

@@ -1,7 +1,7 @@
 """The images of a target: read as its weights need them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fullrank.data import ImageSet, source
 from fullrank.data.sources import Split
@@ -48,14 +48,14 @@ def images_of(target: Target, data: Any = None) -> Images:
         return Images(*load_data(own_run(target).recipe))
     if isinstance(data, str | type):
         images = source(data)
-        train, test = (_read(target, data, split) for split in ("train", "test"))
-        return Images(train, test, images.official)
+        return Images(_read(target, data, "train"), _read(target, data, "test"), images.official)
     sets = GivenImages.of(data)
-    train, test = (None, sets.train) if sets.test is None else (sets.train, sets.test)
-    return Images(train and _fitted(target, train), _fitted(target, test))
+    if sets.test is None:
+        return Images(None, _fitted(target, sets.train))
+    return Images(_fitted(target, sets.train), _fitted(target, sets.test))
 
 
-def images_in(target: Target, data: Any, split: str | None) -> ImageSet:
+def images_in(target: Target, data: Any, split: Split | Literal["all"] | None) -> ImageSet:
     """The images of one split for a target.
 
     Args:
@@ -82,7 +82,7 @@ def own_run(target: Target) -> Run:
     return target.run
 
 
-def _read(target: Target, data: Any, split: "Split | str") -> ImageSet:
+def _read(target: Target, data: Any, split: Split | Literal["all"]) -> ImageSet:
     """The images of a source in one split."""
     if target.run is not None:
         return _checked(target.run, source(data).load(split, input_shape(target.run.path)[0]))

@@ -1,5 +1,6 @@
 """Any source with a common corruption."""
 
+from copy import copy
 from dataclasses import replace
 from typing import final
 
@@ -55,6 +56,22 @@ class Corrupted(Source):
         generator(seed)
         self.kind, self.severity, self.seed, self.data = kind, severity, seed, source(data)
         self.splits = self.data.splits
+
+    @property
+    def official(self) -> bool:
+        """Whether the splits of the other source are part of its data."""
+        return self.data.official
+
+    @property
+    def understood(self) -> str:
+        """What the other source made of its files."""
+        return self.data.understood
+
+    def unfitted(self) -> "Corrupted":
+        """The same source, also with sizes that differ."""
+        unfitted = copy(self)
+        unfitted.data = self.data.unfitted()
+        return unfitted
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
