@@ -37,7 +37,7 @@ class Rows:
         ids: The id of each row.
         labels: The label of each row, (N,) int64; -1 means none.
         classes: The names of the classes.
-        splits: Split -> its number of rows, in the order of the rows; empty if all are of one split.
+        splits: The split of each row, (N,) words; None if all rows are of one split.
         notes: The metadata of the file.
 
     >>> Rows(("a.png", "caf\\udce9.png"), np.array([0, -1]), ("cat",)).ids
@@ -47,7 +47,7 @@ class Rows:
     ids: tuple[str, ...]
     labels: np.ndarray
     classes: tuple[str, ...] = ()
-    splits: dict[str, int] = field(default_factory=dict)
+    splits: np.ndarray | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Rows:
     def settings(self) -> dict[str, Any]:
         """What must be equal for a part to be continued."""
         ids = zlib.crc32("\n".join(self.ids).encode())
-        return self.notes | {"rows": len(self), "checksum of the ids": ids}
+        return self.notes | {"rows": len(self), "ids_crc32": ids}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Layout(ABC):
 
 
 @final
-class Npy(Layout):
+class _Npy(Layout):
     """An array, with ids in `NAME.ids.txt` and labels in `NAME.labels.npy`."""
 
     def prefix(self, width: int) -> bytes:
@@ -201,7 +201,7 @@ class Npy(Layout):
 
 
 @final
-class Safetensors(Layout):
+class _Safetensors(Layout):
     """The tensors `labels` and `features`; notes and ids as metadata."""
 
     def prefix(self, width: int) -> bytes:
@@ -233,8 +233,8 @@ class Safetensors(Layout):
 
 
 @final
-class Parquet(Layout):
-    """The columns `id`, `embedding`, `label` and `class`, and `split` if there are several; notes as metadata."""
+class _Parquet(Layout):
+    """The columns `id`, `embedding`, `label`, `class` and, if there are several, `split`; notes as metadata."""
 
     def prefix(self, width: int) -> bytes:
         return b""
@@ -246,7 +246,7 @@ class Parquet(Layout):
         number = pa.from_numpy_dtype(self.dtype)
         columns = {"id": pa.string(), "embedding": pa.list_(number, width)}
         columns |= {"label": pa.int64(), "class": pa.string()}
-        columns |= {"split": pa.string()} if self.rows.splits else {}
+        columns |= {} if self.rows.splits is None else {"split": pa.string()}
         schema = pa.schema(list(columns.items()), metadata=self.rows.notes)
         target = part.with_name(f"{part.name}.parquet")
         try:
@@ -272,16 +272,17 @@ class Parquet(Layout):
 
         labels, classes = self.rows.labels[chosen], self.rows.classes
         names = [classes[label] if 0 <= label < len(classes) else None for label in labels.tolist()]
-        splits = np.repeat(list(self.rows.splits), list(self.rows.splits.values()))
-        return {
+        columns = {
             "id": pa.array(self.rows.ids[chosen], pa.string()),
             "label": pa.array(labels, mask=labels == UNLABELLED),
             "class": pa.array(names, pa.string()),
-            "split": pa.array(splits[chosen].tolist(), pa.string()),
         }
+        if self.rows.splits is not None:
+            columns["split"] = pa.array(self.rows.splits[chosen].tolist(), pa.string())
+        return columns
 
 
-LAYOUTS: dict[str, type[Layout]] = {".npy": Npy, ".safetensors": Safetensors, ".parquet": Parquet}
+LAYOUTS: dict[str, type[Layout]] = {".npy": _Npy, ".safetensors": _Safetensors, ".parquet": _Parquet}
 
 
 def ids_file(out: Path) -> Path:
@@ -389,9 +390,7 @@ class Part:
             if begun.get(key) != value:
                 before, now = (str(each)[:80] for each in (begun.get(key), value))
                 remedy = f"repeat the first settings, or remove {both}"
-                raise UsageError(
-                    f"{self.path} was begun with another {key}: {before} then, {now} now; {remedy}."
-                )
+                raise UsageError(f"{self.path} was begun with {key} {before}, but now it is {now}; {remedy}.")
         return width
 
 

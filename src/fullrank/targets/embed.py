@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +20,12 @@ from fullrank.data import SOURCES, ImageSet, source
 from fullrank.data.sources import SPLITS
 from fullrank.devices import first_device, flushed_denormals, on_accelerator
 from fullrank.door import import_modules
+from fullrank.embeddings.files import EmbeddingFile, open_embeddings
+from fullrank.embeddings.kinds import is_embeddings
 from fullrank.embeddings.writing import (
     DTYPES,
     LAYOUTS,
+    UNLABELLED,
     Rows,
     Written,
     ids_file,
@@ -68,7 +72,8 @@ def embed(
         The features (N, D_p), float32.
 
     Raises:
-        UsageError: A target, place, split, source or ending is unknown, an extra is missing, or the file exists.
+        UsageError: A target, place, split, source or ending is unknown, an extra is missing, or the file
+            exists.
         DataError: Images cannot be read, or have another number of channels than a run's.
 
     >>> import tempfile
@@ -82,7 +87,7 @@ def embed(
     _check(split, "float32")
     path = None if out is None else _free_out(out, resume=False)
     parts: list[np.ndarray] = []
-    with _reading(open_target(target), data, split, place) as reading:
+    with _opened(target, data, split, place) as reading:
         if path is None:
             return np.concatenate(list(reading.batches(0)))
 
@@ -124,7 +129,8 @@ def write_embeddings(
     as Python's escapes.
 
     Args:
-        target: What `fullrank.target` takes, or what it returns.
+        target: What `fullrank.target` takes, or what it returns; or a file of embeddings, or a folder of
+            them, which is converted.
         data: The spec of a source, or a torch Dataset or a pair of them. None means a run's own images.
         out: The file to write.
         split: "train", "test" or "all". None is the test images, or all images if the data have no splits of
@@ -150,12 +156,44 @@ def write_embeddings(
     """
     _check(split, dtype)
     path = _free_out(out, resume)
-    with _reading(open_target(target), data, split, place) as reading:
+    with _opened(target, data, split, place) as reading:
         return write_rows(path, reading.rows, reading.batches, step=BATCH, dtype=dtype, resume=resume)
 
 
+@contextmanager
+def _opened(target: Any, data: Any, split: str | None, place: str) -> "Iterator[_Images | _File]":
+    """The features of a target: of images at one place, or those of a file of embeddings."""
+    if not is_embeddings(target):
+        with _reading(open_target(target), data, split, place) as reading:
+            yield reading
+        return
+    if data is not None or split is not None or place != "h":
+        raise UsageError(f"{target} holds embeddings and is only converted; leave out data, split and place.")
+    yield _File.open(Path(target))
+
+
 @dataclass(frozen=True, eq=False)
-class _Reading:
+class _File:
+    """A file of embeddings, or a folder of them, on the way to another format."""
+
+    file: EmbeddingFile
+    rows: Rows
+
+    @classmethod
+    def open(cls, path: Path) -> "_File":
+        file = open_embeddings(path)
+        ids = map(str, range(file.rows)) if file.ids is None else file.ids.tolist()
+        labels = np.full(file.rows, UNLABELLED) if file.labels is None else file.labels
+        notes = {"fullrank": __version__, "target": str(path), "classes": json.dumps(file.classes)}
+        return cls(file, Rows(tuple(ids), labels, file.classes, file.all_splits, notes))
+
+    def batches(self, start: int) -> Iterator[np.ndarray]:
+        """The features (n, D) float32 from the row `start` on."""
+        return (chunk.numpy() for chunk in islice(self.file.chunks(BATCH), start // BATCH, None))
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
     """Images on their way through an encoder and a head to one place."""
 
     encoder: nn.Module
@@ -177,7 +215,7 @@ class _Reading:
 
 
 @contextmanager
-def _reading(target: Target, data: Any, split: str | None, place: str) -> Iterator[_Reading]:
+def _reading(target: Target, data: Any, split: str | None, place: str) -> Iterator[_Images]:
     """A target with its images, in eval mode on the device that does the work."""
     name = Place.parse(place).name
     if target.head is None and (name == "z" or name.startswith("head.")):
@@ -195,22 +233,22 @@ def _reading(target: Target, data: Any, split: str | None, place: str) -> Iterat
         "data": _data_name(target, data),
         "split": images.split,
         "classes": json.dumps(images.class_names["label"]),
-        "checksum of the weights": f"{_checksum(encoder, head):08x}",
+        "weights_crc32": f"{_checksum(encoder, head):08x}",
     }
     rows = Rows(images.ids, images.labels["label"], images.class_names["label"], splits, notes)
     with on_accelerator(encoder, head), evaluating(encoder, head):
-        yield _Reading(encoder, head, images, place, rows)
+        yield _Images(encoder, head, images, place, rows)
 
 
-def _images(target: Target, data: Any, split: str | None) -> tuple[ImageSet, dict[str, int]]:
-    """The images of a split; of "all", also the number of images of each split that the data state."""
+def _images(target: Target, data: Any, split: str | None) -> tuple[ImageSet, np.ndarray | None]:
+    """The images of a split; of "all", also the split of each image if the data state it."""
     if split != "all" or (isinstance(data, str | type) and not _has_both(data)):
-        return images_in(target, data, split), {}
+        return images_in(target, data, split), None
     images = images_of(target, data)
     if images.train is None:
-        return images.test, {}
-    both = images.train.joined(images.test)
-    return both, {"train": len(images.train), "test": len(images.test)}
+        return images.test, None
+    splits = np.repeat(SPLITS, [len(images.train), len(images.test)])
+    return images.train.joined(images.test), splits
 
 
 def _has_both(data: "str | type") -> bool:
