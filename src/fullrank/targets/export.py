@@ -26,7 +26,7 @@ from fullrank.targets.exported import fill, skeleton
 from fullrank.targets.graphs import max_difference, program_bytes, run_onnx, run_program, to_onnx, to_program
 from fullrank.targets.notes import describe_model
 from fullrank.targets.opening import MEASURED, SQUARE, Target, target as open_target
-from fullrank.targets.reader import FeatureReader, needed_tensors, separate
+from fullrank.targets.reader import FeatureReader, needed_tensors, private_copy, separate
 
 # The largest difference from PyTorch, over the largest feature.
 WEIGHTS_TOLERANCE, PROGRAM_TOLERANCE, ONNX_TOLERANCE = 1e-6, 1e-5, 1e-4
@@ -124,7 +124,7 @@ def export_weights(target: Model, path: str | Path, *, place: str = "h") -> list
     if Place.parse(place).name == "h":
         kept = {name for name in names if name.startswith("encoder.")}
     else:
-        kept = needed_tensors(reader, torch.zeros(1, *reader.image_shape))
+        kept = needed_tensors(separate(reader), torch.zeros(1, *reader.image_shape))
     state = reader.state_dict()
     tensors = {names[name]: state[name].contiguous() for name in names if name in kept}
     notes = {"format": "pt"} | opened.notes | {"in_chans": str(_net_channels(encoder, reader.image_shape[0]))}
@@ -243,7 +243,7 @@ def _opened(model: Model, place: str) -> _Opened:
         "encoder": str(getattr(encoder, "spec", "")) if run is None else run.recipe.encoder,
         "head": "none" if run is None else run.recipe.head,
     }
-    return _Opened(separate(reader), specs | describe_model(reader, preprocessing, width))
+    return _Opened(private_copy(reader), specs | describe_model(reader, preprocessing, width))
 
 
 def _example(target: Target) -> ImageSet:

@@ -15,7 +15,7 @@ from fullrank.encoders.foreign import module_encoder
 from fullrank.encoders.programs import PROGRAMS, program_encoder
 from fullrank.errors import DataError, UsageError, count_of
 from fullrank.heads import HEADS, head as build_head
-from fullrank.targets.reader import FeatureReader, needed_tensors, separate
+from fullrank.targets.reader import FeatureReader, needed_tensors, private_copy, separate
 
 _NEEDED = ("encoder", "head", "place", "image_size", "in_chans", "mean", "std")
 
@@ -112,7 +112,7 @@ def fill(reader: FeatureReader, tensors: Mapping[str, Tensor], file: str) -> Non
     alien = [inside for inside in tensors if inside not in names.values()]
     if missing:
         image = torch.zeros(1, *reader.image_shape)
-        missing &= needed_tensors(separate(reader), image)
+        missing &= needed_tensors(separate(private_copy(reader)), image)
     for fault, faulty in (("lacks", [names[name] for name in sorted(missing)]), ("also has", alien)):
         if faulty:
             raise DataError(
@@ -121,10 +121,8 @@ def fill(reader: FeatureReader, tensors: Mapping[str, Tensor], file: str) -> Non
             )
     for name, inside in names.items():
         if inside in tensors and tensors[inside].shape != state[name].shape:
-            raise DataError(
-                f"{inside} is {tuple(tensors[inside].shape)} in {file}, but {tuple(state[name].shape)} in the "
-                "model; give the module that it was exported from."
-            )
+            shapes = f"{tuple(tensors[inside].shape)} in {file}, but {tuple(state[name].shape)} in the model"
+            raise DataError(f"{inside} is {shapes}; give the module that it was exported from.")
     reader.load_state_dict(
         {n: tensors[inside] for n, inside in names.items() if inside in tensors}, strict=False
     )

@@ -71,9 +71,13 @@ def needed_tensors(model: nn.Module, images: Tensor) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if _memory_of(tensor) in needed}
 
 
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU in eval mode, with nothing cached."""
+    return copy.deepcopy(model).cpu().train().eval()
+
+
 def separate(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, with nothing cached and a memory of its own for each tensor."""
-    model = copy.deepcopy(model).cpu().train().eval()
+    """The module itself, after each of its tensors was moved to a memory of its own."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
