@@ -1,4 +1,4 @@
-"""First and second moments of features in float64, which merge exactly, and their spectra."""
+"""Second moments of features in float64, over channels or over rows, and their spectra."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +80,11 @@ class Moments:
         return Moments(count, mean, scatter)
 
     @property
+    def variances(self) -> Tensor:
+        """The variance of each channel, (D,)."""
+        return self.covariance.diagonal()
+
+    @property
     def covariance(self) -> Tensor:
         """The centred covariance with 1/N, (D, D) (P1, Section 3)."""
         return self.scatter / require_rows(self.count)
@@ -99,6 +104,100 @@ class Moments:
         gram = torch.addr(self.scatter, self.mean, self.mean, alpha=require_rows(self.count))
         values: Tensor = torch.linalg.eigvalsh(gram.cpu())
         return values.flip(0).clamp_min(0.0).sqrt()[: self.count]
+
+
+@dataclass(frozen=True)
+class Gram:
+    r"""Inner products of N rows of a width D above N, in float64: the spectra of `Moments` in O(N^2) memory.
+
+    .. math:: G_{ij} = (h_i - \bar h)^\top (h_j - \bar h), \quad g_i = (h_i - \bar h)^\top \bar h
+
+    G and the scatter have the same eigenvalues above zero.
+
+    Attributes:
+        centred: G, (N, N).
+        along_mean: g, (N,).
+        mean: The mean, (D,).
+        variances: The variance of each channel, (D,).
+
+    >>> x = torch.randn(5, 40)
+    >>> torch.allclose(Gram.of(x).singular_values(), Moments.of(x).singular_values(), atol=1e-12)
+    True
+    """
+
+    centred: Tensor
+    along_mean: Tensor
+    mean: Tensor
+    variances: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Gram":
+        """The inner products of features (N, D) of any real type; raises as `Moments.of` does."""
+        require_matrix(features)
+        features, count = features.detach(), require_rows(len(features))
+        if not torch.isfinite(features.sum(dtype=torch.float64)):
+            require_finite(features)
+        centred = torch.zeros(count, count, dtype=torch.float64, device=features.device)
+        along_mean, means, variances = centred[0].clone(), [], []
+        for channels in channel_blocks(features):
+            mean = channels.mean(0)
+            offset = channels - mean
+            centred.addmm_(offset, offset.T)
+            along_mean += offset @ mean
+            means.append(mean)
+            variances.append(offset.square_().mean(0))
+        return cls(centred, along_mean, torch.cat(means), torch.cat(variances))
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.centred)
+
+    def singular_values(self) -> Tensor:
+        """Singular values of the centred covariance, (D,), descending. All after the first N are 0."""
+        values = torch.linalg.eigvalsh(self.centred.cpu() / self.count).flip(0).clamp_min(0.0)
+        return torch.cat([values, values.new_zeros(len(self.mean) - self.count)])
+
+    def matrix_singular_values(self) -> Tensor:
+        """Singular values of the features themselves, uncentred, (N,), descending, with the same rounding."""
+        gram = self.centred + self.along_mean + self.along_mean[:, None] + self.mean.square().sum()
+        values: Tensor = torch.linalg.eigvalsh(gram.cpu())
+        return values.flip(0).clamp_min(0.0).sqrt()
+
+
+def second_moments(features: Tensor) -> Moments | Gram:
+    """The smaller of two matrices with the same spectra: `Gram` of features with more channels than rows."""
+    require_matrix(features)
+    return Gram.of(features) if 0 < len(features) < features.shape[1] else Moments.of(features)
+
+
+def row_coordinates(features: Tensor) -> Tensor:
+    """Features (N, D) with more channels than rows as (N, N), float64: the rows in a basis of their span.
+
+    Inner products, distances, spectra and linear probes stay the same to rounding. Channels do not, so
+    nothing that is said of a single channel can be read from them. Other features are returned as they are.
+
+    Args:
+        features: Features (N, D), finite.
+
+    >>> x = torch.randn(3, 50, dtype=torch.float64)
+    >>> torch.allclose(row_coordinates(x) @ row_coordinates(x).T, x @ x.T)
+    True
+    """
+    rows, width = features.shape
+    if width <= rows:
+        return features
+    triangle = features.new_zeros(0, rows, dtype=torch.float64)
+    for channels in channel_blocks(features.detach()):
+        triangle = torch.linalg.qr(torch.cat([triangle, channels.T]), mode="r")[1]
+    return triangle.T.contiguous()
+
+
+def channel_blocks(features: Tensor) -> Iterator[Tensor]:
+    """Yield features (N, D) in float64 in blocks of channels, of about 8 MiB or of 2N channels."""
+    rows = len(features)
+    for channels in torch.split(features, max(_BLOCK // rows, 2 * rows), dim=1):
+        yield channels.double()
 
 
 def row_blocks(features: Tensor, at_least: int = 1) -> Iterator[Tensor]:

@@ -54,6 +54,15 @@ class HasPlaces(Protocol):
         """The features (N, D_p) at `h` or at any of `places`."""
 
 
+def layer_of(place: str) -> str:
+    """The layer of a place, without the pooling in its name.
+
+    >>> layer_of("blocks.6.cls"), layer_of("blocks.6"), layer_of("h")
+    ('blocks.6', 'blocks.6', 'h')
+    """
+    return re.sub(r"\.(mean|cls|max)$", "", place)
+
+
 def head_places(head: nn.Module) -> list[str]:
     """The places inside a head: `head.1` to `head.L`; the last one is z."""
     return [f"head.{number}" for number, _ in enumerate(layers_of(head), start=1)]
@@ -87,12 +96,12 @@ def read_places(
     parsed = {text: Place.parse(text) for text in places}
     names = list(dict.fromkeys(place.name for place in parsed.values()))
     placed = cast(HasPlaces, encoder)
-    own = ["h", "z", *head_places(head), *placed.places]
-    for name in names:
-        if name not in own:
-            raise unknown_name("place", name, own, f"this model has {', '.join(own)}")
-    features = placed.features(images, ["h", *(name for name in names if name in placed.places)])
-    if any(name == "z" or name.startswith("head.") for name in names):
+    of_head = ["z", *head_places(head)]
+    inner = [name for name in names if name not in ("h", *of_head)]
+    for name in inner:
+        check_place(placed, name, of_head)
+    features = placed.features(images, ["h", *inner])
+    if any(name in of_head for name in names):
         features |= read_head(head, features["h"])
     return {text: _leading(features[place.name], place) for text, place in parsed.items()}
 
@@ -133,6 +142,16 @@ def collect_features(
                 parts[place].append(features.float().cpu())
     # With several processes, one may have no image.
     return {place: torch.cat(chunks) if chunks else torch.empty(0, 0) for place, chunks in parts.items()}
+
+
+def check_place(encoder: HasPlaces, name: str, of_head: Sequence[str] = ()) -> None:
+    """Raise UsageError if an encoder does not have a place; the head's places are then named too."""
+    has_place = getattr(encoder, "has_place", encoder.places.__contains__)
+    if not has_place(name):
+        if refusal := getattr(encoder, "refusal_of", lambda name: "")(name):
+            raise UsageError(refusal)
+        own = ["h", *of_head, *encoder.places]
+        raise unknown_name("place", name, own, f"this model has {', '.join(own)}")
 
 
 def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fullrank.errors import UsageError
+
 Fit = Callable[[Image.Image], np.ndarray]
+
+NO_FLOATS = (
+    "views need uint8 images, but the transform returns float32; do without views, or leave the "
+    "normalisation out of the transform and give mean and std beside it"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,23 @@ class Preprocessing:
         origin = f", from {self.origin}" if self.origin else ""
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"images of {self.size} x {self.size} pixels{steps}, minus {mean}, over {std}{origin}"
+
+    def fitted(self, image: Image.Image) -> np.ndarray:
+        """What `fit` makes of an image, if that has the promised form.
+
+        Args:
+            image: An upright image of eight bits.
+
+        Raises:
+            UsageError: If it is not (size, size, C) uint8 or float32.
+        """
+        fitted = self.fit(image)
+        shape, dtype = getattr(fitted, "shape", ()), getattr(fitted, "dtype", type(fitted).__name__)
+        if len(shape) != 3 or shape[:2] != (self.size, self.size) or dtype not in (np.uint8, np.float32):
+            needed = f"({self.size}, {self.size}, C) uint8 or float32"
+            problem = f"made {dtype} of shape {tuple(shape)} of a blank image"
+            raise UsageError(f"The transform {problem}; let it return {needed}.")
+        return fitted
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -95,3 +95,14 @@ def test_autocast_takes_no_digits_from_the_loss(loss):
 def test_labels_are_asked_for_exactly_where_the_class_says_so(loss):
     asked = {"labels", "generator"} & set(inspect.signature(loss.forward).parameters)
     assert needs_of(loss) == needs_of(type(loss)) == asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("length", [0.0, 1e-7])
+def test_a_zero_or_tiny_row_has_a_finite_gradient(loss, dtype, length):
+    loss = loss.to(dtype)
+    z = torch.randn(2, 6, WIDTH)
+    z[0, 0] = length
+    z = z.to(dtype).requires_grad_()
+    called(loss, *z).backward()
+    assert z.grad.isfinite().all() and z.grad.any()

@@ -102,7 +102,15 @@ def test_a_source_keeps_the_contract(spec: str, fails):
         if "train" in sets:
             assert keys(train).isdisjoint(keys(test)) and train.checksum() != test.checksum()
         assert np.array_equal(train.labels["label"], again.labels["label"])
+        whole, parts = built.load("all"), list(sets.values())
+        assert len(whole) == sum(map(len, parts)) == len(set(whole.ids)) and keys(whole) == {
+            key for part in parts for key in keys(part)
+        }
+        assert whole.split == ("all" if len(parts) == 2 else "test")
+        if not built.official:  # then an image has one id, in its split and among all
+            assert {id_ for part in parts for id_ in part.ids} == set(whole.ids)
         resized = built.load("test", image_size=6)
+        assert resized.ids == test.ids and len(set(test.ids)) == len(test)
         assert resized.image_shape == (6, 6, train.image_shape[2]) and len(resized) == len(test)
         assert torch.equal(resized.tensor(), test.resized(6).tensor())
     limited = train.limited(len(train) // 2, seed=3)

@@ -16,9 +16,9 @@ from fullrank.diagnosis.features import (
     stacked_maps,
     thinned_places,
     view_batches,
-    with_places,
 )
 from fullrank.diagnosis.subject import Subject
+from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
 from fullrank.views import step_generator
 
@@ -139,10 +139,10 @@ def test_any_module_is_an_encoder_of_h_alone():
 
 
 def test_what_is_no_encoder_is_said():
-    with refuses(UsageError, "(N, D)", "(5, 2, 6, 6)"):
-        collected(nn.Conv2d(1, 2, 3), None, DIGITS, limit=5)
+    with refuses(UsageError, "Linear", "1 channel and 8 x 8 pixels"):
+        collected(nn.Linear(5, 2), None, DIGITS, limit=5)
     five = ImageSet(np.zeros((5, 1, 1, 1), np.uint8), {"label": np.zeros(5, int)}, {"label": ("a",)})
-    with refuses(UsageError, "(N, D)", "(5,)"):
+    with refuses(UsageError, "(N, D)", "(2,)"):
         collected(nn.Flatten(0), None, five)
 
 
@@ -182,7 +182,7 @@ def test_a_net_with_features_but_no_places_is_a_plain_module():
             return self.features(x)
 
     assert thinned_places(Vgg(), None) == ["h"]
-    assert with_places(Vgg()).features(torch.zeros(2, 1, 3, 3), ["h"])["h"].shape == (2, 9)
+    assert with_places(Vgg(), 3, 1).features(torch.zeros(2, 1, 3, 3), ["h"])["h"].shape == (2, 9)
 
 
 # What a head imposes, and what it stacks

@@ -9,7 +9,6 @@ from fullrank.encoders.reading import (
     find_blocks,
     find_readings,
     last_convolution,
-    pooled,
     read,
     trace,
 )
@@ -100,14 +99,15 @@ def test_reading_is_what_the_modules_give_before_they_are_overwritten():
 
 
 def test_a_pooled_tensor_is_never_the_models_own():
-    for layout, shape in {
-        "vector": (2, 3),
-        "token": (2, 4, 3),
-        "tokens": (2, 1, 3),
-        "map": (2, 3, 1, 1),
-    }.items():
+    for layout, pooling, shape in [
+        ("vector", "mean", (2, 3)),
+        ("tokens", "cls", (2, 4, 3)),
+        ("tokens", "mean", (2, 1, 3)),
+        ("map", "mean", (2, 3, 1, 1)),
+        ("map-last", "max", (2, 1, 1, 3)),
+    ]:
         x = torch.rand(shape)
-        before = pooled(x, layout)
+        before = Reading("", layout, pooling=pooling).pooled(x)
         copy = before.clone()
         x.zero_()
         assert torch.equal(before, copy) and before.shape == (2, 3)

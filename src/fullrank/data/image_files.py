@@ -47,7 +47,12 @@ def image_tree(root: Path, folder: str = "") -> list[str]:
         raise DataError(f"{top} cannot be listed ({error}); check its permissions.") from error
     if not names:
         raise DataError(f"{top} has no image ({', '.join(FORMATS)}); check the path.")
-    return sorted(names, key=lambda name: name.replace("/", "\0"))  # compares folder by folder
+    return sorted(names, key=path_order)
+
+
+def path_order(name: str) -> str:
+    """A key that sorts paths folder by folder."""
+    return name.replace("/", "\0")
 
 
 def _walk(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from fullrank.data.selection import generator, stratified_order, stratified_shar
 from fullrank.data.streaming import Statistics, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,9 @@ class ImageSet:
         layers: For composites in memory: name of a layer -> the same images without that layer. Subsets and
             resized sets keep them.
         bad: The images that could not be decoded.
+        ids: An id for each image: its file name below the source's folder, or what the source calls it. The
+            default is the key of a streamed image, and the number of the row in memory. Subsets, resized and
+            joined sets keep them.
 
     Raises:
         DataError: If an array has another shape or type, a label has no class name, or there is no image.
@@ -58,6 +62,7 @@ class ImageSet:
     split: str = "train"
     layers: dict[str, np.ndarray] = field(default_factory=dict)
     bad: BadImages = field(default_factory=BadImages)
+    ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
@@ -73,6 +78,10 @@ class ImageSet:
             raise DataError(f"{self}: {keys} must have the same keys, including 'label'; give all.")
         for key, labels in self.labels.items():
             self._check_labels(key, labels)
+        if not self.ids:
+            object.__setattr__(self, "ids", _default_ids(self.images))
+        if len(self.ids) != shape[0]:
+            raise DataError(f"{self} has {len(self.ids)} ids for {shape[0]} images; give one for each.")
         for key, layer in self.layers.items():
             if isinstance(self.images, StreamedImages) or layer.shape != shape or layer.dtype != np.uint8:
                 problem = f"the layer {key!r} must be uint8 {shape} like the images in memory"
@@ -133,6 +142,29 @@ class ImageSet:
             return replace(self, images=self.images.resized(size))
         layers = {key: _fitted(layer, size) for key, layer in self.layers.items()}
         return replace(self, images=_fitted(self.images, size), layers=layers)
+
+    def prepared(self, preprocessing: Preprocessing) -> "ImageSet":
+        """The set with every image fitted to a net as `preprocessing` says, from its own full size.
+
+        Images are fitted when they are read, also those in memory. Composites are fitted at once, with their
+        layers.
+
+        Args:
+            preprocessing: The steps, which come with the weights of the net.
+
+        Raises:
+            UsageError: If the fitted image has another shape or type than `Preprocessing` promises.
+        """
+        images = self.images
+        if not isinstance(images, StreamedImages):
+            images = _streamed(images, str(self))
+        prepared = images.prepared(preprocessing)
+        if not self.layers:
+            return replace(self, images=prepared)
+        rows = np.arange(len(self))
+        layers = {key: _streamed(layer, key).prepared(preprocessing) for key, layer in self.layers.items()}
+        fitted = {key: layer.centres(rows) for key, layer in layers.items()}
+        return replace(self, images=prepared.centres(rows), layers=fitted)
 
     def despite(self, bad: BadImages) -> "ImageSet":
         """The set with undecodable images noted in `bad` and replaced by others with the same labels.
@@ -259,7 +291,29 @@ class ImageSet:
             images=self.images[index],
             labels={key: labels[index] for key, labels in self.labels.items()},
             layers={key: layer[index] for key, layer in self.layers.items()},
+            ids=tuple(self.ids[row] for row in np.arange(len(self))[index].tolist()),
         )
+
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """The images of this set, then those of `other`, as the split "all".
+
+        Classes are matched by their names; those that only `other` has come last. A label that one of the two
+        lacks is -1 there. If both have the same id, every id gets its split in front: `train/0`, `test/0`.
+
+        Args:
+            other: Images of the same size and channels, both in memory or both decoded on demand.
+
+        Raises:
+            DataError: If the images differ in size or channels, or are not kept in the same way.
+
+        >>> from fullrank.data import source
+        >>> both = source("digits").load("train").joined(source("digits").load("test"))
+        >>> len(both), both.split
+        (1797, 'all')
+        """
+        from fullrank.data.joining import join
+
+        return join(self, other)
 
     def tensor(self) -> "Tensor":
         """A copy of the images as encoders see them: a uint8 tensor (N, C, H, W)."""
@@ -357,11 +411,26 @@ class ImageSet:
             raise unknown_name("label", label, self.labels, f"{self} has {', '.join(self.labels)}")
 
 
+def _default_ids(images: np.ndarray | StreamedImages) -> tuple[str, ...]:
+    if isinstance(images, StreamedImages):
+        return tuple(images.keys[row] for row in images.originals.tolist())
+    return tuple(map(str, range(len(images))))
+
+
 def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
     """A number for each row (N,); rows with the same labels have the same number."""
     if len(labels) == 1:
         return labels[0]
     return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def _streamed(images: np.ndarray, name: str) -> StreamedImages:
+    """Images in memory as streamed images, whose canvases have the same number of pixels or more."""
+    keys = [f"image {row}" for row in range(len(images))]
+    _, height, width, channels = images.shape
+    return StreamedImages(
+        lambda row: to_image(images[row]), keys, max(height, width), max(height, width), channels, name
+    )
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, final, get_args
 
+from fullrank.data.classes import first_twice
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
+from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
@@ -35,33 +37,59 @@ class Source(ABC):
     def __init__(self, name: str = ""):
         self.name = name
 
+    @property
+    def official(self) -> bool:
+        """Whether the splits are part of the data; False if the source drew them itself."""
+        return True
+
     @final
-    def load(self, split: Split, image_size: int | None = None, *, bad: BadImages | None = None) -> ImageSet:
+    def load(
+        self,
+        split: Split | Literal["all"],
+        image_size: int | None = None,
+        *,
+        bad: BadImages | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> ImageSet:
         """Load the images of a split.
 
         Args:
-            split: "train" or "test".
+            split: "train", "test", or "all" for the images of both. If the source drew the splits itself,
+                "all" gives the images in their own order.
             image_size: Height and width of the images. The default is their own size, or 224 for streamed
                 images, which have none.
             bad: Allows some images to be undecodable, and records them. Such images are left out; streamed
                 ones are replaced by others (see `StreamedImages`).
+            preprocessing: How each image is fitted to a net, from its own full size and in place of
+                `image_size`. See `ImageSet.prepared`.
 
         Raises:
             UsageError: If the split is unknown or the size is below 1.
-            DataError: If the source does not have the split, or something is wrong with the files.
+            DataError: If the source does not have the split, an id occurs twice, or something is wrong with
+                the files.
         """
-        if split not in SPLITS:
-            raise UsageError(f"A split is 'train' or 'test', but got {split!r}; choose one of these.")
-        if split not in self.splits:
+        if split not in (*SPLITS, "all"):
+            raise UsageError(f"A split is 'train', 'test' or 'all', but got {split!r}; choose one of these.")
+        if split != "all" and split not in self.splits:
             remedy = f"it is a shift to test on; write `fullrank probe RUN --shift {self.name}`"
             raise DataError(f"{self.name} has no training images, {remedy}.")
         if image_size is not None:
             check_image_size(image_size)
+            if preprocessing is not None:
+                problem = (
+                    f"An image size of {image_size} stands beside a preprocessing to {preprocessing.size}"
+                )
+                raise UsageError(f"{problem}; give one of the two.")
         bad = bad or BadImages()
-        read = self.read_despite(split, image_size, bad)
-        if not isinstance(read, ImageSet):
-            raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; return an ImageSet.")
+        if preprocessing is not None:
+            read = self.read_unfitted(split)
+        else:
+            read = self.read_all(image_size, bad) if split == "all" else self._read(split, image_size, bad)
+        if len(set(read.ids)) < len(read):
+            raise DataError(f"{read} has the id {first_twice(read.ids)!r} twice; give each image its own.")
         images = read.despite(bad)
+        if preprocessing is not None:
+            return images.prepared(preprocessing)
         return images if image_size is None else images.resized(image_size)
 
     @abstractmethod
@@ -71,6 +99,21 @@ class Source(ABC):
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of `split`; one that decodes all files at once leaves out what `bad` allows."""
         return self.read(split, image_size)
+
+    def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
+        """Read the images of all splits; a source that drew its splits keeps the images in their order."""
+        first, *others = (self._read(split, image_size, bad) for split in self.splits)
+        return first.joined(*others) if others else first
+
+    def read_unfitted(self, split: Split | Literal["all"]) -> ImageSet:
+        """Read the images of `split` at their own sizes, which may differ if they are streamed."""
+        return self.read_all(None, BadImages()) if split == "all" else self._read(split, None, BadImages())
+
+    def _read(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
+        read = self.read_despite(split, image_size, bad)
+        if not isinstance(read, ImageSet):
+            raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; return an ImageSet.")
+        return read
 
 
 @final

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 from PIL import Image
 
-from fullrank.data.decoding import UNREADABLE, centre, reason, squash
+from fullrank.data.decoding import UNREADABLE, centre, reason, squash, upright
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
+from fullrank.preprocessing import NO_FLOATS, Fit, Preprocessing
 
 IMAGE_SIZE = 224
 """The default size at which encoders see streamed images."""
@@ -31,8 +32,9 @@ class StreamedImages:
     """N images of any size, decoded on demand in a pool of threads; the images of an ImageSet.
 
     Training sees *canvases*: whole images squashed to a square. Evaluation sees *centres*: the square in the
-    middle of each image. An image that cannot be decoded is noted in `bad`. If `bad` allows it, the next
-    image of the set with the same number in `alike` replaces it; after the last image comes the first.
+    middle of each image, or what `fit` makes of the image. An image that cannot be decoded is noted in `bad`.
+    If `bad` allows it, the next image of the set with the same number in `alike` replaces it; after the last
+    image comes the first.
 
     Args:
         read: `read(i)` opens the image called `keys[i]`.
@@ -45,6 +47,9 @@ class StreamedImages:
         name: The name of the source, for messages.
         bad: Records undecodable images and limits their number.
         alike: A number for each of `keys`; images with the same number can replace each other.
+        fit: Takes a whole upright image at its own size and returns its square, in place of the centre. See
+            `Preprocessing`.
+        floats: `fit` returns float32, which cannot be made into views.
 
     Raises:
         UsageError: If a size is below 1.
@@ -65,6 +70,8 @@ class StreamedImages:
     rows: np.ndarray | None = None
     bad: BadImages = field(default_factory=BadImages)
     alike: np.ndarray | None = None
+    fit: Fit | None = None
+    floats: bool = False
     dtype: ClassVar = np.dtype(np.uint8)
 
     def __post_init__(self) -> None:
@@ -87,14 +94,47 @@ class StreamedImages:
 
     def resized(self, size: int) -> "StreamedImages":
         """The same images for encoders whose input is size x size."""
-        return replace(self, image_size=size)
+        return replace(self, image_size=size, fit=None, floats=False)
+
+    def prepared(self, preprocessing: Preprocessing) -> "StreamedImages":
+        """The same images, each fitted by `preprocessing` when it is decoded.
+
+        Raises:
+            UsageError: If the fitted image has another shape or type than `Preprocessing` promises.
+        """
+        blank = Image.new("L" if self.channels == 1 else "RGB", (preprocessing.size, preprocessing.size))
+        sample = preprocessing.fitted(blank)
+        return replace(
+            self,
+            image_size=preprocessing.size,
+            channels=sample.shape[2],
+            statistics=(preprocessing.mean, preprocessing.std),
+            fit=preprocessing.fit,
+            floats=sample.dtype == np.float32,
+        )
+
+    def joined(self, other: "StreamedImages") -> "StreamedImages":
+        """These images, then those of `other`, which has the same canvas, size and channels."""
+        parts = [(each, row) for each in (self, other) for row in each.originals.tolist()]
+
+        def read(row: int) -> Image.Image:
+            images, original = parts[row]
+            return images.read(original)
+
+        keys = [images.keys[row] for images, row in parts]
+        return replace(self, read=read, keys=keys, rows=None, alike=None)
 
     def canvases(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The canvases of the images at `rows` (n,): (n, side, side, C) uint8, and their sizes (n, 2) int64.
 
         A size is the height and width of the original: crops are drawn in its geometry and mapped onto the
         canvas. Resizing is bilinear and antialiased. A large JPEG is decoded at a fraction of its size.
+
+        Raises:
+            UsageError: If the images become float32 by a transform, which views cannot repeat.
         """
+        if self.floats:
+            raise UsageError(f"{self.name}: {NO_FLOATS}.")
         _, side, _, channels = self.shape
         images = np.empty((len(rows), side, side, channels), np.uint8)
         sizes = np.empty((len(rows), 2), np.int64)
@@ -104,11 +144,17 @@ class StreamedImages:
     def centres(self, rows: np.ndarray) -> np.ndarray:
         """The centres of the images at `rows` (n,) as (n, image_size, image_size, C) uint8.
 
-        The shorter side is resized to round(image_size 256 / 224), bilinear and antialiased.
+        The shorter side is resized to round(image_size 256 / 224), bilinear and antialiased. With `fit`, each
+        upright image of eight bits goes through it at its own size instead; float32 if `floats`.
         """
-        size, channels = self.image_size, self.channels
-        images = np.empty((len(rows), size, size, channels), np.uint8)
-        self._fill([images], rows, lambda image: (centre(image, size, grey=channels == 1),))
+        size, channels, fit = self.image_size, self.channels, self.fit
+        images = np.empty((len(rows), size, size, channels), np.float32 if self.floats else np.uint8)
+
+        def square(image: Image.Image) -> tuple[np.ndarray]:
+            grey = channels == 1
+            return (centre(image, size, grey) if fit is None else fit(upright(image, grey)),)
+
+        self._fill([images], rows, square)
         return images
 
     def checksum(self) -> int:
@@ -166,9 +212,10 @@ def photographs(
     image_size: int | None,
     name: str,
     statistics: Statistics | None = IMAGENET_STATISTICS,
+    channels: int = 3,
 ) -> StreamedImages:
     """The image files `keys` below `root`, with ImageNet's statistics; the default size is 224."""
     size = image_size or IMAGE_SIZE
     return StreamedImages(
-        lambda row: Image.open(root / keys[row]), keys, canvas, size, name=name, statistics=statistics
+        lambda row: Image.open(root / keys[row]), keys, canvas, size, channels, name, statistics
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -95,6 +96,7 @@ def diagnose(
     data: Any = None,
     views: str | None = None,
     labels: str | None = None,
+    column: str | None = None,
     positives: str | Path | None = None,
     weights: str | Path | None = None,
     image_size: int | None = None,
@@ -115,6 +117,7 @@ def diagnose(
             on, or a pair of Datasets, to train and to test. A run has its own.
         views: The spec of the views, to measure the effect of the augmentation. A run has its own.
         labels: Which labels of the images, if there are several kinds; for a file, where its labels are.
+        column: For a file: the array or column of the features.
         positives: A second file, with another view of each row of a file of embeddings.
         weights: A file of weights for the spec of an encoder.
         image_size: The side to which the images are resized.
@@ -144,8 +147,9 @@ def diagnose(
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
-        file = open_embeddings(cast(str | Path, target), labels=labels, skip_bad=skip_bad)
-        pair = None if positives is None else open_embeddings(positives, skip_bad=skip_bad)
+        read = partial(open_embeddings, column=column, skip_bad=skip_bad)
+        file = read(cast(str | Path, target), labels=labels)
+        pair = None if positives is None else read(positives)
         entry, recipe = diagnose_file(file, pair, seed=seed), {}
     else:
         if positives is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from fullrank.devices import first_device
 from fullrank.diagnosis.evidence import Evidence, Pair, PlaceEvidence
 from fullrank.diagnosis.imposed import imposed_rank
 from fullrank.diagnosis.subject import Subject
-from fullrank.encoders.building import is_placed, with_places
+from fullrank.encoders.foreign import is_placed, with_places
+from fullrank.encoders.traced import TracedEncoder
 from fullrank.errors import UsageError
 from fullrank.heads.contract import unfolded
-from fullrank.places import collect_features, evaluating, head_places, read_places
+from fullrank.places import collect_features, evaluating, head_places, layer_of, read_places
 from fullrank.progress import counted
 from fullrank.views import ViewParameters, Views, step_generator
 
@@ -51,9 +53,10 @@ def collect(
     if limit < 1:
         raise UsageError(f"The limit must be 1 or more images, but got {limit}; the default is 4096.")
     encoder, head, images, views = subject.encoder, subject.head, subject.test, subject.views
-    places = list(dict.fromkeys(thinned_places(encoder, head) if places is None else places))
+    placed = with_places(encoder, images.image_size, images.channels)
+    last = nn.Identity() if head is None else head
+    places = list(dict.fromkeys(thinned_places(placed, head) if places is None else places))
     sample = images.limited(min(limit, len(images)), seed)
-    placed, last = with_places(encoder), nn.Identity() if head is None else head
     clean = counted(sample.batches(BATCH_SIZE), progress, "images", len(sample))
     features = collect_features(placed, last, clean, places)
     together: dict[str, Pair] = {}
@@ -78,15 +81,25 @@ def collect(
         rank = imposed_rank(last, place, subject.fresh_head)
         return PlaceEvidence(place, features[place], together.get(place), operations, rank)
 
-    stacked = stacked_maps(encoder, last) if places[-1:] == ["h" if head is None else "z"] else ()
+    plain = isinstance(placed, TracedEncoder) and not placed.output_note
+    net = cast(nn.Module, placed.model) if plain else placed
+    stacked = stacked_maps(net, last) if places[-1:] == ["h" if head is None else "z"] else ()
     return Collected(sample, Evidence(tuple(map(evidence_at, places)), stacked))
 
 
 def thinned_places(encoder: nn.Module, head: nn.Module | None, most: int = MOST_PLACES) -> list[str]:
-    """The places of a diagnosis: at most `most` of the encoder's, evenly chosen, h, the head's, and z."""
+    """The places of a diagnosis: at most `most` of the encoder's, h, the head's, and z.
+
+    The encoder's layers are chosen evenly, each with all its poolings.
+    """
     inner = list(getattr(encoder, "places", ())) if is_placed(encoder) else []
+    layers: dict[str, list[str]] = {}
+    for place in inner:
+        layers.setdefault(layer_of(place), []).append(place)
     if len(inner) > most:
-        inner = [inner[i] for i in np.linspace(0, len(inner) - 1, most).round().astype(int)]
+        count = max(1, most // max(map(len, layers.values())))
+        chosen = np.linspace(0, len(layers) - 1, count).round().astype(int)
+        inner = [place for i in chosen for place in list(layers.values())[i]]
     # The head's last layer is left out, because its output is z.
     return [*inner, "h", *([] if head is None else [*head_places(head)[:-1], "z"])]
 

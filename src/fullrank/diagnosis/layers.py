@@ -4,17 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
 from fullrank.diagnosis.features import view_batches
-from fullrank.encoders.building import with_places
+from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
+from fullrank.linalg import row_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes.linear import refitted
 from fullrank.probes.probe import label_vector
+from fullrank.progress import counted
 from fullrank.record import DimensionCurve, LayerRow
 from fullrank.spectrum.functional import effective_rank, effective_rank_of, matrix_singular_values, rankme
 from fullrank.statistics import binomial_error
@@ -67,17 +71,19 @@ def layer_rows(
     rows = []
     for place, features in test.items():
         linear = nearest = recall = None
+        scored = features
         if probeable:
-            linear = LinearProbe(seed=seed).fit(train[place], learnt).score(features, tested)
-            nearest = NearestProbe().fit(train[place], learnt).score(features, tested)
+            learnt_from, scored = _compact(train[place], features)
+            linear = LinearProbe(seed=seed).fit(learnt_from, learnt).score(scored, tested)
+            nearest = NearestProbe().fit(learnt_from, learnt).score(scored, tested)
         if len(counts) and counts.max() > 1:
-            recall = retrieval(features, tested, ks=(1,)).recall[1]
+            recall = retrieval(scored, tested, ks=(1,)).recall[1]
         rows.append(
             LayerRow(
                 place=place,
                 width=features.shape[1],
-                effective_rank=effective_rank(features),
-                rankme=rankme(features),
+                effective_rank=effective_rank(scored),
+                rankme=rankme(scored),
                 linear=linear,
                 nearest=nearest,
                 recall_at_1=recall,
@@ -85,6 +91,12 @@ def layer_rows(
             )
         )
     return rows
+
+
+def _compact(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and (M, D) in N + M coordinates, if there are more channels than rows in both."""
+    rows = row_coordinates(torch.cat([train, test])) if train.shape[1] > len(train) + len(test) else None
+    return (train, test) if rows is None else (rows[: len(train)], rows[len(train) :])
 
 
 def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
@@ -125,7 +137,13 @@ def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
 
 
 def dimension_curves(
-    train: Tensor, test: Tensor, labels: Labels, place: str, *, seed: int = 0
+    train: Tensor,
+    test: Tensor,
+    labels: Labels,
+    place: str,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> list[DimensionCurve]:
     """How many dimensions are needed: accuracy from 1, 2, 4, ... and all D of them, chosen in two ways.
 
@@ -141,6 +159,7 @@ def dimension_curves(
         labels: The labels of both.
         place: The name of the place.
         seed: The seed of the draws and the probe.
+        progress: Shows the part of the dimensions that is done; None shows nothing.
 
     Raises:
         FullrankError: What probes raise.
@@ -154,23 +173,23 @@ def dimension_curves(
     """
     width = train.shape[1]
     dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
-    probe = LinearProbe(seed=seed).fit(train, labels[0])
-    whole = probe.score(test, labels[1])
+    learnt, scored = _compact(train, test)
+    probe = LinearProbe(seed=seed).fit(learnt, labels[0])
+    whole = probe.score(scored, labels[1])
 
     def accuracy(train: Tensor, test: Tensor) -> float:
-        smaller = LinearProbe(penalties=(probe.penalty,), seed=seed).fit(train, labels[0])
-        return smaller.score(test, labels[1])
+        return refitted(probe, train, labels[0]).score(test, labels[1])
 
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(width, generator=generator).to(train.device) for _ in range(DRAWS)]
-    random = [
-        sum(accuracy(train[:, order[:k]], test[:, order[:k]]) for order in orders) / DRAWS
-        for k in dimensions[:-1]
-    ]
-    mean = train.double().mean(0)
-    train, test = train.double() - mean, test.double() - mean
-    components = torch.linalg.eigh(train.T @ train)[1].flip(1)
-    leading = [accuracy(train @ components[:, :k], test @ components[:, :k]) for k in dimensions[:-1]]
+    mean = learnt.double().mean(0)
+    learnt, scored = learnt.double() - mean, scored.double() - mean
+    components = torch.linalg.eigh(learnt.T @ learnt)[1].flip(1)
+    random, leading = [], []
+    for k in counted(dimensions[:-1], progress, "dimensions", sum(dimensions[:-1]), int):
+        random.append(sum(accuracy(train[:, order[:k]], test[:, order[:k]]) for order in orders) / DRAWS)
+        some = components[:, :k]  # fewer than k if all rows together span fewer
+        leading.append(accuracy(learnt @ some, scored @ some))
     # A rotation does not change the probe, so all D dimensions have the same accuracy in both ways.
     return [
         DimensionCurve(place=place, kind=kind, dimensions=dimensions, accuracy=[*accuracies, whole])
@@ -216,7 +235,8 @@ def gradient_ranks(
     if limit < 1:
         raise UsageError(f"The limit must be 1 image or more, but got {limit}; 256 is the default.")
     sample = images.limited(min(limit, len(images)), seed)
-    placed, last = with_places(encoder), nn.Identity() if head is None else head
+    placed = with_places(encoder, images.image_size, images.channels)
+    last = nn.Identity() if head is None else head
     batch, parameters = next(view_batches(sample, views, seed, batch_size=len(sample)))
     both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
     pieces = torch.split(both, _ROWS_AT_ONCE)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fullrank.diagnosis.evidence import PlaceEvidence
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import Moments
+from fullrank.linalg import Gram, Moments, row_coordinates
 from fullrank.record import Measure
 from fullrank.spectrum.functional import (
     alpha_req_of,
@@ -22,12 +22,12 @@ from fullrank.spectrum.neighbours import hubness, near_duplicates
 
 
 def measures_of(
-    place: PlaceEvidence, moments: Moments, duplicates: float | None = None, seed: int = 0
+    place: PlaceEvidence, moments: Moments | Gram, duplicates: float | None = None, seed: int = 0
 ) -> list[Measure]:
     """Every measure at a place. Ranks and variances use `moments` of all rows, others use its features."""
     values, rows = moments.singular_values(), moments.matrix_singular_values()
-    features, count = place.features, moments.count
-    spread = moments.scatter.diagonal()
+    features, count = row_coordinates(place.features), moments.count
+    spread = moments.variances
     measured: dict[str, Callable[[], float]] = {
         "effective_rank": lambda: effective_rank_of(values),
         "rankme": lambda: rankme_of(rows),

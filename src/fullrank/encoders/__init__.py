@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fullrank.encoders.contract import Encoder as Encoder
+    from fullrank.encoders.foreign import module_encoder as module_encoder
     from fullrank.encoders.library import LibraryEncoder as LibraryEncoder
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
+    from fullrank.encoders.traced import TracedEncoder as TracedEncoder
     from fullrank.encoders.weights import (
         Loaded as Loaded,
         Weights as Weights,
@@ -121,7 +123,7 @@ def encoder(
         parsed = ENCODERS.parse(f"{parsed},pretrained=true")
     built: Encoder = ENCODERS.build(parsed, image_size=image_size, in_chans=in_chans, mean=mean, std=std)
     if ENCODERS[parsed.name].origin is not None:
-        from fullrank.encoders.building import checked_encoder
+        from fullrank.encoders.foreign import checked_encoder
 
         built = cast("Encoder", checked_encoder(built, parsed, image_size, in_chans))
     built.spec = parsed

@@ -69,6 +69,10 @@ class Encoder(nn.Module, ABC):
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at `h` or any of `places`, from the same pass as `forward`."""
 
+    def has_place(self, name: str) -> bool:
+        """Whether `features` takes a place."""
+        return name == "h" or name in self.places
+
     def library_lines(self) -> dict[str, str]:
         """Python lines that adapt the library's `model` before it loads the weights, by what they change."""
         return {}

@@ -3,33 +3,21 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fullrank.encoders.contract import Encoder
-from fullrank.encoders.reading import REFUSALS, Trace, find_readings, read, trace
-from fullrank.errors import DataError, UsageError, one_line, unknown_name
-from fullrank.places import evaluating
+from fullrank.encoders.reading import REFUSALS, Trace
+from fullrank.encoders.traced import TracedEncoder, reason
+from fullrank.errors import DataError, UsageError, unknown_name
 
 SMALL_IMAGE = 64
 
 
-class LibraryEncoder(Encoder):
+class LibraryEncoder(TracedEncoder):
     """A timm model by its name, without its classifier. h is its pooled output.
 
         h = model((x - mean) / std)        model = timm.create_model(name, num_classes=0)
 
-    Places, in the order in which they run, come from one pass with forward hooks:
-
-    - `stem`: the input of the first block. It is missing if that is the image.
-    - each block by its path in timm, such as `layer1.0` or `blocks.3`
-    - `last-conv-input`: the input of the last convolution on more than one position, if any. It is missing if
-      only the image is convolved.
-
-    Maps are averaged over positions. For tokens, the class token is used if the model pools by it (timm's
-    `global_pool` is `token`). Otherwise, and in blocks before it is added, the image's tokens are averaged,
-    without class and register tokens. If a block returns several tensors, the first with one row per image is
-    used.
+    Its places are those of `TracedEncoder`, with timm's own grouping of a model into blocks.
 
     Args:
         model: The name of the model in timm.
@@ -47,10 +35,10 @@ class LibraryEncoder(Encoder):
         std: The standard deviation of each channel, or one number.
 
     Raises:
-        UsageError: For an unknown name, an option or image size that the model cannot take, or a model that
-            does not return one vector per image.
+        UsageError: For an unknown name, or an option or image size that the model cannot take.
         DataError: For weights that are not available.
 
+    >>> import torch
     >>> encoder = LibraryEncoder("resnet18", image_size=32)
     >>> encoder(torch.rand(2, 3, 32, 32)).shape, encoder.places[:3]
     (torch.Size([2, 512]), ('stem', 'layer1.0', 'layer1.1'))
@@ -58,8 +46,6 @@ class LibraryEncoder(Encoder):
     Source: Wightman, PyTorch Image Models (timm). The small stem is that of Chen et al. 2020 (2002.05709),
     Appendix B.9.
     """
-
-    library_root = "model."
 
     def __init__(
         self,
@@ -89,36 +75,19 @@ class LibraryEncoder(Encoder):
         built = _create(model, settings, pretrained, image_size)
         if stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE and not pretrained):
             _shrink_stem(built, model, channels, required=stem == "small")
-        traced = _try_out(built, model, channels, image_size)
-        if fixed:
-            _check_patches(built, model, traced)
         if pretrained:
             config: Any = built.pretrained_cfg
             each = (config["mean"], config["std"])
             mean, std = (v if len(v) == channels else (sum(v) / len(v),) for v in each)
-        super().__init__(channels, mean, std)
-        self.in_chans = in_chans
-        self.name = model
-        self.image_size = image_size if fixed else None
-        self.model = built
-        self.register_load_state_dict_post_hook(_forget_caches)  # type: ignore[no-untyped-call]
-        self.feature_dim: int = traced.output.shape[1]
-        self._readings = find_readings(built, traced)
-        self.places = tuple(self._readings)
+        super().__init__(
+            built, name=model, image_size=image_size, in_chans=in_chans, channels=channels, mean=mean, std=std
+        )
+        if fixed:
+            _check_patches(built, model, self._traced)
+            self.image_size = image_size
 
-    def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
-        """The features (N, D_p) at each of `places`. UsageError for an unknown place."""
-        own = ("h", *self.places)
-        for place in set(places).difference(own):
-            raise unknown_name("place", place, own, f"{self.name} has {', '.join(own)}")
-        if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
-            raise UsageError(
-                f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
-                f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
-            )
-        readings = {place: self._readings[place] for place in places if place != "h"}
-        h, features = read(self.model, self.normalised(x), readings)
-        return {place: h if place == "h" else features[place] for place in places}
+    def _refused(self, shape: Sequence[int], error: Exception) -> UsageError:
+        return _refused(self.name, {}, shape[-1], error)
 
     def library_lines(self) -> dict[str, str]:
         """If the model has the small stem, the lines that change timm's `model` in the same way."""
@@ -130,12 +99,6 @@ class LibraryEncoder(Encoder):
         channels = f"{net.conv1.in_channels}, {net.conv1.out_channels}"
         convolution = f"torch.nn.Conv2d({channels}, 3, padding=1, bias=False)"
         return {"stem": f"model.conv1 = {convolution}; model.maxpool = torch.nn.Identity()"}
-
-
-def _forget_caches(encoder: nn.Module, _: object) -> None:
-    """Drop what a model cached in eval mode from its old weights."""
-    with evaluating(encoder):
-        pass
 
 
 def _takes_one_size(name: str) -> bool:
@@ -163,7 +126,7 @@ def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: i
             # The model's own error, if any, is more informative than a failed download.
             _create(name, settings, False, image_size)
             raise DataError(
-                f"The pretrained weights of {name} are not available ({_reason(error)}); give a file of "
+                f"The pretrained weights of {name} are not available ({reason(error)}); give a file of "
                 "weights with --init FILE instead of pretrained=true, or start without."
             ) from None
         raise _refused(name, settings, image_size, error) from None
@@ -182,20 +145,6 @@ def _shrink_stem(model: nn.Module, name: str, channels: int, required: bool) -> 
         model.set_submodule("maxpool", nn.Identity())
     elif required:
         raise UsageError(f"'{name},stem=small': {name} has no 7x7 stem to replace; leave stem out.")
-
-
-def _try_out(model: nn.Module, name: str, channels: int, image_size: int) -> Trace:
-    """Two blank images through the model. UsageError if that fails or gives no vector per image."""
-    try:
-        traced = trace(model, torch.zeros(2, channels, image_size, image_size))
-    except REFUSALS as error:
-        raise _refused(name, {}, image_size, error) from None
-    if not (isinstance(traced.output, Tensor) and traced.output.ndim == 2 and len(traced.output) == 2):
-        raise UsageError(
-            f"{name} does not return one vector per image, so it has no representation h; use a model that "
-            "pools its features."
-        )
-    return traced
 
 
 def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
@@ -217,10 +166,6 @@ def _refused(name: str, settings: dict[str, Any], image_size: int, error: Except
     if "drop_path_rate" in settings and "drop_path_rate" in str(error):
         return UsageError(f"{name} takes no drop_path, but got {settings['drop_path_rate']}; leave it out.")
     return UsageError(
-        f"{name} cannot take images of {image_size} pixels ({_reason(error)}); give another --image-size "
+        f"{name} cannot take images of {image_size} pixels ({reason(error)}); give another --image-size "
         "or another encoder."
     )
-
-
-def _reason(error: Exception) -> str:
-    return one_line(" ".join(str(error).split()).rstrip(".") or type(error).__name__, longest=200)

@@ -3,27 +3,32 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import PairLoss, check_number, in_single
+from fullrank.objectives.contract import PairLoss, check_number, in_single, unit_rows
 from fullrank.objectives.tiles import log_sums_among, log_sums_between
 from fullrank.processes import ALONE, Share
 
 
-@in_single
 def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     """`InfoNCELoss` of one group: (N, K), (N, K) -> scalar."""
-    a, b = F.normalize(z_a, dim=1), F.normalize(z_b, dim=1)
+    return _between(unit_rows(z_a), unit_rows(z_b), temperature, share)
+
+
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
+    """`NTXentLoss`: (N, K), (N, K) -> scalar."""
+    return _among(unit_rows(torch.cat([z_a, z_b])), temperature, share)
+
+
+@in_single
+def _between(a: Tensor, b: Tensor, temperature: float, share: Share) -> Tensor:
     from_a, from_b = log_sums_between(a, b, 1 / temperature, share)
     return 0.5 * (from_a + from_b).mean() - ((a * b).sum(1) - 1).mean() / temperature
 
 
 @in_single
-def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
-    """`NTXentLoss`: (N, K), (N, K) -> scalar."""
-    u = F.normalize(torch.cat([z_a, z_b]), dim=1)
+def _among(u: Tensor, temperature: float, share: Share) -> Tensor:
     a, b = u.chunk(2)
     return log_sums_among(u, 1 / temperature, share).mean() - ((a * b).sum(1) - 1).mean() / temperature
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import GatheringLoss, check_number, check_pair, in_single
+from fullrank.objectives.contract import GatheringLoss, check_number, check_pair, in_single, unit_rows
 from fullrank.objectives.tiles import log_sums_among
 from fullrank.processes import ALONE, Share
 
@@ -27,10 +27,13 @@ def positive_sets(labels: Tensor, views: int) -> Tensor:
     return torch.where(labels == UNLABELLED, alone, first).repeat(views)
 
 
-@in_single
 def sup_con(z: Tensor, sets: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     """`SupConLoss` of all views (M, K) and their `positive_sets` (M,); 0 where no row has a positive."""
-    u = F.normalize(z, dim=1)
+    return _within_sets(unit_rows(z), sets, temperature, share)
+
+
+@in_single
+def _within_sets(u: Tensor, sets: Tensor, temperature: float, share: Share) -> Tensor:
     # The sum over i's positives is u_i . (the sum of its set, less u_i): no pair needs to be held.
     together = u.new_zeros(2 * len(u), u.shape[1]).index_add(0, sets, u)[sets]
     count = partners(sets)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from copy import copy
-from typing import Literal, final, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from fullrank.errors import UsageError
 from fullrank.probes.design import Design
 from fullrank.probes.logistic import LogisticFit, check_positive, minimise, warn_unless_converged
-from fullrank.probes.probe import Probe, rows_by_value, shuffled
+from fullrank.probes.probe import Probe, check_classes, labelled_rows, rows_by_value, shuffled
 
 Treatment = Literal["raw", "l2", "standardised"]
 
@@ -91,10 +91,16 @@ class LinearProbe(Probe):
             fits = minimise(design, targets[rest], num_classes, self.penalties, self.tol)
             del design  # frees memory, which matters for large sets
             start = self._choose(fits, features[held_out].double(), targets[held_out])
-        design = self._design(features)
-        (final_fit,) = minimise(design, targets, num_classes, [self.penalty], self.tol, start)
-        warn_unless_converged([*fits, final_fit], self.tol, stacklevel=4)
-        self.weight, self.bias = final_fit.weight, final_fit.bias
+        fits.append(self._solve(features, targets, num_classes, start))
+        warn_unless_converged(fits, self.tol, stacklevel=4)
+
+    def _solve(
+        self, features: Tensor, targets: Tensor, num_classes: int, start: LogisticFit | None = None
+    ) -> LogisticFit:
+        """The fit on all rows with `penalty`; sets `weight` and `bias`."""
+        (fit,) = minimise(self._design(features), targets, num_classes, [self.penalty], self.tol, start)
+        self.weight, self.bias = fit.weight, fit.bias
+        return fit
 
     def _choose(self, fits: Sequence[LogisticFit], features: Tensor, targets: Tensor) -> LogisticFit:
         """The fit with the best held-out accuracy, the first of equals; sets `penalty` and `held_out`."""
@@ -153,6 +159,32 @@ def among(probe: LinearProbe, classes: Collection[int]) -> LinearProbe:
         part[rows] for part in (probe.classes, probe.weight, probe.bias)
     )
     return narrowed
+
+
+def refitted(probe: LinearProbe, features: Tensor, labels: Any) -> LinearProbe:
+    """A probe with the same settings and penalty, fitted on other features; nothing is held out.
+
+    Args:
+        probe: A probe that was fitted.
+        features: Features (N, D), of any width.
+        labels: Labels (N,); rows with the label -1 are left out.
+
+    Raises:
+        FullrankError: As `Probe.fit`.
+
+    >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(20) % 4
+    >>> probe = LinearProbe().fit(x, y)
+    >>> refitted(probe, x[:, :2], y).weight.shape
+    torch.Size([4, 2])
+    """
+    features, labels = labelled_rows(features, labels)
+    classes, targets = torch.unique(labels, return_inverse=True)
+    check_classes(classes, len(labels), "A probe")
+    other = copy(probe)
+    fit = other._solve(other._prepare(features), targets, len(classes))
+    warn_unless_converged([fit], probe.tol, stacklevel=3)
+    other.classes, other._width, other.held_out = classes, features.shape[1], {}
+    return other
 
 
 def _held_out_rows(targets: Tensor, seed: int) -> Tensor:

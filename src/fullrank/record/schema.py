@@ -217,8 +217,8 @@ class DiagnosisEntry(_Part):
 
     `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
     say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
-    could not be examined. `about` says in words which weights and which input a model has. `images` and `baselines` belong to the accuracies of `layers`; older records have
-    neither.
+    could not be examined. `about` says in words which weights and which input a model has. `images` and
+    `baselines` belong to the accuracies of `layers`; older records have neither.
     """
 
     target: str

@@ -14,7 +14,7 @@ from fullrank.data.image_set import UNLABELLED, count_classes
 from fullrank.data.streaming import StreamedImages
 from fullrank.devices import on_accelerator
 from fullrank.encoders import without_download
-from fullrank.encoders.building import with_places
+from fullrank.encoders.foreign import with_places
 from fullrank.errors import FullrankError
 from fullrank.places import collect_features
 from fullrank.probes import LinearProbe, NearestProbe
@@ -132,7 +132,7 @@ def _of_encoder(
     if rebuild is None:
         return unmeasured(kind, "this model cannot be rebuilt")
     try:
-        encoder = with_places(rebuild())
+        encoder = with_places(rebuild(), sets[0].image_size, sets[0].channels)
     except (FullrankError, OSError) as error:  # the file of weights is missing, or the hub cannot be reached
         return unmeasured(kind, " ".join(str(error).split()))
     with on_accelerator(encoder):

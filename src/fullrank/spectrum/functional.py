@@ -9,7 +9,15 @@ from torch import Tensor
 
 from fullrank import statistics
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import Moments, require_finite, require_matrix, require_rows, row_blocks
+from fullrank.linalg import (
+    Gram,
+    Moments,
+    require_finite,
+    require_matrix,
+    require_rows,
+    row_blocks,
+    second_moments,
+)
 from fullrank.spectrum.geometry import unit_rows
 
 
@@ -34,7 +42,7 @@ def singular_values(features: Tensor) -> Tensor:
 
     Source: P1 Section 3 and Figures 2, 7 and 9 (their logarithms).
     """
-    return Moments.of(features).singular_values()
+    return second_moments(features).singular_values()
 
 
 def normalised_singular_values(features: Tensor) -> Tensor:
@@ -58,6 +66,9 @@ def normalised_singular_values(features: Tensor) -> Tensor:
     """
     require_matrix(features)
     width = features.shape[1]
+    if 0 < len(features) < width:
+        require_finite(features)
+        return Gram.of(unit_rows(features)).singular_values()
     parts = (Moments.of(unit_rows(block)) for block in row_blocks(features, at_least=width))
     return reduce(Moments.merge, parts, Moments.empty(width, features.device)).singular_values()
 
@@ -276,7 +287,7 @@ def stable_rank(features: Tensor) -> float:
 
     Source: Rudelson and Vershynin 2007.
     """
-    return stable_rank_of(Moments.of(features).matrix_singular_values())
+    return stable_rank_of(second_moments(features).matrix_singular_values())
 
 
 def stable_rank_of(values: Tensor) -> float:

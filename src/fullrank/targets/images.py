@@ -1,7 +1,7 @@
 """The images of a target: read as its weights need them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fullrank.data import ImageSet, source
 from fullrank.data.sources import Split
@@ -55,7 +55,7 @@ def images_of(target: Target, data: Any = None) -> Images:
     return Images(train and _fitted(target, train), _fitted(target, test))
 
 
-def images_in(target: Target, data: Any, split: str | None) -> ImageSet:
+def images_in(target: Target, data: Any, split: Split | Literal["all"] | None) -> ImageSet:
     """The images of one split for a target.
 
     Args:
@@ -82,7 +82,7 @@ def own_run(target: Target) -> Run:
     return target.run
 
 
-def _read(target: Target, data: Any, split: "Split | str") -> ImageSet:
+def _read(target: Target, data: Any, split: Split | Literal["all"]) -> ImageSet:
     """The images of a source in one split."""
     if target.run is not None:
         return _checked(target.run, source(data).load(split, input_shape(target.run.path)[0]))

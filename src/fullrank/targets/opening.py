@@ -14,6 +14,7 @@ from torch import nn
 
 from fullrank.data import ImageSet
 from fullrank.data.decoding import fit_square, to_array as _array
+from fullrank.door import MODULE_NAME, import_named, imported, label_of
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.encoders import ENCODERS, encoder as build_encoder, load_weights, with_stem_of, without_download
 from fullrank.encoders.contract import Encoder
@@ -169,6 +170,8 @@ def target(
     given = Given(weights, prefix, image_size, mean, std, transform)
     if isinstance(model, str | Path) and Path(model).is_dir():
         model = _in_folder(Path(model))
+    if isinstance(model, str):
+        model = _in_module(model) or model
     if isinstance(model, Run):
         given.refuse_for("A run", "weights", "image_size", "mean", "transform")
         return _of_run(model)
@@ -178,7 +181,7 @@ def target(
     if isinstance(model, str | Path) and Path(model).suffix in PROGRAMS:
         given.refuse_for("An exported program", "weights")
         return _of_program(Path(model), given)
-    if isinstance(model, Path) or isinstance(model, str):
+    if isinstance(model, str | Path):
         _refuse_files(str(model))
     return _of_spec(model, given)
 
@@ -188,6 +191,16 @@ def _in_folder(folder: Path) -> "Run | str":
     if (folder / RECORD_FILE).is_file() or not (folder / "config.json").is_file():
         return load(folder)
     return f"hf-hub:{folder}"
+
+
+def _in_module(text: str) -> nn.Module | None:
+    """The net that `module:Name` names, if Name is a net and not a class that builds one."""
+    if MODULE_NAME.fullmatch(text) is None:
+        return None
+    module, _, name = text.rpartition(":")
+    import_named(module, ENCODERS.kind)
+    found = vars(imported[label_of(module)].module).get(name)
+    return found if isinstance(found, nn.Module) else None
 
 
 def _refuse_files(text: str) -> None:
@@ -245,11 +258,14 @@ def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     spec = ENCODERS.parse(model if isinstance(model, type) else str(model))
     if given.weights is not None:
         spec = ENCODERS.parse(with_stem_of(spec, given.weights))
-    bare = without_download(spec)
-    trained = given.weights is not None or bare != spec
-    weights = "random weights"
-    if trained:
-        weights = f"weights from {given.weights or 'its library'}"
+    bare, weights = without_download(spec), "random weights"
+    if given.weights is not None:
+        weights = f"weights from {given.weights}"
+    elif ENCODERS[spec.name].origin is not None:
+        weights = "the weights that its own code gives it"
+    elif bare != spec:
+        weights = "the weights of its library"
+    trained = weights != "random weights"
     stated = _of_weights(spec, given) if trained else None
     return Target(
         str(spec),

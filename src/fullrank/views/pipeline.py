@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError, unknown_name
+from fullrank.preprocessing import NO_FLOATS
 from fullrank.views.colour_map import ColourMap
 from fullrank.views.operations import Crop, Drop, Layers, Operation, Source, Values
 
@@ -184,8 +185,8 @@ class Views:
             parameters: What `sample` drew for them.
 
         Raises:
-            UsageError: Unless number, size and channels of the images match the parameters, or for a layer to
-                drop that the batch lacks.
+            UsageError: Unless the images are uint8 and their number, size and channels match the parameters,
+                or for a layer to drop that the batch lacks.
         """
         first, second = self._make(batch, parameters, (self.first, self.second))
         return first, second
@@ -211,6 +212,8 @@ class Views:
         self, batch: Batch, parameters: ViewParameters, pipelines: tuple[Pipeline, ...]
     ) -> tuple[Tensor, ...]:
         images = batch.images
+        if images.is_floating_point():
+            raise UsageError(f"These images are {images.dtype}: {NO_FLOATS}.")
         expected = (len(parameters), self.channels, *parameters.source)
         if tuple(images.shape) != expected:
             problem = f"The images have shape {tuple(images.shape)}, but the views expect {expected}"

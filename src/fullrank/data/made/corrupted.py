@@ -56,6 +56,11 @@ class Corrupted(Source):
         self.kind, self.severity, self.seed, self.data = kind, severity, seed, source(data)
         self.splits = self.data.splits
 
+    @property
+    def official(self) -> bool:
+        """Whether the splits of the other source are part of its data."""
+        return self.data.official
+
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         clean = self.data.read(split, image_size)

@@ -1,11 +1,13 @@
 """The included data: scikit-learn's 1797 handwritten digits."""
 
+from dataclasses import replace
 from typing import final
 
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
 from fullrank.data.sources import Source, Split
+from fullrank.data.undecodable import BadImages
 
 _TEST_IMAGES = 500
 
@@ -27,16 +29,26 @@ class Digits(Source):
     def __init__(self) -> None:
         super().__init__("digits")
 
+    @property
+    def official(self) -> bool:
+        """False: the split is a draw of this source."""
+        return False
+
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
-        from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
-        images, labels = load_digits().images, load_digits().target.astype(np.int64)
-        images = np.rint(images * (255 / 16)).astype(np.uint8)[..., None]
-        names = {"label": tuple(map(str, range(10)))}
+        whole = self.read_all(image_size, BadImages())
         train, test = train_test_split(
-            np.arange(len(labels)), test_size=_TEST_IMAGES, stratify=labels, random_state=0
+            np.arange(len(whole)), test_size=_TEST_IMAGES, stratify=whole.labels["label"], random_state=0
         )
-        index = train if split == "train" else test
-        return ImageSet(images[index], {"label": labels[index]}, names, self.name, split)
+        return replace(whole.subset(train if split == "train" else test), split=split)
+
+    def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
+        """Read all images, in the order of scikit-learn."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+        names = {"label": tuple(map(str, range(10)))}
+        return ImageSet(images, {"label": digits.target.astype(np.int64)}, names, self.name, "all")

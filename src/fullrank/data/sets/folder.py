@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, final
+from typing import Literal, TypeVar, final
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, to_array, upright
-from fullrank.data.image_files import image_tree
+from fullrank.data.image_files import image_tree, path_order
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
@@ -36,6 +36,7 @@ class Files:
 
     of: dict[Split, tuple[list[str], np.ndarray]]
     class_names: tuple[str, ...]
+    official: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +81,57 @@ class ImageFolder(Source):
         """Read the images of `split`."""
         return self.read_despite(split, image_size, BadImages())
 
+    @property
+    def official(self) -> bool:
+        """Whether the folder has folders of both splits."""
+        return self._files.official
+
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of `split` without undecodable ones, if `bad` allows their number."""
-        names, labels = self._files.of[split]
+        return self._read_files(*self._files.of[split], split, image_size, bad)
+
+    def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
+        """Read the images of both splits, in the order of their paths if the split is ours."""
+        return self._read_files(*self._names("all"), "all", image_size, bad)
+
+    def _read_files(
+        self, names: Sequence[str], labels: np.ndarray, split: str, image_size: int | None, bad: BadImages
+    ) -> ImageSet:
         if self.canvas is not None:
             streamed = photographs(self.path, names, self.canvas, image_size, self.name, statistics=None)
-            return self._labelled(streamed, labels, split)
+            return self._labelled(streamed, names, labels, split)
         images, errors = self._decoded(names, image_size)
         if len(errors) == len(names) or (errors and not bad.most):
             raise self._unreadable(errors, len(names))
         for name, error in errors.items():
             bad.note(name, reason(error), self.name)
-        whole = self._labelled(images, labels, split)
+        whole = self._labelled(images, names, labels, split)
         if not errors:
             return whole
         return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
 
-    def _labelled(self, images: np.ndarray | StreamedImages, labels: np.ndarray, split: Split) -> ImageSet:
-        return ImageSet(images, {"label": labels}, {"label": self._files.class_names}, self.name, split)
+    def read_unfitted(self, split: Split | Literal["all"]) -> ImageSet:
+        """Read the images of `split` at their own sizes, decoded on demand."""
+        names, labels = self._names(split)
+        canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
+        streamed = photographs(self.path, names, canvas, None, self.name, None, channels)
+        return self._labelled(streamed, names, labels, split)
+
+    def _names(self, split: Split | Literal["all"]) -> tuple[Sequence[str], np.ndarray]:
+        """The files of a split, or of both, in the order of their paths if the split is ours, with labels."""
+        if split != "all":
+            return self._files.of[split]
+        files = [file for of_split in self._files.of.values() for file in zip(*of_split, strict=True)]
+        if not self.official:
+            files.sort(key=lambda file: path_order(file[0]))
+        names, labels = zip(*files, strict=True)
+        return names, np.array(labels)
+
+    def _labelled(
+        self, images: np.ndarray | StreamedImages, names: Sequence[str], labels: np.ndarray, split: str
+    ) -> ImageSet:
+        class_names = {"label": self._files.class_names}
+        return ImageSet(images, {"label": labels}, class_names, self.name, split, ids=tuple(names))
 
     def _decoded(
         self, names: Sequence[str], image_size: int | None
@@ -131,19 +165,29 @@ class ImageFolder(Source):
         official = np.split(np.arange(len(names)), [len(train)])
         rows = official if train else [fixed_split(labels, split, self.name) for split in SPLITS]
         parts = [([names[row] for row in part], labels[part]) for part in rows]
-        return Files(dict(zip(SPLITS, parts, strict=True)), class_names)
+        return Files(dict(zip(SPLITS, parts, strict=True)), class_names, bool(train))
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for names, _ in self._files.of.values() for name in names]
 
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
         """The header of every file in both splits, or the error if it cannot be read."""
+        headers = _attempt(self._header, self._names, f"Looking through {self.path}")
+        return dict(zip(self._names, headers, strict=True))
 
-        def header(name: str) -> Header:
-            with Image.open(self.path / name) as image:
-                return Header(image.size, image.mode in GREY_MODES)
+    def _header(self, name: str) -> Header:
+        with Image.open(self.path / name) as image:
+            return Header(image.size, image.mode in GREY_MODES)
 
-        names = [name for names, _ in self._files.of.values() for name in names]
-        headers = _attempt(header, names, f"Looking through {self.path}")
-        return dict(zip(names, headers, strict=True))
+    @cached_property
+    def _grey(self) -> bool:
+        """All images are grey. The first that is not ends the search."""
+        names = self._names
+        parts = (names[start : start + _PROGRESS_FROM] for start in range(0, len(names), _PROGRESS_FROM))
+        headers = (header for part in parts for header in _attempt(self._header, part, ""))
+        return all(header.grey for header in headers if isinstance(header, Header))
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})

@@ -1,6 +1,7 @@
 """Data sets of the `datasets` library: saved, local, or from the hub."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,6 +13,7 @@ from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split, canonical
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
+from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.files import expanded
 
@@ -50,9 +52,27 @@ class HuggingFace(Source):
         super().__init__(canonical("huggingface", path, canvas=canvas, image=image, label=label))
         self.path, self.image, self.label, self.canvas = path, image, label, canvas
 
+    @property
+    def official(self) -> bool:
+        """Whether the data set has splits of its own."""
+        return len(self._load()) > 1
+
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
         tables = self._load()
+        images = self._images(tables, split, image_size)
+        if len(tables) > 1:
+            return images
+        return images.subset(fixed_split(images.labels["label"], split, self.name))
+
+    def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
+        """Read the images of both splits, in the order of the table if there is only one."""
+        if self.official:
+            return super().read_all(image_size, bad)
+        return replace(self._images(self._load(), "train", image_size), split="all")
+
+    def _images(self, tables: "dict[str, Dataset]", split: Split, image_size: int | None) -> ImageSet:
+        """The images of the table of `split`; both splits share it if there is only one."""
         image, label = self._columns(next(iter(tables.values())))
         labels, classes = self._labels(tables, label)
         part = _part(labels, split)
@@ -64,10 +84,8 @@ class HuggingFace(Source):
             image_size or IMAGE_SIZE,
             name=self.name,
         )
-        image_set = ImageSet(images, {"label": labels[part]}, {"label": classes}, self.name, split)
-        if len(tables) > 1:
-            return image_set
-        return image_set.subset(fixed_split(labels[part], split, self.name))
+        ids = tuple(map(str, range(len(undecoded))))
+        return ImageSet(images, {"label": labels[part]}, {"label": classes}, self.name, split, ids=ids)
 
     def _load(self) -> "dict[str, Dataset]":
         """The splits of the data set under their own names; the training split is the first."""

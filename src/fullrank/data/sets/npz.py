@@ -1,6 +1,7 @@
 """NumPy .npz files of images and labels."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split, canonical
+from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError
 from fullrank.files import DAMAGED_ARRAYS, expanded
 
@@ -49,8 +51,26 @@ class NpzArchive(Source):
         super().__init__(canonical("npz", path))
         self.path = expanded(path)
 
+    @property
+    def official(self) -> bool:
+        """Whether the file has arrays of two splits."""
+        with self._opened() as file:
+            return self._layout(file.files) is not _POOLED
+
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
+        images = self._arrays(split)
+        if self.official:
+            return images
+        return images.subset(fixed_split(images.labels["label"], split, self.name))
+
+    def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
+        """Read the images of both splits, in the order of the file if they share one array."""
+        if self.official:
+            return super().read_all(image_size, bad)
+        return replace(self._arrays("train"), split="all")
+
+    def _opened(self) -> np.lib.npyio.NpzFile:
         if not self.path.is_file():
             raise DataError(f"The file {self.path} does not exist; check the path in {self.name}.")
         try:
@@ -59,15 +79,18 @@ class NpzArchive(Source):
             raise DataError(f"{self.path} is not a complete .npz file; save it with numpy.savez.") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DataError(f"{self.path} is a single array, not a .npz file; save it with numpy.savez.")
-        with file:
+        return file
+
+    def _arrays(self, split: Split) -> ImageSet:
+        """The images in the arrays of `split`; both splits share them if there is only one array."""
+        with self._opened() as file:
             layout = self._layout(file.files)
             images = self._images(file, layout[split][0])
             values_of = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
         values = np.unique(np.concatenate([[UNLABELLED], *values_of.values()]))
         labels = np.searchsorted(values, values_of.get(split, np.full(len(images), UNLABELLED))) - 1
         names = {"label": tuple(map(str, values[1:].tolist()))}
-        image_set = ImageSet(images, {"label": labels.astype(np.int64)}, names, self.name, split)
-        return image_set.subset(fixed_split(labels, split, self.name)) if layout is _POOLED else image_set
+        return ImageSet(images, {"label": labels.astype(np.int64)}, names, self.name, split)
 
     def _layout(self, names: list[str]) -> Layout:
         for layout in (*_SPLIT_LAYOUTS, _POOLED):
