@@ -1,14 +1,16 @@
 """Lists of class names (shipped, in a file, or written out), and shipped groups of classes. Torch-free."""
 
 import re
+import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from fullrank.errors import DataError, UsageError, unknown_name
-from fullrank.files import expanded, is_file
+from fullrank.errors import DataError, FullrankWarning, UsageError, unknown_name
+from fullrank.files import expanded, is_file, printable
 
 _FORMS = "write {shipped}, the path of a text file with one name a line, or names joined by '+'"
 
@@ -94,6 +96,42 @@ def _names(text: str) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines()]
     entries = (line for line in lines if line and not line.startswith("#"))
     return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in entries)
+
+
+def class_name(text: str) -> str:
+    r"""The name of a class as a folder or a file states it, in one form of Unicode and printable.
+
+    macOS and archives write one name in several forms. Bytes that are not UTF-8 are written as escapes.
+
+    >>> class_name("cafe\u0301") == class_name("caf\u00e9"), class_name("caf\udce9")
+    (True, 'caf\\xe9')
+    """
+    return unicodedata.normalize("NFC", printable(text))
+
+
+def check_classes(train: Collection[str], test: Collection[str], name: str) -> None:
+    """Compare the classes of two splits by name; warn of test classes that training lacks.
+
+    Args:
+        train: The classes of the training images.
+        test: The classes of the test images.
+        name: The name of the source.
+
+    Raises:
+        DataError: If the splits have no class in common, or names differ only in case.
+    """
+    missing = sorted(set(test) - set(train))
+    if not missing or not train:
+        return
+    folded = {each.casefold(): each for each in train}
+    if alike := next((each for each in missing if each.casefold() in folded), None):
+        problem = f"the test class {alike!r} and the training class {folded[alike.casefold()]!r}"
+        raise DataError(f"{name}: {problem} differ only in case; give both one name.")
+    if len(missing) == len(set(test)):
+        problem = f"none of its {len(missing)} test classes, such as {missing[0]!r}, is a training class"
+        raise DataError(f"{name}: {problem}, such as {min(train)!r}; give the classes the same names.")
+    problem = f"training has no image of {len(missing)} of {len(set(test))} test classes"
+    warnings.warn(f"{name}: {problem}; the first is {missing[0]!r}.", FullrankWarning, stacklevel=2)
 
 
 def first_twice(names: Sequence[str]) -> str | None:

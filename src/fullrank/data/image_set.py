@@ -16,6 +16,7 @@ from fullrank.data.selection import generator, stratified_order, stratified_shar
 from fullrank.data.streaming import Statistics, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.files import printable
 from fullrank.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -157,12 +158,14 @@ class ImageSet:
         """
         images = self.images
         if not isinstance(images, StreamedImages):
-            images = _streamed(images, str(self))
+            images = _streamed(images, self.ids, str(self))
         prepared = images.prepared(preprocessing)
         if not self.layers:
             return replace(self, images=prepared)
         rows = np.arange(len(self))
-        layers = {key: _streamed(layer, key).prepared(preprocessing) for key, layer in self.layers.items()}
+        layers = {
+            key: _streamed(layer, self.ids, key).prepared(preprocessing) for key, layer in self.layers.items()
+        }
         fitted = {key: layer.centres(rows) for key, layer in layers.items()}
         return replace(self, images=prepared.centres(rows), layers=fitted)
 
@@ -413,7 +416,7 @@ class ImageSet:
 
 def _default_ids(images: np.ndarray | StreamedImages) -> tuple[str, ...]:
     if isinstance(images, StreamedImages):
-        return tuple(images.keys[row] for row in images.originals.tolist())
+        return tuple(printable(images.keys[row]) for row in images.originals.tolist())
     return tuple(map(str, range(len(images))))
 
 
@@ -424,13 +427,10 @@ def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
     return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].reshape(-1)
 
 
-def _streamed(images: np.ndarray, name: str) -> StreamedImages:
-    """Images in memory as streamed images, whose canvases have the same number of pixels or more."""
-    keys = [f"image {row}" for row in range(len(images))]
-    _, height, width, channels = images.shape
-    return StreamedImages(
-        lambda row: to_image(images[row]), keys, max(height, width), max(height, width), channels, name
-    )
+def _streamed(images: np.ndarray, ids: Sequence[str], name: str) -> StreamedImages:
+    """Images in memory as streamed images, whose canvases have as many pixels or more."""
+    side = max(images.shape[1:3])
+    return StreamedImages(lambda row: to_image(images[row]), ids, side, side, images.shape[3], name)
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:

@@ -247,10 +247,8 @@ def _of_program(path: Path, given: Given) -> Target:
     program = program_encoder(path)
     known = _preprocessing(given, program.preprocessing)
 
-    def build(images: ImageSet, preprocessing: Preprocessing) -> nn.Module:
-        return program
-
-    return Target(path.name, build, "the weights of its file", True, known, partial(_plain, given))
+    weights = "the weights of its file"
+    return Target(path.name, lambda images, _: program, weights, True, known, partial(_plain, given))
 
 
 def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
@@ -367,8 +365,13 @@ def _with_channels(spec: Spec, images: ImageSet, preprocessing: Preprocessing) -
     if takes_option and channels is None and len(preprocessing.mean) > images.channels == 1:
         options = tuple(sorted({**dict(spec.options), "channels": len(preprocessing.mean)}.items()))
         spec = Spec(spec.name, spec.value, options, spec.family)
-    shape = {"image_size": preprocessing.size, "in_chans": images.channels}
-    return build_encoder(spec, **shape, mean=preprocessing.mean, std=preprocessing.std)
+    return build_encoder(
+        spec,
+        image_size=preprocessing.size,
+        in_chans=images.channels,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
 
 
 def _build_untrained(spec: Spec, images: ImageSet, preprocessing: Preprocessing) -> nn.Module:

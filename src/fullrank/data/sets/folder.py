@@ -1,10 +1,13 @@
 """Folders of image files."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar, final
+from pathlib import Path
+from typing import TypeVar, final
 
 import numpy as np
 from PIL import Image
@@ -12,18 +15,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from fullrank.data.classes import class_name
 from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, to_array, upright
-from fullrank.data.image_files import image_tree, path_order
+from fullrank.data.image_files import ending_counts, image_tree, list_folders, path_order
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.selection import fixed_split
+from fullrank.data.sets.layouts import layout_of, sentence
 from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
 from fullrank.data.streaming import CANVAS, StreamedImages, photographs
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, count_of
-from fullrank.files import expanded
+from fullrank.files import expanded, printable
 
 MEMORY_LIMIT_GIB = 8
-_TEST_FOLDERS = ("test", "val", "valid")
+_LIST = re.compile(r"(^|/)\w*annotations\.txt$").search
 _PROGRESS_FROM = 1000  # images; fewer take too little time for a progress bar
 
 Item = TypeVar("Item")
@@ -37,6 +42,7 @@ class Files:
     of: dict[Split, tuple[list[str], np.ndarray]]
     class_names: tuple[str, ...]
     official: bool
+    understood: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +57,10 @@ class Header:
 class ImageFolder(Source):
     """Image files at any depth below a folder, decoded into memory or on demand.
 
-    Splits are the folders `train` and `test` (or `val`, or `valid`) if `path` has both. Otherwise they are
-    80 % and 20 %, stratified and always the same. The class is the first folder below the split's folder;
-    files directly in the split's folder are unlabelled. Hidden files and folders and files without the ending
-    of an image are left out.
+    The splits are the folders `train` and `test`, or `val`, `dev`, `eval` and other common spellings. Without
+    them, 20 % are drawn as test images, stratified and always the same. The class is the first folder below
+    the split's folder; files directly in the split's folder are unlabelled. Classes of the two splits are
+    matched by name. `understood` says what was found and what was left out.
 
     Images stay grey if all images of both splits are. Transparent images are put on white, and 16-bit grey is
     scaled from 0 to 65535. Only the first frame is read. The EXIF orientation is applied.
@@ -65,8 +71,8 @@ class ImageFolder(Source):
             and are resized to this square in training.
 
     Raises:
-        DataError: If the folder is missing or has no images, a file cannot be decoded, or the pixels need
-            more than 8 GiB.
+        DataError: If the folder is missing or has no images, its splits can be understood in two ways or
+            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB.
         UsageError: If the images do not all have one square size, and no size is given.
 
     >>> ImageFolder("photographs", canvas=256).name
@@ -76,6 +82,7 @@ class ImageFolder(Source):
     def __init__(self, path: str, canvas: int | None = None):
         super().__init__(canonical("folder", path, canvas=canvas))
         self.path, self.canvas = expanded(path), canvas
+        self.streamed = canvas is not None
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
@@ -86,19 +93,31 @@ class ImageFolder(Source):
         """Whether the folder has folders of both splits."""
         return self._files.official
 
+    @property
+    def understood(self) -> str:
+        """The images and classes of each split, and what was left out."""
+        return self._files.understood
+
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of `split` without undecodable ones, if `bad` allows their number."""
         return self._read_files(*self._files.of[split], split, image_size, bad)
 
     def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of both splits, in the order of their paths if the split is ours."""
-        return self._read_files(*self._names("all"), "all", image_size, bad)
+        if self.official:
+            return super().read_all(image_size, bad)
+        files = [
+            file for names, labels in self._files.of.values() for file in zip(names, labels, strict=True)
+        ]
+        names, labels = zip(*sorted(files, key=lambda file: path_order(file[0])), strict=True)
+        return self._read_files(names, np.array(labels), "all", image_size, bad)
 
     def _read_files(
         self, names: Sequence[str], labels: np.ndarray, split: str, image_size: int | None, bad: BadImages
     ) -> ImageSet:
-        if self.canvas is not None:
-            streamed = photographs(self.path, names, self.canvas, image_size, self.name, statistics=None)
+        if self.streamed:
+            canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
+            streamed = photographs(self.path, names, canvas, image_size, self.name, None, channels)
             return self._labelled(streamed, names, labels, split)
         images, errors = self._decoded(names, image_size)
         if len(errors) == len(names) or (errors and not bad.most):
@@ -110,28 +129,17 @@ class ImageFolder(Source):
             return whole
         return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
 
-    def read_unfitted(self, split: Split | Literal["all"]) -> ImageSet:
-        """Read the images of `split` at their own sizes, decoded on demand."""
-        names, labels = self._names(split)
-        canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
-        streamed = photographs(self.path, names, canvas, None, self.name, None, channels)
-        return self._labelled(streamed, names, labels, split)
-
-    def _names(self, split: Split | Literal["all"]) -> tuple[Sequence[str], np.ndarray]:
-        """The files of a split, or of both, in the order of their paths if the split is ours, with labels."""
-        if split != "all":
-            return self._files.of[split]
-        files = [file for of_split in self._files.of.values() for file in zip(*of_split, strict=True)]
-        if not self.official:
-            files.sort(key=lambda file: path_order(file[0]))
-        names, labels = zip(*files, strict=True)
-        return names, np.array(labels)
+    def unfitted(self) -> "ImageFolder":
+        """The same folder with its images decoded on demand, also without a canvas."""
+        folder = copy(self)
+        folder.streamed = True
+        return folder
 
     def _labelled(
         self, images: np.ndarray | StreamedImages, names: Sequence[str], labels: np.ndarray, split: str
     ) -> ImageSet:
-        class_names = {"label": self._files.class_names}
-        return ImageSet(images, {"label": labels}, class_names, self.name, split, ids=tuple(names))
+        class_names, ids = {"label": self._files.class_names}, tuple(map(printable, names))
+        return ImageSet(images, {"label": labels}, class_names, self.name, split, ids=ids)
 
     def _decoded(
         self, names: Sequence[str], image_size: int | None
@@ -155,17 +163,21 @@ class ImageFolder(Source):
     @cached_property
     def _files(self) -> Files:
         check_folder(self.path, self.name)
-        test = next((name for name in _TEST_FOLDERS if (self.path / name).is_dir()), None)
-        train = image_tree(self.path, "train") if test and (self.path / "train").is_dir() else []
-        names = [*train, *image_tree(self.path, test)] if train and test else image_tree(self.path)
-        classes = [next(iter(name.split("/")[bool(train) : -1]), "") for name in names]
-        class_names = tuple(sorted({*classes} - {""}))
+        images, others = image_tree(self.path)
+        lists = {path.rpartition("/")[0]: _listed_classes(self.path / path) for path in others if _LIST(path)}
+        layout = layout_of(images, list_folders(self.path), self.name, lists)
+        files = [*layout.train, *(layout.test or ())]
+        class_names = tuple(sorted({each for _, each in files} - {""}))
         label_of = {"": UNLABELLED, **{name: label for label, name in enumerate(class_names)}}
-        labels = np.array([label_of[name] for name in classes], np.int64)
-        official = np.split(np.arange(len(names)), [len(train)])
-        rows = official if train else [fixed_split(labels, split, self.name) for split in SPLITS]
+        names, labels = [name for name, _ in files], np.array([label_of[each] for _, each in files], np.int64)
+        if layout.test is None:
+            rows = [fixed_split(labels, split, self.name) for split in SPLITS]
+        else:
+            rows = np.split(np.arange(len(files)), [len(layout.train)])
         parts = [([names[row] for row in part], labels[part]) for part in rows]
-        return Files(dict(zip(SPLITS, parts, strict=True)), class_names, bool(train))
+        counts = [len(part) for part in rows]
+        understood = sentence(layout, counts, ending_counts(path for path in others if not _LIST(path)))
+        return Files(dict(zip(SPLITS, parts, strict=True)), class_names, layout.test is not None, understood)
 
     @property
     def _names(self) -> list[str]:
@@ -214,6 +226,13 @@ class ImageFolder(Source):
         if len(failed) < count:
             remedy += f", or train without them with --max-bad {len(failed)}"
         return DataError(f"{self.name}: {problem} ({reason(error)}); {remedy}.")
+
+
+def _listed_classes(path: Path) -> dict[str, str]:
+    """File name -> class, from a list such as val_annotations.txt of Tiny ImageNet: two columns or more."""
+    lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
+    rows = [line.split("\t") for line in lines]
+    return {row[0]: class_name(row[1]) for row in rows if len(row) > 1}
 
 
 def _attempt(
