@@ -16,7 +16,13 @@ from fullrank.data import ImageSet
 from fullrank.data.decoding import fit_square, to_array as _array
 from fullrank.door import MODULE_NAME, import_named, imported, label_of
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.encoders import ENCODERS, encoder as build_encoder, load_weights, with_stem_of, without_download
+from fullrank.encoders import (
+    ENCODERS,
+    encoder as build_encoder,
+    load_weights,
+    with_options_of,
+    without_download,
+)
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.foreign import module_encoder
 from fullrank.encoders.library import preprocessing_of
@@ -255,7 +261,7 @@ def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     """An encoder by its spec, with weights from a file, from its library, or random ones."""
     spec = ENCODERS.parse(model if isinstance(model, type) else str(model))
     if given.weights is not None:
-        spec = ENCODERS.parse(with_stem_of(spec, given.weights))
+        spec = ENCODERS.parse(with_options_of(spec, given.weights))
     bare, weights = without_download(spec), "random weights"
     if given.weights is not None:
         weights = f"weights from {given.weights}"
