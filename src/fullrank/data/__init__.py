@@ -107,8 +107,11 @@ def _suggest_for(text: str, path: Path) -> str:
         return f"a folder of images is written {_typed('folder', text)}"
     if suffix == ".npy":
         return "an array alone has no labels; save images and labels in one file and write npz:FILE"
-    if suffix in (".npz", ".parquet"):
-        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'huggingface', text)}"
+    if suffix in (".npz", ".csv", ".tsv"):
+        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'table', text)}"
+    if suffix == ".parquet":
+        lists = f"or {_typed('table', text)} if it lists image files"
+        return f"a {suffix} file is written {_typed('huggingface', text)}, {lists}"
     if "ubyte" in path.name or suffix == ".idx":
         return f"IDX files are named by their folder, {_typed('mnist', str(path.parent))}"
     if path.is_file():
@@ -170,7 +173,7 @@ for _entry in [
             Parameter("label", str, "the column of labels, or A+B for several; default: label, class, ..."),
             Parameter("split", str, "the column of splits; default: split, subset, ..."),
             Parameter(
-                "group", str, "the column of groups kept in one split; default: group, patient_id, ..."
+                "group", str, "the column of groups, which no split divides; default: group, patient_id"
             ),
             Parameter("root", str, "the folder of the paths; default: that of the table"),
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
