@@ -169,12 +169,10 @@ for _entry in [
         "your own",
         value=Parameter("file", str, "the CSV or Parquet file", required=True),
         options=(
-            Parameter("path", str, "the column of paths; default: path, filename, image, ..."),
-            Parameter("label", str, "the column of labels, or A+B for several; default: label, class, ..."),
-            Parameter("split", str, "the column of splits; default: split, subset, ..."),
-            Parameter(
-                "group", str, "the column of groups, which no split divides; default: group, patient_id"
-            ),
+            Parameter("path", str, "the column of paths; default: such as path or filename"),
+            Parameter("label", str, "the column of labels, A+B for several; default: such as label or class"),
+            Parameter("split", str, "the column of splits; default: such as split or subset"),
+            Parameter("group", str, "the column of groups, kept in one split; default: such as patient_id"),
             Parameter("root", str, "the folder of the paths; default: that of the table"),
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
         ),
