@@ -42,6 +42,15 @@ def expanded(path: str) -> Path:
         raise UsageError(f"There is no home folder for {path!r}; write the path out.") from None
 
 
+def printable(name: str) -> str:
+    r"""A file name that can be written as UTF-8: bytes that are not UTF-8 become escapes.
+
+    >>> printable("caf\udce9.png"), printable("café.png")
+    ('caf\\xe9.png', 'café.png')
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def is_file(path: Path) -> bool:
     """Whether a text names an existing file; False for text that cannot be a path, such as 300 letters."""
     try:

@@ -16,7 +16,8 @@ from hypothesis import given, settings, strategies as st
 from refusals import refuses
 from safetensors.torch import save_file
 
-from fullrank.embeddings.files import check_same_width, numbered, open_embeddings, paired
+from fullrank.embeddings.columns import numbered
+from fullrank.embeddings.files import check_same_width, open_embeddings, paired
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments
 
@@ -176,7 +177,7 @@ def test_labels_in_another_file_are_preferred(tmp_path):
     [
         (np.arange(49), ["50 rows", "49 labels"]),
         (np.arange(50) - 2, [-2, -1]),
-        (np.arange(50) / 2, ["float64", "(N,)"]),
+        (np.arange(50) / 2, [0.5, "row 1"]),
         (np.zeros((50, 2), int), ["(50, 2)"]),
     ],
 )

@@ -38,6 +38,7 @@ def assert_names(text: str, *parts: object) -> None:
 def error_line(printed: str) -> str:
     """The error, which is the last line of standard error; before it a command may say what it begins."""
     *announced, error = printed.splitlines()
-    others = [line for line in announced if not line.startswith(("Training ", "Diagnosing ", "Computing "))]
+    beginnings = ("Training ", "Diagnosing ", "Computing ", "Reading ")
+    others = [line for line in announced if not line.startswith(beginnings)]
     assert not others and error.startswith("fullrank: "), printed
     return error

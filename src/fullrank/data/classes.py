@@ -1,14 +1,16 @@
 """Lists of class names (shipped, in a file, or written out), and shipped groups of classes. Torch-free."""
 
 import re
+import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from fullrank.errors import DataError, UsageError, unknown_name
-from fullrank.files import expanded, is_file
+from fullrank.errors import DataError, FullrankWarning, UsageError, count_of, unknown_name
+from fullrank.files import expanded, is_file, printable
 
 _FORMS = "write {shipped}, the path of a text file with one name a line, or names joined by '+'"
 
@@ -94,6 +96,78 @@ def _names(text: str) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines()]
     entries = (line for line in lines if line and not line.startswith("#"))
     return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in entries)
+
+
+def class_name(text: str) -> str:
+    r"""The name of a class as a folder or a file states it, in one form of Unicode and printable.
+
+    macOS and archives write one name in several forms. Bytes that are not UTF-8 are written as escapes.
+
+    >>> class_name("cafe\u0301") == class_name("caf\u00e9"), class_name("caf\udce9")
+    (True, 'caf\\xe9')
+    """
+    return unicodedata.normalize("NFC", printable(text))
+
+
+def check_classes(train: Collection[str], test: Collection[str], name: str) -> None:
+    """Compare the classes of two splits by name; warn of test classes that training lacks.
+
+    Args:
+        train: The classes of the training images.
+        test: The classes of the test images.
+        name: The name of the source.
+
+    Raises:
+        DataError: If the splits have no class in common, or names differ only in case.
+    """
+    missing = sorted(set(test) - set(train))
+    if not missing or not train:
+        return
+    folded = {each.casefold(): each for each in train}
+    if alike := next((each for each in missing if each.casefold() in folded), None):
+        problem = f"the test class {alike!r} and the training class {folded[alike.casefold()]!r}"
+        raise DataError(f"{name}: {problem} differ only in case; give both one name.")
+    if len(missing) == len(set(test)):
+        problem = f"none of its {len(missing)} test classes, such as {missing[0]!r}, is a training class"
+        raise DataError(f"{name}: {problem}, such as {min(train)!r}; give the classes the same names.")
+    problem = f"training has no image of {len(missing)} of {len(set(test))} test classes"
+    warnings.warn(f"{name}: {problem}; the first is {missing[0]!r}.", FullrankWarning, stacklevel=2)
+
+
+def describe_classes(labels: Iterable[str]) -> str:
+    """The classes among labels in a few words; "" is no label.
+
+    >>> describe_classes(["dog", "cat", "cat", ""]), describe_classes([""])
+    ('of 2 classes (cat, dog), 1 of them without a label', 'without labels')
+    """
+    counts = Counter(labels)
+    classes = sorted(counts.keys() - {""})
+    if not classes:
+        return "without labels"
+    named = f" ({', '.join(classes)})" if len(classes) <= 4 and sum(map(len, classes)) < 60 else ""
+    unlabelled = f", {counts['']} of them without a label" if counts[""] else ""
+    return f"of {len(classes)} class{'es' * (len(classes) > 1)}{named}{unlabelled}"
+
+
+def describe_splits(train: Sequence[str], test: Sequence[str], folders: Sequence[str] = ()) -> str:
+    """The images and classes of two splits in a few words.
+
+    Args:
+        train: The label of each training image, "" for none.
+        test: The label of each test image.
+        folders: Where the two splits are.
+
+    >>> describe_splits(["cat", "dog"], ["dog", "cat", "cat"], ["train", "val"])
+    '2 training images of 2 classes (cat, dog) in train, 3 test images of the same classes in val'
+    """
+    same = set(train) == set(test) != {""}
+    parts = [
+        f"{count_of(len(train), 'training image')} {describe_classes(train)}",
+        f"{count_of(len(test), 'test image')} {'of the same classes' if same else describe_classes(test)}",
+    ]
+    if folders:
+        parts = [f"{part} in {folder}" for part, folder in zip(parts, folders, strict=True)]
+    return ", ".join(parts)
 
 
 def first_twice(names: Sequence[str]) -> str | None:

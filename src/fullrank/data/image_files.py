@@ -1,14 +1,26 @@
 """List the folders and the image files in a folder. Torch-free."""
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 from fullrank.errors import DataError
+from fullrank.files import printable
 
-FORMATS = ("png", "jpg", "jpeg", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm")
-_ENDINGS = tuple(f".{ending}" for ending in FORMATS)
-_PHOTOGRAPHS = (".jpeg", ".jpg", ".png")
+# Pillow only recognises these, or starts other programs to read them.
+_NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+_OF_THE_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+
+
+@cache
+def endings() -> tuple[str, ...]:
+    """The endings of the image files that Pillow decodes, in small letters, such as `.png`."""
+    from PIL import Image
+
+    known = Image.registered_extensions().items()
+    return tuple(sorted(ending for ending, kind in known if kind in Image.OPEN and kind not in _NOT_DECODED))
 
 
 def list_folders(folder: Path) -> list[str]:
@@ -17,8 +29,8 @@ def list_folders(folder: Path) -> list[str]:
 
 
 def list_photographs(folder: Path) -> list[str]:
-    """The names of the JPEG and PNG files in `folder`, as `list_folders` lists folders."""
-    return _list(folder, lambda entry: entry.name.lower().endswith(_PHOTOGRAPHS) and not entry.is_dir())
+    """The names of the image files in `folder`, as `list_folders` lists folders."""
+    return _list(folder, lambda entry: entry.name.lower().endswith(endings()) and not entry.is_dir())
 
 
 def _list(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
@@ -28,31 +40,38 @@ def _list(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and wanted(entry))
 
 
-def image_tree(root: Path, folder: str = "") -> list[str]:
-    """All image files at any depth below `root`/`folder`, relative to `root`, in the order of their paths.
+def image_tree(root: Path) -> tuple[list[str], list[str]]:
+    """All image files at any depth below `root`, and all other files, relative to `root`.
 
-    Hidden files and folders are left out. A link to a folder above is not followed.
+    Both are in the order of their paths. Hidden files and folders are left out, and so are files in which
+    systems keep thumbnails. A link to a folder above is not followed.
 
     Args:
-        root: The folder to which the paths are relative.
-        folder: The folder below `root` to search; the default is `root` itself.
+        root: The folder to search.
 
     Raises:
         DataError: If a folder cannot be listed, or there is no image.
     """
-    top = root / folder
     try:
-        names = list(_walk(top, folder, ()))
+        names = sorted(_walk(root, "", ()), key=lambda name: name.replace("/", "\0"))  # folder by folder
     except OSError as error:
-        raise DataError(f"{top} cannot be listed ({error}); check its permissions.") from error
-    if not names:
-        raise DataError(f"{top} has no image ({', '.join(FORMATS)}); check the path.")
-    return sorted(names, key=path_order)
+        raise DataError(f"{root} cannot be listed ({error}); check its permissions.") from error
+    images = [name for name in names if name.lower().endswith(endings())]
+    others = [name for name in names if not name.lower().endswith(endings())]
+    if not images:
+        held = f", but files that end in {', '.join([*ending_counts(others)][:6])}" if others else ""
+        raise DataError(f"{root} has no image that can be read (png, jpg, tiff, ...){held}; check the path.")
+    return images, others
 
 
-def path_order(name: str) -> str:
-    """A key that sorts paths folder by folder."""
-    return name.replace("/", "\0")
+def ending_counts(names: Iterable[str]) -> dict[str, int]:
+    """Ending -> number of files, the most frequent first.
+
+    >>> ending_counts(["a/1.txt", "b.csv", "a/2.TXT", "README"])
+    {'.txt': 2, '.csv': 1, 'no ending': 1}
+    """
+    suffixes = (PurePosixPath(name).suffix.lower() for name in names)
+    return dict(Counter(printable(suffix) or "no ending" for suffix in suffixes).most_common())
 
 
 def _walk(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -67,5 +86,5 @@ def _walk(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterat
                 continue
             if entry.is_dir():
                 yield from _walk(folder / entry.name, below, (*above, here))
-            elif entry.name.lower().endswith(_ENDINGS):
+            elif entry.name.lower() not in _OF_THE_SYSTEM:
                 yield below

@@ -16,6 +16,7 @@ from fullrank.data.selection import generator, stratified_order, stratified_shar
 from fullrank.data.streaming import Statistics, StreamedImages
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.files import printable
 from fullrank.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class ImageSet:
 
     Args:
         images: An array (N, H, W, C) uint8 with C 1 or 3, or StreamedImages, which are decoded on demand.
-        labels: Name -> labels (N,) int64; -1 means no label. The main labels are named "label".
+        labels: Name -> labels (N,) int64; -1 means no label. The main labels are named "label". If an image
+            has several labels, each is 0 or 1 and is named "label:NAME", and "label" is -1 throughout.
         class_names: Name -> the names of the classes: label i is called `class_names[name][i]`.
         name: The name of the set, for messages.
         split: The name of the split, for messages.
@@ -123,6 +125,17 @@ class ImageSet:
         """1 for grey, 3 for RGB."""
         return self.image_shape[2]
 
+    @property
+    def several(self) -> tuple[str, ...]:
+        """The names of several labels an image, "label:NAME" each; none if each image has one class.
+
+        >>> labels = {"label": np.array([-1, -1]), "label:cat": np.array([0, 1])}
+        >>> names = {"label": (), "label:cat": ("0", "1")}
+        >>> ImageSet(np.zeros((2, 8, 8, 1), np.uint8), labels, names).several
+        ('label:cat',)
+        """
+        return tuple(name for name in self.labels if name.startswith("label:"))
+
     def resized(self, size: int) -> "ImageSet":
         """The set at size x size: the shorter side is resized to `size` (antialiased), the centre is kept.
 
@@ -157,12 +170,14 @@ class ImageSet:
         """
         images = self.images
         if not isinstance(images, StreamedImages):
-            images = _streamed(images, str(self))
+            images = _streamed(images, self.ids, str(self))
         prepared = images.prepared(preprocessing)
         if not self.layers:
             return replace(self, images=prepared)
         rows = np.arange(len(self))
-        layers = {key: _streamed(layer, key).prepared(preprocessing) for key, layer in self.layers.items()}
+        layers = {
+            key: _streamed(layer, self.ids, key).prepared(preprocessing) for key, layer in self.layers.items()
+        }
         fitted = {key: layer.centres(rows) for key, layer in layers.items()}
         return replace(self, images=prepared.centres(rows), layers=fitted)
 
@@ -413,7 +428,7 @@ class ImageSet:
 
 def _default_ids(images: np.ndarray | StreamedImages) -> tuple[str, ...]:
     if isinstance(images, StreamedImages):
-        return tuple(images.keys[row] for row in images.originals.tolist())
+        return tuple(printable(images.keys[row]) for row in images.originals.tolist())
     return tuple(map(str, range(len(images))))
 
 
@@ -424,13 +439,10 @@ def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
     return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].reshape(-1)
 
 
-def _streamed(images: np.ndarray, name: str) -> StreamedImages:
-    """Images in memory as streamed images, whose canvases have the same number of pixels or more."""
-    keys = [f"image {row}" for row in range(len(images))]
-    _, height, width, channels = images.shape
-    return StreamedImages(
-        lambda row: to_image(images[row]), keys, max(height, width), max(height, width), channels, name
-    )
+def _streamed(images: np.ndarray, ids: Sequence[str], name: str) -> StreamedImages:
+    """Images in memory as streamed images, whose canvases have as many pixels or more."""
+    side = max(images.shape[1:3])
+    return StreamedImages(lambda row: to_image(images[row]), ids, side, side, images.shape[3], name)
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:

@@ -1,18 +1,24 @@
 """The contract of a data source."""
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cache
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal, final, get_args
 
 from fullrank.data.classes import first_twice
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, UsageError, one_line
+from fullrank.files import printable
 from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
 Split = Literal["train", "test"]
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -41,6 +47,11 @@ class Source(ABC):
     def official(self) -> bool:
         """Whether the splits are part of the data; False if the source drew them itself."""
         return True
+
+    @property
+    def understood(self) -> str:
+        """What the source made of files that could be read in several ways; "" if there is no choice."""
+        return ""
 
     @final
     def load(
@@ -76,15 +87,13 @@ class Source(ABC):
         if image_size is not None:
             check_image_size(image_size)
             if preprocessing is not None:
-                problem = (
-                    f"An image size of {image_size} stands beside a preprocessing to {preprocessing.size}"
-                )
-                raise UsageError(f"{problem}; give one of the two.")
+                problem = f"The image size {image_size} and a preprocessing to {preprocessing.size} exclude"
+                raise UsageError(f"{problem} each other; give one of them.")
         bad = bad or BadImages()
-        if preprocessing is not None:
-            read = self.read_unfitted(split)
-        else:
-            read = self.read_all(image_size, bad) if split == "all" else self._read(split, image_size, bad)
+        if self.understood:
+            _say(f"Reading {self.name}: {self.understood}.")
+        source = self if preprocessing is None else self.unfitted()
+        read = source.read_all(image_size, bad) if split == "all" else source._read(split, image_size, bad)
         if len(set(read.ids)) < len(read):
             raise DataError(f"{read} has the id {first_twice(read.ids)!r} twice; give each image its own.")
         images = read.despite(bad)
@@ -105,15 +114,22 @@ class Source(ABC):
         first, *others = (self._read(split, image_size, bad) for split in self.splits)
         return first.joined(*others) if others else first
 
-    def read_unfitted(self, split: Split | Literal["all"]) -> ImageSet:
-        """Read the images of `split` at their own sizes, which may differ if they are streamed."""
-        return self.read_all(None, BadImages()) if split == "all" else self._read(split, None, BadImages())
-
     def _read(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         read = self.read_despite(split, image_size, bad)
         if not isinstance(read, ImageSet):
             raise UsageError(f"{self.name}: read({split!r}) gave {type(read).__name__}; return an ImageSet.")
         return read
+
+    def unfitted(self) -> "Source":
+        """The same source with every image at its own size; sizes may differ if images are streamed."""
+        return self
+
+
+@cache
+def _say(sentence: str) -> None:
+    """Print a sentence on standard error, once, and only in the first of several processes."""
+    if parent_process() is None and all(os.environ.get(rank, "0") == "0" for rank in _RANKS):
+        print(one_line(sentence), file=sys.stderr)
 
 
 @final
@@ -134,6 +150,10 @@ def check_folder(path: Path, name: str) -> None:
     if not path.is_dir():
         problem = f"{path} is a file, not a folder" if path.exists() else f"There is no {path}"
         raise DataError(f"{problem}; check the path in {name}.")
+    if printable(name) != name:
+        raise DataError(
+            f"{name} is a path with bytes that are not UTF-8, which no recipe can hold; rename it."
+        )
 
 
 def first_file(paths: Iterable[Path]) -> Path | None:

@@ -5,6 +5,7 @@ from threading import Lock
 from typing import final
 
 from fullrank.errors import DataError, UsageError, count_of
+from fullrank.files import printable
 
 
 @final
@@ -52,6 +53,7 @@ class BadImages:
         Raises:
             DataError: If there are now more images than allowed.
         """
+        image = printable(image)
         with self._lock:
             self._found[image] = why
             count = len(self._found)

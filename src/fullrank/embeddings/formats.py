@@ -1,4 +1,4 @@
-"""The contents of files of embeddings: the numbers (N, D), read in pieces, and labels.
+"""The contents of files of embeddings: the numbers (N, D), read in pieces, and what stands beside them.
 
 Nothing is unpickled. The shape that a file declares is compared with its size before any number is read.
 """
@@ -7,67 +7,81 @@ import math
 import tokenize
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, final
+from typing import IO, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fullrank.embeddings.columns import (
+    SPLIT_WORDS,
+    array_of,
+    as_words,
+    joined,
+    labels_of_column,
+    read_lines,
+    words_of_column,
+)
+from fullrank.embeddings.matrices import ArrayMatrix, ColumnMatrix, Matrix, StackedMatrix, damaged, stored
 from fullrank.errors import DataError, UsageError
 
 # The names of arrays, tensors and columns, in order of preference, in upper or lower case.
-FEATURES = ("features", "embeddings", "embedding", "x")
+FEATURES = ("features", "embeddings", "embedding", "x", "vector", "vectors", "emb")
 LABELS = ("labels", "label", "y")
-# How many numbers are processed at once: 2**24 float32 are 64 MiB.
-TILE = 2**24
-_WHOLE = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-_READABLE = {"float16", "bfloat16", "float32", "float64", "float128"} | _WHOLE
-# Arrow's names of types that NumPy names differently.
-_ARROW_TYPES = {"halffloat": "float16", "float": "float32", "double": "float64"}
+IDS = ("id", "ids", "path", "paths", "filename", "filenames", "file_name", "key", "keys", "__key__")
+SPLIT = ("split", "splits")
+# At most this many names are listed in an error.
+_LISTED = 8
 
 
-class Matrix(ABC):
-    """Numbers (N, D) in a file, of type `dtype` there, read as float32."""
+@dataclass(frozen=True)
+class Wanted:
+    """The names of the features and of the labels in a file; None takes the usual names."""
 
-    shape: tuple[int, int]
-    dtype: str
-
-    @abstractmethod
-    def blocks(self, rows: int) -> Iterator[Tensor]:
-        """All rows in order, float32 (n, D), n at most `rows`."""
-
-    def tiles(self) -> Iterator[Tensor]:
-        """All rows in order, float32 (n, D), in pieces of at most about 64 MiB."""
-        return self.blocks(max(1, TILE // self.shape[1]))
-
-    def take(self, rows: np.ndarray) -> Tensor:
-        """The rows with these ascending numbers: float32 (len(rows), D)."""
-        return torch.cat(list(picked(self.tiles(), rows)))
+    features: str | None = None
+    labels: str | None = None
 
 
-def picked(blocks: Iterable[Tensor], rows: np.ndarray) -> Iterator[Tensor]:
-    """From consecutive blocks, the rows with these ascending numbers. A block may become empty."""
-    start = 0
-    for block in blocks:
-        inside = rows[slice(*np.searchsorted(rows, (start, start + len(block))))]
-        yield block if len(inside) == len(block) else block[torch.from_numpy(inside - start)]
-        start += len(block)
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """Features in a file, and its labels, ids and splits, each (N,), None where there are none."""
+
+    matrix: Matrix
+    labels: np.ndarray | None = None
+    ids: np.ndarray | None = None
+    split: np.ndarray | None = None
 
 
-def open_npy(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
-    """A mapped array, and the labels beside it in `NAME.labels.npy`, if that exists."""
-    if labels is not None:
-        raise UsageError(f"{path.name} holds no labels {labels!r}; give a file that ends in .npy or .txt.")
-    beside = path.with_suffix(".labels.npy")
-    return _Array(map_npy(path), path.name), map_npy(beside) if beside.is_file() else None
+@dataclass(frozen=True)
+class _Chosen:
+    """The names of the features, labels, ids and split of one part of a file, or of all of it."""
+
+    features: str
+    labels: str | None = None
+    ids: str | None = None
+    split: str | None = None
+    part: str = ""
 
 
-def open_npz(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
-    """An array of an archive, loaded, and its labels."""
+def open_npy(path: Path, wanted: Wanted) -> Contents:
+    """A mapped array; labels in `NAME.labels.npy` and ids in `NAME.ids.txt` beside it, if these exist."""
+    for name in (wanted.features, wanted.labels):
+        if name is not None:
+            what = f"{path.name} holds one array and nothing called {name!r}"
+            raise UsageError(f"{what}; leave the name out, or give labels as a file ending in .npy or .txt.")
+    beside, ids = path.with_suffix(".labels.npy"), path.with_suffix(".ids.txt")
+    return Contents(
+        ArrayMatrix(map_npy(path), path.name),
+        map_npy(beside) if beside.is_file() else None,
+        np.array(read_lines(ids, errors="replace"), dtype=np.str_) if ids.is_file() else None,
+    )
+
+
+def open_npz(path: Path, wanted: Wanted) -> Contents:
+    """An array of an archive, loaded, and what stands beside it."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
@@ -75,33 +89,56 @@ def open_npz(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]
             for name, member in members.items():
                 with archive.open(member) as stream:
                     shapes[name] = _npy_shape(stream, member.file_size, f"{path}: {name}")
-            flat = [name for name, shape in shapes.items() if len(shape) == 2]
-            chosen, label_name = _choose(path, shapes, flat, labels)
 
             def read(name: str) -> np.ndarray:
                 with archive.open(members[name]) as stream:
                     return np.lib.format.read_array(stream)
 
-            return _Array(read(chosen), f"{path.name}: {chosen}"), read(label_name) if label_name else None
+            return _archived(path, shapes, wanted, read)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError):
         raise DataError(f"{path} is not a complete .npz file; write it again with numpy.savez.") from None
 
 
-def open_safetensors(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
-    """A tensor of a file, which its library maps copy on write, and the file's labels."""
+def open_safetensors(path: Path, wanted: Wanted) -> Contents:
+    """A tensor of a file, which its library maps copy on write, and what stands beside it."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
-            flat = [name for name, shape in shapes.items() if len(shape) == 2]
-            chosen, label_name = _choose(path, shapes, flat, labels)
-            matrix = _Array(file.get_tensor(chosen), f"{path.name}: {chosen}")
-            return matrix, file.get_tensor(label_name).numpy() if label_name else None
+            return _archived(path, shapes, wanted, file.get_tensor)
     except SafetensorError as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | None]:
-    """A column of lists of one length, streamed, and the column of labels."""
+def _archived(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    wanted: Wanted,
+    read: Callable[[str], np.ndarray | Tensor],
+) -> Contents:
+    """The contents of a file of arrays; `x_train` and `x_test` are the two splits of one set."""
+    flat = [name for name, shape in shapes.items() if len(shape) == 2]
+    parts = _split_parts(path, shapes, wanted) or [_choose(path, shapes, flat, wanted)]
+    names = [f"{path.name}: {part.features}" for part in parts]
+    matrices = [ArrayMatrix(read(part.features), name) for part, name in zip(parts, names, strict=True)]
+    lengths = [matrix.shape[0] for matrix in matrices]
+
+    def beside(keys: Iterable[str | None]) -> np.ndarray | None:
+        arrays = [None if key is None else array_of(read(key), f"{path.name}: {key}") for key in keys]
+        return arrays[0] if len(arrays) == 1 else joined(arrays, lengths)
+
+    split, ids = beside(part.split for part in parts), beside(part.ids for part in parts)
+    if len(parts) > 1:
+        split = np.repeat([part.part for part in parts], lengths)
+    return Contents(
+        matrices[0] if len(parts) == 1 else StackedMatrix(matrices, names),
+        beside(part.labels for part in parts),
+        None if ids is None else as_words(ids),
+        None if split is None else as_words(split),
+    )
+
+
+def open_parquet(path: Path, wanted: Wanted) -> Contents:
+    """A column of lists of one length, streamed, and the columns beside it."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -110,18 +147,34 @@ def open_parquet(path: Path, labels: str | None) -> tuple[Matrix, np.ndarray | N
     try:
         with pq.ParquetFile(path) as file:
             types = {field.name: field.type for field in file.schema_arrow}
-            lists = [name for name, kind in types.items() if hasattr(kind, "value_field")]
-            chosen, label_name = _choose(path, {n: f"({kind})" for n, kind in types.items()}, lists, labels)
-            if chosen not in lists:
-                kind = f"a column of lists of numbers, but is one of {types[chosen]}"
-                raise DataError(f"{path.name}: {chosen} must be {kind}; write one list per row.")
-            matrix = _Column(path, chosen, file.metadata.num_rows, types[chosen])
-            return matrix, _label_column(file.read([label_name]).column(0)) if label_name else None
+            lists = [name for name, kind in types.items() if hasattr(stored(kind), "value_field")]
+            numeric = [name for name in lists if _is_number(stored(types[name]).value_type)]
+            chosen = _choose(path, {n: f"({kind})" for n, kind in types.items()}, numeric, wanted)
+            key = chosen.features
+            if key not in lists:
+                kind = f"a column of lists of numbers, but is one of {types[key]}"
+                raise DataError(f"{path.name}: {key} must be {kind}; write one list per row.")
+
+            def column(name: str | None, convert: Callable[[Any, str], np.ndarray]) -> np.ndarray | None:
+                return None if name is None else convert(file.read([name]).column(0), f"{path.name}: {name}")
+
+            return Contents(
+                ColumnMatrix(path, key, file.metadata.num_rows, types[key]),
+                column(chosen.labels, labels_of_column),
+                column(chosen.ids, words_of_column),
+                column(chosen.split, words_of_column),
+            )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-OPENERS: dict[str, Callable[[Path, str | None], tuple[Matrix, np.ndarray | None]]] = {
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+OPENERS: dict[str, Callable[[Path, Wanted], Contents]] = {
     ".npy": open_npy,
     ".npz": open_npz,
     ".safetensors": open_safetensors,
@@ -156,33 +209,53 @@ def _npy_shape(stream: IO[bytes], size: int, name: str) -> tuple[int, ...]:
     return shape
 
 
-def _check_matrix(name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
-    """`shape` as (N, D); DataError for another, an empty one, or numbers that are not real."""
-    if dtype not in _READABLE or len(shape) != 2 or 0 in shape:
-        raise DataError(
-            f"{name} holds {dtype} of the shape {shape}, but features must be floating-point or whole "
-            "numbers (N, D), one row per image, not empty; pool or flatten them, and cast them to float32."
+def _choose(path: Path, shapes: Mapping[str, object], flat: Sequence[str], wanted: Wanted) -> _Chosen:
+    """The names of the features, or else of the only `flat` array, and of what stands beside them."""
+    features = wanted.features
+    if features is not None and features not in shapes:
+        raise UsageError(
+            f"{path.name} holds no features {features!r}, only {_listed(shapes)}; use one of these."
         )
-    return shape[0], shape[1]
-
-
-def _choose(
-    path: Path, shapes: Mapping[str, object], flat: list[str], labels: str | None
-) -> tuple[str, str | None]:
-    """The names of the features, or else of the only `flat` array, and of the labels."""
-    named = _first_of(FEATURES, shapes)
-    if named is None and len(flat) != 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise DataError(f"{path.name} holds {listed}; name the array of the features 'features'.")
-    features = named or flat[0]
-    others = [name for name in shapes if name != features]
-    if labels is not None and labels not in others:
-        listed = ", ".join(others) or "nothing"
+    features = features or _first_of(FEATURES, shapes)
+    others = [name for name in flat if name.lower() not in (*IDS, *LABELS, *SPLIT)]
+    if features is None and len(others) != 1:
+        held = _listed({name: f"{name} {shape}" for name, shape in shapes.items()}.values()) or "nothing"
+        raise DataError(
+            f"{path.name} holds {held}; name the array of the features 'features', or choose it (column)."
+        )
+    features = features or others[0]
+    beside = [name for name in shapes if name != features]
+    if wanted.labels is not None and wanted.labels not in beside:
+        held = _listed(beside) or "nothing"
         remedy = "use one of these, or a file that ends in .npy or .txt"
         raise UsageError(
-            f"{path.name} has no labels {labels!r}, only, beside the features, {listed}; {remedy}."
+            f"{path.name} has no labels {wanted.labels!r}, only, beside the features, {held}; {remedy}."
         )
-    return features, _first_of(LABELS, others) if labels is None else labels
+    labels = wanted.labels or _first_of(LABELS, beside)
+    return _Chosen(features, labels, _first_of(IDS, beside), _first_of(SPLIT, beside))
+
+
+def _split_parts(path: Path, shapes: Mapping[str, object], wanted: Wanted) -> list[_Chosen]:
+    """The parts of a set whose splits have arrays of their own, such as `x_train`; [] for other files."""
+    if wanted.features is not None or _first_of(FEATURES, shapes) is not None:
+        return []
+    named: dict[str, dict[str, str]] = {}
+    for name in shapes:
+        for base, _, word in (name.lower().rpartition("_"), name.lower().partition("_")[::-1]):
+            if base and word in SPLIT_WORDS:
+                named.setdefault(word, {})[base] = name
+    parts = []
+    for word, names in named.items():
+        if features := next((names[base] for base in FEATURES if base in names), None):
+            bases = LABELS if wanted.labels is None else (wanted.labels.lower(),)
+            labels, ids = (next((names[b] for b in some if b in names), None) for some in (bases, IDS))
+            parts.append(_Chosen(features, labels, ids, part=word))
+    if parts and wanted.labels is not None and not any(part.labels for part in parts):
+        raise UsageError(
+            f"{path.name} has no labels {wanted.labels!r} of its splits, only {_listed(shapes)}; "
+            "give the name without its split."
+        )
+    return parts if len(parts) > 1 else []
 
 
 def _first_of(wanted: tuple[str, ...], names: Iterable[str]) -> str | None:
@@ -191,90 +264,8 @@ def _first_of(wanted: tuple[str, ...], names: Iterable[str]) -> str | None:
     return next((by_case[name] for name in wanted if name in by_case), None)
 
 
-@final
-class _Array(Matrix):
-    """An array or a tensor, in memory or mapped."""
-
-    def __init__(self, array: np.ndarray | Tensor, name: str):
-        kind = array.dtype if isinstance(array, Tensor) else array.dtype.newbyteorder("=")
-        self.dtype = str(kind).removeprefix("torch.")
-        self.shape = _check_matrix(name, tuple(array.shape), self.dtype)
-        self.array = array
-
-    def blocks(self, rows: int) -> Iterator[Tensor]:
-        for start in range(0, self.shape[0], rows):
-            yield _as_float32(self.array[start : start + rows])
-
-    def take(self, rows: np.ndarray) -> Tensor:
-        return _as_float32(self.array[rows])
-
-
-def _as_float32(part: np.ndarray | Tensor) -> Tensor:
-    """Convert to float32. A number beyond its range becomes infinite and is detected later."""
-    if isinstance(part, Tensor):
-        return part.float()
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(part.astype(np.float32, copy=False).view(np.ndarray))
-
-
-@final
-class _Column(Matrix):
-    """A column of lists of one length in a .parquet file; an empty cell is a row of NaN."""
-
-    def __init__(self, path: Path, key: str, rows: int, kind: Any):
-        self.path, self.key = path, key
-        self.dtype = _ARROW_TYPES.get(str(kind.value_type), str(kind.value_type))
-        width = getattr(kind, "list_size", None) or self._first_length()
-        self.shape = _check_matrix(f"{path.name}: {key}", (rows, width), self.dtype)
-
-    def blocks(self, rows: int) -> Iterator[Tensor]:
-        start, width = 0, self.shape[1]
-        for cells in self._cells(rows):
-            lengths = cells.value_lengths().fill_null(width).to_numpy()
-            if (lengths != width).any():
-                row = int((lengths != width).argmax())
-                where = f"{self.path.name}: row {start + row} (from 0) of {self.key}"
-                raise DataError(f"{where} has {lengths[row]} numbers, but the first has {width}; fix it.")
-            block = np.full((len(cells), width), np.nan, np.float32)
-            with np.errstate(over="ignore"):
-                values = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-                block[cells.is_valid().to_numpy(zero_copy_only=False)] = values
-            start += len(cells)
-            yield torch.from_numpy(block)
-
-    def _cells(self, rows: int) -> Iterator[Any]:
-        """The column in pieces of at most `rows` cells."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(batch_size=rows, columns=[self.key]):
-                    yield batch.column(0)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _damaged(self.path, error) from None
-
-    def _first_length(self) -> int:
-        """The length of the first list, 0 without any."""
-        lengths = (cells.value_lengths().drop_null() for cells in self._cells(1024))
-        return next((int(some[0].as_py()) for some in lengths if len(some)), 0)
-
-
-def _label_column(column: Any) -> np.ndarray:
-    """A column of labels, an empty cell as -1 or an empty word."""
-    import pyarrow as pa
-
-    column = column.combine_chunks()
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return np.array(column.fill_null("").to_pylist(), dtype=np.str_)
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.int64()).fill_null(-1)
-    return np.asarray(column.to_numpy(zero_copy_only=False))
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    """The error for a file that its library cannot read, with the first sentence of that error."""
-    reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-    return DataError(f"{path} is not a complete {path.suffix} file ({reason[:160]}); write it again.")
+def _listed(names: Iterable[str]) -> str:
+    """Names with commas, the first eight of many."""
+    names = list(names)
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

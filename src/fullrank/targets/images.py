@@ -48,11 +48,11 @@ def images_of(target: Target, data: Any = None) -> Images:
         return Images(*load_data(own_run(target).recipe))
     if isinstance(data, str | type):
         images = source(data)
-        train, test = (_read(target, data, split) for split in ("train", "test"))
-        return Images(train, test, images.official)
+        return Images(_read(target, data, "train"), _read(target, data, "test"), images.official)
     sets = GivenImages.of(data)
-    train, test = (None, sets.train) if sets.test is None else (sets.train, sets.test)
-    return Images(train and _fitted(target, train), _fitted(target, test))
+    if sets.test is None:
+        return Images(None, _fitted(target, sets.train))
+    return Images(_fitted(target, sets.train), _fitted(target, sets.test))
 
 
 def images_in(target: Target, data: Any, split: Split | Literal["all"] | None) -> ImageSet:

@@ -1,14 +1,16 @@
 import io
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import assert_names
 
 from fullrank.data import source
 from fullrank.data.decoding import to_eight_bit
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, FullrankWarning, UsageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
 GREY = PIXELS[..., 0]
@@ -29,7 +31,9 @@ def test_classes_are_the_first_folders_and_deeper_ones_belong_to_them(tmp_path: 
         (tmp_path / hidden).parent.mkdir(exist_ok=True)
         shutil.copy(tmp_path / "train/dog/0.png", tmp_path / hidden)
     (tmp_path / "train/dog/notes.txt").write_text("no image")
-    train, test = source(f"folder:{tmp_path}").load("train"), source(f"folder:{tmp_path}").load("test")
+    with pytest.warns(FullrankWarning) as warned:
+        train, test = source(f"folder:{tmp_path}").load("train"), source(f"folder:{tmp_path}").load("test")
+    assert_names(str(warned[0].message), 1, 2, "eel")
     assert train.class_names == test.class_names == {"label": ("cat", "dog", "eel")}
     assert sorted(train.labels["label"].tolist()) == [-1, 0, 0, 0, 0, 1, 1]
     assert sorted(test.labels["label"].tolist()) == [0, 0, 2, 2]
@@ -41,12 +45,49 @@ def test_classes_are_the_first_folders_and_deeper_ones_belong_to_them(tmp_path: 
     ] == [1]
 
 
-@pytest.mark.parametrize("name", ["test", "val", "valid"])
-def test_the_names_of_the_test_split(name, tmp_path: Path, image_folder):
-    image_folder(tmp_path / "train", count=3)
-    image_folder(tmp_path / name, count=1)
+def test_of_three_splits_the_labelled_one_is_tested_on_and_all_are_named(tmp_path: Path, image_folder):
+    image_folder(tmp_path / "Train", count=3)
+    image_folder(tmp_path / "val", count=1)
+    image_folder(tmp_path / "test", (".",), count=4)
     built = source(f"folder:{tmp_path}")
-    assert (len(built.load("train")), len(built.load("test"))) == (6, 2)
+    assert (len(built.load("train")), len(built.load("test"))) == (6, 2) and built.official
+    assert built.load("test").ids == ("val/cat/0.png", "val/dog/0.png")
+    assert_names(built.understood, 6, "cat", "dog", "Train", 2, "val", 4, "test")
+
+
+def test_what_was_understood_is_printed_once(tmp_path: Path, image_folder, capsys):
+    image_folder(tmp_path, ("cat", "dog"), count=5)
+    (tmp_path / "cat/notes.md").touch()
+    for split in ("train", "test"):
+        source(f"folder:{tmp_path}").load(split)
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert_names(printed, f"folder:{tmp_path}", 10, "cat", "dog", 2, ".md")
+
+
+def test_the_list_of_tiny_imagenets_validation_images_names_their_classes(tmp_path: Path, image_folder):
+    for name in ("n01", "n02"):
+        image_folder(tmp_path / "set/train" / name, ("images",), count=3)
+    image_folder(tmp_path / "set/val", ("images",), count=3)
+    image_folder(tmp_path / "set/test", ("images",), count=2)
+    lines = "0.png\tn02\t0\t0\n1.png\tn01\t0\t0\n2.png\tn02\t0\t0\n"
+    (tmp_path / "set/val/val_annotations.txt").write_text(lines)
+    test = source(f"folder:{tmp_path}").load("test")
+    assert test.ids == tuple(f"set/val/images/{row}.png" for row in range(3))
+    assert [test.class_names["label"][label] for label in test.labels["label"]] == ["n02", "n01", "n02"]
+
+
+def test_names_that_are_no_utf8_are_printable_but_open_their_files(tmp_path: Path, image_folder):
+    image_folder(tmp_path, ("tea", os.fsdecode(b"caf\xe9")), count=5)
+    whole = source(f"folder:{tmp_path}").load("all")
+    assert whole.class_names["label"] == ("caf\\xe9", "tea") and len(whole) == 10
+    assert whole.ids[0] == "caf\\xe9/0.png" and "".join(whole.ids).isascii()
+
+
+def test_one_class_in_two_forms_of_unicode_is_one_class(tmp_path: Path, image_folder):
+    image_folder(tmp_path / "train", ("cafe\u0301",), count=2)
+    image_folder(tmp_path / "test", ("caf\u00e9",), count=1)
+    assert source(f"folder:{tmp_path}").load("test").class_names["label"] == ("caf\u00e9",)
 
 
 def test_without_splits_the_same_fifth_is_the_test(tmp_path: Path, image_folder):
@@ -240,7 +281,7 @@ def test_folders_that_hold_nothing(tmp_path: Path, fails):
         source(f"folder:{tmp_path}").load("train")
     (tmp_path / "train").mkdir()
     (tmp_path / "test").mkdir()
-    with fails(DataError, str(tmp_path / "train")):
+    with fails(DataError, f"folder:{tmp_path}", "train"):
         source(f"folder:{tmp_path}").load("test")
 
 

@@ -1,5 +1,6 @@
 """Any source with a common corruption."""
 
+from copy import copy
 from dataclasses import replace
 from typing import final
 
@@ -60,6 +61,17 @@ class Corrupted(Source):
     def official(self) -> bool:
         """Whether the splits of the other source are part of its data."""
         return self.data.official
+
+    @property
+    def understood(self) -> str:
+        """What the other source made of its files."""
+        return self.data.understood
+
+    def unfitted(self) -> "Corrupted":
+        """The same source, also with sizes that differ."""
+        unfitted = copy(self)
+        unfitted.data = self.data.unfitted()
+        return unfitted
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""

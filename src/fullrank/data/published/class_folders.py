@@ -14,6 +14,7 @@ from fullrank.data.sources import SPLITS, Source, Split, check_folder
 from fullrank.data.streaming import photographs
 from fullrank.errors import DataError
 from fullrank.files import expanded
+from fullrank.specs import write
 
 FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
@@ -63,7 +64,10 @@ class ClassFolders(Source):
         if folders["train"] and only_test:
             share = f"{len(only_test)} of {len(folders['test'])} class folders of {FOLDERS['test']}"
             problem = f"{share} are not in train, the first is {only_test[0]!r}"
-            raise DataError(f"{self.name}: {problem}; name them as in train.")
+            remedy = "name them as in train"
+            if only_test == ["images"]:  # as in Tiny ImageNet
+                remedy += f", or write folder:{write(str(self.path))}, which reads val_annotations.txt"
+            raise DataError(f"{self.name}: {problem}; {remedy}.")
         return folders
 
     @abstractmethod
