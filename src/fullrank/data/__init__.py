@@ -263,7 +263,11 @@ for _entry in [
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
             Parameter("image", str, "the column of images; default: the first one with images"),
-            Parameter("label", str, "the column of labels; default: the first one with classes"),
+            Parameter(
+                "label",
+                str,
+                "the column of labels, or several joined by +; default: the first one of classes",
+            ),
             _CANVAS,
         ),
         aliases=("hf",),
