@@ -1,5 +1,6 @@
 """Build the parts of a recipe: its images, and its modules with matching sizes."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from fullrank.data import SOURCES, BadImages, BatchLoader, ImageSet, class_list,
 from fullrank.data.datasets import image_set_of, is_dataset
 from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, FullrankWarning, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.objectives import needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
@@ -157,7 +158,9 @@ def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
     if recipe.init is not None:
-        load_weights(encoder, recipe.init)
+        loaded = load_weights(encoder, recipe.init)
+        if loaded.remarkable:
+            warnings.warn(str(loaded), FullrankWarning, stacklevel=2)
     if recipe.engine.channels_last:
         encoder.to(memory_format=torch.channels_last)
     return encoder

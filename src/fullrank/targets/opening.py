@@ -16,12 +16,19 @@ from fullrank.data import ImageSet
 from fullrank.data.decoding import fit_square, to_array as _array
 from fullrank.door import MODULE_NAME, import_named, imported, label_of
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.encoders import ENCODERS, encoder as build_encoder, load_weights, with_stem_of, without_download
+from fullrank.encoders import (
+    ENCODERS,
+    encoder as build_encoder,
+    load_weights,
+    with_options_of,
+    without_download,
+)
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.foreign import module_encoder
 from fullrank.encoders.library import preprocessing_of
 from fullrank.encoders.programs import PROGRAMS, program_encoder
-from fullrank.encoders.weights import Loaded, statistics_in
+from fullrank.encoders.loading import Loaded
+from fullrank.encoders.weights import Statistics, read_weights, statistics_in
 from fullrank.errors import UsageError
 from fullrank.preprocessing import Preprocessing
 from fullrank.record import RECORD_FILE
@@ -31,8 +38,8 @@ from fullrank.specs import Spec
 # The image on which a user's own transform is tried, to learn the size that it gives.
 _TRIED = Image.new("RGB", (300, 260), (90, 120, 150))
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-_FROM_USER = "your options"
-_SQUARE = "shorter side to the size, bilinear; centre"
+MEASURED = "the images' own statistics"
+SQUARE = "shorter side to the size, bilinear; centre"
 
 Build = Callable[[ImageSet, Preprocessing], nn.Module]
 Model = "str | Path | nn.Module | type[nn.Module] | Run | Target"
@@ -49,6 +56,7 @@ class Given:
         mean: The mean of each channel that is subtracted from pixels in 0 to 1, or one number.
         std: The spread of each channel, in the same form.
         transform: A function from a Pillow image to the net's input (C, S, S), in place of the last three.
+        origin: Where mean and std come from, in words.
     """
 
     weights: str | Path | None = None
@@ -57,6 +65,7 @@ class Given:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     transform: Callable[[Any], Any] | None = None
+    origin: str = "your options"
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -84,6 +93,7 @@ class Target:
         preprocessing: The preprocessing that belongs to the weights, if it is known.
         own: The preprocessing for given images, if none belongs to the weights.
         image_size: The size at which images are read if no preprocessing is known; None is their own.
+        channels: The channels of the images that it takes, if they are known.
         head: Its head, if it has one.
         run: The run that it is, if it is one.
         rebuild: Builds the same architecture with random weights, if that is possible.
@@ -96,6 +106,7 @@ class Target:
     preprocessing: Preprocessing | None = None
     own: Callable[[ImageSet], Preprocessing] | None = None
     image_size: int | None = None
+    channels: int | None = None
     head: nn.Module | None = None
     run: Run | None = None
     rebuild: Build | None = None
@@ -235,7 +246,9 @@ def _of_module(module: nn.Module, given: Given) -> Target:
 
     own = partial(_plain, given)
     weights = "the weights that it was given with"
-    return Target(type(module).__name__, build, weights, True, known, own, given.image_size)
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    channels = None if first is None else first.in_channels
+    return Target(type(module).__name__, build, weights, True, known, own, given.image_size, channels)
 
 
 def _of_program(path: Path, given: Given) -> Target:
@@ -246,11 +259,23 @@ def _of_program(path: Path, given: Given) -> Target:
     return Target(path.name, lambda images, _: program, weights, True, known, partial(_plain, given))
 
 
+def _with_stated(given: Given) -> tuple[Given, Statistics]:
+    """What the user says, completed by what the file of weights states, and that."""
+    if given.weights is None:
+        return given, Statistics()
+    stated = statistics_in(read_weights(given.weights))
+    if given.transform is None and given.image_size is None:
+        given = replace(given, image_size=stated.image_size)
+    if given.transform is None and given.mean is None:
+        given = replace(given, mean=stated.mean, std=stated.std, origin=Path(given.weights).name)
+    return given, stated
+
+
 def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     """An encoder by its spec, with weights from a file, from its library, or random ones."""
     spec = ENCODERS.parse(model if isinstance(model, type) else str(model))
     if given.weights is not None:
-        spec = ENCODERS.parse(with_stem_of(spec, given.weights))
+        spec = ENCODERS.parse(with_options_of(spec, given.weights))
     bare, weights = without_download(spec), "random weights"
     if given.weights is not None:
         weights = f"weights from {given.weights}"
@@ -259,23 +284,25 @@ def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     elif bare != spec:
         weights = "the weights of its library"
     trained = weights != "random weights"
-    known = _preprocessing(given, _of_weights(spec, given) if trained else None)
-    build = partial(_build_spec, spec, given)
-    fresh = partial(_build_untrained, bare)
+    given, stated = _with_stated(given)
+    # A file of ours is read as its run was, without the crop of timm's configuration.
+    known = _of_weights(spec, given) if trained and stated.mean is None else None
+    channels = stated.in_chans if known is None else len(known.mean)
     return Target(
-        str(spec), build, weights, trained, known, partial(_measured, given), given.image_size, rebuild=fresh
+        str(spec),
+        partial(_build_spec, spec, given),
+        weights,
+        trained,
+        _preprocessing(given, known),
+        partial(_measured, given),
+        given.image_size,
+        channels,
+        rebuild=partial(_build_untrained, bare),
     )
 
 
 def _of_weights(spec: Spec, given: Given) -> Preprocessing | None:
-    """The preprocessing that belongs to the weights of a spec, as their file or their library states it."""
-    stated = None if given.weights is None else statistics_in(given.weights)
-    if stated is not None:
-        size = given.image_size or stated.image_size
-        return Preprocessing(
-            _square(size), size, stated.mean, stated.std, _SQUARE, Path(str(given.weights)).name
-        )
-    # What a class of encoders knows about the weights of its library.
+    """The preprocessing of the weights, from what a class of encoders knows about those of its library."""
     known = getattr(ENCODERS[spec.name].load(), "preprocessing_for", None)
     return None if known is None else known(spec, given.image_size)
 
@@ -289,19 +316,19 @@ def _preprocessing(given: Given, known: Preprocessing | None) -> Preprocessing |
     if given.image_size not in (None, known.size):
         size = int(given.image_size or 0)
         known = replace(
-            known, fit=_square(size), size=size, steps=_SQUARE, origin=f"{known.origin} at your size"
+            known, fit=_square(size), size=size, steps=SQUARE, origin=f"{known.origin} at your size"
         )
     if given.mean is not None and given.std is not None:
-        known = replace(known, mean=tuple(given.mean), std=tuple(given.std), origin=_FROM_USER)
+        known = replace(known, mean=tuple(given.mean), std=tuple(given.std), origin=given.origin)
     return known
 
 
 def _measured(given: Given, images: ImageSet) -> Preprocessing:
     """Images as they are, with their own statistics, unless the user says others."""
     if given.mean is not None and given.std is not None:
-        return replace(_as_is(images), mean=tuple(given.mean), std=tuple(given.std), origin=_FROM_USER)
+        return replace(_as_is(images), mean=tuple(given.mean), std=tuple(given.std), origin=given.origin)
     mean, std = images.channel_statistics()
-    return replace(_as_is(images), mean=mean, std=std, origin="the images' own statistics")
+    return replace(_as_is(images), mean=mean, std=std, origin=MEASURED)
 
 
 def _plain(given: Given, images: ImageSet) -> Preprocessing:
@@ -334,7 +361,7 @@ def _of_transform(transform: Callable[[Any], Any]) -> Preprocessing:
         return made.permute(1, 2, 0).numpy()
 
     size = len(fit(_TRIED))
-    return Preprocessing(fit, size, (0.0,), (1.0,), "your transform", _FROM_USER)
+    return Preprocessing(fit, size, (0.0,), (1.0,), "your transform", "you")
 
 
 def _build_spec(spec: Spec, given: Given, images: ImageSet, preprocessing: Preprocessing) -> nn.Module:
