@@ -311,7 +311,8 @@ def _shown(model: nn.Module) -> bool:
 
 
 def _is_activation(layer: nn.Module) -> bool:
-    return type(layer).__module__ in ("torch.nn.modules.activation", "timm.layers.activations")
+    modules = ("torch.nn.modules.activation", "timm.layers.activations")
+    return type(layer).__module__ in modules and not isinstance(layer, nn.Softmax)
 
 
 def _loaded(
