@@ -79,6 +79,8 @@ class LibraryEncoder(TracedEncoder):
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
+        if num_heads is not None and num_heads < 1:
+            raise UsageError(f"'{model}': num_heads must be at least 1, but got {num_heads}.")
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}

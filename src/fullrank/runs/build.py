@@ -115,6 +115,8 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     """
     if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
         raise UsageError(f"Both init={recipe.init} and {recipe.encoder} give weights; leave out one of them.")
+    if recipe.init is None and recipe.init_prefix is not None:
+        raise UsageError(f"init_prefix={recipe.init_prefix} is of no file; give its file with init.")
     if recipe.engine.logger is not None:
         check_logger(recipe.engine.logger)
     check_optimizer(recipe.optimizer.name)
@@ -161,7 +163,7 @@ def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
     if recipe.init is not None:
-        loaded = load_weights(encoder, recipe.init)
+        loaded = load_weights(encoder, recipe.init, recipe.init_prefix)
         if loaded.remarkable:
             warnings.warn(str(loaded), FullrankWarning, stacklevel=2)
     if recipe.engine.channels_last:
