@@ -235,7 +235,7 @@ class _Safetensors(Layout):
 
 @final
 class _Parquet(Layout):
-    """The columns `id`, `embedding`, `label` and `class`, and `split` of several splits; notes as metadata."""
+    """The columns `id`, `embedding`, `label`, `class`, and `split` of several splits; notes as metadata."""
 
     def prefix(self, width: int) -> bytes:
         return b""
