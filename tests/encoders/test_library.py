@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm
 import torch
-from refusals import refuses
+from refusals import assert_names, refuses
 
 from fullrank import encoder
 from fullrank.encoders import LibraryEncoder, without_download
@@ -52,13 +52,16 @@ def test_maps_are_averaged_over_positions_wherever_their_channels_are(spec, stag
 def test_of_tokens_the_one_the_model_pools_by_is_read_and_otherwise_those_of_the_image(spec):
     net = build(spec, 64)
     images = torch.rand(2, 3, 64, 64)
-    blocks = [place for place in net.places if place.startswith("blocks")]
+    blocks = [f"blocks.{i}" for i in range(len(net.model.blocks))]
     expected_tokens = net.model.forward_intermediates(
         net.normalised(images), output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
     )
     for place, (tokens, prefix) in zip(blocks, expected_tokens, strict=True):
         expected = prefix[:, 0] if net.model.global_pool == "token" else tokens.mean(1)
         torch.testing.assert_close(net.features(images, [place])[place], expected)
+        poolings = {f"{place}.mean": tokens.mean(1), f"{place}.max": tokens.amax(1)}
+        poolings |= {f"{place}.cls": prefix[:, 0]} if net.has_place(f"{place}.cls") else {}
+        torch.testing.assert_close(net.features(images, list(poolings)), poolings)
 
 
 def test_register_tokens_are_left_out_of_the_mean():
@@ -78,8 +81,9 @@ def test_register_tokens_are_left_out_of_the_mean():
 def test_places_are_named_in_the_order_in_which_they_run():
     blocks = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
     assert build("resnet18", 8).places == ("stem", *blocks, "last-conv-input")
-    assert build("test_vit", 64).places == ("stem", *(f"blocks.{i}" for i in range(6)))
-    assert build("pit_ti_224", 64).places[:2] == ("stem", "transformers.0.blocks.0")
+    poolings = [f"blocks.{i}.{pooling}" for i in range(6) for pooling in ("cls", "mean")]
+    assert build("test_vit", 64).places == ("stem.mean", *poolings)
+    assert build("pit_ti_224", 64).places[:2] == ("stem.mean", "transformers.0.blocks.0.cls")
 
 
 def test_stem_and_last_conv_input_are_what_those_modules_are_given():
@@ -181,7 +185,7 @@ def test_what_cannot_be_built_is_one_sentence_with_the_remedy(spec, size, chans,
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-def test_a_model_that_gives_no_vector_has_no_representation():
+def test_a_model_that_gives_a_map_is_averaged_and_says_so():
     name = "fullrank_test_map"
 
     @timm.models.register_model
@@ -189,8 +193,9 @@ def test_a_model_that_gives_no_vector_has_no_representation():
         return torch.nn.Conv2d(3, 4, 3)
 
     assert timm.is_model(name)
-    with refuses(UsageError, name, "vector"):
-        encoder(name, image_size=32)
+    net, images = encoder(name, image_size=32), torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(net(images), net.model(net.normalised(images)).mean((2, 3)))
+    assert_names(net.output_note, "mean", 30)
 
 
 def test_images_of_another_size_raise_where_the_model_takes_one():

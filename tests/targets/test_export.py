@@ -1,7 +1,8 @@
-"""Encoders carried away: timm and torchvision load them strictly, and ONNX computes what PyTorch does."""
+"""Models carried away: each format ends at the place and gives the features that PyTorch gives there."""
 
 import json
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fullrank
-from fullrank import Recipe, Run, encoder, head
+from fullrank import Recipe, Run, encoder, head, target
 from fullrank.encoders import module_encoder
 from fullrank.errors import DataError, UsageError
 from fullrank.heads import Head
 from fullrank.runs.run import ENCODER_FILE
-from fullrank.targets.export import export, export_onnx, export_weights
+from fullrank.targets.export import export, export_onnx, export_program, export_weights
+from fullrank.targets.exported import load_exported
+from fullrank.targets.graphs import NOTES_FILE
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
 
@@ -107,7 +110,7 @@ def test_the_head_is_beside_it_and_loads(standard):
 def test_a_small_stem_comes_with_the_lines_that_change_timms_net(quick_run, tmp_path):
     (tmp_path / "run").mkdir()
     small = run_of(quick_run, tmp_path / "run", "resnet18,channels=3", "none", 16, 1)
-    (path,) = export_weights(small, tmp_path / "small.safetensors", place="layer3.1")
+    (path,) = export_weights(small, tmp_path / "small.safetensors")
     notes = metadata(path)
     model = timm.create_model("resnet18", num_classes=0, in_chans=int(notes["in_chans"]))
     with pytest.raises(RuntimeError, match="conv1"):
@@ -116,7 +119,8 @@ def test_a_small_stem_comes_with_the_lines_that_change_timms_net(quick_run, tmp_
     images = torch.rand(3, 1, 16, 16)
     h = loaded(model, path)(normalised(images, notes))
     torch.testing.assert_close(h, small.encoder(images), rtol=1e-5, atol=1e-5)
-    assert notes["place"] == "layer3.1" and notes["in_chans"] == "3"
+    assert notes["in_chans"] == "3" and notes["image_channels"] == "1"
+    torch.testing.assert_close(load_exported(path)(images), h, rtol=1e-5, atol=1e-5)
     assert [p.name for p in tmp_path.glob("*.*")] == ["small.safetensors"]  # this head has no weights
 
 
@@ -134,7 +138,7 @@ def test_our_own_encoder_comes_back_from_its_file(quick_run, tmp_path):
 def test_onnx_computes_the_features_for_any_number_of_images(quick_run, tmp_path, capfd):
     path = tmp_path / "tiny.onnx"
     difference = export_onnx(quick_run, path, place="head.1[:7]")
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr().out == ""
     assert 0 <= difference < 1e-4
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 2, 7):
@@ -147,20 +151,113 @@ def test_onnx_computes_the_features_for_any_number_of_images(quick_run, tmp_path
     model = onnx.load(path)
     onnx.checker.check_model(model)
     notes = {entry.key: entry.value for entry in model.metadata_props}
-    assert notes["place"] == "head.1[:7]" and notes["head"] == "mlp:16" and notes["image_size"] == "8"
+    assert notes["place"] == "head.1[:7]" and notes["head"] == "mlp:16" and notes["feature_dim"] == "7"
     assert float(notes["max_relative_difference"]) == pytest.approx(difference, rel=1e-2)
 
 
-def test_onnx_reads_a_place_inside_a_net_of_timms(quick_run, tmp_path):
-    run = run_of(quick_run, tmp_path, "test_resnet", "none", 32, 1)
-    place = run.encoder.places[2]
-    assert export(run, tmp_path / "small.onnx", place=place) == [tmp_path / "small.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
-    images = torch.rand(3, 1, 32, 32)
+def by_hand(run: Run, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The features of a tiny residual net and its head, from hooks on its modules."""
+    kept = {}
+    hooks = [
+        run.encoder.blocks["stage2_1"].register_forward_hook(lambda *call: kept.update(stage2=call[2][0])),
+        run.encoder.blocks["stage3_2"].register_forward_hook(lambda *call: kept.update(last=call[2][0])),
+    ]
     with torch.no_grad():
-        expected = run.encoder.features(images, [place])[place]
+        run.encoder(images)
+        h = kept["last"].mean((2, 3))
+        places = {"stage2.1": kept["stage2"].mean((2, 3)), "h": h, "h[:5]": h[:, :5]}
+        places |= {"head.1": run.head.layers[0](h), "z": run.head(h)}
+    for hook in hooks:
+        hook.remove()
+    return places
+
+
+@pytest.mark.parametrize("place", ["h", "h[:5]", "stage2.1", "head.1", "z"])
+@torch.no_grad()
+def test_weights_of_a_place_come_back_as_its_features(quick_run, tmp_path, place):
+    path, *beside = export(quick_run, tmp_path / "x.safetensors", place=place)
+    images = torch.rand(3, 1, 8, 8)
+    expected = by_hand(quick_run, images)[place]
+    torch.testing.assert_close(load_exported(path)(images), expected, rtol=1e-5, atol=1e-6)
+    notes = metadata(path)
+    assert notes["place"] == place and notes["feature_dim"] == str(expected.shape[1])
+    assert [p.name for p in beside] == (
+        ["x.head.safetensors"] if place.startswith("h[") or place == "h" else []
+    )
+
+
+def test_weights_of_a_place_hold_no_later_tensor(quick_run, tmp_path):
+    (path,) = export(quick_run, tmp_path / "x.safetensors", place="stage2.1")
+    names = set(load_file(path))
+    own = {name for name in quick_run.encoder.state_dict() if not name.endswith("num_batches_tracked")}
+    assert names == {name for name in own if "stage3" not in name}
+    (path,) = export(quick_run, tmp_path / "z.safetensors", place="head.1")
+    inside = {name.removeprefix("fullrank_head.") for name in load_file(path) if name not in own}
+    assert inside == {"layers.0.weight", "layers.0.bias"} & set(quick_run.head.state_dict())
+
+
+@pytest.fixture(scope="module")
+def timm_run(quick_run, tmp_path_factory):
+    return run_of(quick_run, tmp_path_factory.mktemp("timm"), "test_resnet", "none", 32, 1)
+
+
+@torch.no_grad()
+def timm_features(run: Run, images: torch.Tensor, layer: str) -> torch.Tensor:
+    """What timm itself gives after a layer, averaged over positions."""
+    kept = {}
+    hook = run.encoder.model.get_submodule(layer).register_forward_hook(
+        lambda *call: kept.update(map=call[2])
+    )
+    run.encoder.model((images - MEAN[0]) / STD[0])
+    hook.remove()
+    return kept["map"].mean((2, 3))
+
+
+@torch.no_grad()
+def test_weights_of_a_block_of_timm_have_its_names(timm_run, tmp_path):
+    (path,) = export(timm_run, tmp_path / "x.safetensors", place="layer2.0")
+    images = torch.rand(3, 1, 32, 32)
+    features = load_exported(path)(images)
+    torch.testing.assert_close(features, timm_features(timm_run, images, "layer2.0"), rtol=1e-5, atol=1e-5)
+    left_out = set(timm_run.encoder.model.state_dict()) - set(load_file(path))
+    later = ("layer3", "layer4", "fc")
+    assert {name for name in left_out if not name.endswith("num_batches_tracked")} == {
+        name
+        for name in timm_run.encoder.model.state_dict()
+        if name.startswith(later) and not name.endswith("num_batches_tracked")
+    }
+
+
+def test_a_program_computes_the_features_for_any_number_of_images(timm_run, tmp_path, capfd):
+    path = tmp_path / "x.pt2"
+    assert export_program(timm_run, path, place="layer2.0") < 1e-5
+    assert capfd.readouterr().out == ""
+    files = {NOTES_FILE: ""}
+    program = torch.export.load(path, extra_files=files)
+    for count in (1, 2, 7):
+        images = torch.rand(count, 1, 32, 32)
+        expected = timm_features(timm_run, images, "layer2.0")
+        torch.testing.assert_close(program.module()(images), expected, rtol=1e-5, atol=1e-5)
+    notes = json.loads(files[NOTES_FILE])
+    assert notes["feature_dim"] == str(expected.shape[1]) and notes["place"] == "layer2.0"
+    assert json.loads(notes["preprocessing"])["image_size"] == 32
+    assert not any("layer3" in name or "num_batches" in name for name in program.state_dict)
+    with zipfile.ZipFile(path) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert str(Path(fullrank.__file__).parent).encode() not in content
+
+
+def test_onnx_reads_a_place_inside_a_net_of_timms(timm_run, tmp_path):
+    assert export(timm_run, tmp_path / "x.onnx", place="layer2.0") == [tmp_path / "x.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
+    images = torch.rand(3, 1, 32, 32)
+    expected = timm_features(timm_run, images, "layer2.0")
     (features,) = session.run(None, {"images": images.numpy()})
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    model = onnx.load(tmp_path / "x.onnx")
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    assert notes["feature_dim"] == str(expected.shape[1])
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == expected.shape[1]
 
 
 @pytest.fixture
@@ -196,12 +293,15 @@ def test_a_file_that_differs_from_pytorch_is_not_written(pixels, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", [BranchingHead, CountedHead])
-def test_a_model_that_cannot_be_translated_is_one_sentence(pixels, tmp_path, capfd, kind):
-    with refuses(DataError, "ONNX", ".safetensors") as error:
-        export_onnx(replace(pixels, head=kind(64, 64)), tmp_path / "x.onnx", place="z")
+@pytest.mark.parametrize(
+    ("kind", "library", "ending"),
+    [(BranchingHead, "ONNX", "onnx"), (CountedHead, "ONNX", "onnx"), (BranchingHead, "torch.export", "pt2")],
+)
+def test_a_model_that_cannot_be_translated_is_one_sentence(pixels, tmp_path, capfd, kind, library, ending):
+    with refuses(DataError, library, ".safetensors") as error:
+        export(replace(pixels, head=kind(64, 64)), tmp_path / f"x.{ending}", place="z")
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr().out == ""
 
 
 def test_a_model_beyond_what_onnx_holds_is_refused(quick_run, tmp_path):
@@ -221,7 +321,8 @@ def test_missing_extras_are_said_before_anything_is_computed(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("write", "name", "names"),
     [
-        (export, "x.pth", [".pth", ".safetensors", ".onnx"]),
+        (export, "x.pth", [".pth", ".safetensors", ".pt2", ".onnx"]),
+        (export_program, "taken.pt2", ["taken.pt2"]),
         (export_weights, "x.onnx", ["x.onnx", ".safetensors"]),
         (export_onnx, "x.safetensors", ["x.safetensors", ".onnx"]),
         (export_onnx, "nowhere/x.onnx", ["nowhere", "x.onnx"]),
@@ -231,18 +332,113 @@ def test_missing_extras_are_said_before_anything_is_computed(tmp_path, monkeypat
     ],
 )
 def test_a_file_that_cannot_be_made_is_said_and_nothing_changes(quick_run, tmp_path, write, name, names):
-    files = ["other.head.safetensors", "taken.onnx", "taken.safetensors"]
+    files = ["other.head.safetensors", "taken.onnx", "taken.pt2", "taken.safetensors"]
     for file in files:
         (tmp_path / file).write_text("precious")
     with refuses(UsageError, *names) as error:
         write(quick_run, tmp_path / name)
     assert "\n" not in str(error.value)
-    assert [(tmp_path / file).read_text() for file in files] == ["precious"] * 3
+    assert [(tmp_path / file).read_text() for file in files] == ["precious"] * 4
     assert sorted(p.name for p in tmp_path.iterdir()) == files
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "onnx"])
+@pytest.mark.parametrize("ending", ["safetensors", "pt2", "onnx"])
 def test_a_place_that_is_not_there_is_said(quick_run, tmp_path, ending):
     with refuses(UsageError, "layer9.0"):
         export(quick_run, tmp_path / f"x.{ending}", place="layer9.0")
+    assert not list(tmp_path.iterdir())
+
+
+class Net(nn.Module):
+    """Somebody's module: it names nothing as we do, and a layer comes after its features."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3))
+        self.top = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.top(self.body(x).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_a_module_is_exported_and_comes_back_into_another_of_its_kind(tmp_path):
+    net = Net().eval()
+    opened = target(net, image_size=8, mean=MEAN, std=STD)
+    (path,) = export(opened, tmp_path / "net.safetensors", place="body.3")
+    notes = metadata(path)
+    assert notes["target"] == "Net" and notes["encoder"] == "" and notes["image_channels"] == "3"
+    images, other = torch.rand(2, 3, 8, 8), Net()
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+    expected = net.body((images - mean) / std).mean((2, 3))
+    torch.testing.assert_close(load_exported(path, module=other)(images), expected, rtol=1e-5, atol=1e-6)
+    assert set(load_file(path)) == {
+        name for name in net.state_dict() if "body" in name and "batches" not in name
+    }
+    with refuses(UsageError, "net.safetensors", "Net"):
+        load_exported(path)
+
+
+def test_a_target_of_unknown_size_or_statistics_is_refused(tmp_path):
+    with refuses(UsageError, "Net", "--image-size"):
+        export(Net(), tmp_path / "x.safetensors")
+    with refuses(UsageError, "test_resnet", "--mean", "--std"):
+        export(target("test_resnet", image_size=32), tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_weights_of_no_run_need_the_statistics_that_the_user_gives(tmp_path):
+    opened = target("test_resnet", image_size=32, mean=MEAN, std=STD)
+    (path,) = export(opened, tmp_path / "x.safetensors")
+    model = loaded(timm.create_model("test_resnet", num_classes=0), path)
+    images = torch.rand(2, 3, 32, 32)
+    h = model(normalised(images, metadata(path)))
+    torch.testing.assert_close(load_exported(path)(images), h, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda tensors, notes: notes.pop("place"), ["x.safetensors", "place"]),
+        (lambda tensors, notes: notes.update(image_size="wide"), ["x.safetensors", "wide"]),
+        (lambda tensors, notes: tensors.pop("stem.0.weight"), ["stem.0.weight", 1]),
+        (lambda tensors, notes: tensors.update(alien=torch.zeros(2)), ["alien", 1]),
+        (lambda tensors, notes: tensors.update({"stem.0.weight": torch.zeros(2)}), ["stem.0.weight", "(2,)"]),
+    ],
+)
+def test_load_exported_refuses_a_damaged_file(quick_run, tmp_path, change, names):
+    (path,) = export(quick_run, tmp_path / "whole.safetensors", place="stem")
+    tensors, notes = load_file(path), metadata(path)
+    change(tensors, notes)
+    save_file(tensors, tmp_path / "x.safetensors", notes)
+    with refuses(DataError, *names):
+        load_exported(tmp_path / "x.safetensors")
+
+
+def test_load_exported_imports_nothing_that_the_file_names(quick_run, tmp_path):
+    (path,) = export(quick_run, tmp_path / "whole.safetensors", place="stem")
+    (tmp_path / "evil.py").write_text("raise SystemExit")
+    notes = metadata(path) | {"encoder": f"{tmp_path}/evil.py:Net"}
+    save_file(load_file(path), tmp_path / "x.safetensors", notes)
+    with refuses(UsageError, "--import"):
+        load_exported(tmp_path / "x.safetensors")
+
+
+class Wandering(nn.Module):
+    """Its features pass through NumPy, where no operation of torch is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.top = nn.Linear(64, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.top(torch.from_numpy(self.hidden(x.flatten(1)).detach().numpy().copy()))
+
+
+def test_weights_that_give_other_features_are_not_written(tmp_path):
+    opened = target(nn.Sequential(Wandering(), nn.Linear(3, 2)), image_size=8, mean=(0.5,), std=(0.5,))
+    opened = replace(opened, channels=1)
+    with refuses(DataError, "1e-06", "0.top"):
+        export(opened, tmp_path / "x.safetensors", place="0.top")
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -80,9 +81,9 @@ def collect(
         rank = imposed_rank(last, place, subject.fresh_head)
         return PlaceEvidence(place, features[place], together.get(place), operations, rank)
 
-    traced = isinstance(placed, TracedEncoder) and not placed.output_note
-    modules = (placed.model if traced else placed, last)
-    stacked = stacked_maps(*modules) if places[-1:] == ["h" if head is None else "z"] else ()
+    plain = isinstance(placed, TracedEncoder) and not placed.output_note
+    net = cast(nn.Module, placed.model) if plain else placed
+    stacked = stacked_maps(net, last) if places[-1:] == ["h" if head is None else "z"] else ()
     return Collected(sample, Evidence(tuple(map(evidence_at, places)), stacked))
 
 

@@ -87,7 +87,7 @@ def checked_encoder(built: object, name: str, image_size: int, in_chans: int) ->
     part = built
     if not is_placed(built):
         part = module_encoder(built, image_size=image_size, in_chans=in_chans)
-        part.register_load_state_dict_pre_hook(_read_old_names)
+        part.register_load_state_dict_pre_hook(_read_old_names)  # type: ignore[no-untyped-call]
     with torch.no_grad(), torch.random.fork_rng(devices=()), evaluating(part), explained(refusal):
         h = part(torch.rand(2, in_chans, image_size, image_size))
     width = getattr(built, "feature_dim", None)

@@ -124,12 +124,13 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
 
     def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         entries = [find_entry(inputs, len(images)), find_entry(output, len(images), vector_first=not name)]
-        shapes = (
-            None if entry is None else tuple(tensor_at(value, entry, len(images)).shape)
+        tensors = [
+            None if entry is None else tensor_at(value, entry, len(images))
             for value, entry in zip((inputs, output), entries, strict=True)
-        )
+        ]
+        shapes = [None if tensor is None else tuple(tensor.shape) for tensor in tensors]
         kind = f"{tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        calls.append(Call(name, *shapes, *(entry or () for entry in entries), kind))
+        calls.append(Call(name, shapes[0], shapes[1], entries[0] or (), entries[1] or (), kind))
 
     with evaluating(model), ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -255,7 +256,7 @@ def find_entry(value: Any, rows: int, *, vector_first: bool = False) -> Entry | 
     ways = ((key, find_entry(parts[key], rows)) for key in keys)
     entries: list[Entry] = [(key, *way) for key, way in ways if way is not None]
     if vector_first and not named:
-        entries.sort(key=lambda entry: tensor_at(value, entry, rows).ndim != 2)
+        entries.sort(key=lambda entry: getattr(tensor_at(value, entry, rows), "ndim", 0) != 2)
     return next(iter(entries), None)
 
 

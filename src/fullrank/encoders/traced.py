@@ -194,14 +194,13 @@ class TracedEncoder(Encoder):
             return with_layouts(self.model, self._traced, {path: Reading(path)})[path]
 
     def _representation(self, output: Any, images: Tensor) -> Tensor:
-        h = tensor_at(output, self._h.entry, len(images))
-        plain = self._h.layout == "vector"
-        if torch.compiler.is_compiling() and h is not None:  # a comparison would fix the number of images
-            return h if plain else self._h.pooled(h)
-        if h is None or len(h) != len(images) or h.ndim != _DIMENSIONS[self._h.layout]:
-            shape = type(output).__name__ if h is None else f"{tuple(h.shape)}"
-            raise self._no_rows(shape, len(images))
-        return h if plain else self._h.pooled(h)
+        """h (N, D) in the output. In an export, a comparison would fix the number of images."""
+        h = tensor_at(output, self._h.entry, images.shape[0])
+        if h is None or h.ndim != _DIMENSIONS[self._h.layout]:
+            raise self._no_rows(str(type(output).__name__ if h is None else tuple(h.shape)), len(images))
+        if not torch.compiler.is_compiling() and len(h) != len(images):
+            raise self._no_rows(str(tuple(h.shape)), len(images))
+        return h if self._h.layout == "vector" else self._h.pooled(h)
 
     def _weights(self) -> Tensor:
         """A tensor with the device and the dtype of the module."""

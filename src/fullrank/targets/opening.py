@@ -32,7 +32,8 @@ from fullrank.specs import Spec
 _TRIED = Image.new("RGB", (300, 260), (90, 120, 150))
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 _FROM_USER = "your options"
-_SQUARE = "shorter side to the size, bilinear; centre"
+MEASURED = "the images' own statistics"
+SQUARE = "shorter side to the size, bilinear; centre"
 
 Build = Callable[[ImageSet, Preprocessing], nn.Module]
 Model = "str | Path | nn.Module | type[nn.Module] | Run | Target"
@@ -84,6 +85,7 @@ class Target:
         preprocessing: The preprocessing that belongs to the weights, if it is known.
         own: The preprocessing for given images, if none belongs to the weights.
         image_size: The size at which images are read if no preprocessing is known; None is their own.
+        channels: The channels of the images that it takes, if they are known.
         head: Its head, if it has one.
         run: The run that it is, if it is one.
         rebuild: Builds the same architecture with random weights, if that is possible.
@@ -96,6 +98,7 @@ class Target:
     preprocessing: Preprocessing | None = None
     own: Callable[[ImageSet], Preprocessing] | None = None
     image_size: int | None = None
+    channels: int | None = None
     head: nn.Module | None = None
     run: Run | None = None
     rebuild: Build | None = None
@@ -235,7 +238,9 @@ def _of_module(module: nn.Module, given: Given) -> Target:
 
     own = partial(_plain, given)
     weights = "the weights that it was given with"
-    return Target(type(module).__name__, build, weights, True, known, own, given.image_size)
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    channels = None if first is None else first.in_channels
+    return Target(type(module).__name__, build, weights, True, known, own, given.image_size, channels)
 
 
 def _of_program(path: Path, given: Given) -> Target:
@@ -259,11 +264,17 @@ def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     elif bare != spec:
         weights = "the weights of its library"
     trained = weights != "random weights"
-    known = _preprocessing(given, _of_weights(spec, given) if trained else None)
-    build = partial(_build_spec, spec, given)
-    fresh = partial(_build_untrained, bare)
+    stated = _of_weights(spec, given) if trained else None
     return Target(
-        str(spec), build, weights, trained, known, partial(_measured, given), given.image_size, rebuild=fresh
+        str(spec),
+        partial(_build_spec, spec, given),
+        weights,
+        trained,
+        _preprocessing(given, stated),
+        partial(_measured, given),
+        given.image_size,
+        None if stated is None else len(stated.mean),
+        rebuild=partial(_build_untrained, bare),
     )
 
 
@@ -273,7 +284,7 @@ def _of_weights(spec: Spec, given: Given) -> Preprocessing | None:
     if stated is not None:
         size = given.image_size or stated.image_size
         return Preprocessing(
-            _square(size), size, stated.mean, stated.std, _SQUARE, Path(str(given.weights)).name
+            _square(size), size, stated.mean, stated.std, SQUARE, Path(str(given.weights)).name
         )
     # What a class of encoders knows about the weights of its library.
     known = getattr(ENCODERS[spec.name].load(), "preprocessing_for", None)
@@ -289,7 +300,7 @@ def _preprocessing(given: Given, known: Preprocessing | None) -> Preprocessing |
     if given.image_size not in (None, known.size):
         size = int(given.image_size or 0)
         known = replace(
-            known, fit=_square(size), size=size, steps=_SQUARE, origin=f"{known.origin} at your size"
+            known, fit=_square(size), size=size, steps=SQUARE, origin=f"{known.origin} at your size"
         )
     if given.mean is not None and given.std is not None:
         known = replace(known, mean=tuple(given.mean), std=tuple(given.std), origin=_FROM_USER)
@@ -301,7 +312,7 @@ def _measured(given: Given, images: ImageSet) -> Preprocessing:
     if given.mean is not None and given.std is not None:
         return replace(_as_is(images), mean=tuple(given.mean), std=tuple(given.std), origin=_FROM_USER)
     mean, std = images.channel_statistics()
-    return replace(_as_is(images), mean=mean, std=std, origin="the images' own statistics")
+    return replace(_as_is(images), mean=mean, std=std, origin=MEASURED)
 
 
 def _plain(given: Given, images: ImageSet) -> Preprocessing:
