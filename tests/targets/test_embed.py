@@ -241,10 +241,10 @@ class Stops(Pixels):
 @pytest.mark.parametrize("batches", range(3))
 def test_an_interrupted_call_is_continued_to_the_same_bytes(tmp_path, monkeypatch, batches):
     monkeypatch.setattr("fullrank.targets.embed.BATCH", 4)
-    data, whole, out = numbered_folder(tmp_path / "images", 10), tmp_path / "whole.npy", tmp_path / "x.npy"
+    data, whole, out = numbered_folder(tmp_path / "images", 12), tmp_path / "whole.npy", tmp_path / "x.npy"
     write_embeddings(Stops, data, whole, dtype="float16")
     monkeypatch.setattr(Stops, "left", batches)
-    with refuses(InterruptedRunError, 4 * batches, 10):
+    with refuses(InterruptedRunError, 4 * batches, 12):
         write_embeddings(Stops, data, out, dtype="float16")
     monkeypatch.setattr(Stops, "left", 99)
     if batches:
@@ -261,6 +261,7 @@ def test_other_weights_are_not_mixed_into_a_part(tmp_path, monkeypatch):
     monkeypatch.setattr(Stops, "left", 1)
     with pytest.raises(InterruptedRunError):
         write_embeddings(net, data, out)
+    monkeypatch.setattr(Stops, "left", 99)
     torch.nn.init.ones_(net.idle)
     with refuses(UsageError, "weights_crc32"):
         write_embeddings(net, data, out, resume=True)
