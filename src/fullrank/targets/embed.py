@@ -280,7 +280,7 @@ def _checksum(*modules: nn.Module) -> int:
         for tensor in module.state_dict().values():
             if isinstance(tensor, torch.Tensor):
                 plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                checksum = zlib.crc32(plain.numpy(), checksum)
+                checksum = zlib.crc32(plain.numpy().data, checksum)
     return checksum
 
 
