@@ -102,7 +102,11 @@ class TracedEncoder(Encoder):
         self.register_load_state_dict_post_hook(_forget_caches)  # type: ignore[no-untyped-call]
         weights = self._weights()
         self.mean, self.std = self.mean.to(weights.device), self.std.to(weights.device)
-        blank = torch.zeros(2, self.mean.shape[1], image_size, image_size).to(weights)
+        self._find_places(image_size)
+
+    def _find_places(self, image_size: int) -> None:
+        """Trace the module, and find h and the places."""
+        blank = torch.zeros(2, self.mean.shape[1], image_size, image_size).to(self._weights())
         with self._explaining(blank.shape), torch.random.fork_rng(devices=()):
             self._traced = trace(self.model, blank)
             output = self._traced.calls[-1]
@@ -148,16 +152,17 @@ class TracedEncoder(Encoder):
         try:
             self._reading(place)
         except UsageError as error:
-            return str(error) if self._layer_of(place) in self._paths() | self._readings.keys() else ""
+            return str(error) if self._layer_of(place) in self.module_names() | self._readings.keys() else ""
         return None
 
-    def _paths(self) -> set[str]:
+    def module_names(self) -> set[str]:
+        """The dotted names of all modules inside; those that run once are places."""
         return {name for name, _ in self.model.named_modules() if name}
 
     def _layer_of(self, place: str) -> str:
         """A place without its pooling. A module that is called so itself, such as `cls`, is no pooling."""
         layer, _, last = place.rpartition(".")
-        return layer if layer and last in POOLINGS and place not in self._paths() else place
+        return layer if layer and last in POOLINGS and place not in self.module_names() else place
 
     def _reading(self, place: str) -> Reading:
         """How a place is read; found when it is asked for the first time."""
@@ -176,9 +181,11 @@ class TracedEncoder(Encoder):
         return replace(reading, pooling=pooling)
 
     def _reading_of_module(self, path: str) -> Reading:
-        if path not in self._paths():
+        if path not in self.module_names():
             own = ("h", *self.places)
-            raise unknown_name("place", path, {*own, *self._paths()}, f"{self.name} has {', '.join(own)}")
+            raise unknown_name(
+                "place", path, {*own, *self.module_names()}, f"{self.name} has {', '.join(own)}"
+            )
         calls = [call for call in self._traced.calls if call.module == path]
         remedy = f"read another place, such as {(*self.places, 'h')[0]}"
         if len(calls) != 1:
@@ -216,7 +223,7 @@ class TracedEncoder(Encoder):
         """The error for images (N, C, H, W) that the module cannot take."""
         first = next((m for m in self.model.modules() if isinstance(m, nn.Conv2d)), None)
         needs = 0 if first is None else first.in_channels
-        remedy = "its forward must take one batch of images (N, C, H, W)"
+        remedy = "give another --image-size, or a forward that takes one batch of images (N, C, H, W)"
         if needs not in (0, self.mean.shape[1]):
             repeat = f", or repeat grey ones with channels={needs}" if self.in_chans == 1 else ""
             remedy = f"give images of {needs} channels{repeat}"
