@@ -193,6 +193,14 @@ def row_coordinates(features: Tensor) -> Tensor:
     return triangle.T.contiguous()
 
 
+def shared_coordinates(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """`row_coordinates` of features (N, D) and (M, D) together, if D is above N + M; otherwise both as is."""
+    if train.shape[1] <= len(train) + len(test):
+        return train, test
+    rows = row_coordinates(torch.cat([train, test]))
+    return rows[: len(train)], rows[len(train) :]
+
+
 def channel_blocks(features: Tensor) -> Iterator[Tensor]:
     """Yield features (N, D) in float64 in blocks of channels, of about 8 MiB or of 2N channels."""
     rows = len(features)

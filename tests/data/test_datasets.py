@@ -56,6 +56,38 @@ def test_classes_are_called_as_the_dataset_says_and_the_test_set_follows():
     assert test_set.class_names == train_set.class_names and test_set.split == "test"
 
 
+def test_words_are_classes_and_the_test_set_has_the_same_numbers():
+    train_set = image_set_of(Pairs(pixels(), ["owl", "cat", None, "owl", "cat", ""]))
+    assert train_set.class_names["label"] == ("cat", "owl")
+    assert train_set.labels["label"].tolist() == [1, 0, -1, 1, 0, -1]
+    test_set = image_set_of(Pairs(pixels(3), ["owl", "ant", "cat"]), "test", like=train_set)
+    assert test_set.class_names["label"] == ("cat", "owl", "ant")
+    assert test_set.labels["label"].tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("own", "test", "names", "numbers"),
+    [
+        (["cat", "dog"], ["dog", "cat", "emu"], ("cat", "dog", "emu"), [1, 0, 2]),  # by name
+        (["cat", "dog"], None, ("cat", "dog", "2"), [0, 1, 2]),  # a set without names has the same numbers
+        (None, ["cat", "dog", "emu"], ("0", "1", "2"), [0, 1, 2]),
+    ],
+)
+def test_classes_of_two_sets_are_matched_by_name(own, test, names, numbers):
+    train_set = image_set_of(Pairs(pixels(2), [0, 1], own))
+    test_set = image_set_of(Pairs(pixels(4), [0, 1, 2, -1], test), "test", like=train_set)
+    assert test_set.class_names["label"] == names and test_set.labels["label"].tolist() == [*numbers, -1]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_vectors_of_zero_and_one_are_several_labels(kind):
+    rows = [[0, 1, 1], [0, 0, 0], [1, 0, 1]]
+    found = image_set_of(Pairs(pixels(3), [kind(row) for row in rows], classes=["ant", "bee", "cow"]))
+    assert found.several == ("label:ant", "label:bee", "label:cow")
+    assert np.stack([found.labels[name] for name in found.several], 1).tolist() == rows
+    assert found.labels["label"].tolist() == [-1] * 3 and found.class_names["label"] == ()
+
+
 def test_images_of_different_sizes_are_read_when_they_are_needed():
     images = [Image.new("L", (10 + row, 12), row) for row in range(4)]
     found = image_set_of(Pairs(images, [0, 1, 0, 1]))
@@ -91,7 +123,10 @@ def test_listed_labels_are_taken_as_they_are():
     ("items", "words"),
     [
         ([], ["0 items"]),
-        ([(pixels()[0], "cat")], ["'cat'", "whole numbers", -1]),
+        ([(pixels()[0], "cat"), (pixels()[0], 3)], ["numbers", "words"]),
+        ([(pixels()[0], 0.5)], ["0.5", "whole numbers"]),
+        ([(pixels()[0], [0, 2])], ["2 columns", 2, -1]),
+        ([(pixels()[0], [0, 1]), (pixels()[0], [0, 1, 1])], ["2, 3"]),
         ([(pixels()[0], 0, 1)], ["3 parts"]),
         ([(torch.randn(1, 8, 8) * 3, 0)], ["normalisation"]),
         ([(np.zeros((8, 8, 2), np.uint8), 0)], ["uint8", "(8, 8, 2)"]),

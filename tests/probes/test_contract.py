@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from refusals import refuses
@@ -93,6 +94,31 @@ def test_takes_arrays_even_read_only_ones(make):
     assert np.mean(predicted.numpy() == labels) > 0.95
 
 
+WORDS = np.array(["cat", "dog", "eel"])
+
+
+@pytest.mark.parametrize("kind", [np.array, list, pd.Series, lambda words: np.array(words, object)])
+def test_words_serve_as_labels(make, kind):
+    (train, numbers), (test, truth) = clusters(labels=(0, 1, 2)), clusters(labels=(0, 1, 2), seed=1)
+    plain, probe = make().fit(train, numbers), make().fit(train, kind(WORDS[numbers]))
+    assert probe.classes_.tolist() == WORDS.tolist()
+    assert probe.predict(test).tolist() == WORDS[plain.predict(test)].tolist()
+    assert probe.score(test, kind(WORDS[truth])) == plain.score(test, truth)
+
+
+def test_words_that_are_missing_or_new(make):
+    features, numbers = clusters(labels=(0, 1, 2))
+    words = WORDS[numbers].astype(object)
+    words[:9], numbers[:9] = [None, "", np.nan] * 3, -1
+    probe, plain = make().fit(features, words), make().fit(features, numbers)
+    assert probe.predict(features).tolist() == WORDS[plain.predict(features)].tolist()
+    assert probe.score(features[9:11], ["ant", words[10]]) == 0.5
+    with refuses(UsageError, "words", "numbers"):
+        probe.score(features, numbers)
+    with refuses(UsageError, "numbers", "words"):
+        plain.score(features, words)
+
+
 @pytest.mark.parametrize("value", [0.0, 3.5])
 def test_features_collapsed_to_a_point_give_chance_and_no_nan(make, value):
     labels = torch.tensor([0] * 30 + [1] * 10)
@@ -119,6 +145,9 @@ def test_classes_of_one_row_do_no_harm(make):
         (torch.ones(3, 0), torch.tensor([0, 1, 0]), UsageError, ["(3, 0)"]),
         (torch.ones(3, 2), torch.tensor([0.0, 1.0, 0.0]), UsageError, ["float32"]),
         (torch.ones(3, 2), torch.tensor([[0], [1], [0]]), UsageError, ["(3, 1)"]),
+        (torch.ones(3, 2), None, UsageError, ["NoneType"]),
+        (torch.ones(3, 2), ["a", 1, "b"], DataError, ["numbers", "words"]),
+        ([["a"], ["b"], ["a"]], torch.tensor([0, 1, 0]), UsageError, ["list"]),
         (torch.ones(3, 2), torch.tensor([4, 4, -1]), DataError, ["2 classes", "got 1"]),
         (torch.ones(3, 2), torch.tensor([-1, -1, -1]), DataError, ["2 classes", "got 0"]),
         (torch.tensor([[1.0], [torch.inf]]), torch.tensor([0, 1]), DataError, ["1 of 2"]),

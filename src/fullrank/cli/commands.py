@@ -291,14 +291,17 @@ def embed(
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a file that was interrupted.")] = False,
 ) -> None:
-    """Write the features of images at one place of any model, as .npy, .safetensors or .parquet."""
+    """Write features of images at one place of any model, with ids: .npy, .safetensors or .parquet."""
+    from fullrank.embeddings.kinds import is_embeddings
+
+    file = is_embeddings(target)
+    if file:
+        model.refuse_for_file(target)
     begin()
     from fullrank.targets.embed import write_embeddings
 
-    written = write_embeddings(
-        model.open(target), data, out, split=split, place=place, dtype=dtype, resume=resume
-    )
-    typer.echo(written)
+    source = target if file else model.open(target)
+    typer.echo(write_embeddings(source, data, out, split=split, place=place, dtype=dtype, resume=resume))
 
 
 @app.command()

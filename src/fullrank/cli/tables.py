@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,7 +13,8 @@ from rich.text import Text
 
 from fullrank.errors import count_of
 from fullrank.record import Record, RunEntry, Score
-from fullrank.record.scores import LEFT_OUT, PREDICTED, RELATIVE
+from fullrank.record.comparisons import grouped
+from fullrank.record.scores import LABELS_SCORED, LEFT_OUT, MEAN_AUROC, MEAN_PRECISION, PREDICTED, RELATIVE
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from fullrank.evaluation.evaluate import Evaluation
     from fullrank.training.dry_run import Rehearsal
 
+_SEVERAL = (
+    "Points on the test images: means over the labels, of a linear probe for each. Chance of AUROC is 50."
+)
 _Row = tuple[tuple[str, ...], Iterable[DialCell | None]]
 
 
@@ -68,7 +73,12 @@ def print_record(record: Record) -> None:
     for row, cells in zip(rows, numbers, strict=True):
         table.add_row(*map(escape, _labels(names, row.row, room)), *cells)
     console.print(table)
-    console.print(_note(rows, record), highlight=False)
+    labels_table = _several_table(
+        [(run.row, score) for run in record.runs for score in run.scores], ", ".join(names.keys)
+    )
+    console.print(labels_table or _note(rows, record), highlight=False)
+    if labels_table:
+        console.print(_SEVERAL, highlight=False)
     if apart:
         console.print(OTHER_IMAGES, highlight=False)
     if any(row.linear for row in rows):
@@ -103,10 +113,25 @@ def _without_markup(cell: str) -> str:
     return Text.from_markup(cell).plain
 
 
+def _several_table(scores: Sequence[tuple[str, Score]], title: str) -> Table | None:
+    """Mean AUROC and mean average precision of each row and place, means over seeds; None without any."""
+    cells = grouped(
+        ((row, score.place, score.statistic), score.value) for row, score in scores if score.kind.over_labels
+    )
+    table = plain_table([title, "place"] if title else ["place"], ["mean AUROC", "mean AP", "labels"])
+    for row, place in dict.fromkeys(key[:2] for key in cells):
+        means = [fmean(cells[row, place, name]) for name in (MEAN_AUROC, MEAN_PRECISION, LABELS_SCORED)]
+        names = [escape(row), escape(place)] if title else [escape(place)]
+        table.add_row(*names, in_points(100 * means[0]), in_points(100 * means[1]), f"{means[2]:.0f}")
+    return table if cells else None
+
+
 def print_evaluation(evaluation: "Evaluation") -> None:
     """Each place, what was measured besides the default protocol, factors, shifts, and notes."""
     console = Console(highlight=False)
     console.print(_places(evaluation))
+    if several := _several_table([("", score) for score in evaluation.scores], ""):
+        console.print(several)
     for sentence in _denominators(evaluation):
         console.print(escape(sentence))
     further = [score for score in evaluation.scores if score.split == "test" and not _in_a_table(score)]
@@ -116,6 +141,9 @@ def print_evaluation(evaluation: "Evaluation") -> None:
             shots = "all" if score.shots is None else str(score.shots)
             table.add_row(escape(score.place), escape(score.measure), shots, _value(score))
         console.print(table)
+        if episodes := {score.episodes for score in further if score.low is not None}:
+            draws = " or ".join(map(str, sorted(filter(None, episodes))))
+            console.print(f"[ ]: 95 % t interval over {draws} draws of the training images.", markup=False)
     print_factors(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
@@ -136,10 +164,11 @@ def _denominators(evaluation: "Evaluation") -> list[str]:
 
 
 def _places(evaluation: "Evaluation") -> Table:
-    table = plain_table(["place"], ["linear", "nearest", "width", "rank"])
-    for place, probe in evaluation.probes.items():
-        spectrum = evaluation.spectrum[place]
-        accuracies = [in_points(100 * probe.linear), in_points(100 * probe.nearest)]
+    probed = evaluation.probes
+    table = plain_table(["place"], [*(["linear", "nearest"] if probed else []), "width", "rank"])
+    for place, spectrum in evaluation.spectrum.items():
+        shares = [probed[place].linear, probed[place].nearest] if probed else []
+        accuracies = [in_points(100 * share) for share in shares]
         sizes = [str(len(spectrum.singular_values)), in_points(spectrum.effective_rank)]
         table.add_row(escape(place), *accuracies, *sizes)
     return table
@@ -178,13 +207,19 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in the table of places, of shifts or of factors."""
+    """Whether a score is in the table of places, of several labels, of shifts or of factors."""
     kind = score.kind
-    return (kind.by_default and score.shots is None) or kind.subject == "shift" or kind.by_factor
+    in_first = (kind.by_default and score.shots is None) or kind.over_labels
+    return in_first or kind.subject == "shift" or kind.by_factor
 
 
 def _value(score: Score) -> str:
-    return in_points(100 * score.value) if score.kind.unit == "points" else f"{score.value:.3g}"
+    if score.kind.unit != "points":
+        return f"{score.value:.3g}"
+    value = in_points(100 * score.value)
+    if score.low is None or score.high is None:
+        return value
+    return f"{value} \\[{in_points(100 * score.low)}, {in_points(100 * score.high)}]"
 
 
 def _under_table(runs: Sequence[RunEntry]) -> list[str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fullrank.data.sets.idx import IdxFiles as IdxFiles
     from fullrank.data.sets.npz import NpzArchive as NpzArchive
     from fullrank.data.sets.stl10 import Stl10 as Stl10
+    from fullrank.data.sets.table import ImageTable as ImageTable
     from fullrank.data.sources import Source as Source
     from fullrank.data.streaming import StreamedImages as StreamedImages
     from fullrank.data.undecodable import BadImages as BadImages
@@ -155,6 +156,23 @@ for _entry in [
         "your own",
         value=Parameter("path", str, "the folder", required=True),
         options=(
+            Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
+        ),
+    ),
+    Entry(
+        "table",
+        "fullrank.data.sets.table:ImageTable",
+        "image files that a CSV or Parquet file lists, with labels, splits and groups",
+        "your own",
+        value=Parameter("file", str, "the CSV or Parquet file", required=True),
+        options=(
+            Parameter("path", str, "the column of paths; default: path, filename, image, ..."),
+            Parameter("label", str, "the column of labels, or A+B for several; default: label, class, ..."),
+            Parameter("split", str, "the column of splits; default: split, subset, ..."),
+            Parameter(
+                "group", str, "the column of groups kept in one split; default: group, patient_id, ..."
+            ),
+            Parameter("root", str, "the folder of the paths; default: that of the table"),
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
         ),
     ),

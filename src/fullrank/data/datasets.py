@@ -8,9 +8,12 @@ from PIL import Image
 
 from fullrank.data.decoding import to_array, to_image
 from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.labelling import Labels, one_class, several, zero_one
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.errors import DataError
+from fullrank.labels import plain_labels
 
+_OWN = "own"
 # Images of equal size that take at most this many bytes stay in memory; others are read when needed.
 _HELD = 2**31
 
@@ -36,8 +39,10 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
     """The images of a dataset whose items are (image, label), or unlabelled images.
 
     An image is a Pillow image, a uint8 array (H, W) or (H, W, C), or a tensor (C, H, W). Tensors are uint8,
-    or floats in 0 to 1, which are rounded to 256 levels. Labels are whole numbers; -1 means no label. The
-    class names come from the dataset's `classes`, or are the numbers.
+    or floats in 0 to 1, which are rounded to 256 levels. Labels are whole numbers, and -1 means no label; or
+    words, and None means no label; or vectors of 0 and 1, which are several labels an image, named
+    "label:NAME". The names of classes and of such labels come from the dataset's `classes`; otherwise they
+    are the words or numbers.
 
     Images of equal size stay in memory up to 2 GiB. Others are read again each time they are needed, so
     random transforms in the dataset then give other images. Every item is read once here, unless the dataset
@@ -46,7 +51,8 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
     Args:
         dataset: The dataset.
         split: The name of the split, for messages.
-        like: A set whose class names this set takes.
+        like: A set whose class numbers this set takes, matched by the names of the classes. A dataset without
+            names has the same numbers already.
 
     Raises:
         DataError: If an item has another form, or the dataset has no items.
@@ -61,15 +67,14 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
         raise DataError(f"{name} has 0 items; give a dataset of (image, label).")
     first = _pixels(_parts(dataset[0], name)[0], name)
     fits = len(dataset) * first.size <= _HELD
-    labels = _listed_labels(dataset)
-    arrays, numbers = [], []
-    for row in range(len(dataset)) if fits or labels is None else ():
-        image, number = _parts(dataset[row], name)
-        numbers.append(number)
+    listed = _listed_labels(dataset)
+    arrays, cells = [], []
+    for row in range(len(dataset)) if fits or listed is None else ():
+        image, label = _parts(dataset[row], name)
+        cells.append(label)
         if fits:
             arrays.append(_pixels(image, name))
-    if labels is None:
-        labels = np.array(numbers, np.int64)
+    labels = _labels(dataset, cells if listed is None else listed, like, name)
 
     def read(row: int) -> Image.Image:
         return to_image(_pixels(_parts(dataset[row], name)[0], name))
@@ -80,22 +85,51 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
     else:
         keys = [str(row) for row in range(len(dataset))]
         images = StreamedImages(read, keys, CANVAS, IMAGE_SIZE, channels=first.shape[-1], name=name)
-    return ImageSet(images, {"label": labels}, {"label": _class_names(dataset, labels, like)}, name, split)
+    return ImageSet(images, labels.of[_OWN], labels.class_names, name, split)
 
 
-def _parts(item: Any, name: str) -> tuple[Any, int]:
-    """The image and the label of an item; -1 if it has no label."""
+def _parts(item: Any, name: str) -> tuple[Any, Any]:
+    """The image and the label of an item: a number, a word, a list of several labels, or None."""
     if not isinstance(item, (tuple, list)):
-        return item, UNLABELLED
+        return item, None
     if len(item) != 2:
         raise DataError(f"An item of {name} has {len(item)} parts; give (image, label), or only the image.")
     image, label = item
-    if label is None:
-        return image, UNLABELLED
-    try:
-        return image, int(label)
-    except (TypeError, ValueError):
-        raise DataError(f"A label of {name} is {label!r}; give whole numbers, -1 for no label.") from None
+    label = label.tolist() if hasattr(label, "tolist") else label
+    if isinstance(label, list | tuple) and len(label) == 1:
+        (label,) = label
+    return image, label
+
+
+def _labels(dataset: Indexed, cells: Sequence[Any] | np.ndarray, like: ImageSet | None, name: str) -> Labels:
+    """The labels of the one split that is called `_OWN`."""
+    name = f"Labels of {name}"
+    named = tuple(map(str, getattr(dataset, "classes", None) or ()))
+    lists = [cell for cell in cells if isinstance(cell, list | tuple)] if isinstance(cells, list) else []
+    if lists:
+        width = len(lists[0])
+        if any(len(each) != width for each in lists):
+            widths = ", ".join(map(str, sorted({len(each) for each in lists})))
+            raise DataError(f"{name} have {widths} entries; give each image one value for every label.")
+        names = named if len(named) == width else tuple(map(str, range(width)))
+        table = [each if isinstance(each, list | tuple) else [UNLABELLED] * width for each in cells]
+        return several({_OWN: zero_one(table, width, name)}, names)
+    before = () if like is None else like.class_names["label"]
+    plain = plain_labels(cells, name)
+    if plain.dtype.kind != "i":
+        return one_class({_OWN: plain}, name, before)
+    top = int(plain.max(initial=UNLABELLED))
+    own = named if len(named) > top else ()
+    if own and before and own != before and not _are_numbers(before):
+        words = np.array([*own, ""], object)[plain]  # -1 is the last, no label
+        return one_class({_OWN: words}, name, before)
+    classes = before or own
+    classes += tuple(map(str, range(len(classes), top + 1)))
+    return Labels({_OWN: {"label": plain}}, {"label": classes})
+
+
+def _are_numbers(classes: tuple[str, ...]) -> bool:
+    return classes == tuple(map(str, range(len(classes))))
 
 
 def _pixels(image: Any, name: str) -> np.ndarray:
@@ -138,13 +172,3 @@ def _listed_labels(dataset: Indexed) -> np.ndarray | None:
         if array.shape == (len(dataset),) and np.issubdtype(array.dtype, np.integer):
             return array.astype(np.int64)
     return None
-
-
-def _class_names(dataset: Indexed, labels: np.ndarray, like: ImageSet | None) -> tuple[str, ...]:
-    top = int(labels.max())
-    if like is not None and top < len(like.class_names["label"]):
-        return like.class_names["label"]
-    named: Sequence[str] | None = getattr(dataset, "classes", None)
-    if named is not None and len(named) > top:
-        return tuple(map(str, named))
-    return tuple(map(str, range(top + 1)))

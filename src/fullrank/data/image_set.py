@@ -36,7 +36,8 @@ class ImageSet:
 
     Args:
         images: An array (N, H, W, C) uint8 with C 1 or 3, or StreamedImages, which are decoded on demand.
-        labels: Name -> labels (N,) int64; -1 means no label. The main labels are named "label".
+        labels: Name -> labels (N,) int64; -1 means no label. The main labels are named "label". If an image
+            has several labels, each is 0 or 1 and is named "label:NAME", and "label" is -1 throughout.
         class_names: Name -> the names of the classes: label i is called `class_names[name][i]`.
         name: The name of the set, for messages.
         split: The name of the split, for messages.
@@ -123,6 +124,17 @@ class ImageSet:
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return self.image_shape[2]
+
+    @property
+    def several(self) -> tuple[str, ...]:
+        """The names of several labels an image, "label:NAME" each; none if each image has one class.
+
+        >>> labels = {"label": np.array([-1, -1]), "label:cat": np.array([0, 1])}
+        >>> names = {"label": (), "label:cat": ("0", "1")}
+        >>> ImageSet(np.zeros((2, 8, 8, 1), np.uint8), labels, names).several
+        ('label:cat',)
+        """
+        return tuple(name for name in self.labels if name.startswith("label:"))
 
     def resized(self, size: int) -> "ImageSet":
         """The set at size x size: the shorter side is resized to `size` (antialiased), the centre is kept.

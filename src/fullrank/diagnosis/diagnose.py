@@ -22,9 +22,10 @@ from fullrank.diagnosis.subject import Subject, find_subject
 from fullrank.door import import_modules
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings, paired
 from fullrank.embeddings.kinds import is_embeddings
+from fullrank.embeddings.probing import ProbeRows, probe_rows
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
-from fullrank.linalg import Moments
+from fullrank.linalg import Gram, Moments, second_moments
 from fullrank.progress import counted, progress_bar
 from fullrank.record import (
     Baseline,
@@ -52,6 +53,8 @@ SAMPLE = 4096
 LEARNT_FROM = 4096
 # How many rows of a file are compared with all others.
 _COMPARED = 1024
+# How many rows with more channels than rows give the spectrum: their inner products take 512 MiB.
+_MOST_IN_GRAM = 8192
 
 
 class Diagnosis(Result):
@@ -150,7 +153,8 @@ def diagnose(
         read = partial(open_embeddings, column=column, skip_bad=skip_bad)
         file = read(cast(str | Path, target), labels=labels)
         pair = None if positives is None else read(positives)
-        entry, recipe = diagnose_file(file, pair, seed=seed), {}
+        with progress_bar() as progress:
+            entry, recipe = diagnose_file(file, pair, seed=seed, progress=progress), {}
     else:
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
@@ -174,31 +178,51 @@ def _refuse_given(**options: object) -> None:
 
 
 def diagnose_file(
-    file: EmbeddingFile, positives: EmbeddingFile | None = None, *, seed: int = 0
+    file: EmbeddingFile,
+    positives: EmbeddingFile | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> DiagnosisEntry:
     """Spectrum, measures and causes of a file of embeddings. Moments use all rows, the rest uses a sample."""
     if positives is not None:
         file, positives = paired(file, positives)
-    moments = Moments.empty(file.width)
-    for chunk in file.chunks():
-        moments = moments.merge(Moments.of(chunk))
+    rows = probe_rows(file, SAMPLE, seed=seed)
+    moments = _moments_of_file(file, seed, progress)
     sample = file.sample(SAMPLE, seed)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
-    # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
-    numbers = torch.from_numpy(file.sample_rows(_COMPARED, seed))
-    duplicates = near_duplicates_among(file.sample(_COMPARED, seed), numbers, file.chunks())
+    duplicates = None
+    if len(sample) < file.rows or file.width <= file.rows:
+        # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
+        numbers = torch.from_numpy(file.sample_rows(_COMPARED, seed))
+        duplicates = near_duplicates_among(file.sample(_COMPARED, seed), numbers, file.chunks())
     not_seen = ["The effect of the encoder, the views and the head: only a model can show it."]
+    if moments.count < file.rows:
+        not_seen.append(f"The spectrum of all rows: {moments.count} of {file.rows} were drawn at random.")
+    if len(sample) < file.rows:
+        not_seen.append(f"Cosines of all rows: {len(sample)} of {file.rows} were drawn at random.")
     if len(file.dropped):
         not_seen.append(f"Rows with NaN or infinity, which were left out: {len(file.dropped)}.")
     if positives is None:
         not_seen.append("Alignment and augmentation: add a second view of each row with --positives.")
-    if file.labels is None:
-        not_seen.append("Accuracy: the file has no labels.")
-    else:
+    not_seen += rows.notes
+    if rows:
         not_seen.append("Accuracy on pixels and on the untrained encoder: the file holds neither.")
-    place = PlaceEvidence("embedding", sample, views, sample_of=moments.count)
+    place = PlaceEvidence("embedding", sample, views, sample_of=file.rows)
     evidence = Evidence((place,), seed=seed)
-    return _entry(file.name, evidence, _probe_file(file, sample, seed), not_seen, moments, duplicates)
+    probed = _probe_file(file, rows, seed, progress) if rows else _Probed()
+    entry = _entry(file.name, evidence, probed, not_seen, moments, duplicates)
+    return entry.model_copy(update={"about": list(file.notes)})
+
+
+def _moments_of_file(file: EmbeddingFile, seed: int, progress: Progress | None) -> Moments | Gram:
+    """Moments of all rows; with more channels than rows, inner products of at most 8192 of them."""
+    if file.width > file.rows:
+        return Gram.of(file.sample(_MOST_IN_GRAM, seed))
+    moments = Moments.empty(file.width)
+    for chunk in counted(file.chunks(), progress, "rows", file.rows):
+        moments = moments.merge(Moments.of(chunk))
+    return moments
 
 
 def diagnose_model(
@@ -237,10 +261,14 @@ def diagnose_model(
         probed = replace(probed, images=denominators, baselines=beside)
     else:
         probed = _Probed(layer_rows({}, features, gradient_ranks=gradients))
+    several = train.several if train is not None and label == "label" else ()
+    why = "there are no labels to train and to test on"
+    if several:
+        why = f"each image has several labels (choose one of {len(several)}: --labels {several[0]})"
     reasons = {
         "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
-        "Accuracy at each place: there are no labels to train and to test on.": probed.images is None,
+        f"Accuracy at each place: {why}.": probed.images is None,
     }
     entry = _entry(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
     return _of_model(entry, subject)
@@ -277,7 +305,7 @@ def _entry(
     evidence: Evidence,
     probed: _Probed,
     not_seen: list[str],
-    moments: Moments | None = None,
+    moments: Moments | Gram | None = None,
     duplicates: float | None = None,
 ) -> DiagnosisEntry:
     """The entry of the record. If the features are a sample, `moments` and `duplicates` are of all rows."""
@@ -286,7 +314,7 @@ def _entry(
     temperature = evidence.temperature or ASSUMED_TEMPERATURE
     spectrum, measures, shares = {}, [], []
     for place in evidence.places:
-        moments_there = Moments.of(place.features) if moments is None else moments
+        moments_there = second_moments(place.features) if moments is None else moments
         values = moments_there.singular_values()
         rank = effective_rank_of(values)
         spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)
@@ -336,18 +364,11 @@ def _some(places: Sequence[str]) -> str:
     return " and ".join([", ".join(places[:-1]), places[-1]] if len(places) > 1 else places)
 
 
-def _probe_file(file: EmbeddingFile, sample: Tensor, seed: int) -> _Probed:
-    """Half of the sample probed from the other half."""
-    if file.labels is None:
-        return _Probed()
-    labels = file.labels[file.sample_rows(SAMPLE, seed)]
-    order = torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed)).numpy()
-    train, test = order[: len(order) // 2], order[len(order) // 2 :]
-    halves = labels[train], labels[test]
-    if not _can_be_probed(*halves):
-        return _Probed()
-    probed = _probe({"embedding": sample[train]}, {"embedding": sample[test]}, halves, {}, seed)
-    return replace(probed, images=ProbedImages.of("label", *halves))
+def _probe_file(file: EmbeddingFile, rows: ProbeRows, seed: int, progress: Progress | None) -> _Probed:
+    """Some rows of a file probed from others."""
+    train, test = ({"embedding": file.take(some)} for some in (rows.train, rows.test))
+    probed = _probe(train, test, rows.labels, {}, seed, progress)
+    return replace(probed, images=ProbedImages.of("label", *rows.labels))
 
 
 def _probe(
@@ -363,7 +384,7 @@ def _probe(
     for place in counted(test, progress, "probes", len(test), lambda _: 1):
         layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)
     place = "h" if "h" in test else list(test)[-1]
-    curves = dimension_curves(train[place], test[place], labels, place, seed=seed)
+    curves = dimension_curves(train[place], test[place], labels, place, seed=seed, progress=progress)
     return _Probed(layers, curves)
 
 

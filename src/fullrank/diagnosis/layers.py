@@ -13,7 +13,7 @@ from fullrank.devices import first_device
 from fullrank.diagnosis.features import view_batches
 from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
-from fullrank.linalg import row_coordinates
+from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
 from fullrank.probes.linear import refitted
@@ -73,7 +73,7 @@ def layer_rows(
         linear = nearest = recall = None
         scored = features
         if probeable:
-            learnt_from, scored = _compact(train[place], features)
+            learnt_from, scored = shared_coordinates(train[place], features)
             linear = LinearProbe(seed=seed).fit(learnt_from, learnt).score(scored, tested)
             nearest = NearestProbe().fit(learnt_from, learnt).score(scored, tested)
         if len(counts) and counts.max() > 1:
@@ -91,12 +91,6 @@ def layer_rows(
             )
         )
     return rows
-
-
-def _compact(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and (M, D) in N + M coordinates, if there are more channels than rows in both."""
-    rows = row_coordinates(torch.cat([train, test])) if train.shape[1] > len(train) + len(test) else None
-    return (train, test) if rows is None else (rows[: len(train)], rows[len(train) :])
 
 
 def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
@@ -173,7 +167,7 @@ def dimension_curves(
     """
     width = train.shape[1]
     dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
-    learnt, scored = _compact(train, test)
+    learnt, scored = shared_coordinates(train, test)
     probe = LinearProbe(seed=seed).fit(learnt, labels[0])
     whole = probe.score(scored, labels[1])
 

@@ -11,19 +11,12 @@ from torch import Tensor
 
 from fullrank.embeddings.columns import LABEL_ENDINGS, UNLABELLED, joined, numbered, read_labels, split_of
 from fullrank.embeddings.formats import OPENERS, Contents, Wanted, map_npy
+from fullrank.embeddings.kinds import CONVERTED
 from fullrank.embeddings.matrices import BitMatrix, Matrix, StackedMatrix, looks_packed, picked
 from fullrank.errors import DataError, UsageError, count_of, one_line
 
-# Kinds of files that hold embeddings but are not read, with the way to one that is.
-_CONVERTED = {
-    ".csv": "numpy.save(NAME, numpy.loadtxt(FILE, delimiter=','))",
-    ".tsv": "numpy.save(NAME, numpy.loadtxt(FILE, delimiter='\\t'))",
-    ".pt": "numpy.save(NAME, torch.load(FILE, weights_only=True).numpy())",
-    ".pth": "numpy.save(NAME, torch.load(FILE, weights_only=True).numpy())",
-    ".h5": "numpy.save(NAME, h5py.File(FILE)[KEY][:])",
-}
-# A folder with this file is a run or another result.
-_RECORD = "record.json"
+# How features in a file of torch become an array.
+_FROM_TORCH = "numpy.save(NAME, torch.load(FILE, weights_only=True).numpy())"
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,23 +215,12 @@ def open_embeddings(
     return EmbeddingFile(name, matrix, bad, numbers, classes, contents.ids, splits, tuple(notes))
 
 
-def holds_embeddings(path: str | Path) -> bool:
-    """Whether a path is that of a file of embeddings, which need not exist, or of a folder of shards.
-
-    >>> holds_embeddings("x.NPY"), holds_embeddings("resnet18")
-    (True, False)
-    """
-    path = Path(path)
-    if path.is_dir():
-        return not (path / _RECORD).exists() and bool(_shards(path))
-    return path.suffix.lower() in (*OPENERS, *_CONVERTED)
-
-
 def _open_file(path: Path, wanted: Wanted) -> Contents:
     ending = path.suffix.lower()
     if ending not in OPENERS:
         endings = ", ".join(OPENERS)
-        remedy = f"convert it with {_CONVERTED[ending]}" if ending in _CONVERTED else "write one of these"
+        way = _FROM_TORCH if ending in (".pt", ".pth") else CONVERTED.get(ending)
+        remedy = f"convert it with {way}" if way else "write one of these"
         raise UsageError(
             f"{path} ends in {path.suffix or 'nothing'!r}, but embeddings must end in {endings}; {remedy}."
         )
@@ -288,7 +270,9 @@ def _unpacked(matrix: Matrix, name: str, packed: bool | None) -> tuple[Matrix, l
             f"{name} holds {matrix.dtype} that look like packed bits, eight numbers in each; read them with "
             "packed=True, or as numbers with packed=False."
         )
-    return matrix, [f"Bits: the {matrix.dtype} of {name} were read as numbers, since they look like such."]
+    return matrix, [
+        f"The {matrix.dtype} of {name} look like numbers, not like packed bits, and were so read."
+    ]
 
 
 def _repeated(ids: np.ndarray | None) -> list[str]:
@@ -298,8 +282,8 @@ def _repeated(ids: np.ndarray | None) -> list[str]:
         return []
     first = values[counts > 1][0]
     return [
-        f"Rows of one id: {count_of(int((counts > 1).sum()), 'id')} of {len(values)} name more than one row, "
-        f"the first is {one_line(str(first), 80)!r} with {counts[counts > 1][0]} rows."
+        f"Of {count_of(len(values), 'id')}, {int((counts > 1).sum())} name more than one row; the first is "
+        f"{one_line(str(first), 80)!r} with {counts[counts > 1][0]} rows."
     ]
 
 

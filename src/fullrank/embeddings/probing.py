@@ -18,12 +18,19 @@ MOST_CLASSES = 100
 class ProbeRows:
     """Numbers of rows, 0 to N - 1, to learn from and to score, and sentences on what was left out.
 
-    Both are empty where labels allow no probe.
+    Both are empty where labels allow no probe. `labels` are those of the rows of both.
     """
 
     train: np.ndarray
     test: np.ndarray
+    labels: tuple[np.ndarray, np.ndarray]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def none(cls, reason: str) -> "ProbeRows":
+        """No rows, with the reason."""
+        empty = np.empty(0, np.int64)
+        return cls(empty, empty, (empty, empty), (f"Accuracy: {reason}.",))
 
     def __bool__(self) -> bool:
         return bool(len(self.train))
@@ -44,14 +51,13 @@ def probe_rows(
         The rows. There are none if no row is labelled, if there are fewer than two classes to learn, or if
         most labels occur once: such labels are names, not classes.
     """
-    none = np.empty(0, np.int64)
     if (labels := file.labels) is None:
-        return ProbeRows(none, none, ("Accuracy: the file has no labels.",))
+        return ProbeRows.none("the file has no labels")
     values, counts = np.unique(labels[labels != UNLABELLED], return_counts=True)
     total, single = int(counts.sum()), int((counts == 1).sum())
     if 2 * single > total:
-        what = f"{single} of {count_of(total, 'label')} occur once, so they are names rather than classes"
-        return ProbeRows(none, none, (f"Accuracy: {what}.",))
+        share = f"{single} of {count_of(total, 'label')}"
+        return ProbeRows.none(f"{share} occur once, so labels are names rather than classes")
     kept, notes = labels != UNLABELLED, []
     if classes is not None and len(values) > classes:
         chosen = _drawn(values[counts > 1], classes, seed)
@@ -63,12 +69,11 @@ def probe_rows(
         train, test = _halves(file, kept if notes else np.ones(file.rows, bool), most, seed)
     usable = len(np.unique(labels[train][labels[train] != UNLABELLED])) > 1 and kept[test].any()
     if not usable:
-        what = "probes need 2 classes or more to learn from, and a labelled row to score"
-        return ProbeRows(none, none, (f"Accuracy: {what}.",))
+        return ProbeRows.none("probes need 2 classes or more to learn from, and a labelled row to score")
     labelled = int((labels[np.r_[train, test]] != UNLABELLED).sum())
     if labelled < total:
         notes.append(f"The other labelled rows: probes use {labelled} of {total}, drawn at random.")
-    return ProbeRows(train, test, tuple(notes))
+    return ProbeRows(train, test, (labels[train], labels[test]), tuple(notes))
 
 
 def _halves(file: EmbeddingFile, allowed: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

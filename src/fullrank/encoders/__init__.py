@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from fullrank.encoders.contract import Encoder as Encoder
     from fullrank.encoders.foreign import module_encoder as module_encoder
     from fullrank.encoders.library import LibraryEncoder as LibraryEncoder
-    from fullrank.encoders.tiny import TinyResNet as TinyResNet
-    from fullrank.encoders.traced import TracedEncoder as TracedEncoder
-    from fullrank.encoders.weights import (
+    from fullrank.encoders.loading import (
         Loaded as Loaded,
-        Weights as Weights,
         load_weights as load_weights,
         plain_state as plain_state,
+    )
+    from fullrank.encoders.tiny import TinyResNet as TinyResNet
+    from fullrank.encoders.weights import (
+        Statistics as Statistics,
+        Weights as Weights,
         read_weights as read_weights,
+        statistics_in as statistics_in,
     )
 
 __getattr__, __dir__, __all__ = attach(__name__)
@@ -52,10 +55,12 @@ ENCODERS = Registry(
             Parameter(
                 "stem",
                 str,
-                "3x3 without max-pool (small), the model's own (standard), or by image size (auto)",
+                "3x3 without max-pool (small), with it (small-pool), with padding 2 (small-padded), "
+                "the model's own (standard), or by image size (auto)",
                 "auto",
-                choices=("auto", "small", "standard"),
+                choices=("auto", "small", "small-pool", "small-padded", "standard"),
             ),
+            Parameter("num_heads", int, "number of attention heads of a vision transformer"),
             Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
             Parameter("drop_path", float, "share of images that skip the last residual branch", 0.0),
         ),
@@ -147,10 +152,11 @@ def without_download(spec: str | Spec) -> Spec:
     return Spec(parsed.name, parsed.value, tuple(sorted(options.items())), parsed.family)
 
 
-def with_stem_of(spec: Any, path: str | Path) -> Any:
-    """The spec with `stem=standard` if a file of weights has the 7x7 stem of timm's residual nets.
+def with_options_of(spec: Any, path: str | Path) -> Any:
+    """The spec of a timm model with the stem and the number of attention heads of a file of weights.
 
-    A spec that names its stem stays as it is, and so does one of an encoder without that option.
+    The stem is `standard` for a 7x7 convolution and `small` for a 3x3 one, if no metadata name another. The
+    number of heads is used where the file states it. Options in the spec stay as they are.
 
     Args:
         spec: The spec of an encoder.
@@ -159,15 +165,16 @@ def with_stem_of(spec: Any, path: str | Path) -> Any:
     Raises:
         DataError: For a file that cannot be read, see `load_weights`.
     """
+    from fullrank.encoders.loading import options_of
     from fullrank.encoders.weights import read_weights
 
     parsed = ENCODERS.parse(spec)
-    has_option = any(option.name == "stem" for option in ENCODERS[parsed.name].options)
-    if not has_option or "stem" in dict(parsed.options):
+    known = {option.name for option in ENCODERS[parsed.name].options}
+    found = options_of(parsed.name, read_weights(path)) if {"stem", "num_heads"} <= known else {}
+    options = found | dict(parsed.options)
+    if options == dict(parsed.options):
         return spec
-    tensors = read_weights(path).tensors
-    stems = [each for name, each in tensors.items() if name.endswith("conv1.weight") and "layer" not in name]
-    if not any(each.shape[2:] == (7, 7) for each in stems):
-        return spec
-    options = tuple(sorted({**dict(parsed.options), "stem": "standard"}.items()))
-    return Spec(parsed.name, parsed.value, options, parsed.family)
+    return Spec(parsed.name, parsed.value, tuple(sorted(options.items())), parsed.family)
+
+
+with_stem_of = with_options_of

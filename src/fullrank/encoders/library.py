@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fullrank.encoders.reading import REFUSALS, Trace
+from fullrank.encoders.stems import replace_stem, stem_lines
 from fullrank.encoders.traced import TracedEncoder, reason
 from fullrank.errors import DataError, UsageError, unknown_name
 
@@ -25,8 +26,10 @@ class LibraryEncoder(TracedEncoder):
             and standard deviation of those weights, or with the channels' average if the model does not take
             3 channels.
         stem: `small` replaces the 7x7 stem and max-pool of timm's `ResNet` by a 3x3 convolution of stride 1
-            without max-pool, as usual for CIFAR. `standard` changes nothing and keeps a 32nd of the image's
-            side. `auto` is `small` for images of 64 pixels or less, unless `pretrained`.
+            without max-pool, as usual for CIFAR. `small-pool` keeps the max-pool, and `small-padded` pads by
+            2 pixels, as solo-learn does. `standard` changes nothing and keeps a 32nd of the image's side.
+            `auto` is `small` for images of 64 pixels or less, unless `pretrained`.
+        num_heads: Number of attention heads of a vision transformer, if not timm's own. No weight shows it.
         channels: Channels of the model, if it has more than the images. A grey image is then repeated.
         drop_path: The rate of stochastic depth, at least 0 and below 1.
         image_size: Height and width of the images.
@@ -51,9 +54,10 @@ class LibraryEncoder(TracedEncoder):
         self,
         model: str,
         pretrained: bool = False,
-        stem: Literal["auto", "small", "standard"] = "auto",
+        stem: Literal["auto", "small", "small-pool", "small-padded", "standard"] = "auto",
         channels: int | None = None,
         drop_path: float = 0.0,
+        num_heads: int | None = None,
         *,
         image_size: int = 224,
         in_chans: int = 3,
@@ -72,9 +76,10 @@ class LibraryEncoder(TracedEncoder):
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
         settings |= {"drop_path_rate": drop_path} if drop_path else {}
+        settings |= {"num_heads": num_heads} if num_heads is not None else {}
         built = _create(model, settings, pretrained, image_size)
-        if stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE and not pretrained):
-            _shrink_stem(built, model, channels, required=stem == "small")
+        if stem != "standard" and (stem != "auto" or (image_size <= SMALL_IMAGE and not pretrained)):
+            replace_stem(built, model, channels, "small" if stem == "auto" else stem, stem != "auto")
         if pretrained:
             config: Any = built.pretrained_cfg
             each = (config["mean"], config["std"])
@@ -91,14 +96,7 @@ class LibraryEncoder(TracedEncoder):
 
     def library_lines(self) -> dict[str, str]:
         """If the model has the small stem, the lines that change timm's `model` in the same way."""
-        from timm.models.resnet import ResNet
-
-        net = self.model
-        if not isinstance(net, ResNet) or not isinstance(net.conv1, nn.Conv2d) or net.conv1.stride != (1, 1):
-            return {}
-        channels = f"{net.conv1.in_channels}, {net.conv1.out_channels}"
-        convolution = f"torch.nn.Conv2d({channels}, 3, padding=1, bias=False)"
-        return {"stem": f"model.conv1 = {convolution}; model.maxpool = torch.nn.Identity()"}
+        return stem_lines(self.model)
 
 
 def _takes_one_size(name: str) -> bool:
@@ -133,20 +131,6 @@ def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: i
     return model
 
 
-def _shrink_stem(model: nn.Module, name: str, channels: int, required: bool) -> None:
-    """Give a residual net with a 7x7 stem the 3x3 one. UsageError if another model `required` it."""
-    from timm.models.resnet import ResNet
-
-    if isinstance(model, ResNet) and isinstance(model.conv1, nn.Conv2d):
-        small = nn.Conv2d(channels, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-        # As timm initialises the convolutions of its residual nets.
-        nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-        model.set_submodule("conv1", small)
-        model.set_submodule("maxpool", nn.Identity())
-    elif required:
-        raise UsageError(f"'{name},stem=small': {name} has no 7x7 stem to replace; leave stem out.")
-
-
 def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
     """UsageError for an image that patches do not cover: the model would silently drop the margin."""
     size = traced.images[-1]
@@ -163,8 +147,14 @@ def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
 
 
 def _refused(name: str, settings: dict[str, Any], image_size: int, error: Exception) -> UsageError:
-    if "drop_path_rate" in settings and "drop_path_rate" in str(error):
-        return UsageError(f"{name} takes no drop_path, but got {settings['drop_path_rate']}; leave it out.")
+    for option, setting in (("drop_path", "drop_path_rate"), ("num_heads", "num_heads")):
+        if setting in settings and f"'{setting}'" in str(error):
+            return UsageError(f"{name} takes no {option}, but got {settings[setting]}; leave it out.")
+    if "num_heads" in settings:
+        return UsageError(
+            f"{name} cannot have num_heads={settings['num_heads']} ({reason(error)}); give a number "
+            "that divides its width, or leave it out."
+        )
     return UsageError(
         f"{name} cannot take images of {image_size} pixels ({reason(error)}); give another --image-size "
         "or another encoder."

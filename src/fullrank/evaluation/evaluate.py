@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED, count_classes
-from fullrank.errors import DataError
+from fullrank.errors import DataError, count_of
 from fullrank.evaluation.groups import Grouping, check_balance, grouping
 from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
+from fullrank.evaluation.several import can_be_ranked, check_ranked, score_several, several_of, with_any_label
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
 from fullrank.processes import ALONE, Share
@@ -68,6 +69,9 @@ def evaluate(
 ) -> Evaluation:
     """Linear and nearest-neighbour accuracy on `test`, and the spectrum of its features, at each place.
 
+    Images with several labels get mean AUROC and mean average precision over labels instead of accuracies
+    (`multi_label`), with the label "label"; `label:NAME` is one of the labels, as two classes.
+
     The linear probe's penalty is chosen on a held-out part of `train`. Encoder and head are in eval mode
     meanwhile and do not change. The result has spectra but no probes if the training images have fewer than
     two classes, or no test image is labelled.
@@ -103,14 +107,20 @@ def evaluate(
     """
     label, measures = request.label, request.measures
     places = default_places(head) if places is None else list(places)
-    labelled = _labelled(train, test, label)
+    labelled, several = _labelled(train, test, label), several_of(train, test, label)
     if labelled is None:
         features = _read(encoder, head, test, places, share)
         return Evaluation({}, [], {place: _spectrum(features[place]) for place in places})
+    if several:
+        learnt, tested = (
+            (images, _read(encoder, head, images, places, share)) for images in (labelled, test)
+        )
+        scores, notes = score_several(learnt, tested, several, request, list(shifts or ()))
+        return Evaluation({}, scores, {place: _spectrum(tested[1][place]) for place in places}, notes)
     train = labelled
     _check_shots(train, label, request.shots)
     groups = grouping(train, test, label) if {"groups", "group-balanced"} & set(measures) else None
-    notes = [] if groups is None else _group_notes(groups, measures)
+    notes = _class_notes(train, test, label) + ([] if groups is None else _group_notes(groups, measures))
     matches = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
 
     def read(images: ImageSet, labels: np.ndarray, share: Share = ALONE) -> dict[str, LabelledFeatures]:
@@ -148,6 +158,8 @@ def help_evaluate(
 
 def _labelled(train: ImageSet, test: ImageSet, label: str) -> ImageSet | None:
     """The labelled training images, or None if a probe has nothing to learn from or to be scored on."""
+    if several := several_of(train, test, label):
+        return with_any_label(train, several) if can_be_ranked(train, test, several) else None
     if count_classes(train, label) < 2 or count_classes(test, label) < 1:
         return None
     return train.subset(np.flatnonzero(train.labels[label] != UNLABELLED))
@@ -173,6 +185,18 @@ def _read(
 def _spectrum(features: Tensor) -> Spectrum:
     values = singular_values(features)
     return Spectrum(singular_values=values.tolist(), effective_rank=effective_rank_of(values))
+
+
+def _class_notes(train: ImageSet, test: ImageSet, label: str) -> list[str]:
+    """A sentence about test images of classes that the training images lack."""
+    labels = test.labels[label]
+    unseen = np.setdiff1d(labels, [*train.labels[label], UNLABELLED])
+    if not len(unseen):
+        return []
+    images = count_of(int(np.isin(labels, unseen).sum()), "test image")
+    first = test.class_names[label][unseen[0]]
+    which = f"{len(unseen)} of the classes" if len(unseen) > 1 else "a class"
+    return [f"{images} of {which} that no training image has count as errors; the first class is {first!r}."]
 
 
 def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
@@ -223,6 +247,9 @@ def _check_shots(images: ImageSet, label: str, shots: Sequence[int]) -> None:
 def check_probeable(train: ImageSet, test: ImageSet, label: str) -> None:
     """Raise DataError unless a probe can be fitted on `train` and scored on `test`."""
     train.check_label(label)
+    if several := several_of(train, test, label):
+        check_ranked(train, test, several)
+        return
     counts = count_classes(train, label), count_classes(test, label)
     if counts[0] < 2 or counts[1] < 1:
         raise DataError(

@@ -93,7 +93,9 @@ def known_factors(test: ImageSet) -> tuple[ImageSet, dict[str, Tensor], list[Ent
     """
     tested = test.limited(min(MOST_IMAGES, len(test)), seed=0)
     # From few levels to many: of a label and a finer one, such as a composite's groups, keep the coarser.
-    others = sorted(set(test.labels) - {"label"}, key=lambda name: (len(test.class_names[name]), name))
+    others = sorted(
+        set(test.labels) - {"label", *test.several}, key=lambda name: (len(test.class_names[name]), name)
+    )
     labels = {name: torch.from_numpy(tested.labels[name]) for name in ("label", *others)}
     names, left_out = independent_factors(labels)
     if len(names) < 2:

@@ -18,6 +18,7 @@ from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.probe_file import probe_file
 from fullrank.evaluation.scores import Request
 from fullrank.evaluation.shifts import load_shift
+from fullrank.probes.few_shots import EPISODES
 from fullrank.probes.linear import Treatment
 from fullrank.record import Baseline
 from fullrank.record.scores import BASELINES
@@ -38,7 +39,7 @@ def probe(
     column: str | None = None,
     measures: Sequence[str] = (),
     shots: Sequence[int] = (),
-    episodes: int = 5,
+    episodes: int = EPISODES,
     shifts: Sequence[str] = (),
     features: str = "raw",
     imports: Sequence[str | Path | ModuleType] = (),
@@ -56,8 +57,9 @@ def probe(
         measures: Further measures: "retrieval", "per-class", "groups", "group-balanced" (see `evaluate`),
             "factors" (see `factor_scores`) and "baselines". The last are the same probes on pixels and on the
             encoder before training; the default is to return the run's own baselines.
-        shots: Also probe on these numbers of training images per class.
-        episodes: How often the images for `shots` are drawn. The mean has an interval over the draws.
+        shots: Also probe on these numbers of training images per class: the mean accuracy over random draws
+            of the images, with its 95 % t interval.
+        episodes: Number of these draws.
         shifts: Specs of sources whose test images the same probes also score. The `split` of their scores is
             the canonical spec.
         features: What the linear probe does to features first: "raw", "l2" or "standardised".

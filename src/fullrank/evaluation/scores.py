@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +13,20 @@ from fullrank import probes
 from fullrank.errors import UsageError, unknown_name
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
-from fullrank.probes import LinearProbe, NearestProbe, among, balanced_probe
-from fullrank.probes.few_shots import SHOT_PENALTY
+from fullrank.probes import LinearProbe, MultiLabel, NearestProbe, among, balanced_probe, multi_label
+from fullrank.probes.few_shots import EPISODES, SHOT_PENALTY
 from fullrank.probes.linear import Treatment
 from fullrank.record import ProbeScore, Score
-from fullrank.record.scores import ACCURACY, AMONG_CLASSES, MEASURES, RECALL_AT, Probe
+from fullrank.record.scores import (
+    ACCURACY,
+    AMONG_CLASSES,
+    LABELS_SCORED,
+    MEAN_AUROC,
+    MEAN_PRECISION,
+    MEASURES,
+    RECALL_AT,
+    Probe,
+)
 
 _DEFAULT: tuple[Probe, Probe] = ("linear", "nearest")
 
@@ -29,11 +39,12 @@ class Request:
         label: The name of the labels.
         measures: Further measures.
         shots: Numbers of training images per class for few-shot accuracy.
+        episodes: Number of random draws of these images.
         features: What is done to the features before linear probes.
         seed: Seed of the rows that linear probes hold out.
 
     Raises:
-        UsageError: If a measure or treatment is unknown, or a number of shots is below 1.
+        UsageError: If a measure or treatment is unknown, or a number of shots or episodes is below 1.
     """
 
     label: str = "label"
@@ -41,6 +52,7 @@ class Request:
     shots: Sequence[int] = ()
     features: Treatment = "raw"
     seed: int = 0
+    episodes: int = EPISODES
 
     def __post_init__(self) -> None:
         for measure in self.measures:
@@ -48,6 +60,10 @@ class Request:
                 raise unknown_name("measure", measure, MEASURES, f"use {', '.join(MEASURES)}")
         if any(count < 1 for count in self.shots):
             raise UsageError(f"Shots per class must be 1 or more, but got {min(self.shots)}; raise it.")
+        if self.episodes < 1:
+            raise UsageError(
+                f"episodes must be 1 or more, but got {self.episodes}; the default is {EPISODES}."
+            )
         if self.features not in (treatments := get_args(Treatment)):
             remedy = f"use {', '.join(treatments)}"
             raise unknown_name("treatment of features", self.features, treatments, remedy)
@@ -115,8 +131,33 @@ class PlaceScores:
                     self._add(name, AMONG_CLASSES, probe.score(*inside), subject=spec)
         if shots := self.request.shots:
             shot_probe = partial(LinearProbe, [SHOT_PENALTY], features=treatment)
-            for few in probes.few_shot(*train, *test, shots=shots, seed=seed, probe=shot_probe):
-                self._add("linear", ACCURACY, few.mean, shots=few.shots)
+            draws = self.request.episodes
+            for few in probes.few_shot(
+                *train, *test, shots=shots, episodes=draws, seed=seed, probe=shot_probe
+            ):
+                interval: dict[str, Any] = {"low": few.low, "high": few.high, "episodes": len(few.accuracies)}
+                self._add("linear", ACCURACY, few.mean, shots=few.shots, **interval)
+        return result
+
+    def several(
+        self, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], names: Sequence[str]
+    ) -> MultiLabel:
+        """Add the means over several labels, and each label's own scores if "per-class" is requested.
+
+        Args:
+            train: Features (N, D) and labels (N, L).
+            test: Features (M, D) and labels (M, L).
+            names: The names of the L labels.
+        """
+        probe = partial(LinearProbe, features=self.request.features, seed=self.request.seed)
+        result = multi_label(*train, *test, names=names, probe=probe)
+        self._add("linear", MEAN_AUROC, result.mean_auroc)
+        self._add("linear", MEAN_PRECISION, result.mean_average_precision)
+        self._add("linear", LABELS_SCORED, len(result.auroc))
+        if "per-class" in self.request.measures:
+            for name in result.auroc:
+                self._add("linear", "AUROC", result.auroc[name], subject=name)
+                self._add("linear", "average precision", result.average_precision[name], subject=name)
         return result
 
     def _add(self, probe: Probe, statistic: str, value: float, *, split: str = "test", **more: Any) -> None:

@@ -8,13 +8,14 @@ import torch
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.linear import LinearProbe
-from fullrank.probes.probe import Probe, check_classes, labelled_rows, rows_by_value, shuffled
+from fullrank.probes.probe import Probe, check_classes, joint_numbers, labelled_rows, rows_by_value, shuffled
 from fullrank.statistics import Estimate
 
 # Relative to the features' total variance. It is fixed, because a few rows of each class leave nothing to
 # hold out. On 1, 5 and 20 digits a class its accuracy was within a point of the best of 10 to 1e-6, also for
 # random ReLU features.
 SHOT_PENALTY = 1e-4
+EPISODES = 5
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def few_shot(
     test_labels: Any,
     *,
     shots: Sequence[int],
-    episodes: int = 5,
+    episodes: int = EPISODES,
     seed: int = 0,
     probe: Callable[[], Probe] = shot_probe,
 ) -> list[FewShot]:
@@ -59,9 +60,9 @@ def few_shot(
 
     Args:
         features: Training features (N, D).
-        labels: Training labels (N,); rows with the label -1 are left out.
+        labels: Training labels (N,), whole numbers or words; rows with the label -1 or "" are left out.
         test_features: Test features (M, D).
-        test_labels: Test labels (M,); rows with the label -1 are left out.
+        test_labels: Test labels (M,), of the same kind.
         shots: Numbers of rows of each class.
         episodes: Number of draws.
         seed: Seed of the draws.
@@ -84,6 +85,7 @@ def few_shot(
         raise UsageError(f"Shots are rows a class, 1 or more, but got {list(shots)}; the usual are 1, 5, 10.")
     if episodes < 1:
         raise UsageError(f"Few-shot accuracy needs 1 episode or more, but got {episodes}; the default is 5.")
+    labels, test_labels = joint_numbers(labels, test_labels)
     features, labels = labelled_rows(features, labels)
     classes = torch.unique(labels).tolist()
     check_classes(classes, len(labels), "Few-shot accuracy")

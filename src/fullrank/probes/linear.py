@@ -1,6 +1,6 @@
 """The linear probe: logistic regression on frozen features, with a penalty chosen on held-out rows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from typing import Any, Literal, final, get_args
 
@@ -73,11 +73,13 @@ class LinearProbe(Probe):
             treatments = ", ".join(get_args(Treatment))
             raise UsageError(f"LinearProbe: features must be one of {treatments}, but got {features!r}.")
         check_positive("tol", tol)
-        self.penalties = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
-        if not self.penalties:
+        ordered = tuple(sorted(PENALTIES if penalties is None else penalties, reverse=True))
+        if not ordered:
             raise UsageError("LinearProbe: penalties must have at least 1 number, but got none.")
-        for penalty in self.penalties:
+        for penalty in ordered:
             check_positive("penalty", penalty)
+        # The given tuple itself where it is in order: `clone` of scikit-learn compares by identity.
+        self.penalties = penalties if isinstance(penalties, tuple) and penalties == ordered else ordered
         self.tol, self.features, self.seed = tol, features, seed
 
     def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
@@ -112,10 +114,27 @@ class LinearProbe(Probe):
         self.penalty = max(ranks, key=ranks.__getitem__)
         return fits[self.penalties.index(self.penalty)]
 
+    def decision_function(self, features: Any) -> Tensor:
+        """The logits of rows.
+
+        Args:
+            features: Features (N, D), from the place that the probe was fitted on.
+
+        Returns:
+            The logits (N, K) of the classes in `classes_`, float64. For two classes, as in scikit-learn, the
+            logit of the second less that of the first, (N,).
+        """
+        features = self._checked(features)
+        logits = torch.cat(list(self._logits(features)))
+        return logits if len(self.classes) != 2 else logits[:, 1] - logits[:, 0]
+
     def _decide(self, features: Tensor) -> Tensor:
+        return torch.cat([part.argmax(1) for part in self._logits(features)])
+
+    def _logits(self, features: Tensor) -> Iterator[Tensor]:
         # In parts, so that not all features are in memory in float64.
-        parts = (self._prepare(part).double() for part in torch.split(features, _ROWS))
-        return torch.cat([(part @ self.weight.T + self.bias).argmax(1) for part in parts])
+        for part in torch.split(features, _ROWS):
+            yield self._prepare(part).double() @ self.weight.T + self.bias
 
     def _prepare(self, features: Tensor) -> Tensor:
         if self.features != "l2":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.nearest import directions
-from fullrank.probes.probe import labelled_rows
+from fullrank.probes.probe import joint_numbers, labelled_rows
 
 # Similarities in memory at once: 2**22 float32 are 16 MiB, and several arrays have that size.
 _TILE = 2**22
@@ -56,7 +56,7 @@ def retrieval(
 
     Args:
         features: Features of the queries (N, D).
-        labels: Labels (N,); rows with the label -1 are left out.
+        labels: Labels (N,), whole numbers or words; rows with the label -1 or "" are left out.
         ks: The values of k, each 1 or more.
         gallery: Features (M, D) to search. The default is all other labelled rows. In a given gallery, a
             query that is also a gallery row finds itself.
@@ -78,6 +78,10 @@ def retrieval(
     if (gallery is None) != (gallery_labels is None):
         one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
+    if gallery is None:
+        (labels,) = joint_numbers(labels)
+    else:
+        labels, gallery_labels = joint_numbers(labels, gallery_labels)
     features, labels = labelled_rows(features, labels)
     queries = directions(features)
     if gallery is None:

@@ -56,7 +56,8 @@ class Score(_Part):
 
     `subject` is what the statistic is about, "" where it needs nothing: a class, the cues of a gap, the spec
     of a shift. `split` is "test" or the spec of a shift, `shots` the number of training images a class, None
-    where all of them were used.
+    where all of them were used. With shots, `value` is the mean over `episodes` draws of these images, and
+    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw.
 
     >>> Score(
     ...     place="h", label="label", split="test", features="raw", shots=None,
@@ -74,6 +75,9 @@ class Score(_Part):
     statistic: str
     subject: str = ""
     value: float
+    low: float | None = None
+    high: float | None = None
+    episodes: int | None = None
 
     @model_validator(mode="after")
     def _check_kind(self) -> "Score":

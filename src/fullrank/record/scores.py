@@ -19,10 +19,12 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "sgd": (P1,),
     "factors": (),
 }
-Subject = Literal["", "class", "cues", "shift"]
+Subject = Literal["", "class", "cues", "shift", "label"]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
 RECALL_AT = (1, 5, 10)
+# The statistics of images with several labels.
+MEAN_AUROC, MEAN_PRECISION, LABELS_SCORED = "mean AUROC", "mean average precision", "labels scored"
 # The statistics of a factor, which is the label of their scores, and the place of the pixels themselves.
 WEIGHT, RELATIVE, PREDICTED = "weight", "relative weight", "predicted weight"
 LEFT_OUT = "association of a left-out factor"
@@ -36,7 +38,8 @@ class Statistic:
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group` and
-    `by_factor` belong to the tables of groups and factors. `few_shot` is its name with few images a class.
+    `by_factor` belong to the tables of groups and factors. `over_labels` is a mean over several labels an
+    image. `few_shot` is its name with few images a class.
     """
 
     probe: Probe
@@ -48,6 +51,7 @@ class Statistic:
     by_default: bool = False
     by_group: bool = False
     by_factor: bool = False
+    over_labels: bool = False
     few_shot: str = ""
 
     def title(self, subject: str = "", shots: int | None = None) -> str:
@@ -64,6 +68,7 @@ _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_
 _CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
 _GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
+_of_labels = partial(Statistic, "linear", over_labels=True)
 _SGD_BEST = "linear, SGD, best epoch chosen on the test images"
 STATISTICS: tuple[Statistic, ...] = (
     Statistic("linear", ACCURACY, "linear", by_default=True, few_shot="few-shot"),
@@ -75,6 +80,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _by_class("class accuracy", "linear, class {}", "class"),
     _by_class("prediction bias", "linear, prediction bias, class {}", "class", "number"),
     *(_by_class(name, f"linear, {name}") for name in _CLASS_STATISTICS),
+    _of_labels(MEAN_AUROC, "linear, mean AUROC over labels"),
+    _of_labels(MEAN_PRECISION, "linear, mean average precision over labels"),
+    _of_labels(LABELS_SCORED, "labels in these means", unit="number"),
+    _by_class("AUROC", "linear, AUROC of {}", "label"),
+    _by_class("average precision", "linear, average precision of {}", "label"),
     *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
     Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
     *(_by_group("group-balanced", name, "group-balanced") for name in _GROUP_STATISTICS),

@@ -12,7 +12,7 @@ own. Accuracies and their differences are points, 0 to 100, at full precision, a
   `test_images`, `test_classes`, `chance` and the probes on `pixels` and on the `untrained` encoder.
 - Every score (`score_rows`): a row for each score of each run, in long form: its `seed`, `place`, `label`,
   `split`, `features`, `shots`, `probe`, `statistic`, `subject`, `unit` and `value`. Values in the unit points
-  are 0 to 100.
+  are 0 to 100. A few-shot score is the mean over `episodes` draws, with the interval `low` to `high`.
 - Reproduced tables (`table_rows`): a row for each `setting` and `column`, in the column's `unit`: the number
   of the `paper`, `mean`, `low`, `high`, `seeds`, and the `difference` to the first setting, paired by seed.
   `predicted` (pre or post) and `theory` are what the theory said before any run.
@@ -100,8 +100,9 @@ def score_rows(results: Sequence[Result]) -> list[Row]:
             }
             for score in run.scores:
                 scale = 100 if score.kind.unit == "points" else 1
-                own = score.model_dump(exclude={"value"}) | {"unit": score.kind.unit}
-                rows.append(start | own | {"value": scale * score.value})
+                numbers = {"value": score.value, "low": score.low, "high": score.high}
+                scaled = {name: None if end is None else scale * end for name, end in numbers.items()}
+                rows.append(start | score.model_dump() | {"unit": score.kind.unit} | scaled)
     return with_all_columns(rows)
 
 

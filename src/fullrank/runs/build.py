@@ -1,5 +1,6 @@
 """Build the parts of a recipe: its images, and its modules with matching sizes."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from fullrank.data import SOURCES, BadImages, BatchLoader, ImageSet, class_list,
 from fullrank.data.datasets import image_set_of, is_dataset
 from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
-from fullrank.errors import DataError, UsageError
+from fullrank.errors import DataError, FullrankWarning, UsageError
 from fullrank.heads import Head, head as build_head
 from fullrank.objectives import needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
@@ -137,9 +138,11 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     """
     train.check_label(recipe.label)
     if "labels" in needs(recipe.objective) and (classes := count_classes(train, recipe.label)) < 2:
+        others = [name for name in train.labels if name != recipe.label]
+        named = f" ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})" if others else ""
         raise UsageError(
             f"The objective {recipe.objective} needs labels of 2 or more classes, but '{recipe.label}' of "
-            f"{train} has {classes}; label the images, set another label, or use infonce:0.1."
+            f"{train} has {classes}; label the images, set another label{named}, or use infonce:0.1."
         )
     encoder = encoder_of(recipe, train)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
@@ -155,7 +158,9 @@ def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
     if recipe.init is not None:
-        load_weights(encoder, recipe.init)
+        loaded = load_weights(encoder, recipe.init)
+        if loaded.remarkable:
+            warnings.warn(str(loaded), FullrankWarning, stacklevel=2)
     if recipe.engine.channels_last:
         encoder.to(memory_format=torch.channels_last)
     return encoder

@@ -16,12 +16,19 @@ from fullrank.data import ImageSet
 from fullrank.data.decoding import fit_square, to_array as _array
 from fullrank.door import MODULE_NAME, import_named, imported, label_of
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.encoders import ENCODERS, encoder as build_encoder, load_weights, with_stem_of, without_download
+from fullrank.encoders import (
+    ENCODERS,
+    encoder as build_encoder,
+    load_weights,
+    with_options_of,
+    without_download,
+)
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.foreign import module_encoder
 from fullrank.encoders.library import preprocessing_of
 from fullrank.encoders.programs import PROGRAMS, program_encoder
-from fullrank.encoders.weights import Loaded, statistics_in
+from fullrank.encoders.loading import Loaded
+from fullrank.encoders.weights import Statistics, read_weights, statistics_in
 from fullrank.errors import UsageError
 from fullrank.preprocessing import Preprocessing
 from fullrank.record import RECORD_FILE
@@ -31,7 +38,6 @@ from fullrank.specs import Spec
 # The image on which a user's own transform is tried, to learn the size that it gives.
 _TRIED = Image.new("RGB", (300, 260), (90, 120, 150))
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-_FROM_USER = "your options"
 MEASURED = "the images' own statistics"
 SQUARE = "shorter side to the size, bilinear; centre"
 
@@ -50,6 +56,7 @@ class Given:
         mean: The mean of each channel that is subtracted from pixels in 0 to 1, or one number.
         std: The spread of each channel, in the same form.
         transform: A function from a Pillow image to the net's input (C, S, S), in place of the last three.
+        origin: Where mean and std come from, in words.
     """
 
     weights: str | Path | None = None
@@ -58,6 +65,7 @@ class Given:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     transform: Callable[[Any], Any] | None = None
+    origin: str = "your options"
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -251,11 +259,23 @@ def _of_program(path: Path, given: Given) -> Target:
     return Target(path.name, lambda images, _: program, weights, True, known, partial(_plain, given))
 
 
+def _with_stated(given: Given) -> tuple[Given, Statistics]:
+    """What the user says, completed by what the file of weights states, and that."""
+    if given.weights is None:
+        return given, Statistics()
+    stated = statistics_in(read_weights(given.weights))
+    if given.transform is None and given.image_size is None:
+        given = replace(given, image_size=stated.image_size)
+    if given.transform is None and given.mean is None:
+        given = replace(given, mean=stated.mean, std=stated.std, origin=Path(given.weights).name)
+    return given, stated
+
+
 def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     """An encoder by its spec, with weights from a file, from its library, or random ones."""
     spec = ENCODERS.parse(model if isinstance(model, type) else str(model))
     if given.weights is not None:
-        spec = ENCODERS.parse(with_stem_of(spec, given.weights))
+        spec = ENCODERS.parse(with_options_of(spec, given.weights))
     bare, weights = without_download(spec), "random weights"
     if given.weights is not None:
         weights = f"weights from {given.weights}"
@@ -264,29 +284,25 @@ def _of_spec(model: "str | Path | type[nn.Module]", given: Given) -> Target:
     elif bare != spec:
         weights = "the weights of its library"
     trained = weights != "random weights"
-    stated = _of_weights(spec, given) if trained else None
+    given, stated = _with_stated(given)
+    # A file of ours is read as its run was, without the crop of timm's configuration.
+    known = _of_weights(spec, given) if trained and stated.mean is None else None
+    channels = stated.in_chans if known is None else len(known.mean)
     return Target(
         str(spec),
         partial(_build_spec, spec, given),
         weights,
         trained,
-        _preprocessing(given, stated),
+        _preprocessing(given, known),
         partial(_measured, given),
         given.image_size,
-        None if stated is None else len(stated.mean),
+        channels,
         rebuild=partial(_build_untrained, bare),
     )
 
 
 def _of_weights(spec: Spec, given: Given) -> Preprocessing | None:
-    """The preprocessing that belongs to the weights of a spec, as their file or their library states it."""
-    stated = None if given.weights is None else statistics_in(given.weights)
-    if stated is not None:
-        size = given.image_size or stated.image_size
-        return Preprocessing(
-            _square(size), size, stated.mean, stated.std, SQUARE, Path(str(given.weights)).name
-        )
-    # What a class of encoders knows about the weights of its library.
+    """The preprocessing of the weights, from what a class of encoders knows about those of its library."""
     known = getattr(ENCODERS[spec.name].load(), "preprocessing_for", None)
     return None if known is None else known(spec, given.image_size)
 
@@ -303,14 +319,14 @@ def _preprocessing(given: Given, known: Preprocessing | None) -> Preprocessing |
             known, fit=_square(size), size=size, steps=SQUARE, origin=f"{known.origin} at your size"
         )
     if given.mean is not None and given.std is not None:
-        known = replace(known, mean=tuple(given.mean), std=tuple(given.std), origin=_FROM_USER)
+        known = replace(known, mean=tuple(given.mean), std=tuple(given.std), origin=given.origin)
     return known
 
 
 def _measured(given: Given, images: ImageSet) -> Preprocessing:
     """Images as they are, with their own statistics, unless the user says others."""
     if given.mean is not None and given.std is not None:
-        return replace(_as_is(images), mean=tuple(given.mean), std=tuple(given.std), origin=_FROM_USER)
+        return replace(_as_is(images), mean=tuple(given.mean), std=tuple(given.std), origin=given.origin)
     mean, std = images.channel_statistics()
     return replace(_as_is(images), mean=mean, std=std, origin=MEASURED)
 
@@ -345,7 +361,7 @@ def _of_transform(transform: Callable[[Any], Any]) -> Preprocessing:
         return made.permute(1, 2, 0).numpy()
 
     size = len(fit(_TRIED))
-    return Preprocessing(fit, size, (0.0,), (1.0,), "your transform", _FROM_USER)
+    return Preprocessing(fit, size, (0.0,), (1.0,), "your transform", "you")
 
 
 def _build_spec(spec: Spec, given: Given, images: ImageSet, preprocessing: Preprocessing) -> nn.Module:

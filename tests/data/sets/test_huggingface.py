@@ -5,6 +5,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from refusals import refuses
@@ -73,7 +75,7 @@ def test_a_test_split_without_labels_is_the_last_choice(tmp_path: Path, saved):
     assert len(source(f"hf:{tmp_path / 'hidden'}").load("test")) == 4
 
 
-@pytest.mark.parametrize("name", ["test", "validation", "val", "valid"])
+@pytest.mark.parametrize("name", ["test", "Validation", "valid", "dev"])
 def test_the_names_of_the_test_split(name, tmp_path: Path, saved):
     path = saved(tmp_path, train=4, **{name: 2})
     assert [len(source(f"hf:{path}").load(split)) for split in ("train", "test")] == [4, 2]
@@ -193,3 +195,19 @@ def test_a_tar_shard_that_was_cut_off_is_a_sentence(tmp_path: Path, fails):
     path.write_bytes(path.read_bytes()[:700])
     with fails(DataError, "shards", "loaded"):
         source(f"hf:{tmp_path / 'shards'},image=png,label=cls").load("train")
+
+
+def test_bytes_of_files_are_images_whatever_the_columns_kind(tmp_path: Path):
+    def png(row):
+        file = io.BytesIO()
+        Image.new("RGB", (5, 5), (row * 20, 0, 0)).save(file, "PNG")
+        return file.getvalue()
+
+    cells = [png(row) for row in range(5)]
+    for kind, column in {
+        "plain": cells,
+        "mapping": [{"bytes": cell, "path": None} for cell in cells],
+    }.items():
+        pq.write_table(pa.table({"word": ["a"] * 5, "picture": column}), tmp_path / f"{kind}.parquet")
+        train = source(f"hf:{tmp_path / kind}.parquet").load("train", image_size=5)
+        assert sorted(train.tensor()[:, 0, 0, 0].tolist()) == [20 * row for row in train.images.originals]

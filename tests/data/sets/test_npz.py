@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import assert_names
 
 from fullrank.data import source
-from fullrank.errors import DataError
+from fullrank.errors import DataError, FullrankWarning
 
 RANDOM = np.random.default_rng(0)
 GREY, COLOUR = (RANDOM.integers(0, 256, shape, np.uint8) for shape in ((20, 6, 6), (20, 6, 6, 3)))
@@ -67,16 +68,63 @@ def test_labels_may_be_missing_or_any_whole_numbers(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes", "numbers"),
+    [
+        (LABELS / 1, "0123", LABELS),
+        (np.where(LABELS == 2, np.nan, LABELS), "013", np.array([0, 1, -1, 2])[LABELS]),
+        (LABELS == 2, "01", LABELS == 2),
+        (np.array(["owl", "ant", "", "cat"])[LABELS], ("ant", "cat", "owl"), np.array([2, 0, -1, 1])[LABELS]),
+        (np.array([b"b", b"a", b"b", b"b"])[LABELS], "ab", np.array([1, 0, 1, 1])[LABELS]),
+        (np.eye(4, dtype=np.uint8)[LABELS], "0123", LABELS),  # one-hot, as Keras writes classes
+    ],
+)
+def test_labels_may_be_floats_words_or_one_hot(labels, classes, numbers, tmp_path: Path):
+    arrays = {"x_train": GREY, "y_train": labels, "x_test": GREY[:3], "y_test": labels[:3]}
+    built = source(save(tmp_path, **arrays))
+    assert built.load("train").class_names == built.load("test").class_names == {"label": tuple(classes)}
+    assert built.load("train").labels["label"].tolist() == numbers.tolist()
+    assert built.load("test").labels["label"].tolist() == numbers[:3].tolist()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, float])
+def test_columns_of_zero_and_one_are_several_labels(kind, tmp_path: Path):
+    # As in ChestMNIST: most images have no finding, and some have several.
+    table = np.stack([LABELS > 1, LABELS == 3, LABELS == 9], 1)
+    arrays = {"train_images": GREY, "train_labels": table.astype(kind), "test_images": GREY[:4]}
+    built = source(save(tmp_path, **arrays, test_labels=table[:4].astype(kind)))
+    for images, rows in ((built.load("train"), table), (built.load("test"), table[:4])):
+        assert images.several == ("label:0", "label:1", "label:2")
+        assert np.array_equal(np.stack([images.labels[name] for name in images.several], 1), rows)
+        assert set(images.labels["label"]) == {-1} and images.class_names["label:1"] == ("0", "1")
+    assert built.load("train").subset(np.array([3])).labels["label:1"].tolist() == [1]
+    pooled = source(save(tmp_path, images=GREY, labels=table)).load("train")
+    assert len(pooled) == 16 and len(pooled.labels["label:0"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts"),
+    [
+        (LABELS / 2, ["labels", 0.5]),
+        (LABELS - 2, ["labels", -2, 0]),
+        (np.stack([LABELS, LABELS], 1), ["2 columns", 2]),
+        (np.zeros((20, 2, 2), int), ["(20, 2, 2)"]),
+    ],
+)
+def test_labels_of_no_known_kind_are_said_and_not_used(labels, parts, tmp_path: Path):
+    with pytest.warns(FullrankWarning) as warned:
+        images = source(save(tmp_path, images=GREY, labels=labels)).load("train")
+    assert_names(str(warned[0].message), "x.npz", *parts)
+    assert len(images) == 16 and set(images.labels["label"]) == {-1} and images.class_names == {"label": ()}
+
+
+@pytest.mark.parametrize(
     ("arrays", "words"),
     [
         ({"images": GREY / 255}, ["images", "uint8", "float64", "astype"]),
         ({"images": GREY.astype(np.int64)}, ["uint8", "int64"]),
         ({"images": COLOUR.transpose(0, 3, 1, 2)}, ["(20, 3, 6, 6)", "(N, H, W, 3)"]),
         ({"images": GREY[0]}, ["(6, 6)"]),
-        ({"images": GREY, "labels": LABELS / 1}, ["labels", "whole numbers", "float64"]),
-        ({"images": GREY, "labels": np.eye(20, dtype=int)}, ["(20, 20)", "(N, 1)"]),
-        ({"images": GREY, "labels": LABELS[:19]}, ["(20,)", "(19,)"]),
-        ({"images": GREY, "labels": LABELS - 2}, ["-2", "0 or more"]),
+        ({"images": GREY, "labels": LABELS[:19]}, ["images", 20, "labels", 19]),
         ({"images": np.array([{}] * 3, dtype=object)}, ["images", "numpy.savez", "numpy.savez"]),
         ({"images": GREY, "labels": np.array([None] * 20)}, ["labels", "numpy.savez"]),
         ({"pictures": GREY}, ["pictures", "train_images", "x_train"]),

@@ -5,12 +5,13 @@ from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
 from PIL import Image
 
 from fullrank.data.decoding import reason
 from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.labelling import Labels
 from fullrank.data.selection import fixed_split
+from fullrank.data.sets.label_columns import labels_of
 from fullrank.data.sources import Source, Split, canonical
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
 from fullrank.data.undecodable import BadImages
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAVED = ("dataset_dict.json", "state.json")  # files that save_to_disk writes
-_TEST_SPLITS = ("test", "validation", "val", "valid")
+_TRAIN_SPLITS = ("train", "training")
+_TEST_SPLITS = ("test", "testing", "validation", "val", "valid", "dev", "eval", "evaluation")
 
 
 @final
@@ -29,15 +31,20 @@ class HuggingFace(Source):
     """Images of a data set of the `datasets` library, streamed as RGB.
 
     No code of a data set is executed. The library copies all data but a saved folder into its own cache, as
-    tables, so that images can be read in any order. Labels may be whole numbers or words; the classes are the
-    values that occur. Splits are `train` and the first of `test`, `validation`, `val` and `valid` that has
-    labels. A single split is divided into 80 % and 20 %.
+    tables, so that images can be read in any order. Splits are `train` and the first of `test`, `validation`,
+    `val`, `valid`, `dev` and `eval` that has labels. A single split is divided into 80 % and 20 %.
+
+    Labels may be whole numbers or words, with the classes that occur; None, NaN and -1 mean no label. Lists
+    of labels, or several columns of 0 and 1, are several labels an image, named "label:NAME". Classes of
+    two splits are matched by their names.
 
     Args:
         path: A folder that `save_to_disk` wrote; a folder of images, Parquet files or tar shards
             (WebDataset); one Parquet file; or a name on the hub.
         image: The column of images; the default is the first one with images.
-        label: The column of labels; the default is the first one with classes, if any.
+        label: The column of labels; `json.label` is an entry of a column of mappings, and `smile+beard` are
+            two columns. The default is the first column of classes, or else one named label, labels, cls,
+            class, category, target, species or breed; without one, images are unlabelled.
         canvas: Side of the square canvas for training images in pixels.
 
     Raises:
@@ -73,9 +80,13 @@ class HuggingFace(Source):
 
     def _images(self, tables: "dict[str, Dataset]", split: Split, image_size: int | None) -> ImageSet:
         """The images of the table of `split`; both splits share it if there is only one."""
-        image, label = self._columns(next(iter(tables.values())))
-        labels, classes = self._labels(tables, label)
+        image = self._image_column(next(iter(tables.values())))
+        labels = labels_of(tables, self.label, self.name)
         part = _part(labels, split)
+        if image not in tables[part].features:
+            raise DataError(
+                f"{self.name}: {part} lacks the column {image!r}; add it, or name another image=."
+            )
         undecoded = tables[part].select_columns([image]).cast_column(image, _feature("Image")(decode=False))
         images = StreamedImages(
             lambda row: _open(undecoded[row][image]),
@@ -85,7 +96,7 @@ class HuggingFace(Source):
             name=self.name,
         )
         ids = tuple(map(str, range(len(undecoded))))
-        return ImageSet(images, {"label": labels[part]}, {"label": classes}, self.name, split, ids=ids)
+        return ImageSet(images, labels.of[part], labels.class_names, self.name, split, ids=ids)
 
     def _load(self) -> "dict[str, Dataset]":
         """The splits of the data set under their own names; the training split is the first."""
@@ -109,47 +120,29 @@ class HuggingFace(Source):
         tables = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
         if len(tables) == 1:
             return tables
-        ours = {name: tables[name] for name in ("train", *_TEST_SPLITS) if name in tables}
-        if "train" not in ours or len(ours) == 1:
-            needed = f"needs train and one of {', '.join(_TEST_SPLITS)}"
+        by_name = {name.lower(): name for name in reversed(tables)}
+        train, *test = (
+            [by_name[name] for name in names if name in by_name] for names in (_TRAIN_SPLITS, _TEST_SPLITS)
+        )
+        ours = [*train[:1], *test[0]]
+        if not train or not test[0]:
+            needed = f"needs {' or '.join(_TRAIN_SPLITS)}, and one of {', '.join(_TEST_SPLITS)}"
             raise DataError(f"{self.name} has the splits {', '.join(tables)}, but {needed}; rename them.")
-        return ours
+        return {name: tables[name] for name in ours}
 
-    def _columns(self, table: "Dataset") -> tuple[str, str | None]:
-        """The column of the images, and the column of the labels, if any."""
+    def _image_column(self, table: "Dataset") -> str:
+        """The column of the images: the first one of `datasets.Image`, or else of the bytes of files."""
         features = table.features
-        for column in (self.image, self.label):
-            if column is not None and column not in features:
-                raise unknown_name("column", column, features, f"{self.name} has {', '.join(features)}")
-        images = _columns_of("Image", features)
+        if self.image is not None and self.image not in features:
+            raise unknown_name("column", self.image, features, f"{self.name} has {', '.join(features)}")
+        images = [name for name, each in features.items() if isinstance(each, _feature("Image"))]
+        images += [name for name, each in features.items() if _holds_bytes(each)]
         image = self.image or next(iter(images), None)
-        if image not in images:
+        if image is None or image not in images:
             what = "has no column of images" if image is None else f"has no images in the column {image!r}"
             remedy = "cast the right one to datasets.Image and save the data set"
             raise DataError(f"{self.name} {what}, but the columns {', '.join(features)}; {remedy}.")
-        return image, self.label or next(iter(_columns_of("ClassLabel", features)), None)
-
-    def _labels(
-        self, tables: "dict[str, Dataset]", column: str | None
-    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """The labels of each split, and the names of their classes."""
-        if column is None:
-            return {name: np.full(len(table), UNLABELLED) for name, table in tables.items()}, ()
-        cells = {name: table.select_columns([column])[:][column] for name, table in tables.items()}
-        feature = next(iter(tables.values())).features[column]
-        values = {value for each in cells.values() for value in each} - {None, UNLABELLED}
-        if isinstance(feature, _feature("ClassLabel")):
-            classes, rows = tuple(feature.names), {row: row for row in range(len(feature.names))}
-        elif all(type(value) is int for value in values) or all(type(value) is str for value in values):
-            rows = {value: row for row, value in enumerate(sorted(values))}
-            classes = tuple(map(str, rows))
-        else:
-            problem = f"the column {column!r} has neither classes nor whole numbers nor words"
-            raise DataError(f"{self.name}: {problem}; name another with label=COLUMN.")
-        return {
-            name: np.array([rows.get(value, UNLABELLED) for value in each], np.int64)
-            for name, each in cells.items()
-        }, classes
+        return image
 
 
 def _feature(name: str) -> Any:
@@ -159,16 +152,20 @@ def _feature(name: str) -> Any:
     return getattr(datasets, name)
 
 
-def _columns_of(kind: str, features: Mapping[str, Any]) -> list[str]:
-    return [name for name, feature in features.items() if isinstance(feature, _feature(kind))]
+def _holds_bytes(feature: Any) -> bool:
+    """Whether a column holds the bytes of files: binary, or {bytes, path} as `datasets` writes images."""
+    if isinstance(feature, Mapping):
+        return set(feature) == {"bytes", "path"}
+    return getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
-def _part(labels: Mapping[str, np.ndarray], split: Split) -> str:
+def _part(labels: Labels, split: Split) -> str:
     """The data set's own name of `split`; a test split without labels is the last choice."""
-    first, *others = labels
+    first, *others = labels.of
     if split == "train" or not others:
         return first
-    return next((name for name in others if (labels[name] != UNLABELLED).any()), others[0])
+    labelled = (n for n in others if any((own != UNLABELLED).any() for own in labels.of[n].values()))
+    return next(labelled, others[0])
 
 
 def _open(cell: Mapping[str, Any] | None) -> Image.Image:

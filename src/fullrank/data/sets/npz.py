@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import final
+from warnings import warn
 
 import numpy as np
 
 from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.labelling import Labels, of_columns, one_class
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split, canonical
 from fullrank.data.undecodable import BadImages
-from fullrank.errors import DataError
+from fullrank.errors import DataError, FullrankWarning
 from fullrank.files import DAMAGED_ARRAYS, expanded
 
 Layout = dict[Split, tuple[str, str]]
@@ -26,7 +28,7 @@ _POOLED: Layout = {"train": ("images", "labels"), "test": ("images", "labels")}
 
 @final
 class NpzArchive(Source):
-    """A .npz file of images (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8, and whole labels (N,) or (N, 1).
+    """A .npz file of images (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8, and their labels.
 
     The arrays have one of these sets of names:
 
@@ -34,7 +36,10 @@ class NpzArchive(Source):
     - x_train, y_train, x_test, y_test, as in Keras;
     - images, labels; they are split 80 % and 20 %, stratified and always the same.
 
-    Images without labels, or with the label -1, are unlabelled. Classes are the values that occur, in order.
+    Labels are whole numbers or words, (N,) or (N, 1). Classes are the values that occur in any split, in
+    order. Images without labels, or with the label -1, NaN or "", are unlabelled. Columns (N, L) of 0 and 1
+    are several labels an image, named "label:0", "label:1", ...; if every row has one 1, they are classes.
+    Labels of another kind, such as 0.5, are not used, with a warning, since training needs none.
 
     Args:
         path: The file.
@@ -86,11 +91,14 @@ class NpzArchive(Source):
         with self._opened() as file:
             layout = self._layout(file.files)
             images = self._images(file, layout[split][0])
-            values_of = {s: self._labels(file, key) for s, (_, key) in layout.items() if key in file.files}
-        values = np.unique(np.concatenate([[UNLABELLED], *values_of.values()]))
-        labels = np.searchsorted(values, values_of.get(split, np.full(len(images), UNLABELLED))) - 1
-        names = {"label": tuple(map(str, values[1:].tolist()))}
-        return ImageSet(images, {"label": labels.astype(np.int64)}, names, self.name, split)
+            arrays = {s: self._array(file, key) for s, (_, key) in layout.items() if key in file.files}
+        if split in arrays and len(arrays[split]) != len(images):
+            image, label = layout[split]
+            lengths = f"{image} has {len(images)} rows, but {label} has {len(arrays[split])}"
+            raise DataError(f"{self.path}: {lengths}; give one row of labels for each image.")
+        labels = self._labels(arrays, layout)
+        own = labels.of.get(split) or {key: np.full(len(images), UNLABELLED) for key in labels.class_names}
+        return ImageSet(images, own, labels.class_names, self.name, split)
 
     def _layout(self, names: list[str]) -> Layout:
         for layout in (*_SPLIT_LAYOUTS, _POOLED):
@@ -112,17 +120,27 @@ class NpzArchive(Source):
             raise DataError(f"{self.path}: {key} must be {shapes}, but is {images.shape}; reorder its axes.")
         return images
 
-    def _labels(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
-        labels = self._array(file, key)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            problem = f"{key} must be whole numbers (N,) or (N, 1), but is {labels.dtype} {labels.shape}"
-            raise DataError(f"{self.path}: {problem}; keep one class number for each image.")
-        if len(labels) and labels.min() < UNLABELLED:
-            limits = f"labels are 0 or more, or {UNLABELLED} for unlabelled"
-            raise DataError(f"{self.path}: {key} has {labels.min()}, but {limits}; renumber them.")
-        return labels.astype(np.int64)
+    def _labels(self, arrays: Mapping[Split, np.ndarray], layout: Layout) -> Labels:
+        """The labels of all splits; unlabelled, with a warning, where they are of no known kind."""
+        key = " and ".join(dict.fromkeys(layout[split][1] for split in arrays))
+        name = f"{self.path}: {key}"
+        columns = {
+            str(s): each[:, 0] if each.ndim == 2 and each.shape[1] == 1 else each
+            for s, each in arrays.items()
+        }
+        shapes = {each.shape[1:] for each in columns.values()}
+        try:
+            if shapes <= {()}:
+                return one_class(columns, name)
+            if len(shapes) == 1 and len(shape := shapes.pop()) == 1:
+                return of_columns(columns, [str(column) for column in range(shape[0])], name)
+            got = ", ".join(str(each.shape) for each in arrays.values())
+            raise DataError(
+                f"{name}: labels are (N,), (N, 1) or alike (N, L), but these are {got}; reshape them."
+            )
+        except DataError as error:
+            warn(f"{error} Until then, the images count as unlabelled.", FullrankWarning, stacklevel=2)
+            return Labels({}, {"label": ()})
 
     def _array(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         try:
