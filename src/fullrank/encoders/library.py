@@ -87,6 +87,7 @@ class LibraryEncoder(TracedEncoder):
         super().__init__(
             built, name=model, image_size=image_size, in_chans=in_chans, channels=channels, mean=mean, std=std
         )
+        self.settings = settings
         if fixed:
             _check_patches(built, model, self._traced)
             self.image_size = image_size
@@ -95,8 +96,9 @@ class LibraryEncoder(TracedEncoder):
         return _refused(self.name, {}, shape[-1], error)
 
     def library_lines(self) -> dict[str, str]:
-        """If the model has the small stem, the lines that change timm's `model` in the same way."""
-        return stem_lines(self.model)
+        """The line that builds timm's `model`, and those that give it the small stem, if it has one."""
+        options = "".join(f", {key}={value}" for key, value in self.settings.items())
+        return {"create": f"model = timm.create_model({self.name!r}{options})"} | stem_lines(self.model)
 
 
 def _takes_one_size(name: str) -> bool:

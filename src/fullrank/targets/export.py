@@ -84,8 +84,8 @@ def export_weights(target: Model, path: str | Path, *, place: str = "h") -> list
     - `image_size`, `image_channels`: the input. `in_chans` are the channels of the net.
     - `mean` and `std`: JSON, for images in 0 to 1. They are not part of timm's net.
     - `preprocessing`: JSON of all steps before; `timm` in it are the options of timm's `create_transform`.
+    - `create`: for a model of timm, the line that builds it without fullrank.
     - `stem`: for the small stem, the lines that change timm's net before it loads the weights.
-    - `load`: the lines that load the file.
 
     The head of a run at h is written beside it as `NAME.head.safetensors`, if it has weights.
 
@@ -147,8 +147,8 @@ def export_program(target: Model, path: str | Path, *, place: str = "h") -> floa
     """Write the model from images to the features at `place` as a program of torch.export, and check it.
 
     The program takes images (N, C, S, S) float32 in 0 to 1, with any N, and returns (N, D_p). Normalisation
-    is part of it. `torch.export.load(path).module()` runs it without fullrank. The file `fullrank.json` in it
-    holds the metadata of `export_weights`. The check is that of `export_onnx`.
+    is part of it. `torch.export.load(path).module()` runs it without fullrank. The metadata of
+    `export_weights` are extra files in it, one for each key. The check is that of `export_onnx`.
 
     Args:
         target: A run, its folder, a module, or any other target.
