@@ -10,7 +10,8 @@ from fullrank import encoder
 from fullrank.encoders import ENCODERS, Encoder
 from fullrank.errors import UsageError
 
-REGISTERED = [(entry.name, size) for entry in ENCODERS if entry is not ENCODERS.other for size in (8, 9, 32)]
+NAMES = [e.name for e in ENCODERS if e is not ENCODERS.other and not (e.value and e.value.required)]
+REGISTERED = [(name, size) for name in NAMES for size in (8, 9, 32)]
 # Plain and deep stems, gates, depthwise and dense convolutions, tokens with and without
 # class tokens, windows, maps with the channels last, mixtures of convolutions and attention.
 FOREIGN = [

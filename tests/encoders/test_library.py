@@ -34,6 +34,8 @@ def test_h_is_what_timm_gives_for_the_normalised_image():
         ("resnet18,stem=standard", "layer"),
         ("swin_tiny_patch4_window7_224", "layers."),
         ("test_coatnet", "stages."),
+        ("test_convnext", "stages."),
+        ("test_efficientnet", "blocks."),
     ],
 )
 def test_maps_are_averaged_over_positions_wherever_their_channels_are(spec, stage):

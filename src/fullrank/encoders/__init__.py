@@ -77,6 +77,19 @@ ENCODERS = Registry(
 register_encoder = ENCODERS.add
 ENCODERS.register(
     Entry(
+        "hf-hub",
+        "fullrank.encoders.huggingface:HubEncoder",
+        "an image model of the Hugging Face hub, or of a folder in its layout",
+        "Wolf et al. 2020 (1910.03771), transformers; or timm, where its config.json names an architecture",
+        value=Parameter("path", str, "name on the hub, or folder", required=True),
+        options=(
+            Parameter("pretrained", bool, "read the weights; false takes its configuration alone", True),
+            Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
+        ),
+    )
+)
+ENCODERS.register(
+    Entry(
         "tiny-resnet",
         "fullrank.encoders.tiny:TinyResNet",
         "a small residual net for images of 8 to 32 pixels on a CPU; D = 4 x width",
@@ -146,7 +159,9 @@ def without_download(spec: str | Spec) -> Spec:
     """
     parsed = ENCODERS.parse(spec)
     options = dict(parsed.options)
-    if options.pop("pretrained", False):
+    if ("pretrained", True) in ((option.name, option.default) for option in ENCODERS[parsed.name].options):
+        options["pretrained"] = False
+    elif options.pop("pretrained", False):
         # Pretrained weights keep the model's own stem at every image size; without them `auto` would not.
         options.setdefault("stem", "standard")
     return Spec(parsed.name, parsed.value, tuple(sorted(options.items())), parsed.family)

@@ -1,14 +1,21 @@
 """Every model of timm as an encoder."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any, Literal
 
+import numpy as np
+from PIL import Image
 from torch import nn
 
 from fullrank.encoders.reading import REFUSALS, Trace
 from fullrank.encoders.stems import replace_stem, stem_lines
 from fullrank.encoders.traced import TracedEncoder, reason
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.preprocessing import Preprocessing
+from fullrank.specs import Spec
 
 SMALL_IMAGE = 64
 
@@ -92,6 +99,11 @@ class LibraryEncoder(TracedEncoder):
             _check_patches(built, model, self._traced)
             self.image_size = image_size
 
+    @staticmethod
+    def preprocessing_for(spec: Spec, size: int | None = None) -> Preprocessing:
+        """The preprocessing that belongs to timm's weights of a spec."""
+        return preprocessing_of(spec.name, size)
+
     def _refused(self, shape: Sequence[int], error: Exception) -> UsageError:
         return _refused(self.name, {}, shape[-1], error)
 
@@ -101,8 +113,83 @@ class LibraryEncoder(TracedEncoder):
         return {"create": f"model = timm.create_model({self.name!r}{options})"} | stem_lines(self.model)
 
 
+def preprocessing_of(name_or_config: str | Mapping[str, Any] | Any, size: int | None = None) -> Preprocessing:
+    """The evaluation transform of timm, without its normalisation, for a model or its configuration.
+
+    The steps are those of `timm.data.create_transform(**timm.data.resolve_data_config(...))`, so that
+    (fit(image) / 255 - mean) / std equals timm's input.
+
+    Args:
+        name_or_config: The name of a model in timm, or its `pretrained_cfg`.
+        size: The side of the input in pixels, in place of the configuration's `input_size`. The share of the
+            image that is cropped stays.
+
+    Raises:
+        UsageError: For a name that timm does not know, or an input that is not square.
+
+    >>> from PIL import Image
+    >>> preprocessing = preprocessing_of("resnet18.a1_in1k")
+    >>> preprocessing.steps
+    'resized to 235 pixels on the shorter side (bicubic), cropped to 224'
+    >>> preprocessing.fit(Image.new("RGB", (300, 260))).shape
+    (224, 224, 3)
+    """
+    timm_data: Any = import_module("timm.data")
+    config: Any = name_or_config
+    name = config if isinstance(config, str) else getattr(config, "get", dict)("architecture", "the module")
+    if isinstance(config, str):
+        _check_name(config)
+        config = _configuration(config)
+    config = dict(config.to_dict() if hasattr(config, "to_dict") else config or {})
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    if size is None and height != width:
+        raise UsageError(f"{name} takes images of {height} x {width} pixels, not squares; give --image-size.")
+    given = {"input_size": (channels, size or height, size or width)}
+    settings = timm_data.resolve_data_config(given, pretrained_cfg=config)
+    transform = timm_data.create_transform(**settings, use_prefetcher=True)
+    origin = f"timm's {'configuration of' if config else 'defaults for'} {name}"
+    return Preprocessing(
+        partial(_transformed, transform, settings["crop_mode"] == "border"),
+        settings["input_size"][-1],
+        tuple(settings["mean"]),
+        tuple(settings["std"]),
+        _steps(settings),
+        origin + (f" at {size} pixels" if size not in (None, height) else ""),
+    )
+
+
+def _configuration(name: str) -> Any:
+    import timm
+
+    return timm.get_pretrained_cfg(name)
+
+
+def _transformed(transform: Callable[[Any], Any], colour: bool, image: Image.Image) -> np.ndarray:
+    """The image as (S, S, C) uint8. A transform that pads with a colour takes colour images only."""
+    grey = colour and image.mode == "L"
+    made = np.asarray(transform(image.convert("RGB") if grey else image)).transpose(1, 2, 0)
+    return made.mean(2, keepdims=True).round().astype(np.uint8) if grey else made
+
+
+def _steps(settings: Mapping[str, Any]) -> str:
+    """What timm's transform does, in words."""
+    size, mode = settings["input_size"][-1], settings["crop_mode"]
+    scaled = math.floor(size / settings["crop_pct"])
+    forms = {"squash": f"to {scaled} x {scaled} pixels", "border": f"to {scaled} pixels on the longer side"}
+    sides = forms.get(mode, f"to {scaled} pixels on the shorter side")
+    cut = ", padded" if mode == "border" else ""
+    return f"resized {sides} ({settings['interpolation']}){cut}, cropped to {size}"
+
+
 def _takes_one_size(name: str) -> bool:
     """Whether a model is built for one image size. UsageError for a name that timm does not know."""
+    _check_name(name)
+    config = _configuration(name)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def _check_name(name: str) -> None:
+    """Raise UsageError for a name, or a tag of weights, that timm does not know."""
     import timm
 
     if not timm.is_model(name):
@@ -112,8 +199,6 @@ def _takes_one_size(name: str) -> bool:
     tags = [each.partition(".")[2] for each in timm.list_pretrained(architecture + ".*")]
     if tag and tag not in tags:
         raise unknown_name(f"weights of {architecture}", tag, tags, f"timm has {', '.join(tags) or 'none'}")
-    config = timm.get_pretrained_cfg(name)
-    return config is not None and bool(config.fixed_input_size)
 
 
 def _create(name: str, settings: dict[str, Any], pretrained: bool, image_size: int) -> nn.Module:

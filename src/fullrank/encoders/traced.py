@@ -102,7 +102,11 @@ class TracedEncoder(Encoder):
         self.register_load_state_dict_post_hook(_forget_caches)  # type: ignore[no-untyped-call]
         weights = self._weights()
         self.mean, self.std = self.mean.to(weights.device), self.std.to(weights.device)
-        blank = torch.zeros(2, self.mean.shape[1], image_size, image_size).to(weights)
+        self._find_places(image_size)
+
+    def _find_places(self, image_size: int) -> None:
+        """Trace the module, and find h and the places."""
+        blank = torch.zeros(2, self.mean.shape[1], image_size, image_size).to(self._weights())
         with self._explaining(blank.shape), torch.random.fork_rng(devices=()):
             self._traced = trace(self.model, blank)
             output = self._traced.calls[-1]
@@ -221,7 +225,7 @@ class TracedEncoder(Encoder):
         """The error for images (N, C, H, W) that the module cannot take."""
         first = next((m for m in self.model.modules() if isinstance(m, nn.Conv2d)), None)
         needs = 0 if first is None else first.in_channels
-        remedy = "its forward must take one batch of images (N, C, H, W)"
+        remedy = "give another --image-size, or a forward that takes one batch of images (N, C, H, W)"
         if needs not in (0, self.mean.shape[1]):
             repeat = f", or repeat grey ones with channels={needs}" if self.in_chans == 1 else ""
             remedy = f"give images of {needs} channels{repeat}"
