@@ -158,7 +158,7 @@ def diagnose(
     else:
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
-        opened = open_target(target, weights=weights, image_size=image_size)  # type: ignore[arg-type]
+        opened = open_target(target, weights=weights, image_size=image_size)
         subject = find_subject(opened, data, views)
         with progress_bar() as progress:
             entry = diagnose_model(

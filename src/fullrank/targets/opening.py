@@ -24,10 +24,10 @@ from fullrank.encoders import (
     without_download,
 )
 from fullrank.encoders.contract import Encoder
-from fullrank.encoders.foreign import module_encoder
+from fullrank.encoders.foreign import is_placed, module_encoder
 from fullrank.encoders.library import preprocessing_of
-from fullrank.encoders.programs import PROGRAMS, program_encoder
 from fullrank.encoders.loading import Loaded
+from fullrank.encoders.programs import PROGRAMS, program_encoder
 from fullrank.encoders.weights import Statistics, read_weights, statistics_in
 from fullrank.errors import UsageError
 from fullrank.preprocessing import Preprocessing
@@ -122,7 +122,9 @@ class Target:
         if preprocessing is None:
             return self.build(images, _as_is(images)).eval()
         encoder = self.build(images, preprocessing).eval()
-        notes = [f"Input: {preprocessing}.", getattr(encoder, "output_note", "")]
+        grey = images.channels == 1 and self.channels not in (None, 1)
+        repeated = f"Grey images are repeated to {self.channels} channels." if grey else ""
+        notes = [f"Input: {preprocessing}.", repeated, getattr(encoder, "output_note", "")]
         print("\n".join(filter(None, notes)), file=sys.stderr)
         return encoder
 
@@ -214,7 +216,7 @@ def _in_module(text: str) -> nn.Module | None:
 def _refuse_files(text: str) -> None:
     """Raise UsageError for a file that is no model, or a path that leads nowhere."""
     path = Path(text)
-    if is_embeddings(path) and path.is_file():
+    if is_embeddings(path):
         raise UsageError(f"{text} holds embeddings, but this needs a model; name a run or an encoder.")
     if path.suffix in _WEIGHT_FILES:
         raise UsageError(f"{text} holds weights only; name their model too: resnet18 with weights={text}.")
@@ -228,8 +230,25 @@ def _of_run(run: Run) -> Target:
     )
 
 
+def _of_encoder(module: nn.Module, given: Given) -> Target:
+    """A module with places, which gets pixels in 0 to 1; ours normalise them by their own mean and spread."""
+    name, own = type(module).__name__, partial(_plain, given)
+    if isinstance(module, Encoder):
+        if given.mean is not None and given.std is not None:
+            module.normalise_by(given.mean, given.std)
+        mean, std = (tuple(values.flatten().tolist()) for values in (module.mean, module.std))
+        own = partial(_stated, mean, std, "the encoder itself")
+    elif given.mean is not None:
+        raise UsageError(f"{name} has places, so it normalises images itself; leave out mean and std.")
+    known = _preprocessing(given, None)
+    weights = "the weights that it was given with"
+    return Target(name, lambda images, _: module, weights, True, known, own, given.image_size)
+
+
 def _of_module(module: nn.Module, given: Given) -> Target:
     """A user's module, whose own timm configuration says its preprocessing if it has one."""
+    if is_placed(module):
+        return _of_encoder(module, given)
     config = getattr(module, "pretrained_cfg", None)
     known = None
     if given.transform is not None or config:
@@ -240,6 +259,7 @@ def _of_module(module: nn.Module, given: Given) -> Target:
             module,
             image_size=preprocessing.size,
             in_chans=images.channels,
+            channels=channels if images.channels == 1 else None,
             mean=preprocessing.mean,
             std=preprocessing.std,
         )
@@ -267,7 +287,7 @@ def _with_stated(given: Given) -> tuple[Given, Statistics]:
     if given.transform is None and given.image_size is None:
         given = replace(given, image_size=stated.image_size)
     if given.transform is None and given.mean is None:
-        given = replace(given, mean=stated.mean, std=stated.std, origin=Path(given.weights).name)
+        given = replace(given, mean=stated.mean, std=stated.std, origin=Path(str(given.weights)).name)
     return given, stated
 
 
@@ -326,9 +346,13 @@ def _preprocessing(given: Given, known: Preprocessing | None) -> Preprocessing |
 def _measured(given: Given, images: ImageSet) -> Preprocessing:
     """Images as they are, with their own statistics, unless the user says others."""
     if given.mean is not None and given.std is not None:
-        return replace(_as_is(images), mean=tuple(given.mean), std=tuple(given.std), origin=given.origin)
-    mean, std = images.channel_statistics()
-    return replace(_as_is(images), mean=mean, std=std, origin=MEASURED)
+        return _stated(tuple(given.mean), tuple(given.std), given.origin, images)
+    return _stated(*images.channel_statistics(), MEASURED, images)
+
+
+def _stated(mean: tuple[float, ...], std: tuple[float, ...], origin: str, images: ImageSet) -> Preprocessing:
+    """Images as they are, with statistics that somebody states."""
+    return replace(_as_is(images), mean=mean, std=std, origin=origin)
 
 
 def _plain(given: Given, images: ImageSet) -> Preprocessing:
