@@ -1,15 +1,17 @@
 """`fullrank probe` by group, under shifts, with other features, and from coarse to fine labels."""
 
+import numpy as np
 import pytest
 from refusals import assert_names, refuses
 from typer.testing import CliRunner
 
-from fullrank import train
+from fullrank import diagnose, train
 from fullrank.cli import commands
+from fullrank.cli.tables import print_evaluation, print_record
 from fullrank.data import write_miniature
 from fullrank.errors import DataError, UsageError
 from fullrank.evaluation.probe import probe
-from fullrank.record.scores import AMONG_CLASSES
+from fullrank.record.scores import AMONG_CLASSES, LABELS_SCORED, MEAN_AUROC, MEAN_PRECISION
 
 QUICK = {"encoder": "tiny-resnet,width=4", "batch_size": 40, "epochs": 1, "monitor_every": 1}
 RETRIEVAL = {"recall@1", "mean average precision"}
@@ -88,6 +90,39 @@ def test_what_cannot_be_probed_is_one_sentence(quick_run, keys, error, names):
     with refuses(error, *names) as caught:
         probe(quick_run, **keys)
     assert "\n" not in str(caught.value)
+
+
+def test_few_shot_accuracy_is_printed_with_its_interval(quick_run, capsys):
+    evaluation = probe(quick_run, ["h[:4]"], shots=[2], episodes=3)
+    (few,) = (score for score in evaluation.scores if score.shots == 2)
+    print_evaluation(evaluation)
+    printed_one = f"{100 * few.value:.1f} [{100 * few.low:.1f}, {100 * few.high:.1f}]"
+    assert few.episodes == 3
+    assert_names(capsys.readouterr().out, printed_one, "3 draws")
+
+
+def test_images_with_several_labels_from_training_to_diagnosis(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    table = (random.random((90, 3)) < (0.5, 0.3, 0.0)).astype(int)
+    images = random.integers(0, 120, (90, 8, 8), np.uint8)
+    images[:, :4] += 100 * table[:, :1, None].astype(np.uint8)
+    arrays = {"train_images": images[:60], "train_labels": table[:60]}
+    np.savez(tmp_path / "x.npz", **arrays, test_images=images[60:], test_labels=table[60:])
+    settings = QUICK | {"data": f"npz:{tmp_path / 'x.npz'}", "batch_size": 20, "head": "linear:4"}
+    run = train("digits", out=tmp_path / "run", **settings)
+    scores = {(one.place, one.statistic): one.value for one in run.record.runs[0].scores}
+    assert scores["h", LABELS_SCORED] == 2 and 0 < scores["z", MEAN_AUROC] <= 1
+    assert run.record.runs[0].probes == {} and run.record.runs[0].baselines == []
+    shown = [f"{100 * scores['h', name]:.1f}" for name in (MEAN_AUROC, MEAN_PRECISION)]
+    assert_names(printed(run.path), *shown, "2 of 3", "label:2")
+    print_record(run.record)
+    assert_names(capsys.readouterr().out, *shown, "AUROC")
+    one = probe(run, ["h"], label="label:0", shots=[2])
+    assert one.images.classes == 2 and one.probes["h"].linear > 0.5
+    found = diagnose(run.path, out=tmp_path / "diagnosis").record.diagnosis
+    assert_names(" ".join(found.not_seen), 3, "label:0")
+    with refuses(UsageError, "supcon:0.1", "label", "label:0"):
+        train("digits", out=tmp_path / "other", objective="supcon:0.1", **settings)
 
 
 def test_a_run_that_learnt_coarse_labels_is_probed_on_both(tmp_path):

@@ -162,3 +162,12 @@ def test_errors_of_a_gallery():
 def test_nothing_to_find_is_an_error(labels, gallery, parts):
     with refuses(DataError, *parts):
         retrieval(torch.eye(3), labels, **gallery)
+
+
+def test_words_are_found_as_their_numbers_are():
+    features, labels = labelled(30, 6, 3, seed=0)
+    words = [("ant", "bee", "cow")[label] for label in labels]
+    assert retrieval(features, words) == retrieval(features, labels)
+    gallery = {"gallery": features[9:], "gallery_labels": words[9:]}
+    numbers = gallery | {"gallery_labels": labels[9:]}
+    assert retrieval(features[:9], words[:9], **gallery) == retrieval(features[:9], labels[:9], **numbers)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,16 @@ def test_every_score_is_a_row_in_long_form(study):
         (head, seed, 100 * level) for head, seeds in LEVELS.items() for seed, level in seeds.items()
     ]
     assert {(row["unit"], row["probe"], row["place"]) for row in rows} == {("points", "linear", "h")}
+
+
+def test_few_shot_scores_keep_their_interval_in_points(study):
+    run = study.record.runs[0]
+    few = run.scores[0].model_copy(update={"shots": 5, "value": 0.4, "low": 0.3, "high": 0.5, "episodes": 7})
+    runs = [run.model_copy(update={"scores": [run.scores[0], few]}), *study.record.runs[1:]]
+    rows = score_rows([replace(study, record=study.record.model_copy(update={"runs": runs}))])
+    keys = ("value", "low", "high", "episodes")
+    assert [rows[1][key] for key in keys] == pytest.approx([40.0, 30.0, 50.0, 7])
+    assert [rows[0][key] for key in keys[1:]] == [None, None, None]
 
 
 def test_csv_and_json_hold_the_rows_at_full_precision(study, tmp_path):
