@@ -274,7 +274,7 @@ def test_shards_that_do_not_fit_are_refused(tmp_path):
         open_embeddings(tmp_path)
     np.save(tmp_path / "a.npy", ROWS)
     np.save(tmp_path / "b.npy", ROWS[:, :5])
-    with refuses(DataError, "a.npy has width 6", "b.npy has width 5"):
+    with refuses(DataError, "a.npy", 6, "b.npy", 5):
         open_embeddings(tmp_path)
     np.save(tmp_path / "b.npy", ROWS)
     np.save(tmp_path / "a.labels.npy", NUMBERS)

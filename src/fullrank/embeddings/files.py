@@ -267,12 +267,10 @@ def _unpacked(matrix: Matrix, name: str, packed: bool | None) -> tuple[Matrix, l
         return matrix, []
     if looks_packed(matrix):
         raise DataError(
-            f"{name} holds {matrix.dtype} that look like packed bits, eight numbers in each; read them with "
-            "packed=True, or as numbers with packed=False."
+            f"{name} holds {matrix.dtype} that look like packed bits, eight numbers in each; write "
+            "numpy.unpackbits(x, axis=1) as float32, or say packed=True, or packed=False for numbers."
         )
-    return matrix, [
-        f"The {matrix.dtype} of {name} look like numbers, not like packed bits, and were so read."
-    ]
+    return matrix, [f"{name}: the {matrix.dtype} were read as numbers, not as packed bits."]
 
 
 def _repeated(ids: np.ndarray | None) -> list[str]:

@@ -58,17 +58,17 @@ def probe_rows(
     if 2 * single > total:
         share = f"{single} of {count_of(total, 'label')}"
         return ProbeRows.none(f"{share} occur once, so labels are names rather than classes")
-    kept, notes = labels != UNLABELLED, []
+    kept, notes = np.ones(file.rows, dtype=bool), list[str]()
     if classes is not None and len(values) > classes:
         chosen = _drawn(values[counts > 1], classes, seed)
-        kept &= np.isin(labels, chosen)
+        kept = np.isin(labels, chosen)
         notes.append(f"The other classes: probes use {len(chosen)} of {len(values)}, drawn at random.")
     if file.all_splits is not None:
         train, test = (_drawn(rows[kept[rows]], most // 2, seed) for rows in file.splits(seed))
     else:
-        train, test = _halves(file, kept if notes else np.ones(file.rows, bool), most, seed)
-    usable = len(np.unique(labels[train][labels[train] != UNLABELLED])) > 1 and kept[test].any()
-    if not usable:
+        train, test = _halves(file, kept, most, seed)
+    learnt = np.unique(labels[train][labels[train] != UNLABELLED])
+    if len(learnt) < 2 or (labels[test] == UNLABELLED).all():
         return ProbeRows.none("probes need 2 classes or more to learn from, and a labelled row to score")
     labelled = int((labels[np.r_[train, test]] != UNLABELLED).sum())
     if labelled < total:
