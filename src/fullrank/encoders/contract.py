@@ -73,6 +73,10 @@ class Encoder(nn.Module, ABC):
         """Whether `features` takes a place."""
         return name == "h" or name in self.places
 
+    def pooling_of(self, place: str) -> str:
+        """How features at a place are pooled: mean, cls or max; "" where there is one vector per image."""
+        return ""
+
     def library_lines(self) -> dict[str, str]:
         """Python lines that adapt the library's `model` before it loads the weights, by what they change."""
         return {}

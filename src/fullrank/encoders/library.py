@@ -79,6 +79,8 @@ class LibraryEncoder(TracedEncoder):
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
+        if num_heads is not None and num_heads < 1:
+            raise UsageError(f"'{model}': num_heads must be at least 1, but got {num_heads}.")
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
@@ -94,6 +96,7 @@ class LibraryEncoder(TracedEncoder):
         super().__init__(
             built, name=model, image_size=image_size, in_chans=in_chans, channels=channels, mean=mean, std=std
         )
+        self.settings = settings
         if fixed:
             _check_patches(built, model, self._traced)
             self.image_size = image_size
@@ -107,8 +110,9 @@ class LibraryEncoder(TracedEncoder):
         return _refused(self.name, {}, shape[-1], error)
 
     def library_lines(self) -> dict[str, str]:
-        """If the model has the small stem, the lines that change timm's `model` in the same way."""
-        return stem_lines(self.model)
+        """The line that builds timm's `model`, and those that give it the small stem, if it has one."""
+        options = "".join(f", {key}={value}" for key, value in self.settings.items())
+        return {"create": f"model = timm.create_model({self.name!r}{options})"} | stem_lines(self.model)
 
 
 def preprocessing_of(name_or_config: str | Mapping[str, Any] | Any, size: int | None = None) -> Preprocessing:

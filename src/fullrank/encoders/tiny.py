@@ -80,6 +80,10 @@ class TinyResNet(Encoder):
         self.to(memory_format=torch.channels_last)
         self.places = ("stem", *(name.replace("_", ".") for name in self.blocks), "last-conv-input")
 
+    def pooling_of(self, place: str) -> str:
+        """All places are averaged over positions."""
+        return "mean"
+
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at each of `places`, averaged over positions."""
         x = self.stem(self.normalised(x)).contiguous(memory_format=torch.channels_last)

@@ -143,6 +143,11 @@ class TracedEncoder(Encoder):
             raise UsageError(f"{self.name} gives nothing at {absent[0]!r} in this mode; read another place.")
         return {place: features[place] for place in places}
 
+    def pooling_of(self, place: str) -> str:
+        """How features at a place are pooled: mean, cls or max; "" where there is one vector per image."""
+        reading = self._h if place == "h" else self._reading(place)
+        return "" if reading.layout == "vector" else reading.pooling
+
     def has_place(self, name: str) -> bool:
         """Whether `features` takes a place: h, a listed one, or any module that runs once a pass."""
         return name == "h" or self.refusal_of(name) is None

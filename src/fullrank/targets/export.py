@@ -84,8 +84,8 @@ def export_weights(target: Model, path: str | Path, *, place: str = "h") -> list
     - `image_size`, `image_channels`: the input. `in_chans` are the channels of the net.
     - `mean` and `std`: JSON, for images in 0 to 1. They are not part of timm's net.
     - `preprocessing`: JSON of all steps before; `timm` in it are the options of timm's `create_transform`.
+    - `create`: for a model of timm, the line that builds it without fullrank.
     - `stem`: for the small stem, the lines that change timm's net before it loads the weights.
-    - `load`: the lines that load the file.
 
     The head of a run at h is written beside it as `NAME.head.safetensors`, if it has weights.
 
@@ -119,18 +119,19 @@ def export_weights(target: Model, path: str | Path, *, place: str = "h") -> list
     file = check_out(path, (".safetensors",))
     beside = check_free(file.with_suffix(".head.safetensors"))
     opened = _opened(target, place)
-    reader, names = opened.reader, opened.reader.names_in_file()
+    reader = separate(private_copy(opened.reader))
+    names = reader.names_in_file()
     encoder: Any = reader.encoder
     if Place.parse(place).name == "h":
         kept = {name for name in names if name.startswith("encoder.")}
     else:
-        kept = needed_tensors(separate(reader), torch.zeros(1, *reader.image_shape))
+        kept = needed_tensors(reader, torch.zeros(1, *reader.image_shape))
     state = reader.state_dict()
     tensors = {names[name]: state[name].contiguous() for name in names if name in kept}
     notes = {"format": "pt"} | opened.notes | {"in_chans": str(_net_channels(encoder, reader.image_shape[0]))}
     if hasattr(encoder, "library_lines"):
         notes |= encoder.library_lines()
-    _check_weights(opened, tensors, notes, file.name)
+    _check_weights(reader, tensors, notes, file.name)
     files = {file: save(tensors, notes)}
     head = {
         name.removeprefix("head."): state[name].contiguous() for name in state if name.startswith("head.")
@@ -146,8 +147,8 @@ def export_program(target: Model, path: str | Path, *, place: str = "h") -> floa
     """Write the model from images to the features at `place` as a program of torch.export, and check it.
 
     The program takes images (N, C, S, S) float32 in 0 to 1, with any N, and returns (N, D_p). Normalisation
-    is part of it. `torch.export.load(path).module()` runs it without fullrank. The file `fullrank.json` in it
-    holds the metadata of `export_weights`. The check is that of `export_onnx`.
+    is part of it. `torch.export.load(path).module()` runs it without fullrank. The metadata of
+    `export_weights` are extra files in it, one for each key. The check is that of `export_onnx`.
 
     Args:
         target: A run, its folder, a module, or any other target.
@@ -163,7 +164,7 @@ def export_program(target: Model, path: str | Path, *, place: str = "h") -> floa
     """
     file = check_out(path, (".pt2",))
     opened = _opened(target, place)
-    reader = opened.reader
+    reader = private_copy(opened.reader)
     program = to_program(reader, torch.zeros(2, *reader.image_shape))
     difference = max_difference(reader, run_program(program_bytes(program, {})), reader.image_shape)
     _check_difference(difference, PROGRAM_TOLERANCE, "The program", place)
@@ -198,12 +199,12 @@ def export_onnx(target: Model, path: str | Path, *, place: str = "h") -> float:
     file = check_out(path, (".onnx",))
     check_extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "Writing ONNX")
     opened = _opened(target, place)
-    reader = opened.reader
-    if (nbytes := sum(tensor.nbytes for tensor in reader.state_dict().values())) >= LARGEST_ONNX:
+    if (nbytes := sum(tensor.nbytes for tensor in opened.reader.state_dict().values())) >= LARGEST_ONNX:
         raise UsageError(
             f"The weights of {opened.notes['target']} take {nbytes / 2**30:.1f} GiB, but an ONNX file must "
             f"be below {LARGEST_ONNX / 2**30:.0f} GiB; write .safetensors instead."
         )
+    reader = private_copy(opened.reader)
     proto = to_onnx(reader, torch.zeros(2, *reader.image_shape))
     difference = max_difference(reader, run_onnx(proto.SerializeToString()), reader.image_shape)
     _check_difference(difference, ONNX_TOLERANCE, "The ONNX model", place)
@@ -215,7 +216,7 @@ def export_onnx(target: Model, path: str | Path, *, place: str = "h") -> float:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A target that is ready to be written: a copy of its model up to a place, and the metadata."""
+    """A target that is ready to be written: its model up to a place, and the metadata."""
 
     reader: FeatureReader
     notes: dict[str, str]
@@ -243,7 +244,7 @@ def _opened(model: Model, place: str) -> _Opened:
         "encoder": str(getattr(encoder, "spec", "")) if run is None else run.recipe.encoder,
         "head": "none" if run is None else run.recipe.head,
     }
-    return _Opened(private_copy(reader), specs | describe_model(reader, preprocessing, width))
+    return _Opened(reader, specs | describe_model(reader, preprocessing, width))
 
 
 def _example(target: Target) -> ImageSet:
@@ -252,12 +253,13 @@ def _example(target: Target) -> ImageSet:
         size, channels = input_shape(target.run.path)
         return _blank(size, channels)
     known = target.preprocessing
-    if not (size := known.size if known else target.image_size):
+    image_size = known.size if known else target.image_size
+    if image_size is None:
         raise UsageError(
             f"{target.name} does not state the size of its images; give it with --image-size, or with "
             "target(..., image_size=SIZE) in Python."
         )
-    images = _blank(size, target.channels or 3)
+    images = _blank(image_size, target.channels or 3)
     preprocessing = target.preprocessing_of(images)
     if preprocessing is not None and preprocessing.origin == MEASURED:
         raise UsageError(
@@ -286,9 +288,12 @@ def _net_channels(encoder: Any, channels: int) -> int:
     return encoder.mean.shape[1] if hasattr(encoder, "mean") else channels
 
 
-def _check_weights(opened: _Opened, tensors: dict[str, Tensor], notes: dict[str, str], file: str) -> None:
+def _check_weights(
+    reader: FeatureReader, tensors: dict[str, Tensor], notes: dict[str, str], file: str
+) -> None:
     """Load the tensors into a model whose own are random, and compare the features."""
-    module = None if notes["encoder"] else copy.deepcopy(opened.reader.encoder.model)
+    encoder: Any = reader.encoder
+    module = None if notes["encoder"] else copy.deepcopy(encoder.model)
     again = skeleton(notes, module, file)
     generator = torch.Generator().manual_seed(0)
     state = again.state_dict()
@@ -296,8 +301,8 @@ def _check_weights(opened: _Opened, tensors: dict[str, Tensor], notes: dict[str,
         if tensor.is_floating_point():
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
     fill(again, tensors, file)
-    difference = max_difference(opened.reader, again.eval(), opened.reader.image_shape)
-    _check_difference(difference, WEIGHTS_TOLERANCE, "The model that is read back", opened.reader.place)
+    difference = max_difference(reader, again.eval(), reader.image_shape)
+    _check_difference(difference, WEIGHTS_TOLERANCE, "The model that is read back", reader.place)
 
 
 def _check_difference(difference: float, limit: float, what: str, place: str) -> None:

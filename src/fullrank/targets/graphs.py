@@ -1,7 +1,6 @@
 """A module as a graph without Python code: a program of torch.export, or an ONNX model."""
 
 import io
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 CHECKED_BATCHES = (1, 5)
-# The file in a .pt2 that holds the metadata, as a JSON object of strings.
-NOTES_FILE = "fullrank.json"
 
 
 def to_program(model: nn.Module, example: Tensor) -> "ExportedProgram":
@@ -43,10 +40,10 @@ def to_program(model: nn.Module, example: Tensor) -> "ExportedProgram":
 
 
 def program_bytes(program: "ExportedProgram", notes: Mapping[str, str]) -> bytes:
-    """The content of a .pt2 file, with `notes` in it."""
+    """The content of a .pt2 file, in which each of `notes` is an extra file."""
     content = io.BytesIO()
     with _silence():
-        torch.export.save(program, content, extra_files={NOTES_FILE: json.dumps(dict(notes))})
+        torch.export.save(program, content, extra_files=dict(notes))
     return content.getvalue()
 
 

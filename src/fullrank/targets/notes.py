@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fullrank.places import Place
+from fullrank.places import Place, head_places
 from fullrank.preprocessing import Preprocessing
 from fullrank.targets.reader import FeatureReader
 from fullrank.version import __version__
@@ -26,8 +26,8 @@ def describe_model(reader: FeatureReader, preprocessing: Preprocessing, width: i
         width: The number of features.
     """
     place = Place.parse(reader.place)
-    # What an encoder of somebody else pools is not known.
-    pooling_of = getattr(reader.encoder, "pooling_of", lambda name: "")
+    encoder: Any = reader.encoder
+    of_encoder = place.name not in ("z", *head_places(reader.head)) and hasattr(encoder, "pooling_of")
     channels = reader.image_shape[0]
     settings = preprocessing.settings
     if (config := timm_config(preprocessing, channels)) is not None:
@@ -35,7 +35,7 @@ def describe_model(reader: FeatureReader, preprocessing: Preprocessing, width: i
     return {
         "fullrank": __version__,
         "place": str(place),
-        "pooling": pooling_of(place.name),
+        "pooling": (encoder.pooling_of(place.name) if of_encoder else "") or "none",
         "image_size": str(preprocessing.size),
         "image_channels": str(channels),
         "feature_dim": str(width),

@@ -1,7 +1,7 @@
 """A model that ends at one place, and the tensors that its features depend on."""
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from fullrank.places import read_places
 
 # Before the tensors of a head in a file; a net of timm may have a `head` of its own.
 HEAD_PREFIX = "fullrank_head."
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class FeatureReader(nn.Module):
@@ -71,12 +72,12 @@ def needed_tensors(model: nn.Module, images: Tensor) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if _memory_of(tensor) in needed}
 
 
-def private_copy(model: nn.Module) -> nn.Module:
+def private_copy(model: Module) -> Module:
     """A copy on the CPU in eval mode, with nothing cached."""
     return copy.deepcopy(model).cpu().train().eval()
 
 
-def separate(model: nn.Module) -> nn.Module:
+def separate(model: Module) -> Module:
     """The module itself, after each of its tensors was moved to a memory of its own."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
