@@ -12,6 +12,7 @@ from fullrank import encoder, head, objective, source, view_pipeline
 from fullrank.diagnosis import layers
 from fullrank.diagnosis.layers import best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.errors import UsageError
+from fullrank.places import layer_of
 from fullrank.probes import LinearProbe, NearestProbe
 from fullrank.record import LayerRow
 
