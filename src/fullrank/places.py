@@ -144,10 +144,15 @@ def collect_features(
     return {place: torch.cat(chunks) if chunks else torch.empty(0, 0) for place, chunks in parts.items()}
 
 
+def has_place(encoder: HasPlaces, name: str) -> bool:
+    """Whether an encoder has a place; one that does not say so has those that it lists."""
+    answer = getattr(encoder, "has_place", None)
+    return bool(answer(name)) if callable(answer) else name in encoder.places
+
+
 def check_place(encoder: HasPlaces, name: str, of_head: Sequence[str] = ()) -> None:
     """Raise UsageError if an encoder does not have a place; the head's places are then named too."""
-    has_place = getattr(encoder, "has_place", encoder.places.__contains__)
-    if not has_place(name):
+    if not has_place(encoder, name):
         if refusal := getattr(encoder, "refusal_of", lambda name: "")(name):
             raise UsageError(refusal)
         own = ["h", *of_head, *encoder.places]

@@ -12,6 +12,7 @@ from fullrank import encoder, head, objective, source, view_pipeline
 from fullrank.diagnosis import layers
 from fullrank.diagnosis.layers import best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.errors import UsageError
+from fullrank.places import layer_of
 from fullrank.probes import LinearProbe, NearestProbe
 from fullrank.record import LayerRow
 
@@ -102,7 +103,7 @@ def test_the_gradient_of_a_map_is_that_of_its_module_summed_over_positions(spec,
     images, push = torch.rand(3, 1, size, size), torch.randn(3, 4)
     maps, hooks = {}, []
     for place in inner:
-        path = f"blocks.{place.replace('.', '_')}" if spec.startswith("tiny") else f"model.{place}"
+        path = f"blocks.{place.replace('.', '_')}" if spec.startswith("tiny") else f"model.{layer_of(place)}"
 
         def keep(module, inputs, output, place=place):
             maps[place] = output[0] if isinstance(output, tuple) else output
@@ -120,8 +121,8 @@ def test_the_gradient_of_a_map_is_that_of_its_module_summed_over_positions(spec,
             axes = (2, 3) if gradient.shape[2] == gradient.shape[3] != gradient.shape[1] else (1, 2)
             expected = gradient.mean(axes)
         else:
-            # A ViT that reads its class token: the gradient of that token.
-            expected = gradient[:, 0]
+            # The gradient of the class token, or that of all image tokens.
+            expected = gradient[:, 0] if place.endswith(".cls") else gradient[:, 1:].mean(1)
         torch.testing.assert_close(found[place], expected, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(found["h"], push @ last.layers[0].weight)
     torch.testing.assert_close(found[f"{inner[0]}[:3]"], found[inner[0]][:, :3])

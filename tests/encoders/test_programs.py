@@ -1,6 +1,7 @@
 """Exported programs as encoders, against the modules that they were exported from."""
 
 import io
+import os
 import zipfile
 
 import pytest
@@ -80,18 +81,20 @@ def changed(source, target, change):
     return target
 
 
-RAN = []
-
-
 class Harm:
+    """An object that creates a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
     def __reduce__(self):
-        return RAN.append, ("harm",)
+        return os.mkdir, (self.folder,)
 
 
 def test_a_program_that_could_run_code_is_not_loaded(exported, tmp_path):
     def pickled(name, content):
         buffer = io.BytesIO()
-        torch.save((Harm(),), buffer)
+        torch.save((Harm(tmp_path / "harm"),), buffer)
         return buffer.getvalue() if "sample_inputs" in name else content
 
     def with_pickled_weight(name, content):
@@ -119,7 +122,7 @@ def test_a_program_that_could_run_code_is_not_loaded(exported, tmp_path):
         with refuses(DataError, "net.pt2") as error:
             program_encoder(changed(source, tmp_path / "net.pt2", change))
         assert word in str(error.value)
-    assert RAN == []
+    assert not (tmp_path / "harm").exists()
 
 
 def test_what_is_no_program_of_images_is_refused(tmp_path):

@@ -175,6 +175,21 @@ def test_mean_and_std_are_applied_before_the_module():
     torch.testing.assert_close(net(images), ((images - mean) / 2).flatten(1))
 
 
+def test_a_module_with_places_of_its_own_keeps_them():
+    class Placed(nn.Flatten):
+        places = ("half",)
+
+        def features(self, x, places):
+            return {place: self(x)[:, : 96 if place == "half" else None] for place in places}
+
+    net, images = wrapped(Placed(), mean=(0.5,)), torch.rand(2, 3, 8, 8)
+    features = read_places(net, nn.Identity(), images, ["h", "half"])
+    torch.testing.assert_close(
+        features, {"h": images.flatten(1) - 0.5, "half": images.flatten(1)[:, :96] - 0.5}
+    )
+    assert net.places == ("half",) and net.feature_dim == 192 and not net.has_place("quarter")
+
+
 def test_weights_of_older_runs_are_read():
     part = checked_encoder(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), "mine", 8, 1)
     old = {f"encoder.{name}": tensor + 1 for name, tensor in part.model.state_dict().items()}

@@ -1,14 +1,15 @@
 """Somebody else's encoder: any torch module, or a class that a spec names."""
 
 from collections.abc import Sequence
+from typing import cast, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.traced import TracedEncoder
 from fullrank.errors import UsageError, explained
-from fullrank.places import evaluating
+from fullrank.places import HasPlaces, evaluating, has_place
 
 
 def module_encoder(
@@ -22,7 +23,8 @@ def module_encoder(
 ) -> Encoder:
     """Any torch module from images to features, as an encoder with places.
 
-    See `TracedEncoder` for what its places are, and for h where the module returns no vector per image.
+    A module that has `places` and `features(x, places)` keeps them. For any other, `TracedEncoder` says what
+    its places are, and what h is where the module returns no vector per image.
 
     Args:
         module: The module. It gets images (N, C, H, W), on its device and in its dtype.
@@ -45,6 +47,8 @@ def module_encoder(
     if not isinstance(module, nn.Module):
         raise UsageError(f"{module!r} is a {type(module).__name__}; an encoder must be an nn.Module.")
     inner = getattr(module, "_orig_mod", module)
+    if is_placed(inner):
+        return PlacedEncoder(inner, image_size, in_chans if channels is None else channels, mean, std)
     return TracedEncoder(
         _Scripted(inner) if isinstance(inner, torch.jit.ScriptModule) else inner,
         name=type(inner).__name__,
@@ -54,6 +58,30 @@ def module_encoder(
         mean=mean,
         std=std,
     )
+
+
+@final
+class PlacedEncoder(Encoder):
+    """A module with places of its own, behind a mean and a standard deviation."""
+
+    library_root = "model."
+
+    def __init__(
+        self, module: nn.Module, image_size: int, in_chans: int, mean: Sequence[float], std: Sequence[float]
+    ):
+        super().__init__(in_chans, mean, std)
+        self.name, self.model, self.training = type(module).__name__, module, module.training
+        self.places = tuple(cast(HasPlaces, module).places)
+        checked_encoder(module, self.name, image_size, in_chans)
+        self.feature_dim = int(cast(int, module.feature_dim))
+
+    def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
+        """The features (N, D_p) at each of `places`, as the module gives them."""
+        return cast(HasPlaces, self.model).features(self.normalised(x), places)
+
+    def has_place(self, name: str) -> bool:
+        """Whether the module takes a place."""
+        return name == "h" or has_place(cast(HasPlaces, self.model), name)
 
 
 class _Scripted(nn.Module):

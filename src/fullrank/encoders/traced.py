@@ -186,11 +186,9 @@ class TracedEncoder(Encoder):
         return replace(reading, pooling=pooling)
 
     def _reading_of_module(self, path: str) -> Reading:
-        if path not in self.module_names():
+        if path not in (names := self.module_names()):
             own = ("h", *self.places)
-            raise unknown_name(
-                "place", path, {*own, *self.module_names()}, f"{self.name} has {', '.join(own)}"
-            )
+            raise unknown_name("place", path, names.union(own), f"{self.name} has {', '.join(own)}")
         calls = [call for call in self._traced.calls if call.module == path]
         remedy = f"read another place, such as {(*self.places, 'h')[0]}"
         if len(calls) != 1:
