@@ -41,7 +41,7 @@ from fullrank.targets.images import images_in, images_of, own_run
 from fullrank.targets.opening import Target, target as open_target
 from fullrank.version import __version__
 
-BATCH = 512
+BATCH = 256
 
 
 @flushed_denormals()
