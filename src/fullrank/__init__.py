@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from fullrank.studies.compare import Study as Study, compare as compare
     from fullrank.studies.demo import demo as demo
     from fullrank.studies.reproduce import Reproduction as Reproduction, reproduce as reproduce
-    from fullrank.targets.embed import embed as embed
+    from fullrank.targets.embed import embed as embed, write_embeddings as write_embeddings
     from fullrank.targets.export import export as export
     from fullrank.targets.opening import Target as Target, target as target
     from fullrank.training.dry_run import dry_run as dry_run

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from fullrank.batch import as_float
 from fullrank.data import SOURCES, ImageSet, source
-from fullrank.data.sources import SPLITS
+from fullrank.data.sources import SPLITS, Split
 from fullrank.devices import first_device, flushed_denormals, on_accelerator
 from fullrank.door import import_modules
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings
@@ -41,7 +41,7 @@ from fullrank.targets.images import images_in, images_of, own_run
 from fullrank.targets.opening import Target, target as open_target
 from fullrank.version import __version__
 
-BATCH = 512
+BATCH = 256
 
 
 @flushed_denormals()
@@ -243,7 +243,7 @@ def _reading(target: Target, data: Any, split: str | None, place: str) -> Iterat
 def _images(target: Target, data: Any, split: str | None) -> tuple[ImageSet, np.ndarray | None]:
     """The images of a split; of "all", also the split of each image if the data state it."""
     if split != "all" or (isinstance(data, str | type) and not _has_both(data)):
-        return images_in(target, data, split), None
+        return images_in(target, data, _checked_split(split)), None
     images = images_of(target, data)
     if images.train is None:
         return images.test, None
@@ -284,9 +284,14 @@ def _checksum(*modules: nn.Module) -> int:
     return checksum
 
 
+def _checked_split(split: str | None) -> Split | Literal["all"] | None:
+    if split is None or split in (*SPLITS, "all"):
+        return cast('Split | Literal["all"] | None', split)
+    raise unknown_name("split", split, (*SPLITS, "all"), "a source has 'train', 'test' and 'all'")
+
+
 def _check(split: str | None, dtype: str) -> None:
-    if split not in (None, *SPLITS, "all"):
-        raise unknown_name("split", str(split), (*SPLITS, "all"), "a source has 'train', 'test' and 'all'")
+    _checked_split(split)
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES, f"features are written as {' or '.join(DTYPES)}")
 
