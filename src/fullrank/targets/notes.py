@@ -49,7 +49,7 @@ def describe_model(reader: FeatureReader, preprocessing: Preprocessing, width: i
 def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] | None:
     """The options of timm's `create_transform` that prepare images in the same way; None if none do.
 
-    They are found by trying timm's usual ones on an image of random pixels.
+    They are found by trying timm's usual ones on an image of random pixels, to within one grey level.
 
     Args:
         preprocessing: The preprocessing.
@@ -70,7 +70,10 @@ def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] |
             config = {"input_size": [3, size, size], "interpolation": interpolation}
             config |= {"crop_pct": share, "crop_mode": crop}
             made = create_transform(**config, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
-            pixels = made.permute(1, 2, 0).numpy() * (255 if expected.dtype == np.uint8 else 1)
-            if np.allclose(pixels, expected, atol=1e-3):
+            # Libraries round their pixels differently.
+            if (
+                expected.dtype == np.uint8
+                and np.abs(made.permute(1, 2, 0).numpy() * 255 - expected).max() < 1.5
+            ):
                 return config
     return None

@@ -26,8 +26,8 @@ from fullrank.encoders import (
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.foreign import module_encoder
 from fullrank.encoders.library import preprocessing_of
-from fullrank.encoders.programs import PROGRAMS, program_encoder
 from fullrank.encoders.loading import Loaded
+from fullrank.encoders.programs import PROGRAMS, program_encoder
 from fullrank.encoders.weights import Statistics, read_weights, statistics_in
 from fullrank.errors import UsageError
 from fullrank.preprocessing import Preprocessing
