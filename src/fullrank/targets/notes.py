@@ -63,17 +63,15 @@ def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] |
     noise = np.random.default_rng(0).integers(0, 256, (size + 29, size + 71, 3), np.uint8)
     image = Image.fromarray(noise)
     expected = np.asarray(preprocessing.fit(image))
-    if expected.shape != (size, size, 3):  # images are taken as they are
+    # Images that are taken as they are, or normalised by a user's own transform, have no such options.
+    if expected.shape != (size, size, 3) or expected.dtype != np.uint8:
         return None
     for interpolation in ("bicubic", "bilinear", "lanczos"):
         for crop, share in (("squash", 1.0), *(("center", share) for share in _SHARES)):
             config = {"input_size": [3, size, size], "interpolation": interpolation}
             config |= {"crop_pct": share, "crop_mode": crop}
             made = create_transform(**config, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
-            # Libraries round their pixels differently.
-            if (
-                expected.dtype == np.uint8
-                and np.abs(made.permute(1, 2, 0).numpy() * 255 - expected).max() < 1.5
-            ):
+            difference = np.abs(made.permute(1, 2, 0).numpy() * 255 - expected).max()
+            if difference < 1.5:  # libraries round their pixels differently
                 return config
     return None
