@@ -8,7 +8,7 @@ from refusals import refuses
 
 from fullrank import linalg
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import Moments, row_blocks
+from fullrank.linalg import Gram, Moments, row_blocks, row_coordinates, second_moments
 
 
 @settings(max_examples=30, deadline=None)
@@ -88,3 +88,39 @@ def test_what_is_no_matrix_of_features_raises(features):
 def test_widths_that_differ_do_not_merge():
     with refuses(UsageError, 3, 4):
         Moments.empty(3).merge(Moments.empty(4))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 3), (5, 6), (7, 900)])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_inner_products_have_the_spectra_of_the_covariance(rows, width, offset, monkeypatch):
+    monkeypatch.setattr(linalg, "_BLOCK", 64)  # several blocks of channels
+    x = torch.from_numpy(np.random.default_rng(width).normal(size=(rows, width)) + offset)
+    gram, variances = Gram.of(x), x.var(0, correction=0)
+    values = np.linalg.svd((x - x.mean(0)).numpy() / rows**0.5, compute_uv=False) ** 2
+    own = gram.singular_values().numpy()
+    assert own.shape == (width,) and not own[rows:].any()
+    np.testing.assert_allclose(own[: rows - 1], values[: rows - 1], rtol=1e-7)
+    expected = np.linalg.svd(x.numpy(), compute_uv=False)
+    np.testing.assert_allclose(gram.matrix_singular_values(), expected, atol=1e-7 * expected[0])
+    np.testing.assert_allclose(gram.variances, variances, rtol=1e-9, atol=1e-12)
+
+
+def test_the_smaller_matrix_is_taken_and_bad_rows_are_named():
+    assert isinstance(second_moments(torch.randn(4, 9)), Gram)
+    assert isinstance(second_moments(torch.randn(9, 9)), Moments)
+    with refuses(DataError, "1 of 3", "row 2"):
+        second_moments(torch.tensor([[1.0] * 5, [2.0] * 5, [math.nan] * 5]))
+
+
+def test_rows_in_a_basis_of_their_span_keep_angles_and_distances(monkeypatch):
+    monkeypatch.setattr(linalg, "_BLOCK", 64)
+    x = torch.randn(6, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    x[5] = x[4] * (1 + 1e-9)  # nearly the same direction, which a Gram would lose
+    compact = row_coordinates(x)
+    assert compact.shape == (6, 6)
+    torch.testing.assert_close(torch.cdist(compact, compact), torch.cdist(x, x))
+    torch.testing.assert_close(compact @ compact.T, x @ x.T)
+    apart, expected = (compact[5] - compact[4]).norm(), (x[5] - x[4]).norm()
+    assert abs(float(apart / expected) - 1) < 1e-5
+    narrow = torch.randn(9, 4)
+    assert row_coordinates(narrow) is narrow

@@ -151,7 +151,8 @@ def check_place(encoder: HasPlaces, name: str, of_head: Sequence[str] = ()) -> N
         if refusal := getattr(encoder, "refusal_of", lambda name: "")(name):
             raise UsageError(refusal)
         own = ["h", *of_head, *encoder.places]
-        raise unknown_name("place", name, own, f"this model has {', '.join(own)}")
+        modules = getattr(encoder, "module_names", lambda: ())()
+        raise unknown_name("place", name, [*own, *modules], f"this model has {', '.join(own)}")
 
 
 def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:

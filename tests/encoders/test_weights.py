@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fullrank import encoder
-from fullrank.encoders import Encoder, load_weights, plain_state, read_weights, with_stem_of
+from fullrank.encoders import Encoder, load_weights, plain_state, read_weights, with_options_of
 from fullrank.errors import DataError, UsageError
 
 STANDARD = {"image_size": 64, "mean": (0.0,), "std": (1.0,)}
@@ -190,7 +190,7 @@ def resnets(tmp_path_factory) -> Path:
     [
         ("resnet18", 3, "resnet50", ["resnet50.pth", "conv1.weight", "64x3x7x7", "64x3x3x3"]),
         ("resnet34", 3, "resnet18", ["missing", "layer1.2.conv1.weight", "layer1.2.bn1.weight", "..."]),
-        ("resnet18,stem=standard", 3, "resnet34", [80, "larger", "layer1.2.conv1.weight"]),
+        ("resnet18,stem=standard", 3, "resnet34", [80, "larger", "layer1.2.conv1.weight", "resnet34"]),
         ("resnet18", 3, "resnet18", [1, "resnet18,stem=standard", "7x7"]),
         ("resnet18,stem=standard", 1, "resnet18", ["resnet18,stem=standard,channels=3", "grey"]),
         ("resnet18", 1, "resnet18", ["resnet18,channels=3,stem=standard", "grey", "7x7"]),
@@ -243,7 +243,7 @@ def _write(path: Path, kind: str) -> None:
             torch.save(tensors, path, _use_new_zipfile_serialization=False)
             cut(path, 0.9)
         case "objects":
-            torch.save({"state_dict": tensors, "args": argparse.Namespace(lr=1)}, path)
+            torch.save({"net": argparse.Namespace(**{"a": torch.ones(2)})}, path)
         case "module":
             torch.save(nn.Linear(2, 2), path)
         case "list":
@@ -292,10 +292,11 @@ def test_nothing_in_a_file_is_run(tmp_path):
     [
         ("resnet18", "resnet18", "resnet18,stem=standard"),
         ("resnet18,stem=small", "resnet18", "resnet18,stem=small"),
-        ("resnet18", "cifar", "resnet18"),
+        ("resnet18", "cifar", "resnet18,stem=small"),
+        ("vit_tiny_patch16_224", "resnet18", "vit_tiny_patch16_224"),
         ("tiny-resnet", "resnet18", "tiny-resnet"),
     ],
 )
-def test_with_stem_of_names_the_stem_of_the_file(spec, file, expected, resnets):
+def test_with_options_of_names_the_stem_of_the_file(spec, file, expected, resnets):
     torch.save(plain_state(encoder("resnet18", image_size=32)), resnets / "cifar.pth")
-    assert str(with_stem_of(spec, resnets / f"{file}.pth")) == expected
+    assert str(with_options_of(spec, resnets / f"{file}.pth")) == expected

@@ -13,7 +13,7 @@ from fullrank.evaluation.groups import check_balance, grouping
 from fullrank.evaluation.scores import Request
 from fullrank.evaluation.shifts import load_shift, matched
 from fullrank.heads import head
-from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes import LinearProbe, NearestProbe, few_shot, retrieval
 from fullrank.record.scores import AMONG_CLASSES
 
 BOTH = "background and object"
@@ -313,6 +313,22 @@ def test_few_shot_probes_treat_features_alike(digits):
     found = evaluated(*digits, shots=(5,), features="l2")
     (few,) = [one for one in found.scores if one.shots is not None]
     assert (few.probe, few.statistic, few.features, few.shots) == ("linear", "accuracy", "l2", 5)
+
+
+def test_few_shot_scores_have_the_interval_over_their_draws(few):
+    train, test = few
+    for episodes in (3, 1):
+        found = evaluated(train, test, shots=(4,), episodes=episodes, seed=2)
+        (score,) = [one for one in found.scores if one.shots is not None]
+        labels = train.labels["label"], test.labels["label"]
+        (expected,) = few_shot(
+            flat(train), labels[0], flat(test), labels[1], shots=(4,), episodes=episodes, seed=2
+        )
+        assert (score.value, score.low, score.high) == (expected.mean, expected.low, expected.high)
+        assert score.episodes == episodes and (score.low is None) == (episodes == 1)
+    assert {one.episodes for one in found.scores if one.shots is None} == {None}
+    with refuses(UsageError, "episodes", 0, 1):
+        Request(episodes=0)
 
 
 def test_an_unknown_treatment_is_refused():

@@ -106,6 +106,9 @@ def test_a_class_with_too_few_rows_is_named():
     labels = torch.tensor([0] * 9 + [7] * 4 + [8] * 6)
     with refuses(DataError, "Class 7", "4 labelled", "5 shots", "4 shots"):
         few_shot(torch.eye(19), labels, torch.eye(19), labels, shots=(1, 5))
+    words = ["ant" if label == 7 else "owl" for label in labels]
+    with refuses(DataError, "Class 'ant'", "4 labelled"):
+        few_shot(torch.eye(19), words, torch.eye(19), words, shots=(1, 5))
     with refuses(DataError, "2 classes", "got 0"):
         few_shot(torch.eye(4), [-1] * 4, torch.eye(4), [0] * 4, shots=(1,))
 

@@ -40,6 +40,7 @@ def test_a_fraction_is_of_each_class_and_the_same_for_every_seed():
         ({"classes": "3+banana"}, UsageError, ["banana"]),
         ({"fraction": 0.001}, DataError, [0.001, "10 of 10"]),
         ({"init": "no/such/file.safetensors"}, DataError, ["no/such/file.safetensors"]),
+        ({"init_prefix": "teacher"}, UsageError, ["init_prefix=teacher", "init"]),
     ],
 )
 def test_what_does_not_fit_the_data_is_one_sentence(tmp_path, overrides, error, names):

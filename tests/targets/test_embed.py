@@ -12,10 +12,12 @@ from PIL import Image
 from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from transparent import TEST, TRAIN, Coded, Pixels, pixel_rows
 
 from fullrank import source, train
-from fullrank.errors import DataError, UsageError
-from fullrank.targets.embed import embed
+from fullrank.embeddings.files import open_embeddings
+from fullrank.errors import DataError, InterruptedRunError, UsageError
+from fullrank.targets.embed import embed, write_embeddings
 
 DIGITS = tuple("0123456789")
 
@@ -82,7 +84,8 @@ def test_npy_holds_the_features_and_beside_them_the_labels(quick_run, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), features)
     labels = np.load(tmp_path / "x.labels.npy", allow_pickle=False)
     np.testing.assert_array_equal(labels, source("digits").load("test").labels["label"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.labels.npy", "x.npy"]
+    assert (tmp_path / "x.ids.txt").read_text().splitlines() == list(source("digits").load("test").ids)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.ids.txt", "x.labels.npy", "x.npy"]
 
 
 def test_without_a_label_there_is_no_file_of_labels(quick_run, unlike, tmp_path):
@@ -131,7 +134,7 @@ def test_another_ending_is_refused(quick_run, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("taken", "out"),
-    [("x.npy", "x.npy"), ("x.labels.npy", "x.npy"), ("x.parquet", "x.parquet")],
+    [("x.npy", "x.npy"), ("x.labels.npy", "x.npy"), ("x.ids.txt", "x.npy"), ("x.parquet", "x.parquet")],
 )
 def test_nothing_is_overwritten(quick_run, tmp_path, taken, out):
     (tmp_path / taken).write_text("precious")
@@ -157,7 +160,7 @@ def test_a_missing_extra_is_said_before_anything_is_computed(quick_run, tmp_path
     [
         ({"place": "stage9.1"}, ["stage9.1", "stage3.1"]),
         ({"place": "h[:99]"}, ["h[:99]", 99, 32]),
-        ({"split": "val"}, ["val", "train", "test"]),
+        ({"split": "val"}, ["val", "train", "test", "all"]),
         ({"data": "digitz"}, ["digitz", "digits"]),
     ],
 )
@@ -171,6 +174,118 @@ def test_colour_images_are_not_for_an_encoder_of_grey_ones(quick_run, tmp_path):
     np.savez(tmp_path / "colour.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
     with refuses(DataError, 3, 1, quick_run.path, "grey"):
         embed(quick_run, f"npz:{tmp_path}/colour.npz", split="train")
+
+
+def numbered_folder(folder, count=9):
+    """Images of 4 x 4 pixels, each filled with its number, in classes by turns; the spec that reads them."""
+    for number in range(count):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), number).save(path)
+    return f"folder:{folder}"
+
+
+def numbers_in(features):
+    return np.rint(np.asarray(features)[:, 0] * 255).astype(int).tolist()
+
+
+@pytest.mark.parametrize("ending", [".npy", ".safetensors", ".parquet"])
+@pytest.mark.parametrize("model", [Pixels, Pixels(1, 4)])
+def test_every_image_of_a_folder_is_written_with_its_own_path(tmp_path, monkeypatch, ending, model):
+    monkeypatch.setattr("fullrank.targets.embed.BATCH", 4)
+    data = numbered_folder(tmp_path / "images")
+    written = write_embeddings(model, data, tmp_path / f"x{ending}")
+    file = open_embeddings(written.files[0])
+    assert (written.rows, written.width, written.dtype) == (9, 16, "float32")
+    assert file.ids.tolist() == [f"a/{n}.png" for n in range(0, 9, 2)] + [
+        f"b/{n}.png" for n in range(1, 9, 2)
+    ]
+    assert numbers_in(file.sample(9, seed=0)) == [0, 2, 4, 6, 8, 1, 3, 5, 7]
+    assert file.labels.tolist() == [0] * 5 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"), [(None, ["test"]), ("train", ["train"]), ("all", ["train", "test"])]
+)
+def test_splits_that_the_data_state(tmp_path, split, expected):
+    features = torch.cat([pixel_rows(each) for each in expected])
+    np.testing.assert_array_equal(embed(Pixels, Coded, split=split), features)
+    write_embeddings(Pixels, Coded, tmp_path / "x.parquet", split=split)
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.column("embedding").to_pylist() == features.tolist()
+    assert len(set(table.column("id").to_pylist())) == len(features)
+    if split == "all":
+        assert table.column("split").to_pylist() == ["train"] * TRAIN + ["test"] * TEST
+    else:
+        assert "split" not in table.column_names
+
+
+def test_data_without_splits_of_their_own_are_embedded_whole(quick_run):
+    assert len(embed(quick_run, "digits")) == len(embed(quick_run, "digits", split="all")) == 1797
+    assert len(embed(quick_run, "digits", split="test")) == len(embed(quick_run)) == 500
+    assert len(embed(quick_run, split="all")) == 800
+
+
+class Stops(Pixels):
+    """The pixels, until an interruption after a number of batches."""
+
+    left = 99
+
+    def features(self, x, places):
+        Stops.left -= len(x) == 4  # a batch, not a trial of the encoder
+        if Stops.left < 0:
+            raise InterruptedRunError("any")
+        return super().features(x, places)
+
+
+@pytest.mark.parametrize("batches", range(3))
+def test_an_interrupted_call_is_continued_to_the_same_bytes(tmp_path, monkeypatch, batches):
+    monkeypatch.setattr("fullrank.targets.embed.BATCH", 4)
+    data, whole, out = numbered_folder(tmp_path / "images", 12), tmp_path / "whole.npy", tmp_path / "x.npy"
+    write_embeddings(Stops, data, whole, dtype="float16")
+    monkeypatch.setattr(Stops, "left", batches)
+    with refuses(InterruptedRunError, 4 * batches, 12):
+        write_embeddings(Stops, data, out, dtype="float16")
+    monkeypatch.setattr(Stops, "left", 99)
+    if batches:
+        with refuses(UsageError, "place", "h", "quiet"):
+            write_embeddings(Stops, data, out, dtype="float16", place="quiet", resume=True)
+    write_embeddings(Stops, data, out, dtype="float16", resume=True)
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.glob("x.*")) == ["x.ids.txt", "x.labels.npy", "x.npy"]
+
+
+def test_other_weights_are_not_mixed_into_a_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("fullrank.targets.embed.BATCH", 4)
+    data, out, net = numbered_folder(tmp_path / "images"), tmp_path / "x.npy", Stops(1, 4)
+    monkeypatch.setattr(Stops, "left", 1)
+    with pytest.raises(InterruptedRunError):
+        write_embeddings(net, data, out)
+    monkeypatch.setattr(Stops, "left", 99)
+    torch.nn.init.ones_(net.idle)
+    with refuses(UsageError, "weights_crc32"):
+        write_embeddings(net, data, out, resume=True)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".safetensors", ".parquet"])
+def test_a_file_of_embeddings_is_converted(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr("fullrank.targets.embed.BATCH", 50)
+    write_embeddings(Pixels, Coded, tmp_path / "x.parquet", split="all")
+    written = write_embeddings(tmp_path / "x.parquet", None, tmp_path / f"y{ending}", dtype="float16")
+    first, second = open_embeddings(tmp_path / "x.parquet"), open_embeddings(tmp_path / f"y{ending}")
+    assert (written.rows, written.width, second.dtype) == (TRAIN + TEST, 16, "float16")
+    assert second.ids.tolist() == first.ids.tolist() and second.labels.tolist() == first.labels.tolist()
+    torch.testing.assert_close(next(second.chunks()), next(first.chunks()), rtol=1e-3, atol=0)
+    with refuses(UsageError, "x.parquet", "split"):
+        write_embeddings(tmp_path / "x.parquet", None, tmp_path / "z.npy", split="all")
+
+
+def test_what_a_model_without_a_head_lacks_is_said(tmp_path):
+    with refuses(UsageError, "z", "h"):
+        embed(Pixels, Coded, place="z")
+    with refuses(UsageError, "float64", "float32", "float16"):
+        write_embeddings(Pixels, Coded, tmp_path / "x.npy", dtype="float64")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path):

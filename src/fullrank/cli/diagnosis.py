@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from fullrank.cli.tables import plain_table
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import count_of
 from fullrank.record import RECORD_FILE, DiagnosisEntry
@@ -63,10 +63,7 @@ def _print_cause(console: Console, cause: Cause) -> None:
 
 
 def _places(entry: DiagnosisEntry) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("place", overflow="fold")
-    for title in ("width", "rank", "rankme", "live", "linear", "near", "recall@1"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = plain_table(["place"], ["width", "rank", "rankme", "live", "linear", "near", "recall@1"])
     measured = {(measure.place, measure.name): measure.value for measure in entry.measures}
     rows = {row.place: row for row in entry.layers}
     for place in entry.places:

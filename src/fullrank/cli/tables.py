@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fullrank.errors import count_of
@@ -38,13 +38,56 @@ if TYPE_CHECKING:
 _SEVERAL = (
     "Points on the test images: means over the labels, of a linear probe for each. Chance of AUROC is 50."
 )
+# The width to which a column of text may shrink.
+_READABLE = 12
 _Row = tuple[tuple[str, ...], Iterable[DialCell | None]]
+
+
+class FittedTable(Table):
+    """A table whose columns of numbers continue in tables below it where the terminal is too narrow.
+
+    Columns of text, which come first, fold. In every table they have 12 characters or as many as they need.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, or its parts one below the other."""
+        for columns in _beside(self.columns, options.max_width, sum(self.padding[1::2]) + 1):
+            part = Table(box=self.box, pad_edge=self.pad_edge, padding=self.padding)
+            for column in columns:
+                part.add_column(
+                    column.header, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow
+                )
+            for cells in zip(*(column.cells for column in columns), strict=True):
+                part.add_row(*cells)
+            yield from part.__rich_console__(console, options)
+
+
+def _beside(columns: Sequence[Column], width: int, between: int) -> list[list[Column]]:
+    """The columns of each part of a table: all that fold, and as many of the others as fit into `width`."""
+    texts = [column for column in columns if not column.no_wrap]
+    taken = sum(min(_widest(column), _READABLE) + between for column in texts)
+    parts, room = [list(texts)], width - taken
+    for column in columns:
+        if column.no_wrap:
+            needed = _widest(column) + between
+            if needed > room and len(parts[-1]) > len(texts):
+                parts.append(list(texts))
+                room = width - taken
+            parts[-1].append(column)
+            room -= needed
+    return parts
+
+
+def _widest(column: Column) -> int:
+    """The length of the longest line of a column, its title included."""
+    cells = [column.header, *column.cells]
+    return max(len(line) for cell in cells for line in (_without_markup(str(cell)).splitlines() or [""]))
 
 
 def plain_table(texts: Iterable[str], numbers: Iterable[str], *, tight: bool = False) -> Table:
     """An empty table: columns of text, which fold, then columns of numbers, which do not fold."""
     padding = (0, 0, 0, 1) if tight else (0, 1)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    table = FittedTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for title in texts:
         table.add_column(escape(title), overflow="fold")
     for title in numbers:

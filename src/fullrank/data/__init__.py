@@ -107,8 +107,11 @@ def _suggest_for(text: str, path: Path) -> str:
         return f"a folder of images is written {_typed('folder', text)}"
     if suffix == ".npy":
         return "an array alone has no labels; save images and labels in one file and write npz:FILE"
-    if suffix in (".npz", ".parquet"):
-        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'huggingface', text)}"
+    if suffix in (".npz", ".csv", ".tsv"):
+        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'table', text)}"
+    if suffix == ".parquet":
+        lists = f"or {_typed('table', text)} if it lists image files"
+        return f"a {suffix} file is written {_typed('huggingface', text)}, {lists}"
     if "ubyte" in path.name or suffix == ".idx":
         return f"IDX files are named by their folder, {_typed('mnist', str(path.parent))}"
     if path.is_file():
@@ -166,12 +169,10 @@ for _entry in [
         "your own",
         value=Parameter("file", str, "the CSV or Parquet file", required=True),
         options=(
-            Parameter("path", str, "the column of paths; default: path, filename, image, ..."),
-            Parameter("label", str, "the column of labels, or A+B for several; default: label, class, ..."),
-            Parameter("split", str, "the column of splits; default: split, subset, ..."),
-            Parameter(
-                "group", str, "the column of groups kept in one split; default: group, patient_id, ..."
-            ),
+            Parameter("path", str, "the column of paths; default: such as path or filename"),
+            Parameter("label", str, "the column of labels, A+B for several; default: such as label or class"),
+            Parameter("split", str, "the column of splits; default: such as split or subset"),
+            Parameter("group", str, "the column of groups, kept in one split; default: such as patient_id"),
             Parameter("root", str, "the folder of the paths; default: that of the table"),
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
         ),
@@ -262,7 +263,11 @@ for _entry in [
         value=Parameter("path", str, "its folder (also of tar shards), Parquet file or name", required=True),
         options=(
             Parameter("image", str, "the column of images; default: the first one with images"),
-            Parameter("label", str, "the column of labels; default: the first one with classes"),
+            Parameter(
+                "label",
+                str,
+                "the column of labels, or several joined by +; default: the first one of classes",
+            ),
             _CANVAS,
         ),
         aliases=("hf",),

@@ -73,9 +73,9 @@ def grouped_split(labels: np.ndarray, groups: Sequence[str], split: str, name: s
     Raises:
         DataError: If there are fewer than 2 groups.
 
-    >>> groups = ["a", "a", "b", "b", "c", "d", "d", "d", "e", "e"]
+    >>> groups = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"]
     >>> grouped_split(np.zeros(10, int), groups, "test", "x").tolist()
-    [2, 3]
+    [4, 5]
     """
     own = [group or f"\0{row}" for row, group in enumerate(groups)]
     distinct, group_of = np.unique(own, return_inverse=True)

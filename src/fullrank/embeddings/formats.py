@@ -3,12 +3,13 @@
 Nothing is unpickled. The shape that a file declares is compared with its size before any number is read.
 """
 
+import json
 import math
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,12 +73,9 @@ def open_npy(path: Path, wanted: Wanted) -> Contents:
         if name is not None:
             what = f"{path.name} holds one array and nothing called {name!r}"
             raise UsageError(f"{what}; leave the name out, or give labels as a file ending in .npy or .txt.")
-    beside, ids = path.with_suffix(".labels.npy"), path.with_suffix(".ids.txt")
-    return Contents(
-        ArrayMatrix(map_npy(path), path.name),
-        map_npy(beside) if beside.is_file() else None,
-        np.array(read_lines(ids, errors="replace"), dtype=np.str_) if ids.is_file() else None,
-    )
+    beside = path.with_suffix(".labels.npy")
+    labels = map_npy(beside) if beside.is_file() else None
+    return Contents(ArrayMatrix(map_npy(path), path.name), labels, _ids_beside(path))
 
 
 def open_npz(path: Path, wanted: Wanted) -> Contents:
@@ -100,13 +98,35 @@ def open_npz(path: Path, wanted: Wanted) -> Contents:
 
 
 def open_safetensors(path: Path, wanted: Wanted) -> Contents:
-    """A tensor of a file, which its library maps copy on write, and what stands beside it."""
+    """A tensor of a file, which its library maps copy on write, and what stands beside it.
+
+    Its ids are a JSON list `ids` in the metadata, or the lines of `NAME.ids.txt`.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
-            return _archived(path, shapes, wanted, file.get_tensor)
+            contents = _archived(path, shapes, wanted, file.get_tensor)
+            if contents.ids is None:
+                contents = replace(contents, ids=_ids_in(file.metadata()))
+            return contents if contents.ids is not None else replace(contents, ids=_ids_beside(path))
     except SafetensorError as error:
         raise damaged(path, error) from None
+
+
+def _ids_in(notes: Mapping[str, str] | None) -> np.ndarray | None:
+    """The ids in the metadata of a file, if it has a list of words."""
+    try:
+        ids = json.loads((notes or {})["ids"])
+    except (KeyError, ValueError):
+        return None
+    words = isinstance(ids, list) and all(isinstance(each, str) for each in ids)
+    return np.array(ids, dtype=np.str_) if words else None
+
+
+def _ids_beside(path: Path) -> np.ndarray | None:
+    """The lines of `NAME.ids.txt`, if there is such a file."""
+    ids = path.with_suffix(".ids.txt")
+    return np.array(read_lines(ids, errors="replace"), dtype=np.str_) if ids.is_file() else None
 
 
 def _archived(

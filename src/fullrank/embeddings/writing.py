@@ -61,8 +61,9 @@ class Rows:
     @property
     def settings(self) -> dict[str, Any]:
         """What must be equal for a part to be continued."""
-        ids = zlib.crc32("\n".join(self.ids).encode())
-        return self.notes | {"rows": len(self), "ids_crc32": ids}
+        ids, labels = "\n".join(self.ids).encode(), self.labels.tobytes()
+        checksums = {"ids_crc32": zlib.crc32(ids), "labels_crc32": zlib.crc32(labels)}
+        return self.notes | {"rows": len(self)} | checksums
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class _Safetensors(Layout):
 
 @final
 class _Parquet(Layout):
-    """The columns `id`, `embedding`, `label`, `class` and, if there are several, `split`; notes as metadata."""
+    """The columns `id`, `embedding`, `label`, `class`, and `split` of several splits; notes as metadata."""
 
     def prefix(self, width: int) -> bytes:
         return b""
@@ -383,12 +384,12 @@ class Part:
             )
         try:
             begun = json.loads(self._settings_file.read_text(encoding="utf-8"))
-            width = int(begun["width"])
+            width = int(begun.pop("width"))
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{self._settings_file} is damaged; remove {both}.") from None
-        for key, value in self._settings.items():
-            if begun.get(key) != value:
-                before, now = (str(each)[:80] for each in (begun.get(key), value))
+        for key in self._settings | begun:
+            before, now = (str(each.get(key))[:80] for each in (begun, self._settings))
+            if begun.get(key) != self._settings.get(key):
                 remedy = f"repeat the first settings, or remove {both}"
                 raise UsageError(f"{self.path} was begun with {key} {before}, but now it is {now}; {remedy}.")
         return width

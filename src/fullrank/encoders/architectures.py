@@ -41,13 +41,16 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> str | None:
 def _resnet(net: Mapping[str, Tensor]) -> str | None:
     stages = (_count(net, f"layer{stage}.") for stage in range(1, 5))
     bottleneck, width = "layer1.0.conv3.weight" in net, len(net["layer1.0.conv1.weight"])
+    if net["layer1.0.conv2.weight"].shape[1] != width:  # grouped, as in ResNeXt
+        return None
     return _RESNETS.get((tuple(stages), bottleneck, width))
 
 
 def _transformer(net: Mapping[str, Tensor]) -> str | None:
-    width, _, patch, _ = net["patch_embed.proj.weight"].shape
+    width, channels, patch, _ = net["patch_embed.proj.weight"].shape
     size = _TRANSFORMERS.get((width, _count(net, "blocks.")))
-    if size is None or "pos_embed" not in net:
+    # A hybrid embeds the channels of a residual net.
+    if size is None or "pos_embed" not in net or channels >= 64:
         return None
     if patch == 14 and "blocks.0.ls1.gamma" in net:
         return f"vit_{size}_patch14_{'reg4_' if 'register_tokens' in net else ''}dinov2"

@@ -79,6 +79,8 @@ class LibraryEncoder(TracedEncoder):
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
+        if num_heads is not None and num_heads < 1:
+            raise UsageError(f"'{model}': num_heads must be at least 1, but got {num_heads}.")
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
@@ -136,11 +138,12 @@ def preprocessing_of(name_or_config: str | Mapping[str, Any] | Any, size: int | 
     """
     timm_data: Any = import_module("timm.data")
     config: Any = name_or_config
-    name = config if isinstance(config, str) else getattr(config, "get", dict)("architecture", "the module")
     if isinstance(config, str):
         _check_name(config)
         config = _configuration(config)
     config = dict(config.to_dict() if hasattr(config, "to_dict") else config or {})
+    named = isinstance(name_or_config, str)
+    name = name_or_config if named else config.get("architecture") or "the module"
     channels, height, width = config.get("input_size") or (3, 224, 224)
     if size is None and height != width:
         raise UsageError(f"{name} takes images of {height} x {width} pixels, not squares; give --image-size.")

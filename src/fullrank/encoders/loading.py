@@ -60,10 +60,10 @@ class Loaded:
         unused = ", ".join(f"{count} {reason}" for reason, count in self.left_out)
         others = " and ".join(_quoted(other) for other in self.others[:3])
         verb = "fits" if len(self.others) == 1 else "fit"
-        what = f"{self.file}: {count_of(self.tensors, 'tensor')}{of} loaded"
         sentences = [
-            f"{what}; not used: {unused}." if unused else f"{what}.",
-            f"{others} {verb} too; prefix (--weights-prefix) chooses." if others else "",
+            f"Loaded {count_of(self.tensors, 'tensor')}{of} from {self.file}.",
+            f"Left out: {unused}." if unused else "",
+            f"{others} {verb} too; --weights-prefix or --init-prefix chooses another net." if others else "",
             *self.notes,
             f"Assumed, since no tensor shows it: {'; '.join(self.assumed)}." if self.assumed else "",
         ]
@@ -311,7 +311,8 @@ def _shown(model: nn.Module) -> bool:
 
 
 def _is_activation(layer: nn.Module) -> bool:
-    return type(layer).__module__ in ("torch.nn.modules.activation", "timm.layers.activations")
+    modules = ("torch.nn.modules.activation", "timm.layers.activations")
+    return type(layer).__module__ in modules and not isinstance(layer, nn.Softmax)
 
 
 def _loaded(

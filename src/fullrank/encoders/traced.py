@@ -157,16 +157,17 @@ class TracedEncoder(Encoder):
         try:
             self._reading(place)
         except UsageError as error:
-            return str(error) if self._layer_of(place) in self._paths() | self._readings.keys() else ""
+            return str(error) if self._layer_of(place) in self.module_names() | self._readings.keys() else ""
         return None
 
-    def _paths(self) -> set[str]:
+    def module_names(self) -> set[str]:
+        """The dotted names of all modules inside; those that run once are places."""
         return {name for name, _ in self.model.named_modules() if name}
 
     def _layer_of(self, place: str) -> str:
         """A place without its pooling. A module that is called so itself, such as `cls`, is no pooling."""
         layer, _, last = place.rpartition(".")
-        return layer if layer and last in POOLINGS and place not in self._paths() else place
+        return layer if layer and last in POOLINGS and place not in self.module_names() else place
 
     def _reading(self, place: str) -> Reading:
         """How a place is read; found when it is asked for the first time."""
@@ -185,9 +186,11 @@ class TracedEncoder(Encoder):
         return replace(reading, pooling=pooling)
 
     def _reading_of_module(self, path: str) -> Reading:
-        if path not in self._paths():
+        if path not in self.module_names():
             own = ("h", *self.places)
-            raise unknown_name("place", path, {*own, *self._paths()}, f"{self.name} has {', '.join(own)}")
+            raise unknown_name(
+                "place", path, {*own, *self.module_names()}, f"{self.name} has {', '.join(own)}"
+            )
         calls = [call for call in self._traced.calls if call.module == path]
         remedy = f"read another place, such as {(*self.places, 'h')[0]}"
         if len(calls) != 1:

@@ -12,7 +12,14 @@ from fullrank.data.image_set import UNLABELLED, count_classes
 from fullrank.errors import DataError, count_of
 from fullrank.evaluation.groups import Grouping, check_balance, grouping
 from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
-from fullrank.evaluation.several import can_be_ranked, check_ranked, score_several, several_of, with_any_label
+from fullrank.evaluation.several import (
+    can_be_ranked,
+    check_possible,
+    check_ranked,
+    score_several,
+    several_of,
+    with_any_label,
+)
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
 from fullrank.processes import ALONE, Share
@@ -112,10 +119,11 @@ def evaluate(
         features = _read(encoder, head, test, places, share)
         return Evaluation({}, [], {place: _spectrum(features[place]) for place in places})
     if several:
+        check_possible(request, shifts or (), train, several)
         learnt, tested = (
             (images, _read(encoder, head, images, places, share)) for images in (labelled, test)
         )
-        scores, notes = score_several(learnt, tested, several, request, list(shifts or ()))
+        scores, notes = score_several(learnt, tested, several, request)
         return Evaluation({}, scores, {place: _spectrum(tested[1][place]) for place in places}, notes)
     train = labelled
     _check_shots(train, label, request.shots)

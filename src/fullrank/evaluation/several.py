@@ -1,6 +1,6 @@
 """Images with several labels: which labels can be scored, and their means over labels at each place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +34,17 @@ def check_ranked(train: ImageSet, test: ImageSet, names: Sequence[str]) -> None:
         )
 
 
+def check_possible(request: Request, shifts: Iterable[str], train: ImageSet, names: Sequence[str]) -> None:
+    """Raise UsageError if what is requested of images with several labels needs one class for each image."""
+    impossible = [measure for measure in request.measures if measure not in _ALLOWED]
+    impossible += [*(["few-shot accuracy"] if request.shots else []), *shifts]
+    if impossible:
+        raise UsageError(
+            f"{', '.join(impossible)} needs one class for each image, but {train} has {len(names)} labels an "
+            f"image; choose one of them (--label {names[0]}), or leave it out."
+        )
+
+
 def with_any_label(images: ImageSet, names: Sequence[str]) -> ImageSet:
     """The images that have a value for one or more of the labels."""
     return images.subset(np.flatnonzero((_table(images, names) != UNLABELLED).any(1)))
@@ -44,7 +55,6 @@ def score_several(
     test: tuple[ImageSet, Mapping[str, Tensor]],
     names: Sequence[str],
     request: Request,
-    shifts: Sequence[str] = (),
 ) -> tuple[list[Score], list[str]]:
     """The scores of all places, and a sentence about the labels behind the means.
 
@@ -53,18 +63,7 @@ def score_several(
         test: The test images, and place -> their features (M, D).
         names: The several labels, each named "label:NAME".
         request: The treatment of features, the seed, and the measures.
-        shifts: Other images that are to be scored, which is impossible.
-
-    Raises:
-        UsageError: If what is requested needs one class for each image.
     """
-    refused = [measure for measure in request.measures if measure not in _ALLOWED]
-    refused += [*(["few-shot accuracy"] if request.shots else []), *shifts]
-    if refused:
-        problem = (
-            f"{', '.join(refused)}: this needs one class for each image, but {train[0]} has several labels"
-        )
-        raise UsageError(f"{problem}; choose one of these {len(names)} (--label {names[0]}).")
     learnt, tested = _table(train[0], names), _table(test[0], names)
     short = [name.partition(":")[2] for name in names]
     scores = []
@@ -79,8 +78,10 @@ def score_several(
     chance = f"Chance is 50.0 for AUROC and {100 * share:.1f} for average precision."
     notes.append(f"{counted}. {chance}")
     if left_out := result.left_out:
-        some = f"{', '.join(left_out[:3])}{' and others' if len(left_out) > 3 else ''}"
-        notes.append(f"Without a 0 or a 1 in training or test, and therefore left out: {some}.")
+        some = ", ".join(f"label:{name}" for name in left_out[:3]) + (
+            " and others" if len(left_out) > 3 else ""
+        )
+        notes.append(f"Left out, because training or test images lack a 0 or a 1: {some}.")
     return scores, notes
 
 

@@ -85,15 +85,16 @@ def few_shot(
         raise UsageError(f"Shots are rows a class, 1 or more, but got {list(shots)}; the usual are 1, 5, 10.")
     if episodes < 1:
         raise UsageError(f"Few-shot accuracy needs 1 episode or more, but got {episodes}; the default is 5.")
-    labels, test_labels = joint_numbers(labels, test_labels)
+    (labels, test_labels), names = joint_numbers(labels, test_labels)
     features, labels = labelled_rows(features, labels)
     classes = torch.unique(labels).tolist()
     check_classes(classes, len(labels), "Few-shot accuracy")
     members = rows_by_value(labels)
     fewest, rarest = min(zip(map(len, members), classes, strict=True))
     if fewest < max(shots):
+        rare = rarest if names is None else repr(names[rarest])
         raise DataError(
-            f"Class {rarest} has {fewest} labelled rows, too few for {max(shots)} shots; ask for "
+            f"Class {rare} has {fewest} labelled rows, too few for {max(shots)} shots; ask for "
             f"{fewest} shots or fewer, or leave the class out."
         )
     generator = torch.Generator().manual_seed(seed)

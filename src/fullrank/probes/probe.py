@@ -154,12 +154,13 @@ def label_vector(labels: Any) -> Tensor:
     return vector.long()
 
 
-def joint_numbers(*labels: Any) -> list[Any]:
-    """Labels as they are; if they are words, their class numbers, which are the same in all of them."""
+def joint_numbers(*labels: Any) -> tuple[list[Any], tuple[str, ...] | None]:
+    """Labels as they are, and None; of words their class numbers, alike in all of them, and the words."""
     if not any(map(are_words, labels)):
-        return list(labels)
+        return list(labels), None
     plain = {str(place): plain_labels(each, "Labels") for place, each in enumerate(labels)}
-    return list(class_numbers(plain, "Labels")[0].values())
+    numbers, names = class_numbers(plain, "Labels")
+    return list(numbers.values()), names
 
 
 def label_table(names: str, *columns: Any) -> Tensor:

@@ -79,9 +79,9 @@ def retrieval(
         one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
     if gallery is None:
-        (labels,) = joint_numbers(labels)
+        (labels,), _ = joint_numbers(labels)
     else:
-        labels, gallery_labels = joint_numbers(labels, gallery_labels)
+        (labels, gallery_labels), _ = joint_numbers(labels, gallery_labels)
     features, labels = labelled_rows(features, labels)
     queries = directions(features)
     if gallery is None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fullrank.data import SOURCES, BadImages, BatchLoader, ImageSet, class_list, source
+from fullrank.data.classes import check_classes
 from fullrank.data.datasets import image_set_of, is_dataset
 from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
@@ -73,6 +74,8 @@ def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[Imag
         test = images.load("test", recipe.image_size, bad=bad)
     else:
         train, test = datasets.sized(recipe.image_size, held_out=recipe.held_out is not None)
+    if recipe.held_out is None:
+        check_classes(train.occurring("label"), test.occurring("label"), train.name)
     if recipe.classes is not None:
         names = class_list(recipe.classes)
         train, test = train.of_classes(names), test.of_classes(names)
@@ -112,6 +115,8 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     """
     if recipe.init is not None and without_download(recipe.encoder) != recipe.encoder:
         raise UsageError(f"Both init={recipe.init} and {recipe.encoder} give weights; leave out one of them.")
+    if recipe.init is None and recipe.init_prefix is not None:
+        raise UsageError(f"init_prefix={recipe.init_prefix} is of no file; give its file with init.")
     if recipe.engine.logger is not None:
         check_logger(recipe.engine.logger)
     check_optimizer(recipe.optimizer.name)
@@ -158,7 +163,7 @@ def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:
     size, channels = train.image_size, train.channels
     encoder = build_encoder(recipe.encoder, image_size=size, in_chans=channels, mean=mean, std=std)
     if recipe.init is not None:
-        loaded = load_weights(encoder, recipe.init)
+        loaded = load_weights(encoder, recipe.init, recipe.init_prefix)
         if loaded.remarkable:
             warnings.warn(str(loaded), FullrankWarning, stacklevel=2)
     if recipe.engine.channels_last:

@@ -370,7 +370,7 @@ def _build_spec(spec: Spec, given: Given, images: ImageSet, preprocessing: Prepr
     if given.weights is not None:
         loaded: Loaded = load_weights(built, given.weights, given.prefix)
         print(loaded, file=sys.stderr)
-    built.normalise_by(preprocessing.mean, preprocessing.std)
+        built.normalise_by(preprocessing.mean, preprocessing.std)
     return built
 
 

@@ -34,7 +34,7 @@ def read_columns(path: Path, name: str) -> Columns:
         raise DataError(f"There is no file {path}; check the path in {name}.")
     columns = _of_parquet(path, name) if path.suffix.lower() in (".parquet", ".pq") else _of_text(path, name)
     if not columns or not len(next(iter(columns.values()))):
-        raise DataError(f"{name}: {path} has no row; write a line of names and a line for each image.")
+        raise DataError(f"{name} has no row; write a line of names and a line for each image.")
     return columns
 
 
@@ -46,17 +46,17 @@ def _of_text(path: Path, name: str) -> Columns:
             delimiter = max(_DELIMITERS, key=first.count)
             header, *rows = csv.reader(file, delimiter=delimiter, strict=True)
     except (OSError, csv.Error) as error:
-        raise DataError(f"{name}: {path} cannot be read as a table ({error}); save it as CSV.") from error
+        raise DataError(f"{name} cannot be read as a table ({error}); save it as CSV.") from error
     except ValueError:  # no line at all
         return {}
     names = [each.strip() for each in header]
     if twice := {each for each in names if names.count(each) > 1}:
-        raise DataError(f"{name}: {path} has the column {min(twice)!r} twice; rename one.")
+        raise DataError(f"{name} has the column {min(twice)!r} twice; rename one.")
     rows = [row for row in rows if row]
     for number, row in enumerate(rows, start=2):
         if len(row) != len(names):
             problem = f"row {number} has {len(row)} cells, but there are {len(names)} columns"
-            raise DataError(f"{name}: {path}: {problem}; quote cells that contain {delimiter!r}.")
+            raise DataError(f"{name}: {problem}; quote cells that contain {delimiter!r}.")
     return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
 
 
@@ -69,7 +69,7 @@ def _of_parquet(path: Path, name: str) -> Columns:
     try:
         table = read_table(path)
     except (ArrowException, OSError) as error:
-        raise DataError(f"{name}: {path} is not a complete Parquet file; write it again.") from error
+        raise DataError(f"{name} is not a complete Parquet file; write it again.") from error
     return {each: table[each].to_pylist() for each in table.column_names}
 
 

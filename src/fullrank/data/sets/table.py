@@ -108,10 +108,11 @@ class ImageTable(ImageFiles):
             self._compare(division, labels, class_names, groups)
         if groups is not None:
             labels[GROUP], class_names[GROUP] = _numbered(groups)
-        used = {"paths": [path], "labels": label, "splits": [split], "groups": [group]}
-        said = ", ".join(
-            f"{role} in {few_of([*map(repr, each)])}" for role, each in used.items() if any(each)
-        )
+        used = {"paths": [path], "labels": label, "splits": [split or ""], "groups": [group or ""]}
+        listed = {
+            role: " and ".join(repr(each) for each in columns if each) for role, columns in used.items()
+        }
+        said = ", ".join(f"{role} in {each}" for role, each in listed.items() if each)
         understood = _sentence(division, labels, class_names["label"], said)
         return Files(names, labels, class_names, division.rows, division.official, understood)
 
@@ -153,14 +154,14 @@ class ImageTable(ImageFiles):
         unlabelled = np.full(count, UNLABELLED)
         binary = all(cell in ("0", "1", "", "-1") for cells in cells_of.values() for cell in cells)
         if len(cells_of) > 1 and binary:
-            values = {
-                f"label:{key}": np.array([int(cell or -1) for cell in cells_of[key]]) for key in cells_of
-            }
-            return {"label": unlabelled, **values}, {"label": (), **dict.fromkeys(values, ("0", "1"))}
+            labels = {"label": unlabelled}
+            for key, cells in cells_of.items():
+                labels[f"label:{key}"] = np.array([int(cell or UNLABELLED) for cell in cells])
+            return labels, {**dict.fromkeys(labels, ("0", "1")), "label": ()}
         numbered = [_numbered(cells) for cells in cells_of.values()] or [(unlabelled, ())]
         keys = ["label", *list(cells_of)[1:]]
-        labels, classes = zip(*numbered, strict=True)
-        return dict(zip(keys, labels, strict=True)), dict(zip(keys, classes, strict=True))
+        numbers, classes = zip(*numbered, strict=True)
+        return dict(zip(keys, numbers, strict=True)), dict(zip(keys, classes, strict=True))
 
     def _drawn(self, labels: np.ndarray, groups: Sequence[str] | None) -> Division:
         if groups is None:
@@ -181,13 +182,10 @@ class ImageTable(ImageFiles):
         if not len(rows_of["train"]) or not tests:
             held = few_of(list(dict.fromkeys(cells)))
             raise DataError(f"{self.name}: {column!r} has only {held}; write train and test.")
-        labelled = [
-            role for role in tests if any((each[rows_of[role]] >= 0).any() for each in labels.values())
-        ]
-        chosen = (labelled or tests)[0]
-        others = Counter(
-            cell for cell, role in zip(cells, roles, strict=True) if role not in ("train", chosen)
-        )
+        known = np.any([each >= 0 for each in labels.values()], axis=0)
+        chosen = ([role for role in tests if known[rows_of[role]].any()] or tests)[0]
+        used = np.concatenate([rows_of["train"], rows_of[chosen]])
+        others = Counter(cells[row] for row in np.setdiff1d(np.arange(len(cells)), used).tolist())
         note = ", ".join(f"{count_of(count, 'image')} of {cell}" for cell, count in others.items())
         return Division({"train": rows_of["train"], "test": rows_of[chosen]}, True, note)
 
@@ -232,11 +230,10 @@ def _sentence(
     parts = [[named[label] for label in labels["label"][rows].tolist()] for rows in division.rows.values()]
     if division.official:
         each = f"{len(parts[0])} training and {len(parts[1])} test images with {len(several)} labels each"
-        said = f"{each if several else describe_splits(*parts)} ({columns})"
+        said = f"{each if several else describe_splits(*parts)}; {columns}"
         return f"{said}; left out: {division.note}" if division.note else said
-    every = [each for part in parts for each in part]
+    every = parts[0] + parts[1]
     what = f"with {len(several)} labels each" if several else describe_classes(every)
+    drawn = f"{len(parts[1])} are drawn as test images"
     apart = ", with no group in both splits" if GROUP in labels else ""
-    return (
-        f"{count_of(len(every), 'image')} {what} ({columns}); {len(parts[1])} are drawn as test images{apart}"
-    )
+    return f"{count_of(len(every), 'image')} {what}; {columns}; {drawn}{apart}"

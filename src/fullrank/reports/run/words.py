@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 
 from fullrank.door import MAIN, imported
 from fullrank.files import shown_path
 from fullrank.record import Record, RunEntry
 from fullrank.record.comparisons import grouped
+from fullrank.record.scores import MEAN_AUROC
 from fullrank.reports.numbers import distance, in_points, signed, without_path
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import HeadRow, head_table
@@ -209,7 +211,12 @@ def machine_line(record: Record) -> str:
 
 def _verdict_on_one(runs: list[RunEntry], row: HeadRow, place: str) -> list[str]:
     if row.linear is None:
-        return [f"No probe was recorded at {place}."]
+        areas = [s.value for run in runs for s in run.scores if (s.place, s.statistic) == (place, MEAN_AUROC)]
+        if not areas:
+            return [f"No probe was recorded at {place}."]
+        mean = in_points(100 * fmean(areas))
+        scored = f"linear probes of them at {place} have a mean AUROC of {mean}"
+        return [f"Each image has several labels; {scored}, where chance is 50."]
     both = [run.probes for run in runs if place in run.probes and "z" in run.probes and place != "z"]
     gap = (
         Estimate.of([100 * (probes[place].linear - probes["z"].linear) for probes in both]) if both else None
