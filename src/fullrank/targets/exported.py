@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,23 +78,23 @@ def skeleton(notes: Mapping[str, str], module: nn.Module | None, file: str) -> F
     """
     try:
         size, channels = int(notes["image_size"]), int(notes.get("image_channels", notes["in_chans"]))
-        shape = {"image_size": size, "in_chans": channels}
-        statistics = {key: tuple(json.loads(notes[key])) for key in ("mean", "std")}
+        context: dict[str, Any] = {"image_size": size, "in_chans": channels}
+        context |= {key: tuple(json.loads(notes[key])) for key in ("mean", "std")}
     except (ValueError, TypeError) as error:
         raise DataError(f"The metadata of {file} are damaged ({error}); export it again.") from None
     with torch.random.fork_rng(devices=()):
         if notes["encoder"]:
             if module is not None:
                 raise UsageError(f"{file} holds {notes['encoder']}, which needs no module; leave it out.")
-            encoder = _encoder(notes, shape | statistics)
+            encoder = _encoder(notes, context)
         elif module is None:
             name = notes.get("target", "a module")
             raise UsageError(f"{file} was exported from a module of yours, {name}; give it as module=.")
         else:
-            encoder = module_encoder(module, **shape, **statistics)
+            encoder = module_encoder(module, **context)
         head = build_head(HEADS.parse(notes["head"], from_file=True), in_dim=encoder.feature_dim)
     reader = FeatureReader(encoder, head, notes["place"], (channels, size, size))
-    return cast(FeatureReader, reader.eval())
+    return reader.eval()
 
 
 def _encoder(notes: Mapping[str, str], context: Mapping[str, Any]) -> Encoder:

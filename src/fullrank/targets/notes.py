@@ -68,7 +68,7 @@ def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] |
         return None
     for interpolation in ("bicubic", "bilinear", "lanczos"):
         for crop, share in (("squash", 1.0), *(("center", share) for share in _SHARES)):
-            config = {"input_size": [3, size, size], "interpolation": interpolation}
+            config: dict[str, Any] = {"input_size": [3, size, size], "interpolation": interpolation}
             config |= {"crop_pct": share, "crop_mode": crop}
             made = create_transform(**config, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
             difference = np.abs(made.permute(1, 2, 0).numpy() * 255 - expected).max()
