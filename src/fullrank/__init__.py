@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fullrank.studies.reproduce import Reproduction as Reproduction, reproduce as reproduce
     from fullrank.targets.embed import embed as embed, write_embeddings as write_embeddings
     from fullrank.targets.export import export as export
+    from fullrank.targets.exported import load_exported as load_exported
     from fullrank.targets.opening import Target as Target, target as target
     from fullrank.training.dry_run import dry_run as dry_run
     from fullrank.training.module import JointEmbedding as JointEmbedding

@@ -1,6 +1,7 @@
 """Models carried away: each format ends at the place and gives the features that PyTorch gives there."""
 
 import json
+import shutil
 import sys
 import zipfile
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from refusals import refuses
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -114,7 +116,9 @@ def test_a_small_stem_comes_with_the_lines_that_change_timms_net(quick_run, tmp_
     model = timm.create_model("resnet18", num_classes=0, in_chans=int(notes["in_chans"]))
     with pytest.raises(RuntimeError, match="conv1"):
         loaded(model, path)
-    exec(notes["stem"], {"torch": torch, "model": model})
+    names = {"timm": timm, "torch": torch}
+    exec(f"{notes['create']}\n{notes['stem']}", names)
+    model = names["model"]
     images = torch.rand(3, 1, 16, 16)
     h = loaded(model, path)(normalised(images, notes))
     torch.testing.assert_close(h, small.encoder(images), rtol=1e-5, atol=1e-5)
@@ -234,6 +238,10 @@ def test_a_program_computes_the_features_for_any_number_of_images(timm_run, tmp_
     assert capfd.readouterr().out == ""
     notes = {"place": "", "feature_dim": "", "preprocessing": ""}
     program = torch.export.load(path, extra_files=notes)
+    with refuses(UsageError, "x.pt2"):
+        export(path, tmp_path / "again.safetensors")
+    images = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(load_exported(path)(images), program.module()(images))
     for count in (1, 2, 7):
         images = torch.rand(count, 1, 32, 32)
         expected = timm_features(timm_run, images, "layer2.0")
@@ -376,6 +384,42 @@ def test_a_module_is_exported_and_comes_back_into_another_of_its_kind(tmp_path):
     }
     with refuses(UsageError, "net.safetensors", "Net"):
         load_exported(path)
+
+
+@torch.no_grad()
+def test_others_prepare_images_by_the_metadata_as_timm_does(tmp_path):
+    net = timm.create_model("test_resnet", num_classes=0).eval()
+    (path,) = export(target(net, image_size=48), tmp_path / "net.safetensors", place="layer2.0")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 131, 3), np.uint8))
+    settings = json.loads(metadata(path)["preprocessing"])
+    transform = timm.data.create_transform(**settings["timm"], mean=(0, 0, 0), std=(1, 1, 1))
+    other = timm.create_model("test_resnet", num_classes=0)
+    features = load_exported(path, module=other)(transform(image)[None])
+    own = timm.data.create_transform(**timm.data.resolve_data_config({"input_size": (3, 48, 48)}, model=net))
+    kept = {}
+    net.layer2[0].register_forward_hook(lambda *call: kept.update(map=call[2]))
+    net(own(image)[None])
+    torch.testing.assert_close(features, kept["map"].mean((2, 3)), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_of_hugging_face_comes_back_without_its_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "image_size": 16, "patch_size": 8}
+    config = transformers.ViTConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)
+    net = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    net.save_pretrained(tmp_path / "vit")
+    opened = target(tmp_path / "vit", image_size=16, mean=MEAN, std=STD)
+    (whole,) = export(opened, tmp_path / "h.safetensors")
+    (block,) = export(opened, tmp_path / "block.safetensors", place="layers.0.cls")
+    shutil.rmtree(tmp_path / "vit")
+    images = torch.rand(2, 3, 16, 16)
+    states = net(normalised(images, metadata(block)), output_hidden_states=True)
+    h = states.last_hidden_state[:, 1:].mean(1)
+    torch.testing.assert_close(load_exported(whole)(images), h, rtol=1e-5, atol=1e-6)
+    token = states.hidden_states[1][:, 0]
+    torch.testing.assert_close(load_exported(block)(images), token, rtol=1e-5, atol=1e-6)
+    assert metadata(block)["pooling"] == "cls" and not any("layers.1" in name for name in load_file(block))
 
 
 def test_a_target_of_unknown_size_or_statistics_is_refused(tmp_path):

@@ -77,6 +77,7 @@ class HubEncoder(TracedEncoder):
             notes: list[str] = []
         else:
             module, notes = _auto_model(folder, path, pretrained)
+        self.config = config
         known = processor_of(path) if pretrained else None
         if known is not None and len(known.mean) in (1, channels):
             mean, std = known.mean, known.std
@@ -85,6 +86,10 @@ class HubEncoder(TracedEncoder):
         )
         self.output_note = "; ".join(filter(None, (self.output_note, *notes)))
         self.register_load_state_dict_pre_hook(_without_missing_pooler)  # type: ignore[no-untyped-call]
+
+    def library_lines(self) -> dict[str, str]:
+        """The configuration, from which the model is built where its folder is not."""
+        return {"config": json.dumps(self.config)}
 
     @staticmethod
     def preprocessing_for(spec: Spec, size: int | None = None) -> Preprocessing | None:

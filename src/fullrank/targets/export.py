@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from fullrank.data import ImageSet
 from fullrank.data.decoding import fit_square, to_array
 from fullrank.door import import_modules
+from fullrank.encoders.programs import PROGRAMS
 from fullrank.errors import DataError, UsageError
 from fullrank.files import write_whole
 from fullrank.heads import head as build_head
@@ -229,6 +231,8 @@ class _Opened:
 
 def _opened(model: Model, place: str) -> _Opened:
     target = open_target(model)
+    if target.run is None and Path(target.name).suffix in PROGRAMS:
+        raise UsageError(f"{target.name} is an exported program; export the model that it was made of.")
     images = _example(target)
     encoder: Any = target.opened(images)
     head = target.head or build_head("none", in_dim=encoder.feature_dim)
@@ -259,7 +263,8 @@ def _example(target: Target) -> ImageSet:
             f"{target.name} does not state the size of its images; give it with --image-size, or with "
             "target(..., image_size=SIZE) in Python."
         )
-    images = _blank(image_size, target.channels or 3)
+    made = 3 if known is None else known.fit(Image.new("RGB", (300, 260))).shape[-1]
+    images = _blank(image_size, target.channels or made)
     preprocessing = target.preprocessing_of(images)
     if preprocessing is not None and preprocessing.origin == MEASURED:
         raise UsageError(

@@ -1,20 +1,22 @@
 """Read an exported model back: a module from images in 0 to 1 to features."""
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fullrank.door import import_modules
-from fullrank.encoders import ENCODERS, encoder as build_encoder, read_weights, without_download
+from fullrank.encoders import ENCODERS, Encoder, encoder as build_encoder, read_weights, without_download
 from fullrank.encoders.foreign import module_encoder
 from fullrank.encoders.programs import PROGRAMS, program_encoder
 from fullrank.errors import DataError, UsageError, count_of
 from fullrank.heads import HEADS, head as build_head
+from fullrank.specs import Spec
 from fullrank.targets.reader import FeatureReader, needed_tensors, private_copy, separate
 
 _NEEDED = ("encoder", "head", "place", "image_size", "in_chans", "mean", "std")
@@ -76,24 +78,33 @@ def skeleton(notes: Mapping[str, str], module: nn.Module | None, file: str) -> F
     """
     try:
         size, channels = int(notes["image_size"]), int(notes.get("image_channels", notes["in_chans"]))
-        shape = {"image_size": size, "in_chans": channels}
-        statistics = {key: tuple(json.loads(notes[key])) for key in ("mean", "std")}
+        context: dict[str, Any] = {"image_size": size, "in_chans": channels}
+        context |= {key: tuple(json.loads(notes[key])) for key in ("mean", "std")}
     except (ValueError, TypeError) as error:
         raise DataError(f"The metadata of {file} are damaged ({error}); export it again.") from None
     with torch.random.fork_rng(devices=()):
         if notes["encoder"]:
             if module is not None:
                 raise UsageError(f"{file} holds {notes['encoder']}, which needs no module; leave it out.")
-            spec = without_download(ENCODERS.parse(notes["encoder"], from_file=True))
-            encoder = build_encoder(spec, **shape, **statistics)
+            encoder = _encoder(notes, context)
         elif module is None:
             name = notes.get("target", "a module")
             raise UsageError(f"{file} was exported from a module of yours, {name}; give it as module=.")
         else:
-            encoder = module_encoder(module, **shape, **statistics)
+            encoder = module_encoder(module, **context)
         head = build_head(HEADS.parse(notes["head"], from_file=True), in_dim=encoder.feature_dim)
     reader = FeatureReader(encoder, head, notes["place"], (channels, size, size))
-    return cast(FeatureReader, reader.eval())
+    return reader.eval()
+
+
+def _encoder(notes: Mapping[str, str], context: Mapping[str, Any]) -> Encoder:
+    """The encoder of a spec, without the weights of its library."""
+    spec = without_download(ENCODERS.parse(notes["encoder"], from_file=True))
+    with tempfile.TemporaryDirectory() as folder:
+        if "config" in notes:  # of Hugging Face; its own folder may be on another machine
+            (Path(folder) / "config.json").write_text(notes["config"], "utf-8")
+            spec = Spec(spec.name, folder, spec.options, spec.family)
+        return build_encoder(spec, **context)
 
 
 def fill(reader: FeatureReader, tensors: Mapping[str, Tensor], file: str) -> None:
@@ -108,21 +119,20 @@ def fill(reader: FeatureReader, tensors: Mapping[str, Tensor], file: str) -> Non
         DataError: A tensor is missing, has another shape, or belongs to another model.
     """
     names, state = reader.names_in_file(), reader.state_dict()
+    given = {name: tensors[inside] for name, inside in names.items() if inside in tensors}
+    for name, tensor in given.items():
+        if tensor.shape != state[name].shape:
+            shapes = f"{tuple(tensor.shape)} in {file}, but {tuple(state[name].shape)} in the model"
+            raise DataError(f"{names[name]} is {shapes}; give the module that it was exported from.")
+    reader.load_state_dict(given, strict=False)
+    names = reader.names_in_file()  # again, since a model may lose an optional part that the file lacks
     missing = {name for name, inside in names.items() if inside not in tensors}
-    alien = [inside for inside in tensors if inside not in names.values()]
     if missing:
-        image = torch.zeros(1, *reader.image_shape)
-        missing &= needed_tensors(separate(private_copy(reader)), image)
+        missing &= needed_tensors(separate(private_copy(reader)), torch.zeros(1, *reader.image_shape))
+    alien = [inside for inside in tensors if inside not in names.values()]
     for fault, faulty in (("lacks", [names[name] for name in sorted(missing)]), ("also has", alien)):
         if faulty:
             raise DataError(
                 f"{file} {fault} {count_of(len(faulty), 'tensor')} ({faulty[0]}), so it belongs to another "
                 "model; export it again."
             )
-    for name, inside in names.items():
-        if inside in tensors and tensors[inside].shape != state[name].shape:
-            shapes = f"{tuple(tensors[inside].shape)} in {file}, but {tuple(state[name].shape)} in the model"
-            raise DataError(f"{inside} is {shapes}; give the module that it was exported from.")
-    reader.load_state_dict(
-        {n: tensors[inside] for n, inside in names.items() if inside in tensors}, strict=False
-    )

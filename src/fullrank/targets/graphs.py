@@ -146,7 +146,6 @@ def _bare(program: "ExportedProgram") -> "ExportedProgram":
         program.state_dict.pop(spec.target, None)
         program.constants.pop(spec.target, None)
     program.graph_module.recompile()
-    program.example_inputs = None
     return program
 
 

@@ -49,7 +49,7 @@ def describe_model(reader: FeatureReader, preprocessing: Preprocessing, width: i
 def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] | None:
     """The options of timm's `create_transform` that prepare images in the same way; None if none do.
 
-    They are found by trying timm's usual ones on an image of random pixels.
+    They are found by trying timm's usual ones on an image of random pixels, to within one grey level.
 
     Args:
         preprocessing: The preprocessing.
@@ -63,14 +63,15 @@ def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] |
     noise = np.random.default_rng(0).integers(0, 256, (size + 29, size + 71, 3), np.uint8)
     image = Image.fromarray(noise)
     expected = np.asarray(preprocessing.fit(image))
-    if expected.shape != (size, size, 3):  # images are taken as they are
+    # Images that are taken as they are, or normalised by a user's own transform, have no such options.
+    if expected.shape != (size, size, 3) or expected.dtype != np.uint8:
         return None
     for interpolation in ("bicubic", "bilinear", "lanczos"):
         for crop, share in (("squash", 1.0), *(("center", share) for share in _SHARES)):
-            config = {"input_size": [3, size, size], "interpolation": interpolation}
+            config: dict[str, Any] = {"input_size": [3, size, size], "interpolation": interpolation}
             config |= {"crop_pct": share, "crop_mode": crop}
             made = create_transform(**config, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
-            pixels = made.permute(1, 2, 0).numpy() * (255 if expected.dtype == np.uint8 else 1)
-            if np.allclose(pixels, expected, atol=1e-3):
+            difference = np.abs(made.permute(1, 2, 0).numpy() * 255 - expected).max()
+            if difference < 1.5:  # libraries round their pixels differently
                 return config
     return None
