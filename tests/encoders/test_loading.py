@@ -70,7 +70,7 @@ def test_of_two_nets_the_chosen_one_is_loaded_and_both_are_named(
         assert torch.equal(tensor, states[chosen][name])
     names = (first, second) if chosen == 0 else (second, first)
     assert (loaded.prefix, loaded.others) == (names[0], (names[1],))
-    assert len(loaded.ignored) == dict(loaded.left_out)["of other nets"] == len(states[0])
+    assert [len(loaded.ignored)] == [count for _, count in loaded.left_out] == [len(states[0])]
     assert_names(str(loaded), "two.pth", *names, len(states[0]), "--weights-prefix")
 
 
@@ -148,6 +148,11 @@ def test_our_own_file_of_the_same_encoder_assumes_nothing(ours, tmp_path):
     save_file(ours.state_dict(), tmp_path / "encoder.safetensors", {"encoder": "test_vit"})
     loaded = load_weights(ours, tmp_path / "encoder.safetensors")
     assert not loaded.remarkable and loaded.tensors == len(ours.state_dict())
+
+
+def test_pretrained_weights_keep_their_number_of_heads():
+    with refuses(UsageError, "test_vit", "num_heads=4", "pretrained=true"):
+        encoder("test_vit,num_heads=4,pretrained=true", image_size=160)
 
 
 @pytest.mark.parametrize(

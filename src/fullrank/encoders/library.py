@@ -86,8 +86,8 @@ class LibraryEncoder(Encoder):
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
-        if num_heads is not None and num_heads < 1:
-            raise UsageError(f"'{model}': num_heads must be at least 1, but got {num_heads}.")
+        if num_heads is not None:
+            _check_heads(model, num_heads, pretrained)
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
@@ -130,6 +130,17 @@ class LibraryEncoder(Encoder):
     def library_lines(self) -> dict[str, str]:
         """If the model has the small stem, the lines that change timm's `model` in the same way."""
         return stem_lines(self.model)
+
+
+def _check_heads(name: str, number: int, pretrained: bool) -> None:
+    """UsageError for a number of heads below 1, or one beside pretrained weights, which have their own."""
+    if number < 1:
+        raise UsageError(f"'{name}': num_heads must be at least 1, but got {number}.")
+    if pretrained:
+        raise UsageError(
+            f"'{name}': pretrained=true has its own number of heads, but num_heads={number} is given; leave "
+            "out one of them."
+        )
 
 
 def _forget_caches(encoder: nn.Module, _: object) -> None:
