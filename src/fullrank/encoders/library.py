@@ -41,6 +41,7 @@ class LibraryEncoder(Encoder):
             without max-pool, as usual for CIFAR. `small-pool` keeps the max-pool, and `small-padded` pads by
             2 pixels, as solo-learn does. `standard` changes nothing and keeps a 32nd of the image's side.
             `auto` is `small` for images of 64 pixels or less, unless `pretrained`.
+        pool: How positions or tokens become one vector, if not timm's own way: timm's `global_pool`.
         num_heads: Number of attention heads of a vision transformer, if not timm's own. No weight shows it.
         channels: Channels of the model, if it has more than the images. A grey image is then repeated.
         drop_path: The rate of stochastic depth, at least 0 and below 1.
@@ -72,6 +73,7 @@ class LibraryEncoder(Encoder):
         channels: int | None = None,
         drop_path: float = 0.0,
         num_heads: int | None = None,
+        pool: Literal["avg", "max", "map", "token"] | None = None,
         *,
         image_size: int = 224,
         in_chans: int = 3,
@@ -93,6 +95,7 @@ class LibraryEncoder(Encoder):
         settings |= {"img_size": image_size} if fixed else {}
         settings |= {"drop_path_rate": drop_path} if drop_path else {}
         settings |= {"num_heads": num_heads} if num_heads is not None else {}
+        settings |= {"global_pool": pool} if pool is not None else {}
         built = _create(model, settings, pretrained, image_size)
         if stem != "standard" and (stem != "auto" or (image_size <= SMALL_IMAGE and not pretrained)):
             replace_stem(built, model, channels, "small" if stem == "auto" else stem, stem != "auto")
@@ -211,13 +214,18 @@ def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
 
 
 def _refused(name: str, settings: dict[str, Any], image_size: int, error: Exception) -> UsageError:
-    for option, setting in (("drop_path", "drop_path_rate"), ("num_heads", "num_heads")):
+    settable = {"drop_path": "drop_path_rate", "num_heads": "num_heads", "pool": "global_pool"}
+    for option, setting in settable.items():
         if setting in settings and f"'{setting}'" in str(error):
             return UsageError(f"{name} takes no {option}, but got {settings[setting]}; leave it out.")
     if "num_heads" in settings:
         return UsageError(
             f"{name} cannot have num_heads={settings['num_heads']} ({_reason(error)}); give a number "
             "that divides its width, or leave it out."
+        )
+    if "global_pool" in settings and "pool" in str(error).lower():
+        return UsageError(
+            f"{name} cannot pool by {settings['global_pool']}; leave pool={settings['global_pool']} out."
         )
     return UsageError(
         f"{name} cannot take images of {image_size} pixels ({_reason(error)}); give another --image-size "
