@@ -70,7 +70,7 @@ def test_of_two_nets_the_chosen_one_is_loaded_and_both_are_named(
         assert torch.equal(tensor, states[chosen][name])
     names = (first, second) if chosen == 0 else (second, first)
     assert (loaded.prefix, loaded.others) == (names[0], (names[1],))
-    assert len(loaded.ignored) == dict(loaded.left_out)["of other nets"] == len(states[0])
+    assert [len(loaded.ignored)] == [count for _, count in loaded.left_out] == [len(states[0])]
     assert_names(str(loaded), "two.pth", *names, len(states[0]), "--weights-prefix")
 
 
@@ -141,13 +141,40 @@ def test_heads_that_nothing_states_are_named_as_assumed(states, ours, tmp_path):
     torch.save(states[0], tmp_path / "vit.pth")
     loaded = load_weights(ours, tmp_path / "vit.pth")
     assert "num_heads=2" in loaded.assumed
-    assert_names(str(loaded), "num_heads=2", "1e-06", "GELU", "class token")
+    assert_names(str(loaded), "num_heads=2", "1e-06", "GELU", "pool=token")
+
+
+def test_a_transformer_that_averages_its_tokens_needs_that_pooling(ours, tmp_path):
+    theirs = timm.create_model("test_vit", num_classes=0, img_size=32, global_pool="avg").eval()
+    torch.save(theirs.state_dict(), tmp_path / "avg.pth")
+    with refuses(UsageError, "avg.pth", "norm.weight", "fc_norm.weight", "test_vit,pool=avg"):
+        load_weights(ours, tmp_path / "avg.pth")
+    spec = with_options_of("test_vit", tmp_path / "avg.pth")
+    right = encoder(spec, image_size=32, mean=(0.0,), std=(1.0,)).eval()
+    load_weights(right, tmp_path / "avg.pth")
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(right(images), theirs(images))
+
+
+def test_an_unknown_model_has_no_options_and_is_refused_when_built(states, tmp_path):
+    torch.save(states[0], tmp_path / "vit.pth")
+    assert with_options_of("test_vitt", tmp_path / "vit.pth") == "test_vitt"
+
+
+def test_a_pooling_that_a_model_lacks_is_refused():
+    with refuses(UsageError, "resnet18", "pool=token"):
+        encoder("resnet18,pool=token", image_size=32)
 
 
 def test_our_own_file_of_the_same_encoder_assumes_nothing(ours, tmp_path):
     save_file(ours.state_dict(), tmp_path / "encoder.safetensors", {"encoder": "test_vit"})
     loaded = load_weights(ours, tmp_path / "encoder.safetensors")
     assert not loaded.remarkable and loaded.tensors == len(ours.state_dict())
+
+
+def test_pretrained_weights_keep_their_number_of_heads():
+    with refuses(UsageError, "test_vit", "num_heads=4", "pretrained=true"):
+        encoder("test_vit,num_heads=4,pretrained=true", image_size=160)
 
 
 @pytest.mark.parametrize(

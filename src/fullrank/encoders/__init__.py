@@ -60,6 +60,12 @@ ENCODERS = Registry(
                 "auto",
                 choices=("auto", "small", "small-pool", "small-padded", "standard"),
             ),
+            Parameter(
+                "pool",
+                str,
+                "how tokens or positions become one vector, if not timm's own way",
+                choices=("avg", "max", "map", "token"),
+            ),
             Parameter("num_heads", int, "number of attention heads of a vision transformer"),
             Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
             Parameter("drop_path", float, "share of images that skip the last residual branch", 0.0),
@@ -168,10 +174,11 @@ def without_download(spec: str | Spec) -> Spec:
 
 
 def with_options_of(spec: Any, path: str | Path) -> Any:
-    """The spec of a timm model with the stem and the number of attention heads of a file of weights.
+    """The spec of a timm model with the stem, pooling and attention heads of a file of weights.
 
     The stem is `standard` for a 7x7 convolution and `small` for a 3x3 one, if no metadata name another. The
-    number of heads is used where the file states it. Options in the spec stay as they are.
+    number of heads is used where the file states it. A net with `fc_norm` averages its tokens. Options in
+    the spec stay as they are.
 
     Args:
         spec: The spec of an encoder.

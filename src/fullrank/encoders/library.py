@@ -36,6 +36,7 @@ class LibraryEncoder(TracedEncoder):
             without max-pool, as usual for CIFAR. `small-pool` keeps the max-pool, and `small-padded` pads by
             2 pixels, as solo-learn does. `standard` changes nothing and keeps a 32nd of the image's side.
             `auto` is `small` for images of 64 pixels or less, unless `pretrained`.
+        pool: How positions or tokens become one vector, if not timm's own way: timm's `global_pool`.
         num_heads: Number of attention heads of a vision transformer, if not timm's own. No weight shows it.
         channels: Channels of the model, if it has more than the images. A grey image is then repeated.
         drop_path: The rate of stochastic depth, at least 0 and below 1.
@@ -65,6 +66,7 @@ class LibraryEncoder(TracedEncoder):
         channels: int | None = None,
         drop_path: float = 0.0,
         num_heads: int | None = None,
+        pool: Literal["avg", "max", "map", "token"] | None = None,
         *,
         image_size: int = 224,
         in_chans: int = 3,
@@ -79,13 +81,14 @@ class LibraryEncoder(TracedEncoder):
             )
         if not 0 <= drop_path < 1:
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
-        if num_heads is not None and num_heads < 1:
-            raise UsageError(f"'{model}': num_heads must be at least 1, but got {num_heads}.")
+        if num_heads is not None:
+            _check_heads(model, num_heads, pretrained)
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
         settings |= {"drop_path_rate": drop_path} if drop_path else {}
         settings |= {"num_heads": num_heads} if num_heads is not None else {}
+        settings |= {"global_pool": pool} if pool is not None else {}
         built = _create(model, settings, pretrained, image_size)
         if stem != "standard" and (stem != "auto" or (image_size <= SMALL_IMAGE and not pretrained)):
             replace_stem(built, model, channels, "small" if stem == "auto" else stem, stem != "auto")
@@ -184,6 +187,17 @@ def _steps(settings: Mapping[str, Any]) -> str:
     return f"resized {sides} ({settings['interpolation']}){cut}, cropped to {size}"
 
 
+def _check_heads(name: str, number: int, pretrained: bool) -> None:
+    """UsageError for a number of heads below 1, or one beside pretrained weights, which have their own."""
+    if number < 1:
+        raise UsageError(f"'{name}': num_heads must be at least 1, but got {number}.")
+    if pretrained:
+        raise UsageError(
+            f"'{name}': pretrained=true has its own number of heads, but num_heads={number} is given; leave "
+            "out one of them."
+        )
+
+
 def _takes_one_size(name: str) -> bool:
     """Whether a model is built for one image size. UsageError for a name that timm does not know."""
     _check_name(name)
@@ -237,13 +251,18 @@ def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
 
 
 def _refused(name: str, settings: dict[str, Any], image_size: int, error: Exception) -> UsageError:
-    for option, setting in (("drop_path", "drop_path_rate"), ("num_heads", "num_heads")):
+    settable = {"drop_path": "drop_path_rate", "num_heads": "num_heads", "pool": "global_pool"}
+    for option, setting in settable.items():
         if setting in settings and f"'{setting}'" in str(error):
             return UsageError(f"{name} takes no {option}, but got {settings[setting]}; leave it out.")
     if "num_heads" in settings:
         return UsageError(
             f"{name} cannot have num_heads={settings['num_heads']} ({reason(error)}); give a number "
             "that divides its width, or leave it out."
+        )
+    if "global_pool" in settings and "pool" in str(error).lower():
+        return UsageError(
+            f"{name} cannot pool by {settings['global_pool']}; leave pool={settings['global_pool']} out."
         )
     return UsageError(
         f"{name} cannot take images of {image_size} pixels ({reason(error)}); give another --image-size "

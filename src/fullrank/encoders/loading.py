@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fullrank.encoders.architectures import architecture_of
 from fullrank.encoders.contract import Encoder
 from fullrank.encoders.layouts import AVERAGES, WRAPPERS, Net, Source, by, nets_in
+from fullrank.encoders.reading import REFUSALS
 from fullrank.encoders.stems import STANDARD, STEMS, stem_of
 from fullrank.encoders.weights import Weights, read_weights, statistics_in
 from fullrank.errors import UsageError, count_of
@@ -134,7 +135,7 @@ def load_weights(encoder: Encoder, path: str | Path, prefix: str | None = None) 
     }
     missing, beyond = net.missing(needed), net.beyond(needed)
     if faults := _faults(len(needed), missing, beyond, shapes):
-        remedy = _remedy(encoder, weights, shapes, bool(missing or beyond))
+        remedy = _remedy(encoder, weights, shapes, net, needed)
         raise UsageError(f"{file} does not fit {encoder.name}: {', '.join(faults)}; {remedy}.")
     assumed: tuple[str, ...] = ()
     if model is not None:
@@ -160,7 +161,7 @@ def stated_options(weights: Weights, prefix: str = "") -> dict[str, tuple[int | 
     """
     stated: dict[str, tuple[int | str, str]] = {}
     spec = weights.metadata.get("encoder", "")
-    for option, value in re.findall(r",(num_heads|stem)=([\w-]+)", spec):
+    for option, value in re.findall(r",(num_heads|pool|stem)=([\w-]+)", spec):
         stated[option] = (int(value) if value.isdecimal() else value, f"encoder={spec}")
     last = {name: name.rpartition(".")[2] for name in weights.facts}
     for name, value in weights.facts.items():
@@ -228,8 +229,13 @@ def _faults(needed: int, missing: list[str], beyond: list[str], shapes: _Shapes)
     return [f"{fault} ({names})" for fault, names in some.items() if names]
 
 
-def _remedy(encoder: Encoder, weights: Weights, shapes: _Shapes, other_parts: bool) -> str:
+def _remedy(
+    encoder: Encoder, weights: Weights, shapes: _Shapes, net: Net, needed: Mapping[str, Tensor]
+) -> str:
     """What to give instead of weights that do not fit."""
+    other_parts = bool(net.missing(needed) or net.beyond(needed))
+    if encoder.library_root and _averages(net, needed):
+        return f"write {_with_options(encoder, {'pool': 'avg'})}, since it averages its tokens"
     if encoder.library_root and not other_parts and (spec := _input_remedy(encoder, shapes)):
         return spec
     likely = architecture_of(weights.tensors)
@@ -264,7 +270,7 @@ def _check_stated(
     encoder: Encoder, model: nn.Module, stated: Mapping[str, tuple[int | str, str]], file: str
 ) -> None:
     """UsageError if a file states another number of heads or another stem than the encoder has."""
-    own = {"num_heads": heads_of(model), "stem": stem_of(model)}
+    own = {"num_heads": heads_of(model), "pool": _pool_of(model), "stem": stem_of(model)}
     for option, (value, where) in stated.items():
         if own[option] not in (None, value) and value != "auto":
             spec = _with_options(encoder, {option: str(value)})
@@ -291,10 +297,8 @@ def _assumed(model: nn.Module, prefix: str, stated: Mapping[str, tuple[int | str
     if heads is not None and "num_heads" not in stated and not _shown(model):
         paper = ", but MoCo v3's vit_small has 12" if _is_moco(prefix) and heads == 6 else ""
         yield f"num_heads={heads}{paper}"
-    pool = getattr(model, "global_pool", None)
-    pool = pool if isinstance(pool, str) else getattr(pool, "pool_type", "")
-    if pool:
-        yield f"pooling by {_POOLS.get(pool, pool)}"
+    if (pool := _pool_of(model)) is not None and "pool" not in stated:
+        yield f"pool={pool}{f' ({_POOLS[pool]})' if pool in _POOLS else ''}"
     layers = [layer for layer in model.modules() if not next(layer.children(), None)]
     names = Counter(type(layer).__name__ for layer in layers if _is_activation(layer))
     if names:
@@ -302,6 +306,12 @@ def _assumed(model: nn.Module, prefix: str, stated: Mapping[str, tuple[int | str
     norms = Counter(layer.eps for layer in layers if isinstance(getattr(layer, "eps", None), float))
     if norms:
         yield f"norm epsilon {norms.most_common(1)[0][0]:g}"
+
+
+def _pool_of(model: nn.Module) -> str | None:
+    """How a timm model pools, by timm's words."""
+    pool = getattr(model, "global_pool", None)
+    return pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
 
 
 def _shown(model: nn.Module) -> bool:
@@ -367,8 +377,11 @@ def options_of(name: str, weights: Weights) -> dict[str, int | str]:
     """
     import timm
 
-    with torch.device("meta"):
-        model: nn.Module = timm.create_model(name, num_classes=0)
+    try:
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(name, num_classes=0)
+    except REFUSALS:  # building the encoder gives the error
+        return {}
     needed = model.state_dict()
     nets = nets_in(weights.tensors, needed, None)
     if not nets:
@@ -382,4 +395,11 @@ def options_of(name: str, weights: Weights) -> dict[str, int | str]:
         stated.setdefault("stem", kernels[tuple(first.tensor.shape[2:])])
     if heads_of(model) in (None, stated.get("num_heads")):
         stated.pop("num_heads", None)
+    if _averages(nets[0], needed):
+        stated["pool"] = "avg"
     return stated
+
+
+def _averages(net: Net, needed: Mapping[str, Tensor]) -> bool:
+    """Whether a vision transformer averages its tokens, where the encoder takes the class token."""
+    return "fc_norm.weight" in net.rest and "norm.weight" in net.missing(needed)
