@@ -1,12 +1,14 @@
 """How pixels of more than eight bits become eight bits."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fullrank.errors import UsageError
+from fullrank.errors import DataError, UsageError
 
 DEPTHS = (8, 10, 12, 14, 16)
 _WINDOW = "give low= and high=, the values that become black and white"
@@ -14,6 +16,15 @@ _WINDOW = "give low= and high=, the values that become black and white"
 
 class PixelError(Exception):
     """Pixels that a set cannot hold. The text follows the name of the file."""
+
+
+@contextmanager
+def naming(image: str, source: str) -> Iterator[None]:
+    """A PixelError in the block becomes a DataError that names the image and its source."""
+    try:
+        yield
+    except PixelError as error:
+        raise DataError(f"{source}: {image} {error}.") from None
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,13 @@ class Window:
         return {"low": self.low, "high": self.high, "bits": self.bits, "sampled": self.sampled}
 
     def eight_bit(self, values: np.ndarray) -> np.ndarray:
-        """Pixels of any whole or floating type as uint8, in the same shape.
+        """Pixels of any whole or floating type as uint8, in the same shape; True becomes 255.
 
         Raises:
             PixelError: If a value is NaN, or if `bits` are given and a value needs more or is negative.
         """
+        if values.dtype == np.bool_:
+            return values.astype(np.uint8) * np.uint8(255)
         if self.bits is None:
             if values.dtype.kind == "f" and np.isnan(values).any():
                 raise PixelError("has pixels that are NaN; replace them")
@@ -66,7 +79,7 @@ class Window:
         return np.rint((values.astype(np.float64) - self.low) / scale).astype(np.uint8)
 
 
-SIXTEEN = Window(bits=16)
+EIGHT, SIXTEEN = Window(0, 255, bits=8), Window(bits=16)
 
 
 def largest(values: np.ndarray) -> int:

@@ -16,9 +16,8 @@ _SAMPLES_PER_PIXEL = 277  # a tag of TIFF
 def open_image(path: Path) -> Opened:
     """Open an image file.
 
-    Pillow opens most files. NumPy reads `.npy`. Torchvision reads PNG of 16 bits in colour, and tifffile reads
-    TIFF of 16 bits in colour, or with more than four channels, or with channels that are neither colour nor
-    transparency.
+    Pillow opens most files. NumPy reads `.npy`, and torchvision reads PNG of 16 bits in colour. Tifffile
+    reads TIFF of 16 bits in colour, or with channels that are neither colour nor transparency.
 
     Raises:
         UsageError: If the file needs tifffile, which is not installed.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fullrank.data.decoding import UNREADABLE, bands, centre, reason, squash
-from fullrank.data.depth import SIXTEEN, PixelError, Window
+from fullrank.data.depth import SIXTEEN, Window, naming
 from fullrank.data.opening import Opened, open_image
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
@@ -195,10 +195,9 @@ class StreamedImages:
         for original in self._candidates(row):
             try:
                 opened = self.read(original)
-                with nullcontext(opened) if isinstance(opened, np.ndarray) else opened as image:
+                closing = nullcontext(opened) if isinstance(opened, np.ndarray) else opened
+                with naming(self.keys[original], self.name), closing as image:
                     return decode(image)
-            except PixelError as error:
-                raise DataError(f"{self.name}: {self.keys[original]} {error}.") from None
             except UNREADABLE as error:
                 self.bad.note(self.keys[original], reason(error), self.name)
         key = self.keys[int(self.originals[row])]
@@ -224,10 +223,9 @@ def photographs(
     image_size: int | None,
     name: str,
     statistics: Statistics | None = IMAGENET_STATISTICS,
-    channels: int = 3,
 ) -> StreamedImages:
     """The image files `keys` below `root`, with ImageNet's statistics; the default size is 224."""
     size = image_size or IMAGE_SIZE
     return StreamedImages(
-        lambda row: open_image(root / keys[row]), keys, canvas, size, channels, name, statistics
+        lambda row: open_image(root / keys[row]), keys, canvas, size, name=name, statistics=statistics
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullrank.data.decoding import GREY_MODES
-from fullrank.data.depth import PixelError, Window, largest, smallest_window
+from fullrank.data.depth import Window, largest, naming, smallest_window
 from fullrank.data.opening import Opened
 from fullrank.data.selection import generator
 from fullrank.errors import DataError, FullrankWarning, count_of
@@ -32,6 +32,36 @@ class Header:
     frames: bool = False
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the images of a set have in common: their channels, and how their pixels become eight bits."""
+
+    channels: int
+    window: Window | None
+
+
+def survey(
+    headers: Mapping[str, Header], read: Callable[[str], Opened], given: Window | None, source: str
+) -> Survey:
+    """Look through the images of a set, and say once what was found or is left out.
+
+    Args:
+        headers: Name -> header of all images, or of a sample; at least one.
+        read: Opens the image of a name.
+        given: The window that the user gave.
+        source: The name of the source, for messages.
+
+    Raises:
+        DataError: If the images have unlike channel counts, or pixels that no bits hold.
+    """
+    several = [name for name, header in headers.items() if header.frames]
+    if several:
+        which = f"{len(several)} of {count_of(len(headers), 'image')} have several frames or pages"
+        message = f"{source}: {which}, such as {several[0]}; only the first of each is read."
+        warnings.warn(message, FullrankWarning, stacklevel=2)
+    return Survey(shared_channels(headers, source), window_of(headers, read, given, source))
+
+
 def header_of(opened: Opened) -> Header:
     """The header of an opened image.
 
@@ -40,7 +70,7 @@ def header_of(opened: Opened) -> Header:
     """
     if isinstance(opened, np.ndarray):
         height, width, channels = opened.shape
-        return Header((width, height), channels, opened.dtype != np.uint8)
+        return Header((width, height), channels, opened.dtype not in (np.uint8, np.bool_))
     several = opened.format != "MPO" and getattr(opened, "is_animated", False)
     grey = opened.mode in GREY_MODES
     return Header(opened.size, 1 if grey else 3, opened.mode[0] in "IF", several)
@@ -95,22 +125,15 @@ def window_of(
         return given
     highest = 0
     for name in deep:
-        try:
-            opened = read(name)
-            highest = max(highest, largest(np.asarray(opened)))
-        except PixelError as error:
-            raise DataError(f"{source}: {name} {error}.") from None
-    window = smallest_window(highest, len(deep))
-    found = f"the largest value in {count_of(len(deep), 'image')} is {highest}"
-    message = f"{source}: {found}, so pixels have {window.bits} bits ({window}); bits= says otherwise."
+        with naming(name, source):
+            highest = max(highest, largest(np.asarray(read(name))))
+    return found_window(highest, len(deep), source)
+
+
+def found_window(highest: int, count: int, source: str) -> Window:
+    """The window of the fewest bits that hold `highest`, the largest value in `count` images; says so."""
+    window = smallest_window(highest, count)
+    found = f"the largest value in {count_of(count, 'image')} of more than 8 bits is {highest}"
+    message = f"{source}: {found}, so {window.bits} bits are read ({window}); bits= says otherwise."
     warnings.warn(message, FullrankWarning, stacklevel=2)
     return window
-
-
-def warn_of_frames(headers: Mapping[str, Header], source: str) -> None:
-    """Say once how many images have several frames or pages, of which only the first is read."""
-    several = [name for name, header in headers.items() if header.frames]
-    if several:
-        which = f"{len(several)} of {count_of(len(headers), 'image')} have several frames or pages"
-        message = f"{source}: {which}, such as {several[0]}; only the first of each is read."
-        warnings.warn(message, FullrankWarning, stacklevel=2)

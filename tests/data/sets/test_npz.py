@@ -69,9 +69,9 @@ def test_labels_may_be_missing_or_any_whole_numbers(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": GREY / 255}, ["images", "uint8", "float64", "astype"]),
-        ({"images": GREY.astype(np.int64)}, ["uint8", "int64"]),
-        ({"images": COLOUR.transpose(0, 3, 1, 2)}, ["(20, 3, 6, 6)", "(N, H, W, 3)"]),
+        ({"images": GREY / 255}, ["images", "float64", "low=", "high="]),
+        ({"images": GREY.astype(np.int64) - 1}, ["images", "-1 to ", "low=", "high="]),
+        ({"images": COLOUR.transpose(0, 3, 1, 2)}, ["(20, 3, 6, 6)", "(N, H, W, C)"]),
         ({"images": GREY[0]}, ["(6, 6)"]),
         ({"images": GREY, "labels": LABELS / 1}, ["labels", "whole numbers", "float64"]),
         ({"images": GREY, "labels": np.eye(20, dtype=int)}, ["(20, 20)", "(N, 1)"]),
