@@ -1,6 +1,8 @@
 """Pixels of more than eight bits, of which the fewest bits that hold them are taken."""
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -154,35 +156,52 @@ def test_options_outside_their_limits_are_refused(tmp_path, name, options, named
         source(f"{name}:{tmp_path},{options}")
 
 
-def test_deep_colours_keep_their_bits(tmp_path):
+@pytest.mark.parametrize("kind", ["png", "tif", "compressed", "big", "apart", "opaque"])
+def test_deep_colours_keep_their_bits(tmp_path, kind):
     colours = np.stack([RAMP, RAMP.T, 1 - RAMP], 2)
     deep = np.rint(colours * 1023).astype(np.uint16)
-    write_png_of_16_bits(tmp_path / "png" / "a" / "0.png", deep)
-    write_png_of_16_bits(tmp_path / "png" / "b" / "0.png", deep)
-    write_png_of_16_bits(tmp_path / "png" / "b" / "1.png", deep)
-    for spec in (f"folder:{tmp_path / 'png'}", folder(tmp_path / "tif", *[deep] * 3, ending="tif")):
-        with pytest.warns(FullrankWarning, match="10 bits"):
-            assert np.abs(pixels(spec) - colours * 255).max() <= 0.65
+    for name in ("a/0", "b/0", "b/1"):
+        path = tmp_path / f"{name}.{'png' if kind == 'png' else 'tif'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_deep(path, deep, kind)
+    with pytest.warns(FullrankWarning, match="10 bits"):
+        assert np.abs(pixels(f"folder:{tmp_path}") - colours * 255).max() <= 0.65
 
 
-def write_png_of_16_bits(path: Path, pixels: np.ndarray) -> None:
+def write_deep(path: Path, pixels: np.ndarray, kind: str) -> None:
     """Colours of 16 bits, which Pillow cannot write."""
-    import struct
-    import zlib
+    if kind == "png":
+        return write_deep_png(path, pixels)
+    tifffile = pytest.importorskip("tifffile")
+    options = {"compressed": {"compression": "zlib", "predictor": True}, "big": {"byteorder": ">"}}
+    if kind == "apart":
+        tifffile.imwrite(path, pixels.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    elif kind == "opaque":
+        full = np.full((*pixels.shape[:2], 1), 65535, np.uint16)
+        tifffile.imwrite(path, np.dstack([pixels, full]), photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        tifffile.imwrite(path, pixels, photometric="rgb", **options.get(kind, {}))
+    return None
 
+
+def write_deep_png(path: Path, pixels: np.ndarray) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width, _ = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_deep_colours_with_transparency_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.rint(np.dstack([RAMP] * 4) * 65535).astype(np.uint16)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "0.tif", deep, photometric="rgb", extrasamples=["unassalpha"])
+    with refuses(DataError, "0.tif", "16 bits", "transparency"):
+        source(f"folder:{tmp_path}").load("train")
 
 
 def test_arrays_in_one_file_have_one_depth(tmp_path):

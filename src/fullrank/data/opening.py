@@ -1,6 +1,9 @@
 """Open an image file, also those that Pillow reads with fewer bits or channels."""
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -10,14 +13,20 @@ from fullrank.errors import UsageError
 Opened = Image.Image | np.ndarray
 """A Pillow image that is not decoded yet, or pixels (H, W, C) of any type, upright."""
 
-_SAMPLES_PER_PIXEL = 277  # a tag of TIFF
+_BITS, _SAMPLES, _PLANES = 258, 277, 284  # tags of TIFF
+_APART = 2  # of _PLANES: each colour stands alone
+
+
+def closing(opened: Opened) -> AbstractContextManager[Opened]:
+    """The opened image, whose file is closed after the block."""
+    return nullcontext(opened) if isinstance(opened, np.ndarray) else opened
 
 
 def open_image(path: Path) -> Opened:
     """Open an image file.
 
-    Pillow opens most files. NumPy reads `.npy`, and torchvision reads PNG of 16 bits in colour. Tifffile
-    reads TIFF of 16 bits in colour, or with channels that are neither colour nor transparency.
+    Pillow opens most files, and NumPy reads `.npy`. Tifffile reads TIFF with channels that are neither colour
+    nor transparency, and TIFF of 16 bits whose colours are stored apart.
 
     Raises:
         UsageError: If the file needs tifffile, which is not installed.
@@ -30,24 +39,27 @@ def open_image(path: Path) -> Opened:
         if path.suffix.lower() not in (".tif", ".tiff"):
             raise
         return _tiff(path)
-    raw = _raw_mode(image)
-    if image.format == "PNG" and ";16" in raw and image.mode in ("RGB", "RGBA", "LA"):
+    raw = {_raw_mode(tile.args) for tile in image.tile}
+    if image.format == "TIFF" and _needs_tifffile(image, raw):
         with image:
-            return _turned(_deep_png(path), image)
-    if image.format == "TIFF" and image.mode != "CMYK":
-        samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)  # type: ignore[attr-defined]
-        if samples > 4 or "X" in raw or (samples > 1 and ";16" in raw):
-            with image:
-                return _turned(_tiff(path), image)
+            return _turned(_tiff(path), image)
+    if image.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw):
+        with image:
+            return _turned(_deep(image, path), image)
     return image
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the pixels are stored in the file, as Pillow names it, such as RGB;16B."""
-    if not image.tile:
-        return ""
-    arguments = image.tile[0][3]
+def _raw_mode(arguments: object) -> str:
+    """How the pixels of a tile are stored, as Pillow names it, such as RGB;16B."""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _needs_tifffile(image: Image.Image, raw: set[str]) -> bool:
+    """Whether Pillow would leave out channels of a TIFF, or take parts of its values for whole ones."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    several = tags.get(_SAMPLES, 1) > 1
+    apart = several and tags.get(_PLANES) == _APART and max(tags.get(_BITS, (1,))) > 8
+    return apart or tags.get(_SAMPLES, 1) > 4 or (image.mode != "CMYK" and any("X" in mode for mode in raw))
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
@@ -66,13 +78,20 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _deep_png(path: Path) -> np.ndarray:
-    import torch
-    from torchvision.io import ImageReadMode, decode_png, read_file
+def _deep(image: Image.Image, path: Path) -> np.ndarray:
+    """Colours of 16 bits. Pillow keeps the high byte, or the low one if it takes the bytes in other order."""
+    high = np.asarray(image).astype(np.uint16) << 8
+    with Image.open(path) as other:
+        other.tile = [tile._replace(args=_swapped(tile.args)) for tile in other.tile]
+        pixels: np.ndarray = high | np.asarray(other)
+    return pixels if pixels.shape[2] == 3 else _opaque(pixels)
 
-    pixels = decode_png(read_file(str(path)), ImageReadMode.UNCHANGED)
-    array: np.ndarray = pixels.to(torch.int32).numpy().astype(np.uint16).transpose(1, 2, 0)
-    return array if array.shape[2] == 3 else _opaque(array)
+
+def _swapped(arguments: Any) -> Any:
+    """The arguments of a tile with its two bytes in other order; N is the order of this machine."""
+    raw = _raw_mode(arguments)
+    last = "B" if raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little") else "L"
+    return (raw[:-1] + last, *arguments[1:]) if isinstance(arguments, tuple) else raw[:-1] + last
 
 
 def _tiff(path: Path) -> np.ndarray:

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from fullrank.data.decoding import UNREADABLE, bands, centre, reason, squash
 from fullrank.data.depth import SIXTEEN, Window, naming
-from fullrank.data.opening import Opened, open_image
+from fullrank.data.opening import Opened, closing, open_image
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 from fullrank.preprocessing import NO_FLOATS, Fit, Preprocessing
@@ -125,7 +124,7 @@ class StreamedImages:
         """These images, then those of `other`, which has the same canvas, size and channels."""
         parts = [(each, row) for each in (self, other) for row in each.originals.tolist()]
 
-        def read(row: int) -> Image.Image:
+        def read(row: int) -> Opened:
             images, original = parts[row]
             return images.read(original)
 
@@ -195,8 +194,7 @@ class StreamedImages:
         for original in self._candidates(row):
             try:
                 opened = self.read(original)
-                closing = nullcontext(opened) if isinstance(opened, np.ndarray) else opened
-                with naming(self.keys[original], self.name), closing as image:
+                with naming(self.keys[original], self.name), closing(opened) as image:
                     return decode(image)
             except UNREADABLE as error:
                 self.bad.note(self.keys[original], reason(error), self.name)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fullrank.data.decoding import GREY_MODES
 from fullrank.data.depth import Window, largest, naming, smallest_window
-from fullrank.data.opening import Opened
+from fullrank.data.opening import Opened, closing
 from fullrank.data.selection import generator
 from fullrank.errors import DataError, FullrankWarning, count_of
 
@@ -88,7 +88,9 @@ def shared_channels(headers: Mapping[str, Header], source: str) -> int:
     Raises:
         DataError: If the images have other channel counts, and not all the same.
     """
-    first = {header.channels: name for name, header in reversed(headers.items())}
+    first: dict[int, str] = {}
+    for name, header in headers.items():
+        first.setdefault(header.channels, name)
     if set(first) <= {1, 3}:
         return max(first)
     if len(first) == 1:
@@ -125,8 +127,8 @@ def window_of(
         return given
     highest = 0
     for name in deep:
-        with naming(name, source):
-            highest = max(highest, largest(np.asarray(read(name))))
+        with closing(read(name)) as opened, naming(name, source):
+            highest = max(highest, largest(np.asarray(opened)))
     return found_window(highest, len(deep), source)
 
 

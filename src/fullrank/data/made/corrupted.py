@@ -10,6 +10,7 @@ from PIL import Image
 from fullrank.data.decoding import bands, to_array, to_image
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.corruptions import check_corruption, corrupt
+from fullrank.data.opening import closing
 from fullrank.data.selection import generator
 from fullrank.data.sources import SPLITS, Source, Split, canonical
 from fullrank.data.streaming import StreamedImages
@@ -88,7 +89,7 @@ class Corrupted(Source):
             return replace(clean, images=spoilt_images, name=self.name, layers={})
 
         def read_spoilt(row: int) -> Image.Image:
-            with images.read(row) as image:
+            with closing(images.read(row)) as image:
                 (whole,) = bands(image, images.channels, images.window)
                 return to_image(spoilt(to_array(_shrunk(whole)), row))
 

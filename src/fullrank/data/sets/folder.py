@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from fullrank.data.decoding import UNREADABLE, bands, fit_square, joined, reason
 from fullrank.data.depth import EIGHT, Window, naming, window_option
 from fullrank.data.image_files import ending_counts, image_tree, list_folders, path_order
 from fullrank.data.image_set import UNLABELLED, ImageSet
-from fullrank.data.opening import open_image
+from fullrank.data.opening import closing, open_image
 from fullrank.data.selection import fixed_split
 from fullrank.data.sets.layouts import layout_of, sentence
 from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
@@ -174,8 +173,8 @@ class ImageFolder(Source):
         images = self._empty(len(names), size, channels)
 
         def decode(row: int) -> None:
-            with naming(names[row], self.name):
-                whole = bands(open_image(self.path / names[row]), channels, window)
+            with closing(open_image(self.path / names[row])) as opened, naming(names[row], self.name):
+                whole = bands(opened, channels, window)
             images[row] = joined(fit_square(band, size) for band in whole)
 
         results = zip(names, _attempt(decode, range(len(names)), f"Reading {self.path}"), strict=True)
@@ -214,8 +213,7 @@ class ImageFolder(Source):
         return dict(zip(names, headers, strict=True))
 
     def _header(self, name: str) -> Header:
-        opened = open_image(self.path / name)
-        with nullcontext(opened) if isinstance(opened, np.ndarray) else opened:
+        with closing(open_image(self.path / name)) as opened:
             return header_of(opened)
 
     @cached_property
