@@ -1,7 +1,7 @@
 """The errors that users can get: one sentence each, with the value, the limit and the remedy."""
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -103,6 +103,16 @@ def count_of(count: int, noun: str) -> str:
     ('1 seed', '1200 images')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def few_of(names: Sequence[str], most: int = 4) -> str:
+    """The first names of a list, and how many more there are.
+
+    >>> few_of(["a", "b"]), few_of(["a", "b", "c", "d"], most=2)
+    ('a, b', 'a, b and 2 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], remedy: str) -> UsageError:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from fullrank import door
 from fullrank.bibliography import key_of
 from fullrank.door import Origin
 from fullrank.errors import UsageError, explained, unknown_name
-from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote
+from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote, write
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
 
@@ -274,7 +275,8 @@ class Registry:
             key, *words = split_outside_quotes(segment, "=", at_most=1)
             key = key.strip()
             if not words:
-                raise UsageError(f"'{text}': expected key=value after the first comma, but got '{segment}'.")
+                problem = f"'{text}': expected key=value after the first comma, but got '{segment}'"
+                raise UsageError(f"{problem}{_quoted(entry, text)}.")
             if entry.value is not None and key == entry.value.name:
                 raise UsageError(
                     f"'{text}': {key} is the value of '{entry.name}'; write {entry.name}:{words[0]}."
@@ -385,3 +387,15 @@ def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[s
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(context)
     return {key: value for key, value in context.items() if key in parameters}
+
+
+def _quoted(entry: Entry, text: str) -> str:
+    """The spec with quotes around a value that has commas, as the remedy in an error."""
+    if entry.value is None or entry.value.kind is not str or ":" not in text:
+        return ""
+    name, _, rest = text.partition(":")
+    parts = rest.split(",")
+    last = max(row for row, part in enumerate(parts) if "=" not in part)
+    options = "".join(f",{option}" for option in parts[last + 1 :])
+    spec = f"{name}:{write(','.join(parts[: last + 1]))}{options}"
+    return f"; a value with a comma is written in double quotes, {shlex.quote(spec)}"

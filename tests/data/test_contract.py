@@ -37,6 +37,11 @@ def spec(request, tmp_path: Path, idx_folder, image_folder, saved) -> str:
         idx_folder(tmp_path)
     elif name == "folder":
         image_folder(tmp_path)
+    elif name == "table":
+        image_folder(tmp_path)
+        rows = [f"{kind}/{row}.png,{kind},{row // 2}" for kind in ("cat", "dog") for row in range(10)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+        return f"table:{tmp_path / 'list.csv'}"
     elif name == "folder streamed":
         return f"folder:{image_folder(tmp_path)},canvas=16"
     elif name in ("cifar10", "cifar100", "stl10", "urbancars", "waterbirds") or name.startswith("imagenet"):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fullrank.data.sets.idx import IdxFiles as IdxFiles
     from fullrank.data.sets.npz import NpzArchive as NpzArchive
     from fullrank.data.sets.stl10 import Stl10 as Stl10
+    from fullrank.data.sets.table import ImageTable as ImageTable
     from fullrank.data.sources import Source as Source
     from fullrank.data.streaming import StreamedImages as StreamedImages
     from fullrank.data.undecodable import BadImages as BadImages
@@ -111,8 +112,11 @@ def _suggest_for(text: str, path: Path) -> str:
         return f"a folder of images is written {_typed('folder', text)}"
     if suffix == ".npy":
         return "an array alone has no labels; save images and labels in one file and write npz:FILE"
-    if suffix in (".npz", ".parquet"):
-        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'huggingface', text)}"
+    if suffix in (".npz", ".csv", ".tsv"):
+        return f"a {suffix} file is written {_typed('npz' if suffix == '.npz' else 'table', text)}"
+    if suffix == ".parquet":
+        lists = f"or {_typed('table', text)} if it lists image files"
+        return f"a {suffix} file is written {_typed('huggingface', text)}, {lists}"
     if "ubyte" in path.name or suffix == ".idx":
         return f"IDX files are named by their folder, {_typed('mnist', str(path.parent))}"
     if path.is_file():
@@ -160,6 +164,22 @@ for _entry in [
         "your own",
         value=Parameter("path", str, "the folder", required=True),
         options=(
+            Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
+            *_DEPTH,
+        ),
+    ),
+    Entry(
+        "table",
+        "fullrank.data.sets.table:ImageTable",
+        "image files that a CSV or Parquet file lists, with labels, splits and groups",
+        "your own",
+        value=Parameter("file", str, "the CSV or Parquet file", required=True),
+        options=(
+            Parameter("path", str, "the column of paths; default: such as path or filename"),
+            Parameter("label", str, "the column of labels, A+B for several; default: such as label or class"),
+            Parameter("split", str, "the column of splits; default: such as split or subset"),
+            Parameter("group", str, "the column of groups, kept in one split; default: such as patient_id"),
+            Parameter("root", str, "the folder of the paths; default: that of the table"),
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
             *_DEPTH,
         ),

@@ -4,12 +4,12 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from fullrank.errors import DataError, FullrankWarning, UsageError, unknown_name
+from fullrank.errors import DataError, FullrankWarning, UsageError, count_of, unknown_name
 from fullrank.files import expanded, is_file, printable
 
 _FORMS = "write {shipped}, the path of a text file with one name a line, or names joined by '+'"
@@ -132,6 +132,42 @@ def check_classes(train: Collection[str], test: Collection[str], name: str) -> N
         raise DataError(f"{name}: {problem}, such as {min(train)!r}; give the classes the same names.")
     problem = f"training has no image of {len(missing)} of {len(set(test))} test classes"
     warnings.warn(f"{name}: {problem}; the first is {missing[0]!r}.", FullrankWarning, stacklevel=2)
+
+
+def describe_classes(labels: Iterable[str]) -> str:
+    """The classes among labels in a few words; "" is no label.
+
+    >>> describe_classes(["dog", "cat", "cat", ""]), describe_classes([""])
+    ('of 2 classes (cat, dog), 1 of them without a label', 'without labels')
+    """
+    counts = Counter(labels)
+    classes = sorted(counts.keys() - {""})
+    if not classes:
+        return "without labels"
+    named = f" ({', '.join(classes)})" if len(classes) <= 4 and sum(map(len, classes)) < 60 else ""
+    unlabelled = f", {counts['']} of them without a label" if counts[""] else ""
+    return f"of {len(classes)} class{'es' * (len(classes) > 1)}{named}{unlabelled}"
+
+
+def describe_splits(train: Sequence[str], test: Sequence[str], folders: Sequence[str] = ()) -> str:
+    """The images and classes of two splits in a few words.
+
+    Args:
+        train: The label of each training image, "" for none.
+        test: The label of each test image.
+        folders: Where the two splits are.
+
+    >>> describe_splits(["cat", "dog"], ["dog", "cat", "cat"], ["train", "val"])
+    '2 training images of 2 classes (cat, dog) in train, 3 test images of the same classes in val'
+    """
+    same = set(train) == set(test) != {""}
+    parts = [
+        f"{count_of(len(train), 'training image')} {describe_classes(train)}",
+        f"{count_of(len(test), 'test image')} {'of the same classes' if same else describe_classes(test)}",
+    ]
+    if folders:
+        parts = [f"{part} in {folder}" for part, folder in zip(parts, folders, strict=True)]
+    return ", ".join(parts)
 
 
 def first_twice(names: Sequence[str]) -> str | None:

@@ -55,7 +55,7 @@ def image_tree(root: Path) -> tuple[list[str], list[str]]:
         DataError: If a folder cannot be listed, or there is no image.
     """
     try:
-        names = sorted(_walk(root, "", ()), key=path_order)
+        names = sorted(_walk(root, "", ()), key=lambda name: name.replace("/", "\0"))  # folder by folder
     except OSError as error:
         raise DataError(f"{root} cannot be listed ({error}); check its permissions.") from error
     readable = endings() if any(name.lower().endswith(endings()) for name in names) else ARRAYS
@@ -75,11 +75,6 @@ def ending_counts(names: Iterable[str]) -> dict[str, int]:
     """
     suffixes = (PurePosixPath(name).suffix.lower() for name in names)
     return dict(Counter(printable(suffix) or "no ending" for suffix in suffixes).most_common())
-
-
-def path_order(name: str) -> str:
-    """A key that sorts paths folder by folder."""
-    return name.replace("/", "\0")
 
 
 def _walk(folder: Path, name: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:

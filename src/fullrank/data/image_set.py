@@ -408,6 +408,11 @@ class ImageSet:
         deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
         return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
 
+    def occurring(self, label: str) -> set[str]:
+        """The names of the classes of a label that at least one image has."""
+        numbers = np.unique(self.labels[label]).tolist()
+        return {self.class_names[label][number] for number in numbers if number != UNLABELLED}
+
     def check_label(self, label: str) -> None:
         """Raise UsageError, with the nearest names, if the set does not have a label."""
         if label not in self.labels:

@@ -1,5 +1,7 @@
 """Select rows: seeded, stratified, and the same on every machine."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fullrank.errors import DataError, UsageError, count_of
@@ -54,3 +56,35 @@ def fixed_split(labels: np.ndarray, split: str, name: str) -> np.ndarray:
     order = stratified_order(labels, seed=0)
     test = max(1, round(_TEST_SHARE * len(labels)))
     return np.sort(order[:test] if split == "test" else order[test:])
+
+
+def grouped_split(labels: np.ndarray, groups: Sequence[str], split: str, name: str) -> np.ndarray:
+    """As `fixed_split`, but no group is in both splits; each row with the group "" is a group of its own.
+
+    Whole groups become test groups, in an order that is stratified by their most frequent label, as long as
+    their images come closer to 20 %.
+
+    Args:
+        labels: The labels (N,).
+        groups: The group of each row.
+        split: "train" or "test".
+        name: The name of the source, for messages.
+
+    Raises:
+        DataError: If there are fewer than 2 groups.
+
+    >>> groups = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"]
+    >>> grouped_split(np.zeros(10, int), groups, "test", "x").tolist()
+    [4, 5]
+    """
+    own = [group or f"\0{row}" for row, group in enumerate(groups)]
+    distinct, group_of = np.unique(own, return_inverse=True)
+    if len(distinct) < 2:
+        raise DataError(f"{name} has 1 group, but its two splits need 2 or more; leave out the groups.")
+    frequent = np.zeros((len(distinct), labels.max() + 2), np.int64)
+    np.add.at(frequent, (group_of, labels + 1), 1)
+    order = stratified_order(frequent.argmax(1), seed=0)
+    reached = np.bincount(group_of)[order].cumsum()
+    nearest = int(np.abs(reached - _TEST_SHARE * len(labels)).argmin())
+    in_test = np.isin(group_of, order[: min(nearest + 1, len(distinct) - 1)])
+    return np.flatnonzero(in_test if split == "test" else ~in_test)

@@ -14,6 +14,7 @@ from fullrank.data.depth import Window
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, one_line
+from fullrank.files import printable
 from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Scalar, Spec
 
@@ -155,6 +156,10 @@ def check_folder(path: Path, name: str) -> None:
     if not path.is_dir():
         problem = f"{path} is a file, not a folder" if path.exists() else f"There is no {path}"
         raise DataError(f"{problem}; check the path in {name}.")
+    if printable(name) != name:
+        raise DataError(
+            f"{name} is a path with bytes that are not UTF-8, which no recipe can hold; rename it."
+        )
 
 
 def first_file(paths: Iterable[Path]) -> Path | None:

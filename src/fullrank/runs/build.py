@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fullrank.data import SOURCES, BadImages, BatchLoader, ImageSet, class_list, source
+from fullrank.data.classes import check_classes
 from fullrank.data.datasets import image_set_of, is_dataset
 from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
@@ -72,6 +73,8 @@ def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[Imag
         test = images.load("test", recipe.image_size, bad=bad)
     else:
         train, test = datasets.sized(recipe.image_size, held_out=recipe.held_out is not None)
+    if recipe.held_out is None:
+        check_classes(train.occurring("label"), test.occurring("label"), train.name)
     if recipe.classes is not None:
         names = class_list(recipe.classes)
         train, test = train.of_classes(names), test.of_classes(names)

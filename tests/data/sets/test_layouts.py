@@ -87,9 +87,9 @@ def test_splits_inside_another_folder_or_inside_each_class():
 
 def test_the_sentence_has_every_number():
     found = layout("train/cat/1.png", "train/2.png", "test/cat/3.png", "val/cat/4.png")
-    assert_names(sentence(found, (2, 1), {".txt": 5}), 2, "cat", "train", 1, "test", "val", 5, ".txt")
+    assert_names(sentence(found, 0, {".txt": 5}), 2, "cat", "train", 1, "test", "val", 5, ".txt")
     drawn = layout("dataset/cat/1.png", "dataset/dog/2.png")
-    assert_names(sentence(drawn, (1, 1), {}), 2, 1, "folder:PATH/dataset")
+    assert_names(sentence(drawn, 1, {}), 2, 1, "folder:PATH/dataset")
 
 
 def test_test_classes_that_training_lacks_are_named():

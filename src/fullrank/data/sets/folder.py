@@ -1,6 +1,7 @@
 """Folders of image files."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from fullrank.data.classes import class_name
 from fullrank.data.decoding import UNREADABLE, bands, fit_square, joined, reason
 from fullrank.data.depth import EIGHT, Window, naming, window_option
-from fullrank.data.image_files import ending_counts, image_tree, list_folders, path_order
+from fullrank.data.image_files import ending_counts, image_tree, list_folders
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.opening import closing, open_image
 from fullrank.data.selection import fixed_split
@@ -39,63 +40,53 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """The image files of each split with their labels, and the names of the classes."""
+    """Image files and their labels.
 
-    of: dict[Split, tuple[list[str], np.ndarray]]
-    class_names: tuple[str, ...]
+    Attributes:
+        names: The paths of the files, relative to the folder of the source.
+        labels: Name -> labels (N,).
+        class_names: Name -> the names of the classes.
+        rows: Split -> the rows of its files.
+        official: Whether the splits are part of the data.
+        understood: What the source says about them.
+    """
+
+    names: list[str]
+    labels: dict[str, np.ndarray]
+    class_names: dict[str, tuple[str, ...]]
+    rows: dict[Split, np.ndarray]
     official: bool
     understood: str
 
 
-@final
-class ImageFolder(Source):
-    """Image files at any depth below a folder, decoded into memory or on demand.
-
-    The splits are the folders `train` and `test`, or `val`, `dev`, `eval` and other common spellings. Without
-    them, 20 % are drawn as test images, stratified and always the same. The class is the first folder below
-    the split's folder; files directly in the split's folder are unlabelled. Classes of the two splits are
-    matched by name. `understood` says what was found and what was left out.
+class ImageFiles(Source):
+    """Image files with labels, decoded into memory or on demand; a subclass finds them.
 
     Images stay grey if all images of both splits are. Transparent images are put on white. Only the first
     frame or page is read. The EXIF orientation is applied. Colour profiles (ICC) are not: colours are taken
     as sRGB.
 
-    Pixels of more than eight bits become eight bits. Without `bits`, they have the fewest of 8, 10, 12, 14
-    and 16 bits that hold the largest value of 100 images. What was found is said and stands in `window`.
+    Pixels of more than eight bits become eight bits. Without a `given` window, they have the fewest of 8, 10,
+    12, 14 and 16 bits that hold the largest value of 100 images. What was found is said and stands in
+    `window`.
 
-    A folder without image files may hold arrays `.npy`, (H, W), (H, W, C) or (C, H, W), with any number of
-    channels. TIFF with more channels than colour and transparency needs the extra `tiff`.
-
-    Args:
-        path: The folder.
-        canvas: Side of a square in pixels. If given, images are decoded on demand as RGB, may have any size,
-            and are resized to this square in training. Arrays and TIFF keep other channel counts.
-        bits: The bits of pixels of more than eight bits. A larger value is an error.
-        low: The value that becomes black, for pixels that are negative or not whole, or need more than 16
-            bits. Smaller values become black too. Images of eight bits stay as they are.
-        high: The value that becomes white, and with it all larger values.
-
-    Raises:
-        DataError: If the folder is missing or has no images, its splits can be understood in two ways or
-            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB.
-        UsageError: If the images do not all have one square size, and no size is given.
-
-    >>> ImageFolder("photographs", canvas=256).name
-    'folder:photographs,canvas=256'
+    Arrays `.npy` are (H, W), (H, W, C) or (C, H, W), with any number of channels. TIFF with more channels than
+    colour and transparency needs the extra `tiff`.
     """
 
-    def __init__(
-        self,
-        path: str,
-        canvas: int | None = None,
-        bits: int | None = None,
-        low: float | None = None,
-        high: float | None = None,
-    ):
-        super().__init__(canonical("folder", path, bits=bits, canvas=canvas, high=high, low=low))
-        self._given = window_option(bits, low, high)
-        self.path, self.canvas = expanded(path), canvas
+    def __init__(self, name: str, path: Path, canvas: int | None, given: Window | None = None):
+        super().__init__(name)
+        self.path, self.canvas = path, canvas
+        self._given = given
         self.streamed = canvas is not None
+
+    @abstractmethod
+    def _find(self) -> Files:
+        """Find the image files below `path`."""
+
+    @cached_property
+    def _files(self) -> Files:
+        return self._find()
 
     def read(self, split: Split, image_size: int | None) -> ImageSet:
         """Read the images of `split`."""
@@ -103,7 +94,7 @@ class ImageFolder(Source):
 
     @property
     def official(self) -> bool:
-        """Whether the folder has folders of both splits."""
+        """Whether the splits are part of the data."""
         return self._files.official
 
     @property
@@ -113,52 +104,47 @@ class ImageFolder(Source):
 
     @property
     def understood(self) -> str:
-        """The images and classes of each split, and what was left out."""
+        """The images and classes of each split, and what was left out, in one sentence."""
         return self._files.understood
 
     def read_despite(self, split: Split, image_size: int | None, bad: BadImages) -> ImageSet:
         """Read the images of `split` without undecodable ones, if `bad` allows their number."""
-        return self._read_files(*self._files.of[split], split, image_size, bad)
+        return self._read_files(self._files.rows[split], split, image_size, bad)
 
     def read_all(self, image_size: int | None, bad: BadImages) -> ImageSet:
-        """Read the images of both splits, in the order of their paths if the split is ours."""
+        """Read the images of both splits, in their own order if the split is ours."""
         if self.official:
             return super().read_all(image_size, bad)
-        files = [
-            file for names, labels in self._files.of.values() for file in zip(names, labels, strict=True)
-        ]
-        names, labels = zip(*sorted(files, key=lambda file: path_order(file[0])), strict=True)
-        return self._read_files(names, np.array(labels), "all", image_size, bad)
+        return self._read_files(np.arange(len(self._files.names)), "all", image_size, bad)
 
-    def _read_files(
-        self, names: Sequence[str], labels: np.ndarray, split: str, image_size: int | None, bad: BadImages
-    ) -> ImageSet:
+    def _read_files(self, rows: np.ndarray, split: str, image_size: int | None, bad: BadImages) -> ImageSet:
+        names = [self._files.names[row] for row in rows.tolist()]
         if self.streamed:
             canvas = CANVAS if self.canvas is None else self.canvas
             plain = photographs(self.path, names, canvas, image_size, self.name, statistics=None)
             streamed = replace(plain, channels=self._channels, window=self._survey.window or EIGHT)
-            return self._labelled(streamed, names, labels, split)
+            return self._labelled(streamed, rows, split)
         images, errors = self._decoded(names, image_size)
         if len(errors) == len(names) or (errors and not bad.most):
             raise self._unreadable(errors, len(names))
         for name, error in errors.items():
             bad.note(name, reason(error), self.name)
-        whole = self._labelled(images, names, labels, split)
+        whole = self._labelled(images, rows, split)
         if not errors:
             return whole
         return whole.subset(np.array([row for row, name in enumerate(names) if name not in errors]))
 
-    def unfitted(self) -> "ImageFolder":
-        """The same folder with its images decoded on demand, also without a canvas."""
-        folder = copy(self)
-        folder.streamed = True
-        return folder
+    def unfitted(self) -> "ImageFiles":
+        """The same files with their images decoded on demand, also without a canvas."""
+        files = copy(self)
+        files.streamed = True
+        return files
 
-    def _labelled(
-        self, images: np.ndarray | StreamedImages, names: Sequence[str], labels: np.ndarray, split: str
-    ) -> ImageSet:
-        class_names, ids = {"label": self._files.class_names}, tuple(map(printable, names))
-        return ImageSet(images, {"label": labels}, class_names, self.name, split, ids=ids)
+    def _labelled(self, images: np.ndarray | StreamedImages, rows: np.ndarray, split: str) -> ImageSet:
+        files = self._files
+        labels = {key: each[rows] for key, each in files.labels.items()}
+        ids = tuple(printable(files.names[row]) for row in rows.tolist())
+        return ImageSet(images, labels, files.class_names, self.name, split, ids=ids)
 
     def _decoded(
         self, names: Sequence[str], image_size: int | None
@@ -180,28 +166,9 @@ class ImageFolder(Source):
         results = zip(names, _attempt(decode, range(len(names)), f"Reading {self.path}"), strict=True)
         return images, {name: error for name, error in results if isinstance(error, Exception)}
 
-    @cached_property
-    def _files(self) -> Files:
-        check_folder(self.path, self.name)
-        images, others = image_tree(self.path)
-        lists = {path.rpartition("/")[0]: _listed_classes(self.path / path) for path in others if _LIST(path)}
-        layout = layout_of(images, list_folders(self.path), self.name, lists)
-        files = [*layout.train, *(layout.test or ())]
-        class_names = tuple(sorted({each for _, each in files} - {""}))
-        label_of = {"": UNLABELLED, **{name: label for label, name in enumerate(class_names)}}
-        names, labels = [name for name, _ in files], np.array([label_of[each] for _, each in files], np.int64)
-        if layout.test is None:
-            rows = [fixed_split(labels, split, self.name) for split in SPLITS]
-        else:
-            rows = np.split(np.arange(len(files)), [len(layout.train)])
-        parts = [([names[row] for row in part], labels[part]) for part in rows]
-        counts = [len(part) for part in rows]
-        understood = sentence(layout, counts, ending_counts(path for path in others if not _LIST(path)))
-        return Files(dict(zip(SPLITS, parts, strict=True)), class_names, layout.test is not None, understood)
-
     @property
     def _names(self) -> list[str]:
-        return [name for names, _ in self._files.of.values() for name in names]
+        return [self._files.names[row] for rows in self._files.rows.values() for row in rows.tolist()]
 
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
@@ -262,6 +229,70 @@ class ImageFolder(Source):
         if len(failed) < count:
             remedy += f", or train without them with --max-bad {len(failed)}"
         return DataError(f"{self.name}: {problem} ({reason(error)}); {remedy}.")
+
+
+@final
+class ImageFolder(ImageFiles):
+    """Image files at any depth below a folder, decoded into memory or on demand.
+
+    The splits are the folders `train` and `test`, or `val`, `dev`, `eval` and other common spellings. Without
+    them, 20 % are drawn as test images, stratified and always the same. The class is the first folder below
+    the split's folder; files directly in the split's folder are unlabelled. Classes of the two splits are
+    matched by name. `understood` says what was found and what was left out.
+
+    Pixels are read as in `ImageFiles`. Arrays `.npy` count as images if the folder has no other images.
+
+    Args:
+        path: The folder.
+        canvas: Side of a square in pixels. If given, images are decoded on demand as RGB, may have any size,
+            and are resized to this square in training. Arrays and TIFF keep other channel counts.
+        bits: The bits of pixels of more than eight bits. A larger value is an error.
+        low: The value that becomes black, for pixels that are negative or not whole, or need more than 16
+            bits. Smaller values become black too. Images of eight bits stay as they are.
+        high: The value that becomes white, and with it all larger values.
+
+    Raises:
+        DataError: If the folder is missing or has no images, its splits can be understood in two ways or
+            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB.
+        UsageError: If the images do not all have one square size, and no size is given.
+
+    >>> ImageFolder("photographs", canvas=256).name
+    'folder:photographs,canvas=256'
+    """
+
+    def __init__(
+        self,
+        path: str,
+        canvas: int | None = None,
+        bits: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ):
+        name = canonical("folder", path, bits=bits, canvas=canvas, high=high, low=low)
+        super().__init__(name, expanded(path), canvas, window_option(bits, low, high))
+
+    def _find(self) -> Files:
+        check_folder(self.path, self.name)
+        images, others = image_tree(self.path)
+        lists = {path.rpartition("/")[0]: _listed_classes(self.path / path) for path in others if _LIST(path)}
+        layout = layout_of(images, list_folders(self.path), self.name, lists)
+        files = [*layout.train, *(layout.test or ())]
+        classes = tuple(sorted({each for _, each in files} - {""}))
+        label_of = {"": UNLABELLED, **{name: label for label, name in enumerate(classes)}}
+        labels = np.array([label_of[each] for _, each in files], np.int64)
+        if layout.test is None:
+            parts = [fixed_split(labels, split, self.name) for split in SPLITS]
+        else:
+            parts = np.split(np.arange(len(files)), [len(layout.train)])
+        skipped = ending_counts(path for path in others if not _LIST(path))
+        return Files(
+            names=[name for name, _ in files],
+            labels={"label": labels},
+            class_names={"label": classes},
+            rows=dict(zip(SPLITS, parts, strict=True)),
+            official=layout.test is not None,
+            understood=sentence(layout, len(parts[1]), skipped),
+        )
 
 
 def _listed_classes(path: Path) -> dict[str, str]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from fullrank.data.classes import check_classes, class_name
-from fullrank.errors import DataError, count_of
+from fullrank.data.classes import check_classes, class_name, describe_classes, describe_splits
+from fullrank.errors import DataError, count_of, few_of
 
 Role = Literal["train", "test", "eval", "val", "dev"]
 """What a folder of a split is for; of several test folders with labels, the first in this order is used."""
@@ -92,7 +92,7 @@ def layout_of(
     if not others:
         return replace(_drawn(files, only, name), unused={"no folder": tops[""]} if tops[""] else {})
     if nested:
-        problem = f"{only} looks like a split with class folders, but stands beside {_few(others)}"
+        problem = f"{only} looks like a split with class folders, but stands beside {few_of(others)}"
         raise DataError(f"{name}: {problem}; move the classes into one folder, or write folder:PATH/{only}.")
     return _drawn(files, "", name)
 
@@ -112,7 +112,7 @@ def _official(
         if folder and (by_folder := _by_folder(files, folder)):
             candidates[folder] = _listed(by_folder, classes, lists.get(folder, {}))
     if not train or not candidates:
-        empty = _few([folder for role, folder in folder_of.items() if (role == "train") == (not train)])
+        empty = few_of([folder for role, folder in folder_of.items() if (role == "train") == (not train)])
         raise DataError(f"{name}: {empty} has no image that can be read; check its files.")
     labelled = [folder for folder, paths in candidates.items() if any(each for _, each in paths)]
     chosen = (labelled or list(candidates))[0]
@@ -151,7 +151,7 @@ def _drawn(files: Sequence[str], base: str, name: str) -> Layout:
     classes = {each for _, each in by_folder} - {""}
     lower = {each.lower() for each in classes}
     if lower & _IMAGES and lower & _MASKS:
-        problem = f"{_few(sorted(classes))} look like images and their masks, not like classes"
+        problem = f"{few_of(sorted(classes))} look like images and their masks, not like classes"
         inside = next(each for each in sorted(classes) if each.lower() in _IMAGES)
         raise DataError(f"{name}: {problem}; write folder:PATH/{inside}.")
     remark = ""
@@ -199,44 +199,28 @@ def _renamed(layout: Layout, path_of: Mapping[str, str], folder: str) -> Layout:
     return Layout(train, test, folders, {folder.format(key): n for key, n in layout.unused.items()})
 
 
-def sentence(layout: Layout, counts: Sequence[int], skipped: Mapping[str, int]) -> str:
+def sentence(layout: Layout, drawn: int, skipped: Mapping[str, int]) -> str:
     """What was understood: images and classes of each split, and what was left out.
 
     Args:
         layout: The splits and classes.
-        counts: The number of training and of test images.
+        drawn: The number of test images that are drawn, if the folder has no splits.
         skipped: Ending -> number of files that were not read.
 
     >>> layout = Layout([("train/cat/1.png", "cat")], [("val/2.png", "")], ("train", "val"), {"test": 3})
-    >>> sentence(layout, (1, 1), {".txt": 2})
+    >>> sentence(layout, 0, {".txt": 2})
     '1 training image of 1 class (cat) in train, 1 test image without labels in val; left out: 3 images in \
 test, 2 files with .txt'
     """
+    train, test = ([each for _, each in part or ()] for part in (layout.train, layout.test))
     if layout.test is None:
         where = f" in {layout.folders[0]}" if layout.folders else ""
-        drawn = f"{count_of(sum(counts), 'image')} {_classes(layout.train)}{where}"
-        said = f"{drawn}; {counts[1]} are drawn as test images"
+        total = f"{count_of(len(train), 'image')} {describe_classes(train)}{where}"
+        said = f"{total}; {drawn} are drawn as test images"
     else:
-        same = {each for _, each in layout.train} == {each for _, each in layout.test} != {""}
-        train = f"{count_of(counts[0], 'training image')} {_classes(layout.train)} in {layout.folders[0]}"
-        test = "of the same classes" if same else _classes(layout.test)
-        said = f"{train}, {count_of(counts[1], 'test image')} {test} in {layout.folders[1]}"
+        said = describe_splits(train, test, layout.folders)
     unused = [f"{count_of(count, 'image')} in {folder}" for folder, count in layout.unused.items()]
     endings = [f"{count_of(count, 'file')} with {ending}" for ending, count in skipped.items()]
     if unused or endings:
-        said += f"; left out: {_few([*unused, *endings], 6)}"
+        said += f"; left out: {few_of([*unused, *endings], 6)}"
     return f"{said}; {layout.remark}" if layout.remark else said
-
-
-def _classes(files: Labelled) -> str:
-    classes = sorted({each for _, each in files} - {""})
-    if not classes:
-        return "without labels"
-    named = f" ({', '.join(classes)})" if len(classes) <= 4 and sum(map(len, classes)) < 60 else ""
-    bare = sum(not each for _, each in files)
-    unlabelled = f", {bare} of them without a label" if bare else ""
-    return f"of {len(classes)} class{'es' * (len(classes) > 1)}{named}{unlabelled}"
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
