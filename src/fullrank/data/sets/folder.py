@@ -70,8 +70,8 @@ class ImageFiles(Source):
     12, 14 and 16 bits that hold the largest value of 100 images. What was found is said and stands in
     `window`.
 
-    Arrays `.npy` are (H, W), (H, W, C) or (C, H, W), with any number of channels. TIFF with more channels than
-    colour and transparency needs the extra `tiff`.
+    Arrays `.npy` are (H, W), (H, W, C) or (C, H, W), with any number of channels. TIFF with channels that are
+    neither colour nor transparency needs the extra `tiff`.
     """
 
     def __init__(self, name: str, path: Path, canvas: int | None, given: Window | None = None):
