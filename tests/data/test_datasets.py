@@ -129,7 +129,8 @@ def test_listed_labels_are_taken_as_they_are():
         ([(pixels()[0], [0, 1]), (pixels()[0], [0, 1, 1])], ["2, 3"]),
         ([(pixels()[0], 0, 1)], ["3 parts"]),
         ([(torch.randn(1, 8, 8) * 3, 0)], ["normalisation"]),
-        ([(np.zeros((8, 8, 2), np.uint8), 0)], ["uint8", "(8, 8, 2)"]),
+        ([(np.zeros((2, 8, 8, 2), np.uint8), 0)], ["uint8", "(2, 8, 8, 2)"]),
+        ([(Image.fromarray(np.full((8, 8), 4000, np.uint16)), 0)], ["I;16", 8]),
         ([(np.zeros((8, 8)), 0)], ["float64"]),
     ],
 )

@@ -27,7 +27,7 @@ def make(shape=(12, 20, 14, 3), classes=3, **changes) -> ImageSet:
     [
         ({"images": np.zeros((12, 4, 4, 1), np.float32)}, ["uint8", "float32"]),
         ({"images": np.zeros((12, 4, 4), np.uint8)}, ["(N, H, W, C)", "(12, 4, 4)"]),
-        ({"images": np.zeros((12, 3, 4, 4), np.uint8)}, ["C 1 or 3", "(12, 3, 4, 4)"]),
+        ({"images": np.zeros((12, 3, 4, 4), np.uint8)}, ["(N, H, W, C)", "(12, 3, 4, 4)"]),
         ({"images": np.zeros((12, 0, 4, 1), np.uint8)}, ["(12, 0, 4, 1)"]),
         ({"images": np.zeros((0, 4, 4, 1), np.uint8)}, ["0 images", "1 or more"]),
         ({"labels": {"label": np.zeros(12, np.int32)}}, ["int64", "int32"]),

@@ -58,6 +58,11 @@ _GROUPED = (
     _CANVAS,
     Parameter("classes", str, "merge classes: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
+_DEPTH = (
+    Parameter("bits", int, "the bits of deeper pixels than 8; by default the fewest that hold a sample"),
+    Parameter("low", float, "the value that becomes black, for negative, floating-point or 32-bit pixels"),
+    Parameter("high", float, "the value that becomes white, with low"),
+)
 _CLASS_FOLDERS = Parameter("path", str, "the folder of the class folders", required=True)
 _IMAGENET_SHIFTS = {
     "imagenet-a": (
@@ -160,6 +165,7 @@ for _entry in [
         value=Parameter("path", str, "the folder", required=True),
         options=(
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
+            *_DEPTH,
         ),
     ),
     Entry(
@@ -175,14 +181,16 @@ for _entry in [
             Parameter("group", str, "the column of groups, kept in one split; default: such as patient_id"),
             Parameter("root", str, "the folder of the paths; default: that of the table"),
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
+            *_DEPTH,
         ),
     ),
     Entry(
         "npz",
         "fullrank.data.sets.npz:NpzArchive",
-        "a NumPy .npz file of uint8 images and labels, with the array names of MedMNIST or Keras",
+        "a NumPy .npz file of images and labels, with the array names of MedMNIST or Keras",
         "your own",
         value=Parameter("path", str, "the file", required=True),
+        options=_DEPTH,
     ),
     Entry(
         "cifar10",

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from fullrank.data.decoding import to_array, to_image
+from fullrank.data.decoding import to_array, to_eight_bit
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.labelling import Labels, one_class, several, zero_one
 from fullrank.data.streaming import CANVAS, IMAGE_SIZE, StreamedImages
@@ -76,8 +76,8 @@ def image_set_of(dataset: Indexed, split: str = "train", *, like: ImageSet | Non
             arrays.append(_pixels(image, name))
     labels = _labels(dataset, cells if listed is None else listed, like, name)
 
-    def read(row: int) -> Image.Image:
-        return to_image(_pixels(_parts(dataset[row], name)[0], name))
+    def read(row: int) -> np.ndarray:
+        return _pixels(_parts(dataset[row], name)[0], name)
 
     images: np.ndarray | StreamedImages
     if len({array.shape for array in arrays}) == 1:
@@ -137,14 +137,17 @@ def _pixels(image: Any, name: str) -> np.ndarray:
     import torch
 
     if isinstance(image, Image.Image):
-        array = to_array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        if image.mode[0] in "IF":
+            remedy = "scale it to 8 bits in the dataset's transform"
+            raise DataError(f"An image of {name} has the mode {image.mode}, more than 8 bits; {remedy}.")
+        array = to_array(image if image.mode in ("L", "RGB") else to_eight_bit(image).convert("RGB"))
     elif isinstance(image, torch.Tensor):
         array = _of_tensor(image.detach().cpu(), name)
     else:
         array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
-        forms = "give Pillow images, uint8 (H, W, C) or tensors (C, H, W) in 0 to 1, C 1 or 3"
+    if array.dtype != np.uint8 or array.ndim != 3:
+        forms = "give Pillow images, uint8 (H, W, C) or tensors (C, H, W) in 0 to 1"
         raise DataError(f"An image of {name} is {array.dtype} of shape {array.shape}; {forms}.")
     return array
 

@@ -11,6 +11,7 @@ from fullrank.files import printable
 
 # Pillow only recognises these, or starts other programs to read them.
 _NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+ARRAYS = (".npy",)
 _OF_THE_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
 
@@ -44,7 +45,8 @@ def image_tree(root: Path) -> tuple[list[str], list[str]]:
     """All image files at any depth below `root`, and all other files, relative to `root`.
 
     Both are in the order of their paths. Hidden files and folders are left out, and so are files in which
-    systems keep thumbnails. A link to a folder above is not followed.
+    systems keep thumbnails. Arrays (`.npy`) are images if there are no others. A link to a folder above is
+    not followed.
 
     Args:
         root: The folder to search.
@@ -56,8 +58,9 @@ def image_tree(root: Path) -> tuple[list[str], list[str]]:
         names = sorted(_walk(root, "", ()), key=lambda name: name.replace("/", "\0"))  # folder by folder
     except OSError as error:
         raise DataError(f"{root} cannot be listed ({error}); check its permissions.") from error
-    images = [name for name in names if name.lower().endswith(endings())]
-    others = [name for name in names if not name.lower().endswith(endings())]
+    readable = endings() if any(name.lower().endswith(endings()) for name in names) else ARRAYS
+    images = [name for name in names if name.lower().endswith(readable)]
+    others = [name for name in names if not name.lower().endswith(readable)]
     if not images:
         held = f", but files that end in {', '.join([*ending_counts(others)][:6])}" if others else ""
         raise DataError(f"{root} has no image that can be read (png, jpg, tiff, ...){held}; check the path.")

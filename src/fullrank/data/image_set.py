@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fullrank.data.classes import first_twice
-from fullrank.data.decoding import fit_square, to_array, to_image
+from fullrank.data.decoding import bands, fit_square, joined
 from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator, stratified_order, stratified_share
 from fullrank.data.streaming import Statistics, StreamedImages
@@ -35,7 +35,7 @@ class ImageSet:
     """Images with named labels.
 
     Args:
-        images: An array (N, H, W, C) uint8 with C 1 or 3, or StreamedImages, which are decoded on demand.
+        images: An array (N, H, W, C) uint8, or StreamedImages, which are decoded on demand.
         labels: Name -> labels (N,) int64; -1 means no label. The main labels are named "label". If an image
             has several labels, each is 0 or 1 and is named "label:NAME", and "label" is -1 throughout.
         class_names: Name -> the names of the classes: label i is called `class_names[name][i]`.
@@ -70,9 +70,9 @@ class ImageSet:
         shape, dtype = self.images.shape, self.images.dtype
         if dtype != np.uint8:
             raise DataError(f"{self}: images must be uint8, 0 to 255, but got {dtype}; scale and cast them.")
-        if len(shape) != 4 or shape[3] not in (1, 3) or not shape[1] or not shape[2]:
-            problem = f"images must have the shape (N, H, W, C) with C 1 or 3, but got {shape}"
-            raise DataError(f"{self}: {problem}; reorder the axes and keep grey or RGB.")
+        if len(shape) != 4 or not all(shape[1:]) or shape[1] < shape[2] == shape[3]:
+            problem = f"images must have the shape (N, H, W, C), but got {shape}"
+            raise DataError(f"{self}: {problem}; reorder the axes, the channels last.")
         if not shape[0]:
             raise DataError(f"{self} has 0 images, but needs 1 or more; check the path and the split.")
         if "label" not in self.labels or set(self.labels) != set(self.class_names):
@@ -122,7 +122,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """1 for grey, 3 for RGB; other images have any number."""
         return self.image_shape[2]
 
     @property
@@ -447,13 +447,13 @@ def _combined(labels: Sequence[np.ndarray]) -> np.ndarray:
 def _streamed(images: np.ndarray, ids: Sequence[str], name: str) -> StreamedImages:
     """Images in memory as streamed images, whose canvases have as many pixels or more."""
     side = max(images.shape[1:3])
-    return StreamedImages(lambda row: to_image(images[row]), ids, side, side, images.shape[3], name)
+    return StreamedImages(lambda row: images[row], ids, side, side, images.shape[3], name)
 
 
 def _fitted(images: np.ndarray, size: int) -> np.ndarray:
     fitted = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     for target, image in zip(fitted, images, strict=True):
-        target[:] = to_array(fit_square(to_image(image), size))
+        target[:] = joined(fit_square(band, size) for band in bands(image, len(image[0, 0])))
     return fitted
 
 

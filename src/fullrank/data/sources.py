@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, final, get_args
 
 from fullrank.data.classes import first_twice
+from fullrank.data.depth import Window
 from fullrank.data.image_set import ImageSet, check_image_size
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, one_line
@@ -42,6 +43,11 @@ class Source(ABC):
 
     def __init__(self, name: str = ""):
         self.name = name
+
+    @property
+    def window(self) -> Window | None:
+        """How pixels of more than eight bits become eight bits; None if none have more."""
+        return None
 
     @property
     def official(self) -> bool:

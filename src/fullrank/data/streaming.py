@@ -11,7 +11,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 from PIL import Image
 
-from fullrank.data.decoding import UNREADABLE, centre, reason, squash, upright
+from fullrank.data.decoding import UNREADABLE, bands, centre, reason, squash
+from fullrank.data.depth import SIXTEEN, Window, naming
+from fullrank.data.opening import Opened, closing, open_image
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError
 from fullrank.preprocessing import NO_FLOATS, Fit, Preprocessing
@@ -37,11 +39,11 @@ class StreamedImages:
     image comes the first.
 
     Args:
-        read: `read(i)` opens the image called `keys[i]`.
+        read: `read(i)` opens the image called `keys[i]`, with Pillow or as pixels (H, W, C).
         keys: The names of the images.
         canvas: Side of a canvas in pixels; `image_size` if that is more.
         image_size: Height and width of a centre in pixels.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for grey, 3 for RGB, or the number that all images have.
         rows: The rows of `keys` that belong to the set, (N,); None means all.
         statistics: Mean and standard deviation of each channel in 0 to 1, if convention fixes them.
         name: The name of the source, for messages.
@@ -50,6 +52,7 @@ class StreamedImages:
         fit: Takes a whole upright image at its own size and returns its square, in place of the centre. See
             `Preprocessing`.
         floats: `fit` returns float32, which cannot be made into views.
+        window: How pixels of more than eight bits become eight bits; by default 0 to 65535 become 0 to 255.
 
     Raises:
         UsageError: If a size is below 1.
@@ -60,7 +63,7 @@ class StreamedImages:
     ((2, 8, 8, 3), [[20, 30]], (2, 4, 4, 3))
     """
 
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], Opened]
     keys: Sequence[str]
     canvas: int
     image_size: int
@@ -72,6 +75,7 @@ class StreamedImages:
     alike: np.ndarray | None = None
     fit: Fit | None = None
     floats: bool = False
+    window: Window = SIXTEEN
     dtype: ClassVar = np.dtype(np.uint8)
 
     def __post_init__(self) -> None:
@@ -102,12 +106,15 @@ class StreamedImages:
         Raises:
             UsageError: If the fitted image has another shape or type than `Preprocessing` promises.
         """
-        blank = Image.new("L" if self.channels == 1 else "RGB", (preprocessing.size, preprocessing.size))
+        blank = Image.new("RGB" if self.channels == 3 else "L", (preprocessing.size, preprocessing.size))
         sample = preprocessing.fitted(blank)
+        if self.channels not in (1, 3) and sample.shape[2] != 1:
+            problem = f"makes {sample.shape[2]} channels of each of the {self.channels} channels"
+            raise UsageError(f"{self.name}: the transform {problem}; let it return one for a grey image.")
         return replace(
             self,
             image_size=preprocessing.size,
-            channels=sample.shape[2],
+            channels=self.channels if self.channels not in (1, 3) else sample.shape[2],
             statistics=(preprocessing.mean, preprocessing.std),
             fit=preprocessing.fit,
             floats=sample.dtype == np.float32,
@@ -117,7 +124,7 @@ class StreamedImages:
         """These images, then those of `other`, which has the same canvas, size and channels."""
         parts = [(each, row) for each in (self, other) for row in each.originals.tolist()]
 
-        def read(row: int) -> Image.Image:
+        def read(row: int) -> Opened:
             images, original = parts[row]
             return images.read(original)
 
@@ -138,7 +145,7 @@ class StreamedImages:
         _, side, _, channels = self.shape
         images = np.empty((len(rows), side, side, channels), np.uint8)
         sizes = np.empty((len(rows), 2), np.int64)
-        self._fill([images, sizes], rows, lambda image: squash(image, side, grey=channels == 1))
+        self._fill([images, sizes], rows, lambda image: squash(image, side, channels, self.window))
         return images, sizes
 
     def centres(self, rows: np.ndarray) -> np.ndarray:
@@ -150,9 +157,10 @@ class StreamedImages:
         size, channels, fit = self.image_size, self.channels, self.fit
         images = np.empty((len(rows), size, size, channels), np.float32 if self.floats else np.uint8)
 
-        def square(image: Image.Image) -> tuple[np.ndarray]:
-            grey = channels == 1
-            return (centre(image, size, grey) if fit is None else fit(upright(image, grey)),)
+        def square(image: Opened) -> tuple[np.ndarray]:
+            if fit is None:
+                return (centre(image, size, channels, self.window),)
+            return (np.concatenate([fit(band) for band in bands(image, channels, self.window)], axis=2),)
 
         self._fill([images], rows, square)
         return images
@@ -171,7 +179,7 @@ class StreamedImages:
         return np.arange(len(self.keys)) if self.rows is None else self.rows
 
     def _fill(
-        self, targets: list[np.ndarray], rows: np.ndarray, decode: Callable[[Image.Image], tuple[Any, ...]]
+        self, targets: list[np.ndarray], rows: np.ndarray, decode: Callable[[Opened], tuple[Any, ...]]
     ) -> None:
         """Decode the images at `rows` into the rows of `targets`, in threads."""
 
@@ -182,10 +190,11 @@ class StreamedImages:
         with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
             list(pool.map(fill, range(len(rows))))
 
-    def _decoded(self, row: int, decode: Callable[[Image.Image], tuple[Any, ...]]) -> tuple[Any, ...]:
+    def _decoded(self, row: int, decode: Callable[[Opened], tuple[Any, ...]]) -> tuple[Any, ...]:
         for original in self._candidates(row):
             try:
-                with self.read(original) as image:
+                opened = self.read(original)
+                with naming(self.keys[original], self.name), closing(opened) as image:
                     return decode(image)
             except UNREADABLE as error:
                 self.bad.note(self.keys[original], reason(error), self.name)
@@ -212,10 +221,9 @@ def photographs(
     image_size: int | None,
     name: str,
     statistics: Statistics | None = IMAGENET_STATISTICS,
-    channels: int = 3,
 ) -> StreamedImages:
     """The image files `keys` below `root`, with ImageNet's statistics; the default size is 224."""
     size = image_size or IMAGE_SIZE
     return StreamedImages(
-        lambda row: Image.open(root / keys[row]), keys, canvas, size, channels, name, statistics
+        lambda row: open_image(root / keys[row]), keys, canvas, size, name=name, statistics=statistics
     )

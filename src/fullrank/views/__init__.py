@@ -102,14 +102,14 @@ def view_pipeline(spec: str | Spec, *, image_size: int, channels: int = 3) -> "V
     Args:
         spec: A spec such as `simclr,blur=0` (`fullrank list views`).
         image_size: The side of the views in pixels.
-        channels: The number of channels of the images, 1 or 3.
+        channels: The number of channels of the images. Operations that mix colours need 1 or 3.
 
     Returns:
         The pipelines: `sample` draws the parameters of a batch, `apply` makes both views with them.
 
     Raises:
         UsageError: The name is unknown, a probability is outside 0 to 1, a scale is outside (0, 1], a
-            strength is negative, or `channels` is not 1 or 3.
+            strength is negative, or an operation needs colours and `channels` is not 1 or 3.
 
     >>> view_pipeline("simclr,blur=0,grey=0,hue=0", image_size=32).operations[0]
     ('crop', 'flip', 'brightness', 'contrast', 'saturation')

@@ -29,6 +29,11 @@ class Operation(ABC):
     def names(self) -> tuple[str, ...]:
         """The names that can be switched off."""
 
+    @property
+    def colour_names(self) -> tuple[str, ...]:
+        """Those names that mix channels, and so need images of 1 or 3."""
+        return ()
+
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Values of length `count`, in order of application.
@@ -233,6 +238,11 @@ class Jitter(Operation):
         """Those of the four with a strength above 0."""
         return tuple(name for name in _COLOURS if self.probability > 0 and getattr(self, name) > 0)
 
+    @property
+    def colour_names(self) -> tuple[str, ...]:
+        """All of them but brightness, which scales each channel alone."""
+        return tuple(name for name in self.names if name != "brightness")
+
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw which images change, the order, and the factor of each image."""
         hit = _chance(count, generator, self.probability)
@@ -288,6 +298,11 @@ class Grey(_Chance, Operation):
     """
 
     name = "grey"
+
+    @property
+    def colour_names(self) -> tuple[str, ...]:
+        """Its name."""
+        return self.names
 
     def apply(self, images: Tensor, values: Values) -> Tensor:
         """Replace the colours of the images that are hit by grey. `images` may be overwritten."""

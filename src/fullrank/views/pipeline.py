@@ -123,7 +123,7 @@ class Views:
     Args:
         first: The pipeline of the first view.
         second: The pipeline of the second view.
-        channels: Channels of the images, 1 or 3.
+        channels: Channels of the images.
 
     >>> from fullrank.views import view_pipeline
     >>> views = view_pipeline("simclr", image_size=8, channels=1)

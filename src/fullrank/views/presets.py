@@ -88,10 +88,13 @@ def _pair(
     second: tuple[Operation, ...],
     composed: bool = False,
 ) -> Views:
-    if channels not in (1, 3):
-        raise UsageError(
-            f"Views need images with 1 or 3 channels, but got channels={channels}; convert the images."
-        )
+    if channels < 1:
+        raise UsageError(f"Views need images of 1 channel or more, but got channels={channels}.")
+    names = dict.fromkeys(name for each in (*first, *second) for name in each.colour_names)
+    if channels not in (1, 3) and names:
+        problem = f"The views need colours for {', '.join(names)}, but the images have {channels} channels"
+        remedy = "set these to 0 (simclr,hue=0), or choose views without them, such as weak"
+        raise UsageError(f"{problem}; {remedy}.")
     first, second = _effective(first, channels), _effective(second, channels)
     return Views(Pipeline(crop, first, drop, composed), Pipeline(crop, second, drop, composed), channels)
 

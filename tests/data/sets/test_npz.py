@@ -120,9 +120,9 @@ def test_labels_of_no_known_kind_are_said_and_not_used(labels, parts, tmp_path: 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": GREY / 255}, ["images", "uint8", "float64", "astype"]),
-        ({"images": GREY.astype(np.int64)}, ["uint8", "int64"]),
-        ({"images": COLOUR.transpose(0, 3, 1, 2)}, ["(20, 3, 6, 6)", "(N, H, W, 3)"]),
+        ({"images": GREY / 255}, ["images", "float64", "low=", "high="]),
+        ({"images": GREY.astype(np.int64) - 1}, ["images", "-1 to ", "low=", "high="]),
+        ({"images": COLOUR.transpose(0, 3, 1, 2)}, ["(20, 3, 6, 6)", "(N, H, W, C)"]),
         ({"images": GREY[0]}, ["(6, 6)"]),
         ({"images": GREY, "labels": LABELS[:19]}, ["images", 20, "labels", 19]),
         ({"images": np.array([{}] * 3, dtype=object)}, ["images", "numpy.savez", "numpy.savez"]),

@@ -7,9 +7,10 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from fullrank.data.decoding import to_array, to_image, upright
+from fullrank.data.decoding import bands, to_array, to_image
 from fullrank.data.image_set import ImageSet
 from fullrank.data.made.corruptions import check_corruption, corrupt
+from fullrank.data.opening import closing
 from fullrank.data.selection import generator
 from fullrank.data.sources import SPLITS, Source, Split, canonical
 from fullrank.data.streaming import StreamedImages
@@ -88,8 +89,9 @@ class Corrupted(Source):
             return replace(clean, images=spoilt_images, name=self.name, layers={})
 
         def read_spoilt(row: int) -> Image.Image:
-            with images.read(row) as image:
-                return to_image(spoilt(to_array(_shrunk(upright(image, images.channels == 1))), row))
+            with closing(images.read(row)) as image:
+                (whole,) = bands(image, images.channels, images.window)
+                return to_image(spoilt(to_array(_shrunk(whole)), row))
 
         streamed = replace(images, read=read_spoilt, name=self.name)
         return replace(clean, images=streamed, name=self.name, layers={})

@@ -62,6 +62,9 @@ def check_corruption(kind: str, severity: int, channels: int) -> None:
         raise unknown_name("corruption", kind, CORRUPTIONS, f"use {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise UsageError(f"A severity of {severity} is outside 1 to 5; choose one, or uncorrupted data.")
+    if channels not in (1, 3):
+        problem = f"The corruption {kind!r} needs grey or colour images, but these have {channels} channels"
+        raise UsageError(f"{problem}; choose other data.")
     if CORRUPTIONS[kind].needs_colour and channels == 1:
         raise UsageError(f"The corruption {kind!r} needs colours, but the images are grey; choose another.")
 

@@ -5,25 +5,27 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, final
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
 from fullrank.data.classes import class_name
-from fullrank.data.decoding import GREY_MODES, UNREADABLE, fit_square, reason, to_array, upright
+from fullrank.data.decoding import UNREADABLE, bands, fit_square, joined, reason
+from fullrank.data.depth import EIGHT, Window, naming, window_option
 from fullrank.data.image_files import ending_counts, image_tree, list_folders
 from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.opening import closing, open_image
 from fullrank.data.selection import fixed_split
 from fullrank.data.sets.layouts import layout_of, sentence
 from fullrank.data.sources import SPLITS, Source, Split, canonical, check_folder
 from fullrank.data.streaming import CANVAS, StreamedImages, photographs
+from fullrank.data.survey import Header, Survey, header_of, sampled, survey
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, UsageError, count_of
 from fullrank.files import expanded, printable
@@ -57,24 +59,25 @@ class Files:
     understood: str
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The properties of an image in its file's header, known before any pixel is decoded."""
-
-    size: tuple[int, int]
-    grey: bool
-
-
 class ImageFiles(Source):
     """Image files with labels, decoded into memory or on demand; a subclass finds them.
 
-    Images stay grey if all images of both splits are. Transparent images are put on white, and 16-bit grey is
-    scaled from 0 to 65535. Only the first frame is read. The EXIF orientation is applied.
+    Images stay grey if all images of both splits are. Transparent images are put on white. Only the first
+    frame or page is read. The EXIF orientation is applied. Colour profiles (ICC) are not: colours are taken
+    as sRGB.
+
+    Pixels of more than eight bits become eight bits. Without a `given` window, they have the fewest of 8, 10,
+    12, 14 and 16 bits that hold the largest value of 100 images. What was found is said and stands in
+    `window`.
+
+    Arrays `.npy` are (H, W), (H, W, C) or (C, H, W), with any number of channels. TIFF with channels that are
+    neither colour nor transparency needs the extra `tiff`.
     """
 
-    def __init__(self, name: str, path: Path, canvas: int | None):
+    def __init__(self, name: str, path: Path, canvas: int | None, given: Window | None = None):
         super().__init__(name)
         self.path, self.canvas = path, canvas
+        self._given = given
         self.streamed = canvas is not None
 
     @abstractmethod
@@ -95,6 +98,11 @@ class ImageFiles(Source):
         return self._files.official
 
     @property
+    def window(self) -> Window | None:
+        """How pixels of more than eight bits become eight bits; None if no image looked at has more."""
+        return self._survey.window
+
+    @property
     def understood(self) -> str:
         """The images and classes of each split, and what was left out, in one sentence."""
         return self._files.understood
@@ -112,8 +120,9 @@ class ImageFiles(Source):
     def _read_files(self, rows: np.ndarray, split: str, image_size: int | None, bad: BadImages) -> ImageSet:
         names = [self._files.names[row] for row in rows.tolist()]
         if self.streamed:
-            canvas, channels = (self.canvas, 3) if self.canvas else (CANVAS, 1 if self._grey else 3)
-            streamed = photographs(self.path, names, canvas, image_size, self.name, None, channels)
+            canvas = CANVAS if self.canvas is None else self.canvas
+            plain = photographs(self.path, names, canvas, image_size, self.name, statistics=None)
+            streamed = replace(plain, channels=self._channels, window=self._survey.window or EIGHT)
             return self._labelled(streamed, rows, split)
         images, errors = self._decoded(names, image_size)
         if len(errors) == len(names) or (errors and not bad.most):
@@ -145,13 +154,14 @@ class ImageFiles(Source):
         if not headers:
             errors = {name: error for name, error in self._headers.items() if isinstance(error, Exception)}
             raise self._unreadable(errors, len(errors))
-        grey = all(header.grey for header in headers)
         size = image_size or self._shared_size(headers)
-        images = self._empty(len(names), size, 1 if grey else 3)
+        channels, window = self._survey.channels, self._survey.window or EIGHT
+        images = self._empty(len(names), size, channels)
 
         def decode(row: int) -> None:
-            with Image.open(self.path / names[row]) as image:
-                images[row] = to_array(fit_square(upright(image, grey), size))
+            with closing(open_image(self.path / names[row])) as opened, naming(names[row], self.name):
+                whole = bands(opened, channels, window)
+            images[row] = joined(fit_square(band, size) for band in whole)
 
         results = zip(names, _attempt(decode, range(len(names)), f"Reading {self.path}"), strict=True)
         return images, {name: error for name, error in results if isinstance(error, Exception)}
@@ -163,20 +173,36 @@ class ImageFiles(Source):
     @cached_property
     def _headers(self) -> dict[str, Header | Exception]:
         """The header of every file in both splits, or the error if it cannot be read."""
-        headers = _attempt(self._header, self._names, f"Looking through {self.path}")
-        return dict(zip(self._names, headers, strict=True))
+        return self._headers_of(self._names)
+
+    def _headers_of(self, names: Sequence[str]) -> dict[str, Header | Exception]:
+        headers = _attempt(self._header, names, f"Looking through {self.path}")
+        return dict(zip(names, headers, strict=True))
 
     def _header(self, name: str) -> Header:
-        with Image.open(self.path / name) as image:
-            return Header(image.size, image.mode in GREY_MODES)
+        with closing(open_image(self.path / name)) as opened:
+            return header_of(opened)
 
     @cached_property
-    def _grey(self) -> bool:
-        """All images are grey. The first that is not ends the search."""
+    def _survey(self) -> Survey:
+        """What all images have in common, from a sample of them if they are decoded on demand."""
+        headers = self._headers if not self.streamed else self._headers_of(sampled(self._names))
+        readable = {name: header for name, header in headers.items() if isinstance(header, Header)}
+        if not readable:
+            return Survey(3, self._given)
+        return survey(readable, lambda name: open_image(self.path / name), self._given, self.name)
+
+    @cached_property
+    def _channels(self) -> int:
+        """The channels of images that are decoded on demand: 1 if all are grey and they have no canvas."""
+        if self._survey.channels != 1:
+            return self._survey.channels
+        if self.canvas is not None:
+            return 3
         names = self._names
         parts = (names[start : start + _PROGRESS_FROM] for start in range(0, len(names), _PROGRESS_FROM))
         headers = (header for part in parts for header in _attempt(self._header, part, ""))
-        return all(header.grey for header in headers if isinstance(header, Header))
+        return 1 if all(header.channels == 1 for header in headers if isinstance(header, Header)) else 3
 
     def _shared_size(self, headers: Sequence[Header]) -> int:
         sizes = sorted({header.size for header in headers})
@@ -214,12 +240,16 @@ class ImageFolder(ImageFiles):
     the split's folder; files directly in the split's folder are unlabelled. Classes of the two splits are
     matched by name. `understood` says what was found and what was left out.
 
-    Pixels are read as in `ImageFiles`: images stay grey if all images of both splits are.
+    Pixels are read as in `ImageFiles`. Arrays `.npy` count as images if the folder has no other images.
 
     Args:
         path: The folder.
         canvas: Side of a square in pixels. If given, images are decoded on demand as RGB, may have any size,
-            and are resized to this square in training.
+            and are resized to this square in training. Arrays and TIFF keep other channel counts.
+        bits: The bits of pixels of more than eight bits. A larger value is an error.
+        low: The value that becomes black, for pixels that are negative or not whole, or need more than 16
+            bits. Smaller values become black too. Images of eight bits stay as they are.
+        high: The value that becomes white, and with it all larger values.
 
     Raises:
         DataError: If the folder is missing or has no images, its splits can be understood in two ways or
@@ -230,8 +260,16 @@ class ImageFolder(ImageFiles):
     'folder:photographs,canvas=256'
     """
 
-    def __init__(self, path: str, canvas: int | None = None):
-        super().__init__(canonical("folder", path, canvas=canvas), expanded(path), canvas)
+    def __init__(
+        self,
+        path: str,
+        canvas: int | None = None,
+        bits: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ):
+        name = canonical("folder", path, bits=bits, canvas=canvas, high=high, low=low)
+        super().__init__(name, expanded(path), canvas, window_option(bits, low, high))
 
     def _find(self) -> Files:
         check_folder(self.path, self.name)

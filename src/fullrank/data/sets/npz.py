@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import final
 from warnings import warn
 
 import numpy as np
 
+from fullrank.data.depth import SIXTEEN, Window, largest, naming, window_option
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.labelling import Labels, of_columns, one_class
 from fullrank.data.selection import fixed_split
 from fullrank.data.sources import Source, Split, canonical
+from fullrank.data.survey import found_window
 from fullrank.data.undecodable import BadImages
 from fullrank.errors import DataError, FullrankWarning
 from fullrank.files import DAMAGED_ARRAYS, expanded
@@ -28,7 +31,7 @@ _POOLED: Layout = {"train": ("images", "labels"), "test": ("images", "labels")}
 
 @final
 class NpzArchive(Source):
-    """A .npz file of images (N, H, W), (N, H, W, 1) or (N, H, W, 3), uint8, and their labels.
+    """A .npz file of images (N, H, W) or (N, H, W, C), and their labels.
 
     The arrays have one of these sets of names:
 
@@ -41,20 +44,46 @@ class NpzArchive(Source):
     are several labels an image, named "label:0", "label:1", ...; if every row has one 1, they are classes.
     Labels of another kind, such as 0.5, are not used, with a warning, since training needs none.
 
+    Images that are not uint8 become eight bits. Without `bits`, they have the fewest of 8, 10, 12, 14 and 16
+    bits that hold the largest value of all arrays. What was found is said and stands in `window`.
+
     Args:
         path: The file.
+        bits: The bits of pixels that are not uint8. A larger value is an error.
+        low: The value that becomes black, for pixels that are negative or not whole, or need more than 16
+            bits. Smaller values become black too.
+        high: The value that becomes white, and with it all larger values.
 
     Raises:
         DataError: If the file is missing or damaged, contains pickled objects (nothing is unpickled), or has
             other names, shapes or types.
+        UsageError: If the bits or the window are outside their limits.
 
     >>> NpzArchive("bloodmnist.npz").name
     'npz:bloodmnist.npz'
     """
 
-    def __init__(self, path: str):
-        super().__init__(canonical("npz", path))
+    def __init__(
+        self, path: str, bits: int | None = None, low: float | None = None, high: float | None = None
+    ):
+        super().__init__(canonical("npz", path, bits=bits, high=high, low=low))
+        self._given = window_option(bits, low, high)
         self.path = expanded(path)
+
+    @cached_property
+    def window(self) -> Window | None:
+        """How pixels of another type than uint8 become eight bits; None if all are uint8."""
+        with self._opened() as file:
+            keys = dict.fromkeys(key for key, _ in self._layout(file.files).values())
+            arrays = {key: self._array(file, key) for key in keys}
+        deep = {key: array for key, array in arrays.items() if array.dtype not in (np.uint8, np.bool_)}
+        if self._given or not deep:
+            return self._given
+        highest = 0
+        for key, array in deep.items():
+            with naming(key, self.name):
+                highest = max(highest, largest(array))
+        return found_window(highest, sum(map(len, deep.values())), self.name)
 
     @property
     def official(self) -> bool:
@@ -110,15 +139,18 @@ class NpzArchive(Source):
 
     def _images(self, file: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         images = self._array(file, key)
-        if images.dtype != np.uint8:
-            remedy = "scale, round and cast it with .astype('uint8')"
-            raise DataError(f"{self.path}: {key} must be uint8, 0 to 255, but is {images.dtype}; {remedy}.")
         if images.ndim == 3:
             images = images[..., None]
-        if images.ndim != 4 or images.shape[3] not in (1, 3):
-            shapes = "(N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-            raise DataError(f"{self.path}: {key} must be {shapes}, but is {images.shape}; reorder its axes.")
-        return images
+        if images.ndim != 4 or images.dtype.kind not in "uifb":
+            problem = f"{key} must be numbers (N, H, W) or (N, H, W, C), but is {images.dtype} {images.shape}"
+            raise DataError(f"{self.path}: {problem}; save it in this form.")
+        if images.dtype == np.uint8:
+            return images
+        window, pixels = self.window or SIXTEEN, np.empty(images.shape, np.uint8)
+        with naming(key, self.name):
+            for row, image in enumerate(images):
+                pixels[row] = window.eight_bit(image)
+        return pixels
 
     def _labels(self, arrays: Mapping[Split, np.ndarray], layout: Layout) -> Labels:
         """The labels of all splits; unlabelled, with a warning, where they are of no known kind."""

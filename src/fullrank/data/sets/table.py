@@ -11,6 +11,7 @@ from typing import final, get_args
 import numpy as np
 
 from fullrank.data.classes import check_classes, class_name, describe_classes, describe_splits, first_twice
+from fullrank.data.depth import window_option
 from fullrank.data.image_set import UNLABELLED
 from fullrank.data.selection import fixed_split, grouped_split
 from fullrank.data.sets.columns import Columns, find_column, read_columns, words
@@ -65,6 +66,9 @@ class ImageTable(ImageFiles):
         root: The folder to which paths are relative; the default is the folder of the table.
         canvas: Side of a square in pixels. If given, images are decoded on demand as RGB, may have any size,
             and are resized to this square in training.
+        bits: The bits of pixels of more than eight bits. A larger value is an error.
+        low: The value that becomes black, as in `ImageFolder`.
+        high: The value that becomes white.
 
     Raises:
         DataError: If the table cannot be read, has no column of paths, lists a file twice or files that do
@@ -84,11 +88,16 @@ class ImageTable(ImageFiles):
         group: str | None = None,
         root: str | None = None,
         canvas: int | None = None,
+        bits: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
     ):
         self.named = {"path": path, "label": label, "split": split, "group": group}
         self.file = expanded(file)
-        name = canonical("table", file, **self.named, root=root, canvas=canvas)
-        super().__init__(name, self.file.parent if root is None else expanded(root), canvas)
+        depth = {"bits": bits, "low": low, "high": high}
+        name = canonical("table", file, **self.named, root=root, canvas=canvas, **depth)
+        folder = self.file.parent if root is None else expanded(root)
+        super().__init__(name, folder, canvas, window_option(bits, low, high))
 
     def _find(self) -> Files:
         check_folder(self.path, self.name)
