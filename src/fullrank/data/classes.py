@@ -5,6 +5,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -98,6 +99,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(line.split()[0] if re.match(r"n\d{8}\s", line) else line for line in entries)
 
 
+@lru_cache(maxsize=2**16)  # of many files
 def class_name(text: str) -> str:
     r"""The name of a class as a folder or a file states it, in one form of Unicode and printable.
 
