@@ -262,5 +262,6 @@ def check_probeable(train: ImageSet, test: ImageSet, label: str) -> None:
     if counts[0] < 2 or counts[1] < 1:
         raise DataError(
             f"A probe needs 2 or more classes in training and 1 or more in test, but '{label}' has "
-            f"{counts[0]} and {counts[1]}; label the images, in a folder by one sub-folder per class."
+            f"{counts[0]} and {counts[1]}; label the images (one sub-folder per class), or name their "
+            "column (label=COLUMN)."
         )

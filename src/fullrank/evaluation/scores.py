@@ -131,10 +131,8 @@ class PlaceScores:
                     self._add(name, AMONG_CLASSES, probe.score(*inside), subject=spec)
         if shots := self.request.shots:
             shot_probe = partial(LinearProbe, [SHOT_PENALTY], features=treatment)
-            draws = self.request.episodes
-            for few in probes.few_shot(
-                *train, *test, shots=shots, episodes=draws, seed=seed, probe=shot_probe
-            ):
+            how: dict[str, Any] = {"episodes": self.request.episodes, "seed": seed, "probe": shot_probe}
+            for few in probes.few_shot(*train, *test, shots=shots, **how):
                 interval: dict[str, Any] = {"low": few.low, "high": few.high, "episodes": len(few.accuracies)}
                 self._add("linear", ACCURACY, few.mean, shots=few.shots, **interval)
         return result
