@@ -1,6 +1,7 @@
 """What an exported file says about its model: its parts, its input, and how others prepare images."""
 
 import json
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def timm_config(preprocessing: Preprocessing, channels: int) -> dict[str, Any] |
     """
     if channels != 3:
         return None
-    from timm.data import create_transform
+    create_transform: Any = import_module("timm.data").create_transform
 
     size = preprocessing.size
     noise = np.random.default_rng(0).integers(0, 256, (size + 29, size + 71, 3), np.uint8)

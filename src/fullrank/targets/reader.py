@@ -84,11 +84,11 @@ def separate(model: Module) -> Module:
     return model
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the memory that each operation reads and writes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[tuple[set[int], set[int]]] = []
         self.decided: set[int] = set()  # what became a Python number, on which the code may have branched
         self._alive: list[Tensor] = []  # or the memory would be used again
@@ -97,11 +97,8 @@ class _Recorder(TorchDispatchMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = function(*args, **(kwargs or {}))
-        arguments = function._schema.arguments
-        named = [*zip(arguments, args, strict=False)]
-        named += [(each, kwargs[each.name]) for each in arguments if kwargs and each.name in kwargs]
-        written = [value for each, value in named if each.alias_info is not None and each.alias_info.is_write]
-        reads, writes = self._memories([args, kwargs]), self._memories([output, written])
+        # An operation in place returns the tensor that it wrote to.
+        reads, writes = self._memories([args, kwargs]), self._memories([output])
         self.steps.append((reads, writes))
         if not writes:
             self.decided |= reads
@@ -115,6 +112,6 @@ class _Recorder(TorchDispatchMode):
 
 def _memory_of(tensor: Tensor) -> int:
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # a sparse tensor
         return id(tensor)
