@@ -187,7 +187,7 @@ def with_options_of(spec: Any, path: str | Path) -> Any:
     Raises:
         DataError: For a file that cannot be read, see `load_weights`.
     """
-    from fullrank.encoders.loading import options_of
+    from fullrank.encoders.unseen import options_of
     from fullrank.encoders.weights import read_weights
 
     parsed = ENCODERS.parse(spec)
