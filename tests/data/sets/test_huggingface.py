@@ -193,3 +193,15 @@ def test_a_tar_shard_that_was_cut_off_is_a_sentence(tmp_path: Path, fails):
     path.write_bytes(path.read_bytes()[:700])
     with fails(DataError, "shards", "loaded"):
         source(f"hf:{tmp_path / 'shards'},image=png,label=cls").load("train")
+
+
+def test_deeper_pixels_need_their_bits(tmp_path: Path):
+    deep = [np.full((8, 8), value, np.uint16) for value in (4095, 0, 2048, 1024) * 3]
+    features = datasets.Features(picture=datasets.Image())
+    columns = {"picture": [Image.fromarray(image) for image in deep]}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "deep")
+    spec = f"huggingface:{tmp_path / 'deep'}"
+    with refuses(DataError, spec, 255, "bits=12"):
+        source(spec).load("all", 8).tensor()
+    images = source(f"{spec},bits=12").load("all", 8).tensor()
+    assert images[:4, 0, 0, 0].tolist() == [255, 0, 128, 64]
