@@ -182,9 +182,9 @@ def test_a_bad_spec_is_refused(spec, parts):
         view_pipeline(spec, image_size=8)
 
 
-def test_two_channels_are_refused():
-    with refuses(UsageError, "1 or 3", "channels=2"):
-        view_pipeline("weak", image_size=8, channels=2)
+def test_no_channels_are_refused():
+    with refuses(UsageError, "1 channel", "channels=0"):
+        view_pipeline("weak", image_size=8, channels=0)
 
 
 @pytest.mark.parametrize("other", [batch_of(3), batch_of(4, channels=1), batch_of(4, height=13)])

@@ -59,7 +59,7 @@ _GROUPED = (
     Parameter("classes", str, "merge classes: imagenet-9 makes nine of 370", choices=("imagenet-9",)),
 )
 _DEPTH = (
-    Parameter("bits", int, "the bits of deeper pixels than 8; by default the fewest that hold a sample"),
+    Parameter("bits", int, "the bits of pixels of more than 8; files and arrays find them"),
     Parameter("low", float, "the value that becomes black, for negative, floating-point or 32-bit pixels"),
     Parameter("high", float, "the value that becomes white, with low"),
 )
@@ -277,6 +277,7 @@ for _entry in [
                 "the column of labels, or several joined by +; default: the first one of classes",
             ),
             _CANVAS,
+            *_DEPTH,
         ),
         aliases=("hf",),
         citations=("lhoest2021datasets",),

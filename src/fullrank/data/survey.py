@@ -65,7 +65,7 @@ def survey(
 def header_of(opened: Opened) -> Header:
     """The header of an opened image.
 
-    >>> header_of(Image.new("I;16", (8, 6)))
+    >>> header_of(np.zeros((6, 8, 1), np.uint16))
     Header(size=(8, 6), channels=1, deep=True, frames=False)
     """
     if isinstance(opened, np.ndarray):

@@ -89,7 +89,9 @@ def _pair(
     composed: bool = False,
 ) -> Views:
     if channels < 1:
-        raise UsageError(f"Views need images of 1 channel or more, but got channels={channels}.")
+        raise UsageError(
+            f"Views need images of 1 channel or more, but got channels={channels}; give their number."
+        )
     names = dict.fromkeys(name for each in (*first, *second) for name in each.colour_names)
     if channels not in (1, 3) and names:
         problem = f"The views need colours for {', '.join(names)}, but the images have {channels} channels"

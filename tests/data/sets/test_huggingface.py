@@ -211,3 +211,15 @@ def test_bytes_of_files_are_images_whatever_the_columns_kind(tmp_path: Path):
         pq.write_table(pa.table({"word": ["a"] * 5, "picture": column}), tmp_path / f"{kind}.parquet")
         train = source(f"hf:{tmp_path / kind}.parquet").load("train", image_size=5)
         assert sorted(train.tensor()[:, 0, 0, 0].tolist()) == [20 * row for row in train.images.originals]
+
+
+def test_deeper_pixels_need_their_bits(tmp_path: Path):
+    deep = [np.full((8, 8), value, np.uint16) for value in (4095, 0, 2048, 1024) * 3]
+    features = datasets.Features(picture=datasets.Image())
+    columns = {"picture": [Image.fromarray(image) for image in deep]}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "deep")
+    spec = f"huggingface:{tmp_path / 'deep'}"
+    with refuses(DataError, spec, 255, "bits=12"):
+        source(spec).load("all", 8).tensor()
+    images = source(f"{spec},bits=12").load("all", 8).tensor()
+    assert images[:4, 0, 0, 0].tolist() == [255, 0, 128, 64]

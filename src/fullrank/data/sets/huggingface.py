@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from PIL import Image
 
 from fullrank.data.decoding import reason
+from fullrank.data.depth import EIGHT, Window, window_option
 from fullrank.data.image_set import UNLABELLED, ImageSet
 from fullrank.data.labelling import Labels
 from fullrank.data.selection import fixed_split
@@ -46,6 +47,9 @@ class HuggingFace(Source):
             two columns. The default is the first column of classes, or else one named label, labels, cls,
             class, category, target, species or breed; without one, images are unlabelled.
         canvas: Side of the square canvas for training images in pixels.
+        bits: The bits of pixels of more than eight bits, which are refused without it.
+        low: The value that becomes black, as in `ImageFolder`.
+        high: The value that becomes white.
 
     Raises:
         UsageError: If the library is not installed, or a column does not exist.
@@ -55,9 +59,25 @@ class HuggingFace(Source):
     'huggingface:somebody/pets,label=breed'
     """
 
-    def __init__(self, path: str, image: str | None = None, label: str | None = None, canvas: int = CANVAS):
-        super().__init__(canonical("huggingface", path, canvas=canvas, image=image, label=label))
+    def __init__(
+        self,
+        path: str,
+        image: str | None = None,
+        label: str | None = None,
+        canvas: int = CANVAS,
+        bits: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ):
+        options = {"image": image, "label": label, "bits": bits, "low": low, "high": high}
+        super().__init__(canonical("huggingface", path, canvas=canvas, **options))
+        self._given = window_option(bits, low, high)
         self.path, self.image, self.label, self.canvas = path, image, label, canvas
+
+    @property
+    def window(self) -> Window | None:
+        """How pixels of more than eight bits become eight bits; None if that was not given."""
+        return self._given
 
     @property
     def official(self) -> bool:
@@ -94,6 +114,7 @@ class HuggingFace(Source):
             self.canvas,
             image_size or IMAGE_SIZE,
             name=self.name,
+            window=self._given or EIGHT,
         )
         ids = tuple(map(str, range(len(undecoded))))
         return ImageSet(images, labels.of[part], labels.class_names, self.name, split, ids=ids)
