@@ -35,8 +35,6 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     """The verdict, each finding with value, threshold and remedy, and the measures of each place."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
-    for sentence in entry.about:
-        console.print(escape(sentence))
     for cause in causes(entry.findings):
         _print_cause(console, cause)
     console.print(_places(entry))
