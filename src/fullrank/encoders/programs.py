@@ -5,6 +5,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullrank.encoders.library import preprocessing_of
 from fullrank.encoders.reading import REFUSALS
 from fullrank.encoders.traced import TracedEncoder, reason
 from fullrank.errors import DataError, UsageError
@@ -35,11 +37,9 @@ class ProgramEncoder(TracedEncoder):
 
     Attributes:
         notes: The metadata of its file.
-        preprocessing: None, since a file holds no steps from an image to a square; `notes` may describe them.
+        preprocessing: The steps that the metadata of a file of ours state; None for any other file.
         size: The side of the images in pixels.
     """
-
-    preprocessing: Preprocessing | None = None
 
     def __init__(self, program: "Program", name: str, notes: Mapping[str, str]):
         inside = "input" in notes or "mean" not in notes
@@ -51,6 +51,18 @@ class ProgramEncoder(TracedEncoder):
         channels = channels or int(notes.get("in_chans", 3))
         super().__init__(program, name=name, image_size=self.size, in_chans=channels, mean=mean, std=std)
         self.notes, self.image_size = dict(notes), height
+        self.preprocessing = _stated(notes)
+
+
+def _stated(notes: Mapping[str, str]) -> Preprocessing | None:
+    """The preprocessing in the metadata of a file of ours; the program itself normalises."""
+    settings = json.loads(notes.get("preprocessing", "{}"))
+    if "timm" not in settings:
+        return None
+    channels = settings["timm"]["input_size"][0]
+    plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    steps = preprocessing_of(settings["timm"] | plain)
+    return replace(steps, steps=settings.get("steps", steps.steps), origin="the metadata of the file")
 
 
 class Program(nn.Module):

@@ -275,8 +275,16 @@ def _of_program(path: Path, given: Given) -> Target:
     program = program_encoder(path)
     known = _preprocessing(given, program.preprocessing)
 
-    weights = "the weights of its file"
-    return Target(path.name, lambda images, _: program, weights, True, known, partial(_plain, given))
+    if given.mean is not None and given.std is not None:
+        program.normalise_by(given.mean, given.std)
+    return Target(
+        path.name,
+        lambda images, _: program,
+        "the weights of its file",
+        preprocessing=known,
+        own=partial(_plain, given),
+        image_size=given.image_size or program.size,
+    )
 
 
 def _with_stated(given: Given) -> tuple[Given, Statistics]:
