@@ -298,7 +298,7 @@ def test_a_parquet_column_whose_name_is_no_text_is_damaged(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 60000), (60000, 1)])
 def test_a_line_of_pixels_does_not_become_a_plane(shape):
     line = Image.fromarray(np.linspace(0, 255, 60000).astype(np.uint8).reshape(shape))
-    found = centre(line, 64, grey=True)
+    found = centre(line, 64, channels=1)
     assert found.shape == (64, 64, 1) and np.abs(found.astype(int) - 127).max() <= 1
 
 
@@ -310,7 +310,7 @@ def test_the_centre_of_what_is_long_is_that_of_the_whole():
         whole = kept.resize((int(37 * kept.width / 9), 37), Image.Resampling.BILINEAR)
         left = round((whole.width - 32) / 2)
         expected = np.asarray(whole.crop((left, 2, left + 32, 34)))
-        assert np.abs(centre(kept, 32, grey=False).astype(int) - expected).max() <= 1
+        assert np.abs(centre(kept, 32, channels=3).astype(int) - expected).max() <= 1
 
 
 def test_a_file_too_small_for_its_pixels_is_not_decoded(tmp_path, image_file):

@@ -177,7 +177,7 @@ def test_compare_prints_a_table_of_80_columns_and_writes_a_page(capsys, monkeypa
         ("compare --epochs 3 --vary epochs=1,2", 2, ["--vary epochs=1,2", "epochs=3"]),
         ("compare --heads none --head mlp", 2, ["--heads", "--head"]),
         ("diagnose x.npy --fail-on rank", 2, ["--fail-on", "collapse", "rank"]),
-        ("probe /nowhere", 1, ["/nowhere", "record.json"]),
+        ("probe /nowhere", 2, ["/nowhere"]),
         ("report /nowhere", 1, ["/nowhere", "record.json"]),
         ("report a b --each --out c", 2, ["--out", "c"]),
         ("report a --figures gif", 2, ["gif", "svg"]),

@@ -27,8 +27,8 @@ def cued(tmp_path_factory):
 def printed(*arguments):
     result = CliRunner().invoke(commands.app, ["probe", *map(str, arguments)], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.exception
-    assert max(map(len, result.output.splitlines())) <= 80
-    return " ".join(result.output.split())
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    return " ".join(result.stdout.split())
 
 
 def test_groups_and_shifts_are_printed(cued):

@@ -92,6 +92,7 @@ ENCODERS.register(
             Parameter("pretrained", bool, "read the weights; false takes its configuration alone", True),
             Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
         ),
+        citations=("wolf2020transformers",),
     )
 )
 ENCODERS.register(

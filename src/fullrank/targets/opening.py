@@ -152,7 +152,6 @@ def target(
 
     Args:
         model: One of these:
-
             - a run, or its folder
             - the spec of an encoder, such as a timm model (`resnet18,pretrained=true`), or `hf-hub:NAME`
             - the folder of a Hugging Face model
