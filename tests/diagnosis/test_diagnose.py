@@ -227,3 +227,20 @@ def test_a_file_takes_nothing_that_only_a_model_has_and_says_what_it_left_out(ga
         diagnose(path, views="simclr", out=tmp_path / "d")
     entry = diagnose(path, skip_bad=True, out=tmp_path / "d").entry
     assert entry.rows == 599 and any(" 1." in sentence for sentence in entry.not_seen)
+
+
+def test_a_file_with_more_channels_than_rows_and_of_many_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    wide = saved(tmp_path, "wide.npy", rng.normal(size=(30, 3000)))
+    entry = diagnose(wide, out=tmp_path / "a").entry
+    values = entry.spectrum["embedding"].singular_values
+    assert len(values) == 3000 and not any(values[30:])
+    x = np.load(wide).astype(float)
+    np.testing.assert_allclose(values[:29], np.linalg.svd(x - x.mean(0), compute_uv=False)[:29] ** 2 / 30)
+    shares = {measure.name: measure.value for measure in entry.measures}
+    variances = x.var(0)
+    assert shares["largest_variance_share"] == pytest.approx(variances.max() / variances.sum())
+    np.savez(tmp_path / "many.npz", x=rng.normal(size=(420, 2)), label=np.arange(420) // 4)
+    many = diagnose(tmp_path / "many.npz", out=tmp_path / "b").entry
+    assert many.images.classes <= 100 and many.images.train + many.images.test == 400
+    assert any("100 of 105" in sentence for sentence in many.not_seen)

@@ -357,3 +357,24 @@ def test_one_dimension_is_a_curve_of_one():
     y = torch.arange(40) % 2
     x = y[:, None] + torch.rand(40, 1)
     assert [curve.dimensions for curve in dimension_curves(x, x, (y, y), "z")] == [[1], [1]]
+
+
+def test_more_channels_than_rows_are_measured_as_their_coordinates(monkeypatch):
+    monkeypatch.setattr(layers, "DRAWS", 1)
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(40) % 2
+    narrow = torch.randn(40, 20, generator=generator, dtype=torch.float64) + 2 * torch.eye(20)[y]
+    turn = torch.linalg.qr(torch.randn(150, 20, generator=generator, dtype=torch.float64))[0]
+    rows, curves = [], []
+    for x in (narrow, narrow @ turn.T):
+        rows.append(layer_rows({"h": x[:20]}, {"h": x[20:]}, (y[:20], y[20:]))[0])
+        curves.append(dimension_curves(x[:20], x[20:], (y[:20], y[20:]), "h")[1])
+    few, many = rows
+    assert (few.width, many.width) == (20, 150)
+    assert (few.linear, few.nearest, few.recall_at_1) == (many.linear, many.nearest, many.recall_at_1)
+    assert many.effective_rank == pytest.approx(few.effective_rank)
+    assert many.rankme == pytest.approx(few.rankme, rel=1e-4)
+    # The leading 1 to 16 components are the same; more than the rows span add nothing.
+    assert curves[1].dimensions == [1, 2, 4, 8, 16, 32, 64, 128, 150]
+    assert curves[1].accuracy[:5] == curves[0].accuracy[:5]
+    assert set(curves[1].accuracy[5:]) == {many.linear}
