@@ -1,5 +1,6 @@
 import io
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,15 +204,18 @@ def test_files_are_closed_again(tmp_path: Path, image_folder):
     assert len(opened_files) == 10 and all(image.fp is None or image.fp.closed for image in opened_files)
 
 
-def test_images_are_decoded_at_the_same_time():
+def test_images_that_take_long_are_decoded_at_the_same_time():
     met = threading.Barrier(2, timeout=30)
 
     def read(row: int) -> Image.Image:
-        met.wait()  # passes only if two are being read at once
+        if row == 0:  # the first image shows how long one takes
+            time.sleep(0.01)
+        else:
+            met.wait()  # passes only if two are being read at once
         return Image.new("RGB", (4, 4))
 
-    images = StreamedImages(read, ["a", "b"], canvas=2, image_size=2)
-    assert images.centres(np.arange(2)).shape == (2, 2, 2, 3)
+    images = StreamedImages(read, ["a", "b", "c"], canvas=2, image_size=2)
+    assert images.centres(np.arange(3)).shape == (3, 2, 2, 3)
 
 
 def test_streamed_folders_of_all_sizes(tmp_path: Path):

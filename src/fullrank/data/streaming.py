@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -22,6 +23,7 @@ IMAGE_SIZE = 224
 """The default size at which encoders see streamed images."""
 
 CANVAS = 320
+_SLOW = 2e-3  # seconds; images that take longer are decoded in several threads
 _AT_ONCE = 4096  # names at a time; a set may have millions
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -181,14 +183,23 @@ class StreamedImages:
     def _fill(
         self, targets: list[np.ndarray], rows: np.ndarray, decode: Callable[[Opened], tuple[Any, ...]]
     ) -> None:
-        """Decode the images at `rows` into the rows of `targets`, in threads."""
+        """Decode the images at `rows` into the rows of `targets`; large images in threads."""
 
         def fill(number: int) -> None:
             for target, part in zip(targets, self._decoded(rows[number], decode), strict=True):
                 target[number] = part
 
+        if not len(rows):
+            return
+        started = perf_counter()
+        fill(0)
+        if perf_counter() - started < _SLOW:
+            # Threads would wait for the interpreter's lock, which small images need most of the time.
+            for number in range(1, len(rows)):
+                fill(number)
+            return
         with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
-            list(pool.map(fill, range(len(rows))))
+            list(pool.map(fill, range(1, len(rows))))
 
     def _decoded(self, row: int, decode: Callable[[Opened], tuple[Any, ...]]) -> tuple[Any, ...]:
         for original in self._candidates(row):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fullrank.targets.images import Images, images_of
-from fullrank.targets.opening import Target
+from fullrank.targets.opening import Target, about_output
 
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
@@ -61,7 +61,7 @@ def find_subject(target: Target, data: Any, views: str | None) -> Subject:
         rebuild=rebuild,
         all=None if images.official else images.all,
         trained=target.trained,
-        about=(target.about_weights, f"Input: {preprocessing}.", getattr(encoder, "output_note", "")),
+        about=(target.about_weights, f"Input: {preprocessing}.", about_output(encoder)),
     )
 
 

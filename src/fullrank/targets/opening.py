@@ -124,7 +124,7 @@ class Target:
         encoder = self.build(images, preprocessing).eval()
         grey = images.channels == 1 and self.channels not in (None, 1)
         repeated = f"Grey images are repeated to {self.channels} channels." if grey else ""
-        notes = [f"Input: {preprocessing}.", repeated, getattr(encoder, "output_note", "")]
+        notes = [f"Input: {preprocessing}.", repeated, about_output(encoder)]
         print("\n".join(filter(None, notes)), file=sys.stderr)
         return encoder
 
@@ -132,6 +132,12 @@ class Target:
     def about_weights(self) -> str:
         """A sentence about the weights."""
         return f"{self.name} {'has' if self.trained else 'is untrained: it has'} {self.weights}."
+
+
+def about_output(encoder: nn.Module) -> str:
+    """A sentence on how h is made of the output of a model; empty if h is the output."""
+    note = str(getattr(encoder, "output_note", ""))
+    return f"{note}." if note else ""
 
 
 def target(
