@@ -46,11 +46,13 @@ def find_subject(target: Target, data: Any, views: str | None) -> Subject:
     images = images_of(target, data)
     if target.run is not None:
         return _subject_of_run(target, images, views, own=data is None)
-    encoder = target.opened(images.test)
-    preprocessing = target.preprocessing_of(images.train or images.test)
+    known = (
+        images.test if images.train is None else images.train
+    )  # whose statistics a net without weights takes
+    encoder, preprocessing = target.opened(known), target.preprocessing_of(known)
     rebuild = None
     if target.rebuild is not None and preprocessing is not None:
-        rebuild = partial(target.rebuild, images.test, preprocessing)
+        rebuild = partial(target.rebuild, known, preprocessing)
     return Subject(
         name=target.name,
         encoder=encoder,
