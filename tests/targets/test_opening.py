@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fullrank import diagnose, embed, probe, target
 from fullrank.cli.commands import app
 from fullrank.errors import UsageError
+from fullrank.targets.images import images_in
 
 NET = "test_resnet"  # timm's own tiny net, for images of 160 pixels
 SIZES = ((180, 200), (260, 190), (170, 170), (300, 161))
@@ -88,6 +89,27 @@ def test_a_transform_of_the_users_is_the_whole_preprocessing(net, photographs):
     )
     features = embed(target(model, transform=transform), f"folder:{photographs}")
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_user_replaces_what_a_library_gives_its_own_weights(photographs, monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(name, **more))
+    images = images_in(
+        opened := target(f"{NET},pretrained=true", mean=(0.1,) * 3, std=(0.7,) * 3),
+        f"folder:{photographs}",
+        "all",
+    )
+    encoder = opened.opened(images)
+    assert encoder.mean.flatten().tolist() == pytest.approx([0.1] * 3) and not encoder.training
+    as_given = target(f"{NET},pretrained=true", transform=create_transform(input_size=(3, 64, 64)))
+    encoder = as_given.opened(images_in(as_given, f"folder:{photographs}", "all"))
+    assert encoder.mean.flatten().tolist() == [0.0] * 3 and encoder.std.flatten().tolist() == [1.0] * 3
+
+
+def test_a_module_of_the_users_keeps_its_mode(photographs):
+    model = timm.create_model(NET, num_classes=0).train()
+    embed(model, f"folder:{photographs}")
+    assert all(module.training for module in model.modules())
 
 
 def test_a_net_without_weights_is_called_untrained_and_no_place_is_to_be_kept(photographs, tmp_path, capsys):

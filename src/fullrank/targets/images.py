@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fullrank.data import ImageSet, source
+from fullrank.data import ImageSet, Source, source
 from fullrank.data.sources import Split
 from fullrank.errors import DataError, UsageError
 from fullrank.runs.build import GivenImages, load_data
@@ -48,7 +48,7 @@ def images_of(target: Target, data: Any = None) -> Images:
         return Images(*load_data(own_run(target).recipe))
     if isinstance(data, str | type):
         images = source(data)
-        return Images(_read(target, data, "train"), _read(target, data, "test"), images.official)
+        return Images(_read(target, images, "train"), _read(target, images, "test"), images.official)
     sets = GivenImages.of(data)
     if sets.test is None:
         return Images(None, _fitted(target, sets.train))
@@ -64,7 +64,8 @@ def images_in(target: Target, data: Any, split: Split | Literal["all"] | None) -
         split: "train", "test" or "all"; None is all if the data state no split of their own, else test.
     """
     if isinstance(data, str | type):
-        return _read(target, data, split or ("test" if source(data).official else "all"))
+        whole = source(data)
+        return _read(target, whole, split or ("test" if whole.official else "all"))
     images = images_of(target, data)
     if split == "all" and images.train is not None:
         return images.train.joined(images.test)
@@ -82,13 +83,13 @@ def own_run(target: Target) -> Run:
     return target.run
 
 
-def _read(target: Target, data: Any, split: Split | Literal["all"]) -> ImageSet:
+def _read(target: Target, images: Source, split: Split | Literal["all"]) -> ImageSet:
     """The images of a source in one split."""
     if target.run is not None:
-        return _checked(target.run, source(data).load(split, input_shape(target.run.path)[0]))
+        return _checked(target.run, images.load(split, input_shape(target.run.path)[0]))
     if target.preprocessing is not None:
-        return source(data).load(split, preprocessing=target.preprocessing)
-    return source(data).load(split, target.image_size)
+        return images.load(split, preprocessing=target.preprocessing)
+    return images.load(split, target.image_size)
 
 
 def _fitted(target: Target, images: ImageSet) -> ImageSet:

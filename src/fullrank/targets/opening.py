@@ -42,7 +42,6 @@ MEASURED = "the images' own statistics"
 SQUARE = "shorter side to the size, bilinear; centre"
 
 Build = Callable[[ImageSet, Preprocessing], nn.Module]
-Model = "str | Path | nn.Module | type[nn.Module] | Run | Target"
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,15 @@ class Target:
         return self.preprocessing or (self.own and self.own(images))
 
     def opened(self, images: ImageSet) -> nn.Module:
-        """The encoder in eval mode for images of this kind. It prints the weights and the preprocessing."""
+        """The encoder for images of this kind; it prints the weights and the preprocessing.
+
+        A module of the user's stays in its mode.
+        """
         preprocessing = self.preprocessing_of(images)
         print(self.about_weights, file=sys.stderr)
         if preprocessing is None:
-            return self.build(images, _as_is(images)).eval()
-        encoder = self.build(images, preprocessing).eval()
+            return self.build(images, _as_is(images))
+        encoder = self.build(images, preprocessing)
         grey = images.channels == 1 and self.channels not in (None, 1)
         repeated = f"Grey images are repeated to {self.channels} channels." if grey else ""
         notes = [f"Input: {preprocessing}.", repeated, about_output(encoder)]
@@ -171,7 +173,7 @@ def target(
         transform: A function from a Pillow image to the net's input (C, S, S), in place of the last three.
 
     Returns:
-        The target. No weights are read yet.
+        The target. Its encoder is built when its images are known.
 
     Raises:
         UsageError: There is no such model, or an option does not apply to it.
@@ -373,7 +375,7 @@ def _plain(given: Given, images: ImageSet) -> Preprocessing:
     if given.mean is not None:
         return _measured(given, images)
     return replace(
-        _as_is(images), origin="nobody: the module gets pixels in 0 to 1; --mean and --std set others"
+        _as_is(images), origin="the rule for modules: pixels in 0 to 1 (--mean and --std set others)"
     )
 
 
@@ -407,8 +409,10 @@ def _build_spec(spec: Spec, given: Given, images: ImageSet, preprocessing: Prepr
     if given.weights is not None:
         loaded: Loaded = load_weights(built, given.weights, given.prefix)
         print(loaded, file=sys.stderr)
+    # A library normalises by its own numbers. A class of the user's need not normalise at all.
+    if isinstance(built, Encoder):
         built.normalise_by(preprocessing.mean, preprocessing.std)
-    return built
+    return built.eval()
 
 
 def _with_channels(spec: Spec, images: ImageSet, preprocessing: Preprocessing) -> Encoder:
