@@ -19,7 +19,7 @@ def join(first: ImageSet, second: ImageSet) -> ImageSet:
 
 
 def joined_ids(first: ImageSet, second: ImageSet) -> tuple[str, ...]:
-    """The ids of both sets. If both have the same id, every id gets its split in front: `train/0`, `test/0`."""
+    """The ids of both sets. If they share one, every id gets its split in front: `train/0`, `test/0`."""
     if set(first.ids).isdisjoint(second.ids):
         return (*first.ids, *second.ids)
     return tuple(f"{each.split}/{name}" for each in (first, second) for name in each.ids)

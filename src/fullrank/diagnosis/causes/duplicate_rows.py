@@ -45,9 +45,8 @@ class DuplicateRows(Cause):
         equal, repeated = survey.in_equal_groups, survey.repeated
         if earlier and evidence.survey is None:
             # What was equal before is equal here too.
-            before = earlier[0].survey
-            equal = np.setdiff1d(equal, before.in_equal_groups)
-            repeated = np.setdiff1d(repeated, before.repeated)
+            equal = np.setdiff1d(equal, earlier[0].survey.in_equal_groups)
+            repeated = np.setdiff1d(repeated, earlier[0].survey.repeated)
         distinct = survey.count - len(survey.zero) - len(survey.repeated)
         share = len(equal) / survey.count
         if (earlier and evidence.survey is not None) or distinct < 2 or not self.rule.fires(share):
@@ -58,7 +57,8 @@ class DuplicateRows(Cause):
         extra = f"{len(repeated):,} of them repeat{'s' if len(repeated) == 1 else ''} an earlier one"
         sentence = f"{len(equal):,} of {survey.count:,} {what}, in {several}; {extra}."
         for again in evidence.again(WITHOUT_EQUAL):
-            accuracies = f"{again.linear:.1%} with each group kept once, and {again.before:.1%} before"
+            before, after = 100 * again.before, 100 * again.linear
+            accuracies = f"{after:.1f} % with each group kept once, and {before:.1f} % before"
             sentence += f" The linear accuracy at {again.place} is {accuracies}."
         rows = repeated.tolist()
         finding = self.finding(self.rule, place, share, sentence, rows, survey.same_as(repeated).tolist())

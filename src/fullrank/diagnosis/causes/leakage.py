@@ -48,7 +48,7 @@ class Leakage(Cause):
         what = "images have the pixels of a training image" if images else "rows equal a training row"
         sentence = f"{len(leaked):,} of {tested:,} test {what}."
         for again in evidence.again(WITHOUT_LEAKED):
-            accuracies = f"{again.linear:.1%} without them and {again.before:.1%} with them"
+            accuracies = f"{100 * again.linear:.1f} % without them and {100 * again.before:.1f} % with them"
             sentence += f" The linear accuracy at {again.place} is {accuracies}."
         same_as = survey.learnt_same_as(leaked).tolist()
         finding = self.finding(self.rule, place, survey.leaked_share, sentence, leaked.tolist(), same_as)
