@@ -1,5 +1,6 @@
 """What every registered cause promises; a cause joins by being registered, with a case in `CASES`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, is_dataclass, replace
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Stage
+from fullrank.diagnosis.rows import survey_features
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,29 @@ def stacked(gains: Tensor) -> Evidence:
     return Evidence((PlaceEvidence("z", gaussian() @ (second @ first).T),), stacked=(first, second))
 
 
+def twinned(share: float) -> Tensor:
+    """Gaussian features, a share of which are equal to another row."""
+    x = gaussian()
+    pairs = int(share * len(x)) // 2
+    x[:pairs] = x[-pairs:]
+    return x
+
+
+def split(share: float) -> Evidence:
+    """Gaussian features, of which the last 100 are test rows; a share of these are training rows."""
+    x = gaussian()
+    leaked = int(share * 100)
+    x[500 : 500 + leaked] = x[:leaked]
+    return Evidence((PlaceEvidence("z", x),), survey=survey_features(x).of_split(range(500), range(500, 600)))
+
+
 CASES = {
+    "zero-rows": Case(
+        lambda: at_z(gaussian() * scaled((60, 0), (540, 1))[:, None]),
+        lambda: at_z(gaussian() * scaled((60, 1e-3), (540, 1))[:, None]),
+    ),
+    "duplicate-rows": Case(lambda: at_z(twinned(0.25)), lambda: at_z(twinned(0.01))),
+    "leakage": Case(lambda: split(0.3), lambda: split(0.01)),
     "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
     "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
@@ -94,9 +118,10 @@ def test_it_is_found_by_itself_and_without_it_nothing_is_called_by_its_name(caus
 def test_its_rules_fire_on_their_side_alone_and_name_one_sentence_to_try(cause):
     assert cause.rules
     for rule in cause.rules:
-        beyond = 1 if rule.side == "above" else -1
-        assert rule.fires(rule.threshold * (1 + 1e-6 * beyond))
-        assert not rule.fires(rule.threshold) and not rule.fires(rule.threshold * (1 - 1e-6 * beyond))
+        beyond = math.inf if rule.side == "above" else -math.inf
+        assert rule.fires(math.nextafter(rule.threshold, beyond))
+        assert not rule.fires(rule.threshold)
+        assert not rule.fires(math.nextafter(rule.threshold, -beyond))
         assert rule.remedy.endswith(".") and ". " not in rule.remedy
 
 
