@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullrank.diagnosis.dominant import Dominant, dominant_of
 from fullrank.diagnosis.norms import NormShift
 from fullrank.diagnosis.rows import RowSurvey, survey_features
-from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, measure
+from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, shape_of
 from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.linalg import Gram, Moments, second_moments
@@ -83,7 +84,13 @@ class PlaceEvidence:
     @cached_property
     def shape(self) -> Shape:
         """The measurements that causes need, computed once."""
-        return measure(self.features)
+        smallest = float(self.features.min()) if self.smallest is None else self.smallest
+        return shape_of(self.moments, smallest)
+
+    @cached_property
+    def dominant(self) -> Dominant:
+        """The few channels or the direction with the most variance, computed once."""
+        return dominant_of(self.features, self.moments, self.shape)
 
     @cached_property
     def survey(self) -> RowSurvey:
@@ -248,7 +255,7 @@ class Evidence:
         >>> evidence.cut(evidence.places[0]).rank
         4
         """
-        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank)
+        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank, place.shape.rows)
 
     def lacks(self, needs: Sequence[str], place: PlaceEvidence) -> list[str]:
         """Those of `needs` that are missing at `place`.

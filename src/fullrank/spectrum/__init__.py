@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
+    from fullrank.spectrum.corrected import (
+        corrected_participation_ratio as corrected_participation_ratio,
+        corrected_participation_ratio_of as corrected_participation_ratio_of,
+    )
     from fullrank.spectrum.discriminant import (
         group_moments as group_moments,
         lidar as lidar,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.complete_collapse import CompleteCollapse as CompleteCollapse
     from fullrank.diagnosis.causes.contract import Cause as Cause, Rule as Rule, Stage as Stage
     from fullrank.diagnosis.causes.dead_channels import DeadChannels as DeadChannels
+    from fullrank.diagnosis.causes.dimensional_collapse import DimensionalCollapse as DimensionalCollapse
+    from fullrank.diagnosis.causes.dominant_direction import DominantDirection as DominantDirection
     from fullrank.diagnosis.causes.duplicate_rows import DuplicateRows as DuplicateRows
     from fullrank.diagnosis.causes.implicit_regularisation import (
         ImplicitRegularisation as ImplicitRegularisation,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.mean_dominance import MeanDominance as MeanDominance
     from fullrank.diagnosis.causes.search import find_causes as find_causes
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
+    from fullrank.diagnosis.causes.uneven_scale import UnevenScale as UnevenScale
     from fullrank.diagnosis.causes.unexplained_low_rank import UnexplainedLowRank as UnexplainedLowRank
     from fullrank.diagnosis.causes.zero_rows import ZeroRows as ZeroRows
 
@@ -34,6 +37,19 @@ _CATALOGUE = [
     ("complete-collapse", "CompleteCollapse", "All inputs get nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
     ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),
+    (
+        "dimensional-collapse",
+        "DimensionalCollapse",
+        "Nearly all variance lies in one direction, and little behind it",
+        "fullrank",
+    ),
+    ("uneven-scale", "UnevenScale", "A few large channels hide the others", "fullrank"),
+    (
+        "dominant-direction",
+        "DominantDirection",
+        "One direction or a few channels outweigh healthy features",
+        "fullrank",
+    ),
     ("too-few-samples", "TooFewSamples", "Too few samples for the width", "fullrank"),
     (
         "augmentation",
