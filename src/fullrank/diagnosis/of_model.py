@@ -43,6 +43,7 @@ def diagnose_model(
         temperature=temperature_of(subject.objective),
         seed=seed,
         labels=None if known is None else torch.from_numpy(known),
+        supervised=subject.supervised,
         trained=subject.trained,
     )
     features = {place.place: place.features for place in evidence.places}

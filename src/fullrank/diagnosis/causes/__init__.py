@@ -12,6 +12,7 @@ from fullrank.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from fullrank.diagnosis.causes.augmentation import Augmentation as Augmentation
+    from fullrank.diagnosis.causes.class_collapse import ClassCollapse as ClassCollapse
     from fullrank.diagnosis.causes.complete_collapse import CompleteCollapse as CompleteCollapse
     from fullrank.diagnosis.causes.contract import Cause as Cause, Rule as Rule, Stage as Stage
     from fullrank.diagnosis.causes.dead_channels import DeadChannels as DeadChannels
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from fullrank.diagnosis.causes.search import find_causes as find_causes
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
     from fullrank.diagnosis.causes.unexplained_low_rank import UnexplainedLowRank as UnexplainedLowRank
+    from fullrank.diagnosis.causes.view_gap import ViewGap as ViewGap
 
 # Name, class, heading of its findings in a report, source.
 _CATALOGUE = [
+    ("view-gap", "ViewGap", "The two views lie in two cones", "fullrank"),
     ("complete-collapse", "CompleteCollapse", "All inputs get nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
     ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),
+    ("class-collapse", "ClassCollapse", "The rows of each class nearly coincide", "fullrank"),
     ("too-few-samples", "TooFewSamples", "Too few samples for the width", "fullrank"),
     (
         "augmentation",
