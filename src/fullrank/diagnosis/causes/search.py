@@ -141,7 +141,7 @@ def _comes_back(cut: Cut, index: int, evidence: Evidence, judged: Sequence[bool]
 
 
 def _levelled(found: Sequence[list[Finding]], evidence: Evidence, judged: Sequence[bool]) -> list[Finding]:
-    """All findings. Alarms are notes if nothing was trained, or before an end of the encoder that is healthy."""
+    """All findings. Alarms are notes in an untrained net, and before a healthy end of the encoder."""
     end = evidence.end_of_encoder
     alarmed = any(finding.level == "alarm" for finding in found[end])
     lost = alarmed or (judged[end] and evidence.cut(evidence.places[end]) is not None)
