@@ -42,9 +42,10 @@ def norm_shifts(encoder: nn.Module, images: Tensor | Iterable[Tensor]) -> tuple[
 
     .. math:: \log \frac{v + \epsilon}{v_r + \epsilon}, \qquad |m - m_r| / \sqrt{v_r + \epsilon}
 
-    m and v are the mean and the variance of a channel over images and positions, m_r and v_r the running ones.
-    Weights, buffers and mode do not change. A norm counts if it is a module with `running_mean` and `running_var` that is called in the
-    forward pass; instance norms do not count. An exported program has no such modules.
+    m and v are the mean and the variance of a channel over images and positions, m_r and v_r the running
+    ones. Weights, buffers and mode do not change. A norm counts if it is a module with `running_mean` and
+    `running_var` that is called in the forward pass; instance norms do not count. An exported program has no
+    such modules.
 
     Args:
         encoder: The encoder, which takes images in 0 to 1.
