@@ -17,6 +17,7 @@ from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whiten
 from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.linalg import Gram, Moments, second_moments
+from fullrank.places import is_of_head
 from fullrank.record import ProbedAgain
 
 Pair = tuple[Tensor, Tensor]
@@ -246,6 +247,13 @@ class Evidence:
     def is_last(self, place: PlaceEvidence) -> bool:
         """Whether nothing comes after `place`, so that the loss sees it."""
         return self._index(place) == len(self.places) - 1
+
+    @property
+    def end_of_encoder(self) -> int:
+        """The index of h, else of the last place that is not in a head, else of the last place."""
+        names = [place.place for place in self.places]
+        of_encoder = [index for index, name in enumerate(names) if not is_of_head(name)]
+        return names.index("h") if "h" in names else (of_encoder or [len(names) - 1])[-1]
 
     def cut(self, place: PlaceEvidence) -> Cut | None:
         """Where the spectrum at `place` drops sharply within the `limits`, or None.
