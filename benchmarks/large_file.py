@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.diagnose import diagnose_file
+from fullrank.diagnosis.of_file import diagnose_file
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings
 from fullrank.linalg import Moments
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from fullrank import diagnose, objective, source, train, view_pipeline
 from fullrank.cli.commands import app
-from fullrank.diagnosis import diagnose as diagnosing, layers, operation_shares
-from fullrank.diagnosis.diagnose import diagnose_model
+from fullrank.diagnosis import layers, of_model, operation_shares
 from fullrank.diagnosis.features import collect
+from fullrank.diagnosis.of_model import diagnose_model
 from fullrank.diagnosis.subject import Subject
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record
@@ -32,7 +32,7 @@ def gaussian():
 
 @pytest.fixture(autouse=True)
 def short_probes(monkeypatch):
-    monkeypatch.setattr(diagnosing, "LEARNT_FROM", 100)
+    monkeypatch.setattr(of_model, "LEARNT_FROM", 100)
     monkeypatch.setattr(layers, "DRAWS", 1)
 
 

@@ -10,7 +10,7 @@ from refusals import assert_names
 from transparent import LOUD, QUIET, SETTINGS, TEST, Coded, Pixels, WithoutLoud, coded_images, pixel_rows
 from typer.testing import CliRunner
 
-import fullrank.diagnosis.diagnose as diagnosing
+import fullrank.diagnosis.of_file as diagnosing
 from fullrank import diagnose, register_cause, train
 from fullrank.cli.commands import app
 from fullrank.diagnosis.augmentation import operation_shares

@@ -9,8 +9,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fullrank.diagnosis.norms import NormShift
+from fullrank.diagnosis.rows import RowSurvey
 from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, measure
+from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.errors import DataError, UsageError, unknown_name
+from fullrank.linalg import Gram, Moments, second_moments
+from fullrank.record import ProbedAgain
 
 Pair = tuple[Tensor, Tensor]
 """Features (n, D) of two views of the same images."""
@@ -30,6 +35,9 @@ class PlaceEvidence:
             never a finding.
         left_out: The numbers of the images whose rows `without` has removed.
         sample_of: The number of rows that the features are a sample of. None if they are all rows.
+        numbers: Where the features are a sample, the number of each row among all rows, (N,).
+        all_moments: Where the features are a sample, the moments of all rows.
+        smallest: Where the features are a sample, the smallest value of all rows.
 
     Raises:
         UsageError: For shapes that do not fit.
@@ -46,6 +54,9 @@ class PlaceEvidence:
     imposed_rank: int | None = None
     left_out: tuple[int, ...] = ()
     sample_of: int | None = None
+    numbers: Tensor | None = None
+    all_moments: Moments | Gram | None = None
+    smallest: float | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or len(self.features) < 2:
@@ -78,12 +89,18 @@ class PlaceEvidence:
         """The map onto the leading components of the features, computed once."""
         return Whitening.of(self.features)
 
+    @cached_property
+    def moments(self) -> Moments | Gram:
+        """The second moments of all rows, computed once."""
+        return second_moments(self.features) if self.all_moments is None else self.all_moments
+
     @property
     def images(self) -> list[int]:
         """For each row of the features the number of its image, counted with those left out."""
         omitted = set(self.left_out)
         total = len(self.features) + len(omitted)
-        return [number for number in range(total) if number not in omitted]
+        numbers = range(total) if self.numbers is None else self.numbers.tolist()
+        return [number for number in numbers if number not in omitted]
 
     def without(self, rows: Collection[int]) -> "PlaceEvidence":
         """The same place without these rows of its features. Its views stay, because they are other rows.
@@ -112,12 +129,14 @@ class PlaceEvidence:
             self,
             features=self.features[stays.to(self.features.device)],
             left_out=tuple(sorted({*self.left_out, *(images[row] for row in rows)})),
+            all_moments=None,
+            smallest=None,
         )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything known of one model: places from the image to z, stacked maps, the loss's temperature.
+    """Everything known of one model: places from the image to z, stacked maps, the loss, the labels.
 
     Args:
         places: The features at each place, from the image to z.
@@ -126,9 +145,16 @@ class Evidence:
         temperature: The temperature of a cosine loss on z. None means unknown; 0.1 is then assumed.
         limits: Which drop of a spectrum makes a rank low.
         seed: The seed of everything random, such as a bootstrap.
+        labels: The label of each image, (N,), -1 for none, counted with the rows that a place leaves out.
+        supervised: Whether the loss uses labels. None means unknown.
+        trained: Whether the weights were trained. What would be an alarm is a note otherwise.
+        survey: Zero rows and equal rows of the whole file, or equal pixels of all images.
+        norms: Batch norms, compared with their input, in the order of the encoder.
+        tokens: The norms of patch tokens, by place.
+        probed_again: Accuracies after one change, beside the plain ones.
 
     Raises:
-        UsageError: For no places, maps that do not fit together, or a temperature that is not above 0.
+        UsageError: For no places, labels or maps that do not fit, or a temperature that is not above 0.
         DataError: For maps that are not finite.
 
     >>> len(Evidence((PlaceEvidence("z", torch.randn(10, 4)),)).places)
@@ -140,6 +166,13 @@ class Evidence:
     temperature: float | None = None
     limits: LowRankLimits = LOW_RANK
     seed: int = 0
+    labels: Tensor | None = None
+    supervised: bool | None = None
+    trained: bool = True
+    survey: RowSurvey | None = None
+    norms: tuple[NormShift, ...] = ()
+    tokens: tuple[TokenNorms, ...] = ()
+    probed_again: tuple[ProbedAgain, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.places:
@@ -158,6 +191,24 @@ class Evidence:
             if first.shape[0] != second.shape[1]:
                 sizes = f"{first.shape[0]} outputs is followed by one with {second.shape[1]} inputs"
                 raise UsageError(f"A stacked map with {sizes}; give consecutive maps, the first one first.")
+
+        if self.labels is not None and any(
+            len(self.labels) != len(place.features) + len(place.left_out) for place in self.places
+        ):
+            counts = sorted({len(place.features) + len(place.left_out) for place in self.places})
+            raise UsageError(
+                f"There are {len(self.labels)} labels for places of {counts[0]} to {counts[-1]} rows; give "
+                "one label per row, -1 for none."
+            )
+
+    def labels_at(self, place: PlaceEvidence) -> Tensor | None:
+        """The labels of the rows of the features at `place`, without those that are left out."""
+        if self.labels is None or not place.left_out:
+            return self.labels
+        omitted = set(place.left_out)
+        every = range(len(self.labels)) if place.numbers is None else place.numbers.tolist()
+        stays = [row for row, number in enumerate(every) if number not in omitted]
+        return self.labels[stays]
 
     def before(self, place: PlaceEvidence) -> tuple[PlaceEvidence, ...]:
         """The places before `place`, the nearest first."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fullrank.diagnosis.evidence import PlaceEvidence
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import Gram, Moments, row_coordinates
+from fullrank.linalg import row_coordinates
 from fullrank.record import Measure
 from fullrank.spectrum.functional import (
     alpha_req_of,
@@ -21,10 +21,9 @@ from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
 from fullrank.spectrum.neighbours import hubness, near_duplicates
 
 
-def measures_of(
-    place: PlaceEvidence, moments: Moments | Gram, duplicates: float | None = None, seed: int = 0
-) -> list[Measure]:
-    """Every measure at a place. Ranks and variances use `moments` of all rows, others use its features."""
+def measures_of(place: PlaceEvidence, duplicates: float | None = None, seed: int = 0) -> list[Measure]:
+    """Every measure at a place. Ranks and variances use the moments of all rows, others use its features."""
+    moments = place.moments
     values, rows = moments.singular_values(), moments.matrix_singular_values()
     features, count = row_coordinates(place.features), moments.count
     spread = moments.variances

@@ -12,6 +12,7 @@ from fullrank.record.schema import (
     Machine as Machine,
     Measure as Measure,
     OperationShare as OperationShare,
+    ProbedAgain as ProbedAgain,
     ProbeScore as ProbeScore,
     Published as Published,
     Record as Record,

@@ -156,11 +156,15 @@ class RunEntry(_Part):
 
 
 class Measure(_Part):
-    """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined."""
+    """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined.
+
+    `how` says with which settings it was computed, where it has any, such as "n = 512, q = 2".
+    """
 
     place: str
     name: str
     value: float | None
+    how: str = ""
 
 
 class Finding(_Part):
@@ -168,7 +172,8 @@ class Finding(_Part):
 
     `cause` is a name of `docs/causes.md`; an `alarm` means collapse, a `note` something to know. `evidence`
     and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
-    the rows of the features that are at fault, where the cause has any.
+    the numbers of the rows or images that are at fault, from 0: the first 1,000 of `row_count`. `ids` are
+    their ids, where the source has ids.
     """
 
     cause: str
@@ -181,6 +186,23 @@ class Finding(_Part):
     remedy: str
     title: str = ""
     rows: list[int] = []
+    row_count: int = 0
+    ids: list[str] = []
+
+
+class ProbedAgain(_Part):
+    """A linear accuracy at a place after one change, 0 to 1, and that before it, on `tested` test rows.
+
+    `change` says what differs, such as "standardised channels", "without leaked rows" or "without hue".
+    `error` is the paired standard error of the difference, None where it was not measured.
+    """
+
+    place: str
+    change: str
+    linear: float
+    before: float
+    tested: int
+    error: float | None = None
 
 
 class LayerRow(_Part):
@@ -222,7 +244,8 @@ class DiagnosisEntry(_Part):
     `verdict` is a sentence, `collapsed` whether any finding is an alarm, `cut` the place to keep where labels
     say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
     could not be examined. `about` says in words which weights and which input a model has. `images` and
-    `baselines` belong to the accuracies of `layers`; older records have neither.
+    `baselines` belong to the accuracies of `layers`; older records have neither. `probed_again` has
+    accuracies beside them, each after one change.
     """
 
     target: str
@@ -242,6 +265,7 @@ class DiagnosisEntry(_Part):
     images: ProbedImages | None = None
     baselines: list[Baseline] = []
     about: list[str] = []
+    probed_again: list[ProbedAgain] = []
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

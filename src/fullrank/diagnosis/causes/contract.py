@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Stage(Enum):
     """When a cause is checked at a place. The stages run in this order.
 
-    Rows named by a finding of the first stage are left out of the features for the other two. Causes of the
+    Images named by a finding of the first stage are left out of the features for the other two. Causes of the
     last stage are checked only if the rank is low, and only until one of them finds something.
     """
 
@@ -67,7 +67,8 @@ class Cause(ABC):
 
     Derive a frozen dataclass and give it a `name` and a `stage`. Its rules are fields with defaults, so that
     `dataclasses.replace` changes a threshold. `needs` names the evidence (`views`, `stacked`) without which
-    the cause is not checked. After a finding of a cause that is `final`, no further checks run at that place.
+    the cause is not checked. After a finding of a cause that is `final`, no further checks run at that place;
+    `ends` may decide by what was found.
     An explanation that is a `last_resort` is checked after all others.
 
     >>> from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
@@ -100,6 +101,10 @@ class Cause(ABC):
     def check(self, place: "PlaceEvidence", evidence: "Evidence") -> list[Finding]:
         """The findings of this cause at `place`, which is one of the places of `evidence`."""
 
+    def ends(self, findings: Sequence[Finding]) -> bool:
+        """Whether these findings of this cause end the checks at their place."""
+        return self.final and bool(findings)
+
     def judged(self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str) -> list[Finding]:
         """A list with the `finding` if the rule fires on `value`, otherwise an empty list."""
         return [self.finding(rule, place, value, evidence)] if rule.fires(value) else []
@@ -114,7 +119,7 @@ class Cause(ABC):
             place: Where it fired.
             value: What was measured.
             evidence: The measurement in one to three sentences.
-            rows: The rows of the features that are at fault.
+            rows: The numbers of the images that are at fault: `place.images[i]` for row i of the features.
         """
         return Finding(
             cause=self.name,
@@ -127,4 +132,5 @@ class Cause(ABC):
             evidence=evidence,
             remedy=rule.remedy,
             rows=list(rows),
+            row_count=len(rows),
         )

@@ -22,7 +22,7 @@ def find_causes(
 
     At each place the causes are checked in three stages, in the order of the catalogue:
 
-    1. ROWS: rows that a finding names are left out of the features at that place for the other stages. If
+    1. ROWS: images that a finding names are left out of the features at that place for the other stages. If
        fewer than 2 rows remain, no further checks run there.
     2. SHAPE: a finding of a cause that is `final`, such as `complete-collapse`, ends the checks at that
        place.
@@ -58,7 +58,7 @@ def find_causes(
     for index in range(len(evidence.places)):
         place, before = evidence.places[index], len(findings)
         ended = _check(stages[Stage.ROWS], place, evidence, findings)
-        rows = {row for finding in findings[before:] for row in finding.rows}
+        rows = _rows_of(findings[before:], place)
         ended = ended or len(place.features) - len(rows) < 2
         if not ended:
             evidence = evidence.without(place, rows)
@@ -71,7 +71,7 @@ def find_causes(
         if cut is not None and (below is None or cut.rank < _SAME_RANK * below.rank):
             _check(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
         below = cut
-    return findings
+    return findings if evidence.trained else [_as_note(finding) for finding in findings]
 
 
 def registered_causes() -> list[Cause]:
@@ -111,9 +111,25 @@ def _check(
             continue
         new = _findings_of(cause, place, evidence)
         findings += new
-        if new and (cause.final or until_found):
+        if cause.ends(new) or (new and until_found):
             return True
     return False
+
+
+def _as_note(finding: Finding) -> Finding:
+    """The finding as a note: a net that nobody trained cannot have collapsed."""
+    return finding.model_copy(update={"level": "note"})
+
+
+def _rows_of(findings: Sequence[Finding], place: PlaceEvidence) -> set[int]:
+    """The rows of the features whose images the findings name. UsageError for an image that there is not."""
+    rows = {number: row for row, number in enumerate(place.images)}
+    named = {number for finding in findings for number in finding.rows}
+    total = len(rows) if place.sample_of is None else place.sample_of
+    if place.numbers is None and (unknown := named - rows.keys()):
+        limits = f"{place.place} has rows 0 to {total - 1}"
+        raise UsageError(f"{limits}, but a cause names row {min(unknown)}; name images of the place.")
+    return {rows[number] for number in named if number in rows}
 
 
 def _findings_of(cause: Cause, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:

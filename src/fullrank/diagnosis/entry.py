@@ -1,0 +1,119 @@
+"""The entry of a diagnosis in the record: spectra, measures, findings, and the verdict in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rich.progress import Progress
+from torch import Tensor
+
+from fullrank.diagnosis.augmentation import ASSUMED_TEMPERATURE, operation_shares
+from fullrank.diagnosis.causes import find_causes
+from fullrank.diagnosis.evidence import Evidence
+from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, layer_rows
+from fullrank.diagnosis.measures import measures_of
+from fullrank.diagnosis.stacked import alignment_matrix
+from fullrank.progress import counted
+from fullrank.record import (
+    Baseline,
+    DiagnosisEntry,
+    DimensionCurve,
+    Finding,
+    LayerRow,
+    ProbedAgain,
+    ProbedImages,
+    Spectrum,
+)
+from fullrank.record.comparisons import grouped
+from fullrank.spectrum.functional import effective_rank_of
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Accuracies of places, and of dimensions at one place, with their images and baselines."""
+
+    layers: list[LayerRow] = field(default_factory=list)
+    dimensions: list[DimensionCurve] = field(default_factory=list)
+    images: ProbedImages | None = None
+    baselines: list[Baseline] = field(default_factory=list)
+    again: list[ProbedAgain] = field(default_factory=list)
+
+
+def entry_of(
+    target: str,
+    evidence: Evidence,
+    probed: Probed,
+    not_seen: list[str],
+    duplicates: float | None = None,
+) -> DiagnosisEntry:
+    """The entry of the record. If the features are a sample, `duplicates` are those of all rows."""
+    evidence = replace(evidence, probed_again=tuple(probed.again))
+    first, last = evidence.places[0], evidence.places[-1]
+    findings = find_causes(evidence)
+    temperature = evidence.temperature or ASSUMED_TEMPERATURE
+    spectrum, measures, shares = {}, [], []
+    for place in evidence.places:
+        values = place.moments.singular_values()
+        rank = effective_rank_of(values)
+        spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)
+        measures.extend(measures_of(place, duplicates, evidence.seed))
+        shares.extend(operation_shares(place, last.views, temperature))
+    images = probed.images
+    cut = best_cut(probed.layers, images.test) if len(probed.layers) > 1 and images else None
+    return DiagnosisEntry(
+        target=target,
+        rows=first.sample_of or len(first.features),
+        places=list(spectrum),
+        verdict=verdict(findings, spectrum, cut),
+        collapsed=any(finding.level == "alarm" for finding in findings),
+        cut=cut,
+        findings=findings,
+        measures=measures,
+        spectrum=spectrum,
+        layers=probed.layers,
+        dimensions=probed.dimensions,
+        augmentation=shares,
+        alignment=alignment_matrix(*evidence.stacked[:2]).tolist() if evidence.stacked else [],
+        not_seen=not_seen,
+        images=images,
+        baselines=probed.baselines,
+        probed_again=probed.again,
+    )
+
+
+def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: str | None) -> str:
+    """Whether it collapsed, why, and where to cut, in plain words."""
+    alarms = [finding for finding in findings if finding.level == "alarm"]
+    places = grouped((finding.cause, finding.place) for finding in alarms or findings)
+    named = "; ".join(f"{cause} at {_some(own)}" for cause, own in places.items())
+    if alarms:
+        text = f"Collapsed: {named}."
+    else:
+        text = f"No collapse found, with a note: {named}." if named else "No collapse found."
+    place = "h" if "h" in spectrum else next(iter(spectrum))
+    width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
+    text += f" The effective rank of {place} is {rank:.1f} of {width}."
+    return text if cut is None else f"{text} Place to keep: {cut}."
+
+
+def _some(places: Sequence[str]) -> str:
+    """Up to three places by name; of more, the first, the last and the number."""
+    if len(places) > 3:
+        return f"{places[0]} to {places[-1]} ({len(places)} places)"
+    return " and ".join([", ".join(places[:-1]), places[-1]] if len(places) > 1 else places)
+
+
+def probe_places(
+    train: Mapping[str, Tensor],
+    test: Mapping[str, Tensor],
+    labels: Labels,
+    gradients: Mapping[str, float],
+    seed: int,
+    progress: Progress | None = None,
+) -> Probed:
+    """The accuracy at each place, and over dimensions at h, or else at the last place."""
+    layers: list[LayerRow] = []
+    for place in counted(test, progress, "probes", len(test), lambda _: 1):
+        layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)
+    place = "h" if "h" in test else list(test)[-1]
+    curves = dimension_curves(train[place], test[place], labels, place, seed=seed, progress=progress)
+    return Probed(layers, curves)

@@ -1,0 +1,107 @@
+"""The diagnosis of a model on images: places, causes, layers, and the effect of the augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from fullrank.diagnosis.entry import Probed, entry_of, probe_places
+from fullrank.diagnosis.layers import gradient_ranks, layer_rows
+from fullrank.diagnosis.subject import Subject
+from fullrank.record import DiagnosisEntry, ProbedImages
+
+if TYPE_CHECKING:
+    from fullrank.data import ImageSet
+
+# How many training images the probes learn from. A few thousand are enough to order places.
+LEARNT_FROM = 4096
+
+
+def diagnose_model(
+    subject: Subject,
+    places: Sequence[str] | None = None,
+    *,
+    label: str = "label",
+    limit: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> DiagnosisEntry:
+    """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
+    from fullrank.diagnosis.features import collect
+    from fullrank.objectives import temperature_of
+    from fullrank.runs.baselines import baselines
+
+    every = subject if subject.all is None else replace(subject, test=subject.all)
+    collected = collect(every, places, limit=limit, seed=seed, progress=progress)
+    known = collected.images.labels.get(label)
+    evidence = replace(
+        collected.evidence,
+        temperature=temperature_of(subject.objective),
+        seed=seed,
+        labels=None if known is None else torch.from_numpy(known),
+        trained=subject.trained,
+    )
+    features = {place.place: place.features for place in evidence.places}
+    images, gradients = collected.images, {}
+    if subject.objective is not None and subject.views is not None:
+        model = (subject.encoder, subject.head, subject.objective, subject.views)
+        gradients = gradient_ranks(*model, images, list(features), seed=seed)
+    train = subject.train
+    labelled = train is not None and label in train.labels
+    if train is not None and labelled and _can_be_probed(train.labels[label], subject.test.labels[label]):
+        learnt, learnt_features = _bare(subject, train, list(features), LEARNT_FROM, seed, progress)
+        test, test_features = images, features
+        if subject.all is not None:
+            test, test_features = _bare(subject, subject.test, list(features), limit, seed, progress)
+        labels = (learnt.labels[label], test.labels[label])
+        probed = probe_places(learnt_features, test_features, labels, gradients, seed, progress)
+        beside = baselines(learnt, test, label, subject.rebuild, subject.kind, seed)
+        denominators = ProbedImages.of(label, *labels)
+        probed = replace(probed, images=denominators, baselines=beside)
+    else:
+        probed = Probed(layer_rows({}, features, gradient_ranks=gradients))
+    several = train.several if train is not None and label == "label" else ()
+    why = "there are no labels to train and to test on"
+    if several:
+        why = f"each image has several labels (choose one of {len(several)}: --labels {several[0]})"
+    reasons = {
+        "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
+        "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
+        f"Accuracy at each place: {why}.": probed.images is None,
+    }
+    entry = entry_of(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
+    return _of_model(entry, subject)
+
+
+def _bare(
+    subject: Subject,
+    images: "ImageSet",
+    places: Sequence[str],
+    limit: int,
+    seed: int,
+    progress: Progress | None,
+) -> "tuple[ImageSet, dict[str, Tensor]]":
+    """A sample of images, and their features at places, without views."""
+    from fullrank.diagnosis.features import collect
+
+    bare = replace(subject, test=images, views=None, fresh_head=None)
+    collected = collect(bare, places, limit=limit, seed=seed, progress=progress)
+    return collected.images, {place.place: place.features for place in collected.evidence.places}
+
+
+def _of_model(entry: DiagnosisEntry, subject: Subject) -> DiagnosisEntry:
+    """The entry with what is known of the weights. Random weights come first, and no place is to be kept."""
+    about = [sentence for sentence in subject.about if sentence]
+    if subject.trained:
+        return entry.model_copy(update={"about": about})
+    said = entry.verdict.partition(" Place to keep:")[0]
+    words = {"verdict": f"Untrained: the weights are random. {said}", "cut": None, "about": about}
+    return entry.model_copy(update=words)
+
+
+def _can_be_probed(train: np.ndarray, test: np.ndarray) -> bool:
+    return len(np.unique(train[train >= 0])) > 1 and bool((test >= 0).any())
