@@ -56,8 +56,8 @@ def two_nn(features: Tensor, *, sample: int = 4096, seed: int = 0) -> IntrinsicD
       raises it towards D. `gride` looks at larger scales. A smaller sample has a larger scale.
     - It is too low for many dimensions: about 9 of 10, and 15 of 20, for 4096 rows in a uniform cube. The
       interval does not cover this.
-    - It is undefined in meaning for quantised features, whose distances have few values.
-    - It says nothing about whether the directions are useful. Curved features have a lower one than their rank.
+    - It means nothing for quantised features, whose distances have few different values.
+    - It does not say whether the directions are useful. Features on a curved surface have a higher rank.
 
     Args:
         features: Features (N, D). Of equal rows only the first one is used.
@@ -99,9 +99,9 @@ def gride(
     Farther neighbours look at a larger scale, where noise counts less and curvature more. If several pairs
     such as 1 and 2, 2 and 4, 4 and 8 agree, then the dimension does not depend on the scale.
 
-    - Rows share their neighbours, the more the farther they are. So the interval is too narrow for large
-      `near` and `far`, by about the square root of `near`.
-    - Everything that `two_nn` cannot see, except noise that is smaller than the distance to the neighbours.
+    - Rows share their neighbours, so the interval is too narrow. Estimates from 60 samples of 600 rows of a
+      torus spread 1.3 to 1.5 times as much as the standard error says.
+    - It cannot see what `two_nn` cannot see, except through noise smaller than the distance to the neighbours.
 
     Args:
         features: Features (N, D). Of equal rows only the first one is used.
@@ -158,14 +158,15 @@ def _log_ratios(
     every = sample_rows(features, sample, seed, measure)
     rows = _different(every)
     if len(rows) <= far:
-        counts = f"more than {far} different rows, but got {len(rows)} (of {len(every)})"
+        counts = f"more than {far} different rows, but got {len(rows)} of {len(every)}"
         raise DataError(f"{measure} needs {counts}; give more rows or nearer neighbours.")
     distances = _neighbour_distances(row_coordinates(rows), far)
+    distances = distances[distances[:, near - 1] > 0]  # different rows may round to one point
     logs = (distances[:, far - 1] / distances[:, near - 1]).log()
     if not float(logs.sum()) > 0:
         both = f"neighbours {near} and {far} are equally far from every row"
         raise DataError(f"{measure} is undefined if {both}, as here; give features that are not quantised.")
-    return logs.cpu(), len(every) - len(rows)
+    return logs.cpu(), len(every) - len(logs)
 
 
 def _different(rows: Tensor) -> Tensor:
