@@ -29,14 +29,14 @@ def ratios(x: np.ndarray, near: int, far: int) -> np.ndarray:
     return distances[:, far] / distances[:, near]
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 3, 5])
+@pytest.mark.parametrize("dimension", [1, 2, 5])
 @pytest.mark.parametrize("shape", ["torus", "cube", "sphere"])
 def test_shapes_of_a_known_dimension(shape: str, dimension: int) -> None:
     generator = np.random.default_rng(dimension)
     x = {
-        "torus": curved(2000, dimension),
-        "cube": generator.random((2000, dimension)) @ generator.normal(size=(dimension, 12)),
-        "sphere": generator.normal(size=(2000, dimension + 1)),
+        "torus": curved(1000, dimension),
+        "cube": generator.random((1000, dimension)) @ generator.normal(size=(dimension, 12)),
+        "sphere": generator.normal(size=(1000, dimension + 1)),
     }[shape]
     if shape == "sphere":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -44,22 +44,25 @@ def test_shapes_of_a_known_dimension(shape: str, dimension: int) -> None:
     tolerance = 0.05 if shape == "torus" and dimension < 5 else 0.12
     for found in (two_nn(torch.from_numpy(x)), gride(torch.from_numpy(x), 2, 4)):
         assert found.value == pytest.approx(dimension, rel=tolerance)
-        assert found.low < found.value < found.high
+        assert found.interval[0] < found.value < found.interval[1]
 
 
-def test_two_nn_is_the_reciprocal_of_the_mean_logarithm_and_its_interval_covers() -> None:
+def test_two_nn_is_the_reciprocal_of_the_mean_logarithm() -> None:
     x = curved(500, 3)
-    found = two_nn(torch.from_numpy(x))
-    assert found.value == pytest.approx(499 / np.log(ratios(x, 1, 2)).sum(), rel=1e-9)
-    covered = [
-        (each := two_nn(torch.from_numpy(curved(300, 2, 4, seed)))).low < 2 < each.high for seed in range(20)
-    ]
-    assert sum(covered) >= 17
+    assert two_nn(torch.from_numpy(x)).value == pytest.approx(499 / np.log(ratios(x, 1, 2)).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("near", "far"), [(1, 2), (3, 6)])
+def test_the_standard_error_is_the_spread_over_samples(near: int, far: int) -> None:
+    every = [gride(torch.from_numpy(curved(150, 2, 4, seed)), near, far) for seed in range(50)]
+    spread = np.std([each.value for each in every])
+    assert np.mean([each.standard_error for each in every]) == pytest.approx(spread, rel=0.3)
+    assert sum(each.interval[0] < 2 < each.interval[1] for each in every) >= 43
 
 
 @pytest.mark.parametrize(("near", "far"), [(1, 2), (1, 5), (2, 4), (16, 32), (5, 20)])
 def test_gride_maximises_the_likelihood_of_the_beta_distribution(near: int, far: int) -> None:
-    # (r_near / r_far)^d has a Beta(near, far - near) distribution, because balls hold Poisson numbers of rows.
+    # (r_near / r_far)^d has a Beta(near, far - near) distribution: balls hold Poisson numbers of rows.
     x = curved(300, 2)
     mu = ratios(x, near, far)
 
@@ -70,9 +73,6 @@ def test_gride_maximises_the_likelihood_of_the_beta_distribution(near: int, far:
     best = minimize_scalar(loss, bracket=(-1, 2), tol=1e-11)
     found = gride(torch.from_numpy(x), near, far)
     assert found.value == pytest.approx(np.exp(best.x), rel=1e-6)
-    step = 1e-3
-    curvature = (loss(best.x + step) - 2 * loss(best.x) + loss(best.x - step)) / step**2
-    assert found.standard_error == pytest.approx(found.value / np.sqrt(curvature), rel=1e-3)
     assert (found.near, found.far, found.rows, found.equal) == (near, far, 300, 0)
 
 
