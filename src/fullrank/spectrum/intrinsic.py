@@ -143,7 +143,8 @@ def _dimension(
 
     def scores(d: float) -> np.ndarray:
         """The derivative of each log-likelihood, which falls with d."""
-        return 1 / d + between * _shares(logs, d) - (far - 1) * logs
+        each: np.ndarray = 1 / d + between * _shares(logs, d) - (far - 1) * logs
+        return each
 
     # As x <= x / (1 - exp(-d x)) <= x + 1 / d, the maximum lies between these two.
     low, high = count / (near * total), count * (far - near) / (near * total)
@@ -167,7 +168,7 @@ def _shares(logs: np.ndarray, d: float) -> np.ndarray:
 def _log_ratios(
     features: Tensor, near: int, far: int, sample: int, seed: int, measure: str
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of each different row of a sample ln(r_far / r_near) and its neighbours (n, far); how many are equal."""
+    """Of each different row of a sample ln(r_far / r_near), its neighbours (n, far); the count of equal rows."""
     every = sample_rows(features, sample, seed, measure)
     rows = _different(every)
     if len(rows) <= far:
