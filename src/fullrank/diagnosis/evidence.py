@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullrank.diagnosis.dominant import Dominant, dominant_of
 from fullrank.diagnosis.norms import NormShift
 from fullrank.diagnosis.rows import RowSurvey, survey_features
-from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, measure
+from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, shape_of
 from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.linalg import Gram, Moments, second_moments
+from fullrank.places import is_of_head
 from fullrank.record import ProbedAgain
 
 Pair = tuple[Tensor, Tensor]
@@ -83,7 +85,13 @@ class PlaceEvidence:
     @cached_property
     def shape(self) -> Shape:
         """The measurements that causes need, computed once."""
-        return measure(self.features)
+        smallest = float(self.features.min()) if self.smallest is None else self.smallest
+        return shape_of(self.moments, smallest)
+
+    @cached_property
+    def dominant(self) -> Dominant:
+        """The few channels or the direction with the most variance, computed once."""
+        return dominant_of(self.features, self.moments, self.shape)
 
     @cached_property
     def survey(self) -> RowSurvey:
@@ -240,6 +248,13 @@ class Evidence:
         """Whether nothing comes after `place`, so that the loss sees it."""
         return self._index(place) == len(self.places) - 1
 
+    @property
+    def end_of_encoder(self) -> int:
+        """The index of h, else of the last place that is not in a head, else of the last place."""
+        names = [place.place for place in self.places]
+        of_encoder = [index for index, name in enumerate(names) if not is_of_head(name)]
+        return names.index("h") if "h" in names else (of_encoder or [len(names) - 1])[-1]
+
     def cut(self, place: PlaceEvidence) -> Cut | None:
         """Where the spectrum at `place` drops sharply within the `limits`, or None.
 
@@ -248,7 +263,7 @@ class Evidence:
         >>> evidence.cut(evidence.places[0]).rank
         4
         """
-        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank)
+        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank, place.shape.rows)
 
     def lacks(self, needs: Sequence[str], place: PlaceEvidence) -> list[str]:
         """Those of `needs` that are missing at `place`.

@@ -1,5 +1,6 @@
 """The diagnosis of a file of embeddings: its rows, its spectrum, its causes, and what probes read from it."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +41,7 @@ def diagnose_file(
     survey = survey_file(file, progress)
     file, positives, zero_beside = _without_zero_rows(file, positives, survey)
     rows = probe_rows(file, SAMPLE, seed=seed)
-    moments = _moments_of_file(file, seed, progress)
+    moments, smallest = _moments_of_file(file, seed, progress)
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
@@ -70,6 +71,7 @@ def diagnose_file(
         sample_of=file.rows,
         numbers=torch.from_numpy(file.kept[numbers]),
         all_moments=moments,
+        smallest=smallest,
     )
     labels = None if file.labels is None else torch.from_numpy(file.labels[numbers])
     evidence = Evidence((place,), seed=seed, labels=labels, survey=survey)
@@ -96,14 +98,18 @@ def _without_zero_rows(
     return replace(file, dropped=dropped), rest, len(zero) - len(survey.zero)
 
 
-def _moments_of_file(file: EmbeddingFile, seed: int, progress: Progress | None) -> Moments | Gram:
-    """Moments of all rows; with more channels than rows, inner products of at most 8192 of them."""
+def _moments_of_file(
+    file: EmbeddingFile, seed: int, progress: Progress | None
+) -> tuple[Moments | Gram, float]:
+    """Moments and smallest value of all rows; with more channels than rows, of at most 8192 of them."""
     if file.width > file.rows:
-        return Gram.of(file.sample(_MOST_IN_GRAM, seed))
-    moments = Moments.empty(file.width)
+        rows = file.sample(_MOST_IN_GRAM, seed)
+        return Gram.of(rows), float(rows.min())
+    moments, smallest = Moments.empty(file.width), math.inf
     for chunk in counted(file.chunks(), progress, "rows", file.rows):
         moments = moments.merge(Moments.of(chunk))
-    return moments
+        smallest = min(smallest, float(chunk.min()))
+    return moments, smallest
 
 
 def _probe_file(

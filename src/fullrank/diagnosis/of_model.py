@@ -47,6 +47,7 @@ def diagnose_model(
         temperature=temperature_of(subject.objective),
         seed=seed,
         labels=None if known is None else torch.from_numpy(known),
+        supervised=subject.supervised,
         trained=subject.trained,
     )
     official = subject.all is None

@@ -309,7 +309,12 @@ def paired(first: EmbeddingFile, second: EmbeddingFile) -> tuple[EmbeddingFile, 
     Raises:
         DataError: For files of different width or number of rows.
     """
-    check_same_width(first, second)
+    if first.width != second.width:
+        widths = f"{first.name} has width {first.width}, but {second.name} has width {second.width}"
+        raise DataError(
+            f"{widths}; pairs are compared by their distance, so write both files after the layers that map "
+            "them to one space."
+        )
     (rows, _), (others, _) = first.matrix.shape, second.matrix.shape
     if rows != others:
         counts = f"{first.name} has {rows} rows and {second.name} has {others}"
