@@ -52,7 +52,7 @@ def entry_of(
     findings = find_causes(evidence)
     temperature = evidence.temperature or ASSUMED_TEMPERATURE
     spectrum, ranks, measures, shares = {}, {}, [], []
-    for place in evidence.places:
+    for place in (each.without_zero_rows() for each in evidence.places):
         values = place.moments.singular_values()
         rank = effective_rank_of(values)
         spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)

@@ -25,7 +25,7 @@ def names(features, **more):
 
 
 def decaying(first, factor, **more):
-    """A share of the variance in the first direction, and the others fall by a factor from one to the next."""
+    """A share of the variance in the first direction; the others fall by a factor each."""
     rest = factor ** torch.arange(63.0)
     variances = torch.cat([torch.tensor([first]), (1 - first) * rest / rest.sum()])
     return turned(gaussian(**more) * variances.sqrt())
