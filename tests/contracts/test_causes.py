@@ -11,6 +11,7 @@ from torch import Tensor
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Stage
 from fullrank.diagnosis.rows import survey_features
+from fullrank.record import ProbedAgain
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,20 @@ def split(share: float) -> Evidence:
     return Evidence((PlaceEvidence("z", x),), survey=survey_features(x).of_split(range(500), range(500, 600)))
 
 
+def rotated(decay: float) -> Tensor:
+    """Features whose directions have standard deviations that fall by a factor, none of them a channel."""
+    return gaussian() * decay ** torch.arange(16) @ torch.linalg.qr(gaussian(16, 16, 1)).Q
+
+
+def probed_twice(scale: float, standardised: float) -> Evidence:
+    """Features with one channel of another scale, and the accuracy of a probe on standardised channels."""
+    z = PlaceEvidence("z", gaussian() * scaled((1, scale), (15, 1)))
+    again = ProbedAgain(
+        place="z", change="standardised channels", linear=standardised, before=0.5, tested=100
+    )
+    return Evidence((z,), probed_again=(again,))
+
+
 def points(noise: float) -> Tensor:
     """Ten points with noise around them."""
     return gaussian(10, 16, 4).repeat(60, 1) + noise * gaussian()
@@ -87,6 +102,12 @@ CASES = {
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
     "class-collapse": Case(lambda: at_z(points(1e-3)), lambda: at_z(points(1.0))),
     "view-gap": Case(lambda: paired(8), lambda: paired(0.5)),
+    "dimensional-collapse": Case(lambda: at_z(rotated(0.2)), lambda: at_z(rotated(0.7))),
+    "uneven-scale": Case(lambda: probed_twice(1000, 0.9), lambda: probed_twice(1, 0.9)),
+    "dominant-direction": Case(
+        lambda: at_z(gaussian() * scaled((1, 100), (15, 1))),
+        lambda: at_z(gaussian() * scaled((1, 2), (15, 1))),
+    ),
     "too-few-samples": Case(lambda: at_z(gaussian(12)), lambda: at_z(gaussian(40))),
     "augmentation": Case(
         lambda: through(scaled((8, 1), (8, 1e-3)), scaled((8, 0.05), (8, 2))),
