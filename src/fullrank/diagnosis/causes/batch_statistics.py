@@ -22,10 +22,10 @@ _MEASURE = "share of channels that do not fit the running statistics"
 class BatchStatistics(Cause):
     """The largest share of channels of one batch norm that do not fit its running statistics.
 
-        `fullrank.diagnosis.norms.norm_shifts` says when a channel is off. If the features collapse too, this is an
-        alarm that stands instead of the collapse, else one note at the end of the encoder.
+    `fullrank.diagnosis.norms.norm_shifts` says when a channel is off. If the features collapse too, this is
+    an alarm that stands instead of the collapse, else one note at the end of the encoder.
 
-        >>> import torch
+    >>> import torch
         >>> from fullrank.diagnosis.norms import NormShift
     from fullrank.places import is_of_head
         >>> off = NormShift("bn1", 64, log_ratio=-9.0, mean_shift=0.1, off=1.0)
