@@ -49,7 +49,7 @@ class BatchStatistics(Cause):
         level="note",
         measure=_MEASURE,
         side="above",
-        threshold=0.5,
+        threshold=0.2,
         remedy="Check that images are scaled as in training, and for other data estimate them again with "
         "torch.optim.swa_utils.update_bn.",
     )
