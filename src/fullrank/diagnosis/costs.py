@@ -1,4 +1,4 @@
-"""What each operation of the views costs the labels: probes of views with all operations, and without each."""
+"""What each operation of the views costs the labels: probes of views with all of them, and without each."""
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED
 from fullrank.devices import first_device
 from fullrank.diagnosis.features import BATCH_SIZE, view_batches
+from fullrank.diagnosis.probed_again import Split, compared, hits
 from fullrank.encoders.foreign import with_places
-from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe
 from fullrank.progress import counted
@@ -25,9 +25,6 @@ MOST_IMAGES = 512
 SIDE = 8
 # A few hundred varied views call for a large penalty; the smallest ones take most of a probe's time.
 _PENALTIES, _TOLERANCE = (1e-1, 1e-2, 1e-3, 1e-4), 1e-4
-
-Split = tuple[Tensor, Tensor]
-"""Features to learn from, and features to score."""
 
 
 def probe_operations(
@@ -64,40 +61,26 @@ def probe_operations(
     that moves. So a crop costs more on pixels than at h.
     """
     learnt, tested = (_sample(images, label, seed) for images in (train, test))
-    labels = tuple(torch.from_numpy(images.labels[label]) for images in (learnt, tested))
+    labels = (learnt.labels[label], tested.labels[label])
     placed = with_places(encoder, test.image_size, test.channels)
 
     def split(without: str | None) -> dict[str, Split]:
-        sets = (_views_of(placed, views, images, seed + n, without) for n, images in enumerate((learnt, tested)))
+        sets = (
+            _views_of(placed, views, images, seed + n, without) for n, images in enumerate((learnt, tested))
+        )
         (train_rows, test_rows) = sets
         return {place: (train_rows[place], test_rows[place]) for place in train_rows}
 
-    def correct(rows: Split) -> Tensor:
-        """Whether the label of each test image is read, (n,), as 0 or 1."""
-        fitted, scored = shared_coordinates(*rows)
-        probe = LinearProbe(_PENALTIES, _TOLERANCE, seed=seed).fit(fitted, labels[0])
-        return (probe.predict(scored) == labels[1]).double()
+    def right(rows: Split) -> Tensor:
+        return hits(rows, labels, LinearProbe(_PENALTIES, _TOLERANCE, seed=seed))
 
     operations = list(dict.fromkeys(name for view in views.operations for name in view))
-    before = {place: correct(rows) for place, rows in split(None).items()} if operations else {}
+    before = {place: right(rows) for place, rows in split(None).items()} if operations else {}
     return [
-        _compared(place, f"{WITHOUT}{name}", before[place], correct(rows))
+        compared(place, f"{WITHOUT}{name}", before[place], right(rows))
         for name in counted(operations, progress, "operations off", len(operations), lambda _: 1)
         for place, rows in split(name).items()
     ]
-
-
-def _compared(place: str, change: str, before: Tensor, after: Tensor) -> ProbedAgain:
-    """Accuracies from the right predictions (n,) before and after, with their paired standard error."""
-    error = float((after - before).std() / len(before) ** 0.5) if len(before) > 1 else None
-    return ProbedAgain(
-        place=place,
-        change=change,
-        linear=float(after.mean()),
-        before=float(before.mean()),
-        tested=len(before),
-        error=error,
-    )
 
 
 def _sample(images: ImageSet, label: str, seed: int) -> ImageSet:

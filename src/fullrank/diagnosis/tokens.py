@@ -13,6 +13,10 @@ from fullrank.places import evaluating
 
 # A token is an outlier above this multiple of the median norm.
 OUTLIER = 5.0
+# Below the first share of tokens they are single accidents; above the second one they are no exceptions.
+LEAST_SHARE, MOST_SHARE = 1e-4, 0.1
+# How many images are enough for a median of norms, and for a share of tokens.
+MOST_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class TokenNorms:
     images: float = 0.0
     limit: float = float("inf")
 
+    @property
+    def stand_out(self) -> bool:
+        """Whether a few tokens are outliers: from 0.01 % to 10 % of them."""
+        return LEAST_SHARE <= self.share <= MOST_SHARE
+
     @classmethod
     def of(cls, place: str, norms: Tensor) -> "TokenNorms":
         """The outliers among the norms (n, T) of the patch tokens of n images."""
@@ -64,7 +73,9 @@ class TokenNorms:
 
 
 def token_norms(encoder: nn.Module, batches: Iterable[Tensor], places: Sequence[str]) -> list[TokenNorms]:
-    """The norms of patch tokens at those of `places` that pool such tokens; empty for other encoders.
+    """The norms of patch tokens at those of `places` that pool such tokens, without class or register tokens.
+
+    The list is empty for an encoder that has no such places.
 
     Args:
         encoder: The encoder, read in eval mode.
@@ -79,25 +90,36 @@ def token_norms(encoder: nn.Module, batches: Iterable[Tensor], places: Sequence[
         counts = sorted({batch.shape[1] for batch in norms})
         if len(counts) > 1:
             unlike = f"from {counts[0]} to {counts[-1]} patch tokens an image"
-            raise UsageError(f"{place} has {unlike}; give an encoder that keeps every token, or drop that place.")
+            raise UsageError(
+                f"{place} has {unlike}; give an encoder that keeps every token, or drop that place."
+            )
     return [TokenNorms.of(place, torch.cat(norms)) for place, norms in parts.items()]
 
 
 def pooled_without(
     encoder: nn.Module, batches: Iterable[Tensor], outliers: Sequence[TokenNorms]
 ) -> dict[str, Tensor]:
-    """The mean over the patch tokens of each image without its outliers, (N, D_p), at each of their places.
+    """Features (N, D_p) pooled from the patch tokens of each image without its outliers, at their places.
 
     An image whose tokens are all outliers keeps them.
+
+    Args:
+        encoder: An encoder that was given to `token_norms`.
+        batches: Images (N, C, H, W), uint8 or in 0 to 1.
+        outliers: What `token_norms` found.
     """
     limits = {norms.place: norms.limit for norms in outliers}
 
-    def mean(place: str, tokens: Tensor) -> Tensor:
-        stays = (torch.linalg.vector_norm(tokens, dim=2) <= limits[place]).float()  # (N, T)
-        stays[stays.sum(1) == 0] = 1
-        return torch.einsum("nt,ntd->nd", stays / stays.sum(1, keepdim=True), tokens)
+    def pool(place: str, tokens: Tensor) -> Tensor:
+        stays = torch.linalg.vector_norm(tokens, dim=2) <= limits[place]  # (N, T)
+        stays |= ~stays.any(1, keepdim=True)
+        if place.endswith(".max"):
+            return tokens.masked_fill(~stays[..., None], -torch.inf).amax(1)
+        weights = stays.float()
+        return torch.einsum("nt,ntd->nd", weights / weights.sum(1, keepdim=True), tokens)
 
-    return {place: torch.cat(parts) for place, parts in _of_patches(encoder, batches, list(limits), mean).items()}
+    parts = _of_patches(encoder, batches, list(limits), pool)
+    return {place: torch.cat(rows) for place, rows in parts.items()}
 
 
 @torch.no_grad()

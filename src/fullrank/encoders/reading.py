@@ -68,7 +68,6 @@ class Reading:
         positions = _POSITIONS[self.layout]
         return features.amax(positions) if self.pooling == "max" else features.mean(positions)
 
-
     @property
     def pools_patches(self) -> bool:
         """Whether features are the mean or the maximum over the tokens of the image's patches."""

@@ -62,3 +62,37 @@ def moves_most(shares: Sequence[OperationShare], place: str) -> OperationShare |
     """The operation with the largest share in the change between two views at a place, if it has any."""
     there = [share for share in shares if share.place == place and share.share > 0]
     return max(there, key=lambda share: share.share, default=None)
+
+
+def moved_and_cost(shares: Sequence[OperationShare], probed: Sequence[ProbedAgain], place: str) -> str:
+    """What costs the labels, and what moves the features at a place, in sentences; "" without `shares` there.
+
+    >>> shares = [OperationShare(place="h", operation="hue", share=0.2)]
+    >>> moved_and_cost(shares, [], "h")
+    'hue moves the features of h most (20 % of what the operations move, each alone).'
+    """
+    costs = operation_costs(probed)
+    places = [at for at in ("h", PIXELS) if any(cost.place == at for cost in costs)]
+    sentences = [_cost_sentence([cost for cost in costs if cost.place == at], at) for at in places]
+    if (most := moves_most(shares, place)) is not None:
+        moves = f"{most.operation} moves the features of {place} most"
+        moves += f" ({100 * most.share:.0f} % of what the operations move, each alone)"
+        own = [cost for cost in costs if cost.operation == most.operation]
+        if own and not any(cost.certain for cost in own):
+            moves += ", but nothing shows that it costs the labels anything"
+        sentences.append(f"{moves}.")
+    return " ".join(sentences)
+
+
+def _cost_sentence(costs: Sequence[OperationCost], place: str) -> str:
+    """The operations whose cost at one place is certain, or the largest cost if none is."""
+    where = "At h" if place == "h" else "On the pixels of the views"
+    certain = [f"{cost.operation} costs the labels {_points(cost)}" for cost in costs if cost.certain]
+    if not certain:
+        largest = f"{costs[0].operation}, {_points(costs[0])}"
+        return f"{where}, no cost to the labels exceeds chance (the largest: {largest})."
+    return f"{where}, {'; '.join(certain[:3])}."
+
+
+def _points(cost: OperationCost) -> str:
+    return f"{cost.points:.1f} points (standard error {cost.error:.1f})"
