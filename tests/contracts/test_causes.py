@@ -210,7 +210,7 @@ def reordered(evidence: Evidence) -> Evidence:
     return replace(evidence, places=places, labels=labels)
 
 
-def rotated(features: Tensor) -> Tensor:
+def turned(features: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(6)
     width = features.shape[1]
     turn = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator)).Q
@@ -234,4 +234,4 @@ def test_it_does_not_depend_on_the_axes_unless_it_looks_at_channels(cause, which
     if cause.name in BY_CHANNEL:
         pytest.skip("it looks at single channels")
     evidence = getattr(CASES[cause.name], which)()
-    assert said(mapped(evidence, rotated)) == said(evidence)
+    assert said(mapped(evidence, turned)) == said(evidence)
