@@ -168,7 +168,7 @@ class Gram:
 
 
 def inner_products(rows: Tensor) -> Tensor:
-    """The symmetric product `rows.T @ rows` (D, D) of (N, D), at little more than half its cost if D is large.
+    """The symmetric product `rows.T @ rows` (D, D) of (N, D), at little more than half its cost.
 
     Each pair of blocks of channels is multiplied once. torch has no such product of its own.
 

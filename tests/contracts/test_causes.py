@@ -46,10 +46,23 @@ def stacked(gains: Tensor) -> Evidence:
     return Evidence((PlaceEvidence("z", gaussian() @ (second @ first).T),), stacked=(first, second))
 
 
+def points(noise: float) -> Tensor:
+    """Ten points with noise around them."""
+    return gaussian(10, 16, 4).repeat(60, 1) + noise * gaussian()
+
+
+def paired(distance: float) -> Evidence:
+    """Two views that agree up to noise, at a distance along one axis."""
+    x, away = gaussian(), distance * torch.eye(16)[0]
+    return Evidence((PlaceEvidence("z", x, (x + away, x + 0.1 * gaussian(seed=1) - away)),))
+
+
 CASES = {
     "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
     "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
+    "class-collapse": Case(lambda: at_z(points(1e-3)), lambda: at_z(points(1.0))),
+    "view-gap": Case(lambda: paired(8), lambda: paired(0.5)),
     "too-few-samples": Case(lambda: at_z(gaussian(12)), lambda: at_z(gaussian(40))),
     "augmentation": Case(
         lambda: through(scaled((8, 1), (8, 1e-3)), scaled((8, 0.05), (8, 2))),
