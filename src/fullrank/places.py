@@ -63,6 +63,15 @@ def layer_of(place: str) -> str:
     return re.sub(r"\.(mean|cls|max)$", "", place)
 
 
+def is_of_head(place: str) -> bool:
+    """Whether a place belongs to a head: z, or `head.` and a number.
+
+    >>> is_of_head("head.1"), is_of_head("z[:8]"), is_of_head("h"), is_of_head("head.norm")
+    (True, True, False, False)
+    """
+    return re.fullmatch(r"(z|head\.\d+)(\[:\d+\])?", place) is not None
+
+
 def head_places(head: nn.Module) -> list[str]:
     """The places inside a head: `head.1` to `head.L`; the last one is z."""
     return [f"head.{number}" for number, _ in enumerate(layers_of(head), start=1)]

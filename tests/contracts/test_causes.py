@@ -46,10 +46,23 @@ def stacked(gains: Tensor) -> Evidence:
     return Evidence((PlaceEvidence("z", gaussian() @ (second @ first).T),), stacked=(first, second))
 
 
+def points(noise: float) -> Tensor:
+    """Ten points with noise around them."""
+    return gaussian(10, 16, 4).repeat(60, 1) + noise * gaussian()
+
+
+def paired(distance: float) -> Evidence:
+    """Two views that agree up to noise, at a distance along one axis."""
+    x, away = gaussian(), distance * torch.eye(16)[0]
+    return Evidence((PlaceEvidence("z", x, (x + away, x + 0.1 * gaussian(seed=1) - away)),))
+
+
 CASES = {
     "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
     "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
+    "class-collapse": Case(lambda: at_z(points(1e-3)), lambda: at_z(points(1.0))),
+    "view-gap": Case(lambda: paired(8), lambda: paired(0.5)),
     "too-few-samples": Case(lambda: at_z(gaussian(12)), lambda: at_z(gaussian(40))),
     "augmentation": Case(
         lambda: through(scaled((8, 1), (8, 1e-3)), scaled((8, 0.05), (8, 2))),
@@ -119,3 +132,60 @@ def test_it_is_a_frozen_dataclass_that_bears_the_name_of_its_entry(cause):
 def test_its_summary_is_a_heading(cause):
     summary = CAUSES[cause.name].summary
     assert summary[0].isupper() and not summary.endswith(".")
+
+
+# These look at single channels, so they may change when the axes are rotated.
+BY_CHANNEL = {"dead-channels", "uneven-scale"}
+
+
+def mapped(evidence: Evidence, change: Callable[[Tensor], Tensor]) -> Evidence:
+    """The evidence with the features and the views at every place changed row by row."""
+
+    def pair(views):
+        return None if views is None else tuple(map(change, views))
+
+    places = tuple(
+        replace(
+            place,
+            features=change(place.features),
+            views=pair(place.views),
+            operations={name: pair(views) for name, views in place.operations.items()},
+        )
+        for place in evidence.places
+    )
+    return replace(evidence, places=places)
+
+
+def reordered(evidence: Evidence) -> Evidence:
+    count = len(evidence.places[0].features)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(5))
+    places = tuple(replace(place, features=place.features[order]) for place in evidence.places)
+    labels = None if evidence.labels is None else evidence.labels[order]
+    return replace(evidence, places=places, labels=labels)
+
+
+def rotated(features: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(6)
+    width = features.shape[1]
+    turn = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator)).Q
+    return (features.double() @ turn).to(features.dtype)
+
+
+def said(evidence: Evidence) -> list[tuple[str, str, str]]:
+    return [(found.cause, found.place, found.level) for found in find_causes(evidence)]
+
+
+@pytest.mark.parametrize("which", ["ill", "healthy"])
+def test_it_depends_neither_on_the_order_of_rows_nor_on_their_unit(cause, which):
+    evidence = getattr(CASES[cause.name], which)()
+    if evidence.survey is None:  # a survey numbers the rows
+        assert said(reordered(evidence)) == said(evidence)
+    assert said(mapped(evidence, lambda x: 64 * x)) == said(evidence)
+
+
+@pytest.mark.parametrize("which", ["ill", "healthy"])
+def test_it_does_not_depend_on_the_axes_unless_it_looks_at_channels(cause, which):
+    if cause.name in BY_CHANNEL:
+        pytest.skip("it looks at single channels")
+    evidence = getattr(CASES[cause.name], which)()
+    assert said(mapped(evidence, rotated)) == said(evidence)

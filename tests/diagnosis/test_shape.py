@@ -43,11 +43,13 @@ def test_a_spectrum_that_fades_out_has_no_break_and_one_direction_needs_a_larger
 def test_each_limit_of_a_low_rank_decides():
     values = torch.tensor([4.0] * 8 + [1.0] * 2)
     assert low_rank_of(values) is None
-    cut = low_rank_of(values, LowRankLimits(gap=4))
-    assert (cut.rank, cut.ratio, cut.possible) == (8, 4, 10) and cut.lost_share == pytest.approx(0.2)
-    assert low_rank_of(values, LowRankLimits(gap=4, lost_share=0.25)) is None
-    first = torch.tensor([50.0] + [1.0] * 9)
-    assert low_rank_of(first) is None and low_rank_of(first, LowRankLimits(single_gap=50)).rank == 1
+    cut = low_rank_of(values, LowRankLimits(gap=4, behind=0.1))
+    assert (cut.rank, cut.ratio, cut.possible) == (8, 4, 10)
+    assert cut.lost_share == pytest.approx(0.2) and cut.behind == pytest.approx(2 / 34)
+    assert low_rank_of(values, LowRankLimits(gap=4, lost_share=0.25, behind=0.1)) is None
+    assert low_rank_of(values, LowRankLimits(gap=4, behind=0.05)) is None
+    first = torch.tensor([50.0] + [0.1] * 9)
+    assert low_rank_of(first, LowRankLimits(single_gap=501)) is None and low_rank_of(first).rank == 1
 
 
 def test_limits_that_cannot_be_met_are_refused():
@@ -57,6 +59,8 @@ def test_limits_that_cannot_be_met_are_refused():
         LowRankLimits(single_gap=float("nan"))
     with refuses(UsageError, "lost_share", 0, 1, "got 1"):
         LowRankLimits(lost_share=1)
+    with refuses(UsageError, "behind", 0, "got 0"):
+        LowRankLimits(behind=0)
 
 
 def test_the_sentence_of_a_cut_speaks_of_the_break_and_not_of_live_dimensions():

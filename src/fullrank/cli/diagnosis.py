@@ -9,8 +9,9 @@ from rich.table import Table
 
 from fullrank.cli.tables import plain_table
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.errors import count_of
+from fullrank.errors import count_of, few_of
 from fullrank.record import RECORD_FILE, DiagnosisEntry
+from fullrank.record.offending import ROWS_FILE
 from fullrank.reports.diagnosis.words import Cause, causes, denominators
 from fullrank.reports.numbers import in_points
 
@@ -53,6 +54,9 @@ def _print_cause(console: Console, cause: Cause) -> None:
     console.print(f"\n{_LEVELS[cause.level]}  {escape(first.cause)} at {escape(first.place)}")
     value = f"{escape(first.measure)}: {first.value:.3g} (threshold {first.threshold:.3g})"
     lines = [first.evidence, value]
+    if first.row_count:
+        names = first.ids or [str(row) for row in first.rows]
+        lines.append(f"Rows: {few_of(names)}. All {first.row_count:,} are in {ROWS_FILE}.")
     if others:
         lines.append("Also at " + ", ".join(f"{each.place} ({each.value:.3g})" for each in others) + ".")
     lines += [f"Try: {remedy}" for remedy in dict.fromkeys(each.remedy for each in cause.findings)]

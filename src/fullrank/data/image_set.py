@@ -204,9 +204,13 @@ class ImageSet:
         Raises:
             UsageError: If `n` is outside 1 to N.
         """
+        return self.subset(self.limited_rows(n, seed))
+
+    def limited_rows(self, n: int, seed: int) -> np.ndarray:
+        """Which images `limited` takes, with its arguments and errors: int64 (n,), ascending."""
         if not 1 <= n <= len(self):
             raise UsageError(f"A limit of {n} is outside 1 to {len(self)}, the size of {self}; change it.")
-        return self.subset(np.sort(stratified_order(self.labels["label"], seed)[:n]))
+        return np.sort(stratified_order(self.labels["label"], seed)[:n])
 
     def fraction(self, share: float, seed: int) -> "ImageSet":
         """A random share of each class and of the unlabelled images, in the original order.

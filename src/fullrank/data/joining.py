@@ -9,14 +9,20 @@ from fullrank.errors import DataError
 
 def join(first: ImageSet, second: ImageSet) -> ImageSet:
     """The images of `first`, then those of `second`; see `ImageSet.joined`."""
-    ids = (*first.ids, *second.ids)
-    if not set(first.ids).isdisjoint(second.ids):
-        ids = tuple(f"{each.split}/{name}" for each in (first, second) for name in each.ids)
     labels, class_names = _labels(first, second)
     keys = [key for key in first.layers if key in second.layers]
     layers = {key: np.concatenate([first.layers[key], second.layers[key]]) for key in keys}
     images = _images(first, second)
-    return ImageSet(images, labels, class_names, first.name, "all", layers, first.bad, ids)
+    return ImageSet(
+        images, labels, class_names, first.name, "all", layers, first.bad, joined_ids(first, second)
+    )
+
+
+def joined_ids(first: ImageSet, second: ImageSet) -> tuple[str, ...]:
+    """The ids of both sets. If they share one, every id gets its split in front: `train/0`, `test/0`."""
+    if set(first.ids).isdisjoint(second.ids):
+        return (*first.ids, *second.ids)
+    return tuple(f"{each.split}/{name}" for each in (first, second) for name in each.ids)
 
 
 def _labels(first: ImageSet, second: ImageSet) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:

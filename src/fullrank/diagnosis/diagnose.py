@@ -19,6 +19,7 @@ from fullrank.files import result_folder
 from fullrank.progress import progress_bar
 from fullrank.record import DiagnosisEntry, Finding, Result
 from fullrank.record.making import new_record
+from fullrank.record.offending import keep_rows
 from fullrank.targets.opening import Target, target as open_target
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def diagnose(
         imports: Modules or files that register parts of yours, as `--import` does.
 
     Returns:
-        The diagnosis; `record.json` is in its folder.
+        The diagnosis; `record.json` is in its folder, with `rows.csv` if findings name rows.
 
     Raises:
         UsageError: The target is none of these, data are missing, or an option does not apply to the target.
@@ -125,6 +126,7 @@ def diagnose(
             )
         recipe = subject.recipe
     folder.mkdir(parents=True, exist_ok=True)
+    entry = entry.model_copy(update={"findings": keep_rows(entry.findings, folder)})
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)
     return Diagnosis(folder, record)

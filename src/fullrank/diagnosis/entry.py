@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fullrank.diagnosis.augmentation import ASSUMED_TEMPERATURE, operation_shares
 from fullrank.diagnosis.causes import find_causes
+from fullrank.diagnosis.dominant import largest_channels
 from fullrank.diagnosis.evidence import Evidence
-from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, layer_rows
+from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, layer_rows, standardised_again
 from fullrank.diagnosis.measures import measures_of
 from fullrank.diagnosis.stacked import alignment_matrix
 from fullrank.progress import counted
@@ -24,7 +25,7 @@ from fullrank.record import (
     Spectrum,
 )
 from fullrank.record.comparisons import grouped
-from fullrank.spectrum.functional import effective_rank_of
+from fullrank.spectrum.functional import effective_rank_of, rankme_of
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ def entry_of(
     first, last = evidence.places[0], evidence.places[-1]
     findings = find_causes(evidence)
     temperature = evidence.temperature or ASSUMED_TEMPERATURE
-    spectrum, measures, shares = {}, [], []
-    for place in evidence.places:
+    spectrum, ranks, measures, shares = {}, {}, [], []
+    for place in (each.without_zero_rows() for each in evidence.places):
         values = place.moments.singular_values()
         rank = effective_rank_of(values)
         spectrum[place.place] = Spectrum(singular_values=values.tolist(), effective_rank=rank)
+        of_matrix = rankme_of(place.moments.matrix_singular_values())
+        ranks[place.place] = {"effective_rank": rank, "rankme": of_matrix}
         measures.extend(measures_of(place, duplicates, evidence.seed))
         shares.extend(operation_shares(place, last.views, temperature))
     images = probed.images
@@ -69,7 +72,8 @@ def entry_of(
         findings=findings,
         measures=measures,
         spectrum=spectrum,
-        layers=probed.layers,
+        # Probes may have scored other rows: a place has one rank, that of all rows.
+        layers=[row.model_copy(update=ranks.get(row.place, {})) for row in probed.layers],
         dimensions=probed.dimensions,
         augmentation=shares,
         alignment=alignment_matrix(*evidence.stacked[:2]).tolist() if evidence.stacked else [],
@@ -116,4 +120,7 @@ def probe_places(
         layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)
     place = "h" if "h" in test else list(test)[-1]
     curves = dimension_curves(train[place], test[place], labels, place, seed=seed, progress=progress)
-    return Probed(layers, curves)
+    again = []
+    if largest_channels(train[place].double().var(0))[0]:
+        again.append(standardised_again(train[place], test[place], labels, place, seed))
+    return Probed(layers, curves, again=again)

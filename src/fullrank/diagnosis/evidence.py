@@ -6,15 +6,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fullrank.diagnosis.dominant import Dominant, dominant_of
 from fullrank.diagnosis.norms import NormShift
-from fullrank.diagnosis.rows import RowSurvey
-from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, measure
+from fullrank.diagnosis.rows import RowSurvey, survey_features
+from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whitening, low_rank_of, shape_of
 from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.linalg import Gram, Moments, second_moments
+from fullrank.places import is_of_head
 from fullrank.record import ProbedAgain
 
 Pair = tuple[Tensor, Tensor]
@@ -82,7 +85,18 @@ class PlaceEvidence:
     @cached_property
     def shape(self) -> Shape:
         """The measurements that causes need, computed once."""
-        return measure(self.features)
+        smallest = float(self.features.min()) if self.smallest is None else self.smallest
+        return shape_of(self.moments, smallest)
+
+    @cached_property
+    def dominant(self) -> Dominant:
+        """The few channels or the direction with the most variance, computed once."""
+        return dominant_of(self.features, self.moments, self.shape)
+
+    @cached_property
+    def survey(self) -> RowSurvey:
+        """The zero rows and equal rows of the features, by their numbers in the source, computed once."""
+        return survey_features(self.features, np.asarray(self.images))
 
     @cached_property
     def whitening(self) -> Whitening:
@@ -101,6 +115,13 @@ class PlaceEvidence:
         total = len(self.features) + len(omitted)
         numbers = range(total) if self.numbers is None else self.numbers.tolist()
         return [number for number in numbers if number not in omitted]
+
+    def without_zero_rows(self) -> "PlaceEvidence":
+        """The same place without its zero rows, or itself if fewer than 2 rows would remain."""
+        zero = set(self.survey.zero.tolist())
+        if len(self.features) - len(zero) < 2:
+            return self
+        return self.without([row for row, number in enumerate(self.images) if number in zero] if zero else [])
 
     def without(self, rows: Collection[int]) -> "PlaceEvidence":
         """The same place without these rows of its features. Its views stay, because they are other rows.
@@ -210,6 +231,15 @@ class Evidence:
         stays = [row for row, number in enumerate(every) if number not in omitted]
         return self.labels[stays]
 
+    def survey_at(self, place: PlaceEvidence) -> RowSurvey:
+        """Zero and equal rows at `place`: those of the whole file if `survey` is of rows, else its own."""
+        whole = self.survey is not None and self.survey.of == "rows" and place.place == self.places[0].place
+        return self.survey if self.survey is not None and whole else place.survey
+
+    def again(self, change: str) -> list[ProbedAgain]:
+        """The accuracies after this change."""
+        return [each for each in self.probed_again if each.change == change]
+
     def before(self, place: PlaceEvidence) -> tuple[PlaceEvidence, ...]:
         """The places before `place`, the nearest first."""
         return self.places[: self._index(place)][::-1]
@@ -217,6 +247,13 @@ class Evidence:
     def is_last(self, place: PlaceEvidence) -> bool:
         """Whether nothing comes after `place`, so that the loss sees it."""
         return self._index(place) == len(self.places) - 1
+
+    @property
+    def end_of_encoder(self) -> int:
+        """The index of h, else of the last place that is not in a head, else of the last place."""
+        names = [place.place for place in self.places]
+        of_encoder = [index for index, name in enumerate(names) if not is_of_head(name)]
+        return names.index("h") if "h" in names else (of_encoder or [len(names) - 1])[-1]
 
     def cut(self, place: PlaceEvidence) -> Cut | None:
         """Where the spectrum at `place` drops sharply within the `limits`, or None.
@@ -226,7 +263,7 @@ class Evidence:
         >>> evidence.cut(evidence.places[0]).rank
         4
         """
-        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank)
+        return low_rank_of(place.shape.eigenvalues, self.limits, place.imposed_rank, place.shape.rows)
 
     def lacks(self, needs: Sequence[str], place: PlaceEvidence) -> list[str]:
         """Those of `needs` that are missing at `place`.

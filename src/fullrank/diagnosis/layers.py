@@ -19,7 +19,7 @@ from fullrank.probes import LinearProbe, NearestProbe, retrieval
 from fullrank.probes.linear import refitted
 from fullrank.probes.probe import label_vector
 from fullrank.progress import counted
-from fullrank.record import DimensionCurve, LayerRow
+from fullrank.record import DimensionCurve, LayerRow, ProbedAgain
 from fullrank.spectrum.functional import effective_rank, effective_rank_of, matrix_singular_values, rankme
 from fullrank.statistics import binomial_error
 from fullrank.views import Views
@@ -91,6 +91,44 @@ def layer_rows(
             )
         )
     return rows
+
+
+def standardised_again(train: Tensor, test: Tensor, labels: Labels, place: str, seed: int = 0) -> ProbedAgain:
+    """The linear accuracy on channels divided by their standard deviation, beside the plain one.
+
+    Args:
+        train: Features (N, D) to learn from. The standard deviations are theirs.
+        test: Features (M, D) to score.
+        labels: The labels of both.
+        place: The name of the place.
+        seed: The seed of the probes.
+
+    Raises:
+        FullrankError: What probes raise.
+
+    >>> x = torch.randn(400, 20, generator=torch.Generator().manual_seed(0))
+    >>> y, x[:, 0] = x[:, 1] > 0, 1e5 * x[:, 0]
+    >>> again = standardised_again(x[:300], x[300:], (y[:300], y[300:]), "h")
+    >>> again.before < 0.7, again.linear > 0.9
+    (True, True)
+    """
+    learnt, tested = map(label_vector, labels)
+    labelled = tested != -1
+    right = [
+        (LinearProbe(features=features, seed=seed).fit(train, learnt).predict(test).cpu() == tested.cpu())[
+            labelled.cpu()
+        ].double()
+        for features in ("raw", "standardised")
+    ]
+    gain = right[1] - right[0]
+    return ProbedAgain(
+        place=place,
+        change="standardised channels",
+        linear=float(right[1].mean()),
+        before=float(right[0].mean()),
+        tested=len(gain),
+        error=float(gain.std(correction=0)) / len(gain) ** 0.5,
+    )
 
 
 def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:

@@ -7,6 +7,7 @@ from fullrank.diagnosis.evidence import PlaceEvidence
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import row_coordinates
 from fullrank.record import Measure
+from fullrank.spectrum.corrected import corrected_participation_ratio_of
 from fullrank.spectrum.functional import (
     alpha_req_of,
     effective_rank_of,
@@ -31,6 +32,7 @@ def measures_of(place: PlaceEvidence, duplicates: float | None = None, seed: int
         "effective_rank": lambda: effective_rank_of(values),
         "rankme": lambda: rankme_of(rows),
         "participation_ratio": lambda: participation_ratio_of(values),
+        "corrected_participation_ratio": lambda: corrected_participation_ratio_of(values, rows=count),
         "stable_rank": lambda: stable_rank_of(rows),
         "nesum": lambda: nesum_of(values),
         "alpha_req": lambda: alpha_req_of(values, rows=count).alpha,

@@ -1,6 +1,21 @@
 """Batch norms whose running statistics do not fit their input."""
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from fullrank.batch import as_float
+from fullrank.devices import first_device
+from fullrank.places import evaluating
+
+# A channel is off if its variance differs from the running one by this factor, or its mean by so many running
+# standard deviations. Healthy nets on other data stay below both in most channels.
+OFF_RATIO, OFF_MEAN = 4.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -12,9 +27,92 @@ class NormShift:
         channels: The number of its channels.
         log_ratio: The median over channels of the logarithm of the input's variance over the running one.
         mean_shift: The median over channels of the distance of the means, in running standard deviations.
+        off: The share of channels that are off in variance or in mean.
     """
 
     layer: str
     channels: int
     log_ratio: float
     mean_shift: float
+    off: float = 0.0
+
+
+def norm_shifts(encoder: nn.Module, images: Tensor | Iterable[Tensor]) -> tuple[NormShift, ...]:
+    r"""Compare the input of every batch norm with its running statistics, in eval mode.
+
+    .. math:: \log \frac{v + \epsilon}{v_r + \epsilon}, \qquad |m - m_r| / \sqrt{v_r + \epsilon}
+
+    m and v are the mean and the variance of a channel over images and positions, m_r and v_r the running
+    ones. Weights, buffers and mode do not change. A norm counts if it is a module with `running_mean` and
+    `running_var` that is called in the forward pass; instance norms do not count. An exported program has no
+    such modules.
+
+    Args:
+        encoder: The encoder, which takes images in 0 to 1.
+        images: The images, (N, C, H, W), or an iterable of such batches.
+
+    Returns:
+        One for each norm, in the order in which they run; empty if there is none.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4))
+    >>> net[1].running_var.fill_(1e4)
+    tensor([10000., 10000., 10000., 10000.])
+    >>> shift = norm_shifts(net, torch.rand(8, 1, 8, 8))[0]
+    >>> shift.layer, shift.off
+    ('1', 1.0)
+    """
+    batches = [images] if isinstance(images, Tensor) else images
+    inputs: dict[str, _Channels] = {}
+    norms = {name: module for name, module in encoder.named_modules() if is_batch_norm(module)}
+    if not norms:
+        return ()
+
+    def see(name: str, module: nn.Module, args: tuple[object, ...]) -> None:
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and x.ndim > 1 and x.shape[1] == len(module.running_mean):
+            inputs.setdefault(name, _Channels()).add(x)
+
+    with ExitStack() as hooks, torch.no_grad(), evaluating(encoder):
+        for name, module in norms.items():
+            hooks.enter_context(module.register_forward_pre_hook(partial(see, name)))
+        for batch in batches:
+            encoder(as_float(batch.to(first_device(encoder))))
+    return tuple(_shift(name, norms[name], channels) for name, channels in inputs.items())
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module normalises channels by running statistics in eval mode."""
+    if isinstance(module, _InstanceNorm | torch.jit.ScriptModule):
+        return False
+    mean, variance = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    both = isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    return both and mean.ndim == 1 and mean.shape == variance.shape
+
+
+class _Channels:
+    """Mean and variance of channels over the batches so far, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.variance = torch.zeros(())
+
+    def add(self, x: Tensor) -> None:
+        """Add a batch (N, C, ...)."""
+        count = x.numel() // x.shape[1]
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        variance, mean = (part.double().cpu() for part in torch.var_mean(x.float(), dims, correction=0))
+        share = count / (self.count + count)
+        apart = mean - self.mean
+        self.variance = torch.lerp(self.variance.double(), variance, share) + share * (1 - share) * apart**2
+        self.mean = self.mean + share * apart
+        self.count += count
+
+
+def _shift(name: str, norm: nn.Module, channels: _Channels) -> NormShift:
+    epsilon = float(getattr(norm, "eps", 0.0)) + torch.finfo(torch.float32).tiny
+    running = norm.running_var.double().cpu() + epsilon
+    log_ratio = ((channels.variance + epsilon) / running).log()
+    mean_shift = (channels.mean - norm.running_mean.double().cpu()).abs() / running.sqrt()
+    off = (log_ratio.exp() > OFF_RATIO) | ((-log_ratio).exp() > OFF_RATIO) | (mean_shift > OFF_MEAN)
+    numbers = (float(log_ratio.median()), float(mean_shift.median()), float(off.double().mean()))
+    return NormShift(name, len(running), *numbers)

@@ -1,17 +1,22 @@
 """The diagnosis of a file of embeddings: its rows, its spectrum, its causes, and what probes read from it."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from rich.progress import Progress
 
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.rows import RowSurvey, survey_file
+from fullrank.diagnosis.without_equal import probed_without_equal
 from fullrank.embeddings.files import EmbeddingFile, paired
 from fullrank.embeddings.probing import ProbeRows, probe_rows
 from fullrank.linalg import Gram, Moments
 from fullrank.progress import counted
 from fullrank.record import DiagnosisEntry, ProbedImages
+from fullrank.record.offending import with_ids
 from fullrank.spectrum import near_duplicates_among
 
 # How many rows are used by measures that compare rows with each other.
@@ -32,8 +37,11 @@ def diagnose_file(
     """Spectrum, measures and causes of a file of embeddings. Moments use all rows, the rest uses a sample."""
     if positives is not None:
         file, positives = paired(file, positives)
+    bad = len(file.dropped)
+    survey = survey_file(file, progress)
+    file, positives, zero_beside = _without_zero_rows(file, positives, survey)
     rows = probe_rows(file, SAMPLE, seed=seed)
-    moments = _moments_of_file(file, seed, progress)
+    moments, smallest = _moments_of_file(file, seed, progress)
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
@@ -47,8 +55,10 @@ def diagnose_file(
         not_seen.append(f"The spectrum of all rows: {moments.count} of {file.rows} were drawn at random.")
     if len(sample) < file.rows:
         not_seen.append(f"Cosines of all rows: {len(sample)} of {file.rows} were drawn at random.")
-    if len(file.dropped):
-        not_seen.append(f"Rows with NaN or infinity, which were left out: {len(file.dropped)}.")
+    if bad:
+        not_seen.append(f"Rows with NaN or infinity, which were left out: {bad}.")
+    if zero_beside:
+        not_seen.append(f"Rows that are zero only in the second view, which were left out: {zero_beside}.")
     if positives is None:
         not_seen.append("Alignment and augmentation: add a second view of each row with --positives.")
     not_seen += rows.notes
@@ -59,28 +69,55 @@ def diagnose_file(
         sample,
         views,
         sample_of=file.rows,
-        numbers=torch.from_numpy(numbers),
+        numbers=torch.from_numpy(file.kept[numbers]),
         all_moments=moments,
+        smallest=smallest,
     )
     labels = None if file.labels is None else torch.from_numpy(file.labels[numbers])
-    evidence = Evidence((place,), seed=seed, labels=labels)
-    probed = _probe_file(file, rows, seed, progress) if rows else Probed()
+    evidence = Evidence((place,), seed=seed, labels=labels, survey=survey)
+    probed = _probe_file(file, rows, survey, seed, progress) if rows else Probed()
     entry = entry_of(file.name, evidence, probed, not_seen, duplicates)
-    return entry.model_copy(update={"about": list(file.notes)})
+    findings = entry.findings if file.all_ids is None else with_ids(entry.findings, file.all_ids)
+    return entry.model_copy(update={"about": list(file.notes), "findings": findings})
 
 
-def _moments_of_file(file: EmbeddingFile, seed: int, progress: Progress | None) -> Moments | Gram:
-    """Moments of all rows; with more channels than rows, inner products of at most 8192 of them."""
+def _without_zero_rows(
+    file: EmbeddingFile, positives: EmbeddingFile | None, survey: RowSurvey
+) -> tuple[EmbeddingFile, EmbeddingFile | None, int]:
+    """Both files without the rows that are zero in either, and how many are zero only in the second.
+
+    Where fewer than 2 rows would remain, all are kept.
+    """
+    zero = survey.zero
+    if positives is not None:
+        zero = np.union1d(zero, survey_file(positives).zero)
+    if survey.count - len(zero) < 2:
+        return file, positives, 0
+    dropped = np.union1d(file.dropped, zero)
+    rest = None if positives is None else replace(positives, dropped=dropped)
+    return replace(file, dropped=dropped), rest, len(zero) - len(survey.zero)
+
+
+def _moments_of_file(
+    file: EmbeddingFile, seed: int, progress: Progress | None
+) -> tuple[Moments | Gram, float]:
+    """Moments and smallest value of all rows; with more channels than rows, of at most 8192 of them."""
     if file.width > file.rows:
-        return Gram.of(file.sample(_MOST_IN_GRAM, seed))
-    moments = Moments.empty(file.width)
+        rows = file.sample(_MOST_IN_GRAM, seed)
+        return Gram.of(rows), float(rows.min())
+    moments, smallest = Moments.empty(file.width), math.inf
     for chunk in counted(file.chunks(), progress, "rows", file.rows):
         moments = moments.merge(Moments.of(chunk))
-    return moments
+        smallest = min(smallest, float(chunk.min()))
+    return moments, smallest
 
 
-def _probe_file(file: EmbeddingFile, rows: ProbeRows, seed: int, progress: Progress | None) -> Probed:
+def _probe_file(
+    file: EmbeddingFile, rows: ProbeRows, survey: RowSurvey, seed: int, progress: Progress | None
+) -> Probed:
     """Some rows of a file probed from others."""
     train, test = ({"embedding": file.take(some)} for some in (rows.train, rows.test))
     probed = probe_places(train, test, rows.labels, {}, seed, progress)
-    return replace(probed, images=ProbedImages.of("label", *rows.labels))
+    probed = replace(probed, images=ProbedImages.of("label", *rows.labels))
+    numbers = (file.kept[rows.train], file.kept[rows.test])
+    return probed_without_equal(probed, survey, numbers, train, test, rows.labels, seed)

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.layers import gradient_ranks, layer_rows
+from fullrank.diagnosis.rows import survey_images
 from fullrank.diagnosis.subject import Subject
+from fullrank.diagnosis.without_equal import probed_without_equal
 from fullrank.record import DiagnosisEntry, ProbedImages
+from fullrank.record.offending import with_ids
 
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
@@ -31,6 +34,7 @@ def diagnose_model(
     progress: Progress | None = None,
 ) -> DiagnosisEntry:
     """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
+    from fullrank.data.joining import joined_ids
     from fullrank.diagnosis.features import collect
     from fullrank.objectives import temperature_of
     from fullrank.runs.baselines import baselines
@@ -43,7 +47,14 @@ def diagnose_model(
         temperature=temperature_of(subject.objective),
         seed=seed,
         labels=None if known is None else torch.from_numpy(known),
+        supervised=subject.supervised,
         trained=subject.trained,
+    )
+    official = subject.all is None
+    survey = survey_images(subject.train, subject.test, official=official, seed=seed, progress=progress)
+    seen = torch.from_numpy(_numbers(every, limit, seed))
+    evidence = replace(
+        evidence, survey=survey, places=tuple(replace(place, numbers=seen) for place in evidence.places)
     )
     features = {place.place: place.features for place in evidence.places}
     images, gradients = collected.images, {}
@@ -60,6 +71,8 @@ def diagnose_model(
         labels = (learnt.labels[label], test.labels[label])
         probed = probe_places(learnt_features, test_features, labels, gradients, seed, progress)
         beside = baselines(learnt, test, label, subject.rebuild, subject.kind, seed)
+        numbers = (train.limited_rows(len(learnt), seed), _numbers(subject, limit, seed))
+        probed = probed_without_equal(probed, survey, numbers, learnt_features, test_features, labels, seed)
         denominators = ProbedImages.of(label, *labels)
         probed = replace(probed, images=denominators, baselines=beside)
     else:
@@ -72,9 +85,20 @@ def diagnose_model(
         "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
         f"Accuracy at each place: {why}.": probed.images is None,
+        f"Equal images among all: {survey.count} of {len(survey.first)} were drawn at random and compared.": (
+            survey.count < len(survey.first)
+        ),
     }
     entry = entry_of(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
+    ids = subject.test.ids if train is None else joined_ids(train, subject.test)
+    entry = entry.model_copy(update={"findings": with_ids(entry.findings, ids)})
     return _of_model(entry, subject)
+
+
+def _numbers(subject: Subject, limit: int, seed: int) -> np.ndarray:
+    """The numbers of the images that are looked at: training images are numbered first, then test images."""
+    before = 0 if subject.train is None or subject.test is subject.all else len(subject.train)
+    return before + subject.test.limited_rows(min(limit, len(subject.test)), seed)
 
 
 def _bare(

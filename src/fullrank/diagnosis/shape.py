@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fullrank.errors import UsageError
+from fullrank.errors import DataError, UsageError
+from fullrank.linalg import Gram, Moments, second_moments
+from fullrank.spectrum.corrected import corrected_participation_ratio_of
 from fullrank.statistics import live_dimensions
 
-# A channel is constant if its deviation is below this share of the largest one or of its own mean.
-_FLAT = 1e-6
+# A channel is constant if its deviation is below this share of its own mean, or below the second share of the
+# largest deviation. Healthy channels in unlike units can differ by a factor of a million.
+_FLAT, _FLAT_BESIDE = 1e-6, 1e-8
 # A drop below this share of the largest eigenvalue is not collapse: an untrained net has drops of 50 to 500
 # times at shares of 1e-10. Smaller eigenvalues therefore count as this share.
 _FLOOR = 1e-8
@@ -18,16 +22,20 @@ _FLOOR = 1e-8
 _NEAR_ZERO = 0.3
 # From this share on, the head's rank counts as reached: data need not fill its last dimension.
 _FILLED = 0.9
+# From this participation ratio on, variance behind a drop spreads over many directions.
+_SPREAD = 8
+# One Gaussian file in so many has a drop that is sharp enough by chance, where its rows are few.
+_CHANCE = 300
 # Leading components in use: 4 or more images for each, so that whitening does not create directions.
 _MAX_COMPONENTS, _IMAGES_PER_COMPONENT = 256, 4
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The measurements that causes need of the features (N, D) at a place, from one pass in float64.
+    """The measurements that causes need of the features (N, D) at a place, from their moments in float64.
 
     Attributes:
-        rows: N.
+        rows: N, the number of rows in the moments.
         width: D.
         spread: The square root of the total variance divided by the mean squared norm.
         mean_share: The squared norm of the mean divided by the mean squared norm.
@@ -45,6 +53,29 @@ class Shape:
     rectified: bool
     eigenvalues: Tensor
 
+    @property
+    def first_share(self) -> float:
+        """The share of the variance in the first direction, 0 to 1; 0 if nothing varies."""
+        return float(self.eigenvalues[0] / self.eigenvalues.sum()) if len(self.eigenvalues) else 0.0
+
+    @cached_property
+    def rest(self) -> float:
+        """The corrected participation ratio of what varies after the first direction is projected out.
+
+        It is 0 if nothing is left, and infinite if the rows are too few to limit it.
+        """
+        if len(self.eigenvalues) < 2 or self.eigenvalues[1] <= _FLOOR * self.eigenvalues[0]:
+            return 0.0
+        return ratio_of_rest(self.eigenvalues[1:], self.rows)
+
+
+def ratio_of_rest(eigenvalues: Tensor, rows: int) -> float:
+    """`corrected_participation_ratio_of` a spectrum; infinite if the rows are too few to limit it."""
+    try:
+        return corrected_participation_ratio_of(eigenvalues, rows)
+    except DataError:
+        return math.inf
+
 
 def check_ratio(name: str, value: float) -> None:
     """Raise UsageError unless `value`, called `name`, is a finite number of 1 or more."""
@@ -60,6 +91,9 @@ class LowRankLimits:
         gap: The smallest ratio of successive eigenvalues.
         single_gap: The smallest ratio for a drop after the first direction.
         lost_share: The smallest share of the possible rank behind the drop.
+        behind: The largest share of the variance behind the drop. Where more is left, nothing collapsed.
+        spread_behind: The same if what is left spreads over 8 directions or more (its corrected participation
+            ratio).
 
     Raises:
         UsageError: For a ratio below 1, or a share outside 0 to 1.
@@ -73,12 +107,17 @@ class LowRankLimits:
     gap: float = 8.0
     single_gap: float = 100.0
     lost_share: float = 0.1
+    behind: float = 0.04
+    spread_behind: float = 0.01
 
     def __post_init__(self) -> None:
         for name in ("gap", "single_gap"):
             check_ratio(name, getattr(self, name))
         if not 0 < self.lost_share < 1:
             raise UsageError(f"lost_share must be between 0 and 1, but got {self.lost_share}; try 0.1.")
+        for name in ("behind", "spread_behind"):
+            if not 0 < (share := getattr(self, name)) <= 1:
+                raise UsageError(f"{name} must be above 0 and at most 1, but got {share}; try 0.01.")
 
 
 LOW_RANK = LowRankLimits()
@@ -92,11 +131,13 @@ class Cut:
         rank: The number of values before the drop.
         ratio: The last value before the drop divided by the next one.
         possible: The possible rank.
+        behind: The share of the variance behind the drop.
     """
 
     rank: int
     ratio: float
     possible: int
+    behind: float = 0.0
 
     @property
     def lost_share(self) -> float:
@@ -106,7 +147,8 @@ class Cut:
     def sentence(self, place: str) -> str:
         """The drop in words, without a full stop."""
         where = f"after direction {self.rank} of {self.possible}"
-        return f"The variance at {place} drops by a factor of {self.ratio:.3g} {where}"
+        left = f"leaves {100 * self.behind:.2g} % behind it"
+        return f"The variance at {place} drops by a factor of {self.ratio:.3g} {where} and {left}"
 
 
 @dataclass(frozen=True)
@@ -138,32 +180,51 @@ class Whitening:
 
 def measure(features: Tensor) -> Shape:
     """The shape of features (N, D)."""
-    x = features.detach().double().cpu()
-    mean = x.mean(0)
-    centred = x - mean
-    variances = centred.square().mean(0)
-    total = float(x.square().sum(1).mean())
+    return shape_of(second_moments(features), float(features.min()))
+
+
+def shape_of(moments: Moments | Gram, smallest: float) -> Shape:
+    """The shape of features (N, D), from their moments and their smallest value."""
+    mean, variances = moments.mean, moments.variances
+    total = float(variances.sum() + mean.square().sum())
     deviations = variances.sqrt()
-    dead = deviations <= _FLAT * torch.maximum(deviations.max(), mean.abs())
-    possible = min(len(x) - 1, int((~dead).sum()))
-    varying = centred[:, ~dead]
-    gram = varying.T @ varying if varying.shape[1] <= len(x) else varying @ varying.T
-    eigenvalues = torch.linalg.eigvalsh(gram / len(x)).flip(0)[:possible].clamp_min(0)
+    dead = deviations <= torch.maximum(_FLAT_BESIDE * deviations.max(), _FLAT * mean.abs())
+    possible = min(moments.count - 1, int((~dead).sum()))
+    # Dead channels add nothing to inner products.
+    products = moments.centred if isinstance(moments, Gram) else moments.scatter[~dead][:, ~dead]
+    eigenvalues = torch.linalg.eigvalsh(products.cpu() / moments.count).flip(0)[:possible].clamp_min(0)
     return Shape(
-        rows=len(x),
-        width=x.shape[1],
+        rows=moments.count,
+        width=len(mean),
         spread=math.sqrt(float(variances.sum()) / total) if total > 0 else 0.0,
         mean_share=float(mean.square().sum()) / total if total > 0 else 0.0,
         dead=int(dead.sum()),
-        rectified=0 <= float(x.min()) <= _NEAR_ZERO * float(x.mean()),
+        rectified=0 <= smallest <= _NEAR_ZERO * float(mean.mean()),
         eigenvalues=eigenvalues,
     )
 
 
 def low_rank_of(
-    eigenvalues: Tensor, limits: LowRankLimits = LOW_RANK, imposed_rank: int | None = None
+    eigenvalues: Tensor,
+    limits: LowRankLimits = LOW_RANK,
+    imposed_rank: int | None = None,
+    rows: int | None = None,
 ) -> Cut | None:
-    """The largest drop of a spectrum (r,), descending, that passes the limits, or None."""
+    r"""The largest drop of a spectrum (r,), descending, that passes the limits, or None.
+
+    Of few rows, the last directions are small by chance. With r possible directions, N rows and k directions
+    behind the drop, the k smallest eigenvalues of Gaussian rows fall below x with a probability proportional
+    to :math:`x^{k (k + N - 1 - r) / 2}` as x goes to 0. The ratio must therefore reach the limit times
+    :math:`300^{2 / (k (k + N - 1 - r))}`, which is near 1 for many rows.
+
+    Args:
+        eigenvalues: The spectrum, as many values as the possible rank.
+        limits: The limits.
+        imposed_rank: The rank that a fixed head imposes.
+        rows: The number of rows that the spectrum is from; None for the spectrum of a map.
+
+    Source: fullrank, from the joint density of the eigenvalues of a Wishart matrix.
+    """
     possible = len(eigenvalues)
     if possible < 2:
         return None
@@ -178,8 +239,16 @@ def low_rank_of(
     ratios = values[:most] / values[1 : most + 1]
     least = torch.full_like(ratios, limits.gap)
     least[0] = limits.single_gap
-    passing = ratios >= least
+    if rows is not None:
+        last = torch.arange(len(values) - 1, len(values) - most - 1, -1, dtype=ratios.dtype)
+        least *= _CHANCE ** (2 / (last * (last + rows - 1 - len(values))))
+    sums, squares = (tail.flip(0).cumsum(0).flip(0) for tail in (eigenvalues, eigenvalues.square()))
+    behind = (sums / sums[0])[1 : most + 1]
+    few = squares / sums.square().clamp_min(1e-300) > 1 / _SPREAD + (1 / (rows - 1) if rows else 0)
+    passing = (ratios >= least) & (
+        behind <= torch.where(few[1 : most + 1], limits.behind, limits.spread_behind)
+    )
     if not passing.any():
         return None
     rank = int(torch.where(passing, ratios, 0.0).argmax()) + 1
-    return Cut(rank, float(ratios[rank - 1]), possible)
+    return Cut(rank, float(ratios[rank - 1]), possible, float(behind[rank - 1]))

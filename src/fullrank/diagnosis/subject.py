@@ -22,7 +22,8 @@ class Subject:
 
     `all` are the images that are looked at, if these are more than the test images. `rebuild` builds the
     encoder as it was before training. `kind` says whether it then had random weights. `about` is what is
-    known of the weights and the input, in words.
+    known of the weights and the input, in words. `supervised` says whether the loss uses labels, if that is
+    known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Subject:
     kind: "BaselineKind" = "untrained"
     all: "ImageSet | None" = None
     trained: bool = True
+    supervised: bool | None = None
     about: tuple[str, ...] = ()
 
 
@@ -89,6 +91,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         recipe=run.recipe.model_dump(mode="json"),
         rebuild=rebuild,
         kind=kind_of(run.recipe),
+        supervised=needs_labels,
         all=None if images.official else images.all,
     )
 

@@ -59,6 +59,11 @@ class EmbeddingFile:
         return self.matrix.shape[1]
 
     @property
+    def kept(self) -> np.ndarray:
+        """The numbers in the file of the rows that are not dropped, (N,), ascending."""
+        return np.delete(np.arange(self.matrix.shape[0]), self.dropped)
+
+    @property
     def dtype(self) -> str:
         """The type of the numbers in the file, such as `float16`."""
         return self.matrix.dtype
@@ -89,7 +94,7 @@ class EmbeddingFile:
 
     def take(self, rows: np.ndarray) -> Tensor:
         """The rows with these numbers, 0 to N - 1, in the order given: float32 (len(rows), D)."""
-        rows = self._kept[rows] if len(self.dropped) else rows
+        rows = self.kept[rows] if len(self.dropped) else rows
         if (np.diff(rows) >= 0).all():
             return self.matrix.take(rows)
         order = np.argsort(rows, kind="stable")
@@ -111,7 +116,7 @@ class EmbeddingFile:
             raise UsageError(f"A chunk must have 1 or more rows, but got {rows}; the default is 65536.")
         blocks = self.matrix.blocks(rows)
         if len(self.dropped):
-            blocks = picked(blocks, self._kept)
+            blocks = picked(blocks, self.kept)
         return (block for block in blocks if len(block))
 
     def sample_rows(self, n: int, seed: int) -> np.ndarray:
@@ -137,11 +142,6 @@ class EmbeddingFile:
     def sample(self, n: int, seed: int) -> Tensor:
         """`n` rows drawn with `seed`, or all if there are fewer, in order: float32 (min(n, N), D)."""
         return self.take(self.sample_rows(n, seed))
-
-    @property
-    def _kept(self) -> np.ndarray:
-        """The numbers in the file of the rows that are not dropped."""
-        return np.delete(np.arange(self.matrix.shape[0]), self.dropped)
 
 
 def open_embeddings(
@@ -309,7 +309,12 @@ def paired(first: EmbeddingFile, second: EmbeddingFile) -> tuple[EmbeddingFile, 
     Raises:
         DataError: For files of different width or number of rows.
     """
-    check_same_width(first, second)
+    if first.width != second.width:
+        widths = f"{first.name} has width {first.width}, but {second.name} has width {second.width}"
+        raise DataError(
+            f"{widths}; pairs are compared by their distance, so write both files after the layers that map "
+            "them to one space."
+        )
     (rows, _), (others, _) = first.matrix.shape, second.matrix.shape
     if rows != others:
         counts = f"{first.name} has {rows} rows and {second.name} has {others}"

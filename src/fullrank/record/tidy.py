@@ -144,7 +144,8 @@ def diagnosis_rows(record: Record) -> list[Row]:
             row |= {f"{name}_points": _points(share) for name, share in shares.items()}
             row |= {"gradient_rank": layer.gradient_rank}
         for level in ("alarm", "note"):
-            causes = [one.cause for one in diagnosis.findings if (one.place, one.level) == (place, level)]
+            here = [one for one in diagnosis.findings if one.place in (place, "images")]
+            causes = [one.cause for one in here if one.level == level]
             row[f"{level}s"] = ", ".join(dict.fromkeys(causes)) or None
         rows.append(row | {"cut": place == diagnosis.cut})
     return with_all_columns(rows)

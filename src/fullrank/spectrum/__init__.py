@@ -5,6 +5,16 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
+    from fullrank.spectrum.collapse import (
+        PointGroups as PointGroups,
+        nc1 as nc1,
+        point_groups as point_groups,
+        within_class_share as within_class_share,
+    )
+    from fullrank.spectrum.corrected import (
+        corrected_participation_ratio as corrected_participation_ratio,
+        corrected_participation_ratio_of as corrected_participation_ratio_of,
+    )
     from fullrank.spectrum.discriminant import (
         group_moments as group_moments,
         lidar as lidar,
@@ -41,12 +51,19 @@ if TYPE_CHECKING:
     )
     from fullrank.spectrum.geometry import (
         RogueDimensions as RogueDimensions,
+        ViewGap as ViewGap,
         alignment as alignment,
         mean_cosine as mean_cosine,
         principal_angles as principal_angles,
         rogue_dimensions as rogue_dimensions,
         uniformity as uniformity,
         unit_rows as unit_rows,
+        view_gap as view_gap,
+    )
+    from fullrank.spectrum.intrinsic import (
+        IntrinsicDimension as IntrinsicDimension,
+        gride as gride,
+        two_nn as two_nn,
     )
     from fullrank.spectrum.metrics import (
         AlphaReQ as AlphaReQ,
@@ -75,6 +92,9 @@ MEASURE_CITATIONS = {
     "nesum": ("he2022exploring",),
     "alpha_req": ("agrawal2022alpha",),
     "mean_cosine": ("ethayarajh2019contextual",),
+    "intrinsic_dimension_two_nn": ("facco2017estimating",),
+    "intrinsic_dimension_gride": ("denti2022generalized",),
+    "lidar": ("thilak2024lidar",),
     "hubness": ("radovanovic2010hubs",),
     "alignment": ("wang2020understanding",),
     "uniformity": ("wang2020understanding",),

@@ -1,8 +1,8 @@
 """Directions of the rows of features (N, D), at unit length: alignment, uniformity, cosines, subspaces."""
 
 import math
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -60,6 +60,86 @@ def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> float:
     pairs = zip(row_blocks(a), row_blocks(b), strict=True)
     total = sum(float((unit_rows(x) - unit_rows(y)).norm(dim=1).pow(alpha).sum()) for x, y in pairs)
     return total / len(a)
+
+
+@dataclass(frozen=True)
+class ViewGap:
+    """How far two views are apart as wholes, and how often the nearest row of the other view is the pair.
+
+    Attributes:
+        distance: The distance of the two means over the spread around them; infinite if neither view varies.
+        rows: The unit rows of both views that are compared, each (n, D).
+    """
+
+    distance: float
+    rows: tuple[Tensor, Tensor] = field(repr=False)
+
+    @cached_property
+    def recall(self) -> float:
+        """The share of rows of either view whose nearest row of the other view is their pair, 0 to 1."""
+        return _recall(*self.rows)
+
+    @cached_property
+    def centred_recall(self) -> float:
+        """The same after the mean of each view is subtracted from its unit rows."""
+        a, b = (unit_rows(side - side.mean(0)) for side in self.rows)
+        return _recall(a, b)
+
+
+def view_gap(a: Tensor, b: Tensor, *, sample: int = 2048, seed: int = 0) -> ViewGap:
+    r"""Whether two views of the same rows lie in two cones, as the towers of two modalities do.
+
+    .. math:: \frac{\|\bar u - \bar v\|}{\sqrt{\tfrac1{2N} \sum_i (\|u_i - \bar u\|^2 + \|v_i - \bar v\|^2)}},
+              \qquad u_i = \frac{a_i}{\|a_i\|}, \quad v_i = \frac{b_i}{\|b_i\|}
+
+    The distance is about 0 for two views by one encoder. From about 1 on, a row is nearer to its own view than
+    to its pair, and `alignment` then measures the gap and not the pairs.
+
+    - It cannot see a gap that is a rotation or a change of scale: both leave the means where they are, if
+      these are zero.
+    - It says nothing about retrieval: a gap that moves all rows of a view alike costs none.
+    - Recall falls with the number of pairs, so compare equal samples. Ties count as misses.
+
+    Args:
+        a: Features (N, D) of the first view.
+        b: Features (N, D) of the second view, of the same images in the same order.
+        sample: The cost is quadratic in N, so of more pairs than this a random sample is taken.
+        seed: The seed of the sample.
+
+    Raises:
+        UsageError: For shapes that differ, or an invalid sample.
+        DataError: For fewer than 2 rows, or rows that are not finite.
+
+    >>> x = torch.eye(3, 8)
+    >>> away = torch.zeros(8).index_fill(0, torch.tensor(7), 5.0)
+    >>> gap = view_gap(x + away, x - away)
+    >>> round(gap.distance, 1), gap.recall, gap.centred_recall
+    (12.2, 1.0, 1.0)
+
+    Source: the modality gap of Liang et al. 2022 (arXiv 2203.02053), Section 2, over the spread.
+    """
+    if a.shape != b.shape:
+        raise UsageError(
+            f"The gap needs pairs of rows, but got shapes {tuple(a.shape)} and {tuple(b.shape)}; pass both "
+            "views of the same images in the same order."
+        )
+    u, v = (unit_rows(sample_rows(side, sample, seed, "The gap of two views")) for side in (a, b))
+    spread = float((u.var(0, correction=0) + v.var(0, correction=0)).sum() / 2) ** 0.5
+    between = float((u.mean(0) - v.mean(0)).norm())
+    distance = between / spread if spread > 0 else math.inf if between > 0 else 0.0
+    return ViewGap(distance, (u, v))
+
+
+def _recall(a: Tensor, b: Tensor) -> float:
+    """The share of unit rows of either side that are nearer to their pair than to all others."""
+    hits = 0
+    for queries, keys in ((a, b), (b, a)):
+        for start in range(0, len(queries), 512):
+            cosines = queries[start : start + 512] @ keys.T
+            own = cosines.diagonal(start).clone()
+            cosines.diagonal(start).fill_(-torch.inf)
+            hits += int((own > cosines.amax(1)).sum())
+    return hits / (2 * len(a))
 
 
 def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: int = 0) -> float:

@@ -110,7 +110,13 @@ class Cause(ABC):
         return [self.finding(rule, place, value, evidence)] if rule.fires(value) else []
 
     def finding(
-        self, rule: Rule, place: "PlaceEvidence", value: float, evidence: str, rows: Sequence[int] = ()
+        self,
+        rule: Rule,
+        place: "PlaceEvidence",
+        value: float,
+        evidence: str,
+        rows: Sequence[int] = (),
+        same_as: Sequence[int] = (),
     ) -> Finding:
         """A finding by one of the rules. Its title is the catalogue's summary, if the cause is registered.
 
@@ -120,6 +126,7 @@ class Cause(ABC):
             value: What was measured.
             evidence: The measurement in one to three sentences.
             rows: The numbers of the images that are at fault: `place.images[i]` for row i of the features.
+            same_as: For each of `rows` the row that it is equal to, where that is its fault.
         """
         return Finding(
             cause=self.name,
@@ -133,4 +140,5 @@ class Cause(ABC):
             remedy=rule.remedy,
             rows=list(rows),
             row_count=len(rows),
+            same_as=list(same_as),
         )

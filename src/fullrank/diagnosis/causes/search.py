@@ -1,7 +1,7 @@
 """The search for causes: place by place from the image to z, in three stages at each place."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fullrank.diagnosis.causes import CAUSES
@@ -28,9 +28,12 @@ def find_causes(
        place.
     3. EXPLANATION: checked if the spectrum drops sharply, dead channels aside, until one cause finds
        something. The last resort (`unexplained-low-rank`) comes last. This stage runs at the place where the
-       low rank first appears, and again only if the rank falls further.
+       low rank first appears, and again only if the rank falls further. It does not run if a later place
+       of the same part, encoder or head, has a higher rank again: that rank was not lost.
 
-    A rank that a head imposes is never a finding. A cause whose `needs` are missing is not checked.
+    Alarms before the end of the encoder become notes if that end is healthy, and all alarms do if the weights
+    are untrained. A rank that a head imposes is never a finding. A cause whose `needs` are missing is not
+    checked.
 
     Args:
         evidence: Features at places, and what else is known of the model.
@@ -53,25 +56,21 @@ def find_causes(
     checked = registered_causes() if causes is None else causes
     stages = {stage: [cause for cause in checked if cause.stage is stage] for stage in Stage}
     stages[Stage.EXPLANATION].sort(key=lambda cause: cause.last_resort)
-    findings: list[Finding] = []
-    below: Cut | None = None
+    found: list[list[Finding]] = []
+    judged: list[bool] = []
     for index in range(len(evidence.places)):
-        place, before = evidence.places[index], len(findings)
-        ended = _check(stages[Stage.ROWS], place, evidence, findings)
-        rows = _rows_of(findings[before:], place)
-        ended = ended or len(place.features) - len(rows) < 2
-        if not ended:
-            evidence = evidence.without(place, rows)
-            place = evidence.places[index]
-        if ended or _check(stages[Stage.SHAPE], place, evidence, findings):
-            below = None
-            continue
-        cut = evidence.cut(place)
+        evidence, findings, ended = _check_rows_and_shape(stages, index, evidence)
+        found.append(findings)
+        judged.append(not ended)
+    below: Cut | None = None
+    for index, place in enumerate(evidence.places):
+        cut = evidence.cut(place) if judged[index] else None
         # A map cannot restore a rank by itself, so the finding of the previous place is not repeated.
-        if cut is not None and (below is None or cut.rank < _SAME_RANK * below.rank):
-            _check(stages[Stage.EXPLANATION], place, evidence, findings, until_found=True)
+        new = cut is not None and (below is None or cut.rank < _SAME_RANK * below.rank)
+        if cut is not None and new and not _comes_back(cut, index, evidence, judged):
+            _check(stages[Stage.EXPLANATION], place, evidence, found[index], until_found=True)
         below = cut
-    return findings if evidence.trained else [_as_note(finding) for finding in findings]
+    return _levelled(found, evidence, judged)
 
 
 def registered_causes() -> list[Cause]:
@@ -116,9 +115,45 @@ def _check(
     return False
 
 
-def _as_note(finding: Finding) -> Finding:
-    """The finding as a note: a net that nobody trained cannot have collapsed."""
-    return finding.model_copy(update={"level": "note"})
+def _check_rows_and_shape(
+    stages: Mapping[Stage, Sequence[Cause]], index: int, evidence: Evidence
+) -> tuple[Evidence, list[Finding], bool]:
+    """The first two stages at a place: the evidence without the rows left out, findings, whether they end."""
+    place, findings = evidence.places[index], list[Finding]()
+    ended = _check(stages[Stage.ROWS], place, evidence, findings)
+    rows = _rows_of(findings, place)
+    if ended or len(place.features) - len(rows) < 2:
+        return evidence, findings, True
+    evidence = evidence.without(place, rows)
+    return evidence, findings, _check(stages[Stage.SHAPE], evidence.places[index], evidence, findings)
+
+
+def _comes_back(cut: Cut, index: int, evidence: Evidence, judged: Sequence[bool]) -> bool:
+    """Whether a later place of the same part, encoder or head, has a higher rank than `cut` leaves here."""
+    end = evidence.end_of_encoder
+    for later in range(index + 1, end + 1 if index <= end else len(evidence.places)):
+        place = evidence.places[later]
+        other = evidence.cut(place)
+        possible = min(len(place.shape.eigenvalues), place.imposed_rank or place.shape.width)
+        if judged[later] and cut.rank < _SAME_RANK * (possible if other is None else other.rank):
+            return True
+    return False
+
+
+def _levelled(found: Sequence[list[Finding]], evidence: Evidence, judged: Sequence[bool]) -> list[Finding]:
+    """All findings. Alarms are notes in an untrained net, and before a healthy end of the encoder."""
+    end = evidence.end_of_encoder
+    alarmed = any(finding.level == "alarm" for finding in found[end])
+    lost = alarmed or (judged[end] and evidence.cut(evidence.places[end]) is not None)
+
+    def level(finding: Finding, index: int) -> str:
+        return finding.level if evidence.trained and (lost or index >= end) else "note"
+
+    return [
+        finding.model_copy(update={"level": level(finding, index)})
+        for index, findings in enumerate(found)
+        for finding in findings
+    ]
 
 
 def _rows_of(findings: Sequence[Finding], place: PlaceEvidence) -> set[int]:

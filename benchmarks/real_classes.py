@@ -1,0 +1,201 @@
+"""Supervised nets whose classes become points, their healthy twins, and pairs of encoders in two cones."""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from real_sample import RealCase, Sample
+from torch import Tensor, nn
+
+from fullrank.data import source
+from fullrank.objectives.contrastive import info_nce
+from fullrank.objectives.supervised import SupConLoss
+
+HALVES = {"fix": ("digits", 8, 600), "held": ("fashion-mnist", 14, 600)}
+# Labels of training rows explain all but this share of the variance where classes are called points.
+_POINTS = 0.02
+Net = tuple[nn.Module, nn.Module]
+
+
+@cache
+def images(half: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Standardised images (N, 1, S, S) to train on, their labels, 600 images to test on, and their labels."""
+    name, size, count = HALVES[half]
+
+    def read(split: str, most: int) -> tuple[Tensor, Tensor]:
+        every = source(name).load(split)
+        some = every.limited(min(most, len(every)), 0)
+        pixels = torch.cat(list(some.batches(512))).float().mean(1, keepdim=True) / 255
+        resized = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+        return resized, torch.as_tensor(some.labels["label"])
+
+    (x, y), (x_test, y_test) = read("train", count), read("test", 600)
+    mean, spread = x.mean(), x.std()
+    return (x - mean) / spread, y, (x_test - mean) / spread, y_test
+
+
+def mlp(half: str, width: int, last: bool) -> Net:
+    """A hidden layer, and the layer of h, which ends in a ReLU if `last`."""
+    size = HALVES[half][1]
+    hidden = nn.Sequential(nn.Flatten(), nn.Linear(size**2, 256), nn.BatchNorm1d(256), nn.ReLU())
+    end = nn.Sequential(nn.Linear(256, width), nn.BatchNorm1d(width), nn.ReLU() if last else nn.Identity())
+    return hidden, end
+
+
+def conv(half: str, width: int, last: bool) -> Net:
+    """Two convolutions, pooled, and the layer of h, which ends in a ReLU if `last`."""
+
+    def block(channels: int, out: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
+
+    hidden = nn.Sequential(*block(1, 16), *block(16, 32), nn.Flatten())
+    end = nn.Sequential(nn.LazyLinear(width), nn.BatchNorm1d(width), nn.ReLU() if last else nn.Identity())
+    end(hidden(torch.zeros(2, 1, HALVES[half][1], HALVES[half][1])))
+    return hidden, end
+
+
+def train(
+    net: nn.Module, half: str, kind: str, epochs: int, decay: float, seed: int, rate: float = 0.1
+) -> None:
+    """Stochastic gradient descent with a cosine schedule: cross-entropy, SupCon or InfoNCE."""
+    x, y, *_ = images(half)
+    generator = torch.Generator().manual_seed(seed)
+    width = net(x[:2]).shape[1]
+    classifier = nn.Linear(width, 10)
+    step = torch.optim.SGD(
+        [*net.parameters(), *classifier.parameters()], rate, momentum=0.9, weight_decay=decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(step, epochs)
+    net.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=generator).split(100):
+            if kind == "cross-entropy":
+                loss = F.cross_entropy(classifier(net(x[rows])), y[rows])
+            else:
+                sides = [viewed(x[rows], generator) for _ in range(2)]
+                a, b = net(torch.cat(sides)).chunk(2)
+                loss = SupConLoss()(a, b, labels=y[rows]) if kind == "supcon" else info_nce(a, b, 0.2)
+            step.zero_grad()
+            loss.backward()
+            step.step()
+        schedule.step()
+    net.eval()
+
+
+def viewed(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A view: a shift by at most one pixel, another contrast, and noise."""
+    shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
+    contrast = 0.7 + 0.6 * torch.rand(len(x), 1, 1, 1, generator=generator)
+    return contrast * x.roll(shift, (2, 3)) + 0.3 * torch.randn(x.shape, generator=generator)
+
+
+@cache
+def trained(
+    build: Callable[[str, int, bool], Net], half: str, last: bool, kind: str, epochs: int, decay: float
+) -> Net:
+    """A net and its layer of h, trained from a seed."""
+    torch.manual_seed(1 if half == "fix" else 2)
+    hidden, end = build(half, 64 if half == "fix" else 128, last)
+    train(nn.Sequential(hidden, end), half, kind, epochs, decay, 0)
+    return hidden.eval(), end.eval()
+
+
+@torch.no_grad()
+def read(net: Net, x: Tensor) -> dict[str, Tensor]:
+    """Features at the hidden layer and at h."""
+    hidden = net[0](x)
+    return {"hidden": hidden, "h": net[1](hidden)}
+
+
+def unexplained(x: Tensor, y: Tensor) -> float:
+    """One minus the share of the variance that labels explain."""
+    means = torch.stack([x[y == label].mean(0) for label in range(10)])
+    return float((x - means[y]).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def of_net(build: Callable[..., Net], last: bool, kind: str, epochs: int, decay: float, half: str, rows: str,
+           labelled: bool = True) -> Sample:  # fmt: skip
+    """What a net makes of the rows that it was trained on, or of others; its truth is settled on the former."""
+    net = trained(build, half, last, kind, epochs, decay)
+    x, y, x_test, y_test = images(half)
+    left = unexplained(read(net, x)["h"], y)
+    near = float((net_accuracy(net, x, y, x_test) == y_test).float().mean())
+    points = kind != "infonce" and left < _POINTS
+    level = "note" if points and (rows == "train" or near > 0.97) else "ambiguous" if points else "none"
+    chosen, labels = (x, y) if rows == "train" else (x_test, y_test)
+    return Sample(
+        read(net, chosen), ("class-collapse",) if points else (), level, labels=labels if labelled else None,
+        accepted=() if level == "none" and left > 0.1 else ("class-collapse",),
+        supervised=kind != "infonce", measured=f"unexplained in training rows {left:.4f}, nearest mean {near:.3f}",
+    )  # fmt: skip
+
+
+def net_accuracy(net: Net, x: Tensor, y: Tensor, x_test: Tensor) -> Tensor:
+    """The class with the nearest mean of training rows, for each test row."""
+    h = read(net, x)["h"]
+    means = torch.stack([h[y == label].mean(0) for label in range(10)])
+    return torch.cdist(read(net, x_test)["h"], means).argmin(1)
+
+
+def classes_family() -> Iterator[RealCase]:
+    """Supervised nets until their classes are points, before that, and self-supervised ones."""
+    nets = {
+        "fix": (("mlp", mlp, True), ("linear", mlp, False)),
+        "held": (("mlp", mlp, True), ("conv", conv, True)),
+    }
+    epochs = {"fix": 100, "held": 150}
+    for half, some in nets.items():
+        for name, build, last in some:
+            net = partial(of_net, build, last)
+            for kind, short in (("cross-entropy", "ce"), ("supcon", "supcon")):
+                for rows in ("train", "test"):
+                    yield RealCase(
+                        "classes",
+                        f"{name}-{short}-{rows}",
+                        half,
+                        partial(net, kind, epochs[half], 2e-2, half, rows),
+                    )
+                yield RealCase(
+                    "classes", f"{name}-{short}-early", half, partial(net, kind, 2, 0.0, half, "test")
+                )
+            yield RealCase(
+                "classes", f"{name}-infonce", half, partial(net, "infonce", 30, 1e-4, half, "test")
+            )
+
+
+def towers(half: str, temperature: float, shared: bool) -> Sample:
+    """Two encoders of the left and the right half of each image, or one encoder for both."""
+    x, _, x_test, y_test = images(half)
+    middle = x.shape[-1] // 2
+    torch.manual_seed(5 if half == "fix" else 6)
+    width = 64 if half == "fix" else 128
+
+    def tower() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel() // 2, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
+                             nn.Linear(256, width))  # fmt: skip
+
+    left = tower()
+    right = left if shared else tower()
+    step = torch.optim.AdamW([*left.parameters(), *([] if shared else right.parameters())], 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        rows = torch.randint(len(x), (64,), generator=generator)
+        loss = info_nce(left(x[rows, :, :, :middle]), right(x[rows, :, :, middle:]), temperature)
+        step.zero_grad()
+        loss.backward()
+        step.step()
+    with torch.no_grad():
+        a, b = left(x_test[..., :middle]), right(x_test[..., middle:])
+    return Sample(
+        {"embedding": a}, () if shared else ("view-gap",), "none" if shared else "note", positives=b
+    )
+
+
+def gap_family() -> Iterator[RealCase]:
+    """Two towers that were trained contrastively, and one."""
+    for half in HALVES:
+        for temperature in (0.05, 0.2):
+            for shared in (False, True):
+                name = f"{'one' if shared else 'two'}-{temperature}"
+                yield RealCase("gap", name, half, partial(towers, half, temperature, shared))

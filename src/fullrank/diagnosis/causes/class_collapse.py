@@ -1,0 +1,108 @@
+"""Class collapse: the rows of each class nearly coincide, so that nothing else can be read from them."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.errors import DataError
+from fullrank.record import Finding
+from fullrank.spectrum.collapse import point_groups, within_class_share
+
+_WITHIN, _GROUPED = "share of the variance within classes", "share of rows in groups that nearly coincide"
+_EARLIER = (
+    "Read an earlier place for transfer and for finer labels, because this is expected at the end of "
+    "supervised training and harms both."
+)
+_SELF_SUPERVISED = (
+    "Check that the two views of a pair show one image and that no labels reach the loss, and keep an earlier "
+    "checkpoint."
+)
+# Classes with fewer rows say little of themselves: two rows are often two pictures of one thing.
+_ROWS_OF_A_CLASS = 5
+# One direction with this share of the variance is left out: two groups along it need not be points.
+_DOMINANT = 0.95
+# Rows nearer than this share of the usual distance are joined, and where one direction dominates.
+_NEAR, _NEAR_ALONG_ONE = 0.05, 0.01
+# A group with more of the rows leaves nothing to compare it with: a few outliers make all others one point.
+_ONE_GROUP = 0.9
+
+
+@final
+@dataclass(frozen=True)
+class ClassCollapse(Cause):
+    """The variance within classes is next to nothing, or most rows lie in groups that nearly coincide.
+
+    With labels it measures `within_class_share`, without the direction that dominates, if there is one.
+    Without labels, or if those do not fit, it measures the share of rows in `point_groups`. Both are in
+    `fullrank.spectrum`. A loss with labels ends in such points, so they are a note; a self-supervised loss
+    does not, so they are an alarm. No further checks then run at that place.
+
+    >>> x = torch.randn(4, 8).repeat(50, 1) + 1e-3 * torch.randn(200, 8)
+    >>> z = PlaceEvidence("z", x)
+    >>> [finding.value for finding in ClassCollapse().check(z, Evidence((z,)))]
+    [1.0]
+    """
+
+    name = "class-collapse"
+    stage = Stage.SHAPE
+    final = True
+    labelled: Rule = Rule("note", _WITHIN, "below", 0.1, _EARLIER)
+    unlabelled: Rule = Rule("note", _GROUPED, "above", 0.5, _EARLIER)
+    self_supervised: Rule = Rule("alarm", _WITHIN, "below", 0.01, _SELF_SUPERVISED)
+    self_supervised_unlabelled: Rule = Rule("alarm", _GROUPED, "above", 0.5, _SELF_SUPERVISED)
+
+    def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+        """One finding by the labels or else by the groups of rows, otherwise none."""
+        labels = evidence.labels_at(place)
+        return (labels is not None and self._by_labels(place, evidence, labels)) or self._by_groups(
+            place, evidence
+        )
+
+    def _by_labels(self, place: PlaceEvidence, evidence: Evidence, labels: Tensor) -> list[Finding]:
+        values, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+        measured = torch.where(counts[inverse] >= _ROWS_OF_A_CLASS, labels, -1)
+        classes = int(((values >= 0) & (counts >= _ROWS_OF_A_CLASS)).sum())
+        try:
+            share = within_class_share(_without_dominant_direction(place), measured)
+        except DataError:  # fewer than two such classes, or no variance
+            return []
+        sentence = (
+            f"The rows of each of {classes} classes nearly coincide at {place.place}: {100 * share:.2g} % of the "
+            f"variance lies within classes, so little else than the class can be read from "
+            f"{int((measured >= 0).sum())} rows."
+        )
+        rule = self.self_supervised if evidence.supervised is False else self.labelled
+        return self.judged(rule, place, share, sentence)
+
+    def _by_groups(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+        near = _NEAR_ALONG_ONE if _is_dominated(place) else _NEAR
+        groups = point_groups(place.features, near, seed=evidence.seed)
+        sizes, rows = groups.sizes, len(groups.rows)
+        if len(sizes) < 2 or max(sizes) > _ONE_GROUP * rows:
+            return []
+        sentence = (
+            f"{sum(sizes)} of {rows} rows at {place.place} lie in {len(sizes)} groups whose rows nearly coincide: "
+            f"they are within {100 * near:.0f} % of the usual distance of two rows."
+        )
+        rule = self.self_supervised_unlabelled if evidence.supervised is False else self.unlabelled
+        return self.judged(rule, place, groups.share, sentence)
+
+
+def _is_dominated(place: PlaceEvidence) -> bool:
+    """Whether one direction holds nearly all of the variance."""
+    eigenvalues = place.shape.eigenvalues
+    return len(eigenvalues) > 1 and bool(eigenvalues[0] >= _DOMINANT * eigenvalues.sum())
+
+
+def _without_dominant_direction(place: PlaceEvidence) -> Tensor:
+    """The features without the direction that holds nearly all of their variance, if there is one."""
+    if not _is_dominated(place):
+        return place.features
+    rows = place.features.double()
+    direction = place.whitening.map[:, :1]
+    direction = direction / direction.norm()
+    return rows - (rows - rows.mean(0)) @ direction @ direction.T

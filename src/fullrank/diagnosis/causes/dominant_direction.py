@@ -1,0 +1,99 @@
+"""A dominant direction: one direction or a few channels hold nearly all variance, and the rest is healthy."""
+
+from dataclasses import dataclass
+from typing import final
+
+from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.dominant import Dominant
+from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.record import Finding
+
+_MEASURE = "share of the variance in one direction or a few channels"
+# At most so many channels are listed.
+_LISTED = 5
+
+
+@final
+@dataclass(frozen=True)
+class DominantDirection(Cause):
+    """One direction or a few channels hold 0.95 of the variance or more, and the rest is healthy.
+
+    The rest is healthy if its corrected participation ratio is 8 or more. From 4 to 8, the finding has the
+    remedy of `unclear`. No further checks run at that place, so a drop behind this direction is no alarm.
+
+    Args:
+        healthy: The rule if the rest is healthy, or if the direction is the distance of a few rows.
+        unclear: The rule if the features alone cannot tell.
+        enough: The corrected participation ratio from which on the rest is healthy.
+        least: The one below which it collapsed. Both shrink in proportion below 16 possible directions.
+        least_behind: The share of the variance in the rest from which on it counts, for one group of rows
+            along a direction across many channels. Less is the noise of a collapse.
+
+    >>> import torch
+    >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    >>> x[:, 3] *= 100
+    >>> evidence = Evidence((PlaceEvidence("h", x),))
+    >>> [finding.level for finding in DominantDirection().check(evidence.places[0], evidence)]
+    ['note']
+    """
+
+    name = "dominant-direction"
+    stage = Stage.SHAPE
+    final = True
+    healthy: Rule = Rule(
+        level="note",
+        measure=_MEASURE,
+        side="above",
+        threshold=0.95,
+        remedy="Standardise the channels, or remove this direction, before you compute distances or cosines.",
+    )
+    unclear: Rule = Rule(
+        level="note",
+        measure=_MEASURE,
+        side="above",
+        threshold=0.95,
+        remedy="Diagnose the net before training too: a collapse has fewer directions than that net.",
+    )
+    enough: float = 8.0
+    least: float = 4.0
+    least_behind: float = 1e-4
+
+    def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
+        """One finding if the rest is healthy or the features cannot tell, otherwise none."""
+        if place.imposed_rank is not None and place.imposed_rank < 4:
+            return []
+        dominant = place.dominant
+        if not dominant.outlying:
+            if dominant.possible < (1 if dominant.channels else 3) or dominant.rest < dominant.scaled(
+                self.least
+            ):
+                return []
+            across = not dominant.channels and not dominant.group
+            if across and 1 - dominant.share < self.least_behind:
+                return []
+        healthy = dominant.rest >= dominant.scaled(self.enough)
+        rule = self.healthy if healthy or dominant.outlying else self.unclear
+        if not rule.fires(dominant.share):
+            return []
+        rows = [place.images[row] for row in dominant.group]
+        return [self.finding(rule, place, dominant.share, _sentence(place.place, dominant, healthy), rows)]
+
+
+def _sentence(where: str, dominant: Dominant, healthy: bool) -> str:
+    share, channels = f"{100 * dominant.share:.4g} % of the variance at {where}", dominant.channels
+    if not channels:
+        first = f"One direction across many channels holds {share}."
+    elif len(channels) == 1:
+        first = f"Channel {channels[0]} holds {share}."
+    else:
+        some = ", ".join(map(str, channels[:_LISTED])) + (", ..." if len(channels) > _LISTED else "")
+        first = f"{len(channels)} channels ({some}) hold {share}."
+    few = len(dominant.group)
+    others = dominant.rows - few
+    if dominant.outlying:
+        row = f"{few} row lies" if few == 1 else f"{few} rows lie"
+        return f"{first} Along it, {row} far from the other {others} rows."
+    groups = f" Along it, the rows form two groups, of {others} and {few} rows." if few else ""
+    rest = f"{min(dominant.rest, dominant.possible):.0f} of {dominant.possible} directions"
+    judged = "which is healthy" if healthy else "which is few but not a clear collapse"
+    return f"{first}{groups} The rest spreads over about {rest}, {judged}."
