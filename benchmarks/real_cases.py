@@ -14,28 +14,29 @@ import argparse
 import csv
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+import real_classes
+import real_contrastive
+import real_features
+import real_supervised
 import torch
-import real_families
-import real_trained
-from real_sample import RealCase, Sample
-from torch import Tensor
+from real_sample import RealCase
 
 FAMILIES: dict[str, Callable[[], Iterator[RealCase]]] = {
-    "text": real_families.text_family,
-    "rows": real_families.rows_family,
-    "dominant": real_families.dominant_family,
-    "dead": real_trained.dead_family,
-    "norms": real_trained.norms_family,
-    "align": real_trained.align_family,
-    "augment": real_trained.augment_family,
-    "stack": real_trained.stack_family,
-    "untrained": real_trained.untrained_family,
-    "healthy": real_trained.healthy_family,
-    "finetune": real_trained.finetune_family,
+    "text": real_features.text_family,
+    "rows": real_features.rows_family,
+    "dominant": real_features.dominant_family,
+    "dead": real_supervised.dead_family,
+    "norms": real_supervised.norms_family,
+    "untrained": real_supervised.untrained_family,
+    "finetune": real_supervised.finetune_family,
+    "classes": real_classes.classes_family,
+    "gap": real_classes.gap_family,
+    "align": real_contrastive.align_family,
+    "augment": real_contrastive.augment_family,
+    "stack": real_contrastive.stack_family,
+    "healthy": real_contrastive.healthy_family,
 }
 TRUTH = "truth.tsv"
 _COLUMNS = ("file", "half", "expected", "level", "accepted", "measured")

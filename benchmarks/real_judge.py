@@ -2,14 +2,17 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from real_sample import evidence_of
 
-from fullrank.diagnosis import find_causes
+from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
+from fullrank.diagnosis.norms import norm_shifts
+from fullrank.diagnosis.rows import survey_file
+from fullrank.embeddings.files import open_embeddings
 from fullrank.errors import FullrankError
 from fullrank.record import Finding
 
@@ -46,12 +49,18 @@ class Judged:
     def named(self) -> bool:
         """Whether an expected cause was found, as an alarm where an alarm is due."""
         levels = {"alarm"} if self.truth.level == "alarm" else {"alarm", "note"}
-        return self.faulty and any(f.cause in self.truth.expected and f.level in levels for f in self.findings)
+        return self.faulty and any(
+            f.cause in self.truth.expected and f.level in levels for f in self.findings
+        )
 
     @property
     def false_alarms(self) -> list[Finding]:
         """Alarms of causes that are not true, and all alarms where nothing has collapsed."""
-        may = self.truth.expected | self.truth.accepted if self.truth.level in ("alarm", "any", "ambiguous") else ()
+        may = (
+            self.truth.expected | self.truth.accepted
+            if self.truth.level in ("alarm", "any", "ambiguous")
+            else ()
+        )
         return [f for f in self.findings if f.level == "alarm" and f.cause not in may]
 
     @property
@@ -92,27 +101,24 @@ def judge(folder: Path, truth: Truth) -> Judged:
 
 
 def _findings(path: Path) -> Sequence[Finding]:
-    from dataclasses import replace
-
     model = path.with_suffix(".pt")
-    with np.load(path) as file:
-        names, trained = set(file.files), bool(file["fact/trained"]) if "fact/trained" in file.files else True
     if model.exists():
-        from fullrank.diagnosis.norms import norm_shifts
-
         net, images = torch.load(model, weights_only=False)
         return find_causes(replace(evidence_of(path), norms=norm_shifts(net, images)))
-    if not trained or any(name.startswith("at/") for name in names):
-        return find_causes(evidence_of(path))
-    return _of_file(path)
+    with np.load(path) as file:
+        of_file = not any(name.startswith("at/") for name in file.files) and bool(file["fact/trained"])
+    return find_causes(_evidence_of_file(path) if of_file else evidence_of(path))
 
 
-def _of_file(path: Path) -> list[Finding]:
-    from fullrank.diagnosis.of_file import diagnose_file
-    from fullrank.embeddings.files import open_embeddings
-
+def _evidence_of_file(path: Path) -> Evidence:
+    """The evidence that `fullrank diagnose` takes from a small file, without probes."""
+    file = open_embeddings(path)
+    survey = survey_file(file)
     second = path.with_suffix(".positives.npy")
-    return diagnose_file(open_embeddings(path), open_embeddings(second) if second.exists() else None).findings
+    rows = file.take(np.arange(file.rows))
+    views = None if not second.exists() else (rows, torch.from_numpy(np.load(second)))
+    labels = None if file.labels is None else torch.from_numpy(file.labels)
+    return Evidence((PlaceEvidence("embedding", rows, views),), labels=labels, survey=survey)
 
 
 def write_verdicts(rows: Sequence[Judged], path: Path) -> None:
@@ -122,7 +128,9 @@ def write_verdicts(rows: Sequence[Judged], path: Path) -> None:
         out.writerow(("wrong", "file", "expected", "level", "found", "measured"))
         for row in sorted(rows, key=lambda row: (not _wrong(row), row.truth.file)):
             expected = ",".join(sorted(row.truth.expected)) or "healthy"
-            out.writerow((_wrong(row), row.truth.file, expected, row.truth.level, row.said, row.truth.measured))
+            out.writerow(
+                (_wrong(row), row.truth.file, expected, row.truth.level, row.said, row.truth.measured)
+            )
 
 
 def _wrong(row: Judged) -> str:
@@ -136,10 +144,15 @@ def _wrong(row: Judged) -> str:
 
 def table(rows: Sequence[Judged]) -> str:
     """Named cases and false alarms by family and half, as a Markdown table."""
-    lines = ["| family | half | named | healthy, notes due or unclear | false alarms | false notes |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| family | half | named | healthy | unclear | false alarms | false notes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for family in dict.fromkeys(row.truth.family for row in rows):
         for half in ("fix", "held"):
-            lines.append(_line(family, half, [r for r in rows if (r.truth.family, r.truth.half) == (family, half)]))
+            lines.append(
+                _line(family, half, [r for r in rows if (r.truth.family, r.truth.half) == (family, half)])
+            )
     for half in ("fix", "held"):
         lines.append(_line("**all**", half, [r for r in rows if r.truth.half == half]))
     return "\n".join(lines)
@@ -150,5 +163,9 @@ def _line(family: str, half: str, rows: Sequence[Judged]) -> str:
     named = f"{sum(row.named for row in faulty)} of {len(faulty)}" if faulty else "-"
     healthy = sum(row.truth.level == "none" for row in rows)
     unclear = sum(row.truth.level == "ambiguous" for row in rows)
-    alarms, notes = (sum(bool(each) for each in some) for some in ([r.false_alarms for r in rows], [r.false_notes for r in rows]))
-    return f"| {family} | {half} | {named} | {healthy} healthy, {unclear} unclear | {alarms} of {len(rows)} | {notes} |"
+    alarms, notes = (
+        sum(bool(each) for each in some)
+        for some in ([r.false_alarms for r in rows], [r.false_notes for r in rows])
+    )
+    cells = (family, half, named, healthy, unclear, f"{alarms} of {len(rows)}", notes)
+    return f"| {' | '.join(map(str, cells))} |"

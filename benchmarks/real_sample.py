@@ -99,11 +99,15 @@ def evidence_of(path: Path) -> Evidence:
     """The evidence of a written case with several places."""
     with np.load(path) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name[:5] != "fact/"}
-        facts = {name: file[f"fact/{name}"].item() for name in ("trained", "supervised", "temperature")
-                 if f"fact/{name}" in file.files}
+        facts = {
+            name: file[f"fact/{name}"].item()
+            for name in ("trained", "supervised", "temperature")
+            if f"fact/{name}" in file.files
+        }
     places = [name[3:] for name in arrays if name.startswith("at/")]
     if not places:
         places, arrays["at/h"] = ["h"], arrays["features"]
+
     def pair(kind: str, rest: str) -> Pair:
         return arrays[f"{kind}0/{rest}"], arrays[f"{kind}1/{rest}"]
 

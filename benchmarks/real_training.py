@@ -1,18 +1,25 @@
-"""Short trainings that end well or badly: supervised nets, alignment, contrastive stacks. All from seeds."""
+"""Images, small nets and short trainings, all from seeds, and what settles whether they collapsed."""
 
 import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
+from real_sample import FEW_DIRECTIONS
 from torch import Tensor, nn
 
 from fullrank.objectives.contrastive import info_nce
 from fullrank.places import evaluating
 
-Pair = tuple[Tensor, Tensor]
+HALVES = {"fix": "digits", "held": "fashion-mnist"}
+# Below this share of its healthy twin's effective rank, features have collapsed; up to HURT nobody can say.
+COLLAPSED, HURT = 0.25, 0.6
+# Below this share of its twin's, the rank is lower than weak views or one layer leave it; up to HIGHER it is
+# unclear.
+LOWER, HIGHER = 0.75, 0.9
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Images:
         return int(self.train_labels.max()) + 1
 
 
+@cache
 def images(data: str, size: int, train: int = 1000, test: int = 1000) -> Images:
     """The first images of a source, standardised as a whole, resized and in three channels."""
     from fullrank.data import source
@@ -103,13 +111,10 @@ def agree(
     data: Images,
     schedule: Schedule,
     generator: torch.Generator,
-    *,
     weight: float,
-    predictor: nn.Module | None = None,
 ) -> None:
     """Training on two views: alignment alone (`weight` 0), or InfoNCE's negatives weighted by `weight`."""
-    extra = [] if predictor is None else list(predictor.parameters())
-    step = schedule.of([*net.parameters(), *extra])
+    step = schedule.of(list(net.parameters()))
     net.train()
     for _ in range(schedule.steps):
         x = data.train[torch.randint(len(data.train), (schedule.batch,), generator=generator)]
@@ -152,6 +157,33 @@ def effective_rank(x: Tensor) -> float:
     return math.exp(-float((p * p.clamp_min(1e-300).log()).sum()))
 
 
+def mean_cosine(x: Tensor) -> float:
+    return float(F.normalize(x, dim=1).mean(0).square().sum())
+
+
 def copied(net: nn.Module) -> nn.Module:
     """The same net with weights of its own."""
     return copy.deepcopy(net)
+
+
+def tiny(seed: int, size: int) -> nn.Module:
+    """A small residual net for images of `size` pixels; D = 48."""
+    from fullrank.encoders.tiny import TinyResNet
+
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return TinyResNet(12, image_size=size, in_chans=3, mean=(0.0,), std=(1.0,))
+
+
+def judged(rank: float, twin: float) -> tuple[tuple[str, ...], str]:
+    """The expected causes and the level, by the effective rank beside that of the healthy twin."""
+    if rank < COLLAPSED * twin:
+        return FEW_DIRECTIONS, "alarm"
+    return (FEW_DIRECTIONS, "ambiguous") if rank < HURT * twin else ((), "none")
+
+
+def lowered(cause: str, rank: float, twin: float) -> tuple[tuple[str, ...], str]:
+    """The expected cause and the level where a cause should have lowered the rank below its twin's."""
+    if rank < LOWER * twin:
+        return (cause,), "any"
+    return ((cause,), "ambiguous") if rank < HIGHER * twin else ((), "none")
