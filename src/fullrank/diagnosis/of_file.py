@@ -48,17 +48,15 @@ def diagnose_file(
     duplicates = None
     if len(sample) < file.rows or file.width <= file.rows:
         # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
-        among = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
-        duplicates = near_duplicates_among(among, torch.from_numpy(compared), file.chunks())
-    among = f"{len(compared)} rows were drawn at random, and each was compared with all {file.rows}"
-    sampled = len(sample) < file.rows
+        few = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
+        duplicates = near_duplicates_among(few, torch.from_numpy(compared), file.chunks())
+    sampled, total = len(sample) < file.rows, file.rows
+    beside = f"{len(compared)} rows were drawn at random, and each was compared with all {total}"
     reasons = {
         "The effect of the encoder, the views and the head: only a model can show it.": True,
-        f"The spectrum of all rows: {moments.count} of {file.rows} were drawn at random.": (
-            moments.count < file.rows
-        ),
-        f"Cosines of all rows: {len(sample)} of {file.rows} were drawn at random.": sampled,
-        f"Near duplicates of all rows: {among}.": sampled,
+        f"The spectrum of all rows: {moments.count} of {total} were drawn at random.": moments.count < total,
+        f"Cosines of all rows: {len(sample)} of {total} were drawn at random.": sampled,
+        f"Near duplicates of all rows: {beside}.": sampled,
         f"Rows with NaN or infinity, which were left out: {bad}.": bool(bad),
         f"Rows that are zero only in the second view, which were left out: {zero_beside}.": bool(zero_beside),
         "Alignment and augmentation: add a second view of each row with --positives.": positives is None,
