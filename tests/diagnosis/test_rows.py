@@ -164,3 +164,18 @@ def test_the_other_causes_see_no_zero_rows():
     assert [finding.cause for finding in alone] == ["mean-dominance"]
     assert both[0].cause == "zero-rows" and both[0].rows == list(range(450)) and both[0].value == 0.6
     assert both[1:] == alone
+
+
+def test_zero_rows_that_are_nearly_all_are_judged_with_the_others():
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    for zero, rest in ((75, 25), (76, 100), (98, 100)):
+        some = torch.cat([torch.zeros(zero, 8), x[zero:]])
+        place = PlaceEvidence("h", some)
+        assert len(place.without_zero_rows().features) == rest
+        (finding,) = find_causes(Evidence((place,)), [ZeroRows()])
+        assert finding.value == zero / 100 and finding.row_count == 100 - rest
+    # A net whose channels are dead for nearly all images is an alarm.
+    dead = torch.zeros(100, 8)
+    dead[:2, 0] = torch.tensor([1.0, 2.0])
+    findings = find_causes(Evidence((PlaceEvidence("h", dead),)))
+    assert any(finding.level == "alarm" for finding in findings)

@@ -117,10 +117,8 @@ class PlaceEvidence:
         return [number for number in numbers if number not in omitted]
 
     def without_zero_rows(self) -> "PlaceEvidence":
-        """The same place without its zero rows, or itself if fewer than 2 rows would remain."""
-        zero = set(self.survey.zero.tolist())
-        if len(self.features) - len(zero) < 2:
-            return self
+        """The same place without its zero rows, or itself if they are more than 75 % of the rows."""
+        zero = set(self.survey.left_out.tolist())
         return self.without([row for row, number in enumerate(self.images) if number in zero] if zero else [])
 
     def without(self, rows: Collection[int]) -> "PlaceEvidence":

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
-from fullrank.diagnosis.rows import RowSurvey, survey_file
+from fullrank.diagnosis.rows import RowSurvey, can_leave_out, survey_file
 from fullrank.diagnosis.without_equal import probed_without_equal
 from fullrank.embeddings.files import EmbeddingFile, paired
 from fullrank.embeddings.probing import ProbeRows, probe_rows
@@ -91,16 +91,16 @@ def _without_zero_rows(
 ) -> tuple[EmbeddingFile, EmbeddingFile | None, int]:
     """Both files without the rows that are zero in either, and how many are zero only in the second.
 
-    Where fewer than 2 rows would remain, all are kept.
+    Where they are too many to leave out, all are kept.
     """
-    zero = survey.zero
+    zero = survey.left_out
     if positives is not None:
-        zero = np.union1d(zero, survey_file(positives).zero)
-    if survey.count - len(zero) < 2:
+        zero = np.union1d(zero, survey_file(positives).left_out)
+    if not can_leave_out(len(zero), survey.count):
         return file, positives, 0
     dropped = np.union1d(file.dropped, zero)
     rest = None if positives is None else replace(positives, dropped=dropped)
-    return replace(file, dropped=dropped), rest, len(zero) - len(survey.zero)
+    return replace(file, dropped=dropped), rest, len(zero) - len(survey.left_out)
 
 
 def _moments_of_file(file: EmbeddingFile, seed: int, progress: Progress | None) -> Moments | Gram:

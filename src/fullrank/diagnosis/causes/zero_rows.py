@@ -11,7 +11,7 @@ from fullrank.record import Finding
 @final
 @dataclass(frozen=True)
 class ZeroRows(Cause):
-    """The share of zero rows. All other measures leave these rows out.
+    """The share of zero rows. All other measures leave these rows out, unless they are more than 75 %.
 
     A zero row has no direction, so a cosine with it is not defined. If fewer than 2 other rows exist, nothing
     is found here: `complete-collapse` then says that all features coincide.
@@ -36,14 +36,13 @@ class ZeroRows(Cause):
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        """One finding with the zero rows, otherwise none."""
+        """One finding with the zero rows, which are only counted if they are not left out; otherwise none."""
         survey = evidence.survey_at(place)
         zero, count = len(survey.zero), survey.count
         share = zero / count
         if count - zero < 2 or not self.rule.fires(share):
             return []
-        are = "is" if zero == 1 else "are"
-        sentence = (
-            f"{zero:,} of {count:,} rows at {place.place} {are} zero. All other measures leave them out."
-        )
-        return [self.finding(self.rule, place, share, sentence, survey.zero.tolist())]
+        zeros = f"{zero:,} of {count:,} rows at {place.place} {'is' if zero == 1 else 'are'} zero"
+        left_out = survey.left_out.tolist()
+        rest = "All other measures leave them out" if left_out else "They are too many to leave out"
+        return [self.finding(self.rule, place, share, f"{zeros}. {rest}.", left_out)]
