@@ -65,7 +65,7 @@ def split(share: float) -> Evidence:
     return Evidence((PlaceEvidence("z", x),), survey=survey_features(x).of_split(range(500), range(500, 600)))
 
 
-def turned(decay: float) -> Tensor:
+def rotated(decay: float) -> Tensor:
     """Features whose directions have standard deviations that fall by a factor, none of them a channel."""
     return gaussian() * decay ** torch.arange(16) @ torch.linalg.qr(gaussian(16, 16, 1)).Q
 
@@ -102,7 +102,7 @@ CASES = {
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
     "class-collapse": Case(lambda: at_z(points(1e-3)), lambda: at_z(points(1.0))),
     "view-gap": Case(lambda: paired(8), lambda: paired(0.5)),
-    "dimensional-collapse": Case(lambda: at_z(turned(0.2)), lambda: at_z(turned(0.7))),
+    "dimensional-collapse": Case(lambda: at_z(rotated(0.2)), lambda: at_z(rotated(0.7))),
     "uneven-scale": Case(lambda: probed_twice(1000, 0.9), lambda: probed_twice(1, 0.9)),
     "dominant-direction": Case(
         lambda: at_z(gaussian() * scaled((1, 100), (15, 1))),

@@ -14,6 +14,8 @@ from fullrank.probes import LinearProbe
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(of_file, "SAMPLE", 100)
+    monkeypatch.setattr(of_file, "_LEAST_COMPARED", 100)
+    monkeypatch.setattr(of_file, "_MOST_COMPARED", 100)
     monkeypatch.setattr(layers, "DRAWS", 1)
 
 
@@ -49,7 +51,7 @@ def test_a_place_has_one_effective_rank_that_of_all_rows(tmp_path):
     entry = diagnose(written(tmp_path, features, labels), out=tmp_path / "d").entry
     (row,) = entry.layers
     centred = features.astype(np.float32).astype(np.float64)
-    shares = np.linalg.svd(centred - centred.mean(0), compute_uv=False) ** 2
+    shares = np.linalg.svd(centred - centred.mean(0), compute_uv=False)
     shares = shares / shares.sum()
     expected = np.exp(-(shares * np.log(shares)).sum())
     measures = {measure.name: measure.value for measure in entry.measures}
