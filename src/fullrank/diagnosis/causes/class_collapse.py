@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.dominant import along_first
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.errors import DataError
 from fullrank.record import Finding
@@ -88,7 +89,7 @@ class ClassCollapse(Cause):
         return self.judged(self.spanned, place, share, sentence)
 
     def _by_groups(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        near = _NEAR_ALONG_ONE if _is_dominated(place) else _NEAR
+        near = _NEAR if place.shape.first_share < _DOMINANT else _NEAR_ALONG_ONE
         groups = point_groups(place.features, near, seed=evidence.seed)
         sizes, rows = groups.sizes, len(groups.rows)
         if len(sizes) < 2 or max(sizes) > _ONE_GROUP * rows:
@@ -101,17 +102,11 @@ class ClassCollapse(Cause):
         return self.judged(rule, place, groups.share, sentence)
 
 
-def _is_dominated(place: PlaceEvidence) -> bool:
-    """Whether one direction holds nearly all of the variance."""
-    eigenvalues = place.shape.eigenvalues
-    return len(eigenvalues) > 1 and bool(eigenvalues[0] >= _DOMINANT * eigenvalues.sum())
-
-
 def _without_dominant_direction(place: PlaceEvidence) -> Tensor:
     """The features without the direction that holds nearly all of their variance, if there is one."""
-    if not _is_dominated(place):
+    if place.shape.first_share < _DOMINANT:
         return place.features
     rows = place.features.double()
-    direction = place.whitening.map[:, :1]
-    direction = direction / direction.norm()
-    return rows - (rows - rows.mean(0)) @ direction @ direction.T
+    along = along_first(place.features, place.moments).double()
+    along = ((along - along.mean()) / (along - along.mean()).norm()).to(rows.device)
+    return rows - torch.outer(along, along @ rows)
