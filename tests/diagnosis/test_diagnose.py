@@ -216,6 +216,7 @@ def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(loss, two_digit
     }
     run = train("digits", out=tmp_path / "run", head="linear:8", objective=loss, **settings)
     entry = diagnose(run, data=two_digits, places=["h", "z"], out=tmp_path / "d", limit=50).entry
+    assert find_subject(target(run), two_digits, None).supervised is True
     assert all(row.gradient_rank is None and row.linear is not None for row in entry.layers)
     assert any("loss" in sentence for sentence in entry.not_seen)
 

@@ -1,5 +1,6 @@
 """Class collapse: the rows of each class nearly coincide, so that nothing else can be read from them."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
 from fullrank.diagnosis.dominant import along_first
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.shape import Cut
 from fullrank.errors import DataError
 from fullrank.record import Finding
 from fullrank.spectrum.collapse import point_groups, within_class_share
@@ -38,10 +40,10 @@ class ClassCollapse(Cause):
     """The variance within classes is next to nothing, or most rows lie in groups that nearly coincide.
 
     With labels it measures `within_class_share`, without the direction that dominates, if there is one. Where
-    the rank is one less than the number of classes, the features hold the class means and little else, and
-    the `spanned` rule applies. Without labels, or if those do not fit, it measures the share of rows in
-    `point_groups`. Both are in `fullrank.spectrum`. Training with labels ends like this, so it is a note. For
-    a self-supervised loss it is an alarm. No further checks then run at that place.
+    the rank is that of the class means, one less than the classes, the `spanned` rule applies. If the loss is
+    known to use labels, half of that rank is enough. Without labels, or if those do not fit, it measures the
+    share of rows in `point_groups`. Both are in `fullrank.spectrum`. Training with labels ends like this, so
+    it is a note. For a self-supervised loss it is an alarm. No further checks then run at that place.
 
     >>> x = torch.randn(4, 8).repeat(50, 1) + 1e-3 * torch.randn(200, 8)
     >>> z = PlaceEvidence("z", x)
@@ -80,11 +82,12 @@ class ClassCollapse(Cause):
         if evidence.supervised is False:
             return self.judged(self.self_supervised, place, share, sentence)
         cut = evidence.cut(place)
-        if self.labelled.fires(share) or classes < 3 or cut is None or cut.rank != classes - 1:
+        if self.labelled.fires(share) or cut is None or not _is_of_classes(cut, classes, evidence):
             return self.judged(self.labelled, place, share, sentence)
         sentence = (
-            f"{cut.sentence(place.place)}, one less than the {classes} classes, and {100 * share:.2g} % of "
-            "the variance lies within classes: the features hold the means of the classes and little else."
+            f"{cut.sentence(place.place)}. The labels have {classes} classes, whose means span at most "
+            f"{classes - 1} directions, and {100 * share:.2g} % of the variance lies within classes, so the "
+            "features hold these means and little else."
         )
         return self.judged(self.spanned, place, share, sentence)
 
@@ -100,6 +103,13 @@ class ClassCollapse(Cause):
         )
         rule = self.self_supervised_unlabelled if evidence.supervised is False else self.unlabelled
         return self.judged(rule, place, groups.share, sentence)
+
+
+def _is_of_classes(cut: Cut, classes: int, evidence: Evidence) -> bool:
+    """Whether a rank is that of class means: one less than the classes, or of a loss with labels half of it."""
+    most = classes - 1
+    least = math.ceil(most / 2) if evidence.supervised else most
+    return classes > 2 and least <= cut.rank <= most
 
 
 def _without_dominant_direction(place: PlaceEvidence) -> Tensor:
