@@ -106,7 +106,7 @@ class ClassCollapse(Cause):
 
 
 def _is_of_classes(cut: Cut, classes: int, evidence: Evidence) -> bool:
-    """Whether a rank is that of class means: one less than the classes, or of a loss with labels half of it."""
+    """Whether a rank is that of class means: one less than the classes, or half of it."""
     most = classes - 1
     least = math.ceil(most / 2) if evidence.supervised else most
     return classes > 2 and least <= cut.rank <= most
