@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Stage
+from fullrank.diagnosis.norms import NormShift
 from fullrank.diagnosis.rows import survey_features
 from fullrank.record import ProbedAgain
 
@@ -90,7 +91,14 @@ def paired(distance: float) -> Evidence:
     return Evidence((PlaceEvidence("z", x, (x + away, x + 0.1 * gaussian(seed=1) - away)),))
 
 
+def normed(features: Tensor, off: float) -> Evidence:
+    """Features at h behind two batch norms, with this share of channels that do not fit."""
+    norms = (NormShift("bn1", 8, 0.1, 0.1, off), NormShift("bn2", 8, -9.0, 0.1, off))
+    return Evidence((PlaceEvidence("h", features),), norms=norms)
+
+
 CASES = {
+    "batch-statistics": Case(lambda: normed(1 + 1e-5 * gaussian(), 1.0), lambda: normed(1 + gaussian(), 0.1)),
     "zero-rows": Case(
         lambda: at_z(gaussian() * scaled((60, 0), (540, 1))[:, None]),
         lambda: at_z(gaussian() * scaled((60, 1e-3), (540, 1))[:, None]),
