@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Stage
+from fullrank.diagnosis.tokens import TokenNorms
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,15 @@ def paired(distance: float) -> Evidence:
     return Evidence((PlaceEvidence("z", x, (x + away, x + 0.1 * gaussian(seed=1) - away)),))
 
 
+def with_tokens(norm: float) -> Evidence:
+    """Healthy features, of images whose first patch token has this norm and whose others have norm 1."""
+    norms = torch.ones(40, 49)
+    norms[:, 0] = norm
+    return replace(at_z(gaussian()), tokens=(TokenNorms.of("z", norms),))
+
+
 CASES = {
+    "outlier-tokens": Case(lambda: with_tokens(12.0), lambda: with_tokens(3.0)),
     "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
     "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),

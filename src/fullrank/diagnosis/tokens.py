@@ -39,7 +39,7 @@ class TokenNorms:
     >>> round(found.share, 4), found.ratio, found.images
     (0.0102, 40.0, 0.5)
 
-    Source: after Darcet et al. 2024, section 2.1, who cut at a fixed norm of one model.
+    Source: after Darcet et al. 2024, section 2.1, where the limit is a fixed norm for one model.
     """
 
     place: str

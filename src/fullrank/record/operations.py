@@ -87,11 +87,13 @@ def moved_and_cost(shares: Sequence[OperationShare], probed: Sequence[ProbedAgai
 def _cost_sentence(costs: Sequence[OperationCost], place: str) -> str:
     """The operations whose cost at one place is certain, or the largest cost if none is."""
     where = "At h" if place == "h" else "On the pixels of the views"
-    certain = [f"{cost.operation} costs the labels {_points(cost)}" for cost in costs if cost.certain]
+    certain = [cost for cost in costs if cost.certain]
     if not certain:
         largest = f"{costs[0].operation}, {_points(costs[0])}"
         return f"{where}, no cost to the labels exceeds chance (the largest: {largest})."
-    return f"{where}, {'; '.join(certain[:3])}."
+    first, *others = certain[:3]
+    also = "".join(f", {cost.operation} {cost.points:.1f} ({cost.error:.1f})" for cost in others)
+    return f"{where}, {first.operation} costs the labels {_points(first)}{also}."
 
 
 def _points(cost: OperationCost) -> str:
