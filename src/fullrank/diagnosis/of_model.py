@@ -1,6 +1,6 @@
 """The diagnosis of a model on images: places, causes, layers, and the effect of the augmentation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # How many training images the probes learn from. A few thousand are enough to order places.
 LEARNT_FROM = 4096
+# How many images show the input of batch norms: a few hundred give the variance of a channel within 10 %.
+_COMPARED = 256
 
 
 def diagnose_model(
@@ -40,6 +42,7 @@ def diagnose_model(
     """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.data.joining import joined_ids
     from fullrank.diagnosis.features import collect
+    from fullrank.diagnosis.norms import norm_shifts
     from fullrank.objectives import temperature_of
     from fullrank.runs.baselines import baselines
 
@@ -53,6 +56,7 @@ def diagnose_model(
         labels=None if known is None else torch.from_numpy(known),
         supervised=subject.supervised,
         trained=subject.trained,
+        norms=norm_shifts(subject.encoder, _some(collected.images, seed)) if subject.trained else (),
     )
     official = subject.all is None
     survey = survey_images(subject.train, subject.test, official=official, seed=seed, progress=progress)
@@ -186,6 +190,10 @@ def _bare(
     bare = replace(subject, test=images, views=None, fresh_head=None)
     collected = collect(bare, places, limit=limit, seed=seed, progress=progress)
     return collected.images, {place.place: place.features for place in collected.evidence.places}
+
+
+def _some(images: "ImageSet", seed: int) -> "Iterator[Tensor]":
+    return images.limited(min(_COMPARED, len(images)), seed).batches(_COMPARED // 4)
 
 
 def _of_model(entry: DiagnosisEntry, subject: Subject) -> DiagnosisEntry:

@@ -12,6 +12,7 @@ from fullrank.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from fullrank.diagnosis.causes.augmentation import Augmentation as Augmentation
+    from fullrank.diagnosis.causes.batch_statistics import BatchStatistics as BatchStatistics
     from fullrank.diagnosis.causes.class_collapse import ClassCollapse as ClassCollapse
     from fullrank.diagnosis.causes.complete_collapse import CompleteCollapse as CompleteCollapse
     from fullrank.diagnosis.causes.contract import Cause as Cause, Rule as Rule, Stage as Stage
@@ -44,6 +45,7 @@ _CATALOGUE = [
         "A few patch tokens have far larger norms than the others",
         "Darcet et al. 2024",
     ),
+    ("batch-statistics", "BatchStatistics", "Batch norms whose running statistics do not fit", "fullrank"),
     ("complete-collapse", "CompleteCollapse", "All inputs get nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
     ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
+from fullrank.errors import count_of
+from fullrank.record import Compared, DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
 from fullrank.record.operations import PIXELS, moved_and_cost, operation_costs
 from fullrank.reports.denominators import (
@@ -97,6 +98,35 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
     leads = " and ".join(_lead(best, linear[place], place, tested) for place in others)
     beside = f", {leads}" if leads else ""
     return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
+
+
+def compared_sentences(diagnosis: DiagnosisEntry) -> list[str]:
+    """What got worse than in the baseline, a line each, and what was not compared."""
+    if (compared := diagnosis.compared) is None:
+        return []
+    numbers = [number for number in compared.numbers if number.before is not None]
+    of = f"the baseline of {compared.created[:10]} ({compared.target})"
+    if diagnosis.worse:
+        sentences = [f"Worse than {of}:", *(f"- {_worse(number)}" for number in diagnosis.worse)]
+    else:
+        inside = f"{count_of(len(numbers), 'number')} compared, none below its interval there"
+        sentences = [f"Not worse than {of}: {inside}, and no new alarm."]
+    return [*sentences, *(f"Not compared: {limit}" for limit in compared.not_compared)]
+
+
+def _worse(number: Compared) -> str:
+    """A number that got worse, now and before, with intervals; accuracies in points."""
+    if number.before is None:
+        return f"a new alarm at {number.place}: {number.name} ({number.now:.3g})"
+    scale = 100 if number.name in BASELINE_FIELDS else 1
+
+    def with_interval(value: float, low: float | None, high: float | None) -> str:
+        interval = "" if low is None or high is None else f" ({scale * low:.1f} to {scale * high:.1f})"
+        return f"{scale * value:.1f}{interval}"
+
+    now = with_interval(number.now, number.now_low, number.now_high)
+    before = with_interval(number.before, number.low, number.high)
+    return f"{number.name.replace('_', ' ')} at {number.place}: {now}, before {before}"
 
 
 def _lead(best: float, other: float, place: str, tested: int | None) -> str:
