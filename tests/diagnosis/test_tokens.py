@@ -187,5 +187,9 @@ def test_a_diagnosis_probes_again_without_the_outliers(tmp_path):
     linear = {row.place: row.linear for row in ill.layers}
     assert (again.place, again.before, again.tested) == ("blocks.1.mean", linear["blocks.1.mean"], 80)
     assert again.error >= 0 and again.linear >= again.before
+    measured = {(each.place, each.name): each.value for each in ill.measures}
+    assert measured["blocks.1.mean", "outlier_token_share"] == pytest.approx(1 / 16)
+    assert measured["blocks.0.mean", "outlier_token_norm_ratio"] == 1
+    assert ("h", "outlier_token_share") not in measured
     assert not [each for each in healthy.findings if each.cause == "outlier-tokens"]
     assert not healthy.probed_again

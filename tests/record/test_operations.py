@@ -1,6 +1,7 @@
 """What operations move and cost, from a record."""
 
 import pytest
+from refusals import assert_names
 from scipy.stats import norm
 
 from fullrank.record import OperationShare, ProbedAgain
@@ -49,8 +50,9 @@ def test_what_moves_is_named_apart_from_what_costs():
     ]
     probed = [without("hue", 12, 2), without("brightness", 0.2, 1)]
     assert moves_most(shares, "h").operation == "brightness" and moves_most(shares, "x") is None
-    costs, moves = moved_and_cost(shares, probed, "h").split(". brightness")
-    assert "hue" in costs and "12.0" in costs and "brightness" not in costs
-    assert "79" in moves and "hue" not in moves
+    costs, moves = moved_and_cost(shares, probed, "h").split(". ")
+    assert_names(costs, "h", "hue", "12.0", "2.0")
+    assert_names(moves, "h", "brightness", "79")
+    assert "brightness" not in costs and "hue" not in moves
     assert "hue" not in moved_and_cost(shares, [without("hue", 1, 2)], "x").partition("largest")[0]
     assert moved_and_cost([], [], "h") == ""

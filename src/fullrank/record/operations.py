@@ -69,13 +69,13 @@ def moved_and_cost(shares: Sequence[OperationShare], probed: Sequence[ProbedAgai
 
     >>> shares = [OperationShare(place="h", operation="hue", share=0.2)]
     >>> moved_and_cost(shares, [], "h")
-    'hue moves the features of h most (20 % of what the operations move, each alone).'
+    'What moves the features of h most is hue (20 % of what the operations move, each alone).'
     """
     costs = operation_costs(probed)
     places = [at for at in ("h", PIXELS) if any(cost.place == at for cost in costs)]
     sentences = [_cost_sentence([cost for cost in costs if cost.place == at], at) for at in places]
     if (most := moves_most(shares, place)) is not None:
-        moves = f"{most.operation} moves the features of {place} most"
+        moves = f"What moves the features of {place} most is {most.operation}"
         moves += f" ({100 * most.share:.0f} % of what the operations move, each alone)"
         own = [cost for cost in costs if cost.operation == most.operation]
         if own and not any(cost.certain for cost in own):
