@@ -133,5 +133,5 @@ def has_first_values(encoder: nn.Module) -> bool:
 
 
 def _is_first(weight: Tensor, bias: Tensor | None) -> bool:
-    plain = float(weight[0]) in (0.0, 1.0) and bool((weight == weight[0]).all())
+    plain = float(weight.detach()[0]) in (0.0, 1.0) and bool((weight == weight[0]).all())
     return plain and (bias is None or not bool(bias.any()))
