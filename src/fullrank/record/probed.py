@@ -16,8 +16,8 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The images that the probes of a label learned from and were scored on, without the unlabelled ones.
 
     `chance` is the accuracy, 0 to 1, of the best constant guess on the test images. `classes` counts those
-    of the training images. `split` is "test", or the spec of a shift whose images were scored instead. For a
-    file of embeddings, `all_rows` counts its labelled rows and `all_classes` its classes. Otherwise they are 0.
+    of the training images. `split` is "test", or the spec of a shift whose images were scored instead. For
+    a file of embeddings, `all_rows` counts its labelled rows and `all_classes` its classes; else both are 0.
     """
 
     label: str

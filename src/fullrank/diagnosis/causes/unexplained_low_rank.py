@@ -30,7 +30,7 @@ class UnexplainedLowRank(Cause):
         measure="share of the possible rank that is lost",
         side="above",
         threshold=0.1,
-        remedy="Give the views (--views) if they were missing, diagnose the whole run if the model has a "
+        remedy="Give the views (--views, or --positives for a file) if they were missing, diagnose the whole run if the model has a "
         "head, and look at the earlier places.",
     )
 

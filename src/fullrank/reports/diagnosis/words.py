@@ -3,8 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
+from fullrank.errors import count_of, few_of
+from fullrank.record import Compared, DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
+from fullrank.record.measures import MEASURES, MeasureText
+from fullrank.record.offending import ROWS_FILE
+from fullrank.record.operations import PIXELS, moved_and_cost, operation_costs
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -15,7 +19,10 @@ from fullrank.reports.denominators import (
     within_noise,
 )
 from fullrank.reports.numbers import distance, in_points, signed
+from fullrank.statistics import one_error_below
 
+# So many places of a cause are named with their values.
+MOST_PLACES = 4
 # What a row of the table of places calls its measures.
 LAYER_FIELDS = {
     "linear": "linear",
@@ -27,6 +34,13 @@ LAYER_FIELDS = {
 }
 # Those of them that baselines have too.
 BASELINE_FIELDS = ("linear", "nearest")
+
+# What stands under the table of operations.
+OPERATION_NOTE = (
+    "Moves: the share in the change between two views, each operation alone. Costs: how many points a linear "
+    "probe of views gains when the operation is off and all others stay as drawn; in parentheses its paired "
+    "standard error. A linear probe of pixels cannot follow a shape that moves, so crops cost more there."
+)
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,92 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
     if diagnosis.cut not in linear:
         return f"Where to cut: keep {diagnosis.cut}."
-    best = linear[diagnosis.cut]
-    others = [place for place in ("h", "z") if place in linear and place != diagnosis.cut]
+    kept, best = linear[diagnosis.cut], max(linear, key=lambda place: linear[place])
+    if linear[best] <= kept:
+        best = diagnosis.cut
     tested = None if diagnosis.images is None else diagnosis.images.test
-    leads = " and ".join(_lead(best, linear[place], place, tested) for place in others)
-    beside = f", {leads}" if leads else ""
-    return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
+    others = [place for place in ("h", "z") if place in linear and place not in (diagnosis.cut, best)]
+    beside = [_lead(kept, linear[place], place, tested) for place in others]
+    if best != diagnosis.cut:
+        beside.insert(0, _behind(kept, linear[best], best, tested))
+    leads = f", {' and '.join(beside)}" if beside else ""
+    return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(kept)} points{leads}."
+
+
+def _behind(kept: float, best: float, place: str, tested: int | None) -> str:
+    """How far an accuracy in points is below that of the best place; near it only within a standard error."""
+    size = f"{place} ({in_points(best)})"
+    if tested is not None and kept >= 100 * one_error_below(best / 100, tested):
+        return f"within one standard error of the best, {size}"
+    return f"{distance(kept - best)} the best, {size}"
+
+
+def what_to_try(diagnosis: DiagnosisEntry) -> list[str]:
+    """The remedies of the alarms, each once."""
+    alarms = (finding for finding in diagnosis.findings if finding.level == "alarm")
+    return list(dict.fromkeys(finding.remedy for finding in alarms))
+
+
+def rows_sentence(finding: Finding) -> str:
+    """How many rows a finding names, the first of them, and where the others are; "" if it names none."""
+    if not finding.row_count:
+        return ""
+    names = finding.ids or [str(row) for row in finding.rows]
+    return f"{count_of(finding.row_count, 'row')}: {few_of(names)}; all in {ROWS_FILE}."
+
+
+def places_and_values(findings: Sequence[Finding]) -> str:
+    """The places of findings with their values: up to four, and how many more there are."""
+    shown = [f"{each.place} ({each.value:.3g})" for each in findings[:MOST_PLACES]]
+    more = findings[MOST_PLACES:]
+    if more:
+        low, high = min(each.value for each in more), max(each.value for each in more)
+        shown.append(f"{len(more)} more ({low:.3g} to {high:.3g})")
+    return ", ".join(shown)
+
+
+def measure_notes(diagnosis: DiagnosisEntry) -> dict[str, tuple[str, str, str]]:
+    """By measure: its title, with which settings it was measured, and what it cannot see."""
+    notes = {}
+    for name in measure_table(diagnosis)[1]:
+        text = MEASURES.get(name, MeasureText(name.replace("_", " "), ""))
+        hows = grouped(
+            (each.how, each.place) for each in diagnosis.measures if each.name == name and each.how
+        )
+        how = next(iter(hows), "")
+        if len(hows) > 1:
+            how = "; ".join(f"{', '.join(places)}: {each}" for each, places in hows.items())
+        notes[name] = (text.title, how, text.blind)
+    return notes
+
+
+def compared_sentences(diagnosis: DiagnosisEntry) -> list[str]:
+    """What got worse than in the baseline, a line each, and what was not compared."""
+    if (compared := diagnosis.compared) is None:
+        return []
+    numbers = [number for number in compared.numbers if number.before is not None]
+    of = f"the baseline of {compared.created[:10]} ({compared.target})"
+    if diagnosis.worse:
+        sentences = [f"Worse than {of}:", *(f"- {_worse(number)}" for number in diagnosis.worse)]
+    else:
+        inside = f"{count_of(len(numbers), 'number')} compared, none below its interval there"
+        sentences = [f"Not worse than {of}: {inside}, and no new alarm."]
+    return [*sentences, *(f"Not compared: {limit}" for limit in compared.not_compared)]
+
+
+def _worse(number: Compared) -> str:
+    """A number that got worse, now and before, with intervals; accuracies in points."""
+    if number.before is None:
+        return f"a new alarm at {number.place}: {number.name} ({number.now:.3g})"
+    scale = 100 if number.name in BASELINE_FIELDS else 1
+
+    def with_interval(value: float, low: float | None, high: float | None) -> str:
+        interval = "" if low is None or high is None else f" ({scale * low:.1f} to {scale * high:.1f})"
+        return f"{scale * value:.1f}{interval}"
+
+    now = with_interval(number.now, number.now_low, number.now_high)
+    before = with_interval(number.before, number.low, number.high)
+    return f"{number.name.replace('_', ' ')} at {number.place}: {now}, before {before}"
 
 
 def _lead(best: float, other: float, place: str, tested: int | None) -> str:
@@ -96,6 +190,39 @@ def _lead(best: float, other: float, place: str, tested: int | None) -> str:
     if tested is not None and abs(best - other) <= within_noise(best, other, tested):
         return f"statistically indistinguishable from {place} ({signed(best - other)})"
     return f"{distance(best - other)} {place}"
+
+
+def operation_sentence(diagnosis: DiagnosisEntry) -> str:
+    """What costs the labels, and what moves the features of h, or of the last place without h; or ""."""
+    places = [share.place for share in diagnosis.augmentation]
+    place = "h" if "h" in places else places[-1] if places else "h"
+    return moved_and_cost(diagnosis.augmentation, diagnosis.probed_again, place)
+
+
+def operation_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[str]]]:
+    """Titles, and for each operation its share and its costs; those that moves most come first.
+
+    A cost has its standard error in parentheses. The table is empty if labels were not probed on views.
+    """
+    costs = operation_costs(diagnosis.probed_again)
+    if not costs:
+        return [], {}
+    shares = {share.operation: share.share for share in diagnosis.augmentation if share.place == "h"}
+    points = {
+        (cost.operation, cost.place): f"{in_points(cost.points)} ({in_points(cost.error)})" for cost in costs
+    }
+    operations = sorted(
+        dict.fromkeys(cost.operation for cost in costs), key=lambda name: -shares.get(name, 0)
+    )
+    titles = [] if not shares else ["moves h (%)"]
+    titles += ["costs on pixels", "costs at h"]
+    return titles, {
+        name: [
+            *([in_points(100 * shares[name]) if name in shares else "–"] if shares else []),
+            *(points.get((name, place), "–") for place in (PIXELS, "h")),
+        ]
+        for name in operations
+    }
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:
