@@ -84,7 +84,7 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
 
 
 def _print_cause(console: Console, cause: Cause) -> None:
-    """A cause with its places and values, its first evidence, and the remedies; of a note the first remedy."""
+    """A cause with its first evidence, its places and values, and remedies; of a note the first remedy."""
     first, *others = cause.findings
     console.print(f"\n{_LEVELS[cause.level]}  {escape(first.cause)} at {escape(first.place)}")
     lines = [first.evidence, f"{first.measure}: {first.value:.3g} (threshold {first.threshold:.3g})"]

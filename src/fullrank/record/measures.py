@@ -34,18 +34,16 @@ MEASURES = {
         "live dimensions", "How strong they are: rounding and noise of any size above it count as live."
     ),
     "dimensions_above_largest_gap": MeasureText(
-        "dimensions above the largest gap", "Whether the gap is large: every spectrum has a largest one."
+        "dimensions above the largest gap", "Whether the gap is large: every spectrum has a largest gap."
     ),
-    "largest_gap": MeasureText(
-        "largest gap", "A collapse without a gap, where the variance falls gradually."
-    ),
+    "largest_gap": MeasureText("largest gap", "A collapse without a gap: a gradual fall of the variance."),
     "intrinsic_dimension_two_nn": MeasureText(
         "intrinsic dimension, TwoNN",
-        "Noise as noise: it counts as dimensions. More than about 10 are too few.",
+        "Which dimensions are noise; of more than about 10 it counts too few.",
     ),
     "intrinsic_dimension_gride": MeasureText(
         "intrinsic dimension, GRIDE",
-        "Curvature within 32 neighbours. More than about 10 dimensions are too few.",
+        "Details finer than 32 neighbours; of more than about 10 it counts too few.",
     ),
     "mean_cosine": MeasureText("mean cosine", "The rank: a strong mean alone makes it 1."),
     "hubness": MeasureText("hubness", "Collapse: wide healthy features have hubs too."),
@@ -56,5 +54,5 @@ MEASURES = {
         "largest share of one channel", "Directions that are no channel, and whether the labels need it."
     ),
     "alignment": MeasureText("alignment", "Collapse to one point, which has the best value."),
-    "uniformity": MeasureText("uniformity", "Labels: spread-out features may be useless."),
+    "uniformity": MeasureText("uniformity", "Labels; spread-out features may be useless."),
 }

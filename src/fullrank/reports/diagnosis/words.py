@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fullrank.errors import count_of, few_of
+from fullrank.errors import count_of
 from fullrank.record import Compared, DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
 from fullrank.record.measures import MEASURES, MeasureText
@@ -21,7 +21,7 @@ from fullrank.reports.denominators import (
 from fullrank.reports.numbers import distance, in_points, signed
 from fullrank.statistics import one_error_below
 
-# So many places of a cause are named with their values.
+# So many places of a cause, or rows of a finding, are named.
 MOST_PLACES = 4
 # What a row of the table of places calls its measures.
 LAYER_FIELDS = {
@@ -117,10 +117,11 @@ def _behind(kept: float, best: float, place: str, tested: int | None) -> str:
     return f"{distance(kept - best)} the best, {size}"
 
 
-def what_to_try(diagnosis: DiagnosisEntry) -> list[str]:
-    """The remedies of the alarms, each once."""
-    alarms = (finding for finding in diagnosis.findings if finding.level == "alarm")
-    return list(dict.fromkeys(finding.remedy for finding in alarms))
+def what_to_try(diagnosis: DiagnosisEntry) -> dict[str, str]:
+    """The remedies of the alarms, each once, with the causes that they are for."""
+    alarms = [finding for finding in diagnosis.findings if finding.level == "alarm"]
+    remedies = grouped((finding.remedy, finding.cause) for finding in alarms)
+    return {remedy: ", ".join(dict.fromkeys(names)) for remedy, names in remedies.items()}
 
 
 def rows_sentence(finding: Finding) -> str:
@@ -128,7 +129,11 @@ def rows_sentence(finding: Finding) -> str:
     if not finding.row_count:
         return ""
     names = finding.ids or [str(row) for row in finding.rows]
-    return f"{count_of(finding.row_count, 'row')}: {few_of(names)}; all in {ROWS_FILE}."
+    shown = ", ".join(names[:MOST_PLACES])
+    counted = f"{finding.row_count:,} row{'' if finding.row_count == 1 else 's'}"
+    if finding.row_count <= MOST_PLACES:
+        return f"{counted}: {shown}; also in {ROWS_FILE}."
+    return f"{counted}; the first: {shown}; all in {ROWS_FILE}."
 
 
 def places_and_values(findings: Sequence[Finding]) -> str:
