@@ -98,7 +98,7 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
     if diagnosis.cut not in linear:
         return f"Where to cut: keep {diagnosis.cut}."
     kept, best = linear[diagnosis.cut], max(linear, key=lambda place: linear[place])
-    if linear[best] <= kept:
+    if in_points(linear[best]) == in_points(kept):  # as the table shows them
         best = diagnosis.cut
     tested = None if diagnosis.images is None else diagnosis.images.test
     others = [place for place in ("h", "z") if place in linear and place not in (diagnosis.cut, best)]
