@@ -152,12 +152,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of file, with commas between")
-    parser.add_argument("--quick", action="store_true", help="6,000 rows of width 32, one round")
+    parser.add_argument("--quick", action="store_true", help="2,000 rows of width 16, one round")
     parser.add_argument("--folder", help="where the files are written for the time of the run")
     arguments = parser.parse_args()
     rows, width, rounds = arguments.rows, arguments.width, arguments.rounds
     if arguments.quick:
-        rows, width, rounds = 6000, 32, 1
+        rows, width, rounds = 2000, 16, 1
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = write_features(Path(folder), rows, width)
         small = Path(folder) / "small.npy"
