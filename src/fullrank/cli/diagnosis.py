@@ -13,7 +13,15 @@ from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import UsageError, count_of, few_of
 from fullrank.record import RECORD_FILE, DiagnosisEntry
 from fullrank.record.offending import ROWS_FILE
-from fullrank.reports.diagnosis.words import Cause, causes, compared_sentences, denominators
+from fullrank.reports.diagnosis.words import (
+    OPERATION_NOTE,
+    Cause,
+    causes,
+    compared_sentences,
+    denominators,
+    operation_sentence,
+    operation_table,
+)
 from fullrank.reports.numbers import in_points
 
 # What may end the command with status 3.
@@ -64,6 +72,7 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     console.print(f"{'Accuracies in points. ' if accuracies else ''}{ranks}")
     for sentence in denominators(entry):
         console.print(escape(sentence))
+    _print_operations(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
@@ -82,6 +91,20 @@ def _print_cause(console: Console, cause: Cause) -> None:
     lines += [f"Try: {remedy}" for remedy in dict.fromkeys(each.remedy for each in cause.findings)]
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 7)))
+
+
+def _print_operations(console: Console, entry: DiagnosisEntry) -> None:
+    """What each operation of the views moves, and what it costs the labels."""
+    titles, operations = operation_table(entry)
+    if operations:
+        table = plain_table(["operation"], titles)
+        for name, cells in operations.items():
+            table.add_row(escape(name), *cells)
+        console.print(table)
+    if sentence := operation_sentence(entry):
+        console.print(escape(sentence))
+    if operations:
+        console.print(OPERATION_NOTE)
 
 
 def _places(entry: DiagnosisEntry) -> Table:

@@ -177,8 +177,8 @@ class Finding(_Part):
     and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
     the numbers of the rows or images that are at fault, from 0: the first 1,000 of `row_count`. `ids` are
     their ids, where the source has ids, and `same_as` the rows that they are equal to, where that is their
-    fault. `rows.csv` beside the record has all of them. The images of a model are numbered from the first
-    training image to the last test image.
+    fault; `same_as_ids` are the ids of those. `rows.csv` beside the record has all of them. The images of a
+    model are numbered from the first training image to the last test image.
     """
 
     cause: str
@@ -194,6 +194,7 @@ class Finding(_Part):
     row_count: int = 0
     ids: list[str] = []
     same_as: list[int] = []
+    same_as_ids: list[str] = []
 
 
 class ProbedAgain(_Part):

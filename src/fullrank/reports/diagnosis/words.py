@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fullrank.errors import count_of
 from fullrank.record import Compared, DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
+from fullrank.record.operations import PIXELS, moved_and_cost, operation_costs
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -28,6 +29,13 @@ LAYER_FIELDS = {
 }
 # Those of them that baselines have too.
 BASELINE_FIELDS = ("linear", "nearest")
+
+# What stands under the table of operations.
+OPERATION_NOTE = (
+    "Moves: the share in the change between two views, each operation alone. Costs: how many points a linear "
+    "probe of views gains when the operation is off and all others stay as drawn; in parentheses its paired "
+    "standard error. A linear probe of pixels cannot follow a shape that moves, so crops cost more there."
+)
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,39 @@ def _lead(best: float, other: float, place: str, tested: int | None) -> str:
     if tested is not None and abs(best - other) <= within_noise(best, other, tested):
         return f"statistically indistinguishable from {place} ({signed(best - other)})"
     return f"{distance(best - other)} {place}"
+
+
+def operation_sentence(diagnosis: DiagnosisEntry) -> str:
+    """What costs the labels, and what moves the features of h, or of the last place without h; or ""."""
+    places = [share.place for share in diagnosis.augmentation]
+    place = "h" if "h" in places else places[-1] if places else "h"
+    return moved_and_cost(diagnosis.augmentation, diagnosis.probed_again, place)
+
+
+def operation_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[str]]]:
+    """Titles, and for each operation its share and its costs; those that moves most come first.
+
+    A cost has its standard error in parentheses. The table is empty if labels were not probed on views.
+    """
+    costs = operation_costs(diagnosis.probed_again)
+    if not costs:
+        return [], {}
+    shares = {share.operation: share.share for share in diagnosis.augmentation if share.place == "h"}
+    points = {
+        (cost.operation, cost.place): f"{in_points(cost.points)} ({in_points(cost.error)})" for cost in costs
+    }
+    operations = sorted(
+        dict.fromkeys(cost.operation for cost in costs), key=lambda name: -shares.get(name, 0)
+    )
+    titles = [] if not shares else ["moves h (%)"]
+    titles += ["costs on pixels", "costs at h"]
+    return titles, {
+        name: [
+            *([in_points(100 * shares[name]) if name in shares else "–"] if shares else []),
+            *(points.get((name, place), "–") for place in (PIXELS, "h")),
+        ]
+        for name in operations
+    }
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:

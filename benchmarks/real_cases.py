@@ -1,0 +1,80 @@
+"""Features of real data and real trainings whose fault is known, and their healthy twins.
+
+    uv run --group benchmark python benchmarks/real_cases.py FOLDER [FAMILY ...]
+
+Trains everything from seeds on one thread, and writes one file of features per case with `truth.tsv`. Files
+that exist are not made again. What is expected of a case is settled here, before any diagnosis: by what was
+done, and where that is not enough by a measurement that the diagnosis does not use.
+
+Each family has two halves. Thresholds are fixed on `fix`. The cases of `held` have another data set,
+architecture, seed or strength.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import real_classes
+import real_contrastive
+import real_features
+import real_supervised
+import torch
+from real_sample import RealCase
+
+FAMILIES: dict[str, Callable[[], Iterator[RealCase]]] = {
+    "text": real_features.text_family,
+    "rows": real_features.rows_family,
+    "dominant": real_features.dominant_family,
+    "dead": real_supervised.dead_family,
+    "norms": real_supervised.norms_family,
+    "untrained": real_supervised.untrained_family,
+    "finetune": real_supervised.finetune_family,
+    "classes": real_classes.classes_family,
+    "gap": real_classes.gap_family,
+    "align": real_contrastive.align_family,
+    "augment": real_contrastive.augment_family,
+    "stack": real_contrastive.stack_family,
+    "healthy": real_contrastive.healthy_family,
+}
+TRUTH = "truth.tsv"
+_COLUMNS = ("file", "half", "expected", "level", "accepted", "measured")
+
+
+def main() -> None:
+    """Make the cases that do not exist yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("families", nargs="*", help=", ".join(FAMILIES))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments.families or FAMILIES:
+        for case in FAMILIES[name]():
+            make(case, arguments.folder)
+
+
+def make(case: RealCase, folder: Path) -> None:
+    """Make one case, and add its row to the truth, unless it exists."""
+    path = folder / f"{case.stem}.npz"
+    if path.exists():
+        return
+    start = time.perf_counter()
+    sample = case.build()
+    sample.save(path)
+    truth = folder / TRUTH
+    new = not truth.exists()
+    with truth.open("a", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+        if new:
+            rows.writerow(_COLUMNS)
+        causes = ",".join(sample.expected) or "healthy"
+        rows.writerow(
+            (path.name, case.half, causes, sample.level, ",".join(sample.accepted), sample.measured)
+        )
+    print(f"{case.stem}: {causes} ({sample.level}) {sample.measured} {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
