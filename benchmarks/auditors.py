@@ -52,8 +52,8 @@ MONAI_LIMIT = 0.25
 # A contest ends after this many rounds, or after the round in which it exceeds this many seconds.
 ROUNDS, ENOUGH = 3, 30.0
 EVERYTHING, QUICK = 200_000, 1000
-# ssrlib gives numbers and no verdict. Here a rank below a quarter of the possible one is a warning. So is an NC1
-# below 0.01: class means are then ten times as far apart as the rows of a class, along these means.
+# ssrlib gives numbers and no verdict. Here a rank below a quarter of the possible one is a warning.
+# So is an NC1 below 0.01: class means are then ten times as far apart as the rows of a class, along these means.
 SSRLIB_RANK, SSRLIB_NC1 = 0.25, 0.01
 
 
