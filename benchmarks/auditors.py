@@ -2,6 +2,7 @@
 
     uv run --group benchmark python benchmarks/auditors.py
     uv run python benchmarks/auditors.py --quick            (seconds; small files)
+    uv run --group benchmark python benchmarks/auditors.py --words      (minutes; no times)
 
 Prints the two tables of docs/causes.md. Some files have labels, a split or a second view of each row. A tool
 that takes these gets them. In the first, each tool audits each file in its own process, with its
@@ -10,7 +11,8 @@ Before the clock starts, the tool has loaded its libraries and audited a small f
 
 Anonymous memory is sampled from outside every 10 ms; a mapped file does not count. Resident memory is the
 growth of the system's recorded peak. A tool that is not installed has a row with that note. A tool that takes
-longer than `--limit` is stopped.
+longer than `--limit` is stopped. With `--words` all tools work in this process, on all files but the largest,
+and only what they name is printed.
 
 The second table times a measure that two tools compute, in turn, in alternating order. Before that, both
 compute it from the same few rows. If their values differ, the row is marked.
@@ -53,7 +55,7 @@ MONAI_LIMIT = 0.25
 ROUNDS, ENOUGH = 3, 30.0
 EVERYTHING, QUICK = 200_000, 1000
 # ssrlib gives numbers and no verdict. Here a rank below a quarter of the possible one is a warning.
-# So is an NC1 below 0.01: class means are then ten times as far apart as the rows of a class, along these means.
+# So is an NC1 below 0.01: class means are then ten times as far apart as the rows of a class.
 SSRLIB_RANK, SSRLIB_NC1 = 0.25, 0.01
 
 
@@ -764,10 +766,42 @@ def machine(tools: Iterable[str]) -> str:
     )
 
 
+def print_words(cases: Iterable[Case], tools: list[str], folder: Path) -> None:
+    """A table of what each tool names: a line for each file, a column for each tool."""
+    print(f"| file | {' | '.join(tools)} |\n|{'---|' * (len(tools) + 1)}")
+    looks = []
+    for case in cases:
+        path, cells = case.write(folder), []
+        for tool in tools:
+            with contextlib.redirect_stdout(sys.stderr):
+                looks.append(Look(case, tool, math.inf, math.nan, tuple(TOOLS[tool](path))))
+            cells.append(words_of(looks[-1]))
+        print(f"| {case} | {' | '.join(cells)} |", flush=True)
+    print(f"\n{'; '.join(sum_up(tool, looks) for tool in tools)}.")
+    small = agreed_rows()
+    import torch
+
+    for contest in CONTESTS:
+        if contest.peer in tools:
+            ours, theirs = contest.ours(torch.from_numpy(small)), contest.theirs(small)
+            values = " / ".join(", ".join(f"{value:.4g}" for value in side) for side in (ours, theirs))
+            print(f"{contest.measures} of {len(small):,} rows: ours / {contest.peer} {values}")
+
+
+def words_of(look: Look) -> str:
+    """What a tool names; where it does not name the fault, **no** and its other alarms."""
+    others = ", ".join(map(str, look.others("alarm")))
+    if not look.case.names:
+        return f"false: {others}" if others else "–"
+    named = ", ".join(f"{flag}{' (w)' * (flag.level == 'warning')}" for flag in look.named)
+    return named or f"**no**{f'; {others}' if others else ''}"
+
+
 def main() -> None:
     """Print both tables; a process that was started for one piece of work does only that."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="use ten files of at most 1,000 rows")
+    parser.add_argument("--words", action="store_true", help="only what each tool names, without times")
     parser.add_argument("--limit", type=float, default=300.0, help="most seconds that a process may take")
     parser.add_argument("--work", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -777,6 +811,11 @@ def main() -> None:
             work_contest(int(what), path) if what.isdigit() else work_audit(what, path)
         return
     here = [tool for tool in TOOLS if installed(tool)]
+    if arguments.words:
+        with tempfile.TemporaryDirectory() as folder:
+            print_words((case for case in CASES if case.rows < EVERYTHING), here, Path(folder))
+        print(f"\n{machine(here)}")
+        return
     most = QUICK if arguments.quick else EVERYTHING
     cases = [case.at_most(most) for case in CASES if case.quick or not arguments.quick]
     with tempfile.TemporaryDirectory() as folder:

@@ -4,10 +4,10 @@
     uv run python benchmarks/large_file.py --quick              (seconds)
     uv run python benchmarks/large_file.py --kinds float32,parquet --rounds 3
 
-The bare product is `x.T @ x` in float32 over the chunks of the mapped .npy file, summed. It computes no mean,
-checks for no NaN and uses no float64. The diagnosis is `diagnose_file` of a file that is opened anew, with its
-checks. It covers zero and equal rows, moments, near duplicates, measures and causes. The kinds of file hold the
-same numbers: `float32` and `float16` are .npy, `parquet` is a column of lists of float32.
+The bare product is `x.T @ x` in float32 over the chunks of the mapped .npy file, summed. It computes no
+mean, checks for no NaN and uses no float64. The diagnosis is `diagnose_file` of a file that is opened anew,
+with its checks. It covers zero and equal rows, moments, near duplicates, measures and causes. The kinds of
+file hold the same numbers: `float32` and `float16` are .npy, `parquet` is a column of lists of float32.
 
 Product and diagnosis take turns, and the order alternates each round. Their files are in the system's cache.
 Memory is the anonymous memory, to which a mapped file does not count, beyond that before the file was opened.

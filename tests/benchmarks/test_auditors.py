@@ -109,3 +109,14 @@ def test_no_shared_measure_is_trivial_where_values_are_compared(benchmark):
     assert 0.2 < mean_cosine(rows) < 0.8 and hubness(rows) > 1
     again = benchmark.agreed_rows()
     assert np.array_equal(rows, again) and again.dtype == np.float32
+
+
+def test_words_are_a_column_for_each_tool(benchmark, tmp_path, capsys):
+    cases = [case.at_most(300) for case in benchmark.CASES[1:3]]
+    benchmark.print_words(cases, ["fullrank"], tmp_path)
+    header, _, healthy, low, *_ = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1].split()[0] for line in (header, healthy, low)] == [
+        "fullrank",
+        "–",
+        "`unexplained-low-rank`",
+    ]
