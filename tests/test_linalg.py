@@ -8,7 +8,7 @@ from refusals import refuses
 
 from fullrank import linalg
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import Gram, Moments, row_blocks, row_coordinates, second_moments
+from fullrank.linalg import Gram, Moments, inner_products, row_blocks, row_coordinates, second_moments
 
 
 @settings(max_examples=30, deadline=None)
@@ -124,3 +124,10 @@ def test_rows_in_a_basis_of_their_span_keep_angles_and_distances(monkeypatch):
     assert abs(float(apart / expected) - 1) < 1e-5
     narrow = torch.randn(9, 4)
     assert row_coordinates(narrow) is narrow
+
+
+@pytest.mark.parametrize("width", [1, 128, 129, 300])
+def test_inner_products_are_those_of_numpy(width):
+    x = torch.randn(40, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    products = inner_products(x)
+    np.testing.assert_allclose(products, np.einsum("ni,nj->ij", x, x), atol=1e-12)

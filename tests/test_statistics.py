@@ -6,12 +6,18 @@ from refusals import refuses
 from scipy import stats
 
 from fullrank.errors import UsageError
-from fullrank.statistics import binomial_error, detectable_difference, paired_error
+from fullrank.statistics import binomial_error, binomial_interval, detectable_difference, paired_error
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.95, 500), (0.5, 7), (0.0, 3), (1.0, 10)])
 def test_binomial_error_is_the_deviation_of_scipys_distribution(share, count):
     assert binomial_error(share, count) == pytest.approx(stats.binom.std(count, share) / count)
+
+
+@pytest.mark.parametrize(("right", "count"), [(475, 500), (0, 3), (10, 10), (1, 7)])
+def test_binomial_interval_is_scipys_wilson_interval(right, count):
+    theirs = stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert binomial_interval(right / count, count) == pytest.approx((theirs.low, theirs.high), rel=1e-6)
 
 
 # The shares of images that both, only the first, only the second and neither get right.

@@ -11,6 +11,8 @@ from fullrank.errors import DataError, UsageError
 
 # Numbers converted to float64 at once: 8 MiB, which fit into a processor's cache during the product.
 _BLOCK = 2**20
+# Channels that are multiplied at once in a symmetric product.
+_CHANNELS = 128
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Moments:
     def _of_block(cls, block: Tensor) -> "Moments":
         mean = block.mean(0)
         centred = block - mean
-        return cls(len(block), mean, centred.T @ centred)
+        return cls(len(block), mean, inner_products(centred))
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets together.
@@ -163,6 +165,29 @@ class Gram:
         gram = self.centred + self.along_mean + self.along_mean[:, None] + self.mean.square().sum()
         values: Tensor = torch.linalg.eigvalsh(gram.cpu())
         return values.flip(0).clamp_min(0.0).sqrt()
+
+
+def inner_products(rows: Tensor) -> Tensor:
+    """The symmetric product `rows.T @ rows` (D, D) of (N, D), at little more than half its cost.
+
+    Each pair of blocks of channels is multiplied once. torch has no such product of its own.
+
+    Args:
+        rows: Any matrix (N, D).
+
+    >>> x = torch.randn(10, 300, dtype=torch.float64)
+    >>> torch.allclose(inner_products(x), x.T @ x)
+    True
+    """
+    width = rows.shape[1]
+    if width <= _CHANNELS:
+        return rows.T @ rows
+    product = rows.new_empty(width, width)
+    for start in range(0, width, _CHANNELS):
+        block = slice(start, start + _CHANNELS)
+        torch.matmul(rows[:, block].T, rows[:, start:], out=product[block, start:])
+        product[start + _CHANNELS :, block] = product[block, start + _CHANNELS :].T
+    return product
 
 
 def second_moments(features: Tensor) -> Moments | Gram:

@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from fullrank.errors import UsageError
 
 # 97.5 % of a standard normal variable lie below it, so 95 % lie within plus and minus it.
-_NORMAL_95 = 1.959964
+NORMAL_95 = 1.959964
 
 # From `scipy.special`, since importing `scipy.stats` takes ten times as long for the same quantile.
 
@@ -75,6 +75,32 @@ def binomial_error(share: float, count: int) -> float:
     return math.sqrt(share * (1 - share) / count)
 
 
+def binomial_interval(share: float, count: int) -> tuple[float, float]:
+    r"""The 95 % interval of an accuracy that was measured on `count` test images, by Wilson's formula.
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}, \qquad z = 1.96
+
+    Unlike p plus and minus 1.96 standard errors, it has a width at 0 and at 1 and stays between them.
+
+    Args:
+        share: The accuracy p, 0 to 1.
+        count: The number n of labelled test images.
+
+    Raises:
+        UsageError: For a share outside 0 to 1 or a count below 1.
+
+    >>> low, high = binomial_interval(0.95, 500)
+    >>> round(low, 4), round(high, 4)
+    (0.9272, 0.9659)
+
+    Source: Wilson 1927 (JASA 22), Equation 2.
+    """
+    error, square = binomial_error(share, count), NORMAL_95**2
+    middle = share + square / (2 * count)
+    half = NORMAL_95 * math.sqrt(error**2 + square / (4 * count**2))
+    return (middle - half) / (1 + square / count), (middle + half) / (1 + square / count)
+
+
 def paired_error(first: float, second: float, count: int, discordant: float | None = None) -> float:
     r"""The standard error of the difference of two accuracies on the same `count` test images.
 
@@ -122,7 +148,7 @@ def detectable_difference(first: float, second: float, count: int, discordant: f
     >>> round(detectable_difference(0.95, 0.94, 500), 3)
     0.028
     """
-    return _NORMAL_95 * paired_error(first, second, count, discordant)
+    return NORMAL_95 * paired_error(first, second, count, discordant)
 
 
 def live_dimensions(variances: Sequence[float] | np.ndarray, tolerance: float | None = None) -> int:

@@ -1,5 +1,6 @@
 """What every registered cause promises; a cause joins by being registered, with a case in `CASES`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, is_dataclass, replace
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Stage
+from fullrank.diagnosis.rows import survey_features
+from fullrank.record import ProbedAgain
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,36 @@ def stacked(gains: Tensor) -> Evidence:
     return Evidence((PlaceEvidence("z", gaussian() @ (second @ first).T),), stacked=(first, second))
 
 
+def twinned(share: float) -> Tensor:
+    """Gaussian features, a share of which are equal to another row."""
+    x = gaussian()
+    pairs = int(share * len(x)) // 2
+    x[:pairs] = x[-pairs:]
+    return x
+
+
+def split(share: float) -> Evidence:
+    """Gaussian features, of which the last 100 are test rows; a share of these are training rows."""
+    x = gaussian()
+    leaked = int(share * 100)
+    x[500 : 500 + leaked] = x[:leaked]
+    return Evidence((PlaceEvidence("z", x),), survey=survey_features(x).of_split(range(500), range(500, 600)))
+
+
+def rotated(decay: float) -> Tensor:
+    """Features whose directions have standard deviations that fall by a factor, none of them a channel."""
+    return gaussian() * decay ** torch.arange(16) @ torch.linalg.qr(gaussian(16, 16, 1)).Q
+
+
+def probed_twice(scale: float, standardised: float) -> Evidence:
+    """Features with one channel of another scale, and the accuracy of a probe on standardised channels."""
+    z = PlaceEvidence("z", gaussian() * scaled((1, scale), (15, 1)))
+    again = ProbedAgain(
+        place="z", change="standardised channels", linear=standardised, before=0.5, tested=100
+    )
+    return Evidence((z,), probed_again=(again,))
+
+
 def points(noise: float) -> Tensor:
     """Ten points with noise around them."""
     return gaussian(10, 16, 4).repeat(60, 1) + noise * gaussian()
@@ -58,11 +91,23 @@ def paired(distance: float) -> Evidence:
 
 
 CASES = {
+    "zero-rows": Case(
+        lambda: at_z(gaussian() * scaled((60, 0), (540, 1))[:, None]),
+        lambda: at_z(gaussian() * scaled((60, 1e-3), (540, 1))[:, None]),
+    ),
+    "duplicate-rows": Case(lambda: at_z(twinned(0.25)), lambda: at_z(twinned(0.01))),
+    "leakage": Case(lambda: split(0.3), lambda: split(0.01)),
     "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
     "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),
     "class-collapse": Case(lambda: at_z(points(1e-3)), lambda: at_z(points(1.0))),
     "view-gap": Case(lambda: paired(8), lambda: paired(0.5)),
+    "dimensional-collapse": Case(lambda: at_z(rotated(0.2)), lambda: at_z(rotated(0.7))),
+    "uneven-scale": Case(lambda: probed_twice(1000, 0.9), lambda: probed_twice(1, 0.9)),
+    "dominant-direction": Case(
+        lambda: at_z(gaussian() * scaled((1, 100), (15, 1))),
+        lambda: at_z(gaussian() * scaled((1, 2), (15, 1))),
+    ),
     "too-few-samples": Case(lambda: at_z(gaussian(12)), lambda: at_z(gaussian(40))),
     "augmentation": Case(
         lambda: through(scaled((8, 1), (8, 1e-3)), scaled((8, 0.05), (8, 2))),
@@ -107,9 +152,10 @@ def test_it_is_found_by_itself_and_without_it_nothing_is_called_by_its_name(caus
 def test_its_rules_fire_on_their_side_alone_and_name_one_sentence_to_try(cause):
     assert cause.rules
     for rule in cause.rules:
-        beyond = 1 if rule.side == "above" else -1
-        assert rule.fires(rule.threshold * (1 + 1e-6 * beyond))
-        assert not rule.fires(rule.threshold) and not rule.fires(rule.threshold * (1 - 1e-6 * beyond))
+        beyond = math.inf if rule.side == "above" else -math.inf
+        assert rule.fires(math.nextafter(rule.threshold, beyond))
+        assert not rule.fires(rule.threshold)
+        assert not rule.fires(math.nextafter(rule.threshold, -beyond))
         assert rule.remedy.endswith(".") and ". " not in rule.remedy
 
 
@@ -164,7 +210,7 @@ def reordered(evidence: Evidence) -> Evidence:
     return replace(evidence, places=places, labels=labels)
 
 
-def rotated(features: Tensor) -> Tensor:
+def turned(features: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(6)
     width = features.shape[1]
     turn = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=generator)).Q
@@ -188,4 +234,4 @@ def test_it_does_not_depend_on_the_axes_unless_it_looks_at_channels(cause, which
     if cause.name in BY_CHANNEL:
         pytest.skip("it looks at single channels")
     evidence = getattr(CASES[cause.name], which)()
-    assert said(mapped(evidence, rotated)) == said(evidence)
+    assert said(mapped(evidence, turned)) == said(evidence)

@@ -48,8 +48,8 @@ def test_each_limit_of_a_low_rank_decides():
     assert cut.lost_share == pytest.approx(0.2) and cut.behind == pytest.approx(2 / 34)
     assert low_rank_of(values, LowRankLimits(gap=4, lost_share=0.25, behind=0.1)) is None
     assert low_rank_of(values, LowRankLimits(gap=4, behind=0.05)) is None
-    first = torch.tensor([50.0] + [0.1] * 9)
-    assert low_rank_of(first, LowRankLimits(single_gap=501)) is None and low_rank_of(first).rank == 1
+    first = torch.tensor([50.0] + [0.05] * 9)
+    assert low_rank_of(first, LowRankLimits(single_gap=1001)) is None and low_rank_of(first).rank == 1
 
 
 def test_limits_that_cannot_be_met_are_refused():

@@ -76,3 +76,18 @@ def test_what_does_not_fit_raises():
             measure(torch.ones(1, 3))
         with refuses(DataError, "1 of 2", "NaN"):
             measure(torch.tensor([[1.0], [math.inf]]))
+
+
+@pytest.mark.parametrize("cosine", [0.5, 0.999, 0.99999])
+def test_near_duplicates_in_a_narrow_cone_are_those_of_float64(cosine):
+    """The spread is such that many cosines differ from the limit by less than float32 can tell."""
+    x = normal(300, 6) * (1 - cosine) ** 0.5 / 6
+    x[:, 0] += 1
+    rows = x / x.norm(dim=1, keepdim=True)
+    cosines = (rows @ rows.T).fill_diagonal_(-1)
+    share = float((cosines >= cosine).any(1).double().mean())
+    assert near_duplicates(x, cosine) == share
+    # A limit right above the largest cosine of a row, and right below it.
+    largest = float(cosines[0].max())
+    for limit in (largest + 1e-9, largest - 1e-9):
+        assert near_duplicates(x, limit) == float((cosines >= limit).any(1).double().mean())

@@ -60,6 +60,11 @@ PlacesOption = Annotated[
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
 _VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
 _TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
+_FAIL_ON = "Exit with 3 on collapse (an alarm) or worse (than --baseline). Repeatable."
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
+]
+NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
 _MEASURES = "retrieval, per-class, groups, group-balanced, factors or baselines. Repeatable."
 
 
@@ -240,14 +245,19 @@ def diagnose(
     limit: Annotated[int, typer.Option(help="Use at most this many test images.")] = 4096,
     seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip rows that are not finite.")] = False,
-    fail_on: Annotated[Text, typer.Option(metavar="collapse", help="Exit with 3 if it is found.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Compare with this earlier diagnosis: its record.json or its folder.")
+    ] = None,
+    fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
+    json: JsonOption = False,
+    no_report: NoReportOption = False,
     out: OutOption = None,
 ) -> None:
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
-    if fail_on not in (None, "collapse"):
-        raise UsageError(f"--fail-on takes 'collapse', but got '{fail_on}'.")
-    from fullrank.cli.diagnosis import plan, print_diagnosis
+    from fullrank.cli.diagnosis import check_fail_on, failed, plan, print_diagnosis
     from fullrank.embeddings.kinds import is_embeddings
+
+    check_fail_on(fail_on or (), baseline)
 
     file = is_embeddings(target)
     if file:
@@ -267,10 +277,11 @@ def diagnose(
         limit=limit,
         seed=seed,
         skip_bad=skip_bad,
+        baseline=baseline,
         out=out,
     )
-    _finish(diagnosis.path, diagnosis.entry, print_diagnosis)
-    if fail_on == "collapse" and diagnosis.entry.collapsed:
+    _finish(diagnosis.path, diagnosis.entry, print_diagnosis, json=json, page=not no_report)
+    if failed(fail_on or (), diagnosis.entry):
         raise typer.Exit(3)
 
 
@@ -435,11 +446,26 @@ def list_(family: Annotated[Text, typer.Argument(help=_FAMILIES)] = None) -> Non
     print_catalogue(family)
 
 
-def _finish(folder: Path, record: Any, show: Callable[[Any], None] | None = None) -> None:
-    """Write the page of the result in `folder`, print the record, and print the paths of both."""
+def _finish(
+    folder: Path,
+    record: Any,
+    show: Callable[[Any], None] | None = None,
+    *,
+    json: bool = False,
+    page: bool = True,
+) -> None:
+    """Write the page of the result in `folder`, print the record, and print the paths of both.
+
+    As JSON, standard output holds nothing but the record, and the paths go to standard error.
+    """
     from fullrank.cli.tables import print_record
     from fullrank.reports.page import write_page
 
-    page = write_page(folder)
-    (show or print_record)(record)
-    typer.echo(f"\nreport: {page}\nrecord: {folder / 'record.json'}")
+    paths = [f"report: {write_page(folder)}"] if page else []
+    paths.append(f"record: {folder / 'record.json'}")
+    if json:
+        typer.echo(record.model_dump_json(indent=1, by_alias=True))
+    else:
+        (show or print_record)(record)
+        typer.echo()
+    typer.echo("\n".join(paths), err=json)

@@ -1,5 +1,6 @@
 """A diagnosis for a terminal of 80 columns."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,12 +10,22 @@ from rich.table import Table
 
 from fullrank.cli.tables import plain_table
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.errors import count_of, few_of
+from fullrank.errors import UsageError, count_of, few_of
 from fullrank.record import RECORD_FILE, DiagnosisEntry
 from fullrank.record.offending import ROWS_FILE
-from fullrank.reports.diagnosis.words import Cause, causes, denominators
+from fullrank.reports.diagnosis.words import (
+    OPERATION_NOTE,
+    Cause,
+    causes,
+    compared_sentences,
+    denominators,
+    operation_sentence,
+    operation_table,
+)
 from fullrank.reports.numbers import in_points
 
+# What may end the command with status 3.
+FAIL_ON = ("collapse", "worse")
 _LEVELS = {"alarm": "[bold red]alarm[/bold red]", "note": "[yellow]note[/yellow]"}
 
 
@@ -32,10 +43,27 @@ def plan(target: str, data: str | None, views: str | None, limit: int) -> str:
     return f"Diagnosing {target} on {images} of {data}, with {f'views {views}' if views else 'no views'}."
 
 
+def check_fail_on(wanted: Sequence[str], baseline: Path | None) -> None:
+    """Raise UsageError for an unknown word of --fail-on, or for `worse` without a baseline."""
+    for word in wanted:
+        if word not in FAIL_ON:
+            raise UsageError(f"--fail-on takes {' or '.join(map(repr, FAIL_ON))}, but got '{word}'.")
+    if "worse" in wanted and baseline is None:
+        raise UsageError("--fail-on worse needs an earlier diagnosis to compare with; give --baseline.")
+
+
+def failed(wanted: Sequence[str], entry: DiagnosisEntry) -> bool:
+    """Whether something was found that --fail-on names."""
+    found = {"collapse": entry.collapsed, "worse": bool(entry.worse)}
+    return any(found[word] for word in wanted)
+
+
 def print_diagnosis(entry: DiagnosisEntry) -> None:
     """The verdict, each finding with value, threshold and remedy, and the measures of each place."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
+    for sentence in compared_sentences(entry):
+        console.print(escape(sentence))
     for cause in causes(entry.findings):
         _print_cause(console, cause)
     console.print(_places(entry))
@@ -44,6 +72,7 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     console.print(f"{'Accuracies in points. ' if accuracies else ''}{ranks}")
     for sentence in denominators(entry):
         console.print(escape(sentence))
+    _print_operations(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
@@ -62,6 +91,20 @@ def _print_cause(console: Console, cause: Cause) -> None:
     lines += [f"Try: {remedy}" for remedy in dict.fromkeys(each.remedy for each in cause.findings)]
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 7)))
+
+
+def _print_operations(console: Console, entry: DiagnosisEntry) -> None:
+    """What each operation of the views moves, and what it costs the labels."""
+    titles, operations = operation_table(entry)
+    if operations:
+        table = plain_table(["operation"], titles)
+        for name, cells in operations.items():
+            table.add_row(escape(name), *cells)
+        console.print(table)
+    if sentence := operation_sentence(entry):
+        console.print(escape(sentence))
+    if operations:
+        console.print(OPERATION_NOTE)
 
 
 def _places(entry: DiagnosisEntry) -> Table:

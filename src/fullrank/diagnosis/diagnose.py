@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from fullrank.diagnosis.against import compare_with, read_baseline
 from fullrank.diagnosis.of_file import SAMPLE, diagnose_file
 from fullrank.diagnosis.of_model import diagnose_model
 from fullrank.diagnosis.subject import find_subject
@@ -17,7 +18,7 @@ from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.progress import progress_bar
-from fullrank.record import DiagnosisEntry, Finding, Result
+from fullrank.record import Compared, DiagnosisEntry, Finding, Result
 from fullrank.record.making import new_record
 from fullrank.record.offending import keep_rows
 from fullrank.targets.opening import Target, target as open_target
@@ -51,6 +52,11 @@ class Diagnosis(Result):
         """The findings, alarms and notes."""
         return self.entry.findings
 
+    @property
+    def worse(self) -> list[Compared]:
+        """What got worse than in the baseline, with both values and intervals; empty without a baseline."""
+        return self.entry.worse
+
 
 def diagnose(
     target: "str | Path | nn.Module | type[nn.Module] | Run | Target",
@@ -66,6 +72,7 @@ def diagnose(
     limit: int = SAMPLE,
     seed: int = 0,
     skip_bad: bool = False,
+    baseline: str | Path | None = None,
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Diagnosis:
@@ -87,6 +94,7 @@ def diagnose(
         limit: At most this many test images are diagnosed, and as many training images fit the probes.
         seed: The seed of samples and views.
         skip_bad: Leave out rows of a file that are not finite.
+        baseline: The `record.json` of an earlier diagnosis, or its folder, to compare with.
         out: The folder for the results; None makes one under runs/.
         imports: Modules or files that register parts of yours, as `--import` does.
 
@@ -95,6 +103,7 @@ def diagnose(
 
     Raises:
         UsageError: The target is none of these, data are missing, or an option does not apply to the target.
+            The baseline is not a diagnosis, or one of another kind.
         DataError: A file or images cannot be read.
 
     >>> import tempfile
@@ -107,6 +116,7 @@ def diagnose(
     """
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
+    earlier = None if baseline is None else read_baseline(baseline, of_file=is_embeddings(target))
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
@@ -125,6 +135,8 @@ def diagnose(
                 subject, places, label=labels or "label", limit=limit, seed=seed, progress=progress
             )
         recipe = subject.recipe
+    if earlier is not None:
+        entry = entry.model_copy(update={"compared": compare_with(earlier, entry)})
     folder.mkdir(parents=True, exist_ok=True)
     entry = entry.model_copy(update={"findings": keep_rows(entry.findings, folder)})
     record = new_record("diagnosis", recipe, [], diagnosis=entry)

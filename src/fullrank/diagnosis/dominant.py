@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fullrank.diagnosis.shape import Shape, ratio_of_rest
+from fullrank.diagnosis.shape import Shape, drop_by_chance, ratio_of_rest
 from fullrank.linalg import Gram, Moments, row_blocks, second_moments
 
 # Limits of a participation ratio hold from this many possible directions on.
@@ -65,7 +65,7 @@ def dominant_of(features: Tensor, moments: Moments | Gram, shape: Shape) -> Domi
         moments: The moments of all rows.
         shape: The shape of all rows.
     """
-    channels, share = largest_channels(moments.variances.cpu())
+    channels, share = largest_channels(moments.variances.cpu(), moments.count)
     group: tuple[int, ...] = ()
     if shape.first_share > _MOST:
         group = tuple(smaller_group(along_first(features, moments)).tolist())
@@ -80,12 +80,17 @@ def dominant_of(features: Tensor, moments: Moments | Gram, shape: Shape) -> Domi
     return Dominant(channels, share, rest, possible, group, len(features))
 
 
-def largest_channels(variances: Tensor) -> tuple[tuple[int, ...], float]:
+def largest_channels(variances: Tensor, rows: int) -> tuple[tuple[int, ...], float]:
     """The few channels before the largest drop of the variances (D,), and their share of the sum.
 
-    There are none, with a share of 0, if the next variance is not at least 8 times smaller.
+    There are none, with a share of 0, if the next variance is not at least 8 times smaller. Of few rows it
+    must be smaller still, because the variances of few numbers differ by chance.
 
-    >>> largest_channels(torch.tensor([1.0, 1.0, 98.0, 0.0]))
+    Args:
+        variances: The variance of each channel.
+        rows: The number of rows that they are from.
+
+    >>> largest_channels(torch.tensor([1.0, 1.0, 98.0, 0.0]), rows=100)
     ((2,), 0.98)
     """
     ordered, channels = variances.sort(descending=True)
@@ -95,7 +100,7 @@ def largest_channels(variances: Tensor) -> tuple[tuple[int, ...], float]:
     most = min(max(1, math.floor(_FEW * varying)), varying - 1)
     shares = (ordered.cumsum(0) / ordered.sum())[:most]
     drops = ordered[:most] / ordered[1 : most + 1]
-    drops = torch.where(drops >= _DROP, drops, 0.0)
+    drops = torch.where(drops >= _DROP * drop_by_chance(varying - most, rows, varying), drops, 0.0)
     if (held := torch.where(shares > _HELD, drops, 0.0)).any():
         drops = held
     if not drops.any():

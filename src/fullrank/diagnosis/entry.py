@@ -121,6 +121,6 @@ def probe_places(
     place = "h" if "h" in test else list(test)[-1]
     curves = dimension_curves(train[place], test[place], labels, place, seed=seed, progress=progress)
     again = []
-    if largest_channels(train[place].double().var(0))[0]:
+    if largest_channels(train[place].double().var(0).cpu(), len(train[place]))[0]:
         again.append(standardised_again(train[place], test[place], labels, place, seed))
     return Probed(layers, curves, again=again)

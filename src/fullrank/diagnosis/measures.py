@@ -20,6 +20,8 @@ from fullrank.spectrum.functional import (
 )
 from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
 from fullrank.spectrum.neighbours import hubness, near_duplicates
+from fullrank.spectrum.sampling import effective_rank_error
+from fullrank.statistics import NORMAL_95
 
 
 def measures_of(place: PlaceEvidence, duplicates: float | None = None, seed: int = 0) -> list[Measure]:
@@ -47,7 +49,19 @@ def measures_of(place: PlaceEvidence, duplicates: float | None = None, seed: int
     if (views := place.views) is not None:
         measured["alignment"] = lambda: alignment(*views)
         measured["uniformity"] = lambda: uniformity(features, seed=seed)
-    return [Measure(place=place.place, name=name, value=_or_none(get)) for name, get in measured.items()]
+    measures = [Measure(place=place.place, name=name, value=_or_none(get)) for name, get in measured.items()]
+    return [
+        _with_interval(measures[0], effective_rank_error(features, max(count, len(features)))),
+        *measures[1:],
+    ]
+
+
+def _with_interval(measure: Measure, error: float) -> Measure:
+    """The measure with its 95 % interval of plus and minus 1.96 standard errors."""
+    if measure.value is None:
+        return measure
+    ends = {"low": measure.value - NORMAL_95 * error, "high": measure.value + NORMAL_95 * error}
+    return measure.model_copy(update={**ends, "how": "95 % interval by the infinitesimal jackknife"})
 
 
 def _or_none(get: Callable[[], float]) -> float | None:

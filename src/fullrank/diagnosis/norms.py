@@ -116,3 +116,22 @@ def _shift(name: str, norm: nn.Module, channels: _Channels) -> NormShift:
     off = (log_ratio.exp() > OFF_RATIO) | ((-log_ratio).exp() > OFF_RATIO) | (mean_shift > OFF_MEAN)
     numbers = (float(log_ratio.median()), float(mean_shift.median()), float(off.double().mean()))
     return NormShift(name, len(running), *numbers)
+
+
+def has_first_values(encoder: nn.Module) -> bool:
+    """Whether all norm layers scale by exactly 1 or 0 and add 0, as before the first step of a training.
+
+    It is False if there is no norm layer with a scale for several channels: nothing is then known.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    >>> has_first_values(net)
+    True
+    """
+    scales = [(getattr(m, "weight", None), getattr(m, "bias", None)) for m in encoder.modules()]
+    norms = [(w, b) for w, b in scales if isinstance(w, Tensor) and w.ndim == 1 and len(w) > 1]
+    return bool(norms) and all(_is_first(weight, bias) for weight, bias in norms)
+
+
+def _is_first(weight: Tensor, bias: Tensor | None) -> bool:
+    plain = float(weight[0]) in (0.0, 1.0) and bool((weight == weight[0]).all())
+    return plain and (bias is None or not bool(bias.any()))

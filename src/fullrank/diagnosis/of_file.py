@@ -21,8 +21,8 @@ from fullrank.spectrum import near_duplicates_among
 
 # How many rows are used by measures that compare rows with each other.
 SAMPLE = 4096
-# How many rows of a file are compared with all others.
-_COMPARED = 1024
+# How many rows of a file are compared with all others: at least so many, and more up to so many pairs.
+_LEAST_COMPARED, _MOST_COMPARED, _MOST_PAIRS = 256, 1024, 2**28
 # How many rows with more channels than rows give the spectrum: their inner products take 512 MiB.
 _MOST_IN_GRAM = 8192
 
@@ -45,16 +45,19 @@ def diagnose_file(
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
+    compared = file.sample_rows(_compared_rows(file.rows), seed)
     duplicates = None
     if len(sample) < file.rows or file.width <= file.rows:
         # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
-        compared = torch.from_numpy(file.sample_rows(_COMPARED, seed))
-        duplicates = near_duplicates_among(file.sample(_COMPARED, seed), compared, file.chunks())
+        among = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
+        duplicates = near_duplicates_among(among, torch.from_numpy(compared), file.chunks())
     not_seen = ["The effect of the encoder, the views and the head: only a model can show it."]
     if moments.count < file.rows:
         not_seen.append(f"The spectrum of all rows: {moments.count} of {file.rows} were drawn at random.")
     if len(sample) < file.rows:
         not_seen.append(f"Cosines of all rows: {len(sample)} of {file.rows} were drawn at random.")
+        beside = f"{len(compared)} rows were drawn at random, and each was compared with all {file.rows}"
+        not_seen.append(f"Near duplicates of all rows: {beside}.")
     if bad:
         not_seen.append(f"Rows with NaN or infinity, which were left out: {bad}.")
     if zero_beside:
@@ -79,6 +82,11 @@ def diagnose_file(
     entry = entry_of(file.name, evidence, probed, not_seen, duplicates)
     findings = entry.findings if file.all_ids is None else with_ids(entry.findings, file.all_ids)
     return entry.model_copy(update={"about": list(file.notes), "findings": findings})
+
+
+def _compared_rows(rows: int) -> int:
+    """How many of so many rows are compared with all of them."""
+    return max(_LEAST_COMPARED, min(_MOST_COMPARED, _MOST_PAIRS // rows))
 
 
 def _without_zero_rows(

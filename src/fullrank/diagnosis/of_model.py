@@ -1,20 +1,24 @@
 """The diagnosis of a model on images: places, causes, layers, and the effect of the augmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
+from fullrank.diagnosis.evidence import Evidence
 from fullrank.diagnosis.layers import gradient_ranks, layer_rows
+from fullrank.diagnosis.probed_again import probed_with
 from fullrank.diagnosis.rows import survey_images
 from fullrank.diagnosis.subject import Subject
+from fullrank.diagnosis.tokens import MOST_IMAGES, TokenNorms, pooled_without, token_norms
 from fullrank.diagnosis.without_equal import probed_without_equal
-from fullrank.record import DiagnosisEntry, ProbedImages
+from fullrank.errors import UsageError
+from fullrank.record import DiagnosisEntry, ProbedAgain, ProbedImages
 from fullrank.record.offending import with_ids
 
 if TYPE_CHECKING:
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 # How many training images the probes learn from. A few thousand are enough to order places.
 LEARNT_FROM = 4096
+# How many images show the input of batch norms: a few hundred give the variance of a channel within 10 %.
+_COMPARED = 256
 
 
 def diagnose_model(
@@ -36,6 +42,7 @@ def diagnose_model(
     """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.data.joining import joined_ids
     from fullrank.diagnosis.features import collect
+    from fullrank.diagnosis.norms import norm_shifts
     from fullrank.objectives import temperature_of
     from fullrank.runs.baselines import baselines
 
@@ -49,6 +56,7 @@ def diagnose_model(
         labels=None if known is None else torch.from_numpy(known),
         supervised=subject.supervised,
         trained=subject.trained,
+        norms=norm_shifts(subject.encoder, _some(collected.images, seed)) if subject.trained else (),
     )
     official = subject.all is None
     survey = survey_images(subject.train, subject.test, official=official, seed=seed, progress=progress)
@@ -57,6 +65,8 @@ def diagnose_model(
         evidence, survey=survey, places=tuple(replace(place, numbers=seen) for place in evidence.places)
     )
     features = {place.place: place.features for place in evidence.places}
+    tokens, unlike = _tokens(subject, collected.images, list(features), seed)
+    evidence = replace(evidence, tokens=tuple(tokens))
     images, gradients = collected.images, {}
     if subject.objective is not None and subject.views is not None:
         model = (subject.encoder, subject.head, subject.objective, subject.views)
@@ -74,7 +84,11 @@ def diagnose_model(
         numbers = (train.limited_rows(len(learnt), seed), _numbers(subject, limit, seed))
         probed = probed_without_equal(probed, survey, numbers, learnt_features, test_features, labels, seed)
         denominators = ProbedImages.of(label, *labels)
-        probed = replace(probed, images=denominators, baselines=beside)
+        again = [
+            *_without_outliers(subject, evidence, (learnt, test), (learnt_features, test_features), label),
+            *_without_operations(subject, label, seed, progress),
+        ]
+        probed = replace(probed, images=denominators, baselines=beside, again=[*probed.again, *again])
     else:
         probed = Probed(layer_rows({}, features, gradient_ranks=gradients))
     several = train.several if train is not None and label == "label" else ()
@@ -85,6 +99,7 @@ def diagnose_model(
         "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
         "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
         f"Accuracy at each place: {why}.": probed.images is None,
+        f"Outlier tokens: {unlike}": bool(unlike),
         f"Equal images among all: {survey.count} of {len(survey.first)} were drawn at random and compared.": (
             survey.count < len(survey.first)
         ),
@@ -93,6 +108,66 @@ def diagnose_model(
     ids = subject.test.ids if train is None else joined_ids(train, subject.test)
     entry = entry.model_copy(update={"findings": with_ids(entry.findings, ids)})
     return _of_model(entry, subject)
+
+
+def _tokens(
+    subject: Subject, images: "ImageSet", places: Sequence[str], seed: int
+) -> tuple[list[TokenNorms], str]:
+    """The norms of patch tokens, or why there are none: a place gives different numbers of tokens."""
+    from fullrank.diagnosis.features import BATCH_SIZE
+
+    sample = images.limited(min(len(images), MOST_IMAGES), seed)
+    try:
+        return token_norms(_placed(subject), sample.batches(BATCH_SIZE), places), ""
+    except UsageError as error:
+        return [], str(error)
+
+
+def _without_outliers(
+    subject: Subject,
+    evidence: Evidence,
+    images: "tuple[ImageSet, ImageSet]",
+    features: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    label: str,
+) -> list[ProbedAgain]:
+    """Linear probes where the tokens that stand out are not pooled."""
+    from fullrank.diagnosis.features import BATCH_SIZE
+
+    outliers = [norms for norms in evidence.tokens if norms.stand_out]
+    if not outliers:
+        return []
+    train, test = (pooled_without(_placed(subject), part.batches(BATCH_SIZE), outliers) for part in images)
+    before, after = (
+        {norms.place: (fitted[norms.place], scored[norms.place]) for norms in outliers}
+        for fitted, scored in (features, (train, test))
+    )
+    labels = (images[0].labels[label], images[1].labels[label])
+    return probed_with("without outlier tokens", before, after, labels, evidence.seed)
+
+
+def _without_operations(
+    subject: Subject, label: str, seed: int, progress: Progress | None
+) -> list[ProbedAgain]:
+    """Linear probes of views without each of their operations; none without views."""
+    from fullrank.diagnosis.costs import probe_operations
+
+    if subject.views is None or subject.train is None:
+        return []
+    return probe_operations(
+        subject.encoder,
+        subject.views,
+        subject.train,
+        subject.test,
+        label=label,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _placed(subject: Subject) -> nn.Module:
+    from fullrank.encoders.foreign import with_places
+
+    return with_places(subject.encoder, subject.test.image_size, subject.test.channels)
 
 
 def _numbers(subject: Subject, limit: int, seed: int) -> np.ndarray:
@@ -115,6 +190,10 @@ def _bare(
     bare = replace(subject, test=images, views=None, fresh_head=None)
     collected = collect(bare, places, limit=limit, seed=seed, progress=progress)
     return collected.images, {place.place: place.features for place in collected.evidence.places}
+
+
+def _some(images: "ImageSet", seed: int) -> "Iterator[Tensor]":
+    return images.limited(min(_COMPARED, len(images)), seed).batches(_COMPARED // 4)
 
 
 def _of_model(entry: DiagnosisEntry, subject: Subject) -> DiagnosisEntry:

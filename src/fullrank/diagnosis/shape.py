@@ -204,26 +204,41 @@ def shape_of(moments: Moments | Gram, smallest: float) -> Shape:
     )
 
 
+def drop_by_chance(behind: int, rows: int, possible: int) -> float:
+    r"""The drop before the last directions that one of 300 files of healthy rows has by chance, or about 1.
+
+    .. math:: 300^{2 / (k (k + N - 1 - r))}
+
+    Of N Gaussian rows with r possible directions, the k smallest eigenvalues fall below x with a probability
+    proportional to the inverse power of x, as x goes to 0. It is 90,000 for the last direction of a square
+    file, and near 1 with many rows.
+
+    Args:
+        behind: The number of directions behind the drop, k.
+        rows: The number of rows, N.
+        possible: The possible directions, r, at most N - 1.
+
+    >>> round(drop_by_chance(1, rows=11, possible=10)), round(drop_by_chance(5, rows=100, possible=10), 3)
+    (90000, 1.024)
+
+    Source: fullrank, from the joint density of the eigenvalues of a Wishart matrix.
+    """
+    return float(_CHANCE ** (2 / (behind * (behind + max(rows - 1 - possible, 0)))))
+
+
 def low_rank_of(
     eigenvalues: Tensor,
     limits: LowRankLimits = LOW_RANK,
     imposed_rank: int | None = None,
     rows: int | None = None,
 ) -> Cut | None:
-    r"""The largest drop of a spectrum (r,), descending, that passes the limits, or None.
-
-    Of few rows, the last directions are small by chance. With r possible directions, N rows and k directions
-    behind the drop, the k smallest eigenvalues of Gaussian rows fall below x with a probability proportional
-    to :math:`x^{k (k + N - 1 - r) / 2}` as x goes to 0. The ratio must therefore reach the limit times
-    :math:`300^{2 / (k (k + N - 1 - r))}`, which is near 1 for many rows.
+    """The largest drop of a spectrum (r,), descending, that passes the limits, or None.
 
     Args:
         eigenvalues: The spectrum, as many values as the possible rank.
-        limits: The limits.
+        limits: The limits. Of few rows, the ratio must be larger by `drop_by_chance`.
         imposed_rank: The rank that a fixed head imposes.
         rows: The number of rows that the spectrum is from; None for the spectrum of a map.
-
-    Source: fullrank, from the joint density of the eigenvalues of a Wishart matrix.
     """
     possible = len(eigenvalues)
     if possible < 2:
@@ -240,8 +255,9 @@ def low_rank_of(
     least = torch.full_like(ratios, limits.gap)
     least[0] = limits.single_gap
     if rows is not None:
-        last = torch.arange(len(values) - 1, len(values) - most - 1, -1, dtype=ratios.dtype)
-        least *= _CHANCE ** (2 / (last * (last + rows - 1 - len(values))))
+        counts = range(len(values) - 1, len(values) - most - 1, -1)
+        least *= least.new_tensor([drop_by_chance(count, rows, len(values)) for count in counts])
+    # The participation ratio of what lies behind, as `corrected_participation_ratio_of` has it.
     sums, squares = (tail.flip(0).cumsum(0).flip(0) for tail in (eigenvalues, eigenvalues.square()))
     behind = (sums / sums[0])[1 : most + 1]
     few = squares / sums.square().clamp_min(1e-300) > 1 / _SPREAD + (1 / (rows - 1) if rows else 0)

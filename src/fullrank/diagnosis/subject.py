@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fullrank.diagnosis.norms import has_first_values
 from fullrank.targets.images import Images, images_of
 from fullrank.targets.opening import Target, about_output
 
@@ -52,6 +53,8 @@ def find_subject(target: Target, data: Any, views: str | None) -> Subject:
         images.test if images.train is None else images.train
     )  # whose statistics a net without weights takes
     encoder, preprocessing = target.opened(known), target.preprocessing_of(known)
+    fresh = target.trained and has_first_values(encoder)
+    about = "All its norm layers hold their first values, so its weights count as random." if fresh else ""
     rebuild = None
     if target.rebuild is not None and preprocessing is not None:
         rebuild = partial(target.rebuild, known, preprocessing)
@@ -64,8 +67,8 @@ def find_subject(target: Target, data: Any, views: str | None) -> Subject:
         views=None if views is None else _views(views, images.test),
         rebuild=rebuild,
         all=None if images.official else images.all,
-        trained=target.trained,
-        about=(target.about_weights, f"Input: {preprocessing}.", about_output(encoder)),
+        trained=target.trained and not fresh,
+        about=(target.about_weights, about, f"Input: {preprocessing}.", about_output(encoder)),
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,12 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at `h` or any of `places`, from the same pass as `forward`."""
+
+    def of_patches(
+        self, x: Tensor, places: Sequence[str], of: Callable[[str, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """`of(place, tokens)` for the patch tokens (N, T, D) at those of `places` that pool such tokens."""
+        return {}
 
     def has_place(self, name: str) -> bool:
         """Whether `features` takes a place."""

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, partial
@@ -68,16 +68,37 @@ class Reading:
         positions = _POSITIONS[self.layout]
         return features.amax(positions) if self.pooling == "max" else features.mean(positions)
 
+    @property
+    def pools_patches(self) -> bool:
+        """Whether features are the mean or the maximum over the tokens of the image's patches."""
+        return self.layout in ("tokens", "map-last") and self.pooling != "cls"
 
-def read(model: nn.Module, x: Tensor, readings: Mapping[str, Reading]) -> tuple[Any, dict[str, Tensor]]:
-    """The model's output for `x`, and the features (N, D_p) at each place, from one plain forward pass."""
+    def patches(self, features: Tensor) -> Tensor:
+        """The tokens of the image's patches, (N, T, D)."""
+        return features.flatten(1, 2) if self.layout == "map-last" else features[:, self.prefix :]
+
+
+def _pooled(_place: str, reading: Reading, tensor: Tensor) -> Tensor:
+    return reading.pooled(tensor)
+
+
+def read(
+    model: nn.Module,
+    x: Tensor,
+    readings: Mapping[str, Reading],
+    of: Callable[[str, Reading, Tensor], Tensor] = _pooled,
+) -> tuple[Any, dict[str, Tensor]]:
+    """The model's output for `x`, and `of` the tensor at each place, from one plain forward pass.
+
+    By default these are the features (N, D_p).
+    """
     features: dict[str, Tensor] = {}
 
     def keep(place: str, reading: Reading, module: nn.Module, *values: Any) -> None:
         # The last value is the module's output, or its input for a hook before the call.
         tensor = tensor_at(values[-1], reading.entry, x.shape[0])
         if tensor is not None:
-            features[place] = reading.pooled(tensor)
+            features[place] = of(place, reading, tensor)
 
     with ExitStack() as hooks:
         for place, reading in readings.items():

@@ -1,6 +1,6 @@
 """Any torch module from images to features as an encoder, with places found by tracing it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -123,13 +123,7 @@ class TracedEncoder(Encoder):
     def features(self, x: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
         """The features (N, D_p) at each of `places`. UsageError for an unknown place."""
         readings = {place: self._reading(place) for place in places if place != "h"}
-        if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
-            raise UsageError(
-                f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
-                f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
-            )
-        weights = self._weights()
-        images = self.normalised(x.to(weights.device)).to(weights.dtype)
+        images = self._input(x)
         if torch.compiler.is_compiling():
             output, features = read(self.model, images, readings)
         else:
@@ -137,11 +131,31 @@ class TracedEncoder(Encoder):
                 output, features = read(self.model, images, readings)
         if "h" in places:
             features["h"] = self._representation(output, x)
-        if weights.dtype in (torch.float16, torch.bfloat16):
+        if images.dtype in (torch.float16, torch.bfloat16):
             features = {place: tensor.float() for place, tensor in features.items()}
         if absent := [place for place in places if place not in features]:
             raise UsageError(f"{self.name} gives nothing at {absent[0]!r} in this mode; read another place.")
         return {place: features[place] for place in places}
+
+    def of_patches(
+        self, x: Tensor, places: Sequence[str], of: Callable[[str, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """`of(place, tokens)` for the patch tokens (N, T, D) at those of `places` that pool such tokens.
+
+        Class and register tokens are no patches. `of` is called during the pass, so that the tokens of one
+        place at a time are in memory.
+        """
+        readings = {place: self._reading(place) for place in places if place != "h" and self.has_place(place)}
+        pooling = {place: reading for place, reading in readings.items() if reading.pools_patches}
+        if not pooling:
+            return {}
+        with self._explaining(x.shape):
+            return read(
+                self.model,
+                self._input(x),
+                pooling,
+                lambda place, reading, tensor: of(place, reading.patches(tensor).float()),
+            )[1]
 
     def pooling_of(self, place: str) -> str:
         """How features at a place are pooled: mean, cls or max; "" where there is one vector per image."""
@@ -211,6 +225,16 @@ class TracedEncoder(Encoder):
         if not torch.compiler.is_compiling() and len(h) != len(images):
             raise self._no_rows(str(tuple(h.shape)), len(images))
         return h if self._h.layout == "vector" else self._h.pooled(h)
+
+    def _input(self, x: Tensor) -> Tensor:
+        """Images as the module takes them. UsageError for a size that it does not take."""
+        if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
+            raise UsageError(
+                f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
+                f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
+            )
+        weights = self._weights()
+        return self.normalised(x.to(weights.device)).to(weights.dtype)
 
     def _weights(self) -> Tensor:
         """A tensor with the device and the dtype of the module."""

@@ -4,6 +4,8 @@ from fullrank.record.probed import Baseline as Baseline, ProbedImages as ProbedI
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,
     SCHEMA as SCHEMA,
+    BaselineComparison as BaselineComparison,
+    Compared as Compared,
     Comparison as Comparison,
     DiagnosisEntry as DiagnosisEntry,
     DimensionCurve as DimensionCurve,

@@ -158,13 +158,16 @@ class RunEntry(_Part):
 class Measure(_Part):
     """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined.
 
-    `how` says with which settings it was computed, where it has any, such as "n = 512, q = 2".
+    `how` says with which settings it was computed, where it has any, such as "n = 512, q = 2". `low` and
+    `high` bound its 95 % interval over other samples of as many rows; None where it was not estimated.
     """
 
     place: str
     name: str
     value: float | None
     how: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 class Finding(_Part):
@@ -174,8 +177,8 @@ class Finding(_Part):
     and `remedy` are a sentence each. `title` is the cause in plain words, empty in older records. `rows` are
     the numbers of the rows or images that are at fault, from 0: the first 1,000 of `row_count`. `ids` are
     their ids, where the source has ids, and `same_as` the rows that they are equal to, where that is their
-    fault. `rows.csv` beside the record has all of them. The images of a model are numbered from the first
-    training image to the last test image.
+    fault; `same_as_ids` are the ids of those. `rows.csv` beside the record has all of them. The images of a
+    model are numbered from the first training image to the last test image.
     """
 
     cause: str
@@ -191,6 +194,7 @@ class Finding(_Part):
     row_count: int = 0
     ids: list[str] = []
     same_as: list[int] = []
+    same_as_ids: list[str] = []
 
 
 class ProbedAgain(_Part):
@@ -206,6 +210,39 @@ class ProbedAgain(_Part):
     before: float
     tested: int
     error: float | None = None
+
+
+class Compared(_Part):
+    """A number of a diagnosis beside that of an earlier one, its baseline, at the same place.
+
+    `name` is "effective_rank", "linear", "nearest", or the cause of an alarm that the baseline does not have.
+    `low` and `high` bound the 95 % interval of `before`, and `now_low` and `now_high` that of `now`. `worse`:
+    the number is below the interval of the baseline, or the alarm is new. An alarm has only `now`, the value
+    that was measured.
+    """
+
+    place: str
+    name: str
+    now: float
+    now_low: float | None = None
+    now_high: float | None = None
+    before: float | None = None
+    low: float | None = None
+    high: float | None = None
+    worse: bool
+
+
+class BaselineComparison(_Part):
+    """A diagnosis beside an earlier one. `record`, `target` and `created` are those of the earlier one.
+
+    `not_compared` has a sentence for each number that only one of them has, or that means something else.
+    """
+
+    record: str
+    target: str
+    created: str
+    numbers: list[Compared]
+    not_compared: list[str] = []
 
 
 class LayerRow(_Part):
@@ -248,7 +285,8 @@ class DiagnosisEntry(_Part):
     say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
     could not be examined. `about` says in words which weights and which input a model has. `images` and
     `baselines` belong to the accuracies of `layers`; older records have neither. `probed_again` has
-    accuracies beside them, each after one change.
+    accuracies beside them, each after one change. `compared` sets it beside an earlier diagnosis, where one
+    was given.
     """
 
     target: str
@@ -269,6 +307,12 @@ class DiagnosisEntry(_Part):
     baselines: list[Baseline] = []
     about: list[str] = []
     probed_again: list[ProbedAgain] = []
+    compared: BaselineComparison | None = None
+
+    @property
+    def worse(self) -> list[Compared]:
+        """What got worse than in the baseline, with both values and intervals; empty without a baseline."""
+        return [] if self.compared is None else [each for each in self.compared.numbers if each.worse]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

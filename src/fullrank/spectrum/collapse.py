@@ -19,10 +19,12 @@ _DIRECTIONS = 16
 def within_class_share(features: Tensor, labels: Tensor) -> float:
     r"""The variance within classes as a share of the total variance, on rows that did not make the means.
 
-    .. math:: \frac{\tfrac1N \sum_i (1 - \tfrac1{n_i}) \|h_i - \mu_i\|^2}{\tfrac1{N-1} \sum_i \|h_i - \bar h\|^2}
+    .. math:: \frac1N \sum_i \Big(1 - \frac1{n_i}\Big) \|h_i - \mu_i\|^2 \Big/
+              \frac1{N-1} \sum_i \|h_i - \bar h\|^2
 
-    :math:`\mu_i` is the mean of the other rows of the class of row i, and :math:`n_i` is the number of rows in
-    that class. The factor :math:`1 - 1/n_i` removes the error of the mean, so small classes are not flattered.
+    :math:`\mu_i` is the mean of the other rows of the class of row i, and :math:`n_i` is the number of rows
+    in that class. The factor :math:`1 - 1/n_i` removes the error of the mean, so small classes are not
+    flattered.
 
     - The value is 0 if each class is one point, and 1 on average if labels have nothing to do with features.
     - It cannot see whether classes are tight or far from each other: two groups at a distance of 120 with

@@ -92,8 +92,8 @@ def view_gap(a: Tensor, b: Tensor, *, sample: int = 2048, seed: int = 0) -> View
     .. math:: \frac{\|\bar u - \bar v\|}{\sqrt{\tfrac1{2N} \sum_i (\|u_i - \bar u\|^2 + \|v_i - \bar v\|^2)}},
               \qquad u_i = \frac{a_i}{\|a_i\|}, \quad v_i = \frac{b_i}{\|b_i\|}
 
-    The distance is about 0 for two views by one encoder. From about 1 on, a row is nearer to its own view than
-    to its pair, and `alignment` then measures the gap and not the pairs.
+    The distance is about 0 for two views by one encoder. The larger it is, the more does `alignment` measure
+    the gap and not the pairs.
 
     - It cannot see a gap that is a rotation or a change of scale: both leave the means where they are, if
       these are zero.

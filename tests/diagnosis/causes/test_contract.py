@@ -27,6 +27,9 @@ RULES = [
 def test_the_catalogue_is_in_the_order_of_the_stages():
     order = [cause.name for cause in REGISTERED]
     assert order == [
+        "zero-rows",
+        "duplicate-rows",
+        "leakage",
         "complete-collapse",
         "dead-channels",
         "mean-dominance",

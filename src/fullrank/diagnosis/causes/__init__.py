@@ -12,6 +12,7 @@ from fullrank.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from fullrank.diagnosis.causes.augmentation import Augmentation as Augmentation
+    from fullrank.diagnosis.causes.batch_statistics import BatchStatistics as BatchStatistics
     from fullrank.diagnosis.causes.class_collapse import ClassCollapse as ClassCollapse
     from fullrank.diagnosis.causes.complete_collapse import CompleteCollapse as CompleteCollapse
     from fullrank.diagnosis.causes.contract import Cause as Cause, Rule as Rule, Stage as Stage
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from fullrank.diagnosis.causes.leakage import Leakage as Leakage
     from fullrank.diagnosis.causes.mean_dominance import MeanDominance as MeanDominance
+    from fullrank.diagnosis.causes.outlier_tokens import OutlierTokens as OutlierTokens
     from fullrank.diagnosis.causes.search import find_causes as find_causes
     from fullrank.diagnosis.causes.too_few_samples import TooFewSamples as TooFewSamples
     from fullrank.diagnosis.causes.uneven_scale import UnevenScale as UnevenScale
@@ -37,6 +39,8 @@ _CATALOGUE = [
     ("duplicate-rows", "DuplicateRows", "Some rows are equal", "fullrank"),
     ("leakage", "Leakage", "Some test rows are training rows", "fullrank"),
     ("view-gap", "ViewGap", "The two views lie in two cones", "fullrank"),
+    ("outlier-tokens", "OutlierTokens", "A few patch tokens have far larger norms", "fullrank"),
+    ("batch-statistics", "BatchStatistics", "Batch norms whose running statistics do not fit", "fullrank"),
     ("complete-collapse", "CompleteCollapse", "All inputs get nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
     ("mean-dominance", "MeanDominance", "All features point in nearly the same direction", "fullrank"),

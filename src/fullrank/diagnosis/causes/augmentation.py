@@ -14,6 +14,7 @@ from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.shape import Cut, check_ratio
 from fullrank.record import Finding
+from fullrank.record.operations import moved_and_cost
 
 
 @final
@@ -50,7 +51,8 @@ class Augmentation(Cause):
         measure="Sigma1 over Sigma0 in the lost directions",
         side="above",
         threshold=0.5,
-        remedy="Weaken the operation with the largest share, or use the representation before the head.",
+        remedy="Weaken the operation that costs the labels most or, if no cost is certain, the one that moves "
+        "the features most; or use the representation before the head.",
     )
     kept_ratio: float = 2.0
 
@@ -80,7 +82,7 @@ def _sentence(
 ) -> str:
     assumed = "" if evidence.temperature is not None else f", assuming temperature {ASSUMED_TEMPERATURE}"
     shares = operation_shares(source)
-    blamed = f" {shares[0].operation} causes {100 * shares[0].share:.0f} % of it." if shares else ""
+    blamed = f" {moved_and_cost(shares, evidence.probed_again, source.place)}" if shares else ""
     return (
         f"{cut.sentence(place.place)}. In the lost directions of {ratio.place}, augmentation has "
         f"{ratio.lost:.2f} times the weight of the data (95 % interval {ratio.low:.2f} to "

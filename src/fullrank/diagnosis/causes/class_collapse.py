@@ -18,7 +18,7 @@ _EARLIER = (
     "supervised training and harms both."
 )
 _SELF_SUPERVISED = (
-    "Check that the two views of a pair show one image and that no labels reach the loss, and keep an earlier "
+    "Check that both views of a pair show one image and that no labels reach the loss, and keep an earlier "
     "checkpoint."
 )
 # Classes with fewer rows say little of themselves: two rows are often two pictures of one thing.
@@ -36,10 +36,11 @@ _ONE_GROUP = 0.9
 class ClassCollapse(Cause):
     """The variance within classes is next to nothing, or most rows lie in groups that nearly coincide.
 
-    With labels it measures `within_class_share`, without the direction that dominates, if there is one.
-    Without labels, or if those do not fit, it measures the share of rows in `point_groups`. Both are in
-    `fullrank.spectrum`. A loss with labels ends in such points, so they are a note; a self-supervised loss
-    does not, so they are an alarm. No further checks then run at that place.
+    With labels it measures `within_class_share`, without the direction that dominates, if there is one. Where
+    the rank is one less than the number of classes, the features hold the class means and little else, and
+    the `spanned` rule applies. Without labels, or if those do not fit, it measures the share of rows in
+    `point_groups`. Both are in `fullrank.spectrum`. Training with labels ends like this, so it is a note. For
+    a self-supervised loss it is an alarm. No further checks then run at that place.
 
     >>> x = torch.randn(4, 8).repeat(50, 1) + 1e-3 * torch.randn(200, 8)
     >>> z = PlaceEvidence("z", x)
@@ -52,6 +53,7 @@ class ClassCollapse(Cause):
     final = True
     labelled: Rule = Rule("note", _WITHIN, "below", 0.1, _EARLIER)
     unlabelled: Rule = Rule("note", _GROUPED, "above", 0.5, _EARLIER)
+    spanned: Rule = Rule("note", _WITHIN, "below", 0.5, _EARLIER)
     self_supervised: Rule = Rule("alarm", _WITHIN, "below", 0.01, _SELF_SUPERVISED)
     self_supervised_unlabelled: Rule = Rule("alarm", _GROUPED, "above", 0.5, _SELF_SUPERVISED)
 
@@ -71,12 +73,19 @@ class ClassCollapse(Cause):
         except DataError:  # fewer than two such classes, or no variance
             return []
         sentence = (
-            f"The rows of each of {classes} classes nearly coincide at {place.place}: {100 * share:.2g} % of the "
-            f"variance lies within classes, so little else than the class can be read from "
-            f"{int((measured >= 0).sum())} rows."
+            f"The rows of each of {classes} classes nearly coincide at {place.place}: {100 * share:.2g} % of "
+            f"their variance lies within classes, measured on {int((measured >= 0).sum())} rows."
         )
-        rule = self.self_supervised if evidence.supervised is False else self.labelled
-        return self.judged(rule, place, share, sentence)
+        if evidence.supervised is False:
+            return self.judged(self.self_supervised, place, share, sentence)
+        cut = evidence.cut(place)
+        if self.labelled.fires(share) or classes < 3 or cut is None or cut.rank != classes - 1:
+            return self.judged(self.labelled, place, share, sentence)
+        sentence = (
+            f"{cut.sentence(place.place)}, one less than the {classes} classes, and {100 * share:.2g} % of "
+            "the variance lies within classes: the features hold the means of the classes and little else."
+        )
+        return self.judged(self.spanned, place, share, sentence)
 
     def _by_groups(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         near = _NEAR_ALONG_ONE if _is_dominated(place) else _NEAR
@@ -85,8 +94,8 @@ class ClassCollapse(Cause):
         if len(sizes) < 2 or max(sizes) > _ONE_GROUP * rows:
             return []
         sentence = (
-            f"{sum(sizes)} of {rows} rows at {place.place} lie in {len(sizes)} groups whose rows nearly coincide: "
-            f"they are within {100 * near:.0f} % of the usual distance of two rows."
+            f"{sum(sizes)} of {rows} rows at {place.place} lie in {len(sizes)} groups whose rows nearly "
+            f"coincide: they are within {100 * near:.0f} % of the usual distance of two rows."
         )
         rule = self.self_supervised_unlabelled if evidence.supervised is False else self.unlabelled
         return self.judged(rule, place, groups.share, sentence)

@@ -31,7 +31,7 @@ class ViewGap(Cause):
         level="note",
         measure="distance of the means of the two views over their spread",
         side="above",
-        threshold=1.0,
+        threshold=0.5,
         remedy="Subtract from each view its own mean over training data before the two are compared, and do "
         "not read alignment here.",
     )
@@ -50,7 +50,6 @@ def _sentence(place: str, gap: Gap) -> str:
     before, after = (f"{100 * share:.1f} %" for share in (gap.recall, gap.centred_recall))
     return (
         f"The two views at {place} lie in two cones: their means are {gap.distance:.2f} times their spread "
-        f"apart, so alignment measures this gap and not the pairs. A row's nearest neighbour in the other view "
-        f"is its pair for {before} of {len(gap.rows[0])} rows, and for {after} after the mean of each view is "
-        "subtracted."
+        f"apart, so alignment measures this gap and not the pairs. The nearest row of the other view is the "
+        f"pair for {before} of {len(gap.rows[0])} rows, and for {after} after the mean of each view is subtracted."
     )

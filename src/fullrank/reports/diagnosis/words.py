@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
+from fullrank.errors import count_of
+from fullrank.record import Compared, DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
+from fullrank.record.operations import PIXELS, moved_and_cost, operation_costs
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -27,6 +29,13 @@ LAYER_FIELDS = {
 }
 # Those of them that baselines have too.
 BASELINE_FIELDS = ("linear", "nearest")
+
+# What stands under the table of operations.
+OPERATION_NOTE = (
+    "Moves: the share in the change between two views, each operation alone. Costs: how many points a linear "
+    "probe of views gains when the operation is off and all others stay as drawn; in parentheses its paired "
+    "standard error. A linear probe of pixels cannot follow a shape that moves, so crops cost more there."
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,73 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
     return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
 
 
+def compared_sentences(diagnosis: DiagnosisEntry) -> list[str]:
+    """What got worse than in the baseline, a line each, and what was not compared."""
+    if (compared := diagnosis.compared) is None:
+        return []
+    numbers = [number for number in compared.numbers if number.before is not None]
+    of = f"the baseline of {compared.created[:10]} ({compared.target})"
+    if diagnosis.worse:
+        sentences = [f"Worse than {of}:", *(f"- {_worse(number)}" for number in diagnosis.worse)]
+    else:
+        inside = f"{count_of(len(numbers), 'number')} compared, none below its interval there"
+        sentences = [f"Not worse than {of}: {inside}, and no new alarm."]
+    return [*sentences, *(f"Not compared: {limit}" for limit in compared.not_compared)]
+
+
+def _worse(number: Compared) -> str:
+    """A number that got worse, now and before, with intervals; accuracies in points."""
+    if number.before is None:
+        return f"a new alarm at {number.place}: {number.name} ({number.now:.3g})"
+    scale = 100 if number.name in BASELINE_FIELDS else 1
+
+    def with_interval(value: float, low: float | None, high: float | None) -> str:
+        interval = "" if low is None or high is None else f" ({scale * low:.1f} to {scale * high:.1f})"
+        return f"{scale * value:.1f}{interval}"
+
+    now = with_interval(number.now, number.now_low, number.now_high)
+    before = with_interval(number.before, number.low, number.high)
+    return f"{number.name.replace('_', ' ')} at {number.place}: {now}, before {before}"
+
+
 def _lead(best: float, other: float, place: str, tested: int | None) -> str:
     """How far an accuracy in points is from that of a place, where the test images separate the two."""
     if tested is not None and abs(best - other) <= within_noise(best, other, tested):
         return f"statistically indistinguishable from {place} ({signed(best - other)})"
     return f"{distance(best - other)} {place}"
+
+
+def operation_sentence(diagnosis: DiagnosisEntry) -> str:
+    """What costs the labels, and what moves the features of h, or of the last place without h; or ""."""
+    places = [share.place for share in diagnosis.augmentation]
+    place = "h" if "h" in places else places[-1] if places else "h"
+    return moved_and_cost(diagnosis.augmentation, diagnosis.probed_again, place)
+
+
+def operation_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, list[str]]]:
+    """Titles, and for each operation its share and its costs; those that moves most come first.
+
+    A cost has its standard error in parentheses. The table is empty if labels were not probed on views.
+    """
+    costs = operation_costs(diagnosis.probed_again)
+    if not costs:
+        return [], {}
+    shares = {share.operation: share.share for share in diagnosis.augmentation if share.place == "h"}
+    points = {
+        (cost.operation, cost.place): f"{in_points(cost.points)} ({in_points(cost.error)})" for cost in costs
+    }
+    operations = sorted(
+        dict.fromkeys(cost.operation for cost in costs), key=lambda name: -shares.get(name, 0)
+    )
+    titles = [] if not shares else ["moves h (%)"]
+    titles += ["costs on pixels", "costs at h"]
+    return titles, {
+        name: [
+            *([in_points(100 * shares[name]) if name in shares else "–"] if shares else []),
+            *(points.get((name, place), "–") for place in (PIXELS, "h")),
+        ]
+        for name in operations
+    }
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:
