@@ -16,7 +16,6 @@ from fullrank.embeddings.files import open_embeddings
 from fullrank.errors import FullrankError
 from fullrank.record import Finding
 
-
 # Notes that only count what is there cannot be false.
 _COUNTS = frozenset({"zero-rows", "duplicate-rows", "dead-channels", "too-few-samples"})
 

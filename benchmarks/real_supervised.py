@@ -24,7 +24,7 @@ from torch import Tensor, nn
 # A dead layer makes rows that are zero, or equal to others.
 _OF_DEAD = ("zero-rows", "duplicate-rows")
 # What may be noted of an encoder that nobody trained.
-_OF_UNTRAINED = ("dead-channels", "mean-dominance", "dominant-direction", "dimensional-collapse")
+_OF_UNTRAINED = ("dead-channels", "mean-dominance", *FEW_DIRECTIONS)
 
 
 def timm_net(arch: str, seed: int, size: int = 32) -> nn.Module:
