@@ -45,7 +45,7 @@ def diagnose_file(
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
-    compared = file.sample_rows(_compared_rows(file.rows), seed)
+    compared = file.sample_rows(min(SAMPLE, _compared_rows(file.rows)), seed)
     duplicates = None
     if len(sample) < file.rows or file.width <= file.rows:
         # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
