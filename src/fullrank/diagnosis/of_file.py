@@ -11,7 +11,7 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.rows import RowSurvey, can_leave_out, survey_file
 from fullrank.diagnosis.without_equal import probed_without_equal
 from fullrank.embeddings.files import EmbeddingFile, paired
-from fullrank.embeddings.probing import ProbeRows, probe_rows
+from fullrank.embeddings.probing import MOST_CLASSES, ProbeRows, affordable_rows, probe_rows
 from fullrank.linalg import Gram, Moments
 from fullrank.progress import counted
 from fullrank.record import DiagnosisEntry, ProbedImages
@@ -39,7 +39,7 @@ def diagnose_file(
     bad = len(file.dropped)
     survey = survey_file(file, progress)
     file, positives, zero_beside = _without_zero_rows(file, positives, survey)
-    rows = probe_rows(file, SAMPLE, seed=seed)
+    rows = _probe_rows(file, seed)
     moments = _moments_of_file(file, seed, progress)
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
@@ -81,6 +81,12 @@ def diagnose_file(
     return entry.model_copy(update={"about": list(file.notes), "findings": findings})
 
 
+def _probe_rows(file: EmbeddingFile, seed: int) -> ProbeRows:
+    """The rows of a file to learn from, as many as a linear probe affords, and at most `SAMPLE` to score."""
+    classes = 0 if file.labels is None else len(np.unique(file.labels))
+    return probe_rows(file, affordable_rows(file.width, min(classes, MOST_CLASSES)), SAMPLE, seed=seed)
+
+
 def _compared_rows(rows: int) -> int:
     """How many of so many rows are compared with all of them."""
     return max(_LEAST_COMPARED, min(_MOST_COMPARED, _MOST_PAIRS // rows))
@@ -119,6 +125,9 @@ def _probe_file(
     """Some rows of a file probed from others."""
     train, test = ({"embedding": file.take(some)} for some in (rows.train, rows.test))
     probed = probe_places(train, test, rows.labels, {}, seed, progress)
-    probed = replace(probed, images=ProbedImages.of("label", *rows.labels))
+    labelled = file.labels[file.labels >= 0] if file.labels is not None else np.empty(0, np.int64)
+    counts = {"all_rows": len(labelled), "all_classes": len(np.unique(labelled))}
+    images = ProbedImages.of("label", *rows.labels).model_copy(update=counts)
+    probed = replace(probed, images=images)
     numbers = (file.kept[rows.train], file.kept[rows.test])
     return probed_without_equal(probed, survey, numbers, train, test, rows.labels, seed)
