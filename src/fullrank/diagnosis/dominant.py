@@ -135,10 +135,11 @@ def along_first(features: Tensor, moments: Moments | Gram) -> Tensor:
 
 def _first_eigenvector(matrix: Tensor) -> Tensor:
     """The first eigenvector (n,) of a symmetric matrix (n, n) without negative eigenvalues, by iteration."""
-    vector = matrix[:, matrix.diagonal().argmax()]
+    vector: Tensor = matrix[:, matrix.diagonal().argmax()]
     for _ in range(_STEPS):
         vector = matrix @ (vector / vector.norm())
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 def smaller_group(values: Tensor) -> Tensor:
