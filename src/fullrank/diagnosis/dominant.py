@@ -99,8 +99,8 @@ def largest_channels(variances: Tensor, rows: int) -> tuple[tuple[int, ...], flo
         variances: The variance of each channel.
         rows: The number of rows that they are from.
 
-    >>> largest_channels(torch.tensor([1.0, 1.0, 98.0, 0.0]), rows=100)
-    ((2,), 0.98)
+    >>> largest_channels(torch.tensor([1.0, 1.0, 6.0, 0.0]).square(), rows=100)[0]
+    (2,)
     """
     ordered, channels = variances.sort(descending=True)
     varying = int((ordered > 0).sum())
@@ -135,10 +135,11 @@ def along_first(features: Tensor, moments: Moments | Gram) -> Tensor:
 
 def _first_eigenvector(matrix: Tensor) -> Tensor:
     """The first eigenvector (n,) of a symmetric matrix (n, n) without negative eigenvalues, by iteration."""
-    vector = matrix[:, matrix.diagonal().argmax()]
+    vector: Tensor = matrix[:, matrix.diagonal().argmax()]
     for _ in range(_STEPS):
         vector = matrix @ (vector / vector.norm())
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 def smaller_group(values: Tensor) -> Tensor:

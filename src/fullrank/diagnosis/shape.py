@@ -224,7 +224,7 @@ def drop_by_chance(behind: int, rows: int, possible: int) -> float:
         possible: The possible directions, r, at most N - 1.
 
     >>> round(drop_by_chance(1, rows=11, possible=10)), round(drop_by_chance(5, rows=100, possible=10), 3)
-    (90000, 1.024)
+    (90000, 1.025)
 
     Source: fullrank, from the joint density of the eigenvalues of a Wishart matrix.
     """

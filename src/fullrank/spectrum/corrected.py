@@ -31,7 +31,7 @@ def corrected_participation_ratio(features: Tensor) -> float:
 
     >>> x = torch.randn(50, 200, generator=torch.Generator().manual_seed(0))
     >>> round(participation_ratio_of(second_moments(x).singular_values()))
-    40
+    39
     >>> 180 < corrected_participation_ratio(x) < 230
     True
 

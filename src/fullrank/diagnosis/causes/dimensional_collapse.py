@@ -25,7 +25,7 @@ class DimensionalCollapse(Cause):
         share: The share of the variance that the direction must hold.
 
     >>> import torch
-    >>> x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)) * 0.1 ** torch.arange(64)
+    >>> x = torch.randn(200, 64) * 0.2 ** torch.arange(64) @ torch.linalg.qr(torch.randn(64, 64)).Q
     >>> evidence = Evidence((PlaceEvidence("h", x),))
     >>> [finding.level for finding in DimensionalCollapse().check(evidence.places[0], evidence)]
     ['alarm']
