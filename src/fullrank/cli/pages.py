@@ -10,6 +10,7 @@ import typer
 from fullrank.cli.catalogue import FAMILIES, LISTINGS
 from fullrank.cli.commands import app
 from fullrank.errors import unknown_name
+from fullrank.record.measures import MEASURES
 from fullrank.registry import Entry
 from fullrank.runs.recipe_page import escaped
 from fullrank.specs import Parameter, Spec, write
@@ -32,7 +33,7 @@ def commands_page() -> str:
         "# Commands\n",
         f"This page is written by `{COMMAND.format(page='commands')}`. "
         "Exit statuses: 0 success; 1 data, a run or the machine failed; 2 a mistake in the command; "
-        "3 `diagnose --fail-on` found a collapse.",
+        "3 `diagnose --fail-on` found what it names.",
     ]
     for name, command in _commands("fullrank", typer.main.get_command(app)):
         lines.append(f"\n## {name}\n\n{command.help or command.short_help or ''}")
@@ -58,6 +59,8 @@ def catalogue_page() -> str:
     for name in ("recipes", "tables"):
         lines += [f"\n## {name}", "\n| name | meaning |", "|---|---|"]
         lines += [f"| `{key}` | {escaped(meaning)} |" for key, meaning, _ in LISTINGS[name]()]
+    lines += ["\n## measures", "\n| name | measure | what it cannot see |", "|---|---|---|"]
+    lines += [f"| `{name}` | {each.title} | {each.blind} |" for name, each in MEASURES.items()]
     return "\n".join(lines) + "\n"
 
 
