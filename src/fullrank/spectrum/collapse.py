@@ -212,7 +212,7 @@ def _labelled(features: Tensor, labels: Tensor, measure: str) -> tuple[Tensor, T
             "-1 for rows without a label."
         )
     labels = labels.to(features.device).long()
-    classes, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+    classes, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     usable = (classes >= 0) & (counts > 1)
     if usable.sum() < 2:
         raise DataError(
@@ -222,7 +222,7 @@ def _labelled(features: Tensor, labels: Tensor, measure: str) -> tuple[Tensor, T
     stays = usable[inverse]
     rows = features.detach()[stays]
     require_finite(rows)
-    return rows.double(), labels[stays].unique(return_inverse=True)[1]
+    return rows.double(), torch.unique(labels[stays], return_inverse=True)[1]
 
 
 def _class_means(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusals import assert_names
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.spectrum import view_gap
@@ -28,9 +29,7 @@ def test_two_cones_are_a_note_with_retrieval_before_and_after_centring(distance)
     gap = view_gap(a, b)
     assert (finding.cause, finding.level) == ("view-gap", "note")
     assert finding.value == pytest.approx(gap.distance) and finding.value > finding.threshold
-    for recall in (gap.recall, gap.centred_recall):
-        assert f"{100 * recall:.1f} %" in finding.evidence
-    assert "400" in finding.evidence
+    assert_names(finding.evidence, f"{100 * gap.recall:.1f}", f"{100 * gap.centred_recall:.1f}", 400)
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0, 3.0])

@@ -68,7 +68,7 @@ class ClassCollapse(Cause):
         )
 
     def _by_labels(self, place: PlaceEvidence, evidence: Evidence, labels: Tensor) -> list[Finding]:
-        values, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+        values, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
         measured = torch.where(counts[inverse] >= _ROWS_OF_A_CLASS, labels, -1)
         classes = int(((values >= 0) & (counts >= _ROWS_OF_A_CLASS)).sum())
         try:
