@@ -2,14 +2,17 @@
 
     uv run --group benchmark python benchmarks/auditors.py
     uv run python benchmarks/auditors.py --quick            (seconds; small files)
+    uv run --group benchmark python benchmarks/auditors.py --words      (minutes; no times)
 
-Prints the two tables of docs/causes.md. In the first, each tool audits each file in its own process, with its
+Prints the two tables of docs/causes.md. Some files have labels, a split or a second view of each row. A tool
+that takes these gets them. In the first, each tool audits each file in its own process, with its
 defaults. The time runs from reading the file to the verdict. Ours also writes its record and its page.
 Before the clock starts, the tool has loaded its libraries and audited a small file.
 
 Anonymous memory is sampled from outside every 10 ms; a mapped file does not count. Resident memory is the
 growth of the system's recorded peak. A tool that is not installed has a row with that note. A tool that takes
-longer than `--limit` is stopped.
+longer than `--limit` is stopped. With `--words` all tools work in this process, on all files but the largest,
+and only what they name is printed.
 
 The second table times a measure that two tools compute, in turn, in alternating order. Before that, both
 compute it from the same few rows. If their values differ, the row is marked.
@@ -51,6 +54,9 @@ MONAI_LIMIT = 0.25
 # A contest ends after this many rounds, or after the round in which it exceeds this many seconds.
 ROUNDS, ENOUGH = 3, 30.0
 EVERYTHING, QUICK = 200_000, 1000
+# ssrlib gives numbers and no verdict. Here a rank below a quarter of the possible one is a warning.
+# So is an NC1 below 0.01: class means are then ten times as far apart as the rows of a class.
+SSRLIB_RANK, SSRLIB_NC1 = 0.25, 0.01
 
 
 @dataclass(frozen=True)
@@ -66,21 +72,40 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What a file holds: features (N, D), and labels, a split and a second view (N, D) where it has any."""
+
+    features: Array
+    labels: np.ndarray | None = None
+    split: np.ndarray | None = None
+    second: Array | None = None
+
+
+@dataclass(frozen=True)
 class Case:
     """A file: what is wrong with it, and which words of the tools count as naming that problem."""
 
     name: str
     rows: int
     width: int
-    build: Callable[[np.random.Generator, int, int], Array]
+    build: Callable[[np.random.Generator, int, int], Array | Rows]
     names: tuple[str, ...] = ()
     quick: bool = True
 
     def write(self, folder: Path) -> Path:
-        """Write the file in float32, with the same numbers each time."""
-        path = folder / "features.npy"
-        np.save(path, self.build(np.random.default_rng(0), self.rows, self.width))
-        return path
+        """Write the file in float32, with the same numbers each time; a second view lies beside it."""
+        built = self.build(np.random.default_rng(0), self.rows, self.width)
+        held = built if isinstance(built, Rows) else Rows(built)
+        second = folder / "second.npy"
+        second.unlink(missing_ok=True)
+        if held.second is not None:
+            np.save(second, held.second)
+        if held.labels is None:
+            np.save(folder / "features.npy", held.features)
+            return folder / "features.npy"
+        split = {} if held.split is None else {"split": held.split}
+        np.savez(folder / "features.npz", x=held.features, label=held.labels, **split)
+        return folder / "features.npz"
 
     def at_most(self, rows: int) -> "Case":
         """The same case with at most `rows` rows."""
@@ -119,8 +144,74 @@ def strong_mean(rng: np.random.Generator, rows: int, width: int) -> Array:
     return x
 
 
+def zero_rows(rng: np.random.Generator, rows: int, width: int) -> Array:
+    """A tenth of the rows is zero."""
+    x = healthy(rng, rows, width)
+    x[::10] = 0
+    return x
+
+
+def equal_rows(rng: np.random.Generator, rows: int, width: int) -> Array:
+    """Every row occurs twice."""
+    return np.repeat(healthy(rng, (rows + 1) // 2, width), 2, axis=0)[:rows]
+
+
+def classes(rng: np.random.Generator, rows: int, width: int, count: int, noise: float, apart: float) -> Rows:
+    """Class means at this length in random directions, and noise around them."""
+    means = healthy_at_unit_length(rng, count, width) * np.float32(apart)
+    labels = np.arange(rows) % count
+    return Rows(means[labels] + np.float32(noise) * healthy(rng, rows, width), labels)
+
+
+def leakage(rng: np.random.Generator, rows: int, width: int) -> Rows:
+    """Of the test rows, which are one half, 30 % are training rows."""
+    held = classes(rng, rows, width, 10, 1.0, 6.0)
+    half = rows // 2
+    copied = round(0.3 * half)
+    assert held.labels is not None
+    held.features[half : half + copied] = held.features[:copied]
+    held.labels[half : half + copied] = held.labels[:copied]
+    return replace(held, split=np.where(np.arange(rows) < half, "train", "test"))
+
+
+def two_groups(rng: np.random.Generator, rows: int, width: int) -> Array:
+    """At plus and minus 60 along one axis."""
+    x = healthy(rng, rows, width)
+    x[:, 0] += 60 * (1 - 2 * (np.arange(rows) % 2))
+    return x
+
+
+def large_channel(rng: np.random.Generator, rows: int, width: int) -> Array:
+    x = healthy(rng, rows, width)
+    x[:, 3] *= 100
+    return x
+
+
+def rogue_channels(rng: np.random.Generator, rows: int, width: int) -> Array:
+    x = healthy(rng, rows, width)
+    x[:, [5, 70, 300]] *= 100
+    return x
+
+
+def cones(rng: np.random.Generator, rows: int, width: int) -> Rows:
+    """Two views of each row, each view in a cone of its own."""
+    x, offset = healthy(rng, rows, width), 2 * healthy(rng, 2, width)
+    first, second = (x + np.float32(0.3) * healthy(rng, rows, width) + each for each in offset)
+    return Rows(first, second=second)
+
+
+def class_points(rng: np.random.Generator, rows: int, width: int) -> Rows:
+    return classes(rng, rows, width, 10, 1e-3, width**0.5)
+
+
+def separated_classes(rng: np.random.Generator, rows: int, width: int) -> Rows:
+    """Healthy: most of the variance lies within the classes."""
+    return classes(rng, rows, width, 5, 1.0, 12.0)
+
+
 # Any word for a low rank also counts as naming dead channels and too few rows, though it is less specific.
 LOW_RANK = ("effective_rank", "dimensionality", "effective_rank_score")
+LARGE_CHANNELS = ("uneven-scale", "dominant-direction", "rogue_dimensions")
 CASES = (
     Case("healthy Gaussian", 4000, 64, healthy),
     Case("the same at unit length", 4000, 64, healthy_at_unit_length, quick=False),
@@ -128,8 +219,36 @@ CASES = (
     Case("one half dead", 4000, 64, dead_half, ("dead-channels", *LOW_RANK)),
     Case("strong mean", 4000, 64, strong_mean, ("mean-dominance", "anisotropy")),
     Case("N below D", 40, 64, healthy, ("too-few-samples", *LOW_RANK)),
+    Case("a tenth of the rows zero", 4000, 64, zero_rows, ("zero-rows", "near_duplicate", "outliers")),
+    Case("every row twice", 4000, 64, equal_rows, ("duplicate-rows", "near_duplicate", "collapse")),
+    Case(
+        "30 % of the test rows leaked",
+        4000,
+        64,
+        leakage,
+        ("leakage", "near_duplicate", "collapse"),
+        quick=False,
+    ),
+    Case("two groups at 60", 4000, 64, two_groups, ("dominant-direction", *LARGE_CHANNELS)),
+    Case("one channel x 100", 4000, 64, large_channel, ("dominant-direction", *LARGE_CHANNELS)),
+    Case("3 channels x 100", 4000, 768, rogue_channels, LARGE_CHANNELS, quick=False),
+    Case("two views in two cones", 4000, 64, cones, ("view-gap", "ood_queries")),
+    Case("classes are points", 4000, 128, class_points, ("class-collapse", "nc1", "collapse"), quick=False),
+    Case("separated classes", 4000, 256, separated_classes, quick=False),
     Case("healthy Gaussian", EVERYTHING, 256, healthy, quick=False),
 )
+
+
+def features_of(path: Path) -> Array:
+    """The features in a file."""
+    held = np.load(path)
+    return held if isinstance(held, np.ndarray) else held["x"]
+
+
+def labels_of(path: Path) -> np.ndarray | None:
+    """The labels in a file, if it has any."""
+    held = np.load(path)
+    return None if isinstance(held, np.ndarray) else held["label"]
 
 
 def by_fullrank(path: Path) -> list[Flag]:
@@ -139,18 +258,19 @@ def by_fullrank(path: Path) -> list[Flag]:
 
     levels: dict[str, Literal["alarm", "warning"]] = {"alarm": "alarm", "note": "warning"}
     with tempfile.TemporaryDirectory() as folder:
-        diagnosis = diagnose(path, out=folder)
+        second = path.with_name("second.npy")
+        diagnosis = diagnose(path, positives=second if second.exists() else None, out=folder)
         write_page(diagnosis.path)
     return [Flag(finding.cause, levels[finding.level], finding.value) for finding in diagnosis.causes]
 
 
 def by_vecscope(path: Path) -> list[Flag]:
-    """`vecscope audit FILE`: a `fail` is an alarm, a `warn` a warning."""
+    """`vecscope audit FILE`: a `fail` is an alarm, a `warn` a warning. A second view is its queries."""
     from vecscope.evidence import audit
-    from vecscope.io import load_vectors
 
     levels: dict[str, Literal["alarm", "warning"]] = {"fail": "alarm", "warn": "warning"}
-    findings = audit(load_vectors(path)).findings
+    second = path.with_name("second.npy")
+    findings = audit(features_of(path), queries=np.load(second) if second.exists() else None).findings
     return [Flag(one.name, levels[one.verdict], one.value) for one in findings if one.verdict in levels]
 
 
@@ -160,7 +280,7 @@ def by_spectralyte(path: Path) -> list[Flag]:
     from spectralyte.core.severity import severity
 
     levels: dict[str, Literal["alarm", "warning"]] = {"bad": "alarm", "warn": "warning"}
-    report = Spectralyte(np.load(path).astype(np.float64)).run(verbose=False)
+    report = Spectralyte(features_of(path).astype(np.float64)).run(verbose=False)
     results = (
         ("anisotropy", report.anisotropy, report.anisotropy.score),
         ("dimensionality", report.dimensionality, report.dimensionality.utilization),
@@ -174,10 +294,36 @@ def by_monai(path: Path) -> list[Flag]:
     import torch
     from monai.metrics.embedding_collapse import EmbeddingCollapseMetric
 
-    score = EmbeddingCollapseMetric()(torch.from_numpy(np.load(path)))["effective_rank_score"]
+    score = EmbeddingCollapseMetric()(torch.from_numpy(features_of(path)))["effective_rank_score"]
     assert score is not None  # MONAI computes it for every file
     value = float(score)
     return [Flag("effective_rank_score", "alarm", value)] if value > MONAI_LIMIT else []
+
+
+def by_ssrlib(path: Path) -> list[Flag]:
+    """ssrlib's NC1, which needs labels, and its effective rank: below our limits each is a warning."""
+    from ssrlib.processing import EffectiveRankProcessor, NeuralCollapseProcessor
+
+    x, labels = features_of(path), labels_of(path)
+    share = float(EffectiveRankProcessor().process(x)[0]) / min(len(x) - 1, x.shape[1])
+    flags = [Flag("effective_rank", "warning", share)] if share < SSRLIB_RANK else []
+    if labels is not None:
+        first = float(NeuralCollapseProcessor().process(x, labels=labels)[0])
+        flags += [Flag("nc1", "warning", first)] if first < SSRLIB_NC1 else []
+    return flags
+
+
+def by_cleanlab(path: Path) -> list[Flag]:
+    """cleanlab's Datalab: an issue is a warning, and its value the share of rows that have it."""
+    from cleanlab import Datalab
+
+    x, labels = features_of(path), labels_of(path)
+    data = {"label": np.zeros(len(x), int) if labels is None else labels}
+    lab = Datalab(data=data, label_name=None if labels is None else "label", verbosity=0)
+    lab.find_issues(features=x)
+    summary = lab.get_issue_summary()
+    counts = zip(summary["issue_type"], summary["num_issues"], strict=True)
+    return [Flag(name, "warning", int(count) / len(x)) for name, count in counts if count]
 
 
 TOOLS: dict[str, Callable[[Path], list[Flag]]] = {
@@ -185,6 +331,8 @@ TOOLS: dict[str, Callable[[Path], list[Flag]]] = {
     "vecscope": by_vecscope,
     "spectralyte": by_spectralyte,
     "monai": by_monai,
+    "ssrlib": by_ssrlib,
+    "cleanlab": by_cleanlab,
 }
 
 
@@ -265,6 +413,37 @@ def vecscope_neighbours(x: Array) -> tuple[float, float]:
     return hubness(x, knn=index)["skewness"], duplicates
 
 
+def classes_of(x: Array) -> np.ndarray:
+    """Labels for measures that need some: the largest of ten channels."""
+    return np.argmax(x[:, :10], axis=1)
+
+
+def ssrlib_collapse(x: Array) -> tuple[float]:
+    from ssrlib.processing import NeuralCollapseProcessor
+
+    return (float(NeuralCollapseProcessor().process(x, labels=classes_of(x))[0]),)
+
+
+def ssrlib_ratios(x: Array) -> tuple[float, float]:
+    """Each is a decomposition of its own."""
+    from ssrlib.processing import NESumProcessor, ParticipationRatioProcessor
+
+    return float(ParticipationRatioProcessor().process(x)[0]), float(NESumProcessor().process(x)[0])
+
+
+def our_collapse(x: "torch.Tensor") -> tuple[float]:
+    import torch
+
+    from fullrank.spectrum.collapse import nc1
+
+    return (nc1(x, torch.from_numpy(classes_of(x.numpy()))),)
+
+
+def our_ratios(x: "torch.Tensor") -> tuple[float, float]:
+    values = spectrum.singular_values(x)
+    return spectrum.participation_ratio_of(values), spectrum.nesum_of(values)
+
+
 def our_rank(x: "torch.Tensor") -> tuple[float]:
     return (spectrum.effective_rank(x),)
 
@@ -313,6 +492,10 @@ CONTESTS = (
     Contest(VARIANCE, "vecscope", (4096, 100_000), our_variance, vecscope_variance, (1e-6,), audited=True),
     Contest("hubness", "vecscope", (10_000, 10_000), our_hubness, vecscope_hubness, (1e-3,)),
     Contest("near duplicates", "vecscope", (10_000, 10_000), our_duplicates, vecscope_duplicates, (1e-3,)),
+    Contest("NC1", "ssrlib", ALL, our_collapse, ssrlib_collapse, (1e-3,), audited=True),
+    Contest(
+        "participation ratio; NESum", "ssrlib", ALL, our_ratios, ssrlib_ratios, (1e-3, 1e-3), audited=True
+    ),
     Contest(
         "hubness; near duplicates",
         "vecscope",
@@ -583,10 +766,42 @@ def machine(tools: Iterable[str]) -> str:
     )
 
 
+def print_words(cases: Iterable[Case], tools: list[str], folder: Path) -> None:
+    """A table of what each tool names: a line for each file, a column for each tool."""
+    print(f"| file | {' | '.join(tools)} |\n|{'---|' * (len(tools) + 1)}")
+    looks = []
+    for case in cases:
+        path, cells = case.write(folder), []
+        for tool in tools:
+            with contextlib.redirect_stdout(sys.stderr):
+                looks.append(Look(case, tool, math.inf, math.nan, tuple(TOOLS[tool](path))))
+            cells.append(words_of(looks[-1]))
+        print(f"| {case} | {' | '.join(cells)} |", flush=True)
+    print(f"\n{'; '.join(sum_up(tool, looks) for tool in tools)}.")
+    small = agreed_rows()
+    import torch
+
+    for contest in CONTESTS:
+        if contest.peer in tools:
+            ours, theirs = contest.ours(torch.from_numpy(small)), contest.theirs(small)
+            values = " / ".join(", ".join(f"{value:.4g}" for value in side) for side in (ours, theirs))
+            print(f"{contest.measures} of {len(small):,} rows: ours / {contest.peer} {values}")
+
+
+def words_of(look: Look) -> str:
+    """What a tool names; where it does not name the fault, **no** and its other alarms."""
+    others = ", ".join(map(str, look.others("alarm")))
+    if not look.case.names:
+        return f"false: {others}" if others else "–"
+    named = ", ".join(f"{flag}{' (w)' * (flag.level == 'warning')}" for flag in look.named)
+    return named or f"**no**{f'; {others}' if others else ''}"
+
+
 def main() -> None:
     """Print both tables; a process that was started for one piece of work does only that."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="use five files of at most 1,000 rows")
+    parser.add_argument("--quick", action="store_true", help="use ten files of at most 1,000 rows")
+    parser.add_argument("--words", action="store_true", help="only what each tool names, without times")
     parser.add_argument("--limit", type=float, default=300.0, help="most seconds that a process may take")
     parser.add_argument("--work", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -596,6 +811,11 @@ def main() -> None:
             work_contest(int(what), path) if what.isdigit() else work_audit(what, path)
         return
     here = [tool for tool in TOOLS if installed(tool)]
+    if arguments.words:
+        with tempfile.TemporaryDirectory() as folder:
+            print_words((case for case in CASES if case.rows < EVERYTHING), here, Path(folder))
+        print(f"\n{machine(here)}")
+        return
     most = QUICK if arguments.quick else EVERYTHING
     cases = [case.at_most(most) for case in CASES if case.quick or not arguments.quick]
     with tempfile.TemporaryDirectory() as folder:

@@ -4,10 +4,10 @@
     uv run python benchmarks/large_file.py --quick              (seconds)
     uv run python benchmarks/large_file.py --kinds float32,parquet --rounds 3
 
-The bare product is `x.T @ x` in float32 over the chunks of the mapped .npy file, summed. It computes no mean,
-checks for no NaN and uses no float64. The diagnosis is `diagnose_file` of a file that is opened anew, with its
-checks. It covers zero and equal rows, moments, near duplicates, measures and causes. The kinds of file hold the
-same numbers: `float32` and `float16` are .npy, `parquet` is a column of lists of float32.
+The bare product is `x.T @ x` in float32 over the chunks of the mapped .npy file, summed. It computes no
+mean, checks for no NaN and uses no float64. The diagnosis is `diagnose_file` of a file that is opened anew,
+with its checks. It covers zero and equal rows, moments, near duplicates, measures and causes. The kinds of
+file hold the same numbers: `float32` and `float16` are .npy, `parquet` is a column of lists of float32.
 
 Product and diagnosis take turns, and the order alternates each round. Their files are in the system's cache.
 Memory is the anonymous memory, to which a mapped file does not count, beyond that before the file was opened.
@@ -80,11 +80,11 @@ def bare_product(file: EmbeddingFile) -> Tensor:
     return total
 
 
-def seconds(job: Callable[[], object]) -> float:
-    """Wall seconds of one pass."""
-    start = time.perf_counter()
+def seconds(job: Callable[[], object]) -> tuple[float, float]:
+    """Wall seconds and processor seconds of one pass."""
+    wall, processor = time.perf_counter(), time.process_time()
     job()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def anonymous_megabytes() -> float:
@@ -131,18 +131,26 @@ def measure(kind: str, path: Path, rounds: int) -> str:
         "product": lambda: bare_product(open_embeddings(path)),
         "diagnosis": lambda: diagnose_file(open_embeddings(other)),
     }
-    ratios = []
+    print(f"{kind}: {memory:.0f} MB above the start", flush=True)
+    ratios: list[tuple[float, float]] = []
     for number in range(rounds):
         taken = {name: seconds(jobs[name]) for name in (list(jobs) if number % 2 else reversed(jobs))}
-        ratios.append(taken["diagnosis"] / taken["product"])
-        times = f"{taken['diagnosis']:.1f} s, the bare product {taken['product']:.1f} s"
-        print(f"{kind}, round {number}: the diagnosis {times}, ratio {ratios[-1]:.2f}", flush=True)
+        (wall, processor), (bare, bare_processor) = taken["diagnosis"], taken["product"]
+        ratios.append((wall / bare, processor / bare_processor))
+        print(
+            f"{kind}, round {number}: the diagnosis {wall:.1f} s ({processor:.1f} of the processor), the bare "
+            f"product {bare:.1f} s ({bare_processor:.1f}), ratio {ratios[-1][0]:.2f} ({ratios[-1][1]:.2f})",
+            flush=True,
+        )
     if other != path:
         other.unlink()
-    ratio, met = statistics.median(ratios), "" if max(ratios) <= MOST_TIMES else " (asked: 5)"
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    over = "" if memory <= MOST_MEGABYTES else f" (asked: {MOST_MEGABYTES})"
-    return f"| {kind} | {ratio:.2f} ({spread}){met} | {memory:.0f}{over} |"
+    walls, processors = zip(*ratios, strict=True)
+    met = "" if statistics.median(walls) <= MOST_TIMES and memory <= MOST_MEGABYTES else " **too much**"
+    spread = f"{min(walls):.2f} to {max(walls):.2f}"
+    return (
+        f"| {kind} | {statistics.median(walls):.2f} ({spread}) | {statistics.median(processors):.2f} "
+        f"| {memory:.0f}{met} |"
+    )
 
 
 def main() -> None:
@@ -152,12 +160,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of file, with commas between")
-    parser.add_argument("--quick", action="store_true", help="6,000 rows of width 32, one round")
+    parser.add_argument("--quick", action="store_true", help="2,000 rows of width 16, one round")
     parser.add_argument("--folder", help="where the files are written for the time of the run")
     arguments = parser.parse_args()
     rows, width, rounds = arguments.rows, arguments.width, arguments.rounds
     if arguments.quick:
-        rows, width, rounds = 6000, 32, 1
+        rows, width, rounds = 2000, 16, 1
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = write_features(Path(folder), rows, width)
         small = Path(folder) / "small.npy"
@@ -167,7 +175,7 @@ def main() -> None:
     print(
         f"\n{rows:,} x {width}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, {rounds} rounds\n\n"
-        "| file | diagnosis, times the bare product | MB above start |\n|---|---|---|"
+        "| file | wall, times the bare product | processor, times it | MB above start |\n|---|---|---|---|"
     )
     print("\n".join(lines))
 

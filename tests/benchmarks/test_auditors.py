@@ -28,7 +28,9 @@ def benchmark():
 @pytest.fixture(scope="module")
 def looks(benchmark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    cases = [case.at_most(benchmark.QUICK) for case in benchmark.CASES]
+    healthy = (benchmark.healthy, benchmark.healthy_at_unit_length)
+    chosen = [case for case in benchmark.CASES if case.quick or case.build in healthy]  # probes take long
+    cases = [case.at_most(benchmark.QUICK) for case in chosen]
     found = [tuple(benchmark.by_fullrank(case.write(folder))) for case in cases]
     return [
         benchmark.Look(case, "fullrank", 9.0, 1.0, flags) for case, flags in zip(cases, found, strict=True)
@@ -36,7 +38,7 @@ def looks(benchmark, tmp_path_factory):
 
 
 def test_ours_names_all_and_alarms_on_nothing_healthy(benchmark, looks):
-    assert benchmark.sum_up("fullrank", looks) == "fullrank names 4 of 4, alarms on 0 of 3 healthy files"
+    assert benchmark.sum_up("fullrank", looks) == "fullrank names 9 of 9, alarms on 0 of 3 healthy files"
     assert all(not look.others(level) for look in looks for level in ("alarm", "warning"))
 
 
@@ -50,9 +52,22 @@ def test_every_word_of_ours_is_a_cause(benchmark):
 def test_an_alarm_on_a_healthy_file_is_counted_as_false(benchmark, looks):
     alarm = benchmark.Flag("effective_rank", "alarm", 0.5)
     wrong = [dataclasses.replace(look, flags=(alarm,)) for look in looks]
-    # A word for a low rank names all that is wrong but the strong mean.
-    assert benchmark.sum_up("fullrank", wrong) == "fullrank names 3 of 4, alarms on 3 of 3 healthy files"
+    # A word for a low rank names a low rank, dead channels and too few rows.
+    assert benchmark.sum_up("fullrank", wrong) == "fullrank names 3 of 9, alarms on 3 of 3 healthy files"
     assert "**no** | `effective_rank` 0.5" in str(wrong[4])
+
+
+def test_labels_split_and_second_view_go_into_the_file(benchmark, tmp_path):
+    cases = {case.names[0]: case.at_most(100) for case in benchmark.CASES if case.names}
+    path = cases["leakage"].write(tmp_path)
+    held = np.load(path)
+    train, test = (held["x"][held["split"] == part] for part in ("train", "test"))
+    assert (test[:, None] == train).all(2).any(1).mean() == 0.3
+    assert np.array_equal(benchmark.labels_of(path), held["label"]) and len(held["label"]) == 100
+    path = cases["view-gap"].write(tmp_path)
+    assert benchmark.features_of(path).shape == np.load(tmp_path / "second.npy").shape
+    cases["zero-rows"].write(tmp_path)
+    assert benchmark.labels_of(path) is None and not (tmp_path / "second.npy").exists()
 
 
 def test_one_process_looks_at_one_file(benchmark, tmp_path):
@@ -94,3 +109,14 @@ def test_no_shared_measure_is_trivial_where_values_are_compared(benchmark):
     assert 0.2 < mean_cosine(rows) < 0.8 and hubness(rows) > 1
     again = benchmark.agreed_rows()
     assert np.array_equal(rows, again) and again.dtype == np.float32
+
+
+def test_words_are_a_column_for_each_tool(benchmark, tmp_path, capsys):
+    cases = [case.at_most(300) for case in benchmark.CASES[1:3]]
+    benchmark.print_words(cases, ["fullrank"], tmp_path)
+    header, _, healthy, low, *_ = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1].split()[0] for line in (header, healthy, low)] == [
+        "fullrank",
+        "–",
+        "`unexplained-low-rank`",
+    ]

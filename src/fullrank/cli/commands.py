@@ -200,6 +200,7 @@ def probe(
     episodes: Annotated[int, typer.Option(help="Draws of the images for --shots.")] = 5,
     shift: Annotated[Texts, typer.Option(metavar="SPEC", help="Also test on this data. Repeatable.")] = None,
     features: Annotated[str, typer.Option(help="For linear probes: raw, l2 or standardised.")] = "raw",
+    json: JsonOption = False,
 ) -> None:
     """Linear and nearest-neighbour accuracy of any encoder at any place, on any labelled images."""
     from fullrank.embeddings.kinds import is_embeddings
@@ -209,6 +210,7 @@ def probe(
         model.refuse_for_file(target)
     begin()
     from fullrank.cli.tables import print_evaluation
+    from fullrank.evaluation.evaluate import Evaluation
     from fullrank.evaluation.probe import probe as run_probe
 
     evaluation = run_probe(
@@ -223,6 +225,11 @@ def probe(
         shifts=shift or (),
         features=features,
     )
+    if json:
+        from pydantic import TypeAdapter
+
+        typer.echo(TypeAdapter(Evaluation).dump_json(evaluation, indent=1))
+        return
     print_evaluation(evaluation)
 
 

@@ -59,6 +59,8 @@ def entry_of(
         of_matrix = rankme_of(place.moments.matrix_singular_values())
         ranks[place.place] = {"effective_rank": rank, "rankme": of_matrix}
         measures.extend(measures_of(place, duplicates, evidence.seed))
+        for norms in evidence.tokens:
+            measures.extend(norms.measures() if norms.place == place.place else ())
         shares.extend(operation_shares(place, last.views, temperature))
     images = probed.images
     cut = best_cut(probed.layers, images.test) if len(probed.layers) > 1 and images else None
