@@ -98,7 +98,7 @@ def test_what_is_said_of_the_place_to_keep_is_in_the_table(seed: int) -> None:
         assert linear[named[1]] == best and table[named[1]] == named[2]
         smoothed = (best * tested + 1) / (tested + 2)
         near = best - linear[entry.cut] <= np.sqrt(smoothed * (1 - smoothed) / tested) + 1e-12
-        assert ("within one standard error" in said) == near
+        assert ("standard error" in said) == near
     for points, side, place in re.findall(r"([\d.]+) (above|below) (h|z)\b", said):
         gap = 100 * (linear[entry.cut] - linear[place])
         assert float(points) == pytest.approx(abs(gap), abs=0.051) and (gap > 0) == (side == "above")

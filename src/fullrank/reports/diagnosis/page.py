@@ -104,7 +104,7 @@ def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
         ("Ranks", figures.ranks_figure(diagnosis), figures.RANKS, ranks),
     ):
         key = {trace.name: styles[trace.name] for trace in figure.data} if figure else {}
-        label = f"{what} at each place, from the image at the top to the loss; {_IN_THE_TABLE}"
+        label = f"{what} at each place, from the image at the top to the loss; the table has the numbers."
         shown += panels(figure, f"{what} by place", label, note, key)
     return shown
 
