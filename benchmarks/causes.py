@@ -99,7 +99,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds")
     parser.add_argument("--quick", action="store_true", help="leave out the trained runs and the timm model")
     parser.add_argument("--show", action="store_true", help="print each false finding on stderr")
-    parser.add_argument("--cause", help="only the cases of this cause, or healthy")
+    parser.add_argument(
+        "--cause", action="append", help="only the cases of this cause, or healthy; repeatable"
+    )
     parser.add_argument(
         "--real", type=Path, metavar="FOLDER", help="make the real cases there, and judge them"
     )
@@ -115,7 +117,7 @@ def main() -> None:
     cases = [
         case
         for case in CASES
-        if not (arguments.quick and case.slow) and arguments.cause in (None, case.cause)
+        if not (arguments.quick and case.slow) and case.cause in (arguments.cause or [case.cause])
     ]
     rows = []
     print(header(seeds))

@@ -16,6 +16,9 @@ from fullrank.embeddings.files import open_embeddings
 from fullrank.errors import FullrankError
 from fullrank.record import Finding
 
+# Notes that only count what is there cannot be false.
+_COUNTS = frozenset({"zero-rows", "duplicate-rows", "dead-channels", "too-few-samples"})
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -66,7 +69,7 @@ class Judged:
     @property
     def false_notes(self) -> list[Finding]:
         """Notes of causes that are not true."""
-        may = self.truth.expected | self.truth.accepted
+        may = self.truth.expected | self.truth.accepted | _COUNTS
         return [f for f in self.findings if f.level == "note" and f.cause not in may]
 
     @property

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 # A dead layer makes rows that are zero, or equal to others.
 _OF_DEAD = ("zero-rows", "duplicate-rows")
 # What may be noted of an encoder that nobody trained.
-_OF_UNTRAINED = ("dead-channels", "mean-dominance", "dominant-direction", "dimensional-collapse")
+_OF_UNTRAINED = ("dead-channels", "mean-dominance", *FEW_DIRECTIONS)
 
 
 def timm_net(arch: str, seed: int, size: int = 32) -> nn.Module:
@@ -98,13 +98,13 @@ def finetune_family() -> Iterator[RealCase]:
         good, classifier = tuned_well(arch, data, seed)
         twin = effective_rank(read(good, x.test))
         if schedule is None:
-            # Rectified channels may be idle on these images.
-            return Sample(
-                {"h": read(good, x.test)},
-                accepted=("dead-channels",),
-                measured=f"er {twin:.1f}",
-                labels=x.test_labels,
-            )
+            h = read(good, x.test)
+            accuracy = float((classifier(h).argmax(1) == x.test_labels).float().mean())
+            said = f"accuracy {accuracy:.2f}, er {twin:.1f}"
+            # Below one half, nobody can say whether the few steps were good.
+            if accuracy < 0.5:
+                return Sample({"h": h}, FEW_DIRECTIONS, "ambiguous", _OF_UNTRAINED, said, x.test_labels)
+            return Sample({"h": h}, (), "none", ("dead-channels",), said, x.test_labels)
         net, classifier = copied(good), copied(classifier)
         net = Frozen(net) if frozen else net
         with torch.random.fork_rng(devices=()):
@@ -117,7 +117,7 @@ def finetune_family() -> Iterator[RealCase]:
         # At chance, half of the rank is enough: nothing of the classes is left.
         at_chance = accuracy < 0.2 and rank < 0.5 * twin
         expected, level = (FEW_DIRECTIONS, "alarm") if at_chance else judged(rank, twin)
-        if accuracy > 0.3 and expected:
+        if (accuracy > 0.3 and expected) or (accuracy < 0.5 and not expected):
             level = "ambiguous"
         said = f"loss {loss:.2f}, accuracy {accuracy:.2f}, er {rank:.2f}, before {twin:.1f}"
         return Sample(

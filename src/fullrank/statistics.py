@@ -101,6 +101,23 @@ def binomial_interval(share: float, count: int) -> tuple[float, float]:
     return (middle - half) / (1 + square / count), (middle + half) / (1 + square / count)
 
 
+def one_error_below(best: float, count: int) -> float:
+    r"""The lowest accuracy within one standard error of the best one, on `count` test images.
+
+    .. math:: a - \sqrt{\hat a (1 - \hat a) / n}, \qquad \hat a = \frac{a n + 1}{n + 2}
+
+    The accuracy in the error is smoothed, because even a perfect score has an error.
+
+    Args:
+        best: the best accuracy a, 0 to 1.
+        count: the number n of labelled test images.
+
+    >>> round(one_error_below(1.0, 100), 3)
+    0.99
+    """
+    return best - binomial_error((best * count + 1) / (count + 2), count)
+
+
 def paired_error(first: float, second: float, count: int, discordant: float | None = None) -> float:
     r"""The standard error of the difference of two accuracies on the same `count` test images.
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
 from fullrank.diagnosis.causes import CAUSES, Cause, Stage
+from fullrank.diagnosis.norms import NormShift
 from fullrank.diagnosis.rows import survey_features
+from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.record import ProbedAgain
 
 
@@ -90,13 +92,28 @@ def paired(distance: float) -> Evidence:
     return Evidence((PlaceEvidence("z", x, (x + away, x + 0.1 * gaussian(seed=1) - away)),))
 
 
+def normed(features: Tensor, off: float) -> Evidence:
+    """Features at h behind two batch norms, with this share of channels that do not fit."""
+    norms = (NormShift("bn1", 8, 0.1, 0.1, off), NormShift("bn2", 8, -9.0, 0.1, off))
+    return Evidence((PlaceEvidence("h", features),), norms=norms)
+
+
+def with_tokens(norm: float) -> Evidence:
+    """Healthy features, of images whose first patch token has this norm and whose others have norm 1."""
+    norms = torch.ones(40, 49)
+    norms[:, 0] = norm
+    return replace(at_z(gaussian()), tokens=(TokenNorms.of("z", norms),))
+
+
 CASES = {
+    "batch-statistics": Case(lambda: normed(1 + 1e-5 * gaussian(), 1.0), lambda: normed(1 + gaussian(), 0.1)),
     "zero-rows": Case(
         lambda: at_z(gaussian() * scaled((60, 0), (540, 1))[:, None]),
         lambda: at_z(gaussian() * scaled((60, 1e-3), (540, 1))[:, None]),
     ),
     "duplicate-rows": Case(lambda: at_z(twinned(0.25)), lambda: at_z(twinned(0.01))),
     "leakage": Case(lambda: split(0.3), lambda: split(0.01)),
+    "outlier-tokens": Case(lambda: with_tokens(12.0), lambda: with_tokens(3.0)),
     "complete-collapse": Case(lambda: at_z(1 + 1e-5 * gaussian()), lambda: at_z(1 + gaussian())),
     "dead-channels": Case(lambda: at_z(gaussian() * scaled((12, 1), (4, 0))), lambda: at_z(gaussian())),
     "mean-dominance": Case(lambda: at_z(gaussian() - 10), lambda: at_z(gaussian() - 1)),

@@ -8,12 +8,12 @@ import torch
 from refusals import assert_names, refuses
 from torch import nn
 
-from fullrank import diagnose, objective, source, train, view_pipeline
+from fullrank import diagnose, objective, source, target, train, view_pipeline
 from fullrank.cli.commands import app
 from fullrank.diagnosis import layers, of_model, operation_shares
 from fullrank.diagnosis.features import collect
 from fullrank.diagnosis.of_model import diagnose_model
-from fullrank.diagnosis.subject import Subject
+from fullrank.diagnosis.subject import Subject, find_subject
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record
 from fullrank.reports.page import write_page
@@ -216,8 +216,34 @@ def test_a_run_that_learned_labels_is_diagnosed_without_its_loss(loss, two_digit
     }
     run = train("digits", out=tmp_path / "run", head="linear:8", objective=loss, **settings)
     entry = diagnose(run, data=two_digits, places=["h", "z"], out=tmp_path / "d", limit=50).entry
+    assert find_subject(target(run), two_digits, None).supervised is True
     assert all(row.gradient_rank is None and row.linear is not None for row in entry.layers)
     assert any("loss" in sentence for sentence in entry.not_seen)
+
+
+def test_only_a_run_is_known_to_have_learned_without_labels(quick_run, two_digits):
+    assert find_subject(target(quick_run), two_digits, None).supervised is False
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    assert find_subject(target(net), two_digits, None).supervised is None
+
+
+def test_classes_of_a_file_that_are_points_are_a_note_and_no_low_rank(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(500) % 10
+    x = rng.normal(size=(10, 64))[labels] + 1e-3 * rng.normal(size=(500, 64))
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32), label=labels)
+    entry = diagnose(tmp_path / "x.npz", out=tmp_path / "d").entry
+    assert not entry.collapsed and [finding.cause for finding in entry.findings] == ["class-collapse"]
+
+
+def test_paired_files_in_two_cones_are_a_note_and_of_two_widths_are_refused(tmp_path, gaussian):
+    images = saved(tmp_path, "images.npy", gaussian)
+    texts = saved(tmp_path, "texts.npy", gaussian + 0.1 * gaussian[::-1] + 10 * np.eye(16)[0])
+    entry = diagnose(images, positives=texts, out=tmp_path / "d").entry
+    assert not entry.collapsed and [finding.cause for finding in entry.findings] == ["view-gap"]
+    narrow = saved(tmp_path, "narrow.npy", gaussian[:, :8])
+    with refuses(DataError, "narrow.npy", 16, 8):
+        diagnose(images, positives=narrow, out=tmp_path / "e")
 
 
 def test_a_file_takes_nothing_that_only_a_model_has_and_says_what_it_left_out(gaussian, tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from fullrank import diagnose, source
 from fullrank.cli.commands import app
-from fullrank.diagnosis import layers, of_model
+from fullrank.diagnosis import layers, of_model, rows as rows_module
 from fullrank.record import Record
 
 
@@ -85,7 +85,7 @@ def test_each_group_of_equal_rows_kept_once(tmp_path, rows):
     # Of two halves that are drawn here, neither leaks: equal rows may lie in both.
     halves = entry_of(tmp_path / "c", {"x": np.r_[x, x], "label": np.r_[y, y]})
     assert [one.cause for one in halves.findings] == ["duplicate-rows"]
-    assert [one.change for one in halves.probed_again] == ["without equal rows"]
+    assert [one.change for one in halves.probed_again] == [rows_module.WITHOUT_EQUAL]
 
 
 def test_the_record_keeps_1000_rows_and_the_table_all(tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_leaked_images_of_a_model_and_the_accuracy_without_them(digits, tmp_path
     assert finding.ids[0] == "test/40" and finding.same_as_ids[0] == "train/5"
     assert table_of(tmp_path / "d")[0]["same_as_id"] == "train/5"
     clean = diagnose(model, data=(train, test[:40]), out=tmp_path / "e").entry
-    again = next(one for one in entry.probed_again if one.change == "without leaked rows")
+    again = next(one for one in entry.probed_again if one.change == rows_module.WITHOUT_LEAKED)
     assert (again.place, again.linear, again.tested) == ("h", clean.layers[0].linear, 40)
     frame = diagnose(model, data=(train, leaked), out=tmp_path / "f").to_frame()
     assert "leakage" in frame["notes"][0]

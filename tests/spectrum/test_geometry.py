@@ -15,6 +15,7 @@ from fullrank.spectrum import (
     rogue_dimensions,
     uniformity,
     unit_rows,
+    view_gap,
 )
 
 
@@ -140,3 +141,54 @@ def test_what_does_not_fit_raises():
             measure(torch.tensor([[1.0], [math.inf]]))
     with refuses(UsageError, 2, 3):
         principal_angles(torch.ones(2, 1), torch.ones(3, 1))
+
+
+def cones(distance, rows=80, width=6, seed=0):
+    """Two views that agree up to noise, the second moved along one axis."""
+    a = normal(rows, width, seed)
+    b = a + 0.2 * normal(rows, width, seed + 1)
+    return a, b + distance * torch.eye(width, dtype=a.dtype)[0]
+
+
+def test_view_gap_against_plain_numpy():
+    a, b = cones(2.0)
+    gap = view_gap(a, b)
+    u, v = ((x / x.norm(dim=1, keepdim=True)).numpy() for x in (a, b))
+    spread = np.sqrt((u.var(axis=0).sum() + v.var(axis=0).sum()) / 2)
+    assert gap.distance == pytest.approx(np.linalg.norm(u.mean(0) - v.mean(0)) / spread)
+    for found, (x, y) in ((gap.recall, (u, v)), (gap.centred_recall, (u - u.mean(0), v - v.mean(0)))):
+        cosines = np.corrcoef(np.hstack([x, -x]), np.hstack([y, -y]))[: len(x), len(x) :]  # mean 0
+        hits = [(cosines.argmax(axis) == np.arange(len(x))).mean() for axis in (0, 1)]
+        assert found == pytest.approx(np.mean(hits))
+
+
+def test_view_gap_grows_with_the_distance_and_is_near_zero_for_views_of_one_encoder():
+    distances = [view_gap(*cones(distance)).distance for distance in (0, 1, 3, 10, 100)]
+    assert distances[0] < 0.05 and distances == sorted(distances) and distances[-1] > 1.4
+    assert view_gap(torch.ones(5, 3), torch.ones(5, 3)).distance == 0
+    assert view_gap(torch.ones(5, 3), -torch.ones(5, 3)).distance == math.inf
+
+
+def test_view_gap_depends_neither_on_order_nor_axes_nor_the_unit_of_a_side():
+    a, b = cones(2.0)
+    gap, turn = view_gap(a, b), torch.linalg.qr(normal(6, 6, 8)).Q
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(1))
+    for other in (view_gap(a[order], b[order]), view_gap(a @ turn, 50 * b @ turn), view_gap(b, a)):
+        assert other.distance == pytest.approx(gap.distance)
+        assert (other.recall, other.centred_recall) == (gap.recall, gap.centred_recall)
+
+
+def test_view_gap_of_rows_that_do_not_belong_together_finds_no_pair():
+    a, b = cones(0.0)
+    assert view_gap(a, b).recall > 0.9 and view_gap(a, b.roll(1, 0)).recall < 0.1
+    assert view_gap(torch.ones(80, 6), torch.ones(80, 6)).recall == 0  # ties
+
+
+def test_view_gap_draws_pairs_and_refuses_what_is_none():
+    a, b = cones(1.0)
+    assert [len(side) for side in view_gap(a, b, sample=30).rows] == [30, 30]
+    assert view_gap(a, b, sample=30).recall >= view_gap(a, b).recall
+    with refuses(UsageError, "(80, 6)", "(80, 5)"):
+        view_gap(a, b[:, :5])
+    with refuses(DataError, 2, 1):
+        view_gap(a[:1], b[:1])

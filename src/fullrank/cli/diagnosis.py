@@ -10,17 +10,19 @@ from rich.table import Table
 
 from fullrank.cli.tables import plain_table
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.errors import UsageError, count_of, few_of
+from fullrank.errors import UsageError, count_of
 from fullrank.record import RECORD_FILE, DiagnosisEntry
-from fullrank.record.offending import ROWS_FILE
 from fullrank.reports.diagnosis.words import (
     OPERATION_NOTE,
     Cause,
     causes,
     compared_sentences,
+    cut_sentence,
     denominators,
     operation_sentence,
     operation_table,
+    places_and_values,
+    rows_sentence,
 )
 from fullrank.reports.numbers import in_points
 
@@ -59,36 +61,39 @@ def failed(wanted: Sequence[str], entry: DiagnosisEntry) -> bool:
 
 
 def print_diagnosis(entry: DiagnosisEntry) -> None:
-    """The verdict, each finding with value, threshold and remedy, and the measures of each place."""
+    """The verdict, the table of places, alarms in full, notes in short, and what was not examined."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
     for sentence in compared_sentences(entry):
         console.print(escape(sentence))
-    for cause in causes(entry.findings):
-        _print_cause(console, cause)
+    if cut := cut_sentence(entry):
+        console.print(escape(cut))
     console.print(_places(entry))
     ranks = "Ranks compare runs of one method. Across methods they do not measure quality."
     accuracies = any(row.linear is not None for row in entry.layers)
     console.print(f"{'Accuracies in points. ' if accuracies else ''}{ranks}")
     for sentence in denominators(entry):
         console.print(escape(sentence))
+    for cause in causes(entry.findings):
+        _print_cause(console, cause)
+    if entry.findings:
+        console.print()
     _print_operations(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
 
 def _print_cause(console: Console, cause: Cause) -> None:
-    """A cause with its first finding, the values of the others, and the remedies."""
+    """A cause with its first evidence, its places and values, and remedies; of a note the first remedy."""
     first, *others = cause.findings
     console.print(f"\n{_LEVELS[cause.level]}  {escape(first.cause)} at {escape(first.place)}")
-    value = f"{escape(first.measure)}: {first.value:.3g} (threshold {first.threshold:.3g})"
-    lines = [first.evidence, value]
-    if first.row_count:
-        names = first.ids or [str(row) for row in first.rows]
-        lines.append(f"Rows: {few_of(names)}. All {first.row_count:,} are in {ROWS_FILE}.")
+    lines = [first.evidence, f"{first.measure}: {first.value:.3g} (threshold {first.threshold:.3g})"]
+    if rows := rows_sentence(first):
+        lines.append(rows)
     if others:
-        lines.append("Also at " + ", ".join(f"{each.place} ({each.value:.3g})" for each in others) + ".")
-    lines += [f"Try: {remedy}" for remedy in dict.fromkeys(each.remedy for each in cause.findings)]
+        lines.append(f"Also at {places_and_values(others)}.")
+    remedies = list(dict.fromkeys(each.remedy for each in cause.findings))
+    lines += [f"Try: {remedy}" for remedy in remedies[: None if cause.level == "alarm" else 1]]
     for line in lines:
         console.print(Padding(escape(line), (0, 0, 0, 7)))
 

@@ -10,6 +10,7 @@ import typer
 from fullrank.cli.catalogue import FAMILIES, LISTINGS
 from fullrank.cli.commands import app
 from fullrank.errors import unknown_name
+from fullrank.record.measures import MEASURES
 from fullrank.registry import Entry
 from fullrank.runs.recipe_page import escaped
 from fullrank.specs import Parameter, Spec, write
@@ -58,6 +59,8 @@ def catalogue_page() -> str:
     for name in ("recipes", "tables"):
         lines += [f"\n## {name}", "\n| name | meaning |", "|---|---|"]
         lines += [f"| `{key}` | {escaped(meaning)} |" for key, meaning, _ in LISTINGS[name]()]
+    lines += ["\n## measures", "\n| name | measure | what it cannot see |", "|---|---|---|"]
+    lines += [f"| `{name}` | {each.title} | {each.blind} |" for name, each in MEASURES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -80,6 +80,15 @@ def dominant_of(features: Tensor, moments: Moments | Gram, shape: Shape) -> Domi
     return Dominant(channels, share, rest, possible, group, len(features))
 
 
+def percent(share: float) -> str:
+    """A share near 1 in percent, to four digits.
+
+    >>> percent(0.98291), percent(1 - 1e-12)
+    ('98.29 %', 'more than 99.99 %')
+    """
+    return "more than 99.99 %" if share > 0.9999 else f"{100 * share:.4g} %"
+
+
 def largest_channels(variances: Tensor, rows: int) -> tuple[tuple[int, ...], float]:
     """The few channels before the largest drop of the variances (D,), and their share of the sum.
 

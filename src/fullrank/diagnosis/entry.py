@@ -59,6 +59,8 @@ def entry_of(
         of_matrix = rankme_of(place.moments.matrix_singular_values())
         ranks[place.place] = {"effective_rank": rank, "rankme": of_matrix}
         measures.extend(measures_of(place, duplicates, evidence.seed))
+        for norms in evidence.tokens:
+            measures.extend(norms.measures() if norms.place == place.place else ())
         shares.extend(operation_shares(place, last.views, temperature))
     images = probed.images
     cut = best_cut(probed.layers, images.test) if len(probed.layers) > 1 and images else None
@@ -92,7 +94,8 @@ def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: 
     if alarms:
         text = f"Collapsed: {named}."
     else:
-        text = f"No collapse found, with a note: {named}." if named else "No collapse found."
+        noted = "a note" if len(places) == 1 else "notes"
+        text = f"No collapse found, with {noted}: {named}." if named else "No collapse found."
     place = "h" if "h" in spectrum else next(iter(spectrum))
     width, rank = len(spectrum[place].singular_values), spectrum[place].effective_rank
     text += f" The effective rank of {place} is {rank:.1f} of {width}."
@@ -100,9 +103,9 @@ def verdict(findings: Sequence[Finding], spectrum: Mapping[str, Spectrum], cut: 
 
 
 def _some(places: Sequence[str]) -> str:
-    """Up to three places by name; of more, the first, the last and the number."""
+    """Up to three places by name; of more, the first two and the number of the others."""
     if len(places) > 3:
-        return f"{places[0]} to {places[-1]} ({len(places)} places)"
+        return f"{places[0]}, {places[1]} and {len(places) - 2} more places"
     return " and ".join([", ".join(places[:-1]), places[-1]] if len(places) > 1 else places)
 
 

@@ -21,7 +21,7 @@ from fullrank.probes.probe import label_vector
 from fullrank.progress import counted
 from fullrank.record import DimensionCurve, LayerRow, ProbedAgain
 from fullrank.spectrum.functional import effective_rank, effective_rank_of, matrix_singular_values, rankme
-from fullrank.statistics import binomial_error
+from fullrank.statistics import one_error_below
 from fullrank.views import Views
 
 DRAWS = 3
@@ -163,7 +163,7 @@ def best_cut(rows: Sequence[LayerRow], tested: int) -> str | None:
     if not accuracies:
         return None
     best = max(accuracies.values())
-    least = best - binomial_error((best * tested + 1) / (tested + 2), tested)
+    least = one_error_below(best, tested)
     near = [place for place, accuracy in accuracies.items() if accuracy >= least]
     return "h" if "h" in near else near[-1]
 

@@ -1,6 +1,5 @@
 """The diagnosis of a file of embeddings: its rows, its spectrum, its causes, and what probes read from it."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.rows import RowSurvey, survey_file
 from fullrank.diagnosis.without_equal import probed_without_equal
 from fullrank.embeddings.files import EmbeddingFile, paired
-from fullrank.embeddings.probing import ProbeRows, probe_rows
+from fullrank.embeddings.probing import MOST_CLASSES, ProbeRows, affordable_rows, probe_rows
 from fullrank.linalg import Gram, Moments
 from fullrank.progress import counted
 from fullrank.record import DiagnosisEntry, ProbedImages
@@ -40,8 +39,8 @@ def diagnose_file(
     bad = len(file.dropped)
     survey = survey_file(file, progress)
     file, positives, zero_beside = _without_zero_rows(file, positives, survey)
-    rows = probe_rows(file, SAMPLE, seed=seed)
-    moments, smallest = _moments_of_file(file, seed, progress)
+    rows = _probe_rows(file, seed)
+    moments = _moments_of_file(file, seed, progress)
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
     views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
@@ -49,24 +48,21 @@ def diagnose_file(
     duplicates = None
     if len(sample) < file.rows or file.width <= file.rows:
         # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
-        among = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
-        duplicates = near_duplicates_among(among, torch.from_numpy(compared), file.chunks())
-    not_seen = ["The effect of the encoder, the views and the head: only a model can show it."]
-    if moments.count < file.rows:
-        not_seen.append(f"The spectrum of all rows: {moments.count} of {file.rows} were drawn at random.")
-    if len(sample) < file.rows:
-        not_seen.append(f"Cosines of all rows: {len(sample)} of {file.rows} were drawn at random.")
-        beside = f"{len(compared)} rows were drawn at random, and each was compared with all {file.rows}"
-        not_seen.append(f"Near duplicates of all rows: {beside}.")
-    if bad:
-        not_seen.append(f"Rows with NaN or infinity, which were left out: {bad}.")
-    if zero_beside:
-        not_seen.append(f"Rows that are zero only in the second view, which were left out: {zero_beside}.")
-    if positives is None:
-        not_seen.append("Alignment and augmentation: add a second view of each row with --positives.")
-    not_seen += rows.notes
-    if rows:
-        not_seen.append("Accuracy on pixels and on the untrained encoder: the file holds neither.")
+        few = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
+        duplicates = near_duplicates_among(few, torch.from_numpy(compared), file.chunks())
+    sampled, total = len(sample) < file.rows, file.rows
+    beside = f"{len(compared)} rows were drawn at random, and each was compared with all {total}"
+    reasons = {
+        "The effect of the encoder, the views and the head: only a model can show it.": True,
+        f"The spectrum of all rows: {moments.count} of {total} were drawn at random.": moments.count < total,
+        f"Cosines of all rows: {len(sample)} of {total} were drawn at random.": sampled,
+        f"Near duplicates of all rows: {beside}.": sampled,
+        f"Rows with NaN or infinity, which were left out: {bad}.": bool(bad),
+        f"Rows that are zero only in the second view, which were left out: {zero_beside}.": bool(zero_beside),
+        "Alignment and augmentation: add a second view of each row with --positives.": positives is None,
+        **dict.fromkeys(rows.notes, True),
+        "Accuracy on pixels and on the untrained encoder: the file holds neither.": bool(rows),
+    }
     place = PlaceEvidence(
         "embedding",
         sample,
@@ -74,14 +70,21 @@ def diagnose_file(
         sample_of=file.rows,
         numbers=torch.from_numpy(file.kept[numbers]),
         all_moments=moments,
-        smallest=smallest,
+        smallest=survey.smallest,
     )
     labels = None if file.labels is None else torch.from_numpy(file.labels[numbers])
     evidence = Evidence((place,), seed=seed, labels=labels, survey=survey)
     probed = _probe_file(file, rows, survey, seed, progress) if rows else Probed()
+    not_seen = [text for text, missing in reasons.items() if missing]
     entry = entry_of(file.name, evidence, probed, not_seen, duplicates)
     findings = entry.findings if file.all_ids is None else with_ids(entry.findings, file.all_ids)
     return entry.model_copy(update={"about": list(file.notes), "findings": findings})
+
+
+def _probe_rows(file: EmbeddingFile, seed: int) -> ProbeRows:
+    """The rows of a file to learn from, as many as a linear probe affords, and at most `SAMPLE` to score."""
+    classes = 0 if file.labels is None else len(np.unique(file.labels))
+    return probe_rows(file, affordable_rows(file.width, min(classes, MOST_CLASSES)), SAMPLE, seed=seed)
 
 
 def _compared_rows(rows: int) -> int:
@@ -106,18 +109,14 @@ def _without_zero_rows(
     return replace(file, dropped=dropped), rest, len(zero) - len(survey.zero)
 
 
-def _moments_of_file(
-    file: EmbeddingFile, seed: int, progress: Progress | None
-) -> tuple[Moments | Gram, float]:
-    """Moments and smallest value of all rows; with more channels than rows, of at most 8192 of them."""
+def _moments_of_file(file: EmbeddingFile, seed: int, progress: Progress | None) -> Moments | Gram:
+    """Moments of all rows; with more channels than rows, inner products of at most 8192 of them."""
     if file.width > file.rows:
-        rows = file.sample(_MOST_IN_GRAM, seed)
-        return Gram.of(rows), float(rows.min())
-    moments, smallest = Moments.empty(file.width), math.inf
+        return Gram.of(file.sample(_MOST_IN_GRAM, seed))
+    moments = Moments.empty(file.width)
     for chunk in counted(file.chunks(), progress, "rows", file.rows):
         moments = moments.merge(Moments.of(chunk))
-        smallest = min(smallest, float(chunk.min()))
-    return moments, smallest
+    return moments
 
 
 def _probe_file(
@@ -126,6 +125,9 @@ def _probe_file(
     """Some rows of a file probed from others."""
     train, test = ({"embedding": file.take(some)} for some in (rows.train, rows.test))
     probed = probe_places(train, test, rows.labels, {}, seed, progress)
-    probed = replace(probed, images=ProbedImages.of("label", *rows.labels))
+    labelled = file.labels[file.labels >= 0] if file.labels is not None else np.empty(0, np.int64)
+    counts = {"all_rows": len(labelled), "all_classes": len(np.unique(labelled))}
+    images = ProbedImages.of("label", *rows.labels).model_copy(update=counts)
+    probed = replace(probed, images=images)
     numbers = (file.kept[rows.train], file.kept[rows.test])
     return probed_without_equal(probed, survey, numbers, train, test, rows.labels, seed)

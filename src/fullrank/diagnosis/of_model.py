@@ -97,7 +97,7 @@ def diagnose_model(
         why = f"each image has several labels (choose one of {len(several)}: --labels {several[0]})"
     reasons = {
         "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
-        "The rank of the loss's gradient: there are no views, or no loss without labels.": not gradients,
+        f"The rank of the loss's gradient: {_no_gradient(subject)}.": not gradients,
         f"Accuracy at each place: {why}.": probed.images is None,
         f"Outlier tokens: {unlike}": bool(unlike),
         f"Equal images among all: {survey.count} of {len(survey.first)} were drawn at random and compared.": (
@@ -174,6 +174,15 @@ def _numbers(subject: Subject, limit: int, seed: int) -> np.ndarray:
     """The numbers of the images that are looked at: training images are numbered first, then test images."""
     before = 0 if subject.train is None or subject.test is subject.all else len(subject.train)
     return before + subject.test.limited_rows(min(limit, len(subject.test)), seed)
+
+
+def _no_gradient(subject: Subject) -> str:
+    """Why the loss has no gradient here: what is missing of the two that it needs."""
+    missing = {
+        "no views were given": subject.views is None,
+        "no loss is known that needs no labels": subject.objective is None,
+    }
+    return " and ".join(text for text, absent in missing.items() if absent)
 
 
 def _bare(

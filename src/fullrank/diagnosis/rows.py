@@ -75,8 +75,8 @@ class RowSurvey:
     @cached_property
     def leaked(self) -> np.ndarray:
         """The test rows that are equal to a training row, without zero rows."""
-        tested = self.tested[~self._is_zero[self.tested]]
-        return tested[np.isin(self.first[tested], self.first[self.learnt])]
+        leaks = np.isin(self.first[self.tested], self.first[self.learnt]) & ~self._is_zero[self.tested]
+        return np.asarray(self.tested[leaks])
 
     @property
     def equal_share(self) -> float:
@@ -95,12 +95,12 @@ class RowSurvey:
 
     def same_as(self, rows: np.ndarray) -> np.ndarray:
         """For each of these rows the first equal row of its part of the split."""
-        return self._first_of_part[rows]
+        return np.asarray(self._first_of_part[rows])
 
     def learnt_same_as(self, rows: np.ndarray) -> np.ndarray:
         """For each of these `leaked` rows the first training row that is equal."""
         groups, index = np.unique(self.first[self.learnt], return_index=True)
-        return self.learnt[index[np.searchsorted(groups, self.first[rows])]]
+        return np.asarray(self.learnt[index[np.searchsorted(groups, self.first[rows])]])
 
     @cached_property
     def _first_of_part(self) -> np.ndarray:
@@ -142,8 +142,7 @@ def survey_file(file: EmbeddingFile, progress: Progress | None = None) -> RowSur
     survey = _survey(chunks, file.rows, file.kept, file.matrix.shape[0])
     if file.all_splits is None:
         return survey
-    learnt, tested = (file.kept[rows] for rows in file.splits())
-    return RowSurvey(survey.count, survey.zero, survey.first, learnt, tested, survey.of, survey.smallest)
+    return survey.of_split(*(file.kept[rows] for rows in file.splits()))
 
 
 def survey_images(

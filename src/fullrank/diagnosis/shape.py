@@ -151,6 +151,11 @@ class Cut:
         return f"The variance at {place} drops by a factor of {self.ratio:.3g} {where} and {left}"
 
 
+def most_components(images: int) -> int:
+    """How many leading components so many images may have: at most 256, and 4 or more images for each."""
+    return min(images // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS)
+
+
 @dataclass(frozen=True)
 class Whitening:
     """The mean (D,) of features and a map (D, r) onto their leading components, each with variance 1."""
@@ -165,7 +170,7 @@ class Whitening:
         mean = x.mean(0)
         _, scales, directions = torch.linalg.svd((x - mean) / len(x) ** 0.5, full_matrices=False)
         live = live_dimensions(scales.square().cpu().numpy())
-        count = max(1, min(live, len(x) // _IMAGES_PER_COMPONENT, _MAX_COMPONENTS))
+        count = max(1, min(live, most_components(len(x))))
         return cls(mean, directions[:count].T / scales[:count].clamp_min(torch.finfo(scales.dtype).tiny))
 
     @property

@@ -10,6 +10,7 @@ from fullrank.batch import as_float
 from fullrank.devices import first_device
 from fullrank.errors import UsageError
 from fullrank.places import evaluating
+from fullrank.record import Measure
 
 # A token is an outlier above this multiple of the median norm.
 OUTLIER = 5.0
@@ -39,7 +40,7 @@ class TokenNorms:
     >>> round(found.share, 4), found.ratio, found.images
     (0.0102, 40.0, 0.5)
 
-    Source: after Darcet et al. 2024, section 2.1, who cut at a fixed norm of one model.
+    Source: after Darcet et al. 2024, section 2.1, where the limit is a fixed norm for one model.
     """
 
     place: str
@@ -53,6 +54,12 @@ class TokenNorms:
     def stand_out(self) -> bool:
         """Whether a few tokens are outliers: from 0.01 % to 10 % of them."""
         return LEAST_SHARE <= self.share <= MOST_SHARE
+
+    def measures(self) -> list[Measure]:
+        """The share of outliers and their ratio, as measures of the place."""
+        how = f"{self.tokens} patch tokens an image; an outlier has a norm above {OUTLIER:g} times the median"
+        values = {"outlier_token_share": self.share, "outlier_token_norm_ratio": self.ratio}
+        return [Measure(place=self.place, name=name, value=value, how=how) for name, value in values.items()]
 
     @classmethod
     def of(cls, place: str, norms: Tensor) -> "TokenNorms":

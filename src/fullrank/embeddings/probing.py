@@ -12,6 +12,10 @@ from fullrank.errors import count_of
 # More classes than this are probed by a random choice of as many: cost grows with rows times classes, and a
 # sample has few rows of each of many classes.
 MOST_CLASSES = 100
+# A linear probe with its penalties takes some seconds for so many products of rows, channels and classes.
+_PRODUCTS = 2**26
+# At least and at most so many rows teach a probe whose cost is bounded by products.
+_LEAST_ROWS, _MOST_ROWS = 2048, 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +40,29 @@ class ProbeRows:
         return bool(len(self.train))
 
 
+def affordable_rows(width: int, classes: int) -> int:
+    """How many rows a linear probe learns from in some seconds: 2^26 / (width * classes), 2048 to 32,768.
+
+    Args:
+        width: The number of channels.
+        classes: The number of classes.
+
+    >>> affordable_rows(256, classes=10), affordable_rows(2048, classes=100), affordable_rows(8, classes=2)
+    (26214, 2048, 32768)
+    """
+    return min(_MOST_ROWS, max(_LEAST_ROWS, _PRODUCTS // (width * max(classes, 1))))
+
+
 def probe_rows(
-    file: EmbeddingFile, most: int, *, classes: int | None = MOST_CLASSES, seed: int = 0
+    file: EmbeddingFile, train: int, test: int, *, classes: int | None = MOST_CLASSES, seed: int = 0
 ) -> ProbeRows:
-    """The rows of a file to learn from and to score, those of its split or two halves of a random sample.
+    """The rows of a file to learn from and to score, those of its split or two random halves.
 
     Args:
         file: The file.
-        most: The largest number of rows in both together.
-        classes: The largest number of classes; None takes all.
+        train: The largest number of rows to learn from.
+        test: The largest number of rows to score.
+        classes: The largest number of classes. None takes all, and unlabelled rows too.
         seed: The seed of the sample, of the halves and of the classes.
 
     Returns:
@@ -58,29 +76,26 @@ def probe_rows(
     if 2 * single > total:
         share = f"{single} of {count_of(total, 'label')}"
         return ProbeRows.none(f"{share} occur once, so labels are names rather than classes")
-    kept, notes = np.ones(file.rows, dtype=bool), list[str]()
+    kept, notes = (labels != UNLABELLED) | (classes is None), list[str]()
     if classes is not None and len(values) > classes:
         chosen = _drawn(values[counts > 1], classes, seed)
         kept = np.isin(labels, chosen)
         notes.append(f"The other classes: probes use {len(chosen)} of {len(values)}, drawn at random.")
     if file.all_splits is not None:
-        train, test = (_drawn(rows[kept[rows]], most // 2, seed) for rows in file.splits(seed))
+        halves = [rows[kept[rows]] for rows in file.splits(seed)]
+        learnt, scored = (_drawn(rows, most, seed) for rows, most in zip(halves, (train, test), strict=True))
     else:
-        train, test = _halves(file, kept, most, seed)
-    learnt = np.unique(labels[train][labels[train] != UNLABELLED])
-    if len(learnt) < 2 or (labels[test] == UNLABELLED).all():
+        rows = np.flatnonzero(kept)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).numpy()
+        half = len(rows) // 2
+        learnt, scored = rows[order[:half][:train]], rows[order[half:][:test]]
+    known = labels[learnt][labels[learnt] != UNLABELLED]
+    if len(np.unique(known)) < 2 or (labels[scored] == UNLABELLED).all():
         return ProbeRows.none("probes need 2 classes or more to learn from, and a labelled row to score")
-    labelled = int((labels[np.r_[train, test]] != UNLABELLED).sum())
-    if labelled < total:
-        notes.append(f"The other labelled rows: probes use {labelled} of {total}, drawn at random.")
-    return ProbeRows(train, test, (labels[train], labels[test]), tuple(notes))
-
-
-def _halves(file: EmbeddingFile, allowed: np.ndarray, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two halves, in random order, of a sample of the rows that are allowed (N,)."""
-    rows = file.sample_rows(most, seed) if allowed.all() else _drawn(np.flatnonzero(allowed), most, seed)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).numpy()
-    return rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
+    used = int((labels[np.r_[learnt, scored]] != UNLABELLED).sum())
+    if used < total:
+        notes.append(f"The other labelled rows: probes use {used} of {total}, drawn at random.")
+    return ProbeRows(learnt, scored, (labels[learnt], labels[scored]), tuple(notes))
 
 
 def _drawn(values: np.ndarray, most: int, seed: int) -> np.ndarray:

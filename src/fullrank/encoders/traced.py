@@ -145,7 +145,8 @@ class TracedEncoder(Encoder):
         Class and register tokens are no patches. `of` is called during the pass, so that the tokens of one
         place at a time are in memory.
         """
-        readings = {place: self._reading(place) for place in places if place != "h" and self.has_place(place)}
+        known = [place for place in places if self.has_place(place)]
+        readings = {place: self._h if place == "h" else self._reading(place) for place in known}
         pooling = {place: reading for place, reading in readings.items() if reading.pools_patches}
         if not pooling:
             return {}

@@ -52,7 +52,8 @@ def probe_file(
     if not isinstance(file, EmbeddingFile):
         labels = None if request.label == "label" else request.label
         file = open_embeddings(file, labels=labels, column=column)
-    rows = probe_rows(file, max(2, _NUMBERS // file.width), classes=None, seed=request.seed)
+    half = max(1, _NUMBERS // file.width // 2)
+    rows = probe_rows(file, half, half, classes=None, seed=request.seed)
     if file.labels is None or not rows:
         reason = rows.notes[0].removeprefix("Accuracy: ").rstrip(".")
         raise DataError(f"{file.name} cannot be probed, since {reason}; give other labels.")

@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullrank.files import write_whole
 from fullrank.record.schema import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROWS_FILE = "rows.csv"
 # How many rows of a finding the record keeps.
@@ -17,7 +21,7 @@ MOST_ROWS = 1000
 _COLUMNS = {"rows": "row", "ids": "id", "same_as": "same_as", "same_as_ids": "same_as_id"}
 
 
-def with_ids(findings: Sequence[Finding], ids: Sequence[str]) -> list[Finding]:
+def with_ids(findings: Sequence[Finding], ids: "Sequence[str] | np.ndarray") -> list[Finding]:
     """The findings with the ids of their rows.
 
     An id that names several rows of the source gets the number of its row, and so does a row without an id.

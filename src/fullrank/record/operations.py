@@ -69,13 +69,13 @@ def moved_and_cost(shares: Sequence[OperationShare], probed: Sequence[ProbedAgai
 
     >>> shares = [OperationShare(place="h", operation="hue", share=0.2)]
     >>> moved_and_cost(shares, [], "h")
-    'hue moves the features of h most (20 % of what the operations move, each alone).'
+    'What moves the features of h most is hue (20 % of what the operations move, each alone).'
     """
     costs = operation_costs(probed)
     places = [at for at in ("h", PIXELS) if any(cost.place == at for cost in costs)]
     sentences = [_cost_sentence([cost for cost in costs if cost.place == at], at) for at in places]
     if (most := moves_most(shares, place)) is not None:
-        moves = f"{most.operation} moves the features of {place} most"
+        moves = f"What moves the features of {place} most is {most.operation}"
         moves += f" ({100 * most.share:.0f} % of what the operations move, each alone)"
         own = [cost for cost in costs if cost.operation == most.operation]
         if own and not any(cost.certain for cost in own):
@@ -87,11 +87,13 @@ def moved_and_cost(shares: Sequence[OperationShare], probed: Sequence[ProbedAgai
 def _cost_sentence(costs: Sequence[OperationCost], place: str) -> str:
     """The operations whose cost at one place is certain, or the largest cost if none is."""
     where = "At h" if place == "h" else "On the pixels of the views"
-    certain = [f"{cost.operation} costs the labels {_points(cost)}" for cost in costs if cost.certain]
+    certain = [cost for cost in costs if cost.certain]
     if not certain:
         largest = f"{costs[0].operation}, {_points(costs[0])}"
         return f"{where}, no cost to the labels exceeds chance (the largest: {largest})."
-    return f"{where}, {'; '.join(certain[:3])}."
+    first, *others = certain[:3]
+    also = "".join(f", {cost.operation} {cost.points:.1f} ({cost.error:.1f})" for cost in others)
+    return f"{where}, {first.operation} costs the labels {_points(first)}{also}."
 
 
 def _points(cost: OperationCost) -> str:

@@ -16,7 +16,8 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """The images that the probes of a label learned from and were scored on, without the unlabelled ones.
 
     `chance` is the accuracy, 0 to 1, of the best constant guess on the test images. `classes` counts those
-    of the training images. `split` is "test", or the spec of a shift whose images were scored instead.
+    of the training images. `split` is "test", or the spec of a shift whose images were scored instead. For
+    a file of embeddings, `all_rows` counts its labelled rows and `all_classes` its classes; else both are 0.
     """
 
     label: str
@@ -25,6 +26,8 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     classes: int
     chance: float
     split: str = "test"
+    all_rows: int = 0
+    all_classes: int = 0
 
     @classmethod
     def of(cls, label: str, train: "np.ndarray", test: "np.ndarray", split: str = "test") -> "ProbedImages":
@@ -41,7 +44,7 @@ class ProbedImages(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
         >>> import numpy as np
         >>> ProbedImages.of("label", np.array([0, 1, 1, -1]), np.array([0, 0, 0, 1]))
-        ProbedImages(label='label', train=3, test=4, classes=2, chance=0.75, split='test')
+        ProbedImages(label='label', train=3, test=4, classes=2, chance=0.75, split='test', ...)
         """
         import numpy as np
 

@@ -29,15 +29,22 @@ def images_of(runs: Iterable[RunEntry], label: str | None = "label") -> list[Pro
 
 
 def images_sentence(images: ProbedImages) -> str:
-    """How many images and classes there are, and what chance is.
+    """How many images and classes there are, and what chance is; of a file, also what it holds in all.
 
     >>> images_sentence(ProbedImages(label="label", train=1297, test=500, classes=10, chance=0.102))
     'Test: 500 images, 10 classes, chance 10.2; probes learn from 1,297 images.'
+    >>> counts = {"train": 2500, "test": 2500, "classes": 100, "all_rows": 50000, "all_classes": 1000}
+    >>> images_sentence(ProbedImages(label="label", chance=0.01, **counts))
+    'Test: 2,500 rows, 100 of 1,000 classes, chance 1.0; probes learn from 2,500 of 50,000 labelled rows.'
     """
     what = "Test" if images.split == "test" else f"Shift {images.split}"
     label = "" if images.label == "label" else f" of '{images.label}'"
-    learned = _count(images.train, "image")
-    sizes = f"{_count(images.test, 'image')}, {_count(images.classes, 'class')}{label}"
+    noun, learned, classes = "image", _count(images.train, "image"), _count(images.classes, "class")
+    if images.all_rows:
+        noun, learned = "row", f"{images.train:,} of {_count(images.all_rows, 'labelled row')}"
+        if images.classes < images.all_classes:
+            classes = f"{images.classes:,} of {_count(images.all_classes, 'class')}"
+    sizes = f"{_count(images.test, noun)}, {classes}{label}"
     return f"{what}: {sizes}, chance {in_points(100 * images.chance)}; probes learn from {learned}."
 
 

@@ -54,7 +54,7 @@ def within_class_share(features: Tensor, labels: Tensor) -> float:
     means, counts = _class_means(rows, labels)
     offsets = (rows - means[labels]).square().sum(1)
     # A row is n / (n - 1) times as far from the mean of the others as from the mean of all n.
-    return float((offsets * (counts / (counts - 1))[labels]).mean()) / total
+    return float((offsets * (1 + 1 / (counts.double() - 1))[labels]).mean()) / total
 
 
 def nc1(features: Tensor, labels: Tensor) -> float:
@@ -85,10 +85,12 @@ def nc1(features: Tensor, labels: Tensor) -> float:
     Source: Papyan, Han and Donoho 2020 (PNAS 117), Section "Neural collapse", (NC1).
     """
     rows, labels = _labelled(features, labels, "NC1")
+    rows = rows - rows.mean(0)
     means, _ = _class_means(rows, labels)
-    offsets = (means - rows.mean(0)) / len(means) ** 0.5
-    _, scales, directions = torch.linalg.svd(offsets, full_matrices=False)
-    live = scales > scales[0] * max(offsets.shape) * torch.finfo(torch.float64).eps
+    # Weighted by the rows of the classes, the means add up to zero, so they span one direction less.
+    _, scales, directions = torch.linalg.svd(means / len(means) ** 0.5, full_matrices=False)
+    scales, directions = scales[: len(means) - 1], directions[: len(means) - 1]
+    live = scales > scales[0] * max(means.shape) * torch.finfo(torch.float32).eps
     if not scales[0] > 0:
         raise DataError(f"NC1 of {len(means)} classes with equal means is not defined; give other labels.")
     within = (rows - means[labels]) @ (directions[live] / scales[live, None]).T

@@ -168,7 +168,7 @@ def _shares(logs: np.ndarray, d: float) -> np.ndarray:
 def _log_ratios(
     features: Tensor, near: int, far: int, sample: int, seed: int, measure: str
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of each different row of a sample ln(r_far / r_near), its neighbours (n, far); the count of equal rows."""
+    """ln(r_far / r_near) (n,) and neighbours (n, far) of different rows; the number of equal rows."""
     every = sample_rows(features, sample, seed, measure)
     rows = _different(every)
     if len(rows) <= far:

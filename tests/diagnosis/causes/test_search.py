@@ -83,3 +83,44 @@ def test_a_low_rank_is_reported_where_it_first_appears():
         ("unexplained-low-rank", "h"),
         ("unexplained-low-rank", "z"),
     ]
+
+
+@pytest.mark.parametrize("rank", [4, 8, 16])
+def test_a_rank_that_a_later_place_of_the_encoder_has_again_was_not_lost(rank):
+    stem, h = PlaceEvidence("stem", broken(rank)), PlaceEvidence("h", gaussian())
+    assert causes(stem, h) == []
+    assert causes(stem, PlaceEvidence("h", broken(rank))) == [("unexplained-low-rank", "stem")]
+    assert causes(stem, h, PlaceEvidence("z", broken(rank))) == [("unexplained-low-rank", "z")]
+
+
+@pytest.mark.parametrize("z", [gaussian(), gaussian(d=64)])
+def test_a_head_does_not_excuse_a_low_rank_of_h(z):
+    assert causes(PlaceEvidence("h", broken(6)), PlaceEvidence("z", z)) == [("unexplained-low-rank", "h")]
+
+
+def test_a_rank_has_not_come_back_at_a_place_that_collapsed_or_is_too_narrow_to_show_it():
+    stem = PlaceEvidence("stem", broken(8))
+    for end in (1 + 1e-6 * gaussian(), gaussian(d=6)):
+        assert ("unexplained-low-rank", "stem") in causes(stem, PlaceEvidence("h", end))
+    imposed = PlaceEvidence("h", gaussian(d=16), imposed_rank=8)
+    assert ("unexplained-low-rank", "stem") in causes(stem, imposed)
+
+
+def levels(*places, **more):
+    return [(found.place, found.level) for found in find_causes(Evidence(places, **more))]
+
+
+def test_an_alarm_before_a_healthy_end_of_the_encoder_is_a_note():
+    half_dead = gaussian() * (torch.arange(32) < 16)
+    inner, h = PlaceEvidence("layer1", half_dead), PlaceEvidence("h", gaussian())
+    assert levels(inner, h) == [("layer1", "note")]
+    assert levels(inner, h, PlaceEvidence("z", gaussian() - 20)) == [("layer1", "note"), ("z", "alarm")]
+    for end in (half_dead, broken(4)):
+        assert levels(inner, PlaceEvidence("h", end))[0] == ("layer1", "alarm")
+    assert levels(PlaceEvidence("layer1", gaussian()), PlaceEvidence("h", half_dead)) == [("h", "alarm")]
+
+
+def test_an_untrained_net_has_notes_only():
+    places = [PlaceEvidence(name, x) for name, x in {"h": broken(4), "z": 1 + 1e-6 * gaussian()}.items()]
+    assert {level for _, level in levels(*places)} == {"alarm"}
+    assert {level for _, level in levels(*places, trained=False)} == {"note"}

@@ -66,3 +66,17 @@ def test_complete_collapse_ends_the_place_and_not_the_search():
         ("complete-collapse", "h"),
         ("too-few-samples", "z"),
     ]
+
+
+def test_rows_that_differ_in_length_alone_lie_in_a_cone_although_their_mean_is_small():
+    generator = torch.Generator().manual_seed(0)
+    length = torch.rand(400, 1, generator=generator) ** 2
+    x = length * torch.ones(16) + 0.003 * torch.randn(400, 16, generator=generator)
+    place = PlaceEvidence("z", x)
+    assert place.shape.mean_share < 0.6
+    (found,) = MeanDominance().check(place, Evidence((place,)))
+    pairs = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(x, dim=1).T
+    others = ~torch.eye(400, dtype=torch.bool)
+    assert found.level == "alarm" and found.value == pytest.approx(float(pairs[others].mean()), abs=1e-4)
+    signed = PlaceEvidence("z", x * (torch.arange(400) % 2 * 2 - 1)[:, None])
+    assert MeanDominance().check(signed, Evidence((signed,))) == []

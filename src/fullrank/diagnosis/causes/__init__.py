@@ -39,7 +39,12 @@ _CATALOGUE = [
     ("duplicate-rows", "DuplicateRows", "Some rows are equal", "fullrank"),
     ("leakage", "Leakage", "Some test rows are training rows", "fullrank"),
     ("view-gap", "ViewGap", "The two views lie in two cones", "fullrank"),
-    ("outlier-tokens", "OutlierTokens", "A few patch tokens have far larger norms", "fullrank"),
+    (
+        "outlier-tokens",
+        "OutlierTokens",
+        "A few patch tokens have far larger norms than the others",
+        "Darcet et al. 2024",
+    ),
     ("batch-statistics", "BatchStatistics", "Batch norms whose running statistics do not fit", "fullrank"),
     ("complete-collapse", "CompleteCollapse", "All inputs get nearly the same features", "fullrank"),
     ("dead-channels", "DeadChannels", "Some channels never change", "fullrank"),
@@ -78,6 +83,8 @@ _CATALOGUE = [
         "fullrank",
     ),
 ]
+# The papers of the other sources.
+_PAPERS = {"Darcet et al. 2024": ("darcet2024vision",)}
 _MODULES = {name: name.replace("-", "_") for name, *_ in _CATALOGUE}
 
 __getattr__, __dir__, __all__ = attach(__name__)
@@ -86,7 +93,7 @@ __all__ += ["CAUSES", "register_cause"]
 CAUSES = Registry("cause", "causes", group="fullrank.causes")
 register_cause = CAUSES.add
 for _name, _cause, _summary, _source in _CATALOGUE:
-    _papers = (P1,) if _source.startswith("P1") else ()
+    _papers = (P1,) if _source.startswith("P1") else _PAPERS.get(_source, ())
     CAUSES.register(
         Entry(_name, f"{__name__}.{_MODULES[_name]}:{_cause}", _summary, _source, citations=_papers)
     )

@@ -51,8 +51,8 @@ class Augmentation(Cause):
         measure="Sigma1 over Sigma0 in the lost directions",
         side="above",
         threshold=0.5,
-        remedy="Weaken the operation that costs the labels most or, if no cost is certain, the one that moves "
-        "the features most; or use the representation before the head.",
+        remedy="Weaken the operation that costs the labels most, or the one that moves the features most if "
+        "no cost is certain; or use the representation before the head.",
     )
     kept_ratio: float = 2.0
 

@@ -2,44 +2,45 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
-from fullrank.diagnosis.causes import CAUSES
+from fullrank.diagnosis.causes.complete_collapse import CompleteCollapse
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.causes.dimensional_collapse import DimensionalCollapse
+from fullrank.diagnosis.causes.mean_dominance import MeanDominance
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.diagnosis.norms import NormShift
 from fullrank.places import is_of_head
 from fullrank.record import Finding
 
-# What a place looks like if wrong statistics have shrunk its features.
-_COLLAPSES = ("complete-collapse", "mean-dominance", "dimensional-collapse")
-_MEASURE = "share of channels that do not fit the running statistics"
+# A norm is off if more than half of its channels are.
+_OFF = 0.5
 
 
 @final
 @dataclass(frozen=True)
 class BatchStatistics(Cause):
-    """The largest share of channels of one batch norm that do not fit its running statistics.
+    """Batch norms whose input does not fit their running statistics, so that in eval mode they scale wrongly.
 
-    `fullrank.diagnosis.norms.norm_shifts` says when a channel is off. If the features collapse too, this is
-    an alarm that stands instead of the collapse, else one note at the end of the encoder.
+    `fullrank.diagnosis.norms.norm_shifts` says when a channel is off. A norm is off if half of its channels
+    are. If most norms are off and the features collapse too, it is an alarm and stands instead of the
+    collapse. Else it is one note, at the end of the encoder, by the norm with the most channels that are off.
 
     >>> import torch
-        >>> from fullrank.diagnosis.norms import NormShift
-    from fullrank.places import is_of_head
-        >>> off = NormShift("bn1", 64, log_ratio=-9.0, mean_shift=0.1, off=1.0)
-        >>> place = PlaceEvidence("h", 1 + 1e-5 * torch.randn(50, 4))
-        >>> evidence = Evidence((place,), norms=(off,))
-        >>> [(finding.cause, finding.level) for finding in BatchStatistics().check(place, evidence)]
-        [('batch-statistics', 'alarm')]
+    >>> from fullrank.diagnosis.norms import NormShift
+    >>> off = NormShift("bn1", 64, log_ratio=-9.0, mean_shift=0.1, off=1.0)
+    >>> place = PlaceEvidence("h", 1 + 1e-5 * torch.randn(50, 4))
+    >>> evidence = Evidence((place,), norms=(off,))
+    >>> [(finding.cause, finding.level) for finding in BatchStatistics().check(place, evidence)]
+    [('batch-statistics', 'alarm')]
     """
 
     name = "batch-statistics"
     stage = Stage.SHAPE
     rule: Rule = Rule(
         level="alarm",
-        measure=_MEASURE,
+        measure="share of batch norms that do not fit their input",
         side="above",
         threshold=0.5,
         remedy="Estimate them again on training images, with torch.optim.swa_utils.update_bn or a pass in "
@@ -47,28 +48,28 @@ class BatchStatistics(Cause):
     )
     shifted: Rule = Rule(
         level="note",
-        measure=_MEASURE,
+        measure="largest share of channels of a batch norm that do not fit",
         side="above",
-        threshold=0.2,
+        threshold=0.3,
         remedy="Check that images are scaled as in training, and for other data estimate them again with "
         "torch.optim.swa_utils.update_bn.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """An alarm where features collapse, else a note at the end of the encoder; none if all norms fit."""
-        end = evidence.places[evidence.end_of_encoder]
-        if not evidence.norms:
+        norms, end = evidence.norms, evidence.places[evidence.end_of_encoder]
+        if not norms:
             return []
-        worst = max(norm.off for norm in evidence.norms)
-        collapses = self.rule.fires(worst) and _collapses(place, evidence)
+        off = [norm for norm in norms if norm.off > _OFF]
+        share, worst = len(off) / len(norms), max(norm.off for norm in norms)
         # A collapse in the head is not the fault of the norms if the encoder before it ends healthy.
-        if collapses and is_of_head(place.place):
-            collapses = _collapses(end, evidence)
-        if not collapses and place is not end:
+        blamed = (place, end) if is_of_head(place.place) else (place,)
+        if self.rule.fires(share) and all(_collapses(each, evidence) for each in blamed):
+            return [self.finding(self.rule, place, share, _sentence(off, norms))]
+        if place is not end:
             return []
-        rule = self.rule if collapses else self.shifted
-        off = [norm for norm in evidence.norms if rule.fires(norm.off)]
-        return [self.finding(rule, place, worst, _sentence(off, evidence.norms))] if off else []
+        off = [norm for norm in norms if self.shifted.fires(norm.off)]
+        return self.judged(self.shifted, place, worst, _sentence(off, norms)) if off else []
 
     def ends(self, findings: Sequence[Finding]) -> bool:
         """Whether there is an alarm: it stands instead of the collapse."""
@@ -76,8 +77,10 @@ class BatchStatistics(Cause):
 
 
 def _collapses(place: PlaceEvidence, evidence: Evidence) -> bool:
-    causes = [CAUSES.build(name) for name in _COLLAPSES if name in CAUSES]
-    return any(finding.level == "alarm" for cause in causes for finding in cause.check(place, evidence))
+    """Whether features are a point, a cone or nearly one direction. A cone counts after a ReLU too."""
+    mean = MeanDominance()
+    causes = (CompleteCollapse(), replace(mean, rectified=mean.plain), DimensionalCollapse())
+    return any(cause.check(place, evidence) for cause in causes)
 
 
 def _sentence(off: Sequence[NormShift], norms: Sequence[NormShift]) -> str:

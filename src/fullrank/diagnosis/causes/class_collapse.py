@@ -1,5 +1,6 @@
 """Class collapse: the rows of each class nearly coincide, so that nothing else can be read from them."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.dominant import along_first
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.shape import Cut
 from fullrank.errors import DataError
 from fullrank.record import Finding
 from fullrank.spectrum.collapse import point_groups, within_class_share
@@ -37,10 +40,10 @@ class ClassCollapse(Cause):
     """The variance within classes is next to nothing, or most rows lie in groups that nearly coincide.
 
     With labels it measures `within_class_share`, without the direction that dominates, if there is one. Where
-    the rank is one less than the number of classes, the features hold the class means and little else, and
-    the `spanned` rule applies. Without labels, or if those do not fit, it measures the share of rows in
-    `point_groups`. Both are in `fullrank.spectrum`. Training with labels ends like this, so it is a note. For
-    a self-supervised loss it is an alarm. No further checks then run at that place.
+    the rank is that of the class means, one less than the classes, the `spanned` rule applies. If the loss is
+    known to use labels, half of that rank is enough. Without labels, or if those do not fit, it measures the
+    share of rows in `point_groups`. Both are in `fullrank.spectrum`. Training with labels ends like this, so
+    it is a note. For a self-supervised loss it is an alarm. No further checks then run at that place.
 
     >>> x = torch.randn(4, 8).repeat(50, 1) + 1e-3 * torch.randn(200, 8)
     >>> z = PlaceEvidence("z", x)
@@ -79,16 +82,17 @@ class ClassCollapse(Cause):
         if evidence.supervised is False:
             return self.judged(self.self_supervised, place, share, sentence)
         cut = evidence.cut(place)
-        if self.labelled.fires(share) or classes < 3 or cut is None or cut.rank != classes - 1:
+        if self.labelled.fires(share) or cut is None or not _is_of_classes(cut, classes, evidence):
             return self.judged(self.labelled, place, share, sentence)
         sentence = (
-            f"{cut.sentence(place.place)}, one less than the {classes} classes, and {100 * share:.2g} % of "
-            "the variance lies within classes: the features hold the means of the classes and little else."
+            f"{cut.sentence(place.place)}. The labels have {classes} classes, whose means span at most "
+            f"{classes - 1} directions, and {100 * share:.2g} % of the variance lies within classes, so the "
+            "features hold these means and little else."
         )
         return self.judged(self.spanned, place, share, sentence)
 
     def _by_groups(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
-        near = _NEAR_ALONG_ONE if _is_dominated(place) else _NEAR
+        near = _NEAR if place.shape.first_share < _DOMINANT else _NEAR_ALONG_ONE
         groups = point_groups(place.features, near, seed=evidence.seed)
         sizes, rows = groups.sizes, len(groups.rows)
         if len(sizes) < 2 or max(sizes) > _ONE_GROUP * rows:
@@ -101,17 +105,18 @@ class ClassCollapse(Cause):
         return self.judged(rule, place, groups.share, sentence)
 
 
-def _is_dominated(place: PlaceEvidence) -> bool:
-    """Whether one direction holds nearly all of the variance."""
-    eigenvalues = place.shape.eigenvalues
-    return len(eigenvalues) > 1 and bool(eigenvalues[0] >= _DOMINANT * eigenvalues.sum())
+def _is_of_classes(cut: Cut, classes: int, evidence: Evidence) -> bool:
+    """Whether a rank is that of class means: one less than the classes, or half of it."""
+    most = classes - 1
+    least = math.ceil(most / 2) if evidence.supervised else most
+    return classes > 2 and least <= cut.rank <= most
 
 
 def _without_dominant_direction(place: PlaceEvidence) -> Tensor:
     """The features without the direction that holds nearly all of their variance, if there is one."""
-    if not _is_dominated(place):
+    if place.shape.first_share < _DOMINANT:
         return place.features
     rows = place.features.double()
-    direction = place.whitening.map[:, :1]
-    direction = direction / direction.norm()
-    return rows - (rows - rows.mean(0)) @ direction @ direction.T
+    along = along_first(place.features, place.moments).double()
+    along = ((along - along.mean()) / (along - along.mean()).norm()).to(rows.device)
+    return rows - torch.outer(along, along @ rows)

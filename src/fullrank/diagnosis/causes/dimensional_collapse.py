@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.dominant import percent
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
 
@@ -53,7 +54,7 @@ class DimensionalCollapse(Cause):
         explained = len(evidence.lacks(("views", "stacked"), place)) < 2
         if explained and evidence.cut(place) is not None:
             return []
-        share = f"{100 * place.shape.first_share:.4g} % of the variance at {place.place}"
+        share = f"{percent(place.shape.first_share)} of the variance at {place.place}"
         left = f"the rest lies in about {dominant.rest:.1f} of {dominant.possible} directions"
         nothing = "next to nothing is left behind it"
         sentence = f"One direction holds {share}, and {left if dominant.rest else nothing}."

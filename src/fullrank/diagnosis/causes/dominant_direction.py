@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
-from fullrank.diagnosis.dominant import Dominant
+from fullrank.diagnosis.dominant import Dominant, percent
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
 
@@ -20,6 +20,9 @@ class DominantDirection(Cause):
 
     The rest is healthy if its corrected participation ratio is 8 or more. From 4 to 8, the finding has the
     remedy of `unclear`. No further checks run at that place, so a drop behind this direction is no alarm.
+
+    A self-supervised loss spreads features. After it, a sharp drop behind a direction across many channels is
+    a low rank, unless the rows form two groups along it.
 
     Args:
         healthy: The rule if the rest is healthy, or if the direction is the distance of a few rows.
@@ -68,8 +71,7 @@ class DominantDirection(Cause):
                 self.least
             ):
                 return []
-            across = not dominant.channels and not dominant.group
-            if across and 1 - dominant.share < self.least_behind:
+            if not (dominant.channels or dominant.group) and self._is_collapse(place, evidence):
                 return []
         healthy = dominant.rest >= dominant.scaled(self.enough)
         rule = self.healthy if healthy or dominant.outlying else self.unclear
@@ -78,9 +80,15 @@ class DominantDirection(Cause):
         rows = [place.images[row] for row in dominant.group]
         return [self.finding(rule, place, dominant.share, _sentence(place.place, dominant, healthy), rows)]
 
+    def _is_collapse(self, place: PlaceEvidence, evidence: Evidence) -> bool:
+        """Whether a direction across many channels, without groups along it, is a low rank after all."""
+        if 1 - place.dominant.share < self.least_behind:
+            return True
+        return evidence.supervised is False and evidence.cut(place) is not None
+
 
 def _sentence(where: str, dominant: Dominant, healthy: bool) -> str:
-    share, channels = f"{100 * dominant.share:.4g} % of the variance at {where}", dominant.channels
+    share, channels = f"{percent(dominant.share)} of the variance at {where}", dominant.channels
     if not channels:
         first = f"One direction across many channels holds {share}."
     elif len(channels) == 1:

@@ -6,6 +6,7 @@ from typing import final
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
+from fullrank.spectrum.geometry import mean_cosine
 
 _MEASURE = "share of the mean in the second moment"
 _CENTRE = "Subtract the mean before computing cosines, or end the head in a batch norm (norm=batch)."
@@ -19,6 +20,8 @@ class MeanDominance(Cause):
     .. math:: |\bar x|^2 \,/\, \tfrac1N \sum_i |x_i|^2
 
     Features that are never negative, as after a ReLU, always have a large mean. They have their own rule.
+    Rows of one direction but several lengths have a smaller share, so the mean cosine of two rows has a rule
+    too. A loss of cosines ends there when it collapses.
 
     >>> import torch
     >>> evidence = Evidence((PlaceEvidence("z", torch.randn(50, 4) - 20),))
@@ -29,6 +32,7 @@ class MeanDominance(Cause):
     name = "mean-dominance"
     stage = Stage.SHAPE
     plain: Rule = Rule("alarm", _MEASURE, "above", 0.9, _CENTRE)
+    cosine: Rule = Rule("alarm", "mean cosine of two rows", "above", 0.9, _CENTRE)
     rectified: Rule = Rule("alarm", _MEASURE, "above", 0.999, _CENTRE)
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
@@ -40,4 +44,9 @@ class MeanDominance(Cause):
             f"The mean makes up {100 * share:.2f} % of the squared norm at {place.place}, so all rows lie "
             "in a narrow cone."
         )
-        return self.judged(self.rectified if place.shape.rectified else self.plain, place, share, sentence)
+        if place.shape.rectified:
+            return self.judged(self.rectified, place, share, sentence)
+        cosine = mean_cosine(place.features)
+        alike = f"Two rows at {place.place} have a mean cosine of {cosine:.4f}, so all lie in a narrow cone."
+        by_share = self.judged(self.plain, place, share, sentence)
+        return by_share or self.judged(self.cosine, place, cosine, alike)

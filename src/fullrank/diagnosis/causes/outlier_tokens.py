@@ -30,7 +30,7 @@ class OutlierTokens(Cause):
     >>> [(finding.cause, finding.value) for finding in OutlierTokens().check(h, evidence)]
     [('outlier-tokens', 30.0)]
 
-    Source: Darcet et al. 2024, section 2.1; Sun et al. 2024, section 5.
+    Source: after Darcet et al. 2024, section 2.1, where the limit is a fixed norm for one model.
     """
 
     name = "outlier-tokens"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
+from fullrank.diagnosis.dominant import percent
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
 from fullrank.record import Finding
 from fullrank.statistics import binomial_error
@@ -57,7 +58,7 @@ class UnevenScale(Cause):
         share = place.dominant.share
         who = f"Channel {channels[0]} holds" if len(channels) == 1 else f"{len(channels)} channels hold"
         sentence = (
-            f"{who} {100 * share:.4g} % of the variance at {place.place}. A linear probe has "
+            f"{who} {percent(share)} of the variance at {place.place}. A linear probe has "
             f"{100 * again.before:.1f} % accuracy, and {100 * again.linear:.1f} % on standardised channels, "
             f"on {again.tested} test rows."
         )

@@ -7,6 +7,7 @@ from typing import final
 from fullrank.diagnosis.augmentation import can_be_weighed
 from fullrank.diagnosis.causes.contract import Cause, Rule, Stage
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
+from fullrank.diagnosis.shape import most_components
 from fullrank.record import Finding
 
 
@@ -30,8 +31,8 @@ class UnexplainedLowRank(Cause):
         measure="share of the possible rank that is lost",
         side="above",
         threshold=0.1,
-        remedy="Give the views (--views) if they were missing, diagnose the whole run if the model has a "
-        "head, and look at the earlier places.",
+        remedy="Give the views (--views, or --positives for a file) if they were missing, diagnose the whole "
+        "run if the model has a head, and look at the earlier places.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
@@ -46,6 +47,13 @@ class UnexplainedLowRank(Cause):
         missing = [words[name] for name in evidence.lacks(("views", "stacked"), place)]
         unknown = f"; {' and '.join(missing)} were given" if missing else ""
         if not evidence.lacks(("views",), place) and not can_be_weighed(place, evidence):
-            unknown += "; there are too few images to compare the views"
+            unknown += f"; {_unweighed(cut.rank, place)}"
         sentence = f"{cut.sentence(place.place)}, and no cause was found{unknown}."
         return [self.finding(self.rule, place, cut.lost_share, sentence)]
+
+
+def _unweighed(rank: int, place: PlaceEvidence) -> str:
+    """Why the views say nothing about the lost directions."""
+    if most_components(len(place.features)) <= rank:
+        return "there are too few images to compare the views"
+    return "no place with views has the lost directions"

@@ -48,8 +48,9 @@ class ViewGap(Cause):
 
 def _sentence(place: str, gap: Gap) -> str:
     before, after = (f"{100 * share:.1f} %" for share in (gap.recall, gap.centred_recall))
+    rows = len(gap.rows[0])
     return (
         f"The two views at {place} lie in two cones: their means are {gap.distance:.2f} times their spread "
-        f"apart, so alignment measures this gap and not the pairs. The nearest row of the other view is the "
-        f"pair for {before} of {len(gap.rows[0])} rows, and for {after} after the mean of each view is subtracted."
+        "apart, so alignment measures this gap and not the pairs. The nearest row of the other view is the "
+        f"pair for {before} of {rows} rows, and {after} after the mean of each view is subtracted."
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fullrank.errors import count_of
 from fullrank.record import Compared, DiagnosisEntry, Finding, LayerRow, Record
 from fullrank.record.comparisons import grouped
+from fullrank.record.measures import MEASURES, MeasureText
+from fullrank.record.offending import ROWS_FILE
 from fullrank.record.operations import PIXELS, moved_and_cost, operation_costs
 from fullrank.reports.denominators import (
     TITLES,
@@ -17,7 +19,10 @@ from fullrank.reports.denominators import (
     within_noise,
 )
 from fullrank.reports.numbers import distance, in_points, signed
+from fullrank.statistics import one_error_below
 
+# So many places of a cause, or rows of a finding, are named.
+MOST_PLACES = 4
 # What a row of the table of places calls its measures.
 LAYER_FIELDS = {
     "linear": "linear",
@@ -92,12 +97,68 @@ def cut_sentence(diagnosis: DiagnosisEntry) -> str:
     linear = {row.place: 100 * row.linear for row in diagnosis.layers if row.linear is not None}
     if diagnosis.cut not in linear:
         return f"Where to cut: keep {diagnosis.cut}."
-    best = linear[diagnosis.cut]
-    others = [place for place in ("h", "z") if place in linear and place != diagnosis.cut]
+    kept, best = linear[diagnosis.cut], max(linear, key=lambda place: linear[place])
+    if in_points(linear[best]) == in_points(kept):  # as the table shows them
+        best = diagnosis.cut
     tested = None if diagnosis.images is None else diagnosis.images.test
-    leads = " and ".join(_lead(best, linear[place], place, tested) for place in others)
-    beside = f", {leads}" if leads else ""
-    return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(best)} points{beside}."
+    others = [place for place in ("h", "z") if place in linear and place not in (diagnosis.cut, best)]
+    beside = [_lead(kept, linear[place], place, tested) for place in others]
+    if best != diagnosis.cut:
+        beside.insert(0, _behind(kept, linear[best], best, tested))
+    leads = f", {' and '.join(beside)}" if beside else ""
+    return f"Where to cut: keep {diagnosis.cut}. Its linear accuracy is {in_points(kept)} points{leads}."
+
+
+def _behind(kept: float, best: float, place: str, tested: int | None) -> str:
+    """How far an accuracy in points is below that of the best place; near it only within a standard error."""
+    size = f"{place} ({in_points(best)})"
+    if tested is not None and kept >= 100 * one_error_below(best / 100, tested):
+        return f"within one standard error of the best, {size}"
+    return f"{distance(kept - best)} the best, {size}"
+
+
+def what_to_try(diagnosis: DiagnosisEntry) -> dict[str, str]:
+    """The remedies of the alarms, each once, with the causes that they are for."""
+    alarms = [finding for finding in diagnosis.findings if finding.level == "alarm"]
+    remedies = grouped((finding.remedy, finding.cause) for finding in alarms)
+    return {remedy: ", ".join(dict.fromkeys(names)) for remedy, names in remedies.items()}
+
+
+def rows_sentence(finding: Finding) -> str:
+    """How many rows a finding names, the first of them, and where the others are; "" if it names none."""
+    if not finding.row_count:
+        return ""
+    names = finding.ids or [str(row) for row in finding.rows]
+    shown = ", ".join(names[:MOST_PLACES])
+    counted = f"{finding.row_count:,} row{'' if finding.row_count == 1 else 's'}"
+    if finding.row_count <= MOST_PLACES:
+        return f"{counted}: {shown}; also in {ROWS_FILE}."
+    return f"{counted}; the first: {shown}; all in {ROWS_FILE}."
+
+
+def places_and_values(findings: Sequence[Finding]) -> str:
+    """The places of findings with their values: up to four, and how many more there are."""
+    shown = [f"{each.place} ({each.value:.3g})" for each in findings[:MOST_PLACES]]
+    more = findings[MOST_PLACES:]
+    if more:
+        low, high = min(each.value for each in more), max(each.value for each in more)
+        shown.append(f"{len(more)} more ({low:.3g} to {high:.3g})")
+    return ", ".join(shown)
+
+
+def measure_notes(diagnosis: DiagnosisEntry) -> dict[str, tuple[str, str, str]]:
+    """By measure: its title, with which settings it was measured, and what it cannot see."""
+    notes = {}
+    for name in measure_table(diagnosis)[1]:
+        text = MEASURES.get(name, MeasureText(name.replace("_", " "), ""))
+        hows = grouped(
+            (each.how, each.place) for each in diagnosis.measures if each.name == name and each.how
+        )
+        how = next(iter(hows), "")
+        if len(hows) > 1:
+            how = "; ".join(f"{', '.join(places)}: {each}" for each, places in hows.items())
+        notes[name] = (text.title, how, text.blind)
+    return notes
 
 
 def compared_sentences(diagnosis: DiagnosisEntry) -> list[str]:

@@ -1,0 +1,58 @@
+"""What each measure of a diagnosis is called, and what it cannot see. Torch-free."""
+
+from typing import NamedTuple
+
+
+class MeasureText(NamedTuple):
+    """The title of a measure, and one sentence on what it cannot see."""
+
+    title: str
+    blind: str
+
+
+MEASURES = {
+    "effective_rank": MeasureText(
+        "effective rank", "Whether the directions are useful; it compares runs of one method only."
+    ),
+    "rankme": MeasureText("RankMe", "A strong mean, which counts as one direction and hides the others."),
+    "participation_ratio": MeasureText(
+        "participation ratio", "Weak directions beside a strong one; few rows make it too small."
+    ),
+    "corrected_participation_ratio": MeasureText(
+        "participation ratio, corrected for the number of rows",
+        "Weak directions beside a strong one; rows of very unequal length make it too small.",
+    ),
+    "stable_rank": MeasureText("stable rank", "All directions beside the strongest one, often the mean."),
+    "nesum": MeasureText("NESum", "Weak directions: it is the total variance over the largest one."),
+    "lidar": MeasureText(
+        "LiDAR", "Anything that the views keep but labels do not need; it compares runs with the same views."
+    ),
+    "alpha_req": MeasureText(
+        "alpha-ReQ", "The spectrum outside its window; it means nothing if that is no power law."
+    ),
+    "live_dimensions": MeasureText(
+        "live dimensions", "How strong they are: rounding and noise of any size above it count as live."
+    ),
+    "dimensions_above_largest_gap": MeasureText(
+        "dimensions above the largest gap", "Whether the gap is large: every spectrum has a largest gap."
+    ),
+    "largest_gap": MeasureText("largest gap", "A collapse without a gap: a gradual fall of the variance."),
+    "intrinsic_dimension_two_nn": MeasureText(
+        "intrinsic dimension, TwoNN",
+        "Which dimensions are noise; of more than about 10 it counts too few.",
+    ),
+    "intrinsic_dimension_gride": MeasureText(
+        "intrinsic dimension, GRIDE",
+        "Details finer than 32 neighbours; of more than about 10 it counts too few.",
+    ),
+    "mean_cosine": MeasureText("mean cosine", "The rank: a strong mean alone makes it 1."),
+    "hubness": MeasureText("hubness", "Collapse: wide healthy features have hubs too."),
+    "near_duplicates": MeasureText(
+        "share of near duplicates", "Whether images are equal: a strong mean makes all rows near duplicates."
+    ),
+    "largest_variance_share": MeasureText(
+        "largest share of one channel", "Directions that are no channel, and whether the labels need it."
+    ),
+    "alignment": MeasureText("alignment", "Collapse to one point, which has the best value."),
+    "uniformity": MeasureText("uniformity", "Labels; spread-out features may be useless."),
+}
