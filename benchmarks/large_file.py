@@ -138,7 +138,7 @@ def measure(kind: str, path: Path, rounds: int) -> str:
         (wall, processor), (bare, bare_processor) = taken["diagnosis"], taken["product"]
         ratios.append((wall / bare, processor / bare_processor))
         print(
-            f"{kind}, round {number}: the diagnosis {wall:.1f} s ({processor:.1f} of the processor), the bare "
+            f"{kind}, round {number}: the diagnosis {wall:.1f} s ({processor:.1f} processor s), bare "
             f"product {bare:.1f} s ({bare_processor:.1f}), ratio {ratios[-1][0]:.2f} ({ratios[-1][1]:.2f})",
             flush=True,
         )

@@ -21,7 +21,7 @@ from fullrank.spectrum import near_duplicates_among
 # How many rows are used by measures that compare rows with each other.
 SAMPLE = 4096
 # How many rows of a file are compared with all others: at least so many, and more up to so many pairs.
-_LEAST_COMPARED, _MOST_COMPARED, _MOST_PAIRS = 256, 1024, 2**28
+_LEAST_COMPARED, _MOST_COMPARED, _MOST_PAIRS = 256, 1024, 2**26
 # How many rows with more channels than rows give the spectrum: their inner products take 512 MiB.
 _MOST_IN_GRAM = 8192
 
