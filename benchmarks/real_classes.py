@@ -6,6 +6,7 @@ from functools import cache, partial
 import torch
 import torch.nn.functional as F
 from real_sample import RealCase, Sample
+from real_training import effective_rank
 from torch import Tensor, nn
 
 from fullrank.data import source
@@ -179,11 +180,16 @@ def towers(half: str, depth: int, shared: bool) -> Sample:
     inside = (mean_cosine(a) + mean_cosine(b)) / 2
     across = float((F.normalize(a) @ F.normalize(b).T).mean())
     ill = inside - across > 0.15
+    rank = effective_rank(a)
+    # So few directions are no fault that was put in, but an alarm for them is right.
+    low = rank < a.shape[1] / 10
+    level = ("any" if low else "note") if ill else ("ambiguous" if low else "none")
     return Sample(
         {"embedding": a},
         ("view-gap",) if ill else (),
-        "note" if ill else "none",
-        measured=f"mean cosine within {inside:.3f}, across {across:.3f}",
+        level,
+        ("unexplained-low-rank", "augmentation") if low else (),
+        f"mean cosine within {inside:.3f}, across {across:.3f}, er {rank:.1f}",
         positives=b,
     )
 
