@@ -69,7 +69,7 @@ def norm_shifts(encoder: nn.Module, images: Tensor | Iterable[Tensor]) -> tuple[
 
     def see(name: str, module: nn.Module, args: tuple[object, ...]) -> None:
         x = args[0] if args else None
-        if isinstance(x, Tensor) and x.ndim > 1 and x.shape[1] == len(module.running_mean):
+        if isinstance(x, Tensor) and x.ndim > 1 and x.shape[1] == len(_running(module)[0]):
             inputs.setdefault(name, _Channels()).add(x)
 
     with ExitStack() as hooks, torch.no_grad(), evaluating(encoder):
@@ -85,8 +85,15 @@ def is_batch_norm(module: nn.Module) -> bool:
     if isinstance(module, _InstanceNorm | torch.jit.ScriptModule):
         return False
     mean, variance = (getattr(module, name, None) for name in ("running_mean", "running_var"))
-    both = isinstance(mean, Tensor) and isinstance(variance, Tensor)
-    return both and mean.ndim == 1 and mean.shape == variance.shape
+    if not (isinstance(mean, Tensor) and isinstance(variance, Tensor)):
+        return False
+    return mean.ndim == 1 and mean.shape == variance.shape
+
+
+def _running(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """The running mean and variance of a batch norm, (C,) each, float64 on the CPU."""
+    mean, variance = (torch.as_tensor(getattr(norm, name)) for name in ("running_mean", "running_var"))
+    return mean.double().cpu(), variance.double().cpu()
 
 
 class _Channels:
@@ -110,9 +117,10 @@ class _Channels:
 
 def _shift(name: str, norm: nn.Module, channels: _Channels) -> NormShift:
     epsilon = float(getattr(norm, "eps", 0.0)) + torch.finfo(torch.float32).tiny
-    running = norm.running_var.double().cpu() + epsilon
+    mean, variance = _running(norm)
+    running = variance + epsilon
     log_ratio = ((channels.variance + epsilon) / running).log()
-    mean_shift = (channels.mean - norm.running_mean.double().cpu()).abs() / running.sqrt()
+    mean_shift = (channels.mean - mean).abs() / running.sqrt()
     off = (log_ratio.exp() > OFF_RATIO) | ((-log_ratio).exp() > OFF_RATIO) | (mean_shift > OFF_MEAN)
     numbers = (float(log_ratio.median()), float(mean_shift.median()), float(off.double().mean()))
     return NormShift(name, len(running), *numbers)

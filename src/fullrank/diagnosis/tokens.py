@@ -134,10 +134,12 @@ def _of_patches(
     encoder: nn.Module, batches: Iterable[Tensor], places: Sequence[str], of: Callable[[str, Tensor], Tensor]
 ) -> dict[str, list[Tensor]]:
     """`of` the patch tokens at each place, batch by batch; empty where an encoder has no such tokens."""
-    read = getattr(encoder, "of_patches", None)
+    read: Callable[..., dict[str, Tensor]] | None = getattr(encoder, "of_patches", None)
     parts: dict[str, list[Tensor]] = {}
+    if read is None:
+        return parts
     with evaluating(encoder):
-        for batch in batches if callable(read) else ():
+        for batch in batches:
             features = read(as_float(batch.to(first_device(encoder))), places, of)
             if not features:
                 break

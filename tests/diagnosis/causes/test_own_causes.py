@@ -108,7 +108,7 @@ def with_long_rows(features, rows):
 def test_features_with_rows_to_leave_out_are_judged_without_them():
     evidence = Evidence((PlaceEvidence("z", with_long_rows(gaussian(), [3, 40, 41])),))
     # The long rows make one direction of all the variance; without them the spectrum is healthy.
-    assert names(evidence, registered()) == ["unexplained-low-rank"]
+    assert names(evidence, registered()) == ["dominant-direction"]
     (found,) = find_causes(evidence, [*registered(), LongRows()])
     assert (found.cause, found.rows, found.title) == ("long-rows", [3, 40, 41], "")
     # And the other way round: they hide that the other rows have a low rank.

@@ -1,27 +1,10 @@
 """The search for causes: what is healthy, what an imposed rank hides, and where a low rank is reported."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from refusals import assert_names
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
-
-FILE = Path(__file__).parents[3] / "benchmarks" / "causes.py"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_causes", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 def causes(*places, **more):
@@ -34,18 +17,6 @@ def gaussian(n=500, d=32, seed=0):
 
 def broken(rank, n=500, d=32, seed=0):
     return gaussian(n, rank, seed) @ gaussian(rank, d, seed + 1)
-
-
-def test_the_benchmark_in_its_quick_form(benchmark):
-    trained = ("augmentation", "implicit-regularisation")
-    weakest = {case.cause: case for case in reversed(benchmark.CASES)}
-    cases = [
-        case
-        for case in benchmark.CASES
-        if not case.slow and (case.cause not in trained or case is weakest[case.cause])
-    ]
-    rows = [benchmark.judge(case, range(1)) for case in cases]
-    assert_names(benchmark.summary(rows, range(1)), "17 of 17", "0 of 23", "false notes 0")
 
 
 @settings(max_examples=15, deadline=None)
