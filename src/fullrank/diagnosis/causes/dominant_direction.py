@@ -26,6 +26,7 @@ class DominantDirection(Cause):
 
     Args:
         healthy: The rule if the rest is healthy, or if the direction is the distance of a few rows.
+        across: The same for a direction across many channels.
         unclear: The rule if the features alone cannot tell.
         enough: The corrected participation ratio from which on the rest is healthy.
         least: The one below which it collapsed. Both shrink in proportion below 16 possible directions.
@@ -49,6 +50,14 @@ class DominantDirection(Cause):
         side="above",
         threshold=0.95,
         remedy="Standardise the channels, or remove this direction, before you compute distances or cosines.",
+    )
+    across: Rule = Rule(
+        level="note",
+        measure=_MEASURE,
+        side="above",
+        threshold=0.95,
+        remedy="Remove this direction before you compute distances or cosines. Standardising the channels "
+        "does not remove it.",
     )
     unclear: Rule = Rule(
         level="note",
@@ -74,7 +83,8 @@ class DominantDirection(Cause):
             if not (dominant.channels or dominant.group) and self._is_collapse(place, evidence):
                 return []
         healthy = dominant.rest >= dominant.scaled(self.enough)
-        rule = self.healthy if healthy or dominant.outlying else self.unclear
+        plain = self.healthy if dominant.channels else self.across
+        rule = plain if healthy or dominant.outlying else self.unclear
         if not rule.fires(dominant.share):
             return []
         rows = [place.images[row] for row in dominant.group]
