@@ -56,8 +56,8 @@ class DominantDirection(Cause):
         measure=_MEASURE,
         side="above",
         threshold=0.95,
-        remedy="Remove this direction before you compute distances or cosines. Standardising the channels "
-        "does not remove it.",
+        remedy="Remove this direction before you compute distances or cosines, because it stays in standardised "
+        "channels.",
     )
     unclear: Rule = Rule(
         level="note",
