@@ -248,17 +248,18 @@ def healthy_family() -> Iterator[RealCase]:
         )
 
     for half, data in (*HALVES.items(), ("fresh", "fashion-mnist")):
+        seed = 8 if half == "fresh" else 3
         for spec in _HEADS[half]:
             yield RealCase(
                 "healthy",
                 f"head-{spec.replace(':', '').replace(',', '-')}",
                 half,
-                partial(run, data, 8 if half == "fresh" else 3, spec, "infonce:0.2"),
+                partial(run, data, seed, spec, "infonce:0.2"),
             )
         for spec in _OBJECTIVES[half]:
             yield RealCase(
                 "healthy",
                 f"loss-{spec.replace(':', '')}",
                 half,
-                partial(run, data, 8 if half == "fresh" else 3, "mlp:32", spec),
+                partial(run, data, seed, "mlp:32", spec),
             )

@@ -284,10 +284,11 @@ def untrained_family() -> Iterator[RealCase]:
         return Sample({"h": h}, (), "none", _OF_UNTRAINED, said, labels=x.test_labels, trained=False)
 
     for half, archs in _TIMM.items():
+        data = HALVES.get(half, "digits")
         for arch in archs:
             yield RealCase(
                 "untrained",
                 arch.replace("_patch16_224", ""),
                 half,
-                partial(run, arch, HALVES.get(half, "digits")),
+                partial(run, arch, data),
             )

@@ -13,7 +13,10 @@ from fullrank.diagnosis.shape import low_rank_of
 from fullrank.diagnosis.stacked import block_alignment, drop_of_one, imbalance, product
 from fullrank.record import Finding
 
-_FEWER = "Use fewer stacked linear maps, initialise them closer to orthogonal, or use a fixed head such as subvector."
+_FEWER = (
+    "Use fewer stacked linear maps, initialise them closer to orthogonal, or use a fixed head such as "
+    "subvector."
+)
 
 
 @final
@@ -22,9 +25,10 @@ class ImplicitRegularisation(Cause):
     """The singular values of the product drop sharply, and the maps make this drop together.
 
     They do so if they agree on the directions before the drop. The measure is the smallest `block_alignment`
-    of two consecutive maps: 0 at chance, 1 in full agreement. They also do so if the same drop in each single
-    map is small. That measure is the largest `drop_of_one` of them. Both are taken at the last place, the output of the maps. This cause is checked after `augmentation`, so its
-    evidence states whether augmentation was weak or no views were given to exclude it.
+    of two consecutive maps: 0 at chance, 1 in full agreement. They also do so if no single map has much of
+    the drop. That measure is the largest `drop_of_one`. Both are taken at the last place, the output of the
+    maps. This cause is checked after `augmentation`, so its evidence states whether augmentation was weak or
+    no views were given to exclude it.
 
     >>> import torch
     >>> gains = torch.diag(torch.tensor([1.0, 1.0, 0.01, 0.01]))
@@ -64,10 +68,11 @@ class ImplicitRegularisation(Cause):
             f"drop after {of_product.rank}"
         )
         aligned = (
-            f"{drops}, and the maps agree on the directions before the drop (alignment {value:.2f}, imbalance "
-            f"{between:.2f}). {views}"
+            f"{drops}, and the maps agree on the directions before the drop (alignment {value:.2f}, "
+            f"imbalance {between:.2f}). {views}"
         )
         share = max(drop_of_one(matrix, maps, of_product.rank) for matrix in maps)
-        spread = f"{drops}, and no single map has more than {100 * share:.0f} % of this drop, in logarithms. {views}"
+        most = f"{100 * share:.0f} % of this drop, in logarithms"
+        spread = f"{drops}, and no single map has more than {most}. {views}"
         by_alignment = self.judged(self.rule, place, value, aligned)
         return by_alignment or self.judged(self.together, place, share, spread)
