@@ -39,10 +39,10 @@ def diagnose_file(
     if positives is not None:
         file, positives = paired(file, positives)
     bad, before = len(file.dropped), file.rows
-    survey, moments = _survey_with_moments(file, progress)
+    survey, of_every = _survey_with_moments(file, progress)
     file, positives, zero_beside = _without_zero_rows(file, positives, survey)
-    if moments is None or file.rows < before:
-        moments = _moments_of_file(file, seed, progress)
+    every = file.rows == before
+    moments = of_every if every and of_every is not None else _moments_of_file(file, seed, progress)
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
     place = PlaceEvidence(
