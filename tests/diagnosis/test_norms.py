@@ -85,3 +85,16 @@ def test_has_first_values_until_the_first_step(name):
 
 def test_has_first_values_is_unknown_without_norms():
     assert not has_first_values(nn.Sequential(nn.Linear(4, 4), nn.PReLU()))
+
+
+def test_norms_of_the_head_are_compared_and_few_updates_are_not_settled() -> None:
+    encoder, head = nn.Sequential(nn.Flatten(), nn.LazyLinear(4)).eval(), nn.Sequential(nn.BatchNorm1d(4))
+    with torch.no_grad():
+        h = encoder(IMAGES.float() / 255 if IMAGES.dtype == torch.uint8 else IMAGES)
+    head.train()(h)
+    (shift,) = norm_shifts(encoder, IMAGES, head)
+    assert (shift.layer, shift.of_head, shift.settled) == ("head.0", True, False)
+    for _ in range(60):
+        head(h)
+    (shift,) = norm_shifts(encoder, IMAGES, head)
+    assert shift.settled and shift.off == 0 and head.training

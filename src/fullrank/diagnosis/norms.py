@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,8 @@ from fullrank.places import evaluating
 # A channel is off if its variance differs from the running one by this factor, or its mean by so many running
 # standard deviations. Of nets on their own images next to none does; docs/causes.md has the figures.
 OFF_RATIO, OFF_MEAN = 4.0, 2.0
+# Running statistics are settled once their first values weigh less than this.
+_SETTLED = 0.01
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class NormShift:
         log_ratio: The median over channels of the logarithm of the input's variance over the running one.
         mean_shift: The median over channels of the distance of the means, in running standard deviations.
         off: The share of channels that are off in variance or in mean.
+        settled: False after so few updates that the first values still weigh 1 % or more.
+        of_head: Whether the layer belongs to the head.
     """
 
     layer: str
@@ -35,9 +38,13 @@ class NormShift:
     log_ratio: float
     mean_shift: float
     off: float = 0.0
+    settled: bool = True
+    of_head: bool = False
 
 
-def norm_shifts(encoder: nn.Module, images: Tensor | Iterable[Tensor]) -> tuple[NormShift, ...]:
+def norm_shifts(
+    encoder: nn.Module, images: Tensor | Iterable[Tensor], head: nn.Module | None = None
+) -> tuple[NormShift, ...]:
     r"""Compare the input of every batch norm with its running statistics, in eval mode.
 
     .. math:: \log \frac{v + \epsilon}{v_r + \epsilon}, \qquad |m - m_r| / \sqrt{v_r + \epsilon}
@@ -50,6 +57,7 @@ def norm_shifts(encoder: nn.Module, images: Tensor | Iterable[Tensor]) -> tuple[
     Args:
         encoder: The encoder, which takes images in 0 to 1.
         images: The images, (N, C, H, W), or an iterable of such batches.
+        head: The head, which takes the output of the encoder. Its layers are called head.NAME.
 
     Returns:
         One for each norm, in the order in which they run; empty if there is none.
@@ -62,22 +70,33 @@ def norm_shifts(encoder: nn.Module, images: Tensor | Iterable[Tensor]) -> tuple[
     ('1', 1.0)
     """
     batches = [images] if isinstance(images, Tensor) else images
-    inputs: dict[str, _Channels] = {}
-    norms = {name: module for name, module in encoder.named_modules() if is_batch_norm(module)}
-    if not norms:
+    inputs: dict[nn.Module, _Channels] = {}
+    parts = [encoder] if head is None else [encoder, head]
+    names = {
+        module: f"head.{name}" if part is head else name
+        for part in parts
+        for name, module in part.named_modules()
+        if is_batch_norm(module)
+    }
+    if not names:
         return ()
 
-    def see(name: str, module: nn.Module, args: tuple[object, ...]) -> None:
+    def see(module: nn.Module, args: tuple[object, ...]) -> None:
         x = args[0] if args else None
         if isinstance(x, Tensor) and x.ndim > 1 and x.shape[1] == len(_running(module)[0]):
-            inputs.setdefault(name, _Channels()).add(x)
+            inputs.setdefault(module, _Channels()).add(x)
 
-    with ExitStack() as hooks, torch.no_grad(), evaluating(encoder):
-        for name, module in norms.items():
-            hooks.enter_context(module.register_forward_pre_hook(partial(see, name)))
+    with ExitStack() as hooks, torch.no_grad():
+        for part in parts:
+            hooks.enter_context(evaluating(part))
+        for module in names:
+            hooks.enter_context(module.register_forward_pre_hook(see))
         for batch in batches:
-            encoder(as_float(batch.to(first_device(encoder))))
-    return tuple(_shift(name, norms[name], channels) for name, channels in inputs.items())
+            x = as_float(batch.to(first_device(encoder)))
+            for part in parts:
+                x = part(x)
+    inside = set() if head is None else set(head.modules())
+    return tuple(_shift(names[norm], norm, seen, norm in inside) for norm, seen in inputs.items())
 
 
 def is_batch_norm(module: nn.Module) -> bool:
@@ -115,7 +134,7 @@ class _Channels:
         self.count += count
 
 
-def _shift(name: str, norm: nn.Module, channels: _Channels) -> NormShift:
+def _shift(name: str, norm: nn.Module, channels: _Channels, of_head: bool) -> NormShift:
     epsilon = float(getattr(norm, "eps", 0.0)) + torch.finfo(torch.float32).tiny
     mean, variance = _running(norm)
     running = variance + epsilon
@@ -123,7 +142,15 @@ def _shift(name: str, norm: nn.Module, channels: _Channels) -> NormShift:
     mean_shift = (channels.mean - mean).abs() / running.sqrt()
     off = (log_ratio.exp() > OFF_RATIO) | ((-log_ratio).exp() > OFF_RATIO) | (mean_shift > OFF_MEAN)
     numbers = (float(log_ratio.median()), float(mean_shift.median()), float(off.double().mean()))
-    return NormShift(name, len(running), *numbers)
+    return NormShift(name, len(running), *numbers, settled=_is_settled(norm), of_head=of_head)
+
+
+def _is_settled(norm: nn.Module) -> bool:
+    """Whether the first values weigh next to nothing by now. It is True if the updates were not counted."""
+    updates, momentum = (getattr(norm, name, None) for name in ("num_batches_tracked", "momentum"))
+    if not isinstance(updates, Tensor) or not isinstance(momentum, float) or not int(updates):
+        return True
+    return bool((1 - momentum) ** int(updates) < _SETTLED)
 
 
 def has_first_values(encoder: nn.Module) -> bool:

@@ -56,7 +56,9 @@ def diagnose_model(
         labels=None if known is None else torch.from_numpy(known),
         supervised=subject.supervised,
         trained=subject.trained,
-        norms=norm_shifts(subject.encoder, _some(collected.images, seed)) if subject.trained else (),
+        norms=norm_shifts(subject.encoder, _some(collected.images, seed), subject.head)
+        if subject.trained
+        else (),
     )
     official = subject.all is None
     survey = survey_images(subject.train, subject.test, official=official, seed=seed, progress=progress)

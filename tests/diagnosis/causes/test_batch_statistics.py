@@ -53,3 +53,14 @@ def test_the_first_norm_that_is_off_is_named_and_how_many_are():
     (found,) = find_causes(Evidence((PlaceEvidence("h", POINT),), norms=norms))
     assert found.value == pytest.approx(2 / 3) and "2 of 3" in found.evidence
     assert "layer1.bn" in found.evidence and "layer2.bn" not in found.evidence
+
+
+@pytest.mark.parametrize(("settled", "level"), [(True, "alarm"), (False, "note")])
+def test_norms_of_the_head_are_blamed_for_its_collapse(settled: bool, level: str) -> None:
+    h = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    places = (PlaceEvidence("h", h), PlaceEvidence("z", 20 + h))
+    off = NormShift("head.1", 8, -2.0, 0.5, 1.0, settled=settled, of_head=True)
+    found = find_causes(Evidence(places, norms=(off,)))
+    assert [(finding.cause, finding.place, finding.level) for finding in found] == [
+        ("batch-statistics", "z", level)
+    ]

@@ -16,6 +16,10 @@ from fullrank.record import Finding
 
 # A norm is off if more than half of its channels are.
 _OFF = 0.5
+_UNSETTLED = (
+    "Train for more steps, or estimate them again with torch.optim.swa_utils.update_bn: after so few steps "
+    "they are not settled."
+)
 
 
 @final
@@ -25,7 +29,8 @@ class BatchStatistics(Cause):
 
     `fullrank.diagnosis.norms.norm_shifts` says when a channel is off. A norm is off if half of its channels
     are. If most norms are off and the features collapse too, it is an alarm and stands instead of the
-    collapse. Else it is one note, at the end of the encoder, by the norm with the most channels that are off.
+    collapse. In the head, its own norms count too. Else it is one note, at the end of the encoder, by the
+    norm with the most channels that are off. After a few steps of training, it is a note in both cases.
 
     >>> import torch
     >>> from fullrank.diagnosis.norms import NormShift
@@ -57,23 +62,31 @@ class BatchStatistics(Cause):
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """An alarm where features collapse, else a note at the end of the encoder; none if all norms fit."""
-        norms, end = evidence.norms, evidence.places[evidence.end_of_encoder]
-        if not norms:
-            return []
-        off = [norm for norm in norms if norm.off > _OFF]
-        share, worst = len(off) / len(norms), max(norm.off for norm in norms)
-        # A collapse in the head is not the fault of the norms if the encoder before it ends healthy.
-        blamed = (place, end) if is_of_head(place.place) else (place,)
-        if self.rule.fires(share) and all(_collapses(each, evidence) for each in blamed):
-            return [self.finding(self.rule, place, share, _sentence(off, norms))]
+        end = evidence.places[evidence.end_of_encoder]
+        encoder = [norm for norm in evidence.norms if not norm.of_head]
+        # A collapse in the head is not the fault of the encoder's norms if the encoder ends healthy.
+        blamed = [(encoder, (place, end) if is_of_head(place.place) else (place,))]
+        if is_of_head(place.place):
+            blamed.append(([norm for norm in evidence.norms if norm.of_head], (place,)))
+        for norms, places in blamed:
+            off = [norm for norm in norms if norm.off > _OFF]
+            share = len(off) / max(1, len(norms))
+            if self.rule.fires(share) and all(_collapses(each, evidence) for each in places):
+                return [self.finding(_rule(self.rule, off), place, share, _sentence(off, norms))]
         if place is not end:
             return []
-        off = [norm for norm in norms if self.shifted.fires(norm.off)]
-        return self.judged(self.shifted, place, worst, _sentence(off, norms)) if off else []
+        off = [norm for norm in encoder if self.shifted.fires(norm.off)]
+        worst = max((norm.off for norm in off), default=0.0)
+        return [self.finding(_rule(self.shifted, off), place, worst, _sentence(off, encoder))] if off else []
 
     def ends(self, findings: Sequence[Finding]) -> bool:
-        """Whether there is an alarm: it stands instead of the collapse."""
-        return any(finding.level == "alarm" for finding in findings)
+        """Whether features collapse: the finding stands instead of the collapse."""
+        return any(finding.measure == self.rule.measure for finding in findings)
+
+
+def _rule(rule: Rule, off: Sequence[NormShift]) -> Rule:
+    """The rule, as a note where a norm that is off had too few updates to settle."""
+    return rule if all(norm.settled for norm in off) else replace(rule, level="note", remedy=_UNSETTLED)
 
 
 def _collapses(place: PlaceEvidence, evidence: Evidence) -> bool:

@@ -26,6 +26,7 @@ class DominantDirection(Cause):
 
     Args:
         healthy: The rule if the rest is healthy, or if the direction is the distance of a few rows.
+        across: The same for a direction across many channels.
         unclear: The rule if the features alone cannot tell.
         enough: The corrected participation ratio from which on the rest is healthy.
         least: The one below which it collapsed. Both shrink in proportion below 16 possible directions.
@@ -50,6 +51,14 @@ class DominantDirection(Cause):
         threshold=0.95,
         remedy="Standardise the channels, or remove this direction, before you compute distances or cosines.",
     )
+    across: Rule = Rule(
+        level="note",
+        measure=_MEASURE,
+        side="above",
+        threshold=0.95,
+        remedy="Remove this direction before you compute distances or cosines, because standardised channels "
+        "still hold it.",
+    )
     unclear: Rule = Rule(
         level="note",
         measure=_MEASURE,
@@ -63,7 +72,8 @@ class DominantDirection(Cause):
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding if the rest is healthy or the features cannot tell, otherwise none."""
-        if place.imposed_rank is not None and place.imposed_rank < 4:
+        few = len(place.shape.eigenvalues) < 2  # one possible direction holds everything by itself
+        if few or (place.imposed_rank is not None and place.imposed_rank < 4):
             return []
         dominant = place.dominant
         if not dominant.outlying:
@@ -74,7 +84,8 @@ class DominantDirection(Cause):
             if not (dominant.channels or dominant.group) and self._is_collapse(place, evidence):
                 return []
         healthy = dominant.rest >= dominant.scaled(self.enough)
-        rule = self.healthy if healthy or dominant.outlying else self.unclear
+        plain = self.healthy if dominant.channels else self.across
+        rule = plain if healthy or dominant.outlying else self.unclear
         if not rule.fires(dominant.share):
             return []
         rows = [place.images[row] for row in dominant.group]

@@ -26,14 +26,14 @@ class TooFewSamples(Cause):
         measure="largest possible rank over width",
         side="below",
         threshold=1.0,
-        remedy="Use more images than the features have channels; several times as many is better.",
+        remedy="Use more rows than the features have channels; several times as many is better.",
     )
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding if the images span less than the width, otherwise none."""
         rows, width = place.sample_of or place.shape.rows, place.imposed_rank or place.shape.width
         sentence = (
-            f"{rows} images span at most {rows - 1} of the {width} dimensions at {place.place}, so the "
-            "images limit every rank there."
+            f"{rows} rows span at most {rows - 1} of the {width} dimensions at {place.place}, so the "
+            "rows limit every rank there."
         )
         return self.judged(self.rule, place, (rows - 1) / width, sentence)
