@@ -65,7 +65,11 @@ def make(case: RealCase, folder: Path) -> None:
     if path.exists():
         return
     start = time.perf_counter()
-    sample = case.build()
+    try:
+        sample = case.build()
+    except ValueError as error:  # a training that diverges has no features
+        print(f"{case.stem}: not made. {error}")
+        return
     sample.save(path)
     truth = folder / TRUTH
     new = not truth.exists()
