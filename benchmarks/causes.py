@@ -5,8 +5,9 @@
     uv run python benchmarks/causes.py --judge FOLDER                           the same, made before
 
 Prints the tables of docs/causes.md. For the constructed features, thresholds were fixed on the seeds 0 to 19
-(`--first 0`), and the page has the seeds 100 to 119. For real cases, thresholds were fixed on the half `fix`,
-and the half `held` was not used. `--real` makes the cases that FOLDER lacks (`benchmarks/real_cases.py`).
+(`--first 0`), and the page has the seeds 100 to 119. Of the real cases, `fix` and `held` are calibration,
+and `fresh` was made and judged once, after the last change of a rule.
+`--real` makes the cases that FOLDER lacks (`benchmarks/real_cases.py`).
 """
 
 import argparse

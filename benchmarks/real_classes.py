@@ -14,7 +14,7 @@ from fullrank.objectives.contrastive import info_nce
 from fullrank.objectives.supervised import SupConLoss
 from fullrank.spectrum import mean_cosine
 
-HALVES = {"fix": ("digits", 8, 600), "held": ("fashion-mnist", 14, 300)}
+HALVES = {"fix": ("digits", 8, 600), "held": ("fashion-mnist", 14, 300), "fresh": ("fashion-mnist", 12, 400)}
 # Labels of training rows explain all but this share of the variance where classes are called points.
 _POINTS = 0.02
 Net = tuple[nn.Module, nn.Module]
@@ -89,7 +89,7 @@ def viewed(x: Tensor, generator: torch.Generator) -> Tensor:
 @cache
 def trained(half: str, depth: int, last: bool, kind: str, epochs: int, decay: float) -> Net:
     """A net and its layer of h, trained from a seed."""
-    torch.manual_seed(1 if half == "fix" else 2)
+    torch.manual_seed({"fix": 1, "held": 2, "fresh": 3}[half])
     hidden, end = mlp(half, depth, 64 if half == "fix" else 128, last)
     train(nn.Sequential(hidden, end), half, kind, epochs, decay, 0)
     return hidden.eval(), end.eval()
@@ -140,6 +140,7 @@ def classes_family() -> Iterator[RealCase]:
     nets = {
         "fix": (("mlp", 1, True), ("linear", 1, False)),
         "held": (("deep", 3, True), ("linear", 3, False)),
+        "fresh": (("mlp", 2, True),),
     }
     for half, some in nets.items():
         for name, depth, last in some:

@@ -32,10 +32,12 @@ from fullrank.objectives.contrastive import info_nce
 _HEADS = {
     "fix": ("none", "mlp:32", "subvector:24", "reweight:1.05", "diagonal"),
     "held": ("linear:32", "orthogonal", "lowrank:24", "random-subvector:24", "mlp:48,layers=3"),
+    "fresh": ("linear:24", "mlp:40", "subvector:16", "mlp:32,layers=3", "lowrank:20"),
 }
 _OBJECTIVES = {
     "fix": ("ntxent:0.2", "vicreg", "supcon:0.1"),
     "held": ("infonce:0.1", "barlow-twins", "spectral", "cross-entropy"),
+    "fresh": ("ntxent:0.5", "vicreg", "barlow-twins", "supcon:0.2"),
 }
 
 
@@ -69,7 +71,11 @@ def align_family() -> Iterator[RealCase]:
         "late": ((1.0, 100), (0.0, 100)),
         "weak": ((0.02, 150),),
     }
-    for half, data, seed in (("fix", "digits", 0), ("held", "fashion-mnist", 1)):
+    for half, data, seed in (
+        ("fix", "digits", 0),
+        ("held", "fashion-mnist", 1),
+        ("fresh", "fashion-mnist", 7),
+    ):
         for head in ("linear", "mlp"):
             for name, plan in plans.items():
                 yield RealCase("align", f"{name}-{head}", half, partial(run, data, head, seed, plan))
@@ -127,6 +133,7 @@ def augment_family() -> Iterator[RealCase]:
     for half, data, strengths in (
         ("fix", "digits", (0.1, 1.5, 3.0)),
         ("held", "fashion-mnist", (0.2, 2.0, 4.0)),
+        ("fresh", "fashion-mnist", (0.3, 2.5, 5.0)),
     ):
         for head in ("linear", "mlp2", "mlp3"):
             for strength in strengths:
@@ -190,7 +197,11 @@ def stack_family() -> Iterator[RealCase]:
             temperature=0.1,
         )
 
-    for half, data, depths in (("fix", "digits", (1, 2, 4, 8)), ("held", "fashion-mnist", (1, 3, 5, 10))):
+    for half, data, depths in (
+        ("fix", "digits", (1, 2, 4, 8)),
+        ("held", "fashion-mnist", (1, 3, 5, 10)),
+        ("fresh", "fashion-mnist", (1, 4, 6, 9)),
+    ):
         for layers in depths:
             for scale in (0.3, 1.0):
                 yield RealCase(
@@ -201,14 +212,14 @@ def stack_family() -> Iterator[RealCase]:
 def healthy_family() -> Iterator[RealCase]:
     """Short good runs of every head with InfoNCE, and of every objective with an MLP."""
 
-    def run(data: str, head_spec: str, objective_spec: str) -> Sample:
+    def run(data: str, seed: int, head_spec: str, objective_spec: str) -> Sample:
         x = images(data, 8, 800, 800)
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(3)
-            net, top = tiny(3, 8), build_head(head_spec, in_dim=48)
+            torch.manual_seed(seed)
+            net, top = tiny(seed, 8), build_head(head_spec, in_dim=48)
             width = 48 if top is None else top(torch.randn(4, 48)).shape[1]
             loss = objective(objective_spec, in_dim=width, num_classes=10)
-            generator = torch.Generator().manual_seed(3)
+            generator = torch.Generator().manual_seed(seed)
             step = torch.optim.AdamW([*net.parameters(), *top.parameters(), *loss.parameters()], 3e-3)
             labelled = "labels" in needs(objective_spec)
             net.train(), top.train()
@@ -236,15 +247,19 @@ def healthy_family() -> Iterator[RealCase]:
             imposed={} if rank is None else {"z": rank},
         )
 
-    for half, data in HALVES.items():
+    for half, data in (*HALVES.items(), ("fresh", "fashion-mnist")):
+        seed = 8 if half == "fresh" else 3
         for spec in _HEADS[half]:
             yield RealCase(
                 "healthy",
                 f"head-{spec.replace(':', '').replace(',', '-')}",
                 half,
-                partial(run, data, spec, "infonce:0.2"),
+                partial(run, data, seed, spec, "infonce:0.2"),
             )
         for spec in _OBJECTIVES[half]:
             yield RealCase(
-                "healthy", f"loss-{spec.replace(':', '')}", half, partial(run, data, "mlp:32", spec)
+                "healthy",
+                f"loss-{spec.replace(':', '')}",
+                half,
+                partial(run, data, seed, "mlp:32", spec),
             )

@@ -112,6 +112,25 @@ def text_family() -> Iterator[RealCase]:
         yield RealCase("text", "pca", half, partial(pca, data))
 
 
+def tables_family() -> Iterator[RealCase]:
+    """Tables of scikit-learn: standardised ones are healthy, and one column of the raw wine is far larger."""
+
+    def table(name: str, standardised: bool) -> Sample:
+        from sklearn import datasets
+
+        x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+        rows = torch.from_numpy((x - x.mean(0)) / x.std(0) if standardised else x).float()
+        labels = torch.from_numpy(y) if name != "diabetes" else None
+        faults = () if standardised else ("uneven-scale", "dominant-direction")
+        return Sample(
+            {"embedding": rows}, faults, "note" if faults else "none", ("duplicate-rows",), labels=labels
+        )
+
+    for name in ("iris", "wine", "breast_cancer", "diabetes"):
+        yield RealCase("tables", f"{name}-standardised", "fresh", partial(table, name, True))
+    yield RealCase("tables", "wine-raw", "fresh", partial(table, "wine", False))
+
+
 def rows_family() -> Iterator[RealCase]:
     """Real features with zero rows, rows twice, and test rows from the training rows."""
 
@@ -146,7 +165,11 @@ def rows_family() -> Iterator[RealCase]:
             split=split,
         )
 
-    for half, shares in {"fix": (0.1, 1.0, 0.3), "held": (0.03, 0.2, 0.1)}.items():
+    for half, shares in {
+        "fix": (0.1, 1.0, 0.3),
+        "held": (0.03, 0.2, 0.1),
+        "fresh": (0.05, 0.5, 0.2),
+    }.items():
         yield RealCase("rows", "zero", half, partial(zeroed, half, shares[0]))
         yield RealCase("rows", "twice", half, partial(twice, half, shares[1]))
         yield RealCase("rows", "leakage", half, partial(leaked, half, shares[2]))
@@ -189,7 +212,7 @@ def dominant_family() -> Iterator[RealCase]:
         x[:, [3, 70, 200]] *= scale
         return Sample({"embedding": x}, (), "none", ("dominant-direction", "uneven-scale"))
 
-    for half, (a, b, c) in {"fix": (200, 8, 20), "held": (400, 15, 30)}.items():
+    for half, (a, b, c) in {"fix": (200, 8, 20), "held": (400, 15, 30), "fresh": (300, 10, 25)}.items():
         yield RealCase("dominant", "channel", half, partial(channel, half, a))
         yield RealCase("dominant", "groups", half, partial(groups, half, b))
         yield RealCase("dominant", "rogue", half, partial(rogue, half, c))
@@ -209,6 +232,6 @@ def dominant_family() -> Iterator[RealCase]:
             positives=other + away,
         )
 
-    for half, distance in {"fix": 2.0, "held": 1.2}.items():
+    for half, distance in {"fix": 2.0, "held": 1.2, "fresh": 1.6}.items():
         yield RealCase("dominant", "view-gap", half, partial(gap, half, distance))
         yield RealCase("dominant", "no-gap", half, partial(gap, half, 0.0))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fullrank.diagnosis import Evidence, PlaceEvidence
 
-Half = Literal["fix", "held"]
+Half = Literal["fix", "held", "fresh"]
 Pair = tuple[Tensor, Tensor]
 # The causes that alarm when the features lie in few directions; which of them fits is a question of degree.
 FEW_DIRECTIONS = ("complete-collapse", "dimensional-collapse", "dominant-direction", "unexplained-low-rank")

@@ -52,6 +52,10 @@ _TUNED = {
         ("resnet10t", "fashion-mnist", 1, Schedule("adam", 0.02, 40, 32), True),
         ("mobilenetv3_small_050", "fashion-mnist", 1, Schedule("adam", 0.1, 60, 32), False),
     ),
+    "fresh": (
+        ("resnet10t", "fashion-mnist", 4, Schedule("adam", 0.03, 40, 32), True),
+        ("mobilenetv3_small_050", "digits", 4, Schedule("adam", 0.15, 60, 32), False),
+    ),
 }
 
 
@@ -169,11 +173,15 @@ def dead_family() -> Iterator[RealCase]:
     for half, data, rates in (
         ("fix", "digits", (0.05, 0.15, 0.2, 0.3)),
         ("held", "fashion-mnist", (0.03, 0.1, 0.2, 0.25)),
+        ("fresh", "fashion-mnist", (0.02, 0.12, 0.22, 0.28)),
     ):
         for layers in (2, 4):
             for rate in rates:
                 yield RealCase(
-                    "dead", f"mlp{layers}-rate{rate:g}", half, partial(run, data, layers, rate, layers)
+                    "dead",
+                    f"mlp{layers}-rate{rate:g}",
+                    half,
+                    partial(run, data, layers, rate, layers + 10 * (half == "fresh")),
                 )
 
 
@@ -216,6 +224,7 @@ def norms_family() -> Iterator[RealCase]:
     for half, data, seed, faults in (
         ("fix", "digits", 0, ("none", "reset", "one-layer", "bytes")),
         ("held", "fashion-mnist", 1, ("none", "reset", "zeros", "bytes")),
+        ("fresh", "fashion-mnist", 5, ("none", "reset", "one-layer", "zeros")),
     ):
         for fault in faults:
             yield RealCase("norms", fault, half, partial(run, data, seed, fault))
@@ -261,6 +270,7 @@ _TIMM = {
         "mixnet_s",
         "efficientnet_b0",
     ),
+    "fresh": ("mobilenetv2_035", "regnety_002", "lcnet_050"),
 }
 
 
@@ -274,7 +284,11 @@ def untrained_family() -> Iterator[RealCase]:
         return Sample({"h": h}, (), "none", _OF_UNTRAINED, said, labels=x.test_labels, trained=False)
 
     for half, archs in _TIMM.items():
+        data = HALVES.get(half, "digits")
         for arch in archs:
             yield RealCase(
-                "untrained", arch.replace("_patch16_224", ""), half, partial(run, arch, HALVES[half])
+                "untrained",
+                arch.replace("_patch16_224", ""),
+                half,
+                partial(run, arch, data),
             )

@@ -1,10 +1,12 @@
 """The diagnosis of a file of embeddings: its rows, its spectrum, its causes, and what probes read from it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 from rich.progress import Progress
+from torch import Tensor
 
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.evidence import Evidence, PlaceEvidence
@@ -36,37 +38,17 @@ def diagnose_file(
     """Spectrum, measures and causes of a file of embeddings. Moments use all rows, the rest uses a sample."""
     if positives is not None:
         file, positives = paired(file, positives)
-    bad = len(file.dropped)
-    survey = survey_file(file, progress)
+    bad, before = len(file.dropped), file.rows
+    survey, of_every = _survey_with_moments(file, progress)
     file, positives, zero_beside = _without_zero_rows(file, positives, survey)
-    rows = _probe_rows(file, seed)
-    moments = _moments_of_file(file, seed, progress)
+    every = file.rows == before
+    moments = of_every if every and of_every is not None else _moments_of_file(file, seed, progress)
     numbers = file.sample_rows(SAMPLE, seed)
     sample = file.take(numbers)
-    views = None if positives is None else (sample, positives.sample(SAMPLE, seed))
-    compared = file.sample_rows(min(SAMPLE, _compared_rows(file.rows)), seed)
-    duplicates = None
-    if len(sample) < file.rows or file.width <= file.rows:
-        # A sample rarely holds both rows of a pair of duplicates, so some rows are compared with all.
-        few = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
-        duplicates = near_duplicates_among(few, torch.from_numpy(compared), file.chunks())
-    sampled, total = len(sample) < file.rows, file.rows
-    beside = f"{len(compared)} rows were drawn at random, and each was compared with all {total}"
-    reasons = {
-        "The effect of the encoder, the views and the head: only a model can show it.": True,
-        f"The spectrum of all rows: {moments.count} of {total} were drawn at random.": moments.count < total,
-        f"Cosines of all rows: {len(sample)} of {total} were drawn at random.": sampled,
-        f"Near duplicates of all rows: {beside}.": sampled,
-        f"Rows with NaN or infinity, which were left out: {bad}.": bool(bad),
-        f"Rows that are zero only in the second view, which were left out: {zero_beside}.": bool(zero_beside),
-        "Alignment and augmentation: add a second view of each row with --positives.": positives is None,
-        **dict.fromkeys(rows.notes, True),
-        "Accuracy on pixels and on the untrained encoder: the file holds neither.": bool(rows),
-    }
     place = PlaceEvidence(
         "embedding",
         sample,
-        views,
+        None if positives is None else (sample, positives.sample(SAMPLE, seed)),
         sample_of=file.rows,
         numbers=torch.from_numpy(file.kept[numbers]),
         all_moments=moments,
@@ -74,11 +56,61 @@ def diagnose_file(
     )
     labels = None if file.labels is None else torch.from_numpy(file.labels[numbers])
     evidence = Evidence((place,), seed=seed, labels=labels, survey=survey)
+    rows = _probe_rows(file, seed)
     probed = _probe_file(file, rows, survey, seed, progress) if rows else Probed()
-    not_seen = [text for text, missing in reasons.items() if missing]
-    entry = entry_of(file.name, evidence, probed, not_seen, duplicates)
+    reasons = {
+        f"Rows with NaN or infinity, which were left out: {bad}.": bool(bad),
+        f"Rows that are zero only in the second view, which were left out: {zero_beside}.": bool(zero_beside),
+        "Alignment and augmentation: add a second view of each row with --positives.": positives is None,
+        **dict.fromkeys(rows.notes, True),
+        "Accuracy on pixels and on the untrained encoder: the file holds neither.": bool(rows),
+    }
+    not_seen = _sampled(file, moments.count, seed) + [text for text, missing in reasons.items() if missing]
+    entry = entry_of(file.name, evidence, probed, not_seen, _near_duplicates(file, numbers, sample, seed))
     findings = entry.findings if file.all_ids is None else with_ids(entry.findings, file.all_ids)
     return entry.model_copy(update={"about": list(file.notes), "findings": findings})
+
+
+def _survey_with_moments(file: EmbeddingFile, progress: Progress | None) -> tuple[RowSurvey, Moments | None]:
+    """The survey of a file and the moments of its rows, in one pass; None with more channels than rows."""
+    if file.width > file.rows:
+        return survey_file(file, progress), None
+    moments = Moments.empty(file.width)
+
+    def measured() -> Iterator[Tensor]:
+        nonlocal moments
+        for chunk in file.chunks():
+            moments = moments.merge(Moments.of(chunk))
+            yield chunk
+
+    return survey_file(file, progress, measured()), moments
+
+
+def _near_duplicates(file: EmbeddingFile, numbers: np.ndarray, sample: Tensor, seed: int) -> float | None:
+    """The share of near duplicates among all rows. None leaves it to the measures: all rows are in memory.
+
+    A sample rarely holds both rows of a pair of duplicates, so some of its rows are compared with all.
+    """
+    if len(sample) == file.rows and file.width > file.rows:
+        return None
+    compared = _compared_rows(file, seed)
+    few = sample[np.searchsorted(numbers, compared)]  # a smaller sample is a part of the larger one
+    return near_duplicates_among(few, torch.from_numpy(compared), file.chunks())
+
+
+def _sampled(file: EmbeddingFile, counted_rows: int, seed: int) -> list[str]:
+    """What a file cannot show, and what was measured on some of its rows."""
+    total, some = file.rows, min(SAMPLE, file.rows)
+    beside = (
+        f"{len(_compared_rows(file, seed))} rows were drawn at random, and each was compared with all {total}"
+    )
+    reasons = {
+        "The effect of the encoder, the views and the head: only a model can show it.": True,
+        f"The spectrum of all rows: {counted_rows} of {total} were drawn at random.": counted_rows < total,
+        f"Cosines of all rows: {some} of {total} were drawn at random.": some < total,
+        f"Near duplicates of all rows: {beside}.": some < total,
+    }
+    return [text for text, missing in reasons.items() if missing]
 
 
 def _probe_rows(file: EmbeddingFile, seed: int) -> ProbeRows:
@@ -87,9 +119,10 @@ def _probe_rows(file: EmbeddingFile, seed: int) -> ProbeRows:
     return probe_rows(file, affordable_rows(file.width, min(classes, MOST_CLASSES)), SAMPLE, seed=seed)
 
 
-def _compared_rows(rows: int) -> int:
-    """How many of so many rows are compared with all of them."""
-    return max(_LEAST_COMPARED, min(_MOST_COMPARED, _MOST_PAIRS // rows))
+def _compared_rows(file: EmbeddingFile, seed: int) -> np.ndarray:
+    """The rows of a file that are compared with all of them: at most `SAMPLE`."""
+    most = max(_LEAST_COMPARED, min(_MOST_COMPARED, _MOST_PAIRS // file.rows))
+    return file.sample_rows(min(SAMPLE, most), seed)
 
 
 def _without_zero_rows(

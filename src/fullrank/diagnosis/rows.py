@@ -142,7 +142,9 @@ def survey_features(features: Tensor, numbers: np.ndarray | None = None) -> RowS
     return _survey([features], len(features), numbers, int(numbers[-1]) + 1)
 
 
-def survey_file(file: EmbeddingFile, progress: Progress | None = None) -> RowSurvey:
+def survey_file(
+    file: EmbeddingFile, progress: Progress | None = None, chunks: Iterable[Tensor] | None = None
+) -> RowSurvey:
     """The zero rows and equal rows of a file, read once in chunks. Rows have their numbers in the file.
 
     Numbers are compared as float32. The training and test rows are those of the file's own split.
@@ -150,9 +152,10 @@ def survey_file(file: EmbeddingFile, progress: Progress | None = None) -> RowSur
     Args:
         file: The file.
         progress: Shows the part of the rows that is done; None shows nothing.
+        chunks: All rows of the file in order, where the same pass measures more; None reads the file.
     """
-    chunks = counted(file.chunks(), progress, "equal rows", file.rows)
-    survey = _survey(chunks, file.rows, file.kept, file.matrix.shape[0])
+    read = counted(file.chunks() if chunks is None else chunks, progress, "equal rows", file.rows)
+    survey = _survey(read, file.rows, file.kept, file.matrix.shape[0])
     if file.all_splits is None:
         return survey
     return survey.of_split(*(file.kept[rows] for rows in file.splits()))

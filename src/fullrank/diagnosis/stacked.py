@@ -1,5 +1,6 @@
 """Stacked linear maps as a cause: how balanced and how aligned they are (P1, Section 5)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ from torch import Tensor
 from fullrank.errors import UsageError
 from fullrank.theory.collapse import linear_stack
 from fullrank.theory.common.flow import Array
+
+# Singular values count as at least this share of the largest one.
+_TINY = 1e-12
 
 
 def imbalance(first: Tensor, second: Tensor) -> float:
@@ -90,6 +94,32 @@ def block_alignment(first: Tensor, second: Tensor, rank: int) -> float:
         raise UsageError(f"rank must be 1 to {inner - 1}, below the {inner} inner channels, but got {rank}.")
     inside = float(overlap[:rank, :rank].square().sum())
     return (inner * inside - rank**2) / (rank * (inner - rank))
+
+
+def drop_of_one(matrix: Tensor, stacked: Sequence[Tensor], rank: int) -> float:
+    r"""The share of the drop of a product after `rank` that one of its maps has, in logarithms.
+
+    .. math:: \log(s_r / s_{r+1}) \,/\, \log(p_r / p_{r+1})
+
+    s and p are the singular values of the map and of the product. L equal maps have 1 / L each. A map that
+    alone makes the drop has 1. It sees only the drop at the same place of each spectrum.
+
+    Args:
+        matrix: One of the maps.
+        stacked: All maps.
+        rank: r, from 1 to one less than the smallest width. The product must drop there.
+
+    >>> gains = torch.diag(torch.tensor([1.0, 1.0, 0.1, 0.1]))
+    >>> round(drop_of_one(gains, [gains, gains], 2), 3), drop_of_one(torch.eye(4), [torch.eye(4), gains], 2)
+    (0.5, 0.0)
+    """
+
+    def drop(of: Tensor) -> float:
+        values = torch.linalg.svdvals(of.double().cpu())
+        before, after = values[rank - 1 : rank + 1].clamp_min(_TINY * float(values[0])).tolist()
+        return math.log(before / after)
+
+    return drop(matrix) / drop(product(stacked))
 
 
 def product(stacked: Sequence[Tensor]) -> Tensor:

@@ -23,6 +23,10 @@ _OFFSETS = {"uint8": 0, "int8": 128}
 # Bytes of numbers have their two highest bits tied to each other; bits of a sign code do not. The squared
 # correlation is about 1 for numbers from -64 to 63, 0.1 for numbers that fill the range, and 0 for bits.
 _TIED, _ROWS_TO_TELL = 0.05, 4096
+# Numbers of a column that are decoded at once: 8 MiB of float32, so that their memory is reused.
+_DECODED = 2**21
+# Bytes of a .parquet file that are read at once.
+_BUFFER = 2**20
 
 
 class Matrix(ABC):
@@ -105,16 +109,18 @@ class ColumnMatrix(Matrix):
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All rows in order, float32 (n, D), n at most `rows`."""
         start, width = 0, self.shape[1]
-        for cells in self._cells(rows):
+        # At least as many rows as columns, because the moments of a block cost as much as so many rows.
+        for cells in self._cells(min(rows, max(width, _DECODED // width))):
             lengths = cells.value_lengths().fill_null(width).to_numpy()
             if (lengths != width).any():
                 row = int((lengths != width).argmax())
                 where = f"{self.path.name}: row {start + row} (from 0) of {self.key}"
                 raise DataError(f"{where} has {lengths[row]} numbers, but the first has {width}; fix it.")
-            block = np.full((len(cells), width), np.nan, np.float32)
+            block = np.empty((len(cells), width), np.float32)
             with np.errstate(over="ignore"):
                 values = cells.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
                 block[cells.is_valid().to_numpy(zero_copy_only=False)] = values
+            block[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
             start += len(cells)
             yield torch.from_numpy(block)
 
@@ -124,7 +130,8 @@ class ColumnMatrix(Matrix):
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self.path) as file:
+            # Without these two, whole groups of rows are read ahead: the file if it is one group.
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER) as file:
                 for batch in file.iter_batches(batch_size=rows, columns=[self.key]):
                     cells = batch.column(0)
                     yield cells.storage if isinstance(cells, pa.ExtensionArray) else cells

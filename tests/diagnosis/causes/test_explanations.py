@@ -78,6 +78,24 @@ def test_maps_that_are_low_rank_without_being_aligned_are_no_implicit_regularisa
     assert_names(found.evidence, "6 of 16", "2 linear maps", "after 6", f"{found.value:.2f}", "no views")
 
 
+def test_a_drop_that_no_single_map_makes_is_implicit_regularisation_without_alignment():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(600, 16, generator=generator)
+    maps = [torch.randn(16, 16, generator=generator) / 4 for _ in range(12)]
+    value = x
+    for weight in maps:
+        value = value @ weight.T
+    place = PlaceEvidence("z", value)
+    (found,) = find_causes(Evidence((place,), stacked=tuple(maps)))
+    assert found.cause == "implicit-regularisation" and found.value < 0.5
+    # The same product from one map with all of the drop.
+    first = torch.linalg.multi_dot(maps[::-1])
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+    assert causes(PlaceEvidence("z", value @ rotation.T), stacked=(first, rotation)) == [
+        ("unexplained-low-rank", "z")
+    ]
+
+
 def test_the_last_resort_obeys_its_threshold_and_the_limits_of_the_evidence():
     generator = torch.Generator().manual_seed(0)
     z = PlaceEvidence(

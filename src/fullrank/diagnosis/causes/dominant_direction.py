@@ -56,8 +56,8 @@ class DominantDirection(Cause):
         measure=_MEASURE,
         side="above",
         threshold=0.95,
-        remedy="Remove this direction before you compute distances or cosines, because it stays in standardised "
-        "channels.",
+        remedy="Remove this direction before you compute distances or cosines, because standardised channels "
+        "still hold it.",
     )
     unclear: Rule = Rule(
         level="note",
@@ -72,7 +72,8 @@ class DominantDirection(Cause):
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding if the rest is healthy or the features cannot tell, otherwise none."""
-        if place.imposed_rank is not None and place.imposed_rank < 4:
+        few = len(place.shape.eigenvalues) < 2  # one possible direction holds everything by itself
+        if few or (place.imposed_rank is not None and place.imposed_rank < 4):
             return []
         dominant = place.dominant
         if not dominant.outlying:
