@@ -3,6 +3,7 @@
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ Opened = Image.Image | np.ndarray
 
 _BITS, _SAMPLES, _PLANES = 258, 277, 284  # tags of TIFF
 _APART = 2  # of _PLANES: each colour stands alone
+# NumPy parses the header of a file as Python, which can fail in CPython 3.11 where two threads do it at once.
+_ONE_HEADER = Lock()
 
 
 def closing(opened: Opened) -> AbstractContextManager[Opened]:
@@ -32,7 +35,8 @@ def open_image(path: Path) -> Opened:
         UsageError: If the file needs tifffile, which is not installed.
     """
     if path.suffix.lower() == ".npy":
-        return _channels_last(np.load(path, mmap_mode="r", allow_pickle=False))
+        with _ONE_HEADER:
+            return _channels_last(np.load(path, mmap_mode="r", allow_pickle=False))
     try:
         image = Image.open(path)
     except UnidentifiedImageError:
