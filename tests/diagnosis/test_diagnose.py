@@ -270,3 +270,10 @@ def test_a_file_with_more_channels_than_rows_and_of_many_classes(tmp_path):
     many = diagnose(tmp_path / "many.npz", out=tmp_path / "b").entry
     assert many.images.classes <= 100 and many.images.train + many.images.test == 400
     assert any("100 of 105" in sentence for sentence in many.not_seen)
+
+
+def test_ids_that_occur_twice_are_said_at_once(tmp_path, capsys):
+    ids = np.array(["first", "first", *map(str, range(98))])
+    np.savez(tmp_path / "x.npz", features=np.random.default_rng(0).normal(size=(100, 4)), id=ids)
+    diagnose(tmp_path / "x.npz", out=tmp_path / "d")
+    assert_names(capsys.readouterr().err, "ids", "first", 2)

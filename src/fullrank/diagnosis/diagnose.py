@@ -1,5 +1,6 @@
 """The diagnosis of a run, a model or a file of embeddings: did it collapse, why, and where to cut."""
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,8 @@ def diagnose(
         _refuse_given(**for_models, image_size=image_size)
         read = partial(open_embeddings, column=column, skip_bad=skip_bad)
         file = read(cast(str | Path, target), labels=labels)
+        if file.notes:
+            print("\n".join(file.notes), file=sys.stderr)
         pair = None if positives is None else read(positives)
         with progress_bar() as progress:
             entry, recipe = diagnose_file(file, pair, seed=seed, progress=progress), {}
