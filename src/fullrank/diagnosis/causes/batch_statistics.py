@@ -28,8 +28,8 @@ class BatchStatistics(Cause):
     """Batch norms whose input does not fit their running statistics, so that in eval mode they scale wrongly.
 
     `fullrank.diagnosis.norms.norm_shifts` says when a channel is off. A norm is off if more than half of its
-    channels are. If most norms are off and the features collapse too, it is an alarm and stands instead of the
-    collapse. In the head, its own norms count too. Else it is one note, at the end of the encoder, by the
+    channels are. If most norms are off and the features collapse too, it is an alarm and stands instead of
+    the collapse. In the head, its own norms count too. Else it is one note, at the end of the encoder, by the
     norm with the most channels that are off. After a few steps of training, it is a note in both cases.
 
     >>> import torch

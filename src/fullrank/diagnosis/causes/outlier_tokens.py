@@ -48,11 +48,8 @@ class OutlierTokens(Cause):
         norms = next((each for each in evidence.tokens if each.place == place.place), None)
         if norms is None or not norms.stand_out:
             return []
-        change = "without outlier tokens"
-        again = next(
-            (each for each in evidence.probed_again if (each.place, each.change) == (place.place, change)),
-            None,
-        )
+        probed = evidence.again("without outlier tokens")
+        again = next((each for each in probed if each.place == place.place), None)
         return self.judged(self.rule, place, norms.ratio, _sentence(norms, again))
 
 

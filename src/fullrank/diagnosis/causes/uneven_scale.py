@@ -46,8 +46,7 @@ class UnevenScale(Cause):
 
     def check(self, place: PlaceEvidence, evidence: Evidence) -> list[Finding]:
         """One finding if a standardised probe is better by more than chance, otherwise none."""
-        own = (each for each in evidence.probed_again if each.place == place.place)
-        again = next((each for each in own if each.change == STANDARDISED), None)
+        again = next((each for each in evidence.again(STANDARDISED) if each.place == place.place), None)
         channels = place.dominant.channels
         if again is None or not channels or place.dominant.outlying:
             return []
