@@ -17,12 +17,12 @@ from fullrank.reports import drawing
 from fullrank.reports.drawing import Arrays
 from fullrank.reports.layout import Panel, panels
 
-# Ten colours that stay apart under red-green colour blindness: by pairs and beside the grey they differ by 20 or
-# more in CIE 1976 L*a*b* for protan and deutan eyes (Machado 2009). The eleventh to the twentieth name has a
-# cross instead of a dot.
+# Ten colours for light and dark pages, and for eyes with and without red-green colour blindness. Any two, and
+# each beside the grey, differ by 21 or more in CIE 1976 L*a*b* (protan and deutan by Machado 2009). The eleventh
+# to the twentieth name has a cross instead of a dot.
 COLORS = (
-    *("#4477aa", "#ff9900", "#00cc77", "#dd2200", "#5533aa"),
-    *("#cc55ff", "#990055", "#bbaaff", "#0000ff", "#992222"),
+    *("#6644cc", "#ffaa00", "#44ccdd", "#ff5555", "#556611"),
+    *("#aa2288", "#55dd99", "#994455", "#8888dd", "#7711ff"),
 )
 MOST_NAMES = 2 * len(COLORS)
 _REST, _FADED = "#9a9a9a", "rgba(150,150,150,0.12)"
@@ -73,7 +73,7 @@ class MapSection:
 def map_section(entry: RowMap, arrays: Arrays) -> MapSection | None:
     """The map of a record from its arrays; None where the arrays do not belong to it."""
     held = {name.removeprefix("map/"): array for name, array in arrays.items() if name.startswith("map/")}
-    if any(len(held.get(name, ())) != entry.rows for name in ("xy", "rows", "clusters", "findings")):
+    if not _fits(entry, held):
         return None
     # In random order, because the last points cover the first; those that findings name come last.
     order = np.random.default_rng(0).permutation(entry.rows)
@@ -85,18 +85,34 @@ def map_section(entry: RowMap, arrays: Arrays) -> MapSection | None:
     return MapSection(panel, _json(_page_data(held, order, colourings)), colourings)
 
 
+def _fits(entry: RowMap, held: Mapping[str, np.ndarray]) -> bool:
+    """Whether arrays are those of the map: one number for each row, and a name for each number."""
+    shapes = {"xy": (entry.rows, 2)} | dict.fromkeys(("rows", "clusters", "findings"), (entry.rows,))
+    shapes |= {name: (entry.rows,) for name in ("labels", "ids") if name in held}
+    if any(name not in held or held[name].shape != shape for name, shape in shapes.items()):
+        return False
+    names = {"findings": "causes", "labels": "classes"}
+    for numbers, words in ((held[a], held.get(b, np.empty(0))) for a, b in names.items() if a in held):
+        if numbers.min(initial=0) < -1 or numbers.max(initial=-1) >= len(words):
+            return False
+    shown = held.get("shown", np.empty(0, np.int64))
+    content = held.get("images", held.get("texts", shown))
+    inside = len(shown) == len(content) and shown.max(initial=0) < entry.rows
+    return inside and bool(np.isfinite(held["xy"]).all())
+
+
 TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
 
 
 def map_figure(entry: RowMap, xy: np.ndarray, colouring: Colouring) -> go.Figure:
     """The points of a map, coloured; a second trace marks one row, none at first."""
-    first, second = "", ""
-    if entry.method == "pca":
-        first, second = (
-            f"component {number} ({100 * share:.3g} % of the variance)"
+    is_pca = entry.method == "pca"
+    figure = drawing.empty_figure(
+        *(
+            f"component {number} ({100 * share:.3g} % of the variance)" if is_pca else ""
             for number, share in enumerate(entry.variance, 1)
         )
-    figure = drawing.empty_figure(first, second)
+    )
     size, opacity = next((look for most, look in _LOOKS.items() if len(xy) <= most), _LOOKS[50_000])
     codes = colouring.codes
     figure.add_scattergl(
@@ -114,11 +130,11 @@ def map_figure(entry: RowMap, xy: np.ndarray, colouring: Colouring) -> go.Figure
             "symbol": np.where(codes > len(COLORS), _CROSS, _DOT).astype(np.uint8),
         },
     )
-    ring = {"size": size + 12, "symbol": "circle-open", "color": "#1d2126", "line": {"width": 3}}
+    ring = {"size": size + 12, "symbol": "circle-open", "color": drawing.INK, "line": {"width": 3}}
     figure.add_scatter(x=[None], y=[None], mode="markers", hoverinfo="skip", marker=ring)
-    shown = entry.method == "pca"
-    figure.update_xaxes(showticklabels=shown, ticks="outside" if shown else "")
-    figure.update_yaxes(showticklabels=shown, ticks="outside" if shown else "", showline=True)
+    ticks = {"showticklabels": is_pca, "ticks": "outside" if is_pca else "", "showline": True}
+    figure.update_xaxes(**ticks)
+    figure.update_yaxes(**ticks)
     if not _is_flat(xy):
         figure.update_yaxes(scaleanchor="x")
     return figure
@@ -142,9 +158,9 @@ def sheet_of(images: np.ndarray) -> dict[str, Any]:
         picture.save(content, "PNG", optimize=True)
     else:
         kind = "webp"
-        for quality in (85, 60, 35, 15, 1):
+        for quality in (80, 40, 10, 1):
             content = io.BytesIO()
-            picture.save(content, "WEBP", quality=quality, method=2)
+            picture.save(content, "WEBP", quality=quality, method=0)
             if content.tell() <= _SHEET_BYTES:
                 break
     address = f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
@@ -156,8 +172,8 @@ def sentences(entry: RowMap) -> list[str]:
     rows = "images" if entry.shown_as == "images" else "rows"
     drawn = f"Each point is one of {entry.rows:,} {rows} at {entry.place}."
     if entry.rows < entry.total:
-        first = ", those that findings name before others" if entry.named else ""
-        drawn = f"Of {entry.total:,} {rows} at {entry.place}, {entry.rows:,} were drawn at random{first}."
+        before = ", those that findings name before others" if entry.named else ""
+        drawn = f"Of {entry.total:,} {rows} at {entry.place}, {entry.rows:,} were drawn at random{before}."
     absent = entry.named - entry.named_drawn
     if absent:
         drawn += f" {absent:,} of {entry.named:,} {rows} that findings name are not drawn."
@@ -239,7 +255,8 @@ def _colouring(name: str, names: Sequence[str], values: np.ndarray, none: str) -
         ranks = np.argsort(-counts, kind="stable")
     place = np.zeros(len(names) + 1, np.uint16)  # the last entry is for -1
     place[ranks] = np.arange(1, len(names) + 1)
-    return Colouring(name, [names[i] for i in ranks], place[values], none, counts[ranks].tolist())
+    in_order = [names[i] for i in ranks.tolist()]
+    return Colouring(name, in_order, place[values], none, counts[ranks].tolist())
 
 
 def _page_data(
