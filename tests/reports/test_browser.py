@@ -282,7 +282,7 @@ def test_the_map_is_coloured_highlighted_and_searched(
     plot = "document.querySelector('.map .plot')"
     assert browser.ask("document.documentElement.scrollWidth <= innerWidth")
     assert browser.ask(f"{plot}.querySelectorAll('canvas').length") > 0
-    colors = f"[...{plot}.data[0].marker.color]"
+    colors = f"[...{plot}._fullData[0].marker.color]"
     # Each class has its colour; one that is pressed stays, and the others fade.
     assert sorted(set(browser.ask(colors))) == [1, 2]
     browser.ask("document.querySelector('.marks:not([hidden]) button').click()")

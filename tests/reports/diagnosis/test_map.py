@@ -121,9 +121,7 @@ def test_texts_of_a_map_cannot_leave_their_script(file_diagnosis: Record, read_p
     arrays["map/classes"] = np.array([EVIL, "b"])
     folder = stored(file_diagnosis, tmp_path, entry, arrays)
     page = read_page(write_page(folder))
-    assert "window.stolen=1" not in "".join(
-        re.findall(r"<script>[^<]*stolen", (folder / "report.html").read_text())
-    )
+    assert "<script>window" not in (folder / "report.html").read_text()
     assert not page.all("img") and page.words.count("window.stolen=1") >= 2
     assert json.loads(map_section(entry, arrays).data)["texts"] == evil.tolist()
 

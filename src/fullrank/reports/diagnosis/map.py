@@ -18,8 +18,8 @@ from fullrank.reports.drawing import Arrays
 from fullrank.reports.layout import Panel, panels
 
 # Ten colours for light and dark pages, and for eyes with and without red-green colour blindness. Any two, and
-# each beside the grey, differ by 21 or more in CIE 1976 L*a*b* (protan and deutan by Machado 2009). The eleventh
-# to the twentieth name has a cross instead of a dot.
+# each beside the grey, differ by 21 or more in CIE 1976 L*a*b* (protan and deutan by Machado 2009). The
+# eleventh to the twentieth name has a cross instead of a dot.
 COLORS = (
     *("#6644cc", "#ffaa00", "#44ccdd", "#ff5555", "#556611"),
     *("#aa2288", "#55dd99", "#994455", "#8888dd", "#7711ff"),
