@@ -17,6 +17,8 @@ from fullrank.errors import DataError, UsageError
 from fullrank.spectrum import JointMoments, joint_moments, linear_cka, neighbour_overlap
 
 CLOSE = 1e-9
+# Rows of a block: of one whole block the sums are about 0, and terms with them could be wrong unseen.
+SHORT = 3
 
 
 def centred(x):
@@ -161,7 +163,7 @@ def test_unbiased_hsic_is_the_mean_over_four_rows_that_all_differ():
 def test_cka_is_that_of_the_kernels_of_all_pairs_of_rows(name):
     x, y = PAIRS[name]
     expected = cka(x, y)
-    assert moments(x, y).cka == pytest.approx(expected, abs=CLOSE)
+    assert moments(x, y, SHORT).cka == pytest.approx(expected, abs=CLOSE)
     assert linear_cka(*tensors(x, y)) == pytest.approx(expected, abs=CLOSE)
     assert linear_cka(*tensors(y, x)) == pytest.approx(expected, abs=CLOSE)
 
@@ -169,7 +171,7 @@ def test_cka_is_that_of_the_kernels_of_all_pairs_of_rows(name):
 @each_pair
 def test_distances_are_those_of_the_rows_before_and_after_the_best_rotation(name):
     x, y = PAIRS[name]
-    found = moments(x, y)
+    found = moments(x, y, SHORT)
     if x.shape == y.shape:
         assert found.distance == pytest.approx(distance(x, y), abs=CLOSE)
     else:
@@ -184,7 +186,7 @@ def test_distances_are_those_of_the_rows_before_and_after_the_best_rotation(name
 @pytest.mark.parametrize("variance", [0.5, 0.9, 0.99, 1.0])
 def test_angles_are_those_between_the_scores_on_leading_components(name, variance):
     x, y = PAIRS[name]
-    found, expected = moments(x, y).angles(variance).numpy(), angles(x, y, variance)
+    found, expected = moments(x, y, SHORT).angles(variance).numpy(), angles(x, y, variance)
     assert found.shape == expected.shape
     wide = expected > 1e-4
     assert np.abs(found - expected)[wide].max(initial=0) < CLOSE
@@ -195,7 +197,7 @@ def test_angles_are_those_between_the_scores_on_leading_components(name, varianc
 @each_pair
 def test_what_a_linear_map_explains_is_the_adjusted_share_of_a_regression(name):
     x, y = PAIRS[name]
-    found = moments(x, y)
+    found = moments(x, y, SHORT)
     for part, sides in ((found.kept, (x, y)), (found.added, (y, x))):
         shares, total = explained(*sides)
         live = len(shares)
