@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import assert_names
 
 from fullrank.files import save_arrays
 from fullrank.record import Record, RowMap
@@ -292,7 +291,7 @@ def test_the_map_is_coloured_highlighted_and_searched(
     assert sorted(set(browser.ask(colors))) == [1, 2, 3]
     field, card = "document.getElementById('map-row')", "document.getElementById('map-card')"
     browser.ask(f"{field}.value = 8; {field}.dispatchEvent(new Event('input'))")
-    assert_names(browser.ask(f"{card}.textContent"), f"{EVIL} 4")
+    assert f"{EVIL} 4" in browser.ask(f"{card}.textContent")
     assert browser.ask(f"{card}.querySelectorAll('.picture').length") == 1
     browser.ask(f"{field}.value = 9; {field}.dispatchEvent(new Event('input'))")
     assert browser.ask(f"{card}.hidden && document.getElementById('map-missing').textContent.length > 0")
