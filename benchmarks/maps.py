@@ -2,10 +2,10 @@
 
     uv run --extra map python benchmarks/maps.py
 
-Ten Gaussian groups in 50 components. Each method is run twice on 500 rows with one seed, which must give the same
-coordinates, and the nearest row on the map must be of the same group for most rows. Then it is run once at the
-number of rows that `diagnose --map` draws at most. UMAP compiles at its first use, about 25 s, which its first line
-holds. Processor seconds are those of all threads.
+Ten Gaussian groups in 50 components. Each method is run twice on 500 rows with one seed, which must give the
+same coordinates. The nearest row on a map by t-SNE or UMAP must be of the same group for most rows. Then each
+method is run once at the largest number of rows that `diagnose --map` draws. The first line of UMAP includes its
+compilation. Processor seconds are those of all threads.
 """
 
 import time
