@@ -4,8 +4,8 @@
 
 Ten Gaussian groups in 50 components. Each method is run twice on 500 rows with one seed, which must give the
 same coordinates. The nearest row on a map by t-SNE or UMAP must be of the same group for most rows. Then each
-method is run once at the largest number of rows that `diagnose --map` draws. The first line of UMAP includes its
-compilation. Processor seconds are those of all threads.
+method is run once at the largest number of rows that `diagnose --map` draws. The first line of UMAP holds its
+compilation too. Processor seconds are those of all threads.
 """
 
 import time
