@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from fullrank import JointEmbedding, Optimizer, encoder, head, objective, source, view_pipeline
 from fullrank.data import BatchLoader
 from fullrank.diagnosis.watch.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, firings
+from fullrank.diagnosis.watch.entry import watched_diagnosis
 from fullrank.diagnosis.watch.measurements import MEASURES, look_at, rows_of
-from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor, watched_diagnosis
+from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
 from fullrank.errors import DataError, UsageError
 from fullrank.files import load_arrays
 from fullrank.record import Record
@@ -445,7 +446,8 @@ def test_the_arrays_hold_every_look(tmp_path):
     assert arrays["spectrum/h/step"].tolist() == [2, 5, 10, 15, 20]
     assert arrays["spectrum/h/rows"].tolist() == 5 * [16]
     assert arrays["spectrum/h/singular_values"].shape == (5, 8)
-    assert set(arrays) == {f"spectrum/h/{name}" for name in ("step", "rows", "singular_values", *MEASURES)}
+    names = {f"spectrum/h/{name}" for name in ("step", "rows", "singular_values", *MEASURES)}
+    assert set(arrays) == names | {"loss/step", "loss/value", "loss/last"}
     np.savez(tmp_path / "arrays.npz", **arrays)
     with np.load(tmp_path / "arrays.npz", allow_pickle=False) as file:
         same_arrays(arrays, dict(file))
@@ -601,7 +603,7 @@ def test_values_beyond_single_precision_break_no_record():
 
 def test_where_a_save_cannot_go(tmp_path):
     monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
-    with refuses(UsageError, "0 batches", "every_n_steps", 5):
+    with refuses(UsageError, "0 batches", "Trainer", "fullrank.watch"):
         monitor.save(tmp_path / "early")
     assert not (tmp_path / "early").exists()
     fit(foreign(pl), [monitor])

@@ -1,11 +1,12 @@
-"""Alerts: the rules by which SpectrumMonitor reports that a module has collapsed, and their text."""
+"""Alerts: the rules by which a watched training reports that a module has collapsed, and their text."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fullrank.diagnosis.watch.history import History
-from fullrank.diagnosis.watch.measurements import Look
+from fullrank.diagnosis.watch.loss import LOSS, LossCurve
+from fullrank.diagnosis.watch.measurements import MEASURES
 from fullrank.errors import UsageError
 from fullrank.record import Finding
 
@@ -20,7 +21,7 @@ class AlertRule:
 
     Args:
         name: The name of the rule.
-        measure: The name of the measure.
+        measure: The name of the measure: one of a look at a module, or `loss`.
         share: A share of the widest gap so far. inf is no limit.
         means: What has happened, without a capital and a full stop.
         worst: The value of a collapse.
@@ -52,6 +53,8 @@ class AlertRule:
             raise UsageError(f"{rule}: looks must be 1 or more, but got {self.looks}; the default is 2.")
 
 
+# What a rule may be about: the measures of a look at a module, and the loss.
+RULE_MEASURES = (*MEASURES, LOSS)
 REARM = 2.0
 ALERT_RULES = (
     AlertRule(
@@ -157,24 +160,30 @@ def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]
     return fired
 
 
-def raised(rule: AlertRule, module: str, history: History) -> Alert | None:
-    """The alert that the newest look at a module raises by a rule, or None."""
-    values = history[rule.measure]
+def raised(rule: AlertRule, module: str, looks: History, loss: LossCurve) -> Alert | None:
+    """The alert that the newest look raises by a rule, or None.
+
+    Args:
+        rule: The rule. One whose measure is `loss` reads only the loss.
+        module: The name of the module, or `loss`.
+        looks: The looks at the module, or the history of the loss.
+        loss: The loss; `loss.at(looks)` is the loss at each look.
+    """
+    values = looks["value" if rule.measure == LOSS else rule.measure]
     fired = firings(rule, values)
     if not fired or fired[-1][0] != len(values) - 1:
         return None
-    step, value, threshold = history.last["step"], float(values[-1]), fired[-1][1]
+    step, value, threshold = looks.last["step"], float(values[-1]), fired[-1][1]
     said = rule.means, rule.remedy, rule.title
     return Alert(step, module, rule.name, rule.measure, value, threshold, *said)
 
 
-def finding_of(alert: Alert, last: Look) -> Finding:
-    """The finding of an alert for a record, with the measure at the last look at its module."""
+def finding_of(alert: Alert, step: int, value: float) -> Finding:
+    """The finding of an alert for a record; at the last look, that of `step`, its measure was `value`."""
     said = alert.means or f"the rule {alert.rule} fired"
-    if last.step > alert.step:
-        value = getattr(last, alert.measure)
+    if step > alert.step:
         now = f"{value:.4g}" if math.isfinite(value) else "not a number"
-        said += f"; at the last look, step {last.step}, {alert.measure} was {now}"
+        said += f"; at the last look, step {step}, {alert.measure} was {now}"
     return Finding(
         cause=alert.rule,
         title=alert.title,

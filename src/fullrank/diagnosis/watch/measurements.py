@@ -1,4 +1,4 @@
-"""Looks: what SpectrumMonitor measures in the rows of one module at one step."""
+"""Looks: what is measured in the rows of one watched module at one step."""
 
 import math
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def look_at(rows: Tensor, step: int, tolerance: float) -> Look:
     )
 
 
-def rows_of(output: object, name: str) -> Tensor:
+def rows_of(output: object, name: str, called_by: str = "SpectrumMonitor") -> Tensor:
     """A copy of a module's output as float32 rows (N, D); of maps (N, C, H, W) and tokens (N, T, D) the mean.
 
     >>> rows_of(torch.arange(8.0).view(1, 2, 2, 2), "layer4")
@@ -75,7 +75,7 @@ def rows_of(output: object, name: str) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim < 2:
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         shapes = f"one tensor (N, D), (N, T, D) or (N, C, H, W), but got {got}"
-        raise DataError(f"SpectrumMonitor: {name!r} must give {shapes}; name a module inside or after it.")
+        raise DataError(f"{called_by}: {name!r} must give {shapes}; name a module inside or after it.")
     output = output.detach()
     if output.ndim == 2:
         return output.to(torch.float32, copy=True)
