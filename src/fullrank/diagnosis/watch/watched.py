@@ -26,14 +26,14 @@ from fullrank.diagnosis.watch.history import History, NewestRows
 from fullrank.diagnosis.watch.loss import LOSS, LossCurve
 from fullrank.diagnosis.watch.measurements import Look, look_at, rows_of
 from fullrank.diagnosis.watch.outputs import mask_in
-from fullrank.errors import UsageError, count_of, unknown_name
+from fullrank.errors import FullrankWarning, UsageError, count_of, unknown_name
 from fullrank.files import save_arrays
 from fullrank.record import RECORD_FILE, Record
 from fullrank.record.making import new_record
 
 
 @dataclass
-class _Watch:
+class _WatchedModule:
     """One module: the newest rows, those of the step under way, and the looks so far."""
 
     path: str
@@ -125,7 +125,7 @@ class WatchedModules:
         self.target = "model"
         self.first = True  # of many processes the first one watches
         self._watches = {
-            name: _Watch(path, NewestRows(samples), called_by, training_only)
+            name: _WatchedModule(path, NewestRows(samples), called_by, training_only)
             for name, path in self.modules.items()
         }
         self._window: int | None = None  # steps that fill `samples`; known after the first
@@ -136,8 +136,11 @@ class WatchedModules:
         """The looks so far, by name."""
         return {name: [Look(**row) for row in watch.history.rows()] for name, watch in self._watches.items()}
 
-    def check(self, model: nn.Module) -> None:
-        """Check that the modules exist in `model`, and keep its name for the record."""
+    def check(self, model: object) -> None:
+        """Check that the modules exist in `model`, and warn of those inside compiled code."""
+        if not isinstance(model, nn.Module):
+            got = type(model).__name__
+            raise UsageError(f"{self.called_by}: the model must be a torch.nn.Module, but got a {got}.")
         inner = unwrapped(model)
         self.target = type(inner).__name__
         names = [name for name, _ in inner.named_modules() if name]
@@ -145,6 +148,12 @@ class WatchedModules:
         for path in self.modules.values():
             if path not in names:
                 raise unknown_name("module", path, names, f"{self.target} has {top}")
+            if around := compiled_around(model, path):
+                late = "its rows count only if this begins before the first call, and last digits may differ"
+                what = (
+                    f"{path!r} is inside {around}, which is compiled; {late}; compile {path!r} itself instead"
+                )
+                warnings.warn(f"{self.called_by}: {what}.", FullrankWarning, stacklevel=2)
 
     def begin(self, model: nn.Module) -> None:
         """Hook the modules, where the rows of the step that begins are looked at."""
@@ -297,7 +306,7 @@ class WatchedModules:
         """Whether step number `step`, from 1, is one of those before a look."""
         return self._window is None or step <= self._window or -step % self.every < self._window
 
-    def _look(self, watch: _Watch, step: int) -> Look | None:
+    def _look(self, watch: _WatchedModule, step: int) -> Look | None:
         if len(watch.newest) < 2:
             if not watch.missed:
                 watch.missed = True
@@ -307,7 +316,7 @@ class WatchedModules:
         watch.history.add(vars(look))
         return look
 
-    def _too_few_rows(self, watch: _Watch, step: int) -> str:
+    def _too_few_rows(self, watch: _WatchedModule, step: int) -> str:
         rows = count_of(len(watch.newest), "row")
         gave = f"{self.called_by}: {watch.path!r} gave {rows} up to step {step}, and a spectrum needs 2; "
         if watch.in_evaluation:
@@ -324,13 +333,37 @@ def _whole(value: object, least: int) -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel and `torch.compile`."""
-    while True:
-        if isinstance(model, nn.DataParallel | DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
+    return _with_wrapped(model)[-1]
+
+
+def compiled_around(model: nn.Module, path: str) -> str | None:
+    """The compiled module around that at `path`, None without one.
+
+    >>> net = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
+    >>> net[0].compile(backend="eager")
+    >>> compiled_around(net, "0"), compiled_around(net, "0.0")
+    (None, "'0'")
+    """
+    *parents, _ = path.split(".")
+    *wrappers, inner = _with_wrapped(model)
+    around = [inner.get_submodule(".".join(parents[: n + 1])) for n in range(len(parents))]
+    if any(map(_is_compiled, (*wrappers, inner))):
+        return "the model"
+    return next(
+        (repr(".".join(parents[: n + 1])) for n, each in enumerate(around) if _is_compiled(each)), None
+    )
+
+
+def _with_wrapped(model: nn.Module) -> list[nn.Module]:
+    """The model, and from outside to inside what it wraps."""
+    if isinstance(model, nn.DataParallel | DistributedDataParallel):
+        return [model, *_with_wrapped(model.module)]
+    compiled = getattr(model, "_orig_mod", None)
+    return [model, *(_with_wrapped(compiled) if isinstance(compiled, nn.Module) else [])]
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _checked_paths(modules: object, called_by: str) -> dict[str, str]:
