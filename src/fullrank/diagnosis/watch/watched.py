@@ -19,11 +19,12 @@ from fullrank.diagnosis.watch.alerts import (
     Alert,
     AlertRule,
     CollapseWarning,
+    LossWarning,
     raised,
 )
 from fullrank.diagnosis.watch.entry import watched_diagnosis
 from fullrank.diagnosis.watch.history import History, NewestRows
-from fullrank.diagnosis.watch.loss import LOSS, LossCurve
+from fullrank.diagnosis.watch.loss import LOSS, LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import Look, look_at, rows_of
 from fullrank.diagnosis.watch.outputs import mask_in
 from fullrank.errors import FullrankWarning, UsageError, count_of, unknown_name
@@ -207,16 +208,17 @@ class WatchedModules:
 
     def judge(self, step: int, looks: Iterable[str]) -> None:
         """Add the alerts that the newest looks raise, and give a `CollapseWarning` for each."""
-        of_modules = [rule for rule in self.rules if rule.measure != LOSS]
+        of_modules = [rule for rule in self.rules if rule.measure not in LOSS_MEASURES]
         histories = ((name, self._watches[name].history) for name in looks)
         new = [raised(rule, name, history, self.loss) for name, history in histories for rule in of_modules]
         if self.loss.history.last.get("step") == step:
-            of_loss = [rule for rule in self.rules if rule.measure == LOSS]
+            of_loss = [rule for rule in self.rules if rule.measure in LOSS_MEASURES]
             new += [raised(rule, LOSS, self.loss.history, self.loss) for rule in of_loss]
         alerts = [alert for alert in new if alert]
         self.alerts += alerts
         for alert in alerts:
-            warnings.warn(CollapseWarning(alert), stacklevel=1)
+            warning = LossWarning if alert.measure in LOSS_MEASURES else CollapseWarning
+            warnings.warn(warning(alert), stacklevel=1)
 
     def release(self) -> None:
         """Take the hooks off, and forget the rows of a step under way."""
@@ -230,8 +232,8 @@ class WatchedModules:
         """The looks over time, as `arrays.npz` may hold them.
 
         For each name with a look: `spectrum/NAME/step` and `rows` (T,), each of `MEASURES` (T,), and
-        `singular_values` (T, D). With a loss also (T,) `loss/step`, `loss/value`, the mean over the steps
-        since the look before, and `loss/last`, the value at the last step.
+        `singular_values` (T, D). With a loss also (T,) `loss/step` and the columns of `LossCurve`, as
+        `loss/value`, the mean over the steps since the look before, and `loss/last`, the last value.
         """
         histories = {f"spectrum/{name}": watch.history for name, watch in self._watches.items()}
         return {
