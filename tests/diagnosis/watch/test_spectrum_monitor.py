@@ -623,6 +623,27 @@ def test_where_a_save_cannot_go(tmp_path):
     assert (tmp_path / "record.json").read_text() == "{}"
 
 
+def test_another_trainer_is_refused():
+    """The Trainers of transformers call these; its callbacks have no common class that would tell sooner."""
+    monitor = SpectrumMonitor(["trunk"])
+    for event in (monitor.on_init_end, monitor.on_train_begin):
+        with refuses(UsageError, "Lightning", "TrainerMonitor", "fullrank.watch"):
+            event(None, None, None, model=None)
+
+
+def test_the_loss_is_that_of_the_training_step_before_lightning_divides_it(tmp_path):
+    for accumulated in (1, 2):
+        module = foreign(pl, act=lambda h: h.square().mean())
+        monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=80)
+        trainer = quiet_trainer(
+            pl, logger=False, max_epochs=1, callbacks=[monitor], accumulate_grad_batches=accumulated
+        )
+        trainer.fit(module, batches())
+        losses = [float(h.square().mean()) for h in module.seen]
+        expected = [np.mean(losses[:5]), np.mean(losses[5:])]
+        np.testing.assert_allclose(monitor.arrays()["loss/value"], expected, rtol=1e-6)
+
+
 def test_a_process_that_is_not_the_first_saves_nothing(tmp_path):
     monitor = SpectrumMonitor(["trunk"])
     monitor.on_fit_start(SimpleNamespace(is_global_zero=False), foreign(pl))

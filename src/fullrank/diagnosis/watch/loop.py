@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fullrank.diagnosis.watch.alerts import ALERT_RULES, Alert, AlertRule
 from fullrank.diagnosis.watch.measurements import Look
-from fullrank.diagnosis.watch.watched import WatchedModules
+from fullrank.diagnosis.watch.watched import WatchedModules, check_is_module
 from fullrank.errors import FullrankWarning, UsageError, count_of
 from fullrank.processes import process_rank
 
@@ -75,6 +75,7 @@ def watch(
     >>> [look.step for look in watching.looks["1"]], watching.alerts
     ([4, 5, 10], [])
     """
+    check_is_module(model, "watch")
     watched = WatchedModules(
         modules, every, samples, tolerance=tolerance, rules=rules, training_only=training_only
     )

@@ -149,6 +149,15 @@ class SpectrumMonitor(pl.Callback):
         """Continue from a state."""
         self._watched.load_state_dict(state_dict)
 
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        """Refuse a Trainer of transformers, which calls its callbacks so."""
+        raise UsageError(
+            "SpectrumMonitor is a callback of Lightning, and this Trainer is not Lightning's; use "
+            "fullrank.TrainerMonitor for transformers, and fullrank.watch in a loop of your own."
+        )
+
+    on_train_begin = on_evaluate = on_predict = on_init_end
+
     def _release(self, *_: Any, **__: Any) -> None:
         self._watched.release()
 

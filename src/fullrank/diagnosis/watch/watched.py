@@ -137,11 +137,8 @@ class WatchedModules:
         """The looks so far, by name."""
         return {name: [Look(**row) for row in watch.history.rows()] for name, watch in self._watches.items()}
 
-    def check(self, model: object) -> None:
+    def check(self, model: nn.Module) -> None:
         """Check that the modules exist in `model`, and warn of those inside compiled code."""
-        if not isinstance(model, nn.Module):
-            got = type(model).__name__
-            raise UsageError(f"{self.called_by}: the model must be a torch.nn.Module, but got a {got}.")
         inner = unwrapped(model)
         self.target = type(inner).__name__
         names = [name for name, _ in inner.named_modules() if name]
@@ -151,10 +148,12 @@ class WatchedModules:
                 raise unknown_name("module", path, names, f"{self.target} has {top}")
             if around := compiled_around(model, path):
                 late = "its rows count only if this begins before the first call, and last digits may differ"
-                what = (
-                    f"{path!r} is inside {around}, which is compiled; {late}; compile {path!r} itself instead"
+                compiled = f"{path!r} is inside {around}, which is compiled; {late}"
+                warnings.warn(
+                    f"{self.called_by}: {compiled}; compile {path!r} itself instead.",
+                    FullrankWarning,
+                    stacklevel=2,
                 )
-                warnings.warn(f"{self.called_by}: {what}.", FullrankWarning, stacklevel=2)
 
     def begin(self, model: nn.Module) -> None:
         """Hook the modules, where the rows of the step that begins are looked at."""
@@ -346,14 +345,11 @@ def compiled_around(model: nn.Module, path: str) -> str | None:
     >>> compiled_around(net, "0"), compiled_around(net, "0.0")
     (None, "'0'")
     """
-    *parents, _ = path.split(".")
     *wrappers, inner = _with_wrapped(model)
-    around = [inner.get_submodule(".".join(parents[: n + 1])) for n in range(len(parents))]
     if any(map(_is_compiled, (*wrappers, inner))):
         return "the model"
-    return next(
-        (repr(".".join(parents[: n + 1])) for n, each in enumerate(around) if _is_compiled(each)), None
-    )
+    parents = [path[:end] for end, character in enumerate(path) if character == "."]
+    return next((repr(name) for name in parents if _is_compiled(inner.get_submodule(name))), None)
 
 
 def _with_wrapped(model: nn.Module) -> list[nn.Module]:
@@ -366,6 +362,13 @@ def _with_wrapped(model: nn.Module) -> list[nn.Module]:
 
 def _is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def check_is_module(model: object, called_by: str) -> None:
+    """UsageError unless a model is a torch module."""
+    if not isinstance(model, nn.Module):
+        got = type(model).__name__
+        raise UsageError(f"{called_by}: the model must be a torch.nn.Module, but got a {got}.")
 
 
 def _checked_paths(modules: object, called_by: str) -> dict[str, str]:
