@@ -72,7 +72,7 @@ def spike():
 
 
 @pytest.mark.parametrize(
-    "losses", [FALL + NOISE, 3 + NOISE, FALL, spike(), with_change(0.2), -with_change(3)]
+    "losses", [FALL + NOISE, 3 + NOISE, FALL, spike(), with_change(0.2), with_change(-3)]
 )
 def test_noise_a_spike_and_a_fall_are_no_jump(losses):
     assert alerts(losses)[0] == []

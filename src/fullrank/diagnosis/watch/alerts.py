@@ -30,7 +30,7 @@ class AlertRule:
         looks: How many looks in a row must count.
         remedy: What to try, without a capital and a full stop.
         title: The heading of its findings in a report, by default `name`.
-        if_loss_fell: What it means if the loss has fallen since the widest gap, without a full stop.
+        if_loss_fell: What it means if the loss has fallen meanwhile (`LossCurve.fall`), without a full stop.
 
     Raises:
         UsageError: If neither `share` nor `limit` is finite, one is not above 0, or `looks` is below 1.

@@ -14,7 +14,7 @@ from fullrank.errors import UsageError
 LOSS = "loss"
 LOSS_MEASURES = {LOSS: "value", "loss_kept": "kept", "finite_losses": "finite"}
 # A look is compared with the looks before it: with so many of them and at least so many losses.
-RECENT_LOOKS, RECENT_LOSSES, FEWEST_LOSSES = 5, 20, 10
+RECENT_LOOKS, RECENT_LOSSES, FEWEST_LOSSES = 3, 20, 10
 # Chosen on trainings of digits, and tried on others (benchmarks/watch_rules.py).
 NOISE_LIMIT = 5.0
 _SIGMA_OF_MEDIAN = 1.4826  # a standard deviation in median absolute deviations, for a normal distribution
@@ -52,7 +52,7 @@ def kept_share(earlier: Sequence[float], new: Sequence[float], highest: float) -
     >>> kept_share([1 + each for each in noise], [9.0, 0.9, 1.1, 1.0], highest=5)
     1.0
     """
-    if len(earlier) < FEWEST_LOSSES or not new:
+    if len(earlier) < FEWEST_LOSSES or len(new) == 0:
         return math.nan
     level = float(np.median(earlier))
     error = noise_of(earlier) * math.sqrt(math.pi / 2 * (1 / len(earlier) + 1 / len(new)))
@@ -123,13 +123,17 @@ class LossCurve:
             del self._recent[0]
 
     def fall(self, start: int, end: int) -> tuple[float, float] | None:
-        """The mean loss at the looks of two steps, where the later is lower by more than noise; else None."""
-        rows = {row["step"]: row for row in self.history.rows()}
-        if start not in rows or end not in rows:
+        """The highest mean loss up to step `start`, and that at step `end`, if the loss fell; else None.
+
+        It fell if it is below the highest, and not above that at `start`, each by more than noise.
+        """
+        before = [row for row in self.history.rows() if row["step"] <= start]
+        last = next((row for row in self.history.rows() if row["step"] == end), None)
+        if not before or last is None:
             return None
-        first, last = rows[start], rows[end]
-        fell = first["value"] - last["value"] > NOISE_LIMIT * math.hypot(first["error"], last["error"])
-        return (first["value"], last["value"]) if fell else None
+        highest, noise = max(row["value"] for row in before), NOISE_LIMIT * last["error"]
+        fell = highest - last["value"] > noise and last["value"] - before[-1]["value"] <= noise
+        return (highest, last["value"]) if fell else None
 
     def state(self) -> dict[str, Any]:
         """The history, what the next look is compared with, and the losses since the last one, as numbers."""
