@@ -90,9 +90,7 @@ def test_maps_and_tokens_become_rows_by_their_mean():
     assert rows_of(rows.half(), "a").dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "output, got", [(torch.ones(3), "shape (3,)"), ((torch.ones(2, 2),), "tuple"), ({}, "dict")]
-)
+@pytest.mark.parametrize("output, got", [(torch.ones(3), "shape (3,)"), ((None,), "tuple"), ({}, "dict")])
 def test_an_output_that_has_no_rows_is_named(output, got):
     with refuses(DataError, "'net.1'", "(N, D)", got):
         rows_of(output, "net.1")
@@ -447,7 +445,8 @@ def test_the_arrays_hold_every_look(tmp_path):
     assert arrays["spectrum/h/rows"].tolist() == 5 * [16]
     assert arrays["spectrum/h/singular_values"].shape == (5, 8)
     names = {f"spectrum/h/{name}" for name in ("step", "rows", "singular_values", *MEASURES)}
-    assert set(arrays) == names | {"loss/step", "loss/value", "loss/last"}
+    columns = ("step", "value", "error", "last", "kept", "finite")
+    assert set(arrays) == names | {f"loss/{column}" for column in columns}
     np.savez(tmp_path / "arrays.npz", **arrays)
     with np.load(tmp_path / "arrays.npz", allow_pickle=False) as file:
         same_arrays(arrays, dict(file))
@@ -566,6 +565,7 @@ def test_many_alerts_are_counted():
 
 
 @pytest.mark.filterwarnings("ignore::fullrank.diagnosis.watch.alerts.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::fullrank.diagnosis.watch.alerts.LossWarning")
 @pytest.mark.parametrize("good", [0, 12])
 def test_a_look_that_is_not_finite_breaks_no_record(good, tmp_path):
     module = foreign(pl, act=lambda h: h.square().mean())
@@ -579,7 +579,8 @@ def test_a_look_that_is_not_finite_breaks_no_record(good, tmp_path):
     _, entry = records(tmp_path)
     values = {measure.name: measure.value for measure in entry.measures}
     assert values.pop("finite_rows") == 0 and set(values.values()) == {None}
-    assert [finding.cause for finding in entry.findings] == ["not-finite"] and entry.collapsed
+    assert [finding.cause for finding in entry.findings] == ["not-finite", "loss-not-finite"]
+    assert entry.collapsed
     page = write_page(tmp_path).read_text()
     if good:
         finite = monitor.looks["trunk"][2]

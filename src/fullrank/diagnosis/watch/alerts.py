@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fullrank.diagnosis.watch.history import History
-from fullrank.diagnosis.watch.loss import LOSS, LossCurve
+from fullrank.diagnosis.watch.loss import LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import MEASURES
 from fullrank.errors import UsageError
 from fullrank.record import Finding
@@ -21,7 +21,8 @@ class AlertRule:
 
     Args:
         name: The name of the rule.
-        measure: The name of the measure: one of a look at a module, or `loss`.
+        measure: The name of the measure: one of a look at a module, or of the loss: `loss`, `loss_kept`, the
+            share of its fall that it has kept, or `finite_losses`, the share of losses that are numbers.
         share: A share of the widest gap so far. inf is no limit.
         means: What has happened, without a capital and a full stop.
         worst: The value of a collapse.
@@ -29,6 +30,7 @@ class AlertRule:
         looks: How many looks in a row must count.
         remedy: What to try, without a capital and a full stop.
         title: The heading of its findings in a report, by default `name`.
+        if_loss_fell: What it means if the loss has fallen meanwhile (`LossCurve.fall`), without a full stop.
 
     Raises:
         UsageError: If neither `share` nor `limit` is finite, one is not above 0, or `looks` is below 1.
@@ -43,6 +45,7 @@ class AlertRule:
     looks: int = 2
     remedy: str = "check what changed in the steps before"
     title: str = ""
+    if_loss_fell: str = ""
 
     def __post_init__(self) -> None:
         rule = f"AlertRule {self.name!r}"
@@ -54,8 +57,14 @@ class AlertRule:
 
 
 # What a rule may be about: the measures of a look at a module, and the loss.
-RULE_MEASURES = (*MEASURES, LOSS)
+RULE_MEASURES = (*MEASURES, *LOSS_MEASURES)
 REARM = 2.0
+# A reason and no rule of its own: healthy contrastive losses fall too while the rank falls to under half
+# (docs/causes.md).
+_LOSS_FELL = (
+    "the loss gains from it or allows it, so a term that keeps inputs apart may be missing or weak; for a "
+    "classifier this is expected"
+)
 ALERT_RULES = (
     AlertRule(
         "complete-collapse",
@@ -66,6 +75,7 @@ ALERT_RULES = (
         means="all rows point in nearly one direction",
         remedy="check whether the loss has a repulsive term",
         title="All inputs get nearly the same features",
+        if_loss_fell=_LOSS_FELL,
     ),
     AlertRule(
         "rank-fell",
@@ -74,6 +84,7 @@ ALERT_RULES = (
         means="the variance has moved into few directions",
         remedy="try weaker augmentation, a lower learning rate or another head",
         title="The variance has moved into few directions",
+        if_loss_fell=_LOSS_FELL,
     ),
     AlertRule(
         "dimensions-lost",
@@ -82,6 +93,7 @@ ALERT_RULES = (
         means="directions have lost their variance",
         remedy="try weaker augmentation, a lower learning rate or another head",
         title="Directions have lost their variance",
+        if_loss_fell=_LOSS_FELL,
     ),
     AlertRule(
         "not-finite",
@@ -92,6 +104,25 @@ ALERT_RULES = (
         remedy="lower the learning rate or check the precision",
         looks=1,
         title="Rows hold NaN or infinity",
+    ),
+    AlertRule(
+        "loss-jumped",
+        "loss_kept",
+        share=math.inf,
+        limit=0.8,
+        means="the loss has risen far beyond its noise and stays there",
+        remedy="lower the learning rate, clip gradients, or check the data from that step on",
+        title="The loss has jumped",
+    ),
+    AlertRule(
+        "loss-not-finite",
+        "finite_losses",
+        share=math.inf,
+        limit=1.0,
+        means="losses are NaN or infinite",
+        remedy="lower the learning rate or check the precision",
+        looks=1,
+        title="The loss is NaN or infinite",
     ),
 )
 
@@ -133,15 +164,21 @@ class Alert:
         return f"Step {self.step}, {self.module!r}, {self.rule}: {what}: {said}."
 
 
-class CollapseWarning(UserWarning):
-    """The warning that an alert raises. It holds the `alert`.
+class _AlertWarning(UserWarning):
+    def __init__(self, alert: Alert):
+        super().__init__(str(alert))
+        self.alert = alert
+
+
+class CollapseWarning(_AlertWarning):
+    """The warning that an alert about a module raises. It holds the `alert`.
 
     `warnings.simplefilter("error", CollapseWarning)` stops the training at an alert.
     """
 
-    def __init__(self, alert: Alert):
-        super().__init__(str(alert))
-        self.alert = alert
+
+class LossWarning(_AlertWarning):
+    """The warning that an alert about the loss raises. It holds the `alert`."""
 
 
 def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]:
@@ -164,18 +201,27 @@ def raised(rule: AlertRule, module: str, looks: History, loss: LossCurve) -> Ale
     """The alert that the newest look raises by a rule, or None.
 
     Args:
-        rule: The rule. One whose measure is `loss` reads only the loss.
+        rule: The rule. One about the loss reads only the loss.
         module: The name of the module, or `loss`.
         looks: The looks at the module, or the history of the loss.
-        loss: The loss; `loss.at(looks)` is the loss at each look.
+        loss: The loss over the steps of the looks.
     """
-    values = looks["value" if rule.measure == LOSS else rule.measure]
+    values = looks[LOSS_MEASURES.get(rule.measure, rule.measure)]
     fired = firings(rule, values)
     if not fired or fired[-1][0] != len(values) - 1:
         return None
     step, value, threshold = looks.last["step"], float(values[-1]), fired[-1][1]
-    said = rule.means, rule.remedy, rule.title
+    means = rule.means
+    if rule.if_loss_fell:
+        widest = max(range(len(values)), key=lambda look: _gap(rule, values[look]))
+        if fall := loss.fall(looks["step"][widest], step):
+            means += f", while the loss fell from {fall[0]:.4g} to {fall[1]:.4g}: {rule.if_loss_fell}"
+    said = means, rule.remedy, rule.title
     return Alert(step, module, rule.name, rule.measure, value, threshold, *said)
+
+
+def _gap(rule: AlertRule, value: float) -> float:
+    return -1.0 if math.isnan(value) else abs(value - rule.worst)
 
 
 def finding_of(alert: Alert, step: int, value: float) -> Finding:

@@ -19,12 +19,14 @@ from fullrank.diagnosis.watch.alerts import (
     Alert,
     AlertRule,
     CollapseWarning,
+    LossWarning,
     raised,
 )
 from fullrank.diagnosis.watch.entry import watched_diagnosis
 from fullrank.diagnosis.watch.history import History, NewestRows
-from fullrank.diagnosis.watch.loss import LOSS, LossCurve
+from fullrank.diagnosis.watch.loss import LOSS, LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import Look, look_at, rows_of
+from fullrank.diagnosis.watch.outputs import mask_in
 from fullrank.errors import FullrankWarning, UsageError, count_of, unknown_name
 from fullrank.files import save_arrays
 from fullrank.record import RECORD_FILE, Record
@@ -43,13 +45,19 @@ class _WatchedModule:
     history: History = field(default_factory=lambda: History(Look.__dataclass_fields__))
     in_evaluation: bool = False  # whether a call was left out, as the module was in evaluation mode
     missed: bool = False
+    mask: Tensor | None = None  # of the tokens: that of the newest call of the module, or of one around it
+
+    def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Keep the mask that a call has; the layers inside a model get it in forms of their own."""
+        mask = mask_in(arguments, named)
+        self.mask = self.mask if mask is None else mask
 
     def hook(self, module: nn.Module, inputs: object, output: object) -> None:
         """Keep a copy of the output; nothing is returned, so the output is unchanged."""
         if self.training_only and not module.training:
             self.in_evaluation = True
         elif torch._C._current_graph_task_id() == -1:  # else a checkpointed call is computed again
-            self.fresh.append(rows_of(output, self.path, self.called_by))
+            self.fresh.append(rows_of(output, self.path, self.called_by, self.mask))
 
 
 @final
@@ -153,7 +161,10 @@ class WatchedModules:
         if self.first and self._collects(self.steps + 1):
             inner = unwrapped(model)
             for watch in self._watches.values():
-                module = inner.get_submodule(watch.path)
+                names = watch.path.split(".")
+                for depth in range(len(names) + 1):
+                    module = inner.get_submodule(".".join(names[:depth]))
+                    self._hooks.append(module.register_forward_pre_hook(watch.before, with_kwargs=True))
                 self._hooks.append(module.register_forward_hook(watch.hook))
 
     def end(self, step: int, loss: object = None) -> dict[str, Look]:
@@ -196,16 +207,17 @@ class WatchedModules:
 
     def judge(self, step: int, looks: Iterable[str]) -> None:
         """Add the alerts that the newest looks raise, and give a `CollapseWarning` for each."""
-        of_modules = [rule for rule in self.rules if rule.measure != LOSS]
+        of_modules = [rule for rule in self.rules if rule.measure not in LOSS_MEASURES]
         histories = ((name, self._watches[name].history) for name in looks)
         new = [raised(rule, name, history, self.loss) for name, history in histories for rule in of_modules]
         if self.loss.history.last.get("step") == step:
-            of_loss = [rule for rule in self.rules if rule.measure == LOSS]
+            of_loss = [rule for rule in self.rules if rule.measure in LOSS_MEASURES]
             new += [raised(rule, LOSS, self.loss.history, self.loss) for rule in of_loss]
         alerts = [alert for alert in new if alert]
         self.alerts += alerts
         for alert in alerts:
-            warnings.warn(CollapseWarning(alert), stacklevel=1)
+            warning = LossWarning if alert.measure in LOSS_MEASURES else CollapseWarning
+            warnings.warn(warning(alert), stacklevel=1)
 
     def release(self) -> None:
         """Take the hooks off, and forget the rows of a step under way."""
@@ -213,14 +225,14 @@ class WatchedModules:
             hook.remove()
         self._hooks = []
         for watch in self._watches.values():
-            watch.fresh = []
+            watch.fresh, watch.mask = [], None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The looks over time, as `arrays.npz` may hold them.
 
         For each name with a look: `spectrum/NAME/step` and `rows` (T,), each of `MEASURES` (T,), and
-        `singular_values` (T, D). With a loss also (T,) `loss/step`, `loss/value`, the mean over the steps
-        since the look before, and `loss/last`, the value at the last step.
+        `singular_values` (T, D). With a loss also (T,) `loss/step` and the columns of `LossCurve`, as
+        `loss/value`, the mean over the steps since the look before, and `loss/last`, the last value.
         """
         histories = {f"spectrum/{name}": watch.history for name, watch in self._watches.items()}
         return {
