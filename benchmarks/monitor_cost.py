@@ -50,9 +50,9 @@ class HookClock:
     def __init__(self) -> None:
         self.seconds, self._rows_of = 0.0, watched.rows_of
 
-    def __call__(self, output: object, name: str) -> Tensor:
+    def __call__(self, *arguments: Any) -> Tensor:
         start = time.process_time()
-        rows = self._rows_of(output, name)
+        rows = self._rows_of(*arguments)
         self.seconds += time.process_time() - start
         return rows
 
