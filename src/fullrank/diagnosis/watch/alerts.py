@@ -61,9 +61,7 @@ RULE_MEASURES = (*MEASURES, *LOSS_MEASURES)
 REARM = 2.0
 # A reason and no rule of its own: healthy contrastive losses fall too while the rank falls to under half
 # (docs/causes.md).
-_LOSS_FELL = (
-    "the loss does not resist it, so check its negatives or its variance term (expected in a classifier)"
-)
+_LOSS_FELL = "the loss does not resist it, so check its negatives or variance term (expected in a classifier)"
 ALERT_RULES = (
     AlertRule(
         "complete-collapse",
