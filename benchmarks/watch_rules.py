@@ -101,9 +101,9 @@ def cases(quick: bool) -> Iterator[Case]:
     main = ("infonce:0.2", "vicreg", "cross-entropy")
     for name in main if quick else (*main, "ntxent:0.5", "supcon:0.1"):
         yield from (Case(name, event=event) for event in ("spike", "shake", "rate"))
-        yield from (Case(name, schedule=schedule) for schedule in ("restarts", "steps", "constant"))
-        yield from (Case(name, batch=batch, rate=1e-3) for batch in (8, 16))
-        yield from (Case(name, optimizer="sgd", rate=rate) for rate in (0.03, 0.3))
+        yield Case(name, schedule="restarts")
+        yield Case(name, optimizer="sgd", rate=0.3)
+        yield Case(name, batch=8, rate=1e-3)
         yield Case(name, batch=16, rate=1e-3, event="shake")
     for name in WITH_LABELS:
         yield Case(name, event="labels")
@@ -115,9 +115,7 @@ def scheduled(case: Case, step: int, steps: int) -> float:
     """The relative learning rate of a step."""
     if case.schedule == "restarts":
         return min(1.0, (step + 1) / 10) * warmup_cosine(step % (steps // 4), 0, steps // 4)
-    if case.schedule == "steps":
-        return 0.1 ** (step // (steps // 3))
-    return 1.0 if case.schedule == "constant" else warmup_cosine(step, steps // 10, steps)
+    return warmup_cosine(step, steps // 10, steps)
 
 
 def event_step(steps: int) -> int:

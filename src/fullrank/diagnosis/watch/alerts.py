@@ -62,8 +62,7 @@ REARM = 2.0
 # A reason and no rule of its own: healthy contrastive losses fall too while the rank falls to under half
 # (docs/causes.md).
 _LOSS_FELL = (
-    "the loss gains from it or allows it, so a term that keeps inputs apart may be missing or weak; for a "
-    "classifier this is expected"
+    "the loss does not resist it, so check its negatives or its variance term (expected in a classifier)"
 )
 ALERT_RULES = (
     AlertRule(
@@ -110,7 +109,7 @@ ALERT_RULES = (
         "loss_kept",
         share=math.inf,
         limit=0.8,
-        means="the loss has risen far beyond its noise and stays there",
+        means="the loss has risen far beyond its noise and stays up; it keeps this share of its fall",
         remedy="lower the learning rate, clip gradients, or check the data from that step on",
         title="The loss has jumped",
     ),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fullrank.diagnosis.watch.alerts import Alert, finding_of
 from fullrank.diagnosis.watch.history import History
-from fullrank.diagnosis.watch.loss import LOSS_MEASURES
+from fullrank.diagnosis.watch.loss import LOSS, LOSS_MEASURES
 from fullrank.diagnosis.watch.measurements import MEASURES, Look
 from fullrank.record import DiagnosisEntry, Measure, Spectrum
 
@@ -45,8 +45,10 @@ def watched_diagnosis(
             not_seen.append(f"{name} at step {look.step}: not every number is finite; {instead}.")
     findings = []
     for alert in alerts:
-        if alert.measure in LOSS_MEASURES and loss:
-            findings.append(finding_of(alert, loss.last["step"], loss.last[LOSS_MEASURES[alert.measure]]))
+        if alert.measure == LOSS and loss:
+            findings.append(finding_of(alert, loss.last["step"], loss.last["value"]))
+        elif alert.measure in LOSS_MEASURES:  # what it compared with has moved on since
+            findings.append(finding_of(alert, alert.step, alert.value))
         else:
             newest = last[alert.module]
             findings.append(finding_of(alert, newest.step, getattr(newest, alert.measure)))
