@@ -6,8 +6,9 @@
 A loop makes steps (forward, loss, backward, optimizer) of an encoder and a head on batches of 128 rows. It
 runs in blocks of 50 steps, with a watch over both and without; a block holds one look. The blocks take turns
 in one process, the order alternates, and ratios are taken pair by pair. Other programs on the machine disturb
-the wall time. They hardly disturb the watch's own share: the processor seconds inside its hooks and its `step`
-over those of the block without it. The look at the first 4096 rows comes once a training and is in no block.
+the wall time. They hardly disturb the watch's own share: the processor seconds inside its hooks and its
+`step` over those of the block without it. The look at the first 4096 rows comes once a training and is in no
+block.
 """
 
 import argparse

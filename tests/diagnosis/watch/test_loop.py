@@ -9,10 +9,11 @@ import pytest
 import torch
 from refusals import assert_names, refuses
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fullrank
-from fullrank.diagnosis.watch.alerts import AlertRule, CollapseWarning
+from fullrank.diagnosis.watch.alerts import AlertRule, CollapseWarning, LossWarning
 from fullrank.diagnosis.watch.measurements import look_at
 from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
 from fullrank.diagnosis.watch.watched import WatchedModules
@@ -243,6 +244,29 @@ def test_a_loss_that_is_not_one_number_is_refused(loss, got):
         watching.step(loss)
 
 
+class ReadsOfTheDevice(TorchDispatchMode):
+    """Counts what makes a GPU wait: the reads of a tensor's value."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **kwargs or {})
+
+
+def test_a_step_reads_no_value_from_the_device_before_a_look():
+    model, reads = net(), []
+    with fullrank.watch(model, ["trunk"], every=4, samples=64) as watching:
+        for x in inputs(4):
+            loss = model(x).mean()
+            with ReadsOfTheDevice() as counted:
+                watching.step(loss)
+            reads.append(counted.count)
+    assert reads[:3] == [0, 0, 0] and reads[3] > 0
+
+
 def test_a_loss_is_kept_as_it_was_when_it_was_given():
     model = net()
     with fullrank.watch(model, ["trunk"], every=3, samples=64) as watching:
@@ -350,7 +374,7 @@ def test_a_rule_on_the_loss_fires_once_whatever_is_watched(tmp_path):
     low = AlertRule("low", "loss", share=math.inf, limit=0.5, means="the loss is low", looks=1)
     model = net()
     with (
-        pytest.warns(CollapseWarning),
+        pytest.warns(LossWarning),
         fullrank.watch(model, ["trunk", "head"], 2, 16, rules=[low]) as watching,
     ):
         for number, x in enumerate(inputs(8)):

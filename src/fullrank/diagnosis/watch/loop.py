@@ -35,9 +35,9 @@ def watch(
     those of `SpectrumMonitor`, which does the same under Lightning.
 
     The output of a watched module is (N, D), a map (N, C, H, W) or tokens (N, T, D); maps and tokens are
-    averaged over their positions. All calls between two `step` count: two views, or the batches of an
-    accumulated gradient. Calls in evaluation mode do not count, so a validation may run in between. A call
-    that activation checkpointing repeats counts once.
+    averaged over their positions. Of a tuple the first tensor counts. All calls between two `step` count: two
+    views, or the batches of an accumulated gradient. Calls in evaluation mode do not count, so a validation
+    may run in between. A call that activation checkpointing repeats counts once.
 
     Training stays bit for bit the same. Modules carry a hook only in the steps just before a measurement.
 
