@@ -21,8 +21,8 @@ class AlertRule:
 
     Args:
         name: The name of the rule.
-        measure: The name of the measure: one of a look at a module, or of the loss: `loss`, `loss_kept`, the
-            share of its fall that it has kept, or `finite_losses`, the share of losses that are numbers.
+        measure: The name of a measure of a look at a module, or of the loss. `loss` is its mean, `loss_kept`
+            the share of its fall that it has kept, and `finite_losses` the share of losses that are numbers.
         share: A share of the widest gap so far. inf is no limit.
         means: What has happened, without a capital and a full stop.
         worst: The value of a collapse.
