@@ -81,6 +81,10 @@ def _time_panels(
     note = "Compare the ranks of a module only with its own at other steps; they are not a quality score."
     note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
     shown, undrawn = panels(figure, "Ranks over time", what, note, figures.TIME_STYLES), []
+    figure = figures.loss_over_time_figure(arrays) if names else None
+    note = "Each point is the mean over the steps since the point before."
+    note += " A gap: not finite." if _has_gaps(figure) else ""
+    shown += panels(figure, "Loss over time", "The training loss, by step.", note)
     for name in names:
         figure = figures.spectrum_over_time_figure(arrays, name)
         undrawn += [name] if figure is None else []
