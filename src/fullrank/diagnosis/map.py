@@ -12,8 +12,9 @@ from fullrank.targets.embed import check_extra
 
 METHODS: tuple[MapMethod, ...] = get_args(MapMethod)
 NO_MAP = "none"
-# How many rows each draws. t-SNE and UMAP of so many take about a minute on two cores.
-MOST_ROWS: dict[MapMethod, int] = {"pca": 50_000, "tsne": 5_000, "umap": 10_000}
+# How many rows each draws. t-SNE and UMAP of so many take about a minute, of which
+# UMAP compiles itself for most.
+MOST_ROWS: dict[MapMethod, int] = {"pca": 50_000, "tsne": 5_000, "umap": 20_000}
 # Features of wider rows are drawn in a smaller number: so many numbers take 256 MiB.
 _MOST_NUMBERS = 2**26
 # What t-SNE, UMAP and the clusters see of the features.
