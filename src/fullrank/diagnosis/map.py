@@ -12,8 +12,7 @@ from fullrank.targets.embed import check_extra
 
 METHODS: tuple[MapMethod, ...] = get_args(MapMethod)
 NO_MAP = "none"
-# How many rows each draws. t-SNE and UMAP of so many take about a minute, of which
-# UMAP compiles itself for most.
+# How many rows each draws. t-SNE and UMAP of so many take about a minute; UMAP spends most of it compiling.
 MOST_ROWS: dict[MapMethod, int] = {"pca": 50_000, "tsne": 5_000, "umap": 20_000}
 # Features of wider rows are drawn in a smaller number: so many numbers take 256 MiB.
 _MOST_NUMBERS = 2**26
