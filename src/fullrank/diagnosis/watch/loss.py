@@ -13,8 +13,7 @@ from fullrank.errors import UsageError
 # What a rule, an alert and a finding may say of the loss, and the column of the curve that holds it.
 LOSS = "loss"
 LOSS_MEASURES = {LOSS: "value", "loss_kept": "kept", "finite_losses": "finite"}
-# A look is compared with so many looks and at least so many losses. The look just before it is left out, since
-# it is up itself after a jump.
+# A look is compared with the looks before it: with so many of them and at least so many losses.
 RECENT_LOOKS, RECENT_LOSSES, FEWEST_LOSSES = 3, 20, 10
 # Chosen on trainings of digits, and tried on others (benchmarks/watch_rules.py).
 NOISE_LIMIT = 5.0
@@ -107,12 +106,11 @@ class LossCurve:
         if not values:
             return
         finite = [value for value in values if math.isfinite(value)]
-        earlier = [loss for losses in self._recent[:-1] for loss in losses]
-        newest = [loss for losses in (*self._recent, finite) for loss in losses]
+        earlier = [loss for losses in self._recent for loss in losses]
         row = {
             "step": step,
             "value": sum(values) / len(values),
-            "error": noise_of(newest) / math.sqrt(len(values)),
+            "error": noise_of([*earlier, *finite]) / math.sqrt(len(values)),
             "last": values[-1],
             "kept": kept_share(earlier, finite, self._highest),
             "finite": len(finite) / len(values),
@@ -121,7 +119,7 @@ class LossCurve:
         if finite:
             self._highest = max(self._highest, float(np.median(finite)))
             self._recent.append(finite)
-        while len(self._recent) > RECENT_LOOKS + 1 and sum(map(len, self._recent[1:-1])) >= RECENT_LOSSES:
+        while len(self._recent) > RECENT_LOOKS and sum(map(len, self._recent[1:])) >= RECENT_LOSSES:
             del self._recent[0]
 
     def fall(self, start: int, end: int) -> tuple[float, float] | None:
