@@ -21,8 +21,8 @@ class AlertRule:
 
     Args:
         name: The name of the rule.
-        measure: The name of the measure: one of a look at a module, or of the loss: `loss`, `loss_kept`, the
-            share of its fall that it has kept, or `finite_losses`, the share of losses that are numbers.
+        measure: The name of a measure of a look at a module, or of the loss. `loss` is its mean, `loss_kept`
+            the share of its fall that it has kept, and `finite_losses` the share of losses that are numbers.
         share: A share of the widest gap so far. inf is no limit.
         means: What has happened, without a capital and a full stop.
         worst: The value of a collapse.
@@ -61,9 +61,7 @@ RULE_MEASURES = (*MEASURES, *LOSS_MEASURES)
 REARM = 2.0
 # A reason and no rule of its own: healthy contrastive losses fall too while the rank falls to under half
 # (docs/causes.md).
-_LOSS_FELL = (
-    "the loss does not resist it, so check its negatives or its variance term (expected in a classifier)"
-)
+_LOSS_FELL = "the loss does not resist it, so check its negatives or variance term (expected in a classifier)"
 ALERT_RULES = (
     AlertRule(
         "complete-collapse",

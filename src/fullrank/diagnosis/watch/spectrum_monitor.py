@@ -30,10 +30,10 @@ class SpectrumMonitor(pl.Callback):
     The measures go to every logger of the Trainer, as `spectrum/NAME/effective_rank` and so on. `looks` and
     `arrays` hold them and the spectra; `save` writes them for `fullrank report`. A rule that fires adds an
     `Alert` to `alerts` and gives a `CollapseWarning`, or a `LossWarning` if the rule is about the loss. The
-    rules on rank and direction compare a module with itself earlier in the run. An untrained module, or a rank
-    that is low from the start, is therefore no alert. A supervised classifier, whose rank falls to the number
-    of classes, needs rules of its own. There the loss falls with the rank, so an alert that names the falling
-    loss as a reason says nothing.
+    rules on rank and direction compare a module with itself earlier in the run. An untrained module, or a
+    rank that is low from the start, is therefore no alert. A supervised classifier, whose rank falls to the
+    number of classes, needs rules of its own. Its loss falls with its rank, so an alert that names the
+    falling loss as a reason says nothing there.
 
     Training stays bit for bit the same. Measurements, alerts and pending rows are part of the checkpoint; a
     callback that saves after a step must come after this one. With several processes, the first one watches
