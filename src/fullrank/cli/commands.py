@@ -256,6 +256,9 @@ def diagnose(
         Path | None, typer.Option(help="Compare with this earlier diagnosis: its record.json or its folder.")
     ] = None,
     fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
+    map_: Annotated[
+        str, typer.Option("--map", help="Map of the rows on the page: pca, tsne, umap or none.")
+    ] = "pca",
     json: JsonOption = False,
     no_report: NoReportOption = False,
     out: OutOption = None,
@@ -285,6 +288,7 @@ def diagnose(
         seed=seed,
         skip_bad=skip_bad,
         baseline=baseline,
+        map=map_,
         out=out,
     )
     _finish(diagnosis.path, diagnosis.entry, print_diagnosis, json=json, page=not no_report)

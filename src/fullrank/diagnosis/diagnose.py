@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from fullrank.diagnosis.against import compare_with, read_baseline
+from fullrank.diagnosis.map import check_method, check_rows
+from fullrank.diagnosis.map_rows import draw_map, rows_of_file
 from fullrank.diagnosis.of_file import SAMPLE, diagnose_file
 from fullrank.diagnosis.of_model import diagnose_model
 from fullrank.diagnosis.subject import find_subject
@@ -17,7 +19,7 @@ from fullrank.door import import_modules
 from fullrank.embeddings.files import open_embeddings
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import DataError, UsageError
-from fullrank.files import result_folder
+from fullrank.files import result_folder, save_arrays
 from fullrank.progress import progress_bar
 from fullrank.record import Compared, DiagnosisEntry, Finding, Result
 from fullrank.record.making import new_record
@@ -74,6 +76,7 @@ def diagnose(
     seed: int = 0,
     skip_bad: bool = False,
     baseline: str | Path | None = None,
+    map: str = "pca",  # noqa: A002
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Diagnosis:
@@ -96,11 +99,13 @@ def diagnose(
         seed: The seed of samples and views.
         skip_bad: Leave out rows of a file that are not finite.
         baseline: The `record.json` of an earlier diagnosis, or its folder, to compare with.
+        map: The map of the rows on the page: `pca`, `tsne`, `umap` (needs the extra `map`) or `none`.
         out: The folder for the results; None makes one under runs/.
         imports: Modules or files that register parts of yours, as `--import` does.
 
     Returns:
-        The diagnosis; `record.json` is in its folder, with `rows.csv` if findings name rows.
+        The diagnosis; `record.json` is in its folder, with `arrays.npz` of the map, and with `rows.csv` if
+        findings name rows.
 
     Raises:
         UsageError: The target is none of these, data are missing, or an option does not apply to the target.
@@ -117,6 +122,8 @@ def diagnose(
     """
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
+    method = check_method(map)
+    drawn = None
     earlier = None if baseline is None else read_baseline(baseline, of_file=is_embeddings(target))
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
@@ -126,21 +133,31 @@ def diagnose(
         if file.notes:
             print("\n".join(file.notes), file=sys.stderr)
         pair = None if positives is None else read(positives)
+        check_rows(method, file.rows)
         with progress_bar() as progress:
             entry, recipe = diagnose_file(file, pair, seed=seed, progress=progress), {}
+            if method is not None:
+                rows = rows_of_file(file, Path(cast(str | Path, target)), entry.findings, method, seed)
+                drawn = draw_map(rows, entry.findings, method, seed, progress)
     else:
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
         opened = open_target(target, weights=weights, image_size=image_size)
         subject = find_subject(opened, data, views)
+        check_rows(method, min(limit, len(subject.all or subject.test)))
         with progress_bar() as progress:
-            entry = diagnose_model(
+            found = diagnose_model(
                 subject, places, label=labels or "label", limit=limit, seed=seed, progress=progress
             )
-        recipe = subject.recipe
+            entry, recipe = found.entry, subject.recipe
+            if method is not None:
+                drawn = draw_map(found.rows, entry.findings, method, seed, progress)
     if earlier is not None:
         entry = entry.model_copy(update={"compared": compare_with(earlier, entry)})
     folder.mkdir(parents=True, exist_ok=True)
+    if drawn is not None:
+        entry = entry.model_copy(update={"map": drawn.entry})
+        save_arrays(folder, drawn.arrays)
     entry = entry.model_copy(update={"findings": keep_rows(entry.findings, folder)})
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)

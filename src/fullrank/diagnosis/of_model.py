@@ -1,7 +1,7 @@
 """The diagnosis of a model on images: places, causes, layers, and the effect of the augmentation."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.evidence import Evidence
 from fullrank.diagnosis.layers import gradient_ranks, layer_rows
+from fullrank.diagnosis.map_rows import MapRows, thumbnails
 from fullrank.diagnosis.probed_again import probed_with
 from fullrank.diagnosis.rows import survey_images
 from fullrank.diagnosis.subject import Subject
@@ -30,6 +31,14 @@ LEARNT_FROM = 4096
 _COMPARED = 256
 
 
+@dataclass(frozen=True, eq=False)
+class DiagnosedModel:
+    """The diagnosis of a model, and the images that a map of it can draw."""
+
+    entry: DiagnosisEntry
+    rows: MapRows
+
+
 def diagnose_model(
     subject: Subject,
     places: Sequence[str] | None = None,
@@ -38,7 +47,7 @@ def diagnose_model(
     limit: int,
     seed: int = 0,
     progress: Progress | None = None,
-) -> DiagnosisEntry:
+) -> DiagnosedModel:
     """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
     from fullrank.data.joining import joined_ids
     from fullrank.diagnosis.features import collect
@@ -109,7 +118,25 @@ def diagnose_model(
     entry = entry_of(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
     ids = subject.test.ids if train is None else joined_ids(train, subject.test)
     entry = entry.model_copy(update={"findings": with_ids(entry.findings, ids)})
-    return _of_model(entry, subject)
+    rows = _map_rows(collected.images, features, seen.numpy(), len(every.test), label)
+    return DiagnosedModel(_of_model(entry, subject), rows)
+
+
+def _map_rows(
+    images: "ImageSet", features: Mapping[str, Tensor], numbers: np.ndarray, total: int, label: str
+) -> MapRows:
+    """The images that were looked at, at h or else at the last place."""
+    place = "h" if "h" in features else list(features)[-1]
+    return MapRows(
+        place=place,
+        features=features[place].float().cpu().numpy(),
+        numbers=numbers,
+        total=total,
+        labels=images.labels.get(label),
+        classes=images.class_names.get(label, ()),
+        ids=np.array(images.ids, np.str_),
+        show=lambda some: thumbnails(images.subset(some)),
+    )
 
 
 def _tokens(

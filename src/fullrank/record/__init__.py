@@ -1,5 +1,14 @@
 """Records: what a command leaves behind, and how a record is made."""
 
+from fullrank.record.beside import (
+    LostDirection as LostDirection,
+    MeasureChange as MeasureChange,
+    PairedScore as PairedScore,
+    PlacePair as PlacePair,
+    SideBySide as SideBySide,
+    SimilarityMap as SimilarityMap,
+)
+from fullrank.record.map import MapMethod as MapMethod, RowMap as RowMap
 from fullrank.record.probed import Baseline as Baseline, ProbedImages as ProbedImages
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,

@@ -11,6 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from fullrank.errors import DataError
 from fullrank.files import write_whole
+from fullrank.record.beside import SideBySide
+from fullrank.record.map import RowMap
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
@@ -285,8 +287,8 @@ class DiagnosisEntry(_Part):
     say so. `alignment` is |V2' U1| of two stacked linear maps. `not_seen` has a sentence for everything that
     could not be examined. `about` says in words which weights and which input a model has. `images` and
     `baselines` belong to the accuracies of `layers`; older records have neither. `probed_again` has
-    accuracies beside them, each after one change. `compared` sets it beside an earlier diagnosis, where one
-    was given.
+    accuracies beside them, each after one change. `compared` sets it beside an earlier diagnosis and `beside`
+    beside another target on the same rows, where one was given. `map` says what the map of its rows shows.
     """
 
     target: str
@@ -308,6 +310,8 @@ class DiagnosisEntry(_Part):
     about: list[str] = []
     probed_again: list[ProbedAgain] = []
     compared: BaselineComparison | None = None
+    beside: SideBySide | None = None
+    map: RowMap | None = None
 
     @property
     def worse(self) -> list[Compared]:

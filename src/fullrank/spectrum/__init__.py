@@ -82,6 +82,14 @@ if TYPE_CHECKING:
         near_duplicates as near_duplicates,
         near_duplicates_among as near_duplicates_among,
     )
+    from fullrank.spectrum.similarity import (
+        Explained as Explained,
+        JointMoments as JointMoments,
+        Overlap as Overlap,
+        joint_moments as joint_moments,
+        linear_cka as linear_cka,
+        neighbour_overlap as neighbour_overlap,
+    )
 
 # The papers behind the measures, as keys of the bibliography.
 MEASURE_CITATIONS = {

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import DiagnosisEntry, Record
-from fullrank.reports.diagnosis import figures, words
+from fullrank.reports.diagnosis import figures, map as maps, words
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note, without_path
@@ -25,6 +25,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
     styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
     watched = words.is_watched(record)
+    section = None if diagnosis.map is None else maps.map_section(diagnosis.map, arrays)
     if watched:
         undrawn += [place for place in diagnosis.places if place not in timed]
     return fill(
@@ -55,6 +56,9 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
             key=figures.CURVE_STYLES,
         ),
         alignment=_alignment_panels(diagnosis),
+        map_section=section,
+        map_panels=[] if section is None else [section.panel],
+        words_of_map=maps,
         measured=measured,
         measures=measures,
     )

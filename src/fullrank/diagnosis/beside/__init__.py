@@ -1,0 +1,1 @@
+"""Two targets on the same rows: how alike they are, and which one is better."""
