@@ -384,7 +384,7 @@ def test_a_rule_on_the_loss_fires_once_whatever_is_watched(tmp_path):
     watching.save(tmp_path)
     (finding,) = Record.load(tmp_path).diagnosis.findings
     assert (finding.measure, finding.threshold) == ("loss", 0.5)
-    assert "the loss is low" in write_page(tmp_path).read_text()
+    assert low.means in write_page(tmp_path).read_text()
 
 
 def test_a_state_without_a_loss_loads():
