@@ -317,20 +317,17 @@ class DiagnosisEntry(_Part):
         """What is worse than in the other target: scores, a collapsed rank, new alarms; empty without it."""
         if (beside := self.beside) is None or not beside.worse:
             return []
-        scores = [each for each in beside.scores if each.apart and each.difference < 0]
         place, _ = beside.main_places
-        ranks = [
-            each
-            for each in beside.measures
-            if beside.verdict == "collapsed"
-            and (each.place, each.name, each.apart) == (place, "effective_rank", True)
-        ]
+        scores = [each for each in beside.scores if each.apart and each.difference < 0]
+        scores.sort(key=lambda each: each.place != place)
+        ranks = [each for each in beside.measures if each.place == place and each.name == "effective_rank"]
+        lost = [each for each in ranks if each.apart and beside.verdict == "collapsed"]
         alarms = [
             Compared(place=each.place, name=each.cause, now=each.value, worse=True)
             for each in self.findings
             if each.level == "alarm" and f"{each.cause} at {each.place}" in beside.new_alarms
         ]
-        return [*scores, *ranks, *alarms]
+        return [*scores, *lost, *alarms]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -287,7 +287,8 @@ def _worse(each: PairedScore | MeasureChange | Compared) -> str:
     if isinstance(each, PairedScore):
         return f"{score_title(each.name)} {where} ({signed(100 * each.difference)} points)"
     if isinstance(each, MeasureChange):
-        return f"{measure_title(each.name)} {where} ({decimals(each.now, 1)}, against {decimals(each.before, 1)})"
+        values = f"{decimals(each.now, 1)}, against {decimals(each.before, 1)}"
+        return f"{measure_title(each.name)} {where} ({values})"
     return f"a new alarm {where} ({one_line(each.name)})"
 
 
