@@ -321,7 +321,8 @@ class DiagnosisEntry(_Part):
         scores = [each for each in beside.scores if each.apart and each.difference < 0]
         scores.sort(key=lambda each: each.place != place)
         ranks = [each for each in beside.measures if each.place == place and each.name == "effective_rank"]
-        lost = [each for each in ranks if each.apart and beside.verdict == "collapsed"]
+        fell = [each for each in ranks if each.apart and (each.now or 0) < (each.before or 0)]
+        lost = fell if beside.verdict == "collapsed" else []
         alarms = [
             Compared(place=each.place, name=each.cause, now=each.value, worse=True)
             for each in self.findings
