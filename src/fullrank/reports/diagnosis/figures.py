@@ -30,6 +30,8 @@ RANKS = {
 _SOLID, _DOT = Style(drawing.INK, "solid", "circle"), Style(drawing.INK, "dot", "circle")
 TIME_STYLES = {"effective rank": _SOLID, "live dimensions": _DOT}
 CURVE_STYLES = {"leading components": _SOLID, "random channels": _DOT}
+# From white to dark blue: an order for every kind of colour blindness.
+SEQUENTIAL = [[0, "#ffffff"], [0.5, "#5b9bd0"], [1, "#0b2a5c"]]
 _COLORS = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _FIELDS = LAYER_FIELDS | {"nearest neighbours": "nearest", "width": "width"}
@@ -191,7 +193,7 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
         y0=1,
         zmin=0,
         zmax=1,
-        colorscale=[[0, "#ffffff"], [0.5, "#5b9bd0"], [1, "#0b2a5c"]],
+        colorscale=SEQUENTIAL,
         colorbar={"thickness": 10, "outlinewidth": 0, "tickvals": [0, 0.5, 1], "len": 0.9},
         hovertemplate="second %{y}, first %{x}: %{z:.2f}<extra></extra>",
         meta={"role": "alignment"},
@@ -213,7 +215,7 @@ def _depth_color(share: float) -> str:
 def by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure:
     """An empty figure with a row for each place; that of the `cut` is in a band and in bold."""
     figure = drawing.empty_figure(x_title, "")
-    labels = [_tail(place) for place in places]
+    labels = [short_place(place) for place in places]
     if cut in places:
         row = places.index(cut)
         labels[row] = f"<b>▸ {labels[row]}</b>"
@@ -244,7 +246,7 @@ def _measures_by_place(
     return figure
 
 
-def _tail(place: str) -> str:
+def short_place(place: str) -> str:
     """The end of a long name, where places differ, from a dot on if one is near."""
     if len(place) <= _LONGEST:
         return drawing.plain_text(place)
