@@ -173,7 +173,7 @@ class JointMoments:
         spare = self.count - rank - 1
         adjusted = 1 - (1 - shares) * (self.count - 1) / spare if spare > 0 else shares * torch.nan
         total = float((adjusted * variances).nansum() / variances.sum()) if spare > 0 and rank else math.nan
-        return Explained(variances / self.count, adjusted, total)
+        return Explained(variances / self.count, adjusted, total, directions)
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,13 @@ class Explained:
         variances: The variances, (D,), descending.
         shares: The share of each that is explained, (D,); NaN where nothing varies or N is below r + 2.
         total: The share of all variance that is explained; NaN in the same cases.
+        directions: The principal directions of the set, (D, D), one a column.
     """
 
     variances: Tensor
     shares: Tensor
     total: float
+    directions: Tensor
 
 
 def joint_moments(pairs: Iterable[tuple[Tensor, Tensor]]) -> JointMoments:
