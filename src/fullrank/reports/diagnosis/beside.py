@@ -29,7 +29,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
     "worse": ("Worse", "alarm"),
     "collapsed": ("Collapsed", "alarm"),
 }
-SCORES = {"recall_at_1": "recall@1"}
+SCORES = {"recall_at_1": "recall@1", "mean_average_precision": "average precision"}
 # What both are called where their names are long or alike.
 THIS, OTHER = "this", "other"
 # A name of at most so many letters is a title of a table, so that it fits a terminal.
@@ -180,7 +180,6 @@ def _likeness_columns(pairs: Sequence[PlacePair]) -> list[Column]:
     return [
         ("CKA", [decimals(pair.cka, 3) for pair in pairs]),
         ("overlap", [_interval(pair.overlap, pair.overlap_low, pair.overlap_high, 2) for pair in pairs]),
-        ("by chance", [decimals(pair.by_chance, 3) for pair in pairs]),
         ("angles", [_angles(pair.angles) for pair in pairs]),
         ("distance", [decimals(pair.distance, 2) for pair in pairs]),
         ("rotated", [decimals(pair.rotated_distance, 2) for pair in pairs]),
@@ -191,11 +190,12 @@ def _likeness_columns(pairs: Sequence[PlacePair]) -> list[Column]:
 
 def _notes(pairs: Sequence[PlacePair], columns: Sequence[Column]) -> Iterator[str]:
     """What the columns of the table of likeness mean; a column without values has no note."""
-    nearest = sorted({pair.neighbours for pair in pairs if pair.overlap is not None})
-    count = " to ".join(map(str, dict.fromkeys((nearest[0], nearest[-1])))) if nearest else ""
+    nearest = _span([pair.neighbours for pair in pairs if pair.overlap is not None], 0)
+    chance = _span([pair.by_chance for pair in pairs if pair.by_chance is not None], 3)
+    by_chance = f" By chance it is {chance}." if chance else ""
     notes = {
         "CKA": "CKA: 1 up to a rotation, shift and scale; about 0 for unrelated features.",
-        "overlap": f"Overlap: the share of the {count} nearest rows of each row on which both agree.",
+        "overlap": f"Overlap: the share of each row's {nearest} nearest rows on which both agree.{by_chance}",
         "angles": "Angles between the leading components of both: their median and the largest.",
         "distance": "Distance: that of the rows, relative to the spread of the other target.",
         "rotated": "Rotated: what is left of it after the best rotation, shift and scale, 0 to 1.",
@@ -347,6 +347,12 @@ def _four(value: float) -> str:
 def _apart(change: MeasureChange) -> str:
     ends = (change.now_low, change.now_high, change.before_low, change.before_high)
     return "yes" if change.apart else "–" if None in ends else "no"
+
+
+def _span(values: Sequence[float], digits: int) -> str:
+    """The smallest and the largest of some numbers, or the only one; "" without any."""
+    ends = (decimals(min(values), digits), decimals(max(values), digits)) if values else ()
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _starred(change: PairedScore | None) -> str:

@@ -16,8 +16,8 @@ _KNOWN = {
     "nearest": ACCURACIES["nearest neighbours"],
     "recall_at_1": ACCURACIES["recall@1"],
 }
-# The dots of a place are spread over so much of its row.
-_SPREAD = 0.5
+# The dots of a place are spread over so much of its row, and each has so many pixels.
+_SPREAD, _LINE = 0.6, 15
 
 
 def score_styles(beside: SideBySide) -> dict[str, Style]:
@@ -37,6 +37,7 @@ def differences_figure(entry: DiagnosisEntry, beside: SideBySide) -> go.Figure |
     figure = by_place(places, drawing.plain_text(title), None)
     figure.add_vline(x=0, line={"color": drawing.INK, "width": 1})
     styles = score_styles(beside)
+    figure.update_layout(height=max(190, 90 + _LINE * len(places) * len(styles)))
     for position, (name, style) in enumerate(styles.items()):
         scores = [each for each in beside.scores if words.score_title(each.name) == name]
         shift = _SPREAD * (position / max(len(styles) - 1, 1) - 0.5) if len(styles) > 1 else 0.0

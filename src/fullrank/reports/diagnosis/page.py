@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from fullrank.record import DiagnosisEntry, Record, SideBySide
 from fullrank.reports.diagnosis import beside as comparison, beside_figures, figures, words
+from fullrank.reports.diagnosis.similarity import similarity_panels
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note, without_path
@@ -90,7 +91,8 @@ def _against_panels(diagnosis: DiagnosisEntry, beside: SideBySide) -> list[Panel
     at = place if place == against else f"{place} and {against}"
     what = f"Log singular values of the covariance of the features of both at {at}."
     note = "Relative to the largest of each. A cross: dimensions after it are not live."
-    return shown + panels(figure, f"Spectra of both at {at}", what, note, styles)
+    shown += panels(figure, f"Spectra of both at {at}", what, note, styles)
+    return shown + [panel for each in beside.maps for panel in similarity_panels(each)]
 
 
 def _spectrum_panels(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> list[Panel]:
