@@ -73,12 +73,12 @@ def heading(beside: SideBySide) -> str:
 
 def rows_sentence(entry: DiagnosisEntry, beside: SideBySide) -> str:
     """What is compared with what, how rows were matched, and how many have no partner."""
-    other = one_line(beside.target)
+    if beside.about:
+        return f"Compared with {one_line(beside.target)}. {' '.join(map(one_line, beside.about))}"
     if beside.matched == "none":
-        text = f"Compared with {other} as two sets, since rows could not be matched."
-    else:
-        how = {"id": "id", "order": "their order"}[beside.matched]
-        text = f"Compared with {other}: {beside.rows:,} rows matched by {how}."
+        return f"Compared with {one_line(beside.target)} as two sets, since rows could not be matched."
+    how = {"id": "id", "order": "their order"}[beside.matched]
+    text = f"Compared with {one_line(beside.target)}: {beside.rows:,} rows matched by {how}."
     names = names_of(entry, beside)
     this = names.now if names.now != THIS else "this one"
     that = names.before if names.before != OTHER else "the other"
