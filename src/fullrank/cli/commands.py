@@ -242,6 +242,7 @@ def diagnose(
     begin: Begin,
     model: ModelOptions,
     target: TargetArgument,
+    second: Annotated[Texts, typer.Argument(hidden=True, metavar="")] = None,
     data: DataOption = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
     labels: LabelsOption = None,
@@ -272,6 +273,11 @@ def diagnose(
     from fullrank.cli.diagnosis import Limits, plan, print_diagnosis
     from fullrank.embeddings.kinds import is_embeddings
 
+    for other in second or ():
+        raise UsageError(
+            f"diagnose takes one target, but got {target} and {other}; to compare the first with the second, "
+            f"use `fullrank diagnose {target} --against {other}`."
+        )
     limits = Limits(fail_on or (), min_overlap)
     limits.check(baseline, against)
     file = is_embeddings(target)

@@ -136,8 +136,8 @@ def change_table(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None:
     before = [decimals(100 * each.before, 1) for each in scores]
     now = [decimals(100 * each.now, 1) for each in scores]
     before += [_measured(each.before, each.before_low, each.before_high) for each in measures]
-    now += [_measured(each.now, each.now_low, each.now_high) for each in measures]
-    differences = [*map(_difference, scores), *("*" for _ in measures)]
+    now += [_measured(each.now, each.now_low, each.now_high, "*") for each in measures]
+    differences = [*map(_difference, scores), *("–" for _ in measures)]
     notes = [_score_note(beside.scores)] if scores else []
     notes += ["Measures: the 95 % interval of each alone; * these do not overlap."] if measures else []
     columns = [(names.before, before), (names.now, now), ("difference", differences)]
@@ -332,11 +332,11 @@ def _interval(value: float | None, low: float | None, high: float | None, digits
     )
 
 
-def _measured(value: float | None, low: float | None, high: float | None) -> str:
-    """A measure in four digits with its interval."""
+def _measured(value: float | None, low: float | None, high: float | None, mark: str = "") -> str:
+    """A measure in four digits, with a mark and its interval."""
     if value is None:
         return "–"
-    text = _four(value)
+    text = f"{_four(value)}{mark}"
     return text if low is None or high is None else f"{text} [{_four(low)}, {_four(high)}]"
 
 
