@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from fullrank.errors import DataError
 from fullrank.files import write_whole
-from fullrank.record.beside import MeasureChange, PairedScore, SideBySide
+from fullrank.record.beside import MeasureChange, PairedScore, SideBySide, SimilarityMap
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
@@ -278,7 +278,8 @@ class DiagnosisEntry(_Part):
     could not be examined. `about` says in words which weights and which input a model has. `images` and
     `baselines` belong to the accuracies of `layers`; older records have neither. `probed_again` has
     accuracies beside them, each after one change. `compared` sets it beside an earlier diagnosis and `beside`
-    beside another target on the same rows, where one was given.
+    beside another target on the same rows, where one was given. `untrained` sets the places of a trained
+    model beside those of the same model before training, where that can be built.
     """
 
     target: str
@@ -301,6 +302,7 @@ class DiagnosisEntry(_Part):
     probed_again: list[ProbedAgain] = []
     compared: BaselineComparison | None = None
     beside: SideBySide | None = None
+    untrained: SimilarityMap | None = None
 
     @property
     def worse(self) -> list[Compared]:

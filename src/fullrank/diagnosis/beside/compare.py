@@ -5,6 +5,8 @@ from typing import Literal
 
 from rich.progress import Progress
 
+from fullrank.diagnosis.beside.file_scores import scores_of_files
+from fullrank.diagnosis.beside.lost import lost_directions
 from fullrank.diagnosis.beside.of_files import files_beside
 from fullrank.diagnosis.beside.order import related
 from fullrank.diagnosis.beside.pair import PlaceBeside, measure_changes, new_alarms
@@ -12,7 +14,7 @@ from fullrank.diagnosis.beside.rows import match_rows, named_apart, same_numbers
 from fullrank.diagnosis.beside.verdict import conclude
 from fullrank.diagnosis.of_file import examine_file
 from fullrank.embeddings.files import EmbeddingFile
-from fullrank.record import DiagnosisEntry, SideBySide
+from fullrank.record import DiagnosisEntry, LostDirection, PairedScore, SideBySide, SimilarityMap
 
 
 def compare_files(
@@ -44,16 +46,23 @@ def compare_files(
         for file, second in zip(share_labels(matched, now, before), (positives, None), strict=True)
     )
     beside = files_beside(matched, this, other, seed=seed, progress=progress)
+    is_matched = matched.how != "none"
+    scores, limits = scores_of_files(beside.now, beside.before, matched=is_matched, seed=seed)
     together = side_by_side(
         this.entry,
         other.entry,
         [beside.place],
         matched=matched.how,
-        rows=beside.now.rows if matched.how != "none" else 0,
-        only=(matched.only_now, matched.only_before),
-        about=(*matched.notes, *notes, *beside.notes),
+        rows=beside.now.rows if is_matched else 0,
+        scores=scores,
+        not_compared=limits,
     )
-    return this.entry.model_copy(update={"beside": together})
+    of_rows = {
+        "only_here": matched.only_now,
+        "only_there": matched.only_before,
+        "about": [*matched.notes, *notes, *beside.notes],
+    }
+    return this.entry.model_copy(update={"beside": together.model_copy(update=of_rows)})
 
 
 def side_by_side(
@@ -63,8 +72,9 @@ def side_by_side(
     *,
     matched: Literal["id", "order", "none"],
     rows: int,
-    only: tuple[int, int] = (0, 0),
-    about: Sequence[str] = (),
+    scores: Sequence[PairedScore] = (),
+    maps: Sequence[SimilarityMap] = (),
+    not_compared: Sequence[str] = (),
 ) -> SideBySide:
     """Everything that was compared, with the verdict.
 
@@ -74,28 +84,44 @@ def side_by_side(
         places: The places that were compared.
         matched: How rows were matched.
         rows: How many rows were.
-        only: How many rows only this target has, and how many only the other.
-        about: Sentences on how rows were matched.
+        scores: The scores of both.
+        maps: Maps of places.
+        not_compared: A sentence for everything that could not be compared.
     """
     named = [(one.at, one.against) for one in places]
     measures, limits = measure_changes(now, before, named)
     alarms = new_alarms(now, before, named)
     pairs = [one.pair for one in places if one.pair is not None]
-    end = conclude(pairs, [], measures, matched=matched, new_alarms=alarms)
+    lost = [direction for one in places for direction in _lost(one)]
+    end = conclude(pairs, scores, measures, matched=matched, new_alarms=alarms, lost=lost)
     return SideBySide(
         target=before.target,
         matched=matched,
         rows=rows,
-        only_here=only[0],
-        only_there=only[1],
-        about=list(about),
         verdict=end.verdict,
         sentence=end.sentence,
         reasons=end.reasons,
         worse=end.worse,
         pairs=pairs,
+        scores=list(scores),
         measures=measures,
+        lost=lost,
         new_alarms=[f"{alarm.cause} at {alarm.place}" for alarm in alarms],
-        not_compared=limits,
+        maps=list(maps),
+        not_compared=[*not_compared, *limits],
         spectrum=before.spectrum,
+    )
+
+
+def _lost(beside: PlaceBeside) -> list[LostDirection]:
+    if beside.moments is None:
+        return []
+    # Coordinates of wide rows are no channels, so their classes are not named.
+    channels = len(beside.moments.first.origin) == beside.before.shape[1]
+    return lost_directions(
+        beside.moments,
+        beside.at,
+        features=beside.before if channels else None,
+        labels=beside.labels_before,
+        classes=beside.classes,
     )

@@ -77,12 +77,18 @@ def files_beside(
 
 
 def _as_sets(now: EmbeddingFile, before: EmbeddingFile, seed: int) -> FilesBeside:
-    features, labels = [], []
-    for file in (now, before):
-        rows = file.sample_rows(SAMPLE, seed)
-        features.append(file.take(rows))
-        labels.append(None if file.labels is None else file.labels[rows])
-    place = PlaceBeside(_PLACE, _PLACE, None, None, *features, *labels, now.classes)
+    rows, others = (file.sample_rows(SAMPLE, seed) for file in (now, before))
+    place = PlaceBeside(
+        _PLACE,
+        _PLACE,
+        None,
+        None,
+        now.take(rows),
+        before.take(others),
+        None if now.labels is None else now.labels[rows],
+        None if before.labels is None else before.labels[others],
+        now.classes,
+    )
     return FilesBeside(place, now, before)
 
 

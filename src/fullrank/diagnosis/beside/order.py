@@ -41,7 +41,7 @@ def related(matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile) -> 
     why = "their labels agree no more often than by chance"
     if said is None:
         runs = runs_of(pair.now.rows)
-        features = (file.take(runs.ravel()).unflatten(0, runs.shape) for file in (pair.now, pair.before))
+        features = (file.take(runs.ravel()).reshape(*runs.shape, -1) for file in (pair.now, pair.before))
         result = belonging(*features)
         if result.shown:
             return matched
@@ -114,7 +114,7 @@ def _centred(rows: Tensor, standardised: bool) -> Tensor:
     if standardised:
         spread = flat.square().mean(0).sqrt()
         flat = flat / torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
-    return flat.unflatten(0, rows.shape[:2])
+    return flat.reshape(rows.shape)
 
 
 def _hits(x: Tensor, y: Tensor) -> Tensor:

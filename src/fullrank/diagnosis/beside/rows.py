@@ -59,8 +59,8 @@ def match_rows(now: EmbeddingFile, before: EmbeddingFile) -> MatchedRows:
         without = f"{' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no ids"
         if rows[0] != rows[1]:
             raise UsageError(
-                f"{this} has {count_of(rows[0], 'row')} and {other} has {rows[1]}, and {without} to match them "
-                f"by; give ids in both files. Or {_AS_SETS}."
+                f"{this} has {count_of(rows[0], 'row')} and {other} has {rows[1]}, and {without} to match "
+                f"them by; give ids in both files. Or {_AS_SETS}."
             )
         every = np.arange(rows[0])
         return MatchedRows("order", every, every, notes=(f"Rows were matched by their order: {without}.",))
@@ -79,8 +79,8 @@ def match_rows(now: EmbeddingFile, before: EmbeddingFile) -> MatchedRows:
             notes.append(f"Only {name} has {count_of(len(values), 'row')}, such as {_examples(values)}.")
     if repeated := len(numbers[0]) - len(np.unique(ids[0][numbers[0]])):
         notes.append(
-            f"Of these, {count_of(repeated, 'row')} have the id of an earlier row; rows of one id were matched "
-            "in their order."
+            f"Of these, {count_of(repeated, 'row')} have the id of an earlier row. Rows of one id were "
+            "matched in their order."
         )
     return MatchedRows("id", *numbers, *map(len, missing), tuple(notes))
 
@@ -118,7 +118,7 @@ def _common(ids: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray
     sides = codes[: len(ids)], codes[len(ids) :]
     named = [np.flatnonzero(values != "") for values in (ids, others)]
     keys = [(side + len(codes) * _occurrence(side))[rows] for side, rows in zip(sides, named, strict=True)]
-    _, first, second = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+    _, first, second = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
     order = np.argsort(first)
     return named[0][first[order]], named[1][second[order]]
 
@@ -185,11 +185,11 @@ def row_by_row(matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile) 
         if file.all_splits is not None
     ]
     common = next((each for each in labels if each is not None), None)
-    both = [
+    first, second = (
         _of_rows(file, rows, common, splits[0] if splits else None)
         for file, rows in zip((now, before), numbers, strict=True)
-    ]
-    return RowByRow(*both, (labels[0], labels[1]), (*notes, *_about_labels(now, before, labels)))
+    )
+    return RowByRow(first, second, (labels[0], labels[1]), (*notes, *_about_labels(now, before, labels)))
 
 
 def same_numbers(now: EmbeddingFile, before: EmbeddingFile) -> tuple[EmbeddingFile, EmbeddingFile, list[str]]:
@@ -229,8 +229,8 @@ def _about_labels(
     if unlike > max(1, _FEW * both.sum()):
         share = f"{unlike} of {count_of(int(both.sum()), 'matched row')}"
         yield (
-            f"The labels of {now.name} and {before.name} contradict each other in {share}; the rows may be in "
-            "another order."
+            f"The labels of {now.name} and {before.name} contradict each other in {share}; the rows may be "
+            "in another order."
         )
 
 
@@ -247,11 +247,14 @@ def _of_rows(
     if not _ascending(rows):
         matrix, dropped, total = ReorderedMatrix(matrix, rows), dropped[:0], len(rows)
         rows = np.arange(total)
-    beside = {
-        "all_labels": _spread(labels, rows, total, UNLABELLED),
-        "all_splits": _spread(splits, rows, total, ""),
-    }
-    return EmbeddingFile(file.name, matrix, dropped, classes=file.classes, **beside)
+    return EmbeddingFile(
+        file.name,
+        matrix,
+        dropped,
+        all_labels=_spread(labels, rows, total, UNLABELLED),
+        classes=file.classes,
+        all_splits=_spread(splits, rows, total, ""),
+    )
 
 
 def _spread(values: np.ndarray | None, rows: np.ndarray, total: int, empty: int | str) -> np.ndarray | None:
