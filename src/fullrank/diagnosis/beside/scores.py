@@ -18,6 +18,8 @@ from fullrank.probes.recall import ranked_queries
 from fullrank.record import PairedScore
 
 DRAWS = 2000
+# A smaller difference is no difference: average precisions differ a little in every copy of a file.
+ROUNDED = 0.001
 # An interval over fewer test rows is not reliable.
 LEAST_TESTED = 20
 SCORES = ("linear", "nearest", "recall_at_1", "mean_average_precision")
@@ -95,7 +97,8 @@ def paired_scores(
     .. math:: d_s \pm c \, \mathrm{se}_s, \qquad
               c = \text{the 95th percentile of } \max_s |d_s^* - d_s| / \mathrm{se}_s
 
-    with d* the difference in a draw and se its standard deviation over the draws.
+    with d* the difference in a draw and se its standard deviation over the draws. A difference below 0.001 is
+    not `apart`.
 
     - The noise of training either target is not in it, nor is that of the rows that probes learn from.
 
@@ -121,11 +124,14 @@ def paired_scores(
         raise UsageError(f"Scores must be of the same test rows, but got {counts[0]} and {counts[-1]} rows.")
     now, before = (np.hstack([sides[side].values for sides in rows.values()]) for side in (0, 1))
     difference = _means(now) - _means(before)
-    drawn = _drawn_differences(now - before, draws, seed)
+    # Swapped targets have the negative draws.
+    sign = np.sign(difference[np.flatnonzero(difference)[:1]]).sum() or 1.0
+    drawn = sign * _drawn_differences(sign * (now - before), draws, seed)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     errors = drawn.std(0)
     sizes = np.abs(drawn - np.nan_to_num(difference)) / np.where(errors > 0, errors, np.inf)
-    apart = (np.abs(difference) > np.quantile(sizes.max(1), 0.95) * errors) & ((low > 0) | (high < 0))
+    least = np.maximum(np.quantile(sizes.max(1), 0.95) * errors, ROUNDED)
+    apart = (np.abs(difference) > least) & ((low > 0) | (high < 0))
     names = [(place, against, name) for place, against in rows for name in SCORES]
     return [
         PairedScore(
@@ -206,7 +212,7 @@ def unpaired_scores(
             high=float(differences[s] + half[s]),
             tested=min(each.tested for each in folds),
             paired=False,
-            apart=bool(abs(differences[s]) > wide[s]),
+            apart=bool(abs(differences[s]) > max(wide[s], ROUNDED)),
         )
         for s, name in enumerate(SCORES)
     ]
@@ -245,7 +251,7 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 
 def _drawn_differences(difference: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """The mean differences (draws, S) of bootstrap draws of rows (M, S); the order of rows does not matter."""
+    """The mean differences (draws, S) of bootstrap draws of rows (M, S), whatever the order of rows."""
     ordered = difference[np.lexsort(np.nan_to_num(difference, nan=2.0).T)]
     scored = np.isfinite(ordered)
     sums = np.hstack([np.where(scored, ordered, 0.0), scored])
