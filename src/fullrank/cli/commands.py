@@ -234,15 +234,15 @@ def probe(
     print_evaluation(evaluation)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 @takes_imports
 @takes_model
 @takes_threads
 def diagnose(
+    context: typer.Context,
     begin: Begin,
     model: ModelOptions,
     target: TargetArgument,
-    second: Annotated[Texts, typer.Argument(hidden=True, metavar="")] = None,
     data: DataOption = None,
     views: Annotated[str | None, typer.Option(help="Views for a model; a run has its own.")] = None,
     labels: LabelsOption = None,
@@ -273,7 +273,7 @@ def diagnose(
     from fullrank.cli.diagnosis import Limits, plan, print_diagnosis
     from fullrank.embeddings.kinds import is_embeddings
 
-    for other in second or ():
+    for other in context.args:
         raise UsageError(
             f"diagnose takes one target, but got {target} and {other}; to compare the first with the second, "
             f"use `fullrank diagnose {target} --against {other}`."

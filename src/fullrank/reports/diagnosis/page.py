@@ -43,7 +43,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
         timed=timed,
         over_time=over_time,
         not_drawn=words.not_drawn(undrawn, missing),
-        layers=_layer_panels(diagnosis),
+        layers=[*_layer_panels(diagnosis), *_untrained_panels(diagnosis)],
         augmentation=panels(
             figures.augmentation_figure(diagnosis),
             "Augmentation shares by place",
@@ -142,6 +142,10 @@ def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
         label = f"{what} at each place, from the image at the top to the loss; the table has the numbers."
         shown += panels(figure, f"{what} by place", label, note, key)
     return shown
+
+
+def _untrained_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
+    return [] if diagnosis.untrained is None else similarity_panels(diagnosis.untrained)
 
 
 def _alignment_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
