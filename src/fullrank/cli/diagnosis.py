@@ -121,10 +121,12 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
 def _print_beside(console: Console, entry: DiagnosisEntry, beside: SideBySide) -> None:
     """The other target: how rows were matched, what changed, how alike both are, and what was lost."""
     console.print(f"\n{escape(comparison.rows_sentence(entry, beside))}")
-    if table := comparison.change_table(entry, beside):
+    if table := comparison.main_scores(entry, beside):
         _print_table(console, table)
     if beside.main is not None:
         console.print(escape(comparison.likeness_sentence(beside.main)))
+    for sentence in comparison.changed_sentences(beside):
+        console.print(escape(sentence))
     if table := comparison.overview_table(beside):
         _print_table(console, table)
     lost = comparison.lost_sentences(beside)

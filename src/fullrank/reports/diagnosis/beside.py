@@ -34,8 +34,8 @@ SCORES = {"recall_at_1": "recall@1", "mean_average_precision": "average precisio
 THIS, OTHER = "this", "other"
 # A name of at most so many letters is a title of a table, so that it fits a terminal.
 _LONGEST = 12
-# So many lost directions and changed measures are named in a terminal.
-MOST_NAMED = 4
+# So many lost directions are named in a terminal.
+MOST_NAMED = 3
 
 Column = tuple[str, Sequence[str]]
 
@@ -104,12 +104,15 @@ def score_table(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None:
         *_place_columns([(each.place, each.against) for each in scores], always=False),
         ("accuracy", [score_title(each.name) for each in scores]),
     ]
-    numbers: list[Column] = [
+    return _table("Accuracies of both", texts, _score_columns(names, scores), _score_note(scores))
+
+
+def _score_columns(names: Names, scores: Sequence[PairedScore]) -> list[Column]:
+    return [
         (names.before, [decimals(100 * each.before, 1) for each in scores]),
         (names.now, [decimals(100 * each.now, 1) for each in scores]),
         ("difference", [_difference(each) for each in scores]),
     ]
-    return _table("Accuracies of both", texts, numbers, _score_note(scores))
 
 
 def _score_note(scores: Sequence[PairedScore]) -> str:
@@ -124,24 +127,27 @@ def _score_note(scores: Sequence[PairedScore]) -> str:
     )
 
 
-def change_table(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None:
-    """At the main place: accuracies of both, and each measure whose intervals lie apart; None for nothing."""
+def main_scores(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None:
+    """The accuracies of both at the main place; None without labels on both sides."""
     place, _ = beside.main_places
     scores = [each for each in beside.scores if each.place == place]
-    measures = [each for each in beside.measures if each.place == place and each.apart]
-    if not scores and not measures:
+    if not scores:
         return None
-    names = names_of(entry, beside)
-    titles = [*(score_title(each.name) for each in scores), *(measure_title(each.name) for each in measures)]
-    before = [decimals(100 * each.before, 1) for each in scores]
-    now = [decimals(100 * each.now, 1) for each in scores]
-    before += [_measured(each.before, each.before_low, each.before_high) for each in measures]
-    now += [_measured(each.now, each.now_low, each.now_high, "*") for each in measures]
-    differences = [*map(_difference, scores), *("–" for _ in measures)]
-    notes = [_score_note(beside.scores)] if scores else []
-    notes += ["Measures: the 95 % interval of each alone; * these do not overlap."] if measures else []
-    columns = [(names.before, before), (names.now, now), ("difference", differences)]
-    return _table("Changes", [(f"at {one_line(place)}", titles)], columns, " ".join(notes))
+    columns = _score_columns(names_of(entry, beside), scores)
+    names: Column = (f"at {one_line(place)}", [score_title(each.name) for each in scores])
+    return _table("Accuracies of both", [names], columns, _score_note(beside.scores))
+
+
+def changed_sentences(beside: SideBySide) -> list[str]:
+    """A sentence for each measure of the main place whose intervals lie apart."""
+    place, _ = beside.main_places
+    return [
+        f"Changed at {one_line(place)}: {measure_title(each.name)} "
+        f"{_measured(each.now, each.now_low, each.now_high)}, against "
+        f"{_measured(each.before, each.before_low, each.before_high)}."
+        for each in beside.measures
+        if each.place == place and each.apart
+    ]
 
 
 def likeness_table(beside: SideBySide) -> TextTable | None:
@@ -332,11 +338,11 @@ def _interval(value: float | None, low: float | None, high: float | None, digits
     )
 
 
-def _measured(value: float | None, low: float | None, high: float | None, mark: str = "") -> str:
-    """A measure in four digits, with a mark and its interval."""
+def _measured(value: float | None, low: float | None, high: float | None) -> str:
+    """A measure in four digits with its interval."""
     if value is None:
         return "–"
-    text = f"{_four(value)}{mark}"
+    text = _four(value)
     return text if low is None or high is None else f"{text} [{_four(low)}, {_four(high)}]"
 
 
