@@ -263,6 +263,9 @@ def diagnose(
     against_column: Annotated[
         str | None, typer.Option(help="Its array or column, if not that of --column.")
     ] = None,
+    against_weights: Annotated[
+        Path | None, typer.Option(help="A file of weights for the encoder of --against.")
+    ] = None,
     fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
     min_overlap: Annotated[float | None, typer.Option(help=_OVERLAP)] = None,
     json: JsonOption = False,
@@ -283,6 +286,8 @@ def diagnose(
     file = is_embeddings(target)
     if file:
         model.refuse_for_file(target)
+    if against_weights is not None and (file or against is None):
+        raise UsageError("--against-weights is of a second model; name its encoder with --against.")
     print(plan(target, data, views, limit), file=sys.stderr)
     begin()
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
@@ -299,7 +304,7 @@ def diagnose(
         seed=seed,
         skip_bad=skip_bad,
         baseline=baseline,
-        against=against,
+        against=against if file or against is None else model.open_other(against, against_weights),
         against_column=against_column,
         out=out,
     )

@@ -1,6 +1,7 @@
 """Two models side by side: both see the same images, each prepared as its own weights need them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -46,9 +47,16 @@ def find_subjects(now: Target, before: Target, data: Any, views: str | None) -> 
     else:
         others = images_of(before, data)
     own = data is None
-    subjects = subject_with(now, images, views, own=own), subject_with(before, others, views)
-    _check_same(*subjects)
-    return subjects
+    this, other = subject_with(now, images, views, own=own), subject_with(before, others, views)
+    _check_same(this, other)
+    return this, replace(other, name=_other_name(now, before))
+
+
+def _other_name(now: Target, before: Target) -> str:
+    """The name of the other model; with its weights where that of both is one."""
+    if now.name != before.name:
+        return before.name
+    return f"the other {before.name}" if now.weights == before.weights else f"{before.name}, {before.weights}"
 
 
 def _check_runs(now: Target, before: Target) -> None:
