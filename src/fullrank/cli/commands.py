@@ -255,6 +255,12 @@ def diagnose(
     baseline: Annotated[
         Path | None, typer.Option(help="Compare with this earlier diagnosis: its record.json or its folder.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Compare with this target, row by row.")
+    ] = None,
+    against_column: Annotated[
+        str | None, typer.Option(help="Its array or column, if not that of --column.")
+    ] = None,
     fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
     json: JsonOption = False,
     no_report: NoReportOption = False,
@@ -285,6 +291,8 @@ def diagnose(
         seed=seed,
         skip_bad=skip_bad,
         baseline=baseline,
+        against=against,
+        against_column=against_column,
         out=out,
     )
     _finish(diagnosis.path, diagnosis.entry, print_diagnosis, json=json, page=not no_report)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from fullrank.diagnosis.against import compare_with, read_baseline
+from fullrank.diagnosis.beside.compare import compare_files
+from fullrank.diagnosis.beside.of_files import open_other
 from fullrank.diagnosis.of_file import SAMPLE, diagnose_file
 from fullrank.diagnosis.of_model import diagnose_model
 from fullrank.diagnosis.subject import find_subject
@@ -74,6 +76,8 @@ def diagnose(
     seed: int = 0,
     skip_bad: bool = False,
     baseline: str | Path | None = None,
+    against: "str | Path | nn.Module | type[nn.Module] | Run | Target | None" = None,
+    against_column: str | None = None,
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Diagnosis:
@@ -96,6 +100,8 @@ def diagnose(
         seed: The seed of samples and views.
         skip_bad: Leave out rows of a file that are not finite.
         baseline: The `record.json` of an earlier diagnosis, or its folder, to compare with.
+        against: Another target of the same kind, which is compared with this one row by row.
+        against_column: For files: the array or column of the features in `against`, if it has another name.
         out: The folder for the results; None makes one under runs/.
         imports: Modules or files that register parts of yours, as `--import` does.
 
@@ -104,7 +110,8 @@ def diagnose(
 
     Raises:
         UsageError: The target is none of these, data are missing, or an option does not apply to the target.
-            The baseline is not a diagnosis, or one of another kind.
+            The baseline is not a diagnosis, or one of another kind. `against` is of another kind, or it
+            cannot be told which rows belong together.
         DataError: A file or images cannot be read.
 
     >>> import tempfile
@@ -118,16 +125,25 @@ def diagnose(
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
     earlier = None if baseline is None else read_baseline(baseline, of_file=is_embeddings(target))
+    _check_kinds(target, against)
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
         read = partial(open_embeddings, column=column, skip_bad=skip_bad)
         file = read(cast(str | Path, target), labels=labels)
-        if file.notes:
-            print("\n".join(file.notes), file=sys.stderr)
         pair = None if positives is None else read(positives)
+        other = None
+        if against is not None:
+            of_other = against_column or column
+            other = open_other(cast(str | Path, against), labels, column=of_other, skip_bad=skip_bad)
+        if notes := [*file.notes, *(other.notes if other else ())]:
+            print("\n".join(notes), file=sys.stderr)
         with progress_bar() as progress:
-            entry, recipe = diagnose_file(file, pair, seed=seed, progress=progress), {}
+            if other is None:
+                entry = diagnose_file(file, pair, seed=seed, progress=progress)
+            else:
+                entry = compare_files(file, other, pair, seed=seed, progress=progress)
+        recipe: dict[str, Any] = {}
     else:
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
@@ -145,6 +161,18 @@ def diagnose(
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)
     return Diagnosis(folder, record)
+
+
+def _check_kinds(target: object, against: object) -> None:
+    """Raise UsageError for a file of embeddings beside a model."""
+    kinds = [is_embeddings(each) for each in (target, against)]
+    if against is None or kinds[0] == kinds[1] or (kinds[0] and Path(str(against)).suffix in (".pt", ".pth")):
+        return
+    file, model = (target, against) if kinds[0] else (against, target)
+    raise UsageError(
+        f"{file} is a file of embeddings and {model} is a model, but only two of a kind can be compared; "
+        "write the features of the model to a file with `fullrank embed`, and compare both files."
+    )
 
 
 def _refuse_given(**options: object) -> None:

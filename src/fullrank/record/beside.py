@@ -111,9 +111,9 @@ class SideBySide(_Part):
 
     `target` is the other target and `matched` how rows were matched: by id, by their order, or not at all,
     where both are compared as two sets. `rows` are the matched rows, `only_here` and `only_there` counts of
-    the rows that have no partner. `verdict` is one word, `sentence` says it with its figures and `reasons`
-    has a sentence for each. `worse` is whether anything got worse. `not_compared` has a sentence for
-    everything that could not be compared.
+    the rows that have no partner; `about` has sentences on how rows were matched. `verdict` is one word,
+    `sentence` says it with its figures and `reasons` has a sentence for each. `worse` is whether anything
+    got worse. `not_compared` has a sentence for everything that could not be compared.
     """
 
     target: str
@@ -121,6 +121,7 @@ class SideBySide(_Part):
     rows: int
     only_here: int = 0
     only_there: int = 0
+    about: list[str] = []
     verdict: Verdict
     sentence: str
     reasons: list[str]

@@ -1,7 +1,7 @@
 """Two sets of features of the same rows: how alike they are, with or without regard to a rotation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import inner_products, row_blocks, row_coordinates
+from fullrank.linalg import Moments, inner_products, require_finite, require_matrix, row_coordinates
 from fullrank.spectrum.geometry import sample_index, unit_rows
 
 # Cosines that differ by less are equal: products of the same rows differ by a few times 1e-16.
@@ -202,59 +202,89 @@ class Explained:
     directions: Tensor
 
 
-def joint_moments(pairs: Iterable[tuple[Tensor, Tensor]]) -> JointMoments:
+def joint_moments(
+    pairs: Iterable[tuple[Tensor, Tensor]], known: Sequence[Moments | None] = (None, None)
+) -> JointMoments:
     """The joint moments of a stream of blocks of rows of two sets.
 
     Args:
         pairs: Blocks (n, D) and (n, E) of the same rows, of any real type. n may change from block to block.
+        known: The moments of the same rows of each set, where they are known already.
 
     Raises:
-        UsageError: The two blocks of a pair have unlike numbers of rows.
+        UsageError: The two blocks of a pair have unlike numbers of rows, or known moments are of other rows.
         DataError: There is no row, or a value is not finite.
     """
     sums: _Sums | None = None
     for first, second in pairs:
         if len(first) != len(second):
             raise UsageError(f"Rows belong together one by one, but got {len(first)} and {len(second)} rows.")
+        for side in (first, second):
+            require_matrix(side)
         least = max(first.shape[1], second.shape[1])
         step = max(2**20 // least, least)
-        blocks = zip(torch.split(first, step), torch.split(second, step), strict=True)
-        for one, other in blocks:
-            x, y = (next(iter(row_blocks(block, at_least=len(block)))) for block in (one, other))
-            sums = sums or _Sums(x.mean(0), y.mean(0))
-            sums.add(x, y)
+        for one, other in zip(torch.split(first, step), torch.split(second, step), strict=True):
+            sums = sums or _Sums((one, other), known)
+            sums.add(one.detach(), other.detach())
     if sums is None:
         raise DataError("There are no rows to compare; give at least 4.")
     return sums.moments()
 
 
 class _Sums:
-    """The sums of `JointMoments` while rows are added."""
+    """The sums of `JointMoments` while rows are added.
 
-    def __init__(self, *origins: Tensor):
-        self.origins, self.count = origins, 0
-        self.totals, self.by_own, self.by_other = ([torch.zeros_like(o) for o in origins] for _ in range(3))
-        self.products = [torch.zeros_like(torch.outer(o, o)) for o in origins]
-        self.across = torch.zeros_like(torch.outer(*origins))
-        self.squares = [torch.zeros((), dtype=torch.float64) for _ in range(3)]
+    Columns of 1, n_i and m_i stand beside the channels of each set, so one product gives all sums over both.
+    """
+
+    def __init__(self, sides: tuple[Tensor, Tensor], known: Sequence[Moments | None]):
+        self.known, self.count = known, 0
+        self.origins = [
+            side.double().mean(0) if moments is None else moments.mean
+            for side, moments in zip(sides, known, strict=True)
+        ]
+        self.widths = [side.shape[1] for side in sides]
+        self.across = self.origins[0].new_zeros(self.widths[0] + 3, self.widths[1] + 3)
+        self.products = [origin.new_zeros(len(origin), len(origin)) for origin in self.origins]
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        sides = x - self.origins[0], y - self.origins[1]
-        lengths = [side.square().sum(1) for side in sides]
+        sides = [self._beside(rows, i) for i, rows in enumerate((x, y))]
+        lengths = [side[:, :width].square().sum(1) for side, width in zip(sides, self.widths, strict=True)]
+        for side, rows, length in zip(sides, (x, y), lengths, strict=True):
+            if not torch.isfinite(length.sum()):
+                require_finite(rows)
+            side[:, -2:] = torch.stack(lengths, 1)
         self.count += len(x)
-        for i, side in enumerate(sides):
-            self.totals[i] += side.sum(0)
-            self.products[i] += inner_products(side)
-            self.by_own[i] += lengths[i] @ side
-            self.by_other[i] += lengths[1 - i] @ side
-            self.squares[i] += lengths[i] @ lengths[i]
-        self.squares[2] += lengths[0] @ lengths[1]
         self.across.addmm_(sides[0].T, sides[1])
+        for i, (side, width) in enumerate(zip(sides, self.widths, strict=True)):
+            if self.known[i] is None:
+                self.products[i] += inner_products(side[:, :width])
+
+    def _beside(self, rows: Tensor, i: int) -> Tensor:
+        """Rows (n, D) from their origin with three more columns: ones, and two for squared lengths."""
+        wide = self.across.new_empty(len(rows), self.widths[i] + 3)
+        torch.sub(rows, self.origins[i], out=wide[:, :-3])
+        wide[:, -3] = 1.0
+        return wide
 
     def moments(self) -> JointMoments:
-        columns = self.origins, self.totals, self.products, self.by_own, self.by_other, self.squares[:2]
-        first, second = (SideMoments(*side) for side in zip(*columns, strict=True))
-        return JointMoments(self.count, first, second, self.across, self.squares[2])
+        for i, moments in enumerate(self.known):
+            if moments is not None:
+                if moments.count != self.count:
+                    counts = f"{moments.count} rows, but there are {self.count}"
+                    raise UsageError(f"Known moments are of {counts}; leave them out.")
+                self.products[i] = moments.scatter
+        width, other = self.widths
+        first = self._side(0, self.across[:width, other:].T)
+        second = self._side(1, self.across[width:, :other])
+        lengths = self.across[width + 1, other + 2]
+        return JointMoments(self.count, first, second, self.across[:width, :other], lengths)
+
+    def _side(self, i: int, sums: Tensor) -> SideMoments:
+        total, by_first, by_second = sums
+        by_own, by_other = (by_first, by_second) if i == 0 else (by_second, by_first)
+        squares = self.across[i - 2, i - 2]
+        return SideMoments(self.origins[i], total, self.products[i], by_own, by_other, squares)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
