@@ -223,16 +223,17 @@ def _figures(word: Verdict, case: _Case) -> Iterator[str]:
         yield _agree(pair)
     elif word == "drifted" and rank is not None:
         yield f"{_of_rank(rank)}, and the 95 % intervals do not overlap"
-    yield _of_scores(case)
+    if word not in ("better", "worse", "collapsed"):
+        yield _of_scores(case)
     if pair is None and rank is not None:
         yield _of_rank(rank)
 
 
 def _of_scores(case: _Case) -> str:
-    """What all scores say together, where none of them decides."""
+    """What all scores say together, where they do not decide."""
     scores = case.here(case.scores)
-    if case.here(case.rose) and case.here(case.fell):
-        return "some scores rose and some fell"
+    if rose := case.here(case.rose):
+        return f"of {len(scores)} scores {len(rose)} rose and {len(case.here(case.fell))} fell"
     if any(score.apart for score in scores):
         return "no score differs by half a point beyond chance"
     return f"none of {len(scores)} scores differs beyond chance" if scores else "there are no scores"
