@@ -12,6 +12,7 @@ from torch import nn
 from fullrank.diagnosis.against import compare_with, read_baseline
 from fullrank.diagnosis.beside.compare import compare_files
 from fullrank.diagnosis.beside.of_files import open_other
+from fullrank.diagnosis.beside.of_models import compare_models, find_subjects
 from fullrank.diagnosis.of_file import SAMPLE, diagnose_file
 from fullrank.diagnosis.of_model import diagnose_model
 from fullrank.diagnosis.subject import find_subject
@@ -21,10 +22,18 @@ from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.progress import progress_bar
-from fullrank.record import Compared, DiagnosisEntry, Finding, Result
+from fullrank.record import (
+    Compared,
+    DiagnosisEntry,
+    Finding,
+    MeasureChange,
+    PairedScore,
+    Result,
+    SideBySide,
+)
 from fullrank.record.making import new_record
 from fullrank.record.offending import keep_rows
-from fullrank.targets.opening import Target, target as open_target
+from fullrank.targets.opening import Target, other_target, target as open_target
 
 if TYPE_CHECKING:
     from fullrank.runs.run import Run
@@ -56,9 +65,14 @@ class Diagnosis(Result):
         return self.entry.findings
 
     @property
-    def worse(self) -> list[Compared]:
-        """What got worse than in the baseline, with both values and intervals; empty without a baseline."""
-        return self.entry.worse
+    def beside(self) -> SideBySide | None:
+        """The comparison with the other target; None without `against`."""
+        return self.entry.beside
+
+    @property
+    def worse(self) -> list[Compared | PairedScore | MeasureChange]:
+        """What got worse than in the baseline, then what is worse than in the other target."""
+        return [*self.entry.worse, *self.entry.worse_beside]
 
 
 def diagnose(
@@ -94,13 +108,14 @@ def diagnose(
         column: For a file: the array or column of the features.
         positives: A second file, with another view of each row of a file of embeddings.
         weights: A file of weights for the spec of an encoder.
-        image_size: The side to which the images are resized.
+        image_size: The side to which the images are resized, for `against` too unless it is a run.
         places: Where features are read; None is every place from the first block to z.
         limit: At most this many test images are diagnosed, and as many training images fit the probes.
         seed: The seed of samples and views.
         skip_bad: Leave out rows of a file that are not finite.
         baseline: The `record.json` of an earlier diagnosis, or its folder, to compare with.
-        against: Another target of the same kind, which is compared with this one row by row.
+        against: Another target of the same kind, which is compared with this one row by row. Two models see
+            the same images.
         against_column: For files: the array or column of the features in `against`, if it has another name.
         out: The folder for the results; None makes one under runs/.
         imports: Modules or files that register parts of yours, as `--import` does.
@@ -148,11 +163,17 @@ def diagnose(
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
         opened = open_target(target, weights=weights, image_size=image_size)
-        subject = find_subject(opened, data, views)
-        with progress_bar() as progress:
-            entry = diagnose_model(
-                subject, places, label=labels or "label", limit=limit, seed=seed, progress=progress
+        settings: dict[str, Any] = {"label": labels or "label", "limit": limit, "seed": seed}
+        if against is None:
+            subject = find_subject(opened, data, views)
+            with progress_bar() as progress:
+                entry = diagnose_model(subject, places, **settings, progress=progress)
+        else:
+            subject, other_model = find_subjects(
+                opened, other_target(against, image_size=image_size), data, views
             )
+            with progress_bar() as progress:
+                entry = compare_models(subject, other_model, places, **settings, progress=progress)
         recipe = subject.recipe
     if earlier is not None:
         entry = entry.model_copy(update={"compared": compare_with(earlier, entry)})

@@ -108,6 +108,7 @@ def side_by_side(
         new_alarms=[f"{alarm.cause} at {alarm.place}" for alarm in alarms],
         maps=list(maps),
         not_compared=[*not_compared, *limits],
+        spectrum=before.spectrum,
     )
 
 
