@@ -60,7 +60,8 @@ PlacesOption = Annotated[
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
 _VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
 _TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
-_FAIL_ON = "Exit with 3 on collapse (an alarm) or worse (than --baseline). Repeatable."
+_FAIL_ON = "Exit with 3 on collapse (an alarm) or worse (than --against or --baseline). Repeatable."
+_OVERLAP = "Exit with 3 if fewer of the nearest rows agree with --against: a share, 0 to 1."
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
@@ -233,11 +234,12 @@ def probe(
     print_evaluation(evaluation)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 @takes_imports
 @takes_model
 @takes_threads
 def diagnose(
+    context: typer.Context,
     begin: Begin,
     model: ModelOptions,
     target: TargetArgument,
@@ -265,16 +267,22 @@ def diagnose(
         Path | None, typer.Option(help="A file of weights for the encoder of --against.")
     ] = None,
     fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
+    min_overlap: Annotated[float | None, typer.Option(help=_OVERLAP)] = None,
     json: JsonOption = False,
     no_report: NoReportOption = False,
     out: OutOption = None,
 ) -> None:
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
-    from fullrank.cli.diagnosis import check_fail_on, failed, plan, print_diagnosis
+    from fullrank.cli.diagnosis import Limits, plan, print_diagnosis
     from fullrank.embeddings.kinds import is_embeddings
 
-    check_fail_on(fail_on or (), baseline)
-
+    for other in context.args:
+        raise UsageError(
+            f"diagnose takes one target, but got {target} and {other}; to compare the first with the second, "
+            f"use `fullrank diagnose {target} --against {other}`."
+        )
+    limits = Limits(fail_on or (), min_overlap)
+    limits.check(baseline, against)
     file = is_embeddings(target)
     if file:
         model.refuse_for_file(target)
@@ -304,7 +312,8 @@ def diagnose(
         out=out,
     )
     _finish(diagnosis.path, diagnosis.entry, print_diagnosis, json=json, page=not no_report)
-    if failed(fail_on or (), diagnosis.entry):
+    if failures := limits.failures(diagnosis.entry):
+        typer.echo("\n".join(f"fullrank: {failure} (exit status 3)." for failure in failures), err=True)
         raise typer.Exit(3)
 
 

@@ -22,7 +22,15 @@ from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import DataError, UsageError
 from fullrank.files import result_folder
 from fullrank.progress import progress_bar
-from fullrank.record import Compared, DiagnosisEntry, Finding, Result
+from fullrank.record import (
+    Compared,
+    DiagnosisEntry,
+    Finding,
+    MeasureChange,
+    PairedScore,
+    Result,
+    SideBySide,
+)
 from fullrank.record.making import new_record
 from fullrank.record.offending import keep_rows
 from fullrank.targets.opening import Target, other_target, target as open_target
@@ -57,9 +65,14 @@ class Diagnosis(Result):
         return self.entry.findings
 
     @property
-    def worse(self) -> list[Compared]:
-        """What got worse than in the baseline, with both values and intervals; empty without a baseline."""
-        return self.entry.worse
+    def beside(self) -> SideBySide | None:
+        """The comparison with the other target; None without `against`."""
+        return self.entry.beside
+
+    @property
+    def worse(self) -> list[Compared | PairedScore | MeasureChange]:
+        """What got worse than in the baseline, then what is worse than in the other target."""
+        return [*self.entry.worse, *self.entry.worse_beside]
 
 
 def diagnose(

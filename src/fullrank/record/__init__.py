@@ -29,7 +29,6 @@ from fullrank.record.schema import (
     Result as Result,
     RunEntry as RunEntry,
     Score as Score,
-    Spectrum as Spectrum,
     TableEntry as TableEntry,
     TableRow as TableRow,
     TheoryCurve as TheoryCurve,
@@ -38,3 +37,4 @@ from fullrank.record.schema import (
     TheoryPanel as TheoryPanel,
     TheoryStatement as TheoryStatement,
 )
+from fullrank.record.spectra import Spectrum as Spectrum

@@ -244,28 +244,25 @@ class _Sums:
             for side, moments in zip(sides, known, strict=True)
         ]
         self.widths = [side.shape[1] for side in sides]
+        # The same memory for all blocks: fresh memory of each block takes as long as a tenth of its product.
+        self.rows = [origin.new_ones(0, len(origin) + 3) for origin in self.origins]
         self.across = self.origins[0].new_zeros(self.widths[0] + 3, self.widths[1] + 3)
         self.products = [origin.new_zeros(len(origin), len(origin)) for origin in self.origins]
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        sides = [self._beside(rows, i) for i, rows in enumerate((x, y))]
-        lengths = [side[:, :width].square().sum(1) for side, width in zip(sides, self.widths, strict=True)]
-        for side, rows, length in zip(sides, (x, y), lengths, strict=True):
-            if not torch.isfinite(length.sum()):
+        if len(x) > len(self.rows[0]):
+            self.rows = [self.across.new_ones(len(x), width + 3) for width in self.widths]
+        sides = [rows[: len(x)] for rows in self.rows]
+        for i, (side, rows) in enumerate(zip(sides, (x, y), strict=True)):
+            torch.sub(rows, self.origins[i], out=side[:, :-3])
+            torch.linalg.vector_norm(side[:, :-3], dim=1, out=side[:, i - 2]).square_()
+            if not torch.isfinite(side[:, i - 2].sum()):
                 require_finite(rows)
-            side[:, -2:] = torch.stack(lengths, 1)
+            if self.known[i] is None:
+                self.products[i] += inner_products(side[:, :-3])
+        sides[0][:, -1], sides[1][:, -2] = sides[1][:, -1], sides[0][:, -2]
         self.count += len(x)
         self.across.addmm_(sides[0].T, sides[1])
-        for i, (side, width) in enumerate(zip(sides, self.widths, strict=True)):
-            if self.known[i] is None:
-                self.products[i] += inner_products(side[:, :width])
-
-    def _beside(self, rows: Tensor, i: int) -> Tensor:
-        """Rows (n, D) from their origin with three more columns: ones, and two for squared lengths."""
-        wide = self.across.new_empty(len(rows), self.widths[i] + 3)
-        torch.sub(rows, self.origins[i], out=wide[:, :-3])
-        wide[:, -3] = 1.0
-        return wide
 
     def moments(self) -> JointMoments:
         for i, moments in enumerate(self.known):

@@ -41,10 +41,9 @@ def compare_files(
     now, before, notes = same_numbers(now, before)
     named = named_apart(now, before)
     matched = related(match_rows(*named), *named)
-    this, other = (
-        examine_file(file, second, seed=seed, progress=progress)
-        for file, second in zip(share_labels(matched, now, before), (positives, None), strict=True)
-    )
+    now, before, shared = share_labels(matched, now, before)
+    this = examine_file(now, positives, seed=seed, progress=progress)
+    other = examine_file(before, seed=seed, progress=progress)
     beside = files_beside(matched, this, other, seed=seed, progress=progress)
     is_matched = matched.how != "none"
     scores, limits = scores_of_files(beside.now, beside.before, matched=is_matched, seed=seed)
@@ -60,7 +59,7 @@ def compare_files(
     of_rows = {
         "only_here": matched.only_now,
         "only_there": matched.only_before,
-        "about": [*matched.notes, *notes, *beside.notes],
+        "about": [*matched.notes, *notes, *shared, *beside.notes],
     }
     return this.entry.model_copy(update={"beside": together.model_copy(update=of_rows)})
 
@@ -109,6 +108,7 @@ def side_by_side(
         new_alarms=[f"{alarm.cause} at {alarm.place}" for alarm in alarms],
         maps=list(maps),
         not_compared=[*not_compared, *limits],
+        spectrum=before.spectrum,
     )
 
 

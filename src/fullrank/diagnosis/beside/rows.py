@@ -82,20 +82,21 @@ def match_rows(now: EmbeddingFile, before: EmbeddingFile) -> MatchedRows:
             f"Of these, {count_of(repeated, 'row')} have the id of an earlier row. Rows of one id were "
             "matched in their order."
         )
-    return MatchedRows("id", *numbers, *map(len, missing), tuple(notes))
+    return MatchedRows("id", *numbers, len(missing[0]), len(missing[1]), tuple(notes))
 
 
 def share_labels(
     matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile
-) -> tuple[EmbeddingFile, EmbeddingFile]:
-    """Both files, of which one that has no labels has those of the matched rows of the other."""
-    files, rows = [now, before], (matched.now, matched.before)
+) -> tuple[EmbeddingFile, EmbeddingFile, list[str]]:
+    """Both files, where one without labels has those of the matched rows of the other, and a sentence on it."""
+    files, rows, notes = [now, before], (matched.now, matched.before), []
     for own in (0, 1):
         file, other = files[own], files[1 - own]
         if file.all_labels is None and other.all_labels is not None and len(rows[own]):
             labels = _spread(other.all_labels[rows[1 - own]], rows[own], file.matrix.shape[0], UNLABELLED)
             files[own] = replace(file, all_labels=labels, classes=other.classes)
-    return files[0], files[1]
+            notes.append(f"Only {other.name} has labels; they are used for both.")
+    return files[0], files[1], notes
 
 
 def named_apart(now: EmbeddingFile, before: EmbeddingFile) -> tuple[EmbeddingFile, EmbeddingFile]:
@@ -199,8 +200,7 @@ def same_numbers(now: EmbeddingFile, before: EmbeddingFile) -> tuple[EmbeddingFi
     out.
     """
     if now.all_labels is None or before.all_labels is None:
-        labelled = [file.name for file in named_apart(now, before) if file.all_labels is not None]
-        return now, before, [f"Only {labelled[0]} has labels; they are used for both."] if labelled else []
+        return now, before, []
     if bool(now.classes) != bool(before.classes):
         words = f"The labels of {now.name} and {before.name} are words in one and numbers in the other"
         without = replace(before, all_labels=None, classes=())

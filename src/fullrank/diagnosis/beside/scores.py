@@ -18,9 +18,14 @@ from fullrank.probes.recall import ranked_queries
 from fullrank.record import PairedScore
 
 DRAWS = 2000
+# A smaller difference is no difference: average precisions differ a little in every copy of a file.
+ROUNDED = 0.001
 # An interval over fewer test rows is not reliable.
 LEAST_TESTED = 20
 SCORES = ("linear", "nearest", "recall_at_1", "mean_average_precision")
+# In retrieval each row is a query and is searched. Draws of queries alone show half of the standard error or
+# more (Hoeffding 1948, for a mean over pairs), so intervals of retrieval are twice as wide.
+_WIDER = np.array([1.0, 1.0, 2.0, 2.0])
 # Parts of a set for cross-validation: each is scored once by probes of the others.
 _FOLDS = 5
 # Cross-validation needs so many labelled rows.
@@ -95,7 +100,8 @@ def paired_scores(
     .. math:: d_s \pm c \, \mathrm{se}_s, \qquad
               c = \text{the 95th percentile of } \max_s |d_s^* - d_s| / \mathrm{se}_s
 
-    with d* the difference in a draw and se its standard deviation over the draws.
+    with d* the difference in a draw and se its standard deviation over the draws. A difference below 0.001 is
+    not `apart`. Intervals of retrieval are twice as wide as its draws, because rows are also searched.
 
     - The noise of training either target is not in it, nor is that of the rows that probes learn from.
 
@@ -121,11 +127,15 @@ def paired_scores(
         raise UsageError(f"Scores must be of the same test rows, but got {counts[0]} and {counts[-1]} rows.")
     now, before = (np.hstack([sides[side].values for sides in rows.values()]) for side in (0, 1))
     difference = _means(now) - _means(before)
-    drawn = _drawn_differences(now - before, draws, seed)
+    # Swapped targets have the negative draws.
+    sign = np.sign(difference[np.flatnonzero(difference)[:1]]).sum() or 1.0
+    drawn = sign * _drawn_differences(sign * (now - before), draws, seed)
+    drawn = difference + np.tile(_WIDER, len(rows)) * (drawn - difference)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     errors = drawn.std(0)
     sizes = np.abs(drawn - np.nan_to_num(difference)) / np.where(errors > 0, errors, np.inf)
-    apart = (np.abs(difference) > np.quantile(sizes.max(1), 0.95) * errors) & ((low > 0) | (high < 0))
+    least = np.maximum(np.quantile(sizes.max(1), 0.95) * errors, ROUNDED)
+    apart = (np.abs(difference) > least) & ((low > 0) | (high < 0))
     names = [(place, against, name) for place, against in rows for name in SCORES]
     return [
         PairedScore(
@@ -169,8 +179,8 @@ def unpaired_scores(
 
     .. math:: \mathrm{se}^2 = \Big(\frac1J + \frac1{J - 1}\Big) (s_x^2 + s_y^2)
 
-    The second term is for rows that several probes learn from. Intervals are of Student's t with 2J - 2
-    degrees of freedom, and `apart` is Bonferroni's over the scores.
+    The second term is for rows that several probes learn from. For retrieval se is doubled. Intervals are of
+    Student's t with 2J - 2 degrees of freedom, and `apart` is Bonferroni's over the scores.
 
     Args:
         now: Features (N, D) and labels (N,) of one set. Both sets should have as many rows, because
@@ -191,7 +201,7 @@ def unpaired_scores(
     folds = [_in_folds(*side, seed) for side in (now, before)]
     values = [each.values.mean(0) for each in folds]
     differences = values[0] - values[1]
-    errors = np.sqrt(folds[0].variance + folds[1].variance)
+    errors = _WIDER * np.sqrt(folds[0].variance + folds[1].variance)
     free = 2 * _FOLDS - 2
     half, wide = (stdtrit(free, 1 - level / 2) * errors for level in (0.05, 0.05 / len(SCORES)))
     return [
@@ -206,7 +216,7 @@ def unpaired_scores(
             high=float(differences[s] + half[s]),
             tested=min(each.tested for each in folds),
             paired=False,
-            apart=bool(abs(differences[s]) > wide[s]),
+            apart=bool(abs(differences[s]) > max(wide[s], ROUNDED)),
         )
         for s, name in enumerate(SCORES)
     ]
@@ -245,7 +255,7 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 
 def _drawn_differences(difference: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """The mean differences (draws, S) of bootstrap draws of rows (M, S); the order of rows does not matter."""
+    """The mean differences (draws, S) of bootstrap draws of rows (M, S), whatever the order of rows."""
     ordered = difference[np.lexsort(np.nan_to_num(difference, nan=2.0).T)]
     scored = np.isfinite(ordered)
     sums = np.hstack([np.where(scored, ordered, 0.0), scored])

@@ -16,6 +16,9 @@ ROUNDING = 0.05
 _LEFT, _KEPT, _NEW = 0.5, 0.5, 0.5
 # Labels are read as well as before if every interval ends above this loss of accuracy.
 _LOSS = 0.05
+# A smaller change of a score is neither better nor worse, however sure it is: average precisions move by less
+# in every copy of a file.
+_LEAST_CHANGE = 0.005
 
 RANK = "effective_rank"
 NAMES = {
@@ -59,11 +62,12 @@ def conclude(
 
     The first of these that holds is the word:
 
-    - `same`: the rows differ by less than rounding.
-    - `rotated`: they do so after the best rotation, shift and scale.
-    - `collapsed`: there is a new alarm, or the effective rank fell and a linear map finds little of what was
-      there and nothing new. Labels that are read as well as before exclude it.
-    - `better`, `worse`: all scores that differ beyond chance do so in one direction.
+    - `same`: the rows differ by less than rounding, 5 % of their spread.
+    - `collapsed`: there is a new alarm and fewer nearest rows agree than `min_overlap`; or the effective rank
+      fell below half, and a linear map finds less than half of the variance that was there, and most of what
+      is left was there. Labels that are read as well as before exclude it.
+    - `better`, `worse`: scores differ beyond chance, by half a point or more, and all in one direction.
+    - `rotated`: the rows differ by less than rounding after the best rotation, shift and scale.
     - `drifted`: fewer nearest rows agree than `min_overlap`; of two sets whose rows were not matched, the
       effective ranks differ beyond chance.
     - `not told apart`: none of these.
@@ -80,12 +84,10 @@ def conclude(
     >>> pair = PlacePair(place="h", against="h", rows=500, widths=(8, 8), cka=1.0, overlap=1.0, distance=1.4,
     ...                  rotated_distance=0.0)
     >>> conclude([pair], [], [], matched="order").sentence
-    'The same up to a rotation at h: after the best one the rows differ by 0.0 % of their spread; 100 % of ...'
+    'The same up to a rotation at h: after the best one the rows differ by 0.0 % of their spread; ...'
     """
     case = _Case(pairs, scores, measures, matched, new_alarms, lost, min_overlap)
-    word = case.word
-    worse = word == "collapsed" or bool(new_alarms) or bool(case.fell)
-    return Conclusion(word, _sentence(word, case), list(_reasons(case)), worse)
+    return Conclusion(case.word, _sentence(case.word, case), list(_reasons(case)), case.worse)
 
 
 @dataclass(frozen=True)
@@ -118,48 +120,76 @@ class _Case:
         """Those of the place that the word is about."""
         return [one for one in several if one.place == self.place]
 
+    @property
+    def here_alarms(self) -> list[str]:
+        """The causes of the new alarms at the place."""
+        return [alarm.cause for alarm in self.new_alarms if alarm.place == self.place]
+
     @cached_property
     def fell(self) -> list[PairedScore]:
-        return [score for score in self.scores if score.apart and score.difference < 0]
+        return [score for score in self.scores if score.apart and score.difference <= -_LEAST_CHANGE]
 
     @cached_property
     def rose(self) -> list[PairedScore]:
-        return [score for score in self.scores if score.apart and score.difference > 0]
+        return [score for score in self.scores if score.apart and score.difference >= _LEAST_CHANGE]
 
     @cached_property
     def word(self) -> Verdict:
         fell, rose = self.here(self.fell), self.here(self.rose)
-        if self.pair is not None and _below(self.pair.distance, ROUNDING):
+        if self.pair is not None and _below(self.pair.distance, ROUNDING) and not self.is_apart:
             return "same"
-        if self.pair is not None and _below(self.pair.rotated_distance, ROUNDING):
-            return "rotated"
-        if self.is_collapsed and not self.reads_as_well:
+        if (self.alarm_counts or self.rank_fell) and not self.reads_as_well:
             return "collapsed"
         if bool(fell) != bool(rose):
             return "better" if rose else "worse"
-        return "drifted" if self.is_apart else "not told apart"
+        if self.is_apart:
+            return "drifted"
+        rotated = self.pair is not None and _below(self.pair.rotated_distance, ROUNDING)
+        return "rotated" if rotated else "not told apart"
 
     @property
-    def is_collapsed(self) -> bool:
-        return any(alarm.place == self.place for alarm in self.new_alarms) or self.rank_fell
+    def alarm_counts(self) -> bool:
+        """Whether a new alarm at the place comes with something that was lost."""
+        if not self.here_alarms:
+            return False
+        if self.pair is None:
+            return self.rank_is_lower
+        moved = self.pair.overlap is None or self.is_apart
+        return moved and (self.rank_is_lower or self.pair.kept is None or self.pair.kept < _KEPT)
+
+    @property
+    def rank_is_lower(self) -> bool:
+        rank = self.rank
+        return rank is not None and rank.apart and (rank.now or 0.0) < (rank.before or 0.0)
 
     @cached_property
     def rank_fell(self) -> bool:
         rank, pair = self.rank, self.pair
-        if rank is None or not rank.apart or not (rank.now or 0) < _LEFT * (rank.before or 0):
+        if rank is None or not self.rank_is_lower or not (rank.now or 0.0) < _LEFT * (rank.before or 0.0):
             return False
         return pair is None or (_below(pair.kept, _KEPT) and _below(pair.added, _NEW))
 
     @property
     def reads_as_well(self) -> bool:
         scores = self.here(self.scores)
-        return bool(scores) and not self.here(self.fell) and min(score.low for score in scores) > -_LOSS
+        if not scores or self.here(self.fell):
+            return False
+        return bool(self.here(self.rose)) or min(score.low for score in scores) > -_LOSS
 
     @property
     def is_apart(self) -> bool:
+        """Whether the features changed: neighbours, or the effective rank of two sets."""
         if self.pair is None:
             return self.rank is not None and self.rank.apart
         return _below(self.pair.overlap, self.min_overlap)
+
+    @property
+    def worse(self) -> bool:
+        word = self.word
+        alarms = [
+            one for one in self.new_alarms if word not in ("same", "rotated") or one.place != self.place
+        ]
+        return word == "collapsed" or bool(alarms) or bool(self.fell)
 
 
 def _below(value: float | None, limit: float) -> bool:
@@ -167,31 +197,46 @@ def _below(value: float | None, limit: float) -> bool:
 
 
 def _sentence(word: Verdict, case: _Case) -> str:
-    pair, scores = case.pair, case.here(case.scores)
     at = f" at {case.place}" if case.place != "embedding" else ""
+    beginnings = {"same": "The same", "rotated": "The same up to a rotation"}
+    return f"{beginnings.get(word, word.capitalize())}{at}: {'; '.join(list(_figures(word, case))[:2])}."
+
+
+def _figures(word: Verdict, case: _Case) -> Iterator[str]:
+    """What the word rests on, the most telling first."""
+    pair, rank = case.pair, case.rank
     if word == "same" and pair is not None:
-        return f"The same{at}: the rows differ by {_percent(pair.distance)} of their spread; {_agree(pair)}."
+        yield f"the rows differ by {_percent(pair.distance)} of their spread"
     if word == "rotated" and pair is not None:
-        left = f"after the best one the rows differ by {_percent(pair.rotated_distance)} of their spread"
-        return f"The same up to a rotation{at}: {left}; {_agree(pair)}."
+        yield f"after the best one the rows differ by {_percent(pair.rotated_distance)} of their spread"
     if word == "collapsed":
-        figures = [_rank(case.rank)] if case.rank is not None else []
-        alarms = [alarm.cause for alarm in case.new_alarms if alarm.place == case.place]
-        figures += [f"new alarm: {', '.join(alarms)}"] if alarms else []
-        if not alarms and pair is not None:
-            figures.append(f"a linear map finds {_percent(pair.kept)} of the variance that was there")
-        return f"Collapsed{at}: {'; '.join(figures)}."
+        if rank is not None and case.rank_is_lower:
+            yield _of_rank(rank)
+        if pair is not None and _below(pair.kept, _KEPT):
+            yield f"a linear map finds {_percent(pair.kept)} of the variance that was there"
+        if alarms := case.here_alarms:
+            yield f"new alarm: {', '.join(alarms)}"
     if word in ("better", "worse"):
         largest = sorted(case.here(case.rose or case.fell), key=lambda score: -abs(score.difference))
-        figures = [f"{NAMES.get(one.name, one.name)} {_change(one)}" for one in largest[:2]]
-        return f"{word.capitalize()}{at}: {', and '.join(figures)}."
-    none = f"none of {len(scores)} scores differs beyond chance" if scores else "there are no scores"
-    if case.here(case.rose) and case.here(case.fell):
-        none = "some scores rose and some fell"
-    likeness = (
-        _agree(pair) if pair is not None else _rank(case.rank) if case.rank else "rows were not matched"
-    )
-    return f"{word.capitalize()}{at}: {likeness}; {none}."
+        yield from (f"{_name(score)} {_change(score)}" for score in largest)
+    if pair is not None:
+        yield _agree(pair)
+    elif word == "drifted" and rank is not None:
+        yield f"{_of_rank(rank)}, and the 95 % intervals do not overlap"
+    if word not in ("better", "worse", "collapsed"):
+        yield _of_scores(case)
+    if pair is None and rank is not None:
+        yield _of_rank(rank)
+
+
+def _of_scores(case: _Case) -> str:
+    """What all scores say together, where they do not decide."""
+    scores = case.here(case.scores)
+    if rose := case.here(case.rose):
+        return f"of {len(scores)} scores {len(rose)} rose and {len(case.here(case.fell))} fell"
+    if any(score.apart for score in scores):
+        return "no score differs by half a point beyond chance"
+    return f"none of {len(scores)} scores differs beyond chance" if scores else "there are no scores"
 
 
 def _reasons(case: _Case) -> Iterator[str]:
@@ -200,59 +245,77 @@ def _reasons(case: _Case) -> Iterator[str]:
     elif case.matched == "none":
         yield "Rows were not matched, so both are compared as two sets."
     if case.rank is not None:
-        apart = "do not overlap" if case.rank.apart else "overlap, or there are none"
-        yield f"{_first_large(_rank(case.rank))}; the 95 % intervals {apart}."
+        yield _with_capital(f"{_of_rank(case.rank)}{_intervals(case.rank)}.")
     for score in case.scores:
         if score.place == case.place or score.apart:
-            chance = "beyond chance" if score.apart else "within chance, all scores together"
-            name = NAMES.get(score.name, score.name)
             at = "" if score.place == case.place else f" at {score.place}"
-            yield f"{_first_large(name)}{at}: {_change(score)}, {chance}."
+            chance = "beyond chance" if score.apart else "within chance for all scores together"
+            yield _with_capital(f"{_name(score)}{at} {_change(score)}, {chance}.")
     if case.here(case.rose) and case.here(case.fell):
-        yield "Scores contradict each other: some rose and some fell beyond chance."
+        names = [" and ".join(map(_name, case.here(side))) for side in (case.rose, case.fell)]
+        yield f"Scores contradict each other: {names[0]} rose, and {names[1]} fell."
     for alarm in case.new_alarms:
         yield f"New alarm: {alarm.cause} at {alarm.place}."
     if lost := case.here(case.lost):
-        share = _percent(sum(direction.variance for direction in lost))
-        yield f"Of the largest directions, {len(lost)} with {share} of the variance are lost."
+        yield _of_lost(lost)
 
 
 def _likeness(pair: PlacePair, min_overlap: float) -> Iterator[str]:
     if pair.rotated_distance is not None:
-        as_they_are = f"{_percent(pair.distance)} as they are and " if pair.distance is not None else ""
-        best = f"{_percent(pair.rotated_distance)} after the best rotation, shift and scale"
-        yield f"The rows differ by {as_they_are}{best}, relative to their spread."
+        as_they_are = "" if pair.distance is None else f", and by {_percent(pair.distance)} as they are"
+        best = f"{_percent(pair.rotated_distance)} of their spread after the best rotation, shift and scale"
+        yield f"The rows differ by {best}{as_they_are}."
     if pair.overlap is not None:
         side = "below" if pair.overlap < min_overlap else "not below"
-        yield f"{_first_large(_agree(pair))}, which is {side} the limit of {100 * min_overlap:.0f} %."
+        chance = "" if pair.by_chance is None else f"; by chance it would be {_percent(pair.by_chance)}"
+        limit = f"{side} the limit of {_percent(min_overlap)}"
+        yield _with_capital(f"{_agree(pair)}, {limit}{chance}.")
     if pair.cka is not None:
         yield f"Linear CKA is {pair.cka:.3f}."
     if pair.kept is not None and pair.added is not None:
-        new = f"{_percent(pair.added)} of the variance is new"
-        yield f"A linear map finds {_percent(pair.kept)} of the variance that was there; {new}."
+        new = f"{_percent(max(pair.added, 0.0))} of the variance is new"
+        yield f"A linear map finds {_percent(max(pair.kept, 0.0))} of the variance that was there; {new}."
+
+
+def _of_lost(lost: Sequence[LostDirection]) -> str:
+    """The lost directions: how many, and the largest with the classes that it separated."""
+    first = max(lost, key=lambda direction: direction.variance)
+    share = _percent(sum(direction.variance for direction in lost))
+    several = "A lost direction" if len(lost) == 1 else f"The {len(lost)} largest lost directions"
+    kept = f"a linear map finds {_percent(first.kept)} of it"
+    largest = f"number {first.number} held {_percent(first.variance)}, and {kept}"
+    apart = f" It separated {first.classes[0]} from {first.classes[1]} most." if first.classes else ""
+    return f"{several} held {share} of the variance that was there: {largest}.{apart}"
 
 
 def _agree(pair: PlacePair) -> str:
-    return (
-        "no neighbours were compared"
-        if pair.overlap is None
-        else f"{100 * pair.overlap:.0f} % of nearest rows agree"
-    )
+    if pair.overlap is None:
+        return "no neighbours were compared"
+    return f"{_percent(pair.overlap)} of nearest rows agree"
 
 
-def _rank(rank: MeasureChange) -> str:
+def _of_rank(rank: MeasureChange) -> str:
     return f"the effective rank is {rank.now:.1f}, against {rank.before:.1f}"
 
 
+def _intervals(rank: MeasureChange) -> str:
+    if None in (rank.now_low, rank.before_low):
+        return ""
+    return f"; the 95 % intervals {'do not overlap' if rank.apart else 'overlap'}"
+
+
+def _name(score: PairedScore) -> str:
+    return NAMES.get(score.name, score.name)
+
+
 def _change(score: PairedScore) -> str:
-    interval = f"{100 * score.low:+.1f} to {100 * score.high:+.1f}"
-    values = f"{100 * score.before:.1f} to {100 * score.now:.1f} %"
-    return f"{100 * score.difference:+.1f} points ({interval}), {values}"
+    values = f"is {_percent(score.now)}, against {_percent(score.before)}"
+    return f"{values} ({100 * score.low:+.1f} to {100 * score.high:+.1f} points)"
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _first_large(text: str) -> str:
+def _with_capital(text: str) -> str:
     return text[:1].upper() + text[1:]
