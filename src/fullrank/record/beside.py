@@ -8,6 +8,10 @@ from fullrank.record.spectra import Spectrum
 
 Verdict = Literal["same", "rotated", "collapsed", "worse", "better", "drifted", "not told apart"]
 
+# A smaller change of a score is neither better nor worse, however sure it is: average precisions move by less
+# in every copy of a file.
+LEAST_CHANGE = 0.005
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

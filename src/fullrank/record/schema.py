@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from fullrank.errors import DataError
 from fullrank.files import write_whole
-from fullrank.record.beside import MeasureChange, PairedScore, SideBySide, SimilarityMap
+from fullrank.record.beside import LEAST_CHANGE, MeasureChange, PairedScore, SideBySide, SimilarityMap
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
@@ -319,10 +319,10 @@ class DiagnosisEntry(_Part):
         """What is worse than in the other target: scores, a collapsed rank, new alarms; empty without it."""
         if (beside := self.beside) is None or not beside.worse:
             return []
-        place, _ = beside.main_places
-        scores = [each for each in beside.scores if each.apart and each.difference < 0]
-        scores.sort(key=lambda each: each.place != place)
-        ranks = [each for each in beside.measures if each.place == place and each.name == "effective_rank"]
+        scores = [each for each in beside.scores if each.apart and each.difference <= -LEAST_CHANGE]
+        scores.sort(key=lambda each: (each.place, each.against) != beside.main_places)
+        ranks = [each for each in beside.measures if each.name == "effective_rank"]
+        ranks = [each for each in ranks if (each.place, each.against) == beside.main_places]
         fell = [each for each in ranks if each.apart and (each.now or 0) < (each.before or 0)]
         lost = fell if beside.verdict == "collapsed" else []
         alarms = [

@@ -173,7 +173,7 @@ def _beside(beside: SideBySide, place: str) -> Row:
             row |= {"distance": pair.distance, "rotated_distance": pair.rotated_distance}
             row |= {"kept": pair.kept, "added": pair.added}
     for score in beside.scores:
-        if score.place == place:
+        if (score.place, score.against) == (place, row.get("against", score.against)):
             ends = {"now": score.now, "before": score.before, "difference": score.difference}
             ends |= {"difference_low": score.low, "difference_high": score.high}
             row |= {f"{score.name}_{end}_points": _points(share) for end, share in ends.items()}

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal, TypeVar
 
 from fullrank.record import Finding, LostDirection, MeasureChange, PairedScore, PlacePair
-from fullrank.record.beside import Verdict
+from fullrank.record.beside import LEAST_CHANGE, Verdict
 
 MIN_OVERLAP = 0.6
 # Distances relative to the spread of the rows. A smaller one is rounding: float16, bfloat16, 8-bit integers.
@@ -16,9 +16,6 @@ ROUNDING = 0.05
 _LEFT, _KEPT, _NEW = 0.5, 0.5, 0.5
 # Labels are read as well as before if every interval ends above this loss of accuracy.
 _LOSS = 0.05
-# A smaller change of a score is neither better nor worse, however sure it is: average precisions move by less
-# in every copy of a file.
-_LEAST_CHANGE = 0.005
 
 RANK = "effective_rank"
 NAMES = {
@@ -116,9 +113,19 @@ class _Case:
         changes = [one for one in self.here(self.measures) if one.name == RANK]
         return next((one for one in changes if None not in (one.now, one.before)), None)
 
+    @cached_property
+    def against(self) -> str:
+        """The place of the other target that the word is about."""
+        several = self.pairs or self.scores or self.measures
+        return next((one.against for one in reversed(several) if one.place == self.place), self.place)
+
     def here(self, several: Sequence[_Placed]) -> list[_Placed]:
-        """Those of the place that the word is about."""
-        return [one for one in several if one.place == self.place]
+        """Those of the places that the word is about."""
+        return [one for one in several if (one.place, getattr(one, "against", self.against)) == self._places]
+
+    @property
+    def _places(self) -> tuple[str, str]:
+        return self.place, self.against
 
     @property
     def here_alarms(self) -> list[str]:
@@ -127,11 +134,11 @@ class _Case:
 
     @cached_property
     def fell(self) -> list[PairedScore]:
-        return [score for score in self.scores if score.apart and score.difference <= -_LEAST_CHANGE]
+        return [score for score in self.scores if score.apart and score.difference <= -LEAST_CHANGE]
 
     @cached_property
     def rose(self) -> list[PairedScore]:
-        return [score for score in self.scores if score.apart and score.difference >= _LEAST_CHANGE]
+        return [score for score in self.scores if score.apart and score.difference >= LEAST_CHANGE]
 
     @cached_property
     def word(self) -> Verdict:
@@ -247,8 +254,10 @@ def _reasons(case: _Case) -> Iterator[str]:
     if case.rank is not None:
         yield _with_capital(f"{_of_rank(case.rank)}{_intervals(case.rank)}.")
     for score in case.scores:
-        if score.place == case.place or score.apart:
-            at = "" if score.place == case.place else f" at {score.place}"
+        main = (score.place, score.against) == (case.place, case.against)
+        if main or score.apart:
+            beside = "" if score.place == score.against else f" beside {score.against}"
+            at = "" if main else f" at {score.place}{beside}"
             chance = "beyond chance" if score.apart else "within chance for all scores together"
             yield _with_capital(f"{_name(score)}{at} {_change(score)}, {chance}.")
     if case.here(case.rose) and case.here(case.fell):

@@ -33,7 +33,7 @@ SCORES = {"recall_at_1": "recall@1", "mean_average_precision": "average precisio
 # What both are called where their names are long or alike.
 THIS, OTHER = "this", "other"
 # A name of at most so many letters is a title of a table, so that it fits a terminal.
-_LONGEST = 12
+_LONGEST = 16
 # So many lost directions are named in a terminal.
 MOST_NAMED = 3
 
@@ -129,8 +129,8 @@ def _score_note(scores: Sequence[PairedScore]) -> str:
 
 def main_scores(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None:
     """The accuracies of both at the main place; None without labels on both sides."""
-    place, _ = beside.main_places
-    scores = [each for each in beside.scores if each.place == place]
+    place, against = beside.main_places
+    scores = [each for each in beside.scores if (each.place, each.against) == (place, against)]
     if not scores:
         return None
     columns = _score_columns(names_of(entry, beside), scores)
@@ -164,8 +164,8 @@ def overview_table(beside: SideBySide) -> TextTable | None:
     """The likeness and the change of the linear accuracy at each pair of places; None for fewer than two."""
     if len(beside.pairs) < 2:
         return None
-    linear = {score.place: score for score in beside.scores if score.name == "linear"}
-    changes = [linear.get(pair.place) for pair in beside.pairs]
+    linear = {(score.place, score.against): score for score in beside.scores if score.name == "linear"}
+    changes = [linear.get((pair.place, pair.against)) for pair in beside.pairs]
     shown = ("CKA", "overlap", "angles", "rotated", "kept")
     columns = [column for column in _likeness_columns(beside.pairs) if column[0] in shown]
     columns.append(("linear", [_starred(change) for change in changes]))
@@ -291,11 +291,17 @@ def what_got_worse(entry: DiagnosisEntry) -> str:
 def _worse(each: PairedScore | MeasureChange | Compared) -> str:
     where = f"at {one_line(each.place)}"
     if isinstance(each, PairedScore):
+        where = f"at {pair_title(each.place, each.against)}"
         return f"{score_title(each.name)} {where} ({signed(100 * each.difference)} points)"
     if isinstance(each, MeasureChange):
         values = f"{decimals(each.now, 1)}, against {decimals(each.before, 1)}"
         return f"{measure_title(each.name)} {where} ({values})"
     return f"a new alarm {where} ({one_line(each.name)})"
+
+
+def pair_title(place: str, against: str) -> str:
+    """What figures and the terminal call a pair of places."""
+    return one_line(place if place == against else f"{place} / {against}")
 
 
 def score_title(name: str) -> str:

@@ -32,12 +32,12 @@ def differences_figure(entry: DiagnosisEntry, beside: SideBySide) -> go.Figure |
     if not beside.scores:
         return None
     names = words.names_of(entry, beside)
-    places = list(dict.fromkeys(each.place for each in beside.scores))
+    pairs = list(dict.fromkeys(words.pair_title(each.place, each.against) for each in beside.scores))
     title = f"points of accuracy, {names.now} less {names.before}"
-    figure = by_place(places, drawing.plain_text(title), None)
+    figure = by_place(pairs, drawing.plain_text(title), None)
     figure.add_vline(x=0, line={"color": drawing.INK, "width": 1})
     styles = score_styles(beside)
-    figure.update_layout(height=max(190, 90 + _LINE * len(places) * len(styles)))
+    figure.update_layout(height=max(190, 90 + _LINE * len(pairs) * len(styles)))
     for position, (name, style) in enumerate(styles.items()):
         scores = [each for each in beside.scores if words.score_title(each.name) == name]
         shift = _SPREAD * (position / max(len(styles) - 1, 1) - 0.5) if len(styles) > 1 else 0.0
@@ -47,7 +47,7 @@ def differences_figure(entry: DiagnosisEntry, beside: SideBySide) -> go.Figure |
         drawing.add_line(
             figure,
             middle.tolist(),
-            [places.index(each.place) + shift for each in scores],
+            [pairs.index(words.pair_title(each.place, each.against)) + shift for each in scores],
             name,
             "%{customdata[0]}: %{x:+.1f}, %{customdata[1]:+.1f} to %{customdata[2]:+.1f}",
             "difference",
@@ -58,7 +58,14 @@ def differences_figure(entry: DiagnosisEntry, beside: SideBySide) -> go.Figure |
                 "size": 9,
             },
             error_x={**bars, "type": "data", "thickness": 1.4, "width": 0, "color": style.color},
-            customdata=[[drawing.plain_text(each.place), 100 * each.low, 100 * each.high] for each in scores],
+            customdata=[
+                [
+                    drawing.plain_text(words.pair_title(each.place, each.against)),
+                    100 * each.low,
+                    100 * each.high,
+                ]
+                for each in scores
+            ],
         )
     return figure
 
