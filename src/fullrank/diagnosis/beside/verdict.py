@@ -14,6 +14,8 @@ ROUNDING = 0.05
 # A collapse leaves less than this share of the effective rank, a linear map of what is left explains less
 # than this share of the variance that was there, and less than this share of what is left is new.
 _LEFT, _KEPT, _NEW = 0.5, 0.5, 0.5
+# The effective ranks of two sets are unlike if they differ by this share and their intervals do not overlap.
+_DRIFT = 0.1
 # Labels are read as well as before if every interval ends above this loss of accuracy.
 _LOSS = 0.05
 # A smaller change of a score is neither better nor worse, however sure it is: average precisions move by less
@@ -69,7 +71,7 @@ def conclude(
     - `better`, `worse`: scores differ beyond chance, by half a point or more, and all in one direction.
     - `rotated`: the rows differ by less than rounding after the best rotation, shift and scale.
     - `drifted`: fewer nearest rows agree than `min_overlap`; of two sets whose rows were not matched, the
-      effective ranks differ beyond chance.
+      effective ranks differ beyond chance, by a tenth or more.
     - `not told apart`: none of these.
 
     Args:
@@ -180,7 +182,10 @@ class _Case:
     def is_apart(self) -> bool:
         """Whether the features changed: neighbours, or the effective rank of two sets."""
         if self.pair is None:
-            return self.rank is not None and self.rank.apart
+            rank = self.rank
+            if rank is None or rank.now is None or rank.before is None:
+                return False
+            return rank.apart and abs(rank.now - rank.before) >= _DRIFT * rank.before
         return _below(self.pair.overlap, self.min_overlap)
 
     @property
