@@ -70,6 +70,8 @@ UNLIKE = pair(overlap=0.3)
         ("collapsed", True, LOST, [], [rank(2, 20)], []),
         ("collapsed", True, LOST, [score(-0.3)], [rank(2, 20)], []),
         ("collapsed", True, LOST, [], [], [alarm()]),
+        ("collapsed", True, UNLIKE, [score(-0.3)], [rank(20, 20, apart=False)], [alarm()]),
+        ("worse", True, UNLIKE, [score(-0.3)], [rank(25, 20)], [alarm()]),
         ("better", False, LOST, [score(0.2), score(-0.01, "nearest", apart=False)], [rank(2, 20)], []),
         ("drifted", False, LOST, [score(0.0, apart=False)], [rank(2, 20)], []),
         ("drifted", False, LOST, [], [rank(12, 20)], []),

@@ -65,9 +65,10 @@ def conclude(
     The first of these that holds is the word:
 
     - `same`: the rows differ by less than rounding, 5 % of their spread.
-    - `collapsed`: there is a new alarm and fewer nearest rows agree than `min_overlap`; or the effective rank
-      fell below half, and a linear map finds less than half of the variance that was there, and most of what
-      is left was there. Labels that are read as well as before exclude it.
+    - `collapsed`: there is a new alarm, fewer nearest rows agree than `min_overlap`, and the effective rank, a
+      score or half of the variance was lost. Or the effective rank fell below half, a linear map finds less
+      than half of the variance that was there, and most of what is left was there. Labels that are read as
+      well as before exclude it.
     - `better`, `worse`: scores differ beyond chance, by half a point or more, and all in one direction.
     - `rotated`: the rows differ by less than rounding after the best rotation, shift and scale.
     - `drifted`: fewer nearest rows agree than `min_overlap`; of two sets whose rows were not matched, the
@@ -154,10 +155,11 @@ class _Case:
         """Whether a new alarm at the place comes with something that was lost."""
         if not self.here_alarms:
             return False
-        if self.pair is None:
-            return self.rank_is_lower
-        moved = self.pair.overlap is None or self.is_apart
-        return moved and (self.rank_is_lower or self.pair.kept is None or self.pair.kept < _KEPT)
+        if self.pair is not None and self.pair.overlap is not None and not self.is_apart:
+            return False
+        unexplained = self.pair is not None and (self.pair.kept is None or self.pair.kept < _KEPT)
+        rank_rose = self.rank is not None and self.rank.apart and not self.rank_is_lower
+        return unexplained or self.rank_is_lower or (bool(self.here(self.fell)) and not rank_rose)
 
     @property
     def rank_is_lower(self) -> bool:
