@@ -134,12 +134,16 @@ def peak_above(job: Callable[[], DiagnosisEntry]) -> tuple[DiagnosisEntry, float
 
 def check_beside(entry: DiagnosisEntry, paths: Sequence[Path]) -> None:
     """Check the distance after the best rotation against that of all rows in float32."""
-    x, y = (torch.from_numpy(np.load(path, mmap_mode="r")[:]) for path in paths)
-    x, y = x - x.mean(0), y - y.mean(0)
-    common = torch.linalg.svdvals((x.T @ y).double()).sum() ** 2
-    left = 1 - common / (x.square().sum(dtype=torch.float64) * y.square().sum(dtype=torch.float64))
+    x, y = (np.load(path, mmap_mode="r") for path in paths)
+    means = [side.mean(0, dtype=np.float64).astype(np.float32) for side in (x, y)]
+    across, squares = np.zeros((x.shape[1], y.shape[1])), np.zeros(2)
+    for start in range(0, len(x), 8192):
+        pieces = [side[start : start + 8192] - mean for side, mean in zip((x, y), means, strict=True)]
+        across += pieces[0].T @ pieces[1]
+        squares += [np.square(piece).sum(dtype=np.float64) for piece in pieces]
+    left = 1 - np.linalg.svd(across, compute_uv=False).sum() ** 2 / squares.prod()
     assert entry.beside is not None and entry.beside.rows == len(x)
-    assert abs((entry.beside.pairs[0].rotated_distance or 0) - float(left.sqrt())) < 1e-3
+    assert abs((entry.beside.pairs[0].rotated_distance or 0) - np.sqrt(left)) < 1e-3
 
 
 def check_equal(entry: DiagnosisEntry, path: Path) -> None:
