@@ -292,6 +292,9 @@ def diagnose(
     begin()
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
 
+    second: Any = against
+    if against is not None and not (file or is_embeddings(against)):
+        second = model.open_other(against, against_weights)
     diagnosis = run_diagnose(
         target if file else model.open(target),
         data=data,
@@ -304,7 +307,7 @@ def diagnose(
         seed=seed,
         skip_bad=skip_bad,
         baseline=baseline,
-        against=against if file or against is None else model.open_other(against, against_weights),
+        against=second,
         against_column=against_column,
         out=out,
     )

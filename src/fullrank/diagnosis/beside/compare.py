@@ -91,7 +91,8 @@ def side_by_side(
     measures, limits = measure_changes(now, before, named)
     alarms = new_alarms(now, before, named)
     pairs = [one.pair for one in places if one.pair is not None]
-    lost = [direction for one in places for direction in _lost(one)]
+    final = [one for one in places if one.at in ("h", "z")] or places[-1:]
+    lost = [direction for one in final for direction in _lost(one)]
     end = conclude(pairs, scores, measures, matched=matched, new_alarms=alarms, lost=lost)
     return SideBySide(
         target=before.target,

@@ -11,9 +11,12 @@ from fullrank.diagnosis.beside.rows import MatchedRows, row_by_row
 from fullrank.embeddings.columns import UNLABELLED
 from fullrank.embeddings.files import EmbeddingFile
 from fullrank.errors import count_of
+from fullrank.linalg import row_coordinates
 
 # Rows are read in runs, because each row is compared with its neighbours in the other set.
 _RUN, _MOST_RUNS = 16, 128
+# Components of each set that a linear map predicts.
+_COMPONENTS = 32
 # A row is compared with its partner and with so many rows before and after the partner.
 _LAGS = 2
 # Fewer rows cannot show that they do not belong together.
@@ -47,8 +50,8 @@ def related(matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile) -> 
             return matched
         share, chance = (f"{100 * value:.0f} %" for value in (result.share, result.by_chance))
         rows = count_of(result.rows, "row")
-        why = f"of the 5 rows around its place, that at its place is most like it for {share} of {rows}, and "
-        why += f"{chance} would be chance"
+        why = f"of the 5 rows around its place, that at its place is the likeliest partner for {share} of {rows}"
+        why += f", and {chance} would be chance"
     notes = (
         f"The rows of {now.name} and {before.name} do not belong together by their order: {why}.",
         "Both are compared as two sets. Ids in both files would match rows in any order.",
@@ -58,7 +61,7 @@ def related(matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile) -> 
 
 @dataclass(frozen=True)
 class Belonging:
-    """How often the row of the other set that is most like a row is its partner.
+    """How often the likeliest partner of a row, of five rows of the other set, is the one at its place.
 
     Attributes:
         share: That share of the compared rows, the larger one of raw and of standardised channels.
@@ -85,47 +88,75 @@ def runs_of(count: int) -> np.ndarray:
 
 
 def belonging(first: Tensor, second: Tensor) -> Belonging:
-    r"""Whether row i of one set is more like row i of another than like the rows around that one.
+    r"""Whether rows of one set say which of five rows of the other is their partner.
 
-    .. math:: s_i(l) = \sum_{j \in J} \langle x_i, x_j \rangle \langle y_{i + l}, y_j \rangle, \qquad
-              l = -2, \dots, 2
+    .. math:: r_i = x_i - \tfrac12 (x_{i-1} + x_{i+1}), \qquad
+              s_i(l) = \sum_c \frac{r'^2_{i+l,c}}{\tau_c^2}
+              - \frac{(r'_{i+l,c} - \hat r_{i,c})^2}{\sigma_c^2}, \qquad l = -2, \dots, 2
 
-    The rows come in runs of consecutive rows. Every second run is the set J, and the rows i are from the
-    others. If rows do not belong together, each l has the largest value in a fifth of the rows. This also
-    holds for two sets that are sorted by class, whose CKA is large.
+    r and r' are the leading components of what makes a row of each set unlike its neighbours. A linear map,
+    fitted on every second run, predicts :math:`\hat r` from r with errors :math:`\sigma`; :math:`\tau` is the
+    spread of r'. s is the gain in likelihood, and the partner should have the largest, l = 0. If rows do not
+    belong together, each l has it in a fifth of the rows. This also holds for two sets that are sorted by
+    class, whose CKA is large. The share is 0 if a linear map explains more of the rows before or after.
 
     Args:
-        first: Features (runs, n, D) of both sets in the same runs, n of 5 or more.
-        second: Features (runs, n, E).
+        first: Features (runs, n, D) of runs of n consecutive rows, n of 7 or more.
+        second: Features (runs, n, E) of the same runs of the other set.
     """
     best = Belonging(0.0, 1 / (2 * _LAGS + 1), 0)
     for standardised in (False, True):
-        sides = [_centred(side, standardised) for side in (first, second)]
-        if len(first) < _LEAST_RUNS or not all(side.any() for side in sides):
+        x, y = (_components(side, standardised) for side in (first, second))
+        if len(first) < _LEAST_RUNS or not (x.shape[2] and y.shape[2]):
             break
-        hits = _hits(*sides)
-        best = replace(best, share=max(best.share, float(hits.mean())), rows=len(hits))
+        if _best_shift(x, y) == 0:
+            best = replace(best, share=max(best.share, float(_hits(x, y).mean())))
+        best = replace(best, rows=len(first[::2]) * (x.shape[1] - 2 * _LAGS))
     return best
 
 
-def _centred(rows: Tensor, standardised: bool) -> Tensor:
-    flat = rows.double().flatten(0, 1)
-    flat = flat - flat.mean(0)
+def _components(rows: Tensor, standardised: bool) -> Tensor:
+    """The leading components (runs, n - 2, k) of what makes each row unlike its neighbours."""
+    rows = rows.double()
+    unlike = (rows[:, 1:-1] - (rows[:, :-2] + rows[:, 2:]) / 2).flatten(0, 1)
     if standardised:
-        spread = flat.square().mean(0).sqrt()
-        flat = flat / torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
-    return flat.reshape(rows.shape)
+        spread = unlike.square().mean(0).sqrt()
+        unlike = unlike / torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
+    most = min(_COMPONENTS, len(unlike) // 8)
+    left, sizes, _ = torch.linalg.svd(row_coordinates(unlike), full_matrices=False)
+    live = int((sizes[:most] > 1e-6 * sizes[:1]).sum())
+    components: Tensor = left[:, :live] * sizes[:live]
+    return components.reshape(len(rows), rows.shape[1] - 2, live)
+
+
+def _shifted(y: Tensor, lag: int) -> Tensor:
+    """The rows (runs, m, k) that are `lag` places after those in the middle of each run."""
+    return y[:, _LAGS + lag : y.shape[1] - _LAGS + lag]
+
+
+def _best_shift(x: Tensor, y: Tensor) -> int:
+    """The lag at which a linear map of x explains most of y: 1 if each row of y is one place too late."""
+    basis = torch.linalg.qr(_shifted(x, 0).flatten(0, 1)).Q
+    shares = []
+    for lag in range(-_LAGS, _LAGS + 1):
+        rows = _shifted(y, lag).flatten(0, 1)
+        shares.append(float(((basis.T @ rows).square().sum(0) / rows.square().sum(0)).sum()))
+    return int(np.argmax(shares)) - _LAGS
 
 
 def _hits(x: Tensor, y: Tensor) -> Tensor:
-    """For each compared row whether its partner is the row most like it; equal ones share the hit."""
-    middle = slice(_LAGS, x.shape[1] - _LAGS)
-    across = x[1::2].flatten(0, 1).T @ y[1::2].flatten(0, 1)  # the sum over J of outer products, (D, E)
-    seen = x[::2, middle] @ across
-    lags = [y[::2].roll(-lag, 1)[:, middle] for lag in range(-_LAGS, _LAGS + 1)]
-    values = torch.stack([(seen * lagged).sum(2).flatten() for lagged in lags])
-    most = values >= values.amax(0) - 1e-12 * values.abs().amax(0)
-    return most[_LAGS] / most.sum(0)
+    """For each row of the runs 0, 2, ... whether its partner is the likeliest; equal rows share the hit."""
+    learnt, target = x[1::2].flatten(0, 1), y[1::2].flatten(0, 1)
+    map_ = torch.linalg.lstsq(learnt, target).solution
+    spread = target.square().mean(0)
+    errors = (target - learnt @ map_).square().sum(0) / (len(learnt) - learnt.shape[1])
+    errors = errors.clamp_min(1e-9 * spread)
+    expected = _shifted(x[::2] @ map_, 0)
+    lagged = [_shifted(y[::2], lag) for lag in range(-_LAGS, _LAGS + 1)]
+    gains = [(near.square() / spread - (near - expected).square() / errors).sum(2) for near in lagged]
+    values = torch.stack([gain.flatten() for gain in gains])
+    likeliest = values >= values.amax(0) - 1e-9 * values.abs().amax(0)
+    return likeliest[_LAGS] / likeliest.sum(0)
 
 
 def labels_say(first: np.ndarray | None, second: np.ndarray | None) -> bool | None:

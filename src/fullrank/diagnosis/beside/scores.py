@@ -23,9 +23,9 @@ ROUNDED = 0.001
 # An interval over fewer test rows is not reliable.
 LEAST_TESTED = 20
 SCORES = ("linear", "nearest", "recall_at_1", "mean_average_precision")
-# In retrieval each row is a query and is searched. Draws of queries alone show half of the standard error or
-# more (Hoeffding 1948, for a mean over pairs), so intervals of retrieval are twice as wide.
-_WIDER = np.array([1.0, 1.0, 2.0, 2.0])
+# In retrieval each row is a query and is searched, and draws of queries show one part of that. For a mean over
+# pairs this is half of the standard error (Hoeffding 1948). A row is the nearest one of about one other row.
+_WIDER = np.array([1.0, 1.0, 2.0**0.5, 2.0])
 # Parts of a set for cross-validation: each is scored once by probes of the others.
 _FOLDS = 5
 # Cross-validation needs so many labelled rows.
@@ -101,7 +101,8 @@ def paired_scores(
               c = \text{the 95th percentile of } \max_s |d_s^* - d_s| / \mathrm{se}_s
 
     with d* the difference in a draw and se its standard deviation over the draws. A difference below 0.001 is
-    not `apart`. Intervals of retrieval are twice as wide as its draws, because rows are also searched.
+    not `apart`. Intervals are wider than the draws by the square
+    root of 2 for recall and by 2 for the average precision, because rows are also searched.
 
     - The noise of training either target is not in it, nor is that of the rows that probes learn from.
 
@@ -179,7 +180,7 @@ def unpaired_scores(
 
     .. math:: \mathrm{se}^2 = \Big(\frac1J + \frac1{J - 1}\Big) (s_x^2 + s_y^2)
 
-    The second term is for rows that several probes learn from. For retrieval se is doubled. Intervals are of
+    The second term is for rows that several probes learn from. For retrieval se is larger, as in `paired_scores`. Intervals are of
     Student's t with 2J - 2 degrees of freedom, and `apart` is Bonferroni's over the scores.
 
     Args:

@@ -14,6 +14,8 @@ ROUNDING = 0.05
 # A collapse leaves less than this share of the effective rank, a linear map of what is left explains less
 # than this share of the variance that was there, and less than this share of what is left is new.
 _LEFT, _KEPT, _NEW = 0.5, 0.5, 0.5
+# The effective ranks of two sets are unlike if they differ by this share and their intervals do not overlap.
+_DRIFT = 0.1
 # Labels are read as well as before if every interval ends above this loss of accuracy.
 _LOSS = 0.05
 
@@ -60,13 +62,14 @@ def conclude(
     The first of these that holds is the word:
 
     - `same`: the rows differ by less than rounding, 5 % of their spread.
-    - `collapsed`: there is a new alarm and fewer nearest rows agree than `min_overlap`; or the effective rank
-      fell below half, and a linear map finds less than half of the variance that was there, and most of what
-      is left was there. Labels that are read as well as before exclude it.
+    - `collapsed`: there is a new alarm, fewer nearest rows agree than `min_overlap`, and the effective rank, a
+      score or half of the variance was lost. Or the effective rank fell below half, a linear map finds less
+      than half of the variance that was there, and most of what is left was there. Labels that are read as
+      well as before exclude it.
     - `better`, `worse`: scores differ beyond chance, by half a point or more, and all in one direction.
     - `rotated`: the rows differ by less than rounding after the best rotation, shift and scale.
     - `drifted`: fewer nearest rows agree than `min_overlap`; of two sets whose rows were not matched, the
-      effective ranks differ beyond chance.
+      effective ranks differ beyond chance, by a tenth or more.
     - `not told apart`: none of these.
 
     Args:
@@ -159,10 +162,11 @@ class _Case:
         """Whether a new alarm at the place comes with something that was lost."""
         if not self.here_alarms:
             return False
-        if self.pair is None:
-            return self.rank_is_lower
-        moved = self.pair.overlap is None or self.is_apart
-        return moved and (self.rank_is_lower or self.pair.kept is None or self.pair.kept < _KEPT)
+        if self.pair is not None and self.pair.overlap is not None and not self.is_apart:
+            return False
+        unexplained = self.pair is not None and (self.pair.kept is None or self.pair.kept < _KEPT)
+        rank_rose = self.rank is not None and self.rank.apart and not self.rank_is_lower
+        return unexplained or self.rank_is_lower or (bool(self.here(self.fell)) and not rank_rose)
 
     @property
     def rank_is_lower(self) -> bool:
@@ -187,7 +191,10 @@ class _Case:
     def is_apart(self) -> bool:
         """Whether the features changed: neighbours, or the effective rank of two sets."""
         if self.pair is None:
-            return self.rank is not None and self.rank.apart
+            rank = self.rank
+            if rank is None or rank.now is None or rank.before is None:
+                return False
+            return rank.apart and abs(rank.now - rank.before) >= _DRIFT * rank.before
         return _below(self.pair.overlap, self.min_overlap)
 
     @property
