@@ -47,9 +47,8 @@ def similarity_figure(similarity: SimilarityMap) -> go.Figure | None:
         ygap=1,
         meta={"role": "similarity"},
     )
-    best = {
-        row: column for row, values in enumerate(similarity.values) if (column := _best(values)) is not None
-    }
+    matches = [_best(similarity, row) for row in range(len(names))]
+    best = {row: column for row, column in enumerate(matches) if column is not None}
     figure.add_scatter(
         x=list(best.values()),
         y=list(best),
