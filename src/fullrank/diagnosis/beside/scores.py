@@ -23,8 +23,8 @@ ROUNDED = 0.001
 # An interval over fewer test rows is not reliable.
 LEAST_TESTED = 20
 SCORES = ("linear", "nearest", "recall_at_1", "mean_average_precision")
-# In retrieval each row is a query and is searched, and draws of queries show one part of that. For a mean over
-# pairs this is half of the standard error (Hoeffding 1948). A row is the nearest one of about one other row.
+# In retrieval each row is a query and is searched. Draws of queries show a part of the standard error: half of
+# it for a mean over pairs (Hoeffding 1948), more for recall, since a row is the nearest of about one other.
 _WIDER = np.array([1.0, 1.0, 2.0**0.5, 2.0])
 # Parts of a set for cross-validation: each is scored once by probes of the others.
 _FOLDS = 5
@@ -180,8 +180,9 @@ def unpaired_scores(
 
     .. math:: \mathrm{se}^2 = \Big(\frac1J + \frac1{J - 1}\Big) (s_x^2 + s_y^2)
 
-    The second term is for rows that several probes learn from. For retrieval se is larger, as in `paired_scores`. Intervals are of
-    Student's t with 2J - 2 degrees of freedom, and `apart` is Bonferroni's over the scores.
+    The second term is for rows that several probes learn from. For retrieval se is larger, as in
+    `paired_scores`. Intervals are of Student's t with 2J - 2 degrees of freedom, and `apart` is Bonferroni's
+    over the scores.
 
     Args:
         now: Features (N, D) and labels (N,) of one set. Both sets should have as many rows, because

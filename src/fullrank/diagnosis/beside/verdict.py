@@ -62,10 +62,10 @@ def conclude(
     The first of these that holds is the word:
 
     - `same`: the rows differ by less than rounding, 5 % of their spread.
-    - `collapsed`: there is a new alarm, fewer nearest rows agree than `min_overlap`, and the effective rank, a
-      score or half of the variance was lost. Or the effective rank fell below half, a linear map finds less
-      than half of the variance that was there, and most of what is left was there. Labels that are read as
-      well as before exclude it.
+    - `collapsed`: there is a new alarm, fewer nearest rows agree than `min_overlap`, and something was lost:
+      effective rank, a score, or half of the variance. Or the effective rank fell below half, a linear map
+      finds less than half of the variance that was there, and most of what is left was there. Labels that are
+      read as well as before exclude both.
     - `better`, `worse`: scores differ beyond chance, by half a point or more, and all in one direction.
     - `rotated`: the rows differ by less than rounding after the best rotation, shift and scale.
     - `drifted`: fewer nearest rows agree than `min_overlap`; of two sets whose rows were not matched, the
@@ -119,8 +119,8 @@ class _Case:
     @cached_property
     def against(self) -> str:
         """The place of the other target that the word is about."""
-        several = self.pairs or self.scores or self.measures
-        return next((one.against for one in reversed(several) if one.place == self.place), self.place)
+        several = [(one.place, one.against) for one in (self.pairs or self.scores or self.measures)]
+        return dict(several).get(self.place, self.place)
 
     def here(self, several: Sequence[_Placed]) -> list[_Placed]:
         """Those of the places that the word is about."""
