@@ -119,6 +119,7 @@ class _Case:
     @cached_property
     def against(self) -> str:
         """The place of the other target that the word is about."""
+        several: Sequence[PlacePair | PairedScore | MeasureChange]
         several = self.pairs or self.scores or self.measures
         return next((one.against for one in reversed(several) if one.place == self.place), self.place)
 
