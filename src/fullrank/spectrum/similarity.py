@@ -231,7 +231,7 @@ def joint_moments(
         step = max(2**20 // least, least)
         blocks = zip(torch.split(first, step), torch.split(second, step), strict=True)
         for one, other in blocks if len(first) else ():
-            sums = sums or _Sums((one, other), known)
+            sums = sums or _Sums((one.detach(), other.detach()), known)
             sums.add(one.detach(), other.detach())
     if sums is None:
         raise DataError("There are no rows to compare; give at least 4.")

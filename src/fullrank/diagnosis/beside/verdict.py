@@ -119,9 +119,8 @@ class _Case:
     @cached_property
     def against(self) -> str:
         """The place of the other target that the word is about."""
-        several: Sequence[PlacePair | PairedScore | MeasureChange]
-        several = self.pairs or self.scores or self.measures
-        return next((one.against for one in reversed(several) if one.place == self.place), self.place)
+        several = [(one.place, one.against) for one in (self.pairs or self.scores or self.measures)]
+        return dict(several).get(self.place, self.place)
 
     def here(self, several: Sequence[_Placed]) -> list[_Placed]:
         """Those of the places that the word is about."""
