@@ -12,6 +12,8 @@ from fullrank.errors import DataError, UsageError
 from fullrank.linalg import Moments, inner_products, require_finite, require_matrix, row_coordinates
 from fullrank.spectrum.geometry import sample_rows, unit_rows
 
+# Variances (D,), descending, directions (D, D), and how many are more than rounding.
+_Components = tuple[Tensor, Tensor, int]
 # Cosines that differ by less are equal: products of the same rows differ by a few times 1e-16.
 _EQUAL = 1e-12
 # An HSIC of a set with itself that is a smaller share of the sums that it is a difference of is rounding.
@@ -71,6 +73,11 @@ class JointMoments:
     def cross(self) -> Tensor:
         """The sum over rows of the outer products of both sets about their means, (D, E)."""
         return self.products - torch.outer(self.first.total, self.second.total) / self.count
+
+    @cached_property
+    def _components(self) -> tuple[_Components, _Components]:
+        """The principal components of both sets. They take most of the time of wide sets."""
+        return _principal(self.scatter(self.first)), _principal(self.scatter(self.second))
 
     def scatter(self, side: SideMoments) -> Tensor:
         """The sum over rows of the outer products of one set about its mean, (D, D)."""
@@ -152,7 +159,7 @@ class JointMoments:
         """
         if not 0 < variance <= 1:
             raise UsageError(f"The share of variance must be above 0 to 1, but got {variance}; try 0.99.")
-        one, other = (_leading(self.scatter(side), variance) for side in (self.first, self.second))
+        one, other = (_leading(components, variance) for components in self._components)
         if not (one.shape[1] and other.shape[1]):
             return torch.zeros(0, dtype=torch.float64)
         cosines: Tensor = torch.linalg.svdvals(one.T @ self.cross @ other)
@@ -161,16 +168,16 @@ class JointMoments:
     @cached_property
     def kept(self) -> "Explained":
         """How much of the first set a linear map of the second explains: what the second has kept of it."""
-        return self._explained(self.first, self.second, self.cross)
+        return self._explained(*self._components, self.cross)
 
     @cached_property
     def added(self) -> "Explained":
         """How much of the second set a linear map of the first explains; the rest is new in the second."""
-        return self._explained(self.second, self.first, self.cross.T)
+        return self._explained(*reversed(self._components), self.cross.T)
 
-    def _explained(self, side: SideMoments, by: SideMoments, cross: Tensor) -> "Explained":
-        variances, directions, live = _principal(self.scatter(side))
-        whitened = _leading(self.scatter(by), 1.0)
+    def _explained(self, side: _Components, by: _Components, cross: Tensor) -> "Explained":
+        variances, directions, live = side
+        whitened = _leading(by, 1.0)
         explained = (directions.T @ cross @ whitened).square().sum(1)
         # By chance alone a map of r directions explains r / (N - 1).
         spare = self.count - whitened.shape[1] - 1
@@ -231,7 +238,7 @@ def joint_moments(
         step = max(2**20 // least, least)
         blocks = zip(torch.split(first, step), torch.split(second, step), strict=True)
         for one, other in blocks if len(first) else ():
-            sums = sums or _Sums((one, other), known)
+            sums = sums or _Sums((one.detach(), other.detach()), known)
             sums.add(one.detach(), other.detach())
     if sums is None:
         raise DataError("There are no rows to compare; give at least 4.")
@@ -425,16 +432,16 @@ def _nearest(rows: Tensor, start: int, k: int) -> Tensor:
     return cosines >= cosines.topk(k).values[:, -1:] - _EQUAL
 
 
-def _leading(scatter: Tensor, variance: float) -> Tensor:
+def _leading(components: _Components, variance: float) -> Tensor:
     """The leading directions (D, k) that hold a share of the variance, over the roots of their scatter."""
-    values, directions, live = _principal(scatter)
+    values, directions, live = components
     held = values.cumsum(0) / values.sum()
     count = min(live, int((held < variance * (1 - 1e-12)).sum()) + 1)
     leading: Tensor = directions[:, :count] / values[:count].sqrt()
     return leading
 
 
-def _principal(scatter: Tensor) -> tuple[Tensor, Tensor, int]:
+def _principal(scatter: Tensor) -> _Components:
     """Eigenvalues (D,), descending, directions (D, D), and how many are more than rounding in float32."""
     values, directions = torch.linalg.eigh(scatter)
     values, directions = values.flip(0).clamp_min(0.0), directions.flip(1)

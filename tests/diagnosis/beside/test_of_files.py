@@ -1,4 +1,4 @@
-"""Two files side by side: streams, orders of rows, rows left out, and what changed between their diagnoses."""
+"""Two files side by side: streams, orders of rows, rows left out, and what changed between diagnoses."""
 
 from dataclasses import replace
 

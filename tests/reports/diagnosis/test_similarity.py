@@ -42,6 +42,12 @@ def test_of_nets_without_common_places_the_best_match_of_the_last_is_named(besid
     assert_names(similarity_sentence(other), "h", "layer1", "0.60")
 
 
+def test_of_equal_matches_the_place_of_the_same_name_is_ringed(beside):
+    level = beside.model_copy(update={"values": [[0.9, 0.9], [0.5, 0.2], [0.901, 0.9]]})
+    ring = similarity_figure(level).data[1]
+    assert list(zip(ring.y, ring.x, strict=True)) == [(0, 0), (1, 0), (2, 1)]
+
+
 def test_a_map_without_any_value_has_a_sentence_and_no_ring(beside):
     empty = beside.model_copy(update={"values": [[None, None]] * 3})
     assert_names(similarity_sentence(empty), "start")

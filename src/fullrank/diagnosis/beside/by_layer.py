@@ -99,7 +99,7 @@ def untrained_map(
     with on_accelerator(before):
         batches = images.subset(rows).batches(_BATCH_SIZE)
         then = collect_features(before, nn.Identity(), batches, list(now))
-    name = "its untrained net" if subject.kind == "untrained" else "the net that it started from"
+    name = "the net that it started from" if subject.recipe else "an untrained net of its kind"
     return similarity_map(now, then, target=name)
 
 

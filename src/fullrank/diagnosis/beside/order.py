@@ -50,8 +50,8 @@ def related(matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile) -> 
             return matched
         share, chance = (f"{100 * value:.0f} %" for value in (result.share, result.by_chance))
         rows = count_of(result.rows, "row")
-        why = f"of the 5 rows around its place, that at its place is the likeliest partner for {share} of {rows}"
-        why += f", and {chance} would be chance"
+        why = f"of the 5 rows around its place, that at its place is the likeliest partner for {share} of "
+        why += f"{rows}, and {chance} would be chance"
     notes = (
         f"The rows of {now.name} and {before.name} do not belong together by their order: {why}.",
         "Both are compared as two sets. Ids in both files would match rows in any order.",

@@ -88,7 +88,7 @@ def match_rows(now: EmbeddingFile, before: EmbeddingFile) -> MatchedRows:
 def share_labels(
     matched: MatchedRows, now: EmbeddingFile, before: EmbeddingFile
 ) -> tuple[EmbeddingFile, EmbeddingFile, list[str]]:
-    """Both files, where one without labels has those of the matched rows of the other, and a sentence on it."""
+    """Both files, where one without labels has those of the matched rows of the other; a sentence says it."""
     files, rows, notes = [now, before], (matched.now, matched.before), []
     for own in (0, 1):
         file, other = files[own], files[1 - own]

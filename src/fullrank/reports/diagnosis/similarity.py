@@ -47,9 +47,8 @@ def similarity_figure(similarity: SimilarityMap) -> go.Figure | None:
         ygap=1,
         meta={"role": "similarity"},
     )
-    best = {
-        row: column for row, values in enumerate(similarity.values) if (column := _best(values)) is not None
-    }
+    matches = [_best(similarity, row) for row in range(len(names))]
+    best = {row: column for row, column in enumerate(matches) if column is not None}
     figure.add_scatter(
         x=list(best.values()),
         y=list(best),
@@ -78,10 +77,10 @@ def similarity_sentence(similarity: SimilarityMap) -> str:
             return f"All {len(alike)} places are equally like those of {other} ({_cka(alike[least])})."
         below = f"{least} is least like the same place of {other} ({_cka(alike[least])})"
         return f"{below}, and {most} is most like it ({_cka(alike[most])})."
-    for place, values in zip(reversed(similarity.places), reversed(similarity.values), strict=True):
-        if (column := _best(values)) is not None:
-            match, value = similarity.against[column], values[column]
-            return f"{place} is most like {match} of {other} ({_cka(value or 0.0)})."
+    for row in reversed(range(len(similarity.places))):
+        if (column := _best(similarity, row)) is not None:
+            place, match = similarity.places[row], similarity.against[column]
+            return f"{place} is most like {match} of {other} ({_cka(similarity.values[row][column] or 0.0)})."
     return f"No place varies both here and in {other}."
 
 
@@ -89,10 +88,14 @@ def _cka(value: float) -> str:
     return f"CKA {value:.2f}".replace("-", "−")
 
 
-def _best(values: Sequence[float | None]) -> int | None:
-    """The number of the largest value, None without any."""
-    known = {column: value for column, value in enumerate(values) if value is not None}
-    return max(known, key=known.__getitem__) if known else None
+def _best(similarity: SimilarityMap, row: int) -> int | None:
+    """The column of the largest value of a row, or of its own place if that is as large; None without any."""
+    known = {column: value for column, value in enumerate(similarity.values[row]) if value is not None}
+    if not known:
+        return None
+    best, place = max(known, key=known.__getitem__), similarity.places[row]
+    own = similarity.against.index(place) if place in similarity.against else best
+    return own if known.get(own, -1.0) > known[best] - _EQUAL else best
 
 
 def _ticks(places: Sequence[str]) -> dict[str, list[int] | list[str]]:
