@@ -140,24 +140,19 @@ def diagnose(
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
     earlier = None if baseline is None else read_baseline(baseline, of_file=is_embeddings(target))
-    _check_kinds(target, against)
+    _check_kinds(target, against, against_column)
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
-        read = partial(open_embeddings, column=column, skip_bad=skip_bad)
-        file = read(cast(str | Path, target), labels=labels)
-        pair = None if positives is None else read(positives)
-        other = None
-        if against is not None:
-            of_other = against_column or column
-            other = open_other(cast(str | Path, against), labels, column=of_other, skip_bad=skip_bad)
-        if notes := [*file.notes, *(other.notes if other else ())]:
-            print("\n".join(notes), file=sys.stderr)
-        with progress_bar() as progress:
-            if other is None:
-                entry = diagnose_file(file, pair, seed=seed, progress=progress)
-            else:
-                entry = compare_files(file, other, pair, seed=seed, progress=progress)
+        entry = _of_files(
+            cast(str | Path, target),
+            cast(str | Path | None, against),
+            positives,
+            labels=labels,
+            columns=(column, against_column),
+            seed=seed,
+            skip_bad=skip_bad,
+        )
         recipe: dict[str, Any] = {}
     else:
         if positives is not None:
@@ -184,16 +179,45 @@ def diagnose(
     return Diagnosis(folder, record)
 
 
-def _check_kinds(target: object, against: object) -> None:
-    """Raise UsageError for a file of embeddings beside a model."""
+def _of_files(
+    target: str | Path,
+    against: str | Path | None,
+    positives: str | Path | None,
+    *,
+    labels: str | None,
+    columns: tuple[str | None, str | None],
+    seed: int,
+    skip_bad: bool,
+) -> DiagnosisEntry:
+    """The diagnosis of a file, with the file `against` beside it."""
+    read = partial(open_embeddings, column=columns[0], skip_bad=skip_bad)
+    file = read(target, labels=labels)
+    pair = None if positives is None else read(positives)
+    other = None if against is None else open_other(against, labels, columns=columns, skip_bad=skip_bad)
+    if notes := [*file.notes, *(other.notes if other else ())]:
+        print("\n".join(notes), file=sys.stderr)
+    with progress_bar() as progress:
+        if other is None:
+            return diagnose_file(file, pair, seed=seed, progress=progress)
+        return compare_files(file, other, pair, seed=seed, progress=progress)
+
+
+def _check_kinds(target: object, against: object, against_column: str | None) -> None:
+    """Raise UsageError for a file of embeddings beside a model, or for a column without two files."""
     kinds = [is_embeddings(each) for each in (target, against)]
-    if against is None or kinds[0] == kinds[1] or (kinds[0] and Path(str(against)).suffix in (".pt", ".pth")):
-        return
-    file, model = (target, against) if kinds[0] else (against, target)
-    raise UsageError(
-        f"{file} is a file of embeddings and {model} is a model, but only two of a kind can be compared; "
-        "write the features of the model to a file with `fullrank embed`, and compare both files."
-    )
+    unreadable = kinds[0] and str(against).endswith((".pt", ".pth"))  # its reader says how to convert it
+    if against is not None and kinds[0] != kinds[1] and not unreadable:
+        file, model = (target, against) if kinds[0] else (against, target)
+        if not isinstance(model, str | Path):
+            model = getattr(model, "name", type(model).__name__)
+        raise UsageError(
+            f"{file} is a file of embeddings and {model} is a model, but only two of a kind can be compared; "
+            "write the features of the model to a file with `fullrank embed`, and compare both files."
+        )
+    if against_column is not None and (against is None or not kinds[0]):
+        raise UsageError(
+            f"against_column={against_column} is of a second file of embeddings; name the file with against."
+        )
 
 
 def _refuse_given(**options: object) -> None:

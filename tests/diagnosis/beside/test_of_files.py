@@ -11,11 +11,13 @@ from fullrank.diagnosis.beside.compare import compare_files
 from fullrank.diagnosis.beside.of_files import files_beside, open_other
 from fullrank.diagnosis.beside.pair import measure_changes, new_alarms, place_beside
 from fullrank.diagnosis.beside.rows import match_rows
+from fullrank.diagnosis.diagnose import diagnose
 from fullrank.diagnosis.of_file import ExaminedFile
 from fullrank.embeddings.files import open_embeddings
+from fullrank.errors import FullrankError, UsageError
 from fullrank.linalg import Moments
 from fullrank.record import DiagnosisEntry, Finding, Measure, Spectrum
-from tests.support.refusals import assert_names
+from tests.support.refusals import assert_names, refuses
 
 COUNT = 150
 RNG = np.random.default_rng(0)
@@ -180,13 +182,10 @@ def test_unrelated_rows_are_compared_as_two_sets(tmp_path):
 
 def test_the_other_file_has_the_labels_of_the_same_name_or_none(tmp_path):
     np.savez(tmp_path / "a.npz", features=BEFORE, labels=LABELS, fine=LABELS + 3)
-    read = {
-        name: open_other(tmp_path / "a.npz", name, column=None, skip_bad=False)
-        for name in (None, "fine", "no")
-    }
+    read = {name: open_other(tmp_path / "a.npz", name) for name in (None, "fine", "no")}
     assert read[None].labels.max() == 2 and read["fine"].labels.max() == 5 and read["no"].labels is None
     np.save(tmp_path / "b.npy", BEFORE)
-    assert open_other(tmp_path / "b.npy", None, column="emb", skip_bad=False).rows == COUNT
+    assert open_other(tmp_path / "b.npy", None, columns=("emb", None)).rows == COUNT
 
 
 def an_entry(measures, rows=100, findings=(), width=4):
@@ -235,3 +234,36 @@ def test_alarms_are_new_where_the_other_lacks_them_at_the_place_beside():
     now = an_entry([], findings=[finding("zero-rows"), finding("dead-channels"), finding("leakage", "note")])
     before = an_entry([], findings=[finding("zero-rows")])
     assert [alarm.cause for alarm in new_alarms(now, before, [("h", "h")])] == ["dead-channels"]
+
+
+def test_a_model_beside_a_file_is_refused_and_so_is_a_column_without_a_file(tmp_path):
+    np.save(tmp_path / "a.npy", BEFORE)
+    with refuses(UsageError, "a.npy", "Linear", "fullrank embed"):
+        diagnose(tmp_path / "a.npy", against=torch.nn.Linear(2, 2))
+    with refuses(UsageError, "a.npy", "resnet18", "fullrank embed"):
+        diagnose("resnet18", data="digits", against=tmp_path / "a.npy")
+    with refuses(UsageError, "against_column", "emb"):
+        diagnose(tmp_path / "a.npy", against_column="emb")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.pt", "mixed"])
+def test_a_file_of_another_type_is_named_on_either_side(tmp_path, name):
+    np.save(tmp_path / "a.npy", BEFORE)
+    (tmp_path / "mixed").mkdir()
+    np.save(tmp_path / "mixed" / "a.npy", BEFORE)
+    np.savez(tmp_path / "mixed" / "b.npz", x=BEFORE)
+    with refuses(FullrankError, name, ".parquet"):
+        diagnose(tmp_path / "a.npy", against=tmp_path / name)
+
+
+def test_two_columns_of_one_file_are_compared(tmp_path):
+    np.savez(tmp_path / "a.npz", one=BEFORE, two=2 * BEFORE)
+    entry = diagnose(
+        tmp_path / "a.npz",
+        column="two",
+        against=tmp_path / "a.npz",
+        against_column="one",
+        out=tmp_path / "out",
+    ).entry
+    assert entry.beside.pairs[0].distance > 0.5
+    assert entry.beside.pairs[0].rotated_distance == pytest.approx(0, abs=1e-6)

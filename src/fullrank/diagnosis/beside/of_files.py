@@ -137,7 +137,11 @@ def _read(
 
 
 def open_other(
-    path: str | Path, labels: str | Path | None, *, column: str | None, skip_bad: bool
+    path: str | Path,
+    labels: str | Path | None,
+    *,
+    columns: tuple[str | None, str | None] = (None, None),
+    skip_bad: bool = False,
 ) -> EmbeddingFile:
     """The file that another is compared with.
 
@@ -145,11 +149,13 @@ def open_other(
         path: The file or folder.
         labels: Where the labels of the first file are. Labels of the same name are read here, too. If there
             are none, or if they are in a file of their own, this file has none.
-        column: The array or column of the features. A `.npy` file has none to choose.
+        columns: The array or column of the features of the first file and of this one. None for this one
+            takes that of the first, unless this is a `.npy` file, which has no names.
         skip_bad: Leave out rows that are not finite.
     """
-    named = not (Path(path).suffix == ".npy" or any(Path(path).glob("*.npy")))
-    read = partial(open_embeddings, path, column=column if named else None, skip_bad=skip_bad)
+    unnamed = Path(path).suffix.lower() == ".npy" or any(Path(path).glob("*.npy"))
+    column = columns[1] or (None if unnamed else columns[0])
+    read = partial(open_embeddings, path, column=column, skip_bad=skip_bad)
     if labels is None:
         return read()
     if Path(labels).suffix.lower() not in LABEL_ENDINGS:

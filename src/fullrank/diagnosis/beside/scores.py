@@ -23,8 +23,8 @@ ROUNDED = 0.001
 # An interval over fewer test rows is not reliable.
 LEAST_TESTED = 20
 SCORES = ("linear", "nearest", "recall_at_1", "mean_average_precision")
-# In retrieval each row is a query and is searched. Draws of queries show a part of the standard error: half of
-# it for a mean over pairs (Hoeffding 1948), more for recall, since a row is the nearest of about one other.
+# In retrieval each row is a query and is searched. Draws of queries show a part of the standard error: half
+# for a mean over pairs (Hoeffding 1948), more for recall, since a row is the nearest of about one other row.
 _WIDER = np.array([1.0, 1.0, 2.0**0.5, 2.0])
 # Parts of a set for cross-validation: each is scored once by probes of the others.
 _FOLDS = 5
@@ -101,8 +101,8 @@ def paired_scores(
               c = \text{the 95th percentile of } \max_s |d_s^* - d_s| / \mathrm{se}_s
 
     with d* the difference in a draw and se its standard deviation over the draws. A difference below 0.001 is
-    not `apart`. Intervals are wider than the draws by the square
-    root of 2 for recall and by 2 for the average precision, because rows are also searched.
+    not `apart`. Because rows are also searched, intervals are wider than the draws: by the root of 2 for
+    recall, and by 2 for the average precision.
 
     - The noise of training either target is not in it, nor is that of the rows that probes learn from.
 
