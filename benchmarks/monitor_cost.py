@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fullrank.data import BatchLoader, ImageSet, source
 from fullrank.devices import flushed_denormals
-from fullrank.diagnosis.watch import spectrum_monitor
+from fullrank.diagnosis.watch import watched
 from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
 from fullrank.runs.build import build
 from fullrank.runs.recipe import Recipe
@@ -48,11 +48,11 @@ class HookClock:
     """Call `rows_of`, which is all that the monitor's hooks do, and count its processor seconds."""
 
     def __init__(self) -> None:
-        self.seconds, self._rows_of = 0.0, spectrum_monitor.rows_of
+        self.seconds, self._rows_of = 0.0, watched.rows_of
 
-    def __call__(self, output: object, name: str) -> Tensor:
+    def __call__(self, *arguments: Any) -> Tensor:
         start = time.process_time()
-        rows = self._rows_of(output, name)
+        rows = self._rows_of(*arguments)
         self.seconds += time.process_time() - start
         return rows
 
@@ -92,16 +92,16 @@ def main() -> None:
     images = source("digits").load("train").resized(arguments.image_size)
     module = JointEmbedding.of(recipe, build(recipe, images))
     hooks = HookClock()
-    spectrum_monitor.rows_of = hooks
+    watched.rows_of = hooks
     shares = []
     for number in range(arguments.rounds):
         monitor = SpectrumMonitor(["encoder", "head"])
         hooks.seconds = 0.0
         taken = {}
-        for watched in (True, False) if number % 2 else (False, True):
-            extra = [monitor] if watched else []
+        for with_monitor in (True, False) if number % 2 else (False, True):
+            extra = [monitor] if with_monitor else []
             with quiet_lightning():
-                taken[watched] = seconds(module, images, recipe, arguments.steps, extra)
+                taken[with_monitor] = seconds(module, images, recipe, arguments.steps, extra)
         (with_it, inside), (without, _) = taken[True], taken[False]
         shares.append(100 * np.array([*(with_it / without - 1), (inside[1] + hooks.seconds) / without[1]]))
         print(

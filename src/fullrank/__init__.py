@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fullrank.data import register_source as register_source, source as source
     from fullrank.diagnosis.causes import register_cause as register_cause
     from fullrank.diagnosis.diagnose import Diagnosis as Diagnosis, diagnose as diagnose
+    from fullrank.diagnosis.watch.huggingface import TrainerMonitor as TrainerMonitor
+    from fullrank.diagnosis.watch.loop import Watch as Watch, watch as watch
     from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor as SpectrumMonitor
     from fullrank.encoders import encoder as encoder, register_encoder as register_encoder
     from fullrank.evaluation.probe import probe as probe

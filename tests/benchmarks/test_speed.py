@@ -34,6 +34,12 @@ def test_probes_agree_with_scikit_learn_and_the_bare_product(load, capsys, monke
     assert printed.count("| linear") == 11 and printed.count("| nearest") == 2
 
 
+def test_the_cost_of_a_watch_is_measured(load, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["watch_cost.py", "--quick"])
+    load("watch_cost").main()
+    assert capsys.readouterr().out.count("95 % interval") == 3
+
+
 def test_one_command_runs_the_programs_that_measure_speed(load):
     assert all((BENCHMARKS / name).is_file() for name in load("speed").PROGRAMS)
 

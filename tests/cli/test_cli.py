@@ -98,7 +98,7 @@ def test_parts_load_none_of_the_heavy_libraries():
         "from fullrank.heads import SubvectorHead\n"
         "from fullrank import InfoNCELoss, encoder; encoder('tiny-resnet', image_size=8)\n"
         "from fullrank.spectrum.functional import effective_rank\n"
-        "from fullrank import LinearProbe, view_pipeline; view_pipeline('simclr', image_size=8)"
+        "from fullrank import LinearProbe, watch, view_pipeline; view_pipeline('simclr', image_size=8)"
     )
     assert not modules_loaded_by(code) & HEAVY
 

@@ -103,7 +103,7 @@ def test_the_temperature_of_the_loss_weighs_the_operations():
     views = view_pipeline("weak", image_size=8, channels=1)
     images = source("digits").load("test")
     subject = Subject("it", net, nn.Linear(8, 4), None, images, views, objective("infonce:0.5"))
-    shares = diagnose_model(subject, limit=40).augmentation
+    shares = diagnose_model(subject, limit=40).entry.augmentation
     h, z = collect(subject, limit=40).evidence.places
     assert shares[:2] == operation_shares(h, z.views, 0.5) != operation_shares(h, z.views, 0.1)
     assert shares[2:] == operation_shares(z, z.views, 0.5)

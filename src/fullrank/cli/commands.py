@@ -268,6 +268,9 @@ def diagnose(
     ] = None,
     fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
     min_overlap: Annotated[float | None, typer.Option(help=_OVERLAP)] = None,
+    map_: Annotated[
+        str, typer.Option("--map", help="Map of the rows on the page: pca, tsne, umap or none.")
+    ] = "pca",
     json: JsonOption = False,
     no_report: NoReportOption = False,
     out: OutOption = None,
@@ -309,6 +312,7 @@ def diagnose(
         baseline=baseline,
         against=second,
         against_column=against_column,
+        map=map_,
         out=out,
     )
     _finish(diagnosis.path, diagnosis.entry, print_diagnosis, json=json, page=not no_report)

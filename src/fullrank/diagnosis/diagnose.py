@@ -1,7 +1,7 @@
 """The diagnosis of a run, a model or a file of embeddings: did it collapse, why, and where to cut."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,19 +13,22 @@ from fullrank.diagnosis.against import compare_with, read_baseline
 from fullrank.diagnosis.beside.compare import compare_files
 from fullrank.diagnosis.beside.of_files import open_other
 from fullrank.diagnosis.beside.of_models import compare_models, find_subjects
+from fullrank.diagnosis.map import check_method, check_rows
+from fullrank.diagnosis.map_rows import DrawnMap, draw_map, rows_of_file
 from fullrank.diagnosis.of_file import SAMPLE, diagnose_file
-from fullrank.diagnosis.of_model import diagnose_model
+from fullrank.diagnosis.of_model import ExaminedModel, diagnose_model
 from fullrank.diagnosis.subject import find_subject
 from fullrank.door import import_modules
 from fullrank.embeddings.files import open_embeddings
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import DataError, UsageError
-from fullrank.files import result_folder
+from fullrank.files import result_folder, save_arrays
 from fullrank.progress import progress_bar
 from fullrank.record import (
     Compared,
     DiagnosisEntry,
     Finding,
+    MapMethod,
     MeasureChange,
     PairedScore,
     Result,
@@ -92,6 +95,7 @@ def diagnose(
     baseline: str | Path | None = None,
     against: "str | Path | nn.Module | type[nn.Module] | Run | Target | None" = None,
     against_column: str | None = None,
+    map: str = "pca",  # noqa: A002
     out: str | Path | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Diagnosis:
@@ -117,11 +121,13 @@ def diagnose(
         against: Another target of the same kind, which is compared with this one row by row. Two models see
             the same images.
         against_column: For files: the array or column of the features in `against`, if it has another name.
+        map: The map of the rows on the page: `pca`, `tsne`, `umap` (needs the extra `map`) or `none`.
         out: The folder for the results; None makes one under runs/.
         imports: Modules or files that register parts of yours, as `--import` does.
 
     Returns:
-        The diagnosis; `record.json` is in its folder, with `rows.csv` if findings name rows.
+        The diagnosis; `record.json` is in its folder, with `arrays.npz` of the map, and with `rows.csv` if
+        findings name rows.
 
     Raises:
         UsageError: The target is none of these, data are missing, or an option does not apply to the target.
@@ -139,12 +145,14 @@ def diagnose(
     """
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
+    method = check_method(map)
+    drawn = None
     earlier = None if baseline is None else read_baseline(baseline, of_file=is_embeddings(target))
     _check_kinds(target, against, against_column)
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
-        entry = _of_files(
+        entry, drawn = _of_files(
             cast(str | Path, target),
             cast(str | Path | None, against),
             positives,
@@ -152,6 +160,7 @@ def diagnose(
             columns=(column, against_column),
             seed=seed,
             skip_bad=skip_bad,
+            method=method,
         )
         recipe: dict[str, Any] = {}
     else:
@@ -161,18 +170,23 @@ def diagnose(
         settings: dict[str, Any] = {"label": labels or "label", "limit": limit, "seed": seed}
         if against is None:
             subject = find_subject(opened, data, views)
-            with progress_bar() as progress:
-                entry = diagnose_model(subject, places, **settings, progress=progress)
+            examine: Callable[..., ExaminedModel] = partial(diagnose_model, subject)
         else:
-            subject, other_model = find_subjects(
-                opened, other_target(against, image_size=image_size), data, views
-            )
-            with progress_bar() as progress:
-                entry = compare_models(subject, other_model, places, **settings, progress=progress)
-        recipe = subject.recipe
+            second = other_target(against, image_size=image_size)
+            subject, other_model = find_subjects(opened, second, data, views)
+            examine = partial(compare_models, subject, other_model)
+        check_rows(method, min(limit, len(subject.all or subject.test)))
+        with progress_bar() as progress:
+            found = examine(places, **settings, progress=progress)
+            entry, recipe = found.entry, subject.recipe
+            if method is not None:
+                drawn = draw_map(found.map_rows, entry.findings, method, seed, progress)
     if earlier is not None:
         entry = entry.model_copy(update={"compared": compare_with(earlier, entry)})
     folder.mkdir(parents=True, exist_ok=True)
+    if drawn is not None:
+        entry = entry.model_copy(update={"map": drawn.entry})
+        save_arrays(folder, drawn.arrays)
     entry = entry.model_copy(update={"findings": keep_rows(entry.findings, folder)})
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)
@@ -188,18 +202,25 @@ def _of_files(
     columns: tuple[str | None, str | None],
     seed: int,
     skip_bad: bool,
-) -> DiagnosisEntry:
-    """The diagnosis of a file, with the file `against` beside it."""
+    method: MapMethod | None,
+) -> tuple[DiagnosisEntry, DrawnMap | None]:
+    """The diagnosis of a file, with the file `against` beside it, and the map of its rows."""
     read = partial(open_embeddings, column=columns[0], skip_bad=skip_bad)
     file = read(target, labels=labels)
     pair = None if positives is None else read(positives)
     other = None if against is None else open_other(against, labels, columns=columns, skip_bad=skip_bad)
     if notes := [*file.notes, *(other.notes if other else ())]:
         print("\n".join(notes), file=sys.stderr)
+    check_rows(method, file.rows)
     with progress_bar() as progress:
         if other is None:
-            return diagnose_file(file, pair, seed=seed, progress=progress)
-        return compare_files(file, other, pair, seed=seed, progress=progress)
+            entry = diagnose_file(file, pair, seed=seed, progress=progress)
+        else:
+            entry = compare_files(file, other, pair, seed=seed, progress=progress)
+        if method is None:
+            return entry, None
+        rows = rows_of_file(file, Path(target), entry.findings, method, seed)
+        return entry, draw_map(rows, entry.findings, method, seed, progress)
 
 
 def _check_kinds(target: object, against: object, against_column: str | None) -> None:

@@ -13,6 +13,7 @@ from fullrank.diagnosis.beside.by_layer import untrained_map
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.evidence import Evidence
 from fullrank.diagnosis.layers import gradient_ranks, layer_rows
+from fullrank.diagnosis.map_rows import MapRows, thumbnails
 from fullrank.diagnosis.probed_again import probed_with
 from fullrank.diagnosis.rows import survey_images
 from fullrank.diagnosis.subject import Subject
@@ -66,28 +67,17 @@ class ExaminedModel:
         images: The images that were looked at.
         features: Their features (N, D_p) by place.
         probed: The rows of the probes; None without labels to learn and to score.
+        map_rows: The images that a map can draw.
     """
 
     entry: DiagnosisEntry
     images: "ImageSet"
     features: Mapping[str, Tensor]
     probed: ProbedRows | None
+    map_rows: MapRows
 
 
 def diagnose_model(
-    subject: Subject,
-    places: Sequence[str] | None = None,
-    *,
-    label: str = "label",
-    limit: int,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> DiagnosisEntry:
-    """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
-    return examine_model(subject, places, label=label, limit=limit, seed=seed, progress=progress).entry
-
-
-def examine_model(
     subject: Subject,
     places: Sequence[str] | None = None,
     *,
@@ -139,7 +129,8 @@ def examine_model(
     before = untrained_map(subject, images, features, seed)
     found = {"findings": with_ids(entry.findings, ids), "untrained": before}
     entry = entry.model_copy(update=found)
-    return ExaminedModel(_of_model(entry, subject), images, features, rows)
+    drawn = _map_rows(images, features, seen.numpy(), len(every.test), label)
+    return ExaminedModel(_of_model(entry, subject), images, features, rows, drawn)
 
 
 def _rows_to_probe(
@@ -212,6 +203,23 @@ def _not_seen(
         compared = f"{survey.count} of {len(survey.first)} were drawn at random and compared."
         reasons[f"Equal images among all: {compared}"] = True
     return [text for text, missing in reasons.items() if missing]
+
+
+def _map_rows(
+    images: "ImageSet", features: Mapping[str, Tensor], numbers: np.ndarray, total: int, label: str
+) -> MapRows:
+    """The images that were looked at, at h or else at the last place."""
+    place = "h" if "h" in features else list(features)[-1]
+    return MapRows(
+        place=place,
+        features=features[place].float().cpu().numpy(),
+        numbers=numbers,
+        total=total,
+        labels=images.labels.get(label),
+        classes=images.class_names.get(label, ()),
+        ids=np.array(images.ids, np.str_),
+        show=lambda some: thumbnails(images.subset(some)),
+    )
 
 
 def _tokens(

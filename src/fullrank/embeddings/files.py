@@ -231,7 +231,7 @@ def _open_file(path: Path, wanted: Wanted) -> Contents:
 
 def _open_shards(folder: Path, wanted: Wanted) -> Contents:
     """The files of a folder as one, sorted by name."""
-    shards = _shards(folder)
+    shards = shards_of(folder)
     kinds = {shard.suffix.lower() for shard in shards}
     if len(kinds) != 1:
         endings = f"holds files that end in {', '.join(sorted(kinds))}" if kinds else "holds no embeddings"
@@ -253,7 +253,7 @@ def _open_shards(folder: Path, wanted: Wanted) -> Contents:
     return Contents(matrix, together("labels"), together("ids"), together("split"))
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards_of(folder: Path) -> list[Path]:
     """The files of embeddings in a folder, sorted by name, without the labels beside them."""
     files = (path for path in folder.iterdir() if path.suffix.lower() in OPENERS)
     return sorted(path for path in files if not path.name.lower().endswith(".labels.npy"))

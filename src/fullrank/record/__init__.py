@@ -8,6 +8,7 @@ from fullrank.record.beside import (
     SideBySide as SideBySide,
     SimilarityMap as SimilarityMap,
 )
+from fullrank.record.map import MapMethod as MapMethod, RowMap as RowMap
 from fullrank.record.probed import Baseline as Baseline, ProbedImages as ProbedImages
 from fullrank.record.schema import (
     RECORD_FILE as RECORD_FILE,

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from fullrank.errors import DataError
 from fullrank.files import write_whole
 from fullrank.record.beside import LEAST_CHANGE, MeasureChange, PairedScore, SideBySide, SimilarityMap
+from fullrank.record.map import RowMap
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
@@ -279,7 +280,8 @@ class DiagnosisEntry(_Part):
     `baselines` belong to the accuracies of `layers`; older records have neither. `probed_again` has
     accuracies beside them, each after one change. `compared` sets it beside an earlier diagnosis and `beside`
     beside another target on the same rows, where one was given. `untrained` sets the places of a trained
-    model beside those of the same model before training, where that can be built.
+    model beside those of the same model before training, where that can be built. `map`
+    says what the map of its rows shows.
     """
 
     target: str
@@ -303,6 +305,7 @@ class DiagnosisEntry(_Part):
     compared: BaselineComparison | None = None
     beside: SideBySide | None = None
     untrained: SimilarityMap | None = None
+    map: RowMap | None = None
 
     @property
     def worse(self) -> list[Compared]:

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from fullrank import JointEmbedding, Optimizer, encoder, head, objective, source, view_pipeline
 from fullrank.data import BatchLoader
 from fullrank.diagnosis.watch.alerts import ALERT_RULES, Alert, AlertRule, CollapseWarning, firings
+from fullrank.diagnosis.watch.entry import watched_diagnosis
 from fullrank.diagnosis.watch.measurements import MEASURES, look_at, rows_of
-from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor, watched_diagnosis
+from fullrank.diagnosis.watch.spectrum_monitor import SpectrumMonitor
 from fullrank.errors import DataError, UsageError
 from fullrank.files import load_arrays
 from fullrank.record import Record
@@ -89,9 +90,7 @@ def test_maps_and_tokens_become_rows_by_their_mean():
     assert rows_of(rows.half(), "a").dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "output, got", [(torch.ones(3), "shape (3,)"), ((torch.ones(2, 2),), "tuple"), ({}, "dict")]
-)
+@pytest.mark.parametrize("output, got", [(torch.ones(3), "shape (3,)"), ((None,), "tuple"), ({}, "dict")])
 def test_an_output_that_has_no_rows_is_named(output, got):
     with refuses(DataError, "'net.1'", "(N, D)", got):
         rows_of(output, "net.1")
@@ -445,7 +444,9 @@ def test_the_arrays_hold_every_look(tmp_path):
     assert arrays["spectrum/h/step"].tolist() == [2, 5, 10, 15, 20]
     assert arrays["spectrum/h/rows"].tolist() == 5 * [16]
     assert arrays["spectrum/h/singular_values"].shape == (5, 8)
-    assert set(arrays) == {f"spectrum/h/{name}" for name in ("step", "rows", "singular_values", *MEASURES)}
+    names = {f"spectrum/h/{name}" for name in ("step", "rows", "singular_values", *MEASURES)}
+    columns = ("step", "value", "error", "last", "kept", "finite")
+    assert set(arrays) == names | {f"loss/{column}" for column in columns}
     np.savez(tmp_path / "arrays.npz", **arrays)
     with np.load(tmp_path / "arrays.npz", allow_pickle=False) as file:
         same_arrays(arrays, dict(file))
@@ -564,6 +565,7 @@ def test_many_alerts_are_counted():
 
 
 @pytest.mark.filterwarnings("ignore::fullrank.diagnosis.watch.alerts.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::fullrank.diagnosis.watch.alerts.LossWarning")
 @pytest.mark.parametrize("good", [0, 12])
 def test_a_look_that_is_not_finite_breaks_no_record(good, tmp_path):
     module = foreign(pl, act=lambda h: h.square().mean())
@@ -577,7 +579,8 @@ def test_a_look_that_is_not_finite_breaks_no_record(good, tmp_path):
     _, entry = records(tmp_path)
     values = {measure.name: measure.value for measure in entry.measures}
     assert values.pop("finite_rows") == 0 and set(values.values()) == {None}
-    assert [finding.cause for finding in entry.findings] == ["not-finite"] and entry.collapsed
+    assert [finding.cause for finding in entry.findings] == ["not-finite", "loss-not-finite"]
+    assert entry.collapsed
     page = write_page(tmp_path).read_text()
     if good:
         finite = monitor.looks["trunk"][2]
@@ -601,7 +604,7 @@ def test_values_beyond_single_precision_break_no_record():
 
 def test_where_a_save_cannot_go(tmp_path):
     monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=8)
-    with refuses(UsageError, "0 batches", "every_n_steps", 5):
+    with refuses(UsageError, "0 batches", "Trainer", "fullrank.watch"):
         monitor.save(tmp_path / "early")
     assert not (tmp_path / "early").exists()
     fit(foreign(pl), [monitor])
@@ -618,6 +621,27 @@ def test_where_a_save_cannot_go(tmp_path):
     with refuses(DataError, tmp_path / "record.json"):
         monitor.save(tmp_path)
     assert (tmp_path / "record.json").read_text() == "{}"
+
+
+def test_another_trainer_is_refused():
+    """The Trainers of transformers call these; its callbacks have no common class that would tell sooner."""
+    monitor = SpectrumMonitor(["trunk"])
+    for event in (monitor.on_init_end, monitor.on_train_begin):
+        with refuses(UsageError, "Lightning", "TrainerMonitor", "fullrank.watch"):
+            event(None, None, None, model=None)
+
+
+def test_the_loss_is_that_of_the_training_step_before_lightning_divides_it(tmp_path):
+    for accumulated in (1, 2):
+        module = foreign(pl, act=lambda h: h.square().mean())
+        monitor = SpectrumMonitor(["trunk"], every_n_steps=5, samples=80)
+        trainer = quiet_trainer(
+            pl, logger=False, max_epochs=1, callbacks=[monitor], accumulate_grad_batches=accumulated
+        )
+        trainer.fit(module, batches())
+        losses = [float(h.square().mean()) for h in module.seen]
+        expected = [np.mean(losses[:5]), np.mean(losses[5:])]
+        np.testing.assert_allclose(monitor.arrays()["loss/value"], expected, rtol=1e-6)
 
 
 def test_a_process_that_is_not_the_first_saves_nothing(tmp_path):

@@ -11,7 +11,7 @@ from refusals import assert_names, refuses
 from fullrank.errors import UsageError
 from fullrank.files import save_arrays
 from fullrank.record import DiagnosisEntry, Finding, LayerRow, Record
-from fullrank.reports.diagnosis import words
+from fullrank.reports.diagnosis import figures, words
 from fullrank.reports.page import write_page
 
 EVIL = "</script><script>window.stolen = 1</script><img src=x onerror=window.stolen=1>"
@@ -134,6 +134,22 @@ def test_the_page_of_a_watched_training(watched_record: Record, store, read_page
     assert first("Alert") < first(watched_record.diagnosis.verdict) < first("Findings")
     calm = changed(watched_record, findings=[], collapsed=False)
     assert "No alert" in read_page(write_page(store(calm, tmp_path / "calm"))).words
+
+
+def test_the_loss_of_a_watched_training_is_drawn_beside_its_ranks(
+    watched_record: Record, watched_arrays: dict, store, read_page, tmp_path: Path
+) -> None:
+    step, loss = np.array([3, 50, 100]), np.array([2.5, np.nan, 1.0])
+    for values, drawn in ((loss, True), (np.full(3, np.nan), False), (loss[:2], False)):
+        store(watched_record, tmp_path)
+        save_arrays(tmp_path, watched_arrays | {"loss/step": step, "loss/value": values})
+        page = read_page(write_page(tmp_path))
+        lines = [trace for figure in page.figures for trace in figure["data"] if trace["name"] == "loss"]
+        assert len(lines) == drawn == ("Loss over time" in page.words)
+        if drawn:
+            assert page.figures[2]["data"] == lines
+    (line,) = figures.loss_over_time_figure({"loss/step": step, "loss/value": loss}).data
+    np.testing.assert_array_equal([line.x, line.y], [step, loss])
 
 
 @pytest.mark.parametrize(

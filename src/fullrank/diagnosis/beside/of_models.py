@@ -13,12 +13,12 @@ from fullrank.diagnosis.beside.by_layer import MOST_ROWS, similarity_map
 from fullrank.diagnosis.beside.compare import side_by_side
 from fullrank.diagnosis.beside.pair import PlaceBeside, place_beside
 from fullrank.diagnosis.beside.scores import RowScores, paired_scores, row_scores
-from fullrank.diagnosis.of_model import ExaminedModel, ProbedRows, examine_model
+from fullrank.diagnosis.of_model import ExaminedModel, ProbedRows, diagnose_model
 from fullrank.diagnosis.subject import Subject, subject_with
 from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
 from fullrank.places import HasPlaces, Place, check_place, head_places
-from fullrank.record import DiagnosisEntry, PairedScore, SimilarityMap
+from fullrank.record import PairedScore, SimilarityMap
 from fullrank.targets.images import Images, fitted, images_of, own_run
 from fullrank.targets.opening import Target
 
@@ -98,7 +98,7 @@ def compare_models(
     limit: int,
     seed: int = 0,
     progress: Progress | None = None,
-) -> DiagnosisEntry:
+) -> ExaminedModel:
     """The diagnosis of a model, with another model beside it on the same images.
 
     Args:
@@ -117,7 +117,7 @@ def compare_models(
         for subject in (now, before):
             _check_places(subject, places)
     this, other = (
-        examine_model(subject, places, label=label, limit=limit, seed=seed, progress=progress)
+        diagnose_model(subject, places, label=label, limit=limit, seed=seed, progress=progress)
         for subject in (now, before)
     )
     together = side_by_side(
@@ -130,7 +130,7 @@ def compare_models(
         maps=[_map(this, other, seed)],
         not_compared=list(_without_partner(this, other)),
     )
-    return this.entry.model_copy(update={"beside": together})
+    return replace(this, entry=this.entry.model_copy(update={"beside": together}))
 
 
 def _check_places(subject: Subject, places: Sequence[str]) -> None:

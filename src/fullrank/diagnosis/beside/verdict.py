@@ -250,7 +250,7 @@ def _of_scores(case: _Case) -> str:
         return f"of {len(scores)} scores {len(rose)} rose and {len(case.here(case.fell))} fell"
     if any(score.apart for score in scores):
         return "no score differs by half a point beyond chance"
-    return f"none of {len(scores)} scores differs beyond chance" if scores else "there are no scores"
+    return f"none of {len(scores)} scores differs beyond chance" if scores else "no accuracies were compared"
 
 
 def _reasons(case: _Case) -> Iterator[str]:

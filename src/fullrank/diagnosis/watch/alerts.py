@@ -1,11 +1,12 @@
-"""Alerts: the rules by which SpectrumMonitor reports that a module has collapsed, and their text."""
+"""Alerts: the rules by which a watched training reports that a module has collapsed, and their text."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fullrank.diagnosis.watch.history import History
-from fullrank.diagnosis.watch.measurements import Look
+from fullrank.diagnosis.watch.loss import LOSS_MEASURES, LossCurve
+from fullrank.diagnosis.watch.measurements import MEASURES
 from fullrank.errors import UsageError
 from fullrank.record import Finding
 
@@ -20,7 +21,8 @@ class AlertRule:
 
     Args:
         name: The name of the rule.
-        measure: The name of the measure.
+        measure: The name of a measure of a look at a module, or of the loss. `loss` is its mean, `loss_kept`
+            the share of its fall that it has kept, and `finite_losses` the share of losses that are numbers.
         share: A share of the widest gap so far. inf is no limit.
         means: What has happened, without a capital and a full stop.
         worst: The value of a collapse.
@@ -28,6 +30,7 @@ class AlertRule:
         looks: How many looks in a row must count.
         remedy: What to try, without a capital and a full stop.
         title: The heading of its findings in a report, by default `name`.
+        if_loss_fell: What it means if the loss has fallen meanwhile (`LossCurve.fall`), without a full stop.
 
     Raises:
         UsageError: If neither `share` nor `limit` is finite, one is not above 0, or `looks` is below 1.
@@ -42,6 +45,7 @@ class AlertRule:
     looks: int = 2
     remedy: str = "check what changed in the steps before"
     title: str = ""
+    if_loss_fell: str = ""
 
     def __post_init__(self) -> None:
         rule = f"AlertRule {self.name!r}"
@@ -52,7 +56,12 @@ class AlertRule:
             raise UsageError(f"{rule}: looks must be 1 or more, but got {self.looks}; the default is 2.")
 
 
+# What a rule may be about: the measures of a look at a module, and the loss.
+RULE_MEASURES = (*MEASURES, *LOSS_MEASURES)
 REARM = 2.0
+# A reason and no rule of its own: healthy contrastive losses fall too while the rank falls to under half
+# (docs/causes.md).
+_LOSS_FELL = "the loss does not resist it, so check its negatives or variance term (expected in a classifier)"
 ALERT_RULES = (
     AlertRule(
         "complete-collapse",
@@ -63,6 +72,7 @@ ALERT_RULES = (
         means="all rows point in nearly one direction",
         remedy="check whether the loss has a repulsive term",
         title="All inputs get nearly the same features",
+        if_loss_fell=_LOSS_FELL,
     ),
     AlertRule(
         "rank-fell",
@@ -71,6 +81,7 @@ ALERT_RULES = (
         means="the variance has moved into few directions",
         remedy="try weaker augmentation, a lower learning rate or another head",
         title="The variance has moved into few directions",
+        if_loss_fell=_LOSS_FELL,
     ),
     AlertRule(
         "dimensions-lost",
@@ -79,6 +90,7 @@ ALERT_RULES = (
         means="directions have lost their variance",
         remedy="try weaker augmentation, a lower learning rate or another head",
         title="Directions have lost their variance",
+        if_loss_fell=_LOSS_FELL,
     ),
     AlertRule(
         "not-finite",
@@ -89,6 +101,25 @@ ALERT_RULES = (
         remedy="lower the learning rate or check the precision",
         looks=1,
         title="Rows hold NaN or infinity",
+    ),
+    AlertRule(
+        "loss-jumped",
+        "loss_kept",
+        share=math.inf,
+        limit=0.8,
+        means="the loss has risen far beyond its noise and stays up; it keeps this share of its fall",
+        remedy="lower the learning rate, clip gradients, or check the data from that step on",
+        title="The loss has jumped",
+    ),
+    AlertRule(
+        "loss-not-finite",
+        "finite_losses",
+        share=math.inf,
+        limit=1.0,
+        means="losses are NaN or infinite",
+        remedy="lower the learning rate or check the precision",
+        looks=1,
+        title="The loss is NaN or infinite",
     ),
 )
 
@@ -130,15 +161,21 @@ class Alert:
         return f"Step {self.step}, {self.module!r}, {self.rule}: {what}: {said}."
 
 
-class CollapseWarning(UserWarning):
-    """The warning that an alert raises. It holds the `alert`.
+class _AlertWarning(UserWarning):
+    def __init__(self, alert: Alert):
+        super().__init__(str(alert))
+        self.alert = alert
+
+
+class CollapseWarning(_AlertWarning):
+    """The warning that an alert about a module raises. It holds the `alert`.
 
     `warnings.simplefilter("error", CollapseWarning)` stops the training at an alert.
     """
 
-    def __init__(self, alert: Alert):
-        super().__init__(str(alert))
-        self.alert = alert
+
+class LossWarning(_AlertWarning):
+    """The warning that an alert about the loss raises. It holds the `alert`."""
 
 
 def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]:
@@ -157,24 +194,39 @@ def firings(rule: AlertRule, values: Iterable[float]) -> list[tuple[int, float]]
     return fired
 
 
-def raised(rule: AlertRule, module: str, history: History) -> Alert | None:
-    """The alert that the newest look at a module raises by a rule, or None."""
-    values = history[rule.measure]
+def raised(rule: AlertRule, module: str, looks: History, loss: LossCurve) -> Alert | None:
+    """The alert that the newest look raises by a rule, or None.
+
+    Args:
+        rule: The rule. One about the loss reads only the loss.
+        module: The name of the module, or `loss`.
+        looks: The looks at the module, or the history of the loss.
+        loss: The loss over the steps of the looks.
+    """
+    values = looks[LOSS_MEASURES.get(rule.measure, rule.measure)]
     fired = firings(rule, values)
     if not fired or fired[-1][0] != len(values) - 1:
         return None
-    step, value, threshold = history.last["step"], float(values[-1]), fired[-1][1]
-    said = rule.means, rule.remedy, rule.title
+    step, value, threshold = looks.last["step"], float(values[-1]), fired[-1][1]
+    means = rule.means
+    if rule.if_loss_fell:
+        widest = max(range(len(values)), key=lambda look: _gap(rule, values[look]))
+        if fall := loss.fall(looks["step"][widest], step):
+            means += f", while the loss fell from {fall[0]:.4g} to {fall[1]:.4g}: {rule.if_loss_fell}"
+    said = means, rule.remedy, rule.title
     return Alert(step, module, rule.name, rule.measure, value, threshold, *said)
 
 
-def finding_of(alert: Alert, last: Look) -> Finding:
-    """The finding of an alert for a record, with the measure at the last look at its module."""
+def _gap(rule: AlertRule, value: float) -> float:
+    return -1.0 if math.isnan(value) else abs(value - rule.worst)
+
+
+def finding_of(alert: Alert, step: int, value: float) -> Finding:
+    """The finding of an alert for a record; at the last look, that of `step`, its measure was `value`."""
     said = alert.means or f"the rule {alert.rule} fired"
-    if last.step > alert.step:
-        value = getattr(last, alert.measure)
+    if step > alert.step:
         now = f"{value:.4g}" if math.isfinite(value) else "not a number"
-        said += f"; at the last look, step {last.step}, {alert.measure} was {now}"
+        said += f"; at the last look, step {step}, {alert.measure} was {now}"
     return Finding(
         cause=alert.rule,
         title=alert.title,

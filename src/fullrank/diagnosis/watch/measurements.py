@@ -1,4 +1,4 @@
-"""Looks: what SpectrumMonitor measures in the rows of one module at one step."""
+"""Looks: what is measured in the rows of one watched module at one step."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fullrank.diagnosis.watch.outputs import described, mean_token, tensor_in
 from fullrank.errors import DataError
 from fullrank.linalg import Moments
 from fullrank.spectrum.functional import effective_rank_of, live_dimensions_of, rankme_of
@@ -66,17 +67,23 @@ def look_at(rows: Tensor, step: int, tolerance: float) -> Look:
     )
 
 
-def rows_of(output: object, name: str) -> Tensor:
+def rows_of(
+    output: object, name: str, called_by: str = "SpectrumMonitor", mask: Tensor | None = None
+) -> Tensor:
     """A copy of a module's output as float32 rows (N, D); of maps (N, C, H, W) and tokens (N, T, D) the mean.
+
+    Of several tensors `tensor_in` chooses one. With a `mask` (N, T) the mean is that of the tokens that it
+    keeps.
 
     >>> rows_of(torch.arange(8.0).view(1, 2, 2, 2), "layer4")
     tensor([[1.5000, 5.5000]])
     """
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        shapes = f"one tensor (N, D), (N, T, D) or (N, C, H, W), but got {got}"
-        raise DataError(f"SpectrumMonitor: {name!r} must give {shapes}; name a module inside or after it.")
-    output = output.detach()
-    if output.ndim == 2:
-        return output.to(torch.float32, copy=True)
-    return output.float().mean(1) if output.ndim == 3 else output.float().flatten(2).mean(2)
+    tensor = tensor_in(output)
+    if tensor is None or tensor.ndim < 2:
+        rows = "rows (N, D), tokens (N, T, D) or maps (N, C, H, W)"
+        got = f"but got {described(output)}"
+        raise DataError(f"{called_by}: {name!r} must give {rows}, {got}; name a module inside or after it.")
+    tensor = tensor.detach()
+    if tensor.ndim == 2:
+        return tensor.to(torch.float32, copy=True)
+    return mean_token(tensor, mask) if tensor.ndim == 3 else tensor.float().flatten(2).mean(2)

@@ -121,6 +121,23 @@ def ranks_over_time_figure(
     return figure
 
 
+def loss_over_time_figure(arrays: Arrays) -> go.Figure | None:
+    """The mean loss between two looks at a watched training against the step of the later one."""
+    series = drawing.series_of(arrays, "loss/step", "loss/value")
+    if series is None:
+        return None
+    steps, losses = (each[drawing.even_choice(len(each))] for each in series)
+    losses = np.where(np.isfinite(losses), losses, np.nan)
+    if np.isnan(losses).all():
+        return None
+    figure = drawing.empty_figure("step", "loss")
+    look = {"mode": drawing.line_mode(len(steps)), "line": {"color": drawing.INK, "width": 1.8}}
+    said = "step %{x:,d}: %{y:.4g}"
+    drawing.add_line(figure, steps, losses, "loss", said, "loss", marker={"size": 5}, **look)
+    figure.update_xaxes(range=drawing.span(steps))
+    return figure
+
+
 def accuracies_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     """Linear, nearest-neighbour and recall@1 accuracy in points by place, the place to cut at in a band."""
     return _measures_by_place(diagnosis, "accuracy (points)", ACCURACIES, ".1f", lambda share: 100 * share)

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fullrank.record import DiagnosisEntry, Record, SideBySide
-from fullrank.reports.diagnosis import beside as comparison, beside_figures, figures, words
+from fullrank.reports.diagnosis import beside as comparison, beside_figures, figures, map as maps, words
 from fullrank.reports.diagnosis.similarity import similarity_panels
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
@@ -27,6 +27,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
     styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
     watched = words.is_watched(record)
+    section = None if diagnosis.map is None else maps.map_section(diagnosis.map, arrays)
     if watched:
         undrawn += [place for place in diagnosis.places if place not in timed]
     return fill(
@@ -57,6 +58,9 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
             key=figures.CURVE_STYLES,
         ),
         alignment=_alignment_panels(diagnosis),
+        map_section=section,
+        map_panels=[] if section is None else [section.panel],
+        words_of_map=maps,
         measured=measured,
         measures=measures,
         beside=diagnosis.beside,
@@ -112,6 +116,10 @@ def _time_panels(
     note = "Compare the ranks of a module only with its own at other steps; they are not a quality score."
     note += " A gap: not finite, or no variance at all." if _has_gaps(figure) else ""
     shown, undrawn = panels(figure, "Ranks over time", what, note, figures.TIME_STYLES), []
+    figure = figures.loss_over_time_figure(arrays) if names else None
+    note = "Each point is the mean over the steps since the point before."
+    note += " A gap: not finite." if _has_gaps(figure) else ""
+    shown += panels(figure, "Loss over time", "The training loss, by step.", note)
     for name in names:
         figure = figures.spectrum_over_time_figure(arrays, name)
         undrawn += [name] if figure is None else []

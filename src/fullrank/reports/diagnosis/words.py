@@ -53,7 +53,7 @@ class Cause:
 
 
 def is_watched(record: Record) -> bool:
-    """Whether the diagnosis comes from SpectrumMonitor: its recipe is then the monitor's."""
+    """Whether the diagnosis is of a watched training: its recipe is then the settings of the watch."""
     return "monitor" in record.recipe
 
 
