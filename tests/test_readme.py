@@ -17,7 +17,7 @@ def python_in(page: Path) -> list[str]:
 
 BLOCKS = python_in(README)
 # Pages without a long training, and so cheap to run.
-PAGES = ["heads.md", "howto/did-it-collapse.md", "howto/watch-a-loop.md"]
+PAGES = ["heads.md", "howto/did-it-collapse.md", "howto/watch-a-loop.md", "howto/compare-embeddings.md"]
 
 
 @pytest.fixture(autouse=True)

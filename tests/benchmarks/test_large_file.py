@@ -27,6 +27,15 @@ def test_every_kind_of_file_gives_the_spectrum_of_the_bare_product(benchmark, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_two_files_side_by_side_are_measured_and_checked(benchmark, capsys, monkeypatch, tmp_path):
+    arguments = ["--quick", "--against", "--kinds", "float32", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["large_file.py", *arguments])
+    benchmark.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[1:]] == ["| float32"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_spectrum_fails(benchmark, tmp_path):
     path = benchmark.write_features(tmp_path, 500, 8)
     entry, _ = benchmark.peak_above(lambda: benchmark.diagnose_file(benchmark.open_embeddings(path)))

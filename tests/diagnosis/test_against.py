@@ -161,6 +161,23 @@ def test_the_command_says_what_got_worse_in_80_columns(before, tmp_path, monkeyp
     assert status.exit_code == 0
 
 
+def test_worse_and_too_little_overlap_with_another_target_end_the_command_with_3(before, folder, tmp_path):
+    low = write(tmp_path / "low.npz", rank=4)
+    arguments = ["diagnose", str(low), "--against", str(folder / "before.npz"), "--no-report", "--json"]
+    arguments += ["--baseline", str(before.path), "--out", str(tmp_path / "d")]
+    result = CliRunner().invoke(app, [*arguments, "--fail-on", "worse", "--min-overlap", "0.99"])
+    entry = Record.load(tmp_path / "d").diagnosis
+    assert result.exit_code == 3 and json.loads(result.stdout) == json.loads(entry.model_dump_json())
+    assert_names(result.stderr, "--baseline", "--against", "--min-overlap", 0.99, 3)
+    assert entry.beside.worse and entry.worse and entry.worse_beside
+    assert entry.beside.main.overlap < 0.99 and entry.beside.spectrum == before.entry.spectrum
+
+
+def test_a_second_target_is_answered_with_against(folder):
+    with refuses(UsageError, "a.npy", "b.npy", "--against"):
+        CliRunner().invoke(app, ["diagnose", "a.npy", "b.npy"], catch_exceptions=False)
+
+
 def test_worse_needs_a_baseline(tmp_path):
     with refuses(UsageError, "--fail-on", "--baseline"):
         CliRunner().invoke(app, ["diagnose", "x.npy", "--fail-on", "worse"], catch_exceptions=False)

@@ -109,14 +109,21 @@ class ModelOptions:
         """The target with these options; loads torch."""
         from fullrank.targets.opening import target
 
-        return target(
-            text,
-            weights=self.weights,
-            prefix=self.prefix,
-            image_size=self.image_size,
-            mean=None if self.mean is None else numbers(self.mean, "--mean"),
-            std=None if self.std is None else numbers(self.std, "--std"),
-        )
+        return target(text, weights=self.weights, prefix=self.prefix, **self._input)
+
+    def open_other(self, text: str, weights: Path | None) -> Any:
+        """A second target with weights of its own and the same input, unless it is a run; loads torch."""
+        from fullrank.targets.opening import other_target
+
+        return other_target(text, weights=weights, **self._input)
+
+    @property
+    def _input(self) -> dict[str, Any]:
+        return {
+            "image_size": self.image_size,
+            "mean": None if self.mean is None else numbers(self.mean, "--mean"),
+            "std": None if self.std is None else numbers(self.std, "--std"),
+        }
 
     def refuse_for_file(self, text: str) -> None:
         """Raise UsageError if any is given, since the target is a file of embeddings."""

@@ -60,7 +60,8 @@ PlacesOption = Annotated[
 _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, recipe-keys, tables."
 _VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
 _TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
-_FAIL_ON = "Exit with 3 on collapse (an alarm) or worse (than --baseline). Repeatable."
+_FAIL_ON = "Exit with 3 on collapse (an alarm) or worse (than --against or --baseline). Repeatable."
+_OVERLAP = "Exit with 3 if fewer of the nearest rows agree with --against: a share, 0 to 1."
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
@@ -233,11 +234,12 @@ def probe(
     print_evaluation(evaluation)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 @takes_imports
 @takes_model
 @takes_threads
 def diagnose(
+    context: typer.Context,
     begin: Begin,
     model: ModelOptions,
     target: TargetArgument,
@@ -255,7 +257,17 @@ def diagnose(
     baseline: Annotated[
         Path | None, typer.Option(help="Compare with this earlier diagnosis: its record.json or its folder.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Compare with this target, row by row.")
+    ] = None,
+    against_column: Annotated[
+        str | None, typer.Option(help="Its array or column, if not that of --column.")
+    ] = None,
+    against_weights: Annotated[
+        Path | None, typer.Option(help="A file of weights for the encoder of --against.")
+    ] = None,
     fail_on: Annotated[Texts, typer.Option(metavar="WHAT", help=_FAIL_ON)] = None,
+    min_overlap: Annotated[float | None, typer.Option(help=_OVERLAP)] = None,
     map_: Annotated[
         str, typer.Option("--map", help="Map of the rows on the page: pca, tsne, umap or none.")
     ] = "pca",
@@ -264,18 +276,28 @@ def diagnose(
     out: OutOption = None,
 ) -> None:
     """Did it collapse, why, and where to cut: spectra, causes with remedies, layers."""
-    from fullrank.cli.diagnosis import check_fail_on, failed, plan, print_diagnosis
+    from fullrank.cli.diagnosis import Limits, plan, print_diagnosis
     from fullrank.embeddings.kinds import is_embeddings
 
-    check_fail_on(fail_on or (), baseline)
-
+    for other in context.args:
+        raise UsageError(
+            f"diagnose takes one target, but got {target} and {other}; to compare the first with the second, "
+            f"use `fullrank diagnose {target} --against {other}`."
+        )
+    limits = Limits(fail_on or (), min_overlap)
+    limits.check(baseline, against)
     file = is_embeddings(target)
     if file:
         model.refuse_for_file(target)
+    if against_weights is not None and (file or against is None):
+        raise UsageError("--against-weights is of a second model; name its encoder with --against.")
     print(plan(target, data, views, limit), file=sys.stderr)
     begin()
     from fullrank.diagnosis.diagnose import diagnose as run_diagnose
 
+    second: Any = against
+    if against is not None and not (file or is_embeddings(against)):
+        second = model.open_other(against, against_weights)
     diagnosis = run_diagnose(
         target if file else model.open(target),
         data=data,
@@ -288,11 +310,14 @@ def diagnose(
         seed=seed,
         skip_bad=skip_bad,
         baseline=baseline,
+        against=second,
+        against_column=against_column,
         map=map_,
         out=out,
     )
     _finish(diagnosis.path, diagnosis.entry, print_diagnosis, json=json, page=not no_report)
-    if failed(fail_on or (), diagnosis.entry):
+    if failures := limits.failures(diagnosis.entry):
+        typer.echo("\n".join(f"fullrank: {failure} (exit status 3)." for failure in failures), err=True)
         raise typer.Exit(3)
 
 

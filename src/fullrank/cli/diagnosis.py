@@ -1,6 +1,7 @@
 """A diagnosis for a terminal of 80 columns."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +11,9 @@ from rich.table import Table
 
 from fullrank.cli.tables import plain_table
 from fullrank.embeddings.kinds import is_embeddings
-from fullrank.errors import UsageError, count_of
-from fullrank.record import RECORD_FILE, DiagnosisEntry
+from fullrank.errors import UsageError, count_of, few_of
+from fullrank.record import RECORD_FILE, Compared, DiagnosisEntry, SideBySide
+from fullrank.reports.diagnosis import beside as comparison
 from fullrank.reports.diagnosis.words import (
     OPERATION_NOTE,
     Cause,
@@ -25,6 +27,7 @@ from fullrank.reports.diagnosis.words import (
     rows_sentence,
 )
 from fullrank.reports.numbers import in_points
+from fullrank.reports.text_tables import TextTable
 
 # What may end the command with status 3.
 FAIL_ON = ("collapse", "worse")
@@ -45,25 +48,57 @@ def plan(target: str, data: str | None, views: str | None, limit: int) -> str:
     return f"Diagnosing {target} on {images} of {data}, with {f'views {views}' if views else 'no views'}."
 
 
-def check_fail_on(wanted: Sequence[str], baseline: Path | None) -> None:
-    """Raise UsageError for an unknown word of --fail-on, or for `worse` without a baseline."""
-    for word in wanted:
-        if word not in FAIL_ON:
-            raise UsageError(f"--fail-on takes {' or '.join(map(repr, FAIL_ON))}, but got '{word}'.")
-    if "worse" in wanted and baseline is None:
-        raise UsageError("--fail-on worse needs an earlier diagnosis to compare with; give --baseline.")
+@dataclass(frozen=True)
+class Limits:
+    """What ends the command with status 3: words of --fail-on, and the least overlap with --against."""
+
+    fail_on: Sequence[str] = ()
+    min_overlap: float | None = None
+
+    def check(self, baseline: object, against: object) -> None:
+        """Raise UsageError for an unknown word, a number outside 0 to 1, or nothing to compare with."""
+        for word in self.fail_on:
+            if word not in FAIL_ON:
+                raise UsageError(f"--fail-on takes {' or '.join(map(repr, FAIL_ON))}, but got '{word}'.")
+        if "worse" in self.fail_on and baseline is None and against is None:
+            raise UsageError(
+                "--fail-on worse needs something to compare with; give --against, another target, or "
+                "--baseline, the record of an earlier diagnosis."
+            )
+        if self.min_overlap is None:
+            return
+        if not 0 <= self.min_overlap <= 1:
+            raise UsageError(f"--min-overlap is a share from 0 to 1, but got {self.min_overlap:g}; try 0.6.")
+        if against is None:
+            raise UsageError("--min-overlap compares with another target; give --against too.")
+
+    def failures(self, entry: DiagnosisEntry) -> list[str]:
+        """What was found that ends the command with status 3, in a few words each."""
+        beside, found = entry.beside, []
+        if "collapse" in self.fail_on and entry.collapsed:
+            alarms = [each for each in entry.findings if each.level == "alarm"]
+            found.append(f"--fail-on collapse: {few_of(list(dict.fromkeys(each.cause for each in alarms)))}")
+        if "worse" in self.fail_on and entry.worse:
+            found.append(f"--fail-on worse, --baseline: {few_of([_named(each) for each in entry.worse])}")
+        if "worse" in self.fail_on and entry.worse_beside:
+            found.append(f"--fail-on worse, --against: {comparison.what_got_worse(entry)}")
+        if self.min_overlap is not None and beside is not None:
+            found += filter(None, [comparison.overlap_shortfall(beside, self.min_overlap)])
+        return found
 
 
-def failed(wanted: Sequence[str], entry: DiagnosisEntry) -> bool:
-    """Whether something was found that --fail-on names."""
-    found = {"collapse": entry.collapsed, "worse": bool(entry.worse)}
-    return any(found[word] for word in wanted)
+def _named(number: Compared) -> str:
+    return f"{number.name.replace('_', ' ')} at {number.place}"
 
 
 def print_diagnosis(entry: DiagnosisEntry) -> None:
-    """The verdict, the table of places, alarms in full, notes in short, and what was not examined."""
+    """The verdicts, the other target, the table of places, alarms in full, notes in short, the rest."""
     console = Console(highlight=False)
+    if entry.beside is not None:
+        console.print(f"[bold]{escape(entry.beside.sentence)}[/bold]")
     console.print(f"[bold]{escape(entry.verdict)}[/bold]")
+    if entry.beside is not None:
+        _print_beside(console, entry, entry.beside)
     for sentence in compared_sentences(entry):
         console.print(escape(sentence))
     if cut := cut_sentence(entry):
@@ -81,6 +116,37 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     _print_operations(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
+
+
+def _print_beside(console: Console, entry: DiagnosisEntry, beside: SideBySide) -> None:
+    """The other target: how rows were matched, what changed, how alike both are, and what was lost."""
+    console.print(f"\n{escape(comparison.rows_sentence(entry, beside))}")
+    if table := comparison.main_scores(entry, beside):
+        _print_table(console, table)
+    if beside.main is not None:
+        console.print(escape(comparison.likeness_sentence(beside.main)))
+    for sentence in comparison.changed_sentences(beside):
+        console.print(escape(sentence))
+    if table := comparison.overview_table(beside):
+        _print_table(console, table)
+    lost = comparison.lost_sentences(beside)
+    for sentence in lost[: comparison.MOST_NAMED]:
+        console.print(escape(sentence))
+    if more := lost[comparison.MOST_NAMED :]:
+        console.print(f"Lost besides: {count_of(len(more), 'direction')}; the record has all.")
+    for sentence in filter(None, [comparison.alarms_sentence(beside)]):
+        console.print(escape(sentence))
+    for sentence in beside.not_compared:
+        console.print(f"[dim]Not compared: {escape(sentence)}[/dim]")
+    console.print()
+
+
+def _print_table(console: Console, table: TextTable) -> None:
+    shown = plain_table(table.columns[: table.texts], table.columns[table.texts :], tight=True)
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    console.print(escape(table.caption))
 
 
 def _print_cause(console: Console, cause: Cause) -> None:

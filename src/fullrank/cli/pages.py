@@ -33,7 +33,7 @@ def commands_page() -> str:
         "# Commands\n",
         f"This page is written by `{COMMAND.format(page='commands')}`. "
         "Exit statuses: 0 success; 1 data, a run or the machine failed; 2 a mistake in the command; "
-        "3 `diagnose --fail-on` found what it names.",
+        "3 `diagnose` found what --fail-on names, or an overlap below --min-overlap.",
     ]
     for name, command in _commands("fullrank", typer.main.get_command(app)):
         lines.append(f"\n## {name}\n\n{command.help or command.short_help or ''}")

@@ -103,9 +103,8 @@ def _ranks(
     entry: DiagnosisEntry, before: DiagnosisEntry, version: str, places: list[str], limits: list[str]
 ) -> Iterator[Compared]:
     """The effective rank of each place in both; adds a sentence for each that cannot be compared."""
-    if not 1 / _MOST_ROWS < entry.rows / before.rows < _MOST_ROWS:
-        counts = f"the baseline has {count_of(before.rows, 'row')}, and this diagnosis has {entry.rows}"
-        limits.append(f"Effective ranks: {counts}. A rank grows with the number of rows.")
+    if limit := unlike_rows(entry, before, "this diagnosis", "the baseline"):
+        limits.append(limit)
         return
     for place in places:
         old, new = (_measured(each, place) for each in (before, entry))
@@ -119,6 +118,14 @@ def _ranks(
             limits.append(f"The effective rank of {place}: fullrank {version} wrote no interval; {remedy}.")
         else:
             yield _compared(place, _RANK, (old.value, old.low, old.high), (new.value, new.low, new.high))
+
+
+def unlike_rows(entry: DiagnosisEntry, before: DiagnosisEntry, this: str, other: str) -> str | None:
+    """A sentence where the numbers of rows are too unlike to compare ranks, else None."""
+    if 1 / _MOST_ROWS < entry.rows / before.rows < _MOST_ROWS:
+        return None
+    counts = f"{other} has {count_of(before.rows, 'row')}, and {this} has {entry.rows}"
+    return f"Effective ranks: {counts}. A rank grows with the number of rows."
 
 
 def _measured(entry: DiagnosisEntry, place: str) -> Measure | None:

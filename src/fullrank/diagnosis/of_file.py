@@ -1,7 +1,7 @@
 """The diagnosis of a file of embeddings: its rows, its spectrum, its causes, and what probes read from it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,21 @@ _LEAST_COMPARED, _MOST_COMPARED, _MOST_PAIRS = 256, 1024, 2**26
 _MOST_IN_GRAM = 8192
 
 
+@dataclass(frozen=True, eq=False)
+class ExaminedFile:
+    """A file of embeddings after its diagnosis.
+
+    Attributes:
+        entry: The entry of the record.
+        file: The file without the rows that were left out: those not finite, and those of zeros.
+        moments: The moments of the rows of `file`; of a sample where it has more channels than rows.
+    """
+
+    entry: DiagnosisEntry
+    file: EmbeddingFile
+    moments: Moments | Gram
+
+
 def diagnose_file(
     file: EmbeddingFile,
     positives: EmbeddingFile | None = None,
@@ -36,6 +51,17 @@ def diagnose_file(
     progress: Progress | None = None,
 ) -> DiagnosisEntry:
     """Spectrum, measures and causes of a file of embeddings. Moments use all rows, the rest uses a sample."""
+    return examine_file(file, positives, seed=seed, progress=progress).entry
+
+
+def examine_file(
+    file: EmbeddingFile,
+    positives: EmbeddingFile | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ExaminedFile:
+    """The diagnosis of `diagnose_file`, with the rows that it used and their moments."""
     if positives is not None:
         file, positives = paired(file, positives)
     bad, before = len(file.dropped), file.rows
@@ -68,7 +94,8 @@ def diagnose_file(
     not_seen = _sampled(file, moments.count, seed) + [text for text, missing in reasons.items() if missing]
     entry = entry_of(file.name, evidence, probed, not_seen, _near_duplicates(file, numbers, sample, seed))
     findings = entry.findings if file.all_ids is None else with_ids(entry.findings, file.all_ids)
-    return entry.model_copy(update={"about": list(file.notes), "findings": findings})
+    entry = entry.model_copy(update={"about": list(file.notes), "findings": findings})
+    return ExaminedFile(entry, file, moments)
 
 
 def _survey_with_moments(file: EmbeddingFile, progress: Progress | None) -> tuple[RowSurvey, Moments | None]:

@@ -9,6 +9,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from fullrank.diagnosis.beside.by_layer import untrained_map
 from fullrank.diagnosis.entry import Probed, entry_of, probe_places
 from fullrank.diagnosis.evidence import Evidence
 from fullrank.diagnosis.layers import gradient_ranks, layer_rows
@@ -32,11 +33,48 @@ _COMPARED = 256
 
 
 @dataclass(frozen=True, eq=False)
-class DiagnosedModel:
-    """The diagnosis of a model, and the images that a map of it can draw."""
+class ProbedRows:
+    """What probes learn from and what they are scored on, row by row.
+
+    Attributes:
+        train: The images to learn from.
+        test: The images to score.
+        train_features: Their features (N, D_p) by place.
+        test_features: Their features (M, D_p) by place.
+        label: The name of the labels.
+        numbers: The numbers of both among all images, as the survey numbers them.
+    """
+
+    train: "ImageSet"
+    test: "ImageSet"
+    train_features: Mapping[str, Tensor]
+    test_features: Mapping[str, Tensor]
+    label: str
+    numbers: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """The labels (N,) and (M,), -1 where unlabelled."""
+        return self.train.labels[self.label], self.test.labels[self.label]
+
+
+@dataclass(frozen=True, eq=False)
+class ExaminedModel:
+    """A diagnosed model with the features that were read.
+
+    Attributes:
+        entry: The diagnosis.
+        images: The images that were looked at.
+        features: Their features (N, D_p) by place.
+        probed: The rows of the probes; None without labels to learn and to score.
+        map_rows: The images that a map can draw.
+    """
 
     entry: DiagnosisEntry
-    rows: MapRows
+    images: "ImageSet"
+    features: Mapping[str, Tensor]
+    probed: ProbedRows | None
+    map_rows: MapRows
 
 
 def diagnose_model(
@@ -47,13 +85,12 @@ def diagnose_model(
     limit: int,
     seed: int = 0,
     progress: Progress | None = None,
-) -> DiagnosedModel:
-    """The diagnosis of a model on its images: measures, causes, layers, shares of the augmentation."""
+) -> ExaminedModel:
+    """The diagnosis of a model on its images, with the features that were read."""
     from fullrank.data.joining import joined_ids
     from fullrank.diagnosis.features import collect
     from fullrank.diagnosis.norms import norm_shifts
     from fullrank.objectives import temperature_of
-    from fullrank.runs.baselines import baselines
 
     every = subject if subject.all is None else replace(subject, test=subject.all)
     collected = collect(every, places, limit=limit, seed=seed, progress=progress)
@@ -82,44 +119,90 @@ def diagnose_model(
     if subject.objective is not None and subject.views is not None:
         model = (subject.encoder, subject.head, subject.objective, subject.views)
         gradients = gradient_ranks(*model, images, list(features), seed=seed)
+    rows = _rows_to_probe(subject, collected.images, features, label, limit, seed, progress)
+    probed = Probed(layer_rows({}, features, gradient_ranks=gradients))
+    if rows is not None:
+        probed = _probe(subject, evidence, rows, gradients, progress)
+    not_seen = _not_seen(subject, evidence, probed, label, unlike, with_gradients=bool(gradients))
+    entry = entry_of(subject.name, evidence, probed, not_seen)
+    ids = subject.test.ids if subject.train is None else joined_ids(subject.train, subject.test)
+    before = untrained_map(subject, images, features, seed)
+    found = {"findings": with_ids(entry.findings, ids), "untrained": before}
+    entry = entry.model_copy(update=found)
+    drawn = _map_rows(images, features, seen.numpy(), len(every.test), label)
+    return ExaminedModel(_of_model(entry, subject), images, features, rows, drawn)
+
+
+def _rows_to_probe(
+    subject: Subject,
+    images: "ImageSet",
+    features: Mapping[str, Tensor],
+    label: str,
+    limit: int,
+    seed: int,
+    progress: Progress | None,
+) -> ProbedRows | None:
+    """The rows of the probes; None without labels to learn and to score."""
     train = subject.train
-    labelled = train is not None and label in train.labels
-    if train is not None and labelled and _can_be_probed(train.labels[label], subject.test.labels[label]):
-        learnt, learnt_features = _bare(subject, train, list(features), LEARNT_FROM, seed, progress)
-        test, test_features = images, features
-        if subject.all is not None:
-            test, test_features = _bare(subject, subject.test, list(features), limit, seed, progress)
-        labels = (learnt.labels[label], test.labels[label])
-        probed = probe_places(learnt_features, test_features, labels, gradients, seed, progress)
-        beside = baselines(learnt, test, label, subject.rebuild, subject.kind, seed)
-        numbers = (train.limited_rows(len(learnt), seed), _numbers(subject, limit, seed))
-        probed = probed_without_equal(probed, survey, numbers, learnt_features, test_features, labels, seed)
-        denominators = ProbedImages.of(label, *labels)
-        again = [
-            *_without_outliers(subject, evidence, (learnt, test), (learnt_features, test_features), label),
-            *_without_operations(subject, label, seed, progress),
-        ]
-        probed = replace(probed, images=denominators, baselines=beside, again=[*probed.again, *again])
-    else:
-        probed = Probed(layer_rows({}, features, gradient_ranks=gradients))
+    if train is None or label not in train.labels:
+        return None
+    if not _can_be_probed(train.labels[label], subject.test.labels[label]):
+        return None
+    learnt, learnt_features = _bare(subject, train, list(features), LEARNT_FROM, seed, progress)
+    if subject.all is not None:
+        images, features = _bare(subject, subject.test, list(features), limit, seed, progress)
+    numbers = (train.limited_rows(len(learnt), seed), _numbers(subject, limit, seed))
+    return ProbedRows(learnt, images, learnt_features, features, label, numbers)
+
+
+def _probe(
+    subject: Subject,
+    evidence: Evidence,
+    rows: ProbedRows,
+    gradients: Mapping[str, float],
+    progress: Progress | None,
+) -> Probed:
+    """The probes of all places with their baselines, and again after one change each."""
+    from fullrank.runs.baselines import baselines
+
+    seed, label, features = evidence.seed, rows.label, (rows.train_features, rows.test_features)
+    probed = probe_places(*features, rows.labels, gradients, seed, progress)
+    base = baselines(rows.train, rows.test, label, subject.rebuild, subject.kind, seed)
+    if evidence.survey is not None:
+        probed = probed_without_equal(probed, evidence.survey, rows.numbers, *features, rows.labels, seed)
+    again = [
+        *_without_outliers(subject, evidence, (rows.train, rows.test), features, label),
+        *_without_operations(subject, label, seed, progress),
+    ]
+    denominators = ProbedImages.of(label, *rows.labels)
+    return replace(probed, images=denominators, baselines=base, again=[*probed.again, *again])
+
+
+def _not_seen(
+    subject: Subject,
+    evidence: Evidence,
+    probed: Probed,
+    label: str,
+    unlike: str,
+    *,
+    with_gradients: bool,
+) -> list[str]:
+    """A sentence for everything that could not be examined."""
+    train, survey = subject.train, evidence.survey
     several = train.several if train is not None and label == "label" else ()
     why = "there are no labels to train and to test on"
     if several:
         why = f"each image has several labels (choose one of {len(several)}: --labels {several[0]})"
     reasons = {
         "The effect of the augmentation: no views were given (try --views simclr).": subject.views is None,
-        f"The rank of the loss's gradient: {_no_gradient(subject)}.": not gradients,
+        f"The rank of the loss's gradient: {_no_gradient(subject)}.": not with_gradients,
         f"Accuracy at each place: {why}.": probed.images is None,
         f"Outlier tokens: {unlike}": bool(unlike),
-        f"Equal images among all: {survey.count} of {len(survey.first)} were drawn at random and compared.": (
-            survey.count < len(survey.first)
-        ),
     }
-    entry = entry_of(subject.name, evidence, probed, [text for text, missing in reasons.items() if missing])
-    ids = subject.test.ids if train is None else joined_ids(train, subject.test)
-    entry = entry.model_copy(update={"findings": with_ids(entry.findings, ids)})
-    rows = _map_rows(collected.images, features, seen.numpy(), len(every.test), label)
-    return DiagnosedModel(_of_model(entry, subject), rows)
+    if survey is not None and survey.count < len(survey.first):
+        compared = f"{survey.count} of {len(survey.first)} were drawn at random and compared."
+        reasons[f"Equal images among all: {compared}"] = True
+    return [text for text, missing in reasons.items() if missing]
 
 
 def _map_rows(

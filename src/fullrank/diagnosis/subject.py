@@ -46,9 +46,13 @@ class Subject:
 
 def find_subject(target: Target, data: Any, views: str | None) -> Subject:
     """A target with its images, views and loss."""
-    images = images_of(target, data)
+    return subject_with(target, images_of(target, data), views, own=data is None)
+
+
+def subject_with(target: Target, images: Images, views: str | None, *, own: bool = False) -> Subject:
+    """A target with images that were prepared for it; `own` says that they are those of its run."""
     if target.run is not None:
-        return _subject_of_run(target, images, views, own=data is None)
+        return _subject_of_run(target, images, views, own=own)
     known = (
         images.test if images.train is None else images.train
     )  # whose statistics a net without weights takes

@@ -35,6 +35,11 @@ class Matrix(ABC):
     shape: tuple[int, int]
     dtype: str
 
+    @property
+    def by_row(self) -> bool:
+        """Whether `take` reads only the rows that it returns."""
+        return False
+
     @abstractmethod
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All rows in order, float32 (n, D), n at most `rows`."""
@@ -76,6 +81,11 @@ class ArrayMatrix(Matrix):
         self.dtype = str(kind).removeprefix("torch.")
         self.shape = check_matrix(name, tuple(array.shape), self.dtype)
         self.array = array
+
+    @property
+    def by_row(self) -> bool:
+        """Whether `take` reads only the rows that it returns."""
+        return True
 
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All rows in order, float32 (n, D), n at most `rows`."""
@@ -168,6 +178,11 @@ class StackedMatrix(Matrix):
         self.dtype = ", ".join(dict.fromkeys(part.dtype for part in parts))
         self.shape = sum(part.shape[0] for part in parts), parts[0].shape[1]
 
+    @property
+    def by_row(self) -> bool:
+        """Whether `take` reads only the rows that it returns."""
+        return all(part.by_row for part in self.parts)
+
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All rows in order, float32 (n, D), n at most `rows`."""
         for part in self.parts:
@@ -179,6 +194,56 @@ class StackedMatrix(Matrix):
         inside = [rows[slice(*np.searchsorted(rows, span))] - span[0] for span in pairwise(starts)]
         taken = [part.take(some) for part, some in zip(self.parts, inside, strict=True) if len(some)]
         return torch.cat([torch.empty(0, self.shape[1]), *taken])
+
+
+@final
+class ReorderedMatrix(Matrix):
+    """Some rows of a matrix in any order. Each is read by itself, so the matrix must be `by_row`.
+
+    >>> import numpy as np
+    >>> matrix = ReorderedMatrix(ArrayMatrix(np.eye(3, dtype=np.float32), "x"), np.array([2, 0]))
+    >>> matrix.shape, matrix.take(np.array([0])).tolist()
+    ((2, 3), [[0.0, 0.0, 1.0]])
+    """
+
+    by_row = True
+
+    def __init__(self, matrix: Matrix, rows: np.ndarray):
+        self.matrix, self.rows = matrix, rows
+        self.dtype, self.shape = matrix.dtype, (len(rows), matrix.shape[1])
+
+    def blocks(self, rows: int) -> Iterator[Tensor]:
+        """All rows in order, float32 (n, D), n at most `rows`."""
+        step = min(rows, max(self.shape[1], _DECODED // self.shape[1]))
+        for start in range(0, self.shape[0], step):
+            yield self.take(np.arange(start, min(start + step, self.shape[0])))
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """The rows with these ascending numbers."""
+        numbers = self.rows[rows]
+        order = np.argsort(numbers, kind="stable")
+        return self.matrix.take(numbers[order])[torch.from_numpy(np.argsort(order))]
+
+
+def in_step(first: Iterable[Tensor], second: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two streams of blocks of the same rows, cut at the same places, though they come in other blocks.
+
+    Args:
+        first: Blocks (n, D) in order, n of 1 or more.
+        second: Blocks (m, E) in order, as many rows in all.
+
+    >>> one, other = torch.arange(5.0).split(2), torch.arange(5.0).split(3)
+    >>> [len(a) for a, b in in_step(one, other)]
+    [2, 1, 1, 1]
+    """
+    sides = iter(first), iter(second)
+    blocks = [torch.empty(0), torch.empty(0)]
+    while True:
+        blocks = [rest if len(rest) else next(side, rest) for rest, side in zip(blocks, sides, strict=True)]
+        if not (count := min(map(len, blocks))):
+            return
+        yield blocks[0][:count], blocks[1][:count]
+        blocks = [block[count:] for block in blocks]
 
 
 @final
@@ -194,6 +259,11 @@ class BitMatrix(Matrix):
         if packed.dtype not in _OFFSETS:
             raise DataError(f"{name} holds {packed.dtype}, but packed bits are uint8 or int8; leave it out.")
         self.packed, self.shape = packed, (packed.shape[0], 8 * packed.shape[1])
+
+    @property
+    def by_row(self) -> bool:
+        """Whether `take` reads only the rows that it returns."""
+        return self.packed.by_row
 
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All rows in order, float32 (n, D), n at most `rows`."""

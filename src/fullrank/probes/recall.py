@@ -31,6 +31,23 @@ class Retrieval:
     left_out: int
 
 
+@dataclass(frozen=True, eq=False)
+class RankedQueries:
+    """What each query with anything to find has found.
+
+    Attributes:
+        queries: The numbers of these queries among the labelled rows, (Q,), ascending.
+        first: The rank of the first row of the query's label, (Q,), 1 the most similar.
+        precision: The average precision, (Q,).
+        labelled: The number of labelled rows.
+    """
+
+    queries: Tensor
+    first: Tensor
+    precision: Tensor
+    labelled: int
+
+
 def retrieval(
     features: Any,
     labels: Any,
@@ -75,6 +92,24 @@ def retrieval(
     """
     if not ks or min(ks) < 1:
         raise UsageError(f"Recall needs one or more k of 1 or more, but got {list(ks)}; use 1, 5, 10.")
+    ranked = ranked_queries(features, labels, gallery, gallery_labels)
+    return Retrieval(
+        recall={k: float((ranked.first <= k).double().mean()) for k in ks},
+        mean_average_precision=float(ranked.precision.mean()),
+        queries=len(ranked.queries),
+        left_out=ranked.labelled - len(ranked.queries),
+    )
+
+
+def ranked_queries(
+    features: Any, labels: Any, gallery: Any = None, gallery_labels: Any = None
+) -> RankedQueries:
+    """What each labelled row with anything to find has found; arguments and errors are those of `retrieval`.
+
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.3, 1.0]])
+    >>> ranked_queries(x, torch.tensor([0, 0, 1, 0])).first
+    tensor([1, 1, 2])
+    """
     if (gallery is None) != (gallery_labels is None):
         one, other = ("gallery_labels", "gallery") if gallery is None else ("gallery", "gallery_labels")
         raise UsageError(f"Retrieval got {one} but no {other}; give both, or neither.")
@@ -110,13 +145,7 @@ def retrieval(
         order = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
         counts = order <= relevant_rows[tile, None]
         precision.append(torch.where(counts, order.double() / ranks, 0.0).sum(1) / relevant_rows[tile])
-    nearest = torch.cat(first)
-    return Retrieval(
-        recall={k: float((nearest <= k).double().mean()) for k in ks},
-        mean_average_precision=float(torch.cat(precision).mean()),
-        queries=len(answerable),
-        left_out=len(labels) - len(answerable),
-    )
+    return RankedQueries(answerable, torch.cat(first), torch.cat(precision), len(labels))
 
 
 def _count(labels: Tensor, among: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from fullrank.record.schema import (
     Result as Result,
     RunEntry as RunEntry,
     Score as Score,
-    Spectrum as Spectrum,
     TableEntry as TableEntry,
     TableRow as TableRow,
     TheoryCurve as TheoryCurve,
@@ -39,3 +38,4 @@ from fullrank.record.schema import (
     TheoryPanel as TheoryPanel,
     TheoryStatement as TheoryStatement,
 )
+from fullrank.record.spectra import Spectrum as Spectrum

@@ -4,7 +4,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fullrank.record.spectra import Spectrum
+
 Verdict = Literal["same", "rotated", "collapsed", "worse", "better", "drifted", "not told apart"]
+
+# A smaller change of a score is neither better nor worse, however sure it is: average precisions move by less
+# in every copy of a file.
+LEAST_CHANGE = 0.005
 
 
 class _Part(BaseModel):
@@ -111,9 +117,10 @@ class SideBySide(_Part):
 
     `target` is the other target and `matched` how rows were matched: by id, by their order, or not at all,
     where both are compared as two sets. `rows` are the matched rows, `only_here` and `only_there` counts of
-    the rows that have no partner. `verdict` is one word, `sentence` says it with its figures and `reasons`
-    has a sentence for each. `worse` is whether anything got worse. `not_compared` has a sentence for
-    everything that could not be compared.
+    the rows that have no partner; `about` has sentences on how rows were matched. `verdict` is one word,
+    `sentence` says it with its figures and `reasons` has a sentence for each. `worse` is whether anything got
+    worse. `not_compared` has a sentence for everything that could not be compared. `spectrum` has the spectra
+    of the other target, by its own places.
     """
 
     target: str
@@ -121,6 +128,7 @@ class SideBySide(_Part):
     rows: int
     only_here: int = 0
     only_there: int = 0
+    about: list[str] = []
     verdict: Verdict
     sentence: str
     reasons: list[str]
@@ -132,3 +140,16 @@ class SideBySide(_Part):
     new_alarms: list[str] = []
     maps: list[SimilarityMap] = []
     not_compared: list[str] = []
+    spectrum: dict[str, Spectrum] = {}
+
+    @property
+    def main_places(self) -> tuple[str, str]:
+        """The place that the verdict is about and that of the other target: h, else the last one."""
+        places = [(each.place, each.against) for each in (self.pairs or self.scores or self.measures)]
+        of_h = [pair for pair in places if pair[0] == "h"]
+        return (of_h or places or [("", "")])[-1]
+
+    @property
+    def main(self) -> PlacePair | None:
+        """The likeness at the main place; None where rows were not matched."""
+        return next((pair for pair in self.pairs if pair.place == self.main_places[0]), None)

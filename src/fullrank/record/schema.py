@@ -11,11 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from fullrank.errors import DataError
 from fullrank.files import write_whole
-from fullrank.record.beside import SideBySide
+from fullrank.record.beside import LEAST_CHANGE, MeasureChange, PairedScore, SideBySide, SimilarityMap
 from fullrank.record.map import RowMap
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.probed import Baseline, ProbedImages
 from fullrank.record.scores import Probe, Statistic, statistic
+from fullrank.record.spectra import Spectrum
 
 if TYPE_CHECKING:
     import pandas
@@ -99,16 +100,6 @@ class Score(_Part):
     def measure(self) -> str:
         """What pages and the terminal call it."""
         return self.kind.title(self.subject, self.shots)
-
-
-class Spectrum(_Part):
-    """The spectrum of the centred covariance (1/N) of the raw features at a place, on the test split.
-
-    `singular_values` are descending; `effective_rank` is exp(entropy) of their normalised square roots.
-    """
-
-    singular_values: list[float]
-    effective_rank: float
 
 
 def row_name(head: str, varied: Mapping[str, str]) -> str:
@@ -288,7 +279,9 @@ class DiagnosisEntry(_Part):
     could not be examined. `about` says in words which weights and which input a model has. `images` and
     `baselines` belong to the accuracies of `layers`; older records have neither. `probed_again` has
     accuracies beside them, each after one change. `compared` sets it beside an earlier diagnosis and `beside`
-    beside another target on the same rows, where one was given. `map` says what the map of its rows shows.
+    beside another target on the same rows, where one was given. `untrained` sets the places of a trained
+    model beside those of the same model before training, where that can be built. `map`
+    says what the map of its rows shows.
     """
 
     target: str
@@ -311,12 +304,36 @@ class DiagnosisEntry(_Part):
     probed_again: list[ProbedAgain] = []
     compared: BaselineComparison | None = None
     beside: SideBySide | None = None
+    untrained: SimilarityMap | None = None
     map: RowMap | None = None
 
     @property
     def worse(self) -> list[Compared]:
         """What got worse than in the baseline, with both values and intervals; empty without a baseline."""
         return [] if self.compared is None else [each for each in self.compared.numbers if each.worse]
+
+    @property
+    def headline(self) -> str:
+        """The verdict of the comparison with another target, if there is one, and that of the diagnosis."""
+        return self.verdict if self.beside is None else f"{self.beside.sentence} {self.verdict}"
+
+    @property
+    def worse_beside(self) -> list[PairedScore | MeasureChange | Compared]:
+        """What is worse than in the other target: scores, a collapsed rank, new alarms; empty without it."""
+        if (beside := self.beside) is None or not beside.worse:
+            return []
+        scores = [each for each in beside.scores if each.apart and each.difference <= -LEAST_CHANGE]
+        scores.sort(key=lambda each: (each.place, each.against) != beside.main_places)
+        ranks = [each for each in beside.measures if each.name == "effective_rank"]
+        ranks = [each for each in ranks if (each.place, each.against) == beside.main_places]
+        fell = [each for each in ranks if each.apart and (each.now or 0) < (each.before or 0)]
+        lost = fell if beside.verdict == "collapsed" else []
+        alarms = [
+            Compared(place=each.place, name=each.cause, now=each.value, worse=True)
+            for each in self.findings
+            if each.level == "alarm" and f"{each.cause} at {each.place}" in beside.new_alarms
+        ]
+        return [*scores, *lost, *alarms]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -26,7 +26,7 @@ def _what(record: Record) -> str:
     if record.table is not None:
         return f"{record.table.title}, {len(record.table.rows)} rows"
     if record.diagnosis is not None:
-        return record.diagnosis.verdict
+        return record.diagnosis.headline
     if record.theory is not None:
         return f"{record.theory.theorem}: {record.theory.verdict}"
     if not record.runs:

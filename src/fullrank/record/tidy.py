@@ -17,14 +17,18 @@ own. Accuracies and their differences are points, 0 to 100, at full precision, a
   of the `paper`, `mean`, `low`, `high`, `seeds`, and the `difference` to the first setting, paired by seed.
   `predicted` (pre or post) and `theory` are what the theory said before any run.
 - Diagnoses (`diagnosis_rows`): a row for each `place`, with its measures, and its `alarms` and `notes` as
-  names of causes. `cut` says whether the diagnosis would cut the model there.
+  names of causes. `cut` says whether the diagnosis would cut the model there. Beside another target it also
+  has that one's place, `against`, the likeness of both, and `before` of each measure. Of each accuracy it has
+  both values on the same rows, `now` and `before`, and their `difference` with its 95 % interval.
 - Theory runs (`theory_rows`): a row for each `row` and `column` of the theorem, `predicted` and `simulated`.
 """
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import TypeAlias
 
 from fullrank.errors import UsageError
+from fullrank.record.beside import SideBySide
 from fullrank.record.combining import combine, is_study
 from fullrank.record.comparisons import by_row, mean_of, paired_difference
 from fullrank.record.schema import Record, Result, RunEntry, TableEntry
@@ -147,8 +151,37 @@ def diagnosis_rows(record: Record) -> list[Row]:
             here = [one for one in diagnosis.findings if one.place in (place, "images")]
             causes = [one.cause for one in here if one.level == level]
             row[f"{level}s"] = ", ".join(dict.fromkeys(causes)) or None
-        rows.append(row | {"cut": place == diagnosis.cut})
+        row |= {"cut": place == diagnosis.cut}
+        rows.append(row if diagnosis.beside is None else row | _beside(diagnosis.beside, place))
     return with_all_columns(rows)
+
+
+def _beside(beside: SideBySide, place: str) -> Row:
+    """What the comparison with another target says of a place."""
+    row: Row = {"other": beside.target}
+    for pair in beside.pairs:
+        if pair.place == place:
+            row |= {"against": pair.against, "matched_rows": pair.rows, "cka": pair.cka}
+            row |= {
+                "overlap": pair.overlap,
+                "overlap_low": pair.overlap_low,
+                "overlap_high": pair.overlap_high,
+            }
+            row |= {"overlap_by_chance": pair.by_chance}
+            row |= {"angle_median": median(pair.angles) if pair.angles else None}
+            row |= {"angle_largest": max(pair.angles, default=None)}
+            row |= {"distance": pair.distance, "rotated_distance": pair.rotated_distance}
+            row |= {"kept": pair.kept, "added": pair.added}
+    for score in beside.scores:
+        if (score.place, score.against) == (place, row.get("against", score.against)):
+            ends = {"now": score.now, "before": score.before, "difference": score.difference}
+            ends |= {"difference_low": score.low, "difference_high": score.high}
+            row |= {f"{score.name}_{end}_points": _points(share) for end, share in ends.items()}
+            row |= {f"{score.name}_apart": score.apart}
+    for measure in beside.measures:
+        if measure.place == place:
+            row |= {f"{measure.name}_before": measure.before, f"{measure.name}_apart": measure.apart}
+    return row
 
 
 def theory_rows(record: Record) -> list[Row]:

@@ -33,7 +33,7 @@ def headline(record: Record) -> str:
     if record.table is not None:
         return (table_verdict(record.table) or [record.table.title])[0]
     if record.diagnosis is not None:
-        return record.diagnosis.verdict
+        return record.diagnosis.headline
     if record.theory is not None:
         return record.theory.verdict
     return " ".join(verdict(record)[:2])

@@ -21,9 +21,14 @@ def without_path(spec: str) -> str:
 
 def in_points(value: float | None) -> str:
     """A number with one decimal and a real minus sign; an en dash where there is none."""
+    return decimals(value, 1)
+
+
+def decimals(value: float | None, digits: int) -> str:
+    """A number with so many decimals and a real minus sign; an en dash where there is none."""
     if value is None or not np.isfinite(value):
         return "–"
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:

@@ -108,7 +108,7 @@ def diagnosis_table(record: Record, diagnosis: DiagnosisEntry) -> TextTable:
     title = f"Diagnosis of {diagnosis.target}"
     points = " Accuracies are points, 0 to 100." if set(columns) & set(_MEASURES.values()) else ""
     texts = 2 if "causes" in columns else 1
-    return TextTable(title, columns, cells, f"{title}. {diagnosis.verdict}{points}", texts=texts)
+    return TextTable(title, columns, cells, f"{title}. {diagnosis.headline}{points}", texts=texts)
 
 
 def theory_table(record: Record, theory: TheoryEntry) -> TextTable:

@@ -106,6 +106,10 @@ MEASURE_CITATIONS = {
     "hubness": ("radovanovic2010hubs",),
     "alignment": ("wang2020understanding",),
     "uniformity": ("wang2020understanding",),
+    "cka": ("kornblith2019similarity", "song2012feature"),
+    "overlap": ("huh2024platonic",),
+    "angles": ("bjorck1973numerical", "raghu2017svcca"),
+    "rotated_distance": ("schonemann1966generalized",),
 }
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -1,7 +1,7 @@
 """Two sets of features of the same rows: how alike they are, with or without regard to a rotation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
-from fullrank.linalg import inner_products, require_matrix, row_blocks, row_coordinates
+from fullrank.linalg import Moments, inner_products, require_finite, require_matrix, row_coordinates
 from fullrank.spectrum.geometry import sample_rows, unit_rows
 
+# Variances (D,), descending, directions (D, D), and how many are more than rounding.
+_Components = tuple[Tensor, Tensor, int]
 # Cosines that differ by less are equal: products of the same rows differ by a few times 1e-16.
 _EQUAL = 1e-12
 # An HSIC of a set with itself that is a smaller share of the sums that it is a difference of is rounding.
@@ -71,6 +73,11 @@ class JointMoments:
     def cross(self) -> Tensor:
         """The sum over rows of the outer products of both sets about their means, (D, E)."""
         return self.products - torch.outer(self.first.total, self.second.total) / self.count
+
+    @cached_property
+    def _components(self) -> tuple[_Components, _Components]:
+        """The principal components of both sets. They take most of the time of wide sets."""
+        return _principal(self.scatter(self.first)), _principal(self.scatter(self.second))
 
     def scatter(self, side: SideMoments) -> Tensor:
         """The sum over rows of the outer products of one set about its mean, (D, D)."""
@@ -152,7 +159,7 @@ class JointMoments:
         """
         if not 0 < variance <= 1:
             raise UsageError(f"The share of variance must be above 0 to 1, but got {variance}; try 0.99.")
-        one, other = (_leading(self.scatter(side), variance) for side in (self.first, self.second))
+        one, other = (_leading(components, variance) for components in self._components)
         if not (one.shape[1] and other.shape[1]):
             return torch.zeros(0, dtype=torch.float64)
         cosines: Tensor = torch.linalg.svdvals(one.T @ self.cross @ other)
@@ -161,16 +168,16 @@ class JointMoments:
     @cached_property
     def kept(self) -> "Explained":
         """How much of the first set a linear map of the second explains: what the second has kept of it."""
-        return self._explained(self.first, self.second, self.cross)
+        return self._explained(*self._components, self.cross)
 
     @cached_property
     def added(self) -> "Explained":
         """How much of the second set a linear map of the first explains; the rest is new in the second."""
-        return self._explained(self.second, self.first, self.cross.T)
+        return self._explained(*reversed(self._components), self.cross.T)
 
-    def _explained(self, side: SideMoments, by: SideMoments, cross: Tensor) -> "Explained":
-        variances, directions, live = _principal(self.scatter(side))
-        whitened = _leading(self.scatter(by), 1.0)
+    def _explained(self, side: _Components, by: _Components, cross: Tensor) -> "Explained":
+        variances, directions, live = side
+        whitened = _leading(by, 1.0)
         explained = (directions.T @ cross @ whitened).square().sum(1)
         # By chance alone a map of r directions explains r / (N - 1).
         spare = self.count - whitened.shape[1] - 1
@@ -178,7 +185,7 @@ class JointMoments:
         shares = 1 - (1 - explained / variances).clamp_min(0.0) * inflation
         shares[live:] = torch.nan
         total = 1 - max(1 - float(explained.sum() / variances.sum()), 0.0) * inflation if live else math.nan
-        return Explained(variances / self.count, shares, total)
+        return Explained(variances / self.count, shares, total, directions)
 
 
 @dataclass(frozen=True)
@@ -200,23 +207,28 @@ class Explained:
             N is below r + 2.
         total: The share of all variance that is explained; NaN where the set does not vary or N is below
             r + 2.
+        directions: The principal directions of the set, (D, D), one a column.
     """
 
     variances: Tensor
     shares: Tensor
     total: float
+    directions: Tensor
 
 
-def joint_moments(pairs: Iterable[tuple[Tensor, Tensor]]) -> JointMoments:
+def joint_moments(
+    pairs: Iterable[tuple[Tensor, Tensor]], known: Sequence[Moments | None] = (None, None)
+) -> JointMoments:
     """The joint moments of a stream of blocks of rows of two sets.
 
     Args:
         pairs: Blocks (n, D) and (n, E) of the same rows, of any real type. n may change from block to block,
             and may be 0.
+        known: The moments of the same rows of each set, where they are known already.
 
     Raises:
         UsageError: The two blocks of a pair have unlike numbers of rows, D or E changes, or a block is not a
-            matrix of real numbers.
+            matrix of real numbers. Known moments are of other rows.
         DataError: There is no row, or a value is not finite.
     """
     sums: _Sums | None = None
@@ -226,9 +238,8 @@ def joint_moments(pairs: Iterable[tuple[Tensor, Tensor]]) -> JointMoments:
         step = max(2**20 // least, least)
         blocks = zip(torch.split(first, step), torch.split(second, step), strict=True)
         for one, other in blocks if len(first) else ():
-            x, y = (next(row_blocks(block, at_least=len(block))) for block in (one, other))
-            sums = sums or _Sums(x.mean(0), y.mean(0))
-            sums.add(x, y)
+            sums = sums or _Sums((one.detach(), other.detach()), known)
+            sums.add(one.detach(), other.detach())
     if sums is None:
         raise DataError("There are no rows to compare; give at least 4.")
     return sums.moments()
@@ -242,38 +253,62 @@ def _require_pair(first: Tensor, second: Tensor) -> None:
 
 
 class _Sums:
-    """The sums of `JointMoments` while rows are added."""
+    """The sums of `JointMoments` while rows are added.
 
-    def __init__(self, *origins: Tensor):
-        self.origins, self.count = origins, 0
-        self.totals, self.by_own, self.by_other = ([torch.zeros_like(o) for o in origins] for _ in range(3))
-        self.products = [torch.zeros_like(torch.outer(o, o)) for o in origins]
-        self.across = torch.zeros_like(torch.outer(*origins))
-        self.squares = [origins[0].new_zeros(()) for _ in range(3)]
+    Columns of 1, n_i and m_i stand beside the channels of each set, so one product gives all sums over both.
+    """
+
+    def __init__(self, sides: tuple[Tensor, Tensor], known: Sequence[Moments | None]):
+        self.known, self.count = known, 0
+        self.origins = [
+            side.double().mean(0) if moments is None else moments.mean
+            for side, moments in zip(sides, known, strict=True)
+        ]
+        self.widths = [side.shape[1] for side in sides]
+        # The same memory for all blocks: fresh memory of each block takes as long as a tenth of its product.
+        self.rows = [origin.new_ones(0, len(origin) + 3) for origin in self.origins]
+        self.across = self.origins[0].new_zeros(self.widths[0] + 3, self.widths[1] + 3)
+        self.products = [origin.new_zeros(len(origin), len(origin)) for origin in self.origins]
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        for side, origin in zip((x, y), self.origins, strict=True):
-            if side.shape[1] != len(origin):
+        if len(x) > len(self.rows[0]):
+            self.rows = [self.across.new_ones(len(x), width + 3) for width in self.widths]
+        for rows, width in zip((x, y), self.widths, strict=True):
+            if rows.shape[1] != width:
                 raise UsageError(
-                    f"All blocks of a set must have one width, but got {len(origin)} and {side.shape[1]}; "
+                    f"All blocks of a set must have one width, but got {width} and {rows.shape[1]}; "
                     "give features of one place."
                 )
-        sides = x - self.origins[0], y - self.origins[1]
-        lengths = [side.square().sum(1) for side in sides]
+        sides = [rows[: len(x)] for rows in self.rows]
+        for i, (side, rows) in enumerate(zip(sides, (x, y), strict=True)):
+            torch.sub(rows, self.origins[i], out=side[:, :-3])
+            torch.linalg.vector_norm(side[:, :-3], dim=1, out=side[:, i - 2]).square_()
+            if not torch.isfinite(side[:, i - 2].sum()):
+                require_finite(rows)
+            if self.known[i] is None:
+                self.products[i] += inner_products(side[:, :-3])
+        sides[0][:, -1], sides[1][:, -2] = sides[1][:, -1], sides[0][:, -2]
         self.count += len(x)
-        for i, side in enumerate(sides):
-            self.totals[i] += side.sum(0)
-            self.products[i] += inner_products(side)
-            self.by_own[i] += lengths[i] @ side
-            self.by_other[i] += lengths[1 - i] @ side
-            self.squares[i] += lengths[i] @ lengths[i]
-        self.squares[2] += lengths[0] @ lengths[1]
         self.across.addmm_(sides[0].T, sides[1])
 
     def moments(self) -> JointMoments:
-        columns = self.origins, self.totals, self.products, self.by_own, self.by_other, self.squares[:2]
-        first, second = (SideMoments(*side) for side in zip(*columns, strict=True))
-        return JointMoments(self.count, first, second, self.across, self.squares[2])
+        for i, moments in enumerate(self.known):
+            if moments is not None:
+                if moments.count != self.count:
+                    counts = f"{moments.count} rows, but there are {self.count}"
+                    raise UsageError(f"Known moments are of {counts}; leave them out.")
+                self.products[i] = moments.scatter
+        width, other = self.widths
+        first = self._side(0, self.across[:width, other:].T)
+        second = self._side(1, self.across[width:, :other])
+        lengths = self.across[width + 1, other + 2]
+        return JointMoments(self.count, first, second, self.across[:width, :other], lengths)
+
+    def _side(self, i: int, sums: Tensor) -> SideMoments:
+        total, by_first, by_second = sums
+        by_own, by_other = (by_first, by_second) if i == 0 else (by_second, by_first)
+        squares = self.across[i - 2, i - 2]
+        return SideMoments(self.origins[i], total, self.products[i], by_own, by_other, squares)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
@@ -397,16 +432,16 @@ def _nearest(rows: Tensor, start: int, k: int) -> Tensor:
     return cosines >= cosines.topk(k).values[:, -1:] - _EQUAL
 
 
-def _leading(scatter: Tensor, variance: float) -> Tensor:
+def _leading(components: _Components, variance: float) -> Tensor:
     """The leading directions (D, k) that hold a share of the variance, over the roots of their scatter."""
-    values, directions, live = _principal(scatter)
+    values, directions, live = components
     held = values.cumsum(0) / values.sum()
     count = min(live, int((held < variance * (1 - 1e-12)).sum()) + 1)
     leading: Tensor = directions[:, :count] / values[:count].sqrt()
     return leading
 
 
-def _principal(scatter: Tensor) -> tuple[Tensor, Tensor, int]:
+def _principal(scatter: Tensor) -> _Components:
     """Eigenvalues (D,), descending, directions (D, D), and how many are more than rounding in float32."""
     values, directions = torch.linalg.eigh(scatter)
     values, directions = values.flip(0).clamp_min(0.0), directions.flip(1)

@@ -83,6 +83,10 @@ def _used(record: Record) -> Iterator[Citation]:
             yield from _of_measure(measure.name)
         for finding in record.diagnosis.findings:
             yield from _of_part(CAUSES, finding.cause)
+        for name in ("cka", "overlap", "angles", "rotated_distance"):
+            pairs = record.diagnosis.beside.pairs if record.diagnosis.beside else []
+            if any(getattr(pair, name) not in (None, []) for pair in pairs):
+                yield from _of_measure(name)
     if record.theory is not None:
         yield from _of_part(THEOREMS, record.theory.theorem)
     if record.table is not None:

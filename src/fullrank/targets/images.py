@@ -51,8 +51,8 @@ def images_of(target: Target, data: Any = None) -> Images:
         return Images(_read(target, images, "train"), _read(target, images, "test"), images.official)
     sets = GivenImages.of(data)
     if sets.test is None:
-        return Images(None, _fitted(target, sets.train))
-    return Images(_fitted(target, sets.train), _fitted(target, sets.test))
+        return Images(None, fitted(target, sets.train))
+    return Images(fitted(target, sets.train), fitted(target, sets.test))
 
 
 def images_in(target: Target, data: Any, split: Split | Literal["all"] | None) -> ImageSet:
@@ -92,8 +92,8 @@ def _read(target: Target, images: Source, split: Split | Literal["all"]) -> Imag
     return images.load(split, target.image_size)
 
 
-def _fitted(target: Target, images: ImageSet) -> ImageSet:
-    """Images that were passed in Python."""
+def fitted(target: Target, images: ImageSet) -> ImageSet:
+    """Images that somebody else read, prepared as the weights of a target need them."""
     if target.run is not None:
         return _checked(target.run, images.resized(input_shape(target.run.path)[0]))
     if target.preprocessing is not None:

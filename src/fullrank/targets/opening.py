@@ -203,6 +203,19 @@ def target(
     return _of_spec(model, given)
 
 
+def other_target(
+    model: "str | Path | nn.Module | type[nn.Module] | Run | Target",
+    image_size: int | None = None,
+    **given: Any,
+) -> Target:
+    """Open a second model with what was said of the input of the first; a run has its own input."""
+    opened = target(model)
+    stated = {"image_size": image_size, **given}
+    if opened.run is not None:
+        return opened if stated.get("weights") is None else target(model, weights=stated["weights"])
+    return opened if all(value is None for value in stated.values()) else target(model, **stated)
+
+
 def _in_folder(folder: Path) -> "Run | str":
     """What a folder holds: a run, or the spec of a Hugging Face model."""
     if (folder / RECORD_FILE).is_file() or not (folder / "config.json").is_file():

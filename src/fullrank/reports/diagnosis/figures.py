@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.record import DiagnosisEntry
+from fullrank.record import DiagnosisEntry, Spectrum
 from fullrank.reports import drawing
 from fullrank.reports.diagnosis.words import LAYER_FIELDS, in_order
 from fullrank.reports.drawing import Arrays, Style
@@ -30,6 +30,8 @@ RANKS = {
 _SOLID, _DOT = Style(drawing.INK, "solid", "circle"), Style(drawing.INK, "dot", "circle")
 TIME_STYLES = {"effective rank": _SOLID, "live dimensions": _DOT}
 CURVE_STYLES = {"leading components": _SOLID, "random channels": _DOT}
+# From white to dark blue: an order for every kind of colour blindness.
+SEQUENTIAL = [[0, "#ffffff"], [0.5, "#5b9bd0"], [1, "#0b2a5c"]]
 _COLORS = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _FIELDS = LAYER_FIELDS | {"nearest neighbours": "nearest", "width": "width"}
@@ -55,10 +57,15 @@ def place_styles(places: Sequence[str]) -> dict[str, Style]:
 def spectra_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
     """ln(s_k / s_1) of every place against k / D, falling to a cross where dimensions are not live."""
     places = in_order(diagnosis, diagnosis.spectrum)
-    if not places:
+    return spectra_lines({place: diagnosis.spectrum[place] for place in places}, styles)
+
+
+def spectra_lines(spectra: Mapping[str, Spectrum], styles: Mapping[str, Style]) -> go.Figure | None:
+    """ln(s_k / s_1) of named spectra against k / D, falling to a cross where dimensions are not live."""
+    if not spectra:
         return None
-    spectra = [drawing.log_or_nan(np.array(diagnosis.spectrum[place].singular_values)) for place in places]
-    logs = {place: values - values[:1] for place, values in zip(places, spectra, strict=True)}
+    ln = {name: drawing.log_or_nan(np.array(each.singular_values)) for name, each in spectra.items()}
+    logs = {name: values - values[:1] for name, values in ln.items()}
     floor = 1.08 * min([-1.0, *(values[np.isfinite(values)].min(initial=-1.0) for values in logs.values())])
     x_title, y_title = "share of the dimensions (%), largest first", "ln of singular value / largest"
     figure = drawing.empty_figure(x_title, y_title)
@@ -173,7 +180,7 @@ def augmentation_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     if not diagnosis.augmentation:
         return None
     places = list(dict.fromkeys(share.place for share in diagnosis.augmentation))
-    figure = _by_place(places, "share (%)", None)
+    figure = by_place(places, "share (%)", None)
     for operation, style in operation_styles(diagnosis).items():
         shares = {s.place: 100 * s.share for s in diagnosis.augmentation if s.operation == operation}
         pattern = {"shape": _PATTERNS[style.dash], "fillmode": "overlay", "fgcolor": "#ffffff", "size": 6}
@@ -204,7 +211,7 @@ def alignment_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
         y0=1,
         zmin=0,
         zmax=1,
-        colorscale=[[0, "#ffffff"], [0.5, "#5b9bd0"], [1, "#0b2a5c"]],
+        colorscale=SEQUENTIAL,
         colorbar={"thickness": 10, "outlinewidth": 0, "tickvals": [0, 0.5, 1], "len": 0.9},
         hovertemplate="second %{y}, first %{x}: %{z:.2f}<extra></extra>",
         meta={"role": "alignment"},
@@ -223,10 +230,10 @@ def _depth_color(share: float) -> str:
     return drawing.between("#0072b2", "#332288", 2 * share - 1)
 
 
-def _by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure:
+def by_place(places: Sequence[str], x_title: str, cut: str | None) -> go.Figure:
     """An empty figure with a row for each place; that of the `cut` is in a band and in bold."""
     figure = drawing.empty_figure(x_title, "")
-    labels = [_tail(place) for place in places]
+    labels = [short_place(place) for place in places]
     if cut in places:
         row = places.index(cut)
         labels[row] = f"<b>▸ {labels[row]}</b>"
@@ -245,7 +252,7 @@ def _measures_by_place(
     if len(rows) < 2:
         return None
     places = [row.place for row in rows]
-    figure = _by_place(places, x_title, diagnosis.cut)
+    figure = by_place(places, x_title, diagnosis.cut)
     for name, style in styles.items():
         values = [getattr(row, _FIELDS[name]) for row in rows]
         values = [None if value is None else shown(value) for value in values]
@@ -257,7 +264,7 @@ def _measures_by_place(
     return figure
 
 
-def _tail(place: str) -> str:
+def short_place(place: str) -> str:
     """The end of a long name, where places differ, from a dot on if one is near."""
     if len(place) <= _LONGEST:
         return drawing.plain_text(place)

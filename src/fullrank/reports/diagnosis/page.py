@@ -1,12 +1,14 @@
 """The page of a diagnosis: verdict, findings, pictures by place, tables. Torch-free."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from fullrank.record import DiagnosisEntry, Record
-from fullrank.reports.diagnosis import figures, map as maps, words
+from fullrank.record import DiagnosisEntry, Record, SideBySide
+from fullrank.reports.diagnosis import beside as comparison, beside_figures, figures, map as maps, words
+from fullrank.reports.diagnosis.similarity import similarity_panels
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note, without_path
@@ -42,7 +44,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
         timed=timed,
         over_time=over_time,
         not_drawn=words.not_drawn(undrawn, missing),
-        layers=_layer_panels(diagnosis),
+        layers=[*_layer_panels(diagnosis), *_untrained_panels(diagnosis)],
         augmentation=panels(
             figures.augmentation_figure(diagnosis),
             "Augmentation shares by place",
@@ -61,7 +63,40 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
         words_of_map=maps,
         measured=measured,
         measures=measures,
+        beside=diagnosis.beside,
+        against=None if diagnosis.beside is None else _against(diagnosis, diagnosis.beside),
     )
+
+
+def _against(diagnosis: DiagnosisEntry, beside: SideBySide) -> dict[str, Any]:
+    """What the section of another target shows besides the sentences of the record."""
+    return {
+        "heading": comparison.heading(beside),
+        "headline": comparison.headline(beside),
+        "tone": comparison.tone(beside),
+        "rows": comparison.rows_sentence(diagnosis, beside),
+        "lost": comparison.lost_sentences(beside),
+        "tables": comparison.tables(diagnosis, beside),
+        "panels": _against_panels(diagnosis, beside),
+    }
+
+
+def _against_panels(diagnosis: DiagnosisEntry, beside: SideBySide) -> list[Panel]:
+    """The differences of accuracies, and the spectra of both in one figure."""
+    shown = panels(
+        beside_figures.differences_figure(diagnosis, beside),
+        "Differences of accuracies",
+        "Each difference of accuracies with its 95 % interval, around zero; the table has the numbers.",
+        "Filled: beyond chance, all differences together.",
+        beside_figures.score_styles(beside),
+    )
+    figure, styles = beside_figures.sides_figure(diagnosis, beside)
+    place, against = beside.main_places
+    at = place if place == against else f"{place} and {against}"
+    what = f"Log singular values of the covariance of the features of both at {at}."
+    note = "Relative to the largest of each. A cross: dimensions after it are not live."
+    shown += panels(figure, f"Spectra of both at {at}", what, note, styles)
+    return shown + [panel for each in beside.maps for panel in similarity_panels(each)]
 
 
 def _spectrum_panels(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> list[Panel]:
@@ -115,6 +150,10 @@ def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
         label = f"{what} at each place, from the image at the top to the loss; the table has the numbers."
         shown += panels(figure, f"{what} by place", label, note, key)
     return shown
+
+
+def _untrained_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
+    return [] if diagnosis.untrained is None else similarity_panels(diagnosis.untrained)
 
 
 def _alignment_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
