@@ -12,7 +12,7 @@ from fullrank.targets.embed import check_extra
 
 METHODS: tuple[MapMethod, ...] = get_args(MapMethod)
 NO_MAP = "none"
-# How many rows each draws. t-SNE and UMAP of so many take about a minute on two cores.
+# How many rows each draws. t-SNE and UMAP of so many take about a minute; UMAP spends most of it compiling.
 MOST_ROWS: dict[MapMethod, int] = {"pca": 50_000, "tsne": 5_000, "umap": 20_000}
 # Features of wider rows are drawn in a smaller number: so many numbers take 256 MiB.
 _MOST_NUMBERS = 2**26
@@ -48,7 +48,7 @@ def check_method(name: str) -> MapMethod | None:
     if name == NO_MAP:
         return None
     if name not in METHODS:
-        raise unknown_name("map", name, (*METHODS, NO_MAP), f"a map is one of {', '.join(METHODS)}, {NO_MAP}")
+        raise unknown_name("map", name, (*METHODS, NO_MAP), f"take {', '.join(METHODS)} or {NO_MAP}")
     if name == "umap":
         check_extra("map", ("umap",), "A map by UMAP")
     return name

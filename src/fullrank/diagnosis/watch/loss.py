@@ -74,8 +74,8 @@ class LossCurve:
     >>> for loss in (3.0, torch.tensor(1.0)):
     ...     curve.add(loss)
     >>> curve.look(step=2)
-    >>> curve.history.rows()
-    [{'step': 2, 'value': 2.0, 'error': 1.4826, 'last': 1.0, 'kept': nan, 'finite': 1.0}]
+    >>> {name: round(value, 4) for name, value in curve.history.last.items()}
+    {'step': 2, 'value': 2.0, 'error': 1.4826, 'last': 1.0, 'kept': nan, 'finite': 1.0}
     """
 
     def __init__(self, called_by: str):
@@ -106,7 +106,7 @@ class LossCurve:
         if not values:
             return
         finite = [value for value in values if math.isfinite(value)]
-        earlier = [value for values in self._recent for value in values]
+        earlier = [loss for losses in self._recent for loss in losses]
         row = {
             "step": step,
             "value": sum(values) / len(values),

@@ -131,9 +131,10 @@ def loss_over_time_figure(arrays: Arrays) -> go.Figure | None:
     if np.isnan(losses).all():
         return None
     figure = drawing.empty_figure("step", "loss")
-    look = {"mode": drawing.line_mode(len(steps)), "line": {"color": drawing.INK, "width": 1.8}}
-    said = "step %{x:,d}: %{y:.4g}"
-    drawing.add_line(figure, steps, losses, "loss", said, "loss", marker={"size": 5}, **look)
+    line, said = {"color": drawing.INK, "width": 1.8}, "step %{x:,d}: %{y:.4g}"
+    drawing.add_line(
+        figure, steps, losses, "loss", said, "loss", mode=drawing.line_mode(len(steps)), line=line
+    )
     figure.update_xaxes(range=drawing.span(steps))
     return figure
 

@@ -122,6 +122,7 @@ def map_figure(entry: RowMap, xy: np.ndarray, colouring: Colouring) -> go.Figure
         hoverinfo="none",
         marker={
             "size": size,
+            "line": {"width": 0},
             "opacity": opacity,
             "color": codes,
             "colorscale": _scale(),
