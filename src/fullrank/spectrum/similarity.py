@@ -173,7 +173,8 @@ class JointMoments:
     @cached_property
     def added(self) -> "Explained":
         """How much of the second set a linear map of the first explains; the rest is new in the second."""
-        return self._explained(*reversed(self._components), self.cross.T)
+        first, second = self._components
+        return self._explained(second, first, self.cross.T)
 
     def _explained(self, side: _Components, by: _Components, cross: Tensor) -> "Explained":
         variances, directions, live = side
