@@ -75,14 +75,16 @@ def _noise(strength: float) -> Change:
     """Noise of so many times the mean spread of a channel."""
 
     def change(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        return x + strength * np.sqrt(x.var(0).mean()) * generator.normal(size=x.shape)
+        noisy: np.ndarray = x + strength * np.sqrt(x.var(0).mean()) * generator.normal(size=x.shape)
+        return noisy
 
     return change
 
 
 def _rounded(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     step = np.abs(x).max() / 127
-    return np.round(x / step) * step
+    rounded: np.ndarray = np.round(x / step) * step
+    return rounded
 
 
 def _bfloat16(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -97,7 +99,8 @@ def _components(share: float) -> Change:
         centred = x - x.mean(0)
         _, values, directions = np.linalg.svd(centred, full_matrices=False)
         held = (values**2).cumsum() / (values**2).sum()
-        return centred @ directions[: int((held < share).sum()) + 1].T
+        leading: np.ndarray = centred @ directions[: int((held < share).sum()) + 1].T
+        return leading
 
     return change
 
