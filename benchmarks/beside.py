@@ -22,8 +22,8 @@ from fullrank.embeddings.files import EmbeddingFile
 from fullrank.embeddings.matrices import ArrayMatrix
 from fullrank.record import SideBySide
 
-ALIKE = ("not told apart", "drifted")
-SUPERVISED = ("better", "drifted", "not told apart")
+UNDECIDED = "not told apart"
+SUPERVISED = ("better", "drifted", UNDECIDED)
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -75,14 +75,16 @@ def _noise(strength: float) -> Change:
     """Noise of so many times the mean spread of a channel."""
 
     def change(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        return x + strength * np.sqrt(x.var(0).mean()) * generator.normal(size=x.shape)
+        noisy: np.ndarray = x + strength * np.sqrt(x.var(0).mean()) * generator.normal(size=x.shape)
+        return noisy
 
     return change
 
 
 def _rounded(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     step = np.abs(x).max() / 127
-    return np.round(x / step) * step
+    rounded: np.ndarray = np.round(x / step) * step
+    return rounded
 
 
 def _bfloat16(x: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -97,7 +99,8 @@ def _components(share: float) -> Change:
         centred = x - x.mean(0)
         _, values, directions = np.linalg.svd(centred, full_matrices=False)
         held = (values**2).cumsum() / (values**2).sum()
-        return centred @ directions[: int((held < share).sum()) + 1].T
+        leading: np.ndarray = centred @ directions[: int((held < share).sum()) + 1].T
+        return leading
 
     return change
 
@@ -111,10 +114,10 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "float16": (lambda x, g: x.astype(np.float16), ("same",)),
     "bfloat16": (_bfloat16, ("same",)),
     "int8": (_rounded, ("same",)),
-    "components 0.99": (_components(0.99), ("not told apart", "better")),
+    "components 0.99": (_components(0.99), (UNDECIDED, "better")),
     "components 0.5": (_components(0.5), ("worse", "drifted")),
-    "noise 0.1": (_noise(0.1), ("not told apart",)),
-    "noise 0.5": (_noise(0.5), ("worse", "drifted", "not told apart")),
+    "noise 0.1": (_noise(0.1), (UNDECIDED,)),
+    "noise 0.5": (_noise(0.5), ("worse", "drifted", UNDECIDED)),
     "noise 2": (_noise(2.0), ("worse", "drifted")),
     "one point": (lambda x, g: x.mean(0) + 1e-6 * g.normal(size=x.shape), ("collapsed",)),
 }
@@ -212,7 +215,7 @@ def main() -> None:
     for name, (x, labels) in sets.items():
         draws = 2 if settings.quick else settings.draws
         words = Counter(judged_halves(x, labels, draw).verdict for draw in range(draws))
-        print(f"two halves of the {name}: {dict(words)}", flush=True)
+        print(f"two halves of the {name}: {words[UNDECIDED]} of {draws} {UNDECIDED}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def alarm(place: str = "h", cause: str = "dead-channels") -> Finding:
     )
 
 
+UNDECIDED = "not told apart"
 LOST = pair(overlap=0.1, kept=0.1, added=0.2)
 UNLIKE = pair(overlap=0.3)
 
@@ -123,7 +124,7 @@ def test_word_of_two_sets(
 
 def test_least_overlap_decides_what_drifted_is() -> None:
     words = [conclude([pair()], [], [], matched="id", min_overlap=least).verdict for least in (0.7, 0.9)]
-    assert words == ["not told apart", "drifted"]
+    assert words == [UNDECIDED, "drifted"]
 
 
 def test_swapped_targets_turn_better_into_worse() -> None:
@@ -174,7 +175,7 @@ def test_noise_only_moves_away_as_it_grows(features: torch.Tensor) -> None:
     noise = torch.randn(400, 12, generator=torch.Generator().manual_seed(2)).double()
     strengths = (0.01, 0.2, 2.0)
     words = [concluded(features, features + size * noise).verdict for size in strengths]
-    assert words == ["same", "not told apart", "drifted"]
+    assert words == ["same", UNDECIDED, "drifted"]
 
 
 def test_lost_directions_are_those_that_were_removed(features: torch.Tensor) -> None:
@@ -243,8 +244,10 @@ def test_sentences_agree_with_their_numbers(seed: int) -> None:
     assert text.count("beyond chance.") >= sum(one.apart for one in scores)
     assert text.count("New alarm: ") == len(alarms)
     if "intervals" in text:
-        assert ("do not overlap" in text) == measures[0].apart
+        do_not = "do not overlap" in text
+        assert do_not == measures[0].apart
     if "the limit" in text:
-        assert ("not below the limit" in text) == (pairs[0].overlap >= 0.6)
+        not_below = "not below the limit" in text
+        assert not_below == (pairs[0].overlap >= 0.6)
     if end.verdict in ("collapsed", "worse") or -1.0 in signs:
         assert end.worse
