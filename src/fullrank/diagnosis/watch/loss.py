@@ -70,6 +70,7 @@ class LossCurve:
     and `finite`, the share of losses that are numbers. Between looks the losses stay on their device, so
     adding one waits for nothing.
 
+    >>> import torch
     >>> curve = LossCurve("watch")
     >>> for loss in (3.0, torch.tensor(1.0)):
     ...     curve.add(loss)
