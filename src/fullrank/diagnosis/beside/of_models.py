@@ -166,14 +166,13 @@ def places_beside(this: ExaminedModel, other: ExaminedModel, label: str, seed: i
 
 def _scores(this: ExaminedModel, other: ExaminedModel, seed: int) -> list[PairedScore]:
     """The scores at h, at z and at the places to keep, of both on the same test images."""
-    probed = this.probed, other.probed
-    if probed[0] is None or probed[1] is None:
+    if this.probed is None or other.probed is None:
         return []
     common = [(place, place) for place in _pairs(this, other)]
     scored = [pair for pair in common if pair[0] in ("h", "z")] or common[-1:]
     if this.entry.cut is not None and other.entry.cut is not None:
         scored.append((this.entry.cut, other.entry.cut))
-    now, before = (partial(_scores_at, rows, seed=seed) for rows in probed)
+    now, before = (partial(_scores_at, rows, seed=seed) for rows in (this.probed, other.probed))
     return paired_scores({pair: (now(pair[0]), before(pair[1])) for pair in scored}, seed=seed)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -57,9 +57,18 @@ class TrainerMonitor:
     []
     """
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(
+        cls,
+        modules: Sequence[str] | Mapping[str, str],
+        every: int = 50,
+        samples: int = 4096,
+        *,
+        tolerance: float = 1e-6,
+        rules: Sequence[AlertRule] = ALERT_RULES,
+    ) -> Self:
         """An instance that is a callback of transformers, which is imported here and not before."""
-        return super().__new__(_joined(cls))
+        joined: Any = _joined(cast(Any, cls))
+        return cast(Self, super().__new__(joined))
 
     def __init__(
         self,
@@ -72,7 +81,12 @@ class TrainerMonitor:
     ):
         # From a checkpoint transformers gives rules as mappings.
         rules = [AlertRule(**rule) if isinstance(rule, Mapping) else rule for rule in rules]
-        self._settings = {"every": every, "samples": samples, "tolerance": tolerance, "rules": rules}
+        self._settings: dict[str, Any] = {
+            "every": every,
+            "samples": samples,
+            "tolerance": tolerance,
+            "rules": rules,
+        }
         self._watched = WatchedModules(modules, **self._settings, called_by="TrainerMonitor")
         self._ended: int | None = None  # a step whose loss is about to be logged
         self._resumed = False
@@ -119,7 +133,7 @@ class TrainerMonitor:
         looks = {}
         for name, rows in progress["looks"].items():
             values = np.frombuffer(base64.b64decode(progress["singular_values"][name]), "<f4")
-            spectra = torch.from_numpy(values.reshape(len(rows), -1).copy()) if rows else []
+            spectra = torch.from_numpy(values.reshape(len(rows), -1).copy()) if rows else ()
             looks[name] = [row | {"singular_values": each} for row, each in zip(rows, spectra, strict=True)]
         self._watched.load_state_dict({**progress, "looks": looks})
         self._resumed = True
