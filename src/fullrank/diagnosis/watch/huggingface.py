@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class TrainerMonitor:
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """An instance that is a callback of transformers, which is imported here and not before."""
-        return super().__new__(_joined(cls))
+        return cast(Self, super().__new__(_joined(cast(Any, cls))))
 
     def __init__(
         self,
@@ -72,7 +72,12 @@ class TrainerMonitor:
     ):
         # From a checkpoint transformers gives rules as mappings.
         rules = [AlertRule(**rule) if isinstance(rule, Mapping) else rule for rule in rules]
-        self._settings = {"every": every, "samples": samples, "tolerance": tolerance, "rules": rules}
+        self._settings: dict[str, Any] = {
+            "every": every,
+            "samples": samples,
+            "tolerance": tolerance,
+            "rules": rules,
+        }
         self._watched = WatchedModules(modules, **self._settings, called_by="TrainerMonitor")
         self._ended: int | None = None  # a step whose loss is about to be logged
         self._resumed = False
@@ -107,7 +112,8 @@ class TrainerMonitor:
     def progress(self) -> dict[str, Any]:
         """Looks, alerts and losses. The singular values are float32 in base64, as a state is read as text."""
         state = self._watched.state_dict() | {"rows": {}}
-        looks, spectra = {}, {}
+        looks: dict[str, Any] = {}
+        spectra: dict[str, str] = {}
         for name, rows in state["looks"].items():
             looks[name] = [{key: row[key] for key in row if key != "singular_values"} for row in rows]
             values = [row["singular_values"].numpy().astype("<f4") for row in rows]
