@@ -168,12 +168,14 @@ class JointMoments:
     @cached_property
     def kept(self) -> "Explained":
         """How much of the first set a linear map of the second explains: what the second has kept of it."""
-        return self._explained(*self._components, self.cross)
+        first, second = self._components
+        return self._explained(first, second, self.cross)
 
     @cached_property
     def added(self) -> "Explained":
         """How much of the second set a linear map of the first explains; the rest is new in the second."""
-        return self._explained(*reversed(self._components), self.cross.T)
+        first, second = self._components
+        return self._explained(second, first, self.cross.T)
 
     def _explained(self, side: _Components, by: _Components, cross: Tensor) -> "Explained":
         variances, directions, live = side
