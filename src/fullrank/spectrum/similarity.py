@@ -168,7 +168,8 @@ class JointMoments:
     @cached_property
     def kept(self) -> "Explained":
         """How much of the first set a linear map of the second explains: what the second has kept of it."""
-        return self._explained(*self._components, self.cross)
+        first, second = self._components
+        return self._explained(first, second, self.cross)
 
     @cached_property
     def added(self) -> "Explained":
