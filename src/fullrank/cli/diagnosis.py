@@ -114,7 +114,7 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     if entry.findings:
         console.print()
     _print_operations(console, entry)
-    for sentence in entry.not_seen:
+    for sentence in entry.not_seen if entry.beside is None else ():  # the page has them
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
 

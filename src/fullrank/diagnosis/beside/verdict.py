@@ -232,7 +232,10 @@ def _figures(word: Verdict, case: _Case) -> Iterator[str]:
             yield f"new alarm: {', '.join(alarms)}"
     if word in ("better", "worse"):
         largest = sorted(case.here(case.rose or case.fell), key=lambda score: -abs(score.difference))
-        yield from (f"{_name(score)} {_change(score)}" for score in largest)
+        yield f"{_name(largest[0])} {_change(largest[0])}"
+        if pair is not None and _below(pair.rotated_distance, ROUNDING):
+            yield "a rotation, a shift and a scale explain all of it"
+        yield from (f"{_name(score)} {_change(score)}" for score in largest[1:])
     if pair is not None:
         yield _agree(pair)
     elif word == "drifted" and rank is not None:
@@ -326,7 +329,8 @@ def _name(score: PairedScore) -> str:
 
 def _change(score: PairedScore) -> str:
     values = f"is {_percent(score.now)}, against {_percent(score.before)}"
-    return f"{values} ({100 * score.low:+.1f} to {100 * score.high:+.1f} points)"
+    low, high = (f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−") for share in (score.low, score.high))
+    return f"{values} (change: {low} to {high} points)"
 
 
 def _percent(share: float | None) -> str:

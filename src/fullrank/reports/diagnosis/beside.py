@@ -261,11 +261,10 @@ def lost_sentences(beside: SideBySide) -> list[str]:
 
 
 def _lost(lost: LostDirection) -> str:
-    classes = f"; it separates {' from '.join(map(one_line, lost.classes))} most" if lost.classes else ""
-    return (
-        f"Lost at {one_line(lost.place)}: direction {lost.number} with {_percent(lost.variance)} of the "
-        f"variance, of which {_percent(lost.kept)} is kept{classes}."
-    )
+    at = "" if lost.place == "embedding" else f" at {one_line(lost.place)}"
+    classes = f", separates {' from '.join(map(one_line, lost.classes))} most" if lost.classes else ""
+    held = f"{_percent(lost.variance)} of the variance ({_percent(lost.kept)} kept)"
+    return f"Lost{at}: direction {lost.number}, {held}{classes}."
 
 
 def alarms_sentence(beside: SideBySide) -> str:
