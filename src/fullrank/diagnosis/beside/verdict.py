@@ -232,10 +232,11 @@ def _figures(word: Verdict, case: _Case) -> Iterator[str]:
             yield f"new alarm: {', '.join(alarms)}"
     if word in ("better", "worse"):
         largest = sorted(case.here(case.rose or case.fell), key=lambda score: -abs(score.difference))
-        yield f"{_name(largest[0])} {_change(largest[0])}"
+        changes = [f"{_name(score)} {_change(score)}" for score in largest]
+        yield from changes[:1]
         if pair is not None and _below(pair.rotated_distance, ROUNDING):
             yield "a rotation, a shift and a scale explain all of it"
-        yield from (f"{_name(score)} {_change(score)}" for score in largest[1:])
+        yield from changes[1:]
     if pair is not None:
         yield _agree(pair)
     elif word == "drifted" and rank is not None:

@@ -255,9 +255,9 @@ def measure_table(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None
     return _table("Measures of both", texts, numbers, caption)
 
 
-def lost_sentences(beside: SideBySide) -> list[str]:
-    """A sentence for each direction that was lost."""
-    return [_lost(each) for each in beside.lost]
+def lost_sentences(beside: SideBySide, place: str | None = None) -> list[str]:
+    """A sentence for each direction that was lost at a place, by default at any."""
+    return [_lost(each) for each in beside.lost if place in (None, each.place)]
 
 
 def _lost(lost: LostDirection) -> str:
