@@ -208,7 +208,8 @@ def test_no_sentence_contradicts_the_numbers(seed: int) -> None:
         short = words.overlap_shortfall(beside, 0.6)
         assert bool(short) == (pair.overlap is None or pair.overlap < 0.6)
     for sentence, lost in zip(words.lost_sentences(beside), beside.lost, strict=True):
-        assert_names(sentence, lost.place, lost.number, f"{100 * lost.variance:.0f} %", "3", "8")
+        assert_names(sentence, lost.number, f"{100 * lost.variance:.0f} %", "3", "8")
+        assert (lost.place in sentence) == (lost.place != "embedding")
         assert f"{100 * lost.kept:.0f} %" in sentence
     assert words.headline(beside).split()[0].lower() == beside.sentence.split()[0].strip(":").lower()
     assert bool(entry.worse_beside) == beside.worse == bool(words.what_got_worse(entry))
@@ -230,7 +231,11 @@ def test_the_terminal_answers_first_and_fits_eighty_columns(seed: int, monkeypat
     for each in beside.scores:
         if each.place == place:
             assert_names(text, words.score_title(each.name), shown(100 * each.now), shown(100 * each.before))
-    assert text.count("Lost at") == min(len(beside.lost), words.MOST_NAMED)
+    main = words.lost_sentences(beside, place)
+    shown_lost = [sentence for sentence in words.lost_sentences(beside) if sentence in text]
+    assert shown_lost == main[: words.MOST_NAMED]
+    hidden = len(beside.lost) - len(shown_lost)
+    assert not hidden or f"{hidden} direction" in text
     assert all(each in text for each in beside.new_alarms)
 
 
