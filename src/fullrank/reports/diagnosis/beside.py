@@ -251,8 +251,9 @@ def measure_table(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None
         (names.now, [_measured(each.now, each.now_low, each.now_high) for each in changes]),
         ("apart", [_apart(each) for each in changes]),
     ]
+    bracketed = any(each.now_low is not None or each.before_low is not None for each in changes)
     caption = "In brackets: the 95 % interval of each alone. Apart: the two intervals do not overlap."
-    return _table("Measures of both", texts, numbers, caption)
+    return _table("Measures of both", texts, numbers, caption if bracketed else "")
 
 
 def lost_sentences(beside: SideBySide, place: str | None = None) -> list[str]:
