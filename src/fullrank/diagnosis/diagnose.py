@@ -1,7 +1,7 @@
 """The diagnosis of a run, a model or a file of embeddings: did it collapse, why, and where to cut."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +16,8 @@ from fullrank.diagnosis.beside.of_models import compare_models, find_subjects
 from fullrank.diagnosis.map import check_method, check_rows
 from fullrank.diagnosis.map_rows import DrawnMap, draw_map, rows_of_file
 from fullrank.diagnosis.of_file import SAMPLE, diagnose_file
-from fullrank.diagnosis.of_model import ExaminedModel, diagnose_model
-from fullrank.diagnosis.subject import find_subject
+from fullrank.diagnosis.of_model import diagnose_model
+from fullrank.diagnosis.subject import Subject, find_subject
 from fullrank.door import import_modules
 from fullrank.embeddings.files import open_embeddings
 from fullrank.embeddings.kinds import is_embeddings
@@ -146,12 +146,12 @@ def diagnose(
     import_modules(imports)
     folder = result_folder(out, "diagnosis")
     method = check_method(map)
-    drawn = None
     earlier = None if baseline is None else read_baseline(baseline, of_file=is_embeddings(target))
     _check_kinds(target, against, against_column)
     if is_embeddings(target):
         for_models = {"data": data, "views": views, "weights": weights, "places": places}
         _refuse_given(**for_models, image_size=image_size)
+        recipe: dict[str, Any] = {}
         entry, drawn = _of_files(
             cast(str | Path, target),
             cast(str | Path | None, against),
@@ -162,25 +162,20 @@ def diagnose(
             skip_bad=skip_bad,
             method=method,
         )
-        recipe: dict[str, Any] = {}
     else:
         if positives is not None:
             raise UsageError("positives are the second view of a file of embeddings; use views for a model.")
         opened = open_target(target, weights=weights, image_size=image_size)
-        settings: dict[str, Any] = {"label": labels or "label", "limit": limit, "seed": seed}
-        if against is None:
-            subject = find_subject(opened, data, views)
-            examine: Callable[..., ExaminedModel] = partial(diagnose_model, subject)
-        else:
-            second = other_target(against, image_size=image_size)
-            subject, other_model = find_subjects(opened, second, data, views)
-            examine = partial(compare_models, subject, other_model)
-        check_rows(method, min(limit, len(subject.all or subject.test)))
-        with progress_bar() as progress:
-            found = examine(places, **settings, progress=progress)
-            entry, recipe = found.entry, subject.recipe
-            if method is not None:
-                drawn = draw_map(found.map_rows, entry.findings, method, seed, progress)
+        other = None if against is None else other_target(against, image_size=image_size)
+        subjects: tuple[Subject, ...] = (
+            (find_subject(opened, data, views),)
+            if other is None
+            else find_subjects(opened, other, data, views)
+        )
+        recipe = subjects[0].recipe
+        entry, drawn = _of_models(
+            *subjects, places=places, label=labels or "label", limit=limit, seed=seed, method=method
+        )
     if earlier is not None:
         entry = entry.model_copy(update={"compared": compare_with(earlier, entry)})
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,6 +186,29 @@ def diagnose(
     record = new_record("diagnosis", recipe, [], diagnosis=entry)
     record.save(folder)
     return Diagnosis(folder, record)
+
+
+def _of_models(
+    subject: Subject,
+    other: Subject | None = None,
+    *,
+    places: Sequence[str] | None,
+    label: str,
+    limit: int,
+    seed: int,
+    method: MapMethod | None,
+) -> tuple[DiagnosisEntry, DrawnMap | None]:
+    """The diagnosis of a model, with the model `other` beside it, and the map of its images."""
+    check_rows(method, min(limit, len(subject.all or subject.test)))
+    settings: dict[str, Any] = {"label": label, "limit": limit, "seed": seed}
+    with progress_bar() as progress:
+        if other is None:
+            found = diagnose_model(subject, places, **settings, progress=progress)
+        else:
+            found = compare_models(subject, other, places, **settings, progress=progress)
+        if method is None:
+            return found.entry, None
+        return found.entry, draw_map(found.map_rows, found.entry.findings, method, seed, progress)
 
 
 def _of_files(
