@@ -139,5 +139,6 @@ def _unit_float32(rows: Tensor) -> Tensor:
     if rows.dtype == torch.float32:
         lengths = rows.norm(dim=1, keepdim=True)
         if float(lengths.min()) > _SHORTEST and float(lengths.max()) < _LONGEST:
-            return rows / lengths
+            unit: Tensor = rows / lengths
+            return unit
     return unit_rows(rows).float()
