@@ -10,6 +10,9 @@ from fullrank import errors
 from fullrank.allocator import keep_freed_memory
 from fullrank.threads import sleep_while_waiting
 
+# The commands that have --resume.
+_RESUMES = ("train", "compare", "demo", "embed")
+
 
 def main() -> None:
     """Run `fullrank`; a failure is one sentence on standard error and an exit status, never a traceback."""
@@ -40,10 +43,12 @@ def main() -> None:
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     # Not KeyboardInterrupt, on which Typer would end the program without a message.
     kind = errors.TerminatedRunError if signum == signal.SIGTERM else errors.InterruptedRunError
-    raise kind(
-        "Interrupted. What was finished is saved: continue train, compare and demo with --out DIR --resume, "
-        "and reproduce with the same command."
-    )
+    command = next(iter(sys.argv[1:]), "")
+    if command in _RESUMES:
+        raise kind("Interrupted. What was finished is saved; continue with --out DIR --resume.")
+    if command == "reproduce":
+        raise kind("Interrupted. What was finished is saved; continue with the same command.")
+    raise kind("Interrupted, so the result was not written; run the command again.")
 
 
 def _warn(

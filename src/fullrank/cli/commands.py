@@ -61,7 +61,7 @@ _FAMILIES = "heads, objectives, encoders, data, views, causes, theory, recipes, 
 _VARY = "A recipe key and its values: objective=infonce,vicreg. All combinations are trained. Repeatable."
 _TABLES = "Tables of `fullrank list tables`, a paper, all, or YAML files of your own tables."
 _FAIL_ON = "Exit with 3 on collapse (an alarm) or worse (than --against or --baseline). Repeatable."
-_OVERLAP = "Exit with 3 if fewer of the nearest rows agree with --against: a share, 0 to 1."
+_OVERLAP = "Exit with 3 if a smaller share (0 to 1) of nearest rows agrees with --against."
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
@@ -258,7 +258,7 @@ def diagnose(
         Path | None, typer.Option(help="Compare with this earlier diagnosis: its record.json or its folder.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="Compare with this target, row by row.")
+        str | None, typer.Option(metavar="TARGET", help="Compare with this target: two files, or two models.")
     ] = None,
     against_column: Annotated[
         str | None, typer.Option(help="Its array or column, if not that of --column.")

@@ -92,7 +92,10 @@ def _named(number: Compared) -> str:
 
 
 def print_diagnosis(entry: DiagnosisEntry) -> None:
-    """The verdicts, the other target, the table of places, alarms in full, notes in short, the rest."""
+    """The verdicts, the other target, the table of places, alarms in full, notes in short, the rest.
+
+    With another target, notes and what follows them are left to the page.
+    """
     console = Console(highlight=False)
     if entry.beside is not None:
         console.print(f"[bold]{escape(entry.beside.sentence)}[/bold]")
@@ -110,12 +113,24 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     for sentence in denominators(entry):
         console.print(escape(sentence))
     for cause in causes(entry.findings):
-        _print_cause(console, cause)
+        if entry.beside is None or cause.level == "alarm":
+            _print_cause(console, cause)
+    if entry.beside is not None:
+        console.print(f"\n[dim]{_left_out(entry)}[/dim]")
+        return
     if entry.findings:
         console.print()
     _print_operations(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
+
+
+def _left_out(entry: DiagnosisEntry) -> str:
+    """What the record has besides."""
+    notes = sum(cause.level == "note" for cause in causes(entry.findings))
+    parts = [count_of(notes, "note")] if notes else []
+    parts += ["what each operation of the views costs"] if operation_table(entry)[1] else []
+    return f"The record has the rest: {', '.join([*parts, 'every measure'])}, and what was not examined."
 
 
 def _print_beside(console: Console, entry: DiagnosisEntry, beside: SideBySide) -> None:
@@ -130,10 +145,11 @@ def _print_beside(console: Console, entry: DiagnosisEntry, beside: SideBySide) -
     if table := comparison.overview_table(beside):
         _print_table(console, table)
     lost = comparison.lost_sentences(beside)
-    for sentence in lost[: comparison.MOST_NAMED]:
+    main = comparison.lost_sentences(beside, beside.main_places[0])[: comparison.MOST_NAMED]
+    for sentence in main:
         console.print(escape(sentence))
-    if more := lost[comparison.MOST_NAMED :]:
-        console.print(f"Lost besides: {count_of(len(more), 'direction')}; the record has all.")
+    if more := len(lost) - len(main):
+        console.print(f"Lost{' besides' if main else ''}: {count_of(more, 'direction')}; the record has all.")
     for sentence in filter(None, [comparison.alarms_sentence(beside)]):
         console.print(escape(sentence))
     for sentence in beside.not_compared:

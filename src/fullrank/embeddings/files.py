@@ -199,7 +199,8 @@ def open_embeddings(
     for what, values in (("labels", numbers), ("ids", contents.ids), ("splits", contents.split)):
         if values is not None and len(values) != matrix.shape[0]:
             rows = f"{name} has {matrix.shape[0]} rows"
-            raise DataError(f"{rows}, but {len(values)} {what}; give one per row, -1 for none.")
+            none = ", -1 for none" if what == "labels" else ""
+            raise DataError(f"{rows}, but {len(values)} {what}; give one per row{none}.")
     if numbers is not None and (numbers == UNLABELLED).all():
         numbers = None
     splits = None

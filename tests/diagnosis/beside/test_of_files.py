@@ -157,6 +157,16 @@ def test_more_channels_than_rows_give_the_numbers_in_memory(tmp_path):
     assert pair.kept is None  # 149 directions explain 150 rows
 
 
+def test_more_channels_than_rows_have_the_distance_of_their_rows(tmp_path):
+    wide = np.random.default_rng(2).normal(size=(COUNT, 200)).astype(np.float32)
+    moved = wide + 0.5
+    paths = [write(tmp_path / name, "npy", x) for name, x in (("now", moved), ("before", wide))]
+    spread = ((wide - wide.mean(0)) ** 2).sum(dtype=float)
+    expected = np.sqrt(wide.size * 0.25 / spread)
+    assert beside(*paths).place.pair.distance == pytest.approx(expected, rel=1e-6)
+    assert beside(paths[1], paths[1]).place.pair.distance == 0
+
+
 def test_two_files_have_one_entry_with_labels_of_either(tmp_path):
     np.savez(tmp_path / "now.npz", features=NOW[MIXED], id=IDS[MIXED])
     np.savez(tmp_path / "before.npz", features=BEFORE, id=IDS, labels=LABELS)

@@ -68,7 +68,7 @@ def files_beside(
     read = _read(pair, (this.moments, other.moments), sample, seed, progress)
     x, y = (row_coordinates(rows) for rows in (read.now, read.before))
     overlap = neighbour_overlap(y, x, sample=SAMPLE, seed=seed)
-    numbers = pair_of(read.moments, overlap, _PLACE, _PLACE, (this.file.width, other.file.width))
+    numbers = pair_of(read.moments, overlap, _PLACE, _PLACE, (read.now, read.before))
     labels = None if pair.now.labels is None else pair.now.labels[read.numbers]
     place = PlaceBeside(
         _PLACE, _PLACE, numbers, read.moments, read.now, read.before, labels, labels, pair.now.classes

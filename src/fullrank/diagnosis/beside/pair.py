@@ -25,6 +25,7 @@ _RANKS = (
     "live_dimensions",
     "dimensions_above_largest_gap",
 )
+_BLOCK = 1024  # rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +79,25 @@ def place_beside(
     """
     moments = joint_moments([(row_coordinates(before), row_coordinates(now))])
     overlap = neighbour_overlap(row_coordinates(before), row_coordinates(now), seed=seed)
-    widths = (now.shape[1], before.shape[1])
-    pair = pair_of(moments, overlap, place, against, widths)
+    pair = pair_of(moments, overlap, place, against, (now, before))
     return PlaceBeside(place, against, pair, moments, now, before, labels, labels, tuple(classes))
 
 
 def pair_of(
-    moments: JointMoments, overlap: Overlap, place: str, against: str, widths: tuple[int, int]
+    moments: JointMoments, overlap: Overlap, place: str, against: str, sides: tuple[Tensor, Tensor]
 ) -> PlacePair:
-    """The numbers of the record, from the joint moments of the other target and this one."""
+    """The numbers of the record, from the joint moments of the other target and this one.
+
+    Args:
+        moments: The joint moments. If there are more channels than rows, those of `row_coordinates`.
+        overlap: The overlap of nearest neighbours.
+        place: The name of the place of this target.
+        against: The name of the place of the other target.
+        sides: Features (n, D) of this target and (n, E) of the other one. If there are more channels than
+            rows, those of the moments.
+    """
     half = NORMAL_95 * overlap.error
+    widths = (sides[0].shape[1], sides[1].shape[1])
     # Of coordinates in two bases of the rows only lengths and angles mean something.
     channels = widths[0] == widths[1] == len(moments.first.origin)
     return PlacePair(
@@ -103,11 +113,22 @@ def pair_of(
         neighbours=overlap.neighbours,
         compared=len(overlap.shares),
         angles=torch.rad2deg(moments.angles()).tolist(),
-        distance=_number(moments.distance) if channels else None,
+        distance=_number(moments.distance if channels else _distance(*sides)),
         rotated_distance=_number(moments.rotated_distance),
         kept=_number(moments.kept.total),
         added=_number(1 - moments.added.total),
     )
+
+
+def _distance(now: Tensor, before: Tensor) -> float | None:
+    """`JointMoments.distance` from the rows themselves."""
+    if now.shape[1] != before.shape[1]:
+        return None
+    mean, apart, spread = before.mean(0, dtype=torch.float64), 0.0, 0.0
+    for x, y in zip(now.split(_BLOCK), before.split(_BLOCK), strict=True):
+        apart += float((x.double() - y).square().sum())
+        spread += float((y - mean).square().sum())
+    return math.sqrt(apart / spread) if spread > 0 else None
 
 
 def _number(value: float | None) -> float | None:

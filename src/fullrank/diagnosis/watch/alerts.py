@@ -61,7 +61,10 @@ RULE_MEASURES = (*MEASURES, *LOSS_MEASURES)
 REARM = 2.0
 # A reason and no rule of its own: healthy contrastive losses fall too while the rank falls to under half
 # (docs/causes.md).
-_LOSS_FELL = "the loss does not resist it, so check its negatives or variance term (expected in a classifier)"
+_LOSS_FELL = (
+    "it does not resist this, so its negatives or variance term may be missing or too weak (expected in a "
+    "classifier)"
+)
 ALERT_RULES = (
     AlertRule(
         "complete-collapse",
@@ -157,8 +160,8 @@ class Alert:
 
     def __str__(self) -> str:
         what = f"{self.measure.replace('_', ' ')} is {self.value:.4g}, past {self.threshold:.4g}"
-        said = "; ".join(filter(None, (self.means, self.remedy)))
-        return f"Step {self.step}, {self.module!r}, {self.rule}: {what}: {said}."
+        said = "".join(f" {_sentence(each)}" for each in (self.means, self.remedy) if each)
+        return f"Step {self.step}, {self.module!r}, {self.rule}: {what}.{said}"
 
 
 class _AlertWarning(UserWarning):
@@ -212,7 +215,7 @@ def raised(rule: AlertRule, module: str, looks: History, loss: LossCurve) -> Ale
     if rule.if_loss_fell:
         widest = max(range(len(values)), key=lambda look: _gap(rule, values[look]))
         if fall := loss.fall(looks["step"][widest], step):
-            means += f", while the loss fell from {fall[0]:.4g} to {fall[1]:.4g}: {rule.if_loss_fell}"
+            means += f". The loss fell from {fall[0]:.4g} to {fall[1]:.4g}: {rule.if_loss_fell}"
     said = means, rule.remedy, rule.title
     return Alert(step, module, rule.name, rule.measure, value, threshold, *said)
 
@@ -226,7 +229,7 @@ def finding_of(alert: Alert, step: int, value: float) -> Finding:
     said = alert.means or f"the rule {alert.rule} fired"
     if step > alert.step:
         now = f"{value:.4g}" if math.isfinite(value) else "not a number"
-        said += f"; at the last look, step {step}, {alert.measure} was {now}"
+        said += f". At the last look, step {step}, the {alert.measure.replace('_', ' ')} was {now}"
     return Finding(
         cause=alert.rule,
         title=alert.title,
@@ -236,5 +239,9 @@ def finding_of(alert: Alert, step: int, value: float) -> Finding:
         value=alert.value,
         threshold=alert.threshold,
         evidence=f"Step {alert.step}: {said}.",
-        remedy=f"{alert.remedy[:1].upper()}{alert.remedy[1:]}.",
+        remedy=_sentence(alert.remedy),
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -187,10 +187,10 @@ def _likeness_columns(pairs: Sequence[PlacePair]) -> list[Column]:
         ("CKA", [decimals(pair.cka, 3) for pair in pairs]),
         ("overlap", [_interval(pair.overlap, pair.overlap_low, pair.overlap_high, 2) for pair in pairs]),
         ("angles", [_angles(pair.angles) for pair in pairs]),
-        ("distance", [decimals(pair.distance, 2) for pair in pairs]),
+        ("distance", [_far(pair.distance) for pair in pairs]),
         ("rotated", [decimals(pair.rotated_distance, 2) for pair in pairs]),
-        ("kept", [_percent(pair.kept) for pair in pairs]),
-        ("added", [_percent(pair.added) for pair in pairs]),
+        ("kept", [_part(pair.kept) for pair in pairs]),
+        ("added", [_part(pair.added) for pair in pairs]),
     ]
 
 
@@ -229,9 +229,9 @@ def likeness_sentence(pair: PlacePair) -> str:
     if pair.rotated_distance is not None:
         parts.append(f"distance after the best rotation {decimals(pair.rotated_distance, 2)} of the spread")
     if pair.kept is not None:
-        parts.append(f"{_percent(pair.kept)} of the variance kept")
+        parts.append(f"{_part(pair.kept)} of the variance kept")
     if pair.added is not None:
-        parts.append(f"{_percent(pair.added)} new")
+        parts.append(f"{_part(pair.added)} new")
     against = "" if pair.place == pair.against else f" (against {one_line(pair.against)})"
     return f"Likeness at {one_line(pair.place)}{against}: {'; '.join(parts) or 'nothing could be measured'}."
 
@@ -251,21 +251,21 @@ def measure_table(entry: DiagnosisEntry, beside: SideBySide) -> TextTable | None
         (names.now, [_measured(each.now, each.now_low, each.now_high) for each in changes]),
         ("apart", [_apart(each) for each in changes]),
     ]
+    bracketed = any(each.now_low is not None or each.before_low is not None for each in changes)
     caption = "In brackets: the 95 % interval of each alone. Apart: the two intervals do not overlap."
-    return _table("Measures of both", texts, numbers, caption)
+    return _table("Measures of both", texts, numbers, caption if bracketed else "")
 
 
-def lost_sentences(beside: SideBySide) -> list[str]:
-    """A sentence for each direction that was lost."""
-    return [_lost(each) for each in beside.lost]
+def lost_sentences(beside: SideBySide, place: str | None = None) -> list[str]:
+    """A sentence for each direction that was lost at a place, by default at any."""
+    return [_lost(each) for each in beside.lost if place in (None, each.place)]
 
 
 def _lost(lost: LostDirection) -> str:
-    classes = f"; it separates {' from '.join(map(one_line, lost.classes))} most" if lost.classes else ""
-    return (
-        f"Lost at {one_line(lost.place)}: direction {lost.number} with {_percent(lost.variance)} of the "
-        f"variance, of which {_percent(lost.kept)} is kept{classes}."
-    )
+    at = "" if lost.place == "embedding" else f" at {one_line(lost.place)}"
+    classes = f", separates {' from '.join(map(one_line, lost.classes))} most" if lost.classes else ""
+    held = f"{_percent(lost.variance)} of the variance ({_percent(lost.kept)} kept)"
+    return f"Lost{at}: direction {lost.number}, {held}{classes}."
 
 
 def alarms_sentence(beside: SideBySide) -> str:
@@ -373,6 +373,16 @@ def _starred(change: PairedScore | None) -> str:
 
 def _angles(degrees: Sequence[float]) -> str:
     return f"{median(degrees):.0f}° {max(degrees):.0f}°" if degrees else "–"
+
+
+def _far(distance: float | None) -> str:
+    """A distance over the spread of the other target; that is any large number where this hardly varies."""
+    return "> 10" if distance is not None and distance > 10 else decimals(distance, 2)
+
+
+def _part(share: float | None) -> str:
+    """A share of a variance. Estimates from few rows may lie below 0 or above 1."""
+    return _percent(None if share is None else min(max(share, 0.0), 1.0))
 
 
 def _percent(share: float | None) -> str:

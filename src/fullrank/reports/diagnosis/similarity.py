@@ -8,6 +8,7 @@ from fullrank.record import SimilarityMap
 from fullrank.reports import drawing
 from fullrank.reports.diagnosis.figures import SEQUENTIAL, short_place
 from fullrank.reports.layout import Panel, panels
+from fullrank.reports.numbers import without_path
 
 _ROW = 25
 # Values that differ by less are shown as equal.
@@ -16,6 +17,7 @@ _EQUAL = 0.005
 
 def similarity_panels(similarity: SimilarityMap) -> list[Panel]:
     """The panel of a map; none if it is empty."""
+    similarity = similarity.model_copy(update={"target": without_path(similarity.target)})
     other = similarity.target
     label = (
         f"Linear CKA of each place, a row from the image at the top, with each place of {other}, a column; "
