@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits
 
 from fullrank.diagnosis.beside.compare import compare_files
 from fullrank.embeddings.files import EmbeddingFile
@@ -180,6 +180,10 @@ def _read(folder: Path | None, name: str, half: str) -> tuple[np.ndarray, np.nda
         return case["features"], case.get("labels")
 
 
+def _standardised(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (x - x.mean(0)) / x.std(0), labels
+
+
 def line(pair: Pair, said: SideBySide) -> str:
     """One pair as a line of the table."""
     mark = " " if said.verdict in pair.expected else "!"
@@ -209,7 +213,10 @@ def main() -> None:
         print(line(pair, said), flush=True)
     for half in sorted({half for half, _ in right}):
         print(f"{half}: {right[half, True]} of {right[half, True] + right[half, False]} words are right")
-    sets = {"pixels of digits": (digits.data, digits.target)}
+    sets = {
+        "pixels of digits": (digits.data, digits.target),
+        "measurements of tumours": _standardised(*load_breast_cancer(return_X_y=True)),
+    }
     if settings.real:
         sets |= {name: _read(settings.real, *file.rsplit("-", 1)) for name, file in HALVES.items()}
     for name, (x, labels) in sets.items():

@@ -73,7 +73,7 @@ def listed_faults() -> list[Fault]:
 
 def copy_tree(folder: Path) -> Path:
     """Copy the package and the tests, with their byte code."""
-    for name in ("src", "tests", "benchmarks"):
+    for name in ("src", "tests", "benchmarks", "examples"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy2(ROOT / name, folder / name)

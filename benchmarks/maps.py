@@ -1,6 +1,7 @@
 """How long each map takes at its largest number of rows, and that one seed gives one map.
 
     uv run --extra map python benchmarks/maps.py
+    uv run python benchmarks/maps.py --quick    # PCA and t-SNE of few rows, to try the script
 
 Ten Gaussian groups in 50 components. Each method is run twice on 500 rows with one seed, which must give the
 same coordinates. The nearest row on a map by t-SNE or UMAP must be of the same group for most rows. Then each
@@ -8,6 +9,7 @@ method is run once at the largest number of rows that `diagnose --map` draws. Th
 compilation too. Processor seconds are those of all threads.
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -33,18 +35,23 @@ def kept(xy: np.ndarray, group: np.ndarray) -> float:
 
 
 def main() -> None:
-    few, group = groups_of(500)
-    for method in METHODS:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="PCA and t-SNE of 100 rows alone")
+    quick = parser.parse_args().quick
+    few, group = groups_of(100 if quick else 500)
+    for method in ("pca", "tsne") if quick else METHODS:
         start = time.process_time()
         first = coordinates(method, few, seed=1)
         seconds = time.process_time() - start
         same = np.array_equal(first, coordinates(method, few, seed=1))
         print(
-            f"{method}: 500 rows, {seconds:.1f} processor s; same for one seed: {same}; "
+            f"{method}: {len(few)} rows, {seconds:.1f} processor s; same for one seed: {same}; "
             f"nearest of the same group: {kept(first, group):.1%}"
         )
         assert same
         assert method == "pca" or kept(first, group) > 0.9
+        if quick:
+            continue
         rows, _ = groups_of(MOST_ROWS[method])
         start, wall = time.process_time(), time.perf_counter()
         coordinates(method, rows)
@@ -52,7 +59,7 @@ def main() -> None:
             f"{method}: {len(rows):,} rows, {time.process_time() - start:.1f} processor s, "
             f"{time.perf_counter() - wall:.1f} s"
         )
-    rows, _ = groups_of(MOST_ROWS["pca"])
+    rows = few if quick else groups_of(MOST_ROWS["pca"])[0]
     start = time.process_time()
     clusters_of(rows, GROUPS)
     print(f"clusters: {len(rows):,} rows, {time.process_time() - start:.1f} processor s")

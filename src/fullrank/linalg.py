@@ -233,14 +233,23 @@ def channel_blocks(features: Tensor) -> Iterator[Tensor]:
         yield channels.double()
 
 
-def row_blocks(features: Tensor, at_least: int = 1) -> Iterator[Tensor]:
-    """Yield features (N, D) in float64, in blocks of about 8 MiB that have `at_least` rows or more."""
+def row_blocks(features: Tensor, at_least: int = 1, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
+    """Yield features (N, D) in blocks of about 2^20 numbers that have `at_least` rows or more.
+
+    Args:
+        features: The features.
+        at_least: The smallest number of rows in a block, but for the last.
+        dtype: The type of the blocks; float64 ones take 8 MiB.
+
+    Raises:
+        DataError: A value is not finite.
+    """
     require_matrix(features)
     features = features.detach()
     if not len(features):
         return
     for block in torch.split(features, max(_BLOCK // features.shape[1], at_least)):
-        converted = block.double()
+        converted = block.to(dtype)
         # A sum is finite only if all its terms are. It reads the block once and needs no second array.
         if not torch.isfinite(converted.sum()):
             require_finite(features)

@@ -40,6 +40,12 @@ def test_the_cost_of_a_watch_is_measured(load, capsys, monkeypatch):
     assert capsys.readouterr().out.count("95 % interval") == 3
 
 
+def test_maps_keep_groups_together(load, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["maps.py", "--quick"])
+    load("maps").main()
+    assert capsys.readouterr().out.count(": True") == 2
+
+
 def test_one_command_runs_the_programs_that_measure_speed(load):
     assert all((BENCHMARKS / name).is_file() for name in load("speed").PROGRAMS)
 

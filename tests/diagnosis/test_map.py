@@ -115,6 +115,7 @@ def test_drawn_rows_are_all_or_as_many_as_may_be_with_those_that_are_named():
     assert len(some) == len(set(some)) == 50 and {3, 999} <= {*some} and (np.diff(some) > 0).all()
     assert (some == drawn_rows(1000, np.array([3, 999]), 50, seed=2)).all()
     assert len(drawn_rows(1000, np.arange(400), 50, seed=0)) == 50
+    assert len(set(drawn_rows(60, np.arange(20), 50, seed=0))) == 50
     assert most_rows("tsne", 64) < most_rows("pca", 2**12) < most_rows("pca", 64) == 50_000
 
 
@@ -141,9 +142,9 @@ def test_unknown_maps_few_rows_and_a_missing_library_are_refused(monkeypatch, tm
 
 
 def saved_texts(folder):
-    """A file with a zero row, two equal rows and a text for each row."""
+    """A file with a zero row, two equal rows, one that is not finite, and a text for each row."""
     x = features(40, 6)
-    x[7], x[30] = 0, x[20]
+    x[5], x[7], x[30] = np.nan, 0, x[20]
     texts = [f"text {row} {'é<b>' * (row % 3)}" for row in range(39)] + ["z" * 400]
     np.savez(folder / "x.npz", features=x, text=texts, labels=np.array(["one", "two"] * 20), id=texts)
     return folder / "x.npz", x, texts
@@ -151,23 +152,27 @@ def saved_texts(folder):
 
 def test_a_file_leaves_its_map_with_rows_labels_findings_and_texts(tmp_path):
     path, x, texts = saved_texts(tmp_path)
-    diagnosis = diagnose(path, out=tmp_path / "d", seed=3)
+    diagnosis = diagnose(path, out=tmp_path / "d", seed=3, skip_bad=True)
     arrays, entry = load_arrays(diagnosis.path), diagnosis.entry.map
-    assert (entry.method, entry.place, entry.rows, entry.total, entry.seed) == ("pca", "embedding", 40, 40, 3)
-    np.testing.assert_allclose(arrays["map/xy"], leading_components(x).scores[:, :2], atol=1e-4)
-    assert arrays["map/rows"].tolist() == list(range(40))
-    assert arrays["map/classes"][arrays["map/labels"]].tolist() == ["one", "two"] * 20
-    assert arrays["map/causes"][arrays["map/findings"][7]] == "zero-rows"
-    assert entry.named == entry.named_drawn == (arrays["map/findings"] >= 0).sum() >= 1
-    assert (entry.shown, entry.shown_as) == (40, "texts")
-    assert arrays["map/texts"][:39].tolist() == texts[:39] and 200 < len(arrays["map/texts"][39]) <= 300
+    finite = np.delete(np.arange(40), 5)
+    assert (entry.method, entry.place, entry.rows, entry.total, entry.seed) == ("pca", "embedding", 39, 39, 3)
+    np.testing.assert_allclose(arrays["map/xy"], leading_components(x[finite]).scores[:, :2], atol=1e-4)
+    assert arrays["map/rows"].tolist() == finite.tolist()
+    assert arrays["map/classes"][arrays["map/labels"]].tolist() == [("one", "two")[row % 2] for row in finite]
+    causes = dict(zip(finite, arrays["map/findings"], strict=True))
+    assert arrays["map/causes"][causes[7]] == "zero-rows"
+    assert entry.named_drawn == (arrays["map/findings"] >= 0).sum() >= 1
+    assert (entry.shown, entry.shown_as) == (39, "texts")
+    assert arrays["map/texts"][:38].tolist() == [texts[row] for row in finite[:38]]
+    assert 200 < len(arrays["map/texts"][38]) <= 300
     assert Record.load(diagnosis.path) == diagnosis.record
 
 
 def test_without_a_map_nothing_of_it_is_left(tmp_path, capsys):
     path, _, _ = saved_texts(tmp_path)
     out = tmp_path / "d"
-    app(["diagnose", str(path), "--map", "none", "--no-report", "--out", str(out)], standalone_mode=False)
+    options = ["--map", "none", "--no-report", "--skip-bad", "--out", str(out)]
+    app(["diagnose", str(path), *options], standalone_mode=False)
     assert Record.load(out).diagnosis.map is None and {p.name for p in out.iterdir()} <= {
         "record.json",
         "rows.csv",
@@ -183,6 +188,18 @@ def test_rows_that_findings_name_are_drawn_before_others_and_get_what_is_shown()
     assert len(shown) == MOST_SHOWN and {2900, 5999} <= {*shown}
     assert texts.tolist() == [str(row) for row in shown]
     assert (drawn.entry.named, drawn.entry.named_drawn, drawn.entry.total) == (3, 2, 9000)
+
+
+def test_some_rows_keep_their_labels_ids_and_what_is_shown():
+    x, words = features(6), np.array(list("abcdef"))
+    labels = np.array([-1, 7, 3, 3, 7, -1])
+    rows = MapRows("h", x, np.arange(6) + 10, 6, labels, ids=words, show=lambda some: words[some])
+    some = rows.subset(np.array([0, 3, 4]))
+    assert (some.features == x[[0, 3, 4]]).all() and some.numbers.tolist() == [10, 13, 14]
+    assert (some.labels.tolist(), some.ids.tolist()) == ([-1, 3, 7], ["a", "d", "e"])
+    assert some.show(np.array([0, 2])).tolist() == ["a", "e"]
+    arrays = draw_map(some).arrays
+    assert (arrays["map/labels"].tolist(), arrays["map/classes"].tolist()) == ([-1, 0, 1], ["3", "7"])
 
 
 def test_thumbnails_are_the_images_or_smaller(digits_pictures):

@@ -56,6 +56,12 @@ def test_near_duplicates_are_counted_at_any_scale_and_place():
     assert near_duplicates(torch.zeros(7, 3)) == 0.0
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_near_duplicates_in_float32_at_lengths_whose_squares_leave_its_range(scale):
+    x = normal(40, 16).float()
+    assert near_duplicates(torch.cat([x, scale * x[:10]])) == 20 / 50
+
+
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 30), cosine=st.floats(0.3, 0.95))
 def test_near_duplicates_against_all_pairs(seed, cosine):

@@ -3,6 +3,7 @@
 import itertools
 import math
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
@@ -145,6 +146,13 @@ def made() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 PAIRS = made()
+
+
+@cache
+def in_short_blocks(name) -> JointMoments:
+    return moments(*PAIRS[name], SHORT)
+
+
 each_pair = pytest.mark.parametrize("name", PAIRS)
 
 
@@ -163,7 +171,7 @@ def test_unbiased_hsic_is_the_mean_over_four_rows_that_all_differ():
 def test_cka_is_that_of_the_kernels_of_all_pairs_of_rows(name):
     x, y = PAIRS[name]
     expected = cka(x, y)
-    assert moments(x, y, SHORT).cka == pytest.approx(expected, abs=CLOSE)
+    assert in_short_blocks(name).cka == pytest.approx(expected, abs=CLOSE)
     assert linear_cka(*tensors(x, y)) == pytest.approx(expected, abs=CLOSE)
     assert linear_cka(*tensors(y, x)) == pytest.approx(expected, abs=CLOSE)
 
@@ -171,7 +179,7 @@ def test_cka_is_that_of_the_kernels_of_all_pairs_of_rows(name):
 @each_pair
 def test_distances_are_those_of_the_rows_before_and_after_the_best_rotation(name):
     x, y = PAIRS[name]
-    found = moments(x, y, SHORT)
+    found = in_short_blocks(name)
     if x.shape == y.shape:
         assert found.distance == pytest.approx(distance(x, y), abs=CLOSE)
     else:
@@ -183,21 +191,21 @@ def test_distances_are_those_of_the_rows_before_and_after_the_best_rotation(name
 
 
 @each_pair
-@pytest.mark.parametrize("variance", [0.5, 0.9, 0.99, 1.0])
-def test_angles_are_those_between_the_scores_on_leading_components(name, variance):
+def test_angles_are_those_between_the_scores_on_leading_components(name):
     x, y = PAIRS[name]
-    found, expected = moments(x, y, SHORT).angles(variance).numpy(), angles(x, y, variance)
-    assert found.shape == expected.shape
-    wide = expected > 1e-4
-    assert np.abs(found - expected)[wide].max(initial=0) < CLOSE
-    assert np.abs(np.cos(found) - np.cos(expected)).max() < CLOSE
-    assert found[~wide].max(initial=0) < (1e-6 if variance < 1 else 3e-4)
+    for variance in (0.5, 0.9, 0.99, 1.0):
+        found, expected = in_short_blocks(name).angles(variance).numpy(), angles(x, y, variance)
+        assert found.shape == expected.shape
+        wide = expected > 1e-4
+        assert np.abs(found - expected)[wide].max(initial=0) < CLOSE
+        assert np.abs(np.cos(found) - np.cos(expected)).max() < CLOSE
+        assert found[~wide].max(initial=0) < (1e-6 if variance < 1 else 3e-4)
 
 
 @each_pair
 def test_what_a_linear_map_explains_is_the_adjusted_share_of_a_regression(name):
     x, y = PAIRS[name]
-    found = moments(x, y, SHORT)
+    found = in_short_blocks(name)
     for part, sides in ((found.kept, (x, y)), (found.added, (y, x))):
         shares, total = explained(*sides)
         live = len(shares)
@@ -209,15 +217,14 @@ def test_what_a_linear_map_explains_is_the_adjusted_share_of_a_regression(name):
 
 
 @each_pair
-@pytest.mark.parametrize("k", [1, 3])
-def test_the_overlap_is_that_of_all_cosines(name, k):
+def test_the_overlap_is_that_of_all_cosines(name):
     x, y = PAIRS[name]
-    expected = overlap(nearest(x, k), nearest(y, k))
-    found = neighbour_overlap(*tensors(x, y), neighbours=k)
-    assert found.shares.numpy() == pytest.approx(expected, abs=CLOSE)
-    assert found.mean == pytest.approx(expected.mean(), abs=CLOSE)
-    assert found.error == pytest.approx(scipy.stats.sem(expected), abs=CLOSE)
-    assert (found.neighbours, found.by_chance) == (k, k / (len(x) - 1))
+    for k in (1, 3):
+        expected = overlap(nearest(x, k), nearest(y, k))
+        found = neighbour_overlap(*tensors(x, y), neighbours=k)
+        assert found.shares.numpy() == pytest.approx(expected, abs=CLOSE)
+        assert found.mean == pytest.approx(expected.mean(), abs=CLOSE)
+        assert (found.neighbours, found.by_chance) == (k, k / (len(x) - 1))
 
 
 def exactly_nearest(x, k):
@@ -231,7 +238,7 @@ def exactly_nearest(x, k):
     return near
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 99), width=st.integers(1, 4), largest=st.integers(1, 5), k=st.integers(1, 9),
     kind=st.sampled_from([np.float16, np.float32, np.float64, np.int64]),
@@ -243,6 +250,32 @@ def test_ties_are_those_of_exact_fractions(seed, width, largest, k, kind):
     expected = overlap(exactly_nearest(x, k), exactly_nearest(y, k))
     found = neighbour_overlap(*tensors(x.astype(kind), y.astype(kind)), neighbours=k)
     assert found.shares.numpy() == pytest.approx(expected, abs=CLOSE)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_changes_of_the_overlap_are_those_without_each_row(k):
+    x, y = normal(40, 3), normal(40, 5) + normal(40, 3)[:, [0, 1, 2, 0, 1]]
+    found = neighbour_overlap(*tensors(x, y), neighbours=k)
+    without = []
+    for row in range(40):
+        others = [nearest(np.delete(side, row, axis=0), k) for side in (x, y)]
+        without.append(overlap(*others).sum() - np.delete(found.shares.numpy(), row).sum())
+    assert found.changes.numpy() == pytest.approx(without, abs=CLOSE)
+    assert found.error == pytest.approx(scipy.stats.sem(found.shares - found.changes / 2), abs=CLOSE)
+
+
+@pytest.mark.parametrize(("noise", "k"), [(0.5, 2), (0.5, 10), (2.0, 3)])
+def test_the_interval_of_the_overlap_holds_on_fresh_rows(noise, k):
+    """Over 200 draws the mean lies in nearly all intervals, and these are not wide."""
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(200):
+        x = generator.normal(size=(120, 3))
+        draws.append(neighbour_overlap(*tensors(x, x + noise * generator.normal(size=x.shape)), neighbours=k))
+    means, errors = (np.array([getattr(each, name) for each in draws]) for name in ("mean", "error"))
+    covered = np.abs(means - means.mean()) <= 1.96 * errors
+    assert covered.mean() > 0.89  # 95 % less three standard errors over the draws, and half a point
+    assert 0.85 * means.std() < errors.mean() < 1.5 * means.std()
 
 
 def test_overlap_of_more_rows_than_are_compared_at_once():
@@ -262,9 +295,7 @@ def values(found: JointMoments) -> np.ndarray:
     return np.concatenate([numbers, *(part.numpy() for part in parts)])
 
 
-@pytest.mark.parametrize(
-    "name", ["large mean", "float16", "low rank", "constant features", "digits and noise"]
-)
+@pytest.mark.parametrize("name", ["large mean", "float16", "low rank", "constant features"])
 def test_streams_may_be_cut_at_any_place(name):
     x, y = PAIRS[name]
     whole = values(moments(x, y))
@@ -283,7 +314,7 @@ def test_rows_in_order_of_their_mean_lose_no_digits():
     assert moments(x, y, 10).cka == pytest.approx(cka(x, y), abs=CLOSE)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 99), shift=st.floats(-100, 100), scale=st.floats(0.01, 100), turned=st.booleans())
 def test_what_changes_nothing(seed, shift, scale, turned):
     x, y = normal(40, 5, seed=seed), normal(40, 3, seed=seed) + normal(40, 5, seed=seed)[:, :3]
@@ -322,8 +353,8 @@ def test_unrelated_sets_have_means_of_zero():
 def test_a_mean_of_a_hundred_spreads_costs_no_digits_of_cka():
     """Whole numbers, so that the kernels are exact."""
     generator = np.random.default_rng(0)
-    x = generator.integers(-3, 4, size=(1200, 16))
-    y = x[:, :9] + generator.integers(-2, 3, size=(1200, 9))
+    x = generator.integers(-3, 4, size=(600, 16))
+    y = x[:, :9] + generator.integers(-2, 3, size=(600, 9))
     k, ell = (side @ side.T for side in (x.astype(float), y.astype(float)))
     expected = hsic(k, ell) / math.sqrt(hsic(k, k) * hsic(ell, ell))
     found = moments((x + 200).astype(np.float16), (y - 1900).astype(np.float32), 64)
@@ -361,7 +392,7 @@ def test_a_set_that_does_not_vary(seed):
     assert constant_second.kept.total == 0 and constant_second.kept.shares.tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["corners of a simplex", "one row that is not like the others"])
 def test_kernels_that_leave_nothing_without_their_diagonal_have_no_cka(kind, seed):
     """HSIC_1 of such a set with itself is 0, and a rotation and a shift make rounding of it."""
@@ -376,7 +407,7 @@ def test_kernels_that_leave_nothing_without_their_diagonal_have_no_cka(kind, see
         assert math.isnan(moments(other, x).cka)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_cka_is_at_most_one(seed):
     x = normal(50, 6, seed=seed)
     found = moments(x, 7 * x @ rotation(6, seed) + 3)

@@ -1,14 +1,18 @@
 """Which of two models stands on which side of a comparison, and what both are shown."""
 
+import numpy as np
 import pytest
 from refusals import refuses
 from torch import nn
 from torch.nn.functional import avg_pool2d
 from transparent import LOUD, QUIET, SIDE, TEST, Coded, Pixels, coded_images, pixel_rows
+from typer.testing import CliRunner
 
 from fullrank import diagnose, target
+from fullrank.cli.commands import app
 from fullrank.diagnosis.beside.of_models import find_subjects
 from fullrank.errors import UsageError
+from fullrank.record import Record
 from fullrank.spectrum import linear_cka
 
 
@@ -108,3 +112,34 @@ def test_images_that_differ_between_the_two_are_refused(monkeypatch):
     monkeypatch.setattr(of_models, "images_of", lambda model, data: own(model, next(sources)))
     with refuses(UsageError, TEST, TEST - 1):
         find_subjects(target(Pixels(1, SIDE)), target(Pixels(1, SIDE)), Coded, None)
+
+
+def accuracies(folder, now, before, fails):
+    """What `diagnose NOW --against BEFORE` records: the linear accuracies before and now, and the verdict."""
+    out = folder / f"{now.stem}-{before.stem}"
+    options = ["--out", str(out), "--no-report", "--map", "none", "--fail-on", "worse"]
+    result = CliRunner().invoke(app, ["diagnose", str(now), "--against", str(before), *options])
+    assert result.exit_code == (3 if fails else 0), result.output
+    beside = Record.load(out).diagnosis.beside
+    (linear,) = (one for one in beside.scores if one.name == "linear")
+    return linear.before, linear.now, beside.verdict
+
+
+def test_the_command_keeps_both_files_and_their_labels_apart(tmp_path):
+    """One file shows the classes and the other does not; their rows, ids and labels are in unlike orders."""
+    generator = np.random.default_rng(0)
+    labels, order = np.arange(150) % 3, generator.permutation(150)
+    noise = generator.normal(size=(2, 150, 6)).astype(np.float32)
+    shows, ids = (
+        noise[0] + 30 * np.eye(6, dtype=np.float32)[labels],
+        np.array([f"r{row}" for row in range(150)]),
+    )
+    np.savez(tmp_path / "shows.npz", features=shows, labels=labels, ids=ids)
+    np.savez(tmp_path / "noise.npz", features=noise[1][order], labels=labels[order], ids=ids[order])
+    np.savez(tmp_path / "again.npz", features=shows[order], labels=labels[order], ids=ids[order])
+    one, other, again = (tmp_path / f"{name}.npz" for name in ("shows", "noise", "again"))
+    before, now, verdict = accuracies(tmp_path, other, one, fails=True)
+    assert before == 1 and now < 0.6 and verdict == "worse"
+    before, now, verdict = accuracies(tmp_path, one, other, fails=False)
+    assert before < 0.6 and now == 1 and verdict == "better"
+    assert accuracies(tmp_path, again, one, fails=False) == (1, 1, "same")

@@ -1,6 +1,6 @@
 """Rows of features as neighbours of each other: hubs and near duplicates. Nothing is centred."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -12,6 +12,8 @@ from fullrank.spectrum.geometry import sample_index, sample_rows, unit_rows
 
 # Above the rounding of a cosine in float32.
 _ROUNDING = 1e-5
+# Lengths of rows between these have squares that float32 can hold.
+_SHORTEST, _LONGEST = 1e-15, 1e15
 
 
 def hubness(features: Tensor, k: int = 10, *, sample: int = 4096, seed: int = 0) -> float:
@@ -106,22 +108,36 @@ def near_duplicates_among(
         raise UsageError(
             f"Near duplicates: the cosine must be above 0 and below 1, but got {cosine}; the usual is 0.99."
         )
-    queries = unit_rows(rows.double())
+    queries = unit_rows(rows)
+    roughly = queries.float()
     index = index.to(queries.device)
     duplicated = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
     start = 0
-    for block in chain.from_iterable(map(row_blocks, blocks)):
-        others = unit_rows(block)
+    for block in chain.from_iterable(map(_blocks, blocks)):
         # float32 takes half the time. Cosines that it cannot place on one side are computed again in float64.
-        similarities = others.float() @ queries.T.float()
+        similarities = _unit_float32(block) @ roughly.T
         inside = ((index >= start) & (index < start + len(block))).nonzero()[:, 0]
         similarities[index[inside] - start, inside] = -torch.inf  # the row itself
         largest = similarities.amax(0)
         duplicated |= largest >= cosine + _ROUNDING
         open_ = (~duplicated & (largest >= cosine - _ROUNDING)).nonzero()[:, 0]
         if len(open_):
-            exact = others @ queries[open_].T
+            exact = unit_rows(block) @ queries[open_].T
             exact[similarities[:, open_].isneginf()] = -torch.inf
             duplicated[open_] = (exact >= cosine).any(0)
         start += len(block)
     return float(duplicated.double().mean())
+
+
+def _blocks(features: Tensor) -> Iterator[Tensor]:
+    """Features (N, D) in blocks of rows: float32 as they are, others in float64."""
+    return row_blocks(features, dtype=torch.float32 if features.dtype == torch.float32 else torch.float64)
+
+
+def _unit_float32(rows: Tensor) -> Tensor:
+    """Rows (n, D) at unit length, float32. A zero row stays zero."""
+    if rows.dtype == torch.float32:
+        lengths = rows.norm(dim=1, keepdim=True)
+        if float(lengths.min()) > _SHORTEST and float(lengths.max()) < _LONGEST:
+            return rows / lengths
+    return unit_rows(rows).float()

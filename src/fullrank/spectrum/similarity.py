@@ -18,6 +18,8 @@ _Components = tuple[Tensor, Tensor, int]
 _EQUAL = 1e-12
 # An HSIC of a set with itself that is a smaller share of the sums that it is a difference of is rounding.
 _ROUNDING = 1e-12
+# Rows that are closer to each other than this share of their length are equal but for rounding.
+_CONSTANT = 1e-13
 # The share of all rows that are called neighbours, unless their number is given.
 _NEIGHBOURS = 0.01
 # The share of the variance that the leading components of each set hold together.
@@ -80,8 +82,10 @@ class JointMoments:
         return _principal(self.scatter(self.first)), _principal(self.scatter(self.second))
 
     def scatter(self, side: SideMoments) -> Tensor:
-        """The sum over rows of the outer products of one set about its mean, (D, D)."""
-        return side.products - torch.outer(side.total, side.total) / self.count
+        """The sum over rows of the outer products of one set about its mean, (D, D); 0 if it is rounding."""
+        scatter = side.products - torch.outer(side.total, side.total) / self.count
+        rounding = self.count * _CONSTANT**2 * side.origin.square().sum()
+        return scatter if scatter.trace() > rounding else torch.zeros_like(scatter)
 
     @cached_property
     def cka(self) -> float:
@@ -90,7 +94,7 @@ class JointMoments:
         for side in (self.first, self.second):
             value = self._hsic(side, side, side.products, side.squares)
             least = _ROUNDING * float(side.products.square().sum()) / (self.count * (self.count - 3))
-            own.append(value if value > least else math.nan)
+            own.append(value if value > least and self.scatter(side).trace() > 0 else math.nan)
         both = self._hsic(self.first, self.second, self.products, self.lengths)
         return min(both / math.sqrt(own[0] * own[1]), 1.0)
 
@@ -257,7 +261,9 @@ def _require_pair(first: Tensor, second: Tensor) -> None:
 class _Sums:
     """The sums of `JointMoments` while rows are added.
 
-    Columns of 1, n_i and m_i stand beside the channels of each set, so one product gives all sums over both.
+    Columns of 1, n_i and m_i stand after the channels of each set, so one product gives all sums over both.
+    More columns of 1 make their number a multiple of 4: with 516 columns a product takes a fifth less time
+    than with 515.
     """
 
     def __init__(self, sides: tuple[Tensor, Tensor], known: Sequence[Moments | None]):
@@ -268,13 +274,14 @@ class _Sums:
         ]
         self.widths = [side.shape[1] for side in sides]
         # The same memory for all blocks: fresh memory of each block takes as long as a tenth of its product.
-        self.rows = [origin.new_ones(0, len(origin) + 3) for origin in self.origins]
-        self.across = self.origins[0].new_zeros(self.widths[0] + 3, self.widths[1] + 3)
+        columns = [-(-(width + 3) // 4) * 4 for width in self.widths]
+        self.rows = [self.origins[0].new_ones(0, count) for count in columns]
+        self.across = self.origins[0].new_zeros(columns)
         self.products = [origin.new_zeros(len(origin), len(origin)) for origin in self.origins]
 
     def add(self, x: Tensor, y: Tensor) -> None:
         if len(x) > len(self.rows[0]):
-            self.rows = [self.across.new_ones(len(x), width + 3) for width in self.widths]
+            self.rows = [self.across.new_ones(len(x), columns) for columns in self.across.shape]
         for rows, width in zip((x, y), self.widths, strict=True):
             if rows.shape[1] != width:
                 raise UsageError(
@@ -283,13 +290,15 @@ class _Sums:
                 )
         sides = [rows[: len(x)] for rows in self.rows]
         for i, (side, rows) in enumerate(zip(sides, (x, y), strict=True)):
-            torch.sub(rows, self.origins[i], out=side[:, :-3])
-            torch.linalg.vector_norm(side[:, :-3], dim=1, out=side[:, i - 2]).square_()
-            if not torch.isfinite(side[:, i - 2].sum()):
+            channels, lengths = side[:, : self.widths[i]], side[:, self.widths[i] + 1 + i]
+            torch.sub(rows, self.origins[i], out=channels)
+            torch.linalg.vector_norm(channels, dim=1, out=lengths).square_()
+            if not torch.isfinite(lengths.sum()):
                 require_finite(rows)
             if self.known[i] is None:
-                self.products[i] += inner_products(side[:, :-3])
-        sides[0][:, -1], sides[1][:, -2] = sides[1][:, -1], sides[0][:, -2]
+                self.products[i] += inner_products(channels)
+        width, other = self.widths
+        sides[0][:, width + 2], sides[1][:, other + 1] = sides[1][:, other + 2], sides[0][:, width + 1]
         self.count += len(x)
         self.across.addmm_(sides[0].T, sides[1])
 
@@ -301,15 +310,16 @@ class _Sums:
                     raise UsageError(f"Known moments are of {counts}; leave them out.")
                 self.products[i] = moments.scatter
         width, other = self.widths
-        first = self._side(0, self.across[:width, other:].T)
-        second = self._side(1, self.across[width:, :other])
+        first = self._side(0, self.across[:width, other : other + 3].T)
+        second = self._side(1, self.across[width : width + 3, :other])
         lengths = self.across[width + 1, other + 2]
         return JointMoments(self.count, first, second, self.across[:width, :other], lengths)
 
     def _side(self, i: int, sums: Tensor) -> SideMoments:
         total, by_first, by_second = sums
         by_own, by_other = (by_first, by_second) if i == 0 else (by_second, by_first)
-        squares = self.across[i - 2, i - 2]
+        width, other = self.widths
+        squares = self.across[width + 1 + i, other + 1 + i]
         return SideMoments(self.origins[i], total, self.products[i], by_own, by_other, squares)
 
 
@@ -357,10 +367,12 @@ class Overlap:
     Attributes:
         shares: The share for each row, (n,), 0 to 1.
         neighbours: How many neighbours each row has, k.
+        changes: How much the shares of the other rows would rise in sum if this row were left out, (n,).
     """
 
     shares: Tensor
     neighbours: int
+    changes: Tensor
 
     @property
     def mean(self) -> float:
@@ -369,11 +381,17 @@ class Overlap:
 
     @property
     def error(self) -> float:
-        """The standard error of the mean over rows, as if rows shared no neighbours.
+        r"""The standard error of the mean over fresh rows.
 
-        Over fresh rows the mean varies more: in simulations 1.0 to 1.9 times as much, mostly 1.3 times.
+        .. math:: \sqrt{\frac{1}{n (n - 1)} \sum_i (t_i - \bar t)^2}, \qquad t_i = s_i - \tfrac12 c_i
+
+        s are `shares` and c are `changes`: each row is also one that others find. A jackknife subtracts all
+        of c. It counts twice what two rows do together, so half of c is subtracted.
+
+        In simulations it was 0.9 to 1.3 times the true error, and up to 1.9 times where almost all neighbours
+        agree. That of s alone is down to 0.6 times, that of the jackknife up to 3.3 times.
         """
-        return float(self.shares.std()) / math.sqrt(len(self.shares))
+        return float((self.shares - self.changes / 2).std()) / math.sqrt(len(self.shares))
 
     @property
     def by_chance(self) -> float:
@@ -419,19 +437,32 @@ def neighbour_overlap(
     k = max(1, round(_NEIGHBOURS * count)) if neighbours is None else neighbours
     if not 1 <= k < count:
         raise UsageError(f"Neighbours must be 1 to {count - 1} of {count} rows, but got {k}.")
-    shares = []
+    shares, changes = [], sets[0].new_zeros(count)
     for start in range(0, count, 512):
-        near = [_nearest(rows, start, k) for rows in sets]
-        sizes = torch.maximum(*(mask.sum(1) for mask in near))
-        shares.append((near[0] & near[1]).sum(1) / sizes.double())
-    return Overlap(torch.cat(shares), k)
+        (near, following), (others, following_others) = (_nearest(rows, start, k) for rows in sets)
+        sizes = torch.maximum(near.sum(1), others.sum(1)).double()
+        common = near & others
+        shares.append(common.sum(1) / sizes)
+        # Without a near row the following one takes its place; a common neighbour is lost with the row.
+        for mask, entering, beside in ((near, following, others), (others, following_others, near)):
+            changes += _share_of(entering, beside) / sizes @ mask.double()
+        changes += (_share_of(following, following_others) - 1) / sizes @ common.double()
+    return Overlap(torch.cat(shares), k, changes)
 
 
-def _nearest(rows: Tensor, start: int, k: int) -> Tensor:
-    """Which rows are among the k nearest of 512 rows from `start` on: a mask (n, N)."""
+def _nearest(rows: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """Which rows are among the k nearest of 512 rows from `start` on, and which follow: masks (n, N)."""
     cosines = rows[start : start + 512] @ rows.T
     cosines.diagonal(start).fill_(-torch.inf)
-    return cosines >= cosines.topk(k).values[:, -1:] - _EQUAL
+    limits = cosines.topk(k + 1).values[:, -2:] - _EQUAL
+    near = cosines >= limits[:, :1]
+    return near, (cosines >= limits[:, 1:]) & ~near
+
+
+def _share_of(mask: Tensor, other: Tensor) -> Tensor:
+    """The share of the rows of a mask (n, N) that another has too, (n,); 0 for none."""
+    share: Tensor = (mask & other).sum(1) / mask.sum(1).clamp_min(1).double()
+    return share
 
 
 def _leading(components: _Components, variance: float) -> Tensor:

@@ -55,7 +55,7 @@ def test_apart_agrees_with_an_exact_test_of_the_rows_that_one_gets_right(now: in
 
 
 def test_paired_interval_covers_the_true_difference_and_all_together_err_in_five_of_100() -> None:
-    generator, draws = np.random.default_rng(0), 300
+    generator, draws = np.random.default_rng(0), 200
     scores = [scores_of(*random_outcomes(generator, 120), draws=300, seed=k) for k in range(draws)]
     covered = np.mean([one.low <= 0 <= one.high for each in scores for one in each])
     erred = np.mean([any(one.apart for one in each) for each in scores])

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from sklearn.datasets import load_digits
 
 from fullrank.diagnosis.beside.lost import lost_directions
+from fullrank.diagnosis.beside.pair import pair_of
 from fullrank.diagnosis.beside.verdict import NAMES, RANK, Conclusion, conclude
 from fullrank.record import Finding, LostDirection, MeasureChange, PairedScore, PlacePair
 from fullrank.spectrum.similarity import joint_moments, neighbour_overlap
@@ -145,17 +147,18 @@ def features() -> torch.Tensor:
     return torch.randn(400, 12, generator=generator).double() * torch.linspace(2, 0.5, 12)
 
 
+@pytest.fixture(scope="module")
+def digits() -> torch.Tensor:
+    """Features of real images in float32: 48 channels that are at least 0, of mean lengths from 1 to 20."""
+    weights = torch.randn(64, 48, generator=torch.Generator().manual_seed(3))
+    pixels = torch.from_numpy(load_digits().data[:400]).float()
+    return torch.relu((pixels - pixels.mean(0)) @ weights) * torch.logspace(-1, 0.3, 48)
+
+
 def concluded(before: torch.Tensor, now: torch.Tensor) -> Conclusion:
     """The conclusion from likeness alone."""
     moments = joint_moments([(before, now)])
-    measured = pair(
-        cka=moments.cka,
-        overlap=neighbour_overlap(before, now).mean,
-        distance=moments.distance,
-        rotated_distance=moments.rotated_distance,
-        kept=moments.kept.total,
-        added=1 - moments.added.total,
-    )
+    measured = pair_of(moments, neighbour_overlap(before, now), "h", "h", (before.shape[1], now.shape[1]))
     return conclude([measured], [], [], matched="order")
 
 
@@ -176,6 +179,48 @@ def test_noise_only_moves_away_as_it_grows(features: torch.Tensor) -> None:
     strengths = (0.01, 0.2, 2.0)
     words = [concluded(features, features + size * noise).verdict for size in strengths]
     assert words == ["same", UNDECIDED, "drifted"]
+
+
+def test_words_of_changed_features_of_real_images(digits: torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(1)
+    turn = torch.linalg.qr(torch.randn(48, 48, generator=generator)).Q
+    turned = [digits @ turn, digits[:, torch.randperm(48, generator=generator)], -3 * digits + 1]
+    assert [concluded(digits, now).verdict for now in turned] == ["rotated"] * 3
+    step = digits.abs().max() / 127
+    copies = [digits.half(), digits.bfloat16(), (digits / step).round().to(torch.int8) * step]
+    assert [concluded(digits, now.float()).verdict for now in copies] == ["same"] * 3
+
+
+def test_noise_on_features_of_real_images_is_ordered(digits: torch.Tensor) -> None:
+    noise = (
+        torch.randn(digits.shape, generator=torch.Generator().manual_seed(2)) * digits.var(0).mean().sqrt()
+    )
+    sets = [digits + size * noise for size in (0.0, 0.02, 0.1, 0.5, 2.0)]
+    moments = [joint_moments([(digits, now)]) for now in sets]
+    overlaps = [neighbour_overlap(digits, now).mean for now in sets]
+    assert overlaps == sorted(overlaps, reverse=True) and len(set(overlaps)) == 5
+    for name, sign in (("cka", -1), ("rotated_distance", 1), ("distance", 1)):
+        values = [sign * getattr(each, name) for each in moments]
+        assert values == sorted(values)
+    order = ["same", UNDECIDED, "drifted"]
+    places = [order.index(concluded(digits, now).verdict) for now in sets]
+    assert places == sorted(places) and set(places) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-6, 1e-3])
+@pytest.mark.parametrize("length", [0.0, 3.7, 1e4])
+def test_shares_of_a_side_that_hardly_varies_can_be_read(
+    digits: torch.Tensor, spread: float, length: float
+) -> None:
+    for kind in (torch.float32, torch.float64):
+        point = (length + spread * digits.to(kind)).flip(0)
+        for sides in ((digits, point), (point, digits), (point, point)):
+            end = concluded(*sides)
+            text = " ".join([end.sentence, *end.reasons])
+            shares = re.findall(r"(-?[\d.,]+) %", text)
+            assert all(0 <= float(share.replace(",", "")) <= 1000 for share in shares)
+            constant = sides[0].std(0).max() == 0 or sides[1].std(0).max() == 0
+            assert ("rounding" in text) >= bool(constant)
 
 
 def test_lost_directions_are_those_that_were_removed(features: torch.Tensor) -> None:

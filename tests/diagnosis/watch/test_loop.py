@@ -143,6 +143,16 @@ def test_all_calls_of_a_step_count():
     assert look.effective_rank == look_at(torch.cat(model.seen), 3, 1e-6).effective_rank
 
 
+def test_the_module_with_the_fewest_rows_decides_how_many_steps_are_kept():
+    model = net()
+    with fullrank.watch(model, ["trunk", "head"], every=5, samples=16) as watching:
+        for x in inputs(10):
+            model.head(model.trunk(x)[:4])
+            watching.step()
+    for looks in watching.looks.values():
+        assert [(look.step, look.rows) for look in looks] == [(4, 16), (5, 16), (10, 16)]
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_call_that_checkpointing_repeats_counts_once(reentrant):
     model = net()

@@ -155,7 +155,7 @@ def cells(table, title: str) -> list[str]:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_tables_hold_the_numbers_of_the_record(seed: int) -> None:
     entry = random_entry(seed)
     beside, names = entry.beside, words.names_of(entry, entry.beside)
@@ -190,7 +190,7 @@ def test_tables_hold_the_numbers_of_the_record(seed: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_sentence_contradicts_the_numbers(seed: int) -> None:
     entry = random_entry(seed)
     beside = entry.beside
@@ -207,6 +207,10 @@ def test_no_sentence_contradicts_the_numbers(seed: int) -> None:
         assert (f"overlap {shown(pair.overlap or 0, 2)}" in said) == (pair.overlap is not None)
         short = words.overlap_shortfall(beside, 0.6)
         assert bool(short) == (pair.overlap is None or pair.overlap < 0.6)
+    changed = [each for each in beside.measures if each.apart and each.place == beside.main_places[0]]
+    for sentence, each in zip(words.changed_sentences(beside), changed, strict=True):
+        values = [float(number) for number in re.findall(r"([\d.]+) \[", sentence)]
+        assert values == pytest.approx([each.now, each.before], rel=1e-3)
     for sentence, lost in zip(words.lost_sentences(beside), beside.lost, strict=True):
         assert_names(sentence, lost.number, f"{100 * lost.variance:.0f} %", "3", "8")
         assert (lost.place in sentence) == (lost.place != "embedding")

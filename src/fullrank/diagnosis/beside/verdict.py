@@ -11,6 +11,8 @@ from fullrank.record.beside import LEAST_CHANGE, Verdict
 MIN_OVERLAP = 0.6
 # Distances relative to the spread of the rows. A smaller one is rounding: float16, bfloat16, 8-bit integers.
 ROUNDING = 0.05
+# Larger distances are not told apart.
+_FAR = 10.0
 # A collapse leaves less than this share of the effective rank, a linear map of what is left explains less
 # than this share of the variance that was there, and less than this share of what is left is new.
 _LEFT, _KEPT, _NEW = 0.5, 0.5, 0.5
@@ -227,7 +229,7 @@ def _figures(word: Verdict, case: _Case) -> Iterator[str]:
         if rank is not None and case.rank_is_lower:
             yield _of_rank(rank)
         if pair is not None and _below(pair.kept, _KEPT):
-            yield f"a linear map finds {_percent(pair.kept)} of the variance that was there"
+            yield f"a linear map finds {_part(pair.kept)} of the variance that was there"
         if alarms := case.here_alarms:
             yield f"new alarm: {', '.join(alarms)}"
     if word in ("better", "worse"):
@@ -293,8 +295,10 @@ def _likeness(pair: PlacePair, min_overlap: float) -> Iterator[str]:
     if pair.cka is not None:
         yield f"Linear CKA is {pair.cka:.3f}."
     if pair.kept is not None and pair.added is not None:
-        new = f"{_percent(max(pair.added, 0.0))} of the variance is new"
-        yield f"A linear map finds {_percent(max(pair.kept, 0.0))} of the variance that was there; {new}."
+        new = f"{_part(pair.added)} of the variance is new"
+        yield f"A linear map finds {_part(pair.kept)} of the variance that was there; {new}."
+    if pair.cka is None and pair.rotated_distance is None:
+        yield "All rows of one side are equal but for rounding, so distances and CKA say nothing."
 
 
 def _of_lost(lost: Sequence[LostDirection]) -> str:
@@ -335,7 +339,15 @@ def _change(score: PairedScore) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+    """A share in percent. Where the other side hardly varies, a distance is any large number."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.1f} %" if share <= _FAR else f"more than {100 * _FAR:,.0f} %"
+
+
+def _part(share: float | None) -> str:
+    """A share of a variance in percent. Estimates from few rows may lie below 0 or above 1."""
+    return _percent(None if share is None else min(max(share, 0.0), 1.0))
 
 
 def _with_capital(text: str) -> str:

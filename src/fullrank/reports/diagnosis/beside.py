@@ -187,10 +187,10 @@ def _likeness_columns(pairs: Sequence[PlacePair]) -> list[Column]:
         ("CKA", [decimals(pair.cka, 3) for pair in pairs]),
         ("overlap", [_interval(pair.overlap, pair.overlap_low, pair.overlap_high, 2) for pair in pairs]),
         ("angles", [_angles(pair.angles) for pair in pairs]),
-        ("distance", [decimals(pair.distance, 2) for pair in pairs]),
+        ("distance", [_far(pair.distance) for pair in pairs]),
         ("rotated", [decimals(pair.rotated_distance, 2) for pair in pairs]),
-        ("kept", [_percent(pair.kept) for pair in pairs]),
-        ("added", [_percent(pair.added) for pair in pairs]),
+        ("kept", [_part(pair.kept) for pair in pairs]),
+        ("added", [_part(pair.added) for pair in pairs]),
     ]
 
 
@@ -229,9 +229,9 @@ def likeness_sentence(pair: PlacePair) -> str:
     if pair.rotated_distance is not None:
         parts.append(f"distance after the best rotation {decimals(pair.rotated_distance, 2)} of the spread")
     if pair.kept is not None:
-        parts.append(f"{_percent(pair.kept)} of the variance kept")
+        parts.append(f"{_part(pair.kept)} of the variance kept")
     if pair.added is not None:
-        parts.append(f"{_percent(pair.added)} new")
+        parts.append(f"{_part(pair.added)} new")
     against = "" if pair.place == pair.against else f" (against {one_line(pair.against)})"
     return f"Likeness at {one_line(pair.place)}{against}: {'; '.join(parts) or 'nothing could be measured'}."
 
@@ -373,6 +373,16 @@ def _starred(change: PairedScore | None) -> str:
 
 def _angles(degrees: Sequence[float]) -> str:
     return f"{median(degrees):.0f}° {max(degrees):.0f}°" if degrees else "–"
+
+
+def _far(distance: float | None) -> str:
+    """A distance over the spread of the other target; that is any large number where this hardly varies."""
+    return "> 10" if distance is not None and distance > 10 else decimals(distance, 2)
+
+
+def _part(share: float | None) -> str:
+    """A share of a variance. Estimates from few rows may lie below 0 or above 1."""
+    return _percent(None if share is None else min(max(share, 0.0), 1.0))
 
 
 def _percent(share: float | None) -> str:
