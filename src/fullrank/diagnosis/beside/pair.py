@@ -125,7 +125,7 @@ def _distance(now: Tensor, before: Tensor) -> float | None:
     if now.shape[1] != before.shape[1]:
         return None
     mean, apart, spread = before.mean(0, dtype=torch.float64), 0.0, 0.0
-    for x, y in zip(now.split(_BLOCK), before.split(_BLOCK), strict=True):
+    for x, y in zip(torch.split(now, _BLOCK), torch.split(before, _BLOCK), strict=True):
         apart += float((x.double() - y).square().sum())
         spread += float((y - mean).square().sum())
     return math.sqrt(apart / spread) if spread > 0 else None
