@@ -145,7 +145,7 @@ class Alert:
         title: The heading of its finding in a report.
 
     >>> print(Alert(35, "encoder", "cone", "mean_cosine", 0.995, 0.99, "rows agree", "add negatives"))
-    Step 35, 'encoder', cone: mean cosine is 0.995, past 0.99: rows agree; add negatives.
+    Step 35, 'encoder', cone: mean cosine is 0.995, past 0.99. Rows agree. Add negatives.
     """
 
     step: int
