@@ -250,7 +250,7 @@ def report_collapses(courses: dict[Case, Course]) -> None:
             (case, alert.module)
             for case, course in courses.items()
             for alert in alerts(course, EVERY, rules)
-            if not falls or "while the loss fell" in alert.means
+            if not falls or "loss fell" in alert.means
         }
         found = {each: sum(truth[key] is fact for key in hits & truth.keys()) for each, fact in FACTS.items()}
         told = ", ".join(f"{found[each]} of {counts[each]} {each}" for each in FACTS)

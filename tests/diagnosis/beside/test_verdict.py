@@ -158,7 +158,7 @@ def digits() -> torch.Tensor:
 def concluded(before: torch.Tensor, now: torch.Tensor) -> Conclusion:
     """The conclusion from likeness alone."""
     moments = joint_moments([(before, now)])
-    measured = pair_of(moments, neighbour_overlap(before, now), "h", "h", (before.shape[1], now.shape[1]))
+    measured = pair_of(moments, neighbour_overlap(before, now), "h", "h", (now, before))
     return conclude([measured], [], [], matched="order")
 
 
