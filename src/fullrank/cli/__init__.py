@@ -45,7 +45,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     kind = errors.TerminatedRunError if signum == signal.SIGTERM else errors.InterruptedRunError
     command = next(iter(sys.argv[1:]), "")
     if command in _RESUMES:
-        raise kind("Interrupted. What was finished is saved; continue with --out DIR --resume.")
+        raise kind("Interrupted. What was finished is saved; continue with the same --out and --resume.")
     if command == "reproduce":
         raise kind("Interrupted. What was finished is saved; continue with the same command.")
     raise kind("Interrupted, so the result was not written; run the command again.")

@@ -25,7 +25,7 @@ SAMPLE = 4096
 # How many rows of a file are compared with all others: at least so many, and more up to so many pairs.
 _LEAST_COMPARED, _MOST_COMPARED, _MOST_PAIRS = 256, 1024, 2**26
 # How many rows with more channels than rows give the spectrum: their inner products take 512 MiB.
-_MOST_IN_GRAM = 8192
+MOST_IN_GRAM = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _without_zero_rows(
 def _moments_of_file(file: EmbeddingFile, seed: int, progress: Progress | None) -> Moments | Gram:
     """Moments of all rows; with more channels than rows, inner products of at most 8192 of them."""
     if file.width > file.rows:
-        return Gram.of(file.sample(_MOST_IN_GRAM, seed))
+        return Gram.of(file.sample(MOST_IN_GRAM, seed))
     moments = Moments.empty(file.width)
     for chunk in counted(file.chunks(), progress, "rows", file.rows):
         moments = moments.merge(Moments.of(chunk))

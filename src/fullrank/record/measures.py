@@ -4,26 +4,35 @@ from typing import NamedTuple
 
 
 class MeasureText(NamedTuple):
-    """The title of a measure, and one sentence on what it cannot see."""
+    """The title of a measure, one sentence on what it cannot see, and whether it counts directions.
+
+    A number of directions grows with the rows and depends on the width.
+    """
 
     title: str
     blind: str
+    counts_directions: bool = False
 
 
 MEASURES = {
     "effective_rank": MeasureText(
-        "effective rank", "Whether the directions are useful; it compares runs of one method only."
+        "effective rank", "Whether the directions are useful; it compares runs of one method only.", True
     ),
-    "rankme": MeasureText("RankMe", "A strong mean, which counts as one direction and hides the others."),
+    "rankme": MeasureText(
+        "RankMe", "A strong mean, which counts as one direction and hides the others.", True
+    ),
     "participation_ratio": MeasureText(
-        "participation ratio", "Weak directions beside a strong one; few rows make it too small."
+        "participation ratio", "Weak directions beside a strong one; few rows make it too small.", True
     ),
     "corrected_participation_ratio": MeasureText(
         "participation ratio, corrected for the number of rows",
         "Weak directions beside a strong one; rows of very unequal length make it too small.",
+        True,
     ),
-    "stable_rank": MeasureText("stable rank", "All directions beside the strongest one, often the mean."),
-    "nesum": MeasureText("NESum", "Weak directions: it is the total variance over the largest one."),
+    "stable_rank": MeasureText(
+        "stable rank", "All directions beside the strongest one, often the mean.", True
+    ),
+    "nesum": MeasureText("NESum", "Weak directions: it is the total variance over the largest one.", True),
     "lidar": MeasureText(
         "LiDAR", "Anything that the views keep but labels do not need; it compares runs with the same views."
     ),
@@ -31,10 +40,12 @@ MEASURES = {
         "alpha-ReQ", "The spectrum outside its window; it means nothing if that is no power law."
     ),
     "live_dimensions": MeasureText(
-        "live dimensions", "How strong they are: rounding and noise of any size above it count as live."
+        "live dimensions", "How strong they are: rounding and noise of any size above it count as live.", True
     ),
     "dimensions_above_largest_gap": MeasureText(
-        "dimensions above the largest gap", "Whether the gap is large: every spectrum has a largest gap."
+        "dimensions above the largest gap",
+        "Whether the gap is large: every spectrum has a largest gap.",
+        True,
     ),
     "largest_gap": MeasureText("largest gap", "A collapse without a gap: a gradual fall of the variance."),
     "intrinsic_dimension_two_nn": MeasureText(
@@ -56,3 +67,12 @@ MEASURES = {
     "alignment": MeasureText("alignment", "Collapse to one point, which has the best value."),
     "uniformity": MeasureText("uniformity", "Labels; spread-out features may be useless."),
 }
+
+
+def counts_directions(name: str) -> bool:
+    """Whether the measure of this name is a number of directions.
+
+    >>> counts_directions("effective_rank"), counts_directions("mean_cosine")
+    (True, False)
+    """
+    return name in MEASURES and MEASURES[name].counts_directions

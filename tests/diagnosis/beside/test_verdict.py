@@ -125,7 +125,7 @@ def test_word_of_two_sets(
 
 
 def test_least_overlap_decides_what_drifted_is() -> None:
-    words = [conclude([pair()], [], [], matched="id", min_overlap=least).verdict for least in (0.7, 0.9)]
+    words = [conclude([pair(overlap=share)], [], [], matched="id").verdict for share in (0.61, 0.59)]
     assert words == [UNDECIDED, "drifted"]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fullrank.diagnosis.beside.pair import PlaceBeside, pair_of
 from fullrank.diagnosis.beside.rows import MatchedRows, RowByRow, named_apart, row_by_row
-from fullrank.diagnosis.of_file import SAMPLE, ExaminedFile
+from fullrank.diagnosis.of_file import MOST_IN_GRAM, SAMPLE, ExaminedFile
 from fullrank.embeddings.columns import LABEL_ENDINGS
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings
 from fullrank.embeddings.matrices import in_step
@@ -23,8 +23,6 @@ from fullrank.progress import counted
 from fullrank.spectrum.similarity import JointMoments, joint_moments, neighbour_overlap
 
 _PLACE = "embedding"
-# As many rows as `diagnose_file` takes for the spectrum of a file with more channels than rows.
-_MOST_WIDE = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ def _read(
     """Both files in one pass, in step. With more channels than rows, a sample of at most 8192 rows."""
     count = pair.now.rows
     if max(pair.now.width, pair.before.width) > count:
-        rows = pair.now.sample_rows(_MOST_WIDE, seed)
+        rows = pair.now.sample_rows(MOST_IN_GRAM, seed)
         x, y = pair.now.take(rows), pair.before.take(rows)
         moments = joint_moments([(row_coordinates(y), row_coordinates(x))])
         few = f"Likeness on all rows: {len(rows)} of {count} were drawn at random."

@@ -11,20 +11,10 @@ from torch import Tensor
 from fullrank.diagnosis.against import unlike_rows
 from fullrank.linalg import row_coordinates
 from fullrank.record import DiagnosisEntry, Finding, Measure, MeasureChange, PlacePair
+from fullrank.record.measures import counts_directions
 from fullrank.spectrum.similarity import JointMoments, Overlap, joint_moments, neighbour_overlap
 from fullrank.statistics import NORMAL_95
 
-# The numbers of directions, which grow with the rows and depend on the width.
-_RANKS = (
-    "effective_rank",
-    "rankme",
-    "participation_ratio",
-    "corrected_participation_ratio",
-    "stable_rank",
-    "nesum",
-    "live_dimensions",
-    "dimensions_above_largest_gap",
-)
 _BLOCK = 1024  # rows
 
 
@@ -77,8 +67,8 @@ def place_beside(
         classes: The name of each label.
         seed: The seed of the sample whose neighbours are compared.
     """
-    moments = joint_moments([(row_coordinates(before), row_coordinates(now))])
-    overlap = neighbour_overlap(row_coordinates(before), row_coordinates(now), seed=seed)
+    sides = row_coordinates(before), row_coordinates(now)
+    moments, overlap = joint_moments([sides]), neighbour_overlap(*sides, seed=seed)
     pair = pair_of(moments, overlap, place, against, (now, before))
     return PlaceBeside(place, against, pair, moments, now, before, labels, labels, tuple(classes))
 
@@ -159,7 +149,7 @@ def measure_changes(
         ranks = rows is None and widths[0] == widths[1]
         for one in now.measures:
             other = values.get((against, one.name))
-            if one.place == place and other is not None and (ranks or one.name not in _RANKS):
+            if one.place == place and other is not None and (ranks or not counts_directions(one.name)):
                 changes.append(_change(one, other))
     return changes, limits
 

@@ -57,20 +57,19 @@ def conclude(
     matched: Literal["id", "order", "none"],
     new_alarms: Sequence[Finding] = (),
     lost: Sequence[LostDirection] = (),
-    min_overlap: float = MIN_OVERLAP,
 ) -> Conclusion:
     """Conclude from everything that was compared. The word is that of h, or else of the last place.
 
     The first of these that holds is the word:
 
     - `same`: the rows differ by less than rounding, 5 % of their spread.
-    - `collapsed`: there is a new alarm, fewer nearest rows agree than `min_overlap`, and something was lost:
+    - `collapsed`: there is a new alarm, fewer than 60 % of nearest rows agree, and something was lost:
       effective rank, a score, or half of the variance. Or the effective rank fell below half, a linear map
       finds less than half of the variance that was there, and most of what is left was there. Labels that are
       read as well as before exclude both.
     - `better`, `worse`: scores differ beyond chance, by half a point or more, and all in one direction.
     - `rotated`: the rows differ by less than rounding after the best rotation, shift and scale.
-    - `drifted`: fewer nearest rows agree than `min_overlap`; of two sets whose rows were not matched, the
+    - `drifted`: fewer than 60 % of nearest rows agree; of two sets whose rows were not matched, the
       effective ranks differ beyond chance, by a tenth or more.
     - `not told apart`: none of these.
 
@@ -81,14 +80,13 @@ def conclude(
         matched: How rows were matched.
         new_alarms: The alarms of this target that the other does not have.
         lost: The directions that this target lost.
-        min_overlap: The least share of nearest rows that agree, 0 to 1.
 
     >>> pair = PlacePair(place="h", against="h", rows=500, widths=(8, 8), cka=1.0, overlap=1.0, distance=1.4,
     ...                  rotated_distance=0.0)
     >>> conclude([pair], [], [], matched="order").sentence
     'The same up to a rotation at h: after the best one the rows differ by 0.0 % of their spread; ...'
     """
-    case = _Case(pairs, scores, measures, matched, new_alarms, lost, min_overlap)
+    case = _Case(pairs, scores, measures, matched, new_alarms, lost)
     return Conclusion(case.word, _sentence(case.word, case), list(_reasons(case)), case.worse)
 
 
@@ -100,7 +98,6 @@ class _Case:
     matched: str
     new_alarms: Sequence[Finding]
     lost: Sequence[LostDirection]
-    min_overlap: float
 
     @cached_property
     def place(self) -> str:
@@ -197,7 +194,7 @@ class _Case:
             if rank is None or rank.now is None or rank.before is None:
                 return False
             return rank.apart and abs(rank.now - rank.before) >= _DRIFT * rank.before
-        return _below(self.pair.overlap, self.min_overlap)
+        return _below(self.pair.overlap, MIN_OVERLAP)
 
     @property
     def worse(self) -> bool:
@@ -261,7 +258,7 @@ def _of_scores(case: _Case) -> str:
 
 def _reasons(case: _Case) -> Iterator[str]:
     if case.pair is not None:
-        yield from _likeness(case.pair, case.min_overlap)
+        yield from _likeness(case.pair)
     elif case.matched == "none":
         yield "Rows were not matched, so both are compared as two sets."
     if case.rank is not None:
@@ -282,15 +279,15 @@ def _reasons(case: _Case) -> Iterator[str]:
         yield _of_lost(lost)
 
 
-def _likeness(pair: PlacePair, min_overlap: float) -> Iterator[str]:
+def _likeness(pair: PlacePair) -> Iterator[str]:
     if pair.rotated_distance is not None:
         as_they_are = "" if pair.distance is None else f", and by {_percent(pair.distance)} as they are"
         best = f"{_percent(pair.rotated_distance)} of their spread after the best rotation, shift and scale"
         yield f"The rows differ by {best}{as_they_are}."
     if pair.overlap is not None:
-        side = "below" if pair.overlap < min_overlap else "not below"
+        side = "below" if pair.overlap < MIN_OVERLAP else "not below"
         chance = "" if pair.by_chance is None else f"; by chance it would be {_percent(pair.by_chance)}"
-        limit = f"{side} the limit of {_percent(min_overlap)}"
+        limit = f"{side} the limit of {_percent(MIN_OVERLAP)}"
         yield _with_capital(f"{_agree(pair)}, {limit}{chance}.")
     if pair.cka is not None:
         yield f"Linear CKA is {pair.cka:.3f}."
