@@ -41,7 +41,7 @@ class Auxiliary(nn.Module, ABC):
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
-        self.weight, self.name = check_number("weight", weight, least=0), type(self).__name__
+        self.weight, self.name = check_number("The weight of a term", weight, least=0), type(self).__name__
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:

@@ -22,6 +22,9 @@ _ONLINE_NOTE = (
     "Probed while training, on augmented views of training images: not the protocol of the table, and not to "
     "be compared with it."
 )
+_TERM_NOTE = "The value of the term times its weight, which is added to the loss."
+# The beginning of the name of a term's series.
+_TERM = "loss of "
 # For each series of `arrays.npz` its heading, axis and note, and the array of its epochs.
 CURVES = {
     "loss": ("Loss", "loss", "", "epoch"),
@@ -105,9 +108,11 @@ def spectrum_panels(record: Record) -> Iterator[Panel]:
 
 
 def curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
-    """Each series over training; its note says which runs lack it."""
-    for series, (heading, axis, note, epochs) in CURVES.items():
-        lacking = [
+    """Each series over training; its note says which runs lack it. A term's series follows the loss."""
+    terms = sorted({name for one in arrays.values() for name in one if name.startswith(_TERM)})
+    of_terms = {name: (f"L{name[1:]}", name, _TERM_NOTE, "epoch") for name in terms}
+    for series, (heading, axis, note, epochs) in ({"loss": CURVES["loss"]} | of_terms | CURVES).items():
+        lacking = series not in terms and [
             run.folder
             for run in record.runs
             if run.folder in arrays and series_of(arrays[run.folder], epochs, series) is None
