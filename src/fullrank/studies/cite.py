@@ -115,9 +115,9 @@ def _of_part(registry: Registry, text: str) -> Iterator[Citation]:
         yield "", f"not cited: {registry.kind} {text}; add --import {module} if it gives its BibTeX"
         return
     for spec in specs:
-        entry = registry.entry(spec.name, from_file=True)
+        entry = registry.of(spec)
         for citation in entry.cited(spec.value):
-            yield citation, f"{registry.kind} {entry.name}"
+            yield citation, f"{spec.family} {entry.name}"
 
 
 def _of_measure(name: str) -> Iterator[Citation]:
