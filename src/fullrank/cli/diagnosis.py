@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from fullrank.cli.tables import plain_table
+from fullrank.cli.tables import plain_table, print_view_scores
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import UsageError, count_of, few_of
 from fullrank.record import RECORD_FILE, Compared, DiagnosisEntry, SideBySide
@@ -121,6 +121,9 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     if entry.findings:
         console.print()
     _print_operations(console, entry)
+    if (readout := entry.view_readout) is not None:
+        print_view_scores(readout.scores)
+        console.print(escape(" ".join(readout.about)))
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
@@ -130,6 +133,7 @@ def _left_out(entry: DiagnosisEntry) -> str:
     notes = sum(cause.level == "note" for cause in causes(entry.findings))
     parts = [count_of(notes, "note")] if notes else []
     parts += ["what each operation of the views costs"] if operation_table(entry)[1] else []
+    parts += ["what the features know of the views"] if entry.view_readout is not None else []
     return f"The record has the rest: {', '.join([*parts, 'every measure'])}, and what was not examined."
 
 
