@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from fullrank.cli.tables import plain_table, print_view_scores
+from fullrank.cli.tables import plain_table
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.errors import UsageError, count_of, few_of
 from fullrank.record import RECORD_FILE, Compared, DiagnosisEntry, SideBySide
@@ -24,10 +24,12 @@ from fullrank.reports.diagnosis.words import (
     operation_sentence,
     operation_table,
     places_and_values,
+    readout,
     rows_sentence,
 )
 from fullrank.reports.numbers import in_points
 from fullrank.reports.text_tables import TextTable
+from fullrank.reports.view_readout import MEANING, cell_text
 
 # What may end the command with status 3.
 FAIL_ON = ("collapse", "worse")
@@ -121,9 +123,7 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     if entry.findings:
         console.print()
     _print_operations(console, entry)
-    if (readout := entry.view_readout) is not None:
-        print_view_scores(readout.scores)
-        console.print(escape(" ".join(readout.about)))
+    _print_readout(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
@@ -196,6 +196,19 @@ def _print_operations(console: Console, entry: DiagnosisEntry) -> None:
         console.print(escape(sentence))
     if operations:
         console.print(OPERATION_NOTE)
+
+
+def _print_readout(console: Console, entry: DiagnosisEntry) -> None:
+    """What the features know of the views: a row for each place, a column for each operation."""
+    if entry.view_readout is None or (known := readout(entry)) is None:
+        return
+    rows = [row for row in known.rows if not row.is_part]
+    table = plain_table(["place"], [f"{row.operation} {row.shown}" for row in rows], tight=True)
+    for number, place in enumerate(known.places):
+        table.add_row(escape(place), *(cell_text(row.cells[number]) for row in rows))
+    console.print(table)
+    for sentence in (*known.sentences, MEANING, *entry.view_readout.about):
+        console.print(escape(sentence))
 
 
 def _places(entry: DiagnosisEntry) -> Table:

@@ -29,7 +29,7 @@ from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.reports.run.words import OTHER_IMAGES, sampling_notes
-from fullrank.reports.view_readout import MEANING, number, readout_table
+from fullrank.reports.view_readout import MEANING, cell_text, readout_table
 from fullrank.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def print_view_scores(scores: Sequence[Score]) -> None:
         return
     console, shown = Console(highlight=False), plain_table(["operation", ""], table.places, tight=True)
     for row in table.rows:
-        shown.add_row(escape(row.operation), row.shown, *map(number, row.cells))
+        shown.add_row(escape(row.operation), row.shown, *map(cell_text, row.cells))
     console.print(shown)
     for sentence in (*table.sentences, MEANING):
         console.print(escape(sentence))

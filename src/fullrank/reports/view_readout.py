@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fullrank.errors import few_of
 from fullrank.record import Record, Score
 from fullrank.record.comparisons import by_row, grouped, mean_of
 from fullrank.record.operations import PIXELS
@@ -12,13 +13,13 @@ from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.tables import by_depth
 from fullrank.statistics import Estimate
 
-# A fall of a score from h to z that is named, and how many are named.
-LEAST_FALL, MOST_NAMED = 0.1, 4
+# A fall of a score from h to z that is named.
+LEAST_FALL = 0.1
 MEANING = (
-    "R²: the share of the difference of two views in a parameter, such as the row of the crop, that a linear "
-    "map of both predicts; 1 is all of it, 0 is chance. AUROC: how well a linear map of one view tells "
-    "whether the operation was applied to it; 0.5 is chance. High at h and low at z: the head discarded it. "
-    "Only numbers of the same views are comparable."
+    "R² is the share of variance that a linear map explains, of the difference in a parameter between two "
+    "views: 1 is perfect, 0 is chance. AUROC says how well a linear map of one view detects that the "
+    "operation was applied to it: 1 is perfect, 0.5 is chance. A score that is high at h and low at z shows "
+    "what the head discards. Compare only scores of the same views."
 )
 
 
@@ -63,7 +64,7 @@ def readout_section(table: ReadoutTable | None, heads: Mapping[str, str]) -> dic
     """What a page shows of a table; `heads` has the short name of each row of a study."""
     if table is None:
         return None
-    return {"table": table, "meaning": MEANING, "number": number, "heads": heads}
+    return {"table": table, "meaning": MEANING, "text": cell_text, "heads": heads}
 
 
 def readout_table(scores: Iterable[Score]) -> ReadoutTable | None:
@@ -79,10 +80,10 @@ def record_readout(record: Record) -> ReadoutTable | None:
     return _table(by_head, {row: f"{names.short(row)}: " if several else "" for row in by_head})
 
 
-def number(estimate: Estimate | None) -> str:
+def cell_text(estimate: Estimate | None) -> str:
     """A cell with two decimals, and half of its interval over seeds where there is one.
 
-    >>> number(Estimate(0.613)), number(None)
+    >>> cell_text(Estimate(0.613)), cell_text(None)
     ('0.61', '–')
     """
     if estimate is None:
@@ -121,6 +122,5 @@ def _discarded(rows: Sequence[ReadoutRow], places: Sequence[str]) -> str:
     fallen = [each for each in both if each[1] - each[2] >= LEAST_FALL]
     if not fallen:
         return f"No operation is read {LEAST_FALL:g} worse at z than at h."
-    named = [f"{row.operation} ({row.shown} {h:.2f} at h, {z:.2f} at z)" for row, h, z in fallen[:MOST_NAMED]]
-    more = f", and {len(fallen) - MOST_NAMED} more" if len(fallen) > MOST_NAMED else ""
-    return f"The head discards a part of {', '.join(named)}{more}."
+    named = [f"{row.operation} ({row.shown} {h:.2f} at h, {z:.2f} at z)" for row, h, z in fallen]
+    return f"The head discards a part of {few_of(named)}."

@@ -26,7 +26,7 @@ DEFAULT = "simclr"
 # Pairs of views to learn from, and to score on: as many as this number of pixels, within limits.
 _PIXELS_READ, _LEAST, _MOST = 2**21, 1024, 2048
 LEAST_IMAGES = 10
-_MOST_ROUNDS = 16  # pairs of each image
+_MOST_ROUNDS = 8  # pairs of each image
 # The pixels of views are averaged down to this side.
 SIDE = 8
 _BATCH_SIZE = 256
@@ -117,9 +117,11 @@ def view_readout(
 
     Source: the targets of AugSelf (Lee et al. 2021, 2111.09613), as a measure.
     """
+    on = {name for view in model.views.operations for name in view}
+    if not on:
+        return ViewReadout(views=model.name, train=0, test=0, scores=[], left_out=list(NEUTRAL))
     sets = [_read_twice(model, *each, progress) for each in ((train, _TRAIN_STREAM), (test, _TEST_STREAM))]
     (still, moving), (still_test, moving_test) = sets
-    on = {name for view in model.views.operations for name in view}
     colours = [name for name in COLOURS if name in on]
     found = _of_differences(still, still_test, colours) | _of_switches(moving, moving_test)
     scores = [
