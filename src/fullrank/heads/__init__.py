@@ -46,6 +46,7 @@ CONDITIONED = Parameter(
     "views: the head is also given the embedded parameters of each view (CASSLE)",
     "none",
     choices=("none", "views"),
+    citations=("przewiezlikowski2024augmentation",),
 )
 EMBEDDED = Parameter("embedded", int, "width of the embedded parameters, under conditioned=views", 64)
 CONDITIONING = (CONDITIONED, EMBEDDED)

@@ -55,13 +55,14 @@ class ConditionedHead(NormedHead):
 
     def forward(self, h: Tensor, views: Tensor | None = None) -> Tensor:
         """h (N, in_dim), and the numbers of each row's view (N, P) -> z (N, out_dim)."""
-        h = self.checked(h)
-        numbers = self.neutral.expand(len(h), -1) if views is None else views.to(self.neutral.dtype)
-        if numbers.shape != (len(h), len(self.neutral)):
-            raise UsageError(
-                f"This head takes {len(self.neutral)} numbers of each of {len(h)} views, but got "
-                f"{tuple(numbers.shape)}; build it with the view_dims of these views."
-            )
+        numbers = self.neutral[None].expand(self.checked(h).shape[0], -1)
+        if views is not None:
+            if views.shape != numbers.shape:
+                raise UsageError(
+                    f"This head takes parameters {tuple(numbers.shape)} of the views, but got "
+                    f"{tuple(views.shape)}; build it with the view_dims of these views."
+                )
+            numbers = views.to(numbers.dtype)
         z: Tensor = self.norm(self.module(torch.cat([h, self.embed(numbers).to(h.dtype)], dim=1)))
         return z
 
