@@ -110,7 +110,7 @@ def _about_head(head: nn.Module, views: "Views") -> str:
     if "views" not in getattr(head, "needs", ()):
         return ""
     if getattr(head, "view_dims", views.number_dims) == views.number_dims:
-        return "The head is given the parameters of each view. A whole image counts as a view that nothing changed."
+        return "The head is given the parameters of each view; whole images count as unchanged views."
     return "The head was trained with other views, so it is not given the parameters of these."
 
 
