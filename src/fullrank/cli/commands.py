@@ -66,7 +66,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
-_MEASURES = "retrieval, per-class, groups, group-balanced, factors or baselines. Repeatable."
+_MEASURES = "retrieval, per-class, groups, group-balanced, factors, views or baselines. Repeatable."
+_VIEWS = "For --measure views; default: a run's own, else simclr."
 
 
 def _print_version(wanted: bool) -> None:
@@ -195,6 +196,7 @@ def probe(
     ] = "label",
     column: ColumnOption = None,
     measure: Annotated[Texts, typer.Option(metavar="MEASURE", help=_MEASURES)] = None,
+    views: Annotated[str | None, typer.Option(metavar="SPEC", help=_VIEWS)] = None,
     shots: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
     ] = None,
@@ -225,6 +227,7 @@ def probe(
         episodes=episodes,
         shifts=shift or (),
         features=features,
+        views=views,
     )
     if json:
         from pydantic import TypeAdapter

@@ -20,7 +20,7 @@ from fullrank.diagnosis.subject import Subject
 from fullrank.diagnosis.tokens import MOST_IMAGES, TokenNorms, pooled_without, token_norms
 from fullrank.diagnosis.without_equal import probed_without_equal
 from fullrank.errors import UsageError
-from fullrank.record import DiagnosisEntry, ProbedAgain, ProbedImages
+from fullrank.record import DiagnosisEntry, ProbedAgain, ProbedImages, ViewReadout
 from fullrank.record.offending import with_ids
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def diagnose_model(
     entry = entry_of(subject.name, evidence, probed, not_seen)
     ids = subject.test.ids if subject.train is None else joined_ids(subject.train, subject.test)
     before = untrained_map(subject, images, features, seed)
-    found = {"findings": with_ids(entry.findings, ids), "untrained": before}
+    readout = _view_readout(subject, list(features), label, seed, progress)
+    found = {"findings": with_ids(entry.findings, ids), "untrained": before, "view_readout": readout}
     entry = entry.model_copy(update=found)
     drawn = _map_rows(images, features, seen.numpy(), len(every.test), label)
     return ExaminedModel(_of_model(entry, subject), images, features, rows, drawn)
@@ -274,6 +275,22 @@ def _without_operations(
         seed=seed,
         progress=progress,
     )
+
+
+def _view_readout(
+    subject: Subject, places: Sequence[str], label: str, seed: int, progress: Progress | None
+) -> ViewReadout | None:
+    """What the features know of the views; None without views, or with too few images."""
+    from fullrank.runs.view_readout import LEAST_IMAGES, ReadModel, view_readout
+
+    train, test = subject.train, subject.test
+    if train is None:
+        train, test = test.subset(np.arange(0, len(test), 2)), test.subset(np.arange(1, len(test), 2))
+    if subject.views is None or min(len(train), len(test)) < LEAST_IMAGES:
+        return None
+    head = nn.Identity() if subject.head is None else subject.head
+    model = ReadModel(_placed(subject), head, places, subject.views, subject.views_name, seed)
+    return view_readout(model, train, test, label=label, progress=progress)
 
 
 def _placed(subject: Subject) -> nn.Module:

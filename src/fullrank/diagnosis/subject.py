@@ -24,7 +24,7 @@ class Subject:
     `all` are the images that are looked at, if these are more than the test images. `rebuild` builds the
     encoder as it was before training. `kind` says whether it then had random weights. `about` is what is
     known of the weights and the input, in words. `supervised` says whether the loss uses labels, if that is
-    known.
+    known. `views_name` is the spec of the views.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Subject:
     trained: bool = True
     supervised: bool | None = None
     about: tuple[str, ...] = ()
+    views_name: str = ""
 
 
 def find_subject(target: Target, data: Any, views: str | None) -> Subject:
@@ -69,6 +70,7 @@ def subject_with(target: Target, images: Images, views: str | None, *, own: bool
         train=images.train,
         test=images.test,
         views=None if views is None else _views(views, images.test),
+        views_name=views or "",
         rebuild=rebuild,
         all=None if images.official else images.all,
         trained=target.trained and not fresh,
@@ -94,6 +96,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         train=images.train,
         test=images.test,
         views=made,
+        views_name=str(views or run.recipe.views),
         objective=None if needs_labels else objective(run.recipe.objective.alone),
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),

@@ -274,6 +274,31 @@ class OperationShare(_Part):
     share: float
 
 
+class ViewReadout(_Part):
+    """What features say about the views: the parameters of each operation, read out at each place.
+
+    `views` is the spec of the views. `train` and `test` count the pairs of views that the regressions learn
+    from and are scored on. `scores` have the probe `views`, and an operation as `subject`, or one of its
+    numbers, such as `crop row`; the place `pixels` is the views themselves, averaged down to 8 x 8.
+    `left_out` names the operations that never varied.
+    """
+
+    views: str
+    train: int
+    test: int
+    scores: list[Score]
+    left_out: list[str] = []
+
+    @property
+    def about(self) -> list[str]:
+        """Which views were read, how many, and which operations have no score, in sentences."""
+        pairs = f"{self.train:,} pairs to learn from and {self.test:,} to be scored on"
+        sentences = [f"Views: {self.views}; {pairs}."]
+        if self.left_out:
+            sentences.append(f"No score, because these views never vary it: {', '.join(self.left_out)}.")
+        return sentences
+
+
 class DiagnosisEntry(_Part):
     """The diagnosis of one model or file of embeddings. Places go from the image to z.
 
@@ -309,6 +334,7 @@ class DiagnosisEntry(_Part):
     beside: SideBySide | None = None
     untrained: SimilarityMap | None = None
     map: RowMap | None = None
+    view_readout: ViewReadout | None = None
 
     @property
     def worse(self) -> list[Compared]:
