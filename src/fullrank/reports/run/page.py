@@ -14,7 +14,7 @@ from fullrank.reports.run import figures, words
 from fullrank.reports.run.factors import dial_section
 from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.rows import row_names
-from fullrank.reports.run.scores import group_table, shift_table, standardised_note
+from fullrank.reports.run.scores import group_table, head_notes, shift_table
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
 from fullrank.reports.view_readout import readout_section, record_readout, views_of
 
@@ -89,7 +89,7 @@ def render(
         ),
         groups=group_table(record),
         shifts=shift_table(record),
-        standardised=standardised_note(record),
+        head_notes=head_notes(record),
         links=links,
     )
 
