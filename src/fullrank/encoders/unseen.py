@@ -44,7 +44,7 @@ def stated_options(weights: Weights, prefix: str = "") -> dict[str, tuple[int | 
 
 
 def options_of(name: str, weights: Weights) -> dict[str, int | str]:
-    """The options with which a timm model fits a file: the stem and last width of its tensors, and what it states.
+    """The options with which a timm model fits a file: its stem and last width, and what it states.
 
     Args:
         name: The name of the model.
