@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.linalg import Moments
 from fullrank.probes.linear import LinearProbe, refitted
 from fullrank.probes.probe import feature_matrix, joint_numbers, labelled_rows
-from fullrank.statistics import Estimate
 
 # Features (N, D) and k -> their coordinates (N, k) in the first k directions.
 Projection = Callable[[Tensor, int], Tensor]
@@ -132,7 +132,7 @@ def reduced_accuracy(
             refitted(probe, project(features, k), labels).score(project(test_features, k), test_labels)
             for project in projections
         ]
-        results.append(Reduced(k, Estimate.of(accuracies).mean, tuple(accuracies)))
+        results.append(Reduced(k, fmean(accuracies), tuple(accuracies)))
     return results
 
 
@@ -155,9 +155,9 @@ def _principal(features: Tensor, largest: int, generator: torch.Generator) -> Pr
 
 def _random(features: Tensor, largest: int, generator: torch.Generator) -> Projection:
     width = features.shape[1]
-    # One row for each direction, so that the first directions do not depend on how many there are.
-    gaussian = torch.randn(largest, width, generator=generator, dtype=torch.float64).to(features.device)
-    return _onto(torch.linalg.qr(gaussian.T)[0], gaussian.new_zeros(width))
+    # All directions are drawn, so that those of this draw and the next do not depend on the largest k.
+    gaussian = torch.randn(width, width, generator=generator, dtype=torch.float64).to(features.device)
+    return _onto(torch.linalg.qr(gaussian[:, :largest])[0], gaussian.new_zeros(width))
 
 
 def _channels(features: Tensor, largest: int, generator: torch.Generator) -> Projection:
