@@ -33,11 +33,12 @@ def last_block(model: nn.Module) -> LastBlock | None:
     kinds: dict[type, tuple[str, str]] = {BasicBlock: ("conv2", "bn2"), Bottleneck: ("conv3", "bn3")}
     if not isinstance(model, ResNet):
         return None
-    block: Any = model.layer4[-1]
+    stage: Any = model.layer4
+    block = stage[-1]
     names = kinds.get(type(block))
     if names is None or block.se is not None or type(getattr(block, names[1])) is not nn.BatchNorm2d:
         return None
-    return LastBlock(block, len(model.layer4) - 1, *names)
+    return LastBlock(block, len(stage) - 1, *names)
 
 
 def set_last_width(model: nn.Module, name: str, width: int) -> None:
