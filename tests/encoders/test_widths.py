@@ -38,7 +38,7 @@ def normed(x, state, name):
 def residual(model, kind=BasicBlock, blocks=2):
     """A small net of timm's residual kind, with its initial weights."""
     torch.manual_seed(0)
-    return model(kind, (1, 1, 1, blocks), num_classes=0, channels=(8, 8, 8, 6), in_chans=1)
+    return model(kind, (1, 1, 1, blocks), num_classes=0, channels=(8, 8, 8, 6), in_chans=1, avg_down=True)
 
 
 @pytest.mark.parametrize("last", [1, 16, 40])
