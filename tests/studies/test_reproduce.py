@@ -203,11 +203,7 @@ def test_a_run_is_named_after_all_of_its_recipe_but_defaults():
 @pytest.mark.parametrize("name", table_names())
 def test_every_table_of_the_package_is_sound(name):
     table = table_named(name)
-    assert (
-        table.scales
-        and all(scale in SCALES for scale in table.scales)
-        and table.source[:2] in ("P1", "P2", "fu")
-    )
+    assert table.scales and all(scale in SCALES for scale in table.scales) and table.source
     if isinstance(table, TheoremFigure):
         from fullrank.theory import theorem_named
 
@@ -327,7 +323,7 @@ def test_columns_say_what_is_read_of_a_run():
             "statistic": {"mini": "accuracy", "paper": LAST},
         },
         {"title": "dimensions", "spectrum": "dimensions"},
-        {"title": "bias", "statistic": "prediction bias", "subject": "3"},
+        {"title": "bias", "statistic": "prediction bias", "subject": 3},
     ]
     row = {"title": "a part", "place": "h[:4]"}
     table = Table(**{**SMALL, "columns": columns, "rows": [row]})

@@ -66,7 +66,7 @@ class Column(_Part):
     split: str | dict[Scale, str] = "test"
     probe: Probe | dict[Scale, Probe] = "linear"
     statistic: str | dict[Scale, str] = ACCURACY
-    subject: str = ""
+    subject: Annotated[str, Field(coerce_numbers_to_str=True)] = ""
     shots: int | None = None
     spectrum: RankQuantity | None = None
 
