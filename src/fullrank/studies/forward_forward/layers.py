@@ -1,5 +1,6 @@
 """The net of the study, the goodness of a layer, and the loss that a layer learns for itself."""
 
+import math
 from typing import Literal, final, get_args
 
 import torch
@@ -50,7 +51,7 @@ def threshold(kind: Goodness, width: int, level: float) -> float:
     >>> threshold("norm", 256, 0.5), threshold("squares", 256, 0.5)
     (8.0, 64.0)
     """
-    return level * width**0.5 if kind == "norm" else level**2 * width
+    return level * math.sqrt(width) if kind == "norm" else level**2 * width
 
 
 def layer_loss(positive: Tensor, negative: Tensor, theta: float) -> Tensor:
@@ -78,7 +79,9 @@ def normalised(rows: Tensor) -> Tensor:
     >>> normalised(torch.tensor([[3.0, 4.0], [30.0, 40.0]])).square().mean(1)
     tensor([1.0000, 1.0000])
     """
-    return rows / (rows.norm(dim=1, keepdim=True) * rows.shape[1] ** -0.5 + _EPSILON)
+    # torch's norm has the gradient 0 at a row of zeros, where a square root would have none.
+    length: Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / (length / math.sqrt(rows.shape[1]) + _EPSILON)
 
 
 @final

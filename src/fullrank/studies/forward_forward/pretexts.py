@@ -70,7 +70,9 @@ def jigsaw(images: Tensor, permutation: Sequence[int]) -> Tensor:
     """
     height, width = images.shape[2:]
     if height % 2 or width % 2:
-        problem = f"A jigsaw of four quarters needs an even height and width, but the images are {height}x{width}"
+        problem = (
+            f"A jigsaw of four quarters needs an even height and width, but the images are {height}x{width}"
+        )
         raise UsageError(f"{problem}; choose an even image size.")
     if sorted(permutation) != [0, 1, 2, 3]:
         given = ", ".join(map(str, permutation))
@@ -188,14 +190,12 @@ def check_label_pixels(height: int, width: int, count: int) -> None:
     """Raise UsageError unless an image of this size holds `count` label pixels."""
     if height * width < count:
         least = next(side for side in range(1, count + 1) if side**2 >= count)
-        raise UsageError(
-            f"Images of {height}x{width} have {height * width} pixels, but the pretext task needs {count} label "
-            f"pixels; choose a larger image_size or pad, to {least}x{least} or more."
-        )
+        sizes = f"Images of {height}x{width} have {height * width} pixels, but {count} hold the label"
+        raise UsageError(f"{sizes}; choose a larger image size or pad, to {least}x{least} or more.")
 
 
 def _with_label_pixels(images: Tensor, pixels: Tensor) -> Tensor:
-    check_label_pixels(*images.shape[2:], pixels.shape[1])
+    check_label_pixels(images.shape[2], images.shape[3], pixels.shape[1])
     written = images.flatten(2).clone()
     written[:, 0, : pixels.shape[1]] = pixels
     return written.view_as(images)

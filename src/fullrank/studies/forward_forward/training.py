@@ -1,7 +1,7 @@
 """The loop of the study: Forward-Forward, and its twins that learn by back-propagation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from fullrank.studies.forward_forward.pretexts import (
     write_label,
     wrong_labels,
 )
+from fullrank.studies.forward_forward.settings import SOFTMAX, UNTRAINED
 
 # Rows of one forward pass where nothing is learned.
 _ROWS = 2**14
@@ -26,33 +27,34 @@ _ROWS = 2**14
 class Method:
     """How a net learns: by which goodness, at which layers, and how far a gradient reaches.
 
-    Without a goodness it learns by softmax and cross-entropy on its output layer. `layers` are those that have
-    a loss. `separate`: the gradient of a loss ends at the input of its own layer, which is Forward-Forward.
+    Without a goodness it learns by softmax and cross-entropy on its output layer. `layers` are those with a
+    loss. `separate`: the gradient of a loss ends at the input of its own layer, which is Forward-Forward.
     """
 
     name: str
     goodness: Goodness | None = None
-    layers: Literal["every", "last"] = "every"
+    layers: Literal["every", "last", "none"] = "every"
     separate: bool = False
 
-    def judges(self, depth: int) -> slice:
-        """The layers whose mean goodness classifies: all but the first, or the last alone."""
-        return slice(-1, None) if self.layers == "last" or depth == 1 else slice(1, None)
-
-    def losses(self, depth: int) -> slice:
+    @property
+    def losses(self) -> slice:
         """The layers that have a loss."""
         return slice(-1, None) if self.layers == "last" else slice(None)
 
+    def judges(self, depth: int) -> slice:
+        """The layers whose mean goodness classifies: all but the first, or the one that learns."""
+        return slice(-1, None) if self.layers == "last" or depth == 1 else slice(1, None)
 
-SOFTMAX = "back-propagation, softmax"
+
 METHODS = {
     method.name: method
     for method in (
-        Method("forward-forward, norm", "norm", separate=True),
-        Method("forward-forward, squares", "squares", separate=True),
-        Method("back-propagation, every layer", "norm"),
-        Method("back-propagation, last layer", "norm", layers="last"),
+        Method("FF, norm", "norm", separate=True),
+        Method("FF, squares", "squares", separate=True),
+        Method("every layer", "norm"),
+        Method("last layer", "norm", layers="last"),
         Method(SOFTMAX),
+        Method(UNTRAINED, "norm", layers="none"),
     )
 }
 
@@ -88,6 +90,16 @@ class PretextImages:
         """The images of a task, with the labels that are right for them."""
         return cls(pretext, images, pad, right_labels(images, pretext))
 
+    @property
+    def inputs(self) -> int:
+        """The number of inputs of a net: channels times padded height times padded width."""
+        channels, height, width = self.images.shape[1:]
+        return channels * (height + 2 * self.pad) * (width + 2 * self.pad)
+
+    def first(self, count: int | None) -> "PretextImages":
+        """The first images; all where `count` is None."""
+        return replace(self, images=self.images[:count], right=self.right[:count])
+
     def drawn(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Some images, each under the transformation of its label: (n, C, H, W), 0 to 1, padded."""
         views = torch.empty_like(self.images[rows])
@@ -103,7 +115,7 @@ class PretextImages:
 
 @dataclass(frozen=True)
 class PretextBatch:
-    """Rows that a step learns from: with a right label, with a wrong one, with a neutral one, and the label."""
+    """Rows of a step: with a right label, with a wrong one, with a neutral one; and the right labels."""
 
     positive: Tensor
     negative: Tensor
@@ -140,14 +152,14 @@ def loss_of(net: LayerNet, method: Method, batch: PretextBatch, level: float) ->
     rows = torch.cat([batch.positive, batch.negative])
     activations = net.separate(rows) if method.separate else net(rows)
     theta = threshold(method.goodness, activations[-1].shape[1], level)
-    halves = [goodness(each, method.goodness).chunk(2) for each in activations[method.losses(len(activations))]]
+    halves = [goodness(each, method.goodness).chunk(2) for each in activations[method.losses]]
     return torch.stack([layer_loss(positive, negative, theta) for positive, negative in halves]).sum()
 
 
 def learn(
     net: LayerNet, method: Method, images: PretextImages, schedule: Schedule, generator: torch.Generator
 ) -> Iterator[float]:
-    """Train a net, epoch by epoch; each yields its mean loss.
+    """Train a net, epoch by epoch; each yields its mean loss. The untrained net yields nothing.
 
     Args:
         net: The net, which is changed.
@@ -156,11 +168,13 @@ def learn(
         schedule: Epochs, batch size, rate and thresholds.
         generator: The generator of order, transformations and wrong labels.
     """
+    if method.layers == "none":
+        return
     optimizer = torch.optim.Adam(net.parameters(), lr=schedule.learning_rate)
     for _ in range(schedule.epochs):
         order = torch.randperm(len(images.images), generator=generator)
         losses = []
-        for rows in order.split(schedule.batch_size):
+        for rows in torch.split(order, schedule.batch_size):
             batch = PretextBatch.draw(images, rows, generator)
             if not len(batch.labels):
                 continue
@@ -200,10 +214,10 @@ def pretext_accuracy(net: LayerNet, method: Method, images: PretextImages) -> fl
 
     A label counts as correct if its transformation gives the same image.
     """
-    count, correct, total = images.pretext.count, 0, images.right[..., 0].numel()
+    count, correct, total = images.pretext.count, 0, images.right[:, :, 0].numel()
     rows = torch.arange(len(images.images)).repeat_interleave(count)
     labels = torch.arange(count).repeat(len(images.images))
-    for row, label in zip(rows.split(_ROWS), labels.split(_ROWS), strict=True):
+    for row, label in zip(torch.split(rows, _ROWS), torch.split(labels, _ROWS), strict=True):
         guess = predicted(net, method, images.drawn(row, label), count)
         correct += int(images.right[row, label, guess].sum())
     return correct / total
@@ -212,4 +226,5 @@ def pretext_accuracy(net: LayerNet, method: Method, images: PretextImages) -> fl
 @torch.no_grad()
 def features(net: LayerNet, images: PretextImages) -> list[Tensor]:
     """The activations (N, width) of each layer for untransformed images with neutral label pixels."""
-    return net(images.plain())
+    activations: list[Tensor] = net(images.plain())
+    return activations

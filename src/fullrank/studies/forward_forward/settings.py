@@ -1,0 +1,31 @@
+"""The settings of the study as data. Torch-free."""
+
+from pydantic import BaseModel, Field
+
+SOFTMAX, UNTRAINED = "softmax", "untrained"
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """The settings of the study at a scale.
+
+    `recipe` names the images; `pad` black pixels are added on every side to hold the label pixels. `methods`
+    and `pretexts` are the rows of the table. `judged` is the number of test images, the first ones, behind a
+    pretext accuracy; None is all. `level` is the root mean square of activations at the threshold.
+    """
+
+    recipe: str
+    pad: int = Field(2, ge=0)
+    methods: tuple[str, ...] = ("FF, norm", "FF, squares", "every layer", "last layer", SOFTMAX, UNTRAINED)
+    pretexts: tuple[str, ...] = ("rotation", "flip", "jigsaw")
+    width: int = Field(256, ge=1)
+    depth: int = Field(4, ge=1)
+    epochs: int = Field(60, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(0.001, gt=0)
+    level: float = Field(0.5, gt=0)
+    judged: int | None = Field(None, ge=1)
+
+    @property
+    def last(self) -> int:
+        """The first of the last layers, from 1: those whose mean goodness classifies, all but the first."""
+        return min(2, self.depth)
