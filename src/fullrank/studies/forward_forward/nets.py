@@ -194,7 +194,9 @@ def measured(
     settings, method, pretext = net.settings, METHODS[net.method], pretext_named(net.pretext)
     own, unseen = (PretextImages.of(pixels(images), pretext, settings.pad) for images in (train, test))
     module = LayerNet(own.inputs, settings.width, settings.depth, pretext.count, net.seed)
-    schedule = Schedule(settings.epochs, settings.batch_size, settings.learning_rate, settings.level)
+    schedule = Schedule(
+        settings.epochs, settings.draws, settings.batch_size, settings.learning_rate, settings.level
+    )
     learning = learn(module, method, own, schedule, torch.Generator().manual_seed(net.seed))
     started = time.perf_counter()
     losses = list(counted(([loss] for loss in learning), progress, net.title, settings.epochs))
@@ -207,11 +209,11 @@ def measured(
         seed=net.seed,
         folder=f"../{net.store.name}/{net.folder.name}",
         epochs=len(losses),
-        steps=len(losses) * -(-len(train) // settings.batch_size),
+        steps=len(losses) * -(-settings.draws * len(train) // settings.batch_size),
         loss=losses[-1][0] if losses else 0.0,
         chance=None,
         seconds=seconds,
-        views_per_second=len(losses) * len(train) / seconds,
+        views_per_second=len(losses) * settings.draws * len(train) / seconds,
         parameters={"encoder": sum(each.numel() for each in module.hidden.parameters())},
         probes={
             place: _probed((at_train[place], labels[0]), (at_test[place], labels[1]), net.seed)

@@ -10,7 +10,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
 
     `recipe` names the images; `pad` black pixels are added on every side to hold the label pixels. `methods`
     and `pretexts` are the rows of the table. `judged` is the number of test images, the first ones, behind a
-    pretext accuracy; None is all. `level` is the root mean square of activations at the threshold.
+    pretext accuracy; None is all. In an epoch each training image is drawn
+    `draws` times. `level` is the root mean square of activations at the threshold.
     """
 
     recipe: str
@@ -20,6 +21,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     width: int = Field(256, ge=1)
     depth: int = Field(4, ge=1)
     epochs: int = Field(60, ge=1)
+    draws: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(0.001, gt=0)
     level: float = Field(0.5, gt=0)

@@ -1,7 +1,7 @@
 """The loop of the study: Forward-Forward, and its twins that learn by back-propagation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -61,9 +61,13 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a net learns: Adam at a fixed rate; `level` gives the thresholds."""
+    """How long and how fast a net learns: Adam at a fixed rate; `level` gives the thresholds.
+
+    In an epoch each image is drawn `draws` times, each time under another random transformation.
+    """
 
     epochs: int
+    draws: int
     batch_size: int
     learning_rate: float
     level: float
@@ -74,43 +78,42 @@ class PretextImages:
     """Images under every transformation of a pretext task, and the labels that are right for each.
 
     Attributes:
-        pretext: The task.
-        images: The images before any transformation (N, C, H, W), uint8.
-        pad: The black pixels on every side that are added to hold the label pixels.
+        views: The images under every transformation, padded to hold the label pixels: (N, count, C, H, W),
+            uint8. Transformation 0 is the image itself.
         right: Which labels are right (N, count, count), as in `right_labels`.
     """
 
-    pretext: Pretext
-    images: Tensor
-    pad: int
+    views: Tensor
     right: Tensor
 
     @classmethod
     def of(cls, images: Tensor, pretext: Pretext, pad: int) -> "PretextImages":
-        """The images of a task, with the labels that are right for them."""
-        return cls(pretext, images, pad, right_labels(images, pretext))
+        """Images (N, C, H, W), uint8, under every transformation, with `pad` black pixels on every side."""
+        views = padded(pretext.all_of(images).flatten(0, 1), pad)
+        shape = len(images), pretext.count, *views.shape[1:]
+        return cls(views.view(shape), right_labels(images, pretext))
+
+    @property
+    def count(self) -> int:
+        """The number of labels."""
+        return self.views.shape[1]
 
     @property
     def inputs(self) -> int:
         """The number of inputs of a net: channels times padded height times padded width."""
-        channels, height, width = self.images.shape[1:]
-        return channels * (height + 2 * self.pad) * (width + 2 * self.pad)
+        return self.views[0, 0].numel()
 
     def first(self, count: int | None) -> "PretextImages":
         """The first images; all where `count` is None."""
-        return replace(self, images=self.images[:count], right=self.right[:count])
+        return PretextImages(self.views[:count], self.right[:count])
 
     def drawn(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Some images, each under the transformation of its label: (n, C, H, W), 0 to 1, padded."""
-        views = torch.empty_like(self.images[rows])
-        for label in range(self.pretext.count):
-            chosen = labels == label
-            views[chosen] = self.pretext.transform(self.images[rows[chosen]], label)
-        return padded(views.float() / 255, self.pad)
+        """Some images, each under the transformation of its label: (n, C, H, W), 0 to 1."""
+        return self.views[rows, labels].float() / 255
 
     def plain(self) -> Tensor:
         """The images without a transformation, with neutral label pixels, as rows (N, D)."""
-        return neutral_label(padded(self.images.float() / 255, self.pad), self.pretext.count).flatten(1)
+        return neutral_label(self.views[:, 0].float() / 255, self.count).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class PretextBatch:
     @classmethod
     def draw(cls, images: PretextImages, rows: Tensor, generator: torch.Generator) -> "PretextBatch":
         """A random transformation for each image; images for which no label is wrong are left out."""
-        count = images.pretext.count
+        count = images.count
         labels = torch.randint(count, (len(rows),), generator=generator)
         wrong = wrong_labels(images.right[rows, labels], generator)
         usable = wrong >= 0
@@ -170,9 +173,9 @@ def learn(
     """
     if method.layers == "none":
         return
-    optimizer = torch.optim.Adam(net.parameters(), lr=schedule.learning_rate)
+    optimizer = torch.optim.Adam(net.parameters(), lr=schedule.learning_rate, fused=True)
     for _ in range(schedule.epochs):
-        order = torch.randperm(len(images.images), generator=generator)
+        order = torch.randperm(schedule.draws * len(images.views), generator=generator) % len(images.views)
         losses = []
         for rows in torch.split(order, schedule.batch_size):
             batch = PretextBatch.draw(images, rows, generator)
@@ -214,9 +217,9 @@ def pretext_accuracy(net: LayerNet, method: Method, images: PretextImages) -> fl
 
     A label counts as correct if its transformation gives the same image.
     """
-    count, correct, total = images.pretext.count, 0, images.right[:, :, 0].numel()
-    rows = torch.arange(len(images.images)).repeat_interleave(count)
-    labels = torch.arange(count).repeat(len(images.images))
+    count, correct, total = images.count, 0, images.right[:, :, 0].numel()
+    rows = torch.arange(len(images.views)).repeat_interleave(count)
+    labels = torch.arange(count).repeat(len(images.views))
     for row, label in zip(torch.split(rows, _ROWS), torch.split(labels, _ROWS), strict=True):
         guess = predicted(net, method, images.drawn(row, label), count)
         correct += int(images.right[row, label, guess].sum())
