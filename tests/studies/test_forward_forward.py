@@ -12,6 +12,7 @@ from refusals import refuses
 from fullrank.cli import main
 from fullrank.data import ImageSet
 from fullrank.errors import DataError, InterruptedRunError, UsageError
+from fullrank.record import Record, Result
 from fullrank.record.tidy import tidy_rows
 from fullrank.reports.page import write_page
 from fullrank.studies import table as tables
@@ -263,7 +264,7 @@ def test_every_method_learns_a_pretext_task_that_can_be_seen(name):
     images[:, :, :2] += 180
     task = PretextImages.of(images, PRETEXTS["rotation"], 1)
     net = LayerNet(task.inputs, 32, 2, 4)
-    schedule = Schedule(epochs=60, draws=2, batch_size=12, learning_rate=0.01, level=0.5)
+    schedule = Schedule(epochs=40, draws=2, batch_size=12, learning_rate=0.015, level=0.5)
     losses = list(learn(net, METHODS[name], task, schedule, generator()))
     assert losses[-1] < losses[0] / 2
     assert pretext_accuracy(net, METHODS[name], task) > 0.9
@@ -425,9 +426,6 @@ def test_the_page_the_terminal_and_the_export_show_it(shipped, capsys, monkeypat
     folder = shipped / "tests-layers"
     page = write_page(folder).read_text()
     assert "99.3" in page and "83.9" in page and "class, layer 2" in page
-    from fullrank import Result
-    from fullrank.record import Record
-
     rows = tidy_rows([Result(folder, Record.load(folder))])
     assert {(row["setting"], row["column"], row["paper"]) for row in rows} >= {
         ("flip: FF, norm", "pretext", 99.3),
