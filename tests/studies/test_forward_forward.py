@@ -51,7 +51,10 @@ from fullrank.studies.forward_forward.training import (
 )
 from fullrank.studies.reproduce import rehearse_studies, reproduce
 
-QUICK = {"width": 4, "depth": 2, "epochs": 1, "batch_size": 32, "judged": 4}
+RATES = {"FF, norm": 0.01, "FF, squares": 0.01, "every layer": 0.01, "last layer": 0.01, "softmax": 0.01}
+LEVELS = {"norm": 0.5, "squares": 0.5}
+HOW = {"recipe": "digits", "learning_rate": RATES, "level": LEVELS}
+QUICK = {**HOW, "width": 4, "depth": 2, "epochs": 1, "batch_size": 32, "judged": 4}
 
 
 def generator(seed=0):
@@ -300,12 +303,16 @@ def images_of_side(side):
 
 def test_settings_that_do_not_fit_the_images_are_refused_before_any_training():
     with refuses(UsageError, "4x4", 16, 24):
-        check_settings(Settings(recipe="digits", pad=0), images_of_side(4))
-    check_settings(Settings(recipe="digits", pad=1), images_of_side(4))  # 6x6
+        check_settings(Settings(**HOW, pad=0), images_of_side(4))
+    check_settings(Settings(**HOW, pad=1), images_of_side(4))  # 6x6
     with refuses(UsageError, "5x5", "even"):
-        check_settings(Settings(recipe="digits"), images_of_side(5))
+        check_settings(Settings(**HOW), images_of_side(5))
     with refuses(UsageError, "'FF, nrm'", "'FF, norm'"):
-        check_settings(Settings(recipe="digits", methods=("FF, nrm",)), images_of_side(8))
+        check_settings(Settings(**HOW, methods=("FF, nrm",)), images_of_side(8))
+    with refuses(UsageError, "'FF, squares'", "learning_rate"):
+        check_settings(
+            Settings(**HOW | {"learning_rate": {"FF, norm": 0.1}}, methods=("softmax",)), images_of_side(8)
+        )
 
 
 @pytest.fixture
@@ -322,7 +329,6 @@ def shipped(tmp_path, monkeypatch):
         "seeds": {"mini": 2},
         "settings": {
             "mini": {
-                "recipe": "digits",
                 "pretexts": ["flip"],
                 "methods": ["FF, norm", "softmax", "untrained"],
                 **QUICK,
@@ -393,7 +399,7 @@ def test_ctrl_c_keeps_finished_nets_and_says_so(shipped, monkeypatch):
 
 
 def test_a_damaged_net_is_named_and_fewer_than_one_worker_refused(tmp_path):
-    net = PlannedNet(Settings(recipe="digits"), "softmax", "flip", 0, tmp_path)
+    net = PlannedNet(Settings(**HOW), "softmax", "flip", 0, tmp_path)
     net.folder.mkdir()
     (net.folder / NET_FILE).write_text("{")
     with refuses(DataError, NET_FILE, "remove"):
@@ -403,13 +409,20 @@ def test_a_damaged_net_is_named_and_fewer_than_one_worker_refused(tmp_path):
 
 
 def test_a_nets_folder_depends_on_every_setting_but_the_rows_of_the_table(tmp_path):
-    one = Settings(recipe="digits")
+    one = Settings(**HOW)
 
     def folder(**changed):
         return PlannedNet(one.model_copy(update=changed), "softmax", "flip", 0, tmp_path).folder
 
     assert folder() == folder(pretexts=("flip",)) == folder(methods=("softmax",))
-    changed = {"width": 8, "level": 0.1, "epochs": 3, "pad": 1, "recipe": "fashion-mnist", "judged": 5}
+    changed = {
+        "width": 8,
+        "level": LEVELS | {"norm": 0.1},
+        "epochs": 3,
+        "pad": 1,
+        "recipe": "fashion-mnist",
+        "judged": 5,
+    }
     folders = {folder(), *(folder(**{key: value}) for key, value in changed.items())}
     assert len(folders) == 1 + len(changed)
 

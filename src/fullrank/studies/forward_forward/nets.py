@@ -34,9 +34,10 @@ from fullrank.runs.folders import slug
 from fullrank.runs.recipe import Recipe
 from fullrank.studies.forward_forward.layers import LayerNet
 from fullrank.studies.forward_forward.pretexts import check_label_pixels, pretext_named
-from fullrank.studies.forward_forward.settings import Settings
+from fullrank.studies.forward_forward.settings import UNTRAINED, Settings
 from fullrank.studies.forward_forward.training import (
     METHODS,
+    Method,
     PretextImages,
     Schedule,
     features,
@@ -139,6 +140,9 @@ def check_settings(settings: Settings, images: ImageSet) -> None:
         check_label_pixels(height, width, pretext_named(name).count)
     if unknown := [name for name in settings.methods if name not in METHODS]:
         raise unknown_name("method", unknown[0], METHODS, f"there are {'; '.join(METHODS)}")
+    rated = {*settings.learning_rate, UNTRAINED}
+    if unrated := [name for name in settings.methods if name not in rated]:
+        raise UsageError(f"The method {unrated[0]!r} has no learning rate; add it to learning_rate.")
 
 
 def rehearse_nets(settings: Settings) -> list[str]:
@@ -194,9 +198,7 @@ def measured(
     settings, method, pretext = net.settings, METHODS[net.method], pretext_named(net.pretext)
     own, unseen = (PretextImages.of(pixels(images), pretext, settings.pad) for images in (train, test))
     module = LayerNet(own.inputs, settings.width, settings.depth, pretext.count, net.seed)
-    schedule = Schedule(
-        settings.epochs, settings.draws, settings.batch_size, settings.learning_rate, settings.level
-    )
+    schedule = schedule_of(settings, method)
     learning = learn(module, method, own, schedule, torch.Generator().manual_seed(net.seed))
     started = time.perf_counter()
     losses = list(counted(([loss] for loss in learning), progress, net.title, settings.epochs))
@@ -225,6 +227,17 @@ def measured(
         images=ProbedImages.of("label", train.labels["label"], test.labels["label"]),
     )
     return TrainedNet(pretext_accuracy=accuracy, entry=entry)
+
+
+def schedule_of(settings: Settings, method: Method) -> Schedule:
+    """How long and how fast a method learns, and its threshold; the untrained net has neither."""
+    return Schedule(
+        epochs=settings.epochs,
+        draws=settings.draws,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate.get(method.name, 0.0),
+        level=0.0 if method.goodness is None else settings.level[method.goodness],
+    )
 
 
 def _with_last_joined(layers: Sequence[Tensor], last: int) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """The settings of the study as data. Torch-free."""
 
-from pydantic import BaseModel, Field
+from typing import Literal
+
+from pydantic import BaseModel, Field, PositiveFloat
 
 SOFTMAX, UNTRAINED = "softmax", "untrained"
 
@@ -8,10 +10,10 @@ SOFTMAX, UNTRAINED = "softmax", "untrained"
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """The settings of the study at a scale.
 
-    `recipe` names the images; `pad` black pixels are added on every side to hold the label pixels. `methods`
-    and `pretexts` are the rows of the table. `judged` is the number of test images, the first ones, behind a
-    pretext accuracy; None is all. In an epoch each training image is drawn
-    `draws` times. `level` is the root mean square of activations at the threshold.
+    `recipe` names the images; `pad` black pixels on every side hold the label pixels. `methods` and `pretexts`
+    are the rows of the table. In an epoch each training image is drawn `draws` times. `learning_rate` is that of
+    each method. `level` is for each goodness the root mean square of activations at the threshold. `judged` is
+    the number of test images, the first ones, behind an accuracy of a pretext task; None is all.
     """
 
     recipe: str
@@ -23,8 +25,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     epochs: int = Field(60, ge=1)
     draws: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(0.001, gt=0)
-    level: float = Field(0.5, gt=0)
+    learning_rate: dict[str, PositiveFloat]
+    level: dict[Literal["norm", "squares"], PositiveFloat]
     judged: int | None = Field(None, ge=1)
 
     @property

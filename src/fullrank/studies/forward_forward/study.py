@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from fullrank.errors import count_of
 from fullrank.record import Record, TableEntry, TableRow
 from fullrank.record.making import new_record
 from fullrank.runs.baselines import baselines
@@ -97,12 +98,13 @@ class StudyPlan:
         """Write the record of the table and its finished nets into a folder, and return it."""
         settings, columns = self.settings, columns_of(self.settings)
         data = Recipe.resolve(settings.recipe).data
+        layers = count_of(settings.depth, "layer")
         on_pixels = baselines(*images_of(settings.recipe), "label", None)[:1]
         entries = [net.result.entry.model_copy(update={"baselines": on_pixels}) for net in self.nets()]
         entry = TableEntry(
             name=self.name,
             scale=self.scale,
-            here=f"{data}, {settings.depth} layers of {settings.width} units, {settings.epochs} epochs",
+            here=f"{data}, {layers} of {settings.width} units, {count_of(settings.epochs, 'epoch')}",
             alike=False,
             columns=[column.title for column in columns],
             units=[column.unit for column in columns],
