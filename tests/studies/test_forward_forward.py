@@ -309,7 +309,7 @@ def test_settings_that_do_not_fit_the_images_are_refused_before_any_training():
         check_settings(Settings(**HOW), images_of_side(5))
     with refuses(UsageError, "'FF, nrm'", "'FF, norm'"):
         check_settings(Settings(**HOW, methods=("FF, nrm",)), images_of_side(8))
-    with refuses(UsageError, "'FF, squares'", "learning_rate"):
+    with refuses(UsageError, "'softmax'", "learning_rate"):
         check_settings(
             Settings(**HOW | {"learning_rate": {"FF, norm": 0.1}}, methods=("softmax",)), images_of_side(8)
         )

@@ -10,10 +10,11 @@ SOFTMAX, UNTRAINED = "softmax", "untrained"
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """The settings of the study at a scale.
 
-    `recipe` names the images; `pad` black pixels on every side hold the label pixels. `methods` and `pretexts`
-    are the rows of the table. In an epoch each training image is drawn `draws` times. `learning_rate` is that of
-    each method. `level` is for each goodness the root mean square of activations at the threshold. `judged` is
-    the number of test images, the first ones, behind an accuracy of a pretext task; None is all.
+    `recipe` names the images; `pad` black pixels on every side hold the label pixels. `methods` and
+    `pretexts` are the rows of the table. In an epoch each training image is drawn `draws` times.
+    `learning_rate` is that of each method. `level` is for each goodness the root mean square of activations
+    at the threshold. `judged` is the number of test images, the first ones, behind an accuracy of a pretext
+    task; None is all.
     """
 
     recipe: str
