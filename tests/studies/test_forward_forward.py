@@ -119,8 +119,9 @@ def test_the_jigsaw_has_every_order_of_four_quarters_once():
     for order in PERMUTATIONS:
         inverse = [order.index(place) for place in range(4)]
         assert torch.equal(jigsaw(jigsaw(image, order), inverse), image)
-    turned = jigsaw(image, (2, 3, 0, 1))
-    assert torch.equal(turned, image.roll(2, 2))  # the lower half first
+    turned = jigsaw(image, (1, 3, 0, 2))  # a quarter turn of the places, to the left
+    assert torch.equal(turned[:, :, :2, :2], image[:, :, :2, 2:])
+    assert torch.equal(turned[:, :, :2, 2:], image[:, :, 2:, 2:])
 
 
 @pytest.mark.parametrize("name", PRETEXTS)
@@ -232,6 +233,17 @@ def test_the_gradient_of_a_layer_ends_at_its_own_input_only_in_forward_forward()
         assert net.hidden[-1].weight.grad.abs().sum() > 0
         below = [layer.weight.grad for layer in net.hidden[:-1]]
         assert [each is not None for each in below] == [reaches, reaches], name
+
+
+@pytest.mark.parametrize(("name", "judged"), [("FF, squares", 3), ("every layer", 3), ("last layer", 1)])
+def test_the_loss_of_a_method_is_the_sum_over_its_layers(name, judged):
+    _, batch = batch_of(noise())
+    net, kind = LayerNet(36, 5, 3, 4), METHODS[name].goodness
+    layers = zip(net(batch.positive), net(batch.negative), strict=True)
+    losses = [
+        layer_loss(*(goodness(each, kind) for each in pair), threshold(kind, 5, 0.4)) for pair in layers
+    ]
+    torch.testing.assert_close(loss_of(net, METHODS[name], batch, 0.4), sum(losses[-judged:]))
 
 
 @pytest.mark.parametrize("name", ["FF, norm", "FF, squares", "every layer", "last layer", "softmax"])
