@@ -37,7 +37,9 @@ if TYPE_CHECKING:
         SpectralContrastiveLoss as SpectralContrastiveLoss,
         SupConLoss as SupConLoss,
         VICRegLoss as VICRegLoss,
+        auxiliary as auxiliary,
         objective as objective,
+        register_auxiliary as register_auxiliary,
         register_objective as register_objective,
     )
     from fullrank.probes import LinearProbe as LinearProbe, NearestProbe as NearestProbe

@@ -54,6 +54,15 @@ class HasPlaces(Protocol):
         """The features (N, D_p) at `h` or at any of `places`."""
 
 
+def place_dims(encoder: nn.Module, image_size: int, channels: int) -> dict[str, int]:
+    """Place -> the width of its features, in the order of the encoder's places, from two blank images."""
+    placed, weight = cast(HasPlaces, encoder), next(encoder.parameters(), torch.empty(0))
+    blank = torch.zeros(2, channels, image_size, image_size, device=weight.device)
+    with torch.no_grad(), evaluating(encoder):
+        features = placed.features(blank, placed.places)
+    return {place: rows.shape[1] for place, rows in features.items()}
+
+
 def layer_of(place: str) -> str:
     """The layer of a place, without the pooling in its name.
 

@@ -82,6 +82,7 @@ class Registry:
         group: The entry-point group of installed packages whose parts belong to the family.
         builder_of: Returns what builds somebody else's part, if that is not the class or function itself.
         suggest: Returns the spec of a file, a folder or another text that is no name; "" if it knows none.
+        terms: The registry of what may be added to a part by ` + `, if anything may.
 
     >>> from fullrank.heads import HEADS
     >>> HEADS.parse("directclr")
@@ -101,9 +102,10 @@ class Registry:
         group: str | None = None,
         builder_of: Callable[[Any], Callable[..., Any]] = lambda target: target,
         suggest: Callable[[str], str] = lambda text: "",
+        terms: "Registry | None" = None,
     ):
         self.kind, self.room, self.other, self.builder_of = kind, room, other, builder_of
-        self.suggest = suggest
+        self.suggest, self.terms = suggest, terms
         self.context, self.shared, self.group = context, shared, group
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
@@ -137,6 +139,11 @@ class Registry:
             return self._entries.get(name) or self._admit(name, *point)
         if ":" in name:
             return self._of_module(name, from_file)
+        if self.terms is not None and name in self.terms._names():
+            raise UsageError(
+                f"{name!r} is an {self.terms.kind}, which is added to an {self.kind}; write it after one, as "
+                f"in 'infonce:0.2 + {name}:1'."
+            )
         if hint := self._hint(name):
             raise UsageError(f"Unknown {self.kind} {name!r}: {hint}.")
         if self.other is not None:
@@ -162,6 +169,11 @@ class Registry:
         if name.isidentifier() and name[0].isupper() and not get_close_matches(name.lower(), self._names()):
             return f"a class of yours is written with its module or file, module:{name} or file.py:{name}"
         return ""
+
+    def of(self, spec: Spec) -> Entry:
+        """The entry of a parsed spec, or of one of its terms."""
+        family = self.terms if self.terms is not None and spec.family == self.terms.kind else self
+        return family[spec.name]
 
     def installed(self) -> dict[str, str]:
         """The unregistered names that installed packages offer, each with its package."""
@@ -265,6 +277,23 @@ class Registry:
             return builder(**_accepted(builder, context), **arguments)
 
     def _parse_text(self, text: str, from_file: bool) -> Spec:
+        if self.terms is None:
+            return self._parse_alone(text, from_file)
+        first, *added = split_outside_quotes(text, r" \+ ")
+        spec = self._parse_alone(first, from_file)
+        for part in added:
+            if (name := re.split("[:,]", part.strip())[0]) in self._names():
+                raise UsageError(
+                    f"'{text}': {name} is a second {self.kind}, and a sum has one; train each alone, or add "
+                    f"{' or '.join(self.terms._names())}."
+                )
+        terms = sorted(self.terms.parse(part, from_file=from_file) for part in added)
+        if twice := next((term.name for term in terms if [t.name for t in terms].count(term.name) > 1), ""):
+            raise UsageError(f"'{text}': the term {twice} is given twice; keep one.")
+        return Spec(spec.name, spec.value, spec.options, spec.family, tuple(terms))
+
+    def _parse_alone(self, text: str, from_file: bool) -> Spec:
+        """The spec of one part, without terms."""
         first, *segments = split_outside_quotes(text, ",")
         name, *rest = self._split_name(first.strip())
         entry = self.entry(name.strip(), from_file=from_file)

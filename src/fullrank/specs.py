@@ -25,16 +25,20 @@ class Spec(str):
         value: What follows the colon, None without one.
         options: The options that differ from their defaults.
         family: The kind of the registry that parsed the spec, "" for none.
+        terms: The specs that are added to it by ` + `, sorted; of an objective, its auxiliary terms.
 
     >>> spec = Spec("mlp", 128, (("hidden", 64),))
     >>> spec, spec.name, spec.value
     ('mlp:128,hidden=64', 'mlp', 128)
+    >>> Spec("infonce", 0.2, terms=(Spec("augself", 1.0),))
+    'infonce:0.2 + augself:1'
     """
 
     name: str
     value: Scalar | None
     options: tuple[tuple[str, Scalar], ...]
     family: str
+    terms: "tuple[Spec, ...]"
 
     def __new__(
         cls,
@@ -42,23 +46,32 @@ class Spec(str):
         value: Scalar | None = None,
         options: tuple[tuple[str, Scalar], ...] = (),
         family: str = "",
+        terms: "tuple[Spec, ...]" = (),
     ) -> "Spec":
         """Join the parts to one string."""
         head = name if value is None else f"{name}:{write(value)}"
-        spec = super().__new__(cls, ",".join([head, *(f"{key}={write(option)}" for key, option in options)]))
-        spec.name, spec.value, spec.options, spec.family = name, value, options, family
+        alone = ",".join([head, *(f"{key}={write(option)}" for key, option in options)])
+        spec = super().__new__(cls, " + ".join([alone, *terms]))
+        spec.name, spec.value, spec.options, spec.family, spec.terms = name, value, options, family, terms
         return spec
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """The arguments that recreate the spec in another process."""
-        return self.name, self.value, self.options, self.family
+        return self.name, self.value, self.options, self.family, self.terms
+
+    @property
+    def alone(self) -> "Spec":
+        """The spec without its terms."""
+        return Spec(self.name, self.value, self.options, self.family)
 
     def nested(self) -> "Iterator[Spec]":
-        """The spec itself and the specs among its options."""
+        """The spec itself, and the specs among its options and terms."""
         yield self
         for _, value in self.options:
             if isinstance(value, Spec):
                 yield from value.nested()
+        for term in self.terms:
+            yield from term.nested()
 
 
 @dataclass(frozen=True)
@@ -210,7 +223,7 @@ def write(value: Scalar) -> str:
     if isinstance(value, tuple):
         return "-".join(map(str, value))
     text = str(value)
-    if any(character in text for character in ',="') or text != text.strip():
+    if any(mark in text for mark in (",", "=", '"', " + ")) or text != text.strip():
         return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
     return text
 

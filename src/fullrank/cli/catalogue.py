@@ -12,7 +12,7 @@ from fullrank.diagnosis.causes import CAUSES
 from fullrank.encoders import ENCODERS
 from fullrank.errors import unknown_name
 from fullrank.heads import HEADS
-from fullrank.objectives import OBJECTIVES
+from fullrank.objectives import AUXILIARIES, OBJECTIVES
 from fullrank.registry import Registry
 from fullrank.runs.recipe import RECIPE_KEYS, recipe_names, recipe_summary
 from fullrank.specs import write
@@ -22,7 +22,7 @@ from fullrank.views import VIEWS
 
 Rows = Iterator[tuple[str, str, str]]  # name, summary, and what is shown beside them
 FAMILIES: dict[str, Registry] = {
-    r.room: r for r in (HEADS, OBJECTIVES, ENCODERS, SOURCES, VIEWS, CAUSES, THEOREMS)
+    r.room: r for r in (HEADS, OBJECTIVES, AUXILIARIES, ENCODERS, SOURCES, VIEWS, CAUSES, THEOREMS)
 }
 
 

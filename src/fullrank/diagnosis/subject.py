@@ -93,7 +93,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         train=images.train,
         test=images.test,
         views=_views(views or run.recipe.views, images.test),
-        objective=None if needs_labels else objective(run.recipe.objective),
+        objective=None if needs_labels else objective(run.recipe.objective.alone),
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
         rebuild=rebuild,

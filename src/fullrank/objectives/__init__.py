@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 from fullrank.bibliography import P1, P2
 from fullrank.errors import UsageError
 from fullrank.lazy import attach
+from fullrank.objectives.terms import (
+    AUXILIARIES as AUXILIARIES,
+    auxiliary as auxiliary,
+    register_auxiliary as register_auxiliary,
+)
 from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
 
@@ -23,9 +28,11 @@ if TYPE_CHECKING:
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
+    from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
 
 __getattr__, __dir__, __all__ = attach(__name__)
-__all__ += ["OBJECTIVES", "needs", "objective", "register_objective"]
+__all__ += ["AUXILIARIES", "OBJECTIVES", "auxiliary", "needs", "objective"]
+__all__ += ["register_auxiliary", "register_objective"]
 
 
 def _builder_of(target: Any) -> Callable[..., Any]:
@@ -42,7 +49,12 @@ def _builder_of(target: Any) -> Callable[..., Any]:
 
 _CONTEXT = ("in_dim", "num_classes")
 OBJECTIVES = Registry(
-    "objective", "objectives", context=_CONTEXT, group="fullrank.objectives", builder_of=_builder_of
+    "objective",
+    "objectives",
+    context=_CONTEXT,
+    group="fullrank.objectives",
+    builder_of=_builder_of,
+    terms=AUXILIARIES,
 )
 register_objective = OBJECTIVES.add
 for _entry in [
@@ -145,6 +157,11 @@ def objective(
     from fullrank.objectives.contract import checked_objective
 
     parsed = OBJECTIVES.parse(spec)
+    if parsed.terms:
+        raise UsageError(
+            f"'{parsed}' has terms, which see more than z; build {parsed.alone} here, and each term with "
+            "auxiliary()."
+        )
     parameters = inspect.signature(OBJECTIVES[parsed.name].load()).parameters
     sizes = {"in_dim": in_dim, "num_classes": num_classes}
     taken = {name: size for name, size in sizes.items() if name in parameters}

@@ -14,11 +14,14 @@ from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, FullrankWarning, UsageError
 from fullrank.heads import Head, head as build_head
-from fullrank.objectives import needs, objective as build_objective
+from fullrank.objectives import Auxiliary, auxiliary, needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
+from fullrank.objectives.terms.contract import try_auxiliary
+from fullrank.places import place_dims
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
-from fullrank.views import Views, view_pipeline
+from fullrank.step import Step
+from fullrank.views import Views, step_generator, view_pipeline
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ def load_data(recipe: Recipe, datasets: GivenImages | None = None) -> tuple[Imag
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules of a run, with sizes that match its images: encoder, head, objective and views."""
+    """The modules of a run, with sizes that match its images: encoder, head, objective, its terms, views."""
 
     encoder: Encoder
     head: Head
     objective: nn.Module
     views: Views
+    terms: tuple[Auxiliary, ...] = ()
 
 
 def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
@@ -127,8 +131,25 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     parts.views.check_layers(train.layers)
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
     with torch.random.fork_rng(devices=()):
-        try_objective(parts.objective, recipe.objective, parts.head.out_dim)
+        try_objective(parts.objective, recipe.objective.alone, parts.head.out_dim)
+        for term, name in zip(parts.terms, recipe.objective.terms, strict=True):
+            try_auxiliary(term, name, _noise(parts))
     return parts
+
+
+def _noise(parts: Parts) -> Step:
+    """A step of two images whose features are noise, with everything that a term may ask for."""
+    views = parts.views
+    widths = place_dims(parts.encoder, views.image_size, parts.encoder.in_chans)
+    widths = {place: widths[place] for term in parts.terms for place in term.places}
+    return Step(
+        h=torch.randn(4, parts.encoder.feature_dim, requires_grad=True),
+        z=torch.randn(4, parts.head.out_dim, requires_grad=True),
+        features={place: torch.randn(4, width, requires_grad=True) for place, width in widths.items()},
+        views=views.sample(2, step_generator(0, 0, 0)).numbers(),
+        labels=torch.zeros(2, dtype=torch.int64),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def build(recipe: Recipe, train: ImageSet) -> Parts:
@@ -152,9 +173,23 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     encoder = encoder_of(recipe, train)
     head = build_head(recipe.head, in_dim=encoder.feature_dim)
     num_classes = len(train.class_names[recipe.label])
-    loss = build_objective(recipe.objective, in_dim=head.out_dim, num_classes=num_classes)
+    loss = build_objective(recipe.objective.alone, in_dim=head.out_dim, num_classes=num_classes)
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
-    return Parts(encoder, head, loss, views)
+    # Built last: the weights of the other parts do not depend on the terms.
+    terms = _terms(recipe, encoder, head, views, num_classes)
+    return Parts(encoder, head, loss, views, terms)
+
+
+def _terms(
+    recipe: Recipe, encoder: Encoder, head: Head, views: Views, num_classes: int
+) -> tuple[Auxiliary, ...]:
+    """The auxiliary terms of the objective, with sizes that match the other parts."""
+    if not recipe.objective.terms:
+        return ()
+    sizes: dict[str, Any] = {"in_dim": encoder.feature_dim, "out_dim": head.out_dim}
+    sizes |= {"view_dims": views.number_dims, "num_classes": num_classes}
+    sizes["place_dims"] = place_dims(encoder, views.image_size, encoder.in_chans)
+    return tuple(auxiliary(term, **sizes) for term in recipe.objective.terms)
 
 
 def encoder_of(recipe: Recipe, train: ImageSet) -> Encoder:

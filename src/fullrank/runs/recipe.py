@@ -229,7 +229,7 @@ class Recipe(_Part):
     def _with_imports(self) -> "Recipe":
         """The recipe with the list of modules that its parts come from."""
         origins = dict.fromkeys(
-            registry[spec.name].origin
+            registry.of(spec).origin
             for key, registry in _REGISTRIES.items()
             for spec in getattr(self, key).nested()
         )

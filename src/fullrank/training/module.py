@@ -1,8 +1,9 @@
 """The training step, as a LightningModule that works under anybody's Trainer."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import lightning.pytorch as pl
@@ -16,24 +17,22 @@ from fullrank.batch import Batch
 from fullrank.errors import UsageError
 from fullrank.objectives import loss_of, needs_of
 from fullrank.objectives.contract import check_needs
+from fullrank.places import HasPlaces, check_place
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
 from fullrank.runs.recipe import Optimizer, Recipe, check_optimizer
+from fullrank.step import Step
 from fullrank.training.session import OptimizerFactory
 from fullrank.views import step_generator
 
 if TYPE_CHECKING:
+    from fullrank.objectives import Auxiliary
+    from fullrank.view_numbers import ViewNumbers
     from fullrank.views import ViewParameters, Views
 
 
-@dataclass(frozen=True)
-class Step:
-    """The tensors of a training step: h (2N, D), the embeddings z_a and z_b (N, K), and the loss."""
-
-    h: Tensor
-    z_a: Tensor
-    z_b: Tensor
-    loss: Tensor
+# The name of the objective among the losses of a step.
+OBJECTIVE = "objective"
 
 
 class JointEmbedding(pl.LightningModule):
@@ -51,13 +50,16 @@ class JointEmbedding(pl.LightningModule):
         views: The two view pipelines (`view_pipeline`).
         optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
             has the defaults of a recipe.
+        terms: Auxiliary objectives (`auxiliary`). Each is called as `term(step)`, multiplied by its `weight`
+            and added to the loss. Their weights are trained too.
         seed: The seed of the views.
         encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends them one by one,
             so that batch norms see one view at a time, as in P1's code.
         compiled: Whether torch compiles the encoder's forward.
 
     Raises:
-        UsageError: A part is a class, not an instance, or no training step has what the objective needs.
+        UsageError: A part is a class, not an instance, no training step has what the objective needs, or a
+            term reads a place that the encoder does not have.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -78,6 +80,7 @@ class JointEmbedding(pl.LightningModule):
         views: "Views",
         optimizer: "Optimizer | OptimizerFactory | None" = None,
         *,
+        terms: "Sequence[Auxiliary]" = (),
         seed: int = 0,
         encoder_passes: int = 1,
         compiled: bool = False,
@@ -88,6 +91,13 @@ class JointEmbedding(pl.LightningModule):
                 raise UsageError(f"{name}={part.__name__} is a class; give an instance of it.")
         check_needs(objective, type(objective).__name__)
         self.encoder, self.head, self.objective = encoder, head, objective
+        self.terms = nn.ModuleList(terms)
+        if len({term.name for term in terms}) < len(terms):
+            raise UsageError("Two terms have one name; keep one of them, or set `name` of the other.")
+        self.places = tuple(dict.fromkeys(place for term in terms for place in getattr(term, "places", ())))
+        for place in self.places:
+            check_place(cast(HasPlaces, encoder), place)
+        self.needs = frozenset[str]().union(*map(needs_of, (objective, head, *terms)))
         self.factory = None if optimizer is None or isinstance(optimizer, Optimizer) else optimizer
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else Optimizer()
         self.views, self.seed, self.encoder_passes = views, seed, encoder_passes
@@ -99,7 +109,8 @@ class JointEmbedding(pl.LightningModule):
         """The module for a recipe and its parts; `factory` replaces the optimizer that the recipe names."""
         passes, compiled = recipe.encoder_passes, recipe.engine.compile
         parts_and_rule = (parts.encoder, parts.head, parts.objective, parts.views, recipe.optimizer)
-        module = cls(*parts_and_rule, seed=recipe.seed, encoder_passes=passes, compiled=compiled)
+        more: dict[str, Any] = {"seed": recipe.seed, "encoder_passes": passes, "compiled": compiled}
+        module = cls(*parts_and_rule, terms=parts.terms, **more)
         module.factory = factory
         return module
 
@@ -109,27 +120,51 @@ class JointEmbedding(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a step; its tensors are kept in `latest`."""
-        step = self.step(batch, self.current_epoch, batch_idx)
-        self.latest = Step(*(tensor.detach() for tensor in vars(step).values()))
-        self.log("loss", step.loss)
-        return step.loss
+        progress = min(1.0, self.global_step / self.trainer.estimated_stepping_batches)
+        step = self.step(batch, self.current_epoch, batch_idx, progress)
+        self.latest = step.detached()
+        loss = step.loss
+        self.log("loss", loss)
+        return loss
 
-    def step(self, batch: Batch, epoch: int, number: int) -> Step:
-        """Step `number` of an epoch: draw two views, apply encoder and head, compute the loss."""
+    def step(self, batch: Batch, epoch: int, number: int, progress: float = 1.0) -> Step:
+        """Step `number` of an epoch: draw two views, apply encoder and head, compute the losses."""
         with self._timed("views"):
             parameters = self.draw(batch, step_generator(self.seed, epoch, number))
             images = torch.cat(self.views.apply(batch, parameters))
+            views = parameters.numbers().to(images.device) if "views" in self.needs else None
         with self._timed("encoder"):
-            h = torch.cat([self.encoder(part) for part in images.chunk(self.encoder_passes)])
+            features = self.encoded(images)
+            h = features.pop("h")
         with self._timed("head"):
-            z = torch.cat([self.head(part) for part in h.chunk(self.encoder_passes)])
+            z = self.embedded(h, views)
         # Mixed precision would round the similarities to 16 bits before they are divided by 0.1.
         with self._timed("objective"), torch.autocast(z.device.type, enabled=False):
-            z_a, z_b = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2)
+            h, z = _single(h), _single(z)
+            read = {place: _single(rows) for place, rows in features.items()}
             generator = None
-            if "generator" in needs_of(self.objective):  # the same in every process and after a resume
+            if "generator" in self.needs:  # the same in every process and after a resume
                 generator = step_generator(self.seed, epoch, number, stream=1)
-            return Step(h, z_a, z_b, loss_of(self.objective, z_a, z_b, batch.labels, generator))
+            step = Step(h, z, read, views, batch.labels, generator, progress)
+            losses = {OBJECTIVE: loss_of(self.objective, step.z_a, step.z_b, batch.labels, generator)}
+            losses |= {str(term.name): term.weight * term(step) for term in self.terms}
+            return replace(step, losses=losses)
+
+    def encoded(self, images: Tensor) -> dict[str, Tensor]:
+        """The features (2N, D_p) of both views at h and at the places that the terms name."""
+        parts = images.chunk(self.encoder_passes)
+        if not self.places:
+            return {"h": torch.cat([self.encoder(part) for part in parts])}
+        read = [cast(HasPlaces, self.encoder).features(part, ("h", *self.places)) for part in parts]
+        return {place: torch.cat([features[place] for features in read]) for place in read[0]}
+
+    def embedded(self, h: Tensor, views: "ViewNumbers | None") -> Tensor:
+        """The embeddings (2N, K) for h (2N, D); a head that takes them is given the views' parameters."""
+        parts = h.chunk(self.encoder_passes)
+        if "views" not in needs_of(self.head) or views is None:
+            return torch.cat([self.head(part) for part in parts])
+        numbers = views.joined().to(h).chunk(self.encoder_passes)
+        return torch.cat([self.head(part, views=some) for part, some in zip(parts, numbers, strict=True)])
 
     def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":
         """The parameters of the views of `batch`, which is this process's share of the global batch."""
@@ -152,7 +187,9 @@ class JointEmbedding(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with warm-up and cosine at every step of the run."""
-        optimizer = build_optimizer(self.optimizer, [self.encoder, self.head, self.objective], self.factory)
+        optimizer = build_optimizer(
+            self.optimizer, [self.encoder, self.head, self.objective, self.terms], self.factory
+        )
         if not math.isfinite(total := self.trainer.estimated_stepping_batches):
             raise UsageError(
                 "The schedule needs the number of steps; give the Trainer max_epochs or max_steps."
@@ -161,6 +198,11 @@ class JointEmbedding(pl.LightningModule):
         floor = self.optimizer.floor
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, floor))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _single(rows: Tensor) -> Tensor:
+    """The rows in float32, or float64."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def warmup_cosine(step: int, warmup: int, total: int, floor: float = 0.0) -> float:

@@ -116,10 +116,11 @@ def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
 
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:
-    """The number of weights of each part; the objective is listed only if it has any."""
+    """The number of weights of each part; the objective and its terms are listed only if they have any."""
     parts = {"encoder": module.encoder, "head": module.head, "objective": module.objective}
+    parts["terms"] = module.terms
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    return {name: count for name, count in counts.items() if count or name != "objective"}
+    return {name: count for name, count in counts.items() if count or name in ("encoder", "head")}
 
 
 def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:

@@ -153,7 +153,7 @@ def carry_out(
         loggers = contexts.enter_context(run_loggers(recipe, folder, session))
         session = replace(session, loggers=loggers)
         images = train, test
-        monitor = Monitor(folder, recipe.monitor_every)
+        monitor = Monitor(folder, recipe.monitor_every, [str(term.name) for term in module.terms])
         guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
         online = [OnlineProbes(recipe.online_every)] if recipe.online_every else []
         try:

@@ -34,6 +34,11 @@ class Operation(ABC):
         """Those names that mix channels, and so need images of 1 or 3."""
         return ()
 
+    @property
+    def spans(self) -> dict[str, float]:
+        """Name -> the width of the range that its factors are drawn from, where they have one."""
+        return {}
+
     @abstractmethod
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Values of length `count`, in order of application.
@@ -243,16 +248,24 @@ class Jitter(Operation):
         """All of them but brightness, which scales each channel alone."""
         return tuple(name for name in self.names if name != "brightness")
 
+    def _range(self, name: str) -> tuple[float, float]:
+        """The least and the largest factor of a name."""
+        strength = getattr(self, name)
+        return (-strength, strength) if name == "hue" else (max(0.0, 1.0 - strength), 1.0 + strength)
+
+    @property
+    def spans(self) -> dict[str, float]:
+        """Name -> the width of the range that its factors are drawn from."""
+        return {name: most - least for name in self.names for least, most in [self._range(name)]}
+
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """Draw which images change, the order, and the factor of each image."""
         hit = _chance(count, generator, self.probability)
         names = self.names
         values = {}
         for name in (names[i] for i in torch.randperm(len(names), generator=generator)):
-            strength, neutral = getattr(self, name), 0.0 if name == "hue" else 1.0
-            least = neutral - strength if name == "hue" else max(0.0, neutral - strength)
-            factors = _uniform(count, generator, least, neutral + strength)
-            values[name] = torch.where(hit, factors, neutral).float()
+            factors = _uniform(count, generator, *self._range(name))
+            values[name] = torch.where(hit, factors, 0.0 if name == "hue" else 1.0).float()
         return values
 
     def apply(self, images: Tensor, values: Values) -> Tensor:

@@ -1,7 +1,7 @@
 """Two pipelines of operations, the parameters drawn for them, and the two views that they make of a batch."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from fullrank.batch import Batch, as_float
 from fullrank.errors import UsageError, unknown_name
 from fullrank.preprocessing import NO_FLOATS
+from fullrank.view_numbers import ViewNumbers, view_numbers
 from fullrank.views.colour_map import ColourMap
 from fullrank.views.operations import Crop, Drop, Layers, Operation, Source, Values
 
@@ -44,6 +45,11 @@ class Pipeline:
         """The names that can be switched off, in order."""
         then = (name for operation in (self.crop, *self.then) for name in operation.names)
         return (*self.drop.names, *then)
+
+    @property
+    def spans(self) -> dict[str, float]:
+        """Name -> the width of the range that its factors are drawn from, where they have one."""
+        return {name: span for operation in self.then for name, span in operation.spans.items()}
 
     def sample(self, count: int, generator: torch.Generator, source: Source) -> dict[str, Tensor]:
         """The values of every operation for `count` images of height and width `source`."""
@@ -80,6 +86,7 @@ class ViewParameters:
         second: The values of the second view.
         count: The number of images.
         source: Height and width of the images.
+        spans: For each view, name -> the width of the range that its factors are drawn from.
 
     >>> from fullrank.views import view_pipeline
     >>> drawn = view_pipeline("weak", image_size=8).sample(4, step_generator(seed=0, epoch=0, step=0))
@@ -91,13 +98,14 @@ class ViewParameters:
     second: dict[str, Tensor]
     count: int
     source: tuple[int, int]
+    spans: tuple[Mapping[str, float], Mapping[str, float]] = field(default=({}, {}))
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, rows: slice) -> "ViewParameters":
         first, second = ({k: v[rows] for k, v in view.items()} for view in (self.first, self.second))
-        return ViewParameters(first, second, len(range(*rows.indices(self.count))), self.source)
+        return replace(self, first=first, second=second, count=len(range(*rows.indices(self.count))))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,7 +121,21 @@ class ViewParameters:
         first, second = (
             {k: v for k, v in view.items() if k not in names} for view in (self.first, self.second)
         )
-        return ViewParameters(first, second, self.count, self.source)
+        return replace(self, first=first, second=second)
+
+    def numbers(self) -> ViewNumbers:
+        """The parameters of both views as numbers, float32, for the operations that are on in either.
+
+        >>> from fullrank.views import view_pipeline
+        >>> views = view_pipeline("simclr,blur=0", image_size=8, channels=1)
+        >>> views.sample(4, step_generator(seed=0, epoch=0, step=0)).numbers().dims
+        {'crop': 4, 'flip': 1, 'colour': 2}
+        """
+        first, second = (
+            view_numbers(values, self.names, spans, self.source, self.count)
+            for values, spans in zip((self.first, self.second), self.spans, strict=True)
+        )
+        return ViewNumbers(first, second)
 
 
 @dataclass(frozen=True)
@@ -148,6 +170,11 @@ class Views:
         """Height and width of a view."""
         return self.first.crop.size
 
+    @property
+    def number_dims(self) -> dict[str, int]:
+        """Operation -> how many numbers `ViewParameters.numbers` has of it."""
+        return self.sample(1, step_generator(seed=0, epoch=0, step=0)).numbers().dims
+
     def sample(
         self,
         count: int,
@@ -173,7 +200,7 @@ class Views:
             for values in (first, second):
                 if "crop" in values:
                     values["crop"] = laid_on_canvas(values["crop"], sizes, source)
-        return ViewParameters(first, second, count, source)
+        return ViewParameters(first, second, count, source, (self.first.spans, self.second.spans))
 
     def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, Tensor]:
         """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.

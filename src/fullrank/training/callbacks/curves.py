@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,15 @@ def mean_similarities(z_a: Tensor, z_b: Tensor) -> tuple[float, float]:
 class Monitor(pl.Callback):
     """Records loss, positive and negative similarity, effective rank and spectrum of h every `every` steps.
 
-    The numbers are measured on both views of the step's batch; with several processes, on the share of the
-    first. A step whose loss is not finite (see `FiniteGuard`) is left out.
+    The loss is that of the objective, which has a chance level. Each auxiliary term has a curve of its own,
+    `loss of NAME`, with its weight. The numbers are measured on both views of the step's batch; with several
+    processes, on the share of the first. A step whose loss is not finite (see `FiniteGuard`) is left out.
     """
 
-    def __init__(self, folder: Path, every: int):
+    def __init__(self, folder: Path, every: int, terms: Sequence[str] = ()):
         self.folder, self.every = folder, every
-        self.curves = History((*CURVES, "spectrum_h"))
+        self.names = (*CURVES, *(f"loss of {name}" for name in terms))
+        self.curves = History((*self.names, "spectrum_h"))
         self.seconds = 0.0
         self._rate = 0.0
         self._since: float | None = None
@@ -64,14 +67,15 @@ class Monitor(pl.Callback):
         if trainer.global_step % self.every and trainer.global_step != 1:
             return  # reading the loss would wait for the device
         latest = module.latest
-        loss = float(latest.loss)
-        if not math.isfinite(loss):
+        losses = [float(loss) for loss in latest.losses.values()]
+        if not math.isfinite(sum(losses)):
             return
         spectrum = singular_values(latest.h)
         similarities = mean_similarities(latest.z_a, latest.z_b)
         rank = effective_rank_of(spectrum)
-        values = (trainer.global_step, _epochs(trainer, batch_idx), loss, *similarities, rank, self._rate)
-        row = dict(zip(CURVES, map(float, values), strict=True))
+        progress = (trainer.global_step, _epochs(trainer, batch_idx), losses[0])
+        values = (*progress, *similarities, rank, self._rate, *losses[1:])
+        row = dict(zip(self.names, map(float, values), strict=True))
         self.curves.add(row | {"spectrum_h": spectrum.float().cpu()})
         logged = {name: value for name, value in row.items() if name not in _LIGHTNINGS}
         for logger in trainer.loggers:
@@ -94,7 +98,7 @@ class Monitor(pl.Callback):
         if not trainer.is_global_zero:
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, CURVES, extrasaction="ignore")
+        writer = csv.DictWriter(text, self.names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self.curves.rows())
         write_whole(self.folder / "metrics.csv", text.getvalue().encode())
@@ -108,7 +112,7 @@ class Monitor(pl.Callback):
         return self.seconds if self._since is None else self.seconds + time.perf_counter() - self._since
 
     def state_dict(self) -> dict[str, Any]:
-        curves = {name: self.curves[name] for name in CURVES}
+        curves = {name: self.curves[name] for name in self.names}
         return {"curves": curves, "spectra": self.curves["spectrum_h"], "seconds": self.elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,0 +1,68 @@
+"""Auxiliary objectives: terms that are added to an objective, and see more of a step than z.
+
+`infonce:0.2 + augself:1` is one objective and one term. The value of a term is always its weight.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from fullrank.lazy import attach
+from fullrank.registry import Entry, Registry
+from fullrank.specs import Parameter, Spec
+
+if TYPE_CHECKING:
+    from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+
+__getattr__, __dir__, __all__ = attach(__name__)
+__all__ += ["AUXILIARIES", "auxiliary", "register_auxiliary"]
+
+WEIGHT = Parameter("weight", float, "weight of the term, 0 or more", 1.0)
+# What a builder may ask for: the widths of h and z, of each place and each operation, and the classes.
+_CONTEXT = ("in_dim", "out_dim", "place_dims", "view_dims", "num_classes")
+
+AUXILIARIES = Registry("auxiliary objective", "auxiliary", context=_CONTEXT, group="fullrank.auxiliary")
+register_auxiliary = AUXILIARIES.add
+for _entry in list[Entry]():
+    AUXILIARIES.register(_entry)
+
+
+def auxiliary(
+    spec: "str | Spec | Callable[..., Auxiliary]",
+    *,
+    in_dim: int,
+    out_dim: int,
+    place_dims: Mapping[str, int] | None = None,
+    view_dims: Mapping[str, int] | None = None,
+    num_classes: int | None = None,
+) -> "Auxiliary":
+    """Build an auxiliary objective from its spec, or from a class of your own.
+
+    Args:
+        spec: A spec such as `augself:1` (`fullrank list auxiliary`), or a class.
+        in_dim: The width D of h.
+        out_dim: The width K of z.
+        place_dims: Place of the encoder -> its width, in the order of the places.
+        view_dims: Operation of the views -> how many numbers it has (`Views.number_dims`).
+        num_classes: The number of classes.
+
+    Returns:
+        The term, called as `term(step)` with a `fullrank.step.Step`; its `weight` is not yet applied.
+
+    Raises:
+        UsageError: The name is unknown, a number is outside its limits, or the term cannot work with this
+            encoder or these views.
+    """
+    from fullrank.objectives.terms.contract import checked_auxiliary
+
+    parsed = AUXILIARIES.parse(spec)
+    given = {
+        "in_dim": in_dim,
+        "out_dim": out_dim,
+        "place_dims": place_dims or {},
+        "view_dims": view_dims or {},
+        "num_classes": num_classes,
+    }
+    parameters = inspect.signature(AUXILIARIES[parsed.name].load()).parameters
+    context = {name: size for name, size in given.items() if name in parameters}
+    return checked_auxiliary(AUXILIARIES.build(parsed, **context), parsed)

@@ -1,0 +1,79 @@
+"""What an auxiliary objective is given, and what it says of itself."""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import ClassVar, cast
+
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError, explained
+from fullrank.objectives.contract import check_number
+from fullrank.step import Step
+
+# What a training step can give to a term beside h, z and the places that it names.
+GIVEN = ("views", "labels", "generator")
+
+
+class Auxiliary(nn.Module, ABC):
+    """A term of the loss that sees a whole step: h, places, z, the views' parameters, and labels.
+
+    Args:
+        weight: What the step multiplies the term by; its spec's value.
+
+    Attributes:
+        name: Its name in curves; that of its spec, or else of its class.
+        places: The places of the encoder whose features the term reads.
+        needs: What it takes of a step beside h, z and places, of views, labels and generator.
+
+    >>> import torch
+    >>> class Short(Auxiliary):
+    ...     def forward(self, step):
+    ...         return step.h.square().mean()
+    >>> Short(0.5)(Step(torch.ones(4, 3), torch.ones(4, 2)))
+    tensor(1.)
+    """
+
+    places: tuple[str, ...] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight, self.name = check_number("weight", weight, least=0), type(self).__name__
+
+    @abstractmethod
+    def forward(self, step: Step) -> Tensor:
+        """The term, a scalar with a gradient; the step multiplies it by `weight`."""
+
+
+def checked_auxiliary(built: object, name: str) -> Auxiliary:
+    """`built` as an auxiliary objective; UsageError names what is missing."""
+    if not isinstance(built, nn.Module):
+        raise UsageError(
+            f"The auxiliary objective {name!r} is a {type(built).__name__}; it must be an nn.Module."
+        )
+    weight = getattr(built, "weight", None)
+    if not isinstance(weight, int | float):
+        raise UsageError(
+            f"The auxiliary objective {name!r} has no number `weight`; derive it from Auxiliary and pass "
+            "its weight on."
+        )
+    if unknown := sorted(set(getattr(built, "needs", ())) - set(GIVEN)):
+        raise UsageError(
+            f"The auxiliary objective {name!r} needs {', '.join(unknown)}, but a step can give it "
+            f"{', '.join(GIVEN)} only; leave the rest out of `needs`."
+        )
+    term = cast(Auxiliary, built)
+    term.name = name.partition(":")[0].partition(",")[0]
+    return term
+
+
+def try_auxiliary(term: nn.Module, name: str, step: Step) -> None:
+    """Raise UsageError unless a copy of `term` takes a step to a scalar with a gradient."""
+    with explained(f"The auxiliary objective {name!r} fails on a step of {len(step.h) // 2} images"):
+        value = copy.deepcopy(term)(step)
+    if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UsageError(
+            f"The auxiliary objective {name!r} must give a scalar with a gradient, but gave {got}; return a "
+            "tensor that is computed from the step's features."
+        )
