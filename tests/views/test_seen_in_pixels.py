@@ -54,6 +54,9 @@ def test_targets_of_a_crop_say_where_the_other_view_lies_in_the_first():
         (a, b) for a in (False, True) for b in (False, True)
     }
     targets = oracle.augself_targets(first, second, COUNT, (SIDE, SIDE), {}, {})["crop"]
+    numbers = drawn.numbers()
+    computed = torch.cat([each.differences()["crop"] for each in (numbers, numbers.swapped())])
+    np.testing.assert_allclose(computed.numpy(), targets, atol=1e-6)
     for row in range(COUNT):
         np.testing.assert_allclose(targets[row], seen_targets(view_a[row], view_b[row]), atol=1e-4)
         np.testing.assert_allclose(targets[COUNT + row], seen_targets(view_b[row], view_a[row]), atol=1e-4)
