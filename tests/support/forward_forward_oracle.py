@@ -7,7 +7,8 @@ What the digest leaves open, and what is done here:
 
 1. The layer loss: softplus for the right label plus softplus for the wrong one, mean over pairs. A mean over
    all 2N rows would be half of it.
-2. "a normalisation": each row divided by its length, as Hinton does; no mean is subtracted.
+2. "a normalisation": each row brought to one length, as Hinton does; no mean is subtracted. Which length is
+   not said: 1, or the root of the width (a root mean square of 1). Both hide the goodness of the layer below.
 3. "the last 3 layers" is said of four: with fewer the caller says how many.
 4. Label pixels: in row-major order over the first n pixels of channel 0, ones and zeros. Neutral are zeros,
    or 1/n each.
@@ -26,9 +27,9 @@ import numpy as np
 Rows = np.ndarray
 
 
-def unit_row(row: Rows) -> Rows:
-    """A row divided by its length."""
-    return row / math.sqrt(sum(float(number) ** 2 for number in row))
+def normalised_row(row: Rows, guard: float = 0.0) -> Rows:
+    """A row divided by its root mean square; `guard` is added to that, so that a row of zeros stays one."""
+    return row / (math.sqrt(sum(float(number) ** 2 for number in row) / len(row)) + guard)
 
 
 def goodness(activations: Rows, kind: str) -> Rows:
@@ -53,18 +54,17 @@ def layer_loss(right: Rows, wrong: Rows, theta: float) -> float:
     return total / len(right)
 
 
-def hidden_layers(weights: Sequence[tuple[Rows, Rows]], rows: Rows, first_too: bool) -> list[Rows]:
-    """The activations of each layer: "ReLU, a normalisation before each hidden layer".
+def hidden_layers(weights: Sequence[tuple[Rows, Rows]], rows: Rows, guard: float = 0.0) -> list[Rows]:
+    """The activations of each layer: "ReLU, a normalisation before each hidden layer", and so of the pixels.
 
     Args:
         weights: Weight (out, in) and bias (out,) of each layer.
         rows: The pixels (N, P).
-        first_too: Whether the pixels are normalised too ("before each hidden layer" says so).
+        guard: As in `normalised_row`.
     """
     layers = []
-    for number, (weight, bias) in enumerate(weights):
-        if number > 0 or first_too:
-            rows = np.array([unit_row(row) for row in rows])
+    for weight, bias in weights:
+        rows = np.array([normalised_row(row, guard) for row in rows])
         rows = np.maximum(np.array([weight @ row + bias for row in rows]), 0.0)
         layers.append(rows)
     return layers
