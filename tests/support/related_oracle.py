@@ -147,7 +147,7 @@ class Layer:
     """One linear layer: weight (out, in), bias (out,), and scale and shift (out,) of the norm behind it."""
 
     weight: Rows
-    bias: Rows
+    bias: Rows | None = None
     scale: Rows | None = None
     shift: Rows | None = None
 
@@ -156,16 +156,19 @@ def augself_head(layers: Sequence[Layer], rows: Rows) -> Rows:
     """The head of one operation, (2N, 2D) -> (2N, n_out).
 
     "3 linear layers 2D-512-512-n_out, BN+ReLU on the two hidden ones, last layer plain".
-    Batch norm in training: statistics of these rows, the biased variance, eps 1e-5.
     """
     for number, layer in enumerate(layers):
         rows = np.array([layer.weight @ row + layer.bias for row in rows])
         if number < len(layers) - 1:
-            mean = rows.mean(0)
-            variance = ((rows - mean) ** 2).mean(0)
-            rows = (rows - mean) / np.sqrt(variance + 1e-5) * layer.scale + layer.shift
-            rows = np.maximum(rows, 0.0)
+            rows = np.maximum(batch_normed(rows) * layer.scale + layer.shift, 0.0)
     return rows
+
+
+def batch_normed(rows: Rows) -> Rows:
+    """Batch norm in training: the statistics of these rows, with the biased variance and eps 1e-5."""
+    mean = rows.mean(0)
+    variance = ((rows - mean) ** 2).mean(0)
+    return (rows - mean) / np.sqrt(variance + 1e-5)
 
 
 def augself_inputs(h_a: Rows, h_b: Rows) -> Rows:
@@ -245,6 +248,18 @@ def view_numbers(values: Values, other: Values, count: int, source: Source, span
 def unit_row(row: Rows) -> Rows:
     """A row divided by its length."""
     return row / math.sqrt(sum(float(number) ** 2 for number in row))
+
+
+def sdssl_projector(layers: Sequence[Layer], rows: Rows) -> Rows:
+    """The projector of one place, (2N, D_p) -> (2N, K), not yet of unit length.
+
+    "3 layers ... linear layers without bias, BN+ReLU between, last BN without affine".
+    """
+    for number, layer in enumerate(layers):
+        rows = batch_normed(np.array([layer.weight @ row for row in rows]))
+        if number < len(layers) - 1:
+            rows = np.maximum(rows * layer.scale + layer.shift, 0.0)
+    return rows
 
 
 def sdssl_loss(inner: Sequence[Rows], last: Rows, temperature: float = 0.2) -> float:
