@@ -12,7 +12,7 @@ from gloo_group import in_processes
 from torch import Tensor, nn
 
 from fullrank import view_pipeline
-from fullrank.objectives import auxiliary
+from fullrank.objectives import auxiliary, tiles
 from fullrank.step import Step
 from fullrank.view_numbers import ViewNumbers
 from fullrank.views import step_generator
@@ -71,9 +71,9 @@ def augself(spec: str, channels: int) -> nn.Module:
     )
 
 
-def sdssl() -> nn.Module:
+def sdssl(temperature: float = 0.3) -> nn.Module:
     torch.manual_seed(0)
-    spec = f"sdssl:1,places={INNER},hidden=7,temperature=0.3"
+    spec = f"sdssl:1,places={INNER},hidden=7,temperature={temperature}"
     return roughened(auxiliary(spec, in_dim=DIM, out_dim=WIDTH, place_dims=PLACES))
 
 
@@ -109,7 +109,7 @@ def sdssl_by_oracle(term: nn.Module, step: Step) -> float:
         for place, projector in zip(INNER.split("+"), term.projectors, strict=True)
     ]
     ramp = oracle.sdssl_ramp(step.progress, ratio=1.0)
-    return ramp * oracle.sdssl_loss(inner, step.z.detach().numpy(), temperature=0.3)
+    return ramp * oracle.sdssl_loss(inner, step.z.detach().numpy(), term.temperature)
 
 
 @pytest.mark.parametrize(("spec", "channels"), VIEWS)
@@ -119,9 +119,15 @@ def test_augself_equals_the_oracle_and_has_a_head_for_each_operation_that_is_on(
     assert term(step).item() == pytest.approx(augself_by_oracle(term, step), rel=1e-10)
 
 
-@pytest.mark.parametrize("progress", [0.0, RAMP, 1.0])
-def test_sdssl_equals_the_oracle_along_its_ramp(progress):
-    term, step = sdssl(), step_of(progress=progress)
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    monkeypatch.setitem(tiles._SIDE, "cpu", 3)
+
+
+# A temperature of 0.002 is beyond the range of the tiles.
+@pytest.mark.parametrize(("progress", "temperature"), [(0.0, 0.3), (RAMP, 0.3), (1.0, 0.2), (1.0, 0.002)])
+def test_sdssl_equals_the_oracle_along_its_ramp(progress, temperature):
+    term, step = sdssl(temperature), step_of(progress=progress)
     assert term(step).item() == pytest.approx(sdssl_by_oracle(term, step), rel=1e-10, abs=1e-14)
 
 
@@ -189,6 +195,7 @@ def share_of_step(step: Step, rank: int, count: int) -> Step:
 TERMS = {
     "augself": lambda: (augself("directclr", 3), step_of(numbers_of("directclr", 3))),
     "sdssl": lambda: (sdssl(), step_of()),
+    "sdssl beyond the tiles": lambda: (sdssl(0.002), step_of()),
 }
 
 
