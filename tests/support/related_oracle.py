@@ -275,13 +275,14 @@ def sdssl_loss(inner: Sequence[Rows], last: Rows, temperature: float = 0.2) -> f
         for number in range(2 * count):
             anchor = unit_row(place[number])
             positive = number + count if number < count else number - count
-            shares = []
-            for candidate in range(2 * count):
-                if candidate != number:
-                    similarity = float(anchor @ unit_row(last[candidate]))
-                    shares.append(math.exp(similarity / temperature))
-            right = math.exp(float(anchor @ unit_row(last[positive])) / temperature)
-            total -= math.log(right / sum(shares))
+            scores = {
+                candidate: float(anchor @ unit_row(last[candidate])) / temperature
+                for candidate in range(2 * count)
+                if candidate != number
+            }
+            largest = max(scores.values())
+            total += largest + math.log(sum(math.exp(score - largest) for score in scores.values()))
+            total -= scores[positive]
             anchors += 1
     return total / anchors
 
