@@ -81,6 +81,7 @@ class Registry:
             goes to the builder as `model`. The library checks the name when the part is built.
         context: Keywords that builders may take besides the numbers of a spec, such as the width of h.
         shared: Options of every part of the family, which the family and not the builder handles.
+        offered: A keyword of `context` -> such options of only those parts whose builder takes the keyword.
         group: The entry-point group of installed packages whose parts belong to the family.
         builder_of: Returns what builds somebody else's part, if that is not the class or function itself.
         suggest: Returns the spec of a file, a folder or another text that is no name; "" if it knows none.
@@ -101,6 +102,7 @@ class Registry:
         *,
         context: tuple[str, ...] = (),
         shared: tuple[Parameter, ...] = (),
+        offered: Mapping[str, tuple[Parameter, ...]] | None = None,
         group: str | None = None,
         builder_of: Callable[[Any], Callable[..., Any]] = lambda target: target,
         suggest: Callable[[str], str] = lambda text: "",
@@ -109,6 +111,7 @@ class Registry:
         self.kind, self.room, self.other, self.builder_of = kind, room, other, builder_of
         self.suggest, self.terms = suggest, terms
         self.context, self.shared, self.group = context, shared, group
+        self.offered = dict(offered or {})
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         _FAMILIES.append(self)
@@ -269,8 +272,9 @@ class Registry:
         entry = self[spec.name]
         defaults = {option.name: option.default for option in entry.options if option.default is not None}
         arguments: dict[str, Any] = {**defaults, **dict(spec.options)}
-        for option in self.shared:
-            arguments.pop(option.name, None)
+        for option in (*self.shared, *(option for options in self.offered.values() for option in options)):
+            if option in entry.options:
+                arguments.pop(option.name, None)
         if entry.value is not None and spec.value is not None:
             arguments[entry.value.name] = spec.value
         if entry.name not in self._entries:
@@ -329,6 +333,11 @@ class Registry:
                 )
             if key not in by_name:
                 remedy = f"it takes {', '.join(by_name)} (in '{text}')"
+                if able := [part.name for part in self._entries.values() if key in _option_names(part)]:
+                    raise UsageError(
+                        f"'{text}': {entry.name!r} has no option {key!r}, but {', '.join(able)} can take it; "
+                        f"{remedy}."
+                    )
                 raise unknown_name(f"option of '{entry.name}'", key, by_name, remedy)
             if key in options:
                 raise UsageError(f"'{text}': {key} is given twice; keep one.")
@@ -419,12 +428,19 @@ class Registry:
         options = [option for option, _ in parameters[first_is_value:]]
         shared = {option.name for option in self.shared}
         own = tuple(option for option in options if option.name not in shared)
+        for keyword, more in self.offered.items():
+            if keyword in inspect.signature(target).parameters:
+                own += more
         doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not inherited
         summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
         value = value if first_is_value else None
         bibtex = getattr(target, "bibtex", "")
         papers = (bibtex,) if isinstance(bibtex, str) and key_of(bibtex) else ()
         return Entry(name, target, summary, origin.module, value, own, origin=origin, citations=papers)
+
+
+def _option_names(entry: Entry) -> list[str]:
+    return [option.name for option in entry.options]
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers
 from fullrank.places import head_places, read_head
 from fullrank.specs import Spec
 from fullrank.step import Step
+from fullrank.view_numbers import neutral_numbers
 
 Part = str | Callable[..., Any]
 ROWS = 8
@@ -86,7 +87,7 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     >>> check_head("mlp:5")
     """
     name = HEADS.parse(part)
-    head, contract = build_head(name, in_dim=in_dim), _Contract(name, "a head")
+    head, contract = _built_head(name, in_dim), _Contract(name, "a head")
     h = torch.randn(ROWS, in_dim, requires_grad=True)
     with contract.clause("it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
@@ -108,12 +109,34 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     with contract.clause("its state_dict holds all that z depends on"), torch.no_grad():
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(1)
-            twin = build_head(name, in_dim=in_dim).eval()
+            twin = _built_head(name, in_dim).eval()
         twin.load_state_dict(head.state_dict())
         _hold(_close(twin(rows), whole), "a new head with its state_dict gives another z")
     with contract.clause("features of another width raise"):
         _hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
+    if "views" in getattr(head, "needs", ()):
+        _check_views(contract, head.eval(), twin, rows)
     _check_words(contract, head, in_dim)
+
+
+def _built_head(part: Part, in_dim: int) -> nn.Module:
+    return build_head(part, in_dim=in_dim, view_dims=VIEW_DIMS)
+
+
+@torch.no_grad()
+def _check_views(contract: _Contract, head: nn.Module, twin: nn.Module, h: Tensor) -> None:
+    """Whether a head takes the numbers of each row's view; `twin` has its weights."""
+    neutral = neutral_numbers(VIEW_DIMS)
+    views = torch.rand(len(h), len(neutral))
+    with contract.clause("needs={'views'}: it takes `views`, the numbers (N, P) of each row's view"):
+        z = head(h, views=views)
+        _hold(not _close(z, head(h, views=views.flip(0))), "other views of the same h give the same z")
+        _hold(
+            _close(z[2:4], head(h[2:4], views=views[2:4])), "two rows give another z alone than among eight"
+        )
+        _hold(_close(z, twin(h, views=views)), "a new head with its state_dict gives another z")
+    with contract.clause("without `views` it takes those of a view to which nothing was applied"):
+        _hold(_close(head(h), head(h, views=neutral.expand(len(h), -1))), "z is another one")
 
 
 def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
@@ -125,7 +148,7 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
     if (says := getattr(head, "imposed_rank", None)) is not None:
         with contract.clause("imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:
-                fresh = build_head(contract.part, in_dim=in_dim)
+                fresh = _built_head(contract.part, in_dim)
                 rank, said = exact_rank(fresh, place), says(place)
                 _hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
                 _hold(said is None or said >= rank or soft, f"at {place} it says {said}, and {rank} was seen")
@@ -191,7 +214,7 @@ def check_objective(
         _hold(agrees, "it does not")
     _check_levels(contract, loss, width)
     with contract.clause(f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
-        top = build_head(head, in_dim=width)
+        top = _built_head(head, width)
         above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
         h = torch.randn(2 * ROWS, width, requires_grad=True)
         z_a, z_b = top(h).chunk(2)

@@ -14,8 +14,9 @@ from fullrank.reports.run import figures, words
 from fullrank.reports.run.factors import dial_section
 from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.rows import row_names
-from fullrank.reports.run.scores import group_table, shift_table, standardised_note
+from fullrank.reports.run.scores import group_table, head_notes, shift_table
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
+from fullrank.reports.view_readout import readout_section, record_readout, views_of
 
 _BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
 _ONLINE_NOTE = (
@@ -83,9 +84,12 @@ def render(
         parts=list(dict.fromkeys(part for run in record.runs for part in run.parameters)),
         scores=score_rows(record),
         dial=dial_section(record),
+        readout=readout_section(
+            record_readout(record), {row: names.short(row) for row in names.values}, views_of(record)
+        ),
         groups=group_table(record),
         shifts=shift_table(record),
-        standardised=standardised_note(record),
+        head_notes=head_notes(record),
         links=links,
     )
 
