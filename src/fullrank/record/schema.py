@@ -117,9 +117,11 @@ class RunEntry(_Part):
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
     last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
     the objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its
-    channels scaled. `varied` has the value of each key of the recipe that its study varies, without the head.
-    `images` and `baselines` belong to the default label; older records have neither. `other_images` belong to
-    other labels and to shifts, where scores of these were added.
+    channels scaled. `conditioned`: the head was given the parameters of the views in training, and z is
+    measured with those of a view to which nothing was applied. `varied` has the value of each key of the
+    recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
+    older records have neither. `other_images` belong to other labels and to shifts, where scores of these
+    were added.
     """
 
     head: str
@@ -137,6 +139,7 @@ class RunEntry(_Part):
     scores: list[Score]
     spectrum: dict[str, Spectrum]
     scales_channels: bool = False
+    conditioned: bool = False
     varied: dict[str, str] = {}
     images: ProbedImages | None = None
     other_images: list[ProbedImages] = []

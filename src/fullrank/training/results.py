@@ -77,6 +77,7 @@ def entry_of(
         scores=measured.scores,
         spectrum=measured.spectrum,
         scales_channels=getattr(module.head, "scales_channels", False),
+        conditioned="views" in getattr(module.head, "needs", ()),
         images=measured.images,
     )
 
