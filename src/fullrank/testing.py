@@ -19,7 +19,7 @@ from fullrank.diagnosis.imposed import exact_rank
 from fullrank.encoders import ENCODERS, encoder as build_encoder
 from fullrank.errors import ContractError, FullrankError
 from fullrank.evaluation.evaluate import scaled_alike
-from fullrank.heads import HEADS, head as build_head
+from fullrank.heads import HEADS, Head, head as build_head
 from fullrank.objectives import OBJECTIVES, loss_of, needs_of, objective as build_objective
 from fullrank.objectives.agreement import check_agreement
 from fullrank.objectives.contract import GIVEN
@@ -110,7 +110,7 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     _check_words(contract, head, in_dim)
 
 
-def _built_head(part: Part, in_dim: int) -> nn.Module:
+def _built_head(part: Part, in_dim: int) -> Head:
     return build_head(part, in_dim=in_dim, view_dims=VIEW_DIMS)
 
 
