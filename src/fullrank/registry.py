@@ -16,6 +16,8 @@ from fullrank.errors import UsageError, explained, unknown_name
 from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote, write
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
+# The registries that were made so far, to say which family a misplaced name belongs to.
+_FAMILIES: "list[Registry]" = []
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Registry:
         self.offered = dict(offered or {})
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
+        _FAMILIES.append(self)
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self._entries.values()
@@ -156,6 +159,8 @@ class Registry:
         if name.endswith(".py"):
             raise UsageError(f"The {self.kind} '{name}' names a file but no class in it; write {name}:CLASS.")
         yours = "" if self.group is None else ", and your own parts need --import"
+        if room := next((each.room for each in _FAMILIES if name in (*each._entries, *each._aliases)), ""):
+            yours = f", and {name!r} is in `fullrank list {room}`"
         raise unknown_name(self.kind, name, self._names(), f"`fullrank list {self.room}` shows all{yours}")
 
     def _hint(self, name: str) -> str:
@@ -284,6 +289,7 @@ class Registry:
         if self.terms is None:
             return self._parse_alone(text, from_file)
         first, *added = split_outside_quotes(text, r" \+ ")
+        self._check_sum(text, first, added)
         spec = self._parse_alone(first, from_file)
         for part in added:
             if (name := re.split("[:,]", part.strip())[0]) in self._names():
@@ -295,6 +301,17 @@ class Registry:
         if twice := next((term.name for term in terms if [t.name for t in terms].count(term.name) > 1), ""):
             raise UsageError(f"'{text}': the term {twice} is given twice; keep one.")
         return Spec(spec.name, spec.value, spec.options, spec.family, tuple(terms))
+
+    def _check_sum(self, text: str, first: str, added: list[str]) -> None:
+        """Raise UsageError for a sum without spaces, or with nothing between two of them."""
+        names = self.terms._names() if self.terms is not None else []
+        for tight in split_outside_quotes(first, r"\+")[1:]:
+            if (name := re.split("[:,]", tight.strip())[0]) in names:
+                raise UsageError(f"'{text}': a term has spaces around its plus sign; write ' + {name}'.")
+        if not all(part.strip() for part in (first, *added)):
+            raise UsageError(
+                f"'{text}': a plus sign has nothing beside it; write as in 'infonce + {names[0]}'."
+            )
 
     def _parse_alone(self, text: str, from_file: bool) -> Spec:
         """The spec of one part, without terms."""

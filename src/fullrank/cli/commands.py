@@ -66,7 +66,9 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
-_MEASURES = "retrieval, per-class, groups, group-balanced, factors, views or baselines. Repeatable."
+_MEASURES = (
+    "reduced, retrieval, per-class, groups, group-balanced, factors, views or baselines. Repeatable."
+)
 _VIEWS = "For --measure views; default: a run's own, else simclr."
 
 
@@ -381,7 +383,12 @@ def reproduce(
 ) -> None:
     """Measure tables of the papers, or your own. Run it again to continue after a stop."""
     from fullrank.cli.reproduction import print_reproduction
-    from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
+    from fullrank.studies.reproduce import (
+        rehearse,
+        rehearse_studies,
+        reproduce as run_reproduce,
+        training_minutes,
+    )
     from fullrank.studies.table import known_scale
 
     if dry_run and (out is not None or seeds is not None or workers != 1):
@@ -389,6 +396,8 @@ def reproduce(
     if dry_run:
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: all parts fit")
+        for net in rehearse_studies(names, scale=known_scale(scale)):
+            typer.echo(net)
         return
     many = "the table's own seeds" if seeds is None else count_of(seeds, "seed")
     print(f"Reproducing {', '.join(names)} at the scale {scale}, with {many}.", file=sys.stderr)

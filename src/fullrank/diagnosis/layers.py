@@ -1,6 +1,7 @@
 """Where to cut: accuracy and spectrum of features at each place, from the first block to z."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fullrank.heads.contract import views_for
 from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes.directions import CHANNELS, PRINCIPAL
 from fullrank.probes.linear import refitted
 from fullrank.probes.probe import label_vector
 from fullrank.progress import counted
@@ -213,16 +215,13 @@ def dimension_curves(
     def accuracy(train: Tensor, test: Tensor) -> float:
         return refitted(probe, train, labels[0]).score(test, labels[1])
 
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(width, generator=generator).to(train.device) for _ in range(DRAWS)]
-    mean = learnt.double().mean(0)
-    learnt, scored = learnt.double() - mean, scored.double() - mean
-    components = torch.linalg.eigh(learnt.T @ learnt)[1].flip(1)
+    channels = replace(CHANNELS, draws=DRAWS).projections(train, width, seed)
+    (components,) = PRINCIPAL.projections(learnt, width)
     random, leading = [], []
     for k in counted(dimensions[:-1], progress, "dimensions", sum(dimensions[:-1]), int):
-        random.append(sum(accuracy(train[:, order[:k]], test[:, order[:k]]) for order in orders) / DRAWS)
-        some = components[:, :k]  # fewer than k if all rows together span fewer
-        leading.append(accuracy(learnt @ some, scored @ some))
+        random.append(sum(accuracy(chosen(train, k), chosen(test, k)) for chosen in channels) / DRAWS)
+        # Fewer than k if all rows together span fewer.
+        leading.append(accuracy(components(learnt, k), components(scored, k)))
     # A rotation does not change the probe, so all D dimensions have the same accuracy in both ways.
     return [
         DimensionCurve(place=place, kind=kind, dimensions=dimensions, accuracy=[*accuracies, whole])

@@ -19,8 +19,8 @@ from fullrank.diagnosis.rows import survey_images
 from fullrank.diagnosis.subject import Subject
 from fullrank.diagnosis.tokens import MOST_IMAGES, TokenNorms, pooled_without, token_norms
 from fullrank.diagnosis.without_equal import probed_without_equal
-from fullrank.errors import UsageError
-from fullrank.record import DiagnosisEntry, ProbedAgain, ProbedImages, ViewReadout
+from fullrank.errors import DataError, UsageError
+from fullrank.record import DiagnosisEntry, ProbedAgain, ProbedImages
 from fullrank.record.offending import with_ids
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def diagnose_model(
     entry = entry_of(subject.name, evidence, probed, not_seen)
     ids = subject.test.ids if subject.train is None else joined_ids(subject.train, subject.test)
     before = untrained_map(subject, images, features, seed)
-    readout = _view_readout(subject, list(features), label, seed, progress)
-    found = {"findings": with_ids(entry.findings, ids), "untrained": before, "view_readout": readout}
+    found = {"findings": with_ids(entry.findings, ids), "untrained": before}
     entry = entry.model_copy(update=found)
+    entry = _with_views(entry, subject, list(features), label, limit, seed, progress)
     drawn = _map_rows(images, features, seen.numpy(), len(every.test), label)
     return ExaminedModel(_of_model(entry, subject), images, features, rows, drawn)
 
@@ -277,20 +277,36 @@ def _without_operations(
     )
 
 
-def _view_readout(
-    subject: Subject, places: Sequence[str], label: str, seed: int, progress: Progress | None
-) -> ViewReadout | None:
-    """What the features know of the views; None without views, or with too few images."""
-    from fullrank.runs.view_readout import LEAST_IMAGES, ReadModel, view_readout
+def _with_views(
+    entry: DiagnosisEntry,
+    subject: Subject,
+    places: Sequence[str],
+    label: str,
+    limit: int,
+    seed: int,
+    progress: Progress | None,
+) -> DiagnosisEntry:
+    """The entry with what the features know of the views, or with the reason why that was not measured.
 
+    Without training images, one half of the test images is learned from.
+    """
+    from fullrank.runs.view_readout import ReadModel, view_readout
+
+    if subject.views is None:
+        return entry
     train, test = subject.train, subject.test
     if train is None:
         train, test = test.subset(np.arange(0, len(test), 2)), test.subset(np.arange(1, len(test), 2))
-    if subject.views is None or min(len(train), len(test)) < LEAST_IMAGES:
-        return None
+    most = min(limit, LEARNT_FROM)
+    train, test = (each.limited(min(most, len(each)), seed) for each in (train, test))
     head = nn.Identity() if subject.head is None else subject.head
     model = ReadModel(_placed(subject), head, places, subject.views, subject.views_name, seed)
-    return view_readout(model, train, test, label=label, progress=progress)
+    try:
+        readout = view_readout(model, train, test, label=label, progress=progress)
+    except DataError as error:
+        reason = f"What the features know of the views: {error}"
+        return entry.model_copy(update={"not_seen": [*entry.not_seen, reason]})
+    return entry.model_copy(update={"view_readout": readout})
 
 
 def _placed(subject: Subject) -> nn.Module:

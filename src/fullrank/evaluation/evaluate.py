@@ -86,6 +86,7 @@ def evaluate(
     The measures of the request add scores:
 
     - "retrieval": retrieval among the test images.
+    - "reduced": accuracy in k principal and in k random directions (`reduced_accuracy`), k = 1, 2, 4, ...
     - "per-class": accuracy and prediction bias of each class.
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
       training, and its gaps if cues are uncommon.

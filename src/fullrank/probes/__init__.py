@@ -10,6 +10,12 @@ from fullrank.lazy import attach
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
     from fullrank.probes.cues import CueGaps as CueGaps, cue_gaps as cue_gaps, partners as partners
+    from fullrank.probes.directions import (
+        DIRECTIONS as DIRECTIONS,
+        Directions as Directions,
+        Reduced as Reduced,
+        reduced_accuracy as reduced_accuracy,
+    )
     from fullrank.probes.few_shots import FewShot as FewShot, few_shot as few_shot, shot_probe as shot_probe
     from fullrank.probes.groups import (
         GroupAccuracy as GroupAccuracy,

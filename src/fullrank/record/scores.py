@@ -20,7 +20,7 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "factors": (),
     "views": ("lee2021improving",),
 }
-Subject = Literal["", "class", "cues", "shift", "label", "operation"]
+Subject = Literal["", "class", "cues", "shift", "label", "number of directions", "operation"]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
 RECALL_AT = (1, 5, 10)
@@ -29,6 +29,8 @@ MEAN_AUROC, MEAN_PRECISION, LABELS_SCORED = "mean AUROC", "mean average precisio
 # The statistics of a factor, which is the label of their scores, and the place of the pixels themselves.
 WEIGHT, RELATIVE, PREDICTED = "weight", "relative weight", "predicted weight"
 LEFT_OUT = "association of a left-out factor"
+# Accuracy in few directions: the kind of the directions -> the statistic, whose subject is their number.
+IN_DIRECTIONS = {kind: f"accuracy in {kind} directions" for kind in ("principal", "random")}
 IMAGES = "images"
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
@@ -68,6 +70,7 @@ def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
 
 
 _by_class = partial(Statistic, "linear", measure="per-class")
+_reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
 _CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
@@ -80,6 +83,7 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("nearest", ACCURACY, "nearest", by_default=True),
     Statistic("linear", AMONG_CLASSES, "linear, classes of {}", "shift"),
     Statistic("nearest", AMONG_CLASSES, "nearest, classes of {}", "shift"),
+    *(_reduced(name, f"linear, {kind} directions: {{}}") for kind, name in IN_DIRECTIONS.items()),
     *(Statistic("retrieval", f"recall@{k}", f"recall@{k}", measure="retrieval") for k in RECALL_AT),
     Statistic("retrieval", "mean average precision", "mean average precision", measure="retrieval"),
     _by_class("class accuracy", "linear, class {}", "class"),

@@ -19,7 +19,8 @@ MEANING = (
     "R² is the share of variance that a linear map explains, of the difference in a parameter between two "
     "views: 1 is perfect, 0 is chance. AUROC says how well a linear map of one view detects that the "
     "operation was applied to it: 1 is perfect, 0.5 is chance. A score that is high at h and low at z shows "
-    "what the head discards. Compare only scores of the same views."
+    "what the head discards. Compare only scores of the same views. Pixels: the views themselves, averaged "
+    "down to 8 x 8."
 )
 
 
@@ -60,11 +61,19 @@ class ReadoutTable:
     sentences: tuple[str, ...]
 
 
-def readout_section(table: ReadoutTable | None, heads: Mapping[str, str]) -> dict[str, Any] | None:
+def readout_section(
+    table: ReadoutTable | None, heads: Mapping[str, str], about: str = ""
+) -> dict[str, Any] | None:
     """What a page shows of a table; `heads` has the short name of each row of a study."""
     if table is None:
         return None
-    return {"table": table, "meaning": MEANING, "text": cell_text, "heads": heads}
+    return {"table": table, "meaning": MEANING, "text": cell_text, "heads": heads, "about": about}
+
+
+def views_of(record: Record) -> str:
+    """The views of a run or study, in a sentence; "" if its rows differ in them."""
+    differ = any("views" in run.varied for run in record.runs)
+    return "" if differ or "views" not in record.recipe else f"Views: {record.recipe['views']}."
 
 
 def readout_table(scores: Iterable[Score]) -> ReadoutTable | None:

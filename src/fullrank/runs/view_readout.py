@@ -110,7 +110,8 @@ def view_readout(
         The scores of all places. Operations that never varied are named and have no score.
 
     Raises:
-        DataError: There are too few images, or a view operation needs a layer that the images lack.
+        UsageError: The views drop a layer that the images lack.
+        DataError: There are too few images, or features are not finite.
 
     What it cannot see: what only a nonlinear map reads. R^2 depends on how strong the draws are, so only
     numbers of the same views are comparable.

@@ -89,7 +89,8 @@ def export_weights(target: Model, path: str | Path, *, place: str = "h") -> list
     - `mean` and `std`: JSON, for images in 0 to 1. They are not part of timm's net.
     - `preprocessing`: JSON of all steps before; `timm` in it are the options of timm's `create_transform`.
     - `create`: for a model of timm, the line that builds it without fullrank.
-    - `stem`: for the small stem, the lines that change timm's net before it loads the weights.
+    - `stem`, `last`: for a small stem or another width of the last block, the lines that change timm's net
+      before it loads the weights.
 
     The head of a run at h is written beside it as `NAME.head.safetensors`, if it has weights.
 

@@ -106,11 +106,7 @@ def further_scores(
         # The probes have already refused features that are not finite. What remains is too few images for the
         # factors, which must not cost the run.
         scores = []
-    in_memory = not any(isinstance(each.images, StreamedImages) for each in images)
-    if recipe.epochs >= LEAST_EPOCHS and in_memory and min(map(len, images)) >= LEAST_IMAGES:
-        views = view_pipeline(recipe.views, image_size=images[1].image_size, channels=images[1].channels)
-        model = ReadModel(encoder, head, default_places(head), views, str(recipe.views), recipe.seed)
-        scores += view_readout(model, *images).scores
+    scores += _view_scores(encoder, head, recipe, images)
     if recipe.sgd_probe is None:
         return scores
     check_probeable(*images, "label")
@@ -119,6 +115,21 @@ def further_scores(
             encoder, *images, recipe.sgd_probe, folder=folder, progress=shown, stop=stop, seed=recipe.seed
         )
     return scores
+
+
+def _view_scores(
+    encoder: Encoder, head: Head, recipe: Recipe, images: tuple[ImageSet, ImageSet]
+) -> list[Score]:
+    """What the features know of the views; nothing for short runs and images that are decoded on demand."""
+    on_demand = any(isinstance(each.images, StreamedImages) for each in images)
+    if recipe.epochs < LEAST_EPOCHS or on_demand or min(map(len, images)) < LEAST_IMAGES:
+        return []
+    views = view_pipeline(recipe.views, image_size=images[1].image_size, channels=images[1].channels)
+    model = ReadModel(encoder, head, default_places(head), views, str(recipe.views), recipe.seed)
+    try:
+        return view_readout(model, *images).scores
+    except DataError:  # features of views that are not finite, which must not cost the run
+        return []
 
 
 def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:

@@ -236,6 +236,11 @@ def readout(diagnosis: DiagnosisEntry) -> ReadoutTable | None:
     return None if diagnosis.view_readout is None else readout_table(diagnosis.view_readout.scores)
 
 
+def readout_limits(diagnosis: DiagnosisEntry) -> str:
+    """Which views were read, how many, and which operations have no score; "" where none was measured."""
+    return "" if diagnosis.view_readout is None else " ".join(diagnosis.view_readout.about)
+
+
 def not_drawn(names: Sequence[str], missing: str) -> str:
     """Why figures over time are missing: `missing` says why there are no arrays, `names` what they lack."""
     if missing:
