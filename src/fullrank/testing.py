@@ -2,9 +2,10 @@
 
 import copy
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,21 @@ from fullrank.encoders import ENCODERS, encoder as build_encoder
 from fullrank.errors import ContractError, FullrankError
 from fullrank.evaluation.evaluate import scaled_alike
 from fullrank.heads import HEADS, head as build_head
-from fullrank.objectives import OBJECTIVES, loss_of, needs_of, objective as build_objective
+from fullrank.objectives import (
+    AUXILIARIES,
+    OBJECTIVES,
+    auxiliary as build_auxiliary,
+    loss_of,
+    needs_of,
+    objective as build_objective,
+)
 from fullrank.objectives.agreement import check_agreement
 from fullrank.objectives.contract import GIVEN
+from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers
 from fullrank.places import head_places, read_head
+from fullrank.specs import Spec
+from fullrank.step import Step
+from fullrank.view_numbers import neutral_numbers
 
 Part = str | Callable[..., Any]
 ROWS = 8
@@ -75,7 +87,7 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     >>> check_head("mlp:5")
     """
     name = HEADS.parse(part)
-    head, contract = build_head(name, in_dim=in_dim), _Contract(name, "a head")
+    head, contract = _built_head(name, in_dim), _Contract(name, "a head")
     h = torch.randn(ROWS, in_dim, requires_grad=True)
     with contract.clause("it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
@@ -97,12 +109,34 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     with contract.clause("its state_dict holds all that z depends on"), torch.no_grad():
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(1)
-            twin = build_head(name, in_dim=in_dim).eval()
+            twin = _built_head(name, in_dim).eval()
         twin.load_state_dict(head.state_dict())
         _hold(_close(twin(rows), whole), "a new head with its state_dict gives another z")
     with contract.clause("features of another width raise"):
         _hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
+    if "views" in getattr(head, "needs", ()):
+        _check_views(contract, head.eval(), twin, rows)
     _check_words(contract, head, in_dim)
+
+
+def _built_head(part: Part, in_dim: int) -> nn.Module:
+    return build_head(part, in_dim=in_dim, view_dims=VIEW_DIMS)
+
+
+@torch.no_grad()
+def _check_views(contract: _Contract, head: nn.Module, twin: nn.Module, h: Tensor) -> None:
+    """Whether a head takes the numbers of each row's view; `twin` has its weights."""
+    neutral = neutral_numbers(VIEW_DIMS)
+    views = torch.rand(len(h), len(neutral))
+    with contract.clause("needs={'views'}: it takes `views`, the numbers (N, P) of each row's view"):
+        z = head(h, views=views)
+        _hold(not _close(z, head(h, views=views.flip(0))), "other views of the same h give the same z")
+        _hold(
+            _close(z[2:4], head(h[2:4], views=views[2:4])), "two rows give another z alone than among eight"
+        )
+        _hold(_close(z, twin(h, views=views)), "a new head with its state_dict gives another z")
+    with contract.clause("without `views` it takes those of a view to which nothing was applied"):
+        _hold(_close(head(h), head(h, views=neutral.expand(len(h), -1))), "z is another one")
 
 
 def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
@@ -114,7 +148,7 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
     if (says := getattr(head, "imposed_rank", None)) is not None:
         with contract.clause("imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:
-                fresh = build_head(contract.part, in_dim=in_dim)
+                fresh = _built_head(contract.part, in_dim)
                 rank, said = exact_rank(fresh, place), says(place)
                 _hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
                 _hold(said is None or said >= rank or soft, f"at {place} it says {said}, and {rank} was seen")
@@ -180,17 +214,21 @@ def check_objective(
         _hold(agrees, "it does not")
     _check_levels(contract, loss, width)
     with contract.clause(f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
-        top = build_head(head, in_dim=width)
+        top = _built_head(head, width)
         above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
         h = torch.randn(2 * ROWS, width, requires_grad=True)
         z_a, z_b = top(h).chunk(2)
         _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]
         _hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
     if processes > 1:
-        with contract.clause(f"loss and gradient are those of one process in {processes}"):
-            agreement = check_agreement(name, processes)
-            apart = f"{agreement.loss_apart:.1e} and {agreement.gradient_apart:.1e} (relative)"
-            _hold(agreement.agrees, f"apart by {apart}")
+        _check_processes(contract, name, processes)
+
+
+def _check_processes(contract: _Contract, name: str, processes: int) -> None:
+    with contract.clause(f"loss and gradient are those of one process in {processes}"):
+        agreement = check_agreement(name, processes)
+        apart = f"{agreement.loss_apart:.1e} and {agreement.gradient_apart:.1e} (relative)"
+        _hold(agreement.agrees, f"apart by {apart}")
 
 
 def _check_levels(contract: _Contract, loss: nn.Module, width: int) -> None:
@@ -203,6 +241,127 @@ def _check_levels(contract: _Contract, loss: nn.Module, width: int) -> None:
             levels = collapsed(ROWS, width)
             finite = all(isinstance(key, str) and math.isfinite(value) for key, value in levels.items())
             _hold(isinstance(levels, dict) and finite, f"it is {levels}")
+
+
+def check_auxiliary(
+    part: Part, *, in_dim: int = 6, out_dim: int = 4, num_classes: int = 3, processes: int = 1
+) -> None:
+    """Check an auxiliary objective: its weight, its value, its gradient, and what it depends on.
+
+    It is called on a step whose features are noise. The step has the places of a tiny-resnet and every
+    operation of the views.
+
+    Args:
+        part: A spec, or a class of yours.
+        in_dim: The width of h.
+        out_dim: The width of z.
+        num_classes: The number of classes of the labels.
+        processes: With 2 or more, loss and gradient are compared with those of one process (seconds).
+
+    Raises:
+        ContractError: The part breaks a clause; the first one is named.
+        UsageError: The part cannot be built.
+
+    >>> check_auxiliary("augself:1,hidden=4,only=crop")
+    """
+    spec = AUXILIARIES.parse(part)
+    contract, dims = _Contract(spec, "an auxiliary objective"), {p: 3 + n for n, p in enumerate(PLACES)}
+    sizes: dict[str, Any] = {"in_dim": in_dim, "out_dim": out_dim, "num_classes": num_classes}
+    sizes |= {"place_dims": dims, "view_dims": VIEW_DIMS}
+    term = build_auxiliary(spec, **sizes)
+    with contract.clause("its value is its weight, the first parameter"):
+        other = build_auxiliary(Spec(spec.name, 0.25, spec.options, spec.family), **sizes)
+        _hold(other.weight == 0.25, f"with the value 0.25 its weight is {other.weight}")
+    with contract.clause("its `places` are places of the encoder"):
+        unknown = sorted(set(getattr(term, "places", ())) - set(dims))
+        _hold(not unknown, f"{', '.join(unknown)} is none of {', '.join(dims)}")
+    step = _noise_step({"h": in_dim, "z": out_dim} | {p: dims[p] for p in getattr(term, "places", ())})
+    reached = _check_gradient(contract, term, step)
+    _check_term_state(contract, term, step, lambda: build_auxiliary(spec, **sizes))
+    with contract.clause("its gradient agrees with finite differences"):
+        double, noise = copy.deepcopy(term).double(), _doubled(step)
+        inputs = {name: rows for name, rows in _inputs(noise).items() if name in reached}
+        agrees = torch.autograd.gradcheck(
+            lambda *rows: _term_value(double, _with(noise, dict(zip(inputs, rows, strict=True)))),
+            tuple(inputs.values()),
+            fast_mode=True,
+            raise_exception=False,
+        )
+        _hold(agrees, "it does not")
+    if processes > 1:
+        _check_processes(contract, f"infonce:0.2 + {spec}", processes)
+
+
+def _check_gradient(contract: _Contract, term: nn.Module, step: Step) -> list[str]:
+    """Which of h, z and the places the gradient of a term reaches."""
+    with contract.clause("it gives a finite scalar, also at the start and the end of the training"):
+        for progress in (0.0, 1.0, step.progress):
+            value = _term_value(term, replace(step, progress=progress))
+            _hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
+    with contract.clause("a gradient reaches h, z or a place that it names, and each of its own weights"):
+        value.backward()  # type: ignore[no-untyped-call]
+        grads = {name: rows.grad for name, rows in _inputs(step).items()}
+        reached = [name for name, grad in grads.items() if grad is not None and bool(grad.any())]
+        _hold(bool(reached), "it is zero everywhere")
+        dead = [
+            name for name, weight in term.named_parameters() if weight.requires_grad and weight.grad is None
+        ]
+        _hold(not dead, f"none reaches {', '.join(dead)}, so several processes could not train together")
+    return reached
+
+
+def _check_term_state(
+    contract: _Contract, term: nn.Module, step: Step, rebuilt: Callable[[], nn.Module]
+) -> None:
+    with torch.no_grad():
+        with contract.clause("equal draws give equal losses"):
+            first, second = (_term_value(term, step) for _ in range(2))
+            _hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
+        with contract.clause("a deep copy and a pickled one give the same loss"):
+            pickled = pickle.loads(pickle.dumps(term))  # noqa: S301  # nobody else's bytes
+            for twin in (copy.deepcopy(term), pickled):
+                _hold(_close(_term_value(twin, step), second), "they do not")
+        with contract.clause("its state_dict holds all that the loss depends on"):
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(1)
+                twin = rebuilt()
+            twin.load_state_dict(term.state_dict())
+            _hold(
+                _close(_term_value(twin, step), second), "a new term with its state_dict gives another loss"
+            )
+
+
+def _noise_step(widths: dict[str, int]) -> Step:
+    """A step of eight images whose features are noise; the last image has no label."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        rows = {name: torch.randn(2 * ROWS, width, requires_grad=True) for name, width in widths.items()}
+        views = random_numbers(ROWS)
+    labels = torch.arange(ROWS) % 2
+    labels[-1] = -1
+    return Step(rows.pop("h"), rows.pop("z"), rows, views, labels, progress=0.7)
+
+
+def _inputs(step: Step) -> dict[str, Tensor]:
+    return {"h": step.h, "z": step.z, **step.features}
+
+
+def _with(step: Step, rows: dict[str, Tensor]) -> Step:
+    """The step with other features of these names."""
+    features = {name: rows.get(name, each) for name, each in step.features.items()}
+    return replace(step, h=rows.get("h", step.h), z=rows.get("z", step.z), features=features)
+
+
+def _doubled(step: Step) -> Step:
+    """The step in float64, with new leaves."""
+    return _with(step, {name: x.detach().double().requires_grad_() for name, x in _inputs(step).items()})
+
+
+def _term_value(term: nn.Module, step: Step) -> Tensor:
+    """The term of a step, with the same draws in each call."""
+    torch.manual_seed(0)
+    value: Tensor = term(replace(step, generator=torch.Generator().manual_seed(0)))
+    return value
 
 
 def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None:

@@ -12,11 +12,12 @@ from fullrank.errors import UsageError
 
 NAMES = [e.name for e in ENCODERS if e is not ENCODERS.other and not (e.value and e.value.required)]
 REGISTERED = [(name, size) for name in NAMES for size in (8, 9, 32)]
+REGISTERED += [("tiny-resnet,last=7", 9)]
 # Plain and deep stems, gates, depthwise and dense convolutions, tokens with and without
 # class tokens, windows, maps with the channels last, mixtures of convolutions and attention.
 FOREIGN = [
     ("resnet18", 16),
-    ("resnet10t,drop_path=0.1", 72),
+    ("resnet10t,drop_path=0.1,last=24", 72),
     ("test_resnet", 64),
     ("test_byobnet", 64),
     ("test_efficientnet", 64),

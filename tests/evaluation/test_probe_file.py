@@ -9,7 +9,7 @@ from fullrank.embeddings.files import open_embeddings
 from fullrank.errors import DataError, UsageError
 from fullrank.evaluation.probe_file import probe_file
 from fullrank.evaluation.scores import Request
-from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes import LinearProbe, NearestProbe, reduced_accuracy, retrieval
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,19 @@ def test_the_numbers_are_those_of_the_probes_on_the_split(arrays, path):
     x, labels, _ = arrays
     numbers = torch.tensor([{"ant": 0, "bee": 1, "": -1}[label] for label in labels])
     train, test = torch.tensor(x[::2]), torch.tensor(x[1::2])
-    evaluation = probe_file(path, Request(measures=("per-class", "retrieval"), shots=(5,)))
+    evaluation = probe_file(path, Request(measures=("per-class", "retrieval", "reduced"), shots=(5,)))
     score = evaluation.probes["embedding"]
     assert list(evaluation.probes) == ["embedding"]
     assert score.linear == LinearProbe().fit(train, numbers[::2]).score(test, numbers[1::2])
     assert score.nearest == NearestProbe().fit(train, numbers[::2]).score(test, numbers[1::2])
     values = {(each.probe, each.statistic): each.value for each in evaluation.scores}
     assert values["retrieval", "recall@1"] == retrieval(test, numbers[1::2]).recall[1]
+    data = train, numbers[::2], test, numbers[1::2]
+    for kind in ("principal", "random"):
+        name = f"accuracy in {kind} directions"
+        found = {each.subject: each.value for each in evaluation.scores if each.statistic == name}
+        expected = {str(each.dimensions): each.mean for each in reduced_accuracy(*data, directions=kind)}
+        assert found == expected and list(found) == ["1", "2", "4", "8"][: len(found)]
     by_class = [each for each in evaluation.scores if each.statistic == "class accuracy"]
     assert {each.subject for each in by_class} == {"ant", "bee"}
     assert any(each.shots == 5 for each in evaluation.scores)

@@ -28,6 +28,7 @@ def score(probe, statistic, subject="", shots=None):
         (("linear", "gap", "background and object"), "gap background and object"),
         (("group-balanced", "worst group"), "group-balanced, worst group"),
         (("retrieval", "recall@5"), "recall@5"),
+        (("linear", "accuracy in random directions", "16"), "linear, random directions: 16"),
         (("sgd", "accuracy after the last epoch"), "linear, SGD, last epoch"),
         (("factors", "relative weight"), "factor weight, relative"),
     ],
@@ -71,7 +72,15 @@ def test_the_docs_name_every_key_of_a_score_and_every_statistic():
 
 
 def test_measures_are_those_of_the_probe_command():
-    assert MEASURES == ("retrieval", "per-class", "groups", "group-balanced", "factors", "baselines")
+    assert MEASURES == (
+        "reduced",
+        "retrieval",
+        "per-class",
+        "groups",
+        "group-balanced",
+        "factors",
+        "baselines",
+    )
 
 
 def test_measures_for_names_each_once_and_none_for_the_default_protocol():

@@ -108,16 +108,16 @@ def test_the_head_is_beside_it_and_loads(standard):
 
 
 @torch.no_grad()
-def test_a_small_stem_comes_with_the_lines_that_change_timms_net(quick_run, tmp_path):
+def test_a_small_stem_and_another_width_come_with_the_lines_that_change_timms_net(quick_run, tmp_path):
     (tmp_path / "run").mkdir()
-    small = run_of(quick_run, tmp_path / "run", "resnet18,channels=3", "none", 16, 1)
+    small = run_of(quick_run, tmp_path / "run", "resnet18,channels=3,last=24", "none", 16, 1)
     (path,) = export_weights(small, tmp_path / "small.safetensors")
     notes = metadata(path)
     model = timm.create_model("resnet18", num_classes=0, in_chans=int(notes["in_chans"]))
     with pytest.raises(RuntimeError, match="conv1"):
         loaded(model, path)
     names = {"timm": timm, "torch": torch}
-    exec(f"{notes['create']}\n{notes['stem']}", names)
+    exec(f"{notes['create']}\n{notes['stem']}\n{notes['last']}", names)
     model = names["model"]
     images = torch.rand(3, 1, 16, 16)
     h = loaded(model, path)(normalised(images, notes))

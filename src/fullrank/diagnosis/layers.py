@@ -1,6 +1,7 @@
 """Where to cut: accuracy and spectrum of features at each place, from the first block to z."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from fullrank.devices import first_device
 from fullrank.diagnosis.features import view_batches
 from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
+from fullrank.heads.contract import views_for
 from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes.directions import CHANNELS, PRINCIPAL
 from fullrank.probes.linear import refitted
 from fullrank.probes.probe import label_vector
 from fullrank.progress import counted
@@ -212,16 +215,13 @@ def dimension_curves(
     def accuracy(train: Tensor, test: Tensor) -> float:
         return refitted(probe, train, labels[0]).score(test, labels[1])
 
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(width, generator=generator).to(train.device) for _ in range(DRAWS)]
-    mean = learnt.double().mean(0)
-    learnt, scored = learnt.double() - mean, scored.double() - mean
-    components = torch.linalg.eigh(learnt.T @ learnt)[1].flip(1)
+    channels = replace(CHANNELS, draws=DRAWS).projections(train, width, seed)
+    (components,) = PRINCIPAL.projections(learnt, width)
     random, leading = [], []
     for k in counted(dimensions[:-1], progress, "dimensions", sum(dimensions[:-1]), int):
-        random.append(sum(accuracy(train[:, order[:k]], test[:, order[:k]]) for order in orders) / DRAWS)
-        some = components[:, :k]  # fewer than k if all rows together span fewer
-        leading.append(accuracy(learnt @ some, scored @ some))
+        random.append(sum(accuracy(chosen(train, k), chosen(test, k)) for chosen in channels) / DRAWS)
+        # Fewer than k if all rows together span fewer.
+        leading.append(accuracy(components(learnt, k), components(scored, k)))
     # A rotation does not change the probe, so all D dimensions have the same accuracy in both ways.
     return [
         DimensionCurve(place=place, kind=kind, dimensions=dimensions, accuracy=[*accuracies, whole])
@@ -272,16 +272,22 @@ def gradient_ranks(
     batch, parameters = next(view_batches(sample, views, seed, batch_size=len(sample)))
     both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
     pieces = torch.split(both, _ROWS_AT_ONCE)
+    given = views_for(last, parameters.numbers())
+    numbers = (None,) * len(pieces) if given is None else torch.split(given, _ROWS_AT_ONCE)
     gradients: dict[str, list[Tensor]] = {place: [] for place in places}
     with evaluating(placed, last, objective), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         with torch.no_grad():
-            z = torch.cat([read_places(placed, last, rows, ["z"])["z"] for rows in pieces])
+            shown = zip(pieces, numbers, strict=True)
+            z = torch.cat([read_places(placed, last, rows, ["z"], some)["z"] for rows, some in shown])
         with torch.enable_grad():
             z = z.float().requires_grad_()
             pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0]
-            for rows, push in zip(pieces, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
-                for place, gradient in _pooled_gradients(placed, last, rows, push, places).items():
+            for rows, some, push in zip(pieces, numbers, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
+                # Of the images, so that there is a gradient also where every weight is frozen.
+                rows = rows.clone().requires_grad_()
+                read = read_places(placed, last, rows, [*places, "z"], some)
+                for place, gradient in _pooled_gradients(read, push, places).items():
                     gradients[place].append(gradient.float().cpu())
     return {
         place: effective_rank_of(matrix_singular_values(torch.cat(parts)).square())
@@ -289,12 +295,8 @@ def gradient_ranks(
     }
 
 
-def _pooled_gradients(
-    encoder: nn.Module, head: nn.Module, images: Tensor, push: Tensor, places: Sequence[str]
-) -> dict[str, Tensor]:
+def _pooled_gradients(read: Mapping[str, Tensor], push: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
     """The gradient (n, D_p) at each place, pooled as the place is, where it is `push` (n, K) at z."""
-    # Of the images, so that there is a gradient also where every weight is frozen.
-    read = read_places(encoder, head, images.clone().requires_grad_(), [*places, "z"])
     z = read["z"]
     if z.grad_fn is None:
         raise UsageError("No gradient passes from z to the images; give a model that does not detach any.")

@@ -69,6 +69,12 @@ ENCODERS = Registry(
             Parameter("num_heads", int, "number of attention heads of a vision transformer"),
             Parameter("channels", int, "number of input channels; grey images are repeated to fill them"),
             Parameter("drop_path", float, "share of images that skip the last residual branch", 0.0),
+            Parameter(
+                "last",
+                int,
+                "width of h of a residual net: of the last block's last convolution, its norm and a new "
+                "shortcut; without pretrained weights",
+            ),
         ),
         citations=("rw2019timm",),
         families=(
@@ -99,11 +105,17 @@ ENCODERS.register(
     Entry(
         "tiny-resnet",
         "fullrank.encoders.tiny:TinyResNet",
-        "a small residual net for images of 8 to 32 pixels on a CPU; D = 4 x width",
+        "a small residual net for images of 8 to 32 pixels on a CPU; D = 4 x width, or last",
         "He et al. 2016 (1512.03385), basic blocks; the size is ours",
         options=(
             Parameter("width", int, "channels of the first stage; each later stage has twice as many", 24),
             Parameter("blocks", tuple, "number of residual blocks in each of three stages", (1, 1, 2)),
+            Parameter(
+                "last",
+                int,
+                "width of h: of the last block's second convolution, its norm and a new shortcut; ends the "
+                "identity shortcut on which the sub-vector argument rests",
+            ),
         ),
         citations=("he2016deep",),
     )
@@ -175,11 +187,11 @@ def without_download(spec: str | Spec) -> Spec:
 
 
 def with_options_of(spec: Any, path: str | Path) -> Any:
-    """The spec of a timm model with the stem, pooling and attention heads of a file of weights.
+    """The spec of a timm model with the stem, pooling, attention heads and last width of a file of weights.
 
     The stem is `standard` for a 7x7 convolution and `small` for a 3x3 one, if no metadata name another. The
-    number of heads is used where the file states it. A net with `fc_norm` averages its tokens. Options in
-    the spec stay as they are.
+    number of heads is used where the file states it. A net with `fc_norm` averages its tokens. The width of
+    the last block is used where its shortcut is no identity. Options in the spec stay as they are.
 
     Args:
         spec: The spec of an encoder.

@@ -134,6 +134,10 @@ class Net:
     rest: Mapping[str, Source]
     resampled: tuple[str, ...] = ()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All its tensors, by the names that the layout gives them."""
+        return {name: source.tensor for name, source in {**self.rest, **self.sources}.items()}
+
     def fitting(self, needed: Mapping[str, Tensor]) -> int:
         """How many tensors have the needed shape."""
         return sum(source.tensor.shape == needed[name].shape for name, source in self.sources.items())

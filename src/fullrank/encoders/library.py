@@ -13,6 +13,7 @@ from torch import nn
 from fullrank.encoders.reading import REFUSALS, Trace
 from fullrank.encoders.stems import replace_stem, stem_lines
 from fullrank.encoders.traced import TracedEncoder, reason
+from fullrank.encoders.widths import last_lines, set_last_width
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.preprocessing import Preprocessing
 from fullrank.specs import Spec
@@ -40,6 +41,8 @@ class LibraryEncoder(TracedEncoder):
         num_heads: Number of attention heads of a vision transformer, if not timm's own. No weight shows it.
         channels: Channels of the model, if it has more than the images. A grey image is then repeated.
         drop_path: The rate of stochastic depth, at least 0 and below 1.
+        last: The width of h of a residual net, by another width of its last block (see `set_last_width`).
+            Pretrained weights do not have it, so the two exclude each other.
         image_size: Height and width of the images.
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
@@ -55,7 +58,7 @@ class LibraryEncoder(TracedEncoder):
     (torch.Size([2, 512]), ('stem', 'layer1.0', 'layer1.1'))
 
     Source: Wightman, PyTorch Image Models (timm). The small stem is that of Chen et al. 2020 (2002.05709),
-    Appendix B.9.
+    Appendix B.9. `last` is that of Expand or Narrow (2304.05369).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class LibraryEncoder(TracedEncoder):
         drop_path: float = 0.0,
         num_heads: int | None = None,
         pool: Literal["avg", "max", "map", "token"] | None = None,
+        last: int | None = None,
         *,
         image_size: int = 224,
         in_chans: int = 3,
@@ -83,6 +87,11 @@ class LibraryEncoder(TracedEncoder):
             raise UsageError(f"'{model}': drop_path must be at least 0 and less than 1, but got {drop_path}.")
         if num_heads is not None:
             _check_heads(model, num_heads, pretrained)
+        if last is not None and pretrained:
+            raise UsageError(
+                f"'{model}': pretrained weights have the model's own width, not last={last}; leave "
+                "out last or pretrained=true."
+            )
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
@@ -92,6 +101,8 @@ class LibraryEncoder(TracedEncoder):
         built = _create(model, settings, pretrained, image_size)
         if stem != "standard" and (stem != "auto" or (image_size <= SMALL_IMAGE and not pretrained)):
             replace_stem(built, model, channels, "small" if stem == "auto" else stem, stem != "auto")
+        if last is not None:
+            set_last_width(built, model, last)
         if pretrained:
             config: Any = built.pretrained_cfg
             each = (config["mean"], config["std"])
@@ -99,7 +110,7 @@ class LibraryEncoder(TracedEncoder):
         super().__init__(
             built, name=model, image_size=image_size, in_chans=in_chans, channels=channels, mean=mean, std=std
         )
-        self.settings = settings
+        self.settings, self.last = settings, last
         if fixed:
             _check_patches(built, model, self._traced)
             self.image_size = image_size
@@ -113,9 +124,12 @@ class LibraryEncoder(TracedEncoder):
         return _refused(self.name, {}, shape[-1], error)
 
     def library_lines(self) -> dict[str, str]:
-        """The line that builds timm's `model`, and those that give it the small stem, if it has one."""
+        """The line that builds timm's `model`, and those that change its stem and last width, if any."""
         options = "".join(f", {key}={value}" for key, value in self.settings.items())
-        return {"create": f"model = timm.create_model({self.name!r}{options})"} | stem_lines(self.model)
+        last = {} if self.last is None else last_lines(self.model)
+        return (
+            {"create": f"model = timm.create_model({self.name!r}{options})"} | stem_lines(self.model) | last
+        )
 
 
 def preprocessing_of(name_or_config: str | Mapping[str, Any] | Any, size: int | None = None) -> Preprocessing:

@@ -14,6 +14,7 @@ from fullrank.encoders.layouts import AVERAGES, WRAPPERS, Net, Source, by, nets_
 from fullrank.encoders.stems import stem_of
 from fullrank.encoders.unseen import assumed_settings, averages_tokens, heads_of, pool_of, stated_options
 from fullrank.encoders.weights import Weights, read_weights, statistics_in
+from fullrank.encoders.widths import last_width_in
 from fullrank.errors import UsageError, count_of
 
 # Name -> its shape in the file, and the needed one.
@@ -203,10 +204,21 @@ def _remedy(
         return f"write {_with_options(encoder, {'pool': 'avg'})}, since it averages its tokens"
     if encoder.library_root and not other_parts and (spec := _input_remedy(encoder, shapes)):
         return spec
+    if encoder.library_root and (last := _other_last(encoder, net, needed)) is not None:
+        return f"write {_with_options(encoder, {'last': str(last)})} for its last block"
+    if ",last=" in str(encoder.spec):
+        return f"give weights of {encoder.spec}, or leave last out"
     likely = architecture_of(weights.tensors)
     if likely not in (None, encoder.name):
         return f"give weights of {encoder.name}, or name their own encoder, which looks like {likely}"
     return f"give weights of {encoder.name}, or name the encoder that they belong to"
+
+
+def _other_last(encoder: Encoder, net: Net, needed: Mapping[str, Tensor]) -> int | None:
+    """The width of the last block in the file, if it is not that of the encoder."""
+    model = encoder.get_submodule(encoder.library_root.removesuffix("."))
+    width = last_width_in(model, net.tensors())
+    return width if width != last_width_in(model, needed) else None
 
 
 def _input_remedy(encoder: Encoder, shapes: _Shapes) -> str | None:

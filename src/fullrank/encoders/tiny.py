@@ -22,12 +22,17 @@ class TinyResNet(Encoder):
     that no loss touches (h[d0:] under `subvector:d0`) would only be an untrained projection of the previous
     layer. With it, they carry what the previous block learns.
 
+    With `last`, the second convolution of the last block and its norm have `last` channels, and so has h. The
+    block then has a shortcut of its own, a 1x1 convolution and a norm. This ends the identity shortcut on
+    which the argument for a sub-vector rests, so do not combine the two. All layers before it stay the same.
+
     Places, each averaged over positions: `stem`, `stage1.1` ... `stage3.2` (the output of each block), and
     `last-conv-input`, the input of the last convolution.
 
     Args:
         width: Channels of the first stage.
         blocks: The number of blocks in each of the three stages.
+        last: The width of h; None is 4 x width, with the identity shortcut.
         image_size: Height and width of the images, 4 or more.
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
@@ -38,6 +43,10 @@ class TinyResNet(Encoder):
 
     >>> TinyResNet(in_chans=1)(torch.rand(2, 1, 8, 8)).shape
     torch.Size([2, 96])
+    >>> TinyResNet(in_chans=1, last=384)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 384])
+
+    Source: He et al. 2016 (arXiv 1512.03385) for the blocks; Expand or Narrow (arXiv 2304.05369) for `last`.
     """
 
     name = "tiny-resnet"
@@ -46,6 +55,7 @@ class TinyResNet(Encoder):
         self,
         width: int = 24,
         blocks: Sequence[int] = (1, 1, 2),
+        last: int | None = None,
         *,
         image_size: int = 32,
         in_chans: int = 3,
@@ -59,12 +69,14 @@ class TinyResNet(Encoder):
             )
         if width < 1:
             raise UsageError(f"width must be 1 or more, but got {width}.")
+        if last is not None and last < 1:
+            raise UsageError(f"last must be 1 or more, but got {last}; it is the width of h.")
         if len(blocks) != 3 or min(blocks) < 1 or blocks[-1] < 2:
             raise UsageError(
                 f"blocks={'-'.join(map(str, blocks))} is not three numbers of 1 or more with 2 or more in "
                 "the last stage (its last block needs an identity shortcut); write 1-1-2 or larger."
             )
-        self.feature_dim = 4 * width
+        self.feature_dim = 4 * width if last is None else last
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
@@ -74,7 +86,8 @@ class TinyResNet(Encoder):
             for block in range(1, depth + 1):
                 stride = 2 if stage > 1 and block == 1 else 1
                 out = width * 2 ** (stage - 1)
-                self.blocks[f"stage{stage}_{block}"] = BasicBlock(channels, out, stride)
+                outer = last if (stage, block) == (3, depth) else None
+                self.blocks[f"stage{stage}_{block}"] = BasicBlock(channels, out, stride, outer)
                 channels = out
         # Channels last in memory, because convolutions are then faster on a CPU (docs/tried.md).
         self.to(memory_format=torch.channels_last)
@@ -96,17 +109,21 @@ class TinyResNet(Encoder):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, the second initialised to zero, added to a shortcut."""
+    """Two 3x3 convolutions with batch norm, the second initialised to zero, added to a shortcut.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    The output has `outer` channels, if not `inner`; its shortcut is then no identity, whatever its width.
+    """
+
+    def __init__(self, in_channels: int, inner: int, stride: int, outer: int | None = None):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        out_channels = inner if outer is None else outer
+        self.conv1 = nn.Conv2d(in_channels, inner, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, out_channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
         nn.init.zeros_(self.norm2.weight)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
+        if stride != 1 or in_channels != inner or outer is not None:
             self.shortcut = nn.Sequential(
                 SubsampledConv(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
             )

@@ -11,6 +11,7 @@ from fullrank.encoders.layouts import Net, nets_in
 from fullrank.encoders.reading import REFUSALS
 from fullrank.encoders.stems import STANDARD, STEMS, stem_of
 from fullrank.encoders.weights import Weights
+from fullrank.encoders.widths import last_width_in
 
 # How files name the number of attention heads.
 _HEADS = {"heads", "n_heads", "num_attention_heads", "num_heads", "vit_heads"}
@@ -43,7 +44,7 @@ def stated_options(weights: Weights, prefix: str = "") -> dict[str, tuple[int | 
 
 
 def options_of(name: str, weights: Weights) -> dict[str, int | str]:
-    """The options with which a timm model fits a file: the stem that its tensors show, and what it states.
+    """The options with which a timm model fits a file: its stem and last width, and what it states.
 
     Args:
         name: The name of the model.
@@ -71,6 +72,9 @@ def options_of(name: str, weights: Weights) -> dict[str, int | str]:
         stated.pop("num_heads", None)
     if averages_tokens(nets[0], needed):
         stated["pool"] = "avg"
+    last = last_width_in(model, nets[0].tensors())
+    if last is not None and last != last_width_in(model, needed):
+        stated["last"] = last
     return stated
 
 

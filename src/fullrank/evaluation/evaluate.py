@@ -86,11 +86,12 @@ def evaluate(
     The measures of the request add scores:
 
     - "retrieval": retrieval among the test images.
+    - "reduced": accuracy in k principal and in k random directions (`reduced_accuracy`), k = 1, 2, 4, ...
     - "per-class": accuracy and prediction bias of each class.
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
       training, and its gaps if cues are uncommon.
     - "group-balanced": the same without the gaps, for a probe fitted on group-balanced training subsets.
-    - "factors" and "baselines" are computed by `probe`, not here.
+    - "factors", "views" and "baselines" are computed by `probe`, not here.
 
     If a shift has only some of the classes, predictions on it are restricted to these classes. The test
     images of these classes then get the same score ("accuracy among classes"). The linear probe leaves out

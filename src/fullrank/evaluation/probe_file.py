@@ -15,7 +15,7 @@ from fullrank.record import ProbedImages, Spectrum
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 PLACE = "embedding"
-_MEASURES = ("per-class", "retrieval")
+_MEASURES = ("per-class", "retrieval", "reduced")
 # The most numbers that are read for the probes, 1 GiB as float32.
 _NUMBERS = 2**28
 _HALVES = "The file has no split: probes learn from a random half and are scored on the other."
@@ -32,8 +32,8 @@ def probe_file(
 
     Args:
         file: The file, a folder of such files, or what `open_embeddings` returns.
-        request: The label (which may be a file, an array or a column), the measures "per-class" and
-            "retrieval", shots, and the treatment of features for linear probes.
+        request: The label (which may be a file, an array or a column), the measures "per-class",
+            "retrieval" and "reduced", shots, and the treatment of features for linear probes.
         column: The array or column of the features, if it has another name.
 
     Raises:
@@ -47,7 +47,7 @@ def probe_file(
     1.0
     """
     if unknown := [measure for measure in request.measures if measure not in _MEASURES]:
-        remedy = f"use {' or '.join(_MEASURES)}"
+        remedy = f"use {', '.join(_MEASURES[:-1])} or {_MEASURES[-1]}"
         raise UsageError(f"The measure {unknown[0]} needs a model, not a file of embeddings; {remedy}.")
     if not isinstance(file, EmbeddingFile):
         labels = None if request.label == "label" else request.label

@@ -20,6 +20,7 @@ from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,
     AMONG_CLASSES,
+    IN_DIRECTIONS,
     LABELS_SCORED,
     MEAN_AUROC,
     MEAN_PRECISION,
@@ -41,7 +42,8 @@ class Request:
         shots: Numbers of training images per class for few-shot accuracy.
         episodes: Number of random draws of these images.
         features: What is done to the features before linear probes.
-        seed: Seed of the rows that linear probes hold out.
+        seed: Seed of the rows that linear probes hold out, and of the measure "views".
+        views: The spec of the views for the measure "views".
 
     Raises:
         UsageError: If a measure or treatment is unknown, or a number of shots or episodes is below 1.
@@ -53,6 +55,7 @@ class Request:
     features: Treatment = "raw"
     seed: int = 0
     episodes: int = EPISODES
+    views: str | None = None
 
     def __post_init__(self) -> None:
         for measure in self.measures:
@@ -107,6 +110,8 @@ class PlaceScores:
         self._add("nearest", ACCURACY, result.nearest)
         if "per-class" in measures:
             self._by_class(linear, test, class_names)
+        if "reduced" in measures:
+            self._in_directions(linear, train, test)
         if "retrieval" in measures:
             retrieved = probes.retrieval(*test, ks=RECALL_AT)
             for k, value in retrieved.recall.items():
@@ -171,6 +176,12 @@ class PlaceScores:
             **{"shots": None, **more},
         )
         self.scores.append(score)
+
+    def _in_directions(self, probe: LinearProbe, train: LabelledFeatures, test: LabelledFeatures) -> None:
+        how: dict[str, Any] = {"probe": probe, "seed": self.request.seed}
+        for kind, statistic in IN_DIRECTIONS.items():
+            for each in probes.reduced_accuracy(*train, *test, directions=kind, **how):
+                self._add("linear", statistic, each.mean, subject=str(each.dimensions))
 
     def _by_class(self, probe: LinearProbe, test: LabelledFeatures, class_names: Sequence[str]) -> None:
         result = probes.per_class(probe.predict(test.features), test.labels)

@@ -10,6 +10,12 @@ from fullrank.lazy import attach
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
     from fullrank.probes.cues import CueGaps as CueGaps, cue_gaps as cue_gaps, partners as partners
+    from fullrank.probes.directions import (
+        DIRECTIONS as DIRECTIONS,
+        Directions as Directions,
+        Reduced as Reduced,
+        reduced_accuracy as reduced_accuracy,
+    )
     from fullrank.probes.few_shots import FewShot as FewShot, few_shot as few_shot, shot_probe as shot_probe
     from fullrank.probes.groups import (
         GroupAccuracy as GroupAccuracy,
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
     from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
+    from fullrank.probes.ridge import Ridge as Ridge, auroc as auroc, ridge_r2 as ridge_r2
     from fullrank.probes.several import MultiLabel as MultiLabel, multi_label as multi_label
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -118,6 +118,11 @@ def _of_part(registry: Registry, text: str) -> Iterator[Citation]:
         entry = registry.entry(spec.name, from_file=True)
         for citation in entry.cited(spec.value):
             yield citation, f"{registry.kind} {entry.name}"
+        for option in entry.options:
+            if option.name in dict(spec.options):
+                yield from (
+                    (key, f"{registry.kind} {entry.name} with {option.name}") for key in option.citations
+                )
 
 
 def _of_measure(name: str) -> Iterator[Citation]:

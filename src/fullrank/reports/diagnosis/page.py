@@ -13,6 +13,7 @@ from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note, without_path
 from fullrank.reports.run.words import machine_line
+from fullrank.reports.view_readout import readout_section
 
 _IN_THE_TABLE = "the table below has the numbers."
 
@@ -58,6 +59,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
             key=figures.CURVE_STYLES,
         ),
         alignment=_alignment_panels(diagnosis),
+        readout=readout_section(words.readout(diagnosis), {"": ""}, words.readout_limits(diagnosis)),
         map_section=section,
         map_panels=[] if section is None else [section.panel],
         words_of_map=maps,

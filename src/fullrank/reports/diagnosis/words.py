@@ -19,6 +19,7 @@ from fullrank.reports.denominators import (
     within_noise,
 )
 from fullrank.reports.numbers import distance, in_points, signed
+from fullrank.reports.view_readout import ReadoutTable, readout_table
 from fullrank.statistics import one_error_below
 
 # So many places of a cause, or rows of a finding, are named.
@@ -228,6 +229,16 @@ def operation_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, lis
         ]
         for name in operations
     }
+
+
+def readout(diagnosis: DiagnosisEntry) -> ReadoutTable | None:
+    """What the features know of the views, as a table; None where it was not measured."""
+    return None if diagnosis.view_readout is None else readout_table(diagnosis.view_readout.scores)
+
+
+def readout_limits(diagnosis: DiagnosisEntry) -> str:
+    """Which views were read, how many, and which operations have no score; "" where none was measured."""
+    return "" if diagnosis.view_readout is None else " ".join(diagnosis.view_readout.about)
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:
