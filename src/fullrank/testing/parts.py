@@ -15,7 +15,7 @@ from fullrank.diagnosis.imposed import exact_rank
 from fullrank.encoders import ENCODERS, encoder as build_encoder
 from fullrank.errors import FullrankError
 from fullrank.evaluation.evaluate import scaled_alike
-from fullrank.heads import HEADS, head as build_head
+from fullrank.heads import HEADS, Head, head as build_head
 from fullrank.objectives import (
     OBJECTIVES,
     loss_of,
@@ -75,7 +75,7 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     _check_words(contract, head, in_dim)
 
 
-def _built_head(part: Part, in_dim: int) -> nn.Module:
+def _built_head(part: Part, in_dim: int) -> Head:
     return build_head(part, in_dim=in_dim, view_dims=VIEW_DIMS)
 
 
