@@ -87,7 +87,8 @@ class SDSSLTerm(Auxiliary):
 def distilled(anchors: Tensor, last: Tensor, temperature: float) -> Tensor:
     """The mean over P places and 2N views, of unit rows (P, 2N, K) and (2N, K) of this process -> scalar."""
     other = last.roll(len(last) // 2, 0)
-    agreement = ((anchors * other).sum(2) - 1).mean() / temperature
+    own = ((anchors * other).sum(2) - 1).mean() / temperature
+    agreement = gather_rows(own[None]).mean()
     candidates = gather_rows(last)
     rows = gather_rows(anchors.transpose(0, 1).contiguous()).unbind(
         1
