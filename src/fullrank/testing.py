@@ -39,8 +39,6 @@ from fullrank.view_numbers import neutral_numbers
 
 Part = str | Callable[..., Any]
 ROWS = 8
-# The parameters of views that a head which takes them is built for.
-VIEW_DIMS = {"crop": 4, "flip": 1, "colour": 2}
 
 
 @dataclass(frozen=True)
