@@ -429,7 +429,7 @@ class Registry:
         shared = {option.name for option in self.shared}
         own = tuple(option for option in options if option.name not in shared)
         for keyword, more in self.offered.items():
-            if keyword in inspect.signature(target).parameters:
+            if takes(target, keyword):
                 own += more
         doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not inherited
         summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
@@ -441,6 +441,14 @@ class Registry:
 
 def _option_names(entry: Entry) -> list[str]:
     return [option.name for option in entry.options]
+
+
+def takes(builder: Callable[..., Any], keyword: str) -> bool:
+    """Whether a class or function names a keyword among its parameters."""
+    try:
+        return keyword in inspect.signature(builder).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What every registered head promises; a head joins by being registered."""
 
-import inspect
-
 import pytest
 import torch
 from refusals import refuses
@@ -10,6 +8,7 @@ from fullrank import head
 from fullrank.errors import UsageError
 from fullrank.heads import CONDITIONING, HEADS, Head
 from fullrank.heads.norms import NORMS
+from fullrank.registry import takes
 from fullrank.testing import VIEW_DIMS, check_head
 
 WIDTH = 12
@@ -17,7 +16,7 @@ SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1}
 
 
 # Heads whose builder takes further inputs after h; all of them can be conditioned.
-CONDITIONED = [entry.name for entry in HEADS if "extra_dim" in inspect.signature(entry.load()).parameters]
+CONDITIONED = [entry.name for entry in HEADS if takes(entry.load(), "extra_dim")]
 
 
 def specs(norm: str) -> list[str]:

@@ -54,12 +54,12 @@ def test_a_page_of_a_run_has_the_table(run_record, store, read_page, tmp_path):
     assert "readout" not in read_page(write_page(store(run_record, tmp_path))).ids
 
 
-def test_seeds_are_averaged_and_a_study_has_a_sentence_for_each_head(study_record):
+def test_seeds_are_averaged_and_a_study_has_a_sentence_for_each_head(large_record):
     runs = [
         run.model_copy(update={"scores": [*run.scores, *scores(0.01 * run.seed)]})
         for run in study_record.runs
     ]
-    table = record_readout(study_record.model_copy(update={"runs": runs}))
+    table = record_readout(large_record.model_copy(update={"runs": runs}))
     heads = dict.fromkeys(run.row for run in runs)
     assert len(table.sentences) == len(heads) and len(table.rows) == 4 * len(heads)
     seeds = [run.seed for run in runs if run.row == runs[0].row]

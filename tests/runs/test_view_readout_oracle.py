@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import related_oracle as oracle
 import torch
-from fullrank.runs.view_readout import ReadModel, ViewReadout, read_views, view_readout
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fullrank import view_pipeline
 from fullrank.data import ImageSet
+from fullrank.runs.view_readout import ReadModel, ViewReadout, read_views, view_readout
 
 SIDE, COUNT = 12, 128
 BY_HAND = pytest.approx(1.0, abs=0.02)

@@ -7,6 +7,7 @@ import forward_forward_oracle as oracle
 import numpy as np
 import pytest
 import torch
+
 from fullrank.studies.forward_forward import layers
 from fullrank.studies.forward_forward.layers import LayerNet, goodness, layer_loss, threshold
 from fullrank.studies.forward_forward.pretexts import (

@@ -1,12 +1,11 @@
 """Heads: the part between the representation h (N, D) and the embedding z (N, K) that the loss sees."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from fullrank.bibliography import P1, P2
 from fullrank.lazy import attach
-from fullrank.registry import Entry, Registry
+from fullrank.registry import Entry, Registry, takes
 from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def head(
         from fullrank.heads.conditioned import embedded_width
 
         context["extra_dim"] = embedded_width(parsed, view_dims)
-    elif entry.origin is not None and "view_dims" in inspect.signature(entry.load()).parameters:
+    elif entry.origin is not None and takes(entry.load(), "view_dims"):
         context["view_dims"] = view_dims or {}
     built, extra_dim = HEADS.build(parsed, **context), context.get("extra_dim", 0)
     if entry.origin is not None:

@@ -11,6 +11,7 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.objectives.contract import check_number, in_single
 from fullrank.objectives.terms.contract import Auxiliary, check_width
 from fullrank.objectives.terms.norms import SharedBatchNorm
+from fullrank.processes import gather_rows
 from fullrank.step import Step
 
 # The operations with a target, in the order of the heads; `grey` and `drop` have none.
@@ -72,12 +73,11 @@ class AugSelfTerm(Auxiliary):
             raise UsageError("augself needs the parameters of the views; give the step its `views`.")
         forth, back = step.views.differences(), step.views.swapped().differences()
         pairs = torch.cat([torch.cat([step.h_a, step.h_b], 1), torch.cat([step.h_b, step.h_a], 1)])
-        return torch.stack(
-            [
-                factor * _loss(self.heads[name](pairs), torch.cat([forth[name], back[name]]), name)
-                for name, factor in self.factors.items()
-            ]
-        ).sum()
+        losses = [
+            factor * _loss(self.heads[name](pairs), torch.cat([forth[name], back[name]]), name)
+            for name, factor in self.factors.items()
+        ]
+        return gather_rows(torch.stack(losses).sum()[None]).mean()  # the same value in every process
 
 
 @in_single
@@ -124,8 +124,9 @@ def _factors(only: str, on: list[str]) -> dict[str, float]:
 
 def _factor(name: str, text: str) -> float:
     try:
-        return check_number(f"the factor of {name}", float(text or 1), least=0)
+        factor = float(text or 1)
     except ValueError:
         raise UsageError(
             f"The factor of {name} must be a number, but got '{text}'; write {name}*0.5, or {name} alone."
         ) from None
+    return check_number(f"The factor of {name}", factor, least=0)

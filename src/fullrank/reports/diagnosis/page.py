@@ -45,7 +45,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
         timed=timed,
         over_time=over_time,
         not_drawn=words.not_drawn(undrawn, missing),
-        layers=[*_layer_panels(diagnosis), *_untrained_panels(diagnosis)],
+        layers=[*_layer_panels(record, diagnosis), *_untrained_panels(diagnosis)],
         augmentation=panels(
             figures.augmentation_figure(diagnosis),
             "Augmentation shares by place",
@@ -136,12 +136,12 @@ def _has_gaps(figure: go.Figure | None) -> bool:
     return figure is not None and any(np.isnan(trace.y).any() for trace in figure.data)
 
 
-def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
+def _layer_panels(record: Record, diagnosis: DiagnosisEntry) -> list[Panel]:
     band = " The band is the place to keep." if diagnosis.cut else ""
     accuracies = f"On test images. Recall@1: the nearest other image has the same label.{band}"
     ranks = (
         "How many directions the features use. Compare ranks only within one model that is trained in one "
-        "way; across different heads a rank is not a quality score."
+        f"way; across different heads a rank is not a quality score.{words.gradient_note(record)}"
     )
     shown: list[Panel] = []
     for what, figure, styles, note in (

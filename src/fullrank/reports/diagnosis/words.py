@@ -20,6 +20,7 @@ from fullrank.reports.denominators import (
 )
 from fullrank.reports.numbers import distance, in_points, signed
 from fullrank.reports.view_readout import ReadoutTable, readout_table
+from fullrank.specs import split_outside_quotes
 from fullrank.statistics import one_error_below
 
 # So many places of a cause, or rows of a finding, are named.
@@ -56,6 +57,15 @@ class Cause:
 def is_watched(record: Record) -> bool:
     """Whether the diagnosis is of a watched training: its recipe is then the settings of the watch."""
     return "monitor" in record.recipe
+
+
+def gradient_note(record: Record) -> str:
+    """Which loss the rank of the gradient is of, where the run was trained on a sum of several; or ""."""
+    objective, *terms = split_outside_quotes(str(record.recipe.get("objective", "")), r" \+ ")
+    if not terms:
+        return ""
+    left_out = f"{'the term' if len(terms) == 1 else 'the terms'} {' and '.join(terms)}"
+    return f" The rank of the gradient is that of {objective} alone, without {left_out}."
 
 
 def headline(record: Record, diagnosis: DiagnosisEntry) -> str:
