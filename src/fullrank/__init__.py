@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fullrank.encoders import encoder as encoder, register_encoder as register_encoder
     from fullrank.evaluation.probe import probe as probe
     from fullrank.heads import (
+        ConditionedHead as ConditionedHead,
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
         LowRankHead as LowRankHead,

@@ -93,7 +93,7 @@ def layers_of(head: nn.Module) -> list[nn.Module]:
 
 
 def read_places(
-    encoder: nn.Module, head: nn.Module, images: Tensor, places: Sequence[str]
+    encoder: nn.Module, head: nn.Module, images: Tensor, places: Sequence[str], views: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The features of a batch of images at each of `places`.
 
@@ -104,6 +104,7 @@ def read_places(
         head: The head.
         images: The images, (N, C, H, W) float in 0 to 1.
         places: Names of places, such as `h`, `z`, `head.1` or `h[:24]`.
+        views: For a head that takes them, the numbers (N, P) of the view that each image is.
 
     Returns:
         Place -> features (N, D_p).
@@ -120,7 +121,7 @@ def read_places(
         check_place(placed, name, of_head)
     features = placed.features(images, ["h", *inner])
     if any(name in of_head for name in names):
-        features |= read_head(head, features["h"])
+        features |= read_head(head, features["h"], views)
     return {text: _leading(features[place.name], place) for text, place in parsed.items()}
 
 
@@ -178,8 +179,8 @@ def check_place(encoder: HasPlaces, name: str, of_head: Sequence[str] = ()) -> N
         raise unknown_name("place", name, [*own, *modules], f"this model has {', '.join(own)}")
 
 
-def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
-    """The features of a head for h (N, D): at z and after each of its layers."""
+def read_head(head: nn.Module, h: Tensor, views: Tensor | None = None) -> dict[str, Tensor]:
+    """The features of a head for h (N, D), and for `views` if there are any: at z and after each layer."""
     features: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -188,7 +189,7 @@ def read_head(head: nn.Module, h: Tensor) -> dict[str, Tensor]:
     with ExitStack() as hooks:
         for name, layer in zip(head_places(head), layers_of(head), strict=True):
             hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
-        features["z"] = head(h)
+        features["z"] = head(h) if views is None else head(h, views=views.to(h.device))
     return features
 
 

@@ -16,6 +16,8 @@ from fullrank.errors import UsageError, explained, unknown_name
 from fullrank.specs import Parameter, Scalar, Spec, parameters_of, split_outside_quotes, unquote, write
 
 _FOREIGN_NAME = re.compile(r"[a-z0-9_.]+")
+# The registries that were made so far, to say which family a misplaced name belongs to.
+_FAMILIES: "list[Registry]" = []
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Registry:
             goes to the builder as `model`. The library checks the name when the part is built.
         context: Keywords that builders may take besides the numbers of a spec, such as the width of h.
         shared: Options of every part of the family, which the family and not the builder handles.
+        offered: A keyword of `context` -> such options of only those parts whose builder takes the keyword.
         group: The entry-point group of installed packages whose parts belong to the family.
         builder_of: Returns what builds somebody else's part, if that is not the class or function itself.
         suggest: Returns the spec of a file, a folder or another text that is no name; "" if it knows none.
@@ -99,6 +102,7 @@ class Registry:
         *,
         context: tuple[str, ...] = (),
         shared: tuple[Parameter, ...] = (),
+        offered: Mapping[str, tuple[Parameter, ...]] | None = None,
         group: str | None = None,
         builder_of: Callable[[Any], Callable[..., Any]] = lambda target: target,
         suggest: Callable[[str], str] = lambda text: "",
@@ -107,8 +111,10 @@ class Registry:
         self.kind, self.room, self.other, self.builder_of = kind, room, other, builder_of
         self.suggest, self.terms = suggest, terms
         self.context, self.shared, self.group = context, shared, group
+        self.offered = dict(offered or {})
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
+        _FAMILIES.append(self)
 
     def __iter__(self) -> Iterator[Entry]:
         yield from self._entries.values()
@@ -153,6 +159,8 @@ class Registry:
         if name.endswith(".py"):
             raise UsageError(f"The {self.kind} '{name}' names a file but no class in it; write {name}:CLASS.")
         yours = "" if self.group is None else ", and your own parts need --import"
+        if room := next((each.room for each in _FAMILIES if name in (*each._entries, *each._aliases)), ""):
+            yours = f", and {name!r} is in `fullrank list {room}`"
         raise unknown_name(self.kind, name, self._names(), f"`fullrank list {self.room}` shows all{yours}")
 
     def _hint(self, name: str) -> str:
@@ -264,8 +272,9 @@ class Registry:
         entry = self[spec.name]
         defaults = {option.name: option.default for option in entry.options if option.default is not None}
         arguments: dict[str, Any] = {**defaults, **dict(spec.options)}
-        for option in self.shared:
-            arguments.pop(option.name, None)
+        for option in (*self.shared, *(option for options in self.offered.values() for option in options)):
+            if option in entry.options:
+                arguments.pop(option.name, None)
         if entry.value is not None and spec.value is not None:
             arguments[entry.value.name] = spec.value
         if entry.name not in self._entries:
@@ -280,6 +289,7 @@ class Registry:
         if self.terms is None:
             return self._parse_alone(text, from_file)
         first, *added = split_outside_quotes(text, r" \+ ")
+        self._check_sum(text, first, added)
         spec = self._parse_alone(first, from_file)
         for part in added:
             if (name := re.split("[:,]", part.strip())[0]) in self._names():
@@ -291,6 +301,17 @@ class Registry:
         if twice := next((term.name for term in terms if [t.name for t in terms].count(term.name) > 1), ""):
             raise UsageError(f"'{text}': the term {twice} is given twice; keep one.")
         return Spec(spec.name, spec.value, spec.options, spec.family, tuple(terms))
+
+    def _check_sum(self, text: str, first: str, added: list[str]) -> None:
+        """Raise UsageError for a sum without spaces, or with nothing between two of them."""
+        names = self.terms._names() if self.terms is not None else []
+        for tight in split_outside_quotes(first, r"\+")[1:]:
+            if (name := re.split("[:,]", tight.strip())[0]) in names:
+                raise UsageError(f"'{text}': a term has spaces around its plus sign; write ' + {name}'.")
+        if not all(part.strip() for part in (first, *added)):
+            raise UsageError(
+                f"'{text}': a plus sign has nothing beside it; write as in 'infonce + {names[0]}'."
+            )
 
     def _parse_alone(self, text: str, from_file: bool) -> Spec:
         """The spec of one part, without terms."""
@@ -312,6 +333,11 @@ class Registry:
                 )
             if key not in by_name:
                 remedy = f"it takes {', '.join(by_name)} (in '{text}')"
+                if able := [part.name for part in self._entries.values() if key in _option_names(part)]:
+                    raise UsageError(
+                        f"'{text}': {entry.name!r} has no option {key!r}, but {', '.join(able)} can take it; "
+                        f"{remedy}."
+                    )
                 raise unknown_name(f"option of '{entry.name}'", key, by_name, remedy)
             if key in options:
                 raise UsageError(f"'{text}': {key} is given twice; keep one.")
@@ -402,12 +428,27 @@ class Registry:
         options = [option for option, _ in parameters[first_is_value:]]
         shared = {option.name for option in self.shared}
         own = tuple(option for option in options if option.name not in shared)
+        for keyword, more in self.offered.items():
+            if takes(target, keyword):
+                own += more
         doc = vars(target).get("__doc__") if isinstance(target, type) else target.__doc__  # not inherited
         summary, *_ = (doc or "").strip().splitlines() or ["a part of yours"]
         value = value if first_is_value else None
         bibtex = getattr(target, "bibtex", "")
         papers = (bibtex,) if isinstance(bibtex, str) and key_of(bibtex) else ()
         return Entry(name, target, summary, origin.module, value, own, origin=origin, citations=papers)
+
+
+def _option_names(entry: Entry) -> list[str]:
+    return [option.name for option in entry.options]
+
+
+def takes(builder: Callable[..., Any], keyword: str) -> bool:
+    """Whether a class or function names a keyword among its parameters."""
+    try:
+        return keyword in inspect.signature(builder).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
 
 
 def _accepted(builder: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:

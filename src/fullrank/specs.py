@@ -86,6 +86,7 @@ class Parameter:
         default: The value that is not printed. With None the builder gets no argument unless one is given.
         choices: The allowed words.
         required: Whether a spec must give a value.
+        citations: Keys of the bibliography for a spec that sets the parameter.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Parameter:
     default: Scalar | None = None
     choices: tuple[str, ...] = ()
     required: bool = False
+    citations: tuple[str, ...] = ()
 
     def parse(self, text: str, spec: str) -> Scalar:
         """The typed value of `text`. Raises UsageError, which quotes the whole `spec`."""

@@ -6,17 +6,24 @@ from refusals import refuses
 
 from fullrank import head
 from fullrank.errors import UsageError
-from fullrank.heads import HEADS, Head
+from fullrank.heads import CONDITIONING, HEADS, Head
 from fullrank.heads.norms import NORMS
-from fullrank.testing import check_head
+from fullrank.registry import takes
+from fullrank.testing import VIEW_DIMS, check_head
 
 WIDTH = 12
 SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1}
 
 
+# Heads whose builder takes further inputs after h; all of them can be conditioned.
+CONDITIONED = [entry.name for entry in HEADS if takes(entry.load(), "extra_dim")]
+
+
 def specs(norm: str) -> list[str]:
     values = {entry.name: f":{SMALL[entry.value.name]}" if entry.value else "" for entry in HEADS}
-    return [f"{name}{value}{norm}" for name, value in values.items()]
+    plain = [f"{name}{value}" for name, value in values.items()]
+    conditioned = [f"{name}{values[name]},conditioned=views,embedded=7" for name in CONDITIONED]
+    return [spec + norm for spec in (*plain, *conditioned)]
 
 
 @pytest.fixture(params=[spec for norm in ("", *NORMS[1:]) for spec in specs(norm and f",norm={norm}")])
@@ -27,7 +34,7 @@ def spec(request) -> str:
 @pytest.fixture
 def part(spec) -> Head:
     torch.manual_seed(0)
-    return head(spec, in_dim=WIDTH)
+    return head(spec, in_dim=WIDTH, view_dims=VIEW_DIMS)
 
 
 def test_every_registered_head_keeps_the_contract(spec):
@@ -54,7 +61,7 @@ def test_centring_and_scaling_are_the_halves_of_standardising(spec):
     found = {}
     for norm in NORMS:
         torch.manual_seed(0)
-        part = head(f"{spec},norm={norm}", in_dim=WIDTH)
+        part = head(f"{spec},norm={norm}", in_dim=WIDTH, view_dims=VIEW_DIMS)
         found[norm] = torch.stack([part(h), part.eval()(h)]) if "random" not in spec else part(h)[None]
     plain = found["none"][0]
     torch.testing.assert_close(found["centre"][0], plain - plain.mean(0))
@@ -71,3 +78,8 @@ def test_centring_and_scaling_are_the_halves_of_standardising(spec):
 def test_every_entry_names_its_source_and_meaning():
     for entry in HEADS:
         assert entry.source and entry.summary, entry.name
+
+
+def test_the_option_conditioned_is_of_the_heads_whose_builder_takes_further_inputs():
+    offering = [entry.name for entry in HEADS if set(CONDITIONING) <= set(entry.options)]
+    assert offering == CONDITIONED and {"linear", "mlp"} <= set(offering)

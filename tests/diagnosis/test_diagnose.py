@@ -57,6 +57,11 @@ def test_a_run_is_looked_at_from_the_image_to_z(quick_run, tmp_path):
     at_h = [share for share in entry.augmentation if share.place == "h"]
     assert {share.operation for share in at_h} == {"crop", "flip", "brightness", "contrast"}
     assert sum(share.share for share in at_h) == pytest.approx(1)
+    # The views were read at the same places, of no more than 8 draws of the images that were allowed.
+    readout = entry.view_readout
+    assert readout.views == str(quick_run.recipe.views) and readout.test <= 8 * 200
+    assert {score.place for score in readout.scores} == {"pixels", *entry.places}
+    assert {"crop", "crop row", "colour contrast", "flip"} <= {score.subject for score in readout.scores}
     # The spectrum is the one that training recorded, up to the sample of 200 of 500 images.
     recorded = quick_run.record.runs[0].spectrum["h"].effective_rank
     assert entry.spectrum["h"].effective_rank == pytest.approx(recorded, rel=0.1)
@@ -95,6 +100,7 @@ def test_any_module_that_gives_features(tmp_path):
     entry = diagnose(model, data="digits", limit=150, out=tmp_path).entry
     assert entry.places == ["h"] and entry.target == "Sequential" and entry.layers[0].linear > 0.3
     assert [word in " ".join(entry.not_seen) for word in ("--views", "loss", "labels")] == [True] * 3
+    assert entry.view_readout is None
 
 
 def test_the_temperature_of_the_loss_weighs_the_operations():

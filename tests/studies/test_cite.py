@@ -53,6 +53,8 @@ def test_each_entry_of_the_bibliography_is_whole_and_cited_by_something():
         assert "author = {" in entry and "title = {" in entry
     cited = {key for parts in FAMILIES.values() for entry in parts for key in entry.citations}
     cited |= {key for parts in FAMILIES.values() for entry in parts for _, key in entry.families}
+    options = [option for parts in FAMILIES.values() for entry in parts for option in entry.options]
+    cited |= {key for option in options for key in option.citations}
     for source in (PROBE_CITATIONS, MEASURE_CITATIONS, OWN_OPTIMIZERS):
         cited |= {key for papers in source.values() for key in papers}
     assert cited == set(bibliography()) and set(PROBE_CITATIONS) == set(PROBES)

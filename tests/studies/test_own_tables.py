@@ -84,6 +84,8 @@ def test_a_table_is_made_again_from_what_lies_beside_its_record(tmp_path):
         ({"seeds": 0}, ["seeds: 0", "greater than or equal to 1"]),
         ({"like": "directclr/tabel1"}, ["'directclr/tabel1'", "'directclr/table1'"]),
         ({"theorem": "x"}, ["theorem: x", "fullrank theory"]),
+        ({"study": "x"}, ["study: x", "fullrank reproduce"]),
+        ({"like": "related/forward-forward"}, ["study", "fullrank reproduce"]),
     ],
 )
 def test_a_wrong_file_names_the_key_the_line_and_the_remedy(tmp_path, changes, names):

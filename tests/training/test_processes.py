@@ -23,6 +23,7 @@ RECIPE = {
     "image_size": 16,
     "encoder": "vit_tiny_patch16_224",
     "head": "subvector:24",
+    "objective": "infonce:0.2 + augself:1,hidden=8 + sdssl:0.8,hidden=8",
     "epochs": 1,
     "batch_size": 40,
     "monitor_every": 1,
@@ -37,7 +38,9 @@ def recipe(quick):
 
 
 def losses(folder):
-    return [float(row["loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
+    """The losses of the objective and of each term, step by step."""
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    return [float(row[name]) for name in rows[0] if name.startswith("loss") for row in rows]
 
 
 def command(folder, settings, *more):

@@ -66,7 +66,8 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
-_MEASURES = "reduced, retrieval, per-class, groups, group-balanced, factors or baselines. Repeatable."
+_MEASURES = "reduced, retrieval, per-class, groups, group-balanced, factors, views or baselines. Repeatable."
+_VIEWS = "For --measure views; default: a run's own, else simclr."
 
 
 def _print_version(wanted: bool) -> None:
@@ -195,6 +196,7 @@ def probe(
     ] = "label",
     column: ColumnOption = None,
     measure: Annotated[Texts, typer.Option(metavar="MEASURE", help=_MEASURES)] = None,
+    views: Annotated[str | None, typer.Option(metavar="SPEC", help=_VIEWS)] = None,
     shots: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Also probe on N images per class. Repeatable.")
     ] = None,
@@ -225,6 +227,7 @@ def probe(
         episodes=episodes,
         shifts=shift or (),
         features=features,
+        views=views,
     )
     if json:
         from pydantic import TypeAdapter
@@ -378,7 +381,12 @@ def reproduce(
 ) -> None:
     """Measure tables of the papers, or your own. Run it again to continue after a stop."""
     from fullrank.cli.reproduction import print_reproduction
-    from fullrank.studies.reproduce import rehearse, reproduce as run_reproduce, training_minutes
+    from fullrank.studies.reproduce import (
+        rehearse,
+        rehearse_studies,
+        reproduce as run_reproduce,
+        training_minutes,
+    )
     from fullrank.studies.table import known_scale
 
     if dry_run and (out is not None or seeds is not None or workers != 1):
@@ -386,6 +394,8 @@ def reproduce(
     if dry_run:
         for recipe in rehearse(names, scale=known_scale(scale)):
             typer.echo(f"{recipe.data}, {recipe.encoder}, {recipe.head}, {recipe.objective}: all parts fit")
+        for net in rehearse_studies(names, scale=known_scale(scale)):
+            typer.echo(net)
         return
     many = "the table's own seeds" if seeds is None else count_of(seeds, "seed")
     print(f"Reproducing {', '.join(names)} at the scale {scale}, with {many}.", file=sys.stderr)

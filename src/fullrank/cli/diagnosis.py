@@ -24,10 +24,12 @@ from fullrank.reports.diagnosis.words import (
     operation_sentence,
     operation_table,
     places_and_values,
+    readout,
     rows_sentence,
 )
 from fullrank.reports.numbers import in_points
 from fullrank.reports.text_tables import TextTable
+from fullrank.reports.view_readout import MEANING, cell_text
 
 # What may end the command with status 3.
 FAIL_ON = ("collapse", "worse")
@@ -121,6 +123,7 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
     if entry.findings:
         console.print()
     _print_operations(console, entry)
+    _print_readout(console, entry)
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 
@@ -130,6 +133,7 @@ def _left_out(entry: DiagnosisEntry) -> str:
     notes = sum(cause.level == "note" for cause in causes(entry.findings))
     parts = [count_of(notes, "note")] if notes else []
     parts += ["what each operation of the views costs"] if operation_table(entry)[1] else []
+    parts += ["what the features know of the views"] if entry.view_readout is not None else []
     return f"The record has the rest: {', '.join([*parts, 'every measure'])}, and what was not examined."
 
 
@@ -192,6 +196,19 @@ def _print_operations(console: Console, entry: DiagnosisEntry) -> None:
         console.print(escape(sentence))
     if operations:
         console.print(OPERATION_NOTE)
+
+
+def _print_readout(console: Console, entry: DiagnosisEntry) -> None:
+    """What the features know of the views: a row for each place, a column for each operation."""
+    if entry.view_readout is None or (known := readout(entry)) is None:
+        return
+    rows = [row for row in known.rows if not row.is_part]
+    table = plain_table(["place"], [f"{row.operation} {row.shown}" for row in rows], tight=True)
+    for number, place in enumerate(known.places):
+        table.add_row(escape(place), *(cell_text(row.cells[number]) for row in rows))
+    console.print(table)
+    for sentence in (*known.sentences, MEANING, *entry.view_readout.about):
+        console.print(escape(sentence))
 
 
 def _places(entry: DiagnosisEntry) -> Table:

@@ -29,6 +29,7 @@ from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.reports.run.words import OTHER_IMAGES, sampling_notes
+from fullrank.reports.view_readout import MEANING, cell_text, readout_table
 from fullrank.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
             draws = " or ".join(map(str, sorted(filter(None, episodes))))
             console.print(f"[ ]: 95 % t interval over {draws} draws of the training images.", markup=False)
     print_factors(evaluation.scores)
+    print_view_scores(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -253,7 +255,7 @@ def _in_a_table(score: Score) -> bool:
     """Whether a score is in the table of places, of several labels, of shifts or of factors."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    return in_first or kind.subject == "shift" or kind.by_factor
+    return in_first or kind.subject == "shift" or kind.by_factor or kind.by_operation
 
 
 def _value(score: Score) -> str:
@@ -311,6 +313,19 @@ def print_dial(record: Record) -> None:
     _print_weights(
         (", ".join(names.keys), "place"), dial_factors(record), rows, ", on clean test images", note
     )
+
+
+def print_view_scores(scores: Sequence[Score]) -> None:
+    """What the features at each place know of the views; nothing without such scores."""
+    table = readout_table(scores)
+    if table is None:
+        return
+    console, shown = Console(highlight=False), plain_table(["operation", ""], table.places, tight=True)
+    for row in table.rows:
+        shown.add_row(escape(row.operation), row.shown, *map(cell_text, row.cells))
+    console.print(shown)
+    for sentence in (*table.sentences, MEANING):
+        console.print(escape(sentence))
 
 
 def print_factors(scores: Sequence[Score]) -> None:

@@ -19,7 +19,7 @@ from fullrank.diagnosis.subject import Subject
 from fullrank.encoders.foreign import is_placed, with_places
 from fullrank.encoders.traced import TracedEncoder
 from fullrank.errors import UsageError
-from fullrank.heads.contract import unfolded
+from fullrank.heads.contract import unfolded, views_for
 from fullrank.places import collect_features, evaluating, head_places, layer_of, read_places
 from fullrank.progress import counted
 from fullrank.views import ViewParameters, Views, step_generator
@@ -155,10 +155,12 @@ def _view_features(
     parts: dict[str, list[Pair]] = {place: [] for place in places}
     with evaluating(encoder, head):
         for batch, parameters in batches:
+            names = parameters.names
             if only is not None:
-                parameters = parameters.without(*(name for name in parameters.names if name != only))
+                parameters = parameters.without(*(name for name in names if name != only))
             both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
-            for place, features in read_places(encoder, head, both, places).items():
+            numbers = views_for(head, parameters.numbers(names))
+            for place, features in read_places(encoder, head, both, places, numbers).items():
                 first, second = features.float().cpu().chunk(2)
                 parts[place].append((first, second))
     return {

@@ -14,6 +14,7 @@ from fullrank.devices import first_device
 from fullrank.diagnosis.features import view_batches
 from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
+from fullrank.heads.contract import views_for
 from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
@@ -271,16 +272,22 @@ def gradient_ranks(
     batch, parameters = next(view_batches(sample, views, seed, batch_size=len(sample)))
     both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
     pieces = torch.split(both, _ROWS_AT_ONCE)
+    given = views_for(last, parameters.numbers())
+    numbers = (None,) * len(pieces) if given is None else torch.split(given, _ROWS_AT_ONCE)
     gradients: dict[str, list[Tensor]] = {place: [] for place in places}
     with evaluating(placed, last, objective), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         with torch.no_grad():
-            z = torch.cat([read_places(placed, last, rows, ["z"])["z"] for rows in pieces])
+            shown = zip(pieces, numbers, strict=True)
+            z = torch.cat([read_places(placed, last, rows, ["z"], some)["z"] for rows, some in shown])
         with torch.enable_grad():
             z = z.float().requires_grad_()
             pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0]
-            for rows, push in zip(pieces, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
-                for place, gradient in _pooled_gradients(placed, last, rows, push, places).items():
+            for rows, some, push in zip(pieces, numbers, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
+                # Of the images, so that there is a gradient also where every weight is frozen.
+                rows = rows.clone().requires_grad_()
+                read = read_places(placed, last, rows, [*places, "z"], some)
+                for place, gradient in _pooled_gradients(read, push, places).items():
                     gradients[place].append(gradient.float().cpu())
     return {
         place: effective_rank_of(matrix_singular_values(torch.cat(parts)).square())
@@ -288,12 +295,8 @@ def gradient_ranks(
     }
 
 
-def _pooled_gradients(
-    encoder: nn.Module, head: nn.Module, images: Tensor, push: Tensor, places: Sequence[str]
-) -> dict[str, Tensor]:
+def _pooled_gradients(read: Mapping[str, Tensor], push: Tensor, places: Sequence[str]) -> dict[str, Tensor]:
     """The gradient (n, D_p) at each place, pooled as the place is, where it is `push` (n, K) at z."""
-    # Of the images, so that there is a gradient also where every weight is frozen.
-    read = read_places(encoder, head, images.clone().requires_grad_(), [*places, "z"])
     z = read["z"]
     if z.grad_fn is None:
         raise UsageError("No gradient passes from z to the images; give a model that does not detach any.")

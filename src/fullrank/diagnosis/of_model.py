@@ -19,7 +19,7 @@ from fullrank.diagnosis.rows import survey_images
 from fullrank.diagnosis.subject import Subject
 from fullrank.diagnosis.tokens import MOST_IMAGES, TokenNorms, pooled_without, token_norms
 from fullrank.diagnosis.without_equal import probed_without_equal
-from fullrank.errors import UsageError
+from fullrank.errors import DataError, UsageError
 from fullrank.record import DiagnosisEntry, ProbedAgain, ProbedImages
 from fullrank.record.offending import with_ids
 
@@ -129,6 +129,7 @@ def diagnose_model(
     before = untrained_map(subject, images, features, seed)
     found = {"findings": with_ids(entry.findings, ids), "untrained": before}
     entry = entry.model_copy(update=found)
+    entry = _with_views(entry, subject, list(features), label, limit, seed, progress)
     drawn = _map_rows(images, features, seen.numpy(), len(every.test), label)
     return ExaminedModel(_of_model(entry, subject), images, features, rows, drawn)
 
@@ -274,6 +275,38 @@ def _without_operations(
         seed=seed,
         progress=progress,
     )
+
+
+def _with_views(
+    entry: DiagnosisEntry,
+    subject: Subject,
+    places: Sequence[str],
+    label: str,
+    limit: int,
+    seed: int,
+    progress: Progress | None,
+) -> DiagnosisEntry:
+    """The entry with what the features know of the views, or with the reason why that was not measured.
+
+    Without training images, one half of the test images is learned from.
+    """
+    from fullrank.runs.view_readout import ReadModel, view_readout
+
+    if subject.views is None:
+        return entry
+    train, test = subject.train, subject.test
+    if train is None:
+        train, test = test.subset(np.arange(0, len(test), 2)), test.subset(np.arange(1, len(test), 2))
+    most = min(limit, LEARNT_FROM)
+    train, test = (each.limited(min(most, len(each)), seed) for each in (train, test))
+    head = nn.Identity() if subject.head is None else subject.head
+    model = ReadModel(_placed(subject), head, places, subject.views, subject.views_name, seed)
+    try:
+        readout = view_readout(model, train, test, label=label, progress=progress)
+    except DataError as error:
+        reason = f"What the features know of the views: {error}"
+        return entry.model_copy(update={"not_seen": [*entry.not_seen, reason]})
+    return entry.model_copy(update={"view_readout": readout})
 
 
 def _placed(subject: Subject) -> nn.Module:

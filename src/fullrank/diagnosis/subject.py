@@ -24,7 +24,7 @@ class Subject:
     `all` are the images that are looked at, if these are more than the test images. `rebuild` builds the
     encoder as it was before training. `kind` says whether it then had random weights. `about` is what is
     known of the weights and the input, in words. `supervised` says whether the loss uses labels, if that is
-    known.
+    known. `views_name` is the spec of the views.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Subject:
     trained: bool = True
     supervised: bool | None = None
     about: tuple[str, ...] = ()
+    views_name: str = ""
 
 
 def find_subject(target: Target, data: Any, views: str | None) -> Subject:
@@ -69,6 +70,7 @@ def subject_with(target: Target, images: Images, views: str | None, *, own: bool
         train=images.train,
         test=images.test,
         views=None if views is None else _views(views, images.test),
+        views_name=views or "",
         rebuild=rebuild,
         all=None if images.official else images.all,
         trained=target.trained and not fresh,
@@ -86,13 +88,15 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
     needs_labels = "labels" in needs(run.recipe.objective)
     # On other images the encoder would be built with another mean and spread.
     rebuild = partial(initial_encoder, run.recipe, images.train) if own and images.train is not None else None
+    made = _views(views or run.recipe.views, images.test)
     return Subject(
         name=str(run.path),
         encoder=run.encoder,
         head=run.head,
         train=images.train,
         test=images.test,
-        views=_views(views or run.recipe.views, images.test),
+        views=made,
+        views_name=str(views or run.recipe.views),
         objective=None if needs_labels else objective(run.recipe.objective.alone),
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
@@ -100,7 +104,17 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         kind=kind_of(run.recipe),
         supervised=needs_labels,
         all=None if images.official else images.all,
+        about=(_about_head(run.head, made),),
     )
+
+
+def _about_head(head: nn.Module, views: "Views") -> str:
+    """With which parameters of the views a head is read that takes them; "" for another."""
+    if "views" not in getattr(head, "needs", ()):
+        return ""
+    if getattr(head, "view_dims", views.number_dims) == views.number_dims:
+        return "The head is given the parameters of each view; whole images count as unchanged views."
+    return "The head was trained with other views, so it is not given the parameters of these."
 
 
 def _views(spec: str, images: "ImageSet") -> "Views":

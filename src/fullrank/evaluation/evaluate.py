@@ -91,7 +91,7 @@ def evaluate(
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
       training, and its gaps if cues are uncommon.
     - "group-balanced": the same without the gaps, for a probe fitted on group-balanced training subsets.
-    - "factors" and "baselines" are computed by `probe`, not here.
+    - "factors", "views" and "baselines" are computed by `probe`, not here.
 
     If a shift has only some of the classes, predictions on it are restricted to these classes. The test
     images of these classes then get the same score ("accuracy among classes"). The linear probe leaves out

@@ -33,6 +33,7 @@ from fullrank.theory.weighting.factor_weights import (
     labels_needed,
     linear_net,
 )
+from fullrank.views import view_pipeline
 
 # Number of parts of the images, and how many times they are split into random halves.
 _PARTS, _SPLITS = 8, 6
@@ -174,10 +175,11 @@ def _checked_head(plan: Recipe, train: ImageSet) -> Head:
     with torch.random.fork_rng(devices=()):
         architecture = without_download(plan.encoder)
         width = build_encoder(architecture, image_size=train.image_size, in_chans=train.channels).feature_dim
-        head = build_head(plan.head, in_dim=width)
+        views = view_pipeline(plan.views, image_size=train.image_size, channels=train.channels)
+        head = build_head(plan.head, in_dim=width, view_dims=views.number_dims)
     if not depth_shares(head):
         raise UsageError(
             f"The linear theory does not cover the head {plan.head}; use one that it covers, such as "
-            "linear:48, without norm=batch."
+            "linear:48, without norm=batch or conditioned=views."
         )
     return head

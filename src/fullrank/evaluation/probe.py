@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from fullrank.data import ImageSet
 from fullrank.devices import flushed_denormals, on_accelerator
 from fullrank.door import import_modules
 from fullrank.embeddings.kinds import is_embeddings
@@ -21,12 +22,14 @@ from fullrank.evaluation.shifts import load_shift
 from fullrank.probes.few_shots import EPISODES
 from fullrank.probes.linear import Treatment
 from fullrank.record import Baseline
-from fullrank.record.scores import BASELINES
+from fullrank.record.scores import BASELINES, VIEWS
 from fullrank.runs.baselines import baselines, run_baselines
 from fullrank.runs.build import GivenImages, load_data
 from fullrank.runs.run import Run
+from fullrank.runs.view_readout import ReadModel, default_views, view_readout
 from fullrank.targets.images import Images, images_of
 from fullrank.targets.opening import Target, target as open_target
+from fullrank.views import view_pipeline
 
 
 @flushed_denormals()
@@ -42,6 +45,7 @@ def probe(
     episodes: int = EPISODES,
     shifts: Sequence[str] = (),
     features: str = "raw",
+    views: str | None = None,
     imports: Sequence[str | Path | ModuleType] = (),
 ) -> Evaluation:
     """Probe any model at any place: fit on the training images of some data, score on their test images.
@@ -55,14 +59,17 @@ def probe(
             file, an array or a column.
         column: For embeddings: the array or column of the features.
         measures: Further measures: "reduced", "retrieval", "per-class", "groups", "group-balanced" (see
-            `evaluate`), "factors" (see `factor_scores`) and "baselines". The last are the same probes on
-            pixels and on the encoder before training; the default is to return the run's own baselines.
+            `evaluate`), "factors" (see `factor_scores`), "views" (see `view_readout`) and "baselines". The
+            last are the same probes on pixels and on the encoder before training; the default is to return
+            the run's own baselines.
         shots: Also probe on these numbers of training images per class: the mean accuracy over random draws
             of the images, with its 95 % t interval.
         episodes: Number of these draws.
         shifts: Specs of sources whose test images the same probes also score. The `split` of their scores is
             the canonical spec.
         features: What the linear probe does to features first: "raw", "l2" or "standardised".
+        views: The spec of the views for the measure "views". None means a run's own views, and `simclr` for
+            any other model, without the operations that the channels of its images forbid.
         imports: Modules or files that register your own parts, as `--import` does.
 
     Raises:
@@ -78,6 +85,8 @@ def probe(
     import_modules(imports)
     seed = target.recipe.seed if isinstance(target, Run) else 0
     request = Request(label, measures, shots, cast(Treatment, features), seed, episodes)
+    if views is not None and VIEWS not in request.measures:
+        raise UsageError(f"The views {views} are for the measure views; ask for it, or leave the views out.")
     if is_embeddings(target):
         if data is not None or shifts or places:
             raise UsageError("A file of embeddings takes no data, shifts or places; leave them out.")
@@ -87,6 +96,8 @@ def probe(
         raise UsageError(f"The column {column!r} is for a file of embeddings; leave it out.")
     if opened.run is not None:
         request = replace(request, seed=opened.run.recipe.seed)
+        views = views or str(opened.run.recipe.views)
+    request = replace(request, views=views)
     if opened.run is not None and (data is None or not isinstance(data, str | type)):
         return _probe_run(opened.run, places, request, shifts, data)
     return _probe_model(opened, places, request, shifts, images_of(opened, data))
@@ -97,14 +108,15 @@ def _probe_run(
 ) -> Evaluation:
     """A run on its own images, with factors and baselines."""
     train, test = load_data(run.recipe, None if data is None else GivenImages.of(data))
-    check_probeable(train, test, request.label)
+    _check(train, test, request)
     sets = dict(load_shift(spec, train) for spec in shifts)
     parts = run.encoder, run.head
     with on_accelerator(*parts):
         evaluation = evaluate(*parts, train, test, places, request, sets)
-        scores = evaluation.scores
         if "factors" in request.measures:
-            scores = [*scores, *factor_scores(run.recipe, *parts, train, test, places)]
+            evaluation.scores.extend(factor_scores(run.recipe, *parts, train, test, places))
+        if VIEWS in request.measures:
+            evaluation = _with_views(evaluation, *parts, (train, test), request)
     beside: list[Baseline] = []
     if BASELINES in request.measures:
         beside = run_baselines(run.recipe, train, test, request.label)
@@ -112,7 +124,7 @@ def _probe_run(
         beside = [
             each for entry in run.record.runs if entry.images == evaluation.images for each in entry.baselines
         ]
-    return replace(evaluation, scores=scores, baselines=beside)
+    return replace(evaluation, baselines=beside)
 
 
 def _probe_model(
@@ -123,7 +135,7 @@ def _probe_model(
         raise UsageError("Probes need images to learn from and to be scored on; give data=(train, test).")
     if "factors" in request.measures:
         raise UsageError("The measure factors needs the recipe of a run; leave it out, or name a run.")
-    check_probeable(images.train, images.test, request.label)
+    _check(images.train, images.test, request)
     encoder = target.opened(images.train)
     preprocessing = target.preprocessing_of(images.train)
     sets = dict(load_shift(spec, images.train, target.preprocessing) for spec in shifts)
@@ -132,6 +144,8 @@ def _probe_model(
     head = nn.Identity() if target.head is None else target.head
     with on_accelerator(encoder, head):
         evaluation = evaluate(encoder, head, images.train, images.test, places, request, sets)
+        if VIEWS in request.measures:
+            evaluation = _with_views(evaluation, encoder, head, (images.train, images.test), request)
     notes = evaluation.notes if target.trained else [target.about_weights, *evaluation.notes]
     beside: list[Baseline] = []
     if BASELINES in request.measures:
@@ -140,3 +154,28 @@ def _probe_model(
             rebuild = partial(target.rebuild, images.train, preprocessing)
         beside = baselines(images.train, images.test, request.label, rebuild, seed=request.seed)
     return replace(evaluation, notes=notes, baselines=beside)
+
+
+def _check(train: ImageSet, test: ImageSet, request: Request) -> None:
+    """Raise DataError unless there are labels to probe, which the measure views alone does not need."""
+    if set(request.measures) == {VIEWS} and not request.shots:
+        train.check_label(request.label)
+    else:
+        check_probeable(train, test, request.label)
+
+
+def _with_views(
+    evaluation: Evaluation,
+    encoder: nn.Module,
+    head: nn.Module,
+    images: tuple[ImageSet, ImageSet],
+    request: Request,
+) -> Evaluation:
+    """What the features know of the views too, at the same places, with a note that says which views."""
+    train, test = images
+    spec = request.views or default_views(test.channels)
+    pipeline = view_pipeline(spec, image_size=test.image_size, channels=test.channels)
+    model = ReadModel(encoder, head, list(evaluation.spectrum), pipeline, spec, request.seed)
+    found = view_readout(model, train, test, label=request.label)
+    scores = [*evaluation.scores, *found.scores]
+    return replace(evaluation, scores=scores, notes=[*evaluation.notes, *found.about])

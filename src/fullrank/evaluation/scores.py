@@ -42,7 +42,8 @@ class Request:
         shots: Numbers of training images per class for few-shot accuracy.
         episodes: Number of random draws of these images.
         features: What is done to the features before linear probes.
-        seed: Seed of the rows that linear probes hold out.
+        seed: Seed of the rows that linear probes hold out, and of the measure "views".
+        views: The spec of the views for the measure "views".
 
     Raises:
         UsageError: If a measure or treatment is unknown, or a number of shots or episodes is below 1.
@@ -54,6 +55,7 @@ class Request:
     features: Treatment = "raw"
     seed: int = 0
     episodes: int = EPISODES
+    views: str | None = None
 
     def __post_init__(self) -> None:
         for measure in self.measures:

@@ -1,16 +1,17 @@
 """Heads: the part between the representation h (N, D) and the embedding z (N, K) that the loss sees."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from fullrank.bibliography import P1, P2
 from fullrank.lazy import attach
-from fullrank.registry import Entry, Registry
+from fullrank.registry import Entry, Registry, takes
 from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from fullrank.heads.conditioned import ConditionedHead as ConditionedHead
     from fullrank.heads.contract import Head as Head
     from fullrank.heads.fixed import (
         LowRankHead as LowRankHead,
@@ -37,10 +38,28 @@ NORM = Parameter(
     "none",
     choices=("none", "batch", "centre", "scale"),
 )
+# For heads whose builder takes `extra_dim`, the number of further inputs after h.
+CONDITIONED = Parameter(
+    "conditioned",
+    str,
+    "views: the head is also given the embedded parameters of each view (CASSLE)",
+    "none",
+    choices=("none", "views"),
+    citations=("przewiezlikowski2024augmentation",),
+)
+EMBEDDED = Parameter("embedded", int, "width of the embedded parameters, under conditioned=views", 64)
+CONDITIONING = (CONDITIONED, EMBEDDED)
 _OUT_DIM = Parameter("out_dim", int, "width of z", 128)
 _DIM = Parameter("dim", int, "number of channels that reach the loss", 360)
 
-HEADS = Registry("head", "heads", context=("in_dim",), shared=(NORM,), group="fullrank.heads")
+HEADS = Registry(
+    "head",
+    "heads",
+    context=("in_dim", "extra_dim", "view_dims"),
+    shared=(NORM,),
+    offered={"extra_dim": CONDITIONING},
+    group="fullrank.heads",
+)
 register_head = HEADS.add
 for _entry in [
     Entry(
@@ -56,6 +75,7 @@ for _entry in [
         "z = W h, trained, no bias",
         "P1 Table 1, '1-layer linear projector'; Table 2, 'trainable linear' (61.1)",
         value=_OUT_DIM,
+        options=CONDITIONING,
         citations=(P1,),
     ),
     Entry(
@@ -67,6 +87,7 @@ for _entry in [
         options=(
             Parameter("hidden", int, "width of the hidden layers; default: the width of h"),
             Parameter("layers", int, "number of linear layers", 2),
+            *CONDITIONING,
         ),
         citations=(P1,),
     ),
@@ -121,21 +142,30 @@ for _entry in [
     HEADS.register(_entry)
 
 
-def head(spec: "str | Spec | Callable[..., nn.Module]", *, in_dim: int) -> "Head":
+def head(
+    spec: "str | Spec | Callable[..., nn.Module]",
+    *,
+    in_dim: int,
+    view_dims: Mapping[str, int] | None = None,
+) -> "Head":
     """Build a head from its spec, or from a class of your own.
 
     Any `nn.Module` with `in_dim` and `out_dim` that maps (N, in_dim) to (N, out_dim) is a head.
 
     Args:
         spec: A spec such as `subvector:24` (`fullrank list heads`), or a class that takes `in_dim` as a
-            keyword. Every head takes the option `norm`.
+            keyword. Every head takes the option `norm`. A class that also takes `extra_dim`, the number of
+            further inputs after h, has the option `conditioned`.
         in_dim: The width D of the representation h.
+        view_dims: Operation of the views -> how many numbers it has (`Views.number_dims`). Only a head with
+            `conditioned=views`, or a class that takes `view_dims`, needs them.
 
     Returns:
         The head, an `nn.Module` from h (N, D) to z (N, K).
 
     Raises:
-        UsageError: The name is unknown, the width is impossible, or the class is not a head.
+        UsageError: The name is unknown, the width is impossible, the class is not a head, or no parameters
+            of views are known for a head that needs them.
 
     >>> head("subvector:24", in_dim=96).out_dim
     24
@@ -143,7 +173,19 @@ def head(spec: "str | Spec | Callable[..., nn.Module]", *, in_dim: int) -> "Head
     from fullrank.heads.contract import checked_head, normed
 
     parsed = HEADS.parse(spec)
-    built = HEADS.build(parsed, in_dim=in_dim)
-    if HEADS[parsed.name].origin is not None:
-        checked_head(built, parsed, in_dim)
-    return normed(built, cast("Norm", dict(parsed.options).get("norm", "none")))
+    entry, options = HEADS[parsed.name], dict(parsed.options)
+    context: dict[str, Any] = {"in_dim": in_dim}
+    if CONDITIONED in entry.options and {CONDITIONED.name, EMBEDDED.name} & set(options):
+        from fullrank.heads.conditioned import embedded_width
+
+        context["extra_dim"] = embedded_width(parsed, view_dims)
+    elif entry.origin is not None and takes(entry.load(), "view_dims"):
+        context["view_dims"] = view_dims or {}
+    built, extra_dim = HEADS.build(parsed, **context), context.get("extra_dim", 0)
+    if entry.origin is not None:
+        checked_head(built, parsed, in_dim + extra_dim)
+    if extra_dim:
+        from fullrank.heads.conditioned import ConditionedHead
+
+        built = ConditionedHead(built, view_dims or {}, embedded=extra_dim)
+    return normed(built, cast("Norm", options.get("norm", "none")))

@@ -1,7 +1,7 @@
 """The contract of a head, and what a head says of itself."""
 
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fullrank.errors import UsageError, explained
 from fullrank.heads.norms import Norm, norm_of
 from fullrank.places import evaluating
+from fullrank.view_numbers import ViewNumbers
 
 # A square matrix of this side takes 4 GiB: beyond, a number is a typing error.
 WIDEST = 2**15
@@ -22,6 +23,8 @@ class Head(nn.Module, ABC):
 
     A head describes itself through the class attributes and methods below, and every head may override them.
     If a head does not say which rank it imposes (it has no method `imposed_rank`), that rank is measured.
+    Where views are made, a head with `needs = {"views"}` is called as `head(h, views=numbers)`, with the
+    numbers (2N, P) of the views, and otherwise as `head(h)`.
 
     Args:
         in_dim: The width D of h.
@@ -39,6 +42,8 @@ class Head(nn.Module, ABC):
 
     layers: nn.ModuleList
     norm: nn.Module
+    #: What it takes beside h; "views" or nothing.
+    needs: ClassVar[frozenset[str]] = frozenset()
     #: z is h itself, up to the norm.
     passes_h = False
 
@@ -191,6 +196,11 @@ def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
             f"The head {name!r} was built for in_dim={in_dim}, but says in_dim={built.in_dim}; keep what its "
             "__init__ gets."
         )
+    if unknown := sorted(set(getattr(built, "needs", ())) - {"views"}):
+        raise UsageError(
+            f"The head {name!r} needs {', '.join(unknown)}, but a training step can give it views only; "
+            "leave the rest out of `needs`."
+        )
     # Two rows without a trace: no random number is drawn, no statistic kept.
     parameter = next(built.parameters(), torch.empty(0))
     with (
@@ -208,6 +218,14 @@ def checked_head(built: object, name: str, in_dim: int) -> nn.Module:
             f"it must give (2, {width})."
         )
     return built
+
+
+def views_for(head: nn.Module, numbers: ViewNumbers | None) -> Tensor | None:
+    """What a head is given of two views, (2N, P). None if it takes none, or was built for other views."""
+    if numbers is None or "views" not in getattr(head, "needs", ()):
+        return None
+    built_for = cast(dict[str, int], getattr(head, "view_dims", numbers.dims))
+    return numbers.joined() if list(built_for.items()) == list(numbers.dims.items()) else None
 
 
 def normed(part: nn.Module, norm: Norm) -> Head:

@@ -52,6 +52,7 @@ class LinearHead(_LayeredHead):
     Args:
         in_dim: The width D of h.
         out_dim: The width K of z, 1 or more.
+        extra_dim: The number of further inputs after h.
 
     Raises:
         UsageError: `out_dim` is below 1.
@@ -62,9 +63,9 @@ class LinearHead(_LayeredHead):
     Source: P1 Table 1 '1-layer linear projector' and Table 2 'trainable linear', 61.1 (2048 -> 128).
     """
 
-    def __init__(self, in_dim: int, out_dim: int = 128):
+    def __init__(self, in_dim: int, out_dim: int = 128, *, extra_dim: int = 0):
         check_positive("out_dim", out_dim)
-        super().__init__(in_dim, out_dim, [nn.Linear(in_dim, out_dim, bias=False)])
+        super().__init__(in_dim + extra_dim, out_dim, [nn.Linear(in_dim + extra_dim, out_dim, bias=False)])
 
 
 class MLPHead(_LayeredHead):
@@ -77,6 +78,7 @@ class MLPHead(_LayeredHead):
         out_dim: The width K of z, 1 or more.
         hidden: The width of the hidden layers; None is D.
         layers: The number of linear layers, 1 to 100.
+        extra_dim: The number of further inputs after h.
 
     Raises:
         UsageError: A width or the number of layers is outside its limits.
@@ -87,16 +89,24 @@ class MLPHead(_LayeredHead):
     Source: P1 Table 1, '2-layer nonlinear projector', 66.5 (2048 -> 2048 -> 128); the form is the authors'.
     """
 
-    def __init__(self, in_dim: int, out_dim: int = 128, hidden: int | None = None, layers: int = 2):
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 128,
+        hidden: int | None = None,
+        layers: int = 2,
+        *,
+        extra_dim: int = 0,
+    ):
         check_positive("out_dim", out_dim)
         check_positive("layers", layers, most=100)
         hidden = check_positive("hidden", in_dim if hidden is None else hidden)
-        widths = [in_dim, *[hidden] * (layers - 1), out_dim]
+        widths = [in_dim + extra_dim, *[hidden] * (layers - 1), out_dim]
         blocks = []
         for i, (before, after) in enumerate(pairwise(widths), start=1):
             parts: list[nn.Module] = [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after)]
             blocks.append(nn.Sequential(*parts, *([nn.ReLU()] if i < layers else [])))
-        super().__init__(in_dim, out_dim, blocks)
+        super().__init__(in_dim + extra_dim, out_dim, blocks)
 
 
 class DiagonalHead(Head):

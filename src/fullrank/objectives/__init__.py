@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
+    from fullrank.objectives.terms.augself import AugSelfTerm as AugSelfTerm
     from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+    from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
 
 __getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["AUXILIARIES", "OBJECTIVES", "auxiliary", "needs", "objective"]

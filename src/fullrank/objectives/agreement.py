@@ -1,4 +1,4 @@
-"""Whether an objective is the same for one process and for many: its loss and its gradient."""
+"""Whether an objective and its terms are the same for one process and for many: loss and gradient."""
 
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -8,11 +8,12 @@ from multiprocessing import get_context
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullrank.door import enter, passports
 from fullrank.errors import UsageError, count_of
-from fullrank.objectives import OBJECTIVES, loss_of, objective
+from fullrank.objectives import OBJECTIVES, auxiliary, loss_of, objective
+from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers, step_of, taken
 from fullrank.processes import process_count, process_rank
 from fullrank.specs import Spec
 
@@ -41,9 +42,10 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
     """One global batch through an objective in one process, and cut into shares in several, in float64.
 
     Below the objective stands a matrix W (K, K). Compared are the loss and its gradient to W and to the
-    objective's own weights, each a mean over processes as DistributedDataParallel takes it. The processes
-    talk by gloo, on CPUs. Raises UsageError for a `name` that is no objective's spec, fewer than 2 processes,
-    or images that these do not divide.
+    weights of the objective and its terms, each a mean over processes as DistributedDataParallel takes it.
+    The terms get random view parameters, and the same rows as h, as z and at each of the places of a
+    tiny-resnet. The processes talk by gloo, on CPUs. Raises UsageError for a `name` that is no objective's
+    spec, fewer than 2 processes, or images that these do not divide.
     """
     if processes < 2 or images % processes or images < 2 * processes:
         raise UsageError(
@@ -51,7 +53,7 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
             "more need as many images each, 2 or more; change --processes or --images."
         )
     spec = OBJECTIVES.parse(name)
-    objective(spec, in_dim=width, num_classes=CLASSES)  # a mistake shows before any process starts
+    _built(spec, width)  # a mistake shows before any process starts
     try:
         loss, gradient = _loss_and_gradient(spec, images, width)
     except (TypeError, RuntimeError) as error:
@@ -60,13 +62,14 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
             f"The objective {name!r} does not take two embeddings ({images}, {width}) to a loss with a "
             f"gradient ({reason}); it must be called as loss(z_a, z_b)."
         ) from None
+    origins = [origin.module for part in spec.nested() if (origin := OBJECTIVES.of(part).origin)]
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(
             processes,
             mp_context=get_context("spawn"),
             initializer=enter,
-            initargs=(passports([origin.module]) if (origin := OBJECTIVES[spec.name].origin) else [],),
+            initargs=(passports(origins),),
         ) as pool,
     ):
         pending = [
@@ -82,6 +85,14 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
         loss_apart=_relative(torch.stack(losses).mean(), loss),
         gradient_apart=_relative(gradients[0], gradient),
     )
+
+
+def _built(spec: Spec, width: int) -> list[nn.Module]:
+    """The objective and its terms, in float64."""
+    sizes = {"in_dim": width, "out_dim": width, "num_classes": CLASSES}
+    dims = {"place_dims": dict.fromkeys(PLACES, width), "view_dims": VIEW_DIMS}
+    terms = [auxiliary(term, **sizes, **dims) for term in spec.terms]
+    return [part.double() for part in (objective(spec.alone, in_dim=width, num_classes=CLASSES), *terms)]
 
 
 def _in_a_group(
@@ -102,16 +113,22 @@ def _loss_and_gradient(spec: Spec, images: int, width: int) -> tuple[Tensor, Ten
     """The loss of this process's share of a batch, and its gradient as one vector, a mean over processes."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        loss = objective(spec, in_dim=width, num_classes=CLASSES).double()
+        loss, *terms = _built(spec, width)
         x_a = torch.randn(images, width, dtype=torch.float64)
         x_b = x_a + 0.5 * torch.randn(images, width, dtype=torch.float64)
         labels = torch.randint(-1, CLASSES, (images,))
+        views = random_numbers(images) if terms else None
         weight = torch.eye(width, dtype=torch.float64, requires_grad=True)
         torch.manual_seed(1)  # for objectives that draw
         own = torch.arange(images).chunk(process_count())[process_rank()]
         generator = torch.Generator().manual_seed(1)
-        value = loss_of(loss, x_a[own] @ weight, x_b[own] @ weight, labels[own], generator)
-    weights = [weight, *loss.parameters()]
+        z_a, z_b = x_a[own] @ weight, x_b[own] @ weight
+        value = loss_of(loss, z_a, z_b, labels[own], generator)
+        if views is not None:
+            z = torch.cat([z_a, z_b])
+            step = step_of(z, z, taken(views, own), labels[own], generator)
+            value = value + torch.stack([term.weight * term(step) for term in terms]).sum()
+    weights = [weight, *(parameter for part in (loss, *terms) for parameter in part.parameters())]
     trained = [each for each in weights if each.requires_grad]
     slopes = torch.autograd.grad(value, trained, allow_unused=True, materialize_grads=True)
     gradient = torch.cat([slope.flatten() for slope in slopes])

@@ -23,12 +23,19 @@ _SIDE = {"cpu": 512}
 _SIDE_ELSEWHERE = 8192
 
 
-def log_sums_between(a: Tensor, b: Tensor, scale: float, share: Share = ALONE) -> tuple[Tensor, Tensor]:
-    r"""log sum_j e^{scale (a_i . b_j - 1)} and log sum_i of the same: (N, K), (M, K) -> (N,), (M,)."""
+def log_sums_between(
+    a: Tensor, b: Tensor, scale: float, share: Share = ALONE, *, others: bool = False
+) -> tuple[Tensor, Tensor]:
+    r"""log sum_j e^{scale (a_i . b_j - 1)} and log sum_i of the same: (N, K), (M, K) -> (N,), (M,).
+
+    With `others` no row is compared with the row of the same number: j != i.
+    """
     if _is_beyond_range(scale):
         exponents = (a @ b.T - 1) * scale
+        if others:
+            exponents.fill_diagonal_(-torch.inf)
         return exponents.logsumexp(1), exponents.logsumexp(0)
-    rows, columns = _LogSums.apply(*_roomy(scale, a, b), scale, share, False)
+    rows, columns = _LogSums.apply(*_roomy(scale, a, b), scale, share, False, others)
     return rows.to(a.dtype), columns.to(a.dtype)
 
 
@@ -36,29 +43,32 @@ def log_sums_among(u: Tensor, scale: float, share: Share = ALONE) -> Tensor:
     r"""log sum_{j != i} e^{scale (u_i . u_j - 1)}, (M, K) -> (M,): half of the tiles, by symmetry."""
     if _is_beyond_range(scale):
         return ((u @ u.T - 1) * scale).fill_diagonal_(-torch.inf).logsumexp(1)
-    rows: Tensor = _LogSums.apply(*_roomy(scale, u) * 2, scale, share, True)
+    rows: Tensor = _LogSums.apply(*_roomy(scale, u) * 2, scale, share, True, True)
     return rows.to(u.dtype)
 
 
 class _LogSums(torch.autograd.Function):
-    """Log-sums of rows and of columns; `among` the rows of one matrix both are the same, and b is a."""
+    """Log-sums of rows and of columns; `among` the rows of one matrix both are the same, and b is a.
+
+    With `others` the diagonal is left out.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: float, share: Share, among: bool
+        ctx: Any, a: Tensor, b: Tensor, scale: float, share: Share, among: bool, others: bool
     ) -> Tensor | tuple[Tensor, Tensor]:
         rows = a.new_zeros(len(a))
         columns = rows if among else b.new_zeros(len(b))
         for i, j in share.taken(_pairs(a, b, among)):
             tile = _exponentials(a[i], b[j], scale)
-            if on_diagonal := among and i == j:
+            if others and i == j:
                 tile.fill_diagonal_(0.0)
             rows[i] += tile.sum(1)
-            if not on_diagonal:
+            if not (among and i == j):
                 columns[j] += tile.sum(0)
         share.add_up(*([rows] if among else [rows, columns]))
         ctx.save_for_backward(a, b, rows, columns)
-        ctx.scale, ctx.share, ctx.among = scale, share, among
+        ctx.scale, ctx.share, ctx.among, ctx.others = scale, share, among, others
         return rows.log() if among else (rows.log(), columns.log())
 
     @staticmethod
@@ -71,13 +81,13 @@ class _LogSums(torch.autograd.Function):
         with torch.autocast(a.device.type, enabled=False):  # it may be called where the loss was not
             for i, j in ctx.share.taken(_pairs(a, b, ctx.among)):
                 tile = _exponentials(a[i], b[j], ctx.scale).mul_(in_row[i, None] + in_column[j])
-                if on_diagonal := ctx.among and i == j:
+                if ctx.others and i == j:
                     tile.fill_diagonal_(0.0)
                 grad_a[i].addmm_(tile, b[j])
-                if not on_diagonal:
+                if ctx.needs_input_grad[1] and not (ctx.among and i == j):
                     grad_b[j].addmm_(tile.T, a[i])
         factor = ctx.scale * ctx.share.of
-        return grad_a.mul_(factor), None if ctx.among else grad_b.mul_(factor), None, None, None
+        return grad_a.mul_(factor), None if ctx.among else grad_b.mul_(factor), None, None, None, None
 
 
 def _exponentials(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
     from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
+    from fullrank.probes.ridge import Ridge as Ridge, auroc as auroc, ridge_r2 as ridge_r2
     from fullrank.probes.several import MultiLabel as MultiLabel, multi_label as multi_label
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -37,5 +37,6 @@ from fullrank.record.schema import (
     TheoryMeasure as TheoryMeasure,
     TheoryPanel as TheoryPanel,
     TheoryStatement as TheoryStatement,
+    ViewReadout as ViewReadout,
 )
 from fullrank.record.spectra import Spectrum as Spectrum

@@ -117,9 +117,11 @@ class RunEntry(_Part):
     `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
     last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
     the objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its
-    channels scaled. `varied` has the value of each key of the recipe that its study varies, without the head.
-    `images` and `baselines` belong to the default label; older records have neither. `other_images` belong to
-    other labels and to shifts, where scores of these were added.
+    channels scaled. `conditioned`: the head was given the parameters of the views in training, and z is
+    measured with those of a view to which nothing was applied. `varied` has the value of each key of the
+    recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
+    older records have neither. `other_images` belong to other labels and to shifts, where scores of these
+    were added.
     """
 
     head: str
@@ -137,6 +139,7 @@ class RunEntry(_Part):
     scores: list[Score]
     spectrum: dict[str, Spectrum]
     scales_channels: bool = False
+    conditioned: bool = False
     varied: dict[str, str] = {}
     images: ProbedImages | None = None
     other_images: list[ProbedImages] = []
@@ -271,6 +274,31 @@ class OperationShare(_Part):
     share: float
 
 
+class ViewReadout(_Part):
+    """What features say about the views: the parameters of each operation, read out at each place.
+
+    `views` is the spec of the views. `train` and `test` count the pairs of views that the regressions learn
+    from and are scored on. `scores` have the probe `views`, and an operation as `subject`, or one of its
+    numbers, such as `crop row`; the place `pixels` is the views themselves, averaged down to 8 x 8.
+    `left_out` names the operations that never varied.
+    """
+
+    views: str
+    train: int
+    test: int
+    scores: list[Score]
+    left_out: list[str] = []
+
+    @property
+    def about(self) -> list[str]:
+        """Which views were read, how many, and which operations have no score, in sentences."""
+        pairs = f"{self.train:,} pairs to learn from and {self.test:,} to be scored on"
+        sentences = [f"Views: {self.views}; {pairs}."]
+        if self.left_out:
+            sentences.append(f"No score, because these views never vary it: {', '.join(self.left_out)}.")
+        return sentences
+
+
 class DiagnosisEntry(_Part):
     """The diagnosis of one model or file of embeddings. Places go from the image to z.
 
@@ -306,6 +334,7 @@ class DiagnosisEntry(_Part):
     beside: SideBySide | None = None
     untrained: SimilarityMap | None = None
     map: RowMap | None = None
+    view_readout: ViewReadout | None = None
 
     @property
     def worse(self) -> list[Compared]:

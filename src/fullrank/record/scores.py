@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from fullrank.bibliography import P1
 from fullrank.errors import unknown_name
 
-Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors"]
+Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors", "views"]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 # The papers behind each probe, as keys of the bibliography.
 PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
@@ -18,8 +18,9 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "retrieval": ("song2016deep",),
     "sgd": (P1,),
     "factors": (),
+    "views": ("lee2021improving",),
 }
-Subject = Literal["", "class", "cues", "shift", "label", "number of directions"]
+Subject = Literal["", "class", "cues", "shift", "label", "number of directions", "operation"]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
 RECALL_AT = (1, 5, 10)
@@ -31,6 +32,8 @@ LEFT_OUT = "association of a left-out factor"
 # Accuracy in few directions: the kind of the directions -> the statistic, whose subject is their number.
 IN_DIRECTIONS = {kind: f"accuracy in {kind} directions" for kind in ("principal", "random")}
 IMAGES = "images"
+# The statistics of what features say about the views, whose subject is an operation.
+VIEWS, R2, AUROC = "views", "R2", "AUROC"
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Statistic:
 
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
-    `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group` and
-    `by_factor` belong to the tables of groups and factors. `over_labels` is a mean over several labels an
-    image. `few_shot` is its name with few images a class.
+    `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
+    `by_factor` and `by_operation` belong to the tables of groups, factors and views. `over_labels` is a mean
+    over several labels an image. `few_shot` is its name with few images a class.
     """
 
     probe: Probe
@@ -53,6 +56,7 @@ class Statistic:
     by_default: bool = False
     by_group: bool = False
     by_factor: bool = False
+    by_operation: bool = False
     over_labels: bool = False
     few_shot: str = ""
 
@@ -68,6 +72,7 @@ def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
 _by_class = partial(Statistic, "linear", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
+_of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
 _CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
 _GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
@@ -87,7 +92,7 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_labels(MEAN_AUROC, "linear, mean AUROC over labels"),
     _of_labels(MEAN_PRECISION, "linear, mean average precision over labels"),
     _of_labels(LABELS_SCORED, "labels in these means", unit="number"),
-    _by_class("AUROC", "linear, AUROC of {}", "label"),
+    _by_class(AUROC, "linear, AUROC of {}", "label"),
     _by_class("average precision", "linear, average precision of {}", "label"),
     *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
     Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
@@ -98,6 +103,8 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_factor(RELATIVE, "factor weight, relative"),
     _of_factor(PREDICTED, "factor weight, predicted"),
     _of_factor(LEFT_OUT, "factor weight left out, association"),
+    _of_views(R2, "views, R2 of {}"),
+    _of_views(AUROC, "views, AUROC of {}"),
 )
 _BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
 

@@ -171,10 +171,10 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
             f"{train} has {classes}; label the images, set another label{named}, or use infonce:0.1."
         )
     encoder = encoder_of(recipe, train)
-    head = build_head(recipe.head, in_dim=encoder.feature_dim)
+    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    head = build_head(recipe.head, in_dim=encoder.feature_dim, view_dims=views.number_dims)
     num_classes = len(train.class_names[recipe.label])
     loss = build_objective(recipe.objective.alone, in_dim=head.out_dim, num_classes=num_classes)
-    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
     # Built last: the weights of the other parts do not depend on the terms.
     terms = _terms(recipe, encoder, head, views, num_classes)
     return Parts(encoder, head, loss, views, terms)

@@ -15,6 +15,7 @@ from fullrank.errors import DataError
 from fullrank.heads import Head, head as build_head
 from fullrank.record import RECORD_FILE, Record, Result
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
+from fullrank.views import view_pipeline
 
 ENCODER_FILE, HEAD_FILE = "encoder.safetensors", "head.safetensors"
 
@@ -37,7 +38,8 @@ class Run(Result):
 
     def fresh_head(self) -> Head:
         """A new, untrained head of the same spec."""
-        return build_head(self.recipe.head, in_dim=self.encoder.feature_dim)
+        dims = getattr(self.head, "view_dims", None)
+        return build_head(self.recipe.head, in_dim=self.encoder.feature_dim, view_dims=dims)
 
 
 def opened(run: str | Path | Run, imports: Sequence[str | Path | ModuleType] = ()) -> Run:
@@ -85,7 +87,8 @@ def load(folder: str | Path, *, imports: Sequence[str | Path | ModuleType] = ())
         size, in_chans = input_shape(folder)
         with torch.random.fork_rng(devices=()):
             encoder = build_encoder(without_download(recipe.encoder), image_size=size, in_chans=in_chans)
-            head = build_head(recipe.head, in_dim=encoder.feature_dim)
+            views = view_pipeline(recipe.views, image_size=size, channels=in_chans)
+            head = build_head(recipe.head, in_dim=encoder.feature_dim, view_dims=views.number_dims)
         encoder.load_state_dict(load_file(folder / ENCODER_FILE))
         head.load_state_dict(load_file(folder / HEAD_FILE))
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError) as error:

@@ -115,9 +115,14 @@ def _of_part(registry: Registry, text: str) -> Iterator[Citation]:
         yield "", f"not cited: {registry.kind} {text}; add --import {module} if it gives its BibTeX"
         return
     for spec in specs:
-        entry = registry.entry(spec.name, from_file=True)
+        entry = registry.of(spec)
         for citation in entry.cited(spec.value):
-            yield citation, f"{registry.kind} {entry.name}"
+            yield citation, f"{spec.family} {entry.name}"
+        for option in entry.options:
+            if option.name in dict(spec.options):
+                yield from (
+                    (key, f"{spec.family} {entry.name} with {option.name}") for key in option.citations
+                )
 
 
 def _of_measure(name: str) -> Iterator[Citation]:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from itertools import chain, groupby, islice
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 import torch
 from rich.progress import Progress
@@ -82,6 +83,15 @@ class PlannedRun:
         return replace(self, scores=tuple(dict.fromkeys((*self.scores, *scores))))
 
 
+class _Titled(Protocol):
+    @property
+    def title(self) -> str:
+        """Its name on the screen."""
+
+
+Work = TypeVar("Work", bound=_Titled)
+
+
 def score_of(run: RunEntry, key: ScoreKey) -> float:
     """One score of a run; DataError for one that was not measured."""
     for score in run.scores:
@@ -127,10 +137,10 @@ def finish_runs(runs: Sequence[PlannedRun], workers: int = 1, *, go_on: str) -> 
     with progress_bar() as progress:
         finished = [run for run in runs if run not in waiting]
         parallel = together > 1
-        now = _in_parallel(waiting, together, progress) if parallel else _in_turn(waiting, progress)
+        now = _runs_in_parallel(waiting, together, progress) if parallel else _in_turn(waiting, progress)
         try:
             for run in chain(finished, now):
-                _say(progress, f"{run.title}: {_summary(run.entry)}")
+                say(progress, f"{run.title}: {_summary(run.entry)}")
         except (KeyboardInterrupt, InterruptedRunError) as stopped:
             done = sum(run.finished for run in runs)
             kind = TerminatedRunError if isinstance(stopped, TerminatedRunError) else InterruptedRunError
@@ -147,7 +157,7 @@ def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Plan
     durations: list[float] = []
     for number, run in enumerate(waiting):
         doing = "probing" if run.trained else "training"
-        _say(progress, f"{run.title}: {doing}{_time_left(durations, len(waiting) - number)}")
+        say(progress, f"{run.title}: {doing}{_time_left(durations, len(waiting) - number)}")
         started = time.perf_counter()
         with _naming(run.title):
             if not run.trained:
@@ -161,19 +171,43 @@ def _in_turn(waiting: Sequence[PlannedRun], progress: Progress) -> Iterator[Plan
         yield run
 
 
-def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress) -> Iterator[PlannedRun]:
+def _runs_in_parallel(
+    waiting: Sequence[PlannedRun], workers: int, progress: Progress
+) -> Iterator[PlannedRun]:
     """Several runs at a time, each in a process with its share of the cores."""
+    modules = passports(origin.module for run in waiting for origin in run.recipe.imports)
+    return in_parallel(waiting, _carry_out, workers, progress, modules)
+
+
+def in_parallel(
+    waiting: Sequence[Work],
+    carry_out: Callable[[Work], None],
+    workers: int,
+    progress: Progress,
+    modules: list[tuple[str, str]],
+) -> Iterator[Work]:
+    """Do several pieces of work at a time, each in a process with its share of the cores.
+
+    Args:
+        waiting: The pieces of work, begun in this order; errors of one begin with its `title`.
+        carry_out: Does one, in another process, so it is found by its name.
+        workers: Number of processes.
+        progress: Counts what is done.
+        modules: The modules of others' parts that the work needs, as `door.passports` gives them.
+
+    Returns:
+        The pieces as they are finished.
+    """
     threads = max(1, torch.get_num_threads() // workers)
     task = progress.add_task("runs", total=len(waiting), status=f"{workers} at a time")
     others = set(active_children())
-    modules = passports(origin.module for run in waiting for origin in run.recipe.imports)
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=_begin_work, initargs=(threads, were_asked(), modules)
     )
     # No more than the workers can begin at once: what is queued in the pool would still be carried out whole
     # after Ctrl-C.
     left = iter(waiting)
-    under_way = {pool.submit(_carry_out, run): run for run in islice(left, workers)}
+    under_way = {pool.submit(carry_out, run): run for run in islice(left, workers)}
     try:
         while under_way:
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
@@ -181,7 +215,7 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
                 run = under_way.pop(future)
                 with _naming(run.title):
                     future.result()
-                under_way |= {pool.submit(_carry_out, following): following for following in islice(left, 1)}
+                under_way |= {pool.submit(carry_out, following): following for following in islice(left, 1)}
                 progress.advance(task)
                 yield run
     except BrokenProcessPool:
@@ -190,7 +224,7 @@ def _in_parallel(waiting: Sequence[PlannedRun], workers: int, progress: Progress
             "(give fewer --workers), or a script lacks `if __name__ == '__main__':` and started again there."
         ) from None
     except (KeyboardInterrupt, InterruptedRunError) as stopped:
-        _say(progress, "Stopping: the unfinished runs are being saved.")
+        say(progress, "Stopping: the unfinished runs are being saved.")
         if isinstance(stopped, TerminatedRunError):
             # Unlike a terminal's Ctrl-C it may have reached this process alone.
             for worker in set(active_children()) - others:
@@ -270,7 +304,8 @@ def _naming(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _say(progress: Progress, line: str) -> None:
+def say(progress: Progress, line: str) -> None:
+    """Print a line above the progress lines."""
     progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -50,10 +50,12 @@ def own_table(path: str | Path) -> OwnTable:
         raise UsageError(f"There is no file {path}; `fullrank list tables` shows the tables by name.")
     content = yaml_keys(path.read_bytes(), f"The table {path}", "title: My table")
     file = _TableText(path, path.read_text("utf-8"))
-    if "theorem" in content:
-        raise file.fault(("theorem",), "a table of yours has rows; run a theorem with `fullrank theory NAME`")
     if isinstance(like := content.pop("like", None), str):
         content = shipped_content(like) | content
+    if "theorem" in content:
+        raise file.fault(("theorem",), "a table of yours has rows; run a theorem with `fullrank theory NAME`")
+    if "study" in content:
+        raise file.fault(("study",), "a table of yours has rows; run a study with `fullrank reproduce NAME`")
     content = {"paper": None, **content}
     recipes = _recipe_files(content, path.parent)
     try:

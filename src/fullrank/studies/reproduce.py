@@ -21,14 +21,18 @@ from fullrank.record.scores import statistic
 from fullrank.runs.folders import slug
 from fullrank.runs.recipe import Recipe, parsed_parts
 from fullrank.statistics import live_dimensions
+from fullrank.studies.forward_forward.nets import finish_nets, rehearse_nets
+from fullrank.studies.forward_forward.study import StudyPlan
 from fullrank.studies.many_runs import PlannedRun, check_parts, finish_runs, score_of
 from fullrank.studies.own_tables import OwnTable, chosen_own, names_file
 from fullrank.studies.table import (
+    AnyTable,
     RankKey,
     Row,
     Scale,
     ScoreKey,
     Setting,
+    StudyTable,
     Table,
     TheoremFigure,
     chosen_tables,
@@ -75,8 +79,8 @@ class TablePlan:
         """The runs whose numbers the table shows, one for each row and seed; tuning must be finished."""
         return [run for row in self.table.rows_at(self.scale) for run in self._row_runs(row)]
 
-    def tabulated(self, folder: Path) -> Reproduction:
-        """Write the record of the table and its finished runs."""
+    def tabulated(self, folder: Path) -> Record:
+        """Write the record of the table and its finished runs into a folder, and return it."""
         table, rows = self.table, self.table.rows_at(self.scale)
         runs = {run.folder: run for run in self.runs()}
         entries = [
@@ -105,7 +109,7 @@ class TablePlan:
         for name, content in self.files.items():
             write_whole(folder / name, content)
         record.save(folder)
-        return Reproduction(folder, record, self.name, table.title)
+        return record
 
     def _row_trials(self, row: Row) -> list[tuple[str, Setting, PlannedRun]]:
         """Each key to tune, one of its values, and the run that tries it with the row's other settings."""
@@ -204,16 +208,25 @@ def reproduce(
         for name, table in chosen.items()
         if isinstance(table, Table)
     }
+    studies = {
+        name: StudyPlan(name, table, scale, seeds or table.seeds[scale], folder / RUNS)
+        for name, table in chosen.items()
+        if isinstance(table, StudyTable)
+    }
+    for study in studies.values():
+        study.check()
     for stage in (TablePlan.trials, TablePlan.runs):  # what is tuned decides which runs there are
         runs: dict[Path, PlannedRun] = {}  # with the scores that any of the tables reads
         for run in chain.from_iterable(map(stage, plans.values())):
             runs[run.folder] = run.with_scores(runs.get(run.folder, run).scores)
         check_parts({run.title: run.recipe for run in runs.values() if not run.trained})
         finish_runs(list(runs.values()), workers, go_on="the same command continues them")
+    finish_nets([net for study in studies.values() for net in study.nets()], workers)
+    made = {name: plan.tabulated(folder / slug(name)) for name, plan in (plans | studies).items()}
     return [
         _shown(name, table, scale, folder / slug(name))
         if isinstance(table, TheoremFigure)
-        else plans[name].tabulated(folder / slug(name))
+        else Reproduction(folder / slug(name), made[name], name, table.title)
         for name, table in chosen.items()
     ]
 
@@ -248,13 +261,31 @@ def rehearse(names: str | Path | Sequence[str | Path], *, scale: Scale = "mini")
     return list(recipes.values())
 
 
+def rehearse_studies(names: str | Path | Sequence[str | Path], *, scale: Scale = "mini") -> list[str]:
+    """Train each net that tables with a study of their own need for one epoch, on generated images.
+
+    Args:
+        names: What `reproduce` takes.
+        scale: The scale of the tables.
+
+    Returns:
+        The nets, in words.
+
+    Raises:
+        UsageError: Where images are too small for the label pixels.
+    """
+    shipped = [name for name in _listed(names) if not names_file(name)]
+    tables = [table for table in _chosen(shipped, {}, scale).values() if isinstance(table, StudyTable)]
+    return [title for table in tables for title in rehearse_nets(table.settings[scale])]
+
+
 def _listed(names: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [names] if isinstance(names, str | Path) else list(names)
 
 
 def _chosen(
     names: str | Path | Sequence[str | Path], own: Mapping[str, OwnTable], scale: Scale
-) -> dict[str, Table | TheoremFigure]:
+) -> dict[str, AnyTable]:
     """The shipped tables that are named, and those of files."""
     shipped = [str(name) for name in _listed(names) if not names_file(name)]
     return chosen_tables(shipped, scale) | {name: each.table for name, each in own.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +12,7 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.record import Score
 from fullrank.record.scores import ACCURACY, Probe, Statistic, statistic
 from fullrank.runs.recipe import Recipe, parsed_parts
+from fullrank.studies.forward_forward.settings import Settings
 
 Scale = Literal["mini", "small", "cifar", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -231,6 +232,32 @@ class TheoremFigure(_Part):
         return list(self.settings)
 
 
+class StudyTable(_Part):
+    """A table that a study of its own fills: its settings at each scale, and the paper's numbers.
+
+    `paper_numbers` has for each pretext task and method the paper's accuracies at the pretext task and at the
+    class.
+    """
+
+    title: str
+    source: str
+    question: str
+    paper: str
+    study: Literal["forward-forward"]
+    settings: dict[Scale, Settings]
+    seeds: dict[Scale, Annotated[int, Field(ge=1)]]
+    paper_numbers: dict[str, dict[str, tuple[float | None, float | None]]] = {}
+    remarks: list[str] = []
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The scales at which it is described."""
+        return list(self.settings)
+
+
+AnyTable: TypeAlias = Table | TheoremFigure | StudyTable
+
+
 def at_scale(value: Any, scale: Scale) -> Any:
     """The value; where it is given by scale, that of the scale."""
     return value[scale] if isinstance(value, dict) else value
@@ -254,7 +281,7 @@ def table_names() -> list[str]:
     )
 
 
-def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table | TheoremFigure]":
+def chosen_tables(names: str | Sequence[str], scale: Scale) -> dict[str, AnyTable]:
     """The shipped tables at a scale: one by its name, all of a paper by the paper's name, or `all`.
 
     Under the name of a paper, and under `all`, tables without that scale are left out. Raises UsageError for
@@ -264,7 +291,7 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
     ['directclr/table1']
     """
     papers = {name: name.split("/")[0] for name in table_names()}
-    chosen: dict[str, Table | TheoremFigure] = {}
+    chosen: dict[str, AnyTable] = {}
     for name in [names] if isinstance(names, str) else names:
         tables = {each: table_named(each) for each in papers if name in (each, papers[each], "all")}
         if not tables:
@@ -279,13 +306,14 @@ def chosen_tables(names: str | Sequence[str], scale: Scale) -> "dict[str, Table 
     return chosen
 
 
-def table_named(name: str) -> Table | TheoremFigure:
+def table_named(name: str) -> AnyTable:
     """A shipped table or figure by its name, one of `table_names`.
 
     A file with `like: NAME` inherits the keys of that table that it does not set itself.
     """
     content = shipped_content(name)
-    return TheoremFigure(**content) if "theorem" in content else Table(**content)
+    kind = TheoremFigure if "theorem" in content else StudyTable if "study" in content else Table
+    return kind(**content)
 
 
 def shipped_content(name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Export a model that ends at a place: as weights with a loader, as a program of torch.export, or as ONNX."""
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ def export_weights(target: Model, path: str | Path, *, place: str = "h") -> list
 
     - `target`, `weights`: the model, and where its weights come from.
     - `encoder` and `head`: the specs. `encoder` is empty for a module of yours.
+    - `view_dims`: JSON, for a head that takes the parameters of the views. Here it takes the neutral ones.
     - `place`, `pooling`, `feature_dim`: the place, how it is pooled, and its width.
     - `image_size`, `image_channels`: the input. `in_chans` are the channels of the net.
     - `mean` and `std`: JSON, for images in 0 to 1. They are not part of timm's net.
@@ -249,6 +251,8 @@ def _opened(model: Model, place: str) -> _Opened:
         "encoder": str(getattr(encoder, "spec", "")) if run is None else run.recipe.encoder,
         "head": "none" if run is None else run.recipe.head,
     }
+    if (dims := getattr(head, "view_dims", None)) is not None:
+        specs["view_dims"] = json.dumps(dims)
     return _Opened(reader, specs | describe_model(reader, preprocessing, width))
 
 

@@ -92,7 +92,9 @@ def skeleton(notes: Mapping[str, str], module: nn.Module | None, file: str) -> F
             raise UsageError(f"{file} was exported from a module of yours, {name}; give it as module=.")
         else:
             encoder = module_encoder(module, **context)
-        head = build_head(HEADS.parse(notes["head"], from_file=True), in_dim=encoder.feature_dim)
+        spec, dims = HEADS.parse(notes["head"], from_file=True), notes.get("view_dims")
+        view_dims = None if dims is None else json.loads(dims)
+        head = build_head(spec, in_dim=encoder.feature_dim, view_dims=view_dims)
     reader = FeatureReader(encoder, head, notes["place"], (channels, size, size))
     return reader.eval()
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
+from fullrank.heads.contract import views_for
 from fullrank.objectives import loss_of, needs_of
 from fullrank.objectives.contract import check_needs
 from fullrank.places import HasPlaces, check_place
@@ -58,8 +59,8 @@ class JointEmbedding(pl.LightningModule):
         compiled: Whether torch compiles the encoder's forward.
 
     Raises:
-        UsageError: A part is a class, not an instance, no training step has what the objective needs, or a
-            term reads a place that the encoder does not have.
+        UsageError: A part is a class, not an instance, no training step has what the objective needs, a
+            term reads a place that the encoder does not have, or the head was built for other views.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -101,6 +102,12 @@ class JointEmbedding(pl.LightningModule):
         self.factory = None if optimizer is None or isinstance(optimizer, Optimizer) else optimizer
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else Optimizer()
         self.views, self.seed, self.encoder_passes = views, seed, encoder_passes
+        dims = cast("dict[str, int] | None", getattr(head, "view_dims", None))
+        if dims is not None and dims != views.number_dims:
+            raise UsageError(
+                f"The head was built for views with the numbers {dims}, but these have {views.number_dims}; "
+                "build it with view_dims=views.number_dims."
+            )
         if compiled:
             self.encoder.compile()
 
@@ -160,10 +167,10 @@ class JointEmbedding(pl.LightningModule):
 
     def embedded(self, h: Tensor, views: "ViewNumbers | None") -> Tensor:
         """The embeddings (2N, K) for h (2N, D); a head that takes them is given the views' parameters."""
-        parts = h.chunk(self.encoder_passes)
-        if "views" not in needs_of(self.head) or views is None:
+        parts, given = h.chunk(self.encoder_passes), views_for(self.head, views)
+        if given is None:
             return torch.cat([self.head(part) for part in parts])
-        numbers = views.joined().to(h).chunk(self.encoder_passes)
+        numbers = given.chunk(self.encoder_passes)
         return torch.cat([self.head(part, views=some) for part, some in zip(parts, numbers, strict=True)])
 
     def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":

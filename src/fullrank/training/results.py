@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save
 
 from fullrank.data import ImageSet
+from fullrank.data.streaming import StreamedImages
 from fullrank.encoders import Encoder
 from fullrank.errors import DataError
-from fullrank.evaluation.evaluate import Evaluation, check_probeable
+from fullrank.evaluation.evaluate import Evaluation, check_probeable, default_places
 from fullrank.evaluation.factors import factor_scores
 from fullrank.files import write_whole
 from fullrank.heads import Head
@@ -20,13 +21,14 @@ from fullrank.record import Baseline, RunEntry, Score
 from fullrank.runs.baselines import LEAST_EPOCHS, kind_of, run_baselines, unmeasured
 from fullrank.runs.recipe import Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
+from fullrank.runs.view_readout import LEAST_IMAGES, ReadModel, view_readout
 from fullrank.training.callbacks.curves import Monitor
 from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
 from fullrank.training.sgd_probe import sgd_probe
 from fullrank.version import __version__
-from fullrank.views import Views, step_generator
+from fullrank.views import Views, step_generator, view_pipeline
 
 EXAMPLES = 8
 
@@ -75,6 +77,7 @@ def entry_of(
         scores=measured.scores,
         spectrum=measured.spectrum,
         scales_channels=getattr(module.head, "scales_channels", False),
+        conditioned="views" in getattr(module.head, "needs", ()),
         images=measured.images,
     )
 
@@ -92,7 +95,10 @@ def baselines_of(recipe: Recipe, images: tuple[ImageSet, ImageSet], measured: Ev
 def further_scores(
     module: JointEmbedding, recipe: Recipe, folder: Path, images: tuple[ImageSet, ImageSet], session: Session
 ) -> list[Score]:
-    """The weights of known factors, if the images have enough of them, and the papers' SGD probe."""
+    """The weights of known factors, if the images have enough of them, and the papers' SGD probe.
+
+    A run that is long enough for baselines also measures what its features know of the views.
+    """
     encoder, head = cast(Encoder, module.encoder), cast(Head, module.head)
     try:
         scores = factor_scores(recipe, encoder, head, *images)
@@ -100,6 +106,7 @@ def further_scores(
         # The probes have already refused features that are not finite. What remains is too few images for the
         # factors, which must not cost the run.
         scores = []
+    scores += _view_scores(encoder, head, recipe, images)
     if recipe.sgd_probe is None:
         return scores
     check_probeable(*images, "label")
@@ -108,6 +115,21 @@ def further_scores(
             encoder, *images, recipe.sgd_probe, folder=folder, progress=shown, stop=stop, seed=recipe.seed
         )
     return scores
+
+
+def _view_scores(
+    encoder: Encoder, head: Head, recipe: Recipe, images: tuple[ImageSet, ImageSet]
+) -> list[Score]:
+    """What the features know of the views; nothing for short runs and images that are decoded on demand."""
+    on_demand = any(isinstance(each.images, StreamedImages) for each in images)
+    if recipe.epochs < LEAST_EPOCHS or on_demand or min(map(len, images)) < LEAST_IMAGES:
+        return []
+    views = view_pipeline(recipe.views, image_size=images[1].image_size, channels=images[1].channels)
+    model = ReadModel(encoder, head, default_places(head), views, str(recipe.views), recipe.seed)
+    try:
+        return view_readout(model, *images).scores
+    except DataError:  # features of views that are not finite, which must not cost the run
+        return []
 
 
 def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:

@@ -123,8 +123,11 @@ class ViewParameters:
         )
         return replace(self, first=first, second=second)
 
-    def numbers(self) -> ViewNumbers:
+    def numbers(self, names: tuple[str, ...] | None = None) -> ViewNumbers:
         """The parameters of both views as numbers, float32, for the operations that are on in either.
+
+        Args:
+            names: The names to have numbers of instead; those that are off have the neutral ones.
 
         >>> from fullrank.views import view_pipeline
         >>> views = view_pipeline("simclr,blur=0", image_size=8, channels=1)
@@ -132,7 +135,7 @@ class ViewParameters:
         {'crop': 4, 'flip': 1, 'colour': 2}
         """
         first, second = (
-            view_numbers(values, self.names, spans, self.source, self.count)
+            view_numbers(values, names or self.names, spans, self.source, self.count)
             for values, spans in zip((self.first, self.second), self.spans, strict=True)
         )
         return ViewNumbers(first, second)

@@ -5,6 +5,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fullrank.lazy import attach
@@ -12,7 +13,9 @@ from fullrank.registry import Entry, Registry
 from fullrank.specs import Parameter, Spec
 
 if TYPE_CHECKING:
+    from fullrank.objectives.terms.augself import AugSelfTerm as AugSelfTerm
     from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+    from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
 
 __getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["AUXILIARIES", "auxiliary", "register_auxiliary"]
@@ -23,7 +26,39 @@ _CONTEXT = ("in_dim", "out_dim", "place_dims", "view_dims", "num_classes")
 
 AUXILIARIES = Registry("auxiliary objective", "auxiliary", context=_CONTEXT, group="fullrank.auxiliary")
 register_auxiliary = AUXILIARIES.add
-for _entry in list[Entry]():
+for _entry in [
+    Entry(
+        "augself",
+        "fullrank.objectives.terms.augself:AugSelfTerm",
+        "predicts from h_a and h_b how the two views differ: crop, colour, blur, solarize, flip",
+        "Lee et al. 2021 (2111.09613), and authors' code",
+        value=WEIGHT,
+        options=(
+            Parameter("hidden", int, "width of the two hidden layers of each head", 512),
+            Parameter(
+                "only",
+                str,
+                "operations to predict, as in crop+colour*0.5, the factor of the second; all that are on",
+            ),
+        ),
+        citations=("lee2021improving",),
+    ),
+    Entry(
+        "sdssl",
+        "fullrank.objectives.terms.sdssl:SDSSLTerm",
+        "inner places of the encoder learn from z of the other view; contrastive form, not BYOL or MoCo v3",
+        "Jang et al. 2023 (2111.12958), and authors' code",
+        value=replace(WEIGHT, default=0.8),
+        options=(
+            Parameter("temperature", float, "divisor of the cosines, above 0", 0.2),
+            Parameter("places", str, "places that learn, as in stage1.1+stage2.1; all blocks but the last"),
+            Parameter("hidden", int, "width of hidden layers of each projector; that of the widest place"),
+            Parameter("layers", int, "number of linear layers of each projector", 3),
+            Parameter("ramp", bool, "the term rises from 0 over the training; false: full at once", True),
+        ),
+        citations=("jang2023self",),
+    ),
+]:
     AUXILIARIES.register(_entry)
 
 

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError, explained
 from fullrank.objectives.contract import check_number
+from fullrank.specs import Spec
 from fullrank.step import Step
 
 # What a training step can give to a term beside h, z and the places that it names.
 GIVEN = ("views", "labels", "generator")
+# The widest layer of a term: a typing mistake beyond it is refused instead of filling the memory.
+WIDEST = 2**15
 
 
 class Auxiliary(nn.Module, ABC):
@@ -38,32 +41,39 @@ class Auxiliary(nn.Module, ABC):
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
-        self.weight, self.name = check_number("weight", weight, least=0), type(self).__name__
+        self.weight, self.name = check_number("The weight of a term", weight, least=0), type(self).__name__
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """The term, a scalar with a gradient; the step multiplies it by `weight`."""
 
 
-def checked_auxiliary(built: object, name: str) -> Auxiliary:
-    """`built` as an auxiliary objective; UsageError names what is missing."""
+def check_width(name: str, value: int, most: int = WIDEST) -> int:
+    """`value` if it is between 1 and `most`; otherwise UsageError."""
+    if not 1 <= value <= most:
+        raise UsageError(f"{name} must lie in 1 to {most}, but got {value}; choose another.")
+    return value
+
+
+def checked_auxiliary(built: object, spec: Spec) -> Auxiliary:
+    """`built` as an auxiliary objective, named as in its spec; UsageError names what is missing."""
     if not isinstance(built, nn.Module):
         raise UsageError(
-            f"The auxiliary objective {name!r} is a {type(built).__name__}; it must be an nn.Module."
+            f"The auxiliary objective '{spec}' is a {type(built).__name__}; it must be an nn.Module."
         )
     weight = getattr(built, "weight", None)
     if not isinstance(weight, int | float):
         raise UsageError(
-            f"The auxiliary objective {name!r} has no number `weight`; derive it from Auxiliary and pass "
+            f"The auxiliary objective '{spec}' has no number `weight`; derive it from Auxiliary and pass "
             "its weight on."
         )
     if unknown := sorted(set(getattr(built, "needs", ())) - set(GIVEN)):
         raise UsageError(
-            f"The auxiliary objective {name!r} needs {', '.join(unknown)}, but a step can give it "
+            f"The auxiliary objective '{spec}' needs {', '.join(unknown)}, but a step can give it "
             f"{', '.join(GIVEN)} only; leave the rest out of `needs`."
         )
     term = cast(Auxiliary, built)
-    term.name = name.partition(":")[0].partition(",")[0]
+    term.name = spec.name
     return term
 
 

@@ -13,6 +13,7 @@ from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note, without_path
 from fullrank.reports.run.words import machine_line
+from fullrank.reports.view_readout import readout_section
 
 _IN_THE_TABLE = "the table below has the numbers."
 
@@ -44,7 +45,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
         timed=timed,
         over_time=over_time,
         not_drawn=words.not_drawn(undrawn, missing),
-        layers=[*_layer_panels(diagnosis), *_untrained_panels(diagnosis)],
+        layers=[*_layer_panels(record, diagnosis), *_untrained_panels(diagnosis)],
         augmentation=panels(
             figures.augmentation_figure(diagnosis),
             "Augmentation shares by place",
@@ -58,6 +59,7 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
             key=figures.CURVE_STYLES,
         ),
         alignment=_alignment_panels(diagnosis),
+        readout=readout_section(words.readout(diagnosis), {"": ""}, words.readout_limits(diagnosis)),
         map_section=section,
         map_panels=[] if section is None else [section.panel],
         words_of_map=maps,
@@ -134,12 +136,12 @@ def _has_gaps(figure: go.Figure | None) -> bool:
     return figure is not None and any(np.isnan(trace.y).any() for trace in figure.data)
 
 
-def _layer_panels(diagnosis: DiagnosisEntry) -> list[Panel]:
+def _layer_panels(record: Record, diagnosis: DiagnosisEntry) -> list[Panel]:
     band = " The band is the place to keep." if diagnosis.cut else ""
     accuracies = f"On test images. Recall@1: the nearest other image has the same label.{band}"
     ranks = (
         "How many directions the features use. Compare ranks only within one model that is trained in one "
-        "way; across different heads a rank is not a quality score."
+        f"way; across different heads a rank is not a quality score.{words.gradient_note(record)}"
     )
     shown: list[Panel] = []
     for what, figure, styles, note in (

@@ -19,6 +19,8 @@ from fullrank.reports.denominators import (
     within_noise,
 )
 from fullrank.reports.numbers import distance, in_points, signed
+from fullrank.reports.view_readout import ReadoutTable, readout_table
+from fullrank.specs import split_outside_quotes
 from fullrank.statistics import one_error_below
 
 # So many places of a cause, or rows of a finding, are named.
@@ -55,6 +57,15 @@ class Cause:
 def is_watched(record: Record) -> bool:
     """Whether the diagnosis is of a watched training: its recipe is then the settings of the watch."""
     return "monitor" in record.recipe
+
+
+def gradient_note(record: Record) -> str:
+    """Which loss the rank of the gradient is of, where the run was trained on a sum of several; or ""."""
+    objective, *terms = split_outside_quotes(str(record.recipe.get("objective", "")), r" \+ ")
+    if not terms:
+        return ""
+    left_out = f"{'the term' if len(terms) == 1 else 'the terms'} {' and '.join(terms)}"
+    return f" The rank of the gradient is that of {objective} alone, without {left_out}."
 
 
 def headline(record: Record, diagnosis: DiagnosisEntry) -> str:
@@ -228,6 +239,16 @@ def operation_table(diagnosis: DiagnosisEntry) -> tuple[list[str], dict[str, lis
         ]
         for name in operations
     }
+
+
+def readout(diagnosis: DiagnosisEntry) -> ReadoutTable | None:
+    """What the features know of the views, as a table; None where it was not measured."""
+    return None if diagnosis.view_readout is None else readout_table(diagnosis.view_readout.scores)
+
+
+def readout_limits(diagnosis: DiagnosisEntry) -> str:
+    """Which views were read, how many, and which operations have no score; "" where none was measured."""
+    return "" if diagnosis.view_readout is None else " ".join(diagnosis.view_readout.about)
 
 
 def not_drawn(names: Sequence[str], missing: str) -> str:

@@ -12,7 +12,7 @@ from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, er
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.reproduction import words
 from fullrank.reports.run.figures import spectrum_figure
-from fullrank.reports.run.scores import standardised_note
+from fullrank.reports.run.scores import head_notes
 from fullrank.reports.run.words import imports_option, machine_line
 
 
@@ -30,7 +30,7 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         first=table.rows[0].title if table.alike and len(table.rows) > 1 else None,
         baselines=baseline_rows(record.runs),
         judged=any(row.expected is not None for row in table.rows),
-        standardised=standardised_note(record),
+        head_notes=head_notes(record),
         panels=[*_sweep_panels(table), *_spectrum_panels(record, table)],
         links=links,
         command=_command(record, table),

@@ -14,14 +14,18 @@ from fullrank.reports.run import figures, words
 from fullrank.reports.run.factors import dial_section
 from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.rows import row_names
-from fullrank.reports.run.scores import group_table, shift_table, standardised_note
+from fullrank.reports.run.scores import group_table, head_notes, shift_table
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
+from fullrank.reports.view_readout import readout_section, record_readout, views_of
 
 _BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
 _ONLINE_NOTE = (
     "Probed while training, on augmented views of training images: not the protocol of the table, and not to "
     "be compared with it."
 )
+_TERM_NOTE = "The value of the term times its weight, which is added to the loss."
+# The beginning of the name of a term's series.
+_TERM = "loss of "
 # For each series of `arrays.npz` its heading, axis and note, and the array of its epochs.
 CURVES = {
     "loss": ("Loss", "loss", "", "epoch"),
@@ -80,9 +84,12 @@ def render(
         parts=list(dict.fromkeys(part for run in record.runs for part in run.parameters)),
         scores=score_rows(record),
         dial=dial_section(record),
+        readout=readout_section(
+            record_readout(record), {row: names.short(row) for row in names.values}, views_of(record)
+        ),
         groups=group_table(record),
         shifts=shift_table(record),
-        standardised=standardised_note(record),
+        head_notes=head_notes(record),
         links=links,
     )
 
@@ -105,9 +112,11 @@ def spectrum_panels(record: Record) -> Iterator[Panel]:
 
 
 def curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
-    """Each series over training; its note says which runs lack it."""
-    for series, (heading, axis, note, epochs) in CURVES.items():
-        lacking = [
+    """Each series over training; its note says which runs lack it. A term's series follows the loss."""
+    terms = sorted({name for one in arrays.values() for name in one if name.startswith(_TERM)})
+    of_terms = {name: (f"L{name[1:]}", name, _TERM_NOTE, "epoch") for name in terms}
+    for series, (heading, axis, note, epochs) in ({"loss": CURVES["loss"]} | of_terms | CURVES).items():
+        lacking = series not in terms and [
             run.folder
             for run in record.runs
             if run.folder in arrays and series_of(arrays[run.folder], epochs, series) is None

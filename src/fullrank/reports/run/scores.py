@@ -104,6 +104,22 @@ def shifted_scores(scores: Sequence[Score]) -> list[ShiftedScore]:
     return rows
 
 
+def head_notes(record: Record) -> list[str]:
+    """What to know of the heads of a record when their z is read."""
+    return [note for note in (standardised_note(record), conditioned_note(record)) if note]
+
+
+def conditioned_note(record: Record) -> str:
+    """How z was measured where a head takes the parameters of the views; else nothing."""
+    heads = dict.fromkeys(run.head for run in record.runs if run.conditioned)
+    if not heads:
+        return ""
+    return (
+        f"In training, {', '.join(heads)} was given the parameters of each view. Here z is measured on whole "
+        "images, with the parameters of a view to which nothing was applied."
+    )
+
+
 def standardised_note(record: Record) -> str:
     """A warning where h and z of a head that only scales channels are side by side; else nothing."""
     scaled = [run for run in record.runs if run.scales_channels]

@@ -1,11 +1,7 @@
-"""Does a part of yours, a spec or a class, keep its contract? A broken clause raises ContractError."""
+"""Heads, objectives, encoders, sources and causes: do they keep their contracts?"""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,48 +13,20 @@ from fullrank.diagnosis.causes import CAUSES
 from fullrank.diagnosis.causes.search import checked_cause
 from fullrank.diagnosis.imposed import exact_rank
 from fullrank.encoders import ENCODERS, encoder as build_encoder
-from fullrank.errors import ContractError, FullrankError
+from fullrank.errors import FullrankError
 from fullrank.evaluation.evaluate import scaled_alike
-from fullrank.heads import HEADS, head as build_head
-from fullrank.objectives import OBJECTIVES, loss_of, needs_of, objective as build_objective
-from fullrank.objectives.agreement import check_agreement
+from fullrank.heads import HEADS, Head, head as build_head
+from fullrank.objectives import (
+    OBJECTIVES,
+    loss_of,
+    needs_of,
+    objective as build_objective,
+)
 from fullrank.objectives.contract import GIVEN
+from fullrank.objectives.terms.samples import VIEW_DIMS
 from fullrank.places import head_places, read_head
-
-Part = str | Callable[..., Any]
-ROWS = 8
-
-
-@dataclass(frozen=True)
-class _Contract:
-    """What a part of some kind must keep, clause by clause."""
-
-    part: str
-    kind: str
-
-    @contextmanager
-    def clause(self, clause: str) -> Iterator[None]:
-        """What goes wrong meanwhile is a ContractError that names the clause; draws are always the same."""
-        broken = f"'{self.part}' breaks the contract of {self.kind} ({clause})"
-        try:
-            with torch.random.fork_rng(devices=()):
-                torch.manual_seed(0)
-                yield
-        except _BrokenError as error:
-            raise ContractError(f"{broken}: {error}.") from None
-        except FullrankError as error:
-            raise ContractError(f"{broken}: {error}") from error
-        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-            raise ContractError(f"{broken}: {type(error).__name__}: {error}.") from error
-
-
-class _BrokenError(Exception):
-    """A clause that does not hold, and what was seen instead."""
-
-
-def _hold(holds: bool, instead: str) -> None:
-    if not holds:
-        raise _BrokenError(instead)
+from fullrank.testing.contract import ROWS, Contract, Part, check_processes, close, hold
+from fullrank.view_numbers import neutral_numbers
 
 
 def check_head(part: Part, *, in_dim: int = 12) -> None:
@@ -75,37 +43,57 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     >>> check_head("mlp:5")
     """
     name = HEADS.parse(part)
-    head, contract = build_head(name, in_dim=in_dim), _Contract(name, "a head")
+    head, contract = _built_head(name, in_dim), Contract(name, "a head")
     h = torch.randn(ROWS, in_dim, requires_grad=True)
     with contract.clause("it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
-        _hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
+        hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
     with contract.clause("z is finite"):
-        _hold(bool(z.isfinite().all()), "some of it is NaN or infinite")
+        hold(bool(z.isfinite().all()), "some of it is NaN or infinite")
     with contract.clause("`layers`, where there is one that holds modules, is an nn.ModuleList"):
         layers = getattr(head, "layers", None)
         plain = isinstance(layers, list | tuple) and any(isinstance(each, nn.Module) for each in layers)
-        _hold(not plain, f"it is a {type(layers).__name__}, so its weights are neither trained nor saved")
+        hold(not plain, f"it is a {type(layers).__name__}, so its weights are neither trained nor saved")
     with contract.clause("a gradient reaches h"):
         z.square().sum().backward()
-        _hold(h.grad is not None and bool(h.grad.any()), "it is zero everywhere")
+        hold(h.grad is not None and bool(h.grad.any()), "it is zero everywhere")
     with contract.clause("in eval mode each row of z depends on its own row of h alone"), torch.no_grad():
         rows = torch.randn(ROWS, in_dim)
         whole = head.eval()(rows)
-        _hold(_close(whole[2:4], head(rows[2:4])), "two rows give another z alone than among eight")
-        _hold(torch.equal(whole, head(rows)), "the same h gives another z the second time")
+        hold(close(whole[2:4], head(rows[2:4])), "two rows give another z alone than among eight")
+        hold(torch.equal(whole, head(rows)), "the same h gives another z the second time")
     with contract.clause("its state_dict holds all that z depends on"), torch.no_grad():
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(1)
-            twin = build_head(name, in_dim=in_dim).eval()
+            twin = _built_head(name, in_dim).eval()
         twin.load_state_dict(head.state_dict())
-        _hold(_close(twin(rows), whole), "a new head with its state_dict gives another z")
+        hold(close(twin(rows), whole), "a new head with its state_dict gives another z")
     with contract.clause("features of another width raise"):
-        _hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
+        hold(_refuses(head, torch.randn(ROWS, in_dim + 1)), f"(N, {in_dim + 1}) was taken")
+    if "views" in getattr(head, "needs", ()):
+        _check_views(contract, head.eval(), twin, rows)
     _check_words(contract, head, in_dim)
 
 
-def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
+def _built_head(part: Part, in_dim: int) -> Head:
+    return build_head(part, in_dim=in_dim, view_dims=VIEW_DIMS)
+
+
+@torch.no_grad()
+def _check_views(contract: Contract, head: nn.Module, twin: nn.Module, h: Tensor) -> None:
+    """Whether a head takes the numbers of each row's view; `twin` has its weights."""
+    neutral = neutral_numbers(VIEW_DIMS)
+    views = torch.rand(len(h), len(neutral))
+    with contract.clause("needs={'views'}: it takes `views`, the numbers (N, P) of each row's view"):
+        z = head(h, views=views)
+        hold(not close(z, head(h, views=views.flip(0))), "other views of the same h give the same z")
+        hold(close(z[2:4], head(h[2:4], views=views[2:4])), "two rows give another z alone than among eight")
+        hold(close(z, twin(h, views=views)), "a new head with its state_dict gives another z")
+    with contract.clause("without `views` it takes those of a view to which nothing was applied"):
+        hold(close(head(h), head(h, views=neutral.expand(len(h), -1))), "z is another one")
+
+
+def _check_words(contract: Contract, head: nn.Module, in_dim: int) -> None:
     """Whether what a head says of itself is so."""
     places = [*head_places(head)[:-1], "z"]
     # A reweighting says how many channels count, not how many are above rounding; a draw, how many are drawn.
@@ -114,23 +102,23 @@ def _check_words(contract: _Contract, head: nn.Module, in_dim: int) -> None:
     if (says := getattr(head, "imposed_rank", None)) is not None:
         with contract.clause("imposed_rank(place) is a rank that z cannot exceed, or None"):
             for place in places:
-                fresh = build_head(contract.part, in_dim=in_dim)
+                fresh = _built_head(contract.part, in_dim)
                 rank, said = exact_rank(fresh, place), says(place)
-                _hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
-                _hold(said is None or said >= rank or soft, f"at {place} it says {said}, and {rank} was seen")
+                hold(said is None or (type(said) is int and said >= 1), f"at {place} it says {said!r}")
+                hold(said is None or said >= rank or soft, f"at {place} it says {said}, and {rank} was seen")
                 with torch.no_grad():
                     h = torch.zeros(2, in_dim, dtype=torch.float64)
                     full = rank == read_head(fresh.eval(), h)[place].shape[1]
-                _hold(full or said is not None, f"at {place} it says None, and {rank} was seen")
+                hold(full or said is not None, f"at {place} it says None, and {rank} was seen")
     if getattr(head, "scales_channels", False):
         with contract.clause("scales_channels: z is h with its channels scaled one by one"), torch.no_grad():
             rows = torch.randn(4 * ROWS, in_dim)
-            _hold(scaled_alike(rows, head.eval()(rows)), "z mixes channels of h")
+            hold(scaled_alike(rows, head.eval()(rows)), "z mixes channels of h")
     if (shares := getattr(head, "depth_shares", None)) is not None:
         with contract.clause("depth_shares() gives shares above 0 and up to 1 of places that there are"):
             for place, share in shares().items():
                 exists = place.partition("[")[0] in ("h", "z", *head_places(head))
-                _hold(exists and 0 < share <= 1, f"it says {share} of {place}")
+                hold(exists and 0 < share <= 1, f"it says {share} of {place}")
 
 
 def check_objective(
@@ -155,20 +143,20 @@ def check_objective(
     """
     name = OBJECTIVES.parse(part)
     loss = build_objective(name, in_dim=width, num_classes=num_classes)
-    needs, contract = needs_of(loss), _Contract(name, "an objective")
+    needs, contract = needs_of(loss), Contract(name, "an objective")
     with contract.clause(f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"):
-        _hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
-        _hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
+        hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
+        hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
     a, b = (torch.randn(ROWS, width, requires_grad=True) for _ in range(2))
     with contract.clause("it gives a finite scalar with a gradient to both views"):
         value = _called(loss, a, b, num_classes)
-        _hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
+        hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
         value.backward()  # type: ignore[no-untyped-call]
         for view, z in (("z_a", a), ("z_b", b)):
-            _hold(z.grad is not None and bool(z.grad.any()), f"the gradient to {view} is zero")
+            hold(z.grad is not None and bool(z.grad.any()), f"the gradient to {view} is zero")
     with contract.clause("equal draws give equal losses, also without a generator"), torch.no_grad():
         first, second = (_called(loss, a, b, num_classes) for _ in range(2))
-        _hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
+        hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
         if "generator" in needs:
             _called(loss, a, b, num_classes, generator=False)
     with contract.clause("its gradient agrees with finite differences"):
@@ -177,32 +165,29 @@ def check_objective(
         agrees = torch.autograd.gradcheck(
             lambda x, y: _called(double, x, y, num_classes), (x, y), raise_exception=False
         )
-        _hold(agrees, "it does not")
+        hold(agrees, "it does not")
     _check_levels(contract, loss, width)
     with contract.clause(f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
-        top = build_head(head, in_dim=width)
+        top = _built_head(head, width)
         above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
         h = torch.randn(2 * ROWS, width, requires_grad=True)
         z_a, z_b = top(h).chunk(2)
         _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]
-        _hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
+        hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
     if processes > 1:
-        with contract.clause(f"loss and gradient are those of one process in {processes}"):
-            agreement = check_agreement(name, processes)
-            apart = f"{agreement.loss_apart:.1e} and {agreement.gradient_apart:.1e} (relative)"
-            _hold(agreement.agrees, f"apart by {apart}")
+        check_processes(contract, name, processes)
 
 
-def _check_levels(contract: _Contract, loss: nn.Module, width: int) -> None:
+def _check_levels(contract: Contract, loss: nn.Module, width: int) -> None:
     if (chance := getattr(loss, "chance", None)) is not None:
         with contract.clause("chance(n, width) is a finite number or None"):
             level = chance(ROWS, width)
-            _hold(level is None or math.isfinite(level), f"it is {level}")
+            hold(level is None or math.isfinite(level), f"it is {level}")
     if (collapsed := getattr(loss, "collapsed", None)) is not None:
         with contract.clause("collapsed(n, width) names kinds of collapse with a finite loss each"):
             levels = collapsed(ROWS, width)
             finite = all(isinstance(key, str) and math.isfinite(value) for key, value in levels.items())
-            _hold(isinstance(levels, dict) and finite, f"it is {levels}")
+            hold(isinstance(levels, dict) and finite, f"it is {levels}")
 
 
 def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None:
@@ -221,29 +206,29 @@ def check_encoder(part: Part, *, image_size: int = 8, in_chans: int = 1) -> None
     """
     name = ENCODERS.parse(part)
     net = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
-    contract = _Contract(name, "an encoder")
+    contract = Contract(name, "an encoder")
     images = torch.rand(4, in_chans, image_size, image_size)
     with torch.no_grad():
         with contract.clause("it maps images (N, C, H, W) in 0 to 1 to h (N, feature_dim)"):
             h = net(images)
-            _hold(h.shape == (4, net.feature_dim), f"h is {tuple(h.shape)}, feature_dim {net.feature_dim}")
+            hold(h.shape == (4, net.feature_dim), f"h is {tuple(h.shape)}, feature_dim {net.feature_dim}")
         with contract.clause("features(x, places) agrees with the plain forward"):
             features = net.features(images, ["h", *net.places])
-            _hold(torch.equal(features["h"], h), "h is another one")
+            hold(torch.equal(features["h"], h), "h is another one")
             rows = all(each.ndim == 2 and len(each) == 4 for each in features.values())
-            _hold(rows and list(features) == ["h", *net.places], "each place must give (N, D)")
+            hold(rows and list(features) == ["h", *net.places], "each place must give (N, D)")
         with contract.clause("in eval mode each row of h depends on its own image alone"):
-            _hold(_close(net(images[1:3]), h[1:3], 1e-4), "two images give another h alone than among four")
+            hold(close(net(images[1:3]), h[1:3], 1e-4), "two images give another h alone than among four")
         with contract.clause("its state_dict holds all that h depends on"):
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(1)
                 twin = build_encoder(name, image_size=image_size, in_chans=in_chans).eval()
             twin.load_state_dict(net.state_dict())
-            _hold(_close(twin(images), h, 1e-4), "a new encoder with its state_dict gives another h")
+            hold(close(twin(images), h, 1e-4), "a new encoder with its state_dict gives another h")
     with contract.clause("a gradient reaches its weights"):
         net.train()(images).square().sum().backward()
         grads = [p.grad for p in net.parameters() if p.grad is not None]
-        _hold(any(bool(grad.any()) for grad in grads), "all are zero")
+        hold(any(bool(grad.any()) for grad in grads), "all are zero")
 
 
 def check_source(part: Part, *, image_size: int = 8) -> None:
@@ -260,27 +245,27 @@ def check_source(part: Part, *, image_size: int = 8) -> None:
     >>> check_source("digits")
     """
     name = SOURCES.parse(part)
-    data, contract = build_source(name), _Contract(name, "a source")
+    data, contract = build_source(name), Contract(name, "a source")
     for split in data.splits:
         with contract.clause(f"load({split!r}) gives an ImageSet of {split} images with labels 'label'"):
             images = data.load(split)
-            _hold(isinstance(images, ImageSet) and "label" in images.labels, f"it is {type(images).__name__}")
-            _hold(images.split == split, f"its split is {images.split!r}")
+            hold(isinstance(images, ImageSet) and "label" in images.labels, f"it is {type(images).__name__}")
+            hold(images.split == split, f"its split is {images.split!r}")
         with contract.clause("the same split gives the same images in the same order"):
             again = build_source(name).load(split)
             rows = np.arange(min(len(images), ROWS))
-            _hold(len(again) == len(images), f"{len(images)} and then {len(again)} images")
-            _hold(torch.equal(images.subset(rows).tensor(), again.subset(rows).tensor()), "images differ")
+            hold(len(again) == len(images), f"{len(images)} and then {len(again)} images")
+            hold(torch.equal(images.subset(rows).tensor(), again.subset(rows).tensor()), "images differ")
             same = all(np.array_equal(images.labels[key], again.labels[key]) for key in images.labels)
-            _hold(same, "labels differ")
+            hold(same, "labels differ")
         with contract.clause("load(split, image_size) brings images to that size"):
             sized = data.load(split, image_size)
-            _hold(sized.image_shape[:2] == (image_size, image_size), f"they are {sized.image_shape}")
+            hold(sized.image_shape[:2] == (image_size, image_size), f"they are {sized.image_shape}")
     with contract.clause("train and test have the same channels and classes"):
         if set(data.splits) == {"train", "test"}:
             train, test = data.load("train"), data.load("test")
-            _hold(train.channels == test.channels, f"{train.channels} and {test.channels} channels")
-            _hold(train.class_names["label"] == test.class_names["label"], "classes are named differently")
+            hold(train.channels == test.channels, f"{train.channels} and {test.channels} channels")
+            hold(train.class_names["label"] == test.class_names["label"], "classes are named differently")
 
 
 def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
@@ -301,21 +286,21 @@ def check_cause(part: Part, found: Evidence, healthy: Evidence) -> None:
     """
     built = part() if isinstance(part, type) else CAUSES.build(part)
     name = str(getattr(built, "name", type(built).__name__))
-    cause, contract = checked_cause(built, name), _Contract(name, "a cause")
+    cause, contract = checked_cause(built, name), Contract(name, "a cause")
     with contract.clause("each of its rules has a measure, a finite threshold and a remedy of one sentence"):
         for rule in cause.rules:
-            _hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")
-            _hold(rule.remedy.endswith(".") and ". " not in rule.remedy, f"its remedy is {rule.remedy!r}")
+            hold(bool(rule.measure) and math.isfinite(rule.threshold), f"{rule}")
+            hold(rule.remedy.endswith(".") and ". " not in rule.remedy, f"its remedy is {rule.remedy!r}")
     with contract.clause("it is found where it is"):
         findings = find_causes(found, [cause])
-        _hold(bool(findings), "nothing was found")
+        hold(bool(findings), "nothing was found")
         places = {place.place for place in found.places}
         for finding in findings:
-            _hold(finding.place in places and finding.evidence.endswith("."), f"it says {finding}")
-            _hold(finding.value != finding.threshold, "its value is its threshold")
+            hold(finding.place in places and finding.evidence.endswith("."), f"it says {finding}")
+            hold(finding.value != finding.threshold, "its value is its threshold")
     with contract.clause("it is not found where features are healthy"):
         wrong = find_causes(healthy, [cause])
-        _hold(not wrong, f"it was found at {', '.join(each.place for each in wrong)}")
+        hold(not wrong, f"it was found at {', '.join(each.place for each in wrong)}")
 
 
 def _called(loss: nn.Module, a: Tensor, b: Tensor, num_classes: int, generator: bool = True) -> Tensor:
@@ -333,7 +318,3 @@ def _refuses(head: nn.Module, h: Tensor) -> bool:
     except (FullrankError, RuntimeError, ValueError, TypeError, LookupError, AssertionError):
         return True
     return False
-
-
-def _close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=tolerance, atol=tolerance)

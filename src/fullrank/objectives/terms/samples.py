@@ -1,0 +1,38 @@
+"""A step of random features and random view parameters, on which any term can be tried."""
+
+import torch
+from torch import Tensor
+
+from fullrank.step import Step
+from fullrank.view_numbers import NEUTRAL, SWITCHES, ViewNumbers
+
+# The places of a tiny-resnet, and every operation of the views.
+PLACES = ("stem", "stage1.1", "stage2.1", "stage3.1", "stage3.2", "last-conv-input")
+VIEW_DIMS = {name: len(neutral) for name, neutral in NEUTRAL.items()}
+
+
+def random_numbers(count: int) -> ViewNumbers:
+    """Parameters of two views of `count` images, from torch's generator; a switch is on for half of them."""
+    first, second = (
+        {
+            name: torch.rand(count, width).round() if name in SWITCHES else torch.rand(count, width)
+            for name, width in VIEW_DIMS.items()
+        }
+        for _ in range(2)
+    )
+    return ViewNumbers(first, second)
+
+
+def taken(numbers: ViewNumbers, rows: Tensor) -> ViewNumbers:
+    """The parameters of the images `rows`."""
+    first, second = (
+        {name: values[rows] for name, values in view.items()} for view in (numbers.first, numbers.second)
+    )
+    return ViewNumbers(first, second)
+
+
+def step_of(
+    h: Tensor, z: Tensor, views: ViewNumbers, labels: Tensor, generator: torch.Generator | None = None
+) -> Step:
+    """A step with h (2N, D) at every place of `PLACES`, late enough in a training for every term to count."""
+    return Step(h, z, dict.fromkeys(PLACES, h), views, labels, generator, progress=0.7)
