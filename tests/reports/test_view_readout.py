@@ -55,10 +55,7 @@ def test_a_page_of_a_run_has_the_table(run_record, store, read_page, tmp_path):
 
 
 def test_seeds_are_averaged_and_a_study_has_a_sentence_for_each_head(large_record):
-    runs = [
-        run.model_copy(update={"scores": [*run.scores, *scores(0.01 * run.seed)]})
-        for run in study_record.runs
-    ]
+    runs = [run.model_copy(update={"scores": scores(0.01 * run.seed)}) for run in large_record.runs]
     table = record_readout(large_record.model_copy(update={"runs": runs}))
     heads = dict.fromkeys(run.row for run in runs)
     assert len(table.sentences) == len(heads) and len(table.rows) == 4 * len(heads)

@@ -1,7 +1,9 @@
 """Forward-Forward's goodness, losses, labels and pretexts in plain NumPy.
 
 Everything is float64, one row at a time. It was written from a digest of the paper, before its author saw the
-implementation. Each function quotes the sentence that it computes. Images are (N, C, H, W).
+implementation. One thing was changed after that: the length in `normalised_row`, which the digest leaves
+open, is the implementation's, with its guard. Each function quotes the sentence that it computes. Images are
+(N, C, H, W).
 
 What the digest leaves open, and what is done here:
 

@@ -1,9 +1,9 @@
 """Targets and losses of AugSelf, SDSSL, CASSLE and the read-out of views, in plain NumPy.
 
 Everything is float64, one row at a time. It was written from a digest of the papers and of their authors'
-code, before its author saw the implementation. Each function quotes the sentence that it computes. `values`
-are the drawn values of one view (`ViewParameters.first` or `.second`), and `source` is the height and width
-of the images.
+code, before its author saw the implementation; `sdssl_projector` was added after that. Each function quotes
+the sentence that it computes. `values` are the drawn values of one view (`ViewParameters.first` or
+`.second`), and `source` is the height and width of the images.
 
 What the digest leaves open, and what is done here:
 

@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -89,9 +90,9 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
 
 def _built(spec: Spec, width: int) -> list[nn.Module]:
     """The objective and its terms, in float64."""
-    sizes = {"in_dim": width, "out_dim": width, "num_classes": CLASSES}
-    dims = {"place_dims": dict.fromkeys(PLACES, width), "view_dims": VIEW_DIMS}
-    terms = [auxiliary(term, **sizes, **dims) for term in spec.terms]
+    sizes: dict[str, Any] = {"in_dim": width, "out_dim": width, "num_classes": CLASSES}
+    sizes |= {"place_dims": dict.fromkeys(PLACES, width), "view_dims": VIEW_DIMS}
+    terms = [auxiliary(term, **sizes) for term in spec.terms]
     return [part.double() for part in (objective(spec.alone, in_dim=width, num_classes=CLASSES), *terms)]
 
 

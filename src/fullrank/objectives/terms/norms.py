@@ -37,4 +37,6 @@ class SharedBatchNorm(nn.Module):
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
         normed = (rows - mean) * (variance + _EPS).rsqrt()
-        return normed if self.weight is None else normed * self.weight + self.bias
+        if self.weight is None or self.bias is None:
+            return normed
+        return normed * self.weight + self.bias
