@@ -90,9 +90,8 @@ def distilled(anchors: Tensor, last: Tensor, temperature: float) -> Tensor:
     own = ((anchors * other).sum(2) - 1).mean() / temperature
     agreement = gather_rows(own[None]).mean()
     candidates = gather_rows(last)
-    rows = gather_rows(anchors.transpose(0, 1).contiguous()).unbind(
-        1
-    )  # of each place, in the order of the candidates
+    # The rows of each place, in the order of the candidates.
+    rows = gather_rows(anchors.transpose(0, 1).contiguous()).unbind(1)
     sums = [log_sums_between(each, candidates, 1 / temperature, own_share(), others=True)[0] for each in rows]
     return torch.stack(sums).mean() - agreement
 
