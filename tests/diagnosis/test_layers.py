@@ -12,7 +12,7 @@ from fullrank import encoder, head, objective, source, view_pipeline
 from fullrank.diagnosis import layers
 from fullrank.diagnosis.layers import best_cut, dimension_curves, gradient_ranks, layer_rows
 from fullrank.errors import UsageError
-from fullrank.places import layer_of
+from fullrank.places import layer_of, read_places
 from fullrank.probes import LinearProbe, NearestProbe
 from fullrank.record import LayerRow
 
@@ -49,6 +49,12 @@ def ranks_of(model, last, places, loss=None, limit=40):
 # Rank of the gradient
 
 
+def gradients_of(model, last, images, push, places):
+    """The gradient at each place where it is `push` at z."""
+    read = read_places(model, last, images.requires_grad_(), [*places, "z"])
+    return layers._pooled_gradients(read, push, places)
+
+
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_a_head_that_sees_k_channels_gives_h_no_more_and_the_layer_below_more(k):
     ranks = ranks_of(tiny(), head(f"subvector:{k}", in_dim=16), ["last-conv-input", "stage3.2", "h", "z"])
@@ -58,9 +64,8 @@ def test_a_head_that_sees_k_channels_gives_h_no_more_and_the_layer_below_more(k)
     if k < 8:
         assert ranks["last-conv-input"] > ranks["h"]
     images, push = torch.rand(60, 1, 8, 8), torch.randn(60, k)
-    found = layers._pooled_gradients(
-        tiny().eval(), head(f"subvector:{k}", in_dim=16), images, push, ["last-conv-input", "h"]
-    )
+    model = tiny().eval(), head(f"subvector:{k}", in_dim=16)
+    found = gradients_of(*model, images, push, ["last-conv-input", "h"])
     exact = [int(torch.linalg.matrix_rank(gradient, rtol=1e-5)) for gradient in found.values()]
     assert exact[0] > exact[1] == k
 
@@ -114,7 +119,7 @@ def test_the_gradient_of_a_map_is_that_of_its_module_summed_over_positions(spec,
         (last(model(images)) * push).sum().backward()
     for hook in hooks:
         hook.remove()
-    found = layers._pooled_gradients(model, last, images, push, [*inner, "h", f"{inner[0]}[:3]"])
+    found = gradients_of(model, last, images, push, [*inner, "h", f"{inner[0]}[:3]"])
     for place in inner:
         gradient = maps[place].grad
         if gradient.ndim == 4:
@@ -147,7 +152,7 @@ def test_tokens_are_pooled_without_those_that_stand_before():
 
     torch.manual_seed(0)
     model, images, push = Tokens(), torch.rand(4, 1, 6, 5), torch.randn(4, 5)
-    found = layers._pooled_gradients(model, nn.Identity(), images, push, ["block", "both", "h", "z"])
+    found = gradients_of(model, nn.Identity(), images, push, ["block", "both", "h", "z"])
     # The gradient of token t is mix[t] * push.
     torch.testing.assert_close(found["block"], model.mix[2:].mean().detach() * push)
     largest = images[:, 0].argmax(1)
