@@ -47,8 +47,8 @@ def _columns(table: TableEntry) -> list[list[str]]:
     for number, (title, unit) in enumerate(zip(table.columns, table.units, strict=True)):
         if words.with_paper(table, number):
             columns.append(["paper", *(words.paper_number(row, number, unit) for row in rows)])
-        signed = number in table.differences
-        columns.append([title, *(words.shown(words.cell(row, number), signed) for row in rows)])
+        signed, digits = number in table.differences, words.digits(table, number)
+        columns.append([title, *(words.shown(words.cell(row, number), signed, digits) for row in rows)])
         if signed and any(row.expected for row in rows):
             columns.append(
                 ["predicted: outcome", *(f"{row.expected}: {words.outcome(row, number)}" for row in rows)]

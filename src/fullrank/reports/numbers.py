@@ -31,10 +31,10 @@ def decimals(value: float | None, digits: int) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def signed(value: float | None) -> str:
-    """As `in_points`, with a plus sign before what is above zero."""
-    text = in_points(value)
-    return text if text in ("–", "0.0") or text[0] == "−" else f"+{text}"
+def signed(value: float | None, digits: int = 1) -> str:
+    """As `decimals`, with a plus sign before what is above zero."""
+    text = decimals(value, digits)
+    return text if text in ("–", decimals(0.0, digits)) or text[0] == "−" else f"+{text}"
 
 
 def distance(points: float, unit: str = "") -> str:

@@ -76,7 +76,8 @@ def reproduction_table(table: TableEntry) -> TextTable:
         for number, (column, unit) in enumerate(zip(table.columns, table.units, strict=True)):
             if words.with_paper(table, number):
                 line[f"{column}, paper"] = words.paper_number(row, number, unit)
-            line[column] = words.shown(words.cell(row, number), number in table.differences)
+            signs, digits = number in table.differences, words.digits(table, number)
+            line[column] = words.shown(words.cell(row, number), signs, digits)
         if table.alike and len(table.rows) > 1:
             gap = None if row is first else words.difference(row, first, 0)
             line["difference"] = REFERENCE if row is first else words.shown(gap, sign=True) if gap else "–"

@@ -5,7 +5,7 @@ from refusals import assert_names
 
 from fullrank.reports.page import write_page
 from fullrank.reports.reproduction.page import sweep_figure
-from fullrank.reports.reproduction.words import cell, difference, shown, verdict, with_paper
+from fullrank.reports.reproduction.words import cell, difference, digits, shown, verdict, with_paper
 
 from ..conftest import Page
 
@@ -67,3 +67,18 @@ def test_tables_of_unlike_images_have_no_column_against_the_first(table_record, 
     unlike = table_record.table.model_copy(update={"alike": False})
     page = Page(write_page(store(table_record.model_copy(update={"table": unlike}), tmp_path)))
     assert "+2.0 [+2.0, +2.0]" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "written"), [("number", 0.01, 2), ("number", 1.0, 1), ("points", 0.01, 1)]
+)
+def test_a_column_of_small_numbers_has_two_decimals(table_record, unit, scale, written):
+    table = table_record.table
+    rows = [
+        row.model_copy(update={"values": [[scale * value for value in row.values[0]], *row.values[1:]]})
+        for row in table.rows
+    ]
+    small = table.model_copy(update={"rows": rows, "units": [unit, *table.units[1:]]})
+    assert digits(small, 0) == written
+    mean = shown(cell(small.rows[0], 0), digits=digits(small, 0)).split()[0]
+    assert len(mean.partition(".")[2]) == written

@@ -14,7 +14,7 @@ from fullrank.reports.denominators import (
     images_of,
     sample_sentences,
 )
-from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.numbers import decimals, in_points, signed
 from fullrank.statistics import Estimate
 
 
@@ -43,10 +43,16 @@ def paper_number(row: TableRow, column: int, unit: str) -> str:
     return in_points(value) if unit == "points" else f"{value:g}"
 
 
-def shown(estimate: Estimate, sign: bool = False) -> str:
-    """A mean and its interval, with one decimal."""
-    written = signed if sign else in_points
-    mean, low, high = (written(value) for value in (estimate.mean, estimate.low, estimate.high))
+def digits(table: TableEntry, column: int) -> int:
+    """How many decimals a column has: two where all its numbers lie within 1, such as R2, otherwise one."""
+    values = [abs(value) for row in table.rows for value in row.values[column]]
+    return 2 if table.units[column] == "number" and max(values, default=0.0) <= 1 else 1
+
+
+def shown(estimate: Estimate, sign: bool = False, digits: int = 1) -> str:
+    """A mean and its interval, with so many decimals."""
+    written = signed if sign else decimals
+    mean, low, high = (written(value, digits) for value in (estimate.mean, estimate.low, estimate.high))
     return mean if estimate.low is None else f"{mean} [{low}, {high}]"
 
 
