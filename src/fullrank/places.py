@@ -54,12 +54,14 @@ class HasPlaces(Protocol):
         """The features (N, D_p) at `h` or at any of `places`."""
 
 
-def place_dims(encoder: nn.Module, image_size: int, channels: int) -> dict[str, int]:
-    """Place -> the width of its features, in the order of the encoder's places, from two blank images."""
+def place_dims(
+    encoder: nn.Module, image_size: int, channels: int, places: Sequence[str] | None = None
+) -> dict[str, int]:
+    """Place -> the width of its features, from two blank images; by default of the encoder's own places."""
     placed, weight = cast(HasPlaces, encoder), next(encoder.parameters(), torch.empty(0))
     blank = torch.zeros(2, channels, image_size, image_size, device=weight.device)
     with torch.no_grad(), evaluating(encoder):
-        features = placed.features(blank, placed.places)
+        features = placed.features(blank, placed.places if places is None else places)
     return {place: rows.shape[1] for place, rows in features.items()}
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from fullrank.heads import Head, head as build_head
 from fullrank.objectives import Auxiliary, auxiliary, needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
 from fullrank.objectives.terms.contract import try_auxiliary
-from fullrank.places import place_dims
+from fullrank.places import HasPlaces, check_place, place_dims
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
 from fullrank.step import Step
@@ -132,16 +132,21 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
     with torch.random.fork_rng(devices=()):
         try_objective(parts.objective, recipe.objective.alone, parts.head.out_dim)
-        for term, name in zip(parts.terms, recipe.objective.terms, strict=True):
-            try_auxiliary(term, name, _noise(parts))
+        if parts.terms:
+            step = _noise(parts)
+            for term, name in zip(parts.terms, recipe.objective.terms, strict=True):
+                try_auxiliary(term, name, step)
     return parts
 
 
 def _noise(parts: Parts) -> Step:
     """A step of two images whose features are noise, with everything that a term may ask for."""
     views = parts.views
-    widths = place_dims(parts.encoder, views.image_size, parts.encoder.in_chans)
-    widths = {place: widths[place] for term in parts.terms for place in term.places}
+    # Any place of the encoder, not only those that it lists.
+    places = list(dict.fromkeys(place for term in parts.terms for place in getattr(term, "places", ())))
+    for place in places:
+        check_place(cast(HasPlaces, parts.encoder), place)
+    widths = place_dims(parts.encoder, views.image_size, parts.encoder.in_chans, places)
     return Step(
         h=torch.randn(4, parts.encoder.feature_dim, requires_grad=True),
         z=torch.randn(4, parts.head.out_dim, requires_grad=True),
