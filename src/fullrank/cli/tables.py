@@ -171,7 +171,9 @@ def _several_table(scores: Sequence[tuple[str, Score]], title: str) -> Table | N
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
-    """Each place, what was measured besides the default protocol, factors, shifts, and notes."""
+    """Each place, what was measured besides the default protocol, classes, factors, shifts, and notes."""
+    from fullrank.cli.classes import print_classes
+
     console = Console(highlight=False)
     console.print(_places(evaluation))
     if several := _several_table([("", score) for score in evaluation.scores], ""):
@@ -188,6 +190,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         if episodes := {score.episodes for score in further if score.low is not None}:
             draws = " or ".join(map(str, sorted(filter(None, episodes))))
             console.print(f"[ ]: 95 % t interval over {draws} draws of the training images.", markup=False)
+    print_classes(evaluation.scores)
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
@@ -252,10 +255,10 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in the table of places, of several labels, of shifts or of factors."""
+    """Whether a score is in the table of places, of several labels, shifts, classes, factors or views."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    return in_first or kind.subject == "shift" or kind.by_factor or kind.by_operation
+    return in_first or kind.subject == "shift" or kind.by_class or kind.by_factor or kind.by_operation
 
 
 def _value(score: Score) -> str:
