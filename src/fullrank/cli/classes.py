@@ -10,7 +10,7 @@ from rich.table import Table
 from fullrank.cli.tables import plain_table
 from fullrank.record import Score
 from fullrank.reports.class_words import class_sentences
-from fullrank.reports.classes import MEANING, PROBE_NAMES, ClassRow, ClassTable, class_tables
+from fullrank.reports.classes import ERRORS, MEANING, PROBE_NAMES, ClassRow, ClassTable, class_tables
 from fullrank.reports.numbers import decimals, in_points
 from fullrank.statistics import Estimate
 
@@ -31,10 +31,10 @@ def print_classes(scores: Sequence[Score]) -> None:
         console.print()
     if tables:
         console.print(
-            "taken for: the other class that most of its images are predicted as, and their share; false: "
-            "false positives; mean: nearest class mean; nearest: nearest neighbours."
+            "taken for: the other class that most of its images are predicted as, and their share. "
+            "false: false positives. mean: nearest class mean. nearest: nearest neighbours."
         )
-        console.print(MEANING)
+        console.print(f"{ERRORS} {MEANING}")
 
 
 def _classes(table: ClassTable) -> Table:

@@ -144,14 +144,20 @@ def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> Pe
         raise DataError("No row is labelled (all labels are -1); accuracy by class needs 1 labelled row.")
     absent = _missing(truth, num_classes, "Labels must be class numbers", "classes")
     accuracy, counts = _accuracies(guess == truth, truth)
-    bias = {value: int((guess == value).sum()) / count for value, count in counts.items()}
-    false = {value: int(((guess == value) & (truth != value)).sum()) for value in counts}
+    times, right = (Counter(values.tolist()) for values in (guess, truth[guess == truth]))
+    bias = {value: times[value] / count for value, count in counts.items()}
+    false = {value: times[value] - right[value] for value in counts}
     confusions = _confusions(guess, truth)
     if words is None:
         return PerClass(accuracy, counts, bias, absent, false, confusions)
     taken_for = {value: (_word(words, other), count) for value, (other, count) in confusions.items()}
-    named = (_by_word(words, each) for each in (accuracy, counts, bias))
-    return PerClass(*named, absent, _by_word(words, false), _by_word(words, taken_for))
+    return PerClass(
+        accuracy=_by_word(words, accuracy),
+        counts=_by_word(words, counts),
+        bias=_by_word(words, bias),
+        false_positives=_by_word(words, false),
+        confusions=_by_word(words, taken_for),
+    )
 
 
 def agreement(one: PerClass, other: PerClass) -> float | None:

@@ -471,11 +471,12 @@ class TableRow(_Part):
 class TableEntry(_Part):
     """A table or figure of a paper, measured here.
 
-    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are
-    titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
-    one run. `here` says what ours were measured on, `alike` whether all rows predict one label of the same
-    images, so that they can be subtracted. `file` is beside the record and holds your own table. `spectrum`
-    names places whose spectra belong to it, `x` the axis of its figure.
+    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are titles,
+    `units` "points" or "number"; `differences` are the columns that are a difference of two places of one
+    run, and `accuracies` those that are a share of all test images (None in older records). `here` says what
+    ours were measured on, `alike` whether all rows predict one label of the same images, so that they can be
+    subtracted. `file` is beside the record and holds your own table. `spectrum` names places whose spectra
+    belong to it, `x` the axis of its figure.
     """
 
     name: str
@@ -489,6 +490,7 @@ class TableEntry(_Part):
     columns: list[str]
     units: list[Literal["points", "number"]]
     differences: list[int]
+    accuracies: list[int] | None = None
     rows: list[TableRow]
     spectrum: list[str]
     x: str | None

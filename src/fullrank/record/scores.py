@@ -70,6 +70,12 @@ class Statistic:
     over_labels: bool = False
     few_shot: str = ""
 
+    @property
+    def of_all_images(self) -> bool:
+        """Whether it is a share of all test images, so that their number gives its standard error."""
+        of_some = self.by_class or self.by_group or self.over_labels or self.subject in ("shift", "label")
+        return self.unit == "points" and not of_some
+
     def title(self, subject: str = "", shots: int | None = None) -> str:
         """The name of a score of this kind on pages and in the terminal."""
         return self.few_shot if shots is not None else self.shown.replace("{}", subject)

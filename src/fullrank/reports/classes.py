@@ -24,6 +24,7 @@ from fullrank.record.scores import (
     WORST_CLASSES,
     Probe,
 )
+from fullrank.reports.run.tables import by_depth
 from fullrank.statistics import Estimate, extreme_count, sampling_spread
 
 PROBE_NAMES: dict[Probe, str] = {
@@ -31,14 +32,16 @@ PROBE_NAMES: dict[Probe, str] = {
     "nearest-mean": "nearest class mean",
     "nearest": "nearest neighbours",
 }
-MEANING = (
-    "Accuracy in points; ± is its standard error from the number of test images of the class, without the "
-    "noise of training. Bias: predictions of the class over its test images, 1 is fair. False positives: "
-    "images of other classes that are predicted as it. Bias r: the correlation of bias and accuracy. "
-    "Agreement: the rank correlation of the accuracies by class with those of the linear probe, high if "
-    "the same classes are hard for both."
+ERRORS = (
+    "± is the standard error from the number of test images of the class; the noise of training is not in it."
 )
-_Values = Mapping[tuple[str, str, str], Sequence[float]]
+MEANING = (
+    "Accuracy in points. Bias: predictions of the class over its test images, 1 is fair. False positives: "
+    "images of other classes that are predicted as it. Bias r: the correlation of bias and accuracy. "
+    "Agreement: the rank correlation of the accuracies by class with those of the linear probe, high if the "
+    "same classes are hard for both."
+)
+_Values = Mapping[tuple[Probe, str, str], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,10 @@ def class_tables(scores: Mapping[str, Iterable[Score]]) -> list[ClassTable]:
         for one in each
         if one.kind.by_class
     )
-    return [ClassTable(*kind, *_contents(each)) for kind, each in kinds.items()]
+    places = by_depth(list(dict.fromkeys(place for _, place, *_ in kinds)))
+    tables = [ClassTable(*kind, *_contents(each)) for kind, each in kinds.items()]
+    heads = list(dict.fromkeys(table.head for table in tables))
+    return sorted(tables, key=lambda table: (heads.index(table.head), places.index(table.place)))
 
 
 def _contents(scores: Sequence[Score]) -> tuple[tuple[ClassRow, ...], tuple[ProbeRow, ...]]:
@@ -179,8 +185,8 @@ def _probe_row(values: _Values, probe: Probe) -> ProbeRow:
     def over(statistic: str, scale: float = 1.0) -> Estimate | None:
         return mean_of([scale * value for value in values.get((probe, statistic, ""), ())])
 
-    points = (over(name, 100) for name in (MEAN_OF_CLASSES, WORST_CLASSES, BEST_CLASSES, SPREAD))
-    return ProbeRow(probe, *points, over(BIAS_CORRELATION), over(AGREEMENT))
+    mean, worst, best = (over(name, 100) for name in (MEAN_OF_CLASSES, WORST_CLASSES, BEST_CLASSES))
+    return ProbeRow(probe, mean, worst, best, over(SPREAD, 100), over(BIAS_CORRELATION), over(AGREEMENT))
 
 
 def _mean(values: Sequence[float] | None) -> float | None:
