@@ -8,7 +8,7 @@ from fullrank.cli.classes import print_classes
 from fullrank.evaluation.classes import class_scores
 from fullrank.probes import per_class
 from fullrank.record import Score
-from fullrank.record.scores import BY_CLASS
+from fullrank.record.scores import BIAS, BY_CLASS, CLASS_ACCURACY
 from fullrank.reports.class_words import class_sentences
 from fullrank.reports.classes import class_tables
 from fullrank.reports.page import write_page
@@ -28,19 +28,14 @@ def scores(linear, mean, nearest, images=None, place="h", names=None):
     names = [f"class {i}" for i in range(len(linear))] if names is None else names
     every = dict(zip(BY_CLASS, (results(each, images) for each in (linear, mean, nearest)), strict=True))
     return [
-        Score(
-            place=place,
-            label="label",
-            split="test",
-            features="raw",
-            shots=None,
-            probe=probe,
-            statistic=statistic,
-            subject=subject,
-            value=value,
-        )
-        for probe, statistic, value, subject in class_scores(every, names)
+        score(one.statistic, one.subject, one.value, probe=one.probe, place=place)
+        for one in class_scores(every, names)
     ]
+
+
+def score(statistic, subject, value=0.5, probe="linear", place="h"):
+    where = {"place": place, "label": "label", "split": "test", "features": "raw", "shots": None}
+    return Score(**where, probe=probe, statistic=statistic, subject=subject, value=value)
 
 
 def said(*args, **more):
@@ -94,7 +89,7 @@ def test_an_older_record_has_a_table_without_sentences():
     older = [
         one
         for one in scores(RISING, RISING, RISING)
-        if one.probe == "linear" and one.statistic in ("class accuracy", "prediction bias", "worst class")
+        if one.probe == "linear" and one.statistic in (CLASS_ACCURACY, BIAS, "worst class")
     ]
     (table,) = class_tables({"": older})
     assert len(table.rows) == 10 and table.rows[0].images is table.rows[0].probes["linear"].error is None
@@ -120,10 +115,13 @@ def test_a_page_of_a_run_has_classes_worst_first(run_record, store, read_page, t
 def test_a_page_with_many_classes_leaves_their_scores_to_the_record(run_record, store, read_page, tmp_path):
     (run,) = run_record.runs
     shares = np.linspace(0.2, 0.9, 100)
-    more = scores(shares, shares, shares, images=[100] * 100)
-    record = run_record.model_copy(update={"runs": [run.model_copy(update={"scores": more})]})
+    record, few = (
+        run_record.model_copy(update={"runs": [run.model_copy(update={"scores": own})]})
+        for own in (scores(*[shares[:count]] * 3, images=[100] * count) for count in (100, 51))
+    )
     page = read_page(write_page(store(record, tmp_path)))
-    assert "classes" in page.ids and "prediction bias, class" not in page.words
+    assert "classes" in page.ids and score(BIAS, "class 50").measure not in page.words
+    assert score(BIAS, "class 50").measure in read_page(write_page(store(few, tmp_path))).words
 
 
 def test_the_terminal_has_a_row_for_each_class_within_80_columns(capsys, monkeypatch):
