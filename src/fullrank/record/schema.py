@@ -259,12 +259,22 @@ class LayerRow(_Part):
 
 
 class DimensionCurve(_Part):
-    """Linear accuracy at a place from some of its dimensions: random channels, or leading components."""
+    """Linear accuracy at a place, 0 to 1, from some of its dimensions; the last point has all of them.
+
+    Random channels and random directions have the mean over draws; `low` and `high` bound its 95 % t
+    interval. `worst_class` is the accuracy of the worst class. `diffused` is the diffused redundancy
+    DR(0.9): the share of dimensions that can be left out so that 90 % of the full accuracy remains. Older
+    records have only the first two kinds, and none of these numbers.
+    """
 
     place: str
-    kind: Literal["random channels", "leading components"]
+    kind: Literal["random channels", "leading components", "least components", "random directions"]
     dimensions: list[int]
     accuracy: list[float]
+    low: list[float] = []
+    high: list[float] = []
+    worst_class: list[float] = []
+    diffused: float | None = None
 
 
 class OperationShare(_Part):
