@@ -19,7 +19,7 @@ from fullrank.statistics import Estimate
 # The share of the full accuracy that DR asks for, as in `probes.diffused`.
 SHARE = 0.9
 # Figures for so many rows and places; the tables have all.
-MOST_FIGURES = 12
+MOST_FIGURES, _MOST_SAID = 12, 3
 _OF_DIAGNOSIS = {
     "random channels": "channels",
     "leading components": "principal",
@@ -173,6 +173,8 @@ def redundancy_figure(places: PlaceCurves) -> go.Figure:
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
     full = next(iter(places.curves.values())).accuracies[-1].mean
     dash = {"color": drawing.INK, "dash": "dot", "width": 1}
+    # Intervals over two seeds are many times as wide as the curves, and are cut.
+    figure.update_yaxes(range=[-3, 1.06 * _highest(places)])
     figure.add_hline(y=SHARE * full, line=dash, layer="below")
     for kind, curve in places.curves.items():
         name, means = REDUNDANCY_KINDS[kind], [each.mean for each in curve.accuracies]
@@ -187,6 +189,12 @@ def redundancy_figure(places: PlaceCurves) -> go.Figure:
     return figure
 
 
+def _highest(places: PlaceCurves) -> float:
+    """The end of the highest interval over draws, at most 100."""
+    ends = [each.mean + (each.half or 0.0) for curve in places.curves.values() for each in curve.accuracies]
+    return max(1.0, min(100.0, max(ends)))
+
+
 def redundancy_section(
     every: Sequence[PlaceCurves], intervals: str, images: Iterable[ProbedImages] = ()
 ) -> dict[str, Any] | None:
@@ -197,7 +205,10 @@ def redundancy_section(
     drawn = every[:MOST_FIGURES]
     return {
         "panels": [panel for each in drawn for panel in _panel(each, intervals)],
-        "sentences": [sentence for each in every for sentence in sentences(each, chance)],
+        # The table says the same of many.
+        "sentences": [
+            sentence for each in every if len(every) <= _MOST_SAID for sentence in sentences(each, chance)
+        ],
         "overview": overview_table(every) if len(every) > 1 else None,
         "tables": [numbers_table(each) for each in every],
         "meaning": MEANING,
@@ -243,7 +254,7 @@ def _kept(width: int, channels: Estimate, control: Estimate) -> str:
     if channels.half is not None or control.half is not None:
         return ""
     some, others = (round((1 - each.mean) * width) for each in (channels, control))
-    return f" That is {some:,} and {others:,} of {width:,}."
+    return f" It takes {some:,} random channels and {others:,} random directions of {width:,}."
 
 
 def _cost(places: PlaceCurves) -> list[str]:
@@ -258,7 +269,8 @@ def _cost(places: PlaceCurves) -> list[str]:
     few, every = in_points(curve.worst[at].mean), in_points(curve.worst[-1].mean)
     accuracy = f"{in_points(curve.accuracies[at].mean)} of {in_points(curve.accuracies[-1].mean)} points"
     k = "1 random channel" if curve.dimensions[at] == 1 else f"{curve.dimensions[at]:,} random channels"
-    return [f"With {k}, the accuracy is {accuracy}, and that of the worst class {few} of {every}."]
+    with_k = f"With {k} of {places.title}"
+    return [f"{with_k}, the accuracy is {accuracy}, and that of the worst class {few} of {every}."]
 
 
 def overview_table(every: Sequence[PlaceCurves]) -> TextTable:
