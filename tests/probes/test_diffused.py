@@ -68,7 +68,7 @@ def test_one_hot_channels_are_needed_each():
 def test_a_rotation_changes_channels_and_neither_principal_nor_random_directions():
     x = torch.cat([ONE_HOT, torch.zeros(120, 12, dtype=torch.float64)], 1)
     x = x + 0.02 * torch.randn(120, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plain, turned = measured(x, draws=4), measured(x @ rotation(16), draws=4)
+    plain, turned = (measured(each, draws=3, dimensions=[2, 4, 8]) for each in (x, x @ rotation(16)))
     for kind in ("principal", "least"):
         assert means(plain, kind) == means(turned, kind)
     assert turned.diffused() > plain.diffused()
@@ -81,8 +81,8 @@ def test_a_rotation_changes_channels_and_neither_principal_nor_random_directions
 def test_scale_shift_and_the_order_of_rows_change_nothing():
     x = ONE_HOT @ rotation(4) + 0.1 * torch.randn(120, 4, generator=torch.Generator().manual_seed(1))
     order = torch.cat([torch.randperm(80), 80 + torch.randperm(40)])
-    assert measured(x) == measured(64 * x) == measured(x[order], Y[order])
-    assert means(measured(x + 8), "random") == means(measured(x), "random")
+    two = {"dimensions": [2]}
+    assert measured(x, **two) == measured(64 * x + 8, **two) == measured(x[order], Y[order], **two)
 
 
 def test_every_kind_ends_at_all_features_and_the_grid_is_that_asked_for():
@@ -121,11 +121,11 @@ def test_more_channels_than_rows_are_measured_like_their_coordinates():
     generator = torch.Generator().manual_seed(0)
     narrow = ONE_HOT @ rotation(20)[:4] + 0.1 * torch.randn(120, 20, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(torch.randn(200, 20, generator=generator, dtype=torch.float64))[0]
-    few, many = measured(narrow), measured(narrow @ basis.T)
+    few, many = (measured(x, dimensions=[2, 16]) for x in (narrow, narrow @ basis.T))
     assert (many.width, many.full) == (200, few.full)
-    assert means(many, "principal")[:5] == means(few, "principal")[:5]
-    # 180 directions are outside the span, so the least 128 predict one class.
-    assert means(many, "least")[:8] == 8 * [0.25]
+    assert means(many, "principal")[:2] == means(few, "principal")[:2]
+    # 180 directions are outside the span, so the least 16 predict one class.
+    assert means(many, "least")[:2] == [0.25, 0.25]
 
 
 def test_a_class_that_training_lacks_is_an_error_and_the_worst_class():
@@ -139,7 +139,7 @@ def test_words_are_taken_also_with_a_probe_that_was_fitted_on_words():
     words = [("north", "east", "south", "west")[label] for label in Y]
     x = ONE_HOT + 0.5 * torch.randn(120, 4, generator=torch.Generator().manual_seed(1))
     in_order = torch.tensor([sorted(set(words)).index(word) for word in words])
-    assert measured(x, words) == measured(x, in_order)
+    assert measured(x, words, dimensions=[2]) == measured(x, in_order, dimensions=[2])
 
 
 def test_one_channel_and_constant_features_have_no_redundancy_to_find():
