@@ -93,9 +93,9 @@ def correction_sentence(table: CorrectionTable) -> str:
         return f"w is 0 in all {table.width} channels: the head did not move."
     share = ""
     if table.share is not None:
-        share = f"On average, |w| is {100 * table.share:.2g}% of the standard deviation of a channel. "
+        share = f"On average, |w| is {100 * table.share:.1f}% of the standard deviation of a channel. "
     rest = max(0.0, 1 - table.common - table.between)
-    common, between, within = (f"{100 * part:.2g}%" for part in (table.common, table.between, rest))
+    common, between, within = (f"{100 * part:.1f}%" for part in (table.common, table.between, rest))
     sentence = (
         f"{share}Of the mean square of w, {common} is equal for all images, {between} differs between the "
         f"values of {table.label}, and {within} varies within them."

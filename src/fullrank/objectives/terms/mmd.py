@@ -70,12 +70,12 @@ def _check_cue(train: TrainingLabels, cue: str) -> None:
     remedy = _remedy(train)
     if cue == train.label:
         raise UsageError(f"mmd compares the values of a label within each class of '{cue}'; {remedy}.")
-    counts = train.counts(cue)
-    for name, axis in ((train.label, 1), (cue, 0)):
-        if (number := int(counts.any(axis).sum())) < 2:
+    for name in (train.label, cue):
+        if (number := len(np.unique(train.numbers[name][train.numbers[name] >= 0]))) < 2:
             raise UsageError(
                 f"mmd needs 2 or more values of '{name}', but {train.data} has {number}; {remedy}."
             )
+    counts = train.counts(cue)
     if contains_class(counts):
         raise UsageError(
             f"Each value of '{cue}' occurs in one class of '{train.label}' only, so it contains the class, "
