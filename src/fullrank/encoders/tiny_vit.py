@@ -128,7 +128,7 @@ class TinyViT(Encoder):
                 f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
             )
         patches = self.embed(self.normalised(x)).flatten(2).transpose(1, 2)  # (N, T, D)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1) + self.positions
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1) + self.positions
         tokens = {"stem": x}
         for number, block in enumerate(self.blocks, start=1):
             tokens[f"block{number}"] = x = block(x)
