@@ -27,7 +27,8 @@ class TinyViT(Encoder):
     on (the output of each block). `.mean` and `.max` pool the tokens of the patches, without the class token.
     `block1` is `block1.cls`.
 
-    Train it with AdamW at a rate of about 0.001; it learns little at the 0.01 of a residual net.
+    Train it with AdamW. The rate 0.003 of the recipe `digits` suits it; at 0.001 the linear accuracy of z was
+    7 points lower after 20 epochs at 16 pixels. A step takes half the time of `tiny-resnet`.
 
     Args:
         patch: The side of a patch in pixels. None is the first of 4, 3 and 2 that divides the image into 3
