@@ -87,6 +87,8 @@ def evaluate(
 
     - "retrieval": retrieval among the test images.
     - "reduced": accuracy in k principal and in k random directions (`reduced_accuracy`), k = 1, 2, 4, ...
+    - "redundancy": the same curves for random channels and small principal directions too, with intervals
+      over draws, the worst class, and diffused redundancy (`redundancy`).
     - "per-class": accuracy and prediction bias of each class.
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
       training, and its gaps if cues are uncommon.

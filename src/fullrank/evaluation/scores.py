@@ -16,16 +16,21 @@ from fullrank.evaluation.shifts import Shift
 from fullrank.probes import LinearProbe, MultiLabel, NearestProbe, among, balanced_probe, multi_label
 from fullrank.probes.few_shots import EPISODES, SHOT_PENALTY
 from fullrank.probes.linear import Treatment
+from fullrank.probes.redundancy import DELTA
 from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,
+    ACCURACY_IN,
     AMONG_CLASSES,
+    DIFFUSED,
     IN_DIRECTIONS,
     LABELS_SCORED,
     MEAN_AUROC,
     MEAN_PRECISION,
     MEASURES,
     RECALL_AT,
+    REDUNDANCY,
+    WORST_CLASS_IN,
     Probe,
 )
 
@@ -112,6 +117,8 @@ class PlaceScores:
             self._by_class(linear, test, class_names)
         if "reduced" in measures:
             self._in_directions(linear, train, test)
+        if REDUNDANCY in measures:
+            self._redundancy(linear, train, test)
         if "retrieval" in measures:
             retrieved = probes.retrieval(*test, ks=RECALL_AT)
             for k, value in retrieved.recall.items():
@@ -182,6 +189,17 @@ class PlaceScores:
         for kind, statistic in IN_DIRECTIONS.items():
             for each in probes.reduced_accuracy(*train, *test, directions=kind, **how):
                 self._add("linear", statistic, each.mean, subject=str(each.dimensions))
+
+    def _redundancy(self, probe: LinearProbe, train: LabelledFeatures, test: LabelledFeatures) -> None:
+        result = probes.redundancy(*train, *test, probe=probe, seed=self.request.seed)
+        for kind, curve in result.curves.items():
+            subject = f"{kind}, {DELTA:g}"
+            self._add("linear", DIFFUSED, result.diffused(DELTA, kind), subject=subject)
+            for each in curve:
+                k, draws = str(each.dimensions), each.interval
+                interval = {"low": draws.low, "high": draws.high, "episodes": len(each.accuracies)}
+                self._add("linear", ACCURACY_IN[kind], each.mean, subject=k, **interval)
+                self._add("linear", WORST_CLASS_IN[kind], each.worst_class, subject=k)
 
     def _by_class(self, probe: LinearProbe, test: LabelledFeatures, class_names: Sequence[str]) -> None:
         result = probes.per_class(probe.predict(test.features), test.labels)
