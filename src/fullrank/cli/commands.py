@@ -22,7 +22,7 @@ from fullrank.cli.choice import (
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError, count_of
 from fullrank.heads import HEADS
-from fullrank.specs import split_specs
+from fullrank.specs import Parameter, split_specs
 
 app = typer.Typer(
     name="fullrank",
@@ -426,7 +426,9 @@ def check_distributed(
     """Check on CPUs that an objective has the same loss and gradient in one process and in several."""
     from fullrank.objectives.agreement import TOLERANCE, check_agreement
 
-    widths: Any = HEADS.parse(f"matryoshka:{nested}").value if nested else ()
+    widths: Any = (
+        Parameter("widths", tuple, "nested widths of z").parse(nested, f"--nested {nested}") if nested else ()
+    )
     agreement = check_agreement(objective, processes, images, width, widths)
     typer.echo(f"{agreement.objective}, {images} images of width {width}, float64")
     typer.echo(
