@@ -17,9 +17,9 @@ from fullrank.heads.contract import views_for
 from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
+from fullrank.probes.diffused import Redundancy, redundancy_of
 from fullrank.probes.directions import ProbedRows, powers_of_two
 from fullrank.probes.probe import label_vector
-from fullrank.probes.redundancy import Redundancy, redundancy_of
 from fullrank.progress import counted
 from fullrank.record import DimensionCurve, LayerRow, ProbedAgain
 from fullrank.spectrum.functional import effective_rank, effective_rank_of, matrix_singular_values, rankme
@@ -47,6 +47,7 @@ def layer_rows(
     *,
     seed: int = 0,
     gradient_ranks: Mapping[str, float] | None = None,
+    probed: Mapping[str, ProbedRows] | None = None,
 ) -> list[LayerRow]:
     """Each place of `test` as a candidate for the cut, in its order.
 
@@ -60,6 +61,7 @@ def layer_rows(
         labels: The labels of both.
         seed: The seed of the probes.
         gradient_ranks: The result of `gradient_ranks`, if any.
+        probed: Places with a linear probe that is fitted already.
 
     Raises:
         UsageError: For a place that `train` lacks.
@@ -83,7 +85,10 @@ def layer_rows(
         scored = features
         if probeable:
             learnt_from, scored = shared_coordinates(train[place], features)
-            linear = LinearProbe(seed=seed).fit(learnt_from, learnt).score(scored, tested)
+            if probed is not None and place in probed:
+                linear = probed[place].accuracy
+            else:
+                linear = LinearProbe(seed=seed).fit(learnt_from, learnt).score(scored, tested)
             nearest = NearestProbe().fit(learnt_from, learnt).score(scored, tested)
         if len(counts) and counts.max() > 1:
             recall = retrieval(scored, tested, ks=(1,)).recall[1]
@@ -192,7 +197,7 @@ def dimension_curves(
     - `leading components`: the principal components of the training features, the largest first.
     - `least components`: the smallest first.
     - `random directions`: orthonormal, the mean of 3 draws. Unlike that of channels, their curve does not
-      depend on the basis of the features.
+      depend on the basis of the features. To save time, it goes to 90 % of the full accuracy and then to D.
 
     The probe is a LinearProbe with the penalty that the default protocol chooses for all D. The last
     accuracies are therefore those of `layer_rows`. Each curve has its diffused redundancy DR(0.9).
@@ -216,8 +221,23 @@ def dimension_curves(
     Source: Nanda et al. 2023 (2306.00183), diffused redundancy: random subsets suffice.
     """
     rows = ProbedRows.of(train, labels[0], test, labels[1], seed=seed)
+    return curves_of_rows(rows, place, seed, progress)
+
+
+def curves_of_rows(
+    rows: ProbedRows, place: str, seed: int = 0, progress: Progress | None = None
+) -> list[DimensionCurve]:
+    """`dimension_curves` of rows with a fitted probe.
+
+    Args:
+        rows: The rows and the probe.
+        place: The name of the place.
+        seed: The seed of the draws.
+        progress: Shows the part of the dimensions that is done; None shows nothing.
+    """
     below = [k for k in powers_of_two(rows.width) if k < rows.width]
-    result = redundancy_of(rows, counted(below, progress, "dimensions", sum(below), int), DRAWS, seed)
+    steps = counted(below, progress, "dimensions", sum(below), int)
+    result = redundancy_of(rows, steps, DRAWS, seed, brief=("random",))
     return [_dimension_curve(place, name, result, kind) for kind, name in _KINDS.items()]
 
 

@@ -14,9 +14,9 @@ from fullrank.errors import UsageError, unknown_name
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
 from fullrank.probes import LinearProbe, MultiLabel, NearestProbe, among, balanced_probe, multi_label
+from fullrank.probes.diffused import DELTA
 from fullrank.probes.few_shots import EPISODES, SHOT_PENALTY
 from fullrank.probes.linear import Treatment
-from fullrank.probes.redundancy import DELTA
 from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,

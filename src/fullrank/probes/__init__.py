@@ -10,6 +10,12 @@ from fullrank.lazy import attach
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
     from fullrank.probes.cues import CueGaps as CueGaps, cue_gaps as cue_gaps, partners as partners
+    from fullrank.probes.diffused import (
+        Redundancy as Redundancy,
+        diffused_redundancy as diffused_redundancy,
+        least_dimensions as least_dimensions,
+        redundancy as redundancy,
+    )
     from fullrank.probes.directions import (
         DIRECTIONS as DIRECTIONS,
         Directions as Directions,
@@ -28,12 +34,6 @@ if TYPE_CHECKING:
     from fullrank.probes.nearest import NearestProbe as NearestProbe
     from fullrank.probes.probe import Probe as Probe
     from fullrank.probes.recall import Retrieval as Retrieval, retrieval as retrieval
-    from fullrank.probes.redundancy import (
-        Redundancy as Redundancy,
-        diffused_redundancy as diffused_redundancy,
-        least_dimensions as least_dimensions,
-        redundancy as redundancy,
-    )
     from fullrank.probes.ridge import Ridge as Ridge, auroc as auroc, ridge_r2 as ridge_r2
     from fullrank.probes.several import MultiLabel as MultiLabel, multi_label as multi_label
 

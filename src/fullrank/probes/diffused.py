@@ -1,6 +1,6 @@
 """Diffused redundancy: how few channels, or other directions, reach nearly the accuracy of all of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,8 +91,12 @@ def least_dimensions(dimensions: Sequence[int], accuracies: Sequence[float], del
         raise UsageError(f"A curve needs as many dimensions as accuracies, 1 or more, but got {counts}.")
     if not 0 < delta <= 1:
         raise UsageError(f"delta is a share above 0 and at most 1, but got {delta:g}; {DELTA:g} is usual.")
-    enough = delta * accuracies[-1] * (1 - _ROUNDING)
+    enough = _enough(delta, accuracies[-1])
     return next(k for k, accuracy in zip(dimensions, accuracies, strict=True) if accuracy >= enough)
+
+
+def _enough(delta: float, full: float) -> float:
+    return delta * full * (1 - _ROUNDING)
 
 
 def diffused_redundancy(
@@ -189,7 +193,13 @@ def redundancy(
     return redundancy_of(rows, below, draws, seed)
 
 
-def redundancy_of(rows: ProbedRows, below: Iterable[int], draws: int = DRAWS, seed: int = 0) -> Redundancy:
+def redundancy_of(
+    rows: ProbedRows,
+    below: Iterable[int],
+    draws: int = DRAWS,
+    seed: int = 0,
+    brief: Collection[str] = (),
+) -> Redundancy:
     """`redundancy` of rows with a probe.
 
     Args:
@@ -197,11 +207,15 @@ def redundancy_of(rows: ProbedRows, below: Iterable[int], draws: int = DRAWS, se
         below: The values of k below D, ascending. All kinds of one k are measured before the next.
         draws: The number of draws of random kinds.
         seed: Seed of the draws.
+        brief: Kinds whose curves, to save time, leave out what is between k* and D, for DR(0.9).
     """
     by_kind = _projections(rows, draws, seed)
     curves: dict[str, list[Reduced]] = {name: [] for name in by_kind}
+    enough = _enough(DELTA, rows.accuracy)
     for k in below:
         for name, projections in by_kind.items():
+            if name in brief and curves[name] and curves[name][-1].mean >= enough:
+                continue
             curves[name].append(rows.in_directions(projections, k, span=name != CHANNELS.name))
     for name, projections in by_kind.items():
         accuracies = (rows.accuracy,) * len(projections)
