@@ -22,7 +22,7 @@ from fullrank.cli.choice import (
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError, count_of
 from fullrank.heads import HEADS
-from fullrank.specs import split_specs
+from fullrank.specs import Parameter, split_specs
 
 app = typer.Typer(
     name="fullrank",
@@ -419,11 +419,17 @@ def check_distributed(
     processes: Annotated[int, typer.Option(help="Number of processes.")] = 2,
     images: Annotated[int, typer.Option(help="Images of the global batch.")] = 64,
     width: Annotated[int, typer.Option(help="Width of z.")] = 32,
+    nested: Annotated[
+        str | None, typer.Option(metavar="8-16", help="Nested widths, as of the head matryoshka.")
+    ] = None,
 ) -> None:
     """Check on CPUs that an objective has the same loss and gradient in one process and in several."""
     from fullrank.objectives.agreement import TOLERANCE, check_agreement
 
-    agreement = check_agreement(objective, processes, images, width)
+    widths: Any = (
+        Parameter("widths", tuple, "nested widths of z").parse(nested, f"--nested {nested}") if nested else ()
+    )
+    agreement = check_agreement(objective, processes, images, width, widths)
     typer.echo(f"{agreement.objective}, {images} images of width {width}, float64")
     typer.echo(
         f"  loss      1 process {agreement.one:.12g}   {processes} processes {agreement.many:.12g}\n"
