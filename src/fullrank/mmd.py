@@ -79,7 +79,7 @@ def _comparisons(labels: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tenso
     """For each class with a comparison: its rows (n,), the weights of their pairs (n, n), and the number."""
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]
-        present, place, counts = values[members].unique(return_inverse=True, return_counts=True)
+        _, place, counts = values[members].unique(return_inverse=True, return_counts=True)
         counts = counts.where(counts >= LEAST_ROWS, 0)
         several = int((counts > 0).sum())
         if several < 2:

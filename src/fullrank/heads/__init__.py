@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fullrank.heads.conditioned import ConditionedHead as ConditionedHead
     from fullrank.heads.contract import Head as Head
+    from fullrank.heads.correction import CorrectionHead as CorrectionHead
     from fullrank.heads.fixed import (
         LowRankHead as LowRankHead,
         NoHead as NoHead,
@@ -137,6 +138,14 @@ for _entry in [
         "P1 Appendix F, 'random features each iteration' (43.0)",
         value=_DIM,
         citations=(P1,),
+    ),
+    Entry(
+        "correction",
+        "fullrank.heads.correction:CorrectionHead",
+        "z = h + w(h), w a trained net with one hidden layer, 0 at the start",
+        "Cerrato et al. 2022 (2201.06343), explicit correction vectors",
+        options=(Parameter("hidden", int, "width of the hidden layer of w", 128),),
+        citations=("cerrato2022fair",),
     ),
 ]:
     HEADS.register(_entry)

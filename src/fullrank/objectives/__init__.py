@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
     from fullrank.objectives.terms.augself import AugSelfTerm as AugSelfTerm
     from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+    from fullrank.objectives.terms.mmd import MMDTerm as MMDTerm
     from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
 
 __getattr__, __dir__, __all__ = attach(__name__)

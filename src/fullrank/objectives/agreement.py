@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from fullrank.door import enter, passports
 from fullrank.errors import UsageError, count_of
 from fullrank.objectives import OBJECTIVES, auxiliary, loss_of, objective
-from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers, step_of, taken
+from fullrank.objectives.terms.contract import cues_of
+from fullrank.objectives.terms.samples import (
+    PLACES,
+    VIEW_DIMS,
+    alternating_cues,
+    random_numbers,
+    step_of,
+    taken,
+)
 from fullrank.processes import process_count, process_rank
 from fullrank.specs import Spec
 
@@ -127,7 +135,8 @@ def _loss_and_gradient(spec: Spec, images: int, width: int) -> tuple[Tensor, Ten
         value = loss_of(loss, z_a, z_b, labels[own], generator)
         if views is not None:
             z = torch.cat([z_a, z_b])
-            step = step_of(z, z, taken(views, own), labels[own], generator)
+            cues = {name: cue[own] for name, cue in alternating_cues(cues_of(terms), images).items()}
+            step = step_of(z, z, taken(views, own), labels[own], generator, cues)
             value = value + torch.stack([term.weight * term(step) for term in terms]).sum()
     weights = [weight, *(parameter for part in (loss, *terms) for parameter in part.parameters())]
     trained = [each for each in weights if each.requires_grad]

@@ -18,6 +18,7 @@ from fullrank.errors import UsageError
 from fullrank.heads.contract import views_for
 from fullrank.objectives import loss_of, needs_of
 from fullrank.objectives.contract import check_needs
+from fullrank.objectives.terms.contract import cues_of
 from fullrank.places import HasPlaces, check_place
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
@@ -52,7 +53,8 @@ class JointEmbedding(pl.LightningModule):
         optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
             has the defaults of a recipe.
         terms: Auxiliary objectives (`auxiliary`). Each is called as `term(step)`, multiplied by its `weight`
-            and added to the loss. Their weights are trained too.
+            and added to the loss. Their weights are trained too. Labels that a term reads (its `cues`) must
+            be in `Batch.cues`.
         seed: The seed of the views.
         encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends them one by one,
             so that batch norms see one view at a time, as in P1's code.
@@ -96,6 +98,7 @@ class JointEmbedding(pl.LightningModule):
         if len({term.name for term in terms}) < len(terms):
             raise UsageError("Two terms have one name; keep one of them, or set `name` of the other.")
         self.places = tuple(dict.fromkeys(place for term in terms for place in getattr(term, "places", ())))
+        self.cues = cues_of(terms)
         for place in self.places:
             check_place(cast(HasPlaces, encoder), place)
         self.needs = frozenset[str]().union(*map(needs_of, (objective, head, *terms)))
@@ -152,7 +155,7 @@ class JointEmbedding(pl.LightningModule):
             generator = None
             if "generator" in self.needs:  # the same in every process and after a resume
                 generator = step_generator(self.seed, epoch, number, stream=1)
-            step = Step(h, z, read, views, batch.labels, generator, progress)
+            step = Step(h, z, read, views, batch.labels, generator, progress, cues=self.cues_in(batch))
             losses = {OBJECTIVE: loss_of(self.objective, step.z_a, step.z_b, batch.labels, generator)}
             losses |= {str(term.name): term.weight * term(step) for term in self.terms}
             return replace(step, losses=losses)
@@ -184,6 +187,16 @@ class JointEmbedding(pl.LightningModule):
             sizes[mine] = batch.sizes.cpu()
         height, width = batch.images.shape[-2:]
         return self.views.sample(total, generator, (height, width), sizes)[mine]
+
+    def cues_in(self, batch: Batch) -> dict[str, Tensor]:
+        """The labels of `batch` that the terms read; UsageError for one that it does not carry."""
+        carried = batch.cues or {}
+        if missing := [name for name in self.cues if name not in carried]:
+            raise UsageError(
+                f"A term reads the label {missing[0]!r}, which the batches do not carry; give the "
+                f"BatchLoader cues={self.cues}."
+            )
+        return {name: carried[name] for name in self.cues}
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         """A context in which the trainer's profiler times a part of the step, if there is a trainer."""

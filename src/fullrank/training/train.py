@@ -144,7 +144,7 @@ def carry_out(
         torch.manual_seed(recipe.seed)
         parts = check_plan(recipe, train, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
-        loader = BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
+        loader = BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label, cues=module.cues)
         contexts.enter_context(folders.room_in(folder))
         if writes:
             contexts.enter_context(folders.sole_writer(folder))
