@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fullrank import probes
+from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import UsageError, unknown_name
+from fullrank.evaluation.corrections import Corrected, corrections
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
 from fullrank.probes import LinearProbe, MultiLabel, NearestProbe, among, balanced_probe, multi_label
@@ -20,6 +22,8 @@ from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,
     AMONG_CLASSES,
+    CORRECTIONS,
+    CUE_READ,
     IN_DIRECTIONS,
     LABELS_SCORED,
     MEAN_AUROC,
@@ -117,8 +121,9 @@ class PlaceScores:
             for k, value in retrieved.recall.items():
                 self._add("retrieval", f"recall@{k}", value)
             self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
-        if groups is not None and "groups" in measures:
+        if groups is not None and {"groups", CORRECTIONS} & set(measures):
             self._by_group("linear", linear, test, groups)
+        if groups is not None and "groups" in measures:
             by_cue = groups.gaps(linear.predict(test.features), test.labels)
             for cue, gap in (by_cue.gaps if by_cue else {}).items():
                 self._add("linear", "gap", gap, subject=cue)
@@ -141,6 +146,19 @@ class PlaceScores:
                 interval: dict[str, Any] = {"low": few.low, "high": few.high, "episodes": len(few.accuracies)}
                 self._add("linear", ACCURACY, few.mean, shots=few.shots, **interval)
         return result
+
+    def corrected(self, train: LabelledFeatures, test: LabelledFeatures, groups: Grouping) -> Tensor:
+        """Add the scores by group under each correction, and of each cue; w of the test images (N, D)."""
+        treatment, seed = self.request.features, self.request.seed
+        self._by_cue("linear", Corrected(train.features, test.features), test, groups)
+        by_probe = dict(corrections(train.features, test.features, groups, seed))
+        # The mean difference cannot correct images without a known group, so no probe learns from them.
+        labels = torch.where(torch.from_numpy(groups.train) == UNLABELLED, UNLABELLED, train.labels)
+        for name, features in by_probe.items():
+            probe = LinearProbe(features=treatment, seed=seed).fit(features.train, labels)
+            self._by_group(name, probe, LabelledFeatures(features.test, test.labels), groups)
+            self._by_cue(name, features, test, groups)
+        return by_probe["correction"].test - test.features
 
     def several(
         self, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], names: Sequence[str]
@@ -193,6 +211,13 @@ class PlaceScores:
         self._add("linear", "worst class", result.worst)
         self._add("linear", "best class", result.best)
         self._add("linear", "standard deviation over classes", result.std)
+
+    def _by_cue(self, name: Probe, features: Corrected, test: LabelledFeatures, groups: Grouping) -> None:
+        for cue, (values, test_values) in groups.cues.items():
+            learned = features.train, groups.train_labels, values
+            tested = features.test, test.labels, test_values
+            read = probes.cue_accuracy(*learned, *tested, seed=self.request.seed)
+            self._add(name, CUE_READ, read, subject=cue)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
         predicted, count = probe.predict(test.features), len(groups.names)

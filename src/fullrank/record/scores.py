@@ -8,13 +8,29 @@ from typing import Literal, get_args
 from fullrank.bibliography import P1
 from fullrank.errors import unknown_name
 
-Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors", "views"]
+Probe = Literal[
+    "linear",
+    "nearest",
+    "group-balanced",
+    "correction",
+    "mean-difference",
+    "leace",
+    "leace-within",
+    "retrieval",
+    "sgd",
+    "factors",
+    "views",
+]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 # The papers behind each probe, as keys of the bibliography.
 PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "linear": ("alain2016understanding",),
     "nearest": ("wu2018unsupervised",),
     "group-balanced": ("kirichenko2023last",),
+    "correction": ("cerrato2022fair", "gretton2012kernel"),
+    "mean-difference": (),
+    "leace": ("belrose2023leace",),
+    "leace-within": ("belrose2023leace",),
     "retrieval": ("song2016deep",),
     "sgd": (P1,),
     "factors": (),
@@ -32,6 +48,9 @@ LEFT_OUT = "association of a left-out factor"
 # Accuracy in few directions: the kind of the directions -> the statistic, whose subject is their number.
 IN_DIRECTIONS = {kind: f"accuracy in {kind} directions" for kind in ("principal", "random")}
 IMAGES = "images"
+# The corrections of features against cues, and how well a linear probe still reads a cue within a class.
+CORRECTED: tuple[Probe, ...] = ("correction", "mean-difference", "leace", "leace-within")
+CORRECTIONS, CUE_READ = "corrections", "cue within classes"
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
 
@@ -69,12 +88,16 @@ def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
     return Statistic(probe, name, f"{probe}, {name}", measure=measure, by_group=True)
 
 
+def _cue_read(probe: Probe) -> Statistic:
+    return Statistic(probe, CUE_READ, f"{probe}, {{}} within classes", "cues", measure=CORRECTIONS)
+
+
 _by_class = partial(Statistic, "linear", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
 _CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
-_GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
+GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
 _of_labels = partial(Statistic, "linear", over_labels=True)
 _SGD_BEST = "linear, SGD, best epoch chosen on the test images"
@@ -94,9 +117,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_labels(LABELS_SCORED, "labels in these means", unit="number"),
     _by_class(AUROC, "linear, AUROC of {}", "label"),
     _by_class("average precision", "linear, average precision of {}", "label"),
-    *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
+    *(_by_group("linear", name, "groups") for name in GROUP_STATISTICS),
     Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
-    *(_by_group("group-balanced", name, "group-balanced") for name in _GROUP_STATISTICS),
+    *(_by_group("group-balanced", name, "group-balanced") for name in GROUP_STATISTICS),
+    *(_by_group(probe, name, CORRECTIONS) for probe in CORRECTED for name in GROUP_STATISTICS),
+    *(_cue_read(probe) for probe in ("linear", *CORRECTED)),
     Statistic("sgd", "accuracy after the last epoch", "linear, SGD, last epoch"),
     Statistic("sgd", "accuracy after the best test epoch", _SGD_BEST),
     _of_factor(WEIGHT, "factor weight"),
