@@ -9,6 +9,10 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
+    from fullrank.probes.correction_effect import (
+        CorrectionEffect as CorrectionEffect,
+        correction_effect as correction_effect,
+    )
     from fullrank.probes.corrections import (
         Correction as Correction,
         Erasure as Erasure,

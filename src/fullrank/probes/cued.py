@@ -13,6 +13,9 @@ from fullrank.probes.balanced import balanced_probe
 from fullrank.probes.groups import group_accuracy
 from fullrank.probes.probe import feature_matrix, label_table, labelled_rows
 
+# The penalties to choose from when a cue is read.
+_PENALTIES = (1e-1, 1e-2, 1e-3)
+
 
 @dataclass(frozen=True, eq=False)
 class CuedRows:
@@ -104,8 +107,8 @@ def cue_accuracy(
     .. math:: \operatorname*{mean}_c \operatorname*{mean}_v
               \frac{|\{i : y_i = c,\ z_i = v,\ \hat z_i = v\}|}{|\{i : y_i = c,\ z_i = v\}|}
 
-    For each class, a `balanced_probe` with three draws learns the values z of the cue from the training rows
-    of the class. Chance is 1 over the number of values. Classes in which the training or the test rows have
+    For each class, a `balanced_probe` with three draws and three penalties learns the values z of the cue
+    from the training rows of the class. Chance is 1 over the number of values. Classes in which the training or the test rows have
     fewer than two values are left out.
 
     Args:
@@ -136,7 +139,8 @@ def cue_accuracy(
         inside, tested = ((table[:, 0] == label) & (table[:, 1] != -1) for table in (train, test))
         values, test_values = train[inside, 1], test[tested, 1]
         if min(len(values.unique()), len(test_values.unique())) > 1:
-            probe = balanced_probe(rows[inside], values, values, draws=3, seed=seed)
+            how: dict[str, Any] = {"draws": 3, "penalties": _PENALTIES, "seed": seed}
+            probe = balanced_probe(rows[inside], values, values, **how)
             found.append(group_accuracy(probe.predict(test_rows[tested]), test_values, test_values).mean)
     if not found:
         raise DataError(

@@ -67,50 +67,66 @@ class MMDTerm(Auxiliary):
 
 def _check_cue(train: TrainingLabels, cue: str) -> None:
     """Raise UsageError unless some class is expected to have two rows of two values of `cue` in a batch."""
-    remedy = f"name another label of {train.data} ({', '.join(train.numbers)})"
+    remedy = _remedy(train)
     if cue == train.label:
-        raise UsageError(
-            f"mmd compares the values of label={cue} within each class, but '{cue}' is the class itself; "
-            f"{remedy}."
-        )
+        raise UsageError(f"mmd compares the values of a label within each class of '{cue}'; {remedy}.")
     counts = train.counts(cue)
-    classes, values = (np.flatnonzero(counts.any(axis)) for axis in (1, 0))
-    for name, numbers in ((train.label, classes), (cue, values)):
-        if len(numbers) < 2:
+    for name, axis in ((train.label, 1), (cue, 0)):
+        if (number := int(counts.any(axis).sum())) < 2:
             raise UsageError(
-                f"mmd needs 2 or more values of '{name}', but {train.data} has {len(numbers)}; {remedy}."
+                f"mmd needs 2 or more values of '{name}', but {train.data} has {number}; {remedy}."
             )
-    if ((counts > 0).sum(0) <= 1).all():
+    if contains_class(counts):
         raise UsageError(
             f"Each value of '{cue}' occurs in one class of '{train.label}' only, so it contains the class, "
             f"and mmd cannot take it; {remedy}."
         )
-    _check_frequent(train, cue, counts, classes)
+    if ((counts > 0).sum(1) < 2).all():
+        raise UsageError(
+            f"Each class of '{train.label}' has one value of '{cue}', so mmd compares nothing; {remedy}."
+        )
+    _check_frequent(train, cue, counts)
 
 
-def _check_frequent(train: TrainingLabels, cue: str, counts: np.ndarray, classes: np.ndarray) -> None:
+def contains_class(counts: np.ndarray) -> bool:
+    """Whether each value (column) of a table of counts occurs in one class (row) only."""
+    return bool(((counts > 0).sum(0) <= 1).all())
+
+
+def _remedy(train: TrainingLabels) -> str:
+    """Which labels could be compared."""
+    tables = {name: train.counts(name) for name in train.numbers if name != train.label}
+    fit = [
+        name
+        for name, counts in tables.items()
+        if ((counts > 0).sum(1) > 1).any() and not contains_class(counts)
+    ]
+    return f"name another label, such as {' or '.join(fit)}" if fit else "leave mmd out"
+
+
+def _check_frequent(train: TrainingLabels, cue: str, counts: np.ndarray) -> None:
     """Raise UsageError, or warn, where the second most frequent value of a class is too rare for a batch."""
+    classes = np.flatnonzero(counts.any(1))
     order = np.argsort(-counts, axis=1, kind="stable")[:, 1]
     second = np.take_along_axis(counts, order[:, None], 1)[:, 0]
     total, size = len(train.numbers[cue]), train.batch_size
     names = train.class_names[train.label]
     missing = [names[each] for each in classes if second[each] * size < LEAST_ROWS * total]
+    if missing and len(missing) < len(classes):
+        warnings.warn(
+            f"mmd compares '{cue}' within {len(classes) - len(missing)} of {len(classes)} classes; batches "
+            f"of {size} are too small for {few_of(missing)}.",
+            FullrankWarning,
+            stacklevel=2,
+        )
     if len(missing) < len(classes):
-        if missing:
-            warnings.warn(
-                f"mmd compares '{cue}' within {len(classes) - len(missing)} of {len(classes)} classes: in a "
-                f"batch of {size}, fewer than {LEAST_ROWS} images of a second value are expected of "
-                f"{few_of(missing)}.",
-                FullrankWarning,
-                stacklevel=2,
-            )
         return
     best = int(second.argmax())
     value, count = train.class_names[cue][order[best]], int(second[best])
-    enough = math.ceil(LEAST_ROWS * total / count) if count else math.inf
+    enough = math.ceil(LEAST_ROWS * total / count)
     larger = f"choose a batch size of {enough:,} or more, or " if enough <= total else "choose "
     raise UsageError(
-        f"mmd needs {LEAST_ROWS} images each of two values of '{cue}' in a class, but in a batch of {size} "
-        f"no class is expected to have them: {count:,} of {total:,} training images are '{value}' in class "
-        f"'{names[best]}', and no class has more of a second value; {larger}data with a lower correlation."
+        f"mmd needs {LEAST_ROWS} images of a second value of '{cue}' in some class, but a batch of {size} "
+        f"has about {size * count / total:.2g} at most ('{names[best]}' with '{value}': {count:,} of "
+        f"{total:,}); {larger}a lower correlation."
     )
