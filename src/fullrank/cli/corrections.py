@@ -1,4 +1,4 @@
-"""Corrections of features against cues in the terminal: accuracies, and the most corrected channels."""
+"""Corrections of features against cues in the terminal: accuracies, and the channels that differ most."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -21,8 +21,9 @@ _MEANING = (
     "each cue within a class; chance of a cue with two values is 50."
 )
 _CHANNELS = (
-    "Mean of the correction w by group, in units of the features, and the mean of |w| over groups, for the "
-    "most corrected channels: above 0 a bonus, below 0 a penalty."
+    "Mean of the correction vectors w in each group, in units of the features, for the channels in which it "
+    "differs most between groups: above 0 a bonus, below 0 a penalty. The last row is the mean of |w| over "
+    "groups."
 )
 
 
