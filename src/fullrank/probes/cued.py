@@ -108,8 +108,8 @@ def cue_accuracy(
               \frac{|\{i : y_i = c,\ z_i = v,\ \hat z_i = v\}|}{|\{i : y_i = c,\ z_i = v\}|}
 
     For each class, a `balanced_probe` with three draws and three penalties learns the values z of the cue
-    from the training rows of the class. Chance is 1 over the number of values. Classes in which the training or the test rows have
-    fewer than two values are left out.
+    from the training rows of the class. Chance is 1 over the number of values. Classes in which the training
+    or the test rows have fewer than two values are left out.
 
     Args:
         features: Features of the training rows (N, D).
