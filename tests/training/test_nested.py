@@ -3,10 +3,10 @@
 import math
 
 import pytest
+from runs import fingerprint
 
 from fullrank import diagnose, objective, source, train, view_pipeline
 from fullrank.diagnosis.layers import gradient_ranks
-from runs import fingerprint
 
 
 @pytest.fixture(scope="module")

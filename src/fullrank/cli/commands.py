@@ -67,8 +67,8 @@ JsonOption = Annotated[
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
 _MEASURES = (
-    "reduced, redundancy, retrieval, per-class, groups, group-balanced, factors, views or baselines."
-    " Repeatable."
+    "reduced, redundancy, retrieval, per-class, groups, group-balanced, corrections, factors, views or "
+    "baselines. Repeatable."
 )
 _VIEWS = "For --measure views; default: a run's own, else simclr."
 
@@ -215,6 +215,7 @@ def probe(
     if file:
         model.refuse_for_file(target)
     begin()
+    from fullrank.cli.corrections import print_corrections
     from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.evaluate import Evaluation
     from fullrank.evaluation.probe import probe as run_probe
@@ -238,6 +239,7 @@ def probe(
         typer.echo(TypeAdapter(Evaluation).dump_json(evaluation, indent=1))
         return
     print_evaluation(evaluation)
+    print_corrections(evaluation.scores, evaluation.corrections)
 
 
 @app.command(context_settings={"allow_extra_args": True})
