@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fullrank.evaluation.probe import probe as probe
     from fullrank.heads import (
         ConditionedHead as ConditionedHead,
+        CorrectionHead as CorrectionHead,
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
         LowRankHead as LowRankHead,
