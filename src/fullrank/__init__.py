@@ -43,7 +43,11 @@ if TYPE_CHECKING:
         register_auxiliary as register_auxiliary,
         register_objective as register_objective,
     )
-    from fullrank.probes import LinearProbe as LinearProbe, NearestProbe as NearestProbe
+    from fullrank.probes import (
+        ClassMeanProbe as ClassMeanProbe,
+        LinearProbe as LinearProbe,
+        NearestProbe as NearestProbe,
+    )
     from fullrank.record.finding import read_result as read_result
     from fullrank.reports.combined.page import write_report as write_report
     from fullrank.reports.page import write_page as write_page

@@ -92,7 +92,10 @@ def evaluate(
 
     - "retrieval": retrieval among the test images.
     - "reduced": accuracy in k principal and in k random directions (`reduced_accuracy`), k = 1, 2, 4, ...
-    - "per-class": accuracy and prediction bias of each class.
+    - "redundancy": the same curves for random channels and small principal directions too, with intervals
+      over draws, the worst class, and diffused redundancy (`redundancy`).
+    - "per-class": accuracy, prediction bias and false positives of each class, how unequal the classes are,
+      and the same of the nearest class mean and the nearest neighbours; of shifts too.
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
       training, and its gaps if cues are uncommon.
     - "group-balanced": the same without the gaps, for a probe fitted on group-balanced training subsets.
@@ -165,6 +168,8 @@ def evaluate(
     learned = train.labels[label]
     own = ProbedImages.of(label, learned, test.labels[label])
     others = [ProbedImages.of(label, learned, shift.labels, spec) for spec, shift in matches.items()]
+    # Several places may have a note in common.
+    notes = list(dict.fromkeys(notes))
     return Evaluation(probes, scores, spectra, notes, own, others, corrections=tables)
 
 

@@ -97,6 +97,7 @@ class TablePlan:
             columns=[column.title for column in table.columns],
             units=[column.unit for column in table.columns],
             differences=[i for i, column in enumerate(table.columns) if column.is_difference],
+            accuracies=[i for i, column in enumerate(table.columns) if column.is_accuracy],
             rows=[self._row_entry(row) for row in rows],
             **table.model_dump(
                 include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}

@@ -107,6 +107,11 @@ class Column(_Part):
         """The unit of its numbers: points, 0 to 100, or plain numbers."""
         return "number" if self.spectrum is not None else self.kinds[0].unit
 
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether its numbers are shares of all test images."""
+        return self.spectrum is None and not self.is_difference and self.kinds[0].of_all_images
+
 
 class Row(_Part):
     """A setting: the keys of the recipe that it replaces, `set`, and the paper's number for each column.
