@@ -265,7 +265,7 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in a table of its own: places, several labels, shifts, classes, corrections, ..."""
+    """Whether a score is in another table: of places, labels, shifts, classes, corrections and so on."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
     in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions
