@@ -203,3 +203,25 @@ def live(variances: np.ndarray, tolerance: float | None = None) -> np.ndarray:
     finite = np.where(np.isfinite(variances), variances, 0.0)
     mask: np.ndarray = finite > tolerance * finite.max(axis=-1, keepdims=True, initial=0.0)
     return mask
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's correlation of two lists of numbers; equal values share their mean rank.
+
+    Args:
+        one: The first numbers, (N,).
+        other: The second numbers, (N,).
+
+    Returns:
+        The correlation, -1 to 1; None where one of the two is constant.
+
+    >>> round(rank_correlation([1.0, 2.0, 2.0, 9.0], [0.1, 0.3, 0.2, 0.4]), 4)
+    0.9487
+    """
+    ranks = []
+    for values in (one, other):
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((counts.cumsum() - (counts - 1) / 2)[inverse])
+    if any(np.ptp(each) == 0 for each in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])

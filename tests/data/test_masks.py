@@ -75,7 +75,7 @@ def test_masks_of_a_folder_have_the_geometry_of_its_images(folder):
 
 
 def test_masks_of_streamed_and_prepared_images_cover_the_same_pixels_as_a_white_square(folder):
-    """The object is painted white on black, so the mask must be where the image that encoders see is white."""
+    """The object is painted white on black, so its mask is where the image that encoders see is white."""
     for path in (folder / "images").rglob("*.png"):
         mask = np.asarray(Image.open(folder / "masks" / f"{path.stem.lstrip('t')}.png"))
         Image.fromarray(np.where(mask == 7, 255, 0).astype(np.uint8)).save(path)

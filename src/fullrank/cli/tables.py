@@ -29,6 +29,14 @@ from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.reports.run.words import OTHER_IMAGES, sampling_notes
+from fullrank.reports.segmentation import (
+    GRADIENT_MEANING,
+    MEANING as OBJECTS,
+    OF_ATTENTION,
+    OF_GRADIENT,
+    cell_text as object_text,
+    object_tables,
+)
 from fullrank.reports.view_readout import MEANING, cell_text, readout_table
 from fullrank.statistics import Estimate
 
@@ -190,6 +198,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
             console.print(f"[ ]: 95 % t interval over {draws} draws of the training images.", markup=False)
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
+    print_objects(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -252,10 +261,10 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in the table of places, of several labels, of shifts or of factors."""
+    """Whether a score is in the table of places, of several labels, of shifts, factors and so on."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    return in_first or kind.subject == "shift" or kind.by_factor or kind.by_operation
+    return in_first or kind.subject == "shift" or kind.by_factor or kind.by_operation or kind.of_objects
 
 
 def _value(score: Score) -> str:
@@ -325,6 +334,26 @@ def print_view_scores(scores: Sequence[Score]) -> None:
         shown.add_row(escape(row.operation), row.shown, *map(cell_text, row.cells))
     console.print(shown)
     for sentence in (*table.sentences, MEANING):
+        console.print(escape(sentence))
+
+
+def print_objects(scores: Sequence[Score]) -> None:
+    """How well attention and gradient find the objects; nothing without such scores."""
+    tables = object_tables(scores)
+    if tables is None:
+        return
+    console = Console(highlight=False)
+    for rows, columns, meaning in (
+        (tables.attention, OF_ATTENTION, OBJECTS),
+        (tables.gradient, OF_GRADIENT, GRADIENT_MEANING),
+    ):
+        if rows:
+            table = plain_table(["share"], columns.values(), tight=True)
+            for row in rows:
+                table.add_row(row.share or "on objects", *map(object_text, row.cells))
+            console.print(table)
+            console.print(escape(f"{meaning} ± is half the 95 % t interval over images."))
+    for sentence in tables.sentences:
         console.print(escape(sentence))
 
 

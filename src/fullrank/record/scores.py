@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from fullrank.bibliography import P1
 from fullrank.errors import unknown_name
 
-Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors", "views"]
+Probe = Literal["linear", "nearest", "group-balanced", "retrieval", "sgd", "factors", "views", "segmentation"]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 # The papers behind each probe, as keys of the bibliography.
 PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
@@ -19,8 +19,11 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "sgd": (P1,),
     "factors": (),
     "views": ("lee2021improving",),
+    "segmentation": ("burns2024makes", "caron2021emerging"),
 }
-Subject = Literal["", "class", "cues", "shift", "label", "number of directions", "operation"]
+Subject = Literal[
+    "", "class", "cues", "shift", "label", "number of directions", "operation", "share of the attention"
+]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
 RECALL_AT = (1, 5, 10)
@@ -34,6 +37,13 @@ IN_DIRECTIONS = {kind: f"accuracy in {kind} directions" for kind in ("principal"
 IMAGES = "images"
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
+# The statistics of emergent segmentation. The subject of those of the attention is the share of the attention
+# that the patches hold.
+SEGMENTATION, JACCARD = "segmentation", "attention Jaccard"
+PERMUTED, ABOVE = f"{JACCARD}, permuted", f"{JACCARD} above permuted"
+ALL_HEADS, UNTRAINED = f"{JACCARD}, all heads", f"{JACCARD}, untrained"
+GRADIENT_SHARE, AREA_SHARE = "foreground share of the gradient", "foreground share of the area"
+GRADIENT_UNTRAINED = f"{GRADIENT_SHARE}, untrained"
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Statistic:
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
-    `by_factor` and `by_operation` belong to the tables of groups, factors and views. `over_labels` is a mean
+    `by_factor`, `by_operation` and `of_objects` belong to the tables of groups, factors, views and objects. `over_labels` is a mean
     over several labels an image. `few_shot` is its name with few images a class.
     """
 
@@ -57,6 +67,7 @@ class Statistic:
     by_group: bool = False
     by_factor: bool = False
     by_operation: bool = False
+    of_objects: bool = False
     over_labels: bool = False
     few_shot: str = ""
 
@@ -73,6 +84,7 @@ _by_class = partial(Statistic, "linear", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
+_of_objects = partial(Statistic, "segmentation", measure=SEGMENTATION, of_objects=True)
 _CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
 _GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
@@ -105,6 +117,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_factor(LEFT_OUT, "factor weight left out, association"),
     _of_views(R2, "views, R2 of {}"),
     _of_views(AUROC, "views, AUROC of {}"),
+    *(
+        _of_objects(name, f"{name}, share {{}}", "share of the attention")
+        for name in (JACCARD, PERMUTED, ABOVE, ALL_HEADS, UNTRAINED)
+    ),
+    *(_of_objects(name, name) for name in (GRADIENT_SHARE, GRADIENT_UNTRAINED, AREA_SHARE)),
 )
 _BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
 

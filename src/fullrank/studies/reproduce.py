@@ -99,7 +99,9 @@ class TablePlan:
             differences=[i for i, column in enumerate(table.columns) if column.minus is not None],
             rows=[self._row_entry(row) for row in rows],
             **table.model_dump(
-                include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}
+                include={
+                    *("title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks", "predicts")
+                }
             ),
         )
         needed = tuple(dict.fromkeys(origin for recipe in recipes for origin in recipe.imports))

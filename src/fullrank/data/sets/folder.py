@@ -256,8 +256,9 @@ class ImageFolder(ImageFiles):
             ignore, as in PASCAL VOC.
 
     Raises:
-        DataError: If the folder is missing or has no images, a test image has no mask, its splits can be understood in two ways or
-            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB.
+        DataError: If the folder is missing or has no images, its splits can be understood in two ways or
+            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB. Also if
+            there are masks, but not for every test image.
         UsageError: If the images do not all have one square size, and no size is given.
 
     >>> ImageFolder("photographs", canvas=256).name

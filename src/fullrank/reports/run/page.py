@@ -16,6 +16,7 @@ from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.scores import group_table, head_notes, shift_table
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
+from fullrank.reports.segmentation import segmentation_section
 from fullrank.reports.view_readout import readout_section, record_readout, views_of
 
 _BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
@@ -87,6 +88,7 @@ def render(
         readout=readout_section(
             record_readout(record), {row: names.short(row) for row in names.values}, views_of(record)
         ),
+        objects=segmentation_section(record, arrays),
         groups=group_table(record),
         shifts=shift_table(record),
         head_notes=head_notes(record),
