@@ -50,10 +50,9 @@ def _print_predictors(console: Console, table: TableEntry) -> None:
     console.print(escape(f"Predictors of {table.predicts.target}"))
     shown = plain_table([""], ["rank correlation", "R²"])
     for each in found:
-        rank = "–" if each.rank is None else words.shown(each.rank, True, 2)
-        shown.add_row(
-            escape(each.title), escape(rank), escape(words.shown(each.r2, False, 2) if each.r2 else "–")
-        )
+        rank = words.shown(each.rank, True, 2) if each.rank else "–"
+        r2 = words.shown(each.r2, False, 2) if each.r2 else "–"
+        shown.add_row(escape(each.title), escape(rank), escape(r2))
     console.print(shown)
     console.print(f"[dim]{escape(MEANING.format(DRAWS))}[/dim]")
 

@@ -145,7 +145,8 @@ def segmentation(
         notes += _about_heads(attention.shape[1])
         examples = _examples(attention, shown)
     score = partial(_score, label=label)
-    return Segmentation([score(*key, each) for key, each in values.items()], notes, examples)
+    defined = {key: each for key, each in values.items() if not each.isnan().all()}
+    return Segmentation([score(*key, each) for key, each in defined.items()], notes, examples)
 
 
 def _shown(images: ImageSet, seed: int) -> _Shown:
@@ -233,7 +234,7 @@ def _score(statistic: str, subject: str, values: Tensor, *, label: str) -> Score
 
 
 def _examples(attention: Tensor, shown: _Shown) -> dict[str, np.ndarray]:
-    """Images from the smallest overlap to the largest, with the best head's attention for the largest object."""
+    """Images from the smallest overlap to the largest: the largest object, and the best head for it."""
     height, width = shown.masks.shape[1:]
     rows, columns = (
         torch.arange(side) * patches // side

@@ -53,8 +53,8 @@ class Statistic:
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
-    `by_factor`, `by_operation` and `of_objects` belong to the tables of groups, factors, views and objects. `over_labels` is a mean
-    over several labels an image. `few_shot` is its name with few images a class.
+    `by_factor`, `by_operation` and `of_objects` belong to the tables of groups, factors, views and objects.
+    `over_labels` is a mean over several labels an image. `few_shot` is its name with few images a class.
     """
 
     probe: Probe

@@ -38,24 +38,23 @@ OF_GRADIENT = {
     AREA_SHARE: "of the area",
 }
 MEANING = (
-    "J is the overlap of the best of 3 attention heads with an object: pixels that both hold, over pixels that "
-    "either holds, in points of 0 to 100. A head holds the fewest patches that have this share of the CLS "
-    "token's attention in the last block. Permuted: the same maps with their patches in random order. Compare J "
-    "only at one share, on the same images."
+    "J is the overlap of the best of 3 attention heads with an object: the pixels that both hold, over the "
+    "pixels that either holds, 0 to 100. A head holds the fewest patches that have this share of the CLS "
+    "token's attention in the last block. Permuted: the same maps with their patches in random order. "
+    "Compare J only at one share, on the same images."
 )
 GRADIENT_MEANING = (
-    "The share of the gradient of h that lies on the objects, beside the share of the area that they cover, in "
-    "per cent. It is not a Jaccard index, and does not tell objects apart."
+    "The share of the gradient of h that lies on the objects, beside the share of the area that they cover, "
+    "in per cent. It is not a Jaccard index, and does not tell objects apart."
 )
-# Colours of the overlay: both, the attention alone, the object alone. Readers with any colour vision tell them
-# apart.
+# Colours of the overlay, which any colour vision tells apart.
 _COLOURS = {"both": (0, 158, 115), "attention": (230, 159, 0), "object": (86, 180, 233)}
 _DIM = 0.25
 
 
 @dataclass(frozen=True)
 class ObjectRow:
-    """A row of a study at one share of the attention ("" for gradients), a cell for each column, in points."""
+    """A row of a study at a share of the attention, "" for gradients: a cell for each column, in points."""
 
     head: str
     share: str
@@ -89,10 +88,7 @@ def segmentation_section(record: Record, arrays: Mapping[str, Arrays]) -> dict[s
         "columns": (list(OF_ATTENTION.values()), list(OF_GRADIENT.values())),
         "heads": {row: names.short(row) for row in names.values},
         "text": cell_text,
-        "meaning": [
-            *([MEANING] if tables.attention else []),
-            *([GRADIENT_MEANING] if tables.gradient else []),
-        ],
+        "meaning": [MEANING] * bool(tables.attention) + [GRADIENT_MEANING] * bool(tables.gradient),
         "over": "images" if len(record.runs) == 1 else "seeds",
         "overlays": next((found for each in arrays.values() if (found := overlays(each))), []),
     }
@@ -180,9 +176,9 @@ def _of_attention(row: ObjectRow) -> str:
         judged = f"The interval of the difference, {signed(above.mean)}, includes 0"
         judged = judged if above.low is not None else f"The difference is {signed(above.mean)}"
     elif above.mean > 0:
-        judged = f"The attention finds the objects better than by chance, by {size} points"
+        judged = f"The attention lies on the objects: J is {size} points above the permuted maps"
     else:
-        judged = f"The attention avoids the objects: it is {size} points below chance"
+        judged = f"The attention avoids the objects: J is {size} points below the permuted maps"
     first = f"With {row.share} of the attention, J is {in_points(found.mean)}; permuted, it is "
     sentence = f"{first}{in_points(permuted.mean)}. {judged}."
     if before is None:

@@ -130,8 +130,8 @@ class Table(_Part):
     """A table of runs. `recipe`, `seeds` and `base` (keys for every row) may be given by scale.
 
     `paper` says what the paper's numbers were measured on; null means that there is no paper. `spectrum`
-    names places whose spectra are drawn, and `x` the axis of a figure of all columns. `predicts` asks how well
-    some columns, `by`, predict another, `target`, over all runs; columns are named by their titles.
+    names places whose spectra are drawn, and `x` the axis of a figure of all columns. `predicts` asks how
+    well some columns, `by`, predict another, `target`, over all runs; columns are named by their titles.
     """
 
     title: str

@@ -10,8 +10,8 @@ from fullrank.statistics import Estimate, rank_correlation
 
 DRAWS = 1000
 MEANING = (
-    "Over all runs: Spearman's rank correlation, and R², the squared correlation. In brackets: 95 % of {} draws of "
-    "the rows with replacement, each with all its seeds. A correlation over these rows need not be a cause."
+    "Over all runs: Spearman's rank correlation, and R², the squared correlation. In brackets: 95 % of {} "
+    "draws of the rows with replacement, each with all its seeds. A correlation need not be a cause."
 )
 
 
@@ -42,14 +42,20 @@ def predictor_sentence(table: TableEntry) -> str:
     if not found or table.predicts is None:
         return ""
     apart = [each.title for each in found if each.rank is not None and each.rank.separated]
-    others = [each.title for each in found if each.title not in apart]
+    others = [each.title for each in found if each.rank is not None and not each.rank.separated]
     runs = sum(len(row.seeds) for row in table.rows)
-    parts = [f"excludes 0 for {' and '.join(apart)}"] if apart else []
-    parts += [f"does not exclude 0 for {' and '.join(others)}"] if others else []
+    parts = [f"excludes 0 for {_quoted(apart)}"] if apart else []
+    parts += [f"does not exclude 0 for {_quoted(others)}"] if others else []
+    if not parts or any(each.rank is not None and each.rank.low is None for each in found):
+        return ""
     return (
         f"Predicting {table.predicts.target} over {runs} runs: the interval of the rank correlation "
         f"{', and '.join(parts)}."
     )
+
+
+def _quoted(titles: Sequence[str]) -> str:
+    return ", ".join(f"“{title}”" for title in titles)
 
 
 def _predictor(title: str, values: Sequence[Sequence[float]], target: Sequence[Sequence[float]]) -> Predictor:
