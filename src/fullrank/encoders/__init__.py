@@ -11,6 +11,7 @@ from fullrank.specs import Parameter, Spec
 if TYPE_CHECKING:
     from torch import nn
 
+    from fullrank.encoders.attention import cls_attention as cls_attention
     from fullrank.encoders.contract import Encoder as Encoder
     from fullrank.encoders.foreign import module_encoder as module_encoder
     from fullrank.encoders.library import LibraryEncoder as LibraryEncoder
