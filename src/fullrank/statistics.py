@@ -205,23 +205,26 @@ def live(variances: np.ndarray, tolerance: float | None = None) -> np.ndarray:
     return mask
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's correlation of two lists of numbers; equal values share their mean rank.
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """The ranks, from 1, of numbers (..., N) along the last axis; equal numbers share their mean rank.
 
-    Args:
-        one: The first numbers, (N,).
-        other: The second numbers, (N,).
-
-    Returns:
-        The correlation, -1 to 1; None where one of the two is constant.
-
-    >>> round(rank_correlation([1.0, 2.0, 2.0, 9.0], [0.1, 0.3, 0.2, 0.4]), 4)
-    0.9487
+    >>> mean_ranks(np.array([0.3, 0.1, 0.3])).tolist()
+    [2.5, 1.0, 2.5]
     """
-    ranks = []
-    for values in (one, other):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((counts.cumsum() - (counts - 1) / 2)[inverse])
-    if any(np.ptp(each) == 0 for each in ranks):
-        return None
-    return float(np.corrcoef(ranks)[0, 1])
+    one, other = values[..., :, None], values[..., None, :]
+    ranks: np.ndarray = (one > other).sum(-1) + ((one == other).sum(-1) + 1) / 2
+    return ranks
+
+
+def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of numbers (..., N) and (..., N) along the last axis; nan where one is constant.
+
+    That of their `mean_ranks` is Spearman's.
+
+    >>> correlations(np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]), np.arange(3.0)).round(6).tolist()
+    [1.0, nan]
+    """
+    a, b = (values - values.mean(-1, keepdims=True) for values in (one, other))
+    constant = (np.ptp(one, axis=-1) == 0) | (np.ptp(other, axis=-1) == 0)
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.where(constant, np.nan, (a * b).sum(-1) / np.where(constant, 1.0, size))

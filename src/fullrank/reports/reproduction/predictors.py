@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullrank.record import TableEntry
-from fullrank.statistics import Estimate, rank_correlation
+from fullrank.statistics import Estimate, correlations, mean_ranks
 
 DRAWS = 1000
+_TOGETHER = 50
 MEANING = (
     "Over all runs: Spearman's rank correlation, and R², the squared correlation. In brackets: 95 % of {} "
     "draws of the rows with replacement, each with all its seeds. A correlation need not be a cause."
@@ -59,32 +60,36 @@ def _quoted(titles: Sequence[str]) -> str:
 
 
 def _predictor(title: str, values: Sequence[Sequence[float]], target: Sequence[Sequence[float]]) -> Predictor:
-    return Predictor(title, *(_estimate(measure, values, target) for measure in (rank_correlation, _r2)))
+    """Both measures over all runs, with their intervals by bootstrap over rows."""
+    together = [np.concatenate(each) for each in (values, target)]
+    draws: list[np.ndarray] = []
+    if len(values) > 2 and len({len(row) for row in values}) == 1:
+        rows = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+        draws = [np.array(each)[rows].reshape(DRAWS, -1) for each in (values, target)]
+    rank = _estimate(_rank, together, draws)
+    return Predictor(
+        title, rank, _estimate(lambda one, other: correlations(one, other) ** 2, together, draws)
+    )
 
 
-def _r2(values: np.ndarray, target: np.ndarray) -> float | None:
-    """The squared correlation; None where one of the two is constant."""
-    if np.ptp(values) == 0 or np.ptp(target) == 0:
-        return None
-    return float(np.corrcoef(values, target)[0, 1] ** 2)
+def _rank(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    # A few draws at a time, since ranks compare all pairs of runs.
+    parts = zip(*(np.array_split(each, -(-len(each) // _TOGETHER)) for each in (one, other)), strict=True)
+    return np.concatenate([correlations(mean_ranks(a), mean_ranks(b)) for a, b in parts])
 
 
 def _estimate(
-    measure: Callable[[np.ndarray, np.ndarray], float | None],
-    values: Sequence[Sequence[float]],
-    target: Sequence[Sequence[float]],
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    whole: Sequence[np.ndarray],
+    draws: Sequence[np.ndarray],
 ) -> Estimate | None:
-    """A measure over all runs, with its interval by bootstrap over rows."""
-    whole = measure(np.concatenate(values), np.concatenate(target))
-    if whole is None:
+    """A measure of all runs, and the middle 95 % of it over draws; None where a column is constant."""
+    mean = float(measure(*(each[None] for each in whole))[0])
+    if np.isnan(mean):
         return None
-    random, found = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        rows = random.integers(len(values), size=len(values))
-        one = measure(*(np.concatenate([part[row] for row in rows]) for part in (values, target)))
-        if one is not None:
-            found.append(one)
-    if len(values) < 3 or len(found) < DRAWS // 2:
-        return Estimate(whole)
+    found = measure(*draws) if draws else np.array([])
+    found = found[~np.isnan(found)]
+    if len(found) < DRAWS // 2:
+        return Estimate(mean)
     low, high = np.quantile(found, [0.025, 0.975]).tolist()
-    return Estimate(whole, low, high)
+    return Estimate(mean, low, high)
