@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fullrank import probes
+from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import UsageError, unknown_name
 from fullrank.evaluation.classes import absent_note, class_scores
+from fullrank.evaluation.corrections import Corrected, corrections
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
 from fullrank.probes import (
@@ -24,19 +26,26 @@ from fullrank.probes import (
     balanced_probe,
     multi_label,
 )
+from fullrank.probes.diffused import DELTA
 from fullrank.probes.few_shots import EPISODES, SHOT_PENALTY
 from fullrank.probes.linear import Treatment
 from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,
+    ACCURACY_IN,
     AMONG_CLASSES,
     BY_CLASS,
+    CORRECTIONS,
+    CUE_READ,
+    DIFFUSED,
     IN_DIRECTIONS,
     LABELS_SCORED,
     MEAN_AUROC,
     MEAN_PRECISION,
     MEASURES,
     RECALL_AT,
+    REDUNDANCY,
+    WORST_CLASS_IN,
     Probe,
 )
 
@@ -123,13 +132,16 @@ class PlaceScores:
             self._by_class({"linear": linear, "nearest": nearest}, train, test, class_names)
         if "reduced" in measures:
             self._in_directions(linear, train, test)
+        if REDUNDANCY in measures:
+            self._redundancy(linear, train, test)
         if "retrieval" in measures:
             retrieved = probes.retrieval(*test, ks=RECALL_AT)
             for k, value in retrieved.recall.items():
                 self._add("retrieval", f"recall@{k}", value)
             self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
-        if groups is not None and "groups" in measures:
+        if groups is not None and {"groups", CORRECTIONS} & set(measures):
             self._by_group("linear", linear, test, groups)
+        if groups is not None and "groups" in measures:
             by_cue = groups.gaps(linear.predict(test.features), test.labels)
             for cue, gap in (by_cue.gaps if by_cue else {}).items():
                 self._add("linear", "gap", gap, subject=cue)
@@ -156,6 +168,19 @@ class PlaceScores:
                 interval: dict[str, Any] = {"low": few.low, "high": few.high, "episodes": len(few.accuracies)}
                 self._add("linear", ACCURACY, few.mean, shots=few.shots, **interval)
         return result
+
+    def corrected(self, train: LabelledFeatures, test: LabelledFeatures, groups: Grouping) -> Tensor:
+        """Add the scores by group under each correction, and of each cue; w of the test images (N, D)."""
+        treatment, seed = self.request.features, self.request.seed
+        self._by_cue("linear", Corrected(train.features, test.features), test, groups)
+        by_probe = dict(corrections(train.features, test.features, groups, seed))
+        # The mean difference cannot correct images without a known group, so no probe learns from them.
+        labels = torch.where(torch.from_numpy(groups.train) == UNLABELLED, UNLABELLED, train.labels)
+        for name, features in by_probe.items():
+            probe = LinearProbe(features=treatment, seed=seed).fit(features.train, labels)
+            self._by_group(name, probe, LabelledFeatures(features.test, test.labels), groups)
+            self._by_cue(name, features, test, groups)
+        return by_probe["correction"].test - test.features
 
     def several(
         self, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], names: Sequence[str]
@@ -216,6 +241,28 @@ class PlaceScores:
             self._add(probe, statistic, value, subject=subject, split=split)
         if split == "test" and (note := absent_note(results["linear"], names)):
             self.notes.append(note)
+
+    def _redundancy(self, probe: LinearProbe, train: LabelledFeatures, test: LabelledFeatures) -> None:
+        result = probes.redundancy(*train, *test, probe=probe, seed=self.request.seed)
+        for kind, curve in result.curves.items():
+            subject = f"{kind}, {DELTA:g}"
+            self._add("linear", DIFFUSED, result.diffused(DELTA, kind), subject=subject)
+            for each in curve:
+                k, draws = str(each.dimensions), each.interval
+                interval: dict[str, Any] = {
+                    "low": draws.low,
+                    "high": draws.high,
+                    "episodes": len(each.accuracies),
+                }
+                self._add("linear", ACCURACY_IN[kind], each.mean, subject=k, **interval)
+                self._add("linear", WORST_CLASS_IN[kind], each.worst_class, subject=k)
+
+    def _by_cue(self, name: Probe, features: Corrected, test: LabelledFeatures, groups: Grouping) -> None:
+        for cue, (values, test_values) in groups.cues.items():
+            learned = features.train, groups.train_labels, values
+            tested = features.test, test.labels, test_values
+            read = probes.cue_accuracy(*learned, *tested, seed=self.request.seed)
+            self._add(name, CUE_READ, read, subject=cue)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
         predicted, count = probe.predict(test.features), len(groups.names)

@@ -8,7 +8,21 @@ from typing import Literal, get_args
 from fullrank.bibliography import P1
 from fullrank.errors import unknown_name
 
-Probe = Literal["linear", "nearest", "nearest-mean", "group-balanced", "retrieval", "sgd", "factors", "views"]
+Probe = Literal[
+    "linear",
+    "nearest",
+    "nearest-mean",
+    "group-balanced",
+    "correction",
+    "mean-difference",
+    "leace",
+    "leace-within",
+    "retrieval",
+    "sgd",
+    "factors",
+    "views",
+    "segmentation",
+]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 # The papers behind each probe, as keys of the bibliography.
 PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
@@ -16,12 +30,28 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "nearest": ("wu2018unsupervised",),
     "nearest-mean": ("mensink2013distance",),
     "group-balanced": ("kirichenko2023last",),
+    "correction": ("cerrato2022fair", "gretton2012kernel"),
+    "mean-difference": (),
+    "leace": ("belrose2023leace",),
+    "leace-within": ("belrose2023leace",),
     "retrieval": ("song2016deep",),
     "sgd": (P1,),
     "factors": (),
     "views": ("lee2021improving",),
+    "segmentation": ("burns2024makes", "caron2021emerging"),
 }
-Subject = Literal["", "class", "two classes", "cues", "shift", "label", "number of directions", "operation"]
+Subject = Literal[
+    "",
+    "class",
+    "two classes",
+    "cues",
+    "shift",
+    "label",
+    "number of directions",
+    "directions and share",
+    "operation",
+    "share of the attention",
+]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
 RECALL_AT = (1, 5, 10)
@@ -41,8 +71,29 @@ MEAN_OF_CLASSES = "mean over classes"
 WORST_CLASSES, BEST_CLASSES = "mean of the worst classes", "mean of the best classes"
 SPREAD, BIAS_CORRELATION = "standard deviation over classes", "correlation of bias and accuracy"
 AGREEMENT, TAKEN_FOR, TAKEN = "agreement with linear", "share taken for another class", " taken for "
+# Diffused redundancy: the kind of the directions -> what they are called in statistics, whose subject is
+# their number. The last one is of all directions.
+REDUNDANCY, DIFFUSED = "redundancy", "diffused redundancy"
+REDUNDANCY_KINDS = {
+    "channels": "random channels",
+    "principal": "leading principal directions",
+    "least": "least principal directions",
+    "random": "random orthonormal directions",
+}
+ACCURACY_IN = {kind: f"accuracy in {name}" for kind, name in REDUNDANCY_KINDS.items()}
+WORST_CLASS_IN = {kind: f"worst class in {name}" for kind, name in REDUNDANCY_KINDS.items()}
+# The corrections of features against cues, and how well a linear probe still reads a cue within a class.
+CORRECTED: tuple[Probe, ...] = ("correction", "mean-difference", "leace", "leace-within")
+CORRECTIONS, CUE_READ = "corrections", "cue within classes"
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
+# The statistics of emergent segmentation. The subject of those of the attention is the share of the attention
+# that the patches hold.
+SEGMENTATION, JACCARD = "segmentation", "attention Jaccard"
+PERMUTED, ABOVE = f"{JACCARD}, permuted", f"{JACCARD} above permuted"
+ALL_HEADS, UNTRAINED = f"{JACCARD}, all heads", f"{JACCARD}, untrained"
+GRADIENT_SHARE, AREA_SHARE = "foreground share of the gradient", "foreground share of the area"
+GRADIENT_UNTRAINED = f"{GRADIENT_SHARE}, untrained"
 
 
 @dataclass(frozen=True)
@@ -52,8 +103,9 @@ class Statistic:
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
-    `by_class`, `by_factor` and `by_operation` belong to the tables of groups, classes, factors and views.
-    `over_labels` is a mean over several labels an image. `few_shot` is its name with few images a class.
+    `by_class`, `by_factor`, `by_operation`, `by_directions` and `of_objects` belong to the tables of groups,
+    classes, factors, views, diffused redundancy and objects. `over_labels` is a mean over several labels an
+    image. `few_shot` is its name with few images a class.
     """
 
     probe: Probe
@@ -67,6 +119,8 @@ class Statistic:
     by_class: bool = False
     by_factor: bool = False
     by_operation: bool = False
+    by_directions: bool = False
+    of_objects: bool = False
     over_labels: bool = False
     few_shot: str = ""
 
@@ -83,6 +137,10 @@ class Statistic:
 
 def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
     return Statistic(probe, name, f"{probe}, {name}", measure=measure, by_group=True)
+
+
+def _cue_read(probe: Probe) -> Statistic:
+    return Statistic(probe, CUE_READ, f"{probe}, {{}} within classes", "cues", measure=CORRECTIONS)
 
 
 def _by_class(probe: Probe) -> tuple[Statistic, ...]:
@@ -106,9 +164,11 @@ def _by_class(probe: Probe) -> tuple[Statistic, ...]:
 
 _of_label = partial(Statistic, "linear", subject="label", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
+_redundant = partial(Statistic, "linear", measure=REDUNDANCY, by_directions=True)
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
-_GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
+_of_objects = partial(Statistic, "segmentation", measure=SEGMENTATION, of_objects=True)
+GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
 _of_labels = partial(Statistic, "linear", over_labels=True)
 _SGD_BEST = "linear, SGD, best epoch chosen on the test images"
@@ -118,6 +178,12 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("linear", AMONG_CLASSES, "linear, classes of {}", "shift"),
     Statistic("nearest", AMONG_CLASSES, "nearest, classes of {}", "shift"),
     *(_reduced(name, f"linear, {kind} directions: {{}}") for kind, name in IN_DIRECTIONS.items()),
+    _redundant(DIFFUSED, f"{DIFFUSED} of {{}}", "directions and share", "number"),
+    *(
+        _redundant(f"{what} in {name}", f"linear, {shown}{name}: {{}}", "number of directions")
+        for what, shown in (("accuracy", ""), ("worst class", "worst class in "))
+        for name in REDUNDANCY_KINDS.values()
+    ),
     *(Statistic("retrieval", f"recall@{k}", f"recall@{k}", measure="retrieval") for k in RECALL_AT),
     Statistic("retrieval", "mean average precision", "mean average precision", measure="retrieval"),
     *(one for probe in BY_CLASS for one in _by_class(probe)),
@@ -126,9 +192,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_labels(LABELS_SCORED, "labels in these means", unit="number"),
     _of_label(AUROC, "linear, AUROC of {}"),
     _of_label("average precision", "linear, average precision of {}"),
-    *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
+    *(_by_group("linear", name, "groups") for name in GROUP_STATISTICS),
     Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
-    *(_by_group("group-balanced", name, "group-balanced") for name in _GROUP_STATISTICS),
+    *(_by_group("group-balanced", name, "group-balanced") for name in GROUP_STATISTICS),
+    *(_by_group(probe, name, CORRECTIONS) for probe in CORRECTED for name in GROUP_STATISTICS),
+    *(_cue_read(probe) for probe in ("linear", *CORRECTED)),
     Statistic("sgd", "accuracy after the last epoch", "linear, SGD, last epoch"),
     Statistic("sgd", "accuracy after the best test epoch", _SGD_BEST),
     _of_factor(WEIGHT, "factor weight"),
@@ -137,6 +205,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_factor(LEFT_OUT, "factor weight left out, association"),
     _of_views(R2, "views, R2 of {}"),
     _of_views(AUROC, "views, AUROC of {}"),
+    *(
+        _of_objects(name, f"{name}, share {{}}", "share of the attention")
+        for name in (JACCARD, PERMUTED, ABOVE, ALL_HEADS, UNTRAINED)
+    ),
+    *(_of_objects(name, name) for name in (GRADIENT_SHARE, GRADIENT_UNTRAINED, AREA_SHARE)),
 )
 _BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
 
