@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from oracles import attention as oracle
-from torch import nn
-
 from fullrank.encoders.attention import cls_attention
 from fullrank.encoders.tiny_vit import TinyViT
+from oracles import attention as oracle
+from torch import nn
 
 # The names of tiny-vit -> those of timm, which the oracle reads.
 NAMES = {

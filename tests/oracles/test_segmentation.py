@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from fullrank.evaluation.segmentation import segmentation
-from oracles import redundancy as draws_oracle, segmentation as oracle
-
-from fullrank.batch import as_float
-from fullrank.data import ImageSet
 from fullrank.encoders.attention import cls_attention
 from fullrank.encoders.tiny_vit import TinyViT
+from fullrank.evaluation.segmentation import segmentation
 from fullrank.segmentation import (
     attention_mask,
     foreground_area,
@@ -19,6 +15,11 @@ from fullrank.segmentation import (
     overlap,
     permuted_jaccard,
 )
+from oracles import redundancy as draws_oracle, segmentation as oracle
+
+from fullrank.batch import as_float
+from fullrank.data import ImageSet
+from fullrank.record.scores import ABOVE, ALL_HEADS, AREA_SHARE, GRADIENT_SHARE, JACCARD, PERMUTED
 
 
 def attention_of(seed: int, *shape: int) -> np.ndarray:
@@ -145,11 +146,11 @@ def test_scores_of_a_net_with_five_heads_are_means_of_the_oracle_over_images_wit
     shown = as_float(images.tensor())
     attention, gradients = cls_attention(net, shown).numpy(), gradient_draws(net, shown).numpy()
     expected = {
-        ("attention Jaccard", "0.6"): oracle.jaccard(attention, masks, 0.6, 3),
-        ("attention Jaccard", "0.9"): oracle.jaccard(attention, masks, 0.9, 3),
-        ("attention Jaccard, all heads", "0.6"): oracle.jaccard(attention, masks),
-        ("foreground share of the gradient", ""): oracle.foreground_share(gradients, masks),
-        ("foreground share of the area", ""): oracle.area_share(masks),
+        (JACCARD, "0.6"): oracle.jaccard(attention, masks, 0.6, 3),
+        (JACCARD, "0.9"): oracle.jaccard(attention, masks, 0.9, 3),
+        (ALL_HEADS, "0.6"): oracle.jaccard(attention, masks),
+        (GRADIENT_SHARE, ""): oracle.foreground_share(gradients, masks),
+        (AREA_SHARE, ""): oracle.area_share(masks),
     }
     for key, values in expected.items():
         with_object = values[1:].tolist()
@@ -157,5 +158,5 @@ def test_scores_of_a_net_with_five_heads_are_means_of_the_oracle_over_images_wit
         ends = found[key].low, found[key].high
         assert ends == pytest.approx(draws_oracle.interval(with_object), rel=1e-4)
     for mass in ("0.6", "0.9"):
-        above = found["attention Jaccard", mass].value - found["attention Jaccard, permuted", mass].value
-        assert found["attention Jaccard above permuted", mass].value == pytest.approx(above, rel=1e-9)
+        above = found[JACCARD, mass].value - found[PERMUTED, mass].value
+        assert found[ABOVE, mass].value == pytest.approx(above, rel=1e-9)
