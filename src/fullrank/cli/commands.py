@@ -66,7 +66,10 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
-_MEASURES = "reduced, retrieval, per-class, groups, group-balanced, factors, views or baselines. Repeatable."
+_MEASURES = (
+    "reduced, redundancy, retrieval, per-class, groups, group-balanced, factors, views or baselines."
+    " Repeatable."
+)
 _VIEWS = "For --measure views; default: a run's own, else simclr."
 
 

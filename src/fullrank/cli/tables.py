@@ -24,6 +24,7 @@ from fullrank.reports.denominators import (
     under_table,
 )
 from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.redundancy import curves_of_scores, numbers_table, sentences
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
@@ -193,6 +194,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_classes(evaluation.scores)
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
+    print_redundancy(evaluation.scores, None if evaluation.images is None else evaluation.images.chance)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -258,7 +260,8 @@ def _in_a_table(score: Score) -> bool:
     """Whether a score is in the table of places, of several labels, shifts, classes, factors or views."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    return in_first or kind.subject == "shift" or kind.by_class or kind.by_factor or kind.by_operation
+    in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions
+    return in_first or kind.subject == "shift" or in_others
 
 
 def _value(score: Score) -> str:
@@ -329,6 +332,23 @@ def print_view_scores(scores: Sequence[Score]) -> None:
     console.print(shown)
     for sentence in (*table.sentences, MEANING):
         console.print(escape(sentence))
+
+
+def print_redundancy(scores: Sequence[Score], chance: float | None = None) -> None:
+    """Accuracy by number of directions at each place, and DR in sentences; nothing without such scores."""
+    console = Console(highlight=False)
+    places = curves_of_scores(scores)
+    for each in places:
+        table = numbers_table(each)
+        shown = plain_table([], table.columns, tight=True)
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(escape(table.title))
+        console.print(shown)
+        for sentence in sentences(each, chance):
+            console.print(escape(sentence))
+    for caption in dict.fromkeys(numbers_table(each).caption for each in places):
+        console.print(escape(caption))
 
 
 def print_factors(scores: Sequence[Score]) -> None:

@@ -87,6 +87,8 @@ def evaluate(
 
     - "retrieval": retrieval among the test images.
     - "reduced": accuracy in k principal and in k random directions (`reduced_accuracy`), k = 1, 2, 4, ...
+    - "redundancy": the same curves for random channels and small principal directions too, with intervals
+      over draws, the worst class, and diffused redundancy (`redundancy`).
     - "per-class": accuracy, prediction bias and false positives of each class, how unequal the classes are,
       and the same of the nearest class mean and the nearest neighbours; of shifts too.
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in

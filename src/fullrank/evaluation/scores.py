@@ -24,19 +24,24 @@ from fullrank.probes import (
     balanced_probe,
     multi_label,
 )
+from fullrank.probes.diffused import DELTA
 from fullrank.probes.few_shots import EPISODES, SHOT_PENALTY
 from fullrank.probes.linear import Treatment
 from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,
+    ACCURACY_IN,
     AMONG_CLASSES,
     BY_CLASS,
+    DIFFUSED,
     IN_DIRECTIONS,
     LABELS_SCORED,
     MEAN_AUROC,
     MEAN_PRECISION,
     MEASURES,
     RECALL_AT,
+    REDUNDANCY,
+    WORST_CLASS_IN,
     Probe,
 )
 
@@ -123,6 +128,8 @@ class PlaceScores:
             self._by_class({"linear": linear, "nearest": nearest}, train, test, class_names)
         if "reduced" in measures:
             self._in_directions(linear, train, test)
+        if REDUNDANCY in measures:
+            self._redundancy(linear, train, test)
         if "retrieval" in measures:
             retrieved = probes.retrieval(*test, ks=RECALL_AT)
             for k, value in retrieved.recall.items():
@@ -216,6 +223,21 @@ class PlaceScores:
             self._add(probe, statistic, value, subject=subject, split=split)
         if split == "test" and (note := absent_note(results["linear"], names)):
             self.notes.append(note)
+
+    def _redundancy(self, probe: LinearProbe, train: LabelledFeatures, test: LabelledFeatures) -> None:
+        result = probes.redundancy(*train, *test, probe=probe, seed=self.request.seed)
+        for kind, curve in result.curves.items():
+            subject = f"{kind}, {DELTA:g}"
+            self._add("linear", DIFFUSED, result.diffused(DELTA, kind), subject=subject)
+            for each in curve:
+                k, draws = str(each.dimensions), each.interval
+                interval: dict[str, Any] = {
+                    "low": draws.low,
+                    "high": draws.high,
+                    "episodes": len(each.accuracies),
+                }
+                self._add("linear", ACCURACY_IN[kind], each.mean, subject=k, **interval)
+                self._add("linear", WORST_CLASS_IN[kind], each.worst_class, subject=k)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
         predicted, count = probe.predict(test.features), len(groups.names)

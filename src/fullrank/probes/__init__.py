@@ -10,6 +10,12 @@ from fullrank.lazy import attach
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
     from fullrank.probes.cues import CueGaps as CueGaps, cue_gaps as cue_gaps, partners as partners
+    from fullrank.probes.diffused import (
+        Redundancy as Redundancy,
+        diffused_redundancy as diffused_redundancy,
+        least_dimensions as least_dimensions,
+        redundancy as redundancy,
+    )
     from fullrank.probes.directions import (
         DIRECTIONS as DIRECTIONS,
         Directions as Directions,

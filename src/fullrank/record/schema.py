@@ -60,7 +60,8 @@ class Score(_Part):
     `subject` is what the statistic is about, "" where it needs nothing: a class, the cues of a gap, the spec
     of a shift. `split` is "test" or the spec of a shift, `shots` the number of training images a class, None
     where all of them were used. With shots, `value` is the mean over `episodes` draws of these images, and
-    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw.
+    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw. Accuracies of
+    diffused redundancy have the same over draws of directions.
 
     >>> Score(
     ...     place="h", label="label", split="test", features="raw", shots=None,
@@ -258,12 +259,22 @@ class LayerRow(_Part):
 
 
 class DimensionCurve(_Part):
-    """Linear accuracy at a place from some of its dimensions: random channels, or leading components."""
+    """Linear accuracy at a place, 0 to 1, from some of its dimensions; the last point has all of them.
+
+    Random channels and random directions have the mean over draws; `low` and `high` bound its 95 % t
+    interval. `worst_class` is the accuracy of the worst class. `diffused` is the diffused redundancy
+    DR(0.9): the share of dimensions that can be left out so that 90 % of the full accuracy remains. Older
+    records have only the first two kinds, and none of these numbers.
+    """
 
     place: str
-    kind: Literal["random channels", "leading components"]
+    kind: Literal["random channels", "leading components", "least components", "random directions"]
     dimensions: list[int]
     accuracy: list[float]
+    low: list[float] = []
+    high: list[float] = []
+    worst_class: list[float] = []
+    diffused: float | None = None
 
 
 class OperationShare(_Part):

@@ -21,7 +21,17 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "factors": (),
     "views": ("lee2021improving",),
 }
-Subject = Literal["", "class", "two classes", "cues", "shift", "label", "number of directions", "operation"]
+Subject = Literal[
+    "",
+    "class",
+    "two classes",
+    "cues",
+    "shift",
+    "label",
+    "number of directions",
+    "directions and share",
+    "operation",
+]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
 RECALL_AT = (1, 5, 10)
@@ -41,6 +51,17 @@ MEAN_OF_CLASSES = "mean over classes"
 WORST_CLASSES, BEST_CLASSES = "mean of the worst classes", "mean of the best classes"
 SPREAD, BIAS_CORRELATION = "standard deviation over classes", "correlation of bias and accuracy"
 AGREEMENT, TAKEN_FOR, TAKEN = "agreement with linear", "share taken for another class", " taken for "
+# Diffused redundancy: the kind of the directions -> what they are called in statistics, whose subject is
+# their number. The last one is of all directions.
+REDUNDANCY, DIFFUSED = "redundancy", "diffused redundancy"
+REDUNDANCY_KINDS = {
+    "channels": "random channels",
+    "principal": "leading principal directions",
+    "least": "least principal directions",
+    "random": "random orthonormal directions",
+}
+ACCURACY_IN = {kind: f"accuracy in {name}" for kind, name in REDUNDANCY_KINDS.items()}
+WORST_CLASS_IN = {kind: f"worst class in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
 
@@ -52,8 +73,9 @@ class Statistic:
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
-    `by_class`, `by_factor` and `by_operation` belong to the tables of groups, classes, factors and views.
-    `over_labels` is a mean over several labels an image. `few_shot` is its name with few images a class.
+    `by_class`, `by_factor`, `by_operation` and `by_directions` belong to the tables of groups, classes,
+    factors, views and diffused redundancy. `over_labels` is a mean over several labels an image. `few_shot`
+    is its name with few images a class.
     """
 
     probe: Probe
@@ -67,6 +89,7 @@ class Statistic:
     by_class: bool = False
     by_factor: bool = False
     by_operation: bool = False
+    by_directions: bool = False
     over_labels: bool = False
     few_shot: str = ""
 
@@ -106,6 +129,7 @@ def _by_class(probe: Probe) -> tuple[Statistic, ...]:
 
 _of_label = partial(Statistic, "linear", subject="label", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
+_redundant = partial(Statistic, "linear", measure=REDUNDANCY, by_directions=True)
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
 _GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
@@ -118,6 +142,12 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("linear", AMONG_CLASSES, "linear, classes of {}", "shift"),
     Statistic("nearest", AMONG_CLASSES, "nearest, classes of {}", "shift"),
     *(_reduced(name, f"linear, {kind} directions: {{}}") for kind, name in IN_DIRECTIONS.items()),
+    _redundant(DIFFUSED, f"{DIFFUSED} of {{}}", "directions and share", "number"),
+    *(
+        _redundant(f"{what} in {name}", f"linear, {shown}{name}: {{}}", "number of directions")
+        for what, shown in (("accuracy", ""), ("worst class", "worst class in "))
+        for name in REDUNDANCY_KINDS.values()
+    ),
     *(Statistic("retrieval", f"recall@{k}", f"recall@{k}", measure="retrieval") for k in RECALL_AT),
     Statistic("retrieval", "mean average precision", "mean average precision", measure="retrieval"),
     *(one for probe in BY_CLASS for one in _by_class(probe)),

@@ -80,7 +80,8 @@ def _worst(table: ClassTable) -> str:
     if not names:
         return f"No class is among {group} of all three probes."
     are = "is" if len(names) == 1 else "are"
-    return f"{' and '.join(names) if len(names) == 2 else few_of(names)} {are} among {group} of all three probes."
+    named = " and ".join(names) if len(names) == 2 else few_of(names)
+    return f"{named} {are} among {group} of all three probes."
 
 
 def _bias(table: ClassTable, linear: ProbeRow) -> Iterator[str]:

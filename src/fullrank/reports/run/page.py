@@ -6,10 +6,11 @@ from itertools import chain
 import plotly.graph_objects as go
 
 from fullrank.record import Record
-from fullrank.reports.denominators import baseline_rows, sample_sentences
+from fullrank.reports.denominators import baseline_rows, images_of, sample_sentences
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
+from fullrank.reports.redundancy import curves_of_record, redundancy_section
 from fullrank.reports.run import figures, words
 from fullrank.reports.run.classes import class_section
 from fullrank.reports.run.factors import dial_section
@@ -88,6 +89,11 @@ def render(
         dial=dial_section(record),
         readout=readout_section(
             record_readout(record), {row: names.short(row) for row in names.values}, views_of(record)
+        ),
+        directions=redundancy_section(
+            curves_of_record(record, {row: names.short(row) for row in names.values}),
+            "draws" if len(rows) == len(record.runs) else "seeds",
+            images_of(record.runs, None),
         ),
         groups=group_table(record),
         classes=class_section(record),
