@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from fullrank.evaluation.probe import probe as probe
     from fullrank.heads import (
         ConditionedHead as ConditionedHead,
+        CorrectionHead as CorrectionHead,
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
         LowRankHead as LowRankHead,
+        MatryoshkaHead as MatryoshkaHead,
         MLPHead as MLPHead,
         NoHead as NoHead,
         OrthogonalHead as OrthogonalHead,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         BarlowTwinsLoss as BarlowTwinsLoss,
         CrossEntropyLoss as CrossEntropyLoss,
         InfoNCELoss as InfoNCELoss,
+        NestedLoss as NestedLoss,
         NTXentLoss as NTXentLoss,
         SpectralContrastiveLoss as SpectralContrastiveLoss,
         SupConLoss as SupConLoss,

@@ -12,6 +12,8 @@ from fullrank.record.scores import BIAS, BY_CLASS, CLASS_ACCURACY
 from fullrank.reports.class_words import class_sentences
 from fullrank.reports.classes import class_tables
 from fullrank.reports.page import write_page
+from fullrank.reports.run.classes import accuracy_figure, bias_figure, class_panels
+from fullrank.statistics import binomial_interval
 
 RISING = np.linspace(0.4, 0.94, 10)
 
@@ -142,3 +144,26 @@ def test_the_terminal_shows_the_ends_of_many_classes(capsys, monkeypatch):
     assert len(printed.splitlines()) < 50
     assert_names(printed, "class 0", "class 199", 188)
     assert "class 100" not in printed
+
+
+def test_figures_have_the_worst_class_on_top_and_a_bar_at_full_accuracy_too():
+    shares = np.linspace(0.55, 1, 10)
+    (table,) = class_tables({"": scores(shares, shares - 0.1, shares, images=[100] * 10)})
+    figure = accuracy_figure(table)
+    assert list(figure.layout.yaxis.ticktext)[0] == "class 0" and figure.layout.yaxis.range[0] > 9
+    linear = figure.data[0]
+    assert linear.x == pytest.approx(100 * shares)
+    ends = [binomial_interval(share, 100) for share in shares]
+    assert [100 * high for _, high in ends] == pytest.approx(np.array(linear.x) + linear.error_x.array)
+    assert [100 * low for low, _ in ends] == pytest.approx(np.array(linear.x) - linear.error_x.arrayminus)
+    assert linear.error_x.arrayminus[-1] > 3 and linear.error_x.array[-1] == pytest.approx(0, abs=1e-9)
+    biases = bias_figure(table)
+    assert biases.data[0].x == pytest.approx([row.probes["linear"].bias for row in table.rows])
+    assert [trace.name for trace in biases.data] == [trace.name for trace in figure.data]
+
+
+def test_a_record_with_nothing_but_a_mean_over_classes_has_no_figure():
+    only = [one for one in scores(RISING, RISING, RISING) if not one.subject]
+    (table,) = class_tables({"": only})
+    assert table.rows == () and class_panels(table) == [] and class_sentences(table) == []
+    print_classes(only)

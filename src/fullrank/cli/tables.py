@@ -14,7 +14,15 @@ from rich.text import Text
 from fullrank.errors import count_of
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import grouped
-from fullrank.record.scores import LABELS_SCORED, LEFT_OUT, MEAN_AUROC, MEAN_PRECISION, PREDICTED, RELATIVE
+from fullrank.record.scores import (
+    CORRECTIONS,
+    LABELS_SCORED,
+    LEFT_OUT,
+    MEAN_AUROC,
+    MEAN_PRECISION,
+    PREDICTED,
+    RELATIVE,
+)
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -257,11 +265,11 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in the table of places, of several labels, shifts, classes, factors or views."""
+    """Whether a score is in another table: of places, labels, shifts, classes, corrections and so on."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
     in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions
-    return in_first or kind.subject == "shift" or in_others
+    return in_first or kind.subject == "shift" or in_others or kind.measure == CORRECTIONS
 
 
 def _value(score: Score) -> str:

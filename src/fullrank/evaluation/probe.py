@@ -59,9 +59,9 @@ def probe(
             file, an array or a column.
         column: For embeddings: the array or column of the features.
         measures: Further measures: "reduced", "redundancy", "retrieval", "per-class", "groups",
-            "group-balanced" (see `evaluate`), "factors" (see `factor_scores`), "views" (see `view_readout`)
-            and "baselines". The last are the same probes on pixels and on the encoder before training; the
-            default is to return the run's own baselines.
+            "group-balanced", "corrections" (see `evaluate`), "factors" (see `factor_scores`), "views" (see
+            `view_readout`) and "baselines". The last are the same probes on pixels and on the encoder before
+            training; the default is to return the run's own baselines.
         shots: Also probe on these numbers of training images per class: the mean accuracy over random draws
             of the images, with its 95 % t interval.
         episodes: Number of these draws.

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fullrank import probes
+from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import UsageError, unknown_name
 from fullrank.evaluation.classes import absent_note, class_scores
+from fullrank.evaluation.corrections import Corrected, corrections
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
 from fullrank.probes import (
@@ -33,6 +35,8 @@ from fullrank.record.scores import (
     ACCURACY_IN,
     AMONG_CLASSES,
     BY_CLASS,
+    CORRECTIONS,
+    CUE_READ,
     DIFFUSED,
     IN_DIRECTIONS,
     LABELS_SCORED,
@@ -135,8 +139,9 @@ class PlaceScores:
             for k, value in retrieved.recall.items():
                 self._add("retrieval", f"recall@{k}", value)
             self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
-        if groups is not None and "groups" in measures:
+        if groups is not None and {"groups", CORRECTIONS} & set(measures):
             self._by_group("linear", linear, test, groups)
+        if groups is not None and "groups" in measures:
             by_cue = groups.gaps(linear.predict(test.features), test.labels)
             for cue, gap in (by_cue.gaps if by_cue else {}).items():
                 self._add("linear", "gap", gap, subject=cue)
@@ -163,6 +168,19 @@ class PlaceScores:
                 interval: dict[str, Any] = {"low": few.low, "high": few.high, "episodes": len(few.accuracies)}
                 self._add("linear", ACCURACY, few.mean, shots=few.shots, **interval)
         return result
+
+    def corrected(self, train: LabelledFeatures, test: LabelledFeatures, groups: Grouping) -> Tensor:
+        """Add the scores by group under each correction, and of each cue; w of the test images (N, D)."""
+        treatment, seed = self.request.features, self.request.seed
+        self._by_cue("linear", Corrected(train.features, test.features), test, groups)
+        by_probe = dict(corrections(train.features, test.features, groups, seed))
+        # The mean difference cannot correct images without a known group, so no probe learns from them.
+        labels = torch.where(torch.from_numpy(groups.train) == UNLABELLED, UNLABELLED, train.labels)
+        for name, features in by_probe.items():
+            probe = LinearProbe(features=treatment, seed=seed).fit(features.train, labels)
+            self._by_group(name, probe, LabelledFeatures(features.test, test.labels), groups)
+            self._by_cue(name, features, test, groups)
+        return by_probe["correction"].test - test.features
 
     def several(
         self, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], names: Sequence[str]
@@ -238,6 +256,13 @@ class PlaceScores:
                 }
                 self._add("linear", ACCURACY_IN[kind], each.mean, subject=k, **interval)
                 self._add("linear", WORST_CLASS_IN[kind], each.worst_class, subject=k)
+
+    def _by_cue(self, name: Probe, features: Corrected, test: LabelledFeatures, groups: Grouping) -> None:
+        for cue, (values, test_values) in groups.cues.items():
+            learned = features.train, groups.train_labels, values
+            tested = features.test, test.labels, test_values
+            read = probes.cue_accuracy(*learned, *tested, seed=self.request.seed)
+            self._add(name, CUE_READ, read, subject=cue)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
         predicted, count = probe.predict(test.features), len(groups.names)

@@ -9,6 +9,19 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
+    from fullrank.probes.correction_effect import (
+        CorrectionEffect as CorrectionEffect,
+        correction_effect as correction_effect,
+    )
+    from fullrank.probes.corrections import (
+        Correction as Correction,
+        Erasure as Erasure,
+        MeanDifference as MeanDifference,
+        correct as correct,
+        leace as leace,
+        mean_difference as mean_difference,
+    )
+    from fullrank.probes.cued import cue_accuracy as cue_accuracy
     from fullrank.probes.cues import CueGaps as CueGaps, cue_gaps as cue_gaps, partners as partners
     from fullrank.probes.diffused import (
         Redundancy as Redundancy,

@@ -112,6 +112,32 @@ def row_name(head: str, varied: Mapping[str, str]) -> str:
     return ", ".join([head, *(f"{key}={value}" for key, value in varied.items())])
 
 
+class CorrectionTable(_Part):
+    """What a correction w adds to channels of h, by the value of a label.
+
+    `method` names what computes w, such as `head`. `values` are the values of `label` that test images have,
+    and `counts` the numbers of these images. `channels` are those whose mean correction differs most between
+    values, the first most; `width` counts all channels. `mean` and `size` have a row for each value and a
+    column for each of `channels`: the mean of w and of |w|. `share` is the mean |w| over all images and
+    channels, divided by the mean standard deviation of a channel of h; None where h is constant. Of the mean
+    of |w|^2, `common` is the part of the mean over all images, and `between` that of the means of the values,
+    0 to 1; the rest varies within values.
+    """
+
+    method: str
+    place: str = "h"
+    label: str
+    values: list[str]
+    counts: list[int]
+    channels: list[int]
+    width: int
+    mean: list[list[float]]
+    size: list[list[float]]
+    common: float
+    between: float
+    share: float | None = None
+
+
 class RunEntry(_Part):
     """One trained encoder: its settings, its training time, and the scores of its features at each place.
 
@@ -122,7 +148,7 @@ class RunEntry(_Part):
     measured with those of a view to which nothing was applied. `varied` has the value of each key of the
     recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
     older records have neither. `other_images` belong to other labels and to shifts, where scores of these
-    were added.
+    were added. `corrections` says what a head that corrects h does to each channel, for each cue.
     """
 
     head: str
@@ -145,6 +171,7 @@ class RunEntry(_Part):
     images: ProbedImages | None = None
     other_images: list[ProbedImages] = []
     baselines: list[Baseline] = []
+    corrections: list[CorrectionTable] = []
 
     @property
     def row(self) -> str:

@@ -8,7 +8,20 @@ from typing import Literal, get_args
 from fullrank.bibliography import P1
 from fullrank.errors import unknown_name
 
-Probe = Literal["linear", "nearest", "nearest-mean", "group-balanced", "retrieval", "sgd", "factors", "views"]
+Probe = Literal[
+    "linear",
+    "nearest",
+    "nearest-mean",
+    "group-balanced",
+    "correction",
+    "mean-difference",
+    "leace",
+    "leace-within",
+    "retrieval",
+    "sgd",
+    "factors",
+    "views",
+]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 # The papers behind each probe, as keys of the bibliography.
 PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
@@ -16,6 +29,10 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "nearest": ("wu2018unsupervised",),
     "nearest-mean": ("mensink2013distance",),
     "group-balanced": ("kirichenko2023last",),
+    "correction": ("cerrato2022fair", "gretton2012kernel"),
+    "mean-difference": (),
+    "leace": ("belrose2023leace",),
+    "leace-within": ("belrose2023leace",),
     "retrieval": ("song2016deep",),
     "sgd": (P1,),
     "factors": (),
@@ -62,6 +79,9 @@ REDUNDANCY_KINDS = {
 }
 ACCURACY_IN = {kind: f"accuracy in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 WORST_CLASS_IN = {kind: f"worst class in {name}" for kind, name in REDUNDANCY_KINDS.items()}
+# The corrections of features against cues, and how well a linear probe still reads a cue within a class.
+CORRECTED: tuple[Probe, ...] = ("correction", "mean-difference", "leace", "leace-within")
+CORRECTIONS, CUE_READ = "corrections", "cue within classes"
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
 
@@ -108,6 +128,10 @@ def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
     return Statistic(probe, name, f"{probe}, {name}", measure=measure, by_group=True)
 
 
+def _cue_read(probe: Probe) -> Statistic:
+    return Statistic(probe, CUE_READ, f"{probe}, {{}} within classes", "cues", measure=CORRECTIONS)
+
+
 def _by_class(probe: Probe) -> tuple[Statistic, ...]:
     """The statistics by class of a probe. Only the linear one has those that are the same for all probes."""
     of_class = partial(Statistic, probe, subject="class", measure="per-class", by_class=True)
@@ -132,7 +156,7 @@ _reduced = partial(Statistic, "linear", subject="number of directions", measure=
 _redundant = partial(Statistic, "linear", measure=REDUNDANCY, by_directions=True)
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
-_GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
+GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
 _of_labels = partial(Statistic, "linear", over_labels=True)
 _SGD_BEST = "linear, SGD, best epoch chosen on the test images"
@@ -156,9 +180,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_labels(LABELS_SCORED, "labels in these means", unit="number"),
     _of_label(AUROC, "linear, AUROC of {}"),
     _of_label("average precision", "linear, average precision of {}"),
-    *(_by_group("linear", name, "groups") for name in _GROUP_STATISTICS),
+    *(_by_group("linear", name, "groups") for name in GROUP_STATISTICS),
     Statistic("linear", "gap", "gap {}", "cues", measure="groups", by_group=True),
-    *(_by_group("group-balanced", name, "group-balanced") for name in _GROUP_STATISTICS),
+    *(_by_group("group-balanced", name, "group-balanced") for name in GROUP_STATISTICS),
+    *(_by_group(probe, name, CORRECTIONS) for probe in CORRECTED for name in GROUP_STATISTICS),
+    *(_cue_read(probe) for probe in ("linear", *CORRECTED)),
     Statistic("sgd", "accuracy after the last epoch", "linear, SGD, last epoch"),
     Statistic("sgd", "accuracy after the best test epoch", _SGD_BEST),
     _of_factor(WEIGHT, "factor weight"),

@@ -10,10 +10,10 @@ from fullrank.record.comparisons import by_row
 from fullrank.record.scores import Probe
 from fullrank.reports import drawing
 from fullrank.reports.class_words import class_sentences
-from fullrank.reports.classes import MEANING, PROBE_NAMES, ClassTable, class_tables
+from fullrank.reports.classes import MEANING, PROBE_NAMES, ClassRow, ClassTable, class_tables
 from fullrank.reports.layout import Panel, panels
 from fullrank.reports.run.rows import row_names
-from fullrank.statistics import NORMAL_95
+from fullrank.statistics import binomial_interval
 
 # So many heads have figures; a study may have dozens.
 MOST_DRAWN = 6
@@ -58,9 +58,11 @@ def class_section(record: Record) -> dict[str, Any] | None:
 
 def class_panels(table: ClassTable) -> list[Panel]:
     """The accuracies by class, and the bias beside them, of the three probes."""
+    if not table.rows:
+        return []
     where = f"{f'{table.head}, ' if table.head else ''}{table.place}"
     key = {PROBE_NAMES[row.probe]: STYLES[row.probe] for row in table.probes}
-    error = any(each.error is not None for row in table.rows for each in row.probes.values())
+    error = any(row.images is not None for row in table.rows)
     note = (
         "Bars: 95 %, from the number of test images of a class, without the noise of training."
         if error
@@ -89,17 +91,28 @@ def accuracy_figure(table: ClassTable) -> go.Figure:
     """The accuracy of each class in points with 95 % error bars, a row for each class, the worst on top."""
     figure = _figure(table, "accuracy (points)")
     for i, row in enumerate(table.probes):
-        errors = [each.probes[row.probe].error for each in table.rows if row.probe in each.probes]
-        bars = {
-            "array": [NORMAL_95 * (error or 0.0) for error in errors],
-            "thickness": 1.2,
-            "width": 0,
-            "visible": any(error is not None for error in errors),
-        }
-        values = [each.probes[row.probe].accuracy for each in table.rows if row.probe in each.probes]
-        _add(figure, table, row.probe, i, values, "%{customdata}: %{x:.1f}", error_x=bars)
+        own = [each for each in table.rows if row.probe in each.probes]
+        if own:
+            values = [each.probes[row.probe].accuracy for each in own]
+            bars = _error_bars(own, row.probe)
+            _add(figure, table, row.probe, i, values, "%{customdata}: %{x:.1f}", error_x=bars)
     figure.update_xaxes(rangemode="tozero")
     return figure
+
+
+def _error_bars(rows: Sequence[ClassRow], probe: Probe) -> dict[str, Any]:
+    """Wilson's intervals, which have a width at 0 and at 100 points too; none without numbers of images."""
+    ends = [
+        (0.0, 0.0) if row.images is None else _distances(row.probes[probe].accuracy / 100, row.images)
+        for row in rows
+    ]
+    below, above = zip(*ends, strict=True)
+    return {"array": above, "arrayminus": below, "thickness": 1.2, "width": 0}
+
+
+def _distances(share: float, images: int) -> tuple[float, float]:
+    low, high = binomial_interval(min(max(share, 0.0), 1.0), images)
+    return 100 * max(share - low, 0.0), 100 * max(high - share, 0.0)
 
 
 def bias_figure(table: ClassTable) -> go.Figure:

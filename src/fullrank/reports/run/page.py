@@ -6,6 +6,7 @@ from itertools import chain
 import plotly.graph_objects as go
 
 from fullrank.record import Record
+from fullrank.reports.corrections import corrections_section
 from fullrank.reports.denominators import baseline_rows, images_of, sample_sentences
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Page, Panel, fill, panels
@@ -97,6 +98,7 @@ def render(
         ),
         groups=group_table(record),
         classes=class_section(record),
+        corrections=corrections_section(record),
         shifts=shift_table(record),
         head_notes=head_notes(record),
         links=links,
