@@ -43,6 +43,7 @@ REDUNDANCY_KINDS = {
     "least": "least principal directions",
     "random": "random orthonormal directions",
 }
+REDUNDANCY_CITATIONS = ("nanda2023diffused",)
 ACCURACY_IN = {kind: f"accuracy in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 WORST_CLASS_IN = {kind: f"worst class in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 # The statistics of what features say about the views, whose subject is an operation.
@@ -58,7 +59,7 @@ class Statistic:
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
     `by_factor`, `by_operation` and `by_directions` belong to the tables of groups, factors, views and
     diffused redundancy. `over_labels` is a mean over several labels an image. `few_shot` is its name with
-    few images a class.
+    few images a class. `citations` are its own papers, as keys of the bibliography.
     """
 
     probe: Probe
@@ -74,6 +75,7 @@ class Statistic:
     by_directions: bool = False
     over_labels: bool = False
     few_shot: str = ""
+    citations: tuple[str, ...] = ()
 
     def title(self, subject: str = "", shots: int | None = None) -> str:
         """The name of a score of this kind on pages and in the terminal."""
@@ -86,7 +88,9 @@ def _by_group(probe: Probe, name: str, measure: str) -> Statistic:
 
 _by_class = partial(Statistic, "linear", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
-_redundant = partial(Statistic, "linear", measure=REDUNDANCY, by_directions=True)
+_redundant = partial(
+    Statistic, "linear", measure=REDUNDANCY, by_directions=True, citations=REDUNDANCY_CITATIONS
+)
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
 _CLASS_STATISTICS = ("mean over classes", "worst class", "best class", "standard deviation over classes")
