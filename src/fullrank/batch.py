@@ -17,6 +17,7 @@ class Batch:
         index: The row of each image in its set, (N,) int64.
         layers: For composites: name of a layer -> the same images without that layer, (N, C, H, W) uint8.
         sizes: For squashed canvases: height and width of each original image, (N, 2) int64 on the CPU.
+        cues: Other labels that a term of the loss reads: name -> (N,) int64; -1 if an image has none.
     """
 
     images: Tensor
@@ -24,6 +25,7 @@ class Batch:
     index: Tensor
     layers: dict[str, Tensor] | None = None
     sizes: Tensor | None = None
+    cues: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,8 +50,11 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Change all tensors but the sizes, which stay on the CPU because parameters are drawn there."""
-        layers = self.layers and {name: change(layer) for name, layer in self.layers.items()}
-        return Batch(change(self.images), change(self.labels), change(self.index), layers, self.sizes)
+        layers, cues = (
+            each and {name: change(tensor) for name, tensor in each.items()}
+            for each in (self.layers, self.cues)
+        )
+        return Batch(change(self.images), change(self.labels), change(self.index), layers, self.sizes, cues)
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Step:
         generator: The source of randomness, the same in every process and after a resume.
         progress: The share of the training that is done, 0 to 1.
         losses: Name -> the loss (a scalar, weighted) of the objective and of each term.
+        cues: Name of a label that a term reads beside `labels` -> the labels (N,), -1 where there is none.
 
     >>> step = Step(torch.zeros(4, 3), torch.ones(4, 2))
     >>> step.h_a.shape, step.z_b.shape
@@ -38,6 +39,7 @@ class Step:
     generator: torch.Generator | None = None
     progress: float = 1.0
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    cues: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def h_a(self) -> Tensor:
@@ -65,6 +67,6 @@ class Step:
         return torch.stack(list(self.losses.values())).sum()
 
     def detached(self) -> "Step":
-        """The same tensors of this step without their graph; places and parameters are left out."""
+        """The same tensors of this step without their graph; places, parameters and cues are left out."""
         losses = {name: loss.detach() for name, loss in self.losses.items()}
         return Step(self.h.detach(), self.z.detach(), labels=self.labels, losses=losses)

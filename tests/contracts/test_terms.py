@@ -1,10 +1,12 @@
 """What every registered auxiliary objective promises; it joins by being registered."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fullrank.objectives import AUXILIARIES, auxiliary
-from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers
+from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, alternating_cues, random_numbers
 from fullrank.step import Step
 from fullrank.testing import check_auxiliary
 
@@ -19,11 +21,12 @@ def term(request):
     return auxiliary(request.param, **SIZES, **DIMS)
 
 
-def noise(term, count=6):
-    """A step of `count` images."""
+def noise(term, count=12):
+    """A step of `count` images, three classes in turn."""
     features = {place: torch.randn(2 * count, 5) for place in term.places}
-    labels = torch.arange(count) % 3
-    return Step(torch.randn(2 * count, 6), torch.randn(2 * count, 4), features, random_numbers(count), labels)
+    labels, cues = torch.arange(count) % 3, alternating_cues(term.cues, count)
+    h, z = torch.randn(2 * count, 6), torch.randn(2 * count, 4)
+    return Step(h, z, features, random_numbers(count), labels, cues=cues)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,12 +36,12 @@ def test_every_registered_term_keeps_the_contract(name):
 
 def test_the_two_views_may_change_places(term):
     step = noise(term)
-    turned = Step(
-        step.h.roll(6, 0),
-        step.z.roll(6, 0),
-        {place: rows.roll(6, 0) for place, rows in step.features.items()},
-        step.views.swapped(),
-        step.labels,
+    turned = replace(
+        step,
+        h=step.h.roll(12, 0),
+        z=step.z.roll(12, 0),
+        features={place: rows.roll(12, 0) for place, rows in step.features.items()},
+        views=step.views.swapped(),
     )
     torch.testing.assert_close(term(turned), term(step))
 

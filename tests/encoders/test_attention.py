@@ -109,7 +109,7 @@ def test_the_net_and_its_mode_stay_as_they_were(spec):
     ],
 )
 def test_nets_without_it_are_refused_with_what_works_for_any(build, parts):
-    with refuses(UsageError, *parts, "foreground share of the gradient"):
+    with refuses(UsageError, *parts, "gradient"):
         cls_attention(build(), IMAGES)
 
 

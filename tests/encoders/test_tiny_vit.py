@@ -81,6 +81,17 @@ def test_impossible_sizes_are_refused_with_a_remedy(spec, size, parts):
         encoder(spec, image_size=size)
 
 
+def test_a_program_of_it_takes_any_number_of_images_and_channels_last_changes_nothing():
+    net = small(depth=1)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(net, (IMAGES,), dynamic_shapes={"x": {0: batch}}).module()
+    images = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(program(images), net(images))
+    expected = net(IMAGES)
+    net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(IMAGES.contiguous(memory_format=torch.channels_last)), expected)
+
+
 def test_images_of_another_size_are_refused():
     with refuses(UsageError, "8x8", "16x16"):
         small()(torch.rand(1, 1, 16, 16))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from refusals import refuses
+from torch import nn
 
 from fullrank import (
     InfoNCELoss,
@@ -53,6 +54,23 @@ def test_reweight_weighs_as_many_channels_as_the_closed_form_says():
 def test_diagonal_starts_as_none():
     h = torch.randn(3, 6)
     assert torch.equal(head("diagonal", in_dim=6)(h), h)
+
+
+def test_correction_starts_as_none_and_adds_what_it_says():
+    part, h = head("correction,hidden=5", in_dim=6), torch.randn(3, 6)
+    assert torch.equal(part(h), h) and not part.correction(h).any()
+    first, second = part.inner, part.outer
+    nn.init.normal_(second.weight)
+    nn.init.normal_(second.bias)
+    w = (h @ first.weight.T + first.bias).clamp_min(0) @ second.weight.T + second.bias
+    torch.testing.assert_close(part.correction(h), w)
+    torch.testing.assert_close(part(h), h + w)
+
+
+def test_correction_learns_from_the_first_step_on():
+    part = head("correction,hidden=5", in_dim=6)
+    part(torch.randn(3, 6)).square().sum().backward()
+    assert part.outer.weight.grad.any() and part.outer.bias.grad.all()
 
 
 def test_mlp_has_p1s_form():

@@ -14,7 +14,15 @@ from rich.text import Text
 from fullrank.errors import count_of
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import grouped
-from fullrank.record.scores import LABELS_SCORED, LEFT_OUT, MEAN_AUROC, MEAN_PRECISION, PREDICTED, RELATIVE
+from fullrank.record.scores import (
+    CORRECTIONS,
+    LABELS_SCORED,
+    LEFT_OUT,
+    MEAN_AUROC,
+    MEAN_PRECISION,
+    PREDICTED,
+    RELATIVE,
+)
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -24,6 +32,7 @@ from fullrank.reports.denominators import (
     under_table,
 )
 from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.redundancy import curves_of_scores, numbers_table, sentences
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
@@ -179,7 +188,9 @@ def _several_table(scores: Sequence[tuple[str, Score]], title: str) -> Table | N
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
-    """Each place, what was measured besides the default protocol, factors, shifts, and notes."""
+    """Each place, what was measured besides the default protocol, classes, factors, shifts, and notes."""
+    from fullrank.cli.classes import print_classes
+
     console = Console(highlight=False)
     console.print(_places(evaluation))
     if several := _several_table([("", score) for score in evaluation.scores], ""):
@@ -196,9 +207,11 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         if episodes := {score.episodes for score in further if score.low is not None}:
             draws = " or ".join(map(str, sorted(filter(None, episodes))))
             console.print(f"[ ]: 95 % t interval over {draws} draws of the training images.", markup=False)
+    print_classes(evaluation.scores)
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
     print_objects(evaluation.scores)
+    print_redundancy(evaluation.scores, None if evaluation.images is None else evaluation.images.chance)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -261,10 +274,11 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in the table of places, of several labels, of shifts, factors and so on."""
+    """Whether a score is in a table of its own: places, several labels, shifts, classes, corrections, ..."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    return in_first or kind.subject == "shift" or kind.by_factor or kind.by_operation or kind.of_objects
+    in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions or kind.of_objects
+    return in_first or kind.subject == "shift" or in_others or kind.measure == CORRECTIONS
 
 
 def _value(score: Score) -> str:
@@ -355,6 +369,23 @@ def print_objects(scores: Sequence[Score]) -> None:
             console.print(escape(f"{meaning} ± is half the 95 % t interval over images."))
     for sentence in tables.sentences:
         console.print(escape(sentence))
+
+
+def print_redundancy(scores: Sequence[Score], chance: float | None = None) -> None:
+    """Accuracy by number of directions at each place, and DR in sentences; nothing without such scores."""
+    console = Console(highlight=False)
+    places = curves_of_scores(scores)
+    for each in places:
+        table = numbers_table(each)
+        shown = plain_table([], table.columns, tight=True)
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(escape(table.title))
+        console.print(shown)
+        for sentence in sentences(each, chance):
+            console.print(escape(sentence))
+    for caption in dict.fromkeys(numbers_table(each).caption for each in places):
+        console.print(escape(caption))
 
 
 def print_factors(scores: Sequence[Score]) -> None:

@@ -1,6 +1,6 @@
 """Batches of one image set, in an order that a resumed run repeats."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -40,9 +40,10 @@ class BatchLoader:
         batch_size: Number of images in a batch.
         seed: Seed of the order.
         label: The name of the labels in `Batch.labels`.
+        cues: The names of further labels, for `Batch.cues`.
 
     Raises:
-        UsageError: If the batch size is below 2 or above the number of images, or the label is unknown.
+        UsageError: If the batch size is below 2 or above the number of images, or a label is unknown.
 
     >>> from fullrank.data import source
     >>> loader = BatchLoader(source("digits").load("train"), batch_size=256, seed=0)
@@ -51,7 +52,15 @@ class BatchLoader:
     (5, torch.Size([256, 1, 8, 8]), {'epoch': 0, 'position': 1, 'checksum': 2500717534})
     """
 
-    def __init__(self, image_set: ImageSet, batch_size: int, seed: int, *, label: str = "label"):
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        seed: int,
+        *,
+        label: str = "label",
+        cues: Sequence[str] = (),
+    ):
         if batch_size < 2:
             reason = "one image has no negatives"
             raise UsageError(f"The batch size must be 2 or more, but got {batch_size}: {reason}; enlarge it.")
@@ -59,15 +68,18 @@ class BatchLoader:
             images = count_of(len(image_set), "image")
             problem = f"The batch size {batch_size} is more than the {images} of {image_set}"
             raise UsageError(f"{problem}; choose --batch-size {len(image_set)} or less.")
-        image_set.check_label(label)
+        for name in (label, *cues):
+            image_set.check_label(name)
         generator(seed)
         self.batch_size, self.seed = batch_size, seed
         self._labels = torch.tensor(image_set.labels[label])
+        self._cues = {name: torch.tensor(image_set.labels[name]) for name in cues}
         self._image_set = image_set
         self._whole = None  # all images as one batch, if they are in memory
         if not isinstance(image_set.images, StreamedImages):
             layers = image_set.read_layers(slice(None))
-            self._whole = Batch(image_set.tensor(), self._labels, torch.arange(len(image_set)), layers)
+            rows = torch.arange(len(image_set))
+            self._whole = Batch(image_set.tensor(), self._labels, rows, layers, cues=self._cues or None)
         self._checksum = image_set.checksum()
         self._epoch, self._position = 0, 0
         self._starts_here = True  # the next `iter` begins at (epoch, position), not at the next epoch
@@ -103,7 +115,8 @@ class BatchLoader:
             yield batch
 
     def _decoded(self, index: Tensor) -> Batch:
-        return replace(self._image_set.batch(index.numpy()), labels=self._labels[index])
+        cues = {name: labels[index] for name, labels in self._cues.items()}
+        return replace(self._image_set.batch(index.numpy()), labels=self._labels[index], cues=cues or None)
 
     def state_dict(self) -> LoaderState:
         """The position of the loader, counted in batches handed out."""

@@ -59,10 +59,11 @@ def probe(
         label: The name of the labels, if there are several kinds (`coarse` of CIFAR-100). For embeddings: a
             file, an array or a column.
         column: For embeddings: the array or column of the features.
-        measures: Further measures: "reduced", "retrieval", "per-class", "groups", "group-balanced" (see
-            `evaluate`), "factors" (see `factor_scores`), "views" (see `view_readout`), "segmentation" (see
-            `segmentation`; the images need masks) and "baselines". The last are the same probes on pixels and
-            on the encoder before training; the default is to return the run's own baselines.
+        measures: Further measures: "reduced", "redundancy", "retrieval", "per-class", "groups",
+            "group-balanced", "corrections" (see `evaluate`), "factors" (see `factor_scores`), "views" (see
+            `view_readout`), "segmentation" (see `segmentation`; the images need masks) and "baselines". The
+            last are the same probes on pixels and on the encoder before training; the default is to return
+            the run's own baselines.
         shots: Also probe on these numbers of training images per class: the mean accuracy over random draws
             of the images, with its 95 % t interval.
         episodes: Number of these draws.

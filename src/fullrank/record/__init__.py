@@ -16,6 +16,7 @@ from fullrank.record.schema import (
     BaselineComparison as BaselineComparison,
     Compared as Compared,
     Comparison as Comparison,
+    CorrectionTable as CorrectionTable,
     DiagnosisEntry as DiagnosisEntry,
     DimensionCurve as DimensionCurve,
     Finding as Finding,

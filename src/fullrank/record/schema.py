@@ -60,7 +60,8 @@ class Score(_Part):
     `subject` is what the statistic is about, "" where it needs nothing: a class, the cues of a gap, the spec
     of a shift. `split` is "test" or the spec of a shift, `shots` the number of training images a class, None
     where all of them were used. With shots, `value` is the mean over `episodes` draws of these images, and
-    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw.
+    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw. Accuracies of
+    diffused redundancy have the same over draws of directions.
 
     >>> Score(
     ...     place="h", label="label", split="test", features="raw", shots=None,
@@ -111,6 +112,32 @@ def row_name(head: str, varied: Mapping[str, str]) -> str:
     return ", ".join([head, *(f"{key}={value}" for key, value in varied.items())])
 
 
+class CorrectionTable(_Part):
+    """What a correction w adds to channels of h, by the value of a label.
+
+    `method` names what computes w, such as `head`. `values` are the values of `label` that test images have,
+    and `counts` the numbers of these images. `channels` are those whose mean correction differs most between
+    values, the first most; `width` counts all channels. `mean` and `size` have a row for each value and a
+    column for each of `channels`: the mean of w and of |w|. `share` is the mean |w| over all images and
+    channels, divided by the mean standard deviation of a channel of h; None where h is constant. Of the mean
+    of |w|^2, `common` is the part of the mean over all images, and `between` that of the means of the values,
+    0 to 1; the rest varies within values.
+    """
+
+    method: str
+    place: str = "h"
+    label: str
+    values: list[str]
+    counts: list[int]
+    channels: list[int]
+    width: int
+    mean: list[list[float]]
+    size: list[list[float]]
+    common: float
+    between: float
+    share: float | None = None
+
+
 class RunEntry(_Part):
     """One trained encoder: its settings, its training time, and the scores of its features at each place.
 
@@ -121,7 +148,7 @@ class RunEntry(_Part):
     measured with those of a view to which nothing was applied. `varied` has the value of each key of the
     recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
     older records have neither. `other_images` belong to other labels and to shifts, where scores of these
-    were added.
+    were added. `corrections` says what a head that corrects h does to each channel, for each cue.
     """
 
     head: str
@@ -144,6 +171,7 @@ class RunEntry(_Part):
     images: ProbedImages | None = None
     other_images: list[ProbedImages] = []
     baselines: list[Baseline] = []
+    corrections: list[CorrectionTable] = []
 
     @property
     def row(self) -> str:
@@ -258,12 +286,22 @@ class LayerRow(_Part):
 
 
 class DimensionCurve(_Part):
-    """Linear accuracy at a place from some of its dimensions: random channels, or leading components."""
+    """Linear accuracy at a place, 0 to 1, from some of its dimensions; the last point has all of them.
+
+    Random channels and random directions have the mean over draws; `low` and `high` bound its 95 % t
+    interval. `worst_class` is the accuracy of the worst class. `diffused` is the diffused redundancy
+    DR(0.9): the share of dimensions that can be left out so that 90 % of the full accuracy remains. Older
+    records have only the first two kinds, and none of these numbers.
+    """
 
     place: str
-    kind: Literal["random channels", "leading components"]
+    kind: Literal["random channels", "leading components", "least components", "random directions"]
     dimensions: list[int]
     accuracy: list[float]
+    low: list[float] = []
+    high: list[float] = []
+    worst_class: list[float] = []
+    diffused: float | None = None
 
 
 class OperationShare(_Part):
@@ -481,12 +519,12 @@ class Predicts(_Part):
 class TableEntry(_Part):
     """A table or figure of a paper, measured here.
 
-    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are
-    titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
-    one run. `here` says what ours were measured on, `alike` whether all rows predict one label of the same
-    images, so that they can be subtracted. `file` is beside the record and holds your own table. `spectrum`
-    names places whose spectra belong to it, `x` the axis of its figure. `predicts` names a column to predict
-    and its predictors.
+    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are titles,
+    `units` "points" or "number"; `differences` are the columns that are a difference of two places of one
+    run, and `accuracies` those that are a share of all test images (None in older records). `here` says what
+    ours were measured on, `alike` whether all rows predict one label of the same images, so that they can be
+    subtracted. `file` is beside the record and holds your own table. `spectrum` names places whose spectra
+    belong to it, `x` the axis of its figure. `predicts` names a column to predict and its predictors.
     """
 
     name: str
@@ -500,6 +538,7 @@ class TableEntry(_Part):
     columns: list[str]
     units: list[Literal["points", "number"]]
     differences: list[int]
+    accuracies: list[int] | None = None
     rows: list[TableRow]
     spectrum: list[str]
     x: str | None

@@ -14,9 +14,10 @@ from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, FullrankWarning, UsageError
 from fullrank.heads import Head, head as build_head
+from fullrank.heads.contract import nested_widths
 from fullrank.objectives import Auxiliary, auxiliary, needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
-from fullrank.objectives.terms.contract import try_auxiliary
+from fullrank.objectives.terms.contract import TrainingLabels, cues_of, try_auxiliary
 from fullrank.places import HasPlaces, check_place, place_dims
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
@@ -129,7 +130,11 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
         raise UsageError(f"{processes} processes cannot share batch size {recipe.batch_size}; {remedy}.")
     parts = build(recipe, train)
     parts.views.check_layers(train.layers)
-    BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
+    BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label, cues=cues_of(parts.terms))
+    for term in parts.terms:
+        if (check := getattr(term, "check_labels", None)) is not None:  # a term need not be an Auxiliary
+            named = str(train), recipe.label, train.labels, train.class_names
+            check(TrainingLabels(*named, recipe.batch_size))
     with torch.random.fork_rng(devices=()):
         try_objective(parts.objective, recipe.objective.alone, parts.head.out_dim)
         if parts.terms:
@@ -154,6 +159,7 @@ def _noise(parts: Parts) -> Step:
         views=views.sample(2, step_generator(0, 0, 0)).numbers(),
         labels=torch.zeros(2, dtype=torch.int64),
         generator=torch.Generator().manual_seed(0),
+        cues=dict.fromkeys(cues_of(parts.terms), torch.zeros(2, dtype=torch.int64)),
     )
 
 
@@ -179,7 +185,8 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
     head = build_head(recipe.head, in_dim=encoder.feature_dim, view_dims=views.number_dims)
     num_classes = len(train.class_names[recipe.label])
-    loss = build_objective(recipe.objective.alone, in_dim=head.out_dim, num_classes=num_classes)
+    sizes: dict[str, Any] = {"in_dim": head.out_dim, "num_classes": num_classes}
+    loss = build_objective(recipe.objective.alone, **sizes, nested=nested_widths(head))
     # Built last: the weights of the other parts do not depend on the terms.
     terms = _terms(recipe, encoder, head, views, num_classes)
     return Parts(encoder, head, loss, views, terms)

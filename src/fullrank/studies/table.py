@@ -57,12 +57,14 @@ class _Part(BaseModel):
 class Column(_Part):
     """A number of each run: a score of its record or, with `spectrum`, a number of the spectrum at the place.
 
-    With `minus`, the score at that place of the same run is subtracted.
+    With `minus`, the score at that place of the same run is subtracted; with `minus_probe`, that of that
+    probe; with both, that of that probe at that place.
     """
 
     title: str
     place: str | dict[Scale, str] = "h"
     minus: str | None = None
+    minus_probe: Probe | None = None
     label: str | dict[Scale, str] = "label"
     split: str | dict[Scale, str] = "test"
     probe: Probe | dict[Scale, Probe] = "linear"
@@ -78,6 +80,9 @@ class Column(_Part):
             raise ValueError(f"{self.title}: a number of the spectrum has no {', '.join(sorted(of_score))}")
         if not self.kinds:
             raise ValueError(f"{self.title}: probe and statistic have no scale in common")
+        if self.minus_probe is not None:
+            for kind in self.kinds:
+                statistic(self.minus_probe, kind.name)
         for kind in self.kinds:
             if bool(self.subject) != bool(kind.subject):
                 raise ValueError(f"{self.title}: {kind.name} has {kind.subject or 'nothing'} as its subject")
@@ -93,9 +98,19 @@ class Column(_Part):
         return [statistic(at_scale(self.probe, scale), at_scale(self.statistic, scale)) for scale in scales]
 
     @property
+    def is_difference(self) -> bool:
+        """Whether a score is subtracted."""
+        return self.minus is not None or self.minus_probe is not None
+
+    @property
     def unit(self) -> Literal["points", "number"]:
         """The unit of its numbers: points, 0 to 100, or plain numbers."""
         return "number" if self.spectrum is not None else self.kinds[0].unit
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether its numbers are shares of all test images."""
+        return self.spectrum is None and self.minus is None and self.kinds[0].of_all_images
 
 
 class Row(_Part):
@@ -213,7 +228,8 @@ class Table(_Part):
                 subject=column.subject,
                 shots=column.shots,
             )
-            keys.append((score, None if column.minus is None else score._replace(place=column.minus)))
+            less = {"place": column.minus or place, "probe": column.minus_probe or score.probe}
+            keys.append((score, score._replace(**less) if column.is_difference else None))
         return keys
 
     def judged_by(self, row: Row, scale: Scale) -> ScoreKey:

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from fullrank.objectives import (
     AUXILIARIES,
     auxiliary as build_auxiliary,
 )
-from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers
+from fullrank.objectives.terms.contract import cues_of
+from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, alternating_cues, random_numbers
 from fullrank.specs import Spec
 from fullrank.step import Step
 from fullrank.testing.contract import ROWS, Contract, Part, check_processes, close, hold
@@ -24,8 +25,10 @@ def check_auxiliary(
 ) -> None:
     """Check an auxiliary objective: its weight, its value, its gradient, and what it depends on.
 
-    It is called on a step whose features are noise. The step has the places of a tiny-resnet and every
-    operation of the views.
+    It is called on a step whose features are noise. The step has the places of a tiny-resnet, every
+    operation of the views, and every label that its `cues` name.
+
+    The gradient is compared with finite differences, unless the term says that it `detaches` something.
 
     Args:
         part: A spec, or a class of yours.
@@ -52,8 +55,16 @@ def check_auxiliary(
         unknown = sorted(set(getattr(term, "places", ())) - set(dims))
         hold(not unknown, f"{', '.join(unknown)} is none of {', '.join(dims)}")
     step = _noise_step({"h": in_dim, "z": out_dim} | {p: dims[p] for p in getattr(term, "places", ())})
+    step = replace(step, cues=alternating_cues(cues_of([term]), ROWS))
     reached = _check_gradient(contract, term, step)
     _check_term_state(contract, term, step, lambda: build_auxiliary(spec, **sizes))
+    if not getattr(term, "detaches", False):
+        _check_slope(contract, term, step, reached)
+    if processes > 1:
+        check_processes(contract, f"infonce:0.2 + {spec}", processes)
+
+
+def _check_slope(contract: Contract, term: nn.Module, step: Step, reached: Sequence[str]) -> None:
     with contract.clause("its gradient agrees with finite differences"):
         double, noise = copy.deepcopy(term).double(), _doubled(step)
         inputs = {name: rows for name, rows in _inputs(noise).items() if name in reached}
@@ -64,8 +75,6 @@ def check_auxiliary(
             raise_exception=False,
         )
         hold(agrees, "it does not")
-    if processes > 1:
-        check_processes(contract, f"infonce:0.2 + {spec}", processes)
 
 
 def _check_gradient(contract: Contract, term: nn.Module, step: Step) -> list[str]:

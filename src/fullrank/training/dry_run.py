@@ -2,24 +2,28 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
-from fullrank.data import class_list, source, write_miniature
+from fullrank.data import ImageSet, class_list, source, write_miniature
 from fullrank.data.made.miniature import LAYOUTS
 from fullrank.door import import_modules
+from fullrank.objectives.terms.contract import cues_of
 from fullrank.record import RunEntry
-from fullrank.runs.build import check_plan, load_data
+from fullrank.runs.build import build, check_plan, load_data
 from fullrank.runs.recipe import Recipe
-from fullrank.training.train import train
+from fullrank.training.train import carry_out
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
+# Terms that compare rows with equal labels need several of them in a batch.
+LABELLED_BATCH = 16
 # Composites have layers that views may drop, but no layout on a disk.
-COMPOSITE = "composite:digits-on-textures,n=40"
+COMPOSITE, TWO_CUES = "composite:digits-on-textures,n=40", "composite:two-cues,n=40"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def dry_run(
     plan = Recipe.resolve(recipe, overrides)
     with tempfile.TemporaryDirectory() as folder:
         replaced = replacements(plan, Path(folder) / "images")
-        run = train(plan, out=Path(folder) / "run", **replaced)
+        rehearsed = Recipe.resolve(plan, replaced)
+        run = carry_out(rehearsed, Path(folder) / "run", *_generated(rehearsed))
         return Rehearsal(plan, replaced, run.record.runs[0])
 
 
@@ -66,21 +71,43 @@ def check_on_generated(recipe: Recipe) -> None:
     """Build the parts of a recipe on generated images; raises what `check_plan` raises."""
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=()):
         plan = Recipe.resolve(recipe, replacements(recipe, Path(folder) / "images"))
-        check_plan(plan, load_data(plan)[0])
+        check_plan(plan, _generated(plan)[0])
+
+
+def _generated(plan: Recipe) -> tuple[ImageSet, ImageSet]:
+    """The generated images of a rehearsed plan, with the labels that its terms read."""
+    train, test = load_data(plan)
+    if not plan.objective.terms:
+        return train, test
+    cues = cues_of(build(plan, train).terms)
+    return _with_cues(train, cues), _with_cues(test, cues)
+
+
+def _with_cues(images: ImageSet, cues: Sequence[str]) -> ImageSet:
+    """The images with labels of these names, whose two values alternate within each class."""
+    classes, values = images.labels["label"], np.zeros(len(images), np.int64)
+    for number in np.unique(classes):
+        rows = np.flatnonzero(classes == number)
+        values[rows] = np.arange(len(rows)) % 2
+    labels = images.labels | dict.fromkeys(cues, values)
+    return replace(images, labels=labels, class_names=images.class_names | dict.fromkeys(cues, ("0", "1")))
 
 
 def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     """The keys of `plan` that a dry run replaces, after writing its images into `folder`."""
-    size, count, images = plan.image_size or 32, BATCH_SIZE * STEPS, source(plan.data)
+    size, images = plan.image_size or 32, source(plan.data)
+    batch_size = LABELLED_BATCH if plan.objective.terms else BATCH_SIZE
+    count = batch_size * STEPS
     names = None if plan.classes is None else class_list(plan.classes)[:CLASSES]
     # A user's folder, archive or hub data set is replaced by a folder of colour images.
     layout = plan.data if plan.data.name in LAYOUTS else "folder"
-    replaced: dict[str, Any] = {"data": COMPOSITE, "limit": count}
+    composite = TWO_CUES if plan.objective.terms else COMPOSITE
+    replaced: dict[str, Any] = {"data": composite, "limit": count}
     if not images.layered:
         kinds: dict[str, Any] = {"class_names": names, "channels": 1 if images.grey else 3}
         data = write_miniature(layout, folder, images=count, size=size, classes=CLASSES, **kinds)
         replaced = {"data": data, "limit": None}
-    replaced |= {"batch_size": BATCH_SIZE, "epochs": 1, "monitor_every": 1}
+    replaced |= {"batch_size": batch_size, "epochs": 1, "monitor_every": 1}
     replaced |= {"fraction": None, "held_out": None}
     replaced |= {"engine.accumulate": 1, "engine.logger": None, "engine.compile": False}
     if layout == "folder":

@@ -15,13 +15,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
-from fullrank.heads.contract import views_for
+from fullrank.heads.contract import nested_widths, views_for
 from fullrank.objectives import loss_of, needs_of
 from fullrank.objectives.contract import check_needs
+from fullrank.objectives.terms.contract import cues_of
 from fullrank.places import HasPlaces, check_place
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
 from fullrank.runs.recipe import Optimizer, Recipe, check_optimizer
+from fullrank.specs import write
 from fullrank.step import Step
 from fullrank.training.session import OptimizerFactory
 from fullrank.views import step_generator
@@ -52,7 +54,8 @@ class JointEmbedding(pl.LightningModule):
         optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
             has the defaults of a recipe.
         terms: Auxiliary objectives (`auxiliary`). Each is called as `term(step)`, multiplied by its `weight`
-            and added to the loss. Their weights are trained too.
+            and added to the loss. Their weights are trained too. Labels that a term reads (its `cues`) must
+            be in `Batch.cues`.
         seed: The seed of the views.
         encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends them one by one,
             so that batch norms see one view at a time, as in P1's code.
@@ -60,7 +63,8 @@ class JointEmbedding(pl.LightningModule):
 
     Raises:
         UsageError: A part is a class, not an instance, no training step has what the objective needs, a
-            term reads a place that the encoder does not have, or the head was built for other views.
+            term reads a place that the encoder does not have, the head was built for other views, or it has
+            nested widths and the objective does not.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -91,11 +95,18 @@ class JointEmbedding(pl.LightningModule):
             if isinstance(part, type):
                 raise UsageError(f"{name}={part.__name__} is a class; give an instance of it.")
         check_needs(objective, type(objective).__name__)
+        nested = nested_widths(head)
+        if nested and nested_widths(objective) != nested:
+            raise UsageError(
+                f"The head has the nested widths {write(nested)}, but the objective was not built for them; "
+                f"build it with objective(..., nested={nested})."
+            )
         self.encoder, self.head, self.objective = encoder, head, objective
         self.terms = nn.ModuleList(terms)
         if len({term.name for term in terms}) < len(terms):
             raise UsageError("Two terms have one name; keep one of them, or set `name` of the other.")
         self.places = tuple(dict.fromkeys(place for term in terms for place in getattr(term, "places", ())))
+        self.cues = cues_of(terms)
         for place in self.places:
             check_place(cast(HasPlaces, encoder), place)
         self.needs = frozenset[str]().union(*map(needs_of, (objective, head, *terms)))
@@ -152,7 +163,7 @@ class JointEmbedding(pl.LightningModule):
             generator = None
             if "generator" in self.needs:  # the same in every process and after a resume
                 generator = step_generator(self.seed, epoch, number, stream=1)
-            step = Step(h, z, read, views, batch.labels, generator, progress)
+            step = Step(h, z, read, views, batch.labels, generator, progress, cues=self.cues_in(batch))
             losses = {OBJECTIVE: loss_of(self.objective, step.z_a, step.z_b, batch.labels, generator)}
             losses |= {str(term.name): term.weight * term(step) for term in self.terms}
             return replace(step, losses=losses)
@@ -184,6 +195,16 @@ class JointEmbedding(pl.LightningModule):
             sizes[mine] = batch.sizes.cpu()
         height, width = batch.images.shape[-2:]
         return self.views.sample(total, generator, (height, width), sizes)[mine]
+
+    def cues_in(self, batch: Batch) -> dict[str, Tensor]:
+        """The labels of `batch` that the terms read; UsageError for one that it does not carry."""
+        carried = batch.cues or {}
+        if missing := [name for name in self.cues if name not in carried]:
+            raise UsageError(
+                f"A term reads the label {missing[0]!r}, which the batches do not carry; give the "
+                f"BatchLoader cues={self.cues}."
+            )
+        return {name: carried[name] for name in self.cues}
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         """A context in which the trainer's profiler times a part of the step, if there is a trainer."""

@@ -21,6 +21,7 @@ from fullrank.data import BatchLoader, ImageSet
 from fullrank.devices import accelerator, flushed_denormals, has_room
 from fullrank.door import import_modules
 from fullrank.errors import FullrankError, UsageError
+from fullrank.evaluation.correction_table import head_corrections
 from fullrank.evaluation.evaluate import evaluate, help_evaluate
 from fullrank.evaluation.scores import Request
 from fullrank.files import save_arrays, typed_path
@@ -144,7 +145,7 @@ def carry_out(
         torch.manual_seed(recipe.seed)
         parts = check_plan(recipe, train, session.processes)
         module = JointEmbedding.of(recipe, parts, session.optimizer)
-        loader = BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label)
+        loader = BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label, cues=module.cues)
         contexts.enter_context(folders.room_in(folder))
         if writes:
             contexts.enter_context(folders.sole_writer(folder))
@@ -174,6 +175,7 @@ def carry_out(
                 if (objects := results.segmentation_of(module, recipe, images)) is not None:
                     entry.scores.extend(objects.scores)
                     save_arrays(folder, curves | {"examples": examples} | objects.examples)
+                entry.corrections.extend(head_corrections(module.encoder, module.head, test, module.cues))
                 entry.baselines.extend(results.baselines_of(recipe, images, evaluation))
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])

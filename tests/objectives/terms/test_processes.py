@@ -7,7 +7,7 @@ import torch
 from gloo_group import in_processes
 
 from fullrank.objectives import AUXILIARIES, auxiliary
-from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, random_numbers, taken
+from fullrank.objectives.terms.samples import PLACES, VIEW_DIMS, alternating_cues, random_numbers, taken
 from fullrank.step import Step
 
 IMAGES, WIDTH = 8, 3
@@ -24,9 +24,11 @@ def measured(name, rank=0, processes=1):
     everything = torch.randn(2 + len(term.places), 2 * IMAGES, WIDTH, dtype=torch.float64)
     h, z, *inner = (rows[both].requires_grad_() for rows in everything)
     features = dict(zip(term.places, inner, strict=True))
-    labels = torch.arange(IMAGES)[own] % 3
+    labels = torch.arange(IMAGES)[own] % 2
+    cues = {name: cue[own] for name, cue in alternating_cues(term.cues, IMAGES).items()}
     views = taken(random_numbers(IMAGES), own)
-    value = term(Step(h, z, features, views, labels, torch.Generator().manual_seed(0), progress=0.7))
+    step = Step(h, z, features, views, labels, torch.Generator().manual_seed(0), progress=0.7, cues=cues)
+    value = term(step)
     inputs = [h, z, *inner, *term.parameters()]
     slopes = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
     return [value.detach(), *slopes], 2 + len(inner)

@@ -15,6 +15,7 @@ from fullrank.specs import Parameter, Spec
 if TYPE_CHECKING:
     from fullrank.objectives.terms.augself import AugSelfTerm as AugSelfTerm
     from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+    from fullrank.objectives.terms.mmd import MMDTerm as MMDTerm
     from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
 
 __getattr__, __dir__, __all__ = attach(__name__)
@@ -57,6 +58,19 @@ for _entry in [
             Parameter("ramp", bool, "the term rises from 0 over the training; false: full at once", True),
         ),
         citations=("jang2023self",),
+    ),
+    Entry(
+        "mmd",
+        "fullrank.objectives.terms.mmd:MMDTerm",
+        "pulls together z under different values of another label, within each class; needs labels",
+        "Cerrato et al. 2022 (2201.06343); MMD: Gretton et al. 2012; within classes: ours",
+        value=WEIGHT,
+        options=(
+            Parameter(
+                "label", str, "label whose values are compared; several as background+object", "background"
+            ),
+        ),
+        citations=("cerrato2022fair", "gretton2012kernel"),
     ),
 ]:
     AUXILIARIES.register(_entry)

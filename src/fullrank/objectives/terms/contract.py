@@ -2,8 +2,11 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError, explained
@@ -17,6 +20,32 @@ GIVEN = ("views", "labels", "generator")
 WIDEST = 2**15
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingLabels:
+    """The labels of the training images, from which a term says whether it can learn (`check_labels`).
+
+    Attributes:
+        data: The name of the images, for messages.
+        label: The name of the labels that are the classes of the run.
+        numbers: Name -> labels (N,) int64, -1 where there is none.
+        class_names: Name -> the names of its classes.
+        batch_size: The images in a batch, over all processes.
+    """
+
+    data: str
+    label: str
+    numbers: Mapping[str, np.ndarray]
+    class_names: Mapping[str, tuple[str, ...]]
+    batch_size: int
+
+    def counts(self, cue: str) -> np.ndarray:
+        """The number of images of each class and value of `cue`, (classes, values), where both are known."""
+        table = np.zeros((len(self.class_names[self.label]), len(self.class_names[cue])), np.int64)
+        known = (self.numbers[self.label] >= 0) & (self.numbers[cue] >= 0)
+        np.add.at(table, (self.numbers[self.label][known], self.numbers[cue][known]), 1)
+        return table
+
+
 class Auxiliary(nn.Module, ABC):
     """A term of the loss that sees a whole step: h, places, z, the views' parameters, and labels.
 
@@ -27,6 +56,9 @@ class Auxiliary(nn.Module, ABC):
         name: Its name in curves; that of its spec, or else of its class.
         places: The places of the encoder whose features the term reads.
         needs: What it takes of a step beside h, z and places, of views, labels and generator.
+        detaches: Whether it holds a number that depends on its features constant in the gradient, such as the
+            width of a kernel. Finite differences then cannot check the gradient.
+        cues: The names of further labels that it reads, such as ("background",); the step's `cues` has them.
 
     >>> import torch
     >>> class Short(Auxiliary):
@@ -38,6 +70,8 @@ class Auxiliary(nn.Module, ABC):
 
     places: tuple[str, ...] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
+    detaches: ClassVar[bool] = False
+    cues: tuple[str, ...] = ()
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
@@ -46,6 +80,14 @@ class Auxiliary(nn.Module, ABC):
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
         """The term, a scalar with a gradient; the step multiplies it by `weight`."""
+
+    def check_labels(self, train: TrainingLabels) -> None:  # most terms accept any labels
+        """Raise UsageError for labels of the training images from which the term cannot learn."""
+
+
+def cues_of(terms: Iterable[nn.Module]) -> tuple[str, ...]:
+    """The names of the labels that the terms read beside the classes, each once."""
+    return tuple(dict.fromkeys(cue for term in terms for cue in getattr(term, "cues", ())))
 
 
 def check_width(name: str, value: int, most: int = WIDEST) -> int:
@@ -72,6 +114,8 @@ def checked_auxiliary(built: object, spec: Spec) -> Auxiliary:
             f"The auxiliary objective '{spec}' needs {', '.join(unknown)}, but a step can give it "
             f"{', '.join(GIVEN)} only; leave the rest out of `needs`."
         )
+    if isinstance(cues := getattr(built, "cues", ()), str):
+        raise UsageError(f"The cues of '{spec}' must be a tuple of names; write cues = ({cues!r},).")
     term = cast(Auxiliary, built)
     term.name = spec.name
     return term

@@ -1,5 +1,7 @@
 """A step of random features and random view parameters, on which any term can be tried."""
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,19 @@ def taken(numbers: ViewNumbers, rows: Tensor) -> ViewNumbers:
     return ViewNumbers(first, second)
 
 
+def alternating_cues(names: Iterable[str], count: int) -> dict[str, Tensor]:
+    """Labels (count,) of these names: two of value 0, two of value 1, and so on."""
+    return {name: torch.arange(count) // 2 % 2 for name in names}
+
+
 def step_of(
-    h: Tensor, z: Tensor, views: ViewNumbers, labels: Tensor, generator: torch.Generator | None = None
+    h: Tensor,
+    z: Tensor,
+    views: ViewNumbers,
+    labels: Tensor,
+    generator: torch.Generator | None = None,
+    cues: Mapping[str, Tensor] | None = None,
 ) -> Step:
     """A step with h (2N, D) at every place of `PLACES`, late enough in a training for every term to count."""
-    return Step(h, z, dict.fromkeys(PLACES, h), views, labels, generator, progress=0.7)
+    features = dict.fromkeys(PLACES, h)
+    return Step(h, z, features, views, labels, generator, progress=0.7, cues=cues or {})

@@ -60,9 +60,12 @@ def shown(estimate: Estimate, sign: bool = False, digits: int = 1) -> str:
 def denominators(record: Record, table: TableEntry) -> list[str]:
     """The sentences under a table: images, classes, chance, sampling errors and baselines.
 
-    The errors are those of the columns that are accuracies; a difference of two has no binomial error.
+    The errors are those of the columns that are accuracies on all test images. A difference of two, and the
+    accuracy of a class or a group, have others.
     """
-    columns = [i for i, unit in enumerate(table.units) if unit == "points" and i not in table.differences]
+    columns = table.accuracies
+    if columns is None:  # an older record
+        columns = [i for i, unit in enumerate(table.units) if unit == "points" and i not in table.differences]
     values = [value for row in table.rows for i in columns for value in row.values[i]]
     accuracies = [value for value in values if 0 <= value <= 100]
     sentences = sample_sentences(record.runs, None)

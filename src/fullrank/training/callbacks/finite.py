@@ -169,7 +169,8 @@ def replay(folder: str | Path) -> Culprit:
             tensors = {name: file.get_tensor(name) for name in names}
         module.load_state_dict(_under("module.", tensors))
         images, labels, index = (tensors[name] for name in ("images", "labels", "index"))
-        batch = Batch(images, labels, index, _under("layer.", tensors) or None, tensors.get("sizes"))
+        layers, cues = (_under(prefix, tensors) or None for prefix in ("layer.", "cue."))
+        batch = Batch(images, labels, index, layers, tensors.get("sizes"), cues)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{folder / STEP_FILE} cannot be read ({reason}); run the training again.") from None
@@ -180,6 +181,7 @@ def _packed(module: nn.Module, batch: Batch, epoch: int, number: int) -> bytes:
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {"images": batch.images, "labels": batch.labels, "index": batch.index}
     tensors |= {f"layer.{name}": layer for name, layer in (batch.layers or {}).items()}
+    tensors |= {f"cue.{name}": labels for name, labels in (batch.cues or {}).items()}
     if batch.sizes is not None:
         tensors["sizes"] = batch.sizes
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
