@@ -6,7 +6,14 @@ from refusals import refuses
 from scipy import stats
 
 from fullrank.errors import UsageError
-from fullrank.statistics import binomial_error, binomial_interval, detectable_difference, paired_error
+from fullrank.statistics import (
+    binomial_error,
+    binomial_interval,
+    correlation_interval,
+    detectable_difference,
+    paired_error,
+    sampling_spread,
+)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.95, 500), (0.5, 7), (0.0, 3), (1.0, 10)])
@@ -60,3 +67,33 @@ def test_binomial_error_refuses_what_is_no_accuracy(arguments, words):
 def test_paired_error_refuses_a_discordance_that_the_accuracies_do_not_allow(discordant):
     with refuses(UsageError, f"{discordant:g}", "0.05", "0.15"):
         paired_error(0.95, 0.90, 500, discordant)
+
+
+@pytest.mark.parametrize(("share", "counts"), [(0.9, [50] * 10), (0.6, [200] * 3), (0.8, [60, 80, 120] * 5)])
+def test_one_in_twenty_test_sets_of_equal_classes_has_a_larger_spread(share, counts):
+    rng = np.random.default_rng(0)
+    sets = rng.binomial(counts, share, (4000, len(counts))) / counts
+    larger = [np.std(shares) > sampling_spread(shares, counts) for shares in sets]
+    assert 0.035 < np.mean(larger) < 0.07
+
+
+def test_a_spread_needs_two_classes_and_their_counts():
+    assert sampling_spread([1.0, 1.0], [5, 5]) == 0
+    with refuses(UsageError, 2, "1 accuracies", "1 counts"):
+        sampling_spread([0.5], [10])
+    with refuses(UsageError, "2 accuracies", "3 counts"):
+        sampling_spread([0.5, 0.6], [10, 10, 10])
+
+
+def test_the_interval_of_a_correlation_is_scipys_at_zero_and_wider_elsewhere():
+    x, y = np.array([-2.0, -1, 0, 1, 2]), np.array([1.0, -2, 2, -2, 1])
+    theirs = stats.pearsonr(x, y).confidence_interval()
+    assert correlation_interval(0.0, 5) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=30)
+    y = x + rng.normal(size=30)
+    found = stats.pearsonr(x, y)
+    low, high = correlation_interval(found.statistic, 30)
+    theirs = found.confidence_interval()
+    assert theirs.low - 0.05 < low < theirs.low and theirs.high < high < theirs.high + 0.05
+    assert correlation_interval(1.0, 4) == (1.0, 1.0) and correlation_interval(0.5, 3) is None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
         LowRankHead as LowRankHead,
+        MatryoshkaHead as MatryoshkaHead,
         MLPHead as MLPHead,
         NoHead as NoHead,
         OrthogonalHead as OrthogonalHead,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         BarlowTwinsLoss as BarlowTwinsLoss,
         CrossEntropyLoss as CrossEntropyLoss,
         InfoNCELoss as InfoNCELoss,
+        NestedLoss as NestedLoss,
         NTXentLoss as NTXentLoss,
         SpectralContrastiveLoss as SpectralContrastiveLoss,
         SupConLoss as SupConLoss,
@@ -44,7 +46,11 @@ if TYPE_CHECKING:
         register_auxiliary as register_auxiliary,
         register_objective as register_objective,
     )
-    from fullrank.probes import LinearProbe as LinearProbe, NearestProbe as NearestProbe
+    from fullrank.probes import (
+        ClassMeanProbe as ClassMeanProbe,
+        LinearProbe as LinearProbe,
+        NearestProbe as NearestProbe,
+    )
     from fullrank.record.finding import read_result as read_result
     from fullrank.reports.combined.page import write_report as write_report
     from fullrank.reports.page import write_page as write_page

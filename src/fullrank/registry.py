@@ -80,7 +80,8 @@ class Registry:
             unregistered name of a-z, 0-9, `_` and `.` belongs to it, with or without `LIBRARY/` in front, and
             goes to the builder as `model`. The library checks the name when the part is built.
         context: Keywords that builders may take besides the numbers of a spec, such as the width of h.
-        shared: Options of every part of the family, which the family and not the builder handles.
+        shared: Options of every part of the family, which the family and not the builder handles. A part that
+            has an option of one of these names handles that itself.
         offered: A keyword of `context` -> such options of only those parts whose builder takes the keyword.
         group: The entry-point group of installed packages whose parts belong to the family.
         builder_of: Returns what builds somebody else's part, if that is not the class or function itself.
@@ -197,7 +198,8 @@ class Registry:
                 raise UsageError(
                     f"The {self.kind} name {name!r} is taken{by}; register it under another name."
                 )
-        options = (*entry.options, *(o for o in self.shared if o not in entry.options))
+        own = _option_names(entry)
+        options = (*entry.options, *(o for o in self.shared if o.name not in own))
         self._entries[entry.name] = replace(entry, options=options)
         self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
 
@@ -426,8 +428,7 @@ class Registry:
         parameters = parameters_of(target, (*self.context, "model"), name)
         value, first_is_value = parameters[0] if parameters else (None, False)
         options = [option for option, _ in parameters[first_is_value:]]
-        shared = {option.name for option in self.shared}
-        own = tuple(option for option in options if option.name not in shared)
+        own = tuple(options)
         for keyword, more in self.offered.items():
             if takes(target, keyword):
                 own += more

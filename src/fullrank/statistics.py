@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import chdtri, stdtrit
 
 from fullrank.errors import UsageError
 
@@ -168,6 +168,71 @@ def detectable_difference(first: float, second: float, count: int, discordant: f
     return NORMAL_95 * paired_error(first, second, count, discordant)
 
 
+def extreme_count(classes: int) -> int:
+    """How many of so many classes count as the worst, and as the best.
+
+    >>> [extreme_count(classes) for classes in (1, 2, 3, 10, 100, 1000)]
+    [1, 1, 1, 2, 5, 50]
+    """
+    return max(1, min(classes // 2, max(2, round(classes / 20))))
+
+
+def sampling_spread(accuracies: Sequence[float], counts: Sequence[int]) -> float:
+    r"""The standard deviation over classes that sampling explains if all classes are equally hard.
+
+    .. math:: \sqrt{\frac{\chi^2_{0.95,\,C - 1}}{C} \cdot
+              \frac1C \sum_c \frac{\bar a (1 - \bar a)}{n_c}}, \qquad
+              \bar a = \frac{\sum_c n_c a_c}{\sum_c n_c}
+
+    In 95 of 100 test sets the standard deviation (1/C) of equally hard classes is below it; for classes of
+    unequal sizes this holds roughly.
+
+    Args:
+        accuracies: The accuracies of C classes, 0 to 1.
+        counts: The number of test images of each class.
+
+    Raises:
+        UsageError: For fewer than two classes, or lists of unequal lengths.
+
+    >>> round(sampling_spread([0.9] * 10, [1000] * 10), 4), round(sampling_spread([0.9] * 10, [50] * 10), 4)
+    (0.0123, 0.0552)
+
+    Source: the chi-square test of equal proportions.
+    """
+    if len(accuracies) < 2 or len(accuracies) != len(counts):
+        got = f"{len(accuracies)} accuracies and {len(counts)} counts"
+        raise UsageError(f"A spread needs 2 classes or more and a count for each, but got {got}.")
+    mean = min(max(float(np.average(accuracies, weights=counts)), 0.0), 1.0)
+    variance = float(np.mean([mean * (1 - mean) / count for count in counts]))
+    return math.sqrt(float(chdtri(len(counts) - 1, 0.05)) / len(counts) * variance)
+
+
+def correlation_interval(value: float, count: int) -> tuple[float, float] | None:
+    r"""The 95 % interval of a rank correlation of `count` pairs; None for fewer than 4.
+
+    .. math:: \tanh\left(\operatorname{artanh} r \pm 1.96 \sqrt{(1 + r^2 / 2) / (n - 3)}\right)
+
+    For a Pearson correlation it is slightly too wide. It says what other classes of the same kind would give.
+    It is rough for fewer than 10 pairs.
+
+    Args:
+        value: The correlation r, -1 to 1.
+        count: The number n of pairs.
+
+    >>> [round(end, 2) for end in correlation_interval(0.9, 10)], correlation_interval(0.9, 3)
+    ([0.53, 0.98], None)
+
+    Source: Bonett and Wright 2000 (Psychometrika 65), for Spearman's correlation.
+    """
+    if count < 4:
+        return None
+    if abs(value) >= 1:
+        return (value, value)
+    half = NORMAL_95 * math.sqrt((1 + value**2 / 2) / (count - 3))
+    middle = math.atanh(value)
+    return math.tanh(middle - half), math.tanh(middle + half)
+
+
 def live_dimensions(variances: Sequence[float] | np.ndarray, tolerance: float | None = None) -> int:
     """The number of live variances of a spectrum (D,); see `live`.
 
@@ -203,3 +268,28 @@ def live(variances: np.ndarray, tolerance: float | None = None) -> np.ndarray:
     finite = np.where(np.isfinite(variances), variances, 0.0)
     mask: np.ndarray = finite > tolerance * finite.max(axis=-1, keepdims=True, initial=0.0)
     return mask
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """The ranks, from 1, of numbers (..., N) along the last axis; equal numbers share their mean rank.
+
+    >>> mean_ranks(np.array([0.3, 0.1, 0.3])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    one, other = values[..., :, None], values[..., None, :]
+    ranks: np.ndarray = (one > other).sum(-1) + ((one == other).sum(-1) + 1) / 2
+    return ranks
+
+
+def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of numbers (..., N) and (..., N) along the last axis; nan where one is constant.
+
+    That of their `mean_ranks` is Spearman's.
+
+    >>> correlations(np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]), np.arange(3.0)).round(6).tolist()
+    [1.0, nan]
+    """
+    a, b = (values - values.mean(-1, keepdims=True) for values in (one, other))
+    constant = (np.ptp(one, axis=-1) == 0) | (np.ptp(other, axis=-1) == 0)
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.where(constant, np.nan, (a * b).sum(-1) / np.where(constant, 1.0, size))

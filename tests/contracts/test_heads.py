@@ -12,7 +12,7 @@ from fullrank.registry import takes
 from fullrank.testing import VIEW_DIMS, check_head
 
 WIDTH = 12
-SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1}
+SMALL = {"out_dim": 5, "dim": 5, "kappa": 1.1, "widths": "2-5"}
 
 
 # Heads whose builder takes further inputs after h; all of them can be conditioned.

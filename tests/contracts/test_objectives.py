@@ -29,7 +29,8 @@ def called(loss, a, b):
     return loss_of(loss, a, b, labels)
 
 
-BELOW = ["none,norm=batch", *(e.name + ":3" * (e.value is not None and e.value.kind is int) for e in HEADS)]
+SMALL = {int: ":3", tuple: ":1-3"}
+BELOW = ["none,norm=batch", *(e.name + SMALL.get(e.value.kind if e.value else None, "") for e in HEADS)]
 
 
 # Every objective above heads of each kind, and every head below one objective.

@@ -329,11 +329,12 @@ def test_components_that_hold_the_labels_suffice_where_random_channels_do_not():
     inner = 3 * torch.eye(4)[y] + 0.2 * torch.randn(n, 4)
     rotation = torch.linalg.qr(torch.randn(width, width))[0][:4]
     x = inner @ rotation + 0.3 * torch.randn(n, width)
-    random, leading = dimension_curves(x[:160], x[160:], (y[:160], y[160:]), "h")
+    random, leading, least, control = dimension_curves(x[:160], x[160:], (y[:160], y[160:]), "h")
     assert random.kind == "random channels" and leading.kind == "leading components"
     assert random.dimensions == leading.dimensions == [1, 2, 4, 8, 16]
     assert random.place == leading.place == "h"
     assert leading.accuracy[2] > 0.95 > random.accuracy[1]
+    assert least.accuracy[2] < 0.5 and leading.diffused == 0.875 > control.diffused
     assert leading.accuracy[1] > random.accuracy[1] + 0.1
     assert random.accuracy[-1] == leading.accuracy[-1] > 0.95
 
@@ -342,7 +343,7 @@ def test_all_dimensions_are_the_rows_of_the_layer():
     x, y = separated(90, 5, 3, 1)
     curves = dimension_curves(x[:60], x[60:], (y[:60], y[60:]), "h", seed=4)
     expected = layer_rows({"h": x[:60]}, {"h": x[60:]}, (y[:60], y[60:]), seed=4)[0].linear
-    assert [curve.accuracy[-1] for curve in curves] == [expected, expected]
+    assert [curve.accuracy[-1] for curve in curves] == 4 * [expected]
     assert curves[0].dimensions == [1, 2, 4, 5]
 
 
@@ -361,7 +362,7 @@ def test_random_channels_are_channels_and_leading_components_do_not_feel_a_rotat
 def test_one_dimension_is_a_curve_of_one():
     y = torch.arange(40) % 2
     x = y[:, None] + torch.rand(40, 1)
-    assert [curve.dimensions for curve in dimension_curves(x, x, (y, y), "z")] == [[1], [1]]
+    assert [curve.dimensions for curve in dimension_curves(x, x, (y, y), "z")] == 4 * [[1]]
 
 
 def test_more_channels_than_rows_are_measured_as_their_coordinates(monkeypatch):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from pixels import Pixels, evaluated, flat
 from refusals import assert_names, refuses
-from torch import nn
 
 from fullrank.data import ImageSet, source
 from fullrank.errors import DataError, UsageError
@@ -20,19 +20,6 @@ BOTH = "background and object"
 MEAN, DEVIATION = "mean over groups", "standard deviation over classes"
 
 
-class Pixels(nn.Module):
-    """An encoder whose h is the image's pixels."""
-
-    places = ()
-
-    def features(self, x, places):
-        return {"h": x.flatten(1)}
-
-
-def flat(images):
-    return images.tensor().flatten(1).float() / 255
-
-
 def score(evaluation, probe, statistic="accuracy", subject="", place="h", split="test"):
     (found,) = [
         one
@@ -41,12 +28,6 @@ def score(evaluation, probe, statistic="accuracy", subject="", place="h", split=
         and (one.place, one.split, one.shots) == (place, split, None)
     ]
     return found.value
-
-
-def evaluated(train, test, places=("h",), shifts=None, **request):
-    """What pixels are worth."""
-    module = head("none", in_dim=int(np.prod(train.image_shape)))
-    return evaluate(Pixels(), module, train, test, list(places), Request(**request), shifts)
 
 
 @pytest.fixture(scope="module")

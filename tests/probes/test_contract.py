@@ -9,13 +9,14 @@ import torch
 from refusals import refuses
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes import LinearProbe, NearestProbe
+from fullrank.probes import ClassMeanProbe, LinearProbe, NearestProbe
 
 PROBES = {
     "linear": lambda: LinearProbe(penalties=(1e-1, 1e-3)),
     "linear, l2": lambda: LinearProbe(penalties=(1e-1, 1e-3), features="l2"),
     "linear, standardised": lambda: LinearProbe(penalties=(1e-1, 1e-3), features="standardised"),
     "nearest": lambda: NearestProbe(k=5),
+    "nearest-mean": lambda: ClassMeanProbe(),
 }
 pytestmark = pytest.mark.parametrize("make", PROBES.values(), ids=PROBES.keys())
 

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from fullrank.errors import UsageError
-from fullrank.probes import LinearProbe, NearestProbe
+from fullrank.probes import ClassMeanProbe, LinearProbe, NearestProbe
 
-PROBES = [LinearProbe((1e-2,), seed=2), NearestProbe(k=3, temperature=0.2)]
+PROBES = [LinearProbe((1e-2,), seed=2), NearestProbe(k=3, temperature=0.2), ClassMeanProbe()]
 NAMES = np.array(["ash", "elm", "oak"])
 
 

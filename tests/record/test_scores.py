@@ -29,6 +29,8 @@ def score(probe, statistic, subject="", shots=None):
         (("group-balanced", "worst group"), "group-balanced, worst group"),
         (("retrieval", "recall@5"), "recall@5"),
         (("linear", "accuracy in random directions", "16"), "linear, random directions: 16"),
+        (("linear", "accuracy in random channels", "16"), "linear, random channels: 16"),
+        (("linear", "diffused redundancy", "random, 0.9"), "diffused redundancy of random, 0.9"),
         (("sgd", "accuracy after the last epoch"), "linear, SGD, last epoch"),
         (("factors", "relative weight"), "factor weight, relative"),
     ],
@@ -72,7 +74,10 @@ def test_the_docs_name_every_key_of_a_score_and_every_statistic():
 
 
 def test_measures_are_those_of_the_probe_command():
-    names = "reduced retrieval per-class groups group-balanced factors views baselines"
+    names = (
+        "reduced redundancy retrieval per-class groups group-balanced corrections factors views "
+        "segmentation baselines"
+    )
     assert names == " ".join(MEASURES)
 
 

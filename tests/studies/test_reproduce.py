@@ -319,11 +319,22 @@ def test_a_measure_that_no_probe_gives_is_told_and_not_asked_for_ever(done):
         ({"measure": "linear"}, ["measure"]),
         ({"probe": {"mini": "sgd"}, "statistic": {"paper": "accuracy"}}, ["probe", "statistic", "scale"]),
         ({"statistic": {"mini": "accuracy", "paper": "acuracy"}}, ["'acuracy'", "'accuracy'"]),
+        ({"probe": "group-balanced", "statistic": "worst group", "minus_probe": "nearest"}, ["nearest"]),
     ],
 )
 def test_a_column_of_what_no_probe_gives_is_refused(column, parts):
     with refuses(ValueError, *parts):
         Column(title="a", **column)
+
+
+def test_a_column_may_subtract_another_probe_at_the_same_or_at_another_place():
+    worst = {"title": "a", "statistic": "worst group", "minus_probe": "linear"}
+    columns = [{**worst, "probe": "leace"}, {**worst, "probe": "leace", "minus": "z"}]
+    table = Table(**{**SMALL, "columns": columns, "rows": [{"title": "a", "place": "h[:4]"}]})
+    keys = [ScoreKey(place, "label", "test", "linear", "worst group") for place in ("h[:4]", "z")]
+    assert [less for _, less in table.reads(table.rows[0], "mini")] == keys
+    assert all(key.probe == "leace" and key.place == "h[:4]" for key, _ in table.reads(table.rows[0], "mini"))
+    assert [column.is_difference for column in table.columns] == [True, True]
 
 
 def test_columns_say_what_is_read_of_a_run():

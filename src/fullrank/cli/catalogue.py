@@ -33,7 +33,7 @@ LISTINGS: dict[str, Callable[[], Rows]] = {
         (key, setting.meaning, f"{setting.limits}; default {setting.default}")
         for key, setting in RECIPE_KEYS.items()
     ),
-    "tables": lambda: ((name, table_named(name).title, "") for name in table_names()),
+    "tables": lambda: ((name, t.title, t.source) for name in table_names() for t in [table_named(name)]),
 }
 
 
@@ -45,6 +45,10 @@ def print_catalogue(family: str | None) -> None:
     console = Console()
     if family in FAMILIES:
         _print_family(console, FAMILIES[family])
+        return
+    if family == "tables":  # names and titles are too long for columns
+        for name, title, source in LISTINGS[family]():
+            _print_part(console, name, [escape(title), f"[dim]{escape(source)}[/dim]"])
         return
     for name in [family] if family else names:
         table = Table(box=None, show_header=False, title=name, title_justify="left", title_style="bold")

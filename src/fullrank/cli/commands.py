@@ -22,7 +22,7 @@ from fullrank.cli.choice import (
 from fullrank.cli.theory import theory_app
 from fullrank.errors import DisagreementError, UsageError, count_of
 from fullrank.heads import HEADS
-from fullrank.specs import split_specs
+from fullrank.specs import Parameter, split_specs
 
 app = typer.Typer(
     name="fullrank",
@@ -66,7 +66,10 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
-_MEASURES = "reduced, retrieval, per-class, groups, group-balanced, factors, views or baselines. Repeatable."
+_MEASURES = (
+    "reduced, redundancy, retrieval, per-class, groups, group-balanced, corrections, factors, views, "
+    "segmentation or baselines. Repeatable."
+)
 _VIEWS = "For --measure views; default: a run's own, else simclr."
 
 
@@ -212,6 +215,7 @@ def probe(
     if file:
         model.refuse_for_file(target)
     begin()
+    from fullrank.cli.corrections import print_corrections
     from fullrank.cli.tables import print_evaluation
     from fullrank.evaluation.evaluate import Evaluation
     from fullrank.evaluation.probe import probe as run_probe
@@ -235,6 +239,7 @@ def probe(
         typer.echo(TypeAdapter(Evaluation).dump_json(evaluation, indent=1))
         return
     print_evaluation(evaluation)
+    print_corrections(evaluation.scores, evaluation.corrections)
 
 
 @app.command(context_settings={"allow_extra_args": True})
@@ -416,11 +421,17 @@ def check_distributed(
     processes: Annotated[int, typer.Option(help="Number of processes.")] = 2,
     images: Annotated[int, typer.Option(help="Images of the global batch.")] = 64,
     width: Annotated[int, typer.Option(help="Width of z.")] = 32,
+    nested: Annotated[
+        str | None, typer.Option(metavar="8-16", help="Nested widths, as of the head matryoshka.")
+    ] = None,
 ) -> None:
     """Check on CPUs that an objective has the same loss and gradient in one process and in several."""
     from fullrank.objectives.agreement import TOLERANCE, check_agreement
 
-    agreement = check_agreement(objective, processes, images, width)
+    widths: Any = (
+        Parameter("widths", tuple, "nested widths of z").parse(nested, f"--nested {nested}") if nested else ()
+    )
+    agreement = check_agreement(objective, processes, images, width, widths)
     typer.echo(f"{agreement.objective}, {images} images of width {width}, float64")
     typer.echo(
         f"  loss      1 process {agreement.one:.12g}   {processes} processes {agreement.many:.12g}\n"

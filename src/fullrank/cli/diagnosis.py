@@ -28,6 +28,7 @@ from fullrank.reports.diagnosis.words import (
     rows_sentence,
 )
 from fullrank.reports.numbers import in_points
+from fullrank.reports.redundancy import curves_of_diagnosis, sentences
 from fullrank.reports.text_tables import TextTable
 from fullrank.reports.view_readout import MEANING, cell_text
 
@@ -124,6 +125,9 @@ def print_diagnosis(entry: DiagnosisEntry) -> None:
         console.print()
     _print_operations(console, entry)
     _print_readout(console, entry)
+    for places in curves_of_diagnosis(entry):
+        for sentence in sentences(places, None if entry.images is None else entry.images.chance):
+            console.print(escape(sentence))
     for sentence in entry.not_seen:
         console.print(f"[dim]Not examined: {escape(sentence)}[/dim]")
 

@@ -56,9 +56,12 @@ def catalogue_page() -> str:
         for entry in registry:
             if entry.origin is None:  # what a session has registered is not on the page
                 lines += _part(entry, registry.shared)
-    for name in ("recipes", "tables"):
-        lines += [f"\n## {name}", "\n| name | meaning |", "|---|---|"]
-        lines += [f"| `{key}` | {escaped(meaning)} |" for key, meaning, _ in LISTINGS[name]()]
+    lines += ["\n## recipes", "\n| name | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {escaped(meaning)} |" for name, meaning, _ in LISTINGS["recipes"]()]
+    lines += ["\n## tables", "\n| name | title | source |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | {escaped(title)} | {escaped(source)} |" for name, title, source in LISTINGS["tables"]()
+    ]
     lines += ["\n## measures", "\n| name | measure | what it cannot see |", "|---|---|---|"]
     lines += [f"| `{name}` | {each.title} | {each.blind} |" for name, each in MEASURES.items()]
     return "\n".join(lines) + "\n"

@@ -14,7 +14,15 @@ from rich.text import Text
 from fullrank.errors import count_of
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import grouped
-from fullrank.record.scores import LABELS_SCORED, LEFT_OUT, MEAN_AUROC, MEAN_PRECISION, PREDICTED, RELATIVE
+from fullrank.record.scores import (
+    CORRECTIONS,
+    LABELS_SCORED,
+    LEFT_OUT,
+    MEAN_AUROC,
+    MEAN_PRECISION,
+    PREDICTED,
+    RELATIVE,
+)
 from fullrank.reports.denominators import (
     TITLES,
     baseline_row,
@@ -24,11 +32,20 @@ from fullrank.reports.denominators import (
     under_table,
 )
 from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.redundancy import curves_of_scores, numbers_table, sentences
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.reports.run.words import OTHER_IMAGES, sampling_notes
+from fullrank.reports.segmentation import (
+    GRADIENT_MEANING,
+    MEANING as OBJECTS,
+    OF_ATTENTION,
+    OF_GRADIENT,
+    cell_text as object_text,
+    object_tables,
+)
 from fullrank.reports.view_readout import MEANING, cell_text, readout_table
 from fullrank.statistics import Estimate
 
@@ -171,7 +188,9 @@ def _several_table(scores: Sequence[tuple[str, Score]], title: str) -> Table | N
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
-    """Each place, what was measured besides the default protocol, factors, shifts, and notes."""
+    """Each place, what was measured besides the default protocol, classes, factors, shifts, and notes."""
+    from fullrank.cli.classes import print_classes
+
     console = Console(highlight=False)
     console.print(_places(evaluation))
     if several := _several_table([("", score) for score in evaluation.scores], ""):
@@ -188,8 +207,11 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         if episodes := {score.episodes for score in further if score.low is not None}:
             draws = " or ".join(map(str, sorted(filter(None, episodes))))
             console.print(f"[ ]: 95 % t interval over {draws} draws of the training images.", markup=False)
+    print_classes(evaluation.scores)
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
+    print_redundancy(evaluation.scores, None if evaluation.images is None else evaluation.images.chance)
+    print_objects(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -252,10 +274,11 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in the table of places, of several labels, of shifts or of factors."""
+    """Whether a score is in another table: of places, labels, shifts, classes, corrections and so on."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    return in_first or kind.subject == "shift" or kind.by_factor or kind.by_operation
+    in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions or kind.of_objects
+    return in_first or kind.subject == "shift" or in_others or kind.measure == CORRECTIONS
 
 
 def _value(score: Score) -> str:
@@ -325,6 +348,43 @@ def print_view_scores(scores: Sequence[Score]) -> None:
         shown.add_row(escape(row.operation), row.shown, *map(cell_text, row.cells))
     console.print(shown)
     for sentence in (*table.sentences, MEANING):
+        console.print(escape(sentence))
+
+
+def print_redundancy(scores: Sequence[Score], chance: float | None = None) -> None:
+    """Accuracy by number of directions at each place, and DR in sentences; nothing without such scores."""
+    console = Console(highlight=False)
+    places = curves_of_scores(scores)
+    for each in places:
+        table = numbers_table(each)
+        shown = plain_table([], table.columns, tight=True)
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(escape(table.title))
+        console.print(shown)
+        for sentence in sentences(each, chance):
+            console.print(escape(sentence))
+    for caption in dict.fromkeys(numbers_table(each).caption for each in places):
+        console.print(escape(caption))
+
+
+def print_objects(scores: Sequence[Score]) -> None:
+    """How well attention and gradient find the objects; nothing without such scores."""
+    tables = object_tables(scores)
+    if tables is None:
+        return
+    console = Console(highlight=False)
+    for rows, columns, meaning in (
+        (tables.attention, OF_ATTENTION, OBJECTS),
+        (tables.gradient, OF_GRADIENT, GRADIENT_MEANING),
+    ):
+        if rows:
+            table = plain_table(["share"], columns.values(), tight=True)
+            for row in rows:
+                table.add_row(row.share or "on objects", *map(object_text, row.cells))
+            console.print(table)
+            console.print(escape(f"{meaning} ± is half the 95 % t interval over images."))
+    for sentence in tables.sentences:
         console.print(escape(sentence))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rich.progress import Progress
 from torch import Tensor
@@ -10,9 +11,10 @@ from fullrank.diagnosis.augmentation import ASSUMED_TEMPERATURE, operation_share
 from fullrank.diagnosis.causes import find_causes
 from fullrank.diagnosis.dominant import largest_channels
 from fullrank.diagnosis.evidence import Evidence
-from fullrank.diagnosis.layers import Labels, best_cut, dimension_curves, layer_rows, standardised_again
+from fullrank.diagnosis.layers import Labels, best_cut, curves_of_rows, layer_rows, standardised_again
 from fullrank.diagnosis.measures import measures_of
 from fullrank.diagnosis.stacked import alignment_matrix
+from fullrank.probes.directions import ProbedRows
 from fullrank.progress import counted
 from fullrank.record import (
     Baseline,
@@ -119,11 +121,13 @@ def probe_places(
 ) -> Probed:
     """The accuracy at each place, and over dimensions at h, or else at the last place."""
     layers: list[LayerRow] = []
+    main = "h" if "h" in test else list(test)[-1]
+    rows = ProbedRows.of(train[main], labels[0], test[main], labels[1], seed=seed)
+    how: dict[str, Any] = {"seed": seed, "gradient_ranks": gradients, "probed": {main: rows}}
     for place in counted(test, progress, "probes", len(test), lambda _: 1):
-        layers += layer_rows(train, {place: test[place]}, labels, seed=seed, gradient_ranks=gradients)
-    place = "h" if "h" in test else list(test)[-1]
-    curves = dimension_curves(train[place], test[place], labels, place, seed=seed, progress=progress)
+        layers += layer_rows(train, {place: test[place]}, labels, **how)
+    curves = curves_of_rows(rows, main, seed, progress)
     again = []
-    if largest_channels(train[place].double().var(0).cpu(), len(train[place]))[0]:
-        again.append(standardised_again(train[place], test[place], labels, place, seed))
+    if largest_channels(train[main].double().var(0).cpu(), len(train[main]))[0]:
+        again.append(standardised_again(train[main], test[main], labels, main, seed))
     return Probed(layers, curves, again=again)

@@ -1,7 +1,6 @@
 """Where to cut: accuracy and spectrum of features at each place, from the first block to z."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from fullrank.heads.contract import views_for
 from fullrank.linalg import shared_coordinates
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
-from fullrank.probes.directions import CHANNELS, PRINCIPAL
-from fullrank.probes.linear import refitted
+from fullrank.probes.diffused import Redundancy, redundancy_of
+from fullrank.probes.directions import ProbedRows, powers_of_two
 from fullrank.probes.probe import label_vector
 from fullrank.progress import counted
 from fullrank.record import DimensionCurve, LayerRow, ProbedAgain
@@ -29,6 +28,13 @@ from fullrank.views import Views
 
 DRAWS = 3
 _ROWS_AT_ONCE = 64
+# The kinds of directions, and what the record calls them.
+_KINDS = {
+    "channels": "random channels",
+    "principal": "leading components",
+    "least": "least components",
+    "random": "random directions",
+}
 
 Labels = tuple[Any, Any]
 """The labels of the training rows (N,) and of the test rows (M,), -1 where unlabelled."""
@@ -41,6 +47,7 @@ def layer_rows(
     *,
     seed: int = 0,
     gradient_ranks: Mapping[str, float] | None = None,
+    probed: Mapping[str, ProbedRows] | None = None,
 ) -> list[LayerRow]:
     """Each place of `test` as a candidate for the cut, in its order.
 
@@ -54,6 +61,7 @@ def layer_rows(
         labels: The labels of both.
         seed: The seed of the probes.
         gradient_ranks: The result of `gradient_ranks`, if any.
+        probed: Places with a linear probe that is fitted already.
 
     Raises:
         UsageError: For a place that `train` lacks.
@@ -77,7 +85,10 @@ def layer_rows(
         scored = features
         if probeable:
             learnt_from, scored = shared_coordinates(train[place], features)
-            linear = LinearProbe(seed=seed).fit(learnt_from, learnt).score(scored, tested)
+            if probed is not None and place in probed:
+                linear = probed[place].accuracy
+            else:
+                linear = LinearProbe(seed=seed).fit(learnt_from, learnt).score(scored, tested)
             nearest = NearestProbe().fit(learnt_from, learnt).score(scored, tested)
         if len(counts) and counts.max() > 1:
             recall = retrieval(scored, tested, ks=(1,)).recall[1]
@@ -180,13 +191,16 @@ def dimension_curves(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[DimensionCurve]:
-    """How many dimensions are needed: accuracy from 1, 2, 4, ... and all D of them, chosen in two ways.
+    """How many dimensions are needed: accuracy from 1, 2, 4, ... and all D of them, chosen in four ways.
 
     - `random channels`: the mean of 3 random draws. In each draw a larger choice contains the smaller ones.
     - `leading components`: the principal components of the training features, the largest first.
+    - `least components`: the smallest first.
+    - `random directions`: orthonormal, the mean of 3 draws. Unlike that of channels, their curve does not
+      depend on the basis of the features. To save time, it goes to 90 % of the full accuracy and then to D.
 
     The probe is a LinearProbe with the penalty that the default protocol chooses for all D. The last
-    accuracies are therefore those of `layer_rows`.
+    accuracies are therefore those of `layer_rows`. Each curve has its diffused redundancy DR(0.9).
 
     Args:
         train: Features (N, D) to learn from.
@@ -201,32 +215,46 @@ def dimension_curves(
 
     >>> x, y = torch.eye(4).repeat(20, 1), torch.arange(80) % 4
     >>> curves = dimension_curves(x, x, (y, y), "h")
-    >>> [(curve.kind, curve.dimensions, curve.accuracy[-1]) for curve in curves]
+    >>> [(curve.kind, curve.dimensions, curve.accuracy[-1]) for curve in curves][:2]
     [('random channels', [1, 2, 4], 1.0), ('leading components', [1, 2, 4], 1.0)]
 
     Source: Nanda et al. 2023 (2306.00183), diffused redundancy: random subsets suffice.
     """
-    width = train.shape[1]
-    dimensions = [2**power for power in range(width.bit_length()) if 2**power < width] + [width]
-    learnt, scored = shared_coordinates(train, test)
-    probe = LinearProbe(seed=seed).fit(learnt, labels[0])
-    whole = probe.score(scored, labels[1])
+    rows = ProbedRows.of(train, labels[0], test, labels[1], seed=seed)
+    return curves_of_rows(rows, place, seed, progress)
 
-    def accuracy(train: Tensor, test: Tensor) -> float:
-        return refitted(probe, train, labels[0]).score(test, labels[1])
 
-    channels = replace(CHANNELS, draws=DRAWS).projections(train, width, seed)
-    (components,) = PRINCIPAL.projections(learnt, width)
-    random, leading = [], []
-    for k in counted(dimensions[:-1], progress, "dimensions", sum(dimensions[:-1]), int):
-        random.append(sum(accuracy(chosen(train, k), chosen(test, k)) for chosen in channels) / DRAWS)
-        # Fewer than k if all rows together span fewer.
-        leading.append(accuracy(components(learnt, k), components(scored, k)))
-    # A rotation does not change the probe, so all D dimensions have the same accuracy in both ways.
-    return [
-        DimensionCurve(place=place, kind=kind, dimensions=dimensions, accuracy=[*accuracies, whole])
-        for kind, accuracies in (("random channels", random), ("leading components", leading))
-    ]
+def curves_of_rows(
+    rows: ProbedRows, place: str, seed: int = 0, progress: Progress | None = None
+) -> list[DimensionCurve]:
+    """`dimension_curves` of rows with a fitted probe.
+
+    Args:
+        rows: The rows and the probe.
+        place: The name of the place.
+        seed: The seed of the draws.
+        progress: Shows the part of the dimensions that is done; None shows nothing.
+    """
+    below = [k for k in powers_of_two(rows.width) if k < rows.width]
+    steps = counted(below, progress, "dimensions", sum(below), int)
+    result = redundancy_of(rows, steps, DRAWS, seed, brief=("random",))
+    return [_dimension_curve(place, name, result, kind) for kind, name in _KINDS.items()]
+
+
+def _dimension_curve(place: str, name: Any, result: Redundancy, kind: str) -> DimensionCurve:
+    """One kind of directions as the record has it."""
+    curve = result.curves[kind]
+    intervals = [each.interval for each in curve]
+    return DimensionCurve(
+        place=place,
+        kind=name,
+        dimensions=[each.dimensions for each in curve],
+        accuracy=[each.mean for each in curve],
+        low=[each.low for each in intervals if each.low is not None],
+        high=[each.high for each in intervals if each.high is not None],
+        worst_class=[each.worst_class for each in curve],
+        diffused=result.diffused(kind=kind),
+    )
 
 
 def gradient_ranks(

@@ -79,6 +79,7 @@ def subject_with(target: Target, images: Images, views: str | None, *, own: bool
 
 
 def _subject_of_run(target: Target, images: Images, views: str | None, *, own: bool) -> Subject:
+    from fullrank.heads.contract import nested_widths
     from fullrank.objectives import needs, objective
     from fullrank.runs.baselines import initial_encoder, kind_of
     from fullrank.targets.images import own_run
@@ -88,7 +89,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
     needs_labels = "labels" in needs(run.recipe.objective)
     # On other images the encoder would be built with another mean and spread.
     rebuild = partial(initial_encoder, run.recipe, images.train) if own and images.train is not None else None
-    made = _views(views or run.recipe.views, images.test)
+    made, nested = _views(views or run.recipe.views, images.test), nested_widths(run.head)
     return Subject(
         name=str(run.path),
         encoder=run.encoder,
@@ -97,7 +98,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         test=images.test,
         views=made,
         views_name=str(views or run.recipe.views),
-        objective=None if needs_labels else objective(run.recipe.objective.alone),
+        objective=None if needs_labels else objective(run.recipe.objective.alone, nested=nested),
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
         rebuild=rebuild,

@@ -11,6 +11,7 @@ from fullrank.specs import Parameter, Spec
 if TYPE_CHECKING:
     from torch import nn
 
+    from fullrank.encoders.attention import cls_attention as cls_attention
     from fullrank.encoders.contract import Encoder as Encoder
     from fullrank.encoders.foreign import module_encoder as module_encoder
     from fullrank.encoders.library import LibraryEncoder as LibraryEncoder
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         plain_state as plain_state,
     )
     from fullrank.encoders.tiny import TinyResNet as TinyResNet
+    from fullrank.encoders.tiny_vit import TinyViT as TinyViT
     from fullrank.encoders.weights import (
         Statistics as Statistics,
         Weights as Weights,
@@ -118,6 +120,27 @@ ENCODERS.register(
             ),
         ),
         citations=("he2016deep",),
+    )
+)
+ENCODERS.register(
+    Entry(
+        "tiny-vit",
+        "fullrank.encoders.tiny_vit:TinyViT",
+        "a small vision transformer with a class token for images of 8 to 32 pixels on a CPU; D = width",
+        "Dosovitskiy et al. 2021 (2010.11929); the size is ours",
+        options=(
+            Parameter(
+                "patch",
+                int,
+                "side of a patch in pixels, which divides that of the image; by default the first of 4, 3 "
+                "and 2 that gives 3 or more patches a side",
+            ),
+            Parameter("depth", int, "number of blocks", 3),
+            Parameter("width", int, "width of the tokens and of h", 96),
+            Parameter("heads", int, "number of attention heads, which divides the width", 3),
+            Parameter("ratio", int, "hidden width of the perceptrons, as a multiple of the width", 2),
+        ),
+        citations=("dosovitskiy2021image",),
     )
 )
 

@@ -229,7 +229,7 @@ def _read_onnx(file: Path) -> tuple[Program, dict[str, str]]:
 
     def run(x: Tensor) -> Any:
         try:
-            made = session.run(None, {name: x.numpy().astype(kind)})
+            made = session.run(None, {name: x.detach().numpy().astype(kind)})
         except onnx_refusals() as error:
             raise RuntimeError(str(error)) from error
         tensors = [torch.from_numpy(np.asarray(each)) for each in made]

@@ -349,7 +349,7 @@ def _with_layout(model: nn.Module, reading: Reading, shape: tuple[int, ...], axi
         return replace(reading, layout="map-last" if axis == 3 else "map")
     if len(shape) == 2:
         return reading
-    prefix, has_class, by_class = _prefix_tokens(model)
+    prefix, has_class, by_class = prefix_tokens(model)
     # Some models add their class token after a few blocks: it exists if the rest is a square grid.
     rest = shape[1] - prefix
     if rest < 1 or math.isqrt(rest) ** 2 != rest:
@@ -363,7 +363,7 @@ def _with_layout(model: nn.Module, reading: Reading, shape: tuple[int, ...], axi
     )
 
 
-def _prefix_tokens(model: nn.Module) -> tuple[int, bool, bool]:
+def prefix_tokens(model: nn.Module) -> tuple[int, bool, bool]:
     """The number of tokens before the image's, whether one is a class token, and if timm pools by it."""
     declaring = (m for m in model.modules() if hasattr(m, "num_prefix_tokens"))
     owner = model if hasattr(model, "global_pool") else next(declaring, model)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from fullrank.data import ImageSet
 from fullrank.data.image_set import UNLABELLED, count_classes
 from fullrank.errors import DataError, count_of
-from fullrank.evaluation.groups import Grouping, check_balance, grouping
+from fullrank.evaluation.correction_table import correction_table
+from fullrank.evaluation.corrections import check_corrections
+from fullrank.evaluation.groups import GROUP, Grouping, check_balance, grouping
 from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
 from fullrank.evaluation.several import (
     can_be_ranked,
@@ -23,7 +25,8 @@ from fullrank.evaluation.several import (
 from fullrank.evaluation.shifts import matched
 from fullrank.places import collect_features, head_places
 from fullrank.processes import ALONE, Share
-from fullrank.record import Baseline, ProbedImages, ProbeScore, Score, Spectrum
+from fullrank.record import Baseline, CorrectionTable, ProbedImages, ProbeScore, Score, Spectrum
+from fullrank.record.scores import CORRECTIONS
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 BATCH_SIZE = 256
@@ -48,6 +51,7 @@ class Evaluation:
         images: The images that the probes learned from and were scored on; None if nothing was probed.
         shifted: The same for each shift.
         baselines: The baselines, if they were requested.
+        corrections: What correction vectors do to each channel of a place, if they were requested.
     """
 
     probes: dict[str, ProbeScore]
@@ -57,6 +61,7 @@ class Evaluation:
     images: ProbedImages | None = None
     shifted: list[ProbedImages] = field(default_factory=list)
     baselines: list[Baseline] = field(default_factory=list)
+    corrections: list[CorrectionTable] = field(default_factory=list)
 
 
 def default_places(head: nn.Module) -> list[str]:
@@ -87,10 +92,15 @@ def evaluate(
 
     - "retrieval": retrieval among the test images.
     - "reduced": accuracy in k principal and in k random directions (`reduced_accuracy`), k = 1, 2, 4, ...
-    - "per-class": accuracy and prediction bias of each class.
+    - "redundancy": the same curves for random channels and small principal directions too, with intervals
+      over draws, the worst class, and diffused redundancy (`redundancy`).
+    - "per-class": accuracy, prediction bias and false positives of each class, how unequal the classes are,
+      and the same of the nearest class mean and the nearest neighbours; of shifts too.
     - "groups": the linear probe's accuracy in the worst group, over groups, and with groups weighted as in
       training, and its gaps if cues are uncommon.
     - "group-balanced": the same without the gaps, for a probe fitted on group-balanced training subsets.
+    - "corrections": the linear probe's accuracy by group on features that are corrected against all cues
+      (`correct`, `mean_difference`, `leace`), and how well each cue can be read from them (`cue_accuracy`).
     - "factors", "views" and "baselines" are computed by `probe`, not here.
 
     If a shift has only some of the classes, predictions on it are restricted to these classes. The test
@@ -128,7 +138,8 @@ def evaluate(
         return Evaluation({}, scores, {place: _spectrum(tested[1][place]) for place in places}, notes)
     train = labelled
     _check_shots(train, label, request.shots)
-    groups = grouping(train, test, label) if {"groups", "group-balanced"} & set(measures) else None
+    grouped = {"groups", "group-balanced", CORRECTIONS} & set(measures)
+    groups = grouping(train, test, label) if grouped else None
     notes = _class_notes(train, test, label) + ([] if groups is None else _group_notes(groups, measures))
     matches = {spec: matched(images, train, label) for spec, images in (shifts or {}).items()}
 
@@ -141,19 +152,25 @@ def evaluate(
     if request.features == "standardised" and {"h", "z"} <= set(places):
         h, z = test_at["h"].features, test_at["z"].features
         notes += [_DIAGONAL] if scaled_alike(h, z) and not torch.equal(h, z) else []
-    probes, scores = {}, []
+    probes, scores, tables = {}, [], list[CorrectionTable]()
     for place in places:
         of_place = PlaceScores(place, request)
         shifted = {spec: (shift, at[place]) for spec, (shift, at) in shifted_at.items()}
         names = test.class_names[label]
         probes[place] = of_place.measure(train_at[place], test_at[place], names, groups, shifted)
+        if groups is not None and CORRECTIONS in measures:
+            vectors = of_place.corrected(train_at[place], test_at[place], groups)
+            table = correction_table(vectors, test_at[place].features, test, GROUP, method="correction")
+            tables.append(table.model_copy(update={"place": place}))
         scores += of_place.scores
         notes += of_place.notes
     spectra = {place: _spectrum(test_at[place].features) for place in places}
     learned = train.labels[label]
     own = ProbedImages.of(label, learned, test.labels[label])
     others = [ProbedImages.of(label, learned, shift.labels, spec) for spec, shift in matches.items()]
-    return Evaluation(probes, scores, spectra, notes, own, others)
+    # Several places may have a note in common.
+    notes = list(dict.fromkeys(notes))
+    return Evaluation(probes, scores, spectra, notes, own, others, corrections=tables)
 
 
 def help_evaluate(
@@ -211,6 +228,8 @@ def _class_notes(train: ImageSet, test: ImageSet, label: str) -> list[str]:
 def _group_notes(groups: Grouping, measures: Sequence[str]) -> list[str]:
     """Sentences about limits of the groups; DataError if group-balanced subsets are impossible."""
     notes = []
+    if CORRECTIONS in measures:
+        check_corrections(groups)
     if "group-balanced" in measures:
         check_balance(groups)
         smallest, count = groups.smallest_in_training()

@@ -113,8 +113,9 @@ def relative(weights: dict[str, float]) -> dict[str, float]:
 
 
 def depth_shares(head: nn.Module) -> dict[str, float]:
-    """The share of a linear net's depth at each place, from the head; empty if z is normalised."""
-    if getattr(head, "norm_name", "none") != "none" or not hasattr(head, "depth_shares"):
+    """The share of a linear net's depth at each place; empty if z is normalised or h loses coordinates."""
+    changed = getattr(head, "norm_name", "none") != "none" or getattr(head, "dropout_share", 0.0)
+    if changed or not hasattr(head, "depth_shares"):
         return {}
     return dict(head.depth_shares())  # type: ignore[operator]  # a method, if it exists
 

@@ -75,18 +75,18 @@ def grouping(train: ImageSet, test: ImageSet, label: str) -> Grouping:
     return Grouping(train.labels[GROUP], test.labels[GROUP], names, train.labels[label], cues)
 
 
-def check_balance(groups: Grouping) -> None:
-    """Raise DataError unless the training images have every group of the test images."""
+def check_balance(groups: Grouping, measure: str = "group-balanced") -> None:
+    """Raise DataError unless the training images have every group of the test images, as `measure` needs."""
     if len(empty := np.setdiff1d(groups.test, [*groups.train, UNLABELLED])):
         raise DataError(
             f"{len(empty)} of {len(groups.names)} groups have no training image, the first is "
             f"{groups.names[empty[0]]!r}; raise the limit or the fraction, lower the correlation, or leave "
-            "out the measure group-balanced."
+            f"out the measure {measure}."
         )
     if (count := groups.smallest_in_training()[1]) < 2:
         raise DataError(
-            f"Group-balanced retraining needs 2 groups or more among the training images, but got {count}; "
-            "use images of more groups, or leave out the measure group-balanced."
+            f"The measure {measure} needs 2 groups or more among the training images, but got {count}; "
+            "use images of more groups, or leave it out."
         )
 
 

@@ -12,10 +12,11 @@ from fullrank.evaluation.evaluate import Evaluation
 from fullrank.evaluation.scores import LabelledFeatures, PlaceScores, Request
 from fullrank.linalg import shared_coordinates
 from fullrank.record import ProbedImages, Spectrum
+from fullrank.record.scores import REDUNDANCY
 from fullrank.spectrum.functional import effective_rank_of, singular_values
 
 PLACE = "embedding"
-_MEASURES = ("per-class", "retrieval", "reduced")
+_MEASURES = ("per-class", "retrieval", "reduced", REDUNDANCY)
 # The most numbers that are read for the probes, 1 GiB as float32.
 _NUMBERS = 2**28
 _HALVES = "The file has no split: probes learn from a random half and are scored on the other."
@@ -33,7 +34,7 @@ def probe_file(
     Args:
         file: The file, a folder of such files, or what `open_embeddings` returns.
         request: The label (which may be a file, an array or a column), the measures "per-class",
-            "retrieval" and "reduced", shots, and the treatment of features for linear probes.
+            "retrieval", "reduced" and "redundancy", shots, and the treatment of features for linear probes.
         column: The array or column of the features, if it has another name.
 
     Raises:
@@ -63,7 +64,8 @@ def probe_file(
     learned = rows.train[numbers[rows.train] >= 0]
     train, test = file.take(learned), file.take(rows.test)
     spectrum = singular_values(test)
-    if request.features != "standardised":  # which treats each channel by itself
+    # Standardising treats each channel by itself, and redundancy draws channels.
+    if request.features != "standardised" and REDUNDANCY not in request.measures:
         train, test = shared_coordinates(train, test)
     train_at = LabelledFeatures(train, torch.from_numpy(numbers[learned]))
     test_at = LabelledFeatures(test, torch.from_numpy(numbers[rows.test]))

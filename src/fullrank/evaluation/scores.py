@@ -10,22 +10,42 @@ import torch
 from torch import Tensor
 
 from fullrank import probes
+from fullrank.data.image_set import UNLABELLED
 from fullrank.errors import UsageError, unknown_name
+from fullrank.evaluation.classes import absent_note, class_scores
+from fullrank.evaluation.corrections import Corrected, corrections
 from fullrank.evaluation.groups import Grouping
 from fullrank.evaluation.shifts import Shift
-from fullrank.probes import LinearProbe, MultiLabel, NearestProbe, among, balanced_probe, multi_label
+from fullrank.probes import (
+    ClassMeanProbe,
+    LinearProbe,
+    MultiLabel,
+    NearestProbe,
+    Probe as AnyProbe,
+    among,
+    balanced_probe,
+    multi_label,
+)
+from fullrank.probes.diffused import DELTA
 from fullrank.probes.few_shots import EPISODES, SHOT_PENALTY
 from fullrank.probes.linear import Treatment
 from fullrank.record import ProbeScore, Score
 from fullrank.record.scores import (
     ACCURACY,
+    ACCURACY_IN,
     AMONG_CLASSES,
+    BY_CLASS,
+    CORRECTIONS,
+    CUE_READ,
+    DIFFUSED,
     IN_DIRECTIONS,
     LABELS_SCORED,
     MEAN_AUROC,
     MEAN_PRECISION,
     MEASURES,
     RECALL_AT,
+    REDUNDANCY,
+    WORST_CLASS_IN,
     Probe,
 )
 
@@ -109,16 +129,19 @@ class PlaceScores:
         self._add("linear", ACCURACY, result.linear)
         self._add("nearest", ACCURACY, result.nearest)
         if "per-class" in measures:
-            self._by_class(linear, test, class_names)
+            self._by_class({"linear": linear, "nearest": nearest}, train, test, class_names)
         if "reduced" in measures:
             self._in_directions(linear, train, test)
+        if REDUNDANCY in measures:
+            self._redundancy(linear, train, test)
         if "retrieval" in measures:
             retrieved = probes.retrieval(*test, ks=RECALL_AT)
             for k, value in retrieved.recall.items():
                 self._add("retrieval", f"recall@{k}", value)
             self._add("retrieval", "mean average precision", retrieved.mean_average_precision)
-        if groups is not None and "groups" in measures:
+        if groups is not None and {"groups", CORRECTIONS} & set(measures):
             self._by_group("linear", linear, test, groups)
+        if groups is not None and "groups" in measures:
             by_cue = groups.gaps(linear.predict(test.features), test.labels)
             for cue, gap in (by_cue.gaps if by_cue else {}).items():
                 self._add("linear", "gap", gap, subject=cue)
@@ -130,7 +153,11 @@ class PlaceScores:
             if shift.narrower:
                 chosen = among(linear, shift.classes), NearestProbe().fit(*train.of_classes(shift.classes))
                 inside = test.of_classes(shift.classes)
-            for name, probe in zip(_DEFAULT, chosen, strict=True):
+            fitted = dict(zip(_DEFAULT, chosen, strict=True))
+            if "per-class" in measures:
+                learned = train.of_classes(shift.classes) if shift.narrower else train
+                self._by_class(fitted, learned, features, class_names, spec)
+            for name, probe in fitted.items():
                 self._add(name, ACCURACY, probe.score(*features), split=spec)
                 if inside is not None and len(inside.labels):
                     self._add(name, AMONG_CLASSES, probe.score(*inside), subject=spec)
@@ -141,6 +168,19 @@ class PlaceScores:
                 interval: dict[str, Any] = {"low": few.low, "high": few.high, "episodes": len(few.accuracies)}
                 self._add("linear", ACCURACY, few.mean, shots=few.shots, **interval)
         return result
+
+    def corrected(self, train: LabelledFeatures, test: LabelledFeatures, groups: Grouping) -> Tensor:
+        """Add the scores by group under each correction, and of each cue; w of the test images (N, D)."""
+        treatment, seed = self.request.features, self.request.seed
+        self._by_cue("linear", Corrected(train.features, test.features), test, groups)
+        by_probe = dict(corrections(train.features, test.features, groups, seed))
+        # The mean difference cannot correct images without a known group, so no probe learns from them.
+        labels = torch.where(torch.from_numpy(groups.train) == UNLABELLED, UNLABELLED, train.labels)
+        for name, features in by_probe.items():
+            probe = LinearProbe(features=treatment, seed=seed).fit(features.train, labels)
+            self._by_group(name, probe, LabelledFeatures(features.test, test.labels), groups)
+            self._by_cue(name, features, test, groups)
+        return by_probe["correction"].test - test.features
 
     def several(
         self, train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray], names: Sequence[str]
@@ -164,12 +204,13 @@ class PlaceScores:
         return result
 
     def _add(self, probe: Probe, statistic: str, value: float, *, split: str = "test", **more: Any) -> None:
-        """Add one score. Linear probes record the request's treatment of features, others unit length."""
+        """Add one score, with what its probe does to features; that of linear ones is the request's."""
+        fixed = {"nearest": "l2", "retrieval": "l2", "nearest-mean": "raw"}
         score = Score(
             place=self.place,
             label=self.request.label,
             split=split,
-            features="l2" if probe in ("nearest", "retrieval") else self.request.features,
+            features=fixed.get(probe, self.request.features),
             probe=probe,
             statistic=statistic,
             value=value,
@@ -183,16 +224,45 @@ class PlaceScores:
             for each in probes.reduced_accuracy(*train, *test, directions=kind, **how):
                 self._add("linear", statistic, each.mean, subject=str(each.dimensions))
 
-    def _by_class(self, probe: LinearProbe, test: LabelledFeatures, class_names: Sequence[str]) -> None:
-        result = probes.per_class(probe.predict(test.features), test.labels)
-        for number, share in result.accuracy.items():
-            self._add("linear", "class accuracy", share, subject=class_names[number])
-        for number, ratio in result.bias.items():
-            self._add("linear", "prediction bias", ratio, subject=class_names[number])
-        self._add("linear", "mean over classes", result.mean)
-        self._add("linear", "worst class", result.worst)
-        self._add("linear", "best class", result.best)
-        self._add("linear", "standard deviation over classes", result.std)
+    def _by_class(
+        self,
+        fitted: Mapping[Probe, AnyProbe],
+        train: LabelledFeatures,
+        test: LabelledFeatures,
+        names: Sequence[str],
+        split: str = "test",
+    ) -> None:
+        every: dict[Probe, AnyProbe] = {**fitted, "nearest-mean": ClassMeanProbe().fit(*train)}
+        results = {
+            probe: probes.per_class(every[probe].predict(test.features), test.labels, len(names))
+            for probe in BY_CLASS
+        }
+        for probe, statistic, value, subject in class_scores(results, names):
+            self._add(probe, statistic, value, subject=subject, split=split)
+        if split == "test" and (note := absent_note(results["linear"], names)):
+            self.notes.append(note)
+
+    def _redundancy(self, probe: LinearProbe, train: LabelledFeatures, test: LabelledFeatures) -> None:
+        result = probes.redundancy(*train, *test, probe=probe, seed=self.request.seed)
+        for kind, curve in result.curves.items():
+            subject = f"{kind}, {DELTA:g}"
+            self._add("linear", DIFFUSED, result.diffused(DELTA, kind), subject=subject)
+            for each in curve:
+                k, draws = str(each.dimensions), each.interval
+                interval: dict[str, Any] = {
+                    "low": draws.low,
+                    "high": draws.high,
+                    "episodes": len(each.accuracies),
+                }
+                self._add("linear", ACCURACY_IN[kind], each.mean, subject=k, **interval)
+                self._add("linear", WORST_CLASS_IN[kind], each.worst_class, subject=k)
+
+    def _by_cue(self, name: Probe, features: Corrected, test: LabelledFeatures, groups: Grouping) -> None:
+        for cue, (values, test_values) in groups.cues.items():
+            learned = features.train, groups.train_labels, values
+            tested = features.test, test.labels, test_values
+            read = probes.cue_accuracy(*learned, *tested, seed=self.request.seed)
+            self._add(name, CUE_READ, read, subject=cue)
 
     def _by_group(self, name: Probe, probe: LinearProbe, test: LabelledFeatures, groups: Grouping) -> None:
         predicted, count = probe.predict(test.features), len(groups.names)

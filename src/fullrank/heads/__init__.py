@@ -1,7 +1,7 @@
 """Heads: the part between the representation h (N, D) and the embedding z (N, K) that the loss sees."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fullrank.bibliography import P1, P2
 from fullrank.lazy import attach
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from fullrank.heads.correction import CorrectionHead as CorrectionHead
     from fullrank.heads.fixed import (
         LowRankHead as LowRankHead,
+        MatryoshkaHead as MatryoshkaHead,
         NoHead as NoHead,
         RandomSubvectorHead as RandomSubvectorHead,
         ReweightHead as ReweightHead,
         SubvectorHead as SubvectorHead,
     )
-    from fullrank.heads.norms import Norm
     from fullrank.heads.trained import (
         DiagonalHead as DiagonalHead,
         LinearHead as LinearHead,
@@ -38,6 +38,13 @@ NORM = Parameter(
     "batch: standardise z over the batch, without parameters; centre, scale: one half of that",
     "none",
     choices=("none", "batch", "centre", "scale"),
+)
+DROPOUT = Parameter(
+    "dropout",
+    float,
+    "probability that a coordinate of h is set to 0 before the head, in training",
+    0.0,
+    citations=("srivastava2014dropout",),
 )
 # For heads whose builder takes `extra_dim`, the number of further inputs after h.
 CONDITIONED = Parameter(
@@ -57,7 +64,7 @@ HEADS = Registry(
     "head",
     "heads",
     context=("in_dim", "extra_dim", "view_dims"),
-    shared=(NORM,),
+    shared=(NORM, DROPOUT),
     offered={"extra_dim": CONDITIONING},
     group="fullrank.heads",
 )
@@ -116,6 +123,14 @@ for _entry in [
         citations=(P1,),
     ),
     Entry(
+        "matryoshka",
+        "fullrank.heads.fixed:MatryoshkaHead",
+        "z = the first channels of h; the loss is the mean over several nested widths",
+        "Kusupati et al. 2022 (2205.13147), with the objective in place of their classifier",
+        value=Parameter("widths", tuple, "ascending widths; the largest is that of z", (8, 16, 32, 96)),
+        citations=("kusupati2022matryoshka",),
+    ),
+    Entry(
         "lowrank",
         "fullrank.heads.fixed:LowRankHead",
         "z = U diag(1..1, 0..0) V' h with fixed random rotations; rank DIM, not trained",
@@ -163,8 +178,8 @@ def head(
 
     Args:
         spec: A spec such as `subvector:24` (`fullrank list heads`), or a class that takes `in_dim` as a
-            keyword. Every head takes the option `norm`. A class that also takes `extra_dim`, the number of
-            further inputs after h, has the option `conditioned`.
+            keyword. Every head takes the options `norm` and `dropout`. A class that also takes `extra_dim`,
+            the number of further inputs after h, has the option `conditioned`.
         in_dim: The width D of the representation h.
         view_dims: Operation of the views -> how many numbers it has (`Views.number_dims`). Only a head with
             `conditioned=views`, or a class that takes `view_dims`, needs them.
@@ -179,7 +194,7 @@ def head(
     >>> head("subvector:24", in_dim=96).out_dim
     24
     """
-    from fullrank.heads.contract import checked_head, normed
+    from fullrank.heads.contract import checked_head, with_options
 
     parsed = HEADS.parse(spec)
     entry, options = HEADS[parsed.name], dict(parsed.options)
@@ -197,4 +212,7 @@ def head(
         from fullrank.heads.conditioned import ConditionedHead
 
         built = ConditionedHead(built, view_dims or {}, embedded=extra_dim)
-    return normed(built, cast("Norm", options.get("norm", "none")))
+    # Somebody else's head may have an option of its own with one of these names.
+    shared = [each for each in HEADS.shared if each in entry.options]
+    values: dict[str, Any] = {each.name: options.get(each.name, each.default) for each in shared}
+    return with_options(built, **values)

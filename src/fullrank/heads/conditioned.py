@@ -63,7 +63,8 @@ class ConditionedHead(NormedHead):
                     f"{tuple(views.shape)}; build it with the view_dims of these views."
                 )
             numbers = views.to(numbers.dtype)
-        z: Tensor = self.norm(self.module(torch.cat([h, self.embed(numbers).to(h.dtype)], dim=1)))
+        given = torch.cat([self.input_dropout(h), self.embed(numbers).to(h.dtype)], dim=1)
+        z: Tensor = self.norm(self.module(given))
         return z
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError, explained
+from fullrank.heads.dropout import Dropout
 from fullrank.heads.norms import Norm, norm_of
 from fullrank.places import evaluating
 from fullrank.view_numbers import ViewNumbers
@@ -19,7 +20,8 @@ class Head(nn.Module, ABC):
     """A map from h (N, in_dim) to z (N, out_dim), called once on both views stacked.
 
     `layers` holds the layers of the head in order. `head.1` to `head.L` are then places where features can be
-    read. `norm` standardises z over the batch (`set_norm`); `head(spec)` sets it.
+    read. `norm` standardises z over the batch (`set_norm`), and `input_dropout` zeroes coordinates of h in
+    training (`set_dropout`); `head(spec)` sets both, and a `forward` of your own must apply both.
 
     A head describes itself through the class attributes and methods below, and every head may override them.
     If a head does not say which rank it imposes (it has no method `imposed_rank`), that rank is measured.
@@ -42,16 +44,20 @@ class Head(nn.Module, ABC):
 
     layers: nn.ModuleList
     norm: nn.Module
+    input_dropout: nn.Module
     #: What it takes beside h; "views" or nothing.
     needs: ClassVar[frozenset[str]] = frozenset()
     #: z is h itself, up to the norm.
     passes_h = False
+    #: Widths k: the loss is the mean of the objective over the first k coordinates of z. Empty: all of z.
+    nested: tuple[int, ...] = ()
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim
         self.layers = nn.ModuleList()
         self.set_norm("none")
+        self.set_dropout(0.0)
 
     @abstractmethod
     def project(self, h: Tensor) -> Tensor:
@@ -59,7 +65,7 @@ class Head(nn.Module, ABC):
 
     def forward(self, h: Tensor) -> Tensor:
         """h (N, in_dim) -> z (N, out_dim); raises UsageError for features of another shape."""
-        z: Tensor = self.norm(self.project(self.checked(h)))
+        z: Tensor = self.norm(self.project(self.input_dropout(self.checked(h))))
         return z
 
     def set_norm(self, norm: Norm) -> None:
@@ -71,6 +77,15 @@ class Head(nn.Module, ABC):
         """
         self.norm_name = norm
         self.norm = norm_of(self.normed_width, norm)
+
+    def set_dropout(self, share: float) -> None:
+        """Zero each coordinate of h with this probability in training; 0 never does.
+
+        Args:
+            share: The probability, 0 or more and below 1.
+        """
+        self.dropout_share = share
+        self.input_dropout = Dropout(share) if share else nn.Identity()
 
     @property
     def normed_width(self) -> int:
@@ -120,11 +135,11 @@ class Head(nn.Module, ABC):
 
 
 class NormedHead(Head):
-    """Any module with `in_dim` and `out_dim`, followed by a norm."""
+    """Any module with `in_dim` and `out_dim`, after a dropout and followed by a norm."""
 
     def __init__(self, module: nn.Module, norm: Norm):
         super().__init__(cast(int, module.in_dim), cast(int, module.out_dim))
-        self.module = module
+        self.module, self.nested = module, nested_widths(module)
         self.set_norm(norm)
 
     @property
@@ -228,9 +243,20 @@ def views_for(head: nn.Module, numbers: ViewNumbers | None) -> Tensor | None:
     return numbers.joined() if list(built_for.items()) == list(numbers.dims.items()) else None
 
 
-def normed(part: nn.Module, norm: Norm) -> Head:
-    """A head with its norm set; a module that does not know norms is followed by one."""
-    if isinstance(part, Head):
+def nested_widths(part: object) -> tuple[int, ...]:
+    """The widths in `nested` of a head or an objective; empty for a part that has none."""
+    nested = getattr(part, "nested", ())
+    return nested if isinstance(nested, tuple) else ()
+
+
+def with_options(part: nn.Module, norm: Norm | None = None, dropout: float | None = None) -> Head:
+    """A head with its norm and dropout set, None as they are; other modules are put between the two."""
+    if not isinstance(part, Head):
+        if norm in (None, "none") and not dropout:
+            return cast(Head, part)
+        part = NormedHead(part, "none")
+    if norm is not None:
         part.set_norm(norm)
-        return part
-    return cast(Head, part) if norm == "none" else NormedHead(part, norm)
+    if dropout is not None:
+        part.set_dropout(dropout)
+    return part

@@ -1,12 +1,15 @@
 """Heads without a trained parameter: what they keep of h is decided before training starts."""
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.heads.contract import Head, check_width
+from fullrank.specs import write
 
 
 class _NarrowHead(Head):
@@ -86,6 +89,43 @@ class SubvectorHead(_NarrowHead):
     def depth_shares(self) -> dict[str, float]:
         """z is the first channels of h; the loss does not determine the others."""
         return {f"h[:{self.out_dim}]": 1.0, "z": 1.0}
+
+
+class MatryoshkaHead(SubvectorHead):
+    r"""The first K channels of h, of which the loss sees several nested widths, each as much as all of them.
+
+    .. math:: z = h^{[1..K]}, \qquad L = \frac1{|M|} \sum_{k \in M} L\big(z^{[1..k]}\big), \quad K = \max M
+
+    Shapes: (N, D) -> (N, K). The head only says the widths, in `nested`. Whoever builds the objective makes
+    one for each width (`NestedLoss`), so cross-entropy has a classifier for each.
+
+    Args:
+        in_dim: The width D of h.
+        widths: The widths M, ascending from 1 or more to D or less; one width is `SubvectorHead`.
+
+    Raises:
+        UsageError: The widths do not ascend, or lie outside 1 to D.
+
+    >>> part = MatryoshkaHead(8, (2, 6))
+    >>> part.nested, part(torch.ones(1, 8)).shape
+    ((2, 6), torch.Size([1, 6]))
+
+    Source: Kusupati et al. 2022 (2205.13147), with equal weights; there the loss is a classifier's.
+    """
+
+    def __init__(self, in_dim: int, widths: Sequence[int] = (8, 16, 32, 96)):
+        widths = tuple(widths)
+        if not widths or any(one >= other for one, other in pairwise((0, *widths, in_dim + 1))):
+            raise UsageError(
+                f"The nested widths '{write(widths)}' must ascend and lie in 1 to {in_dim}, the width of h; "
+                "write them as in 4-8-16, or choose a wider encoder."
+            )
+        super().__init__(in_dim, widths[-1])
+        self.nested = widths
+
+    def depth_shares(self) -> dict[str, float]:
+        """Those of a sub-vector for one width; the linear theory has one loss, not several."""
+        return super().depth_shares() if len(self.nested) == 1 else {}
 
 
 class LowRankHead(_NarrowHead):
@@ -240,4 +280,4 @@ class RandomSubvectorHead(_NarrowHead):
 
     def forward(self, h: Tensor) -> Tensor:
         """h (N, D) -> z (N, dim), standardised before the draw."""
-        return self.project(self.norm(self.checked(h)))
+        return self.project(self.norm(self.input_dropout(self.checked(h))))

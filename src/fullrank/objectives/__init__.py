@@ -1,7 +1,7 @@
 """Objectives: losses of two embeddings z_a and z_b (N, K), of two views of the same images."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fullrank.bibliography import P1, P2
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         temperature_of as temperature_of,
     )
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
+    from fullrank.objectives.nested import NestedLoss as NestedLoss
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
@@ -135,6 +136,7 @@ def objective(
     *,
     in_dim: int | None = None,
     num_classes: int | None = None,
+    nested: Sequence[int] = (),
 ) -> "nn.Module":
     """Build an objective from its spec, or from a class or function of your own.
 
@@ -143,6 +145,8 @@ def objective(
             `loss(z_a, z_b)`.
         in_dim: The width K of z, for objectives with weights of their own.
         num_classes: The number of classes, for objectives with a classifier.
+        nested: Widths k, as a head `matryoshka` says in its `nested`. The objective is then the mean of one
+            for each k, which sees the first k coordinates of z.
 
     Returns:
         The objective, called as `loss(z_a, z_b)` with embeddings (N, K), and with `labels` or `generator` as
@@ -160,6 +164,11 @@ def objective(
     from fullrank.objectives.contract import checked_objective
 
     parsed = OBJECTIVES.parse(spec)
+    if nested:
+        from fullrank.objectives.nested import NestedLoss
+
+        parts = [objective(parsed, in_dim=width, num_classes=num_classes) for width in nested]
+        return NestedLoss(parts, nested)
     if parsed.terms:
         raise UsageError(
             f"'{parsed}' has terms, which see more than z; build {parsed.alone} here, and each term with "

@@ -1,6 +1,7 @@
 """Whether an objective and its terms are the same for one process and for many: loss and gradient."""
 
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,11 +48,14 @@ class Agreement:
         return self.loss_apart <= TOLERANCE and self.gradient_apart <= TOLERANCE
 
 
-def check_agreement(name: str, processes: int = 2, images: int = 64, width: int = 32) -> Agreement:
+def check_agreement(
+    name: str, processes: int = 2, images: int = 64, width: int = 32, nested: Sequence[int] = ()
+) -> Agreement:
     """One global batch through an objective in one process, and cut into shares in several, in float64.
 
     Below the objective stands a matrix W (K, K). Compared are the loss and its gradient to W and to the
     weights of the objective and its terms, each a mean over processes as DistributedDataParallel takes it.
+    With `nested`, the objective is the mean over these widths of z.
     The terms get random view parameters, and the same rows as h, as z and at each of the places of a
     tiny-resnet. The processes talk by gloo, on CPUs. Raises UsageError for a `name` that is no objective's
     spec, fewer than 2 processes, or images that these do not divide.
@@ -62,9 +66,9 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
             "more need as many images each, 2 or more; change --processes or --images."
         )
     spec = OBJECTIVES.parse(name)
-    _built(spec, width)  # a mistake shows before any process starts
+    _built(spec, width, nested)  # a mistake shows before any process starts
     try:
-        loss, gradient = _loss_and_gradient(spec, images, width)
+        loss, gradient = _loss_and_gradient(spec, images, width, nested)
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(
@@ -82,7 +86,7 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
         ) as pool,
     ):
         pending = [
-            pool.submit(_in_a_group, rank, processes, f"{folder}/store", spec, images, width)
+            pool.submit(_in_a_group, rank, processes, f"{folder}/store", spec, images, width, nested)
             for rank in range(processes)
         ]
         losses, gradients = zip(*(each.result() for each in pending), strict=True)
@@ -96,16 +100,17 @@ def check_agreement(name: str, processes: int = 2, images: int = 64, width: int 
     )
 
 
-def _built(spec: Spec, width: int) -> list[nn.Module]:
+def _built(spec: Spec, width: int, nested: Sequence[int]) -> list[nn.Module]:
     """The objective and its terms, in float64."""
     sizes: dict[str, Any] = {"in_dim": width, "out_dim": width, "num_classes": CLASSES}
     sizes |= {"place_dims": dict.fromkeys(PLACES, width), "view_dims": VIEW_DIMS}
     terms = [auxiliary(term, **sizes) for term in spec.terms]
-    return [part.double() for part in (objective(spec.alone, in_dim=width, num_classes=CLASSES), *terms)]
+    loss = objective(spec.alone, in_dim=width, num_classes=CLASSES, nested=nested)
+    return [part.double() for part in (loss, *terms)]
 
 
 def _in_a_group(
-    rank: int, processes: int, store: str, spec: Spec, images: int, width: int
+    rank: int, processes: int, store: str, spec: Spec, images: int, width: int, nested: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """The loss and gradient of one of several processes."""
     torch.set_num_threads(1)
@@ -113,16 +118,16 @@ def _in_a_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=processes, timeout=_PATIENCE
     )
     try:
-        return _loss_and_gradient(spec, images, width)
+        return _loss_and_gradient(spec, images, width, nested)
     finally:
         dist.destroy_process_group()
 
 
-def _loss_and_gradient(spec: Spec, images: int, width: int) -> tuple[Tensor, Tensor]:
+def _loss_and_gradient(spec: Spec, images: int, width: int, nested: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The loss of this process's share of a batch, and its gradient as one vector, a mean over processes."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        loss, *terms = _built(spec, width)
+        loss, *terms = _built(spec, width, nested)
         x_a = torch.randn(images, width, dtype=torch.float64)
         x_b = x_a + 0.5 * torch.randn(images, width, dtype=torch.float64)
         labels = torch.randint(-1, CLASSES, (images,))

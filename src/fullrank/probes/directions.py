@@ -1,4 +1,4 @@
-"""Accuracy in a few directions of the features: principal ones, random ones, or channels."""
+"""Accuracy in a few directions of the features: principal ones, large or small, random ones, or channels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError, unknown_name
-from fullrank.linalg import Moments
+from fullrank.linalg import Moments, shared_coordinates
+from fullrank.probes.groups import per_class
 from fullrank.probes.linear import LinearProbe, refitted
-from fullrank.probes.probe import feature_matrix, joint_numbers, labelled_rows
+from fullrank.probes.probe import joint_numbers, labelled_rows
+from fullrank.statistics import Estimate, live_dimensions
 
 # Features (N, D) and k -> their coordinates (N, k) in the first k directions.
 Projection = Callable[[Tensor, int], Tensor]
@@ -47,11 +49,119 @@ class Directions:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Accuracy, 0 to 1, in `dimensions` directions: of each draw, and their mean."""
+    """Accuracy, 0 to 1, in `dimensions` directions.
+
+    Attributes:
+        dimensions: The number of directions.
+        mean: The mean accuracy over draws.
+        accuracies: The accuracy of each draw.
+        worst_class: The accuracy of the worst class of each draw, as a mean over draws.
+    """
 
     dimensions: int
     mean: float
     accuracies: tuple[float, ...]
+    worst_class: float
+
+    @property
+    def interval(self) -> Estimate:
+        """The mean with its 95 % t interval over draws, which a single draw does not have."""
+        return Estimate.of(self.accuracies)
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedRows:
+    """Labelled rows to learn from and to score, and the probe that every choice of directions repeats.
+
+    Attributes:
+        train: Training features (N, D).
+        labels: Training labels (N,), whole numbers.
+        test: Test features (M, D).
+        test_labels: Test labels (M,), whole numbers.
+        span: Both features in coordinates of the rows, if D is above N + M; otherwise as they are.
+        probe: A probe that was fitted on all features; its settings and penalty are used again.
+        accuracy: Its accuracy on all features, 0 to 1.
+        worst_class: The accuracy of its worst class.
+    """
+
+    train: Tensor
+    labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    span: tuple[Tensor, Tensor]
+    probe: LinearProbe
+    accuracy: float
+    worst_class: float
+
+    @classmethod
+    def of(
+        cls,
+        features: Any,
+        labels: Any,
+        test_features: Any,
+        test_labels: Any,
+        probe: LinearProbe | None = None,
+        seed: int = 0,
+    ) -> "ProbedRows":
+        """Leave out unlabelled rows, and fit a probe if none is given.
+
+        Args:
+            features: Training features (N, D).
+            labels: Training labels (N,), whole numbers or words.
+            test_features: Test features (M, D).
+            test_labels: Test labels (M,), of the same kind.
+            probe: A probe that was fitted on all features.
+            seed: The seed of the rows that a new probe holds out.
+
+        Raises:
+            UsageError: If the widths differ, or shapes do not fit.
+            DataError: If there are fewer than two classes, no labelled test row, or features are not finite.
+        """
+        (labels, test_labels), words = joint_numbers(labels, test_labels)
+        train, labels = labelled_rows(features, labels)
+        test, test_labels = labelled_rows(test_features, test_labels)
+        if train.shape[1] != test.shape[1]:
+            raise UsageError(
+                f"Training features have the width {train.shape[1]}, but test features {test.shape[1]}; "
+                "use the same place."
+            )
+        span = shared_coordinates(train, test)
+        scored = test
+        if probe is None:
+            probe, scored = LinearProbe(seed=seed).fit(span[0], labels), span[1]
+        elif words is not None:
+            probe = refitted(probe, train, labels)
+        accuracy, worst = _accuracies(probe, scored, test_labels)
+        return cls(train, labels, test, test_labels, span, probe, accuracy, worst)
+
+    @property
+    def width(self) -> int:
+        """The number of channels, D."""
+        return self.train.shape[1]
+
+    def in_directions(self, projections: Sequence[Projection], k: int, *, span: bool = False) -> Reduced:
+        """The accuracy of the probe that gets only the coordinates in k directions.
+
+        Args:
+            projections: The projection of each draw.
+            k: The number of directions.
+            span: Whether the projections are those of `span`.
+        """
+        train, test = self.span if span else (self.train, self.test)
+        accuracies, worst = [], []
+        for project in projections:
+            probe = refitted(self.probe, project(train, k), self.labels)
+            each = _accuracies(probe, project(test, k), self.test_labels)
+            accuracies.append(each[0])
+            worst.append(each[1])
+        return Reduced(k, fmean(accuracies), tuple(accuracies), fmean(worst))
+
+
+def _accuracies(probe: LinearProbe, features: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The accuracy of a probe, and that of its worst class."""
+    predicted = probe.predict(features)
+    by_class = per_class(predicted, labels)
+    return float((predicted == labels).double().mean()), by_class.worst
 
 
 def powers_of_two(width: int) -> list[int]:
@@ -82,11 +192,13 @@ def reduced_accuracy(
     .. math:: x \mapsto V_k^\top x, \qquad V_k \in \mathbb{R}^{D \times k}, \quad V_k^\top V_k = I
 
     - `principal`: the k largest principal directions of the training features.
+    - `least`: the k smallest ones. Directions without variance in training come first and give a constant
+      prediction.
     - `random`: an orthonormal basis of k Gaussian vectors, so the k directions are uniformly random.
     - `channels`: k random channels.
 
-    Features of different widths are compared at the same k. In `principal` and `random` directions, k = D
-    gives the accuracy on all features. In `channels`, the result depends on the basis of the features.
+    Features of different widths are compared at the same k. In all kinds, k = D gives the accuracy on all
+    raw features. In `channels`, the result depends on the basis of the features.
 
     It cannot see whether other k directions would be better: classes may lie in directions of low variance,
     which the principal ones miss.
@@ -115,25 +227,25 @@ def reduced_accuracy(
     Source: Nanda et al. 2023 (arXiv 2306.00183) for the three kinds as controls of one another.
     """
     kind = _kind(directions)
-    (labels, test_labels), _ = joint_numbers(labels, test_labels)
-    features, labels = labelled_rows(features, labels)
-    test_features, width = feature_matrix(test_features), features.shape[1]
-    sizes = powers_of_two(width) if dimensions is None else list(dimensions)
+    rows = ProbedRows.of(features, labels, test_features, test_labels, probe)
+    sizes = checked_dimensions(rows.width, powers_of_two(rows.width) if dimensions is None else dimensions)
+    projections = kind.projections(rows.train, max(sizes), seed)
+    return [rows.in_directions(projections, k) for k in sizes]
+
+
+def checked_dimensions(width: int, dimensions: Sequence[int]) -> list[int]:
+    """The numbers of directions as a list; UsageError unless there are some, all from 1 to the width.
+
+    Args:
+        width: The width of the features.
+        dimensions: The numbers of directions.
+    """
+    sizes = list(dimensions)
     if not sizes or min(sizes) < 1 or max(sizes) > width:
         raise UsageError(
             f"dimensions must be from 1 to {width}, the width of the features, but got {sizes}; change them."
         )
-    if probe is None:
-        probe = LinearProbe().fit(features, labels)
-    projections = kind.projections(features, max(sizes), seed)
-    results = []
-    for k in sizes:
-        accuracies = [
-            refitted(probe, project(features, k), labels).score(project(test_features, k), test_labels)
-            for project in projections
-        ]
-        results.append(Reduced(k, fmean(accuracies), tuple(accuracies)))
-    return results
+    return sizes
 
 
 def _kind(directions: str | Directions) -> Directions:
@@ -146,11 +258,33 @@ def _kind(directions: str | Directions) -> Directions:
 
 
 def _principal(features: Tensor, largest: int, generator: torch.Generator) -> Projection:
+    basis, _, mean = _principal_axes(features)
+    return _onto(basis, mean)
+
+
+def _least(features: Tensor, largest: int, generator: torch.Generator) -> Projection:
+    basis, variances, mean = _principal_axes(features)
+    rank = live_dimensions(variances.cpu().numpy())
+    smallest_first, dead = _onto(basis[:, :rank].flip(1), mean), features.shape[1] - rank
+
+    def project(rows: Tensor, k: int) -> Tensor:
+        # Without variance in training there is only rounding, from which a probe would read other directions.
+        if k <= dead:
+            return rows.new_zeros(len(rows), 1, dtype=torch.float64)
+        return smallest_first(rows, k - dead)
+
+    return project
+
+
+def _principal_axes(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal directions (D, R), the largest first, their scatter (R,), and the mean (D,); R <= rows."""
     moments = Moments.of(features)
     if features.shape[1] > len(features):  # there are no more directions than rows
         centred = features.double() - moments.mean
-        return _onto(torch.linalg.svd(centred, full_matrices=False)[2].T, moments.mean)
-    return _onto(torch.linalg.eigh(moments.scatter)[1].flip(1), moments.mean)
+        _, values, axes = torch.linalg.svd(centred, full_matrices=False)
+        return axes.T, values.square(), moments.mean
+    values, axes = torch.linalg.eigh(moments.scatter)
+    return axes.flip(1), values.flip(0), moments.mean
 
 
 def _random(features: Tensor, largest: int, generator: torch.Generator) -> Projection:
@@ -176,6 +310,7 @@ def _onto(basis: Tensor, origin: Tensor) -> Projection:
 
 
 PRINCIPAL = Directions("principal", _principal)
+LEAST = Directions("least", _least)
 RANDOM = Directions("random", _random, DRAWS)
 CHANNELS = Directions("channels", _channels, DRAWS)
-DIRECTIONS = {kind.name: kind for kind in (PRINCIPAL, RANDOM, CHANNELS)}
+DIRECTIONS = {kind.name: kind for kind in (PRINCIPAL, RANDOM, CHANNELS, LEAST)}

@@ -1,15 +1,19 @@
-"""Accuracy by class and by group, and the prediction bias of each class."""
+"""Accuracy by class and by group, and what the predictions of each class say about it."""
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
-from fullrank.probes.probe import label_table, label_vector
+from fullrank.probes.probe import joint_numbers, label_table, label_vector
+from fullrank.statistics import binomial_error, extreme_count
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,24 @@ class _Accuracies:
 
 @dataclass(frozen=True)
 class PerClass(_Accuracies):
-    """Accuracy and prediction bias of each class with labelled rows, in ascending order.
+    """Accuracy and predictions of each class with labelled rows, in ascending order.
+
+    A class is a number, or a word where the labels were words.
 
     Attributes:
         accuracy: Class -> accuracy, 0 to 1.
         counts: Class -> number of rows.
         bias: Class -> number of predictions of the class over its number of rows; above 1 are too many.
         absent: The classes below `num_classes` without a row; they occur nowhere else.
+        false_positives: Class -> number of rows of other classes that are predicted as it.
+        confusions: Class -> the class that it is most often taken for, and how many of its rows are; among
+            equal ones the smallest. A class without an error is left out.
     """
 
     bias: dict[int, float]
     absent: tuple[int, ...] = ()
+    false_positives: dict[int, int] = field(default_factory=dict)
+    confusions: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def std(self) -> float:
@@ -64,38 +75,112 @@ class PerClass(_Accuracies):
         """The highest accuracy of a class."""
         return max(self.accuracy.values())
 
+    @property
+    def errors(self) -> dict[int, float]:
+        """Class -> the binomial standard error of its accuracy, from its number of rows."""
+        return {label: binomial_error(share, self.counts[label]) for label, share in self.accuracy.items()}
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """The classes by accuracy, the lowest first; among equal ones the smallest first."""
+        return tuple(sorted(self.accuracy, key=self.accuracy.__getitem__))
+
+    @property
+    def extremes(self) -> int:
+        """How many classes `worst_group` and `best_group` have: 1 in 20, at least 2 and at most half."""
+        return extreme_count(len(self.accuracy))
+
+    @property
+    def worst_group(self) -> float:
+        """Mean accuracy of the `extremes` classes with the lowest accuracies."""
+        return float(np.mean([self.accuracy[label] for label in self.ranked[: self.extremes]]))
+
+    @property
+    def best_group(self) -> float:
+        """Mean accuracy of the `extremes` classes with the highest accuracies."""
+        return float(np.mean([self.accuracy[label] for label in self.ranked[-self.extremes :]]))
+
+    @property
+    def bias_correlation(self) -> float | None:
+        """Pearson correlation of bias and accuracy over classes; None below 3, or where one is constant."""
+        return _correlation(list(self.bias.values()), list(self.accuracy.values()))
+
 
 def per_class(predicted: Any, labels: Any, num_classes: int | None = None) -> PerClass:
-    r"""Accuracy and prediction bias of each class that occurs in `labels`.
+    r"""Accuracy, prediction bias and false positives of each class that occurs in `labels`.
 
     .. math:: a_c = \frac{|\{i : \hat y_i = y_i = c\}|}{|\{i : y_i = c\}|}, \qquad
-              b_c = \frac{|\{i : \hat y_i = c\}|}{|\{i : y_i = c\}|}
+              b_c = \frac{|\{i : \hat y_i = c\}|}{|\{i : y_i = c\}|}, \qquad
+              f_c = |\{i : \hat y_i = c \neq y_i\}|
 
     A prediction of a class without rows counts as an error of the true class. Such a class has no bias.
+    The bias divides by the number of rows of the class, also where classes have different numbers of rows.
+    A small class beside large ones then has a bias far above 1 from few errors of the large ones. An
+    accuracy of few rows is uncertain: see `errors`, and compare `std` with them.
 
     Args:
         predicted: Predicted labels (N,).
-        labels: Labels (N,); rows with the label -1 are left out.
+        labels: Labels (N,), whole numbers or words; rows with the label -1 or "" are left out.
         num_classes: Classes are 0 to num_classes - 1; those without rows are `absent`.
 
     Raises:
-        UsageError: If shapes do not fit, values are not whole numbers, or a label is beyond `num_classes`.
+        UsageError: If shapes or kinds of labels do not fit, or a label is beyond `num_classes`.
         DataError: If no row is labelled.
 
     >>> result = per_class([0, 1, 1, 1], [0, 0, 1, -1], num_classes=3)
     >>> result.accuracy, result.bias, result.mean, result.worst_class, result.absent
     ({0: 0.5, 1: 1.0}, {0: 0.5, 1: 2.0}, 0.75, 0, (2,))
+    >>> result.false_positives, result.confusions
+    ({0: 0, 1: 1}, {0: (1, 1)})
 
     Source: the bias is that of "Classes Are Not Equal" (arXiv 2402.18133).
     """
+    (predicted, labels), words = joint_numbers(predicted, labels)
+    if words is not None and num_classes is not None:
+        raise UsageError(f"num_classes is {num_classes}, but the labels are words; leave it out.")
     table = label_table("Predictions and labels", predicted, labels)
     guess, truth = table[table[:, 1] != -1].unbind(1)
     if not len(truth):
         raise DataError("No row is labelled (all labels are -1); accuracy by class needs 1 labelled row.")
     absent = _missing(truth, num_classes, "Labels must be class numbers", "classes")
     accuracy, counts = _accuracies(guess == truth, truth)
-    bias = {value: int((guess == value).sum()) / count for value, count in counts.items()}
-    return PerClass(accuracy, counts, bias, absent)
+    times, right = (Counter(values.tolist()) for values in (guess, truth[guess == truth]))
+    bias = {value: times[value] / count for value, count in counts.items()}
+    false = {value: times[value] - right[value] for value in counts}
+    confusions = _confusions(guess, truth)
+    if words is None:
+        return PerClass(accuracy, counts, bias, absent, false, confusions)
+    taken_for = {value: (_word(words, other), count) for value, (other, count) in confusions.items()}
+    return PerClass(
+        accuracy=_by_word(words, accuracy),
+        counts=_by_word(words, counts),
+        bias=_by_word(words, bias),
+        false_positives=_by_word(words, false),
+        confusions=_by_word(words, taken_for),
+    )
+
+
+def agreement(one: PerClass, other: PerClass) -> float | None:
+    r"""Spearman correlation of two probes' accuracies over the classes that both have.
+
+    1: the two rank the classes alike. 0: what is hard for the one says nothing about the other. None for
+    fewer than 3 classes, or where all accuracies of one are equal. Equal accuracies have their mean rank.
+    It compares ranks alone: it is 1 also where one probe is far better than the other. The chance errors of
+    accuracies from few rows lower it.
+
+    Args:
+        one: The accuracies of one probe.
+        other: Those of another probe on the same rows.
+
+    >>> one = per_class([0, 0, 1, 0, 2, 2], [0, 0, 1, 1, 2, 1])
+    >>> agreement(one, one), agreement(one, per_class([0, 1], [0, 1]))
+    (1.0, None)
+
+    Source: Spearman 1904, with mean ranks for ties.
+    """
+    shared = [label for label in one.accuracy if label in other.accuracy]
+    ranks = (_ranks([each.accuracy[label] for label in shared]) for each in (one, other))
+    return _correlation(*ranks)
 
 
 @dataclass(frozen=True)
@@ -185,6 +270,40 @@ def _accuracies(right: Tensor, values: Tensor) -> tuple[dict[int, float], dict[i
         dict(zip(names.tolist(), shares.tolist(), strict=True)),
         dict(zip(names.tolist(), counts.tolist(), strict=True)),
     )
+
+
+def _confusions(guess: Tensor, truth: Tensor) -> dict[int, tuple[int, int]]:
+    """Value -> the other value that its rows are most often predicted as, and the number of these rows."""
+    wrong = guess != truth
+    pairs, counts = torch.unique(torch.stack([truth[wrong], guess[wrong]], 1), dim=0, return_counts=True)
+    most: dict[int, tuple[int, int]] = {}
+    for (value, other), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        if count > most.get(value, (value, 0))[1]:
+            most[value] = (other, count)
+    return most
+
+
+def _by_word(words: Sequence[str], values: dict[int, Value]) -> dict[Any, Value]:
+    return {_word(words, number): value for number, value in values.items()}
+
+
+def _word(words: Sequence[str], number: int) -> Any:
+    """The word of a number; a prediction without a label has the number -1."""
+    return words[number] if number >= 0 else number
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """The rank of each value, 1 the lowest; equal values have the mean of their ranks."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return ranks
+
+
+def _correlation(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float | None:
+    """Pearson correlation; None below 3 pairs or where one is constant."""
+    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _missing(values: Tensor, count: int | None, must_be: str, what: str) -> tuple[int, ...]:

@@ -202,7 +202,7 @@ def refitted(probe: LinearProbe, features: Tensor, labels: Any) -> LinearProbe:
     other = copy(probe)
     fit = other._solve(other._prepare(features), targets, len(classes))
     warn_unless_converged([fit], probe.tol, stacklevel=3)
-    other.classes, other._width, other.held_out = classes, features.shape[1], {}
+    other.classes, other._width, other.held_out, other._names = classes, features.shape[1], {}, None
     return other
 
 

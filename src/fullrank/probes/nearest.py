@@ -1,4 +1,4 @@
-"""The nearest-neighbour probe: a weighted vote of the training rows with the highest cosine similarity."""
+"""Probes without trained weights: a vote of the nearest training rows, and the nearest class mean."""
 
 import math
 from typing import final
@@ -70,6 +70,46 @@ class NearestProbe(Probe):
         weights = ((best - best[:, :1]).double() / self.temperature).exp()
         votes = weights.new_zeros(len(queries), self._num_classes)
         return votes.scatter_add_(1, self._targets[numbers], weights).argmax(1)
+
+
+@final
+class ClassMeanProbe(Probe):
+    r"""The label whose training rows have the nearest mean.
+
+    .. math:: \hat y(x) = \arg\min_c \|x - m_c\|, \qquad m_c = \frac1{n_c} \sum_{i : y_i = c} x_i
+
+    Distances are Euclidean and float64. Among labels at equal distances the smallest wins. Nothing is trained
+    or drawn, so no class gains from weights that were fitted to it. Queries are processed in tiles, so memory
+    is O(N D) plus a constant. Shapes: features (N, D), labels (N,).
+
+    It cannot see the shape of a class: a class of several clusters has its mean between them. Features are
+    used as they are, so channels of large variance decide.
+
+    Raises:
+        UsageError: `fit`, `predict` and `score` raise what `Probe` raises.
+
+    >>> train = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.0, 4.0]])
+    >>> probe = ClassMeanProbe().fit(train, torch.tensor([5, 5, 7, 7]))
+    >>> probe.predict(torch.tensor([[1.0, 0.5], [0.5, 9.0]])), probe.means.tolist()
+    (tensor([5, 7]), [[2.0, 0.0], [0.0, 3.0]])
+
+    Source: Mensink et al. 2013 (IEEE TPAMI 35), with the plain Euclidean distance.
+    """
+
+    means: Tensor
+
+    def _learn(self, features: Tensor, targets: Tensor, num_classes: int) -> None:
+        features = features.double()
+        sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, targets, features)
+        self.means = sums / torch.bincount(targets, minlength=num_classes)[:, None]
+
+    def _decide(self, features: Tensor) -> Tensor:
+        # Relative to the middle of the means: a large common part would cost the digits of the distances.
+        middle = self.means.mean(0)
+        means = self.means - middle
+        halves = means.square().sum(1) / 2
+        tiles = torch.split(features, _QUERIES)
+        return torch.cat([(halves - (tile.double() - middle) @ means.T).argmin(1) for tile in tiles])
 
 
 def directions(features: Tensor) -> Tensor:

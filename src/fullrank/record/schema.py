@@ -60,7 +60,8 @@ class Score(_Part):
     `subject` is what the statistic is about, "" where it needs nothing: a class, the cues of a gap, the spec
     of a shift. `split` is "test" or the spec of a shift, `shots` the number of training images a class, None
     where all of them were used. With shots, `value` is the mean over `episodes` draws of these images, and
-    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw.
+    `low` and `high` bound its 95 % t interval over draws; they are None for a single draw. Accuracies of
+    diffused redundancy have the same over draws of directions.
 
     >>> Score(
     ...     place="h", label="label", split="test", features="raw", shots=None,
@@ -285,12 +286,22 @@ class LayerRow(_Part):
 
 
 class DimensionCurve(_Part):
-    """Linear accuracy at a place from some of its dimensions: random channels, or leading components."""
+    """Linear accuracy at a place, 0 to 1, from some of its dimensions; the last point has all of them.
+
+    Random channels and random directions have the mean over draws; `low` and `high` bound its 95 % t
+    interval. `worst_class` is the accuracy of the worst class. `diffused` is the diffused redundancy
+    DR(0.9): the share of dimensions that can be left out so that 90 % of the full accuracy remains. Older
+    records have only the first two kinds, and none of these numbers.
+    """
 
     place: str
-    kind: Literal["random channels", "leading components"]
+    kind: Literal["random channels", "leading components", "least components", "random directions"]
     dimensions: list[int]
     accuracy: list[float]
+    low: list[float] = []
+    high: list[float] = []
+    worst_class: list[float] = []
+    diffused: float | None = None
 
 
 class OperationShare(_Part):
@@ -495,14 +506,26 @@ class TableRow(_Part):
     chosen: str = ""
 
 
+class Predicts(_Part):
+    """A question to a table: how well do the columns `by` predict the column `target`, over all its runs?
+
+    Columns are named by their titles.
+    """
+
+    target: str
+    by: Annotated[list[str], Field(min_length=1)]
+
+
 class TableEntry(_Part):
     """A table or figure of a paper, measured here.
 
-    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are
-    titles, `units` "points" or "number"; `differences` are the columns that are a difference of two places of
-    one run. `here` says what ours were measured on, `alike` whether all rows predict one label of the same
-    images, so that they can be subtracted. `file` is beside the record and holds your own table. `spectrum`
-    names places whose spectra belong to it, `x` the axis of its figure.
+    `paper` says what the paper's numbers were measured on; it is None without a paper. `columns` are titles,
+    `units` "points" or "number"; `differences` are the columns that are a difference of two places of one
+    run, and `accuracies` those that are a share of all test images (None in older records). `here` says what
+    ours were measured on, `alike` whether all rows predict one label of the same images, so that they can be
+    subtracted. `file` is beside the record and holds your own table. `spectrum` names places whose spectra
+    belong to it, `x` the axis of its figure. `predicts` names a column to predict and
+    its predictors.
     """
 
     name: str
@@ -516,12 +539,14 @@ class TableEntry(_Part):
     columns: list[str]
     units: list[Literal["points", "number"]]
     differences: list[int]
+    accuracies: list[int] | None = None
     rows: list[TableRow]
     spectrum: list[str]
     x: str | None
     log_x: bool
     remarks: list[str]
     file: str | None = None
+    predicts: Predicts | None = None
 
     @model_validator(mode="after")
     def _check_shape(self) -> "TableEntry":
@@ -532,6 +557,8 @@ class TableEntry(_Part):
             whole &= len(row.paper) == wide and [len(value) for value in row.values] == values
         if not whole or not self.rows:
             raise ValueError("each row needs the paper's number and one for each seed in every column")
+        if self.predicts is not None and not {self.predicts.target, *self.predicts.by} <= set(self.columns):
+            raise ValueError("predicts names a title that no column has")
         return self
 
 

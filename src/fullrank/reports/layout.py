@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from fullrank.reports.drawing import Style
 from fullrank.reports.equation import equation_as_html
-from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.numbers import decimals, in_points, signed
 
 _yaml = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
 _DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}
@@ -78,6 +78,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"points": in_points, "signed": signed, "short": _short}
+    environment.filters |= {"number": partial(decimals, digits=2)}
     environment.filters |= {
         "equation": equation_as_html,
         "swatch": _swatch,

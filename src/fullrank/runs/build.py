@@ -14,6 +14,7 @@ from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
 from fullrank.errors import DataError, FullrankWarning, UsageError
 from fullrank.heads import Head, head as build_head
+from fullrank.heads.contract import nested_widths
 from fullrank.objectives import Auxiliary, auxiliary, needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
 from fullrank.objectives.terms.contract import TrainingLabels, cues_of, try_auxiliary
@@ -184,7 +185,8 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
     head = build_head(recipe.head, in_dim=encoder.feature_dim, view_dims=views.number_dims)
     num_classes = len(train.class_names[recipe.label])
-    loss = build_objective(recipe.objective.alone, in_dim=head.out_dim, num_classes=num_classes)
+    sizes: dict[str, Any] = {"in_dim": head.out_dim, "num_classes": num_classes}
+    loss = build_objective(recipe.objective.alone, **sizes, nested=nested_widths(head))
     # Built last: the weights of the other parts do not depend on the terms.
     terms = _terms(recipe, encoder, head, views, num_classes)
     return Parts(encoder, head, loss, views, terms)

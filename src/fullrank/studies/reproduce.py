@@ -96,10 +96,13 @@ class TablePlan:
             alike=len(set(map(tested_on, settings))) == 1 and len({row.label for row in rows}) == 1,
             columns=[column.title for column in table.columns],
             units=[column.unit for column in table.columns],
-            differences=[i for i, column in enumerate(table.columns) if column.minus is not None],
+            differences=[i for i, column in enumerate(table.columns) if column.is_difference],
+            accuracies=[i for i, column in enumerate(table.columns) if column.is_accuracy],
             rows=[self._row_entry(row) for row in rows],
             **table.model_dump(
-                include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}
+                include={
+                    *("title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks", "predicts")
+                }
             ),
         )
         needed = tuple(dict.fromkeys(origin for recipe in recipes for origin in recipe.imports))

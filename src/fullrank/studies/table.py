@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
-from fullrank.record import Score
+from fullrank.record import Predicts, Score
 from fullrank.record.scores import ACCURACY, Probe, Statistic, statistic
 from fullrank.runs.recipe import Recipe, parsed_parts
 from fullrank.studies.forward_forward.settings import Settings
@@ -57,12 +57,14 @@ class _Part(BaseModel):
 class Column(_Part):
     """A number of each run: a score of its record or, with `spectrum`, a number of the spectrum at the place.
 
-    With `minus`, the score at that place of the same run is subtracted.
+    With `minus`, the score at that place of the same run is subtracted; with `minus_probe`, that of that
+    probe; with both, that of that probe at that place.
     """
 
     title: str
     place: str | dict[Scale, str] = "h"
     minus: str | None = None
+    minus_probe: Probe | None = None
     label: str | dict[Scale, str] = "label"
     split: str | dict[Scale, str] = "test"
     probe: Probe | dict[Scale, Probe] = "linear"
@@ -78,6 +80,9 @@ class Column(_Part):
             raise ValueError(f"{self.title}: a number of the spectrum has no {', '.join(sorted(of_score))}")
         if not self.kinds:
             raise ValueError(f"{self.title}: probe and statistic have no scale in common")
+        if self.minus_probe is not None:
+            for kind in self.kinds:
+                statistic(self.minus_probe, kind.name)
         for kind in self.kinds:
             if bool(self.subject) != bool(kind.subject):
                 raise ValueError(f"{self.title}: {kind.name} has {kind.subject or 'nothing'} as its subject")
@@ -93,9 +98,19 @@ class Column(_Part):
         return [statistic(at_scale(self.probe, scale), at_scale(self.statistic, scale)) for scale in scales]
 
     @property
+    def is_difference(self) -> bool:
+        """Whether a score is subtracted."""
+        return self.minus is not None or self.minus_probe is not None
+
+    @property
     def unit(self) -> Literal["points", "number"]:
         """The unit of its numbers: points, 0 to 100, or plain numbers."""
         return "number" if self.spectrum is not None else self.kinds[0].unit
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether its numbers are shares of all test images."""
+        return self.spectrum is None and not self.is_difference and self.kinds[0].of_all_images
 
 
 class Row(_Part):
@@ -130,7 +145,8 @@ class Table(_Part):
     """A table of runs. `recipe`, `seeds` and `base` (keys for every row) may be given by scale.
 
     `paper` says what the paper's numbers were measured on; null means that there is no paper. `spectrum`
-    names places whose spectra are drawn, and `x` the axis of a figure of all columns.
+    names places whose spectra are drawn, and `x` the axis of a figure of all columns. `predicts` asks how
+    well some columns, `by`, predict another, `target`, over all runs; columns are named by their titles.
     """
 
     title: str
@@ -146,6 +162,7 @@ class Table(_Part):
     spectrum: list[str] = []
     x: str | None = None
     log_x: bool = False
+    predicts: Predicts | None = None
     remarks: list[str] = []
 
     @model_validator(mode="before")
@@ -164,6 +181,10 @@ class Table(_Part):
             if len(row.paper) not in (0, len(self.columns)):
                 counts = f"{len(row.paper)} paper numbers for {len(self.columns)} columns"
                 raise ValueError(f"{row.title}: {counts}; give one for each, or null")
+        titles = [column.title for column in self.columns]
+        named = [] if self.predicts is None else [self.predicts.target, *self.predicts.by]
+        if unknown := [title for title in named if titles.count(title) != 1]:
+            raise ValueError(f"predicts: {unknown[0]!r} is not the title of one column; titles are {titles}")
         if self.tune is not None and self.columns[0].spectrum is not None:
             raise ValueError("settings are chosen by the first column, which must be a score")
         return self
@@ -207,7 +228,8 @@ class Table(_Part):
                 subject=column.subject,
                 shots=column.shots,
             )
-            keys.append((score, None if column.minus is None else score._replace(place=column.minus)))
+            less = {"place": column.minus or place, "probe": column.minus_probe or score.probe}
+            keys.append((score, score._replace(**less) if column.is_difference else None))
         return keys
 
     def judged_by(self, row: Row, scale: Scale) -> ScoreKey:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fullrank.encoders import ENCODERS, encoder as build_encoder
 from fullrank.errors import FullrankError
 from fullrank.evaluation.evaluate import scaled_alike
 from fullrank.heads import HEADS, Head, head as build_head
+from fullrank.heads.contract import nested_widths
 from fullrank.objectives import (
     OBJECTIVES,
     loss_of,
@@ -110,6 +112,9 @@ def _check_words(contract: Contract, head: nn.Module, in_dim: int) -> None:
                     h = torch.zeros(2, in_dim, dtype=torch.float64)
                     full = rank == read_head(fresh.eval(), h)[place].shape[1]
                 hold(full or said is not None, f"at {place} it says None, and {rank} was seen")
+    with contract.clause("`nested`, if there is one, names widths from 1 to out_dim"):
+        nested = nested_widths(head)
+        hold(all(1 <= width <= cast(int, head.out_dim) for width in nested), f"it says {nested}")
     if getattr(head, "scales_channels", False):
         with contract.clause("scales_channels: z is h with its channels scaled one by one"), torch.no_grad():
             rows = torch.randn(4 * ROWS, in_dim)
@@ -169,7 +174,8 @@ def check_objective(
     _check_levels(contract, loss, width)
     with contract.clause(f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
         top = _built_head(head, width)
-        above = build_objective(name, in_dim=top.out_dim, num_classes=num_classes)
+        sizes = {"in_dim": top.out_dim, "num_classes": num_classes}
+        above = build_objective(name, **sizes, nested=nested_widths(top))
         h = torch.randn(2 * ROWS, width, requires_grad=True)
         z_a, z_b = top(h).chunk(2)
         _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]

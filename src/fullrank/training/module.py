@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
-from fullrank.heads.contract import views_for
+from fullrank.heads.contract import nested_widths, views_for
 from fullrank.objectives import loss_of, needs_of
 from fullrank.objectives.contract import check_needs
 from fullrank.objectives.terms.contract import cues_of
@@ -23,6 +23,7 @@ from fullrank.places import HasPlaces, check_place
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
 from fullrank.runs.recipe import Optimizer, Recipe, check_optimizer
+from fullrank.specs import write
 from fullrank.step import Step
 from fullrank.training.session import OptimizerFactory
 from fullrank.views import step_generator
@@ -62,7 +63,8 @@ class JointEmbedding(pl.LightningModule):
 
     Raises:
         UsageError: A part is a class, not an instance, no training step has what the objective needs, a
-            term reads a place that the encoder does not have, or the head was built for other views.
+            term reads a place that the encoder does not have, the head was built for other views, or it has
+            nested widths and the objective does not.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -93,6 +95,12 @@ class JointEmbedding(pl.LightningModule):
             if isinstance(part, type):
                 raise UsageError(f"{name}={part.__name__} is a class; give an instance of it.")
         check_needs(objective, type(objective).__name__)
+        nested = nested_widths(head)
+        if nested and nested_widths(objective) != nested:
+            raise UsageError(
+                f"The head has the nested widths {write(nested)}, but the objective was not built for them; "
+                f"build it with objective(..., nested={nested})."
+            )
         self.encoder, self.head, self.objective = encoder, head, objective
         self.terms = nn.ModuleList(terms)
         if len({term.name for term in terms}) < len(terms):

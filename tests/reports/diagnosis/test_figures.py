@@ -4,13 +4,12 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from fullrank.record import DiagnosisEntry, DimensionCurve, OperationShare, Record, Spectrum
+from fullrank.record import DiagnosisEntry, OperationShare, Record, Spectrum
 from fullrank.reports.diagnosis.figures import (
     MOST_DIRECTIONS,
     accuracies_figure,
     alignment_figure,
     augmentation_figure,
-    dimensions_figure,
     place_styles,
     ranks_figure,
     ranks_over_time_figure,
@@ -109,22 +108,6 @@ def test_ranks_by_place(healthy_diagnosis: Record) -> None:
         np.testing.assert_allclose(line.x, [getattr(row, field) for row in diagnosis.layers])
 
 
-def test_dimension_curves(healthy_diagnosis: Record) -> None:
-    diagnosis = part(healthy_diagnosis)
-    styles = place_styles(["stem", "h", "z"])
-    figure = dimensions_figure(diagnosis, styles)
-    for curve in diagnosis.dimensions:
-        line = traces(figure, curve.kind)[f"{curve.place}, {curve.kind}"]
-        assert list(line.x) == curve.dimensions
-        np.testing.assert_allclose(line.y, 100 * np.array(curve.accuracy))
-        assert list(styles)[line.meta["key"]] == curve.place
-    many = DimensionCurve(
-        place="h", kind="random channels", dimensions=list(range(1, 99)), accuracy=[0.5] * 98
-    )
-    ticks = dimensions_figure(part(healthy_diagnosis, dimensions=[many]), styles).layout.xaxis.tickvals
-    assert len(ticks) <= 7 and ticks[0] == 1
-
-
 def test_shares_stack_in_the_order_of_the_record(deep_diagnosis: Record) -> None:
     diagnosis = part(deep_diagnosis)
     figure = augmentation_figure(diagnosis)
@@ -153,7 +136,7 @@ def test_parts_without_data_have_no_figure(file_diagnosis: Record) -> None:
     bare = part(file_diagnosis, spectrum={}, alignment=[[], []])
     assert spectra(bare) is None
     assert accuracies_figure(bare) is None and ranks_figure(bare) is None
-    assert dimensions_figure(bare, {}) is None and augmentation_figure(bare) is None
+    assert augmentation_figure(bare) is None
     assert alignment_figure(bare) is None
     assert alignment_figure(part(file_diagnosis, alignment=[[1.0], [0.5, 0.5]])) is None
 

@@ -29,7 +29,6 @@ RANKS = {
 }
 _SOLID, _DOT = Style(drawing.INK, "solid", "circle"), Style(drawing.INK, "dot", "circle")
 TIME_STYLES = {"effective rank": _SOLID, "live dimensions": _DOT}
-CURVE_STYLES = {"leading components": _SOLID, "random channels": _DOT}
 # From white to dark blue: an order for every kind of colour blindness.
 SEQUENTIAL = [[0, "#ffffff"], [0.5, "#5b9bd0"], [1, "#0b2a5c"]]
 _COLORS = {"h": "#e66b1f", "head": "#b8578c", "z": "#4d4d4d"}
@@ -149,25 +148,6 @@ def ranks_figure(diagnosis: DiagnosisEntry) -> go.Figure | None:
     # Zero has no logarithm; the table holds it.
     figure = _measures_by_place(diagnosis, "rank (dimensions)", RANKS, ".4g", lambda rank: rank or None)
     return figure and figure.update_xaxes(**_RANK_AXIS)
-
-
-def dimensions_figure(diagnosis: DiagnosisEntry, styles: Mapping[str, Style]) -> go.Figure | None:
-    """Linear accuracy in points against the number of dimensions: components solid, channels dotted."""
-    curves = [curve for curve in diagnosis.dimensions if curve.dimensions]
-    if not curves:
-        return None
-    figure = drawing.empty_figure("number of dimensions", "linear accuracy (points)")
-    keys = {place: key for key, place in enumerate(styles)}
-    ticks = sorted({dimension for curve in curves for dimension in curve.dimensions})
-    ticks = ticks[:: -(-len(ticks) // 7)]
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks])
-    for curve in curves:
-        place, kind, accuracies = curve.place, curve.kind, [100 * value for value in curve.accuracy]
-        line = {"color": styles[place].color, "dash": CURVE_STYLES[kind].dash, "width": 1.8}
-        marker = {"symbol": "circle" if kind == "leading components" else "circle-open", "size": 6}
-        name, said, look = f"{place}, {kind}", "%{x} dimensions: %{y:.1f}", {"line": line, "marker": marker}
-        drawing.add_line(figure, curve.dimensions, accuracies, name, said, kind, keys[place], **look)
-    return figure
 
 
 def operation_styles(diagnosis: DiagnosisEntry) -> dict[str, Style]:

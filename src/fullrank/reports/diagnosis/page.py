@@ -12,6 +12,7 @@ from fullrank.reports.diagnosis.similarity import similarity_panels
 from fullrank.reports.drawing import Arrays, Style
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note, without_path
+from fullrank.reports.redundancy import curves_of_diagnosis, redundancy_section
 from fullrank.reports.run.words import machine_line
 from fullrank.reports.view_readout import readout_section
 
@@ -23,8 +24,8 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
     measured, measures = words.measure_table(diagnosis)
     held = {key.rpartition("/")[0] for key in arrays}
     timed = [place for place in diagnosis.places if f"spectrum/{place}" in held]
-    curves = [curve.place for curve in diagnosis.dimensions]
-    places = [*words.in_order(diagnosis, diagnosis.spectrum), *curves, *timed]
+    curves = curves_of_diagnosis(diagnosis)
+    places = [*words.in_order(diagnosis, diagnosis.spectrum), *(each.place for each in curves), *timed]
     styles = figures.place_styles(list(dict.fromkeys(places)))
     over_time, undrawn = _time_panels(arrays, timed, styles)
     watched = words.is_watched(record)
@@ -52,11 +53,8 @@ def render_diagnosis(record: Record, diagnosis: DiagnosisEntry, arrays: Arrays, 
             f"Share of each operation in the change between two views; {_IN_THE_TABLE}",
             key=figures.operation_styles(diagnosis),
         ),
-        dimensions=panels(
-            figures.dimensions_figure(diagnosis, styles),
-            "Accuracy from some of the dimensions",
-            f"Linear accuracy against the number of dimensions kept; {_IN_THE_TABLE}",
-            key=figures.CURVE_STYLES,
+        dimensions=redundancy_section(
+            curves, "draws", [] if diagnosis.images is None else [diagnosis.images]
         ),
         alignment=_alignment_panels(diagnosis),
         readout=readout_section(words.readout(diagnosis), {"": ""}, words.readout_limits(diagnosis)),

@@ -15,6 +15,7 @@ from fullrank.reports.denominators import (
     sample_sentences,
 )
 from fullrank.reports.numbers import decimals, in_points, signed
+from fullrank.reports.reproduction.predictors import predictor_sentence
 from fullrank.statistics import Estimate
 
 
@@ -59,9 +60,12 @@ def shown(estimate: Estimate, sign: bool = False, digits: int = 1) -> str:
 def denominators(record: Record, table: TableEntry) -> list[str]:
     """The sentences under a table: images, classes, chance, sampling errors and baselines.
 
-    The errors are those of the columns that are accuracies; a difference of two has no binomial error.
+    The errors are those of the columns that are accuracies on all test images. A difference of two, and the
+    accuracy of a class or a group, have others.
     """
-    columns = [i for i, unit in enumerate(table.units) if unit == "points" and i not in table.differences]
+    columns = table.accuracies
+    if columns is None:  # an older record
+        columns = [i for i, unit in enumerate(table.units) if unit == "points" and i not in table.differences]
     values = [value for row in table.rows for i in columns for value in row.values[i]]
     accuracies = [value for value in values if 0 <= value <= 100]
     sentences = sample_sentences(record.runs, None)
@@ -75,7 +79,7 @@ def verdict(table: TableEntry) -> list[str]:
     sentences = [_order(table, column, title) for column, title in enumerate(table.columns)]
     if predictions := [row for row in table.rows if row.expected is not None]:
         sentences += [_outcomes(predictions, table, column) for column in table.differences]
-    said = [sentence for sentence in sentences if sentence]
+    said = [sentence for sentence in (*sentences, predictor_sentence(table)) if sentence]
     if said or table.paper is None or any(value is not None for row in table.rows for value in row.paper):
         return said
     return ["The paper's numbers are not known here; the numbers below were measured."]

@@ -7,16 +7,19 @@ import plotly.graph_objects as go
 
 from fullrank.record import Record
 from fullrank.reports.corrections import corrections_section
-from fullrank.reports.denominators import baseline_rows, sample_sentences
+from fullrank.reports.denominators import baseline_rows, images_of, sample_sentences
 from fullrank.reports.drawing import Arrays, distinct_styles, series_of
 from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
+from fullrank.reports.redundancy import curves_of_record, redundancy_section
 from fullrank.reports.run import figures, words
+from fullrank.reports.run.classes import class_section
 from fullrank.reports.run.factors import dial_section
 from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.scores import group_table, head_notes, shift_table
-from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows
+from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows, unlisted_classes
+from fullrank.reports.segmentation import segmentation_section
 from fullrank.reports.view_readout import readout_section, record_readout, views_of
 
 _BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
@@ -84,11 +87,19 @@ def render(
         spectrum_places=list(dict.fromkeys(place for run in record.runs for place in run.spectrum)),
         parts=list(dict.fromkeys(part for run in record.runs for part in run.parameters)),
         scores=score_rows(record),
+        unlisted=unlisted_classes(record),
         dial=dial_section(record),
         readout=readout_section(
             record_readout(record), {row: names.short(row) for row in names.values}, views_of(record)
         ),
+        directions=redundancy_section(
+            curves_of_record(record, {row: names.short(row) for row in names.values}),
+            "draws" if len(rows) == len(record.runs) else "seeds",
+            images_of(record.runs, None),
+        ),
+        objects=segmentation_section(record, arrays),
         groups=group_table(record),
+        classes=class_section(record),
         corrections=corrections_section(record),
         shifts=shift_table(record),
         head_notes=head_notes(record),

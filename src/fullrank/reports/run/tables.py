@@ -9,9 +9,13 @@ import numpy as np
 
 from fullrank.record import Record, RunEntry, Score
 from fullrank.record.comparisons import by_row, compare_heads, grouped, mean_of, references
+from fullrank.record.scores import CLASS_ACCURACY
 from fullrank.reports.denominators import standard_error, within_noise
 from fullrank.reports.run.rows import row_names
 from fullrank.statistics import Estimate
+
+# A page lists the scores of each class of at most so many.
+MOST_CLASSES = 60
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,20 @@ def base_place(place: str) -> str:
 
 
 def score_rows(record: Record) -> list[ScoreRow]:
-    """Every score of the record, mean over the seeds of a head."""
+    """Every score of the record, mean over the seeds of a head; without those of `unlisted_classes`."""
+    short = unlisted_classes(record) > 0
     kinds = grouped(
         ((head, one.place, one.label, one.split, one.features, one.shots, one.measure), one.value)
         for head, one in scores_by_head(record)
+        if not (short and one.kind.by_class and one.subject)
     )
     return [ScoreRow(*kind, Estimate.of(values), len(values)) for kind, values in kinds.items()]
+
+
+def unlisted_classes(record: Record) -> int:
+    """The number of classes whose own scores a page leaves out, because they are more than 60; else 0."""
+    classes = {one.subject for run in record.runs for one in run.scores if one.statistic == CLASS_ACCURACY}
+    return len(classes) if len(classes) > MOST_CLASSES else 0
 
 
 def scores_by_head(record: Record) -> Iterator[tuple[str, Score]]:

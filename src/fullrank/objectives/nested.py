@@ -1,0 +1,80 @@
+"""One objective for each of several nested widths of z, and their mean (Matryoshka)."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.errors import UsageError
+from fullrank.objectives.contract import chance_of, loss_of, needs_of, temperature_of
+from fullrank.specs import write
+
+
+@final
+class NestedLoss(nn.Module):
+    r"""The mean of an objective over the first k coordinates of z, for several widths k.
+
+    .. math:: L = \frac1{|M|} \sum_{k \in M} L_k\big(z_a^{[1..k]}, z_b^{[1..k]}\big)
+
+    Each width has an objective of its own, so an objective with trained weights has those of that width.
+    `objective(spec, nested=...)` builds them. Shapes: (N, K), (N, K) -> scalar, K of the largest k or more.
+
+    Args:
+        losses: The objectives, one for each width.
+        nested: The widths k, each 1 or more.
+
+    Raises:
+        UsageError: There is no width, one is below 1, z is narrower than one, or the numbers of widths and
+            objectives differ.
+
+    >>> from fullrank import InfoNCELoss
+    >>> loss = NestedLoss([InfoNCELoss(0.2), InfoNCELoss(0.2)], (2, 4))
+    >>> z_a, z_b = torch.randn(2, 8, 6)
+    >>> by_hand = (InfoNCELoss(0.2)(z_a[:, :2], z_b[:, :2]) + InfoNCELoss(0.2)(z_a[:, :4], z_b[:, :4])) / 2
+    >>> torch.equal(loss(z_a, z_b), by_hand)
+    True
+
+    Source: Kusupati et al. 2022 (Matryoshka, 2205.13147), with equal weights.
+    """
+
+    def __init__(self, losses: Sequence[nn.Module], nested: Sequence[int]):
+        super().__init__()
+        if not nested or min(nested) < 1 or len(nested) != len(losses):
+            raise UsageError(
+                f"A nested objective needs one objective for each width of 1 or more, but got {len(losses)} "
+                f"for the widths '{write(tuple(nested))}'; write objective(..., nested=(8, 16))."
+            )
+        self.losses, self.nested = nn.ModuleList(losses), tuple(nested)
+        self.needs = needs_of(losses[0])
+
+    def forward(self, z_a: Tensor, z_b: Tensor, **keywords: Any) -> Tensor:
+        """Return the mean over the widths; `keywords` are those that the objective needs."""
+        if z_a.shape[-1] < max(self.nested):
+            raise UsageError(
+                f"The nested widths {write(self.nested)} need z of width {max(self.nested)} or more, but got "
+                f"{z_a.shape[-1]}; take smaller widths, or a wider head."
+            )
+        pairs = zip(self.losses, self.nested, strict=True)
+        return torch.stack([loss_of(part, z_a[:, :k], z_b[:, :k], **keywords) for part, k in pairs]).mean()
+
+    @property
+    def temperature(self) -> float | None:
+        """The mean temperature of the objectives; None for objectives without one."""
+        values = [value for part in self.losses if (value := temperature_of(part)) is not None]
+        return fmean(values) if values else None
+
+    def chance(self, n: int, width: int | None = None) -> float | None:
+        """The mean of the chance levels, each at its own width; None where one is unknown."""
+        levels = [chance_of(part, n, k) for part, k in zip(self.losses, self.nested, strict=True)]
+        known = [level for level in levels if level is not None]
+        return fmean(known) if len(known) == len(levels) else None
+
+    def collapsed(self, n: int, width: int) -> dict[str, float]:
+        """The mean of the values at each kind of collapse that the objective knows."""
+        states = [
+            part.collapsed(n, k) if hasattr(part, "collapsed") else {}  # type: ignore[operator]  # a method
+            for part, k in zip(self.losses, self.nested, strict=True)
+        ]
+        return {kind: fmean(state[kind] for state in states) for kind in states[0]}
