@@ -77,9 +77,9 @@ def _kernel(squared: Tensor, median: float) -> Tensor:
 
 def _comparisons(labels: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
     """For each class with a comparison: its rows (n,), the weights of their pairs (n, n), and the number."""
-    for label in labels.unique().tolist():
+    for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
-        _, place, counts = values[members].unique(return_inverse=True, return_counts=True)
+        _, place, counts = torch.unique(values[members], return_inverse=True, return_counts=True)
         counts = counts.where(counts >= LEAST_ROWS, 0)
         several = int((counts > 0).sum())
         if several < 2:

@@ -79,6 +79,6 @@ def head_corrections(
         return []
     h = collect_features(encoder, head, images.batches(_BATCH_SIZE), ["h"])["h"]
     with torch.no_grad(), evaluating(head):
-        parts = [correction(part.to(first_device(head))).cpu() for part in h.split(_BATCH_SIZE)]
+        parts = [correction(part.to(first_device(head))).cpu() for part in torch.split(h, _BATCH_SIZE)]
     vectors = torch.cat(parts)
     return [correction_table(vectors, h, images, label) for label in labels]

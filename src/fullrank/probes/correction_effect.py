@@ -70,7 +70,7 @@ def correction_effect(vectors: Tensor, groups: Tensor) -> CorrectionEffect:
     rows = vectors.detach()[known].double()
     if not rows.isfinite().all():
         raise DataError("A correction vector is not finite; check the features and the training.")
-    present, place, counts = groups[known].unique(return_inverse=True, return_counts=True)
+    present, place, counts = torch.unique(groups[known], return_inverse=True, return_counts=True)
     member = (place == torch.arange(len(present), device=place.device)[:, None]).double() / counts[:, None]
     mean, total, power = member @ rows, rows.mean(0), float(rows.square().sum(1).mean())
     variance = float((counts.double() @ (mean - total).square()).sum()) / len(rows)

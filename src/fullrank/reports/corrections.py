@@ -31,10 +31,9 @@ def corrections_section(record: Record) -> dict[str, Any] | None:
     names, rows = row_names(record.runs), by_row(record.runs)
     shown: list[Panel] = []
     for row, runs in rows.items():
-        run = next((run for run in runs if run.corrections), None)
-        for table in () if run is None else run.corrections:
+        for run in [run for run in runs if run.corrections][:1]:
             prefix = f"{names.short(row)}, seed {run.seed}: " if len(rows) > 1 else ""
-            shown += correction_panels(table, prefix)
+            shown += [panel for table in run.corrections for panel in correction_panels(table, prefix)]
     return {"panels": shown, "meaning": MEANING} if shown else None
 
 
