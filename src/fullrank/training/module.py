@@ -62,9 +62,9 @@ class JointEmbedding(pl.LightningModule):
         compiled: Whether torch compiles the encoder's forward.
 
     Raises:
-        UsageError: A part is a class, not an instance, no training step has what the objective needs, a
-            term reads a place that the encoder does not have, the head was built for other views, or it has
-            nested widths and the objective does not.
+        UsageError: A part is a class, not an instance, or no training step has what the objective needs. Also
+            if a term reads a place that the encoder does not have, the head was built for other views, or the
+            head has nested widths that the objective does not have.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
