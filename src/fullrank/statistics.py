@@ -268,3 +268,28 @@ def live(variances: np.ndarray, tolerance: float | None = None) -> np.ndarray:
     finite = np.where(np.isfinite(variances), variances, 0.0)
     mask: np.ndarray = finite > tolerance * finite.max(axis=-1, keepdims=True, initial=0.0)
     return mask
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """The ranks, from 1, of numbers (..., N) along the last axis; equal numbers share their mean rank.
+
+    >>> mean_ranks(np.array([0.3, 0.1, 0.3])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    one, other = values[..., :, None], values[..., None, :]
+    ranks: np.ndarray = (one > other).sum(-1) + ((one == other).sum(-1) + 1) / 2
+    return ranks
+
+
+def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of numbers (..., N) and (..., N) along the last axis; nan where one is constant.
+
+    That of their `mean_ranks` is Spearman's.
+
+    >>> correlations(np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]), np.arange(3.0)).round(6).tolist()
+    [1.0, nan]
+    """
+    a, b = (values - values.mean(-1, keepdims=True) for values in (one, other))
+    constant = (np.ptp(one, axis=-1) == 0) | (np.ptp(other, axis=-1) == 0)
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    return np.where(constant, np.nan, (a * b).sum(-1) / np.where(constant, 1.0, size))

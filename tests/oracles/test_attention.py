@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from fullrank.encoders.attention import cls_attention
-from fullrank.encoders.tiny_vit import TinyViT
 from oracles import attention as oracle
 from torch import nn
+
+from fullrank.encoders.attention import cls_attention
+from fullrank.encoders.tiny_vit import TinyViT
 
 # The names of tiny-vit -> those of timm, which the oracle reads.
 NAMES = {

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from oracles import corrections as oracle
+
 from fullrank.probes.correction_effect import correction_effect
 from fullrank.probes.corrections import correct, leace, mean_difference
-from oracles import corrections as oracle
 
 SHAPES = {"plain": (60, 5, 0), "fewer rows than channels": (20, 30, 0), "constant channels": (40, 6, 2)}
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from fullrank.mmd import within_class_mmd
 from oracles import corrections as oracle
+
+from fullrank.mmd import within_class_mmd
 
 
 def case(seed: int, count: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

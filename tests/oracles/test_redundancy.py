@@ -5,10 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from fullrank.probes.diffused import redundancy_of
 from oracles import redundancy as oracle
 
 from fullrank.probes import LinearProbe, least_dimensions, redundancy
+from fullrank.probes.diffused import redundancy_of
 from fullrank.probes.directions import CHANNELS, RANDOM, ProbedRows
 from fullrank.probes.logistic import LogisticFit
 

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from oracles import redundancy as draws_oracle, segmentation as oracle
+
+from fullrank.batch import as_float
+from fullrank.data import ImageSet
 from fullrank.encoders.attention import cls_attention
 from fullrank.encoders.tiny_vit import TinyViT
 from fullrank.evaluation.segmentation import segmentation
+from fullrank.record.scores import ABOVE, ALL_HEADS, AREA_SHARE, GRADIENT_SHARE, JACCARD, PERMUTED
 from fullrank.segmentation import (
     attention_mask,
     foreground_area,
@@ -15,11 +20,6 @@ from fullrank.segmentation import (
     overlap,
     permuted_jaccard,
 )
-from oracles import redundancy as draws_oracle, segmentation as oracle
-
-from fullrank.batch import as_float
-from fullrank.data import ImageSet
-from fullrank.record.scores import ABOVE, ALL_HEADS, AREA_SHARE, GRADIENT_SHARE, JACCARD, PERMUTED
 
 
 def attention_of(seed: int, *shape: int) -> np.ndarray:

@@ -67,8 +67,8 @@ JsonOption = Annotated[
 ]
 NoReportOption = Annotated[bool, typer.Option("--no-report", help="Write no report.html, only the record.")]
 _MEASURES = (
-    "reduced, redundancy, retrieval, per-class, groups, group-balanced, corrections, factors, views or "
-    "baselines. Repeatable."
+    "reduced, redundancy, retrieval, per-class, groups, group-balanced, corrections, factors, views, "
+    "segmentation or baselines. Repeatable."
 )
 _VIEWS = "For --measure views; default: a run's own, else simclr."
 

@@ -10,6 +10,7 @@ from fullrank.cli.tables import plain_table
 from fullrank.cli.theory import print_theory
 from fullrank.record import Record, TableEntry
 from fullrank.reports.reproduction import words
+from fullrank.reports.reproduction.predictors import DRAWS, MEANING, predictors
 
 # The width kept for the titles of rows, and what a column takes beyond its text.
 _TITLES, _GAP = 22, 2
@@ -29,6 +30,7 @@ def print_reproduction(title: str, record: Record) -> None:
     titles = [row.title for row in table.rows]
     for columns in _side_by_side(_columns(table), console.width - _TITLES):
         console.print(_table(titles, columns))
+    _print_predictors(console, table)
     chosen = [f"{row.title}: {row.chosen}" for row in table.rows if row.chosen]
     for sentence in (*chosen, *words.verdict(table)):
         console.print(escape(sentence))
@@ -38,6 +40,21 @@ def print_reproduction(title: str, record: Record) -> None:
     paper = [f"Paper: {table.paper}."] if table.paper else []
     for remark in (*paper, here, *words.denominators(record, table), *table.remarks):
         console.print(f"[dim]{escape(remark)}[/dim]")
+
+
+def _print_predictors(console: Console, table: TableEntry) -> None:
+    """How well columns predict another one; nothing for a table that does not ask."""
+    found = predictors(table)
+    if not found or table.predicts is None:
+        return
+    console.print(escape(f"Predictors of {table.predicts.target}"))
+    shown = plain_table([""], ["rank correlation", "R²"])
+    for each in found:
+        rank = words.shown(each.rank, True, 2) if each.rank else "–"
+        r2 = words.shown(each.r2, False, 2) if each.r2 else "–"
+        shown.add_row(escape(each.title), escape(rank), escape(r2))
+    console.print(shown)
+    console.print(f"[dim]{escape(MEANING.format(DRAWS))}[/dim]")
 
 
 def _columns(table: TableEntry) -> list[list[str]]:

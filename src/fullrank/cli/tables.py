@@ -38,6 +38,14 @@ from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
 from fullrank.reports.run.tables import HeadRow, head_table
 from fullrank.reports.run.words import OTHER_IMAGES, sampling_notes
+from fullrank.reports.segmentation import (
+    GRADIENT_MEANING,
+    MEANING as OBJECTS,
+    OF_ATTENTION,
+    OF_GRADIENT,
+    cell_text as object_text,
+    object_tables,
+)
 from fullrank.reports.view_readout import MEANING, cell_text, readout_table
 from fullrank.statistics import Estimate
 
@@ -203,6 +211,7 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
     print_redundancy(evaluation.scores, None if evaluation.images is None else evaluation.images.chance)
+    print_objects(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -268,7 +277,7 @@ def _in_a_table(score: Score) -> bool:
     """Whether a score is in another table: of places, labels, shifts, classes, corrections and so on."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
-    in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions
+    in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions or kind.of_objects
     return in_first or kind.subject == "shift" or in_others or kind.measure == CORRECTIONS
 
 
@@ -357,6 +366,26 @@ def print_redundancy(scores: Sequence[Score], chance: float | None = None) -> No
             console.print(escape(sentence))
     for caption in dict.fromkeys(numbers_table(each).caption for each in places):
         console.print(escape(caption))
+
+
+def print_objects(scores: Sequence[Score]) -> None:
+    """How well attention and gradient find the objects; nothing without such scores."""
+    tables = object_tables(scores)
+    if tables is None:
+        return
+    console = Console(highlight=False)
+    for rows, columns, meaning in (
+        (tables.attention, OF_ATTENTION, OBJECTS),
+        (tables.gradient, OF_GRADIENT, GRADIENT_MEANING),
+    ):
+        if rows:
+            table = plain_table(["share"], columns.values(), tight=True)
+            for row in rows:
+                table.add_row(row.share or "on objects", *map(object_text, row.cells))
+            console.print(table)
+            console.print(escape(f"{meaning} ± is half the 95 % t interval over images."))
+    for sentence in tables.sentences:
+        console.print(escape(sentence))
 
 
 def print_factors(scores: Sequence[Score]) -> None:

@@ -166,6 +166,7 @@ for _entry in [
         options=(
             Parameter("canvas", int, "decode images on demand, and resize them to this square in training"),
             *_DEPTH,
+            Parameter("masks", str, "folder of PNG masks of objects, one for each test image"),
         ),
     ),
     Entry(

@@ -87,9 +87,11 @@ def joined(images: Iterable[Image.Image]) -> np.ndarray:
     return np.concatenate([to_array(image) for image in images], axis=2)
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The centre of an 8-bit image whose shorter side is resized to `size` (bilinear, antialiased)."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+def fit_square(
+    image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR
+) -> Image.Image:
+    """The centre of an 8-bit image whose shorter side is resized to `size` (antialiased if bilinear)."""
+    return ImageOps.fit(image, (size, size), how)
 
 
 def squash(
@@ -114,10 +116,11 @@ def squash(
 
 def centre(image: Opened, size: int, channels: int, window: Window = SIXTEEN) -> np.ndarray:
     """The centre (size, size, C) uint8 of an opened image with its shorter side at round(size 256 / 224)."""
-    return joined(_centre(band, size) for band in bands(image, channels, window))
+    return joined(centre_of(band, size) for band in bands(image, channels, window))
 
 
-def _centre(full: Image.Image, size: int) -> Image.Image:
+def centre_of(full: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """The centre of an image of one or three channels, see `centre`."""
     # Sides and corners are rounded as in torchvision's Resize and CenterCrop, so that accuracies compare.
     shorter = round(size * _RESIZED_TO_CROP)
     width, height = (int(shorter * side / min(full.size)) for side in full.size)
@@ -126,8 +129,8 @@ def _centre(full: Image.Image, size: int) -> Image.Image:
         # A line of 1 x 60000 pixels would become an image of 256 x 15 million.
         x, y = full.width / width, full.height / height
         box = (left * x, top * y, min((left + size) * x, full.width), min((top + size) * y, full.height))
-        return full.resize((size, size), Image.Resampling.BILINEAR, box)
-    resized = full.resize((width, height), Image.Resampling.BILINEAR)
+        return full.resize((size, size), how, box)
+    resized = full.resize((width, height), how)
     return resized.crop((left, top, left + size, top + size))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fullrank.data.classes import first_twice
 from fullrank.data.decoding import bands, fit_square, joined
+from fullrank.data.masks import FOREGROUND, Masks, checked_masks, layer_masks, square_mask
 from fullrank.data.prefetch import ahead
 from fullrank.data.selection import generator, stratified_order, stratified_share
 from fullrank.data.streaming import Statistics, StreamedImages
@@ -47,6 +48,9 @@ class ImageSet:
         ids: An id for each image: its file name below the source's folder, or what the source calls it. The
             default is the key of a streamed image, and the number of the row in memory. Subsets, resized and
             joined sets keep them.
+        masks: Masks of the objects in each image, (N, H, W) uint8, or `Masks`: 0 is the background, 255 is
+            ignored, every other value is an object. Subsets, resized and prepared sets keep them. Composites
+            need none, because `object_masks` takes them from the layers.
 
     Raises:
         DataError: If an array has another shape or type, a label has no class name, or there is no image.
@@ -65,6 +69,7 @@ class ImageSet:
     layers: dict[str, np.ndarray] = field(default_factory=dict)
     bad: BadImages = field(default_factory=BadImages)
     ids: tuple[str, ...] = ()
+    masks: Masks | np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.images.shape, self.images.dtype
@@ -84,6 +89,8 @@ class ImageSet:
             object.__setattr__(self, "ids", _default_ids(self.images))
         if len(self.ids) != shape[0]:
             raise DataError(f"{self} has {len(self.ids)} ids for {shape[0]} images; give one for each.")
+        if self.masks is not None:
+            object.__setattr__(self, "masks", checked_masks(self.masks, self.images, str(self)))
         for key, layer in self.layers.items():
             if isinstance(self.images, StreamedImages) or layer.shape != shape or layer.dtype != np.uint8:
                 problem = f"the layer {key!r} must be uint8 {shape} like the images in memory"
@@ -311,6 +318,7 @@ class ImageSet:
             labels={key: labels[index] for key, labels in self.labels.items()},
             layers={key: layer[index] for key, layer in self.layers.items()},
             ids=tuple(self.ids[row] for row in np.arange(len(self))[index].tolist()),
+            masks=None if self.masks is None else self.masks[index],
         )
 
     def joined(self, other: "ImageSet") -> "ImageSet":
@@ -395,6 +403,37 @@ class ImageSet:
         pixels, sizes = self.read(rows)
         unlabelled = torch.full((len(rows),), UNLABELLED)
         return Batch(pixels, unlabelled, torch.from_numpy(rows), self.read_layers(rows), sizes)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the objects in the images have masks."""
+        return self.masks is not None or FOREGROUND in self.layers
+
+    def object_masks(self) -> np.ndarray:
+        """Masks of the objects as encoders see the images, (N, H, W) uint8: 0 background, 255 ignored.
+
+        Those of a composite are exact: an object is where the image differs from the image without its layer.
+        The foreground is object 1. Masks of files are cut and resized as their images are, by nearest
+        neighbour.
+
+        Raises:
+            DataError: If the images have no masks, or a mask is missing or has another size than its image.
+
+        >>> from fullrank.data import source
+        >>> masks = source("composite:two-cues").load("test").object_masks()
+        >>> masks.shape, np.unique(masks).tolist()
+        ((500, 12, 12), [0, 1, 2])
+        """
+        if isinstance(self.masks, Masks):
+            masks, (height, width, _) = self.masks, self.image_shape
+            whole = (masks.read(row) for row in masks.rows.tolist())
+            if height == width:
+                return np.stack([square_mask(mask, self.images, height) for mask in whole])
+            return np.stack(list(whole))
+        if FOREGROUND in self.layers and isinstance(self.images, np.ndarray):
+            return layer_masks(self.images, self.layers)
+        remedy = "use a composite, or name a folder of masks (folder:PATH,masks=DIR)"
+        raise DataError(f"{self} has no masks of objects; {remedy}.")
 
     def checksum(self) -> int:
         """CRC-32 of the pixels; for streamed images, of their number and names."""

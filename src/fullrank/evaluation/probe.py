@@ -18,11 +18,12 @@ from fullrank.evaluation.evaluate import Evaluation, check_probeable, evaluate
 from fullrank.evaluation.factors import factor_scores
 from fullrank.evaluation.probe_file import probe_file
 from fullrank.evaluation.scores import Request
+from fullrank.evaluation.segmentation import Rebuild, initial_net, segmentation
 from fullrank.evaluation.shifts import load_shift
 from fullrank.probes.few_shots import EPISODES
 from fullrank.probes.linear import Treatment
 from fullrank.record import Baseline
-from fullrank.record.scores import BASELINES, VIEWS
+from fullrank.record.scores import BASELINES, SEGMENTATION, VIEWS
 from fullrank.runs.baselines import baselines, run_baselines
 from fullrank.runs.build import GivenImages, load_data
 from fullrank.runs.run import Run
@@ -60,8 +61,9 @@ def probe(
         column: For embeddings: the array or column of the features.
         measures: Further measures: "reduced", "redundancy", "retrieval", "per-class", "groups",
             "group-balanced", "corrections" (see `evaluate`), "factors" (see `factor_scores`), "views" (see
-            `view_readout`) and "baselines". The last are the same probes on pixels and on the encoder before
-            training; the default is to return the run's own baselines.
+            `view_readout`), "segmentation" (see `segmentation`; the images need masks) and "baselines". The
+            last are the same probes on pixels and on the encoder before training; the default is to return
+            the run's own baselines.
         shots: Also probe on these numbers of training images per class: the mean accuracy over random draws
             of the images, with its 95 % t interval.
         episodes: Number of these draws.
@@ -117,6 +119,10 @@ def _probe_run(
             evaluation.scores.extend(factor_scores(run.recipe, *parts, train, test, places))
         if VIEWS in request.measures:
             evaluation = _with_views(evaluation, *parts, (train, test), request)
+        if SEGMENTATION in request.measures:
+            evaluation = _with_segmentation(
+                evaluation, run.encoder, test, initial_net(run.recipe, train), request
+            )
     beside: list[Baseline] = []
     if BASELINES in request.measures:
         beside = run_baselines(run.recipe, train, test, request.label)
@@ -142,23 +148,28 @@ def _probe_model(
     if places is None and target.head is None:
         places = ["h"]
     head = nn.Identity() if target.head is None else target.head
+    rebuild = None
+    if target.rebuild is not None and preprocessing is not None:
+        rebuild = partial(target.rebuild, images.train, preprocessing)
+    untrained = rebuild if target.run is None else initial_net(target.run.recipe, images.train)
     with on_accelerator(encoder, head):
         evaluation = evaluate(encoder, head, images.train, images.test, places, request, sets)
+        if SEGMENTATION in request.measures:
+            evaluation = _with_segmentation(evaluation, encoder, images.test, untrained, request)
         if VIEWS in request.measures:
             evaluation = _with_views(evaluation, encoder, head, (images.train, images.test), request)
     notes = evaluation.notes if target.trained else [target.about_weights, *evaluation.notes]
     beside: list[Baseline] = []
     if BASELINES in request.measures:
-        rebuild = None
-        if target.rebuild is not None and preprocessing is not None:
-            rebuild = partial(target.rebuild, images.train, preprocessing)
         beside = baselines(images.train, images.test, request.label, rebuild, seed=request.seed)
     return replace(evaluation, notes=notes, baselines=beside)
 
 
 def _check(train: ImageSet, test: ImageSet, request: Request) -> None:
-    """Raise DataError unless there are labels to probe, which the measure views alone does not need."""
-    if set(request.measures) == {VIEWS} and not request.shots:
+    """Raise DataError unless there are labels to probe, which views and segmentation alone do not need."""
+    if SEGMENTATION in request.measures and not test.has_masks:
+        test.object_masks()
+    if request.measures and set(request.measures) <= {VIEWS, SEGMENTATION} and not request.shots:
         train.check_label(request.label)
     else:
         check_probeable(train, test, request.label)
@@ -179,3 +190,12 @@ def _with_views(
     found = view_readout(model, train, test, label=request.label)
     scores = [*evaluation.scores, *found.scores]
     return replace(evaluation, scores=scores, notes=[*evaluation.notes, *found.about])
+
+
+def _with_segmentation(
+    evaluation: Evaluation, encoder: nn.Module, test: ImageSet, rebuild: Rebuild | None, request: Request
+) -> Evaluation:
+    """What the attention and the gradient know of the objects in the test images too."""
+    found = segmentation(encoder, test, rebuild, label=request.label, seed=request.seed)
+    scores = [*evaluation.scores, *found.scores]
+    return replace(evaluation, scores=scores, notes=[*evaluation.notes, *found.notes])

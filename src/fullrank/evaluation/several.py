@@ -11,7 +11,7 @@ from fullrank.errors import DataError, UsageError, count_of
 from fullrank.evaluation.scores import PlaceScores, Request
 from fullrank.record import Score
 
-_ALLOWED = ("per-class", "factors", "baselines", "views")
+_ALLOWED = ("per-class", "factors", "baselines", "views", "segmentation")
 
 
 def several_of(train: ImageSet, test: ImageSet, label: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from fullrank.record.schema import (
     Machine as Machine,
     Measure as Measure,
     OperationShare as OperationShare,
+    Predicts as Predicts,
     ProbedAgain as ProbedAgain,
     ProbeScore as ProbeScore,
     Published as Published,

@@ -506,6 +506,16 @@ class TableRow(_Part):
     chosen: str = ""
 
 
+class Predicts(_Part):
+    """A question to a table: how well do the columns `by` predict the column `target`, over all its runs?
+
+    Columns are named by their titles.
+    """
+
+    target: str
+    by: Annotated[list[str], Field(min_length=1)]
+
+
 class TableEntry(_Part):
     """A table or figure of a paper, measured here.
 
@@ -514,7 +524,8 @@ class TableEntry(_Part):
     run, and `accuracies` those that are a share of all test images (None in older records). `here` says what
     ours were measured on, `alike` whether all rows predict one label of the same images, so that they can be
     subtracted. `file` is beside the record and holds your own table. `spectrum` names places whose spectra
-    belong to it, `x` the axis of its figure.
+    belong to it, `x` the axis of its figure. `predicts` names a column to predict and
+    its predictors.
     """
 
     name: str
@@ -535,6 +546,7 @@ class TableEntry(_Part):
     log_x: bool
     remarks: list[str]
     file: str | None = None
+    predicts: Predicts | None = None
 
     @model_validator(mode="after")
     def _check_shape(self) -> "TableEntry":
@@ -545,6 +557,8 @@ class TableEntry(_Part):
             whole &= len(row.paper) == wide and [len(value) for value in row.values] == values
         if not whole or not self.rows:
             raise ValueError("each row needs the paper's number and one for each seed in every column")
+        if self.predicts is not None and not {self.predicts.target, *self.predicts.by} <= set(self.columns):
+            raise ValueError("predicts names a title that no column has")
         return self
 
 

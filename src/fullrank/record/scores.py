@@ -21,6 +21,7 @@ Probe = Literal[
     "sgd",
     "factors",
     "views",
+    "segmentation",
 ]
 PROBES: tuple[Probe, ...] = get_args(Probe)
 # The papers behind each probe, as keys of the bibliography.
@@ -37,6 +38,7 @@ PROBE_CITATIONS: dict[Probe, tuple[str, ...]] = {
     "sgd": (P1,),
     "factors": (),
     "views": ("lee2021improving",),
+    "segmentation": ("burns2024makes", "caron2021emerging"),
 }
 Subject = Literal[
     "",
@@ -48,6 +50,7 @@ Subject = Literal[
     "number of directions",
     "directions and share",
     "operation",
+    "share of the attention",
 ]
 
 ACCURACY, AMONG_CLASSES = "accuracy", "accuracy among classes"
@@ -77,6 +80,7 @@ REDUNDANCY_KINDS = {
     "least": "least principal directions",
     "random": "random orthonormal directions",
 }
+REDUNDANCY_CITATIONS = ("nanda2023diffused",)
 ACCURACY_IN = {kind: f"accuracy in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 WORST_CLASS_IN = {kind: f"worst class in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 # The corrections of features against cues, and how well a linear probe still reads a cue within a class.
@@ -84,6 +88,13 @@ CORRECTED: tuple[Probe, ...] = ("correction", "mean-difference", "leace", "leace
 CORRECTIONS, CUE_READ = "corrections", "cue within classes"
 # The statistics of what features say about the views, whose subject is an operation.
 VIEWS, R2, AUROC = "views", "R2", "AUROC"
+# The statistics of emergent segmentation. The subject of those of the attention is the share of the attention
+# that the patches hold.
+SEGMENTATION, JACCARD = "segmentation", "attention Jaccard"
+PERMUTED, ABOVE = f"{JACCARD}, permuted", f"{JACCARD} above permuted"
+ALL_HEADS, UNTRAINED = f"{JACCARD}, all heads", f"{JACCARD}, untrained"
+GRADIENT_SHARE, AREA_SHARE = "foreground share of the gradient", "foreground share of the area"
+GRADIENT_UNTRAINED = f"{GRADIENT_SHARE}, untrained"
 
 
 @dataclass(frozen=True)
@@ -93,9 +104,10 @@ class Statistic:
     `shown` is what pages and the terminal call it, `{}` standing for the `subject`, "" where it has none.
     Shares and their differences have the `unit` "points" and are shown times 100. `measure` is the option of
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
-    `by_class`, `by_factor`, `by_operation` and `by_directions` belong to the tables of groups, classes,
-    factors, views and diffused redundancy. `over_labels` is a mean over several labels an image. `few_shot`
-    is its name with few images a class.
+    `by_class`, `by_factor`, `by_operation`, `by_directions` and `of_objects` belong to the tables of groups,
+    classes, factors, views, diffused redundancy and objects. `over_labels` is a mean over several labels an
+    image. `few_shot` is its name with few images a class. `citations` are its own papers, as keys of the
+    bibliography.
     """
 
     probe: Probe
@@ -110,8 +122,10 @@ class Statistic:
     by_factor: bool = False
     by_operation: bool = False
     by_directions: bool = False
+    of_objects: bool = False
     over_labels: bool = False
     few_shot: str = ""
+    citations: tuple[str, ...] = ()
 
     @property
     def of_all_images(self) -> bool:
@@ -153,9 +167,12 @@ def _by_class(probe: Probe) -> tuple[Statistic, ...]:
 
 _of_label = partial(Statistic, "linear", subject="label", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
-_redundant = partial(Statistic, "linear", measure=REDUNDANCY, by_directions=True)
+_redundant = partial(
+    Statistic, "linear", measure=REDUNDANCY, by_directions=True, citations=REDUNDANCY_CITATIONS
+)
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
+_of_objects = partial(Statistic, "segmentation", measure=SEGMENTATION, of_objects=True)
 GROUP_STATISTICS = ("worst group", "mean over groups", "weighted by training groups")
 
 _of_labels = partial(Statistic, "linear", over_labels=True)
@@ -193,6 +210,11 @@ STATISTICS: tuple[Statistic, ...] = (
     _of_factor(LEFT_OUT, "factor weight left out, association"),
     _of_views(R2, "views, R2 of {}"),
     _of_views(AUROC, "views, AUROC of {}"),
+    *(
+        _of_objects(name, f"{name}, share {{}}", "share of the attention")
+        for name in (JACCARD, PERMUTED, ABOVE, ALL_HEADS, UNTRAINED)
+    ),
+    *(_of_objects(name, name) for name in (GRADIENT_SHARE, GRADIENT_UNTRAINED, AREA_SHARE)),
 )
 _BY_NAME: dict[tuple[str, str], Statistic] = {(one.probe, one.name): one for one in STATISTICS}
 

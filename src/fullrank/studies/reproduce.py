@@ -100,7 +100,9 @@ class TablePlan:
             accuracies=[i for i, column in enumerate(table.columns) if column.is_accuracy],
             rows=[self._row_entry(row) for row in rows],
             **table.model_dump(
-                include={"title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks"}
+                include={
+                    *("title", "source", "question", "paper", "spectrum", "x", "log_x", "remarks", "predicts")
+                }
             ),
         )
         needed = tuple(dict.fromkeys(origin for recipe in recipes for origin in recipe.imports))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fullrank.data import SOURCES
 from fullrank.errors import UsageError, unknown_name
-from fullrank.record import Score
+from fullrank.record import Predicts, Score
 from fullrank.record.scores import ACCURACY, Probe, Statistic, statistic
 from fullrank.runs.recipe import Recipe, parsed_parts
 from fullrank.studies.forward_forward.settings import Settings
@@ -145,7 +145,8 @@ class Table(_Part):
     """A table of runs. `recipe`, `seeds` and `base` (keys for every row) may be given by scale.
 
     `paper` says what the paper's numbers were measured on; null means that there is no paper. `spectrum`
-    names places whose spectra are drawn, and `x` the axis of a figure of all columns.
+    names places whose spectra are drawn, and `x` the axis of a figure of all columns. `predicts` asks how
+    well some columns, `by`, predict another, `target`, over all runs; columns are named by their titles.
     """
 
     title: str
@@ -161,6 +162,7 @@ class Table(_Part):
     spectrum: list[str] = []
     x: str | None = None
     log_x: bool = False
+    predicts: Predicts | None = None
     remarks: list[str] = []
 
     @model_validator(mode="before")
@@ -179,6 +181,10 @@ class Table(_Part):
             if len(row.paper) not in (0, len(self.columns)):
                 counts = f"{len(row.paper)} paper numbers for {len(self.columns)} columns"
                 raise ValueError(f"{row.title}: {counts}; give one for each, or null")
+        titles = [column.title for column in self.columns]
+        named = [] if self.predicts is None else [self.predicts.target, *self.predicts.by]
+        if unknown := [title for title in named if titles.count(title) != 1]:
+            raise ValueError(f"predicts: {unknown[0]!r} is not the title of one column; titles are {titles}")
         if self.tune is not None and self.columns[0].spectrum is not None:
             raise ValueError("settings are chosen by the first column, which must be a score")
         return self

@@ -13,6 +13,7 @@ from fullrank.encoders import Encoder
 from fullrank.errors import DataError
 from fullrank.evaluation.evaluate import Evaluation, check_probeable, default_places
 from fullrank.evaluation.factors import factor_scores
+from fullrank.evaluation.segmentation import Segmentation, attends, initial_net, segmentation
 from fullrank.files import write_whole
 from fullrank.heads import Head
 from fullrank.objectives import chance_of
@@ -130,6 +131,20 @@ def _view_scores(
         return view_readout(model, *images).scores
     except DataError:  # features of views that are not finite, which must not cost the run
         return []
+
+
+def segmentation_of(
+    module: JointEmbedding, recipe: Recipe, images: tuple[ImageSet, ImageSet]
+) -> Segmentation | None:
+    """What the attention knows of the objects; None without attention or masks, and for short runs."""
+    encoder, test = cast(Encoder, module.encoder), images[1]
+    on_demand = isinstance(test.images, StreamedImages)
+    if recipe.epochs < LEAST_EPOCHS or on_demand or not test.has_masks or not attends(encoder, test):
+        return None
+    try:
+        return segmentation(encoder, test, initial_net(recipe, images[0]), seed=recipe.seed)
+    except DataError:  # no object, or a mask that does not fit, which must not cost the run
+        return None
 
 
 def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fullrank.data.image_set import UNLABELLED, ImageSet, check_image_size
 from fullrank.data.made.textures import objects, textures
+from fullrank.data.masks import FOREGROUND
 from fullrank.data.published.grouped import with_groups
 from fullrank.data.selection import generator, stratified_order
 from fullrank.data.sources import SPLITS
@@ -26,7 +27,6 @@ PLACES = (
 """Nine places on a canvas, row by row."""
 
 DRAWN = "drawn"
-FOREGROUND = "foreground"
 _ROUNDING = 1e-6  # so that 0.95 of 10 is exactly 9.5, despite binary fractions
 _CHUNK = 4096  # images
 _RESERVED = ("label", "group", "position", FOREGROUND)
@@ -189,7 +189,8 @@ def compose(
     drawn place adds "position". The label "group" is the main label with all cues. Given the label, the cues
     are independent. Foregrounds keep the proportion of their classes, and all are used before any is used
     again. Grey parts are copied to RGB unless all parts are grey. `layers` has the images without each cue
-    and without the "foreground"; the canvas below the background is black.
+    and without the "foreground"; the canvas below the background is black. The masks follow from the layers:
+    the foreground is object 1, and the cues above the background are objects 2, 3, ...
 
     Args:
         foreground: The foregrounds, with labels.

@@ -86,7 +86,7 @@ class Corrupted(Source):
         images = clean.images
         if not isinstance(images, StreamedImages):
             spoilt_images = np.stack([spoilt(image, row) for row, image in enumerate(images)])
-            return replace(clean, images=spoilt_images, name=self.name, layers={})
+            return replace(clean, images=spoilt_images, name=self.name, layers={}, masks=None)
 
         def read_spoilt(row: int) -> Image.Image:
             with closing(images.read(row)) as image:
@@ -94,7 +94,7 @@ class Corrupted(Source):
                 return to_image(spoilt(to_array(_shrunk(whole)), row))
 
         streamed = replace(images, read=read_spoilt, name=self.name)
-        return replace(clean, images=streamed, name=self.name, layers={})
+        return replace(clean, images=streamed, name=self.name, layers={}, masks=None)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

@@ -20,6 +20,7 @@ from fullrank.data.decoding import UNREADABLE, bands, fit_square, joined, reason
 from fullrank.data.depth import EIGHT, Window, naming, window_option
 from fullrank.data.image_files import ending_counts, image_tree, list_folders
 from fullrank.data.image_set import UNLABELLED, ImageSet
+from fullrank.data.masks import folder_masks
 from fullrank.data.opening import closing, open_image
 from fullrank.data.selection import fixed_split
 from fullrank.data.sets.layouts import layout_of, sentence
@@ -250,10 +251,14 @@ class ImageFolder(ImageFiles):
         low: The value that becomes black, for pixels that are negative or not whole, or need more than 16
             bits. Smaller values become black too. Images of eight bits stay as they are.
         high: The value that becomes white, and with it all larger values.
+        masks: A folder with a mask for each test image: a palette or grey PNG file with the path or the stem
+            of the image. Its values are the numbers of objects, 0 for the background and 255 for pixels to
+            ignore, as in PASCAL VOC.
 
     Raises:
         DataError: If the folder is missing or has no images, its splits can be understood in two ways or
-            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB.
+            have no class in common, a file cannot be decoded, or the pixels need more than 8 GiB. Also if
+            there are masks, but not for every test image.
         UsageError: If the images do not all have one square size, and no size is given.
 
     >>> ImageFolder("photographs", canvas=256).name
@@ -267,15 +272,22 @@ class ImageFolder(ImageFiles):
         bits: int | None = None,
         low: float | None = None,
         high: float | None = None,
+        masks: str | None = None,
     ):
-        name = canonical("folder", path, bits=bits, canvas=canvas, high=high, low=low)
+        name = canonical("folder", path, bits=bits, canvas=canvas, high=high, low=low, masks=masks)
         super().__init__(name, expanded(path), canvas, window_option(bits, low, high))
+        self.masks = None if masks is None else expanded(masks)
 
     def _find(self) -> Files:
         check_folder(self.path, self.name)
         images, others = image_tree(self.path)
+        folders = list_folders(self.path)
+        if self.masks is not None and self.masks.resolve().is_relative_to(self.path.resolve()):
+            inside = self.masks.resolve().relative_to(self.path.resolve()).as_posix()
+            images = [name for name in images if not name.startswith(f"{inside}/")]
+            folders = [name for name in folders if name != inside]
         lists = {path.rpartition("/")[0]: _listed_classes(self.path / path) for path in others if _LIST(path)}
-        layout = layout_of(images, list_folders(self.path), self.name, lists)
+        layout = layout_of(images, folders, self.name, lists)
         files = [*layout.train, *(layout.test or ())]
         classes = tuple(sorted({each for _, each in files} - {""}))
         label_of = {"": UNLABELLED, **{name: label for label, name in enumerate(classes)}}
@@ -293,6 +305,14 @@ class ImageFolder(ImageFiles):
             official=layout.test is not None,
             understood=sentence(layout, len(parts[1]), skipped),
         )
+
+    def _labelled(self, images: np.ndarray | StreamedImages, rows: np.ndarray, split: str) -> ImageSet:
+        labelled = super()._labelled(images, rows, split)
+        if self.masks is None:
+            return labelled
+        names = [self._files.names[row] for row in rows.tolist()]
+        masks = folder_masks(self.masks, self.path, names, self.name, needed=split == "test")
+        return replace(labelled, masks=masks)
 
 
 def _listed_classes(path: Path) -> dict[str, str]:

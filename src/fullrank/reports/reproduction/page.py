@@ -10,7 +10,7 @@ from fullrank.record.comparisons import by_row
 from fullrank.reports.denominators import baseline_rows
 from fullrank.reports.drawing import add_line, distinct_styles, empty_figure, error_bars, faint, plain_text
 from fullrank.reports.layout import Page, Panel, fill, panels
-from fullrank.reports.reproduction import words
+from fullrank.reports.reproduction import predictors, words
 from fullrank.reports.run.figures import spectrum_figure
 from fullrank.reports.run.scores import head_notes
 from fullrank.reports.run.words import imports_option, machine_line
@@ -23,6 +23,8 @@ def render_table(record: Record, table: TableEntry, links: Mapping[str, str]) ->
         title=table.title,
         summary=_summary(table),
         words=words,
+        predictors=predictors.predictors(table),
+        predictors_meaning=predictors.MEANING.format(predictors.DRAWS),
         machine=machine_line(record),
         device=record.machine.device if record.machine.device != "cpu" else record.machine.processor,
         record=record,

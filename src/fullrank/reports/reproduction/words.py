@@ -15,6 +15,7 @@ from fullrank.reports.denominators import (
     sample_sentences,
 )
 from fullrank.reports.numbers import decimals, in_points, signed
+from fullrank.reports.reproduction.predictors import predictor_sentence
 from fullrank.statistics import Estimate
 
 
@@ -78,7 +79,7 @@ def verdict(table: TableEntry) -> list[str]:
     sentences = [_order(table, column, title) for column, title in enumerate(table.columns)]
     if predictions := [row for row in table.rows if row.expected is not None]:
         sentences += [_outcomes(predictions, table, column) for column in table.differences]
-    said = [sentence for sentence in sentences if sentence]
+    said = [sentence for sentence in (*sentences, predictor_sentence(table)) if sentence]
     if said or table.paper is None or any(value is not None for row in table.rows for value in row.paper):
         return said
     return ["The paper's numbers are not known here; the numbers below were measured."]

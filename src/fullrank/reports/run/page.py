@@ -19,6 +19,7 @@ from fullrank.reports.run.images import example_rows
 from fullrank.reports.run.rows import row_names
 from fullrank.reports.run.scores import group_table, head_notes, shift_table
 from fullrank.reports.run.tables import HeadRow, head_table, probed_places, score_rows, unlisted_classes
+from fullrank.reports.segmentation import segmentation_section
 from fullrank.reports.view_readout import readout_section, record_readout, views_of
 
 _BATCH_NOTE = "Estimated on one batch; the table's is on the test split."
@@ -96,6 +97,7 @@ def render(
             "draws" if len(rows) == len(record.runs) else "seeds",
             images_of(record.runs, None),
         ),
+        objects=segmentation_section(record, arrays),
         groups=group_table(record),
         classes=class_section(record),
         corrections=corrections_section(record),
