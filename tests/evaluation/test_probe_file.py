@@ -9,7 +9,8 @@ from fullrank.embeddings.files import open_embeddings
 from fullrank.errors import DataError, UsageError
 from fullrank.evaluation.probe_file import probe_file
 from fullrank.evaluation.scores import Request
-from fullrank.probes import LinearProbe, NearestProbe, reduced_accuracy, retrieval
+from fullrank.probes import LinearProbe, NearestProbe, reduced_accuracy, redundancy, retrieval
+from fullrank.record.scores import ACCURACY_IN, DIFFUSED, WORST_CLASS_IN
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,24 @@ def test_the_numbers_are_those_of_the_probes_on_the_split(arrays, path):
     covariance = np.cov(x[1::2].T.astype(float), bias=True)
     expected = np.linalg.eigvalsh(covariance)[::-1]
     np.testing.assert_allclose(evaluation.spectrum["embedding"].singular_values, expected, rtol=1e-9)
+
+
+def test_redundancy_draws_the_channels_of_the_file_also_where_they_are_more_than_rows(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(40) % 2
+    x = torch.randn(40, 64, generator=generator) + torch.randn(2, 64, generator=generator)[y]
+    np.savez(tmp_path / "wide.npz", x=x.numpy(), y=y.numpy(), split=np.repeat(["train", "test"], 20))
+    evaluation = probe_file(tmp_path / "wide.npz", Request(label="y", measures=("redundancy",)))
+    expected = redundancy(x[:20], y[:20], x[20:], y[20:])
+    found = {(each.statistic, each.subject): each for each in evaluation.scores}
+    for kind in ACCURACY_IN:
+        assert found[DIFFUSED, f"{kind}, 0.9"].value == expected.diffused(0.9, kind)
+        for each in expected.curves[kind]:
+            k = str(each.dimensions)
+            accuracy = found[ACCURACY_IN[kind], k]
+            assert accuracy.value == pytest.approx(each.mean) and accuracy.episodes == len(each.accuracies)
+            assert accuracy.low == pytest.approx(each.interval.low)
+            assert found[WORST_CLASS_IN[kind], k].value == pytest.approx(each.worst_class)
 
 
 def test_another_label_is_named_as_for_a_run(path):

@@ -74,8 +74,10 @@ def test_the_docs_name_every_key_of_a_score_and_every_statistic():
 
 
 def test_measures_are_those_of_the_probe_command():
-    names = "reduced redundancy retrieval per-class groups group-balanced corrections factors views"
-    names += " segmentation baselines"
+    names = (
+        "reduced redundancy retrieval per-class groups group-balanced corrections factors views "
+        "segmentation baselines"
+    )
     assert names == " ".join(MEASURES)
 
 

@@ -150,7 +150,7 @@ def test_figures_have_the_worst_class_on_top_and_a_bar_at_full_accuracy_too():
     shares = np.linspace(0.55, 1, 10)
     (table,) = class_tables({"": scores(shares, shares - 0.1, shares, images=[100] * 10)})
     figure = accuracy_figure(table)
-    assert list(figure.layout.yaxis.ticktext)[0] == "class 0" and figure.layout.yaxis.range[0] > 9
+    assert figure.layout.yaxis.ticktext[0] == "class 0" and figure.layout.yaxis.range[0] > 9
     linear = figure.data[0]
     assert linear.x == pytest.approx(100 * shares)
     ends = [binomial_interval(share, 100) for share in shares]

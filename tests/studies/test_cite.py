@@ -15,7 +15,7 @@ from fullrank.cli.catalogue import FAMILIES
 from fullrank.errors import DataError
 from fullrank.heads import HEADS
 from fullrank.record import DiagnosisEntry, Finding, Measure, Result
-from fullrank.record.scores import PROBE_CITATIONS, PROBES
+from fullrank.record.scores import PROBE_CITATIONS, PROBES, STATISTICS
 from fullrank.runs.recipe import OWN_OPTIMIZERS
 from fullrank.spectrum import MEASURE_CITATIONS
 from fullrank.theory.run import run_theorem
@@ -55,6 +55,7 @@ def test_each_entry_of_the_bibliography_is_whole_and_cited_by_something():
     cited |= {key for parts in FAMILIES.values() for entry in parts for _, key in entry.families}
     options = [option for parts in FAMILIES.values() for entry in parts for option in entry.options]
     cited |= {key for option in options for key in option.citations}
+    cited |= {key for one in STATISTICS for key in one.citations}
     for source in (PROBE_CITATIONS, MEASURE_CITATIONS, OWN_OPTIMIZERS):
         cited |= {key for papers in source.values() for key in papers}
     assert cited == set(bibliography()) and set(PROBE_CITATIONS) == set(PROBES)

@@ -210,8 +210,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     print_classes(evaluation.scores)
     print_factors(evaluation.scores)
     print_view_scores(evaluation.scores)
-    print_objects(evaluation.scores)
     print_redundancy(evaluation.scores, None if evaluation.images is None else evaluation.images.chance)
+    print_objects(evaluation.scores)
     if shifted := shifted_scores(evaluation.scores):
         console.print(_shifts(shifted))
         if any(score.fewer for score in shifted):
@@ -274,7 +274,7 @@ def print_rehearsal(rehearsal: "Rehearsal") -> None:
 
 
 def _in_a_table(score: Score) -> bool:
-    """Whether a score is in a table of its own: places, several labels, shifts, classes, corrections, ..."""
+    """Whether a score is in another table: of places, labels, shifts, classes, corrections and so on."""
     kind = score.kind
     in_first = (kind.by_default and score.shots is None) or kind.over_labels
     in_others = kind.by_class or kind.by_factor or kind.by_operation or kind.by_directions or kind.of_objects
@@ -351,6 +351,23 @@ def print_view_scores(scores: Sequence[Score]) -> None:
         console.print(escape(sentence))
 
 
+def print_redundancy(scores: Sequence[Score], chance: float | None = None) -> None:
+    """Accuracy by number of directions at each place, and DR in sentences; nothing without such scores."""
+    console = Console(highlight=False)
+    places = curves_of_scores(scores)
+    for each in places:
+        table = numbers_table(each)
+        shown = plain_table([], table.columns, tight=True)
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(escape(table.title))
+        console.print(shown)
+        for sentence in sentences(each, chance):
+            console.print(escape(sentence))
+    for caption in dict.fromkeys(numbers_table(each).caption for each in places):
+        console.print(escape(caption))
+
+
 def print_objects(scores: Sequence[Score]) -> None:
     """How well attention and gradient find the objects; nothing without such scores."""
     tables = object_tables(scores)
@@ -369,23 +386,6 @@ def print_objects(scores: Sequence[Score]) -> None:
             console.print(escape(f"{meaning} ± is half the 95 % t interval over images."))
     for sentence in tables.sentences:
         console.print(escape(sentence))
-
-
-def print_redundancy(scores: Sequence[Score], chance: float | None = None) -> None:
-    """Accuracy by number of directions at each place, and DR in sentences; nothing without such scores."""
-    console = Console(highlight=False)
-    places = curves_of_scores(scores)
-    for each in places:
-        table = numbers_table(each)
-        shown = plain_table([], table.columns, tight=True)
-        for row in table.rows:
-            shown.add_row(*map(escape, row))
-        console.print(escape(table.title))
-        console.print(shown)
-        for sentence in sentences(each, chance):
-            console.print(escape(sentence))
-    for caption in dict.fromkeys(numbers_table(each).caption for each in places):
-        console.print(escape(caption))
 
 
 def print_factors(scores: Sequence[Score]) -> None:

@@ -524,7 +524,8 @@ class TableEntry(_Part):
     run, and `accuracies` those that are a share of all test images (None in older records). `here` says what
     ours were measured on, `alike` whether all rows predict one label of the same images, so that they can be
     subtracted. `file` is beside the record and holds your own table. `spectrum` names places whose spectra
-    belong to it, `x` the axis of its figure. `predicts` names a column to predict and its predictors.
+    belong to it, `x` the axis of its figure. `predicts` names a column to predict and
+    its predictors.
     """
 
     name: str

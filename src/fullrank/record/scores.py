@@ -80,6 +80,7 @@ REDUNDANCY_KINDS = {
     "least": "least principal directions",
     "random": "random orthonormal directions",
 }
+REDUNDANCY_CITATIONS = ("nanda2023diffused",)
 ACCURACY_IN = {kind: f"accuracy in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 WORST_CLASS_IN = {kind: f"worst class in {name}" for kind, name in REDUNDANCY_KINDS.items()}
 # The corrections of features against cues, and how well a linear probe still reads a cue within a class.
@@ -105,7 +106,8 @@ class Statistic:
     `probe --measure` that adds it. `by_default` is the accuracy of the default protocol; `by_group`,
     `by_class`, `by_factor`, `by_operation`, `by_directions` and `of_objects` belong to the tables of groups,
     classes, factors, views, diffused redundancy and objects. `over_labels` is a mean over several labels an
-    image. `few_shot` is its name with few images a class.
+    image. `few_shot` is its name with few images a class. `citations` are its own papers, as keys of the
+    bibliography.
     """
 
     probe: Probe
@@ -119,10 +121,11 @@ class Statistic:
     by_class: bool = False
     by_factor: bool = False
     by_operation: bool = False
-    of_objects: bool = False
     by_directions: bool = False
+    of_objects: bool = False
     over_labels: bool = False
     few_shot: str = ""
+    citations: tuple[str, ...] = ()
 
     @property
     def of_all_images(self) -> bool:
@@ -164,7 +167,9 @@ def _by_class(probe: Probe) -> tuple[Statistic, ...]:
 
 _of_label = partial(Statistic, "linear", subject="label", measure="per-class")
 _reduced = partial(Statistic, "linear", subject="number of directions", measure="reduced")
-_redundant = partial(Statistic, "linear", measure=REDUNDANCY, by_directions=True)
+_redundant = partial(
+    Statistic, "linear", measure=REDUNDANCY, by_directions=True, citations=REDUNDANCY_CITATIONS
+)
 _of_factor = partial(Statistic, "factors", unit="number", measure="factors", by_factor=True)
 _of_views = partial(Statistic, "views", subject="operation", unit="number", measure=VIEWS, by_operation=True)
 _of_objects = partial(Statistic, "segmentation", measure=SEGMENTATION, of_objects=True)

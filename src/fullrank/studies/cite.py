@@ -14,7 +14,7 @@ from fullrank.errors import UsageError
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
 from fullrank.record import Record, Result
-from fullrank.record.scores import PROBE_CITATIONS, Probe
+from fullrank.record.scores import DIFFUSED, PROBE_CITATIONS, REDUNDANCY_CITATIONS, Probe
 from fullrank.registry import Registry
 from fullrank.runs.recipe import OWN_OPTIMIZERS
 from fullrank.spectrum import MEASURE_CITATIONS
@@ -76,11 +76,15 @@ def _used(record: Record) -> Iterator[Citation]:
         probes: list[Probe] = ["linear", "nearest"] if entry.probes else []
         for probe in dict.fromkeys([*probes, *(score.probe for score in entry.scores)]):
             yield from ((key, f"{probe} probe") for key in PROBE_CITATIONS[probe])
+        for kind in dict.fromkeys(score.kind for score in entry.scores):
+            yield from ((key, f"the measure {kind.measure}") for key in kind.citations)
         if entry.spectrum:
             yield from _of_measure("effective_rank")
     if record.diagnosis is not None:
         for measure in record.diagnosis.measures:
             yield from _of_measure(measure.name)
+        if any(curve.diffused is not None for curve in record.diagnosis.dimensions):
+            yield from ((key, DIFFUSED) for key in REDUNDANCY_CITATIONS)
         for finding in record.diagnosis.findings:
             yield from _of_part(CAUSES, finding.cause)
         for name in ("cka", "overlap", "angles", "rotated_distance"):

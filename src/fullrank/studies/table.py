@@ -110,7 +110,7 @@ class Column(_Part):
     @property
     def is_accuracy(self) -> bool:
         """Whether its numbers are shares of all test images."""
-        return self.spectrum is None and self.minus is None and self.kinds[0].of_all_images
+        return self.spectrum is None and not self.is_difference and self.kinds[0].of_all_images
 
 
 class Row(_Part):

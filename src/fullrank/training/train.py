@@ -172,10 +172,10 @@ def carry_out(
                 evaluation = evaluate(module.encoder, module.head, *images, request=request, share=share)
                 entry = results.entry_of(module, recipe, monitor, guard.skipped, len(loader), evaluation)
                 entry.scores.extend(results.further_scores(module, recipe, folder, images, session))
+                entry.corrections.extend(head_corrections(module.encoder, module.head, test, module.cues))
                 if (objects := results.segmentation_of(module, recipe, images)) is not None:
                     entry.scores.extend(objects.scores)
                     save_arrays(folder, curves | {"examples": examples} | objects.examples)
-                entry.corrections.extend(head_corrections(module.encoder, module.head, test, module.cues))
                 entry.baselines.extend(results.baselines_of(recipe, images, evaluation))
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])

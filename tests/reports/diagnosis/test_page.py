@@ -61,7 +61,7 @@ def test_every_picture_has_words_for_who_cannot_see_it(
 ) -> None:
     page = page_of(collapsed_diagnosis, tmp_path)
     plots = [a for a in page.all("div") if a.get("class") == "plot"]
-    assert len(plots) == len(page.figures) == 6
+    assert len(plots) == len(page.figures) == 7
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 20 for a in plots)
     regions = [a for a in page.all("div") if (a.get("class") or "").startswith("scroll")]
     assert regions and all(a["tabindex"] == "0" and a["role"] == "region" for a in regions)
@@ -77,7 +77,7 @@ def test_a_healthy_page_says_so(healthy_diagnosis: Record, page_of, tmp_path: Pa
     assert (
         "Collapsed" not in page.words and not page.ids & {"unseen", "alignment"} and "alarm" not in page.words
     )
-    assert len(page.figures) == 5
+    assert len(page.figures) == 6
 
 
 def test_parts_without_data_are_left_out(file_diagnosis: Record, page_of, tmp_path: Path) -> None:

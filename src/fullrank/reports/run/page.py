@@ -92,12 +92,12 @@ def render(
         readout=readout_section(
             record_readout(record), {row: names.short(row) for row in names.values}, views_of(record)
         ),
-        objects=segmentation_section(record, arrays),
         directions=redundancy_section(
             curves_of_record(record, {row: names.short(row) for row in names.values}),
             "draws" if len(rows) == len(record.runs) else "seeds",
             images_of(record.runs, None),
         ),
+        objects=segmentation_section(record, arrays),
         groups=group_table(record),
         classes=class_section(record),
         corrections=corrections_section(record),
