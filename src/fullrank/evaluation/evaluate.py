@@ -101,7 +101,7 @@ def evaluate(
     - "group-balanced": the same without the gaps, for a probe fitted on group-balanced training subsets.
     - "corrections": the linear probe's accuracy by group on features that are corrected against all cues
       (`correct`, `mean_difference`, `leace`), and how well each cue can be read from them (`cue_accuracy`).
-    - "factors", "views" and "baselines" are computed by `probe`, not here.
+    - "factors", "views", "segmentation" and "baselines" are computed by `probe`, not here.
 
     If a shift has only some of the classes, predictions on it are restricted to these classes. The test
     images of these classes then get the same score ("accuracy among classes"). The linear probe leaves out

@@ -44,8 +44,8 @@ MEANING = (
     "Compare J only at one share, on the same images."
 )
 GRADIENT_MEANING = (
-    "The share of the gradient of h that lies on the objects, beside the share of the area that they cover, "
-    "in per cent. It is not a Jaccard index, and does not tell objects apart."
+    "Of the gradient: the share of the gradient of h that lies on the objects, in per cent. Of the area: the "
+    "share of the pixels that they cover. Neither is a Jaccard index, and neither tells objects apart."
 )
 # Colours of the overlay, which any colour vision tells apart.
 _COLOURS = {"both": (0, 158, 115), "attention": (230, 159, 0), "object": (86, 180, 233)}
