@@ -122,7 +122,8 @@ def _through(fit: Fit, mask: np.ndarray, size: int) -> np.ndarray:
     """The objects of a mask after a transform that resizes and crops."""
 
     def shown(pixels: np.ndarray) -> np.ndarray:
-        return fit(Image.fromarray(pixels).convert("RGB")).astype(np.float64).mean(2)
+        shares: np.ndarray = fit(Image.fromarray(pixels).convert("RGB")).astype(np.float64).mean(2)
+        return shares
 
     black, white = shown(np.zeros_like(mask)), shown(np.full_like(mask, 255))
     fitted = np.zeros((size, size), np.uint8)

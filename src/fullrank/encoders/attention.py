@@ -69,7 +69,8 @@ def cls_attention(encoder: nn.Module, images: Tensor, block: int = -1) -> Tensor
             f"{name} has {len(blocks)} blocks with attention, but block is {block}; give "
             f"{-len(blocks)} to {len(blocks) - 1}."
         )
-    return blocks[block]
+    attention: Tensor = blocks[block]
+    return attention
 
 
 def _refused(name: str, lack: str) -> UsageError:
@@ -131,4 +132,4 @@ def _first_row(
     if attn_mask is not None:
         mask = attn_mask[..., :1, :]
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1)
+    return torch.softmax(scores, -1)

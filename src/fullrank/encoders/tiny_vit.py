@@ -152,7 +152,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v)  # (N, heads, T, D / heads)
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 def _patch_for(size: int) -> int:

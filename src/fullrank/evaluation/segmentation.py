@@ -176,7 +176,7 @@ def _attention(encoder: nn.Module, shown: _Shown) -> tuple[Tensor | None, str]:
 
 def _gradient_share(encoder: nn.Module, shown: _Shown, seed: int) -> Tensor | None:
     """The foreground's share of the gradient (n,) of the first images; None for a net without gradients."""
-    masks = shown.masks[: shown.gradients].split(_BATCH_SIZE)
+    masks = torch.split(shown.masks[: shown.gradients], _BATCH_SIZE)
     try:
         shares = [
             foreground_share(gradient_draws(encoder, batch, seed=seed).cpu(), of_batch)

@@ -87,7 +87,9 @@ def leace(features: Any, cues: Any, *, within: Any = None) -> Erasure:
     known = CuedRows.of(features, within, cues)
     if within is not None:
         known.check_classes_of_values(least=1)
-    shown = torch.cat([one_hot(values.unique(return_inverse=True)[1]) for values in known.cues.values()], 1)
+    shown = torch.cat(
+        [one_hot(torch.unique(values, return_inverse=True)[1]) for values in known.cues.values()], 1
+    )
     centred, shown = (_from_class_means(part, known.classes) for part in (known.rows, shown.double()))
     left, sizes, right = torch.linalg.svd(centred, full_matrices=False)
     most = float(sizes[0]) * max(centred.shape) * torch.finfo(torch.float64).eps
@@ -159,7 +161,7 @@ def mean_difference(features: Any, labels: Any, cue: Any) -> MeanDifference:
     What it cannot see: any difference between the values of the cue but that of their means.
     """
     known = CuedRows.of(features, labels, cue)
-    check_classes(known.classes.unique(), len(known.rows), "A correction")
+    check_classes(torch.unique(known.classes), len(known.rows), "A correction")
     known.check_classes_of_values(least=1)
     (column,) = known.cues.values()
     values, shown = torch.unique(column, return_inverse=True)
@@ -339,7 +341,7 @@ def _train(
         errors = cross_entropy(linear(rows, *classifier), data.targets[chosen], reduction="none")
         loss = weights @ errors + (gamma * data.mmd(chosen, rows) if gamma else 0.0)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
 

@@ -52,7 +52,7 @@ class CuedRows:
         classes = table[:, 0] if labels is not None else torch.zeros_like(table[:, 0])
         found = dict(zip(named, table.T[len(columns) - len(named) :], strict=True))
         for name, values in found.items():
-            if len(values.unique()) < 2:
+            if len(torch.unique(values)) < 2:
                 raise DataError(
                     f"The cue {name!r} has one value, {int(values[0])}, in all {len(values)} rows, so there "
                     "is nothing to remove; leave it out or give rows of another value."
@@ -68,7 +68,7 @@ class CuedRows:
         """
         for name, values in self.cues.items():
             pairs, counts = torch.unique(torch.stack([self.classes, values]), dim=1, return_counts=True)
-            if len(self.classes.unique()) > 1 and len(pairs[1].unique()) == pairs.shape[1]:
+            if len(torch.unique(self.classes)) > 1 and len(torch.unique(pairs[1])) == pairs.shape[1]:
                 raise UsageError(
                     f"The cue {name!r} contains the class: each of its {pairs.shape[1]} values occurs in one "
                     "class only, so to remove it would remove the class; name a cue that varies in a class."
@@ -135,16 +135,16 @@ def cue_accuracy(
     train = label_table("Labels and cue of the training rows", labels, cue)
     test = label_table("Labels and cue of the test rows", test_labels, test_cue)
     rows, test_rows, found = feature_matrix(features), feature_matrix(test_features), []
-    for label in train[train[:, 0] != -1, 0].unique().tolist():
+    for label in torch.unique(train[train[:, 0] != -1, 0]).tolist():
         inside, tested = ((table[:, 0] == label) & (table[:, 1] != -1) for table in (train, test))
         values, test_values = train[inside, 1], test[tested, 1]
-        if min(len(values.unique()), len(test_values.unique())) > 1:
+        if min(len(torch.unique(values)), len(torch.unique(test_values))) > 1:
             how: dict[str, Any] = {"draws": 3, "penalties": _PENALTIES, "seed": seed}
             probe = balanced_probe(rows[inside], values, values, **how)
             found.append(group_accuracy(probe.predict(test_rows[tested]), test_values, test_values).mean)
     if not found:
         raise DataError(
-            f"None of the {len(train[:, 0].unique())} classes has two values of the cue among its training "
-            "and among its test rows; give more rows."
+            f"None of the {len(torch.unique(train[:, 0]))} classes has two values of the cue among its "
+            "training and among its test rows; give more rows."
         )
     return float(np.mean(found))

@@ -121,7 +121,7 @@ def jaccard(attention: Tensor, masks: Tensor, mass: float = 0.6, heads: int | No
     together = max(1, _TOGETHER // max(masks[0].numel(), attention[0].numel())) if len(masks) else 1
     parts = [
         _of_images(some, truth, mass, shares.to(attention.device))
-        for some, truth in zip(attention.split(together), masks.split(together), strict=True)
+        for some, truth in zip(torch.split(attention, together), torch.split(masks, together), strict=True)
     ]
     return torch.cat(parts)
 
@@ -204,7 +204,7 @@ def _pixels(masks: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Ten
     across = torch.arange(columns, device=masks.device) * width // columns
     patch = (down[:, None] * width + across).expand_as(masks)
     image = torch.arange(count, device=masks.device)[:, None, None].expand_as(masks)
-    values, value = masks.unique(return_inverse=True)
+    values, value = torch.unique(masks, return_inverse=True)
     number, kinds, patches = image * len(values) + value, count * len(values), height * width
     # Every pair of an image and a value; those that are objects are then picked.
     pixels = torch.bincount((number * patches + patch).flatten(), minlength=kinds * patches).double()

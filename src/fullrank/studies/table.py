@@ -228,8 +228,8 @@ class Table(_Part):
                 subject=column.subject,
                 shots=column.shots,
             )
-            less = {"place": column.minus or place, "probe": column.minus_probe or score.probe}
-            keys.append((score, score._replace(**less) if column.is_difference else None))
+            less = score._replace(place=column.minus or place, probe=column.minus_probe or score.probe)
+            keys.append((score, less if column.is_difference else None))
         return keys
 
     def judged_by(self, row: Row, scale: Scale) -> ScoreKey:

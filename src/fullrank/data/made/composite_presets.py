@@ -7,8 +7,9 @@ from typing import TypedDict, Unpack, final
 import numpy as np
 
 from fullrank.data.image_set import ImageSet
-from fullrank.data.made.composite import FOREGROUND, Cue, compose, image_cue, object_cue, texture_cue
+from fullrank.data.made.composite import Cue, compose, image_cue, object_cue, texture_cue
 from fullrank.data.made.textures import OBJECTS, TEXTURES
+from fullrank.data.masks import FOREGROUND
 from fullrank.data.sources import Source, Split, canonical
 from fullrank.errors import UsageError, unknown_name
 from fullrank.specs import Spec
