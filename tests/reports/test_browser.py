@@ -194,8 +194,8 @@ def look(browser: Browser) -> list[str]:
 
 PAGES = {
     "study_record": 7,
-    "collapsed_diagnosis": 6,
-    "deep_diagnosis": 5,
+    "collapsed_diagnosis": 7,
+    "deep_diagnosis": 6,
     "watched_record": 4,
     "table_record": 3,
 }

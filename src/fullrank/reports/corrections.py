@@ -84,7 +84,7 @@ def correction_sentence(table: CorrectionTable) -> str:
 
     >>> table = {"values": ["lines", "clouds"], "counts": [30, 20], "channels": [7], "width": 96}
     >>> table |= {"mean": [[0.5], [-0.25]], "size": [[0.5], [0.3]], "common": 0.2, "between": 0.5}
-    >>> correction_sentence(CorrectionTable(method="head", label="background", **table))[-86:]
+    >>> correction_sentence(CorrectionTable(method="head", label="background", **table))[-91:]
     'differs most: the mean of w is +0.5 for lines (30 images) and −0.25 for clouds (20 images).'
     """
     mean = np.array(table.mean)

@@ -155,7 +155,7 @@ def hold(path):
 
 def test_two_runs_never_write_into_one_folder(unbroken, drawing, tmp_path):
     """Another process holds the lock: a resume and a study are refused, and change nothing until it ends."""
-    alone, study = tmp_path / "run", tmp_path / "study" / "random-subvector-8-seed0"
+    alone, study = tmp_path / "run", tmp_path / "study" / "random-subvector-8-dropout-0.25-seed0"
     for folder in (alone, study):
         without_record(unbroken, folder)
     (study.parent / "recipe.yaml").write_bytes((study / "recipe.yaml").read_bytes())
