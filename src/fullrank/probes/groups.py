@@ -1,5 +1,6 @@
 """Accuracy by class and by group, and what the predictions of each class say about it."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.probe import joint_numbers, label_table, label_vector
-from fullrank.statistics import binomial_error, extreme_count
+from fullrank.statistics import binomial_error, correlations, extreme_count, mean_ranks
 
 Value = TypeVar("Value")
 
@@ -179,8 +180,8 @@ def agreement(one: PerClass, other: PerClass) -> float | None:
     Source: Spearman 1904, with mean ranks for ties.
     """
     shared = [label for label in one.accuracy if label in other.accuracy]
-    ranks = (_ranks([each.accuracy[label] for label in shared]) for each in (one, other))
-    return _correlation(*ranks)
+    accuracies = np.array([[each.accuracy[label] for label in shared] for each in (one, other)])
+    return _correlation(*mean_ranks(accuracies))
 
 
 @dataclass(frozen=True)
@@ -292,18 +293,10 @@ def _word(words: Sequence[str], number: int) -> Any:
     return words[number] if number >= 0 else number
 
 
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """The rank of each value, 1 the lowest; equal values have the mean of their ranks."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    return ranks
-
-
 def _correlation(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float | None:
     """Pearson correlation; None below 3 pairs or where one is constant."""
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(np.corrcoef(one, other)[0, 1])
+    value = float(correlations(np.asarray(one), np.asarray(other))) if len(one) > 2 else math.nan
+    return value if math.isfinite(value) else None
 
 
 def _missing(values: Tensor, count: int | None, must_be: str, what: str) -> tuple[int, ...]:

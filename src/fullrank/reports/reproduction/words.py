@@ -16,7 +16,7 @@ from fullrank.reports.denominators import (
 )
 from fullrank.reports.numbers import decimals, in_points, signed
 from fullrank.reports.reproduction.predictors import predictor_sentence
-from fullrank.statistics import Estimate
+from fullrank.statistics import Estimate, correlations, mean_ranks
 
 
 def cell(row: TableRow, column: int) -> Estimate:
@@ -128,9 +128,8 @@ def _outcomes(rows: list[TableRow], table: TableEntry, column: int) -> str:
     )
     numbered = [row for row in table.rows if row.theory is not None]
     if len(numbered) > 2:
-        both = [row.theory or 0.0 for row in numbered], [cell(row, column).mean for row in numbered]
-        # Spearman's, for numbers with hardly any ties.
-        rank = np.corrcoef([np.argsort(np.argsort(values)) for values in both])[0, 1]
+        both = np.array([[row.theory or 0.0, cell(row, column).mean] for row in numbered]).T
+        rank = float(correlations(*mean_ranks(both)))
         written = f"{rank:+.2f}".replace("-", "−")
         sentence += (
             f" The rank correlation of the theory's numbers with ours over {len(numbered)} rows is {written}."
