@@ -82,7 +82,7 @@ def test_the_channels_that_show_a_cue_are_those_that_the_table_names():
     assert (shade.common, shade.between) == pytest.approx((0.5, 0.5))
     spread = pixel_rows("test").double().std(0, correction=0).mean()
     assert shade.share == pytest.approx(level / 16 / float(spread), rel=1e-5)
-    assert_names(correction_sentence(shade), "50.0%", "0.0%", "dark", "light", *shade.counts)
+    assert_names(correction_sentence(shade), "50.0 %", "0.0 %", "dark", "light", *shade.counts)
 
 
 def test_heads_that_correct_nothing_have_no_table():
@@ -106,4 +106,4 @@ def test_a_figure_shows_the_first_channels_and_a_scale_with_zero_in_its_middle()
 
 def test_sentences_of_a_head_that_did_not_move_and_of_one_value():
     assert_names(correction_sentence(table_of(2, 7, 0.0)), 0, 7)
-    assert_names(correction_sentence(table_of(1, 7, 0.5, share=0.25)), "<v0>", "25.0%", "100.0%")
+    assert_names(correction_sentence(table_of(1, 7, 0.5, share=0.25)), "<v0>", "25.0 %", "100.0 %")

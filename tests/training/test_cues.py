@@ -1,11 +1,12 @@
 """Labels that a term reads beside the classes: carried by every batch that needs them, and by no other."""
 
 import signal
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
-from refusals import refuses
+from refusals import assert_names, refuses
 from runs import fingerprint
 from torch import nn
 from transparent import STILL, Pixels, coded_images
@@ -16,6 +17,8 @@ from fullrank.errors import InterruptedRunError, UsageError
 from fullrank.objectives.terms.contract import Auxiliary
 from fullrank.record import Record
 from fullrank.reports.corrections import correction_sentence, corrections_section
+from fullrank.studies.many_runs import PlannedRun, finish_runs
+from fullrank.studies.table import ScoreKey
 from fullrank.training.callbacks.finite import _packed
 
 
@@ -169,3 +172,14 @@ def test_a_loaded_head_gives_the_correction_that_is_on_the_page(run):
     head_ = load(run.path).head
     h = torch.randn(5, head_.in_dim)
     torch.testing.assert_close(head_(h) - h, head_.correction(h))
+
+
+def test_what_corrections_of_frozen_features_change_is_kept_with_their_scores(run, tmp_path):
+    folder = copytree(run.path, tmp_path / "run")
+    keys = tuple(ScoreKey("h", "label", "test", probe, "worst group") for probe in ("linear", "correction"))
+    finish_runs([PlannedRun("a", run.recipe, folder, keys)], go_on="")
+    (*_, table) = (record := Record.load(folder)).runs[0].corrections
+    assert (table.method, table.place, table.label) == ("correction", "h", "group")
+    (*of_head, panel) = corrections_section(record)["panels"]
+    assert len(of_head) == 2
+    assert_names(panel.heading, "frozen", "h", "group")

@@ -18,11 +18,15 @@ MOST_SHOWN = 24
 _ROW = 26
 # Blue is below 0, white 0, orange above.
 DIVERGING = [[0, "#0072b2"], [0.5, "#ffffff"], [1, "#d55e00"]]
+HEAD = "head"
 MEANING = (
-    "The head adds a vector w(h) to h. Each entry of w is a bonus (above 0) or a penalty (below 0) for one "
-    "channel. The maps show its mean over the test images of each value, for the channels in which it "
-    "differs most. What is equal in every row does not bring the values closer. The encoder is trained too "
-    "and may change h itself, so a small w does not mean that little was changed."
+    "A correction adds a vector w to the features. Each entry of w is a bonus (above 0) or a penalty (below "
+    "0) for one channel. The maps show its mean over the test images of each value, for the channels in "
+    "which it differs most. What is equal in every row does not bring the values closer."
+)
+OF_HEAD = (
+    "The correction of a head is trained with the encoder, which may change h itself. So a small w does not "
+    "mean that little was changed."
 )
 
 
@@ -34,14 +38,16 @@ def corrections_section(record: Record) -> dict[str, Any] | None:
         for run in [run for run in runs if run.corrections][:1]:
             prefix = f"{names.short(row)}, seed {run.seed}: " if len(rows) > 1 else ""
             shown += [panel for table in run.corrections for panel in correction_panels(table, prefix)]
-    return {"panels": shown, "meaning": MEANING} if shown else None
+    heads = any(table.method == HEAD for run in record.runs for table in run.corrections)
+    return {"panels": shown, "meaning": f"{MEANING} {OF_HEAD}" if heads else MEANING} if shown else None
 
 
 def correction_panels(table: CorrectionTable, prefix: str = "") -> list[Panel]:
     """The heat map of one table, with its sentence; `prefix` comes before the heading."""
-    heading = f"{prefix}Correction by {table.label}"
-    what = f"Mean correction of channels of {table.place}, by value of {table.label}"
-    return panels(correction_figure(table), heading, f"{what}.", correction_sentence(table))
+    what = "Correction" if table.method == HEAD else f"Correction of frozen features at {table.place},"
+    alternative = f"Mean correction of channels of {table.place}, by value of {table.label}."
+    heading = f"{prefix}{what} by {table.label}"
+    return panels(correction_figure(table), heading, alternative, correction_sentence(table))
 
 
 def correction_figure(table: CorrectionTable) -> go.Figure | None:
@@ -89,12 +95,12 @@ def correction_sentence(table: CorrectionTable) -> str:
     """
     mean = np.array(table.mean)
     if not table.common + table.between and not np.array(table.size).any():
-        return f"w is 0 in all {table.width} channels: the head did not move."
+        return f"w is 0 in all {table.width} channels: nothing is corrected."
     share = ""
     if table.share is not None:
-        share = f"On average, |w| is {100 * table.share:.1f}% of the standard deviation of a channel. "
+        share = f"On average, |w| is {100 * table.share:.1f} % of the standard deviation of a channel. "
     rest = max(0.0, 1 - table.common - table.between)
-    common, between, within = (f"{100 * part:.1f}%" for part in (table.common, table.between, rest))
+    common, between, within = (f"{100 * part:.1f} %" for part in (table.common, table.between, rest))
     sentence = (
         f"{share}Of the mean square of w, {common} is equal for all images, {between} differs between the "
         f"values of {table.label}, and {within} varies within them."

@@ -30,7 +30,7 @@ from fullrank.errors import (
 )
 from fullrank.evaluation.probe import probe
 from fullrank.progress import progress_bar
-from fullrank.record import RECORD_FILE, ProbedImages, Record, RunEntry, Score
+from fullrank.record import RECORD_FILE, CorrectionTable, ProbedImages, Record, RunEntry, Score
 from fullrank.record.scores import measures_for
 from fullrank.runs.build import IMAGE_KEYS, check_plan, load_data
 from fullrank.runs.folders import check_folder
@@ -265,6 +265,7 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
         return
     measured: list[Score] = []
     images: list[ProbedImages] = []
+    tables: list[CorrectionTable] = []
     for label in dict.fromkeys(key.label for key in missing):
         keys = [key for key in missing if key.label == label]
         evaluation = probe(
@@ -277,6 +278,7 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
         )
         measured += evaluation.scores
         images += [*([evaluation.images] if evaluation.images else []), *evaluation.shifted]
+        tables += evaluation.corrections
     record = Record.load(run.folder)
     (entry,) = record.runs
     others = [each for each in dict.fromkeys((*entry.other_images, *images)) if each != entry.images]
@@ -284,7 +286,8 @@ def _measure(run: PlannedRun, trained: Run | None = None) -> None:
     scores = [*entry.scores, *(score for score in measured if ScoreKey.of(score) not in recorded)]
     if lacking := [key for key in missing if key not in map(ScoreKey.of, scores)]:
         raise UsageError(f"No probe measures {lacking[0]}; correct the statistic of the table's column.")
-    update = {"scores": scores, "other_images": others}
+    corrections = [*entry.corrections, *(table for table in tables if table not in entry.corrections)]
+    update = {"scores": scores, "other_images": others, "corrections": corrections}
     record.model_copy(update={"runs": [entry.model_copy(update=update)]}).save(run.folder)
 
 
