@@ -30,8 +30,8 @@ def test_the_chance_level_of_a_run_is_the_mean_over_the_widths(run):
     assert run.record.runs[0].chance == 8  # Barlow Twins: K
 
 
-def test_a_diagnosis_takes_the_gradient_of_the_nested_loss(run):
-    layers = {row.place: row for row in diagnose(run).record.diagnosis.layers}
+def test_a_diagnosis_takes_the_gradient_of_the_nested_loss(run, tmp_path):
+    layers = {row.place: row for row in diagnose(run, out=tmp_path / "diagnosis").record.diagnosis.layers}
     views = view_pipeline(run.recipe.views, image_size=8, channels=1)
     images = source(run.recipe.data).load("test")
     nested, plain = (
