@@ -20,7 +20,13 @@ _BATCH_SIZE = 256
 
 
 def correction_table(
-    vectors: Tensor, features: Tensor, images: ImageSet, label: str, *, method: str = "head"
+    vectors: Tensor,
+    features: Tensor,
+    images: ImageSet,
+    label: str,
+    *,
+    method: str = "head",
+    place: str = "h",
 ) -> CorrectionTable:
     """The effect of correction vectors on the channels where it differs most between the values of a label.
 
@@ -30,6 +36,7 @@ def correction_table(
         images: The N images, with labels.
         label: The name of the labels.
         method: What computes w.
+        place: The place of the features.
 
     Raises:
         DataError: No image has the label, or a vector is not finite.
@@ -40,6 +47,7 @@ def correction_table(
     names = images.class_names[label]
     return CorrectionTable(
         method=method,
+        place=place,
         label=label,
         values=[names[number] for number in effect.groups.tolist()],
         counts=effect.counts.tolist(),

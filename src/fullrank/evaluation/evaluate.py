@@ -160,8 +160,8 @@ def evaluate(
         probes[place] = of_place.measure(train_at[place], test_at[place], names, groups, shifted)
         if groups is not None and CORRECTIONS in measures:
             vectors = of_place.corrected(train_at[place], test_at[place], groups)
-            table = correction_table(vectors, test_at[place].features, test, GROUP, method="correction")
-            tables.append(table.model_copy(update={"place": place}))
+            corrected = vectors, test_at[place].features, test, GROUP
+            tables.append(correction_table(*corrected, method="correction", place=place))
         scores += of_place.scores
         notes += of_place.notes
     spectra = {place: _spectrum(test_at[place].features) for place in places}
