@@ -151,3 +151,36 @@ class _GatherRows(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
         return gradient.chunk(process_count())[process_rank()]
+
+
+def sum_over_processes(sums: Tensor) -> Tensor:
+    """The sum over all processes of a tensor of one shape, with the gradient that `gather_rows` has too.
+
+    In the backward pass each process gets the sum of the gradients of all processes. If
+    DistributedDataParallel averages the gradients, the result is exactly the gradient of one process.
+
+    Args:
+        sums: This process's tensor.
+
+    >>> sum_over_processes(torch.eye(2))  # one process
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    if process_count() == 1:
+        return sums
+    total: Tensor = _SumOverProcesses.apply(sums)
+    return total
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        total = sums.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient

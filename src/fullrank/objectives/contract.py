@@ -3,8 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ClassVar, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from fullrank.errors import UsageError, explained
 from fullrank.processes import ALONE, Share, gather_rows, own_share
 
 # What a training step can give to an objective beside the embeddings.
-GIVEN = ("labels", "generator")
+GIVEN = ("labels", "generator", "progress", "global_views", "teacher")
 Parameters = ParamSpec("Parameters")
 
 
@@ -28,6 +29,11 @@ class GatheringLoss(nn.Module, ABC):
     def gathered(self, *rows: Tensor) -> list[Tensor]:
         """The rows of all processes, with gradient; without `gather` those of this one."""
         return [gather_rows(each) for each in rows] if self.gather else list(rows)
+
+    def gathered_views(self, z: Tensor) -> Tensor:
+        """Views (V, N, K) with the rows of all processes, (V, P N, K), as `gathered` gives them."""
+        [rows] = self.gathered(z.transpose(0, 1))
+        return rows.transpose(0, 1)
 
     @property
     def share(self) -> Share:
@@ -52,6 +58,70 @@ class PairLoss(GatheringLoss):
     @abstractmethod
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of the rows of all processes."""
+
+
+@dataclass(frozen=True)
+class Unguarded:
+    """A part of an objective that keeps its embeddings from collapsing, and that is switched off.
+
+    Attributes:
+        name: What is missing, such as `no stop-gradient`.
+        means: What it would do, as a sentence without a capital and a full stop.
+        remedy: What to change, as a sentence without a capital and a full stop.
+    """
+
+    name: str
+    means: str
+    remedy: str
+
+
+class ViewsLoss(GatheringLoss):
+    """A loss of V views (V, N, K), V and N of 2 or more: the global views first, then the local crops.
+
+    It is called as `loss(z)`, with the keywords that its `needs` name: `global_views`, the number of leading
+    views that are global (by default all of them); `teacher`, what a teacher makes of the global views,
+    (G, N, P); `progress`, the share of the training that is done; `labels`; `generator`.
+
+    A loss that needs a teacher also says `averaged`, the names of its own modules that the teacher averages
+    and applies, in order, to its z, and has `momentum_at(progress)`, the share of the teacher that a step
+    keeps.
+    """
+
+    #: The loss takes all views at once, and not two.
+    takes_views: ClassVar[bool] = True
+    #: The fewest views.
+    least_views: ClassVar[int] = 2
+    #: Its modules that a teacher averages too.
+    averaged: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def forward(self, z: Tensor, **keywords: Any) -> Tensor:
+        """Return the loss of the views (V, N, K)."""
+
+
+def check_views(z: Tensor, least_views: int = 2, least: int = 2) -> None:
+    """Raise UsageError unless z is (V, N, K) with at least `least_views` views of `least` images."""
+    if z.ndim != 3:
+        raise UsageError(f"Expected embeddings of several views (V, N, K), but got {tuple(z.shape)}.")
+    if len(z) < least_views:
+        raise UsageError(
+            f"This loss needs {least_views} views or more of each image, but got {len(z)}; add views, as in "
+            f"multicrop,global={least_views}."
+        )
+    if z.shape[1] < least:
+        raise UsageError(
+            f"This loss needs {least} images or more in a batch, but got {z.shape[1]}: raise the batch size."
+        )
+
+
+def view_pairs(views: int, global_views: int | None = None) -> list[tuple[int, int]]:
+    """The pairs of views that a loss of two views is averaged over: each has a global view first.
+
+    >>> view_pairs(3), view_pairs(4, global_views=2)
+    ([(0, 1), (0, 2), (1, 2)], [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)])
+    """
+    first = views if global_views is None else global_views
+    return [(one, other) for one in range(first) for other in range(one + 1, views)]
 
 
 def in_single(loss: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
@@ -112,6 +182,7 @@ def loss_of(
     z_b: Tensor,
     labels: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **given: Any,
 ) -> Tensor:
     """The loss of two embeddings (N, K), with exactly those keywords that the objective says it needs.
 
@@ -120,15 +191,51 @@ def loss_of(
     >>> loss_of(torch.nn.MSELoss(), torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0, 1]))
     tensor(1.)
     """
-    keywords = {"labels": labels, "generator": generator}
-    return objective(z_a, z_b, **{name: keywords[name] for name in needs_of(objective) & set(GIVEN)})
+    given |= {"labels": labels, "generator": generator}
+    return loss_of_views(objective, torch.stack([z_a, z_b]), **given)
 
 
-def chance_of(objective: object, n: int, width: int) -> float | None:
+def loss_of_views(objective: Callable[..., Tensor], z: Tensor, **given: Any) -> Tensor:
+    """The loss of V views (V, N, K), with exactly those keywords that the objective says it needs.
+
+    An objective that takes all views gets them at once. One of two views is averaged over the pairs of views
+    whose first is global (`view_pairs`); the targets of a teacher are then those of the pair.
+
+    Args:
+        objective: The objective.
+        z: The embeddings of all views, the global ones first.
+        **given: What the step has: `labels`, `generator`, `progress`, `global_views`, `teacher`.
+
+    >>> z = torch.stack([torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2, 3)])
+    >>> loss_of_views(torch.nn.MSELoss(), z)  # the pairs have 1, 1 and 0
+    tensor(0.6667)
+    """
+    keywords = {name: given[name] for name in needs_of(objective) & set(GIVEN) if name in given}
+    if getattr(objective, "takes_views", False):
+        return objective(z, **keywords)
+    pairs = view_pairs(len(z), given.get("global_views"))
+    losses = [objective(z[one], z[other], **keywords) for one, other in pairs]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def chance_of(
+    objective: object, n: int, width: int, global_views: int = 2, local_views: int = 0
+) -> float | None:
     """The loss of n images whose embeddings say nothing of them; None for an objective that does not say."""
     chance = getattr(objective, "chance", None)
-    level = None if chance is None else chance(n, width)
+    views = (global_views, local_views) if getattr(objective, "takes_views", False) else ()
+    level = None if chance is None else chance(n, width, *views)
     return None if level is None else float(level)
+
+
+def unguarded_of(objective: object) -> tuple[Unguarded, ...]:
+    """What keeps an objective from collapse and is switched off; empty for one that does not say.
+
+    >>> unguarded_of(torch.nn.MSELoss())
+    ()
+    """
+    says = getattr(objective, "unguarded", None)
+    return () if says is None else tuple(says())
 
 
 def temperature_of(objective: object) -> float | None:
