@@ -208,7 +208,7 @@ class WrongSlope(Pull):
 
 
 class Greedy(Pull):
-    needs = ("teacher",)
+    needs = ("prompt",)
 
 
 class NoNumber(Pull):
@@ -238,7 +238,7 @@ def test_the_broken_clause_of_an_objective_is_named(part, words):
 
 
 def test_an_objective_that_needs_what_no_step_has_is_refused():
-    with refuses(UsageError, "Greedy", "teacher", "labels", "generator"):
+    with refuses(UsageError, "Greedy", "prompt", "labels", "generator"):
         testing.check_objective(Greedy)
 
 

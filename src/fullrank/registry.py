@@ -277,6 +277,9 @@ class Registry:
         for option in (*self.shared, *(option for options in self.offered.values() for option in options)):
             if option in entry.options:
                 arguments.pop(option.name, None)
+        for option in entry.options:
+            if option.keyword and option.name in arguments:
+                arguments[option.keyword] = arguments.pop(option.name)
         if entry.value is not None and spec.value is not None:
             arguments[entry.value.name] = spec.value
         if entry.name not in self._entries:

@@ -79,7 +79,7 @@ class Parameter:
     """One number or word of a spec.
 
     Attributes:
-        name: The keyword of the builder.
+        name: The word in a spec, and the keyword of the builder.
         kind: The type. `tuple` is a list of whole numbers, written `1-1-2`. `Spec` is a spec of the same
             family, or one of `choices`.
         meaning: What the parameter does.
@@ -87,6 +87,7 @@ class Parameter:
         choices: The allowed words.
         required: Whether a spec must give a value.
         citations: Keys of the bibliography for a spec that sets the parameter.
+        keyword: The keyword of the builder where Python does not allow the name, as with `global`.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     required: bool = False
     citations: tuple[str, ...] = ()
+    keyword: str = ""
 
     def parse(self, text: str, spec: str) -> Scalar:
         """The typed value of `text`. Raises UsageError, which quotes the whole `spec`."""

@@ -1,4 +1,4 @@
-"""The parameters of two views as numbers: for AugSelf to predict, CASSLE's heads to take, probes to read."""
+"""The parameters of views as numbers: for AugSelf to predict, CASSLE's heads to take, probes to read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SWITCHES = ("drop", "flip", "grey", "solarize")
 
 @dataclass(frozen=True, eq=False)
 class ViewNumbers:
-    """The parameters of two views of N images as numbers, for the operations that are on in either view.
+    """The parameters of views of N images as numbers, for the operations that are on in any view.
 
     - `crop`: row and column of the centre, height and width of the box, in units of the image's.
     - `colour`: for each of brightness, contrast, saturation and hue that is on, (factor - 1) / (hi - lo), and
@@ -38,6 +38,7 @@ class ViewNumbers:
     Attributes:
         first: Operation -> the numbers (N, k) of the first view, float32.
         second: The same for the second view.
+        more: The same for the views after it.
 
     >>> one, other = (torch.tensor([[0.5, column, 1.0, 0.4]]) for column in (0.3, 0.6))
     >>> flips = torch.tensor([[1.0]]), torch.tensor([[0.0]])
@@ -52,6 +53,7 @@ class ViewNumbers:
 
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
+    more: tuple[Mapping[str, Tensor], ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.first.values()), ()))
@@ -63,19 +65,32 @@ class ViewNumbers:
 
     def to(self, device: torch.device | str) -> "ViewNumbers":
         """The same numbers on another device."""
-        first, second = (
+        first, second, *more = (
             {name: values.to(device, non_blocking=True) for name, values in view.items()}
-            for view in (self.first, self.second)
+            for view in self.views
         )
-        return ViewNumbers(first, second)
+        return ViewNumbers(first, second, tuple(more))
+
+    @property
+    def views(self) -> tuple[Mapping[str, Tensor], ...]:
+        """The numbers of every view, in order."""
+        return self.first, self.second, *self.more
+
+    def first_views(self, count: int) -> "ViewNumbers":
+        """The numbers of the first `count` views, 2 or more."""
+        return ViewNumbers(self.first, self.second, self.more[: count - 2])
+
+    def pair(self, one: int, other: int) -> "ViewNumbers":
+        """The numbers of two of the views."""
+        return ViewNumbers(self.views[one], self.views[other])
 
     def swapped(self) -> "ViewNumbers":
         """The numbers with the second view as the first."""
         return ViewNumbers(self.second, self.first)
 
     def joined(self) -> Tensor:
-        """All numbers of each view in one row: (2N, P), the first views and then the second views."""
-        return torch.cat([torch.cat(list(view.values()), 1) for view in (self.first, self.second)])
+        """All numbers of each view in one row: (V N, P), view after view."""
+        return torch.cat([torch.cat(list(view.values()), 1) for view in self.views])
 
     def differences(self) -> dict[str, Tensor]:
         """Operation -> what is to be predicted of the pair (first, second), (N, k).

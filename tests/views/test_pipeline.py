@@ -39,8 +39,8 @@ def test_views_of_any_batch(name, channels, count):
     before = batch.images.clone()
     parameters = views.sample(count, step_generator(3, 1, 2), source=(17, 13))
     assert len(parameters) == count
-    for view in views.apply(batch, parameters):
-        assert view.shape == (count, channels, 10, 10)
+    for view, size in zip(views.apply(batch, parameters), views.sizes, strict=True):
+        assert view.shape == (count, channels, size, size)
         assert view.dtype == torch.float32
         assert view.min() >= 0 and view.max() <= 1
     assert torch.equal(batch.images, before)
@@ -96,8 +96,8 @@ def test_with_all_switched_off_a_view_is_the_resized_image(name, channels):
     bare = parameters.without(*parameters.names)
     assert bare.names == () and len(bare) == 5
     whole = torch.tensor([[0, 0, 12, 12]]).expand(5, 4)
-    expected = crop_resize(as_float(batch.images), whole, 8, views.first.crop.interpolation)
-    for view in views.apply(batch, bare):
+    for view, size in zip(views.apply(batch, bare), views.sizes, strict=True):
+        expected = crop_resize(as_float(batch.images), whole, size, views.first.crop.interpolation)
         torch.testing.assert_close(view, expected, atol=1e-6, rtol=0)
 
 

@@ -424,6 +424,8 @@ def check_distributed(
     nested: Annotated[
         str | None, typer.Option(metavar="8-16", help="Nested widths, as of the head matryoshka.")
     ] = None,
+    views: Annotated[int, typer.Option(help="Number of views.")] = 2,
+    local: Annotated[int, typer.Option(help="How many of the views are local crops.")] = 0,
 ) -> None:
     """Check on CPUs that an objective has the same loss and gradient in one process and in several."""
     from fullrank.objectives.agreement import TOLERANCE, check_agreement
@@ -431,7 +433,7 @@ def check_distributed(
     widths: Any = (
         Parameter("widths", tuple, "nested widths of z").parse(nested, f"--nested {nested}") if nested else ()
     )
-    agreement = check_agreement(objective, processes, images, width, widths)
+    agreement = check_agreement(objective, processes, images, width, widths, views, local)
     typer.echo(f"{agreement.objective}, {images} images of width {width}, float64")
     typer.echo(
         f"  loss      1 process {agreement.one:.12g}   {processes} processes {agreement.many:.12g}\n"

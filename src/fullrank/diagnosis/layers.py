@@ -15,6 +15,7 @@ from fullrank.encoders.foreign import with_places
 from fullrank.errors import UsageError
 from fullrank.heads.contract import views_for
 from fullrank.linalg import shared_coordinates
+from fullrank.objectives.contract import loss_of_views
 from fullrank.places import evaluating, read_places
 from fullrank.probes import LinearProbe, NearestProbe, retrieval
 from fullrank.probes.diffused import Redundancy, redundancy_of
@@ -309,8 +310,10 @@ def gradient_ranks(
             shown = zip(pieces, numbers, strict=True)
             z = torch.cat([read_places(placed, last, rows, ["z"], some)["z"] for rows, some in shown])
         with torch.enable_grad():
-            z = z.float().requires_grad_()
-            pushes = torch.autograd.grad(objective(*z.chunk(2)), z)[0]
+            z, generator = z.float().requires_grad_(), torch.Generator().manual_seed(seed)
+            pushes = torch.autograd.grad(
+                loss_of_views(objective, torch.stack(z.chunk(2)), generator=generator), z
+            )[0]
             for rows, some, push in zip(pieces, numbers, torch.split(pushes, _ROWS_AT_ONCE), strict=True):
                 # Of the images, so that there is a gradient also where every weight is frozen.
                 rows = rows.clone().requires_grad_()

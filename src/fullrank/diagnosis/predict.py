@@ -73,7 +73,7 @@ def predict(
     if set(bases) <= set(order) and order.index(bases[0]) > order.index(bases[1]):
         raise UsageError(f"{place} comes after {outcome}; give the one nearer to the image as --place.")
     train, _ = load_data(run.recipe)
-    views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels)
+    views = view_pipeline(run.recipe.views, image_size=train.image_size, channels=train.channels).pair
     subject = Subject(str(run.path), run.encoder, run.head, None, train, views, fresh_head=run.fresh_head)
     before, after = collect(subject, [place, outcome], limit=VIEWED, seed=seed, replay=False).evidence.places
     (a, b), (z_a, z_b) = cast("Pair", before.views), cast("Pair", after.views)

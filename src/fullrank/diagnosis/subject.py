@@ -14,6 +14,7 @@ from fullrank.targets.opening import Target, about_output
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
     from fullrank.record.probed import BaselineKind
+    from fullrank.runs.run import Run
     from fullrank.views import Views
 
 
@@ -79,17 +80,15 @@ def subject_with(target: Target, images: Images, views: str | None, *, own: bool
 
 
 def _subject_of_run(target: Target, images: Images, views: str | None, *, own: bool) -> Subject:
-    from fullrank.heads.contract import nested_widths
-    from fullrank.objectives import needs, objective
+    from fullrank.objectives import needs
     from fullrank.runs.baselines import initial_encoder, kind_of
     from fullrank.targets.images import own_run
 
     run = own_run(target)
-    # Such a loss has trained weights of its own, or asks for the labels of views.
     needs_labels = "labels" in needs(run.recipe.objective)
     # On other images the encoder would be built with another mean and spread.
     rebuild = partial(initial_encoder, run.recipe, images.train) if own and images.train is not None else None
-    made, nested = _views(views or run.recipe.views, images.test), nested_widths(run.head)
+    made = _views(views or run.recipe.views, images.test)
     return Subject(
         name=str(run.path),
         encoder=run.encoder,
@@ -98,7 +97,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         test=images.test,
         views=made,
         views_name=str(views or run.recipe.views),
-        objective=None if needs_labels else objective(run.recipe.objective.alone, nested=nested),
+        objective=_weightless(run),
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
         rebuild=rebuild,
@@ -107,6 +106,17 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         all=None if images.official else images.all,
         about=(_about_head(run.head, made),),
     )
+
+
+def _weightless(run: "Run") -> "nn.Module | None":
+    """The objective of a run; None for one that asks for more than views, or has trained weights."""
+    from fullrank.heads.contract import nested_widths
+    from fullrank.objectives import needs, needs_of, objective
+
+    if "labels" in needs(run.recipe.objective):
+        return None
+    loss = objective(run.recipe.objective.alone, in_dim=run.head.out_dim, nested=nested_widths(run.head))
+    return None if "teacher" in needs_of(loss) or any(True for _ in loss.parameters()) else loss
 
 
 def _about_head(head: nn.Module, views: "Views") -> str:
@@ -121,4 +131,4 @@ def _about_head(head: nn.Module, views: "Views") -> str:
 def _views(spec: str, images: "ImageSet") -> "Views":
     from fullrank.views import view_pipeline
 
-    return view_pipeline(spec, image_size=images.image_size, channels=images.channels)
+    return view_pipeline(spec, image_size=images.image_size, channels=images.channels).pair

@@ -144,7 +144,7 @@ def predicted_features(head: Head, net: LinearNet, pixels: Tensor) -> dict[str, 
 
 def viewed(recipe: Recipe, train: ImageSet) -> tuple[ImageSet, Views]:
     """The training images from which views are made, and the recipe's views."""
-    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels).pair
     return train.limited(min(MOST_VIEWED, len(train)), seed=0), views
 
 

@@ -175,7 +175,7 @@ def _checked_head(plan: Recipe, train: ImageSet) -> Head:
     with torch.random.fork_rng(devices=()):
         architecture = without_download(plan.encoder)
         width = build_encoder(architecture, image_size=train.image_size, in_chans=train.channels).feature_dim
-        views = view_pipeline(plan.views, image_size=train.image_size, channels=train.channels)
+        views = view_pipeline(plan.views, image_size=train.image_size, channels=train.channels).pair
         head = build_head(plan.head, in_dim=width, view_dims=views.number_dims)
     if not depth_shares(head):
         raise UsageError(

@@ -185,7 +185,7 @@ def _with_views(
     """What the features know of the views too, at the same places, with a note that says which views."""
     train, test = images
     spec = request.views or default_views(test.channels)
-    pipeline = view_pipeline(spec, image_size=test.image_size, channels=test.channels)
+    pipeline = view_pipeline(spec, image_size=test.image_size, channels=test.channels).pair
     model = ReadModel(encoder, head, list(evaluation.spectrum), pipeline, spec, request.seed)
     found = view_readout(model, train, test, label=request.label)
     scores = [*evaluation.scores, *found.scores]

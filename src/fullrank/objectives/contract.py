@@ -1,11 +1,12 @@
 """How an objective is called, and what every one refuses."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec
+from typing import Any, ClassVar, ParamSpec, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,13 @@ class Unguarded:
     remedy: str
 
 
+class Teaches(Protocol):
+    """What an objective with a teacher also says."""
+
+    def momentum_at(self, progress: float) -> float:
+        """The share of the teacher that a step keeps, when `progress` of the training is done."""
+
+
 class ViewsLoss(GatheringLoss):
     """A loss of V views (V, N, K), V and N of 2 or more: the global views first, then the local crops.
 
@@ -93,6 +101,8 @@ class ViewsLoss(GatheringLoss):
     least_views: ClassVar[int] = 2
     #: Its modules that a teacher averages too.
     averaged: ClassVar[tuple[str, ...]] = ()
+    #: It holds a part of its embeddings constant in the gradient, so finite differences do not agree.
+    detaches: bool = False
 
     @abstractmethod
     def forward(self, z: Tensor, **keywords: Any) -> Tensor:
@@ -172,7 +182,12 @@ def check_needs(objective: object, name: str) -> None:
     if unknown := sorted(needs_of(objective) - set(GIVEN)):
         raise UsageError(
             f"The objective {name!r} needs {', '.join(unknown)}, but a training step can give it "
-            f"{' and '.join(GIVEN)} only; leave the rest out of `needs`."
+            f"{', '.join(GIVEN)} only; leave the rest out of `needs`."
+        )
+    if "teacher" in needs_of(objective) and not hasattr(objective, "momentum_at"):
+        raise UsageError(
+            f"The objective {name!r} needs a teacher, but has no momentum_at(progress); add this method, "
+            "which gives the share of the teacher that a step keeps."
         )
 
 
@@ -192,7 +207,9 @@ def loss_of(
     tensor(1.)
     """
     given |= {"labels": labels, "generator": generator}
-    return loss_of_views(objective, torch.stack([z_a, z_b]), **given)
+    if getattr(objective, "takes_views", False):
+        return loss_of_views(objective, torch.stack([z_a, z_b]), **given)
+    return objective(z_a, z_b, **_wanted(objective, given))
 
 
 def loss_of_views(objective: Callable[..., Tensor], z: Tensor, **given: Any) -> Tensor:
@@ -210,12 +227,17 @@ def loss_of_views(objective: Callable[..., Tensor], z: Tensor, **given: Any) -> 
     >>> loss_of_views(torch.nn.MSELoss(), z)  # the pairs have 1, 1 and 0
     tensor(0.6667)
     """
-    keywords = {name: given[name] for name in needs_of(objective) & set(GIVEN) if name in given}
+    keywords = _wanted(objective, given)
     if getattr(objective, "takes_views", False):
         return objective(z, **keywords)
     pairs = view_pairs(len(z), given.get("global_views"))
     losses = [objective(z[one], z[other], **keywords) for one, other in pairs]
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def _wanted(objective: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what is given, that which the objective needs."""
+    return {name: given[name] for name in needs_of(objective) & set(GIVEN) if name in given}
 
 
 def chance_of(
@@ -289,17 +311,43 @@ def checked_objective(built: object, name: str) -> nn.Module:
     return part
 
 
-def try_objective(loss: nn.Module, name: str, width: int) -> None:
-    """Raise UsageError unless a loss takes two embeddings (2, `width`) to a scalar with a gradient."""
-    z_a, z_b = torch.randn(2, 2, width, requires_grad=True).unbind()
-    generator = torch.Generator().manual_seed(0)
-    with explained(f"The objective {name!r} fails on two embeddings (2, {width})"):
-        value = loss_of(loss, z_a, z_b, torch.zeros(2, dtype=torch.int64), generator)
+def trial_of(
+    objective: nn.Module, z: Tensor, labels: Tensor, global_views: int | None = None
+) -> dict[str, Any]:
+    """What a step in the middle of a training gives to an objective, for a trial with views z (V, N, K).
+
+    The teacher's embeddings are those of the global views, in another order of the channels.
+
+    >>> sorted(trial_of(nn.Identity(), torch.ones(2, 3, 4), torch.zeros(3)))
+    ['generator', 'global_views', 'labels', 'progress', 'teacher']
+    """
+    first = len(z) if global_views is None else global_views
+    with torch.no_grad():
+        rows = z[:first].flip(2).flatten(0, 1)
+        for name in getattr(objective, "averaged", ()):
+            rows = objective.get_submodule(name)(rows)
+    return {
+        "labels": labels,
+        "generator": torch.Generator().manual_seed(0),
+        "progress": 0.5,
+        "global_views": first,
+        "teacher": rows.reshape(first, z.shape[1], rows.shape[1]),
+    }
+
+
+def try_objective(
+    loss: nn.Module, name: str, width: int, global_views: int = 2, local_views: int = 0
+) -> None:
+    """Raise UsageError unless a copy of a loss takes views (V, 2, `width`) to a scalar with a gradient."""
+    loss = copy.deepcopy(loss)  # a step may change its state
+    z = torch.randn(global_views + local_views, 2, width, requires_grad=True)
+    with explained(f"The objective {name!r} fails on {len(z)} embeddings (2, {width})"):
+        value = loss_of_views(loss, z, **trial_of(loss, z, torch.zeros(2, dtype=torch.int64), global_views))
     if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
         got = f"a {type(value).__name__}"
         if isinstance(value, Tensor):
             got = f"{tuple(value.shape)}{'' if value.requires_grad else ' without a gradient'}"
         raise UsageError(
             f"The objective {name!r} must give a scalar with a gradient, but gave {got}; return a tensor "
-            "that is computed from both embeddings."
+            "that is computed from the embeddings."
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import chance_of, loss_of, needs_of, temperature_of
+from fullrank.objectives.contract import chance_of, needs_of, temperature_of
 from fullrank.specs import write
 
 
@@ -20,6 +20,7 @@ class NestedLoss(nn.Module):
 
     Each width has an objective of its own, so an objective with trained weights has those of that width.
     `objective(spec, nested=...)` builds them. Shapes: (N, K), (N, K) -> scalar, K of the largest k or more.
+    If the objective takes all views, so does this one: (V, N, K) -> scalar.
 
     Args:
         losses: The objectives, one for each width.
@@ -48,16 +49,21 @@ class NestedLoss(nn.Module):
             )
         self.losses, self.nested = nn.ModuleList(losses), tuple(nested)
         self.needs = needs_of(losses[0])
+        self.takes_views: bool = getattr(losses[0], "takes_views", False)
+        if "teacher" in self.needs:
+            raise UsageError(
+                "An objective with a teacher cannot be nested; choose another head, or an objective without."
+            )
 
-    def forward(self, z_a: Tensor, z_b: Tensor, **keywords: Any) -> Tensor:
-        """Return the mean over the widths; `keywords` are those that the objective needs."""
-        if z_a.shape[-1] < max(self.nested):
+    def forward(self, *z: Tensor, **keywords: Any) -> Tensor:
+        """Return the mean over the widths of z_a and z_b, or of all views; with what the objective needs."""
+        if z[0].shape[-1] < max(self.nested):
             raise UsageError(
                 f"The nested widths {write(self.nested)} need z of width {max(self.nested)} or more, but got "
-                f"{z_a.shape[-1]}; take smaller widths, or a wider head."
+                f"{z[0].shape[-1]}; take smaller widths, or a wider head."
             )
         pairs = zip(self.losses, self.nested, strict=True)
-        return torch.stack([loss_of(part, z_a[:, :k], z_b[:, :k], **keywords) for part, k in pairs]).mean()
+        return torch.stack([part(*(each[..., :k] for each in z), **keywords) for part, k in pairs]).mean()
 
     @property
     def temperature(self) -> float | None:
@@ -65,16 +71,16 @@ class NestedLoss(nn.Module):
         values = [value for part in self.losses if (value := temperature_of(part)) is not None]
         return fmean(values) if values else None
 
-    def chance(self, n: int, width: int | None = None) -> float | None:
+    def chance(self, n: int, width: int | None = None, *views: int) -> float | None:
         """The mean of the chance levels, each at its own width; None where one is unknown."""
-        levels = [chance_of(part, n, k) for part, k in zip(self.losses, self.nested, strict=True)]
+        levels = [chance_of(part, n, k, *views) for part, k in zip(self.losses, self.nested, strict=True)]
         known = [level for level in levels if level is not None]
         return fmean(known) if len(known) == len(levels) else None
 
-    def collapsed(self, n: int, width: int) -> dict[str, float]:
+    def collapsed(self, n: int, width: int, *views: int) -> dict[str, float]:
         """The mean of the values at each kind of collapse that the objective knows."""
         states = [
-            part.collapsed(n, k) if hasattr(part, "collapsed") else {}  # type: ignore[operator]  # a method
+            part.collapsed(n, k, *views) if hasattr(part, "collapsed") else {}  # type: ignore[operator]  # a method
             for part, k in zip(self.losses, self.nested, strict=True)
         ]
         return {kind: fmean(state[kind] for state in states) for kind in states[0]}

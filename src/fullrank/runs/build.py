@@ -12,13 +12,13 @@ from fullrank.data.classes import check_classes
 from fullrank.data.datasets import image_set_of, is_dataset
 from fullrank.data.image_set import count_classes
 from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, without_download
-from fullrank.errors import DataError, FullrankWarning, UsageError
+from fullrank.errors import DataError, FullrankWarning, UsageError, one_line
 from fullrank.heads import Head, head as build_head
 from fullrank.heads.contract import nested_widths
 from fullrank.objectives import Auxiliary, auxiliary, needs, objective as build_objective
 from fullrank.objectives.contract import try_objective
 from fullrank.objectives.terms.contract import TrainingLabels, cues_of, try_auxiliary
-from fullrank.places import HasPlaces, check_place, place_dims
+from fullrank.places import HasPlaces, check_place, evaluating, place_dims
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec
 from fullrank.step import Step
@@ -136,7 +136,8 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
             named = str(train), recipe.label, train.labels, train.class_names
             check(TrainingLabels(*named, recipe.batch_size))
     with torch.random.fork_rng(devices=()):
-        try_objective(parts.objective, recipe.objective.alone, parts.head.out_dim)
+        views = parts.views.global_count, parts.views.local
+        try_objective(parts.objective, recipe.objective.alone, parts.head.out_dim, *views)
         if parts.terms:
             step = _noise(parts)
             for term, name in zip(parts.terms, recipe.objective.terms, strict=True):
@@ -152,14 +153,17 @@ def _noise(parts: Parts) -> Step:
     for place in places:
         check_place(cast(HasPlaces, parts.encoder), place)
     widths = place_dims(parts.encoder, views.image_size, parts.encoder.in_chans, places)
+    rows = 2 * views.count
     return Step(
-        h=torch.randn(4, parts.encoder.feature_dim, requires_grad=True),
-        z=torch.randn(4, parts.head.out_dim, requires_grad=True),
-        features={place: torch.randn(4, width, requires_grad=True) for place, width in widths.items()},
+        h=torch.randn(rows, parts.encoder.feature_dim, requires_grad=True),
+        z=torch.randn(rows, parts.head.out_dim, requires_grad=True),
+        features={place: torch.randn(rows, width, requires_grad=True) for place, width in widths.items()},
         views=views.sample(2, step_generator(0, 0, 0)).numbers(),
         labels=torch.zeros(2, dtype=torch.int64),
         generator=torch.Generator().manual_seed(0),
         cues=dict.fromkeys(cues_of(parts.terms), torch.zeros(2, dtype=torch.int64)),
+        view_count=views.count,
+        global_count=views.global_count,
     )
 
 
@@ -183,6 +187,8 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
         )
     encoder = encoder_of(recipe, train)
     views = view_pipeline(recipe.views, image_size=train.image_size, channels=train.channels)
+    if views.local:
+        check_sizes(encoder, views)
     head = build_head(recipe.head, in_dim=encoder.feature_dim, view_dims=views.number_dims)
     num_classes = len(train.class_names[recipe.label])
     sizes: dict[str, Any] = {"in_dim": head.out_dim, "num_classes": num_classes}
@@ -190,6 +196,20 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     # Built last: the weights of the other parts do not depend on the terms.
     terms = _terms(recipe, encoder, head, views, num_classes)
     return Parts(encoder, head, loss, views, terms)
+
+
+def check_sizes(encoder: Encoder, views: Views) -> None:
+    """Raise UsageError for an encoder that does not take the local crops."""
+    local, whole = views.sizes[-1], views.image_size
+    crops = torch.zeros(2, encoder.in_chans, local, local)
+    with torch.no_grad(), torch.random.fork_rng(devices=()), evaluating(encoder):
+        try:
+            encoder(crops)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UsageError(
+                f"The encoder takes views of {whole} pixels, but not local crops of {local} "
+                f"({one_line(str(error))[:100]}); choose one that takes any size, or multicrop,local=0."
+            ) from None
 
 
 def _terms(

@@ -20,11 +20,10 @@ from fullrank.heads import HEADS, Head, head as build_head
 from fullrank.heads.contract import nested_widths
 from fullrank.objectives import (
     OBJECTIVES,
-    loss_of,
     needs_of,
     objective as build_objective,
 )
-from fullrank.objectives.contract import GIVEN
+from fullrank.objectives.contract import GIVEN, loss_of_views, trial_of
 from fullrank.objectives.terms.samples import VIEW_DIMS
 from fullrank.places import head_places, read_head
 from fullrank.testing.contract import ROWS, Contract, Part, check_processes, close, hold
@@ -149,28 +148,31 @@ def check_objective(
     name = OBJECTIVES.parse(part)
     loss = build_objective(name, in_dim=width, num_classes=num_classes)
     needs, contract = needs_of(loss), Contract(name, "an objective")
-    with contract.clause(f"`needs` names what forward takes beside z_a and z_b, of {', '.join(GIVEN)}"):
+    with contract.clause(f"`needs` names what forward takes beside the embeddings, of {', '.join(GIVEN)}"):
         hold(needs == needs_of(type(loss)) or isinstance(needs, frozenset), f"it says {sorted(needs)}")
         hold(needs <= set(GIVEN), f"it says {sorted(needs)}")
     a, b = (torch.randn(ROWS, width, requires_grad=True) for _ in range(2))
     with contract.clause("it gives a finite scalar with a gradient to both views"):
-        value = _called(loss, a, b, num_classes)
+        value = _called(copy.deepcopy(loss), a, b, num_classes)  # a call may change its state
         hold(value.shape == () and bool(value.isfinite()), f"it gave {tuple(value.shape)}")
         value.backward()  # type: ignore[no-untyped-call]
         for view, z in (("z_a", a), ("z_b", b)):
             hold(z.grad is not None and bool(z.grad.any()), f"the gradient to {view} is zero")
-    with contract.clause("equal draws give equal losses, also without a generator"), torch.no_grad():
-        first, second = (_called(loss, a, b, num_classes) for _ in range(2))
+    with contract.clause("equal draws give equal losses in eval mode"), torch.no_grad():
+        settled = copy.deepcopy(loss).eval()
+        first, second = (_called(settled, a, b, num_classes) for _ in range(2))
         hold(torch.equal(first, second), f"{first.item():.6g} and then {second.item():.6g}")
         if "generator" in needs:
-            _called(loss, a, b, num_classes, generator=False)
-    with contract.clause("its gradient agrees with finite differences"):
+            _called(settled, a, b, num_classes, generator=False)
+    with contract.clause("its gradient agrees with finite differences, unless it holds a part constant"):
         double = copy.deepcopy(loss).double()
         x, y = (torch.randn(5, width, dtype=torch.float64, requires_grad=True) for _ in range(2))
-        agrees = torch.autograd.gradcheck(
-            lambda x, y: _called(double, x, y, num_classes), (x, y), raise_exception=False
+        agrees = getattr(loss, "detaches", False) or torch.autograd.gradcheck(
+            lambda x, y: _called(copy.deepcopy(double), x, y, num_classes), (x, y), raise_exception=False
         )
         hold(agrees, "it does not")
+    if "teacher" in needs:
+        _check_teaching(contract, loss)
     _check_levels(contract, loss, width)
     with contract.clause(f"it trains the head {HEADS.parse(head)}: a gradient reaches h"):
         top = _built_head(head, width)
@@ -182,6 +184,17 @@ def check_objective(
         hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")
     if processes > 1:
         check_processes(contract, name, processes)
+
+
+def _check_teaching(contract: Contract, loss: nn.Module) -> None:
+    with contract.clause("momentum_at(progress) lies in 0 to 1, and does not fall"):
+        momenta = [loss.momentum_at(share) for share in (0.0, 0.5, 1.0)]  # type: ignore[operator]
+        hold(all(0 <= each <= 1 for each in momenta), f"it gives {momenta}")
+        hold(momenta == sorted(momenta), f"it gives {momenta}")
+    with contract.clause("`averaged` names its own modules"):
+        modules = dict(loss.named_modules())
+        names = getattr(loss, "averaged", ())
+        hold(all(name in modules for name in names), f"it names {names}")
 
 
 def _check_levels(contract: Contract, loss: nn.Module, width: int) -> None:
@@ -313,8 +326,13 @@ def _called(loss: nn.Module, a: Tensor, b: Tensor, num_classes: int, generator: 
     """The loss of two views, with labels of which the last is missing, and the same draws in each call."""
     labels = torch.arange(len(a)) % num_classes
     labels[-1:] = -1
+    z = torch.stack([a, b])
+    fixed = torch.randn(z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(1))
+    given = trial_of(loss, fixed, labels)
+    if not generator:
+        given["generator"] = None
     torch.manual_seed(0)
-    return loss_of(loss, a, b, labels, torch.Generator().manual_seed(0) if generator else None)
+    return loss_of_views(loss, z, **given)
 
 
 def _refuses(head: nn.Module, h: Tensor) -> bool:

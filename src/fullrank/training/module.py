@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from fullrank.batch import Batch
 from fullrank.errors import UsageError
 from fullrank.heads.contract import nested_widths, views_for
-from fullrank.objectives import loss_of, needs_of
-from fullrank.objectives.contract import check_needs
-from fullrank.objectives.terms.contract import cues_of
+from fullrank.objectives import needs_of
+from fullrank.objectives.contract import Teaches, check_needs, loss_of_views
+from fullrank.objectives.terms.contract import cues_of, loss_of_term
 from fullrank.places import HasPlaces, check_place
 from fullrank.processes import process_count, process_rank
 from fullrank.runs.build import Parts
@@ -26,6 +26,7 @@ from fullrank.runs.recipe import Optimizer, Recipe, check_optimizer
 from fullrank.specs import write
 from fullrank.step import Step
 from fullrank.training.session import OptimizerFactory
+from fullrank.training.teacher import Teacher
 from fullrank.views import step_generator
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ OBJECTIVE = "objective"
 
 
 class JointEmbedding(pl.LightningModule):
-    """Encoder, head and objective, trained on two views of each image: a LightningModule.
+    """Encoder, head and objective, trained on two or more views of each image: a LightningModule.
+
+    If the objective needs a `teacher`, it has one: a moving average of encoder and head (`Teacher`), which
+    sees the global views only and follows after each step of the optimizer.
 
     Batches are `fullrank.batch.Batch`. The views of step t in epoch e are drawn from (`seed`, e, t), so a
     resumed run sees the same views as an uninterrupted one. Each of several processes has its share of the
@@ -48,17 +52,17 @@ class JointEmbedding(pl.LightningModule):
     Args:
         encoder: Maps images (N, C, H, W) in 0 to 1 to h (N, D).
         head: Maps h (N, D) to z (N, K).
-        objective: Called as `loss(z_a, z_b)`, and with `labels` or `generator` if its `needs` name them.
-            The objective's own weights are trained with the rest.
-        views: The two view pipelines (`view_pipeline`).
+        objective: Called as `loss(z_a, z_b)`, or as `loss(z)` with all views (V, N, K) if it takes them
+            (`ViewsLoss`), and with what its `needs` name. Its own weights are trained with the rest.
+        views: The pipelines of the views (`view_pipeline`).
         optimizer: The keys of the optimizer, or a function from groups of parameters to an optimizer; None
             has the defaults of a recipe.
         terms: Auxiliary objectives (`auxiliary`). Each is called as `term(step)`, multiplied by its `weight`
             and added to the loss. Their weights are trained too. Labels that a term reads (its `cues`) must
             be in `Batch.cues`.
         seed: The seed of the views.
-        encoder_passes: 1 sends both views through the encoder and the head at once. 2 sends them one by one,
-            so that batch norms see one view at a time, as in P1's code.
+        encoder_passes: 1 sends all views of a size through the encoder, and all views through the head, at
+            once. 2 sends them one by one, so that batch norms see one view at a time, as in P1's code.
         compiled: Whether torch compiles the encoder's forward.
 
     Raises:
@@ -113,6 +117,9 @@ class JointEmbedding(pl.LightningModule):
         self.factory = None if optimizer is None or isinstance(optimizer, Optimizer) else optimizer
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else Optimizer()
         self.views, self.seed, self.encoder_passes = views, seed, encoder_passes
+        self.teacher: Teacher | None = None
+        if "teacher" in self.needs:
+            self.teacher = Teacher(*self.student)
         dims = cast("dict[str, int] | None", getattr(head, "view_dims", None))
         if dims is not None and dims != views.number_dims:
             raise UsageError(
@@ -120,7 +127,9 @@ class JointEmbedding(pl.LightningModule):
                 "build it with view_dims=views.number_dims."
             )
         if compiled:
-            self.encoder.compile()
+            for each in (self, self.teacher):
+                if each is not None:
+                    each.encoder.compile()
 
     @classmethod
     def of(cls, recipe: Recipe, parts: Parts, factory: OptimizerFactory | None = None) -> Self:
@@ -136,26 +145,47 @@ class JointEmbedding(pl.LightningModule):
         """Images (N, C, H, W) in 0 to 1 -> h (N, D)."""
         return cast(Tensor, self.encoder(images))
 
+    @property
+    def student(self) -> list[nn.Module]:
+        """What a teacher averages: encoder, head, and the parts that the objective lists."""
+        names: tuple[str, ...] = getattr(self.objective, "averaged", ())
+        return [self.encoder, self.head, *map(self.objective.get_submodule, names)]
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, 0 to 1."""
+        return min(1.0, self.global_step / self.trainer.estimated_stepping_batches)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a step; its tensors are kept in `latest`."""
-        progress = min(1.0, self.global_step / self.trainer.estimated_stepping_batches)
-        step = self.step(batch, self.current_epoch, batch_idx, progress)
+        step = self.step(batch, self.current_epoch, batch_idx, self.progress)
         self.latest = step.detached()
         loss = step.loss
         self.log("loss", loss)
         return loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Change the weights, and let the teacher follow; a step that was skipped moves no teacher."""
+        progress = self.progress
+        super().optimizer_step(*args, **kwargs)
+        if self.teacher is not None and any(weight.grad is not None for weight in self.parameters()):
+            momentum = cast(Teaches, self.objective).momentum_at(progress)
+            self.teacher.follow(self.student, momentum)
+
     def step(self, batch: Batch, epoch: int, number: int, progress: float = 1.0) -> Step:
-        """Step `number` of an epoch: draw two views, apply encoder and head, compute the losses."""
+        """Step `number` of an epoch: draw the views, apply encoder, head and teacher, compute the losses."""
         with self._timed("views"):
             parameters = self.draw(batch, step_generator(self.seed, epoch, number))
-            images = torch.cat(self.views.apply(batch, parameters))
-            views = parameters.numbers().to(images.device) if "views" in self.needs else None
+            views = self.views.apply(batch, parameters)
+            whole, local = views[: self.views.global_count], views[self.views.global_count :]
+            numbers = parameters.numbers().to(views[0].device) if "views" in self.needs else None
         with self._timed("encoder"):
-            features = self.encoded(images)
+            features = self.encoded(whole, local)
             h = features.pop("h")
         with self._timed("head"):
-            z = self.embedded(h, views)
+            z = self.embedded(self.head, h, numbers)
+        with self._timed("teacher"):
+            targets = None if self.teacher is None else self.taught(self.teacher, whole, numbers)
         # Mixed precision would round the similarities to 16 bits before they are divided by 0.1.
         with self._timed("objective"), torch.autocast(z.device.type, enabled=False):
             h, z = _single(h), _single(z)
@@ -163,26 +193,55 @@ class JointEmbedding(pl.LightningModule):
             generator = None
             if "generator" in self.needs:  # the same in every process and after a resume
                 generator = step_generator(self.seed, epoch, number, stream=1)
-            step = Step(h, z, read, views, batch.labels, generator, progress, cues=self.cues_in(batch))
-            losses = {OBJECTIVE: loss_of(self.objective, step.z_a, step.z_b, batch.labels, generator)}
-            losses |= {str(term.name): term.weight * term(step) for term in self.terms}
+            cues, counts = self.cues_in(batch), (self.views.count, self.views.global_count)
+            step = Step(h, z, read, numbers, batch.labels, generator, progress, {}, cues, *counts)
+            given = {"labels": batch.labels, "generator": generator, "progress": progress}
+            given |= {"global_views": step.global_count, "teacher": targets}
+            losses = {OBJECTIVE: loss_of_views(self.objective, step.by_view(z), **given)}
+            for term in self.terms:
+                losses[str(term.name)] = cast(float, term.weight) * loss_of_term(term, step)
             return replace(step, losses=losses)
 
-    def encoded(self, images: Tensor) -> dict[str, Tensor]:
-        """The features (2N, D_p) of both views at h and at the places that the terms name."""
-        parts = images.chunk(self.encoder_passes)
-        if not self.places:
-            return {"h": torch.cat([self.encoder(part) for part in parts])}
-        read = [cast(HasPlaces, self.encoder).features(part, ("h", *self.places)) for part in parts]
-        return {place: torch.cat([features[place] for features in read]) for place in read[0]}
+    def encoded(self, whole: Sequence[Tensor], local: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+        """The features (V N, D_p) of all views at h and at the places that the terms name.
 
-    def embedded(self, h: Tensor, views: "ViewNumbers | None") -> Tensor:
-        """The embeddings (2N, K) for h (2N, D); a head that takes them is given the views' parameters."""
-        parts, given = h.chunk(self.encoder_passes), views_for(self.head, views)
+        The global views are one call of the encoder and the local crops another, since their sizes differ.
+        """
+        features = [self._read(part) for views in (whole, local) for part in self._passes(views)]
+        return {place: torch.cat([each[place] for each in features]) for place in features[0]}
+
+    def _passes(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The images of each call of the encoder."""
+        if self.encoder_passes > 1 or not views:
+            return views
+        return [torch.cat(list(views))]
+
+    def _read(self, images: Tensor) -> dict[str, Tensor]:
+        """The features of images at h and at the places that the terms name."""
+        if not self.places:
+            return {"h": self.encoder(images)}
+        return dict(cast(HasPlaces, self.encoder).features(images, ("h", *self.places)))
+
+    def embedded(self, head: nn.Module, h: Tensor, numbers: "ViewNumbers | None") -> Tensor:
+        """The embeddings (V N, K) for h (V N, D); a head that takes them is given the views' parameters."""
+        given = views_for(head, numbers)
+        passes = 1 if self.encoder_passes == 1 else self.views.count
         if given is None:
-            return torch.cat([self.head(part) for part in parts])
-        numbers = given.chunk(self.encoder_passes)
-        return torch.cat([self.head(part, views=some) for part, some in zip(parts, numbers, strict=True)])
+            return torch.cat([head(part) for part in h.chunk(passes)])
+        return torch.cat(
+            [head(part, views=some) for part, some in zip(h.chunk(passes), given.chunk(passes), strict=True)]
+        )
+
+    @torch.no_grad()
+    def taught(self, teacher: Teacher, whole: Sequence[Tensor], numbers: "ViewNumbers | None") -> Tensor:
+        """What a teacher makes of the global views: (G, N, P), float32 or better, without gradient."""
+        h = torch.cat([teacher.encoder(part) for part in self._passes(whole)])
+        z = self.embedded(teacher.head, h, None if numbers is None else numbers.first_views(len(whole)))
+        with torch.autocast(z.device.type, enabled=False):
+            z = _single(z)
+            for part in teacher.parts:
+                z = cast(Tensor, part(z))
+        return z.reshape(len(whole), -1, z.shape[1])
 
     def draw(self, batch: Batch, generator: torch.Generator) -> "ViewParameters":
         """The parameters of the views of `batch`, which is this process's share of the global batch."""

@@ -19,8 +19,9 @@ from fullrank.heads import Head
 from fullrank.objectives import chance_of
 from fullrank.progress import progress_bar
 from fullrank.record import Baseline, RunEntry, Score
+from fullrank.record.making import new_record
 from fullrank.runs.baselines import LEAST_EPOCHS, kind_of, run_baselines, unmeasured
-from fullrank.runs.recipe import Recipe
+from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
 from fullrank.runs.view_readout import LEAST_IMAGES, ReadModel, view_readout
 from fullrank.training.callbacks.curves import Monitor
@@ -28,10 +29,13 @@ from fullrank.training.callbacks.stopping import Stop
 from fullrank.training.module import JointEmbedding
 from fullrank.training.session import Session
 from fullrank.training.sgd_probe import sgd_probe
+from fullrank.training.teacher import Teacher
 from fullrank.version import __version__
 from fullrank.views import Views, step_generator, view_pipeline
 
 EXAMPLES = 8
+# The folder of a run's teacher, which is a run folder of its own.
+TEACHER = "teacher"
 
 
 def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
@@ -42,7 +46,7 @@ def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:
     return encoder.cpu().eval(), head.cpu().eval()
 
 
-def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train: ImageSet) -> None:
+def save_weights(module: JointEmbedding | Teacher, folder: Path, recipe: Recipe, train: ImageSet) -> None:
     """Write encoder and head, each with a description in its metadata."""
     metadata = {key: str(getattr(recipe, key)) for key in ("encoder", "head", "objective", "data")} | {
         "image_size": str(train.image_size),
@@ -56,11 +60,33 @@ def save_weights(module: JointEmbedding, folder: Path, recipe: Recipe, train: Im
         write_whole(folder / file, save(weights, metadata))
 
 
+def save_teacher(
+    teacher: Teacher, folder: Path, recipe: Recipe, train: ImageSet, entry: RunEntry, measured: Evaluation
+) -> None:
+    """Write the teacher of a run into a folder below it, as a run of its own with the same training.
+
+    Args:
+        teacher: The teacher.
+        folder: The folder of the run.
+        recipe: The recipe of the run.
+        train: The training images.
+        entry: The entry of the student.
+        measured: What was measured of the teacher.
+    """
+    place = folder / TEACHER
+    place.mkdir(exist_ok=True)
+    save_weights(teacher, place, recipe, train)
+    write_whole(place / RECIPE_FILE, recipe.dump().encode())
+    own = {"probes": measured.probes, "scores": measured.scores, "spectrum": measured.spectrum}
+    taught = entry.model_copy(update=own | {"images": measured.images, "corrections": []})
+    new_record("run", recipe.model_dump(mode="json"), [taught]).save(place)
+
+
 def entry_of(
     module: JointEmbedding, recipe: Recipe, monitor: Monitor, skipped: int, batches: int, measured: Evaluation
 ) -> RunEntry:
     """The scores of the trained parts, and a summary of the training."""
-    views = 2 * recipe.epochs * batches * recipe.batch_size
+    views = module.views.count * recipe.epochs * batches * recipe.batch_size
     seconds = monitor.elapsed()
     return RunEntry(
         head=recipe.head,
@@ -126,7 +152,7 @@ def _view_scores(
     if recipe.epochs < LEAST_EPOCHS or on_demand or min(map(len, images)) < LEAST_IMAGES:
         return []
     views = view_pipeline(recipe.views, image_size=images[1].image_size, channels=images[1].channels)
-    model = ReadModel(encoder, head, default_places(head), views, str(recipe.views), recipe.seed)
+    model = ReadModel(encoder, head, default_places(head), views.pair, str(recipe.views), recipe.seed)
     try:
         return view_readout(model, *images).scores
     except DataError:  # features of views that are not finite, which must not cost the run
@@ -149,7 +175,8 @@ def segmentation_of(
 
 def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
     """The loss for embeddings that do not depend on the images, if the objective knows it."""
-    return chance_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
+    width, views = cast(Head, module.head).out_dim, (module.views.global_count, module.views.local)
+    return chance_of(module.objective, recipe.batch_size, width, *views)
 
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:
@@ -161,7 +188,8 @@ def _parameters(module: JointEmbedding) -> dict[str, int]:
 
 
 def example_views(views: Views, images: ImageSet, seed: int) -> np.ndarray:
-    """A few images, each with its two views: (n, 3, H, W, C) uint8."""
+    """A few images, each with its first two views: (n, 3, H, W, C) uint8."""
+    views = views.pair
     rows = np.linspace(0, len(images) - 1, EXAMPLES).astype(int)
     batch = images.batch(rows)
     height, width = batch.images.shape[-2:]

@@ -178,11 +178,18 @@ def carry_out(
                     save_arrays(folder, curves | {"examples": examples} | objects.examples)
                 entry.baselines.extend(results.baselines_of(recipe, images, evaluation))
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)
+                if module.teacher is not None:
+                    taught = evaluate(
+                        module.teacher.encoder, module.teacher.head, *images, request=request, share=share
+                    )
+                    results.save_teacher(module.teacher, folder, recipe, train, entry, taught)
                 record = new_record("run", recipe.model_dump(mode="json"), [entry])
                 record.save(folder)
                 log_results(loggers, recipe, entry, session.callbacks)
             else:
                 help_evaluate(module.encoder, module.head, *images, share)
+                if module.teacher is not None:
+                    help_evaluate(module.teacher.encoder, module.teacher.head, *images, share)
         except FullrankError:
             if writes:  # the list shows what to repair before a resume
                 folders.list_bad_images(folder, train.bad.found | test.bad.found)

@@ -136,20 +136,22 @@ class Drop(_Chance):
 class Crop(Operation):
     r"""A random box of the image, resampled to `size` by `size` and flipped with probability `flip`.
 
-    The area of the box is uniform from `scale` to 1 of the image's area. The logarithm of its aspect ratio
-    w/h is uniform from log(3/4) to log(4/3). Height and width are rounded to whole pixels. Ten boxes are
-    drawn for each image, and the first that fits is placed at random. If none fits, the largest centred box
-    with an allowed aspect ratio is used. Values: `crop` (N, 4), int64, top, left, height, width; `flip` (N,),
-    bool.
+    The area of the box is uniform from `scale` to `largest` of the image's area. The logarithm of its aspect
+    ratio w/h is uniform from log(3/4) to log(4/3). Height and width are rounded to whole pixels. Ten boxes
+    are drawn for each image, and the first that fits is placed at random. If none fits, the largest centred
+    box with an allowed aspect ratio is used. Values: `crop` (N, 4), int64, top, left, height, width; `flip`
+    (N,), bool.
 
     Args:
         size: Height and width of the view, in pixels.
         scale: The smallest share of the area. 1 only resizes the whole image.
         flip: The probability of a horizontal flip.
         interpolation: `bilinear` or `bicubic`.
+        largest: The largest share of the area, from `scale` to 1.
 
     Raises:
-        UsageError: For a size below 1, a scale outside (0, 1] or a probability outside 0 to 1.
+        UsageError: For a size below 1, a scale outside (0, 1], a `largest` below it or above 1, or a
+            probability outside 0 to 1.
 
     >>> crop = Crop(size=4, scale=0.5, flip=0.0)
     >>> crop.sample(2, torch.Generator().manual_seed(0), source=(8, 8))["crop"].shape
@@ -162,12 +164,16 @@ class Crop(Operation):
     scale: float = 0.08
     flip: float = 0.5
     interpolation: Interpolation = "bilinear"
+    largest: float = 1.0
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UsageError(f"The size of a view must be 1 pixel or more, but got {self.size}; try 32.")
         if not 0 < self.scale <= 1:
             raise UsageError(f"scale={self.scale} must be above 0 and at most 1; 1 is no crop.")
+        if not self.scale <= self.largest <= 1:
+            limits = f"from scale={self.scale} to 1"
+            raise UsageError(f"The largest share of a crop must lie {limits}, but got {self.largest}.")
         check_probability("flip", self.flip)
 
     @property
@@ -179,7 +185,7 @@ class Crop(Operation):
         """Draw the boxes, and which images are flipped."""
         values = {}
         if self.scale < 1:
-            values["crop"] = random_boxes(count, generator, source, self.scale)
+            values["crop"] = random_boxes(count, generator, source, self.scale, self.largest)
         if self.flip > 0:
             values["flip"] = _chance(count, generator, self.flip)
         return values
@@ -383,19 +389,21 @@ class Solarize(_Chance, Operation):
         return images if hit is None else colour.solarize(images, hit, inplace=True)
 
 
-def random_boxes(count: int, generator: torch.Generator, source: Source, scale: float) -> Tensor:
+def random_boxes(
+    count: int, generator: torch.Generator, source: Source, scale: float, largest: float = 1.0
+) -> Tensor:
     """Boxes (count, 4), int64, as top, left, height, width, for `Crop`."""
     # The random numbers do not depend on the images' sizes, so a process can draw for the images of others.
     limit = torch.as_tensor(source, dtype=torch.float64, device="cpu").expand(count, 2)
-    area = _uniform((count, 10), generator, scale, 1.0) * limit.prod(1, keepdim=True)
+    area = _uniform((count, 10), generator, scale, largest) * limit.prod(1, keepdim=True)
     ratio = _uniform((count, 10), generator, math.log(3 / 4), math.log(4 / 3)).exp_()
     place = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     tries = torch.stack([(area / ratio).sqrt_(), (area * ratio).sqrt_()], dim=-1).round_()
     fits = ((tries >= 1) & (tries <= limit[:, None])).all(-1)
     first, some_fits = fits.float().argmax(1), fits.any(1, keepdim=True)
-    largest = torch.minimum(limit, (limit.flip(1) * 4 / 3).round_())
-    extent = torch.where(some_fits, tries[torch.arange(count), first], largest)
-    corner = torch.where(some_fits, place * (limit - extent + 1), (limit - largest) / 2).floor_()
+    whole = torch.minimum(limit, (limit.flip(1) * 4 / 3).round_())
+    extent = torch.where(some_fits, tries[torch.arange(count), first], whole)
+    corner = torch.where(some_fits, place * (limit - extent + 1), (limit - whole) / 2).floor_()
     return torch.cat([corner, extent], dim=1).long()
 
 

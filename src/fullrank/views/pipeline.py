@@ -1,6 +1,6 @@
-"""Two pipelines of operations, the parameters drawn for them, and the two views that they make of a batch."""
+"""Pipelines of operations, the parameters drawn for them, and the views that they make of a batch."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -76,7 +76,7 @@ class Pipeline:
 
 @dataclass(frozen=True, eq=False)
 class ViewParameters:
-    """Everything drawn for the two views of a batch, on the CPU: name -> (N, ...), in order of application.
+    """Everything drawn for the views of a batch, on the CPU: name -> (N, ...), in order of application.
 
     A missing name is switched off. A slice along N belongs to the same slice of the batch, so each process
     takes its own rows of one global draw.
@@ -87,6 +87,7 @@ class ViewParameters:
         count: The number of images.
         source: Height and width of the images.
         spans: For each view, name -> the width of the range that its factors are drawn from.
+        more: The values of the views after the second.
 
     >>> from fullrank.views import view_pipeline
     >>> drawn = view_pipeline("weak", image_size=8).sample(4, step_generator(seed=0, epoch=0, step=0))
@@ -98,19 +99,25 @@ class ViewParameters:
     second: dict[str, Tensor]
     count: int
     source: tuple[int, int]
-    spans: tuple[Mapping[str, float], Mapping[str, float]] = field(default=({}, {}))
+    spans: tuple[Mapping[str, float], ...] = field(default=({}, {}))
+    more: tuple[dict[str, Tensor], ...] = ()
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, rows: slice) -> "ViewParameters":
-        first, second = ({k: v[rows] for k, v in view.items()} for view in (self.first, self.second))
-        return replace(self, first=first, second=second, count=len(range(*rows.indices(self.count))))
+        taken = self._each(lambda view: {name: values[rows] for name, values in view.items()})
+        return replace(taken, count=len(range(*rows.indices(self.count))))
+
+    @property
+    def views(self) -> tuple[dict[str, Tensor], ...]:
+        """The values of every view, in order."""
+        return self.first, self.second, *self.more
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that are switched on in either view."""
-        return tuple(dict.fromkeys((*self.first, *self.second)))
+        """The names that are switched on in any view."""
+        return tuple(dict.fromkeys(name for view in self.views for name in view))
 
     def without(self, *names: str) -> "ViewParameters":
         """The same draw with these operations switched off. UsageError for one that is not on."""
@@ -118,13 +125,10 @@ class ViewParameters:
             if name not in self.names:
                 on = ", ".join(self.names) or "nothing"
                 raise unknown_name("operation", name, self.names, f"switched on here: {on}")
-        first, second = (
-            {k: v for k, v in view.items() if k not in names} for view in (self.first, self.second)
-        )
-        return replace(self, first=first, second=second)
+        return self._each(lambda view: {name: values for name, values in view.items() if name not in names})
 
     def numbers(self, names: tuple[str, ...] | None = None) -> ViewNumbers:
-        """The parameters of both views as numbers, float32, for the operations that are on in either.
+        """The parameters of all views as numbers, float32, for the operations that are on in any.
 
         Args:
             names: The names to have numbers of instead; those that are off have the neutral ones.
@@ -134,21 +138,35 @@ class ViewParameters:
         >>> views.sample(4, step_generator(seed=0, epoch=0, step=0)).numbers().dims
         {'crop': 4, 'flip': 1, 'colour': 2}
         """
-        first, second = (
+        first, second, *more = (
             view_numbers(values, names or self.names, spans, self.source, self.count)
-            for values, spans in zip((self.first, self.second), self.spans, strict=True)
+            for values, spans in zip(self.views, self.spans, strict=True)
         )
-        return ViewNumbers(first, second)
+        return ViewNumbers(first, second, tuple(more))
+
+    def _each(self, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> "ViewParameters":
+        """Change the values of every view."""
+        first, second, *more = map(change, self.views)
+        return replace(self, first=first, second=second, more=tuple(more))
 
 
 @dataclass(frozen=True)
 class Views:
-    """Two pipelines, and how they turn a batch into two views.
+    """Two pipelines or more, and how they turn a batch into as many views.
+
+    Global views come first, and all have the size of the first. Local crops come last; they have a size of
+    their own, which is not larger.
 
     Args:
         first: The pipeline of the first view.
         second: The pipeline of the second view.
         channels: Channels of the images.
+        more: The pipelines of further views.
+        local: How many of `more`, counted from the end, are local crops.
+
+    Raises:
+        UsageError: The sizes differ among the global views or among the local crops, or a local crop is
+            larger than a global view.
 
     >>> from fullrank.views import view_pipeline
     >>> views = view_pipeline("simclr", image_size=8, channels=1)
@@ -162,16 +180,59 @@ class Views:
     first: Pipeline
     second: Pipeline
     channels: int = 3
+    more: tuple[Pipeline, ...] = ()
+    local: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.local <= len(self.more):
+            problem = f"local={self.local} of {len(self.more)} further views cannot be local crops"
+            raise UsageError(f"{problem}; the first two views are always global.")
+        whole, crops = self.sizes[: self.global_count], self.sizes[self.global_count :]
+        if len(set(whole)) > 1 or len(set(crops)) > 1:
+            listed = ", ".join(map(str, self.sizes))
+            raise UsageError(
+                f"The views have the sizes {listed}; give all global views one size, and all local crops one."
+            )
+        if crops and crops[0] > whole[0]:
+            raise UsageError(
+                f"The local crops have {crops[0]} pixels, more than the {whole[0]} of the global views; make "
+                "them smaller."
+            )
 
     @property
-    def operations(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        """The pipelines of all views, in order."""
+        return self.first, self.second, *self.more
+
+    @property
+    def count(self) -> int:
+        """The number of views, V."""
+        return len(self.pipelines)
+
+    @property
+    def global_count(self) -> int:
+        """The number of global views, which come first."""
+        return self.count - self.local
+
+    @property
+    def pair(self) -> "Views":
+        """The first two views alone."""
+        return Views(self.first, self.second, self.channels)
+
+    @property
+    def operations(self) -> tuple[tuple[str, ...], ...]:
         """The names of the operations of each view, in order."""
-        return self.first.names, self.second.names
+        return tuple(pipeline.names for pipeline in self.pipelines)
 
     @property
     def image_size(self) -> int:
-        """Height and width of a view."""
+        """Height and width of a global view."""
         return self.first.crop.size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Height and width of each view."""
+        return tuple(pipeline.crop.size for pipeline in self.pipelines)
 
     @property
     def number_dims(self) -> dict[str, int]:
@@ -185,7 +246,7 @@ class Views:
         source: tuple[int, int] | None = None,
         sizes: Tensor | None = None,
     ) -> ViewParameters:
-        """Draw the parameters of both views. With many processes, draw for the global batch and take a slice.
+        """Draw the parameters of all views. With many processes, draw for the global batch and take a slice.
 
         Args:
             count: The number of images.
@@ -197,16 +258,17 @@ class Views:
         """
         source = source or (self.image_size, self.image_size)
         originals = source if sizes is None else sizes
-        first = self.first.sample(count, generator, originals)
-        second = self.second.sample(count, generator, originals)
+        drawn = [pipeline.sample(count, generator, originals) for pipeline in self.pipelines]
         if sizes is not None:
-            for values in (first, second):
+            for values in drawn:
                 if "crop" in values:
                     values["crop"] = laid_on_canvas(values["crop"], sizes, source)
-        return ViewParameters(first, second, count, source, (self.first.spans, self.second.spans))
+        first, second, *more = drawn
+        spans = tuple(pipeline.spans for pipeline in self.pipelines)
+        return ViewParameters(first, second, count, source, spans, tuple(more))
 
-    def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, Tensor]:
-        """The two views, float32 (N, C, size, size) in 0 to 1, on the batch's device.
+    def apply(self, batch: Batch, parameters: ViewParameters) -> tuple[Tensor, ...]:
+        """The views, float32 (N, C, size, size) in 0 to 1 each, on the batch's device.
 
         They are not standardised: the encoder does that.
 
@@ -218,8 +280,7 @@ class Views:
             UsageError: Unless the images are uint8 and their number, size and channels match the parameters,
                 or for a layer to drop that the batch lacks.
         """
-        first, second = self._make(batch, parameters, (self.first, self.second))
-        return first, second
+        return self._make(batch, parameters, self.pipelines)
 
     def apply_first(self, batch: Batch, parameters: ViewParameters) -> Tensor:
         """The first view alone, as `apply` makes it."""
@@ -234,7 +295,7 @@ class Views:
         ...
         fullrank.errors.UsageError: drop=0.5 removes the layer 'foreground' of composites, but these ...
         """
-        for pipeline in (self.first, self.second):
+        for pipeline in self.pipelines:
             pipeline.drop.check(layers)
 
     @torch.no_grad()
@@ -248,15 +309,16 @@ class Views:
         if tuple(images.shape) != expected:
             problem = f"The images have shape {tuple(images.shape)}, but the views expect {expected}"
             raise UsageError(f"{problem}; build views for the channels and draw for the number and size.")
-        shape = (len(images), self.channels, self.image_size, self.image_size)
-        views = tuple(torch.empty(shape, device=images.device) for _ in pipelines)
+        sides = [pipeline.crop.size for pipeline in pipelines]
+        views = tuple(
+            torch.empty(len(images), self.channels, side, side, device=images.device) for side in sides
+        )
         # In mixed precision the products of crop and blur would have 16 bits.
         with torch.autocast(images.device.type, enabled=False):
             for rows in _chunks(images):
                 part, drawn = as_float(images[rows]), parameters[rows]
                 layers = {name: layer[rows] for name, layer in (batch.layers or {}).items()}
-                values = (drawn.first, drawn.second)[: len(pipelines)]
-                for view, pipeline, mine in zip(views, pipelines, values, strict=True):
+                for view, pipeline, mine in zip(views, pipelines, drawn.views, strict=False):
                     view[rows] = pipeline.apply(part, mine, layers)
         return views
 

@@ -1,4 +1,4 @@
-"""The registered pairs of pipelines."""
+"""The registered pipelines of views."""
 
 from dataclasses import replace
 from typing import Literal
@@ -78,6 +78,48 @@ def weak(
     ('drop', 'crop', 'flip')
     """
     return _pair(channels, Drop(drop, layer), Crop(image_size, scale, flip), (), ())
+
+
+def multicrop(
+    image_size: int,
+    channels: int,
+    global_views: int = 2,
+    local: int = 6,
+    size: int | None = None,
+    split: float = 0.3,
+    smallest: float = 0.05,
+    flip: float = 0.5,
+    blur: float = 0.5,
+    solarize: float = 0.2,
+    colour: str = "exact",
+    drop: float = 0.0,
+    layer: str = "foreground",
+) -> Views:
+    """Global views of most of the image, and local crops of another size of a small part of it.
+
+    A global view shows a share of the area from `split` to 1, a local crop one from `smallest` to `split`.
+    All are changed alike: jitter as LeJEPA has it, grey, blur and solarize.
+
+    >>> views = multicrop(32, channels=3, local=4)
+    >>> views.sizes, views.global_count
+    ((32, 32, 14, 14, 14, 14), 2)
+
+    Source: Caron et al. 2020 (SwAV) and 2021 (DINO), where local crops of 96 pixels go with 224; shares and
+    changes as in LeJEPA's published recipe.
+    """
+    if global_views < 2 or local < 0:
+        raise UsageError(
+            f"multicrop needs 2 global views or more and no negative number of local crops, but got "
+            f"global={global_views} and local={local}."
+        )
+    whole = Crop(image_size, split, flip)
+    crop = Crop(size or max(1, round(image_size * 3 / 7)), smallest, flip, largest=split)
+    then = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8, _TURNS[colour]), Grey(0.2), Blur(blur), Solarize(solarize))
+    composed = colour != "exact"
+    pair = _pair(channels, Drop(drop, layer), whole, then, then, composed)
+    small = replace(pair.first, crop=crop)
+    more = (pair.first,) * (global_views - 2) + (small,) * local
+    return Views(pair.first, pair.second, channels, more, local)
 
 
 def _pair(

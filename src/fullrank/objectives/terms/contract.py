@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError, explained
-from fullrank.objectives.contract import check_number
+from fullrank.objectives.contract import check_number, view_pairs
 from fullrank.specs import Spec
 from fullrank.step import Step
 
@@ -59,6 +60,8 @@ class Auxiliary(nn.Module, ABC):
         detaches: Whether it holds a number that depends on its features constant in the gradient, such as the
             width of a kernel. Finite differences then cannot check the gradient.
         cues: The names of further labels that it reads, such as ("background",); the step's `cues` has them.
+        takes_views: Whether it takes a step of any number of views. Otherwise it is given each pair of views
+            as a step of two, and averaged.
 
     >>> import torch
     >>> class Short(Auxiliary):
@@ -72,6 +75,7 @@ class Auxiliary(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     detaches: ClassVar[bool] = False
     cues: tuple[str, ...] = ()
+    takes_views: ClassVar[bool] = False
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
@@ -83,6 +87,15 @@ class Auxiliary(nn.Module, ABC):
 
     def check_labels(self, train: TrainingLabels) -> None:  # most terms accept any labels
         """Raise UsageError for labels of the training images from which the term cannot learn."""
+
+
+def loss_of_term(term: nn.Module, step: Step) -> Tensor:
+    """The term of a step; one that takes two views is averaged over the pairs of views (`view_pairs`)."""
+    if getattr(term, "takes_views", False) or step.view_count == 2:
+        value: Tensor = term(step)
+        return value
+    pairs = view_pairs(step.view_count, step.global_count)
+    return torch.stack([term(step.pair(one, other)) for one, other in pairs]).mean()
 
 
 def cues_of(terms: Iterable[nn.Module]) -> tuple[str, ...]:
@@ -123,8 +136,8 @@ def checked_auxiliary(built: object, spec: Spec) -> Auxiliary:
 
 def try_auxiliary(term: nn.Module, name: str, step: Step) -> None:
     """Raise UsageError unless a copy of `term` takes a step to a scalar with a gradient."""
-    with explained(f"The auxiliary objective {name!r} fails on a step of {len(step.h) // 2} images"):
-        value = copy.deepcopy(term)(step)
+    with explained(f"The auxiliary objective {name!r} fails on a step of {len(step)} images"):
+        value = loss_of_term(copy.deepcopy(term), step)
     if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise UsageError(

@@ -13,24 +13,22 @@ PLACES = ("stem", "stage1.1", "stage2.1", "stage3.1", "stage3.2", "last-conv-inp
 VIEW_DIMS = {name: len(neutral) for name, neutral in NEUTRAL.items()}
 
 
-def random_numbers(count: int) -> ViewNumbers:
-    """Parameters of two views of `count` images, from torch's generator; a switch is on for half of them."""
-    first, second = (
+def random_numbers(count: int, views: int = 2) -> ViewNumbers:
+    """Parameters of views of `count` images, from torch's generator; a switch is on for half of them."""
+    first, second, *more = (
         {
             name: torch.rand(count, width).round() if name in SWITCHES else torch.rand(count, width)
             for name, width in VIEW_DIMS.items()
         }
-        for _ in range(2)
+        for _ in range(views)
     )
-    return ViewNumbers(first, second)
+    return ViewNumbers(first, second, tuple(more))
 
 
 def taken(numbers: ViewNumbers, rows: Tensor) -> ViewNumbers:
     """The parameters of the images `rows`."""
-    first, second = (
-        {name: values[rows] for name, values in view.items()} for view in (numbers.first, numbers.second)
-    )
-    return ViewNumbers(first, second)
+    first, second, *more = ({name: values[rows] for name, values in view.items()} for view in numbers.views)
+    return ViewNumbers(first, second, tuple(more))
 
 
 def alternating_cues(names: Iterable[str], count: int) -> dict[str, Tensor]:
