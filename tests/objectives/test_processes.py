@@ -1,60 +1,84 @@
-"""Two processes compute every objective as one does: the same loss, and on average the same gradient."""
+"""Several processes compute every objective as one does: on average the same loss and the same gradient."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
 from gloo_group import in_processes
+from torch import Tensor
 
 from fullrank import objective
 from fullrank.objectives import OBJECTIVES, loss_of, needs_of, tiles
+from fullrank.objectives.contract import loss_of_views, trial_of
 
 # Sides of 3 rows: the processes have unlike shares of the tiles.
 IMAGES, WIDTH, CLASSES, SIDE = 8, 6, 3, 3
 # Unlike shares: the first process has one unlabelled image, the second has one labelled.
 LABELS = torch.tensor([0, 1, -1, 0, -1, -1, 1, -1])
+NAMES = [entry.name for entry in OBJECTIVES]
 LABELLED = [entry.name for entry in OBJECTIVES if "labels" in needs_of(entry.load())]
+TAUGHT = ("byol", "dino")  # an objective with a teacher cannot be nested
 # A temperature of 0.002 is beyond the range of the tiles.
-SPECS = [*(entry.name for entry in OBJECTIVES), "infonce:0.2,groups=2", "ntxent:0.002"]
-NESTED = (2, 5)
-CASES = [(spec, 2, ()) for spec in SPECS] + [(name, 1, ()) for name in LABELLED]
-CASES += [(entry.name, 2, NESTED) for entry in OBJECTIVES]
+SPECS = [*NAMES, "infonce:0.2,groups=2", "ntxent:0.002"]
 
 
-def measured(spec: str, rows: slice, views: int, nested: tuple[int, ...]) -> list[torch.Tensor]:
-    """The loss on `rows`, and its gradients in them and in the objective's own weights."""
+@dataclass(frozen=True)
+class Case:
+    """An objective on so many views, of which the last are local crops, with nested widths."""
+
+    spec: str
+    views: int = 2
+    local: int = 0
+    nested: tuple[int, ...] = ()
+
+
+CASES = [Case(spec) for spec in SPECS] + [Case(name, 4, 2) for name in SPECS]
+CASES += [Case(name, 1) for name in LABELLED]
+CASES += [Case(name, nested=(2, 5)) for name in NAMES if name not in TAUGHT]
+
+
+def measured(case: Case, rows: slice) -> list[Tensor]:
+    """The mean loss of two steps on `rows`, and its gradients in them and in the objective's own weights."""
     generator = torch.Generator().manual_seed(3)
-    z_a, noise = torch.randn(2, IMAGES, WIDTH, generator=generator, dtype=torch.float64)
+    x, *noise = torch.randn(case.views + 1, IMAGES, WIDTH, generator=generator, dtype=torch.float64)
+    z = torch.stack([x + 0.5 * each for each in noise])[:, rows].requires_grad_()
     torch.manual_seed(0)
-    loss = objective(spec, in_dim=WIDTH, num_classes=CLASSES, nested=nested).double()
-    embeddings = [z[rows].clone().requires_grad_() for z in (z_a, z_a + 0.5 * noise)[:views]]
-    value = loss_of(loss, *embeddings, *[None] * (2 - views), LABELS[rows])
+    loss = objective(case.spec, in_dim=WIDTH, num_classes=CLASSES, nested=case.nested).double()
+    if case.views == 1:
+        value = loss_of(loss, z[0], None, LABELS[rows])
+    else:  # the second step has the state that the first left
+        steps = [loss_of_views(loss, z, **given(loss, z, case, rows)) for _ in range(2)]
+        value = torch.stack(steps).mean()
     value.backward()
-    return [value.detach(), *(z.grad for z in embeddings), *(p.grad for p in loss.parameters())]
+    return [value.detach(), z.grad, *(p.grad for p in loss.parameters() if p.requires_grad)]
 
 
-def share_of(rank: int) -> dict[str, list[torch.Tensor]]:
-    rows = slice(rank * IMAGES // 2, (rank + 1) * IMAGES // 2)
-    return {str(case): measured(case[0], rows, *case[1:]) for case in CASES}
+def given(loss, z, case, rows):
+    return trial_of(loss, z.detach(), LABELS[rows], case.views - case.local)
 
 
-@pytest.fixture(scope="module")
-def shares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, list[torch.Tensor]]]]:
-    """What each of two processes measures."""
+@pytest.fixture(scope="module", params=[2, 4])
+def shares(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, list[Tensor]]]]:
+    """What each of several processes measures."""
+
+    def share_of(rank: int) -> dict[str, list[Tensor]]:
+        size = IMAGES // request.param
+        return {str(case): measured(case, slice(rank * size, (rank + 1) * size)) for case in CASES}
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiles._SIDE, "cpu", SIDE)
-        yield in_processes(share_of, 2, tmp_path_factory.mktemp("shares"))
+        yield in_processes(share_of, request.param, tmp_path_factory.mktemp("shares"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_two_processes_have_the_loss_and_gradient_of_one(shares, case):
-    spec, views, nested = case
-    value, *gradients = measured(spec, slice(None), views, nested)
-    first, second = (share[str(case)] for share in shares)
-    for share in (first, second):
-        torch.testing.assert_close(share[0], value, rtol=1e-12, atol=0)
-    for number, gradient in enumerate(gradients, start=1):
-        # DistributedDataParallel averages: over rows that is their sum over processes, halved.
-        parts = first[number], second[number]
-        average = torch.cat(parts) / 2 if number <= views else sum(parts) / 2
-        torch.testing.assert_close(average, gradient, rtol=1e-10, atol=1e-14)
+def test_processes_together_have_the_loss_and_gradient_of_one(shares, case):
+    value, slope, *weights = measured(case, slice(None))
+    each = [share[str(case)] for share in shares]
+    # DistributedDataParallel averages: over rows that is their sum over processes, divided by their number.
+    torch.testing.assert_close(torch.stack([one[0] for one in each]).mean(), value, rtol=1e-12, atol=0)
+    rows = torch.cat([one[1] for one in each], dim=1) / len(each)
+    torch.testing.assert_close(rows, slope, rtol=1e-10, atol=1e-14)
+    for number, gradient in enumerate(weights, start=2):
+        averaged = sum(one[number] for one in each) / len(each)
+        torch.testing.assert_close(averaged, gradient, rtol=1e-10, atol=1e-14)
