@@ -1,4 +1,4 @@
-"""Objectives of several views that agree, each spread like an isotropic Gaussian: SIGReg and its relatives."""
+"""Objectives of views that agree, each spread like an isotropic Gaussian: SIGReg and its relatives."""
 
 import math
 from abc import abstractmethod
@@ -21,7 +21,8 @@ _LARGE_TILE = 2**22
 
 def distances_to_centre(z: Tensor, global_views: int) -> Tensor:
     """Squared distances of views (V, N, K) to the mean of the global views of their image, (V, N, K)."""
-    return (z - z[:global_views].mean(0)).square()
+    distances: Tensor = (z - z[:global_views].mean(0)).square()
+    return distances
 
 
 def expected_distance(global_views: int, local_views: int) -> float:
@@ -39,7 +40,8 @@ def distance_to_identity(z: Tensor) -> Tensor:
     centred = z - z.mean(1, keepdim=True)
     covariances = centred.mT @ centred / (z.shape[1] - 1)
     identity = torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-    return torch.linalg.matrix_norm(covariances - identity).mean()
+    distance: Tensor = torch.linalg.matrix_norm(covariances - identity).mean()
+    return distance
 
 
 def normal_quantiles(count: int) -> Tensor:
@@ -109,11 +111,12 @@ class IsotropyLoss(ViewsLoss):
         super().__init__(gather)
         if not 0 <= weight <= 1:
             raise UsageError(
-                f"weight must be a number from 0 to 1, but got {weight}; leave it out for {self.usual_weight}."
+                f"weight must be a number from 0 to 1, but got {weight}; leave it out for "
+                f"{self.usual_weight}."
             )
         self.weight = weight
 
-    def forward(
+    def forward(  # type: ignore[override]  # the keywords are those of `needs`
         self, z: Tensor, *, generator: torch.Generator | None = None, global_views: int | None = None
     ) -> Tensor:
         """Return the loss of the views (V, N, K).
@@ -123,19 +126,27 @@ class IsotropyLoss(ViewsLoss):
             generator: Where the random directions come from; None is torch's own generator.
             global_views: The number of leading views that are global; None: all.
         """
+        apart, penalty = self.summands(z, generator=generator, global_views=global_views).values()
+        return apart + penalty
+
+    def summands(
+        self, z: Tensor, *, generator: torch.Generator | None = None, global_views: int | None = None
+    ) -> dict[str, Tensor]:
+        """The two parts of the loss by name, with their weights, from the same arguments."""
         check_views(z, self.least_views)
         leading = len(z) if global_views is None else global_views
         if not 1 <= leading <= len(z):
             raise UsageError(
                 f"global_views must be from 1 to the {len(z)} views, but got {leading}; leave it out."
             )
-        return self._loss(z, generator, leading)
+        apart, penalty = self._weighted(z, generator, leading).unbind()
+        return {"invariance": apart, "distribution": penalty}
 
     @in_single
-    def _loss(self, z: Tensor, generator: torch.Generator | None, leading: int) -> Tensor:
+    def _weighted(self, z: Tensor, generator: torch.Generator | None, leading: int) -> Tensor:
         distances = self.over_processes(distances_to_centre(z, leading).sum())
         apart = distances / (len(z) * z.shape[2] * self.images(z))
-        return (1 - self.weight) * apart + self.weight * self.penalty(z, generator)
+        return torch.stack([(1 - self.weight) * apart, self.weight * self.penalty(z, generator)])
 
     def over_processes(self, own: Tensor) -> Tensor:
         """The sum of a tensor over processes, with gradient; without `gather` that of this one."""
@@ -195,9 +206,9 @@ class SIGRegLoss(IsotropyLoss):
     :math:`\lambda N / (1 - \lambda)`: it grows with the batch. Public programs differ here. Some leave out N
     or 1 - lambda, and some count views as images, so a lambda from one does not carry over to another.
 
-    A penalty near its floor does not show full rank. If r of K directions hold the whole variance, N times the
-    excess is about 0.24 N (1 - r/K) / r, which batches of fewer than 4.4 r rows cannot tell from 0. So read
-    the effective rank of z beside the loss.
+    A penalty near its floor does not show full rank. If r of K directions hold the whole variance K, the
+    penalty is about 0.24 N (1 - r/K) / r above its floor, which is less than the floor itself if N is below
+    4.4 r. So read the effective rank of z beside the loss.
 
     Args:
         weight: The weight lambda of the penalty, 0 to 1.
@@ -255,8 +266,8 @@ class SIGRegLoss(IsotropyLoss):
 def one_line(grid: EppsPulley, n: int, width: int) -> float:
     r"""The mean of N T if all channels are equal and N(0, 1).
 
-    A projection is then N(0, b^2) with b the sum of the entries of a direction. b^2 / K is a beta variable, so
-    the means of :math:`e^{-t^2 b^2 / 2}` are confluent hypergeometric functions.
+    A projection is then N(0, b^2) with b the sum of the entries of a direction. b^2 / K is a beta variable,
+    so the means of :math:`e^{-t^2 b^2 / 2}` are confluent hypergeometric functions.
     """
     from scipy.special import hyp1f1
 
@@ -365,7 +376,7 @@ class VISRegLoss(IsotropyLoss):
     >>> loss(torch.ones(2, 100, 8))  # all rows at one point: its mean and its deviation cost 1 each
     tensor(1.)
 
-    Source: Wu, Balestriero, Levine 2026 (2606.02572), Algorithm 1 and Equations 1 to 8, as lightly states them.
+    Source: Wu, Balestriero, Levine 2026 (2606.02572), Algorithm 1, as lightly states it.
     """
 
     usual_weight = 0.9
@@ -420,10 +431,7 @@ class VISRegLoss(IsotropyLoss):
         """What is switched off: the whole penalty, its scale, or its shape."""
         if missing := super().unguarded():
             return missing
-        scale = Unguarded(
-            "scale weight is 0",
-            "all embeddings may shrink to one point, for the shape ignores scale",
-            "set scale=1",
-        )
+        means = "all embeddings may shrink to one point, because the shape ignores scale"
+        scale = Unguarded("scale weight is 0", means, "set scale=1")
         shape = Unguarded("shape weight is 0", "all channels may become equal", "set shape=1")
         return (scale,) * (self.scale == 0) + (shape,) * (self.shape == 0)
