@@ -46,7 +46,29 @@ def distance_to_identity(z: Tensor) -> Tensor:
 
 def normal_quantiles(count: int) -> Tensor:
     """The quantiles of N(0, 1) at i / (count + 1), i = 1, ..., count; float64."""
-    return torch.special.ndtri(torch.arange(1, count + 1, dtype=torch.float64) / (count + 1))
+    quantiles: Tensor = torch.special.ndtri(torch.arange(1, count + 1, dtype=torch.float64) / (count + 1))
+    return quantiles
+
+
+def matched_mean(count: int) -> float:
+    r"""The mean product of sorted normals and their quantiles: :math:`\frac1N \sum_i q_i\, E[x_{(i)}]`.
+
+    A draw x of N has a binomial number of draws below it, so this is E[x q(1 + number)] over x.
+
+    >>> round(matched_mean(2), 4)  # the larger of two normals has the mean 1 / sqrt(pi)
+    0.243
+    """
+    quantiles, below = normal_quantiles(count), torch.arange(count, dtype=torch.float64)
+    ways = math.lgamma(count) - torch.lgamma(below + 1) - torch.lgamma(count - below)
+    x = torch.arange(-8.0, 8.0, 0.05, dtype=torch.float64)
+    low, high = (torch.special.log_ndtr(each)[:, None] for each in (x, -x))
+    # One row at a time: an array of all would be large for many draws.
+    places = [
+        torch.exp(ways + below * left + below.flip(0) * right) @ quantiles
+        for left, right in zip(low, high, strict=True)
+    ]
+    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    return float((0.05 * x * density * torch.stack(places)).sum())
 
 
 def distance_to_normal(z: Tensor, slices: Tensor) -> Tensor:
@@ -407,17 +429,15 @@ class VISRegLoss(IsotropyLoss):
         return self.centre * off_centre + self.scale * off_scale + self.shape * off_shape
 
     def floor(self, n: int, width: int) -> float:
-        r"""The penalty of n independent rows of N(0, I), to a few percent.
+        """The penalty of n independent rows of N(0, I), to about 1 %.
 
-        C is 1/N, and D is 2 - 1/N - 2 E[sigma], with the mean of a chi variable. In W the sorted normals have
-        the mean :math:`\Phi^{-1}((i - 3/8) / (N + 1/4))` (Blom), over E[sigma] as their deviation is 1.
+        C is 1/N, and D is 2 - 1/N - 2 E[sigma], with the mean of a chi variable. W is that of sorted normals
+        at deviation 1, so over E[sigma].
         """
         root = math.sqrt(2 / n) * math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2))
-        places = (torch.arange(1, n + 1, dtype=torch.float64) - 0.375) / (n + 0.25)
-        quantiles, ordered = normal_quantiles(n), torch.special.ndtri(places) / root
         # The variance of a projection is not quite 1: its entries correlate by chance.
         length = 1 - (1 - 3 / (width + 2)) / (4 * n) if width > 1 else 1.0
-        off_shape = 1 + float((quantiles.square() - 2 * length * quantiles * ordered).mean())
+        off_shape = 1 + float(normal_quantiles(n).square().mean()) - 2 * length * matched_mean(n) / root
         return self.centre / n + self.scale * (2 - 1 / n - 2 * root) + self.shape * off_shape
 
     def collapsed_penalty(self, n: int, width: int) -> dict[str, float]:
