@@ -25,6 +25,11 @@ if TYPE_CHECKING:
         temperature_of as temperature_of,
     )
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
+    from fullrank.objectives.isotropy import (
+        SIGRegLoss as SIGRegLoss,
+        VISRegLoss as VISRegLoss,
+        WeakSIGRegLoss as WeakSIGRegLoss,
+    )
     from fullrank.objectives.nested import NestedLoss as NestedLoss
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
@@ -126,6 +131,43 @@ for _entry in [
         "Zbontar et al. 2021 (2103.03230), Equation 1",
         options=(Parameter("redundancy", float, "weight of the off-diagonal entries", 0.005),),
         citations=("zbontar2021barlow",),
+    ),
+    Entry(
+        "sigreg",
+        "fullrank.objectives.isotropy:SIGRegLoss",
+        "views agree, random projections look standard normal (LeJEPA); any number of views; blind to rank",
+        "Balestriero and LeCun 2025 (2511.08544), Algorithm 2, with the knots of the authors' code",
+        value=Parameter("weight", float, "weight of the projections, 0 to 1; the views have the rest", 0.05),
+        options=(
+            Parameter("slices", int, "number of random directions, new each step", 1024),
+            Parameter("knots", int, "number of points of the characteristic function", 17),
+            Parameter("range", float, "last of these points, above 0", 3.0),
+        ),
+        aliases=("lejepa",),
+        citations=("balestriero2025lejepa", "epps1983test"),
+    ),
+    Entry(
+        "weak-sigreg",
+        "fullrank.objectives.isotropy:WeakSIGRegLoss",
+        "views agree, the covariance of z is near the identity through a random sketch; any number of views",
+        "Akbar 2026 (2603.05924), and authors' code; the distance of views is that of sigreg",
+        value=Parameter("weight", float, "weight of the covariance, 0 to 1; the views have the rest", 0.05),
+        options=(Parameter("sketch", int, "rows of the sketch; a z of at most this width has none", 64),),
+        citations=("akbar2026weak",),
+    ),
+    Entry(
+        "visreg",
+        "fullrank.objectives.isotropy:VISRegLoss",
+        "views agree, channels have mean 0 and deviation 1, projections are normal; any number of views",
+        "Wu, Balestriero, Levine 2026 (2606.02572), Algorithm 1",
+        value=Parameter("weight", float, "weight of the distribution, 0 to 1; the views have the rest", 0.9),
+        options=(
+            Parameter("slices", int, "number of random directions, new each step", 4096),
+            Parameter("centre", float, "weight of the means within the distribution", 1.0),
+            Parameter("scale", float, "weight of the deviations within the distribution", 1.0),
+            Parameter("shape", float, "weight of the projections within the distribution", 1.0),
+        ),
+        citations=("wu2026visreg",),
     ),
 ]:
     OBJECTIVES.register(_entry)
