@@ -45,7 +45,7 @@ def check_targets(z: Tensor, targets: Tensor) -> None:
     """Raise UsageError unless the targets are (G, N, K) for views z (V, N, K), with G of 1 to V."""
     if targets.shape[1:] != z.shape[1:] or not 1 <= len(targets) <= len(z):
         raise UsageError(
-            f"Views {tuple(z.shape)} need targets (G, {z.shape[1]}, {z.shape[2]}) of G = 1 to {len(z)} global "
+            f"Views {tuple(z.shape)} need targets (G, {z.shape[1]}, {z.shape[2]}) of 1 to {len(z)} global "
             f"views, but got {tuple(targets.shape)}; give those of the leading views."
         )
 
