@@ -1,10 +1,13 @@
 """SimSiam and BYOL against loops over pairs in NumPy, finite differences, and two processes."""
 
+import copy
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gloo_group import in_processes
 from refusals import refuses
 
@@ -156,7 +159,7 @@ def test_the_teacher_is_kept_ever_more_until_it_stands(momentum):
     loss = objective(f"byol,hidden=4,momentum={momentum}", in_dim=WIDTH)
     shares = [loss.momentum_at(share) for share in np.linspace(0, 1, 11)]
     assert shares[0] == pytest.approx(momentum) and shares[-1] == 1
-    assert all(later >= earlier for earlier, later in zip(shares, shares[1:], strict=False))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(shares))
     # A cosine is symmetric about its middle, and at a third it has come a quarter of the way.
     assert loss.momentum_at(0.5) == pytest.approx((1 + momentum) / 2)
     assert loss.momentum_at(1 / 3) == pytest.approx(momentum + (1 - momentum) / 4)
@@ -171,22 +174,39 @@ def test_what_keeps_from_collapse_is_named_where_it_is_off():
     assert "predictor" in missing.name and "predictor" in missing.remedy
 
 
-def spread_after_training(spec, steps=150):
-    """The standard deviation of unit embeddings, times the root of K: 1 for a uniform sphere, 0 at a point."""
+def spread_after_training(spec, steps=100):
+    """The standard deviation of unit embeddings, times the root of K: 0 at a point, 1 on the sphere."""
     torch.manual_seed(0)
     width = 8
-    encoder = torch.nn.Sequential(torch.nn.Linear(12, 32), torch.nn.ReLU(), torch.nn.Linear(32, width))
-    head = torch.nn.BatchNorm1d(width, affine=False)
+    hidden = torch.nn.Linear(12, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU()
+    encoder = torch.nn.Sequential(*hidden, torch.nn.Linear(32, width))
+    teacher = copy.deepcopy(encoder)
     loss = objective(spec, in_dim=width)
     optimizer = torch.optim.SGD([*encoder.parameters(), *loss.parameters()], lr=0.3, momentum=0.9)
-    for _ in range(steps):
+    for step in range(steps):
         x = torch.randn(64, 12)
-        z = torch.stack([head(encoder(x + 0.3 * torch.randn_like(x))) for _ in range(2)])
+        views = [x + 0.3 * torch.randn_like(x) for _ in range(2)]
+        z, t = (torch.stack([net(view) for view in views]) for net in (encoder, teacher))
         optimizer.zero_grad()
-        loss(z, global_views=2).backward()
+        loss(z, **({"teacher": t} if "teacher" in needs_of(loss) else {})).backward()
         optimizer.step()
-    unit = torch.nn.functional.normalize(z[0].detach(), dim=1)
-    return float(unit.std(0).mean()) * width**0.5
+        if "teacher" in needs_of(loss):
+            with torch.no_grad():
+                for slow, fast in zip(teacher.parameters(), encoder.parameters(), strict=True):
+                    slow.lerp_(fast, 1 - loss.momentum_at(step / steps))
+    return float(F.normalize(z[0].detach(), dim=1).std(0).mean()) * width**0.5
+
+
+@pytest.mark.parametrize(
+    ("healthy", "broken"),
+    [
+        ("simsiam,hidden=16", "simsiam,hidden=16,stop_gradient=false"),
+        ("byol,hidden=16,momentum=0.5", "byol,hidden=16,momentum=0.5,predictor=none"),
+    ],
+)
+def test_training_collapses_where_the_guard_is_off(healthy, broken):
+    assert spread_after_training(healthy) > 0.7
+    assert spread_after_training(broken) < 0.3
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
@@ -225,5 +245,5 @@ def test_half_precision_keeps_the_digits_of_the_loss(dtype):
 def loss_cosine(z, teacher):
     """The mean over pairs, where a row of zeros has cosine 0."""
     pairs = [(v, w) for v in range(len(z)) for w in range(len(teacher)) if v != w]
-    cosine = torch.nn.functional.cosine_similarity
+    cosine = F.cosine_similarity
     return float(torch.stack([cosine(z[v], teacher[w]).mean() for v, w in pairs]).mean())
