@@ -83,7 +83,7 @@ class SimSiamLoss(ViewsLoss):
     def __init__(self, in_dim: int, hidden: int = 512, stop_gradient: bool = True, gather: bool = True):
         super().__init__(gather)
         self.predictor = mlp_predictor(in_dim, hidden)
-        self.stop_gradient = stop_gradient
+        self.detaches = stop_gradient
 
     def forward(self, z: Tensor, global_views: int | None = None) -> Tensor:  # type: ignore[override]
         """Return the loss of the views (V, N, K), of which the first `global_views` are targets."""
@@ -91,7 +91,7 @@ class SimSiamLoss(ViewsLoss):
         z = self.gathered_views(z)
         targets = z[:global_views]
         check_targets(z, targets)
-        return -mean_cosine(predicted(self.predictor, z), targets.detach() if self.stop_gradient else targets)
+        return -mean_cosine(predicted(self.predictor, z), targets.detach() if self.detaches else targets)
 
     def chance(self, n: int, width: int | None = None, global_views: int = 2, local_views: int = 0) -> float:
         """The loss of embeddings that are all alike, once they are predicted: -1, the lowest there is."""
@@ -103,7 +103,7 @@ class SimSiamLoss(ViewsLoss):
 
     def unguarded(self) -> tuple[Unguarded, ...]:
         """The stop-gradient, where it is switched off."""
-        if self.stop_gradient:
+        if self.detaches:
             return ()
         return (
             Unguarded(
