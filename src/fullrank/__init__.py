@@ -33,11 +33,15 @@ if TYPE_CHECKING:
         register_head as register_head,
     )
     from fullrank.objectives import (
+        AlignmentLoss as AlignmentLoss,
         BarlowTwinsLoss as BarlowTwinsLoss,
+        BYOLLoss as BYOLLoss,
         CrossEntropyLoss as CrossEntropyLoss,
         InfoNCELoss as InfoNCELoss,
+        MMCRLoss as MMCRLoss,
         NestedLoss as NestedLoss,
         NTXentLoss as NTXentLoss,
+        SimSiamLoss as SimSiamLoss,
         SpectralContrastiveLoss as SpectralContrastiveLoss,
         SupConLoss as SupConLoss,
         VICRegLoss as VICRegLoss,

@@ -18,6 +18,7 @@ from fullrank.specs import Parameter, Spec
 if TYPE_CHECKING:
     from torch import nn
 
+    from fullrank.objectives.alignment import AlignmentLoss as AlignmentLoss
     from fullrank.objectives.contract import (
         chance_of as chance_of,
         loss_of as loss_of,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
         VISRegLoss as VISRegLoss,
         WeakSIGRegLoss as WeakSIGRegLoss,
     )
+    from fullrank.objectives.manifold import MMCRLoss as MMCRLoss
     from fullrank.objectives.nested import NestedLoss as NestedLoss
+    from fullrank.objectives.predictors import BYOLLoss as BYOLLoss, SimSiamLoss as SimSiamLoss
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
@@ -168,6 +171,44 @@ for _entry in [
             Parameter("shape", float, "weight of the projections within the distribution", 1.0),
         ),
         citations=("wu2026visreg",),
+    ),
+    Entry(
+        "simsiam",
+        "fullrank.objectives.predictors:SimSiamLoss",
+        "a trained predictor of one view's embedding from another's; the target gets no gradient",
+        "Chen and He 2021 (2011.10566), Equations 1 to 4, and authors' code",
+        options=(
+            Parameter("hidden", int, "width of the predictor's hidden layer, 1 or more", 512),
+            Parameter("stop_gradient", bool, "no gradient to the target; false: it collapses", True),
+        ),
+        citations=("chen2021exploring",),
+    ),
+    Entry(
+        "byol",
+        "fullrank.objectives.predictors:BYOLLoss",
+        "a trained predictor of a teacher's embedding of one view from that of another view",
+        "Grill et al. 2020 (2006.07733), Equation 2",
+        options=(
+            Parameter("momentum", float, "share of the teacher that the first step keeps, 0 to 1", 0.996),
+            Parameter("hidden", int, "width of the predictor's hidden layer, 1 or more", 4096),
+            Parameter("predictor", str, "mlp; with none it collapses", "mlp", ("mlp", "none")),
+        ),
+        citations=("grill2020bootstrap",),
+    ),
+    Entry(
+        "mmcr",
+        "fullrank.objectives.manifold:MMCRLoss",
+        "the images' mean embeddings take up as many directions as they can (nuclear norm, MMCR)",
+        "Yerxa et al. 2023 (2303.03307), Equation 7",
+        options=(Parameter("local", float, "weight of the directions of one image's views", 0.0),),
+        citations=("yerxa2023learning",),
+    ),
+    Entry(
+        "align",
+        "fullrank.objectives.alignment:AlignmentLoss",
+        "squared distance of the views at unit length; it collapses, unless the head whitens (W-MSE)",
+        "Wang and Isola 2020 (2005.10242), Equation 1; Ermolov et al. 2021 (2007.06346)",
+        citations=("wang2020understanding", "ermolov2021whitening"),
     ),
 ]:
     OBJECTIVES.register(_entry)

@@ -155,13 +155,13 @@ def in_single(loss: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor
 
 
 def unit_rows(z: Tensor) -> Tensor:
-    """Rows (N, K) at unit length, in float32 at least.
+    """Rows (..., K) at unit length, in float32 at least.
 
     The slope at a row is 1 / its length, and a gradient in float16 ends at 65,504. So a float16 row that is
     shorter than 2**-10 is divided by 2**-10 only, and a zero row has a finite gradient.
     """
     shortest = torch.finfo(z.dtype).eps if z.dtype == torch.float16 else 1e-12  # torch's own
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1, eps=shortest)
+    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1, eps=shortest)
 
 
 def needs_of(objective: object) -> frozenset[str]:
