@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from fullrank.objectives import (
         BarlowTwinsLoss as BarlowTwinsLoss,
         CrossEntropyLoss as CrossEntropyLoss,
+        DINOLoss as DINOLoss,
         InfoNCELoss as InfoNCELoss,
         NestedLoss as NestedLoss,
         NTXentLoss as NTXentLoss,
+        QueueInfoNCELoss as QueueInfoNCELoss,
         SpectralContrastiveLoss as SpectralContrastiveLoss,
         SupConLoss as SupConLoss,
         VICRegLoss as VICRegLoss,
