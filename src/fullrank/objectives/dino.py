@@ -18,9 +18,9 @@ from fullrank.objectives.contract import (
 
 
 @in_single
-def cosines(z: Tensor, directions: Tensor) -> Tensor:
-    """The cosines of rows (N, K) and unit directions (P, K): (N, P)."""
-    return unit_rows(z) @ directions.T
+def products(u: Tensor, directions: Tensor) -> Tensor:
+    """The cosines of unit rows (N, K) and unit directions (P, K): (N, P)."""
+    return u @ directions.T
 
 
 @in_single
@@ -30,25 +30,25 @@ def centred_targets(teacher: Tensor, centre: Tensor, temperature: float) -> Tens
 
 
 @in_single
-def self_distillation(z: Tensor, directions: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def self_distillation(u: Tensor, directions: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """The mean cross-entropy of views v under the targets of other, global views w.
 
     Args:
-        z: The embeddings (V, N, K), the global views first.
+        u: The unit rows (V, N, K) of the student, the global views first.
         directions: The unit directions (P, K) of the prototypes.
         targets: The shares (G, N, P) that the teacher gives to the prototypes; each row sums to 1.
         temperature: Divides the student's cosines.
     """
     everyones = targets.sum(0)  # one tensor that all local crops share
     losses = []
-    for view, rows in enumerate(z):
+    for view, rows in enumerate(u):
         others = [number for number in range(len(targets)) if number != view]
         if others:
             target = everyones if view >= len(targets) else targets[others].sum(0)
-            scores = cosines(rows, directions) / temperature
+            scores = products(rows, directions) / temperature
             # The sum over the targets of -q log p, since each q sums to 1.
             losses.append(len(others) * scores.logsumexp(1) - (target * scores).sum(1))
-    return torch.stack(losses).sum(0).mean() / (len(targets) * (len(z) - 1))
+    return torch.stack(losses).sum(0).mean() / (len(targets) * (len(u) - 1))
 
 
 def cosine_momentum(start: float, progress: float) -> float:
@@ -83,7 +83,8 @@ class Prototypes(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, K) -> (N, P)."""
-        return cosines(z, self.directions)
+        scores: Tensor = products(unit_rows(z), self.directions)
+        return scores
 
 
 class DINOLoss(ViewsLoss):
@@ -185,7 +186,8 @@ class DINOLoss(ViewsLoss):
         if progress < self.freeze:
             # A gradient of zero and not none, because several processes wait for one of every weight.
             directions = directions.detach() + 0 * directions
-        own = self_distillation(z, directions, targets, self.temperature)
+        u = torch.stack([unit_rows(view) for view in z])
+        own = self_distillation(u, directions, targets, self.temperature)
         if self.training and self.centring:
             self._move_centre(teacher)
         [everyones] = self.gathered(own[None])

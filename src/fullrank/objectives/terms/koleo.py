@@ -16,7 +16,6 @@ from fullrank.step import Step
 _EPS = 1e-8  # the authors' own: two equal rows count as if 1e-8 apart
 
 
-@in_single
 def koleo(rows: Tensor) -> Tensor:
     """The mean of -log(distance to the nearest other row + 1e-8) of unit rows, (N, D) -> scalar.
 
@@ -25,10 +24,16 @@ def koleo(rows: Tensor) -> Tensor:
     >>> koleo(torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, -1.0]]))  # all neighbours at sqrt(2)
     tensor(-0.3466)
     """
-    own = unit_rows(rows)
+    return _spread(unit_rows(rows))
+
+
+@in_single
+def _spread(own: Tensor) -> Tensor:
     everyones = gather_rows(own)
     if len(everyones) < 2:
-        raise UsageError(f"koleo needs 2 images or more in a batch, but got {len(everyones)}.")
+        raise UsageError(
+            f"koleo needs 2 images or more in a batch, but got {len(everyones)}: raise the batch size."
+        )
     with torch.no_grad():
         cosines = own @ everyones.T
         numbers = torch.arange(len(own), device=own.device)
@@ -115,7 +120,7 @@ class KoLeoTerm(Auxiliary):
     def forward(self, step: Step) -> Tensor:
         """The sum over the global views."""
         rows = {"h": step.h, "z": step.z, **step.features}[self.place]
-        return torch.stack([koleo(view) for view in rows.chunk(2)]).sum()
+        return torch.stack([koleo(view) for view in step.by_view(rows)[: step.global_count]]).sum()
 
     def chance(self, n: int, width: int, global_views: int = 2) -> float | None:
         """The term for n images whose rows are uniform on the sphere; None for rows of one channel."""
