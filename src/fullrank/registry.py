@@ -35,6 +35,7 @@ class Entry:
         origin: The module of a part that is not ours.
         citations: Keys of the bibliography, or BibTeX entries.
         families: Pairs of the beginning of a spec and a further key, for a part that stands for many.
+        alone: The dotted path of the class that the name alone builds, where `builder` is a function.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Entry:
     origin: Origin | None = None
     citations: tuple[str, ...] = ()
     families: tuple[tuple[str, str], ...] = ()
+    alone: str = ""
 
     def cited(self, value: Scalar | None = None) -> tuple[str, ...]:
         """Its citations, and those of the family that its name, or its spec with `value`, belongs to."""
@@ -167,7 +169,8 @@ class Registry:
     def _hint(self, name: str) -> str:
         """How to write a class, a file or a folder that was given instead of a name; "" for anything else."""
         for entry in self._entries.values():
-            if isinstance(entry.builder, str) and entry.builder.rpartition(":")[2] == name:
+            built = entry.alone or entry.builder
+            if isinstance(built, str) and built.rpartition(":")[2] == name:
                 return f"the class {name} is called {entry.name!r} here"
         try:
             hint = self.suggest(name)
@@ -412,7 +415,7 @@ class Registry:
             )
         for builder in (target, f"{target.__module__}:{target.__qualname__}"):
             for entry in self._entries.values():
-                if entry.builder == builder:
+                if builder in (entry.builder, entry.alone):
                     return entry.name
         label = door.admit(target)
         name = f"{label}:{target.__qualname__}"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         temperature_of as temperature_of,
     )
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
+    from fullrank.objectives.dino import DINOLoss as DINOLoss
     from fullrank.objectives.isotropy import (
         SIGRegLoss as SIGRegLoss,
         VISRegLoss as VISRegLoss,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from fullrank.objectives.manifold import MMCRLoss as MMCRLoss
     from fullrank.objectives.nested import NestedLoss as NestedLoss
     from fullrank.objectives.predictors import BYOLLoss as BYOLLoss, SimSiamLoss as SimSiamLoss
+    from fullrank.objectives.queue import QueueInfoNCELoss as QueueInfoNCELoss
     from fullrank.objectives.redundancy import BarlowTwinsLoss as BarlowTwinsLoss, VICRegLoss as VICRegLoss
     from fullrank.objectives.spectral import SpectralContrastiveLoss as SpectralContrastiveLoss
     from fullrank.objectives.supervised import CrossEntropyLoss as CrossEntropyLoss, SupConLoss as SupConLoss
     from fullrank.objectives.terms.augself import AugSelfTerm as AugSelfTerm
     from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+    from fullrank.objectives.terms.koleo import KoLeoTerm as KoLeoTerm
     from fullrank.objectives.terms.mmd import MMDTerm as MMDTerm
     from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
 
@@ -72,12 +75,23 @@ register_objective = OBJECTIVES.add
 for _entry in [
     Entry(
         "infonce",
-        "fullrank.objectives.contrastive:InfoNCELoss",
-        "cross-view negatives only (N - 1 for each image), symmetrised, cosine",
-        "P1, authors' code (temperature 0.1); groups=8 is their group mode",
+        "fullrank.objectives.queue:infonce",
+        "cross-view negatives only (N - 1 for each image), symmetrised, cosine; a queue needs a teacher",
+        "P1, authors' code (temperature 0.1); groups=8 is their group mode; queue: MoCo, He et al. 2020",
         value=Parameter("temperature", float, "divisor of the cosines, above 0", 0.1),
-        options=(Parameter("groups", int, "number of random groups of channels, each with its own loss", 1),),
+        options=(
+            Parameter("groups", int, "number of random groups of channels, each with its own loss", 1),
+            Parameter(
+                "queue",
+                int,
+                "number of earlier keys of a teacher as negatives, in place of the batch (MoCo); 0: none",
+                0,
+                citations=("he2020momentum",),
+            ),
+            Parameter("momentum", float, "share of the teacher that a step keeps, with a queue only", 0.999),
+        ),
         citations=("oord2018representation", P1),
+        alone="fullrank.objectives.contrastive:InfoNCELoss",
     ),
     Entry(
         "ntxent",
@@ -209,6 +223,24 @@ for _entry in [
         "squared distance of the views at unit length; it collapses, unless the head whitens (W-MSE)",
         "Wang and Isola 2020 (2005.10242), Equation 1; Ermolov et al. 2021 (2007.06346)",
         citations=("wang2020understanding", "ermolov2021whitening"),
+    ),
+    Entry(
+        "dino",
+        "fullrank.objectives.dino:DINOLoss",
+        "each view predicts the prototypes that a teacher assigns to the other, global views",
+        "Caron et al. 2021 (2104.14294), Algorithm 1, with the schedules of the paper",
+        value=Parameter("temperature", float, "divisor of the student's cosines, above 0", 0.1),
+        options=(
+            Parameter("prototypes", int, "number of prototypes; 1024 are enough on a CPU", 65536),
+            Parameter("teacher_temperature", float, "divisor of the teacher's outputs after warm-up", 0.07),
+            Parameter("warmup_temperature", float, "divisor of the teacher's outputs at the start", 0.04),
+            Parameter("warmup", float, "share of the training in which that divisor rises", 0.3),
+            Parameter("momentum", float, "share of the teacher that the first step keeps; rises to 1", 0.996),
+            Parameter("centre_momentum", float, "share of the centre that a step keeps", 0.9),
+            Parameter("centring", bool, "subtract the centre of the teacher's outputs; false: none", True),
+            Parameter("freeze", float, "share of the training in which the prototypes stay fixed", 0.01),
+        ),
+        citations=("caron2021emerging",),
     ),
 ]:
     OBJECTIVES.register(_entry)

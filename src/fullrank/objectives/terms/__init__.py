@@ -15,6 +15,7 @@ from fullrank.specs import Parameter, Spec
 if TYPE_CHECKING:
     from fullrank.objectives.terms.augself import AugSelfTerm as AugSelfTerm
     from fullrank.objectives.terms.contract import Auxiliary as Auxiliary
+    from fullrank.objectives.terms.koleo import KoLeoTerm as KoLeoTerm
     from fullrank.objectives.terms.mmd import MMDTerm as MMDTerm
     from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
 
@@ -71,6 +72,15 @@ for _entry in [
             ),
         ),
         citations=("cerrato2022fair", "gretton2012kernel"),
+    ),
+    Entry(
+        "koleo",
+        "fullrank.objectives.terms.koleo:KoLeoTerm",
+        "pushes each row of a global view away from its nearest neighbour, as in DINOv2",
+        "Sablayrolles et al. 2019 (1806.03198); Oquab et al. 2024 (DINOv2, 2304.07193), authors' code",
+        value=replace(WEIGHT, default=0.1),
+        options=(Parameter("place", str, "whose rows: h, z or a place of the encoder", "h"),),
+        citations=("sablayrolles2019spreading", "oquab2024dinov"),
     ),
 ]:
     AUXILIARIES.register(_entry)
