@@ -1,4 +1,4 @@
-"""Whitening of z: its value, its gradient also where eigenvalues are equal, its processes and running values."""
+"""Whitening of z: its value, its gradient at equal eigenvalues, several processes, and running values."""
 
 import pytest
 import torch
