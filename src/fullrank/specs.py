@@ -88,6 +88,7 @@ class Parameter:
         required: Whether a spec must give a value.
         citations: Keys of the bibliography for a spec that sets the parameter.
         keyword: The keyword of the builder where Python does not allow the name, as with `global`.
+        word_citations: Pairs of a word and a key of the bibliography, for a spec that chooses this word.
     """
 
     name: str
@@ -98,6 +99,11 @@ class Parameter:
     required: bool = False
     citations: tuple[str, ...] = ()
     keyword: str = ""
+    word_citations: tuple[tuple[str, str], ...] = ()
+
+    def cited(self, value: Scalar) -> tuple[str, ...]:
+        """The citations of a spec that sets the parameter to `value`."""
+        return (*self.citations, *(key for word, key in self.word_citations if word == value))
 
     def parse(self, text: str, spec: str) -> Scalar:
         """The typed value of `text`. Raises UsageError, which quotes the whole `spec`."""

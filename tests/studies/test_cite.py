@@ -55,6 +55,7 @@ def test_each_entry_of_the_bibliography_is_whole_and_cited_by_something():
     cited |= {key for parts in FAMILIES.values() for entry in parts for _, key in entry.families}
     options = [option for parts in FAMILIES.values() for entry in parts for option in entry.options]
     cited |= {key for option in options for key in option.citations}
+    cited |= {key for option in options for _, key in option.word_citations}
     cited |= {key for one in STATISTICS for key in one.citations}
     for source in (PROBE_CITATIONS, MEASURE_CITATIONS, OWN_OPTIMIZERS):
         cited |= {key for papers in source.values() for key in papers}

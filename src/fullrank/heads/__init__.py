@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fullrank.bibliography import P1, P2
+from fullrank.errors import UsageError
 from fullrank.lazy import attach
 from fullrank.registry import Entry, Registry, takes
 from fullrank.specs import Parameter, Spec
@@ -30,15 +31,19 @@ if TYPE_CHECKING:
     )
 
 __getattr__, __dir__, __all__ = attach(__name__)
-__all__ += ["HEADS", "head", "register_head"]
+__all__ += ["GROUP", "HEADS", "head", "register_head"]
 
 NORM = Parameter(
     "norm",
     str,
-    "batch: standardise z over the batch, without parameters; centre, scale: one half of that",
+    "batch: standardise z over the batch, without parameters; centre, scale: one half of that; whiten: ZCA",
     "none",
-    choices=("none", "batch", "centre", "scale"),
+    choices=("none", "batch", "centre", "scale", "whiten"),
+    word_citations=(("whiten", "ermolov2021whitening"), ("whiten", "huang2019iterative")),
 )
+# The width of z in most recipes, so that it is whitened as a whole; twice as many rows are needed.
+GROUP = 128
+WHITENED = Parameter("group", int, "most channels that norm=whiten whitens together", GROUP)
 DROPOUT = Parameter(
     "dropout",
     float,
@@ -64,7 +69,7 @@ HEADS = Registry(
     "head",
     "heads",
     context=("in_dim", "extra_dim", "view_dims"),
-    shared=(NORM, DROPOUT),
+    shared=(NORM, WHITENED, DROPOUT),
     offered={"extra_dim": CONDITIONING},
     group="fullrank.heads",
 )
@@ -178,8 +183,8 @@ def head(
 
     Args:
         spec: A spec such as `subvector:24` (`fullrank list heads`), or a class that takes `in_dim` as a
-            keyword. Every head takes the options `norm` and `dropout`. A class that also takes `extra_dim`,
-            the number of further inputs after h, has the option `conditioned`.
+            keyword. Every head takes the options `norm`, `group` and `dropout`. A class that also takes
+            `extra_dim`, the number of further inputs after h, has the option `conditioned`.
         in_dim: The width D of the representation h.
         view_dims: Operation of the views -> how many numbers it has (`Views.number_dims`). Only a head with
             `conditioned=views`, or a class that takes `view_dims`, needs them.
@@ -215,4 +220,9 @@ def head(
     # Somebody else's head may have an option of its own with one of these names.
     shared = [each for each in HEADS.shared if each in entry.options]
     values: dict[str, Any] = {each.name: options.get(each.name, each.default) for each in shared}
+    if WHITENED in shared and WHITENED.name in options and values.get(NORM.name) != "whiten":
+        raise UsageError(
+            f"The head '{parsed}' has group={options[WHITENED.name]}, which only norm=whiten uses; add that, "
+            "or leave group out."
+        )
     return with_options(built, **values)

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError, explained
+from fullrank.heads import GROUP
 from fullrank.heads.dropout import Dropout
-from fullrank.heads.norms import Norm, norm_of
+from fullrank.heads.norms import BatchCentre, BatchScale, Norm, norm_of
+from fullrank.heads.whitening import Whitening
 from fullrank.places import evaluating
 from fullrank.view_numbers import ViewNumbers
 
 # A square matrix of this side takes 4 GiB: beyond, a number is a typing error.
 WIDEST = 2**15
+# Steps after which features have the rank that they had before.
+_RANK_KEEPING = nn.Identity | nn.BatchNorm1d | BatchCentre | BatchScale | Whitening
 
 
 class Head(nn.Module, ABC):
@@ -68,15 +72,17 @@ class Head(nn.Module, ABC):
         z: Tensor = self.norm(self.project(self.input_dropout(self.checked(h))))
         return z
 
-    def set_norm(self, norm: Norm) -> None:
-        """Standardise each channel of z over the batch from now on, without any trained parameter.
+    def set_norm(self, norm: Norm, group: int = GROUP) -> None:
+        """Standardise or whiten z over the batch from now on, without any trained parameter.
 
         Args:
-            norm: "batch" uses mean and deviation, "centre" the mean alone, "scale" the deviation alone, and
-                "none" neither. In training they are those of both views, in eval mode running statistics.
+            norm: "batch" uses mean and deviation of each channel, "centre" the mean alone, "scale" the
+                deviation alone, "whiten" the mean and the covariance, and "none" nothing. In training they
+                are those of the rows of one call, in eval mode running statistics.
+            group: The most channels that "whiten" whitens together.
         """
         self.norm_name = norm
-        self.norm = norm_of(self.normed_width, norm)
+        self.norm = norm_of(self.normed_width, norm, group)
 
     def set_dropout(self, share: float) -> None:
         """Zero each coordinate of h with this probability in training; 0 never does.
@@ -96,6 +102,11 @@ class Head(nn.Module, ABC):
     def eval_dim(self) -> int:
         """The width of z in eval mode, if it differs from the width in training."""
         return self.out_dim
+
+    @property
+    def least_rows(self) -> int:
+        """The rows that one call in training needs over all processes; whitening needs twice its channels."""
+        return self.norm.least_rows if isinstance(self.norm, Whitening) else 1
 
     @property
     def scales_channels(self) -> bool:
@@ -182,7 +193,7 @@ def narrowest(steps: list[nn.Module]) -> int | None:
         if isinstance(step, nn.Linear):
             rank = min(step.in_features if rank is None else rank, step.in_features, step.out_features)
             width = step.out_features
-        elif not isinstance(step, nn.Identity | nn.BatchNorm1d):
+        elif not isinstance(step, _RANK_KEEPING):
             rank = None
     return rank if rank is not None and rank < width else None
 
@@ -249,14 +260,16 @@ def nested_widths(part: object) -> tuple[int, ...]:
     return nested if isinstance(nested, tuple) else ()
 
 
-def with_options(part: nn.Module, norm: Norm | None = None, dropout: float | None = None) -> Head:
+def with_options(
+    part: nn.Module, norm: Norm | None = None, group: int = GROUP, dropout: float | None = None
+) -> Head:
     """A head with its norm and dropout set, None as they are; other modules are put between the two."""
     if not isinstance(part, Head):
         if norm in (None, "none") and not dropout:
             return cast(Head, part)
         part = NormedHead(part, "none")
     if norm is not None:
-        part.set_norm(norm)
+        part.set_norm(norm, group)
     if dropout is not None:
         part.set_dropout(dropout)
     return part

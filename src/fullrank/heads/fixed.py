@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fullrank.errors import UsageError
 from fullrank.heads.contract import Head, check_width
+from fullrank.heads.whitening import Whitening
 from fullrank.specs import write
 
 
@@ -48,8 +49,8 @@ class NoHead(Head):
 
     @property
     def scales_channels(self) -> bool:
-        """True only with a norm."""
-        return self.norm_name != "none"
+        """True only with a norm that keeps the channels apart."""
+        return self.norm_name not in ("none", "whiten")
 
     def depth_shares(self) -> dict[str, float]:
         """h and z are the same place."""
@@ -202,7 +203,6 @@ class ReweightHead(Head):
     Source: P2, fixed reweighting head (authors' code: kappa 1.05 in pre-training, 1.01 in evaluation).
     """
 
-    scales_channels = True
     weight: Tensor
 
     def __init__(self, in_dim: int, kappa: float = 1.05):
@@ -219,12 +219,23 @@ class ReweightHead(Head):
         return h * self.weight
 
     def imposed_rank(self, place: str) -> int | None:
-        r"""The channels of the soft sub-vector, :math:`(1 + \kappa^{-2}) / (1 - \kappa^{-2})` rounded up."""
+        r"""The channels of the soft sub-vector, :math:`(1 + \kappa^{-2}) / (1 - \kappa^{-2})` rounded up.
+
+        Whitening undoes the weights. It leaves the channels whose variance its shrinkage does not replace.
+        """
         ratio = self.channel_ratio
         if place != "z" or ratio is None or ratio == 1:
             return None
+        if isinstance(self.norm, Whitening):
+            rank = self.norm.kept(self.weight.square())
+            return rank if rank < self.out_dim else None
         square = ratio**-2
         return min(math.ceil((1 + square) / (1 - square)), self.out_dim)
+
+    @property
+    def scales_channels(self) -> bool:
+        """True unless z is whitened."""
+        return self.norm_name != "whiten"
 
     @property
     def channel_ratio(self) -> float | None:

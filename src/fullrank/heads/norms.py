@@ -1,4 +1,4 @@
-"""What may be done to z over the batch, without a trained parameter: both halves of it, and each alone."""
+"""What may be done to z over the batch without a trained parameter: standardise, half of it, or whiten."""
 
 from typing import Literal, final, get_args
 
@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
+from fullrank.heads import GROUP
+from fullrank.heads.whitening import Whitening
 
-Norm = Literal["none", "batch", "centre", "scale"]
+Norm = Literal["none", "batch", "centre", "scale", "whiten"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
@@ -55,12 +57,14 @@ class BatchScale(_BatchStatistics):
         return z / self.statistics(z)[1]
 
 
-def norm_of(width: int, norm: Norm) -> nn.Module:
-    """The module for a norm; UsageError for an unknown name."""
+def norm_of(width: int, norm: Norm, group: int = GROUP) -> nn.Module:
+    """The module for a norm, whose whitening has groups of `group`; UsageError for an unknown name."""
     if norm not in NORMS:
         raise UsageError(f"norm must be one of {', '.join(NORMS)}, but got {norm!r}.")
     if norm == "none":
         return nn.Identity()
     if norm == "batch":
         return nn.BatchNorm1d(width, affine=False)
+    if norm == "whiten":
+        return Whitening(width, group)
     return BatchCentre(width) if norm == "centre" else BatchScale(width)

@@ -123,8 +123,6 @@ class DiagonalHead(Head):
     Source: P1 Table 2, 'trainable diagonal', 60.2, and Proposition 1.
     """
 
-    scales_channels = True
-
     def __init__(self, in_dim: int):
         super().__init__(in_dim, in_dim)
         self.weight = nn.Parameter(torch.ones(in_dim))
@@ -135,6 +133,11 @@ class DiagonalHead(Head):
 
     def imposed_rank(self, place: str) -> None:
         """None: the head imposes no rank."""
+
+    @property
+    def scales_channels(self) -> bool:
+        """True unless z is whitened."""
+        return self.norm_name != "whiten"
 
     def depth_shares(self) -> dict[str, float]:
         """The weights add one map."""

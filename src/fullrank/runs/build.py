@@ -129,6 +129,7 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
         remedy = f"choose a multiple of {processes}"
         raise UsageError(f"{processes} processes cannot share batch size {recipe.batch_size}; {remedy}.")
     parts = build(recipe, train)
+    check_rows(parts.head, recipe)
     parts.views.check_layers(train.layers)
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label, cues=cues_of(parts.terms))
     for term in parts.terms:
@@ -143,6 +144,18 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
             for term, name in zip(parts.terms, recipe.objective.terms, strict=True):
                 try_auxiliary(term, name, step)
     return parts
+
+
+def check_rows(head: Head, recipe: Recipe) -> None:
+    """Raise UsageError where one call of a head sees fewer rows of a batch than it needs."""
+    least, passes = getattr(head, "least_rows", 1), recipe.encoder_passes
+    rows = 2 * recipe.batch_size // passes
+    if rows < least:
+        raise UsageError(
+            f"The head {recipe.head} needs {least} rows or more in one call, but batch size "
+            f"{recipe.batch_size} gives {rows}; choose {-(-least * passes // 2)} or more, or "
+            "a smaller group with norm=whiten."
+        )
 
 
 def _noise(parts: Parts) -> Step:

@@ -122,11 +122,11 @@ def _of_part(registry: Registry, text: str) -> Iterator[Citation]:
         entry = registry.of(spec)
         for citation in entry.cited(spec.value):
             yield citation, f"{spec.family} {entry.name}"
+        values = dict(spec.options)
         for option in entry.options:
-            if option.name in dict(spec.options):
-                yield from (
-                    (key, f"{spec.family} {entry.name} with {option.name}") for key in option.citations
-                )
+            if option.name in values:
+                cited = option.cited(values[option.name])
+                yield from ((key, f"{spec.family} {entry.name} with {option.name}") for key in cited)
 
 
 def _of_measure(name: str) -> Iterator[Citation]:

@@ -45,10 +45,11 @@ def check_head(part: Part, *, in_dim: int = 12) -> None:
     """
     name = HEADS.parse(part)
     head, contract = _built_head(name, in_dim), Contract(name, "a head")
-    h = torch.randn(ROWS, in_dim, requires_grad=True)
+    count = max(ROWS, getattr(head, "least_rows", 1))
+    h = torch.randn(count, in_dim, requires_grad=True)
     with contract.clause("it maps h (N, in_dim) to z (N, out_dim) in training, one row for each row"):
         z = head.train()(h)
-        hold(z.shape == (ROWS, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
+        hold(z.shape == (count, head.out_dim), f"z is {tuple(z.shape)}, out_dim is {head.out_dim}")
     with contract.clause("z is finite"):
         hold(bool(z.isfinite().all()), "some of it is NaN or infinite")
     with contract.clause("`layers`, where there is one that holds modules, is an nn.ModuleList"):
@@ -178,7 +179,7 @@ def check_objective(
         top = _built_head(head, width)
         sizes = {"in_dim": top.out_dim, "num_classes": num_classes}
         above = build_objective(name, **sizes, nested=nested_widths(top))
-        h = torch.randn(2 * ROWS, width, requires_grad=True)
+        h = torch.randn(2 * max(ROWS, getattr(top, "least_rows", 1)), width, requires_grad=True)
         z_a, z_b = top(h).chunk(2)
         _called(above, z_a, z_b, num_classes).backward()  # type: ignore[no-untyped-call]
         hold(h.grad is not None and bool(h.grad.isfinite().all() and h.grad.any()), "it does not")

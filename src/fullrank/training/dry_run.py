@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ import torch
 from fullrank.data import ImageSet, class_list, source, write_miniature
 from fullrank.data.made.miniature import LAYOUTS
 from fullrank.door import import_modules
+from fullrank.heads import GROUP
 from fullrank.objectives.terms.contract import cues_of
 from fullrank.record import RunEntry
-from fullrank.runs.build import build, check_plan, load_data
+from fullrank.runs.build import build, check_plan, check_rows, load_data
 from fullrank.runs.recipe import Recipe
+from fullrank.specs import Spec
 from fullrank.training.train import carry_out
 
 BATCH_SIZE, STEPS, CLASSES = 4, 2, 4
@@ -40,9 +42,9 @@ def dry_run(
 ) -> Rehearsal:
     """Train two steps of a recipe and probe, on generated images in the layout of its data; nothing is kept.
 
-    Encoder, head, objective, views, optimizer and image size are those of the recipe; data, lengths and batch
-    size are replaced. A mistake in a recipe thus shows within seconds. The numbers mean nothing: the images
-    are coloured shapes, or grey ones for sets that are grey.
+    Encoder, head, objective, views, optimizer and image size are those of the recipe; data, lengths, batch
+    size, and with it the groups of norm=whiten, are replaced. A mistake in a recipe thus shows within
+    seconds. The numbers mean nothing: the images are coloured shapes, or grey ones for sets that are grey.
 
     Args:
         recipe: The name of a shipped recipe, a YAML file, or a recipe.
@@ -63,7 +65,11 @@ def dry_run(
     with tempfile.TemporaryDirectory() as folder:
         replaced = replacements(plan, Path(folder) / "images")
         rehearsed = Recipe.resolve(plan, replaced)
-        run = carry_out(rehearsed, Path(folder) / "run", *_generated(rehearsed))
+        train, test = _generated(rehearsed)
+        if "head" in replaced:
+            own = Recipe.resolve(rehearsed, {"head": plan.head})
+            check_rows(build(own, train).head, plan)
+        run = carry_out(rehearsed, Path(folder) / "run", train, test)
         return Rehearsal(plan, replaced, run.record.runs[0])
 
 
@@ -109,6 +115,8 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
         replaced = {"data": data, "limit": None}
     replaced |= {"batch_size": batch_size, "epochs": 1, "monitor_every": 1}
     replaced |= {"fraction": None, "held_out": None}
+    if (head := _in_small_groups(plan.head, batch_size // plan.encoder_passes)) != plan.head:
+        replaced["head"] = head
     replaced |= {"engine.accumulate": 1, "engine.logger": None, "engine.compile": False}
     if layout == "folder":
         replaced |= {"image_size": size, "label": "label"}  # a folder has only one kind of label
@@ -121,3 +129,11 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     if plan.sgd_probe is not None:
         replaced |= {"sgd_probe.epochs": 1, "sgd_probe.batch_size": BATCH_SIZE}
     return replaced
+
+
+def _in_small_groups(head: Spec, most: int) -> Spec:
+    """A head whose norm=whiten has at most `most` channels in a group; other heads as they are."""
+    options = dict(head.options)
+    if options.get("norm") != "whiten" or cast(int, options.get("group", GROUP)) <= most:
+        return head
+    return Spec(head.name, head.value, tuple(sorted((options | {"group": most}).items())), head.family)
