@@ -69,4 +69,5 @@ class Step:
     def detached(self) -> "Step":
         """The same tensors of this step without their graph; places, parameters and cues are left out."""
         losses = {name: loss.detach() for name, loss in self.losses.items()}
-        return Step(self.h.detach(), self.z.detach(), labels=self.labels, losses=losses)
+        h, z = self.h.detach(), self.z.detach()
+        return Step(h, z, labels=self.labels, progress=self.progress, losses=losses)

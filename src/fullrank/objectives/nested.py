@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import chance_of, loss_of, needs_of, temperature_of
+from fullrank.objectives.contract import (
+    Unguarded,
+    chance_of,
+    loss_of,
+    needs_of,
+    summands_of,
+    temperature_of,
+    unguarded_of,
+)
 from fullrank.specs import write
 
 
@@ -58,6 +66,16 @@ class NestedLoss(nn.Module):
             )
         pairs = zip(self.losses, self.nested, strict=True)
         return torch.stack([loss_of(part, z_a[:, :k], z_b[:, :k], **keywords) for part, k in pairs]).mean()
+
+    def summands(self, z_a: Tensor, z_b: Tensor, **keywords: Any) -> dict[str, Tensor]:
+        """The mean over the widths of each part that the objective says."""
+        pairs = zip(self.losses, self.nested, strict=True)
+        parts = [summands_of(part, torch.stack([z_a[:, :k], z_b[:, :k]]), **keywords) for part, k in pairs]
+        return {name: torch.stack([each[name] for each in parts]).mean() for name in parts[0]}
+
+    def unguarded(self) -> tuple[Unguarded, ...]:
+        """What the objective says."""
+        return unguarded_of(self.losses[0])
 
     @property
     def temperature(self) -> float | None:
