@@ -104,6 +104,7 @@ class Step:
             self.h.detach(),
             self.z.detach(),
             labels=self.labels,
+            progress=self.progress,
             losses=losses,
             view_count=self.view_count,
             global_count=self.global_count,

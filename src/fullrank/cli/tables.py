@@ -33,6 +33,7 @@ from fullrank.reports.denominators import (
 )
 from fullrank.reports.numbers import in_points, signed
 from fullrank.reports.redundancy import curves_of_scores, numbers_table, sentences
+from fullrank.reports.run.alarms import alarm_sentences
 from fullrank.reports.run.factors import DialCell, dial_factors, dial_rows
 from fullrank.reports.run.rows import RowNames, row_names
 from fullrank.reports.run.scores import ShiftedScore, shifted_scores
@@ -145,6 +146,8 @@ def print_record(record: Record) -> None:
     if any(row.linear for row in rows):
         for sentence in (*_under_table(record.runs), *sampling_notes(rows)):
             console.print(escape(sentence), highlight=False)
+    for sentence in alarm_sentences(record):
+        console.print(escape(sentence), highlight=False)
     print_dial(record)
 
 

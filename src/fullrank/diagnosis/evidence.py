@@ -17,6 +17,7 @@ from fullrank.diagnosis.shape import LOW_RANK, Cut, LowRankLimits, Shape, Whiten
 from fullrank.diagnosis.tokens import TokenNorms
 from fullrank.errors import DataError, UsageError, unknown_name
 from fullrank.linalg import Gram, Moments, second_moments
+from fullrank.objectives.contract import Unguarded
 from fullrank.places import is_of_head
 from fullrank.record import ProbedAgain
 
@@ -171,6 +172,7 @@ class Evidence:
         norms: Batch norms, compared with their input, in the order of the encoder.
         tokens: The norms of patch tokens, by place.
         probed_again: Accuracies after one change, beside the plain ones.
+        unguarded: What keeps the objective from collapse and is switched off.
 
     Raises:
         UsageError: For no places, labels or maps that do not fit, or a temperature that is not above 0.
@@ -192,6 +194,7 @@ class Evidence:
     norms: tuple[NormShift, ...] = ()
     tokens: tuple[TokenNorms, ...] = ()
     probed_again: tuple[ProbedAgain, ...] = ()
+    unguarded: tuple[Unguarded, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.places:

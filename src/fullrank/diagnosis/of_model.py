@@ -102,6 +102,7 @@ def diagnose_model(
         labels=None if known is None else torch.from_numpy(known),
         supervised=subject.supervised,
         trained=subject.trained,
+        unguarded=subject.unguarded,
         norms=norm_shifts(subject.encoder, _some(collected.images, seed), subject.head)
         if subject.trained
         else (),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fullrank.diagnosis.norms import has_first_values
@@ -13,6 +14,7 @@ from fullrank.targets.opening import Target, about_output
 
 if TYPE_CHECKING:
     from fullrank.data import ImageSet
+    from fullrank.objectives.contract import Unguarded
     from fullrank.record.probed import BaselineKind
     from fullrank.runs.run import Run
     from fullrank.views import Views
@@ -25,7 +27,8 @@ class Subject:
     `all` are the images that are looked at, if these are more than the test images. `rebuild` builds the
     encoder as it was before training. `kind` says whether it then had random weights. `about` is what is
     known of the weights and the input, in words. `supervised` says whether the loss uses labels, if that is
-    known. `views_name` is the spec of the views.
+    known. `views_name` is the spec of the views. `unguarded` is what keeps the objective from collapse and is
+    switched off.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Subject:
     supervised: bool | None = None
     about: tuple[str, ...] = ()
     views_name: str = ""
+    unguarded: "tuple[Unguarded, ...]" = ()
 
 
 def find_subject(target: Target, data: Any, views: str | None) -> Subject:
@@ -81,6 +85,7 @@ def subject_with(target: Target, images: Images, views: str | None, *, own: bool
 
 def _subject_of_run(target: Target, images: Images, views: str | None, *, own: bool) -> Subject:
     from fullrank.objectives import needs
+    from fullrank.objectives.contract import unguarded_of
     from fullrank.runs.baselines import initial_encoder, kind_of
     from fullrank.targets.images import own_run
 
@@ -88,7 +93,8 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
     needs_labels = "labels" in needs(run.recipe.objective)
     # On other images the encoder would be built with another mean and spread.
     rebuild = partial(initial_encoder, run.recipe, images.train) if own and images.train is not None else None
-    made = _views(views or run.recipe.views, images.test)
+    made, loss = _views(views or run.recipe.views, images.test), _objective_of(run)
+    unguarded = unguarded_of(loss)
     return Subject(
         name=str(run.path),
         encoder=run.encoder,
@@ -97,26 +103,39 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
         test=images.test,
         views=made,
         views_name=str(views or run.recipe.views),
-        objective=_weightless(run),
+        objective=loss if _is_complete(loss) else None,
         fresh_head=run.fresh_head,
         recipe=run.recipe.model_dump(mode="json"),
         rebuild=rebuild,
         kind=kind_of(run.recipe),
         supervised=needs_labels,
         all=None if images.official else images.all,
-        about=(_about_head(run.head, made),),
+        about=(_about_head(run.head, made), *(_about_objective(each) for each in unguarded)),
+        unguarded=unguarded,
     )
 
 
-def _weightless(run: "Run") -> "nn.Module | None":
-    """The objective of a run; None for one that asks for more than views, or has trained weights."""
-    from fullrank.heads.contract import nested_widths
-    from fullrank.objectives import needs, needs_of, objective
+def _about_objective(missing: "Unguarded") -> str:
+    return f"The objective lacks a guard against collapse ({missing})."
 
-    if "labels" in needs(run.recipe.objective):
-        return None
-    loss = objective(run.recipe.objective.alone, in_dim=run.head.out_dim, nested=nested_widths(run.head))
-    return None if "teacher" in needs_of(loss) or any(True for _ in loss.parameters()) else loss
+
+def _objective_of(run: "Run") -> nn.Module:
+    """The objective of a run, with new weights where it has any: a run keeps only encoder and head."""
+    from fullrank.heads.contract import nested_widths
+    from fullrank.objectives import objective
+
+    with torch.random.fork_rng(devices=()):
+        # No classifier is asked for its classes.
+        return objective(
+            run.recipe.objective.alone, in_dim=run.head.out_dim, num_classes=2, nested=nested_widths(run.head)
+        )
+
+
+def _is_complete(loss: nn.Module) -> bool:
+    """Whether a loss has all that it needs: no labels, no teacher, and no trained weights of its own."""
+    from fullrank.objectives import needs_of
+
+    return not needs_of(loss) & {"labels", "teacher"} and next(loss.parameters(), None) is None
 
 
 def _about_head(head: nn.Module, views: "Views") -> str:

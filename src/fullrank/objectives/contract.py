@@ -61,6 +61,24 @@ class PairLoss(GatheringLoss):
         """The loss of the rows of all processes."""
 
 
+class SummedLoss(PairLoss):
+    """A loss of two embeddings that is the sum of named parts, each with its weight."""
+
+    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """Return the sum of the parts."""
+        first, *others = self.parts(z_a, z_b).values()
+        return sum(others, first)
+
+    def summands(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """The parts of the loss of two embeddings (N, K), by name, with their weights."""
+        check_pair(z_a, z_b)
+        return self.parts(*self.gathered(z_a, z_b))
+
+    @abstractmethod
+    def parts(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """The parts of the loss of the rows of all processes."""
+
+
 @dataclass(frozen=True)
 class Unguarded:
     """A part of an objective that keeps its embeddings from collapsing, and that is switched off.
@@ -74,6 +92,9 @@ class Unguarded:
     name: str
     means: str
     remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.means}"
 
 
 class Teaches(Protocol):
@@ -89,6 +110,9 @@ class ViewsLoss(GatheringLoss):
     It is called as `loss(z)`, with the keywords that its `needs` name: `global_views`, the number of leading
     views that are global (by default all of them); `teacher`, what a teacher makes of the global views,
     (G, N, P); `progress`, the share of the training that is done; `labels`; `generator`.
+
+    A loss with several parts may have `summands(z)`, with the same keywords: the parts by name, with their
+    weights, which sum to the loss. It changes no state, as it is called beside the training.
 
     A loss that needs a teacher also says `averaged`, the names of its own modules that the teacher averages
     and applies, in order, to its z, and has `momentum_at(progress)`, the share of the teacher that a step
@@ -238,6 +262,33 @@ def loss_of_views(objective: Callable[..., Tensor], z: Tensor, **given: Any) -> 
 def _wanted(objective: object, given: Mapping[str, Any]) -> dict[str, Any]:
     """Of what is given, that which the objective needs."""
     return {name: given[name] for name in needs_of(objective) & set(GIVEN) if name in given}
+
+
+@torch.no_grad()
+def summands_of(objective: object, z: Tensor, **given: Any) -> dict[str, Tensor]:
+    """The parts of the loss of V views (V, N, K) by name, which sum to it; empty for a loss that says none.
+
+    Those of a loss of two views are averaged over the same pairs as the loss. There is no gradient.
+
+    Args:
+        objective: The objective.
+        z: The embeddings of all views, the global ones first.
+        **given: What the step has, as for `loss_of_views`.
+
+    >>> from fullrank import VICRegLoss
+    >>> list(summands_of(VICRegLoss(), torch.randn(2, 8, 4)))
+    ['invariance', 'variance', 'covariance']
+    """
+    says = getattr(objective, "summands", None)
+    if says is None:
+        return {}
+    keywords = _wanted(objective, given)
+    if getattr(objective, "takes_views", False):
+        return dict(says(z, **keywords))
+    pairs = [
+        says(z[one], z[other], **keywords) for one, other in view_pairs(len(z), given.get("global_views"))
+    ]
+    return {name: torch.stack([pair[name] for pair in pairs]).mean() for name in pairs[0]}
 
 
 def chance_of(

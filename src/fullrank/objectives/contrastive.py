@@ -6,31 +6,40 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import PairLoss, check_number, in_single, unit_rows
+from fullrank.objectives.contract import PairLoss, check_number, check_pair, in_single, unit_rows
 from fullrank.objectives.tiles import log_sums_among, log_sums_between
 from fullrank.processes import ALONE, Share
 
 
 def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     """`InfoNCELoss` of one group: (N, K), (N, K) -> scalar."""
-    return _between(unit_rows(z_a), unit_rows(z_b), temperature, share)
+    a, b = unit_rows(z_a), unit_rows(z_b)
+    return _spread_between(a, b, temperature, share) + _distance(a, b, temperature)
 
 
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     """`NTXentLoss`: (N, K), (N, K) -> scalar."""
-    return _among(unit_rows(torch.cat([z_a, z_b])), temperature, share)
+    u = unit_rows(torch.cat([z_a, z_b]))
+    return _spread_among(u, temperature, share) + _distance(*u.chunk(2), temperature)
 
 
 @in_single
-def _between(a: Tensor, b: Tensor, temperature: float, share: Share) -> Tensor:
+def _distance(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """How far the two unit views of an image are apart: their mean 1 - cosine, over the temperature."""
+    return -((a * b).sum(1) - 1).mean() / temperature
+
+
+@in_single
+def _spread_between(a: Tensor, b: Tensor, temperature: float, share: Share) -> Tensor:
+    """The mean log of the sum of exp((cosine - 1) / temperature) over the other views, in both directions."""
     from_a, from_b = log_sums_between(a, b, 1 / temperature, share)
-    return 0.5 * (from_a + from_b).mean() - ((a * b).sum(1) - 1).mean() / temperature
+    return 0.5 * (from_a + from_b).mean()
 
 
 @in_single
-def _among(u: Tensor, temperature: float, share: Share) -> Tensor:
-    a, b = u.chunk(2)
-    return log_sums_among(u, 1 / temperature, share).mean() - ((a * b).sum(1) - 1).mean() / temperature
+def _spread_among(u: Tensor, temperature: float, share: Share) -> Tensor:
+    """The same over all 2N - 1 other unit views."""
+    return log_sums_among(u, 1 / temperature, share).mean()
 
 
 class InfoNCELoss(PairLoss):
@@ -87,6 +96,15 @@ class InfoNCELoss(PairLoss):
         pairs = zip(z_a[:, order].chunk(self.groups, 1), z_b[:, order].chunk(self.groups, 1), strict=True)
         return torch.stack([info_nce(a, b, self.temperature, self.share) for a, b in pairs]).sum()
 
+    def summands(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """How far positives are apart, (1 - cosine) / temperature, and the rest; empty for random groups."""
+        check_pair(z_a, z_b)
+        if self.groups > 1:  # they would draw other groups, and so change what is drawn next
+            return {}
+        a, b = map(unit_rows, self.gathered(z_a, z_b))
+        uniformity = _spread_between(a, b, self.temperature, self.share)
+        return {"uniformity": uniformity, "alignment": _distance(a, b, self.temperature)}
+
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images whose similarities are all equal: groups x ln n."""
         return self.groups * math.log(n)
@@ -126,6 +144,13 @@ class NTXentLoss(PairLoss):
     def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Return the loss of each view against all others."""
         return nt_xent(z_a, z_b, self.temperature, self.share)
+
+    def summands(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """How far positives are apart, (1 - cosine) / temperature, and the rest."""
+        check_pair(z_a, z_b)
+        u = unit_rows(torch.cat(self.gathered(z_a, z_b)))
+        uniformity = _spread_among(u, self.temperature, self.share)
+        return {"uniformity": uniformity, "alignment": _distance(*u.chunk(2), self.temperature)}
 
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images whose similarities are all equal: ln(2n - 1)."""

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import chance_of, needs_of, temperature_of
+from fullrank.objectives.contract import (
+    Unguarded,
+    chance_of,
+    needs_of,
+    summands_of,
+    temperature_of,
+    unguarded_of,
+)
 from fullrank.specs import write
 
 
@@ -64,6 +71,17 @@ class NestedLoss(nn.Module):
             )
         pairs = zip(self.losses, self.nested, strict=True)
         return torch.stack([part(*(each[..., :k] for each in z), **keywords) for part, k in pairs]).mean()
+
+    def summands(self, *z: Tensor, **keywords: Any) -> dict[str, Tensor]:
+        """The mean over the widths of each part that the objective says."""
+        views = z[0] if self.takes_views else torch.stack(z)
+        pairs = zip(self.losses, self.nested, strict=True)
+        parts = [summands_of(part, views[..., :k], **keywords) for part, k in pairs]
+        return {name: torch.stack([each[name] for each in parts]).mean() for name in parts[0]}
+
+    def unguarded(self) -> tuple[Unguarded, ...]:
+        """What the objective says."""
+        return unguarded_of(self.losses[0])
 
     @property
     def temperature(self) -> float | None:

@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullrank.objectives.contract import PairLoss, check_number, in_single
+from fullrank.objectives.contract import SummedLoss, Unguarded, check_number, in_single
 
 # The authors' own; without them the slope at a constant channel is infinite.
 _VICREG_EPS, _BARLOW_EPS = 1e-4, 1e-5
@@ -37,7 +37,7 @@ def cross_correlation(z_a: Tensor, z_b: Tensor) -> Tensor:
     return a.T @ b / len(z_a)
 
 
-class VICRegLoss(PairLoss):
+class VICRegLoss(SummedLoss):
     r"""The two views close together, every channel varying, no two channels correlated.
 
     .. math:: L = \lambda \frac1{N K} \|z_a - z_b\|_F^2 + \mu \frac{v(z_a) + v(z_b)}2
@@ -74,12 +74,13 @@ class VICRegLoss(PairLoss):
         self.variance = check_number("variance", variance, least=0)
         self.covariance = check_number("covariance", covariance, least=0)
 
-    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the weighted sum of the three terms."""
-        close = F.mse_loss(z_a, z_b)
-        short = (variance_hinge(z_a) + variance_hinge(z_b)) / 2
-        alike = covariance_energy(z_a) + covariance_energy(z_b)
-        return self.invariance * close + self.variance * short + self.covariance * alike
+    def parts(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """The three weighted terms."""
+        return {
+            "invariance": self.invariance * F.mse_loss(z_a, z_b),
+            "variance": self.variance * ((variance_hinge(z_a) + variance_hinge(z_b)) / 2),
+            "covariance": self.covariance * (covariance_energy(z_a) + covariance_energy(z_b)),
+        }
 
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of embeddings that are all alike: the weight of the variance, less its 1e-4."""
@@ -89,8 +90,21 @@ class VICRegLoss(PairLoss):
         r"""All rows alike, or all K channels equal with variance 1: :math:`2 \nu (K - 1)`."""
         return {"one point": self.chance(n), "one line": 2 * self.covariance * (width - 1)}
 
+    def unguarded(self) -> tuple[Unguarded, ...]:
+        """The variance and covariance terms with weight 0."""
+        shrink = "nothing keeps the embeddings from shrinking to a point"
+        repeat = "nothing keeps the channels from repeating each other"
+        return tuple(
+            Unguarded(f"{name} term off", means, f"give the {name} a weight, as in vicreg,{name}={default}")
+            for name, weight, means, default in (
+                ("variance", self.variance, shrink, 25),
+                ("covariance", self.covariance, repeat, 1),
+            )
+            if weight == 0
+        )
 
-class BarlowTwinsLoss(PairLoss):
+
+class BarlowTwinsLoss(SummedLoss):
     r"""The cross-correlation of the two views brought to the identity.
 
     .. math:: L = \sum_k (1 - C_{kk})^2 + \lambda \sum_{k \ne l} C_{kl}^2
@@ -119,11 +133,13 @@ class BarlowTwinsLoss(PairLoss):
         super().__init__(gather)
         self.redundancy = check_number("redundancy", redundancy, least=0)
 
-    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return how far the cross-correlation is from the identity."""
+    def parts(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """How far the cross-correlation is from the identity, on its diagonal and off it."""
         correlation = cross_correlation(z_a, z_b)
-        same = (1 - correlation.diagonal()).square().sum()
-        return same + self.redundancy * off_diagonal_energy(correlation)
+        return {
+            "invariance": (1 - correlation.diagonal()).square().sum(),
+            "redundancy": self.redundancy * off_diagonal_energy(correlation),
+        }
 
     def chance(self, n: int, width: int | None = None) -> float | None:
         """The loss of a batch whose two views are uncorrelated: K, the width of z; None without it."""
@@ -132,3 +148,11 @@ class BarlowTwinsLoss(PairLoss):
     def collapsed(self, n: int, width: int) -> dict[str, float]:
         r"""All rows alike: K. All K channels equal: :math:`\lambda K (K - 1)`."""
         return {"one point": float(width), "one line": self.redundancy * width * (width - 1)}
+
+    def unguarded(self) -> tuple[Unguarded, ...]:
+        """The redundancy term with weight 0."""
+        if self.redundancy > 0:
+            return ()
+        means = "nothing keeps the channels from repeating each other"
+        remedy = "give the redundancy a weight, as in barlow-twins,redundancy=0.005"
+        return (Unguarded("redundancy term off", means, remedy),)

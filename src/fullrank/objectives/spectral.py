@@ -5,16 +5,27 @@ import math
 import torch
 from torch import Tensor
 
-from fullrank.objectives.contract import PairLoss, check_number, in_single
+from fullrank.objectives.contract import SummedLoss, check_number, in_single
 
 
 @in_single
-def spectral_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """The spectral contrastive loss of two views, lengths as they are: (N, K), (N, K) -> scalar."""
+def negative_squares(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """The mean squared product of views of different images: (N, K), (N, K) -> scalar."""
     n, own = len(z_a), (z_a * z_b).sum(1)
     # All squares sum to tr(A^T A B^T B): whichever is the smaller, the pairs of images or of channels.
     squares = (z_a @ z_b.T).square().sum() if n < z_a.shape[1] else ((z_a.T @ z_a) * (z_b.T @ z_b)).sum()
-    return (squares - own.square().sum()) / (n * (n - 1)) - 2 * own.mean()
+    return (squares - own.square().sum()) / (n * (n - 1))
+
+
+@in_single
+def positive_products(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """The mean product of the two views of an image: (N, K), (N, K) -> scalar."""
+    return (z_a * z_b).sum(1).mean()
+
+
+def spectral_contrastive(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """The spectral contrastive loss of two views, lengths as they are: (N, K), (N, K) -> scalar."""
+    return negative_squares(z_a, z_b) - 2 * positive_products(z_a, z_b)
 
 
 def clipped(z: Tensor, length: float) -> Tensor:
@@ -23,7 +34,7 @@ def clipped(z: Tensor, length: float) -> Tensor:
     return z * (length / lengths.clamp_min(length))
 
 
-class SpectralContrastiveLoss(PairLoss):
+class SpectralContrastiveLoss(SummedLoss):
     r"""The spectral contrastive loss of embeddings of length at most sqrt(mu), as its authors train it.
 
     .. math:: L = \frac1\mu \Big[-\frac2N \sum_i a_i \cdot b_i
@@ -51,11 +62,14 @@ class SpectralContrastiveLoss(PairLoss):
         super().__init__(gather)
         self.mu, self.clip = check_number("mu", mu, above=0), clip
 
-    def loss(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """Return the loss of the embeddings, clipped."""
+    def parts(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+        """The products of positives and of negatives, clipped."""
         if self.clip:
             z_a, z_b = clipped(z_a, math.sqrt(self.mu)), clipped(z_b, math.sqrt(self.mu))
-        return spectral_contrastive(z_a, z_b) / self.mu
+        return {
+            "uniformity": negative_squares(z_a, z_b) / self.mu,
+            "alignment": -2 * positive_products(z_a, z_b) / self.mu,
+        }
 
     def chance(self, n: int, width: int | None = None) -> float:
         r"""The lowest loss of embeddings that are all alike: :math:`(s^2 - 2 s) / \mu`, s = min(1, mu).

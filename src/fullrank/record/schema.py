@@ -138,62 +138,6 @@ class CorrectionTable(_Part):
     share: float | None = None
 
 
-class RunEntry(_Part):
-    """One trained encoder: its settings, its training time, and the scores of its features at each place.
-
-    `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
-    last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
-    the objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its
-    channels scaled. `conditioned`: the head was given the parameters of the views in training, and z is
-    measured with those of a view to which nothing was applied. `varied` has the value of each key of the
-    recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
-    older records have neither. `other_images` belong to other labels and to shifts, where scores of these
-    were added. `corrections` says what a head that corrects h does to each channel, for each cue.
-    """
-
-    head: str
-    seed: int
-    folder: RunFolder
-    epochs: int
-    steps: int
-    skipped_steps: int = 0
-    loss: float
-    chance: float | None
-    seconds: float
-    views_per_second: float
-    parameters: dict[str, int]
-    probes: dict[str, ProbeScore]
-    scores: list[Score]
-    spectrum: dict[str, Spectrum]
-    scales_channels: bool = False
-    conditioned: bool = False
-    varied: dict[str, str] = {}
-    images: ProbedImages | None = None
-    other_images: list[ProbedImages] = []
-    baselines: list[Baseline] = []
-    corrections: list[CorrectionTable] = []
-
-    @property
-    def row(self) -> str:
-        """The row of a table that it belongs to: its head, and the values of the keys that were varied."""
-        return row_name(self.head, self.varied)
-
-
-class Measure(_Part):
-    """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined.
-
-    `how` says with which settings it was computed, where it has any, such as "n = 512, q = 2". `low` and
-    `high` bound its 95 % interval over other samples of as many rows; None where it was not estimated.
-    """
-
-    place: str
-    name: str
-    value: float | None
-    how: str = ""
-    low: float | None = None
-    high: float | None = None
-
-
 class Finding(_Part):
     """A cause that was found at a place: what was measured, the threshold it passed, and what to try.
 
@@ -219,6 +163,64 @@ class Finding(_Part):
     ids: list[str] = []
     same_as: list[int] = []
     same_as_ids: list[str] = []
+
+
+class RunEntry(_Part):
+    """One trained encoder: its settings, its training time, and the scores of its features at each place.
+
+    `folder` is relative to the record's own folder, and below it or below `../runs`. `loss` is that of the
+    last step that was monitored. `chance` is that of embeddings that do not depend on the image, None where
+    the objective has no such level. `skipped_steps` were not finite. `scales_channels`: z is h with its
+    channels scaled. `conditioned`: the head was given the parameters of the views in training, and z is
+    measured with those of a view to which nothing was applied. `varied` has the value of each key of the
+    recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
+    older records have neither. `other_images` belong to other labels and to shifts, where scores of these
+    were added. `corrections` says what a head that corrects h does to each channel, for each cue.
+    `findings` are the alarms that the training raised; older records have none.
+    """
+
+    head: str
+    seed: int
+    folder: RunFolder
+    epochs: int
+    steps: int
+    skipped_steps: int = 0
+    loss: float
+    chance: float | None
+    seconds: float
+    views_per_second: float
+    parameters: dict[str, int]
+    probes: dict[str, ProbeScore]
+    scores: list[Score]
+    spectrum: dict[str, Spectrum]
+    scales_channels: bool = False
+    conditioned: bool = False
+    varied: dict[str, str] = {}
+    images: ProbedImages | None = None
+    other_images: list[ProbedImages] = []
+    baselines: list[Baseline] = []
+    corrections: list[CorrectionTable] = []
+    findings: list[Finding] = []
+
+    @property
+    def row(self) -> str:
+        """The row of a table that it belongs to: its head, and the values of the keys that were varied."""
+        return row_name(self.head, self.varied)
+
+
+class Measure(_Part):
+    """One number of the spectrum or geometry at a place, by its paper's name; None if it is not defined.
+
+    `how` says with which settings it was computed, where it has any, such as "n = 512, q = 2". `low` and
+    `high` bound its 95 % interval over other samples of as many rows; None where it was not estimated.
+    """
+
+    place: str
+    name: str
+    value: float | None
+    how: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 class ProbedAgain(_Part):

@@ -36,6 +36,7 @@ from fullrank.runs.run import Run, load
 from fullrank.threads import asked_threads
 from fullrank.training import engine, results
 from fullrank.training.callbacks.checkpoints import Checkpointer, newest_whole
+from fullrank.training.callbacks.collapse import CollapseWatch, rules_for
 from fullrank.training.callbacks.curves import Monitor, ProgressLine
 from fullrank.training.callbacks.finite import FiniteGuard
 from fullrank.training.callbacks.online import OnlineProbes
@@ -156,9 +157,10 @@ def carry_out(
         images = train, test
         monitor = Monitor(folder, recipe.monitor_every, [str(term.name) for term in module.terms])
         guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
+        watch = CollapseWatch(recipe.monitor_every, rules_for(module.objective))
         online = [OnlineProbes(recipe.online_every)] if recipe.online_every else []
         try:
-            _fit(module, loader, monitor, [guard, monitor, *online], recipe, folder, session)
+            _fit(module, loader, monitor, [guard, monitor, watch, *online], recipe, folder, session)
             if writes:
                 curves = monitor.arrays() | (online[0].arrays() if online else {})
                 examples = results.example_views(module.views, train, recipe.seed)
@@ -172,6 +174,7 @@ def carry_out(
                 evaluation = evaluate(module.encoder, module.head, *images, request=request, share=share)
                 entry = results.entry_of(module, recipe, monitor, guard.skipped, len(loader), evaluation)
                 entry.scores.extend(results.further_scores(module, recipe, folder, images, session))
+                entry.findings.extend(watch.findings())
                 entry.corrections.extend(head_corrections(module.encoder, module.head, test, module.cues))
                 if (objects := results.segmentation_of(module, recipe, images)) is not None:
                     entry.scores.extend(objects.scores)

@@ -1,10 +1,14 @@
 """The search for causes: what is healthy, what an imposed rank hides, and where a low rank is reported."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from refusals import assert_names
 
 from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
+from fullrank.objectives.contract import Unguarded
 
 
 def causes(*places, **more):
@@ -95,3 +99,31 @@ def test_an_untrained_net_has_notes_only():
     places = [PlaceEvidence(name, x) for name, x in {"h": broken(4), "z": 1 + 1e-6 * gaussian()}.items()]
     assert {level for _, level in levels(*places)} == {"alarm"}
     assert {level for _, level in levels(*places, trained=False)} == {"note"}
+
+
+def missing_guard():
+    return (Unguarded("variance term off", "the channels may shrink", "give it a weight"),)
+
+
+@pytest.mark.parametrize(
+    ("features", "cause"),
+    [
+        (lambda: torch.ones(500, 8) + 1e-6 * gaussian(500, 8), "complete-collapse"),
+        (lambda: broken(6), "unexplained-low-rank"),
+        (lambda: gaussian() * (torch.arange(32) > 9), "dead-channels"),
+    ],
+)
+def test_an_alarm_names_what_the_objective_has_switched_off(features, cause):
+    place = PlaceEvidence("z", features())
+    plain, named = (find_causes(Evidence((place,), unguarded=each)) for each in ((), missing_guard()))
+    assert [each.cause for each in named] == [each.cause for each in plain] == [cause]
+    assert named[0].evidence.startswith(plain[0].evidence)
+    assert_names(named[0].evidence, "variance term off", "the channels may shrink")
+    assert named[0].remedy == "Give it a weight." != plain[0].remedy
+
+
+def test_a_missing_guard_alone_is_no_finding_and_a_note_does_not_name_it():
+    assert causes(PlaceEvidence("z", gaussian()), unguarded=missing_guard()) == []
+    untrained = Evidence((PlaceEvidence("z", gaussian().relu() * (torch.arange(32) > 5)),))
+    notes = [find_causes(replace(untrained, unguarded=each)) for each in ((), missing_guard())]
+    assert notes[0] == notes[1] and {each.level for each in notes[0]} == {"note"}

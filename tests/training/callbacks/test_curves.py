@@ -61,3 +61,17 @@ def test_a_run_shows_the_chance_level_of_its_objective(quick, tmp_path):
     run = train("digits", out=tmp_path / "run", progress=Recorded(disable=True), **quick | {"epochs": 1})
     chance = run.record.runs[0].chance
     assert len(statuses) == 5 and all(f"/{chance:.2f} " in status for status in statuses)
+
+
+@pytest.mark.parametrize("objective", ["vicreg", "infonce:0.2,groups=2"])
+def test_the_parts_of_an_objective_are_curves_that_sum_to_its_loss(objective, quick, tmp_path):
+    run = train("digits", out=tmp_path / "run", **quick | {"objective": objective, "epochs": 1})
+    arrays = load_arrays(run.path)
+    parts = [name for name in arrays if name.startswith("objective: ")]
+    with (run.path / "metrics.csv").open() as file:
+        assert set(parts) == {name for name in next(csv.reader(file)) if ":" in name}
+    if objective == "vicreg":
+        assert len(parts) == 3
+        np.testing.assert_allclose(sum(arrays[name] for name in parts), arrays["loss"], rtol=1e-5)
+    else:  # random groups of channels: the next step would draw others
+        assert parts == []

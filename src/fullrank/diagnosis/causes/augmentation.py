@@ -45,6 +45,7 @@ class Augmentation(Cause):
 
     name = "augmentation"
     stage = Stage.EXPLANATION
+    of_objective = True
     needs = ("views",)
     rule: Rule = Rule(
         level="alarm",

@@ -25,6 +25,7 @@ class CompleteCollapse(Cause):
 
     name = "complete-collapse"
     stage = Stage.SHAPE
+    of_objective = True
     final = True
     rule: Rule = Rule(
         level="alarm",

@@ -69,7 +69,8 @@ class Cause(ABC):
     `dataclasses.replace` changes a threshold. `needs` names the evidence (`views`, `stacked`) without which
     the cause is not checked. After a finding of a cause that is `final`, no further checks run at that place;
     `ends` may decide by what was found.
-    An explanation that is a `last_resort` is checked after all others.
+    An explanation that is a `last_resort` is checked after all others. `of_objective` says that an objective
+    without a guard against collapse may be the reason; `find_causes` then names what is switched off.
 
     >>> from fullrank.diagnosis import Evidence, PlaceEvidence, find_causes
     >>> @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Cause(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     final: ClassVar[bool] = False
     last_resort: ClassVar[bool] = False
+    of_objective: ClassVar[bool] = False
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -29,6 +29,7 @@ class DeadChannels(Cause):
 
     name = "dead-channels"
     stage = Stage.SHAPE
+    of_objective = True
     plain: Rule = Rule("alarm", _MEASURE, "above", 0.05, _REVIVE)
     rectified: Rule = Rule("alarm", _MEASURE, "above", 0.6, _REVIVE)
     idle: Rule = Rule(

@@ -33,6 +33,7 @@ class DimensionalCollapse(Cause):
 
     name = "dimensional-collapse"
     stage = Stage.SHAPE
+    of_objective = True
     final = True
     rule: Rule = Rule(
         level="alarm",

@@ -42,6 +42,7 @@ class ImplicitRegularisation(Cause):
 
     name = "implicit-regularisation"
     stage = Stage.EXPLANATION
+    of_objective = True
     needs = ("stacked",)
     rule: Rule = Rule("alarm", "block alignment of the stacked maps", "above", 0.8, _FEWER)
     together: Rule = Rule("alarm", "largest share of the drop in one map", "below", 0.5, _FEWER)

@@ -31,6 +31,7 @@ class MeanDominance(Cause):
 
     name = "mean-dominance"
     stage = Stage.SHAPE
+    of_objective = True
     plain: Rule = Rule("alarm", _MEASURE, "above", 0.9, _CENTRE)
     cosine: Rule = Rule("alarm", "mean cosine of two rows", "above", 0.9, _CENTRE)
     rectified: Rule = Rule("alarm", _MEASURE, "above", 0.999, _CENTRE)

@@ -31,6 +31,9 @@ def find_causes(
        low rank first appears, and again only if the rank falls further. It does not run if a later place
        of the same part, encoder or head, has a higher rank again: that rank was not lost.
 
+    Where the objective has switched off what keeps it from collapse (`unguarded` of the evidence), the alarms
+    of causes that are `of_objective` name that, with its remedy.
+
     Alarms before the end of the encoder become notes if that end is healthy, and all alarms do if the weights
     are untrained. A rank that a head imposes is never a finding. A cause whose `needs` are missing is not
     checked.
@@ -108,11 +111,21 @@ def _check(
     for cause in causes:
         if evidence.lacks(cause.needs, place):
             continue
-        new = _findings_of(cause, place, evidence)
+        new = [_with_reason(each, cause, evidence) for each in _findings_of(cause, place, evidence)]
         findings += new
         if cause.ends(new) or (new and until_found):
             return True
     return False
+
+
+def _with_reason(finding: Finding, cause: Cause, evidence: Evidence) -> Finding:
+    """An alarm with what the objective has switched off, where this may be its reason, and the remedy."""
+    missing = evidence.unguarded
+    if not missing or not cause.of_objective or finding.level != "alarm":
+        return finding
+    said = f"{finding.evidence} A likely reason is the objective ({'; '.join(map(str, missing))})."
+    remedy = "; ".join(each.remedy for each in missing)
+    return finding.model_copy(update={"evidence": said, "remedy": f"{remedy[:1].upper()}{remedy[1:]}."})
 
 
 def _check_rows_and_shape(

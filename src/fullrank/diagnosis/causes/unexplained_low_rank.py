@@ -25,6 +25,7 @@ class UnexplainedLowRank(Cause):
 
     name = "unexplained-low-rank"
     stage = Stage.EXPLANATION
+    of_objective = True
     last_resort = True
     rule: Rule = Rule(
         level="alarm",

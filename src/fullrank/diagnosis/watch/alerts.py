@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fullrank.diagnosis.watch.history import History
 from fullrank.diagnosis.watch.loss import LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import MEASURES
-from fullrank.errors import UsageError
+from fullrank.errors import FullrankWarning, UsageError
 from fullrank.record import Finding
 
 
@@ -164,7 +164,7 @@ class Alert:
         return f"Step {self.step}, {self.module!r}, {self.rule}: {what}.{said}"
 
 
-class _AlertWarning(UserWarning):
+class _AlertWarning(FullrankWarning):
     def __init__(self, alert: Alert):
         super().__init__(str(alert))
         self.alert = alert

@@ -13,6 +13,7 @@ from fullrank.reports.layout import Page, Panel, fill, panels
 from fullrank.reports.numbers import live_note
 from fullrank.reports.redundancy import curves_of_record, redundancy_section
 from fullrank.reports.run import figures, words
+from fullrank.reports.run.alarms import training_alarms
 from fullrank.reports.run.classes import class_section
 from fullrank.reports.run.factors import dial_section
 from fullrank.reports.run.images import example_rows
@@ -28,8 +29,9 @@ _ONLINE_NOTE = (
     "be compared with it."
 )
 _TERM_NOTE = "The value of the term times its weight, which is added to the loss."
-# The beginning of the name of a term's series.
-_TERM = "loss of "
+_PART_NOTE = "A part of the objective with its weight; the parts sum to the loss of the objective."
+# The beginnings of the names of the series of a term, and of a part of the objective.
+_SUMMANDS = {"loss of ": _TERM_NOTE, "objective: ": _PART_NOTE}
 # For each series of `arrays.npz` its heading, axis and note, and the array of its epochs.
 CURVES = {
     "loss": ("Loss", "loss", "", "epoch"),
@@ -70,6 +72,7 @@ def render(
         command=words.reproduce_command(record, recipe),
         not_repeatable=words.not_repeatable(record),
         record=record,
+        alarms=training_alarms(record),
         rows=rows,
         strips=_strips(rows),
         names=names,
@@ -125,11 +128,14 @@ def spectrum_panels(record: Record) -> Iterator[Panel]:
 
 
 def curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel]:
-    """Each series over training; its note says which runs lack it. A term's series follows the loss."""
-    terms = sorted({name for one in arrays.values() for name in one if name.startswith(_TERM)})
-    of_terms = {name: (f"L{name[1:]}", name, _TERM_NOTE, "epoch") for name in terms}
-    for series, (heading, axis, note, epochs) in ({"loss": CURVES["loss"]} | of_terms | CURVES).items():
-        lacking = series not in terms and [
+    """Each series over training; its note says which runs lack it. What the loss sums follows the loss."""
+    summands = {
+        name: (f"{name[0].upper()}{name[1:]}", name, note, "epoch")
+        for start, note in _SUMMANDS.items()
+        for name in sorted({name for one in arrays.values() for name in one if name.startswith(start)})
+    }
+    for series, (heading, axis, note, epochs) in ({"loss": CURVES["loss"]} | summands | CURVES).items():
+        lacking = series not in summands and [
             run.folder
             for run in record.runs
             if run.folder in arrays and series_of(arrays[run.folder], epochs, series) is None

@@ -18,8 +18,10 @@ from torch import Tensor
 from fullrank.batch import Batch
 from fullrank.diagnosis.watch.history import History
 from fullrank.files import write_whole
+from fullrank.objectives.contract import summands_of
 from fullrank.spectrum.functional import effective_rank_of, singular_values
-from fullrank.training.module import JointEmbedding
+from fullrank.training.module import OBJECTIVE, JointEmbedding
+from fullrank.views import step_generator
 
 SIMILARITIES = ("positive_similarity", "negative_similarity")
 CURVES = ("step", "epoch", "loss", *SIMILARITIES, "effective_rank", "learning_rate")
@@ -40,14 +42,15 @@ class Monitor(pl.Callback):
     """Records loss, positive and negative similarity, effective rank and spectrum of h every `every` steps.
 
     The loss is that of the objective, which has a chance level. Each auxiliary term has a curve of its own,
-    `loss of NAME`, with its weight. The numbers are measured on both views of the step's batch; with several
-    processes, on the share of the first. A step whose loss is not finite (see `FiniteGuard`) is left out.
+    `loss of NAME`, with its weight. An objective that is a sum has a curve for each of its parts,
+    `objective: NAME`, with the weights of the step; what it trains or keeps itself has moved on by one step.
+    The numbers are measured on both views of the step's batch; with several processes, on the share of the
+    first. A step whose loss is not finite (see `FiniteGuard`) is left out.
     """
 
     def __init__(self, folder: Path, every: int, terms: Sequence[str] = ()):
         self.folder, self.every = folder, every
-        self.names = (*CURVES, *(f"loss of {name}" for name in terms))
-        self.curves = History((*self.names, "spectrum_h"))
+        self._name((*CURVES, *(f"loss of {name}" for name in terms)))
         self.seconds = 0.0
         self._rate = 0.0
         self._since: float | None = None
@@ -67,6 +70,7 @@ class Monitor(pl.Callback):
         if trainer.global_step % self.every and trainer.global_step != 1:
             return  # reading the loss would wait for the device
         latest = module.latest
+        parts = self._parts(trainer, module, batch_idx)  # in every process, as it may gather
         losses = [float(loss) for loss in latest.losses.values()]
         if not math.isfinite(sum(losses)):
             return
@@ -74,13 +78,30 @@ class Monitor(pl.Callback):
         similarities = mean_similarities(latest.z_a, latest.z_b)
         rank = effective_rank_of(spectrum)
         progress = (trainer.global_step, _epochs(trainer, batch_idx), losses[0])
-        values = (*progress, *similarities, rank, self._rate, *losses[1:])
+        values = (*progress, *similarities, rank, self._rate, *losses[1:], *parts.values())
+        if not self.curves["step"]:  # which parts there are is known only now
+            self._name((*self.names, *parts))
         row = dict(zip(self.names, map(float, values), strict=True))
         self.curves.add(row | {"spectrum_h": spectrum.float().cpu()})
-        logged = {name: value for name, value in row.items() if name not in _LIGHTNINGS}
+        # A colon is not allowed in the names of every logger.
+        logged = {name.replace(": ", "/"): value for name, value in row.items() if name not in _LIGHTNINGS}
         for logger in trainer.loggers:
             # Lightning counts steps from 0 in its own logs.
             logger.log_metrics(logged, trainer.global_step - 1)
+
+    def _name(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.curves = History((*self.names, "spectrum_h"))
+
+    def _parts(self, trainer: pl.Trainer, module: JointEmbedding, batch_idx: int) -> dict[str, Tensor]:
+        """The parts of the objective in the newest step, by the names of their curves."""
+        latest = module.latest
+        views = latest.z.unflatten(0, (-1, len(latest.z_a)))
+        given: dict[str, Any] = {"labels": latest.labels, "progress": latest.progress}
+        if "generator" in module.needs:  # what the step drew, and nothing from torch's own generator
+            given["generator"] = step_generator(module.seed, trainer.current_epoch, batch_idx, stream=1)
+        parts = summands_of(module.objective, views, **given)
+        return {f"{OBJECTIVE}: {name}": value for name, value in parts.items()}
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds, self._since = self.elapsed(), None
@@ -116,6 +137,7 @@ class Monitor(pl.Callback):
         return {"curves": curves, "spectra": self.curves["spectrum_h"], "seconds": self.elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._name(state_dict["curves"])
         self.curves.update(state_dict["curves"], spectrum_h=state_dict["spectra"])
         self.seconds = state_dict["seconds"]
 
