@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from refusals import assert_names, refuses
+from timm.layers import resample_abs_pos_embed
 
 from fullrank import encoder
 from fullrank.encoders import LibraryEncoder, without_download
@@ -279,3 +280,41 @@ def test_a_spec_that_downloads_nothing_stays_as_it_is():
 def test_an_encoder_that_has_no_weights_to_start_from_says_so():
     with refuses(UsageError, "tiny-resnet", "pretrained"):
         encoder("tiny-resnet", image_size=8, pretrained=True)
+
+
+@pytest.mark.parametrize("spec", ["test_vit", "vit_pwee_patch16_reg1_gap_256"])
+def test_any_size_reads_crops_as_a_model_of_their_size_with_interpolated_positions(spec):
+    net, crops = build(f"{spec},any_size=true", 64), torch.rand(2, 3, 32, 32)
+    small = build(spec, 32)
+    weights = net.state_dict()
+    if (positions := weights["model.pos_embed"]).shape != small.model.pos_embed.shape:
+        prefix = positions.shape[1] - 4 * 4
+        weights["model.pos_embed"] = resample_abs_pos_embed(positions, (2, 2), num_prefix_tokens=prefix)
+    small.load_state_dict(weights)
+    places = ["h", *small.places]
+    assert net.places == small.places
+    torch.testing.assert_close(net.features(crops, places), small.features(crops, places))
+
+
+def test_any_size_changes_nothing_at_the_size_of_the_images():
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(build("test_vit,any_size=true", 64)(images), build("test_vit", 64)(images))
+    assert torch.equal(build("resnet18,any_size=true", 64)(images), build("resnet18", 64)(images))
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "parts"),
+    [
+        ("test_vit", 32, ["64x64", "32x32", "any_size=true"]),
+        ("test_vit,any_size=true", 24, [24, 16]),
+        ("deit_tiny_distilled_patch16_224", 32, ["any_size=true"]),
+    ],
+)
+def test_a_crop_that_the_model_does_not_take_is_refused_with_a_remedy(spec, size, parts):
+    with refuses(UsageError, *parts):
+        build(spec, 64)(torch.rand(1, 3, size, size))
+
+
+def test_models_of_one_size_have_no_any_size():
+    with refuses(UsageError, "mixer_s32_224", "any_size=true"):
+        build("mixer_s32_224,any_size=true", 64)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from refusals import refuses
+from timm.layers import resample_abs_pos_embed
 
 from fullrank import encoder
+from fullrank.encoders.tiny_vit import resized_positions
 from fullrank.errors import UsageError
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -93,5 +95,35 @@ def test_a_program_of_it_takes_any_number_of_images_and_channels_last_changes_no
 
 
 def test_images_of_another_size_are_refused():
-    with refuses(UsageError, "8x8", "16x16"):
+    with refuses(UsageError, "8x8", "16x16", "any_size=true"):
         small()(torch.rand(1, 1, 16, 16))
+    net = small(any_size="true", patch=2)
+    for size in ((7, 8), (8, 5), (1, 1)):
+        with refuses(UsageError, 2, "x".join(map(str, size))):
+            net(torch.rand(1, 1, *size))
+
+
+def test_any_size_changes_nothing_at_its_own_size_and_has_the_same_places_at_others():
+    net, plain = small(any_size="true"), small()
+    assert torch.equal(net(IMAGES), plain(IMAGES))
+    assert net.state_dict().keys() == plain.state_dict().keys() and net.places == plain.places
+    for size in ((4, 4), (16, 16), (12, 4)):
+        images = torch.rand(2, 1, *size)
+        found = net.features(images, ["h", *net.places])
+        assert {rows.shape for rows in found.values()} == {(2, 12)}
+        counts = []
+        net.of_patches(images, ["block1.mean"], lambda place, tokens, counts=counts: counts.append(tokens))
+        assert counts[0].shape == (2, size[0] * size[1] // net.patch**2, 12)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (9, 9), (3, 8), (1, 1)])
+def test_positions_of_another_grid_are_those_of_timm(grid):
+    positions = torch.randn(1, 1 + 6 * 6, 5, generator=torch.Generator().manual_seed(0))
+    theirs = resample_abs_pos_embed(positions, grid, num_prefix_tokens=1)
+    torch.testing.assert_close(resized_positions(positions, *grid), theirs, rtol=0, atol=1e-6)
+
+
+def test_the_positions_of_a_crop_are_trained():
+    net = small(any_size="true", patch=2)
+    net(torch.rand(2, 1, 4, 4)).square().sum().backward()
+    assert net.positions.grad.abs().sum(2).gt(0).all()

@@ -92,6 +92,16 @@ def test_mlp_has_p1s_form():
     torch.testing.assert_close(part(h), second)
 
 
+def test_mlp_without_its_last_norm_ends_in_a_linear_map():
+    part = MLPHead(6, 4, hidden=5, layers=3, last_norm=False)
+    inner = []
+    part.layers[-1].register_forward_pre_hook(lambda module, rows: inner.append(rows[0]))
+    z = part(torch.randn(9, 6))
+    assert sum(isinstance(module, torch.nn.BatchNorm1d) for module in part.modules()) == 2
+    torch.testing.assert_close(z, inner[0] @ part.layers[-1][0].weight.T)
+    assert part.depth_shares() == MLPHead(6, 4, layers=3).depth_shares()
+
+
 def test_random_subvector_draws_at_each_call_and_repeats_with_its_generator():
     h = torch.arange(20.0)[None]
     part = RandomSubvectorHead(20, 5, generator=torch.Generator().manual_seed(3))

@@ -41,6 +41,13 @@ def _suggest(text: str) -> str:
     return ""
 
 
+_ANY_SIZE = Parameter(
+    "any_size",
+    bool,
+    "also take images of other sizes, such as local crops: the positions of patches are interpolated",
+    False,
+)
+
 ENCODERS = Registry(
     "encoder",
     "encoders",
@@ -77,6 +84,7 @@ ENCODERS = Registry(
                 "width of h of a residual net: of the last block's last convolution, its norm and a new "
                 "shortcut; without pretrained weights",
             ),
+            _ANY_SIZE,
         ),
         citations=("rw2019timm",),
         families=(
@@ -139,6 +147,7 @@ ENCODERS.register(
             Parameter("width", int, "width of the tokens and of h", 96),
             Parameter("heads", int, "number of attention heads, which divides the width", 3),
             Parameter("ratio", int, "hidden width of the perceptrons, as a multiple of the width", 2),
+            _ANY_SIZE,
         ),
         citations=("dosovitskiy2021image",),
     )

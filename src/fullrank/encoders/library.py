@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +44,9 @@ class LibraryEncoder(TracedEncoder):
         drop_path: The rate of stochastic depth, at least 0 and below 1.
         last: The width of h of a residual net, by another width of its last block (see `set_last_width`).
             Pretrained weights do not have it, so the two exclude each other.
+        any_size: Also take images of other sizes, such as local crops, where the model is built for one size:
+            timm's `dynamic_img_size`, which interpolates the positions of whole patches. Nets that take any
+            size anyway stay as they are.
         image_size: Height and width of the images.
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
@@ -71,6 +75,7 @@ class LibraryEncoder(TracedEncoder):
         num_heads: int | None = None,
         pool: Literal["avg", "max", "map", "token"] | None = None,
         last: int | None = None,
+        any_size: bool = False,
         *,
         image_size: int = 224,
         in_chans: int = 3,
@@ -95,6 +100,7 @@ class LibraryEncoder(TracedEncoder):
         fixed = _takes_one_size(model)
         settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
         settings |= {"img_size": image_size} if fixed else {}
+        settings |= {"dynamic_img_size": True} if fixed and any_size else {}
         settings |= {"drop_path_rate": drop_path} if drop_path else {}
         settings |= {"num_heads": num_heads} if num_heads is not None else {}
         settings |= {"global_pool": pool} if pool is not None else {}
@@ -113,7 +119,8 @@ class LibraryEncoder(TracedEncoder):
         self.settings, self.last = settings, last
         if fixed:
             _check_patches(built, model, self._traced)
-            self.image_size = image_size
+            self.image_size = None if any_size else image_size
+            self._option_for_size = _resizes(built)
 
     @staticmethod
     def preprocessing_for(spec: Spec, size: int | None = None) -> Preprocessing:
@@ -219,6 +226,11 @@ def _takes_one_size(name: str) -> bool:
     return config is not None and bool(config.fixed_input_size)
 
 
+def _resizes(model: nn.Module) -> bool:
+    """Whether timm can build a model so that it takes images of several sizes."""
+    return any("dynamic_img_size" in signature(each.__init__).parameters for each in type(model).__mro__)
+
+
 def _check_name(name: str) -> None:
     """Raise UsageError for a name, or a tag of weights, that timm does not know."""
     import timm
@@ -265,6 +277,11 @@ def _check_patches(model: nn.Module, name: str, traced: Trace) -> None:
 
 
 def _refused(name: str, settings: dict[str, Any], image_size: int, error: Exception) -> UsageError:
+    if "'dynamic_img_size'" in str(error):
+        return UsageError(
+            f"{name} takes images of one size only, so it cannot have any_size=true; leave it out, or choose "
+            "an encoder such as vit_small_patch16_224 or resnet18."
+        )
     settable = {"drop_path": "drop_path_rate", "num_heads": "num_heads", "pool": "global_pool"}
     for option, setting in settable.items():
         if setting in settings and f"'{setting}'" in str(error):

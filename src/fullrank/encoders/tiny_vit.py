@@ -1,5 +1,6 @@
 """A vision transformer small enough to train on two CPU cores."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -37,7 +38,10 @@ class TinyViT(Encoder):
         width: The width of tokens and of h.
         heads: The number of attention heads, which divides the width.
         ratio: The hidden width of the perceptrons, as a multiple of the width.
-        image_size: Height and width of the images. It takes no other size.
+        any_size: Also take square or oblong images of other sizes, in whole patches, such as local crops.
+            The learned positions are then interpolated (`resized_positions`). At `image_size` nothing
+            changes.
+        image_size: Height and width of the images. It takes no other size, unless `any_size`.
         in_chans: Channels of the images.
         mean: The mean of each channel, or one number.
         std: The standard deviation of each channel, or one number.
@@ -61,6 +65,7 @@ class TinyViT(Encoder):
         width: int = 96,
         heads: int = 3,
         ratio: int = 2,
+        any_size: bool = False,
         *,
         image_size: int = 32,
         in_chans: int = 3,
@@ -73,7 +78,7 @@ class TinyViT(Encoder):
                 raise UsageError(f"{option} must be 1 or more, but got {value}.")
         if width % heads:
             raise UsageError(f"width={width} is not a multiple of heads={heads}; give a width that is.")
-        self.image_size, self.feature_dim = image_size, width
+        self.image_size, self.feature_dim, self.any_size = image_size, width, any_size
         self.patch = _patch_for(image_size) if patch is None else _checked(patch, image_size)
         self.embed = nn.Conv2d(in_chans, width, self.patch, self.patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -123,17 +128,30 @@ class TinyViT(Encoder):
 
     def _tokens(self, x: Tensor) -> dict[str, Tensor]:
         """The tokens (N, 1 + T, D) before the first block and after each."""
-        if x.shape[-2:] != (self.image_size, self.image_size):
-            raise UsageError(
-                f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
-                f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
-            )
+        height, width = x.shape[-2:]
+        positions: Tensor = self.positions
+        if (height, width) != (self.image_size, self.image_size):
+            self._check_size(height, width)
+            positions = resized_positions(positions, height // self.patch, width // self.patch)
         patches = self.embed(self.normalised(x)).flatten(2).transpose(1, 2)  # (N, T, D)
-        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1) + self.positions
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1) + positions
         tokens = {"stem": x}
         for number, block in enumerate(self.blocks, start=1):
             tokens[f"block{number}"] = x = block(x)
         return tokens
+
+    def _check_size(self, height: int, width: int) -> None:
+        """UsageError for images of another size than its own that it does not take."""
+        own = f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
+        if not self.any_size:
+            raise UsageError(
+                f"{own}{height}x{width}; give images of that size, or build it with any_size=true."
+            )
+        if min(height, width) < self.patch or height % self.patch or width % self.patch:
+            raise UsageError(
+                f"{self.name} cuts images into patches of {self.patch} pixels, but got {height}x{width}; "
+                f"give images whose sides are multiples of {self.patch}."
+            )
 
 
 class Block(nn.Module):
@@ -154,6 +172,33 @@ class Block(nn.Module):
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+
+def resized_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
+    """Learned positions of a class token and of a square grid of patches, for a grid of another size.
+
+    The grid is interpolated bicubically, with a filter where it shrinks. The position of the class token
+    stays.
+
+    Args:
+        positions: (1, 1 + S S, D), the class token first.
+        rows: The number of rows of the new grid.
+        columns: The number of its columns.
+
+    Returns:
+        (1, 1 + rows columns, D).
+
+    >>> resized_positions(torch.zeros(1, 1 + 7 * 7, 5), 3, 4).shape
+    torch.Size([1, 13, 5])
+
+    Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), Section 3.2; the filter is timm's.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    first, grid = positions[:, :1], positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    # In single precision at least: bicubic weights in 16 bits would move the positions.
+    single = grid.to(torch.promote_types(grid.dtype, torch.float32))
+    resized = F.interpolate(single, (rows, columns), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, resized.to(grid.dtype).flatten(2).transpose(1, 2)], 1)
 
 
 def _patch_for(size: int) -> int:

@@ -83,6 +83,8 @@ class TracedEncoder(Encoder):
     library_root = "model."
     #: The only side of images that the module takes; None if it takes several.
     image_size: int | None = None
+    #: Whether its option `any_size` lets it take other sizes.
+    _option_for_size = False
 
     def __init__(
         self,
@@ -232,7 +234,8 @@ class TracedEncoder(Encoder):
         if self.image_size is not None and x.shape[-2:] != (self.image_size, self.image_size):
             raise UsageError(
                 f"{self.name} was built for images of {self.image_size}x{self.image_size} pixels, but got "
-                f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it for yours."
+                f"{'x'.join(map(str, x.shape[-2:]))}; give images of that size, or build it "
+                f"{'with any_size=true' if self._option_for_size else 'for yours'}."
             )
         weights = self._weights()
         return self.normalised(x.to(weights.device)).to(weights.dtype)

@@ -100,6 +100,7 @@ for _entry in [
         options=(
             Parameter("hidden", int, "width of the hidden layers; default: the width of h"),
             Parameter("layers", int, "number of linear layers", 2),
+            Parameter("last_norm", bool, "batch norm after the last layer too", True),
             *CONDITIONING,
         ),
         citations=(P1,),

@@ -71,13 +71,15 @@ class LinearHead(_LayeredHead):
 class MLPHead(_LayeredHead):
     """P1's nonlinear projector: linear layers without bias, batch norm after each, ReLU between them.
 
-    For two layers z = BN(W2 ReLU(BN(W1 h))). Shapes: (N, D) -> (N, out_dim).
+    For two layers z = BN(W2 ReLU(BN(W1 h))); without `last_norm`, z = W2 ReLU(BN(W1 h)), the form of BYOL,
+    VICReg and LeJEPA. Shapes: (N, D) -> (N, out_dim).
 
     Args:
         in_dim: The width D of h.
         out_dim: The width K of z, 1 or more.
         hidden: The width of the hidden layers; None is D.
         layers: The number of linear layers, 1 to 100.
+        last_norm: Whether the last layer has a batch norm too.
         extra_dim: The number of further inputs after h.
 
     Raises:
@@ -87,6 +89,7 @@ class MLPHead(_LayeredHead):
     torch.Size([4, 3])
 
     Source: P1 Table 1, '2-layer nonlinear projector', 66.5 (2048 -> 2048 -> 128); the form is the authors'.
+    Without `last_norm`: the published code of BYOL (2006.07733) and VICReg (2105.04906), but for biases.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class MLPHead(_LayeredHead):
         out_dim: int = 128,
         hidden: int | None = None,
         layers: int = 2,
+        last_norm: bool = True,
         *,
         extra_dim: int = 0,
     ):
@@ -104,7 +108,8 @@ class MLPHead(_LayeredHead):
         widths = [in_dim + extra_dim, *[hidden] * (layers - 1), out_dim]
         blocks = []
         for i, (before, after) in enumerate(pairwise(widths), start=1):
-            parts: list[nn.Module] = [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after)]
+            parts: list[nn.Module] = [nn.Linear(before, after, bias=False)]
+            parts += [nn.BatchNorm1d(after)] if last_norm or i < layers else []
             blocks.append(nn.Sequential(*parts, *([nn.ReLU()] if i < layers else [])))
         super().__init__(in_dim + extra_dim, out_dim, blocks)
 

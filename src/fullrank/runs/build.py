@@ -221,7 +221,8 @@ def check_sizes(encoder: Encoder, views: Views) -> None:
         except (RuntimeError, ValueError, AssertionError) as error:
             raise UsageError(
                 f"The encoder takes views of {whole} pixels, but not local crops of {local} "
-                f"({one_line(str(error))[:100]}); choose one that takes any size, or multicrop,local=0."
+                f"({one_line(str(error)).rstrip('.')}); set another multicrop,size=, choose an encoder with "
+                "any_size=true, or set multicrop,local=0."
             ) from None
 
 
