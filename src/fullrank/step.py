@@ -26,6 +26,7 @@ class Step:
         progress: The share of the training that is done, 0 to 1.
         losses: Name -> the loss (a scalar, weighted) of the objective and of each term.
         cues: Name of a label that a term reads beside `labels` -> the labels (N,), -1 where there is none.
+        targets: What a teacher makes of the global views, (G, N, P); None without a teacher.
         view_count: The number of views, V.
         global_count: How many of them are global.
 
@@ -43,6 +44,7 @@ class Step:
     progress: float = 1.0
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     cues: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: Tensor | None = None
     view_count: int = 2
     global_count: int = 2
 
@@ -106,6 +108,7 @@ class Step:
             labels=self.labels,
             progress=self.progress,
             losses=losses,
+            targets=self.targets,
             view_count=self.view_count,
             global_count=self.global_count,
         )

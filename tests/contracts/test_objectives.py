@@ -1,5 +1,6 @@
 """What every registered objective promises; an objective joins by being registered."""
 
+import copy
 import inspect
 
 import pytest
@@ -11,6 +12,7 @@ from fullrank import objective
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES, loss_of, needs_of
+from fullrank.objectives.contract import GIVEN, trial_of
 from fullrank.testing import check_objective
 
 WIDTH, CLASSES = 4, 3
@@ -23,10 +25,13 @@ def loss(request):
 
 
 def called(loss, a, b):
-    """The loss, with labels where it needs them; the last image has none."""
+    """The loss, with what it needs; the last image has no label, and a teacher sees the views as they are."""
     labels = torch.arange(len(a)) % CLASSES
     labels[-1:] = -1
-    return loss_of(loss, a, b, labels)
+    if not getattr(loss, "takes_views", False):
+        return loss_of(loss, a, b, labels)
+    given = trial_of(loss, torch.stack([a, b]).detach(), labels) if a.shape == b.shape else {}
+    return loss_of(copy.deepcopy(loss), a, b, **given)  # a call may change its state
 
 
 SMALL = {int: ":3", tuple: ":1-3"}
@@ -49,6 +54,8 @@ def test_the_views_may_change_places(loss):
 
 
 def test_chance_is_the_value_where_nothing_is_told_apart(loss):
+    if getattr(loss, "takes_views", False):
+        return  # these say their levels for any number of views, and each has a test of its own
     same = F.normalize(torch.randn(1, WIDTH), dim=1).expand(7, WIDTH)
     for weights in loss.parameters():
         weights.detach().zero_()
@@ -76,7 +83,8 @@ def test_the_value_on_one_line_is_that_of_rows_along_a_vector_and_against_it(spe
 
 
 def test_a_batch_too_small_and_unlike_shapes_raise(loss):
-    least = 1 if list(loss.parameters()) else 2  # a classifier needs no second image
+    classifies = list(loss.parameters()) and not getattr(loss, "takes_views", False)
+    least = 1 if classifies else 2  # a classifier needs no second image
     with refuses(UsageError, least, least - 1):
         called(loss, *torch.randn(2, 2, WIDTH)[:, 2 - least + 1 :])
     with refuses(UsageError, (3, WIDTH), (3, WIDTH + 1)):
@@ -94,7 +102,7 @@ def test_autocast_takes_no_digits_from_the_loss(loss):
 
 
 def test_labels_are_asked_for_exactly_where_the_class_says_so(loss):
-    asked = {"labels", "generator"} & set(inspect.signature(loss.forward).parameters)
+    asked = set(GIVEN) & set(inspect.signature(loss.forward).parameters)
     assert needs_of(loss) == needs_of(type(loss)) == asked
 
 

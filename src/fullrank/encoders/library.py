@@ -228,7 +228,7 @@ def _takes_one_size(name: str) -> bool:
 
 def _resizes(model: nn.Module) -> bool:
     """Whether timm can build a model so that it takes images of several sizes."""
-    return any("dynamic_img_size" in signature(each.__init__).parameters for each in type(model).__mro__)
+    return any("dynamic_img_size" in signature(each).parameters for each in type(model).__mro__)
 
 
 def _check_name(name: str) -> None:

@@ -194,7 +194,8 @@ def resized_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
     Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), Section 3.2; the filter is timm's.
     """
     side = math.isqrt(positions.shape[1] - 1)
-    first, grid = positions[:, :1], positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    first, others = positions[:, :1], positions[:, 1:]
+    grid = others.reshape(len(others), side, side, -1).permute(0, 3, 1, 2)
     # In single precision at least: bicubic weights in 16 bits would move the positions.
     single = grid.to(torch.promote_types(grid.dtype, torch.float32))
     resized = F.interpolate(single, (rows, columns), mode="bicubic", antialias=True, align_corners=False)

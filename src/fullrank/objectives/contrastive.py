@@ -20,7 +20,8 @@ def info_nce(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE)
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, share: Share = ALONE) -> Tensor:
     """`NTXentLoss`: (N, K), (N, K) -> scalar."""
     u = unit_rows(torch.cat([z_a, z_b]))
-    return _spread_among(u, temperature, share) + _distance(*u.chunk(2), temperature)
+    a, b = u.chunk(2)
+    return _spread_among(u, temperature, share) + _distance(a, b, temperature)
 
 
 @in_single
@@ -149,8 +150,9 @@ class NTXentLoss(PairLoss):
         """How far positives are apart, (1 - cosine) / temperature, and the rest."""
         check_pair(z_a, z_b)
         u = unit_rows(torch.cat(self.gathered(z_a, z_b)))
+        a, b = u.chunk(2)
         uniformity = _spread_among(u, self.temperature, self.share)
-        return {"uniformity": uniformity, "alignment": _distance(*u.chunk(2), self.temperature)}
+        return {"uniformity": uniformity, "alignment": _distance(a, b, self.temperature)}
 
     def chance(self, n: int, width: int | None = None) -> float:
         """The loss of a batch of n images whose similarities are all equal: ln(2n - 1)."""

@@ -194,7 +194,7 @@ class JointEmbedding(pl.LightningModule):
             if "generator" in self.needs:  # the same in every process and after a resume
                 generator = step_generator(self.seed, epoch, number, stream=1)
             cues, counts = self.cues_in(batch), (self.views.count, self.views.global_count)
-            step = Step(h, z, read, numbers, batch.labels, generator, progress, {}, cues, *counts)
+            step = Step(h, z, read, numbers, batch.labels, generator, progress, {}, cues, targets, *counts)
             given = {"labels": batch.labels, "generator": generator, "progress": progress}
             given |= {"global_views": step.global_count, "teacher": targets}
             losses = {OBJECTIVE: loss_of_views(self.objective, step.by_view(z), **given)}

@@ -78,10 +78,11 @@ class Monitor(pl.Callback):
         similarities = mean_similarities(latest.z_a, latest.z_b)
         rank = effective_rank_of(spectrum)
         progress = (trainer.global_step, _epochs(trainer, batch_idx), losses[0])
-        values = (*progress, *similarities, rank, self._rate, *losses[1:], *parts.values())
+        weighted = losses[1:] + [float(part) for part in parts.values()]
+        values = (*progress, *similarities, rank, self._rate, *weighted)
         if not self.curves["step"]:  # which parts there are is known only now
             self._name((*self.names, *parts))
-        row = dict(zip(self.names, map(float, values), strict=True))
+        row = {name: float(value) for name, value in zip(self.names, values, strict=True)}
         self.curves.add(row | {"spectrum_h": spectrum.float().cpu()})
         # A colon is not allowed in the names of every logger.
         logged = {name.replace(": ", "/"): value for name, value in row.items() if name not in _LIGHTNINGS}
@@ -96,11 +97,11 @@ class Monitor(pl.Callback):
     def _parts(self, trainer: pl.Trainer, module: JointEmbedding, batch_idx: int) -> dict[str, Tensor]:
         """The parts of the objective in the newest step, by the names of their curves."""
         latest = module.latest
-        views = latest.z.unflatten(0, (-1, len(latest.z_a)))
         given: dict[str, Any] = {"labels": latest.labels, "progress": latest.progress}
+        given |= {"global_views": latest.global_count, "teacher": latest.targets}
         if "generator" in module.needs:  # what the step drew, and nothing from torch's own generator
             given["generator"] = step_generator(module.seed, trainer.current_epoch, batch_idx, stream=1)
-        parts = summands_of(module.objective, views, **given)
+        parts = summands_of(module.objective, latest.by_view(latest.z), **given)
         return {f"{OBJECTIVE}: {name}": value for name, value in parts.items()}
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
