@@ -232,6 +232,7 @@ def loss_of(
     """
     given |= {"labels": labels, "generator": generator}
     if getattr(objective, "takes_views", False):
+        check_pair(z_a, z_b, least=1)
         return loss_of_views(objective, torch.stack([z_a, z_b]), **given)
     return objective(z_a, z_b, **_wanted(objective, given))
 

@@ -402,6 +402,8 @@ class VISRegLoss(IsotropyLoss):
     """
 
     usual_weight = 0.9
+    #: The deviation in the shape has no gradient.
+    detaches: ClassVar[bool] = True
 
     def __init__(
         self,
