@@ -120,8 +120,8 @@ class BYOLLoss(ViewsLoss):
     .. math:: L = \frac1{|P| N} \sum_{(v, w) \in P} \sum_n
                   \big(2 - 2 \cos(q(z_{v,n}),\ t_{w,n})\big)
 
-    with P the ordered pairs of a view v and another, global, view w, and t the teacher's embeddings, which
-    get no gradient. q is linear, batch norm, ReLU, linear, and sees one view at a time, with the rows of all
+    with P the ordered pairs of a view v and another, global, view w. The teacher's embeddings t get no
+    gradient. q is linear, batch norm, ReLU, linear, and sees one view at a time, with the rows of all
     processes. The share of the teacher that a step keeps rises from :math:`\tau` to 1:
 
     .. math:: 1 - (1 - \tau) (\cos(\pi s) + 1) / 2, \quad s \text{ the share of the training that is done}
