@@ -9,8 +9,12 @@ from torch import nn
 from torch.utils.weak import TensorWeakRef
 
 from fullrank import encoder
+from fullrank.data import BatchLoader, source
 from fullrank.errors import UsageError
-from fullrank.training.chunks import check_chunks, encode_in_chunks
+from fullrank.runs.build import build, check_chunks, check_plan
+from fullrank.runs.recipe import Recipe
+from fullrank.training.chunks import encode_in_chunks
+from fullrank.training.module import JointEmbedding
 
 
 class Net(nn.Module):
@@ -137,3 +141,38 @@ def test_batch_norms_are_refused_unless_statistics_of_a_chunk_are_wanted():
     check_chunks(encoder("tiny-vit", image_size=8, in_chans=1), compiled=False, statistics=False)
     with refuses(UsageError, "engine.chunk", "engine.compile"):
         check_chunks(net, compiled=True, statistics=True)
+
+
+SMALL = {
+    "encoder": "tiny-vit",
+    "head": "mlp:8",
+    "objective": "vicreg + sdssl:1,hidden=8",
+    "batch_size": 12,
+    "limit": 24,
+}
+
+
+def test_a_step_in_chunks_has_the_loss_and_gradient_of_a_whole_one():
+    images = source("digits").load("train").limited(24, seed=0)
+    batch = next(iter(BatchLoader(images, 12, 0)))
+
+    def step(**keys):
+        torch.manual_seed(0)
+        recipe = Recipe.resolve("digits", SMALL | {f"engine.{key}": value for key, value in keys.items()})
+        module = JointEmbedding.of(recipe, build(recipe, images)).train()
+        loss = module.step(batch, 0, 0, progress=0.5).loss
+        loss.backward()
+        return loss, torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+    (loss, gradient), (whole_loss, whole_gradient) = step(chunk=7), step()
+    torch.testing.assert_close(loss, whole_loss, rtol=1e-6, atol=0)
+    assert (gradient - whole_gradient).norm() < 1e-5 * whole_gradient.norm()
+
+
+def test_a_plan_with_chunks_is_checked_before_training():
+    images = source("digits").load("train").limited(24, seed=0)
+    plan = Recipe.resolve("digits", SMALL | {"encoder": "tiny-resnet,width=4", "engine.chunk": 7})
+    plan = Recipe.resolve(plan, {"objective": "vicreg"})
+    with refuses(UsageError, "engine.chunk_statistics=true"):
+        check_plan(plan, images)
+    check_plan(Recipe.resolve(plan, {"engine.chunk_statistics": True}), images)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullrank.data import SOURCES, BadImages, BatchLoader, ImageSet, class_list, source
 from fullrank.data.classes import check_classes
@@ -15,7 +16,7 @@ from fullrank.encoders import Encoder, encoder as build_encoder, load_weights, w
 from fullrank.errors import DataError, FullrankWarning, UsageError, one_line
 from fullrank.heads import Head, head as build_head
 from fullrank.heads.contract import nested_widths
-from fullrank.objectives import Auxiliary, auxiliary, needs, objective as build_objective
+from fullrank.objectives import Auxiliary, auxiliary, needs, needs_of, objective as build_objective
 from fullrank.objectives.contract import try_objective
 from fullrank.objectives.terms.contract import TrainingLabels, cues_of, try_auxiliary
 from fullrank.places import HasPlaces, check_place, evaluating, place_dims
@@ -129,7 +130,10 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
         remedy = f"choose a multiple of {processes}"
         raise UsageError(f"{processes} processes cannot share batch size {recipe.batch_size}; {remedy}.")
     parts = build(recipe, train)
-    check_rows(parts.head, recipe)
+    check_rows(parts, recipe)
+    if recipe.engine.chunk is not None:
+        compiled, statistics = recipe.engine.compile, recipe.engine.chunk_statistics
+        check_chunks(parts.encoder, compiled=compiled, statistics=statistics)
     parts.views.check_layers(train.layers)
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label, cues=cues_of(parts.terms))
     for term in parts.terms:
@@ -146,15 +150,43 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     return parts
 
 
-def check_rows(head: Head, recipe: Recipe) -> None:
-    """Raise UsageError where one call of a head sees fewer rows of a batch than it needs."""
-    least, passes = getattr(head, "least_rows", 1), recipe.encoder_passes
-    rows = 2 * recipe.batch_size // passes
-    if rows < least:
+def check_rows(parts: Parts, recipe: Recipe) -> None:
+    """Raise UsageError where one call of the head has fewer rows of a batch than it needs."""
+    least = getattr(parts.head, "least_rows", 1)
+    # A teacher's head is called on the global views alone.
+    together = parts.views.global_count if "teacher" in needs_of(parts.objective) else parts.views.count
+    views = 1 if recipe.encoder_passes > 1 else together
+    if (rows := views * recipe.batch_size) < least:
         raise UsageError(
             f"The head {recipe.head} needs {least} rows or more in one call, but batch size "
-            f"{recipe.batch_size} gives {rows}; choose {-(-least * passes // 2)} or more, or "
-            "a smaller group with norm=whiten."
+            f"{recipe.batch_size} gives {rows}; choose {-(-least // views)} or more, or a smaller group with "
+            "norm=whiten."
+        )
+
+
+def check_chunks(encoder: nn.Module, *, compiled: bool, statistics: bool) -> None:
+    """Raise UsageError if chunks of the batch would change what an encoder computes, or if it is compiled.
+
+    Args:
+        encoder: The encoder.
+        compiled: Whether it is compiled.
+        statistics: Whether batch norms may have the statistics of a chunk instead of those of the batch.
+    """
+    if compiled:
+        raise UsageError(
+            "engine.chunk and engine.compile exclude each other, since torch may repeat other compiled code "
+            "than it ran (pytorch issue 166926); set one of them."
+        )
+    norms = [
+        name
+        for name, part in encoder.named_modules()
+        if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None)
+    ]
+    if norms and not statistics:
+        raise UsageError(
+            f"The encoder has {len(norms)} batch norms, from {norms[0]} on, which would have the statistics "
+            "of a chunk; leave engine.chunk out, set engine.chunk_statistics=true if you want that, or choose "
+            "an encoder without batch norms."
         )
 
 

@@ -115,7 +115,7 @@ class Optimizer(_Part):
 
 
 class Engine(_Part):
-    """How the step is computed; apart from rounding, none of these keys changes the result."""
+    """How the step is computed; apart from rounding, only `chunk_statistics` changes the result."""
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = _key(
         "32-true", "The precision on a GPU; a CPU always computes in 32 bits."
@@ -124,6 +124,12 @@ class Engine(_Part):
         1, "Batches whose gradients are accumulated; the negatives still come from one batch.", ge=1
     )
     channels_last: bool = _key(False, "Keep the encoder's weights channels last in memory.")
+    chunk: int | None = _key(
+        None,
+        "Images that go through the encoder at once, the last time fewer; saves memory and costs time.",
+        ge=1,
+    )
+    chunk_statistics: bool = _key(False, "Let batch norms have the statistics of a chunk.")
     compile: bool = _key(False, "Compile the encoder with `torch.compile`.")
     sync_batchnorm: bool = _key(True, "Share batch statistics between several GPUs; CPUs cannot share them.")
     logger: Literal["csv", "tensorboard", "wandb", "mlflow", "comet", "litlogger"] | None = _key(

@@ -6,10 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-
-from fullrank.errors import UsageError
 
 # A module, the name of one of its buffers, and a value of it.
 _Buffer = tuple[nn.Module, str, Tensor]
@@ -83,29 +80,3 @@ def _changeable(module: nn.Module) -> Iterator[_Buffer]:
         if part.training:
             for name, value in part.named_buffers(recurse=False):
                 yield part, name, value
-
-
-def check_chunks(encoder: nn.Module, *, compiled: bool, statistics: bool) -> None:
-    """Raise UsageError if chunks would change what an encoder computes, or cannot be combined with it.
-
-    Args:
-        encoder: The encoder.
-        compiled: Whether the encoder is compiled.
-        statistics: Whether batch statistics of a chunk, in place of those of the batch, are wanted.
-    """
-    if compiled:
-        raise UsageError(
-            "engine.chunk and engine.compile cannot be combined, since compiled code would update statistics "
-            "in the repeated pass too; set one of the two."
-        )
-    norms = [
-        name
-        for name, part in encoder.named_modules()
-        if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None)
-    ]
-    if norms and not statistics:
-        raise UsageError(
-            f"The encoder has {len(norms)} batch norms ({norms[0]} is the first), whose statistics would be "
-            "those of a chunk; leave engine.chunk out, set engine.chunk_statistics=true if that is wanted, "
-            "or choose an encoder without batch norms."
-        )

@@ -68,7 +68,7 @@ def dry_run(
         train, test = _generated(rehearsed)
         if "head" in replaced:
             own = Recipe.resolve(rehearsed, {"head": plan.head})
-            check_rows(build(own, train).head, plan)
+            check_rows(build(own, train), plan)
         run = carry_out(rehearsed, Path(folder) / "run", train, test)
         return Rehearsal(plan, replaced, run.record.runs[0])
 

@@ -1,7 +1,7 @@
 """The training step, as a LightningModule that works under anybody's Trainer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -21,10 +21,11 @@ from fullrank.objectives.contract import Teaches, check_needs, loss_of_views
 from fullrank.objectives.terms.contract import cues_of, loss_of_term
 from fullrank.places import HasPlaces, check_place
 from fullrank.processes import process_count, process_rank
-from fullrank.runs.build import Parts
+from fullrank.runs.build import Parts, check_chunks
 from fullrank.runs.recipe import Optimizer, Recipe, check_optimizer
 from fullrank.specs import write
 from fullrank.step import Step
+from fullrank.training.chunks import encode_in_chunks
 from fullrank.training.session import OptimizerFactory
 from fullrank.training.teacher import Teacher
 from fullrank.views import step_generator
@@ -64,11 +65,15 @@ class JointEmbedding(pl.LightningModule):
         encoder_passes: 1 sends all views of a size through the encoder, and all views through the head, at
             once. 2 sends them one by one, so that batch norms see one view at a time, as in P1's code.
         compiled: Whether torch compiles the encoder's forward.
+        chunk: The most images that go through the encoder at once; their activations are then computed again
+            in the backward pass. None has no limit.
+        chunk_statistics: Whether batch norms of the encoder may have the statistics of a chunk.
 
     Raises:
         UsageError: A part is a class, not an instance, or no training step has what the objective needs. Also
             if a term reads a place that the encoder does not have, the head was built for other views, or the
-            head has nested widths that the objective does not have.
+            head has nested widths that the objective does not have, or chunks would change what the encoder
+            computes.
 
     >>> from fullrank import Optimizer, encoder, head, objective, view_pipeline
     >>> module = JointEmbedding(encoder("tiny-resnet", image_size=8, in_chans=1),
@@ -93,6 +98,8 @@ class JointEmbedding(pl.LightningModule):
         seed: int = 0,
         encoder_passes: int = 1,
         compiled: bool = False,
+        chunk: int | None = None,
+        chunk_statistics: bool = False,
     ):
         super().__init__()
         for name, part in (("encoder", encoder), ("head", head), ("objective", objective)):
@@ -126,6 +133,9 @@ class JointEmbedding(pl.LightningModule):
                 f"The head was built for views with the numbers {dims}, but these have {views.number_dims}; "
                 "build it with view_dims=views.number_dims."
             )
+        self.chunk = chunk
+        if chunk is not None:
+            check_chunks(encoder, compiled=compiled, statistics=chunk_statistics)
         if compiled:
             for each in (self, self.teacher):
                 if each is not None:
@@ -134,9 +144,11 @@ class JointEmbedding(pl.LightningModule):
     @classmethod
     def of(cls, recipe: Recipe, parts: Parts, factory: OptimizerFactory | None = None) -> Self:
         """The module for a recipe and its parts; `factory` replaces the optimizer that the recipe names."""
-        passes, compiled = recipe.encoder_passes, recipe.engine.compile
+        settings = recipe.engine
         parts_and_rule = (parts.encoder, parts.head, parts.objective, parts.views, recipe.optimizer)
-        more: dict[str, Any] = {"seed": recipe.seed, "encoder_passes": passes, "compiled": compiled}
+        more: dict[str, Any] = {"seed": recipe.seed, "encoder_passes": recipe.encoder_passes}
+        more |= {"compiled": settings.compile, "chunk": settings.chunk}
+        more |= {"chunk_statistics": settings.chunk_statistics}
         module = cls(*parts_and_rule, terms=parts.terms, **more)
         module.factory = factory
         return module
@@ -219,8 +231,15 @@ class JointEmbedding(pl.LightningModule):
     def _read(self, images: Tensor) -> dict[str, Tensor]:
         """The features of images at h and at the places that the terms name."""
         if not self.places:
-            return {"h": self.encoder(images)}
-        return dict(cast(HasPlaces, self.encoder).features(images, ("h", *self.places)))
+            return self._in_chunks(lambda part: {"h": self.encoder(part)}, images, self.encoder)
+        read = cast(HasPlaces, self.encoder).features
+        return self._in_chunks(lambda part: read(part, ("h", *self.places)), images, self.encoder)
+
+    def _in_chunks(
+        self, encode: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor, encoder: nn.Module
+    ) -> dict[str, Tensor]:
+        """What `encode` makes of images, in chunks of them if there is a limit."""
+        return encode_in_chunks(encode, images, self.chunk or len(images), encoder)
 
     def embedded(self, head: nn.Module, h: Tensor, numbers: "ViewNumbers | None") -> Tensor:
         """The embeddings (V N, K) for h (V N, D); a head that takes them is given the views' parameters."""
@@ -235,7 +254,9 @@ class JointEmbedding(pl.LightningModule):
     @torch.no_grad()
     def taught(self, teacher: Teacher, whole: Sequence[Tensor], numbers: "ViewNumbers | None") -> Tensor:
         """What a teacher makes of the global views: (G, N, P), float32 or better, without gradient."""
-        h = torch.cat([teacher.encoder(part) for part in self._passes(whole)])
+        parts = self._passes(whole)
+        encode = teacher.encoder
+        h = torch.cat([self._in_chunks(lambda x: {"h": encode(x)}, part, encode)["h"] for part in parts])
         z = self.embedded(teacher.head, h, None if numbers is None else numbers.first_views(len(whole)))
         with torch.autocast(z.device.type, enabled=False):
             z = _single(z)
