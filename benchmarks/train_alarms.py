@@ -88,8 +88,8 @@ def row(name: str, run: Outcome, fallen: Sequence[str]) -> str:
 
 def report(data: str, objectives: Sequence[str], heads: Sequence[str], seeds: int, epochs: int) -> None:
     """Print a line for each run, and how many of the collapsed and of the healthy ones raised an alarm."""
-    print(f"{data}, {epochs} epochs")
-    print(f"{'objective, head, seed':50} {'h/z: linear':12} {'rank':10} {'cosine':12} fallen")
+    titles = f"{'linear h/z':12} {'rank':10} {'cosine':12} {'collapsed':9} alarms"
+    print(f"{data}, {epochs} epochs\n{'objective, head, seed':50} {titles}")
     counts: Counter[tuple[bool, bool]] = Counter()
     for head, seed in product(heads, range(seeds)):
         twin = outcome(data, TWIN, head, seed=seed, epochs=epochs)
