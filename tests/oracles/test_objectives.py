@@ -4,9 +4,9 @@ import numpy as np
 import objective_oracles as oracle
 import pytest
 import torch
-from fullrank.heads.whitening import Whitening
 from objective_oracles import Predictor
 
+from fullrank.heads.whitening import Whitening
 from fullrank.objectives import auxiliary, objective
 from fullrank.objectives.contract import loss_of_views
 from fullrank.step import Step

@@ -403,7 +403,7 @@ class VISRegLoss(IsotropyLoss):
 
     usual_weight = 0.9
     #: The deviation in the shape has no gradient.
-    detaches: ClassVar[bool] = True
+    detaches = True
 
     def __init__(
         self,
