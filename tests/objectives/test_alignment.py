@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from gloo_group import in_processes
 
-from fullrank import objective
+from fullrank import head, objective
 from fullrank.objectives.contract import loss_of_views, unguarded_of
 
 
@@ -73,3 +73,8 @@ def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path):
         torch.testing.assert_close(
             torch.cat([first[number], second[number]]) / 2, gradient, rtol=1e-12, atol=0
         )
+
+
+def test_under_a_head_that_whitens_nothing_is_missing():
+    for norm, names in (("whiten", 0), ("batch", 1)):
+        assert len(unguarded_of(objective("align"), head(f"none,norm={norm}", in_dim=4))) == names

@@ -94,7 +94,7 @@ def _subject_of_run(target: Target, images: Images, views: str | None, *, own: b
     # On other images the encoder would be built with another mean and spread.
     rebuild = partial(initial_encoder, run.recipe, images.train) if own and images.train is not None else None
     made, loss = _views(views or run.recipe.views, images.test), _objective_of(run)
-    unguarded = unguarded_of(loss)
+    unguarded = unguarded_of(loss, run.head)
     return Subject(
         name=str(run.path),
         encoder=run.encoder,

@@ -114,6 +114,11 @@ class Head(nn.Module, ABC):
         return False
 
     @property
+    def whitens(self) -> bool:
+        """Whether the channels of z are uncorrelated and of variance 1 in every batch, whatever h is."""
+        return self.norm_name == "whiten"
+
+    @property
     def linear_rank(self) -> int:
         """The largest rank of the head as a linear net: the width of its narrowest map."""
         return min(self.in_dim, self.out_dim)

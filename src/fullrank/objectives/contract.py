@@ -302,14 +302,20 @@ def chance_of(
     return None if level is None else float(level)
 
 
-def unguarded_of(objective: object) -> tuple[Unguarded, ...]:
+def unguarded_of(objective: object, head: object = None) -> tuple[Unguarded, ...]:
     """What keeps an objective from collapse and is switched off; empty for one that does not say.
+
+    Under a head that whitens z nothing is missing, since z cannot lose its spread.
+
+    Args:
+        objective: The objective.
+        head: The head that it is used with.
 
     >>> unguarded_of(torch.nn.MSELoss())
     ()
     """
     says = getattr(objective, "unguarded", None)
-    return () if says is None else tuple(says())
+    return () if says is None or getattr(head, "whitens", False) else tuple(says())
 
 
 def temperature_of(objective: object) -> float | None:

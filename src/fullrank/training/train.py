@@ -157,7 +157,7 @@ def carry_out(
         images = train, test
         monitor = Monitor(folder, recipe.monitor_every, [str(term.name) for term in module.terms])
         guard = FiniteGuard(folder, recipe.monitor_every, session.skip_nonfinite)
-        watch = CollapseWatch(recipe.monitor_every, rules_for(module.objective))
+        watch = CollapseWatch(recipe.monitor_every, rules_for(module.objective, module.head))
         online = [OnlineProbes(recipe.online_every)] if recipe.online_every else []
         try:
             _fit(module, loader, monitor, [guard, monitor, watch, *online], recipe, folder, session)

@@ -40,7 +40,7 @@ _GUARDED = ("finite_rows", "finite_losses")
 _READ = ("step", *MEASURES)
 
 
-def rules_for(objective: nn.Module) -> tuple[AlertRule, ...]:
+def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[AlertRule, ...]:
     """The rules for a run with an objective: `ALERT_RULES` without those on numbers that are not finite.
 
     Where the objective has switched off what keeps it from collapse, the rules on features name that, and its
@@ -53,7 +53,7 @@ def rules_for(objective: nn.Module) -> tuple[AlertRule, ...]:
     'give the variance a weight, as in vicreg,variance=25'
     """
     rules = tuple(rule for rule in ALERT_RULES if rule.measure not in _GUARDED)
-    missing = unguarded_of(objective)
+    missing = unguarded_of(objective, head)
     if not missing:
         return rules
     named = f"A likely reason is the objective ({'; '.join(map(str, missing))})"
