@@ -24,6 +24,7 @@ from fullrank.spectrum.functional import (
 )
 from fullrank.spectrum.geometry import alignment, mean_cosine, uniformity
 from fullrank.spectrum.intrinsic import IntrinsicDimension, gride, two_nn
+from fullrank.spectrum.isotropy import GaussianDistance, gaussian_distance, isotropy_distance
 from fullrank.spectrum.neighbours import hubness, near_duplicates
 from fullrank.spectrum.sampling import effective_rank_error
 from fullrank.statistics import NORMAL_95
@@ -73,6 +74,9 @@ def _with_settings(place: PlaceEvidence, seed: int) -> list[Measure]:
         "alpha_req": lambda: _alpha(place),
         "intrinsic_dimension_two_nn": lambda: _dimension(two_nn(features, sample=_COMPARED, seed=seed)),
         "intrinsic_dimension_gride": lambda: _dimension(gride(features, sample=_COMPARED, seed=seed)),
+        # Of the features as they are: in coordinates of their rows they would have fewer channels.
+        "gaussian_excess": lambda: _excess(gaussian_distance(place.features, seed=seed)),
+        "isotropy_excess": lambda: _excess(isotropy_distance(place.features, seed=seed)),
     }
     if (views := place.views) is not None:
         measured["lidar"] = lambda: _lidar(*views)
@@ -103,6 +107,12 @@ def _dimension(found: IntrinsicDimension) -> tuple[float, str]:
     left_out = f", without {count_of(found.equal, 'equal row')}" if found.equal else ""
     sample = f"neighbours {found.near} and {found.far} of {found.rows:,} rows{left_out}"
     return found.value, f"{sample}; standard error {found.standard_error:.2g}"
+
+
+def _excess(distance: GaussianDistance) -> tuple[float, str]:
+    """The excess of a distance from a Gaussian, with the statistic and its floor."""
+    compared = f"N T = {distance.statistic:.4g} against a floor of {distance.floor:.4g}"
+    return distance.excess, f"{compared}; {distance.rows:,} rows, {count_of(distance.slices, 'slice')}"
 
 
 def _lidar(first: Tensor, second: Tensor) -> tuple[float, str]:

@@ -58,6 +58,14 @@ MEASURES = {
     ),
     "mean_cosine": MeasureText("mean cosine", "The rank: a strong mean alone makes it 1."),
     "hubness": MeasureText("hubness", "Collapse: wide healthy features have hubs too."),
+    "gaussian_excess": MeasureText(
+        "distance from N(0, I), of SIGReg",
+        "A missing rank: r directions with the whole variance have about 0.24 / r.",
+    ),
+    "isotropy_excess": MeasureText(
+        "distance from an isotropic Gaussian",
+        "A missing rank, as above, and the use of the features: good ones are seldom Gaussian.",
+    ),
     "near_duplicates": MeasureText(
         "share of near duplicates", "Whether images are equal: a strong mean makes all rows near duplicates."
     ),

@@ -65,6 +65,11 @@ if TYPE_CHECKING:
         gride as gride,
         two_nn as two_nn,
     )
+    from fullrank.spectrum.isotropy import (
+        GaussianDistance as GaussianDistance,
+        gaussian_distance as gaussian_distance,
+        isotropy_distance as isotropy_distance,
+    )
     from fullrank.spectrum.metrics import (
         AlphaReQ as AlphaReQ,
         EffectiveRank as EffectiveRank,
@@ -104,6 +109,8 @@ MEASURE_CITATIONS = {
     "intrinsic_dimension_gride": ("denti2022generalized",),
     "lidar": ("thilak2024lidar",),
     "hubness": ("radovanovic2010hubs",),
+    "gaussian_excess": ("balestriero2025lejepa", "epps1983test"),
+    "isotropy_excess": ("balestriero2025lejepa", "epps1983test"),
     "alignment": ("wang2020understanding",),
     "uniformity": ("wang2020understanding",),
     "cka": ("kornblith2019similarity", "song2012feature"),
