@@ -185,8 +185,8 @@ def check_chunks(encoder: nn.Module, *, compiled: bool, statistics: bool) -> Non
     if norms and not statistics:
         raise UsageError(
             f"The encoder has {len(norms)} batch norms, from {norms[0]} on, which would have the statistics "
-            "of a chunk; leave engine.chunk out, set engine.chunk_statistics=true if you want that, or choose "
-            "an encoder without batch norms."
+            "of a chunk; leave engine.chunk out, set engine.chunk_statistics=true to have that, or use an "
+            "encoder without batch norms."
         )
 
 
